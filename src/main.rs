@@ -1,0 +1,3 @@
+//! The `kfwatch` program.
+
+fn main() {}
