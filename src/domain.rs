@@ -1,0 +1,12 @@
+//! What kfwatch is about, without the world: accounts, snapshots, their difference, events, holds.
+//!
+//! Everything here is pure and synchronous: no clock is read, nothing is fetched or stored, and what cannot be
+//! expressed cannot fail. Time comes in as an argument ([`clock::Moment`]), so that a day can be rehearsed in a
+//! second. The rest of the program depends on this module; it depends on nothing of ours.
+
+pub mod account;
+pub mod clock;
+pub mod diff;
+pub mod event;
+pub mod holds;
+pub mod snapshot;

@@ -1,0 +1,222 @@
+//! Who is watched, and what is concluded about each account.
+//!
+//! [`Standing`] is the little state machine behind `kf.account.state_changed`: answers that say something about the
+//! account move it at once, failures move it to `blind` only when they have lasted. It decides; it neither emits
+//! nor stores.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::Moment;
+
+/// A kf account (service agent) of an official account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Account {
+    /// The operator's name for the official account: the label `official_account`.
+    pub official_account: Arc<str>,
+    /// WeChat's id of the official account, `wx…`.
+    pub appid: Arc<str>,
+    /// The full account, `prefix@wechatid`.
+    pub kf_account: Arc<str>,
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.official_account, self.kf_account)
+    }
+}
+
+/// What consumers of events are told of an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccountState {
+    /// Nothing conclusive was ever answered.
+    #[default]
+    Unknown,
+    /// Its sessions are listed.
+    Ok,
+    /// Errcode 65402: no WeChat user is bound to it, so that it cannot serve anybody.
+    Unbound,
+    /// Errcode 65401: WeChat does not know it.
+    Invalid,
+    /// For too long nothing conclusive was answered: its silence means nothing.
+    Blind,
+    /// It left the configuration.
+    Unwatched,
+}
+
+impl AccountState {
+    /// The name used in events, pages and the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Ok => "ok",
+            Self::Unbound => "unbound",
+            Self::Invalid => "invalid",
+            Self::Blind => "blind",
+            Self::Unwatched => "unwatched",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Unknown, Self::Ok, Self::Unbound, Self::Invalid, Self::Blind, Self::Unwatched]
+            .into_iter()
+            .find(|state| state.as_str() == name)
+    }
+}
+
+/// What an answer says about the account itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conclusion {
+    /// Its sessions were listed.
+    Ok,
+    /// Errcode 65402.
+    Unbound,
+    /// Errcode 65401.
+    Invalid,
+}
+
+impl Conclusion {
+    fn state(self) -> AccountState {
+        match self {
+            Self::Ok => AccountState::Ok,
+            Self::Unbound => AccountState::Unbound,
+            Self::Invalid => AccountState::Invalid,
+        }
+    }
+}
+
+/// From one state to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The state that was left.
+    pub from: AccountState,
+    /// The state that holds now.
+    pub to: AccountState,
+}
+
+/// What is concluded about one account at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The state as told to consumers.
+    pub state: AccountState,
+    /// The last conclusion; it outlives `blind` and `unwatched`, so that an unbound account stays marked as such
+    /// while nothing can be heard of it.
+    pub conclusion: Option<Conclusion>,
+    /// When the present row of failures began.
+    failing_since: Option<Moment>,
+}
+
+impl Standing {
+    /// As it was stored: failures are counted anew after a restart.
+    pub fn restored(state: AccountState, conclusion: Option<Conclusion>) -> Self {
+        Self { state, conclusion, failing_since: None }
+    }
+
+    /// The standing after a conclusive answer, and the transition to announce. From `unknown` to `ok` is none:
+    /// nothing changed, it only became known.
+    pub fn concluded(self, conclusion: Conclusion) -> (Self, Option<Transition>) {
+        let to = conclusion.state();
+        let next = Self { state: to, conclusion: Some(conclusion), failing_since: None };
+        let quiet = self.state == to || (self.state == AccountState::Unknown && to == AccountState::Ok);
+        (next, (!quiet).then_some(Transition { from: self.state, to }))
+    }
+
+    /// The standing after a tick without a conclusive answer, whether the poll failed or was held back. `blind` is
+    /// measured from the first failure in a row, not from the last good answer: a schedule of office hours is not
+    /// blind in the morning because nobody asked during the night.
+    pub fn failed(self, now: Moment, blind_after: Duration) -> (Self, Option<Transition>) {
+        let since = self.failing_since.unwrap_or(now);
+        let next = Self { failing_since: Some(since), ..self };
+        let blind = now.since(&since) >= blind_after;
+        if !blind || matches!(self.state, AccountState::Blind | AccountState::Unwatched) {
+            return (next, None);
+        }
+        let transition = Transition { from: self.state, to: AccountState::Blind };
+        (Self { state: AccountState::Blind, ..next }, Some(transition))
+    }
+
+    /// The standing after the account left the configuration.
+    pub fn unwatched(self) -> (Self, Option<Transition>) {
+        let next = Self { state: AccountState::Unwatched, ..self };
+        let left = self.state != AccountState::Unwatched;
+        (next, left.then_some(Transition { from: self.state, to: AccountState::Unwatched }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLIND_AFTER: Duration = Duration::from_secs(300);
+
+    fn at(seconds: u64) -> Moment {
+        Moment { wall: jiff::Timestamp::UNIX_EPOCH, monotonic: Duration::from_secs(seconds) }
+    }
+
+    fn transition(from: AccountState, to: AccountState) -> Option<Transition> {
+        Some(Transition { from, to })
+    }
+
+    #[test]
+    fn the_first_good_answer_is_no_transition() {
+        let (standing, announced) = Standing::default().concluded(Conclusion::Ok);
+        assert_eq!((standing.state, announced), (AccountState::Ok, None));
+    }
+
+    #[test]
+    fn an_unbound_account_is_announced_once_and_again_when_bound() {
+        let (standing, announced) = Standing::default().concluded(Conclusion::Unbound);
+        assert_eq!(announced, transition(AccountState::Unknown, AccountState::Unbound));
+        let (standing, announced) = standing.concluded(Conclusion::Unbound);
+        assert_eq!(announced, None);
+        let (_, announced) = standing.concluded(Conclusion::Ok);
+        assert_eq!(announced, transition(AccountState::Unbound, AccountState::Ok));
+    }
+
+    #[test]
+    fn failures_make_blind_only_when_they_last() {
+        let (standing, _) = Standing::default().concluded(Conclusion::Unbound);
+        let (standing, announced) = standing.failed(at(1000), BLIND_AFTER);
+        assert_eq!(announced, None);
+        let (standing, announced) = standing.failed(at(1299), BLIND_AFTER);
+        assert_eq!(announced, None);
+        let (standing, announced) = standing.failed(at(1300), BLIND_AFTER);
+        assert_eq!(announced, transition(AccountState::Unbound, AccountState::Blind));
+        assert_eq!(standing.conclusion, Some(Conclusion::Unbound), "the last conclusion outlives blindness");
+        let (standing, announced) = standing.failed(at(9000), BLIND_AFTER);
+        assert_eq!(announced, None);
+        let (_, announced) = standing.concluded(Conclusion::Unbound);
+        assert_eq!(announced, transition(AccountState::Blind, AccountState::Unbound));
+    }
+
+    #[test]
+    fn a_success_in_between_starts_the_measure_anew() {
+        let (standing, _) = Standing::default().failed(at(0), BLIND_AFTER);
+        let (standing, _) = standing.concluded(Conclusion::Ok);
+        let (standing, _) = standing.failed(at(299), BLIND_AFTER);
+        let (standing, announced) = standing.failed(at(301), BLIND_AFTER);
+        assert_eq!((standing.state, announced), (AccountState::Ok, None));
+    }
+
+    #[test]
+    fn an_account_that_comes_back_is_announced_by_its_first_conclusion() {
+        let (standing, announced) = Standing::restored(AccountState::Ok, Some(Conclusion::Ok)).unwatched();
+        assert_eq!(announced, transition(AccountState::Ok, AccountState::Unwatched));
+        assert_eq!(standing.unwatched().1, None);
+        assert_eq!(
+            standing.concluded(Conclusion::Ok).1,
+            transition(AccountState::Unwatched, AccountState::Ok)
+        );
+    }
+
+    #[test]
+    fn every_state_is_found_by_its_name() {
+        for state in [AccountState::Unknown, AccountState::Ok, AccountState::Unbound, AccountState::Invalid] {
+            assert_eq!(AccountState::from_name(state.as_str()), Some(state));
+        }
+        assert_eq!(AccountState::from_name("confused"), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! What changed between a snapshot and the next answer: a pure comparison.
+
+use std::cmp::Ordering;
+
+use super::snapshot::{Observed, Session, Snapshot};
+
+/// Why a session counts as ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// It is no longer listed.
+    Absent,
+    /// The same customer is listed with a new createtime.
+    Replaced,
+}
+
+impl EndReason {
+    /// The name used in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
+/// The difference between two moments of one account. Both lists are in the order of snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diff<'a> {
+    /// Sessions that were there and are not.
+    pub ended: Vec<(Session<'a>, EndReason)>,
+    /// Sessions that were not there and are.
+    pub started: Vec<Session<'a>>,
+}
+
+impl Diff<'_> {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.started.is_empty()
+    }
+}
+
+/// Compares two moments of one account. Nothing is allocated for sessions that stayed.
+pub fn diff<'a>(previous: &'a Snapshot, current: &'a Observed<'_>) -> Diff<'a> {
+    let mut difference = walk(previous, current);
+    let started = &difference.started;
+    for (session, reason) in &mut difference.ended {
+        if started.binary_search_by(|candidate| candidate.openid.cmp(&session.openid)).is_ok() {
+            *reason = EndReason::Replaced;
+        }
+    }
+    difference
+}
+
+/// One walk over both, which are sorted alike; every end is `Absent` still.
+fn walk<'a>(previous: &'a Snapshot, current: &'a Observed<'_>) -> Diff<'a> {
+    let mut result = Diff::default();
+    let mut old = previous.iter().peekable();
+    let mut new = current.sessions().iter().peekable();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return result,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(known), Some(seen)) => known.cmp(seen),
+        };
+        if order.is_ge() {
+            let seen = new.next();
+            if order.is_gt() {
+                result.started.extend(seen.map(borrow));
+            }
+        }
+        if order.is_le() {
+            let known = old.next();
+            if order.is_lt() {
+                result.ended.extend(known.map(|session| (session, EndReason::Absent)));
+            }
+        }
+    }
+}
+
+fn borrow<'a>(session: &'a Session<'_>) -> Session<'a> {
+    Session { openid: session.openid.as_ref().into(), createtime: session.createtime }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few openids and createtimes, so that replacements and duplicates are common.
+    fn sessions() -> impl Strategy<Value = Vec<(String, i64)>> {
+        prop::collection::vec(("[a-e]{1,2}", 0..4i64), 0..12)
+    }
+
+    fn observed(sessions: &[(String, i64)]) -> Observed<'_> {
+        Observed::new(sessions.iter().map(|(openid, createtime)| session(openid, *createtime)).collect())
+    }
+
+    fn session(openid: &str, createtime: i64) -> Session<'_> {
+        Session { openid: openid.into(), createtime }
+    }
+
+    /// Leaves out what ended and adds what started.
+    fn apply<'a>(previous: &'a Snapshot, difference: &Diff<'a>) -> Observed<'a> {
+        let stayed =
+            previous.iter().filter(|session| !difference.ended.iter().any(|(ended, _)| ended == session));
+        Observed::new(stayed.chain(difference.started.iter().cloned()).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_differs_from_itself(a in sessions()) {
+            let seen = observed(&a);
+            prop_assert!(diff(&Snapshot::from(&seen), &seen).is_empty());
+        }
+
+        #[test]
+        fn applying_the_difference_gives_the_new_answer(a in sessions(), b in sessions()) {
+            let (previous, current) = (Snapshot::from(&observed(&a)), observed(&b));
+            let difference = diff(&previous, &current);
+            prop_assert_eq!(&apply(&previous, &difference), &current);
+        }
+
+        #[test]
+        fn only_what_was_there_ends_and_only_what_is_there_starts(a in sessions(), b in sessions()) {
+            let (previous, current) = (Snapshot::from(&observed(&a)), observed(&b));
+            let difference = diff(&previous, &current);
+            for (ended, reason) in &difference.ended {
+                prop_assert!(previous.iter().any(|known| known == *ended));
+                prop_assert!(!current.sessions().contains(ended));
+                let listed_anew = difference.started.iter().any(|started| started.openid == ended.openid);
+                prop_assert_eq!(*reason == EndReason::Replaced, listed_anew);
+            }
+            for started in &difference.started {
+                prop_assert!(current.sessions().contains(started));
+                prop_assert!(!previous.iter().any(|known| known == *started));
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_customer_with_a_new_createtime_is_an_end_and_a_start() {
+        let previous = Snapshot::from(&Observed::new(vec![session("o-a", 1), session("o-b", 1)]));
+        let current = Observed::new(vec![session("o-a", 2)]);
+        let difference = diff(&previous, &current);
+        assert_eq!(
+            difference.ended,
+            [(session("o-a", 1), EndReason::Replaced), (session("o-b", 1), EndReason::Absent)]
+        );
+        assert_eq!(difference.started, [session("o-a", 2)]);
+    }
+}

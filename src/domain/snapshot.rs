@@ -1,0 +1,130 @@
+//! The sessions of one kf account as seen in one poll.
+//!
+//! An answer is read into an [`Observed`] that borrows from the answer's text; only when it differs from what is
+//! known is it packed into a [`Snapshot`], which is what stays in memory: all openids in one string and sixteen
+//! bytes a session beside it, because a daemon may hold a million of them. Both are sorted by openid and createtime
+//! and hold no session twice, so that they are compared in one walk.
+
+use std::borrow::Cow;
+
+/// One customer session: the same openid with another createtime is another session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Session<'a> {
+    /// The customer's id under the official account: personal data.
+    pub openid: Cow<'a, str>,
+    /// When the agent accepted the session, in UNIX seconds.
+    pub createtime: i64,
+}
+
+/// The sessions that one answer listed, sorted, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed<'a> {
+    sessions: Vec<Session<'a>>,
+}
+
+impl<'a> Observed<'a> {
+    /// Takes the entries of an answer in any order; duplicates collapse.
+    pub fn new(mut sessions: Vec<Session<'a>>) -> Self {
+        sessions.sort_unstable();
+        sessions.dedup();
+        Self { sessions }
+    }
+
+    /// The sessions in order.
+    pub fn sessions(&self) -> &[Session<'a>] {
+        &self.sessions
+    }
+}
+
+/// The sessions of one account, packed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    openids: Box<str>,
+    entries: Box<[Entry]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    createtime: i64,
+    /// Where this session's openid ends in `openids`; it begins where the one before ends.
+    end: u32,
+}
+
+impl Snapshot {
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The sessions in order.
+    pub fn iter(&self) -> impl Iterator<Item = Session<'_>> {
+        let mut begin = 0;
+        self.entries.iter().map(move |entry| {
+            let end = entry.end as usize;
+            let openid = &self.openids[begin..end];
+            begin = end;
+            Session { openid: Cow::Borrowed(openid), createtime: entry.createtime }
+        })
+    }
+
+    /// The createtime of the session that has been open longest.
+    pub fn oldest_createtime(&self) -> Option<i64> {
+        self.entries.iter().map(|entry| entry.createtime).min()
+    }
+
+    /// Whether an answer lists exactly these sessions.
+    pub fn equals(&self, observed: &Observed<'_>) -> bool {
+        self.len() == observed.sessions.len()
+            && self.iter().zip(&observed.sessions).all(|(known, seen)| known == *seen)
+    }
+}
+
+impl From<&Observed<'_>> for Snapshot {
+    fn from(observed: &Observed<'_>) -> Self {
+        let mut openids =
+            String::with_capacity(observed.sessions.iter().map(|session| session.openid.len()).sum());
+        let mut entries = Vec::with_capacity(observed.sessions.len());
+        for session in &observed.sessions {
+            openids.push_str(&session.openid);
+            // A body of 4 GiB of openids is far beyond every limit on the size of an answer.
+            let end = u32::try_from(openids.len()).unwrap_or(u32::MAX);
+            entries.push(Entry { createtime: session.createtime, end });
+        }
+        Self { openids: openids.into_boxed_str(), entries: entries.into_boxed_slice() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observed(sessions: &[(&'static str, i64)]) -> Observed<'static> {
+        Observed::new(
+            sessions
+                .iter()
+                .map(|&(openid, createtime)| Session { openid: openid.into(), createtime })
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn a_snapshot_gives_back_what_was_observed() {
+        let seen = observed(&[("o-b", 7), ("o-a", 9), ("o-a", 8), ("微信", 1)]);
+        let snapshot = Snapshot::from(&seen);
+        assert_eq!(snapshot.iter().collect::<Vec<_>>(), seen.sessions());
+        assert_eq!(snapshot.oldest_createtime(), Some(1));
+        assert!(snapshot.equals(&seen));
+        assert!(!snapshot.equals(&observed(&[("o-b", 7), ("o-a", 9), ("o-a", 8), ("微信", 2)])));
+        assert!(!snapshot.equals(&Observed::default()));
+    }
+
+    #[test]
+    fn duplicates_and_order_of_an_answer_do_not_matter() {
+        assert_eq!(observed(&[("o-a", 1), ("o-b", 2), ("o-a", 1)]), observed(&[("o-b", 2), ("o-a", 1)]));
+    }
+}
