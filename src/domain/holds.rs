@@ -1,1 +1,327 @@
+//! How long a failure holds back the thing that failed: a pure table of classes and waits.
 //!
+//! A hold only skips ticks of the schedule, it never adds calls; nothing is held for ever, because people fix the
+//! far side without telling us. Waits double from failure to failure up to the class's cap, are shortened by up to
+//! a fifth at random so that accounts do not move in step, end at a success, and are forgotten at a restart.
+//! Some classes wait for an hour of the wall clock instead: quotas are counted by it.
+
+use std::time::Duration;
+
+use super::clock::Moment;
+
+/// The closed set of reactions to a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// Every call is refused for its access token.
+    TokenRejected,
+    /// WeChat or the way to it is busy: -1, a 5xx, a time-out, a broken connection, a malformed answer.
+    Busy,
+    /// The quota of this minute is used up.
+    MinuteQuota,
+    /// The quota of this day is used up.
+    DayQuota,
+    /// Our address is not on the allow-list, or waits for its confirmation.
+    AddressNotAllowed,
+    /// The administrator refused our address for an hour.
+    AddressRefusedForHour,
+    /// The administrator refused our address for a day.
+    AddressRefusedForDay,
+    /// Appid, AppSecret or authorization are wrong, withdrawn, restricted, or do not include this call.
+    NotAuthorized,
+    /// Customer service is not enabled for the official account.
+    NotEnabled,
+    /// WeChat does not know the kf account.
+    InvalidAccount,
+    /// No WeChat user is bound to the kf account.
+    UnboundAccount,
+    /// The request was wrong: a mistake of ours, or of a proxy that meddles.
+    BadRequest,
+    /// An errcode that we do not know.
+    Unknown,
+}
+
+/// What a failure holds back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The one kf account.
+    KfAccount,
+    /// All kf accounts of the official account.
+    OfficialAccount,
+}
+
+impl ErrorClass {
+    /// What failures of this class hold back.
+    pub fn scope(self) -> Scope {
+        match self {
+            Self::Busy | Self::InvalidAccount | Self::UnboundAccount | Self::BadRequest | Self::Unknown => {
+                Scope::KfAccount
+            }
+            Self::TokenRejected
+            | Self::MinuteQuota
+            | Self::DayQuota
+            | Self::AddressNotAllowed
+            | Self::AddressRefusedForHour
+            | Self::AddressRefusedForDay
+            | Self::NotAuthorized
+            | Self::NotEnabled => Scope::OfficialAccount,
+        }
+    }
+
+    /// The name used in logs and pages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenRejected => "token_rejected",
+            Self::Busy => "busy",
+            Self::MinuteQuota => "minute_quota",
+            Self::DayQuota => "day_quota",
+            Self::AddressNotAllowed => "address_not_allowed",
+            Self::AddressRefusedForHour => "address_refused_for_hour",
+            Self::AddressRefusedForDay => "address_refused_for_day",
+            Self::NotAuthorized => "not_authorized",
+            Self::NotEnabled => "not_enabled",
+            Self::InvalidAccount => "invalid_account",
+            Self::UnboundAccount => "unbound_account",
+            Self::BadRequest => "bad_request",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn wait(self) -> Wait {
+        match self {
+            Self::TokenRejected => Wait::growing(10, 2 * MINUTE),
+            Self::Busy | Self::InvalidAccount | Self::UnboundAccount | Self::BadRequest | Self::Unknown => {
+                Wait::growing(0, MINUTE)
+            }
+            Self::MinuteQuota => Wait::NextMinute,
+            Self::DayQuota => Wait::NextDayInChina { at_most: Duration::from_secs(30 * MINUTE) },
+            Self::AddressNotAllowed => Wait::growing(30, 2 * MINUTE),
+            Self::AddressRefusedForHour => Wait::growing(HOUR, HOUR),
+            Self::AddressRefusedForDay => Wait::growing(24 * HOUR, 24 * HOUR),
+            Self::NotAuthorized | Self::NotEnabled => Wait::growing(MINUTE, 5 * MINUTE),
+        }
+    }
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+
+/// China has had one offset all year since 1991.
+const CHINA_UTC_OFFSET_SECONDS: i64 = 8 * 3600;
+
+/// Quotas are counted by WeChat's clock, not ours: a little after the full minute or day we are on its side too.
+const AFTER_THE_TURN: Duration = Duration::from_secs(2);
+
+/// The step from a first wait of zero, which cannot be doubled.
+const SHORTEST_GROWN_WAIT: Duration = Duration::from_secs(2);
+
+/// The largest share by which a wait is shortened at random.
+const JITTER: f64 = 0.2;
+
+enum Wait {
+    Growing { first: Duration, cap: Duration },
+    NextMinute,
+    NextDayInChina { at_most: Duration },
+}
+
+impl Wait {
+    const fn growing(first_seconds: u64, cap_seconds: u64) -> Self {
+        Self::Growing { first: Duration::from_secs(first_seconds), cap: Duration::from_secs(cap_seconds) }
+    }
+}
+
+/// A failure that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The class of the failure.
+    pub class: ErrorClass,
+    /// Until when it holds, on the monotonic clock.
+    pub until: Duration,
+    /// How many failures of this class in a row led to it.
+    pub failures: u32,
+    /// When it was set, on the monotonic clock.
+    set_at: Duration,
+}
+
+/// A failed call, as far as its wait depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// Its class.
+    pub class: ErrorClass,
+    /// When the request was sent.
+    pub sent_at: Moment,
+    /// What the answer asked for in `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+impl Hold {
+    /// The hold after a failure that is known at `now`. `jitter` is a random number from 0 to 1.
+    ///
+    /// A request that was already under way when the previous hold was set belongs to the same failure, and does
+    /// not make the wait grow: sixteen requests in flight that fail together are one failure.
+    pub fn after(previous: Option<&Hold>, failure: Failure, now: Moment, jitter: f64) -> Self {
+        let Failure { class, sent_at, retry_after } = failure;
+        let same = previous.filter(|hold| hold.class == class);
+        if let Some(hold) = same.filter(|hold| sent_at.monotonic < hold.set_at) {
+            return *hold;
+        }
+        let failures = same.map_or(1, |hold| hold.failures.saturating_add(1));
+        let (wait, cap) = match class.wait() {
+            Wait::Growing { first, cap } => (grown(first, cap, failures), cap),
+            Wait::NextMinute => (until_turn_of(now, 60, 0), Duration::from_secs(MINUTE) + AFTER_THE_TURN),
+            Wait::NextDayInChina { at_most } => {
+                (until_turn_of(now, 86_400, CHINA_UTC_OFFSET_SECONDS).min(at_most), at_most)
+            }
+        };
+        let shortened = match class.wait() {
+            Wait::Growing { .. } => wait.mul_f64(1.0 - JITTER * jitter.clamp(0.0, 1.0)),
+            // Earlier than the turn would be in vain.
+            Wait::NextMinute | Wait::NextDayInChina { .. } => wait,
+        };
+        let wait = shortened.max(retry_after.unwrap_or_default().min(cap));
+        Self { class, until: now.monotonic + wait, failures, set_at: now.monotonic }
+    }
+
+    /// Whether it still holds.
+    pub fn holds_at(&self, now: Moment) -> bool {
+        now.monotonic < self.until
+    }
+
+    /// Whether a success whose request was sent then ends this hold: not one that was under way before.
+    pub fn ended_by_request_sent_at(&self, sent_at: Moment) -> bool {
+        sent_at.monotonic >= self.set_at
+    }
+}
+
+fn grown(first: Duration, cap: Duration, failures: u32) -> Duration {
+    if failures <= 1 {
+        return first.min(cap);
+    }
+    let doublings = failures.saturating_sub(if first.is_zero() { 2 } else { 1 }).min(16);
+    first.max(SHORTEST_GROWN_WAIT).saturating_mul(1 << doublings).min(cap)
+}
+
+/// From `now` until shortly after the wall clock next shows a multiple of `period_seconds` at this offset.
+fn until_turn_of(now: Moment, period_seconds: i64, utc_offset_seconds: i64) -> Duration {
+    let into_period = (now.wall.as_second() + utc_offset_seconds).rem_euclid(period_seconds);
+    Duration::from_secs((period_seconds - into_period).unsigned_abs()) + AFTER_THE_TURN
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLASSES: [ErrorClass; 13] = [
+        ErrorClass::TokenRejected,
+        ErrorClass::Busy,
+        ErrorClass::MinuteQuota,
+        ErrorClass::DayQuota,
+        ErrorClass::AddressNotAllowed,
+        ErrorClass::AddressRefusedForHour,
+        ErrorClass::AddressRefusedForDay,
+        ErrorClass::NotAuthorized,
+        ErrorClass::NotEnabled,
+        ErrorClass::InvalidAccount,
+        ErrorClass::UnboundAccount,
+        ErrorClass::BadRequest,
+        ErrorClass::Unknown,
+    ];
+
+    fn at(wall: &str, seconds: u64) -> Moment {
+        Moment { wall: wall.parse().unwrap(), monotonic: Duration::from_secs(seconds) }
+    }
+
+    fn failure(class: ErrorClass, sent_at: Moment) -> Failure {
+        Failure { class, sent_at, retry_after: None }
+    }
+
+    /// The waits in seconds of failures in a row, each sent when the hold before had passed.
+    fn waits(class: ErrorClass, count: usize) -> Vec<u64> {
+        let mut hold: Option<Hold> = None;
+        let mut now = at("2026-11-22T07:22:45Z", 1000);
+        let mut waits = Vec::new();
+        for _ in 0..count {
+            let next = Hold::after(hold.as_ref(), failure(class, now), now, 0.0);
+            waits.push((next.until - now.monotonic).as_secs());
+            now.monotonic = next.until;
+            hold = Some(next);
+        }
+        waits
+    }
+
+    #[test]
+    fn waits_grow_to_the_cap_of_their_class() {
+        assert_eq!(waits(ErrorClass::Busy, 8), [0, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(waits(ErrorClass::UnboundAccount, 8), [0, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(waits(ErrorClass::TokenRejected, 5), [10, 20, 40, 80, 120]);
+        assert_eq!(waits(ErrorClass::AddressNotAllowed, 4), [30, 60, 120, 120]);
+        assert_eq!(waits(ErrorClass::NotAuthorized, 4), [60, 120, 240, 300]);
+        assert_eq!(waits(ErrorClass::AddressRefusedForDay, 2), [86_400, 86_400]);
+    }
+
+    #[test]
+    fn a_minute_quota_holds_until_the_next_minute() {
+        let now = at("2026-11-22T07:22:45Z", 7);
+        let hold = Hold::after(None, failure(ErrorClass::MinuteQuota, now), now, 1.0);
+        assert_eq!(hold.until, Duration::from_secs(7 + 15 + 2));
+    }
+
+    #[test]
+    fn a_day_quota_holds_half_an_hour_but_not_beyond_midnight_in_china() {
+        let noon = at("2026-11-22T04:00:00Z", 0);
+        let hold = Hold::after(None, failure(ErrorClass::DayQuota, noon), noon, 1.0);
+        assert_eq!(hold.until, Duration::from_secs(1800));
+        let ten_to_midnight = at("2026-11-22T15:50:00Z", 0);
+        let hold = Hold::after(None, failure(ErrorClass::DayQuota, ten_to_midnight), ten_to_midnight, 1.0);
+        assert_eq!(hold.until, Duration::from_secs(602));
+    }
+
+    #[test]
+    fn requests_that_fail_together_are_one_failure() {
+        let (sent, failed) = (at("2026-11-22T07:00:00Z", 10), at("2026-11-22T07:00:01Z", 11));
+        let first = Hold::after(None, failure(ErrorClass::NotAuthorized, sent), failed, 0.0);
+        let later = at("2026-11-22T07:00:02Z", 12);
+        assert_eq!(Hold::after(Some(&first), failure(ErrorClass::NotAuthorized, sent), later, 0.0), first);
+        assert!(!first.ended_by_request_sent_at(sent));
+        assert!(first.ended_by_request_sent_at(later));
+    }
+
+    #[test]
+    fn another_class_starts_its_own_row() {
+        let now = at("2026-11-22T07:00:00Z", 10);
+        let first = Hold::after(None, failure(ErrorClass::NotAuthorized, now), now, 0.0);
+        let second = Hold::after(Some(&first), failure(ErrorClass::TokenRejected, now), now, 0.0);
+        assert_eq!(second.failures, 1);
+    }
+
+    #[test]
+    fn retry_after_is_obeyed_up_to_the_cap() {
+        let now = at("2026-11-22T07:00:00Z", 0);
+        let held = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            Hold::after(None, Failure { class: ErrorClass::Busy, sent_at: now, retry_after }, now, 0.0).until
+        };
+        assert_eq!(held(40), Duration::from_secs(40));
+        assert_eq!(held(4000), Duration::from_secs(60));
+    }
+
+    proptest! {
+        #[test]
+        fn every_wait_ends_and_jitter_only_shortens(
+            class in prop::sample::select(&CLASSES[..]), jitter in 0.0..=1.0f64, row in 1..40usize, second in 0..200_000i64,
+        ) {
+            let mut now = Moment { wall: jiff::Timestamp::from_second(second).unwrap(), monotonic: Duration::ZERO };
+            let mut hold: Option<Hold> = None;
+            for _ in 0..row {
+                let plain = Hold::after(hold.as_ref(), failure(class, now), now, 0.0);
+                let jittered = Hold::after(hold.as_ref(), failure(class, now), now, jitter);
+                prop_assert!(jittered.until <= plain.until);
+                prop_assert!(plain.until - now.monotonic <= Duration::from_secs(86_400));
+                prop_assert!((jittered.until - now.monotonic).as_secs_f64() >= 0.79 * (plain.until - now.monotonic).as_secs_f64());
+                now.monotonic = plain.until;
+                hold = Some(plain);
+            }
+        }
+    }
+}
