@@ -10,3 +10,4 @@ pub mod diff;
 pub mod event;
 pub mod holds;
 pub mod snapshot;
+pub mod watch;

@@ -1,0 +1,335 @@
+//! What is known of one kf account, and what an answer makes of it: the rules that decide which events there are.
+//!
+//! Only a complete success answer changes the snapshot. A failure never ends a session, and success without a list
+//! ends sessions only when the next good answer confirms it. The result of an answer is a [`Step`], which takes
+//! effect when the store has committed it and not before: see [`Watch::apply`].
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{
+    account::{Conclusion, Standing, Transition},
+    clock::Moment,
+    diff::{EndReason, diff},
+    event::{Change, OwnedSession},
+    snapshot::{Observed, Session, Snapshot},
+};
+
+/// What is known of one kf account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// What is concluded about the account.
+    pub standing: Standing,
+    /// Its sessions as last observed.
+    pub snapshot: Snapshot,
+    /// What is known of the answers behind the snapshot.
+    pub sighting: Sighting,
+}
+
+/// What is known of the answers behind a snapshot. All moments are in whole milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sighting {
+    /// Whether a good answer was ever taken as the baseline.
+    pub baseline_taken: bool,
+    /// Whether the last good answer had no list: an empty list that is not confirmed yet.
+    pub keyless: bool,
+    /// When the request was sent whose answer last determined the snapshot.
+    pub listed_sent_at: Option<Timestamp>,
+    /// When the last good answer was received.
+    pub last_success_at: Option<Timestamp>,
+}
+
+/// A good answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// The sessions it lists; `None` for success without a list.
+    pub observed: Option<&'a Observed<'a>>,
+    /// When its request was sent.
+    pub sent_at: Moment,
+    /// When it had been received whole.
+    pub received_at: Moment,
+}
+
+/// A failure as far as it is told to consumers.
+#[derive(Clone, Copy, Debug)]
+pub struct Cause {
+    /// The errcode, if there was one.
+    pub errcode: Option<i64>,
+    /// The call that failed.
+    pub source: &'static str,
+}
+
+/// From one knowledge of an account to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// What happened, in the order in which the events are to be numbered.
+    pub changes: Vec<Change>,
+    /// The standing from now on.
+    pub standing: Standing,
+    /// The sessions from now on, unless they are the same.
+    pub snapshot: Option<Snapshot>,
+    /// The sighting from now on.
+    pub sighting: Sighting,
+    /// Whether more than moments changed, so that it must be stored before it takes effect.
+    pub must_commit: bool,
+}
+
+impl Watch {
+    /// What a good answer makes of it. `source` is the call that answered.
+    pub fn answered(&self, answer: Answer<'_>, source: &'static str) -> Step {
+        let nothing = Observed::default();
+        // An absent list counts as an empty one when the good answer before had none either.
+        let confirmed = answer.observed.or((self.sighting.keyless).then_some(&nothing));
+        let received_at = answer.received_at.ceil_ms();
+        let mut step = self.concluded(Conclusion::Ok, answer.received_at, Cause { errcode: None, source });
+        step.sighting.keyless = answer.observed.is_none();
+        step.sighting.last_success_at = Some(received_at);
+        if let Some(observed) = confirmed {
+            step.sighting.baseline_taken = true;
+            step.sighting.listed_sent_at = Some(answer.sent_at.floor_ms());
+            if !self.snapshot.equals(observed) {
+                step.changes.extend(self.session_changes(observed, received_at));
+                step.snapshot = Some(Snapshot::from(observed));
+            }
+        }
+        step.must_commit = !step.changes.is_empty()
+            || step.standing.state != self.standing.state
+            || step.standing.conclusion != self.standing.conclusion
+            || step.sighting.keyless != self.sighting.keyless
+            || step.sighting.baseline_taken != self.sighting.baseline_taken;
+        step
+    }
+
+    /// What a refusal that says something about the account makes of it: unbound, or invalid.
+    pub fn concluded(&self, conclusion: Conclusion, now: Moment, cause: Cause) -> Step {
+        self.moved(self.standing.concluded(conclusion), now, cause)
+    }
+
+    /// What a failed poll, or one that was held back, makes of it.
+    pub fn failed(&self, now: Moment, blind_after: Duration, cause: Cause) -> Step {
+        self.moved(self.standing.failed(now, blind_after), now, cause)
+    }
+
+    /// What leaving the configuration makes of it: its sessions do not end.
+    pub fn unwatched(&self, now: Moment) -> Step {
+        self.moved(self.standing.unwatched(), now, Cause { errcode: None, source: "configuration" })
+    }
+
+    /// Takes the step, after it was committed if it had to be.
+    pub fn apply(&mut self, step: Step) {
+        self.standing = step.standing;
+        self.sighting = step.sighting;
+        if let Some(snapshot) = step.snapshot {
+            self.snapshot = snapshot;
+        }
+    }
+
+    fn moved(
+        &self,
+        (standing, transition): (Standing, Option<Transition>),
+        now: Moment,
+        cause: Cause,
+    ) -> Step {
+        let observed_at = now.ceil_ms();
+        let change = transition.map(|transition| Change::StateChanged {
+            transition,
+            observed_at,
+            errcode: cause.errcode,
+            source: cause.source,
+        });
+        let must_commit =
+            standing.state != self.standing.state || standing.conclusion != self.standing.conclusion;
+        Step {
+            changes: Vec::from_iter(change),
+            standing,
+            snapshot: None,
+            sighting: self.sighting,
+            must_commit,
+        }
+    }
+
+    /// Ends first: a customer who comes back has left before.
+    fn session_changes(&self, observed: &Observed<'_>, received_at: Timestamp) -> Vec<Change> {
+        let difference = diff(&self.snapshot, observed);
+        let baseline = !self.sighting.baseline_taken;
+        // The wall clock may have been set back between the two: bounds stay in order even then.
+        let last_listed = self.sighting.listed_sent_at.unwrap_or(received_at).min(received_at);
+        let ended = difference
+            .ended
+            .iter()
+            .map(|(session, reason)| ended(session, *reason, last_listed, received_at));
+        let started = difference.started.iter().map(|session| Change::SessionStarted {
+            session: owned(session),
+            observed_at: received_at,
+            baseline,
+        });
+        ended.chain(started).collect()
+    }
+}
+
+fn ended(session: &Session<'_>, reason: EndReason, last_listed: Timestamp, received_at: Timestamp) -> Change {
+    Change::SessionEnded { session: owned(session), reason, ended_between: [last_listed, received_at] }
+}
+
+fn owned(session: &Session<'_>) -> OwnedSession {
+    OwnedSession { openid: session.openid.as_ref().into(), createtime: session.createtime }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::account::AccountState;
+
+    const SOURCE: &str = "getsessionlist";
+
+    /// A watch and a clock that runs a second with every answer.
+    struct Rehearsal {
+        watch: Watch,
+        now: Moment,
+    }
+
+    impl Rehearsal {
+        fn new() -> Self {
+            let wall = "2026-11-22T07:00:00Z".parse().unwrap();
+            Self { watch: Watch::default(), now: Moment { wall, monotonic: Duration::ZERO } }
+        }
+
+        fn pass(&mut self, duration: Duration) -> Moment {
+            self.now = Moment { wall: self.now.wall + duration, monotonic: self.now.monotonic + duration };
+            self.now
+        }
+
+        /// The answer lists these; `None`: success without a list. Gives the changes in a short form.
+        fn answer(&mut self, openids: Option<&[&str]>) -> Vec<String> {
+            let sent_at = self.pass(Duration::from_millis(990));
+            let received_at = self.pass(Duration::from_millis(10));
+            let observed = openids.map(|openids| {
+                Observed::new(
+                    openids.iter().map(|&openid| Session { openid: openid.into(), createtime: 7 }).collect(),
+                )
+            });
+            let step =
+                self.watch.answered(Answer { observed: observed.as_ref(), sent_at, received_at }, SOURCE);
+            self.take(step)
+        }
+
+        fn fail(&mut self, after: Duration) -> Vec<String> {
+            let now = self.pass(after);
+            let step =
+                self.watch.failed(now, Duration::from_secs(300), Cause { errcode: Some(-1), source: SOURCE });
+            self.take(step)
+        }
+
+        fn take(&mut self, step: Step) -> Vec<String> {
+            assert!(step.must_commit || step.changes.is_empty(), "a change that is not stored");
+            let changes = step.changes.iter().map(short).collect();
+            self.watch.apply(step);
+            changes
+        }
+    }
+
+    fn short(change: &Change) -> String {
+        match change {
+            Change::SessionStarted { session, baseline, .. } => {
+                format!("{}{}", if *baseline { "=" } else { "+" }, session.openid)
+            }
+            Change::SessionEnded { session, ended_between: [from, to], .. } => {
+                format!("-{} within {}ms", session.openid, to.duration_since(*from).as_millis())
+            }
+            Change::StateChanged { transition, .. } => {
+                format!("{}>{}", transition.from.as_str(), transition.to.as_str())
+            }
+        }
+    }
+
+    const NONE: [&str; 0] = [];
+
+    #[test]
+    fn the_first_answer_is_the_baseline() {
+        let mut rehearsal = Rehearsal::new();
+        assert_eq!(rehearsal.answer(Some(&["a", "b"])), ["=a", "=b"]);
+        assert_eq!(rehearsal.answer(Some(&["b", "c"])), ["-a within 1010ms", "+c"]);
+        assert_eq!(rehearsal.answer(Some(&["b", "c"])), NONE);
+    }
+
+    #[test]
+    fn an_empty_baseline_is_one_too() {
+        let mut rehearsal = Rehearsal::new();
+        assert_eq!(rehearsal.answer(Some(&[])), NONE);
+        assert_eq!(rehearsal.answer(Some(&["a"])), ["+a"]);
+    }
+
+    #[test]
+    fn failures_end_no_session() {
+        let mut rehearsal = Rehearsal::new();
+        rehearsal.answer(Some(&["a"]));
+        assert_eq!(rehearsal.fail(Duration::from_secs(1)), NONE);
+        assert_eq!(rehearsal.fail(Duration::from_secs(299)), NONE);
+        assert_eq!(rehearsal.fail(Duration::from_secs(1)), ["ok>blind"]);
+        assert_eq!(rehearsal.answer(Some(&["a"])), ["blind>ok"]);
+        assert_eq!(rehearsal.answer(Some(&[])), ["-a within 1010ms"]);
+    }
+
+    #[test]
+    fn ended_between_begins_when_the_session_was_last_asked_for_and_listed() {
+        let mut rehearsal = Rehearsal::new();
+        rehearsal.answer(Some(&["a"]));
+        rehearsal.fail(Duration::from_secs(60));
+        assert_eq!(rehearsal.answer(Some(&[])), ["-a within 61010ms"]);
+    }
+
+    #[test]
+    fn an_absent_list_ends_sessions_only_when_confirmed() {
+        let mut rehearsal = Rehearsal::new();
+        rehearsal.answer(Some(&["a"]));
+        assert_eq!(rehearsal.answer(None), NONE);
+        assert_eq!(rehearsal.fail(Duration::from_secs(1)), NONE, "a failure neither confirms nor clears it");
+        assert_eq!(rehearsal.answer(None), ["-a within 3010ms"]);
+        rehearsal.answer(Some(&["b"]));
+        assert_eq!(rehearsal.answer(None), NONE);
+        assert_eq!(rehearsal.answer(Some(&["b"])), NONE, "a list that still has it clears it");
+        assert_eq!(rehearsal.answer(None), NONE);
+        assert_eq!(rehearsal.answer(Some(&[])), ["-b within 2010ms"]);
+    }
+
+    #[test]
+    fn an_unconfirmed_first_answer_is_no_baseline() {
+        let mut rehearsal = Rehearsal::new();
+        assert_eq!(rehearsal.answer(None), NONE);
+        assert_eq!(rehearsal.answer(Some(&["a"])), ["=a"]);
+        let mut rehearsal = Rehearsal::new();
+        assert_eq!(rehearsal.answer(None), NONE);
+        assert_eq!(rehearsal.answer(None), NONE);
+        assert_eq!(rehearsal.answer(Some(&["a"])), ["+a"]);
+    }
+
+    #[test]
+    fn leaving_the_configuration_ends_no_session_and_coming_back_compares() {
+        let mut rehearsal = Rehearsal::new();
+        rehearsal.answer(Some(&["a", "b"]));
+        let step = rehearsal.watch.unwatched(rehearsal.now);
+        assert_eq!(rehearsal.take(step), ["ok>unwatched"]);
+        assert_eq!(rehearsal.watch.snapshot.len(), 2);
+        assert_eq!(rehearsal.answer(Some(&["b"])), ["unwatched>ok", "-a within 1010ms"]);
+    }
+
+    #[test]
+    fn an_unbound_account_keeps_its_sessions() {
+        let mut rehearsal = Rehearsal::new();
+        rehearsal.answer(Some(&["a"]));
+        let cause = Cause { errcode: Some(65402), source: SOURCE };
+        let step = rehearsal.watch.concluded(Conclusion::Unbound, rehearsal.now, cause);
+        assert_eq!(rehearsal.take(step), ["ok>unbound"]);
+        assert_eq!(rehearsal.watch.standing.state, AccountState::Unbound);
+        assert_eq!(rehearsal.answer(Some(&["a"])), ["unbound>ok"]);
+    }
+
+    #[test]
+    fn a_clock_set_back_keeps_bounds_in_order() {
+        let mut rehearsal = Rehearsal::new();
+        rehearsal.answer(Some(&["a"]));
+        rehearsal.now.wall -= Duration::from_secs(3600);
+        assert_eq!(rehearsal.answer(Some(&[])), ["-a within 0ms"]);
+    }
+}
