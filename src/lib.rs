@@ -2,3 +2,4 @@
 //! into durable session-start and session-end events, and exports what it sees to Prometheus.
 
 pub mod domain;
+pub mod store;
