@@ -1,0 +1,190 @@
+//! The account table: what is known of every watched kf account at this moment, for metrics and pages.
+//!
+//! Polls write their account's row, one short lock each; readers copy all rows ([`Table::rows`]) and then work on the
+//! copy, so that a slow scrape holds up no poll and one scrape is consistent within each account. Nothing here calls
+//! WeChat or reads the store.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+
+use crate::domain::{
+    account::{Account, AccountState, Conclusion},
+    watch::Watch,
+};
+
+/// All watched accounts, in the order of the configuration.
+#[derive(Default)]
+pub struct Table {
+    official_accounts: Vec<Arc<OfficialAccountStatus>>,
+}
+
+/// An official account and its kf accounts.
+pub struct OfficialAccountStatus {
+    /// The operator's name for it.
+    pub name: Arc<str>,
+    /// Its label set as metric text, without braces.
+    pub labels: Box<str>,
+    /// What was counted for it as a whole.
+    pub calls: Arc<CallCounters>,
+    /// Its kf accounts.
+    pub accounts: Vec<Arc<AccountStatus>>,
+}
+
+/// One kf account.
+pub struct AccountStatus {
+    /// Who it is.
+    pub account: Account,
+    /// Its label set as metric text, without braces.
+    pub labels: Box<str>,
+    /// How often its schedule has ticked; shared by all accounts of the schedule.
+    pub ticks: Arc<AtomicU64>,
+    row: Mutex<Row>,
+}
+
+/// What is known of one kf account.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Row {
+    /// Its state as told to consumers of events.
+    pub state: AccountState,
+    /// The last conclusive answer.
+    pub conclusion: Option<Conclusion>,
+    /// Whether the last poll succeeded; false also while it is held back.
+    pub up: bool,
+    /// Its open sessions, once known.
+    pub sessions: Option<u64>,
+    /// The createtime of the session open longest, in UNIX seconds.
+    pub oldest_createtime: Option<i64>,
+    /// When the last successful poll's answer was received.
+    pub last_success_at: Option<Timestamp>,
+    /// Polls made.
+    pub polls: u64,
+    /// Polls that failed.
+    pub failures: u64,
+    /// Ticks that found the previous poll not finished.
+    pub overruns: u64,
+    /// Sessions that started, without baselines.
+    pub started: u64,
+    /// Sessions that ended.
+    pub ended: u64,
+    /// The code of the last failure, while the account is not up.
+    pub failing_with: Option<&'static str>,
+    /// The tick of its schedule up to which a poll has been completed.
+    completed_tick: u64,
+}
+
+/// What was counted for one official account.
+#[derive(Default)]
+pub struct CallCounters {
+    /// Requests by endpoint, in the order of `Endpoint::ALL`.
+    pub requests: [AtomicU64; 3],
+    /// Failed requests by endpoint and code.
+    pub errors: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    /// Access tokens fetched.
+    pub token_refreshes: AtomicU64,
+    /// Token fetches that failed.
+    pub token_refresh_failures: AtomicU64,
+    /// Tokens that another program replaced.
+    pub token_replaced: AtomicU64,
+    /// When the present token expires, in UNIX seconds; 0 while there is none.
+    pub token_expires_at: AtomicU64,
+}
+
+/// A copy of one row with what identifies it.
+pub struct RowRef<'a> {
+    /// Whose row it is.
+    pub status: &'a AccountStatus,
+    /// What is known.
+    pub row: Row,
+    /// Whether two ticks of its schedule have passed without a completed poll.
+    pub overdue: bool,
+}
+
+impl Table {
+    /// A table of these official accounts.
+    pub fn new(official_accounts: Vec<Arc<OfficialAccountStatus>>) -> Self {
+        Self { official_accounts }
+    }
+
+    /// The official accounts.
+    pub fn official_accounts(&self) -> &[Arc<OfficialAccountStatus>] {
+        &self.official_accounts
+    }
+
+    /// All rows as they are now, by official account.
+    pub fn rows(&self) -> Vec<Vec<RowRef<'_>>> {
+        self.official_accounts
+            .iter()
+            .map(|official_account| official_account.accounts.iter().map(|status| status.snapshot()).collect())
+            .collect()
+    }
+}
+
+impl OfficialAccountStatus {
+    /// A new row for an official account.
+    pub fn new(name: Arc<str>, accounts: Vec<Arc<AccountStatus>>) -> Self {
+        let labels = format!("official_account=\"{}\"", escaped(&name)).into();
+        Self { name, labels, calls: Arc::default(), accounts }
+    }
+}
+
+impl AccountStatus {
+    /// The row of an account, with what the store knew of it.
+    pub fn restored(account: Account, ticks: Arc<AtomicU64>, watch: &Watch) -> Self {
+        let labels = format!(
+            "official_account=\"{}\",kf_account=\"{}\"",
+            escaped(&account.official_account),
+            escaped(&account.kf_account)
+        );
+        let mut row = Row::default();
+        row.observe(watch);
+        Self { account, labels: labels.into(), ticks, row: Mutex::new(row) }
+    }
+
+    /// Its row, for writing.
+    pub fn row(&self) -> MutexGuard<'_, Row> {
+        self.row.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A poll was completed, or a tick decided against one.
+    pub fn completed(&self) {
+        self.row().completed_tick = self.ticks.load(Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> RowRef<'_> {
+        let row = *self.row();
+        let overdue = self.ticks.load(Ordering::Relaxed).saturating_sub(row.completed_tick) >= 2;
+        RowRef { status: self, row, overdue }
+    }
+}
+
+impl Row {
+    /// Takes over what is known of the account.
+    pub fn observe(&mut self, watch: &Watch) {
+        self.state = watch.standing.state;
+        self.conclusion = watch.standing.conclusion;
+        self.last_success_at = watch.sighting.last_success_at;
+        // Before the first good answer the number of sessions is not zero but unknown.
+        self.sessions = watch.sighting.last_success_at.map(|_| watch.snapshot.len() as u64);
+        self.oldest_createtime = watch.snapshot.oldest_createtime();
+    }
+}
+
+/// A label value as the text format wants it.
+pub fn escaped(value: &str) -> String {
+    let mut result = String::with_capacity(value.len());
+    for c in value.chars() {
+        match c {
+            '\\' | '"' => result.extend(['\\', c]),
+            '\n' => result.push_str("\\n"),
+            c => result.push(c),
+        }
+    }
+    result
+}

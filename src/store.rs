@@ -1,0 +1,150 @@
+//! What must survive: accounts with their snapshots, the event log, the cursors of the sinks.
+//!
+//! An event exists when the transaction commits that also stores the new snapshot. Every method is one business step
+//! and one transaction; what a step promises stands at its method, and `tests/store.rs` holds every backend to it.
+//! Steps that write pass through one queue to one writer, which commits those that wait together: a caller has its
+//! answer after the commit, never before. When a commit fails, nothing of it is stored, every caller of the group is
+//! told, and the next group starts afresh.
+//!
+//! The store decides nothing about sessions: it compares no answers and reads no clock.
+//!
+//! Today the backend is one SQLite file with one owner. Another one (PostgreSQL, with shards leased to several
+//! machines) has to keep: the methods below with their promises; the check of the lease's epoch in the transaction of
+//! each commit, so that an owner that was paused writes nothing; event ids that rise within a shard in the order in
+//! which readers can see them; and sequences and ids that are never used again.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+mod error;
+mod event_log;
+mod sqlite;
+mod types;
+
+pub use error::StoreError;
+pub use event_log::{EventFilter, EventLog, EventPage};
+pub use types::*;
+
+use self::sqlite::{Sqlite, accounts, commit, events, prune, sinks, tokens};
+use crate::domain::account::Account;
+
+/// The open store. Clones share it; when the last one is dropped, what is queued is committed and the file is free.
+#[derive(Clone, Debug)]
+pub struct Store {
+    path: Arc<PathBuf>,
+    sqlite: Arc<Sqlite>,
+}
+
+impl Store {
+    /// Opens the store, or creates it with mode 0600. Takes the lock that keeps a second daemon out and raises the
+    /// epoch of the shard's lease, so that a former owner that still runs writes nothing any more. A file that is not
+    /// a sound store of a known version is refused and left as it is.
+    ///
+    /// Blocks for as long as the file system takes.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { path: Arc::new(path.to_path_buf()), sqlite: Arc::new(Sqlite::open(path)?) })
+    }
+
+    /// Brings the configured accounts in, each given once: inserts those not seen before, takes over changed names of
+    /// official accounts, and loads what is stored of all that concern the daemon. Idempotent.
+    pub async fn register_accounts(&self, accounts: Vec<Account>) -> Result<Registered, StoreError> {
+        self.sqlite.write(move |tx| accounts::register(tx, &accounts)).await
+    }
+
+    /// Commits what one poll changed: numbers and appends its events, moves the stored snapshot along with them, and
+    /// replaces the account's record. All or nothing.
+    ///
+    /// A change that the stored snapshot or state already shows makes no event. So a commit whose answer was lost
+    /// (its future was dropped, say) can be repeated.
+    pub async fn commit_poll(&self, commit: PollCommit) -> Result<Committed, StoreError> {
+        self.sqlite.write(move |tx| commit::commit_poll(tx, &commit)).await?.ok_or(StoreError::UnknownAccount)
+    }
+
+    /// Stores when accounts whose polls changed nothing were last seen. Idempotent; unknown accounts are passed over.
+    pub async fn record_sightings(&self, sightings: Vec<Sighting>) -> Result<(), StoreError> {
+        self.sqlite.write(move |tx| accounts::record_sightings(tx, &sightings)).await
+    }
+
+    /// Brings the configured sinks in and returns their cursors in the same order. A sink not seen before starts where
+    /// its registration says; the others go on where they stood. Stored sinks that are not given count as removed from
+    /// `now` on. Idempotent.
+    pub async fn register_sinks(
+        &self,
+        registrations: Vec<SinkRegistration>,
+        now: Timestamp,
+    ) -> Result<Vec<EventId>, StoreError> {
+        self.sqlite.write(move |tx| sinks::register(tx, &registrations, now)).await
+    }
+
+    /// The events after `after` in the order of their ids, at most `limit`.
+    pub async fn read_events_after(
+        &self,
+        after: EventId,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.sqlite.read(move |connection| events::read_after(connection, after, limit)).await
+    }
+
+    /// Moves a sink's cursor forward to `to`; never back. Idempotent.
+    pub async fn advance_cursor(&self, sink: &str, to: EventId) -> Result<(), StoreError> {
+        let sink = sink.to_owned();
+        let known = self.sqlite.write(move |tx| sinks::advance_cursor(tx, &sink, to)).await?;
+        if known { Ok(()) } else { Err(StoreError::UnknownSink) }
+    }
+
+    /// What a sink still has to deliver. Its cost does not depend on how much that is.
+    pub async fn pending(&self, sink: &str) -> Result<Pending, StoreError> {
+        let sink = sink.to_owned();
+        self.sqlite
+            .read(move |connection| sinks::pending(connection, &sink))
+            .await?
+            .ok_or(StoreError::UnknownSink)
+    }
+
+    /// Remembers across restarts when an access token of the official account was last fetched.
+    pub async fn record_token_fetch(&self, appid: &str, at: Timestamp) -> Result<(), StoreError> {
+        let appid = appid.to_owned();
+        self.sqlite.write(move |tx| tokens::record_fetch(tx, &appid, at)).await
+    }
+
+    /// When an access token was last fetched, by appid.
+    pub async fn token_fetches(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
+        self.sqlite.read(tokens::fetches).await
+    }
+
+    /// Removes what has outlived its time, in small transactions between which polls are committed: events that every
+    /// present sink has delivered, snapshots of unwatched accounts, cursors of removed sinks. Ids and sequences are
+    /// not used again. When it fails half way, what was removed so far stays removed, and the next call goes on.
+    pub async fn prune(&self, limits: PruneLimits) -> Result<Pruned, StoreError> {
+        let mut total = Pruned::default();
+        loop {
+            let batch = self.sqlite.write(move |tx| prune::prune_batch(tx, limits)).await?;
+            total += batch.pruned;
+            if !batch.more {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// The newest committed event, and a wake-up whenever there is a newer one.
+    pub fn committed(&self) -> watch::Receiver<EventId> {
+        self.sqlite.committed()
+    }
+
+    /// The size of the file and its write-ahead log on the disk.
+    pub fn size_bytes(&self) -> u64 {
+        sqlite::size_bytes(&self.path)
+    }
+
+    /// Commits all that is queued, folds the write-ahead log into the file, and frees the file for another owner. Later
+    /// calls fail with [`StoreError::Closed`]. Idempotent.
+    pub async fn close(&self) {
+        self.sqlite.close().await;
+    }
+}

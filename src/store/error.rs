@@ -1,0 +1,141 @@
+//! Why the store refused or failed, as far as a caller or an operator can do something about it.
+//!
+//! A failed group of commits is told to each of its callers, so an error can be cloned.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use rusqlite::ErrorCode;
+
+/// What went wrong, and what to do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory of the file does not exist.
+    #[error("the directory {} does not exist: create it, or set store.path to another file", .0.display())]
+    NoDirectory(PathBuf),
+    /// The path is something else than a file.
+    #[error("{} is not a regular file: set store.path to a file", .0.display())]
+    NotAFile(PathBuf),
+    /// The user running the program may not read or write it.
+    #[error("no permission to read and write {}: run as its owner, or change the owner of the file and its directory", path.display())]
+    Permission {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The file system can only be read.
+    #[error("the store is read-only: mount its file system for writing, or set store.path elsewhere")]
+    ReadOnly {
+        /// What the system said.
+        source: Cause,
+    },
+    /// Another daemon runs on this store.
+    #[error("{} is in use by {}: stop it first, or set store.path to another file", path.display(), holder(*pid))]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// The daemon's process, if it could be read.
+        pid: Option<u32>,
+    },
+    /// A newer version of the program wrote it.
+    #[error("{} was written by a newer kfwatch (schema {found}, this one knows {known}): upgrade, or restore an older backup", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The newest version this program knows.
+        known: i64,
+    },
+    /// Another program's file.
+    #[error("{} is not a store of kfwatch ({what}): set store.path to another file", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        what: &'static str,
+    },
+    /// The content is damaged.
+    #[error(
+        "the store is damaged: move the file away with its -wal and -shm, then restore a backup, or start with a new store"
+    )]
+    Corrupt {
+        /// What was found.
+        source: Cause,
+    },
+    /// No space is left.
+    #[error("the disk of the store is full: make room; commits go on by themselves, and no event is lost")]
+    Full {
+        /// What SQLite said.
+        source: Cause,
+    },
+    /// Reading or writing failed for a reason outside the content.
+    #[error("the store cannot be read or written: check its disk and file system")]
+    Unavailable {
+        /// What SQLite or the system said.
+        source: Cause,
+    },
+    /// SQLite itself cannot be relied on.
+    #[error("this build cannot keep a store safely: {0}")]
+    Unsuitable(String),
+    /// Another owner took the store over; this one must not write any more.
+    #[error("another daemon has taken the store over: this one has to stop")]
+    LeaseLost,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The row is not one of this store.
+    #[error("the account is not registered in the store")]
+    UnknownAccount,
+    /// No sink of that name is registered.
+    #[error("the sink is not registered in the store")]
+    UnknownSink,
+}
+
+/// A cause that can be told to several callers.
+pub(crate) type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another kfwatch".to_owned(), |pid| format!("another kfwatch (process {pid})"))
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let code = error.sqlite_error_code();
+        let unreadable = matches!(
+            error,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+        );
+        let source: Cause = Arc::new(error);
+        match code {
+            Some(ErrorCode::DiskFull) => Self::Full { source },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { source },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt { source },
+            None if unreadable => Self::Corrupt { source },
+            _ => Self::Unavailable { source },
+        }
+    }
+}
+
+impl StoreError {
+    pub(super) fn corrupt(what: impl Into<String>) -> Self {
+        let what: String = what.into();
+        let source: Box<dyn std::error::Error + Send + Sync> = what.into();
+        Self::Corrupt { source: source.into() }
+    }
+
+    pub(super) fn io(path: &std::path::Path, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                Self::Permission { path: path.to_path_buf(), source: Arc::new(error) }
+            }
+            io::ErrorKind::NotFound => Self::NoDirectory(path.parent().unwrap_or(path).to_path_buf()),
+            io::ErrorKind::IsADirectory => Self::NotAFile(path.to_path_buf()),
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { source: Arc::new(error) },
+            io::ErrorKind::StorageFull => Self::Full { source: Arc::new(error) },
+            _ => Self::Unavailable { source: Arc::new(error) },
+        }
+    }
+}

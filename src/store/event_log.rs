@@ -1,0 +1,54 @@
+//! The event log for reading, beside a daemon that may be running: takes no lock and changes nothing.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use super::{
+    error::StoreError,
+    sqlite::{self, events},
+    types::{EventId, StoredEvent},
+};
+use crate::domain::event::EventType;
+
+/// A read-only view of the event log.
+#[derive(Debug)]
+pub struct EventLog {
+    connection: Connection,
+}
+
+/// Which events to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Those after this one.
+    pub after: EventId,
+    /// Those observed then or later.
+    pub since: Option<Timestamp>,
+    /// Those of one account: `kf_account` or `official_account/kf_account`.
+    pub account: Option<String>,
+    /// Those of these kinds; none given means all.
+    pub types: Vec<EventType>,
+}
+
+/// Some of the events that were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventPage {
+    /// The events, in the order of their ids.
+    pub events: Vec<StoredEvent>,
+    /// Everything up to here was looked at: with this as the next `after`, a reader that follows the log looks at no
+    /// event twice, however few match.
+    pub next: EventId,
+}
+
+impl EventLog {
+    /// Opens the log of an existing store. Refuses the same files as [`Store::open`](super::Store::open).
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { connection: sqlite::open_for_reading(path)? })
+    }
+
+    /// The first events that match, at most `limit`; one consistent view of the log.
+    pub fn read(&self, filter: &EventFilter, limit: usize) -> Result<EventPage, StoreError> {
+        events::read_matching(&self.connection, filter, limit)
+    }
+}

@@ -1,0 +1,171 @@
+//! The store in one SQLite file: write-ahead log, every commit synced to the disk, one thread that writes.
+//!
+//! Readers have a connection of their own and never wait for the writer. The lock that keeps a second daemon out is a
+//! file beside the store, because SQLite's own exclusive mode would shut `kfwatch events` and sqlite3 out as well.
+//! The connections are closed before the lock is released.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, Transaction};
+use tokio::{
+    sync::{oneshot, watch},
+    task::spawn_blocking,
+};
+
+use super::{error::StoreError, types::EventId};
+
+pub(super) mod accounts;
+pub(super) mod commit;
+mod convert;
+pub(super) mod events;
+mod file;
+pub(super) mod prune;
+mod schema;
+pub(super) mod sinks;
+pub(super) mod tokens;
+mod writer;
+
+use writer::Writer;
+
+/// Earlier versions can corrupt the file when two connections write and checkpoint at once.
+const OLDEST_SOUND_SQLITE: i32 = 3_051_003;
+
+/// How long a statement waits for another process that writes to the file (an operator's sqlite3).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The writer's page cache in KiB: holds the tables of 10,000 accounts; a larger store reads from the system's.
+const WRITER_CACHE_KIB: i64 = 16 * 1024;
+
+/// Pages (of 4 KiB) in the write-ahead log after which it is folded into the file: 16 MiB, so that a burst of commits
+/// syncs the file itself once for some thousand polls.
+const CHECKPOINT_PAGES: i64 = 4096;
+
+/// What remains of the write-ahead log's file after it was folded in, at most.
+const WAL_LEFT_BYTES: i64 = 64 * 1024 * 1024;
+
+/// Statements kept prepared per connection: more than there are in this module.
+const PREPARED_STATEMENTS: usize = 64;
+
+/// An open file, its writer and its reader.
+#[derive(Debug)]
+pub(super) struct Sqlite {
+    writer: Writer,
+    /// `None` once closed.
+    reader: Arc<Mutex<Option<Connection>>>,
+    committed: watch::Receiver<EventId>,
+}
+
+impl Sqlite {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let version = rusqlite::version_number();
+        if version < OLDEST_SOUND_SQLITE {
+            let found = rusqlite::version();
+            return Err(StoreError::Unsuitable(format!("SQLite {found} can corrupt a write-ahead log")));
+        }
+        let path = file::resolve(path)?;
+        file::check(&path)?;
+        let lock = file::lock(&path)?;
+        let fresh = file::create_if_missing(&path)? || schema::inspect(&path, &connect_to_read(&path)?)?;
+        let mut connection = connect_to_write(&path)?;
+        if fresh {
+            schema::create(&mut connection)?;
+        }
+        let epoch = writer::take_lease(&mut connection)?;
+        let (sender, committed) = watch::channel(events::last_id(&connection)?);
+        let reader = Arc::new(Mutex::new(Some(connect_to_read(&path)?)));
+        let writer = Writer::start(connection, lock, epoch, sender)?;
+        Ok(Self { writer, reader, committed })
+    }
+
+    /// Queues a step for the next group of commits and waits for its commit.
+    pub(super) async fn write<T, F>(&self, step: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.writer.queue(step, reply).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Runs a step that only reads, in one consistent view.
+    pub(super) async fn read<T, F>(&self, step: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let reader = Arc::clone(&self.reader);
+        let reading = spawn_blocking(move || {
+            let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            step(reader.as_ref().ok_or(StoreError::Closed)?)
+        });
+        reading.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    pub(super) fn committed(&self) -> watch::Receiver<EventId> {
+        self.committed.clone()
+    }
+
+    pub(super) async fn close(&self) {
+        let reader = Arc::clone(&self.reader);
+        let closing =
+            spawn_blocking(move || reader.lock().unwrap_or_else(PoisonError::into_inner).take().map(drop));
+        // It fails only when the runtime is going down, and then the connection is dropped with the store.
+        closing.await.ok();
+        self.writer.close().await;
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        // The last connection to be closed removes the write-ahead log: that has to be the writer's.
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// The size of the file and its write-ahead log; what does not exist counts nothing.
+pub(super) fn size_bytes(path: &Path) -> u64 {
+    let size = |path: PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    size(path.to_path_buf()) + size(file::beside(path, "-wal"))
+}
+
+/// A read-only connection to a sound store of this version, with or without a daemon beside it.
+pub(super) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
+    file::check(path)?;
+    let connection = connect_to_read(path)?;
+    if schema::inspect(path, &connection)? {
+        return Err(StoreError::Foreign { path: path.to_path_buf(), what: "it is empty" });
+    }
+    Ok(connection)
+}
+
+fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn connect_to_write(path: &Path) -> Result<Connection, StoreError> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    if mode != "wal" || synchronous != 2 {
+        // Network file systems refuse the one; without either, a commit can be lost that was answered.
+        let what = format!("journal_mode is {mode}, synchronous is {synchronous}; use a local file system");
+        return Err(StoreError::Unsuitable(what));
+    }
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_LEFT_BYTES)?;
+    Ok(connection)
+}
+
+fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
+    Ok(connection)
+}

@@ -1,0 +1,186 @@
+//! Bringing the accounts in at start, and noting when they were seen.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rusqlite::{Row, Transaction, params};
+
+use super::convert;
+use crate::{
+    domain::{
+        account::{Account, AccountState},
+        snapshot::{Observed, Session, Snapshot},
+    },
+    store::{
+        error::StoreError,
+        types::{AccountRow, Record, Registered, Sighting, StoredAccount},
+    },
+};
+
+pub(in crate::store) fn register(
+    tx: &Transaction<'_>,
+    accounts: &[Account],
+) -> Result<Registered, StoreError> {
+    let mut stored = load_accounts(tx)?;
+    let configured = accounts
+        .iter()
+        .map(|account| {
+            let known = stored.remove(&(account.appid.clone(), account.kf_account.clone()));
+            bring_in(tx, account, known)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut left = Vec::new();
+    for row in stored.into_values() {
+        if row.configured {
+            tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?
+                .execute([row.stored.id.0])?;
+        }
+        if row.stored.record.state != AccountState::Unwatched {
+            left.push(row.stored);
+        }
+    }
+    left.sort_unstable_by_key(|account| account.id);
+    let mut registered = Registered { configured, left };
+    load_snapshots(tx, &mut registered)?;
+    Ok(registered)
+}
+
+pub(in crate::store) fn record_sightings(
+    tx: &Transaction<'_>,
+    sightings: &[Sighting],
+) -> Result<(), StoreError> {
+    let mut statement = tx.prepare_cached(
+        "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
+                last_success_at = coalesce(?3, last_success_at)
+         WHERE id = ?1",
+    )?;
+    for Sighting { id, listed_sent_at, last_success_at } in sightings {
+        statement.execute((id.0, listed_sent_at.map(convert::ms), last_success_at.map(convert::ms)))?;
+    }
+    Ok(())
+}
+
+struct AccountsRow {
+    stored: StoredAccount,
+    configured: bool,
+}
+
+/// Appid and kf account.
+type Key = (Arc<str>, Arc<str>);
+
+fn load_accounts(tx: &Transaction<'_>) -> Result<HashMap<Key, AccountsRow>, StoreError> {
+    let mut statement = tx.prepare_cached(
+        "SELECT id, official_account, appid, kf_account, configured, state, conclusion, baseline_taken, keyless,
+                listed_sent_at, last_success_at
+         FROM accounts",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut accounts = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let loaded = account(row)?;
+        let Account { appid, kf_account, .. } = &loaded.stored.account;
+        accounts.insert((appid.clone(), kf_account.clone()), loaded);
+    }
+    Ok(accounts)
+}
+
+fn account(row: &Row<'_>) -> Result<AccountsRow, StoreError> {
+    let account = Account { official_account: row.get(1)?, appid: row.get(2)?, kf_account: row.get(3)? };
+    let conclusion: Option<String> = row.get(6)?;
+    let record = Record {
+        state: convert::state(&row.get::<_, String>(5)?)?,
+        conclusion: conclusion.as_deref().map(convert::conclusion).transpose()?,
+        baseline_taken: row.get(7)?,
+        keyless: row.get(8)?,
+        listed_sent_at: convert::optional_time(row.get(9)?)?,
+        last_success_at: convert::optional_time(row.get(10)?)?,
+    };
+    let stored =
+        StoredAccount { id: AccountRow(row.get(0)?), account, record, snapshot: Snapshot::default() };
+    Ok(AccountsRow { stored, configured: row.get(4)? })
+}
+
+/// The stored account under its configured name, and marked as configured: its snapshot is in use from now on.
+fn bring_in(
+    tx: &Transaction<'_>,
+    account: &Account,
+    known: Option<AccountsRow>,
+) -> Result<StoredAccount, StoreError> {
+    let Some(AccountsRow { mut stored, configured }) = known else {
+        return insert(tx, account);
+    };
+    if !configured || stored.account.official_account != account.official_account {
+        tx.prepare_cached("UPDATE accounts SET configured = true, official_account = ?2 WHERE id = ?1")?
+            .execute(params![stored.id.0, account.official_account])?;
+    }
+    // The configuration's strings are shared by all accounts of one official account; the loaded ones are not.
+    stored.account = account.clone();
+    Ok(stored)
+}
+
+fn insert(tx: &Transaction<'_>, account: &Account) -> Result<StoredAccount, StoreError> {
+    let record = Record::default();
+    let id = tx
+        .prepare_cached(
+            "INSERT INTO accounts
+                 (official_account, appid, kf_account, configured, state, baseline_taken, keyless)
+             VALUES (?1, ?2, ?3, true, ?4, false, false)",
+        )?
+        .insert(params![
+            account.official_account,
+            account.appid,
+            account.kf_account,
+            record.state.as_str()
+        ])?;
+    Ok(StoredAccount { id: AccountRow(id), account: account.clone(), record, snapshot: Snapshot::default() })
+}
+
+/// One walk over all sessions in the order of accounts; a snapshot is packed as soon as its account is complete.
+fn load_snapshots(tx: &Transaction<'_>, registered: &mut Registered) -> Result<(), StoreError> {
+    let all = registered.configured.iter_mut().chain(&mut registered.left);
+    let mut accounts: HashMap<i64, &mut StoredAccount> = all.map(|account| (account.id.0, account)).collect();
+    let mut statement = tx.prepare_cached(
+        "SELECT account, openid, createtime FROM sessions ORDER BY account, openid, createtime",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut packer = Packer::default();
+    let mut current = None;
+    while let Some(row) = rows.next()? {
+        let id: i64 = row.get(0)?;
+        if current != Some(id) {
+            packer.finish(current.and_then(|id| accounts.remove(&id)));
+            current = Some(id);
+        }
+        let openid = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+        packer.add(openid, row.get(2)?);
+    }
+    packer.finish(current.and_then(|id| accounts.remove(&id)));
+    Ok(())
+}
+
+/// Collects the sessions of one account in buffers that the next one uses again.
+#[derive(Default)]
+struct Packer {
+    openids: String,
+    /// Where each openid ends, and the createtime.
+    sessions: Vec<(usize, i64)>,
+}
+
+impl Packer {
+    fn add(&mut self, openid: &str, createtime: i64) {
+        self.openids.push_str(openid);
+        self.sessions.push((self.openids.len(), createtime));
+    }
+
+    fn finish(&mut self, account: Option<&mut StoredAccount>) {
+        if let Some(account) = account {
+            let mut begin = 0;
+            let sessions = self.sessions.iter().map(|&(end, createtime)| {
+                let openid = self.openids[std::mem::replace(&mut begin, end)..end].into();
+                Session { openid, createtime }
+            });
+            account.snapshot = Snapshot::from(&Observed::new(sessions.collect()));
+        }
+        self.openids.clear();
+        self.sessions.clear();
+    }
+}

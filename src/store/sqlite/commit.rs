@@ -1,0 +1,121 @@
+//! The commit of one poll: its events, the snapshot they lead to, and the account's record.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::{convert, events};
+use crate::{
+    domain::{
+        account::AccountState,
+        event::{Change, Numbered},
+    },
+    store::{
+        error::StoreError,
+        types::{AccountRow, Committed, PollCommit, Record},
+    },
+};
+
+/// `None` if there is no such account; then nothing was changed.
+pub(in crate::store) fn commit_poll(
+    tx: &Transaction<'_>,
+    commit: &PollCommit,
+) -> Result<Option<Committed>, StoreError> {
+    let mut statement = tx.prepare_cached("SELECT sequence, state FROM accounts WHERE id = ?1")?;
+    let stored =
+        statement.query_row([commit.id.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
+    let Some((mut sequence, state)) = stored.optional()? else {
+        return Ok(None);
+    };
+    let state = convert::state(&state)?;
+    for change in &commit.changes {
+        if apply(tx, commit.id, state, change)? {
+            sequence += 1;
+            append(tx, commit, change, sequence)?;
+        }
+    }
+    store_record(tx, commit, sequence)?;
+    let last_event = events::last_id(tx)?;
+    Ok(Some(Committed { last_event, sequence: sequence.unsigned_abs() }))
+}
+
+/// Moves the snapshot; says whether the change is news to the store.
+fn apply(
+    tx: &Transaction<'_>,
+    id: AccountRow,
+    state: AccountState,
+    change: &Change,
+) -> Result<bool, StoreError> {
+    let (sql, session) = match change {
+        Change::SessionStarted { session, .. } => {
+            ("INSERT OR IGNORE INTO sessions (account, openid, createtime) VALUES (?1, ?2, ?3)", session)
+        }
+        Change::SessionEnded { session, .. } => {
+            ("DELETE FROM sessions WHERE account = ?1 AND openid = ?2 AND createtime = ?3", session)
+        }
+        Change::StateChanged { transition, .. } => return Ok(transition.to != state),
+    };
+    let changed = tx.prepare_cached(sql)?.execute(params![id.0, session.openid, session.createtime])?;
+    Ok(changed > 0)
+}
+
+fn append(
+    tx: &Transaction<'_>,
+    commit: &PollCommit,
+    change: &Change,
+    sequence: i64,
+) -> Result<(), StoreError> {
+    let session_id = change.session_id(&commit.account);
+    let event_type = convert::event_type_code(change.event_type());
+    let repeats: i64 = match &session_id {
+        None => 0,
+        Some(session_id) => tx
+            .prepare_cached("SELECT count(*) FROM events WHERE session_id = ?1 AND type = ?2")?
+            .query_row((session_id.as_bytes(), event_type), |row| row.get(0))?,
+    };
+    let event = Numbered {
+        account: &commit.account,
+        change,
+        sequence: sequence.unsigned_abs(),
+        repeats: repeats.unsigned_abs(),
+    };
+    tx.prepare_cached(
+        "INSERT INTO events (account, sequence, type, session_id, observed_at, json)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        commit.id.0,
+        sequence,
+        event_type,
+        session_id.as_ref().map(|session_id| session_id.as_bytes()),
+        convert::ms(change.observed_at()),
+        event.render(),
+    ])?;
+    Ok(())
+}
+
+fn store_record(tx: &Transaction<'_>, commit: &PollCommit, sequence: i64) -> Result<(), StoreError> {
+    let Record { state, conclusion, baseline_taken, keyless, listed_sent_at, last_success_at } =
+        commit.record;
+    let unwatched_at = commit.changes.iter().rev().find_map(|change| match change {
+        Change::StateChanged { transition, observed_at, .. } if transition.to == AccountState::Unwatched => {
+            Some(convert::ms(*observed_at))
+        }
+        _ => None,
+    });
+    tx.prepare_cached(
+        "UPDATE accounts SET sequence = ?2, state = ?3, conclusion = ?4, baseline_taken = ?5, keyless = ?6,
+                listed_sent_at = ?7, last_success_at = ?8, unwatched_at = CASE ?3 WHEN 'unwatched' THEN coalesce(?9, unwatched_at) END
+         WHERE id = ?1",
+    )?
+    .execute(params![
+        commit.id.0,
+        sequence,
+        state.as_str(),
+        conclusion.map(convert::conclusion_name),
+        baseline_taken,
+        keyless,
+        listed_sent_at.map(convert::ms),
+        last_success_at.map(convert::ms),
+        unwatched_at,
+    ])?;
+    Ok(())
+}

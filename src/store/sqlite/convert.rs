@@ -1,0 +1,58 @@
+//! Values of ours as columns, and back. What does not read back was damaged.
+
+use jiff::Timestamp;
+
+use crate::{
+    domain::{
+        account::{AccountState, Conclusion},
+        event::EventType,
+    },
+    store::error::StoreError,
+};
+
+pub(super) fn time(ms: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_millisecond(ms).map_err(|error| StoreError::corrupt(format!("a time: {error}")))
+}
+
+pub(super) fn optional_time(ms: Option<i64>) -> Result<Option<Timestamp>, StoreError> {
+    ms.map(time).transpose()
+}
+
+pub(super) fn ms(time: Timestamp) -> i64 {
+    time.as_millisecond()
+}
+
+pub(super) fn state(name: &str) -> Result<AccountState, StoreError> {
+    AccountState::from_name(name).ok_or_else(|| StoreError::corrupt(format!("the state {name:?}")))
+}
+
+pub(super) fn conclusion(name: &str) -> Result<Conclusion, StoreError> {
+    [Conclusion::Ok, Conclusion::Unbound, Conclusion::Invalid]
+        .into_iter()
+        .find(|conclusion| conclusion_name(*conclusion) == name)
+        .ok_or_else(|| StoreError::corrupt(format!("the conclusion {name:?}")))
+}
+
+pub(super) fn conclusion_name(conclusion: Conclusion) -> &'static str {
+    match conclusion {
+        Conclusion::Ok => "ok",
+        Conclusion::Unbound => "unbound",
+        Conclusion::Invalid => "invalid",
+    }
+}
+
+pub(super) fn event_type(code: i64) -> Result<EventType, StoreError> {
+    EventType::ALL
+        .into_iter()
+        .find(|event_type| event_type_code(*event_type) == code)
+        .ok_or_else(|| StoreError::corrupt(format!("the event type {code}")))
+}
+
+/// Numbers, because the type stands in the index of every session's events.
+pub(super) fn event_type_code(event_type: EventType) -> i64 {
+    match event_type {
+        EventType::SessionStarted => 1,
+        EventType::SessionEnded => 2,
+        EventType::StateChanged => 3,
+    }
+}

@@ -1,0 +1,100 @@
+//! Reading the event log.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::convert;
+use crate::store::{
+    error::StoreError,
+    event_log::{EventFilter, EventPage},
+    types::{AccountRow, EventId, StoredEvent},
+};
+
+const COLUMNS: &str = "id, account, sequence, type, observed_at, json";
+
+/// The newest event ever committed, whether it is retained or not.
+pub(in crate::store) fn last_id(connection: &Connection) -> Result<EventId, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?;
+    let last = statement.query_row([], |row| row.get(0)).optional()?;
+    Ok(last.map_or(EventId::BEGINNING, EventId))
+}
+
+pub(in crate::store) fn read_after(
+    connection: &Connection,
+    after: EventId,
+    limit: usize,
+) -> Result<Vec<StoredEvent>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM events WHERE id > ?1 ORDER BY id LIMIT ?2");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query((after.0, limit_of(limit)))?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(event(row)?);
+    }
+    Ok(events)
+}
+
+pub(in crate::store) fn read_matching(
+    connection: &Connection,
+    filter: &EventFilter,
+    limit: usize,
+) -> Result<EventPage, StoreError> {
+    let tx = connection.unchecked_transaction()?;
+    let last = last_id(&tx)?;
+    let accounts = filter.account.as_deref().map(|name| accounts_named(&tx, name)).transpose()?;
+    let sql = format!(
+        "SELECT {COLUMNS} FROM events WHERE id > ?1 AND {} ORDER BY id LIMIT ?2",
+        condition(filter, accounts)
+    );
+    let mut statement = tx.prepare_cached(&sql)?;
+    let mut rows = statement.query((filter.after.0, limit_of(limit)))?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(event(row)?);
+    }
+    let next = match events.last() {
+        Some(event) if events.len() >= limit => event.id,
+        _ => last.max(filter.after),
+    };
+    Ok(EventPage { events, next })
+}
+
+/// Only numbers of ours go into the text.
+fn condition(filter: &EventFilter, accounts: Option<Vec<i64>>) -> String {
+    let list = |numbers: Vec<i64>| numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+    let mut conditions = vec!["true".to_owned()];
+    if let Some(since) = filter.since {
+        conditions.push(format!("observed_at >= {}", convert::ms(since)));
+    }
+    if let Some(accounts) = accounts {
+        conditions.push(format!("account IN ({})", list(accounts)));
+    }
+    if !filter.types.is_empty() {
+        let types = filter.types.iter().copied().map(convert::event_type_code).collect();
+        conditions.push(format!("type IN ({})", list(types)));
+    }
+    conditions.join(" AND ")
+}
+
+/// The same kf_account may exist under several official accounts.
+fn accounts_named(connection: &Connection, name: &str) -> Result<Vec<i64>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id FROM accounts WHERE kf_account = ?1 OR official_account || '/' || kf_account = ?1",
+    )?;
+    let ids = statement.query_map([name], |row| row.get(0))?;
+    Ok(ids.collect::<Result<_, _>>()?)
+}
+
+fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
+    Ok(StoredEvent {
+        id: EventId(row.get(0)?),
+        account: AccountRow(row.get(1)?),
+        sequence: row.get::<_, i64>(2)?.unsigned_abs(),
+        event_type: convert::event_type(row.get(3)?)?,
+        observed_at: convert::time(row.get(4)?)?,
+        json: row.get(5)?,
+    })
+}
+
+fn limit_of(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

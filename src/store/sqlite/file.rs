@@ -1,0 +1,112 @@
+//! The files of the store: what may be opened, with which mode they are created, and the lock beside them.
+//!
+//! Refused is before anything is created or changed what can be refused from the outside.
+
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions, Permissions, TryLockError},
+    io::{Read, Seek, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::store::error::StoreError;
+
+/// Openids are personal data: only the owner may read them.
+const MODE: u32 = 0o600;
+
+const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// The path of a file that belongs to the store: `kfwatch.db-wal` and so on.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Follows links, so that two paths to one file share one lock.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !directory.is_dir() {
+        return Err(StoreError::NoDirectory(directory.to_path_buf()));
+    }
+    // What does not exist yet has no other path, and a link to nowhere is refused when it is created.
+    Ok(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()))
+}
+
+/// Refuses what is no SQLite file at all. What does not exist, or is empty, may become one.
+pub(super) fn check(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Err(StoreError::NotAFile(path.to_path_buf()));
+    }
+    let file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(|error| StoreError::io(path, error))?,
+    };
+    let mut header = Vec::with_capacity(SQLITE_MAGIC.len());
+    file.take(SQLITE_MAGIC.len() as u64)
+        .read_to_end(&mut header)
+        .map_err(|error| StoreError::io(path, error))?;
+    if header.is_empty() && beside(path, "-wal").metadata().is_ok_and(|wal| wal.len() > 0) {
+        // SQLite would delete the log, and with it the last commits of a file that was emptied by mistake.
+        return Err(StoreError::corrupt("the file is empty, but its write-ahead log is not"));
+    }
+    if !header.is_empty() && header != SQLITE_MAGIC {
+        return Err(StoreError::Foreign { path: path.to_path_buf(), what: "no SQLite file" });
+    }
+    Ok(())
+}
+
+/// Keeps a second daemon out for as long as the returned file is open. The file stays when it is closed: removing it
+/// could remove another daemon's.
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+    let lock_path = beside(path, "-lock");
+    let mut lock = open_private(&lock_path, OpenOptions::new().create(true).truncate(false))
+        .map_err(|error| StoreError::io(&lock_path, error))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // An unreadable pid makes the message poorer, no more.
+            lock.read_to_string(&mut pid).ok();
+            return Err(StoreError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() });
+        }
+        Err(TryLockError::Error(error)) => return Err(StoreError::io(&lock_path, error)),
+    }
+    write_pid(&mut lock).map_err(|error| StoreError::io(&lock_path, error))?;
+    Ok(lock)
+}
+
+fn write_pid(lock: &mut File) -> std::io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())
+}
+
+/// Creates the file for SQLite to fill; SQLite gives its other files the same mode. Says whether there is nothing in
+/// the file.
+pub(super) fn create_if_missing(path: &Path) -> Result<bool, StoreError> {
+    match open_private(path, OpenOptions::new().create_new(true)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let opened = OpenOptions::new().read(true).write(true).open(path);
+            let file = opened.map_err(|error| StoreError::io(path, error))?;
+            let metadata = file.metadata().map_err(|error| StoreError::io(path, error))?;
+            Ok(metadata.len() == 0)
+        }
+        Err(error) => Err(StoreError::io(path, error)),
+    }
+}
+
+fn open_private(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+    let existed = path.exists();
+    let file = options.read(true).write(true).mode(MODE).open(path)?;
+    if !existed {
+        // The umask may have taken bits away.
+        file.set_permissions(Permissions::from_mode(MODE))?;
+    }
+    Ok(file)
+}

@@ -1,0 +1,129 @@
+//! The tables, and whether a file has them.
+//!
+//! The file carries `application_id` and, in `user_version`, the version of its schema. Version 1 is the first, so
+//! nothing is migrated yet; a migration belongs into [`inspect`]'s answer and beside [`create`], in one transaction,
+//! after a copy of the file was made with `VACUUM INTO`.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::store::error::StoreError;
+
+/// "kfwa": tells our files from those of other programs.
+const APPLICATION_ID: i64 = 0x6b66_7761;
+
+/// The schema this program reads and writes.
+const VERSION: i64 = 1;
+
+/// Times are UNIX milliseconds.
+const TABLES: &str = "
+-- Who may write: every commit checks the epoch. One file is one shard, 0.
+CREATE TABLE lease (shard INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL) STRICT;
+
+-- Rows stay for ever, because the sequence of an account must never start again.
+CREATE TABLE accounts (
+    id INTEGER PRIMARY KEY,
+    official_account TEXT NOT NULL,
+    appid TEXT NOT NULL,
+    kf_account TEXT NOT NULL,
+    configured INTEGER NOT NULL,
+    sequence INTEGER NOT NULL DEFAULT 0, -- of its newest event
+    state TEXT NOT NULL,
+    conclusion TEXT,
+    baseline_taken INTEGER NOT NULL,
+    keyless INTEGER NOT NULL,
+    listed_sent_at INTEGER,
+    last_success_at INTEGER,
+    unwatched_at INTEGER,
+    UNIQUE (appid, kf_account)
+) STRICT;
+
+-- The snapshots.
+CREATE TABLE sessions (
+    account INTEGER NOT NULL REFERENCES accounts (id),
+    openid TEXT NOT NULL,
+    createtime INTEGER NOT NULL,
+    PRIMARY KEY (account, openid, createtime)
+) STRICT, WITHOUT ROWID;
+
+-- AUTOINCREMENT: without it the ids of a log that was pruned empty would start again, below the cursors.
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    account INTEGER NOT NULL REFERENCES accounts (id),
+    sequence INTEGER NOT NULL,
+    type INTEGER NOT NULL, -- 1 session.started, 2 session.ended, 3 account.state_changed
+    session_id BLOB,
+    observed_at INTEGER NOT NULL,
+    json TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_session ON events (session_id, type) WHERE session_id IS NOT NULL;
+
+-- How far each sink has confirmed; removed_at is null while it is configured.
+CREATE TABLE sinks (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL, removed_at INTEGER) STRICT, WITHOUT ROWID;
+
+CREATE TABLE token_fetches (appid TEXT PRIMARY KEY, fetched_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+";
+
+/// Small enough to be read whole at every start. The snapshots are read whole a moment later, and what is damaged in the
+/// log is found by those who read it: checking gigabytes of it would keep the daemon from polling for minutes.
+const CHECKED_AT_START: [&str; 4] = ["lease", "accounts", "sinks", "token_fetches"];
+
+/// Makes an empty file a store of this version.
+pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(TABLES)?;
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    Ok(tx.commit()?)
+}
+
+/// Says whether the file is still to be filled, and refuses what is not a sound store of this version. Only reads.
+pub(super) fn inspect(path: &Path, connection: &Connection) -> Result<bool, StoreError> {
+    let application_id = pragma(connection, "application_id")?;
+    let version = pragma(connection, "user_version")?;
+    let objects = objects(connection)?;
+    if application_id == 0 && objects.is_empty() {
+        return Ok(true);
+    }
+    let path = path.to_path_buf();
+    if application_id != APPLICATION_ID {
+        return Err(StoreError::Foreign { path, what: "an SQLite file of another program" });
+    }
+    if version > VERSION {
+        return Err(StoreError::Newer { path, found: version, known: VERSION });
+    }
+    check_tables(&objects)?;
+    for table in CHECKED_AT_START {
+        check_content(connection, table)?;
+    }
+    Ok(false)
+}
+
+/// What an operator added (an index, say) does no harm; what is missing or different does.
+fn check_tables(found: &[(String, String)]) -> Result<(), StoreError> {
+    let reference = Connection::open_in_memory()?;
+    reference.execute_batch(TABLES)?;
+    match objects(&reference)?.into_iter().find(|expected| !found.contains(expected)) {
+        None => Ok(()),
+        Some((name, _)) => Err(StoreError::corrupt(format!("{name} is missing or not as it was created"))),
+    }
+}
+
+fn check_content(connection: &Connection, table: &str) -> Result<(), StoreError> {
+    let verdict: String =
+        connection.query_row(&format!("PRAGMA integrity_check({table})"), [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(()) } else { Err(StoreError::corrupt(format!("{table}: {verdict}"))) }
+}
+
+fn pragma(connection: &Connection, name: &str) -> Result<i64, StoreError> {
+    Ok(connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))?)
+}
+
+/// Names and definitions of all tables and indexes, but for those SQLite makes by itself.
+fn objects(connection: &Connection) -> Result<Vec<(String, String)>, StoreError> {
+    let mut statement = connection
+        .prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}

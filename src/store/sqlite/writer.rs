@@ -1,0 +1,213 @@
+//! The one thread that writes, and how it groups what waits.
+//!
+//! A sync of the disk costs as much as dozens of polls, so the steps that queue up while one group is synced form the
+//! next group: one transaction, one sync. Nobody waits for a group to fill. A step is answered after the commit; when
+//! anything in the group fails, all of it is rolled back and every caller is told.
+
+use std::{
+    fmt,
+    fs::File,
+    sync::{Mutex, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::events;
+use crate::store::{error::StoreError, types::EventId};
+
+/// Steps that may wait for the writer; further callers wait for a place. More than one group, so that the next group
+/// can form while one is synced.
+const QUEUED_STEPS: usize = 2_000;
+
+/// Steps in one transaction: at 20 µs each, its first one waits some 20 ms for the last.
+const STEPS_PER_GROUP: usize = 1_000;
+
+/// A file is one shard.
+const SHARD: i64 = 0;
+
+/// The queue to the writing thread.
+pub(super) struct Writer {
+    /// `None` only while it is dropped.
+    queue: Option<mpsc::Sender<Command>>,
+    /// `None` once joined.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Command {
+    Step(Box<dyn Step>),
+    Close(oneshot::Sender<()>),
+}
+
+impl Writer {
+    /// The thread closes the connection, and then releases the lock, when it ends.
+    pub(super) fn start(
+        connection: Connection,
+        lock: File,
+        epoch: i64,
+        committed: watch::Sender<EventId>,
+    ) -> Result<Self, StoreError> {
+        let (queue, commands) = mpsc::channel(QUEUED_STEPS);
+        let worker = Worker { connection, epoch, committed };
+        let thread = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || worker.run(commands, lock))
+            .map_err(|error| StoreError::Unavailable { source: std::sync::Arc::new(error) })?;
+        Ok(Self { queue: Some(queue), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Waits for a place in the queue; `reply` is answered after the commit.
+    pub(super) async fn queue<T, F>(
+        &self,
+        step: F,
+        reply: oneshot::Sender<Result<T, StoreError>>,
+    ) -> Result<(), StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let step = Queued { step: Some(step), done: None, reply };
+        self.send(Command::Step(Box::new(step))).await
+    }
+
+    /// Returns when everything queued is committed, the connection closed and the lock released.
+    pub(super) async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        // Neither fails unless the thread has ended, and then there is nothing left to do.
+        if self.send(Command::Close(reply)).await.is_ok() {
+            closed.await.ok();
+        }
+    }
+
+    async fn send(&self, command: Command) -> Result<(), StoreError> {
+        let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
+        queue.send(command).await.map_err(|_| StoreError::Closed)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue = None;
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // So that the file is free when the store is gone. A panic of the thread was reported where it happened.
+        thread.map(JoinHandle::join).transpose().ok();
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
+/// Makes this process the owner of the shard and returns its epoch. From now on a former owner's commits fail.
+pub(super) fn take_lease(connection: &mut Connection) -> Result<i64, StoreError> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let owner = format!("process {}", std::process::id());
+    let epoch = tx.query_row(
+        "INSERT INTO lease (shard, owner, epoch) VALUES (?1, ?2, 1)
+         ON CONFLICT DO UPDATE SET owner = excluded.owner, epoch = epoch + 1 RETURNING epoch",
+        (SHARD, owner),
+        |row| row.get(0),
+    )?;
+    tx.commit()?;
+    Ok(epoch)
+}
+
+/// A step of which neither the work's nor the answer's type is known any more.
+trait Step: Send {
+    fn apply(&mut self, tx: &Transaction<'_>) -> Result<(), StoreError>;
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+struct Queued<T, F> {
+    step: Option<F>,
+    done: Option<T>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Step for Queued<T, F>
+where
+    T: Send,
+    F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send,
+{
+    fn apply(&mut self, tx: &Transaction<'_>) -> Result<(), StoreError> {
+        if let Some(step) = self.step.take() {
+            self.done = Some(step(tx)?);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let Queued { done, reply, .. } = *self;
+        // A caller that no longer waits has its commit all the same.
+        reply.send(outcome.and_then(|()| done.ok_or(StoreError::Closed))).ok();
+    }
+}
+
+/// What the thread owns.
+struct Worker {
+    connection: Connection,
+    epoch: i64,
+    committed: watch::Sender<EventId>,
+}
+
+impl Worker {
+    fn run(mut self, mut commands: mpsc::Receiver<Command>, lock: File) {
+        let mut closing = Vec::new();
+        let mut received = Vec::with_capacity(STEPS_PER_GROUP);
+        while commands.blocking_recv_many(&mut received, STEPS_PER_GROUP) > 0 {
+            let mut group = Vec::with_capacity(received.len());
+            for command in received.drain(..) {
+                match command {
+                    Command::Step(step) => group.push(step),
+                    Command::Close(reply) => {
+                        closing.push(reply);
+                        // What was sent before is still received.
+                        commands.close();
+                    }
+                }
+            }
+            self.commit_group(group);
+        }
+        // Folds the log into the file. If it cannot, the log stays, and the next owner finds everything in it.
+        self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").ok();
+        drop(self.connection);
+        drop(lock);
+        for reply in closing {
+            reply.send(()).ok();
+        }
+    }
+
+    fn commit_group(&mut self, mut group: Vec<Box<dyn Step>>) {
+        if group.is_empty() {
+            return;
+        }
+        let outcome = self.try_commit(&mut group);
+        if let Ok(last) = &outcome {
+            self.committed.send_if_modified(|known| std::mem::replace(known, *last) != *last);
+        }
+        for step in group {
+            step.answer(outcome.clone().map(drop));
+        }
+    }
+
+    /// One transaction: dropped before its commit, it is rolled back.
+    fn try_commit(&mut self, group: &mut [Box<dyn Step>]) -> Result<EventId, StoreError> {
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        check_lease(&tx, self.epoch)?;
+        for step in group {
+            step.apply(&tx)?;
+        }
+        let last = events::last_id(&tx)?;
+        tx.commit()?;
+        Ok(last)
+    }
+}
+
+fn check_lease(tx: &Transaction<'_>, epoch: i64) -> Result<(), StoreError> {
+    let mut statement = tx.prepare_cached("SELECT epoch FROM lease WHERE shard = ?1")?;
+    let current: Option<i64> = statement.query_row([SHARD], |row| row.get(0)).optional()?;
+    if current == Some(epoch) { Ok(()) } else { Err(StoreError::LeaseLost) }
+}

@@ -1,0 +1,174 @@
+//! What goes into the store and what comes out of it.
+//!
+//! Times are kept in whole milliseconds; finer ones are cut when they are stored.
+
+use std::ops::AddAssign;
+
+use jiff::Timestamp;
+
+use crate::domain::{
+    account::{Account, AccountState, Conclusion},
+    event::{Change, EventType},
+    snapshot::Snapshot,
+};
+
+/// The stored row of an account: stands for it in every later call, and is never given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountRow(pub i64);
+
+/// The place of an event in the log: ids rise in the order of commits and are never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(pub i64);
+
+impl EventId {
+    /// Before the first event.
+    pub const BEGINNING: Self = Self(0);
+}
+
+/// What is stored of an account beside its sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The state as told to consumers.
+    pub state: AccountState,
+    /// The last conclusion.
+    pub conclusion: Option<Conclusion>,
+    /// Whether a good answer was ever received, so that later sessions count as started.
+    pub baseline_taken: bool,
+    /// Whether the last good answer had no list of sessions.
+    pub keyless: bool,
+    /// When the last request was sent whose answer determined the snapshot.
+    pub listed_sent_at: Option<Timestamp>,
+    /// When the last good answer was received.
+    pub last_success_at: Option<Timestamp>,
+}
+
+/// An account as it was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAccount {
+    /// Its row.
+    pub id: AccountRow,
+    /// Who it is.
+    pub account: Account,
+    /// What is known of it.
+    pub record: Record,
+    /// Its open sessions.
+    pub snapshot: Snapshot,
+}
+
+/// What a registration of accounts found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registered {
+    /// The configured accounts, in the order given.
+    pub configured: Vec<StoredAccount>,
+    /// Accounts that are stored, not configured, and not yet announced as unwatched.
+    pub left: Vec<StoredAccount>,
+}
+
+/// What one poll changed.
+#[derive(Clone, Debug)]
+pub struct PollCommit {
+    /// The account's row.
+    pub id: AccountRow,
+    /// The account.
+    pub account: Account,
+    /// What happened, in order.
+    pub changes: Vec<Change>,
+    /// What is known of the account from now on.
+    pub record: Record,
+}
+
+/// A commit that is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The newest event of the log at the time, of whatever account.
+    pub last_event: EventId,
+    /// The sequence of the account's newest event; 0 before its first.
+    pub sequence: u64,
+}
+
+/// A poll that changed nothing: when the account was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// The account's row.
+    pub id: AccountRow,
+    /// See [`Record::listed_sent_at`]; `None` leaves what is stored.
+    pub listed_sent_at: Option<Timestamp>,
+    /// See [`Record::last_success_at`]; `None` leaves what is stored.
+    pub last_success_at: Option<Timestamp>,
+}
+
+/// A configured sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkRegistration {
+    /// Its name.
+    pub name: String,
+    /// Where it starts if it was not seen before.
+    pub start: Start,
+}
+
+/// Where in the log a new sink starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the first event committed after its registration.
+    Now,
+    /// With the oldest event that is retained.
+    Beginning,
+}
+
+/// An event of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its place in the log.
+    pub id: EventId,
+    /// Whose event it is: deliveries are in order within an account.
+    pub account: AccountRow,
+    /// Its number among the account's events.
+    pub sequence: u64,
+    /// Its kind.
+    pub event_type: EventType,
+    /// When it was observed.
+    pub observed_at: Timestamp,
+    /// The whole event as one line of JSON.
+    pub json: String,
+}
+
+/// What a sink still has to deliver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// How many events.
+    pub events: u64,
+    /// When the first of them was observed.
+    pub oldest: Option<Timestamp>,
+}
+
+/// What [`prune`](super::Store::prune) removes.
+#[derive(Clone, Copy, Debug)]
+pub struct PruneLimits {
+    /// Events observed before, if every present sink has delivered them.
+    pub events_before: Timestamp,
+    /// Snapshots of accounts unwatched since before.
+    pub unwatched_before: Timestamp,
+    /// Cursors of sinks removed before.
+    pub sinks_before: Timestamp,
+    /// How many events, or accounts, one transaction removes at most: commits of polls wait for it.
+    pub batch: usize,
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Events.
+    pub events: u64,
+    /// Snapshots of unwatched accounts.
+    pub snapshots: u64,
+    /// Cursors of removed sinks.
+    pub sinks: u64,
+}
+
+impl AddAssign for Pruned {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.snapshots += other.snapshots;
+        self.sinks += other.sinks;
+    }
+}
