@@ -6,8 +6,27 @@
 //! reads the log from there for each [`sink`]. [`metrics`] and [`status`] see what happens, [`web`] shows it, and
 //! [`app`] puts all of it together.
 
+/// The revision of the source that was built, where the build was told of it.
+pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 pub mod domain;
 pub mod metrics;
+pub mod poll;
 pub mod status;
 pub mod store;
 pub mod wechat;
+
+/// An error with its causes, each once, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line.replace('\n', " ")
+}

@@ -121,7 +121,9 @@ impl Table {
     pub fn rows(&self) -> Vec<Vec<RowRef<'_>>> {
         self.official_accounts
             .iter()
-            .map(|official_account| official_account.accounts.iter().map(|status| status.snapshot()).collect())
+            .map(|official_account| {
+                official_account.accounts.iter().map(|status| status.snapshot()).collect()
+            })
             .collect()
     }
 }
@@ -170,8 +172,8 @@ impl Row {
         self.state = watch.standing.state;
         self.conclusion = watch.standing.conclusion;
         self.last_success_at = watch.sighting.last_success_at;
-        // Before the first good answer the number of sessions is not zero but unknown.
-        self.sessions = watch.sighting.last_success_at.map(|_| watch.snapshot.len() as u64);
+        // Before the baseline the number of sessions is not zero but unknown.
+        self.sessions = watch.sighting.baseline_taken.then_some(watch.snapshot.len() as u64);
         self.oldest_createtime = watch.snapshot.oldest_createtime();
     }
 }

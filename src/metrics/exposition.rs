@@ -1,0 +1,316 @@
+//! The families with free-form labels, written as text (format 0.0.4) straight from the account table.
+//!
+//! Output goes out in chunks of [`CHUNK`] bytes through a callback, so that a page of a hundred megabytes never
+//! stands in memory; nothing is allocated per series. All series of a family are written together, as the format
+//! asks, and no family name stands in the registry as well.
+
+use std::{
+    io::Write,
+    sync::{PoisonError, atomic::Ordering},
+};
+
+use super::Metrics;
+use crate::{
+    domain::account::Conclusion,
+    status::{OfficialAccountStatus, RowRef, Table, escaped},
+    store::Pending,
+    wechat::Endpoint,
+};
+
+/// How many bytes are handed on at a time.
+pub const CHUNK: usize = 64 * 1024;
+
+/// Which series a page has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// One series for each kf account.
+    PerAccount,
+    /// Sums per official account.
+    PerOfficialAccount,
+}
+
+/// What a sink still has to deliver, by its name.
+pub type PendingBySink = [(String, Pending)];
+
+/// Writes all families with free-form labels; `emit` takes the text in chunks and says whether to go on.
+pub fn write(
+    table: &Table,
+    metrics: &Metrics,
+    pending: &PendingBySink,
+    detail: Detail,
+    emit: impl FnMut(Vec<u8>) -> bool,
+) {
+    let mut page = Page { chunk: Vec::with_capacity(CHUNK), emit, open: true };
+    let rows = table.rows();
+    for family in ACCOUNT_FAMILIES {
+        match detail {
+            Detail::PerAccount => page.per_account(family, &rows),
+            Detail::PerOfficialAccount => page.per_official_account(family, table, &rows),
+        }
+    }
+    page.calls(table);
+    page.sinks(metrics, pending);
+    page.flush();
+}
+
+/// A family with one value for each kf account.
+struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    /// What a sum per official account is: of most values their sum, of moments the earliest.
+    fold: fn(u64, u64) -> u64,
+    value: fn(&RowRef<'_>) -> Option<u64>,
+}
+
+const fn sum(a: u64, b: u64) -> u64 {
+    a.wrapping_add(b)
+}
+
+const fn earliest(a: u64, b: u64) -> u64 {
+    if a < b { a } else { b }
+}
+
+const ACCOUNT_FAMILIES: &[Family] = &[
+    Family {
+        name: "wechat_kf_active_sessions",
+        kind: "gauge",
+        help: "Sessions that the last successful poll listed.",
+        fold: sum,
+        value: |account| account.row.sessions,
+    },
+    Family {
+        name: "wechat_kf_oldest_session_timestamp_seconds",
+        kind: "gauge",
+        help: "When the session open longest began, as of the last successful poll; absent without sessions.",
+        fold: earliest,
+        value: |account| {
+            account.row.oldest_createtime.map(|createtime| u64::try_from(createtime).unwrap_or(0))
+        },
+    },
+    Family {
+        name: "wechat_kf_account_up",
+        kind: "gauge",
+        help: "1 if the last poll succeeded; 0 also while the account is held back.",
+        fold: sum,
+        value: |account| Some(account.row.up.into()),
+    },
+    Family {
+        name: "wechat_kf_account_unbound",
+        kind: "gauge",
+        help: "1 if the last conclusive answer was errcode 65402: no WeChat user is bound to the kf account.",
+        fold: sum,
+        value: |account| Some((account.row.conclusion == Some(Conclusion::Unbound)).into()),
+    },
+    Family {
+        name: "wechat_kf_account_invalid",
+        kind: "gauge",
+        help: "1 if the last conclusive answer was errcode 65401: WeChat does not know the kf account.",
+        fold: sum,
+        value: |account| Some((account.row.conclusion == Some(Conclusion::Invalid)).into()),
+    },
+    Family {
+        name: "wechat_kf_sessions_started_total",
+        kind: "counter",
+        help: "Sessions that started, without those found by the first poll.",
+        fold: sum,
+        value: |account| Some(account.row.started),
+    },
+    Family {
+        name: "wechat_kf_sessions_ended_total",
+        kind: "counter",
+        help: "Sessions that ended.",
+        fold: sum,
+        value: |account| Some(account.row.ended),
+    },
+    Family {
+        name: "kfwatch_poll_last_success_timestamp_seconds",
+        kind: "gauge",
+        help: "When the answer of the last successful poll was received.",
+        fold: earliest,
+        value: |account| account.row.last_success_at.and_then(|at| u64::try_from(at.as_second()).ok()),
+    },
+    Family {
+        name: "kfwatch_poll_overdue",
+        kind: "gauge",
+        help: "1 if two ticks of its schedule passed without a completed poll.",
+        fold: sum,
+        value: |account| Some(account.overdue.into()),
+    },
+    Family {
+        name: "kfwatch_polls_total",
+        kind: "counter",
+        help: "Polls made on the schedule of kfwatch, not of the scrape.",
+        fold: sum,
+        value: |account| Some(account.row.polls),
+    },
+    Family {
+        name: "kfwatch_poll_failures_total",
+        kind: "counter",
+        help: "Polls that failed.",
+        fold: sum,
+        value: |account| Some(account.row.failures),
+    },
+    Family {
+        name: "kfwatch_poll_overruns_total",
+        kind: "counter",
+        help: "Ticks that found the account's previous poll not finished.",
+        fold: sum,
+        value: |account| Some(account.row.overruns),
+    },
+];
+
+struct Page<E> {
+    chunk: Vec<u8>,
+    emit: E,
+    /// Whether somebody still reads.
+    open: bool,
+}
+
+impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
+    fn per_account(&mut self, family: &Family, rows: &[Vec<RowRef<'_>>]) {
+        self.header(family.name, family.kind, family.help);
+        for row in rows.iter().flatten() {
+            if let Some(value) = (family.value)(row) {
+                self.series(family.name, &[&row.status.labels], value);
+            }
+        }
+    }
+
+    fn per_official_account(&mut self, family: &Family, table: &Table, rows: &[Vec<RowRef<'_>>]) {
+        self.header(family.name, family.kind, family.help);
+        for (official_account, rows) in table.official_accounts().iter().zip(rows) {
+            if let Some(value) = rows.iter().filter_map(family.value).reduce(family.fold) {
+                self.series(family.name, &[&official_account.labels], value);
+            }
+        }
+    }
+
+    /// What is counted for each official account as a whole.
+    fn calls(&mut self, table: &Table) {
+        let official_accounts = table.official_accounts();
+        self.header("kfwatch_api_requests_total", "counter", "Calls made to WeChat.");
+        for official_account in official_accounts {
+            for (endpoint, requests) in Endpoint::ALL.iter().zip(&official_account.calls.requests) {
+                let labels = [&official_account.labels, ",endpoint=\"", endpoint.as_str(), "\""];
+                self.series("kfwatch_api_requests_total", &labels, requests.load(Ordering::Relaxed));
+            }
+        }
+        self.header(
+            "kfwatch_api_errors_total",
+            "counter",
+            "Calls to WeChat that failed, by errcode or kind.",
+        );
+        for official_account in official_accounts {
+            let errors = official_account.calls.errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for ((endpoint, code), count) in errors {
+                let labels = [&official_account.labels, ",endpoint=\"", endpoint, "\",code=\"", code, "\""];
+                self.series("kfwatch_api_errors_total", &labels, count);
+            }
+        }
+        self.tokens(official_accounts);
+    }
+
+    fn tokens(&mut self, official_accounts: &[std::sync::Arc<OfficialAccountStatus>]) {
+        type Value = fn(&OfficialAccountStatus) -> Option<u64>;
+        let families: [(&str, &str, &str, Value); 4] = [
+            ("kfwatch_token_refreshes_total", "counter", "Access tokens fetched.", |official_account| {
+                Some(official_account.calls.token_refreshes.load(Ordering::Relaxed))
+            }),
+            (
+                "kfwatch_token_refresh_failures_total",
+                "counter",
+                "Token fetches that failed.",
+                |official_account| {
+                    Some(official_account.calls.token_refresh_failures.load(Ordering::Relaxed))
+                },
+            ),
+            (
+                "kfwatch_token_replaced_total",
+                "counter",
+                "Access tokens that WeChat refused long before they expired, because another program fetched one.",
+                |official_account| Some(official_account.calls.token_replaced.load(Ordering::Relaxed)),
+            ),
+            (
+                "kfwatch_token_expiry_timestamp_seconds",
+                "gauge",
+                "When the present access token expires; absent while there is none.",
+                |official_account| {
+                    let expires_at = official_account.calls.token_expires_at.load(Ordering::Relaxed);
+                    (expires_at > 0).then_some(expires_at)
+                },
+            ),
+        ];
+        for (name, kind, help, value) in families {
+            self.header(name, kind, help);
+            for official_account in official_accounts {
+                if let Some(value) = value(official_account) {
+                    self.series(name, &[&official_account.labels], value);
+                }
+            }
+        }
+    }
+
+    fn sinks(&mut self, metrics: &Metrics, pending: &PendingBySink) {
+        type Value = fn(&Metrics, &str, &Pending) -> Option<u64>;
+        let families: [(&str, &str, &str, Value); 4] = [
+            (
+                "kfwatch_sink_delivered_events_total",
+                "counter",
+                "Events that the sink confirmed.",
+                |metrics, name, _| metrics.sink(name).map(|sink| sink.delivered.load(Ordering::Relaxed)),
+            ),
+            (
+                "kfwatch_sink_delivery_failures_total",
+                "counter",
+                "Attempts to deliver that failed.",
+                |metrics, name, _| metrics.sink(name).map(|sink| sink.failures.load(Ordering::Relaxed)),
+            ),
+            (
+                "kfwatch_sink_pending_events",
+                "gauge",
+                "Events of the log that the sink has not confirmed.",
+                |_, _, pending| Some(pending.events),
+            ),
+            (
+                "kfwatch_sink_oldest_pending_timestamp_seconds",
+                "gauge",
+                "When the oldest event that the sink has not confirmed was observed; absent without such events.",
+                |_, _, pending| pending.oldest.and_then(|at| u64::try_from(at.as_second()).ok()),
+            ),
+        ];
+        for (name, kind, help, value) in families {
+            self.header(name, kind, help);
+            for (sink, pending) in pending {
+                if let Some(value) = value(metrics, sink, pending) {
+                    self.series(name, &["sink=\"", &escaped(sink), "\""], value);
+                }
+            }
+        }
+    }
+
+    fn header(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to memory cannot fail.
+        let _ = write!(self.chunk, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn series(&mut self, name: &str, labels: &[&str], value: u64) {
+        self.chunk.extend_from_slice(name.as_bytes());
+        self.chunk.push(b'{');
+        for part in labels {
+            self.chunk.extend_from_slice(part.as_bytes());
+        }
+        self.chunk.extend_from_slice(b"} ");
+        self.chunk.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.chunk.push(b'\n');
+        // Room for the longest line is kept, so that a chunk does not grow.
+        if self.chunk.len() > CHUNK - 1024 {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
+        self.open = self.open && (self.emit)(full);
+    }
+}
