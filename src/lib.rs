@@ -15,6 +15,7 @@ pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
 pub mod domain;
 pub mod metrics;
 pub mod poll;
+pub mod schedule;
 pub mod status;
 pub mod store;
 pub mod wechat;

@@ -1,0 +1,76 @@
+//! tokio-cron-scheduler, as far as it can be relied on.
+//!
+//! One job for each expression of a schedule, never one for each account. A job only puts a token into a channel of
+//! capacity one: it cannot block, cannot panic, and ticks that nobody has served yet fall together. Everything else
+//! (overruns, deadlines, missed ticks, changes of the UTC offset) is the [`super::ticker::Ticker`]'s.
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use uuid::Uuid;
+
+use super::cron::Schedule;
+
+/// The scheduler; there is one in a process, because its tasks outlive it.
+#[derive(Clone)]
+pub struct Triggers {
+    scheduler: JobScheduler,
+}
+
+/// Triggering failed; ticks go on without it, served late and counted as missed.
+#[derive(Debug, thiserror::Error)]
+#[error("the cron scheduler refused: {0}")]
+pub struct TriggerError(#[from] JobSchedulerError);
+
+/// The jobs of one schedule, registered at one UTC offset.
+#[derive(Debug)]
+pub struct Registration {
+    jobs: Vec<Uuid>,
+    /// The offset that the scheduler computes with, in seconds.
+    pub utc_offset: i32,
+}
+
+impl Triggers {
+    /// Starts the scheduler's own tasks.
+    pub async fn start() -> Result<Self, TriggerError> {
+        let scheduler = JobScheduler::new().await?;
+        scheduler.start().await?;
+        Ok(Self { scheduler })
+    }
+
+    /// Registers the schedule's jobs with the UTC offset that holds now. Calls are made one by one: the scheduler loses
+    /// jobs that are added concurrently in large numbers.
+    pub async fn register(
+        &self,
+        schedule: &Schedule,
+        now: Timestamp,
+        tick: &mpsc::Sender<()>,
+    ) -> Result<Registration, TriggerError> {
+        let mut jobs = Vec::new();
+        for expression in schedule.expressions() {
+            let tick = tick.clone();
+            let job = Job::new_async_tz(expression, schedule.timezone(), move |_, _| {
+                let tick = tick.clone();
+                Box::pin(async move {
+                    // Full: a tick waits to be served already.
+                    let _ = tick.try_send(());
+                })
+            })?;
+            jobs.push(self.scheduler.add(job).await?);
+        }
+        Ok(Registration { jobs, utc_offset: schedule.offset_at(now) })
+    }
+
+    /// Takes the jobs of a registration back.
+    pub async fn remove(&self, registration: Registration) -> Result<(), TriggerError> {
+        for job in &registration.jobs {
+            self.scheduler.remove(job).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops triggering.
+    pub async fn stop(mut self) -> Result<(), TriggerError> {
+        Ok(self.scheduler.shutdown().await?)
+    }
+}
