@@ -13,11 +13,7 @@
 //! each commit, so that an owner that was paused writes nothing; event ids that rise within a shard in the order in
 //! which readers can see them; and sequences and ids that are never used again.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -37,7 +33,6 @@ use crate::domain::account::Account;
 /// The open store. Clones share it; when the last one is dropped, what is queued is committed and the file is free.
 #[derive(Clone, Debug)]
 pub struct Store {
-    path: Arc<PathBuf>,
     sqlite: Arc<Sqlite>,
 }
 
@@ -48,7 +43,7 @@ impl Store {
     ///
     /// Blocks for as long as the file system takes.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { path: Arc::new(path.to_path_buf()), sqlite: Arc::new(Sqlite::open(path)?) })
+        Ok(Self { sqlite: Arc::new(Sqlite::open(path)?) })
     }
 
     /// Brings the configured accounts in, each given once: inserts those not seen before, takes over changed names of
@@ -139,7 +134,13 @@ impl Store {
 
     /// The size of the file and its write-ahead log on the disk.
     pub fn size_bytes(&self) -> u64 {
-        sqlite::size_bytes(&self.path)
+        self.sqlite.size_bytes()
+    }
+
+    /// For tests: lets the file grow to so many pages and no further, like a disk that is full then.
+    #[doc(hidden)]
+    pub async fn limit_pages(&self, pages: u32) -> Result<(), StoreError> {
+        self.sqlite.write(move |tx| sqlite::limit_pages(tx, pages)).await
     }
 
     /// Commits all that is queued, folds the write-ahead log into the file, and frees the file for another owner. Later

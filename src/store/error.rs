@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The directory of the file does not exist.
     #[error("the directory {} does not exist: create it, or set store.path to another file", .0.display())]
     NoDirectory(PathBuf),
+    /// There is no file to read.
+    #[error("there is no store at {}: start the daemon first, or set store.path to its file", .0.display())]
+    Missing(PathBuf),
     /// The path is something else than a file.
     #[error("{} is not a regular file: set store.path to a file", .0.display())]
     NotAFile(PathBuf),

@@ -53,6 +53,7 @@ const PREPARED_STATEMENTS: usize = 64;
 /// An open file, its writer and its reader.
 #[derive(Debug)]
 pub(super) struct Sqlite {
+    path: PathBuf,
     writer: Writer,
     /// `None` once closed.
     reader: Arc<Mutex<Option<Connection>>>,
@@ -78,7 +79,7 @@ impl Sqlite {
         let (sender, committed) = watch::channel(events::last_id(&connection)?);
         let reader = Arc::new(Mutex::new(Some(connect_to_read(&path)?)));
         let writer = Writer::start(connection, lock, epoch, sender)?;
-        Ok(Self { writer, reader, committed })
+        Ok(Self { path, writer, reader, committed })
     }
 
     /// Queues a step for the next group of commits and waits for its commit.
@@ -110,6 +111,12 @@ impl Sqlite {
         self.committed.clone()
     }
 
+    /// Of the file and its write-ahead log; what does not exist counts nothing.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+        size(&self.path) + size(&file::beside(&self.path, "-wal"))
+    }
+
     pub(super) async fn close(&self) {
         let reader = Arc::clone(&self.reader);
         let closing =
@@ -127,14 +134,16 @@ impl Drop for Sqlite {
     }
 }
 
-/// The size of the file and its write-ahead log; what does not exist counts nothing.
-pub(super) fn size_bytes(path: &Path) -> u64 {
-    let size = |path: PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    size(path.to_path_buf()) + size(file::beside(path, "-wal"))
+/// Holds for this connection, until it is closed.
+pub(super) fn limit_pages(connection: &Connection, pages: u32) -> Result<(), StoreError> {
+    Ok(connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?)
 }
 
 /// A read-only connection to a sound store of this version, with or without a daemon beside it.
 pub(super) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
+    if !path.exists() {
+        return Err(StoreError::Missing(path.to_path_buf()));
+    }
     file::check(path)?;
     let connection = connect_to_read(path)?;
     if schema::inspect(path, &connection)? {

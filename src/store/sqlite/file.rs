@@ -1,6 +1,6 @@
 //! The files of the store: what may be opened, with which mode they are created, and the lock beside them.
 //!
-//! Refused is before anything is created or changed what can be refused from the outside.
+//! What can be told from the outside is refused before anything is created.
 
 use std::{
     ffi::OsString,
@@ -39,13 +39,14 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
 
 /// Refuses what is no SQLite file at all. What does not exist, or is empty, may become one.
 pub(super) fn check(path: &Path) -> Result<(), StoreError> {
-    if path.is_dir() {
-        return Err(StoreError::NotAFile(path.to_path_buf()));
-    }
-    let file = match File::open(path) {
+    match path.metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        opened => opened.map_err(|error| StoreError::io(path, error))?,
-    };
+        Err(error) => return Err(StoreError::io(path, error)),
+        // To open a pipe would wait for its other end.
+        Ok(metadata) if !metadata.is_file() => return Err(StoreError::NotAFile(path.to_path_buf())),
+        Ok(_) => {}
+    }
+    let file = File::open(path).map_err(|error| StoreError::io(path, error))?;
     let mut header = Vec::with_capacity(SQLITE_MAGIC.len());
     file.take(SQLITE_MAGIC.len() as u64)
         .read_to_end(&mut header)

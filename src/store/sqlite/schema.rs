@@ -113,7 +113,11 @@ fn check_tables(found: &[(String, String)]) -> Result<(), StoreError> {
 fn check_content(connection: &Connection, table: &str) -> Result<(), StoreError> {
     let verdict: String =
         connection.query_row(&format!("PRAGMA integrity_check({table})"), [], |row| row.get(0))?;
-    if verdict == "ok" { Ok(()) } else { Err(StoreError::corrupt(format!("{table}: {verdict}"))) }
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(StoreError::corrupt(format!("{table}: {}", verdict.replace('\n', "; "))))
+    }
 }
 
 fn pragma(connection: &Connection, name: &str) -> Result<i64, StoreError> {

@@ -1,0 +1,305 @@
+//! What every backend keeps. `contract!(name, place)` makes each function a test of one backend.
+
+use kfwatch::{
+    domain::{account::AccountState, event::EventType},
+    store::{EventId, Pending, Pruned, Record, Sighting, SinkRegistration, Start, StoreError},
+};
+
+use super::support::*;
+
+macro_rules! contract {
+    ($backend:ident, $place:path) => {
+        contract!($backend, $place,
+            a_restart_continues,
+            a_commit_can_be_repeated,
+            sequences_have_no_gaps_under_concurrent_commits,
+            a_session_listed_again_after_its_end_is_a_new_event,
+            sightings_are_stored_and_leave_what_they_do_not_know,
+            an_unknown_account_fails_alone,
+            a_renamed_official_account_keeps_its_history,
+            a_cursor_never_moves_back,
+            a_new_sink_starts_now_or_at_the_beginning,
+            a_removed_sink_keeps_its_cursor_for_a_time,
+            pending_counts_what_a_sink_has_to_deliver,
+            pruning_never_passes_a_present_sink,
+            ids_are_not_used_again_when_the_log_was_emptied,
+            an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever,
+            an_account_that_came_back_keeps_its_snapshot,
+            repeats_count_retained_events_only,
+            a_commit_wakes_the_dispatchers,
+            token_fetches_survive,
+            a_closed_store_says_so,
+        );
+    };
+    ($backend:ident, $place:path, $($test:ident,)*) => {
+        mod $backend {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::contract::$test(&$place()).await;
+                }
+            )*
+        }
+    };
+}
+
+pub(crate) async fn a_restart_continues(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log"], Start::Now, 0).await;
+    let first = register(&store, "a").await;
+    assert_eq!(first.record, Record::default());
+    let done = commit(&store, &first, vec![started("o-1", 1), started("o-2", 2), ended("o-1", 1)]).await;
+    assert_eq!((done.sequence, done.last_event), (3, EventId(3)));
+    store.advance_cursor("log", EventId(2)).await.unwrap();
+
+    let store = place.reopen(store).await;
+    assert_eq!(sinks(&store, &["log"], Start::Now, 0).await, [EventId(2)]);
+    assert_eq!(*store.committed().borrow(), EventId(3));
+    let again = register(&store, "a").await;
+    assert_eq!((again.id, again.record), (first.id, watched()));
+    assert_eq!(listed(&again), [("o-2".to_owned(), 2)].into());
+    assert_eq!(commit(&store, &again, vec![ended("o-2", 2)]).await.sequence, 4);
+    assert_eq!(sequences(&events(&store).await), [1, 2, 3, 4]);
+}
+
+pub(crate) async fn a_commit_can_be_repeated(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let changes =
+        vec![started("o-1", 1), ended("o-1", 1), became(AccountState::Unknown, AccountState::Ok, 5)];
+    let first = commit(&store, &account, vec![started("o-0", 0)]).await;
+    assert_eq!(commit(&store, &account, vec![started("o-0", 0)]).await, first);
+    commit(&store, &account, changes).await;
+    let before = events(&store).await;
+    let known = vec![ended("o-1", 1), started("o-0", 0), became(AccountState::Blind, AccountState::Ok, 6)];
+    commit(&store, &account, known).await;
+    assert_eq!(events(&store).await, before);
+}
+
+pub(crate) async fn sequences_have_no_gaps_under_concurrent_commits(place: &Place) {
+    let store = place.open();
+    let accounts = ["a", "b", "c"].map(account).to_vec();
+    let registered = store.register_accounts(accounts).await.unwrap().configured;
+    let mut committing = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let (store, account) = (store.clone(), registered[number % 3].clone());
+        committing.spawn(async move {
+            commit(&store, &account, vec![started(&format!("o-{number}"), 1), ended("o-never", 1)]).await
+        });
+    }
+    committing.join_all().await;
+    let events = events(&store).await;
+    for account in &registered {
+        let of_account: Vec<_> = events.iter().filter(|event| event.account == account.id).collect();
+        let sequences: Vec<_> = of_account.iter().map(|event| event.sequence).collect();
+        assert_eq!(sequences, (1..=100).collect::<Vec<_>>());
+        assert!(
+            of_account.iter().all(|event| field(event, "/sequence") == format!("{:020}", event.sequence))
+        );
+    }
+    let ids: Vec<_> = events.iter().map(|event| event.id.0).collect();
+    assert_eq!(ids, (1..=300).collect::<Vec<_>>());
+}
+
+pub(crate) async fn a_session_listed_again_after_its_end_is_a_new_event(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    for _ in 0..2 {
+        commit(&store, &account, vec![started("o-1", 1)]).await;
+        commit(&store, &account, vec![ended("o-1", 1)]).await;
+    }
+    let events = events(&store).await;
+    let ids: std::collections::HashSet<_> = events.iter().map(|event| field(event, "/id")).collect();
+    assert_eq!(ids.len(), 4);
+    assert!(events.iter().all(|event| field(event, "/subject") == field(&events[0], "/subject")));
+}
+
+pub(crate) async fn sightings_are_stored_and_leave_what_they_do_not_know(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    let seen = Sighting { id: account.id, listed_sent_at: None, last_success_at: Some(at(9)) };
+    store.record_sightings(vec![seen]).await.unwrap();
+    let account = register(&store, "a").await;
+    assert_eq!(account.record, Record { last_success_at: Some(at(9)), ..watched() });
+    assert_eq!(account.snapshot.len(), 1);
+}
+
+pub(crate) async fn an_unknown_account_fails_alone(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let (good, bad) = tokio::join!(
+        store.commit_poll(poll(&account, vec![started("o-1", 1)])),
+        store.commit_poll(unknown_account()),
+    );
+    good.unwrap();
+    assert!(matches!(bad, Err(StoreError::UnknownAccount)));
+    assert!(matches!(store.advance_cursor("nobody", EventId(1)).await, Err(StoreError::UnknownSink)));
+    assert!(matches!(store.pending("nobody").await, Err(StoreError::UnknownSink)));
+}
+
+pub(crate) async fn a_renamed_official_account_keeps_its_history(place: &Place) {
+    let store = place.open();
+    let before = register(&store, "a").await;
+    commit(&store, &before, vec![started("o-1", 1)]).await;
+    let mut renamed = account("a");
+    renamed.official_account = "store".into();
+    let registered = store.register_accounts(vec![renamed.clone()]).await.unwrap();
+    let after = &registered.configured[0];
+    assert_eq!((after.id, &after.account, after.snapshot.len()), (before.id, &renamed, 1));
+    assert!(registered.left.is_empty());
+}
+
+pub(crate) async fn a_cursor_never_moves_back(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log"], Start::Now, 0).await;
+    store.advance_cursor("log", EventId(7)).await.unwrap();
+    store.advance_cursor("log", EventId(3)).await.unwrap();
+    assert_eq!(sinks(&store, &["log"], Start::Beginning, 0).await, [EventId(7)]);
+}
+
+pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1), started("o-2", 2)]).await;
+    let registrations = [("late", Start::Now), ("all", Start::Beginning)]
+        .map(|(name, start)| SinkRegistration { name: name.to_owned(), start });
+    let cursors = store.register_sinks(registrations.to_vec(), at(0)).await.unwrap();
+    assert_eq!(cursors, [EventId(2), EventId::BEGINNING]);
+}
+
+pub(crate) async fn a_removed_sink_keeps_its_cursor_for_a_time(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log", "crm"], Start::Now, 0).await;
+    store.advance_cursor("crm", EventId(5)).await.unwrap();
+    sinks(&store, &["log"], Start::Now, 100).await;
+    sinks(&store, &["log"], Start::Now, 200).await;
+    assert_eq!(store.prune(everything_before(100)).await.unwrap().sinks, 0);
+    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 300).await[1], EventId(5));
+    sinks(&store, &["log"], Start::Now, 400).await;
+    assert_eq!(store.prune(everything_before(401)).await.unwrap().sinks, 1);
+    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 500).await[1], EventId(0));
+}
+
+pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log"], Start::Now, 0).await;
+    assert_eq!(store.pending("log").await.unwrap(), Pending::default());
+    let account = register(&store, "a").await;
+    commit(&store, &account, (1..=5).map(|n| started("o-1", n)).collect()).await;
+    store.advance_cursor("log", EventId(2)).await.unwrap();
+    assert_eq!(store.pending("log").await.unwrap(), Pending { events: 3, oldest: Some(at(3)) });
+    assert_eq!(store.read_events_after(EventId(2), 2).await.unwrap().len(), 2);
+    store.advance_cursor("log", EventId(5)).await.unwrap();
+    assert_eq!(store.pending("log").await.unwrap(), Pending::default());
+}
+
+pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log", "crm"], Start::Now, 0).await;
+    let account = register(&store, "a").await;
+    commit(&store, &account, (1..=9).map(|n| started("o-1", n)).collect()).await;
+    store.advance_cursor("log", EventId(9)).await.unwrap();
+    store.advance_cursor("crm", EventId(5)).await.unwrap();
+    assert_eq!(store.prune(everything_before(4)).await.unwrap().events, 3, "younger events are retained");
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().events, 2, "crm stands at 5");
+    assert_eq!(sequences(&events(&store).await), [6, 7, 8, 9]);
+    sinks(&store, &["log"], Start::Now, 2000).await;
+    assert_eq!(
+        store.prune(everything_before(1000)).await.unwrap().events,
+        4,
+        "a removed sink holds nothing back"
+    );
+}
+
+pub(crate) async fn ids_are_not_used_again_when_the_log_was_emptied(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1), started("o-2", 2), started("o-3", 3)]).await;
+    let pruned = store.prune(everything_before(1000)).await.unwrap();
+    assert_eq!(pruned, Pruned { events: 3, ..Pruned::default() });
+    let store = place.reopen(store).await;
+    let account = register(&store, "a").await;
+    assert_eq!(sinks(&store, &["new"], Start::Now, 0).await, [EventId(3)]);
+    let done = commit(&store, &account, vec![ended("o-1", 1)]).await;
+    assert_eq!((done.last_event, done.sequence), (EventId(4), 4));
+}
+
+pub(crate) async fn an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever(
+    place: &Place,
+) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    let registered = store.register_accounts(vec![]).await.unwrap();
+    assert_eq!(registered.left.len(), 1);
+    let leave = vec![became(AccountState::Ok, AccountState::Unwatched, 100)];
+    let mut leaving = poll(&registered.left[0], leave);
+    leaving.record = unwatched();
+    store.commit_poll(leaving).await.unwrap();
+    assert!(store.register_accounts(vec![]).await.unwrap().left.is_empty(), "it is announced once");
+
+    assert_eq!(store.prune(everything_before(100)).await.unwrap().snapshots, 0);
+    assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 1);
+    assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 0);
+    let back = register(&store, "a").await;
+    assert!(back.snapshot.is_empty() && !back.record.baseline_taken);
+    assert_eq!(back.record.state, AccountState::Unwatched);
+    assert_eq!(commit(&store, &back, vec![started("o-1", 1)]).await.sequence, 3);
+}
+
+pub(crate) async fn an_account_that_came_back_keeps_its_snapshot(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let mut leaving =
+        poll(&account, vec![started("o-1", 1), became(AccountState::Ok, AccountState::Unwatched, 100)]);
+    leaving.record = unwatched();
+    store.commit_poll(leaving).await.unwrap();
+    store.register_accounts(vec![]).await.unwrap();
+    register(&store, "a").await;
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().snapshots, 0);
+    assert_eq!(register(&store, "a").await.snapshot.len(), 1);
+}
+
+pub(crate) async fn repeats_count_retained_events_only(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1), ended("o-1", 1)]).await;
+    let first = field(&events(&store).await[0], "/id");
+    store.prune(everything_before(1000)).await.unwrap();
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    assert_eq!(field(&events(&store).await[0], "/id"), first);
+}
+
+pub(crate) async fn a_commit_wakes_the_dispatchers(place: &Place) {
+    let store = place.open();
+    let mut committed = store.committed();
+    let account = register(&store, "a").await;
+    assert!(!committed.has_changed().unwrap(), "a registration is no event");
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    committed.changed().await.unwrap();
+    assert_eq!(*committed.borrow(), EventId(1));
+    assert_eq!(events(&store).await[0].event_type, EventType::SessionStarted);
+}
+
+pub(crate) async fn token_fetches_survive(place: &Place) {
+    let store = place.open();
+    for ms in [1, 2] {
+        store.record_token_fetch("wx0", at(ms)).await.unwrap();
+    }
+    let store = place.reopen(store).await;
+    assert_eq!(store.token_fetches().await.unwrap(), [("wx0".to_owned(), at(2))].into());
+}
+
+pub(crate) async fn a_closed_store_says_so(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let queued = store.commit_poll(poll(&account, vec![started("o-1", 1)]));
+    let (queued, ()) = tokio::join!(queued, store.close());
+    queued.unwrap();
+    assert!(matches!(store.commit_poll(poll(&account, vec![])).await, Err(StoreError::Closed)));
+    assert!(matches!(store.token_fetches().await, Err(StoreError::Closed)));
+    store.close().await;
+    let store = place.open();
+    assert_eq!(events(&store).await.len(), 1);
+}

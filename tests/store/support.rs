@@ -1,0 +1,158 @@
+//! Places to open a store in, and builders of what goes into it.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use jiff::Timestamp;
+use kfwatch::{
+    domain::{
+        account::{Account, AccountState, Conclusion, Transition},
+        diff::EndReason,
+        event::{Change, OwnedSession},
+    },
+    store::{
+        AccountRow, Committed, EventId, PollCommit, PruneLimits, Record, SinkRegistration, Start, Store,
+        StoreError, StoredAccount, StoredEvent,
+    },
+};
+use tempfile::TempDir;
+
+/// Where one test's store lies; it can be opened again after it was closed.
+pub(crate) struct Place {
+    open: Box<dyn Fn() -> Store + Send + Sync>,
+}
+
+impl Place {
+    pub(crate) fn open(&self) -> Store {
+        (self.open)()
+    }
+
+    /// As after a restart of the daemon.
+    pub(crate) async fn reopen(&self, store: Store) -> Store {
+        store.close().await;
+        self.open()
+    }
+}
+
+/// The backend that exists: a file in a directory of its own.
+pub(crate) fn sqlite_file() -> Place {
+    let directory = tempfile::tempdir().unwrap();
+    Place { open: Box::new(move || Store::open(&directory.path().join("kfwatch.db")).unwrap()) }
+}
+
+/// A file for tests that look at it from the outside.
+pub(crate) struct TestFile {
+    pub(crate) directory: TempDir,
+    pub(crate) path: PathBuf,
+}
+
+pub(crate) fn test_file() -> TestFile {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kfwatch.db");
+    TestFile { directory, path }
+}
+
+pub(crate) fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(1_795_000_000_000 + ms).unwrap()
+}
+
+pub(crate) fn account(kf_account: &str) -> Account {
+    Account {
+        official_account: "shop".into(),
+        appid: "wx0123456789abcdef".into(),
+        kf_account: kf_account.into(),
+    }
+}
+
+pub(crate) fn started(openid: &str, createtime: i64) -> Change {
+    let session = OwnedSession { openid: openid.into(), createtime };
+    Change::SessionStarted { session, observed_at: at(createtime), baseline: false }
+}
+
+pub(crate) fn ended(openid: &str, createtime: i64) -> Change {
+    let session = OwnedSession { openid: openid.into(), createtime };
+    let ended_between = [at(createtime), at(createtime + 1)];
+    Change::SessionEnded { session, reason: EndReason::Absent, ended_between }
+}
+
+pub(crate) fn became(from: AccountState, to: AccountState, ms: i64) -> Change {
+    Change::StateChanged {
+        transition: Transition { from, to },
+        observed_at: at(ms),
+        errcode: None,
+        source: "configuration",
+    }
+}
+
+pub(crate) fn watched() -> Record {
+    Record {
+        state: AccountState::Ok,
+        conclusion: Some(Conclusion::Ok),
+        baseline_taken: true,
+        keyless: false,
+        listed_sent_at: Some(at(1)),
+        last_success_at: Some(at(2)),
+    }
+}
+
+pub(crate) fn unwatched() -> Record {
+    Record { state: AccountState::Unwatched, ..watched() }
+}
+
+pub(crate) fn poll(stored: &StoredAccount, changes: Vec<Change>) -> PollCommit {
+    PollCommit { id: stored.id, account: stored.account.clone(), changes, record: watched() }
+}
+
+pub(crate) fn unknown_account() -> PollCommit {
+    PollCommit { id: AccountRow(4711), account: account("nobody"), changes: vec![], record: watched() }
+}
+
+pub(crate) async fn commit(store: &Store, stored: &StoredAccount, changes: Vec<Change>) -> Committed {
+    store.commit_poll(poll(stored, changes)).await.unwrap()
+}
+
+/// Registers the account alone, so that all others count as left.
+pub(crate) async fn register(store: &Store, kf_account: &str) -> StoredAccount {
+    let registered = store.register_accounts(vec![account(kf_account)]).await.unwrap();
+    registered.configured.into_iter().next().unwrap()
+}
+
+pub(crate) async fn sinks(store: &Store, names: &[&str], start: Start, ms: i64) -> Vec<EventId> {
+    let sinks = names.iter().map(|name| SinkRegistration { name: (*name).to_owned(), start }).collect();
+    store.register_sinks(sinks, at(ms)).await.unwrap()
+}
+
+pub(crate) async fn events(store: &Store) -> Vec<StoredEvent> {
+    store.read_events_after(EventId::BEGINNING, usize::MAX).await.unwrap()
+}
+
+pub(crate) fn everything_before(ms: i64) -> PruneLimits {
+    PruneLimits { events_before: at(ms), unwatched_before: at(ms), sinks_before: at(ms), batch: 2 }
+}
+
+/// The openids and createtimes of a snapshot.
+pub(crate) fn listed(stored: &StoredAccount) -> BTreeSet<(String, i64)> {
+    stored.snapshot.iter().map(|session| (session.openid.into_owned(), session.createtime)).collect()
+}
+
+pub(crate) fn sequences(events: &[StoredEvent]) -> Vec<u64> {
+    events.iter().map(|event| event.sequence).collect()
+}
+
+pub(crate) fn field(event: &StoredEvent, pointer: &str) -> String {
+    let json: serde_json::Value = serde_json::from_str(&event.json).unwrap();
+    match json.pointer(pointer).unwrap() {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The error as an operator reads it, with its causes.
+pub(crate) fn told(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
