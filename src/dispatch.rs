@@ -1,0 +1,136 @@
+//! From the event log to one sink: read behind the cursor, deliver, move the cursor.
+//!
+//! Each sink has a dispatcher of its own, so that a slow or dead sink holds back neither polling nor the others. The
+//! cursor moves only when the sink has confirmed; what a crash leaves between the two is delivered again. A commit
+//! wakes the dispatcher at once; it also looks by itself now and then, so that a lost wake-up delays and loses nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    metrics::Metrics,
+    sink::{DeliveryError, Sink},
+    store::{EventId, Store, StoreError},
+};
+
+/// How many events are read and delivered at a time: about half a megabyte.
+const BATCH: usize = 1000;
+
+/// How often the log is looked at without a wake-up.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The first wait after a failed attempt.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// The longest wait after failed attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Delivers the log to one sink.
+pub struct Dispatcher {
+    name: String,
+    sink: Sink,
+    cursor: EventId,
+    store: Store,
+    metrics: Arc<Metrics>,
+}
+
+/// The sink has ended for good; its undelivered events stay in the log.
+#[derive(Debug, thiserror::Error)]
+#[error("sink {name:?} has ended")]
+pub struct SinkEnded {
+    /// The sink.
+    pub name: String,
+    source: DeliveryError,
+}
+
+impl Dispatcher {
+    /// A dispatcher that goes on behind `cursor`.
+    pub fn new(name: String, sink: Sink, cursor: EventId, store: Store, metrics: Arc<Metrics>) -> Self {
+        Self { name, sink, cursor, store, metrics }
+    }
+
+    /// Delivers until `drain`, and then what is in the log by then, unless an attempt fails.
+    pub async fn run(mut self, drain: CancellationToken) -> Result<(), SinkEnded> {
+        let mut committed = self.store.committed();
+        let mut failures = 0;
+        loop {
+            // Marked as seen before reading, so that a commit in between wakes us again.
+            committed.borrow_and_update();
+            let wait = match self.deliver_batch().await {
+                Ok(true) => {
+                    self.recovered(failures);
+                    failures = 0;
+                    continue;
+                }
+                Ok(false) => LOOK_INTERVAL,
+                Err(DeliveryError::Gone) => {
+                    return Err(SinkEnded { name: self.name, source: DeliveryError::Gone });
+                }
+                Err(DeliveryError::Retryable { reason, after }) => {
+                    failures += 1;
+                    self.failed(failures, &reason);
+                    after.unwrap_or_default().max(wait_after(failures, fastrand::f64())).min(LONGEST_WAIT)
+                }
+            };
+            tokio::select! {
+                () = drain.cancelled() => return Ok(()),
+                _ = committed.changed(), if failures == 0 => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Whether there was anything to deliver.
+    async fn deliver_batch(&mut self) -> Result<bool, DeliveryError> {
+        let events = self.store.read_events_after(self.cursor, BATCH).await.map_err(retryable)?;
+        let Some(last) = events.last().map(|event| event.id) else { return Ok(false) };
+        self.sink.deliver(&events).await?;
+        // Confirmed: not to be delivered again by this process, whatever becomes of the stored cursor.
+        self.cursor = last;
+        if let Some(counters) = self.metrics.sink(&self.name) {
+            counters.delivered(events.len() as u64);
+        }
+        self.store.advance_cursor(&self.name, last).await.map_err(retryable)?;
+        Ok(true)
+    }
+
+    fn failed(&self, failures: u32, reason: &str) {
+        if let Some(counters) = self.metrics.sink(&self.name) {
+            counters.failed();
+        }
+        if failures == 1 {
+            tracing::error!(sink = %self.name, "Delivery failed, will be tried again: {reason}");
+        } else {
+            tracing::debug!(sink = %self.name, failures, "Delivery failed again: {reason}");
+        }
+    }
+
+    fn recovered(&self, failures: u32) {
+        if failures > 0 {
+            tracing::info!(sink = %self.name, failures, "Delivery succeeds again");
+        }
+    }
+}
+
+fn retryable(error: StoreError) -> DeliveryError {
+    DeliveryError::Retryable { reason: crate::chain(&error), after: None }
+}
+
+/// Doubles from failure to failure, shortened by up to a fifth.
+fn wait_after(failures: u32, jitter: f64) -> Duration {
+    let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_WAIT);
+    wait.mul_f64(1.0 - 0.2 * jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_cap() {
+        let waits = [1, 2, 3, 8, 9, 100].map(|failures| wait_after(failures, 0.0).as_millis());
+        assert_eq!(waits, [500, 1000, 2000, 60_000, 60_000, 60_000]);
+        assert!(wait_after(1, 1.0) >= Duration::from_millis(400));
+    }
+}

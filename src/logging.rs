@@ -1,0 +1,46 @@
+//! Logs: to standard error, because standard output belongs to the user's data.
+//!
+//! Never logged, at any level: secrets, tokens, URLs of requests. Customers' openids stay below info.
+
+use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
+
+/// What is always quieter than asked for: libraries that log their inner life, or the bytes of a request.
+const QUIETER: [&str; 6] =
+    ["tokio_cron_scheduler=warn", "hyper=warn", "hyper_util=warn", "h2=warn", "reqwest=warn", "rustls=warn"];
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The level is no tracing filter.
+    #[error("the log level is not a filter")]
+    Filter(#[from] ParseError),
+    /// Something else in this process logs already.
+    #[error("logging is set up already")]
+    Twice,
+}
+
+/// Sets up logging for the process.
+pub fn init(level: &str, format: Format) -> Result<(), LoggingError> {
+    let mut filter = EnvFilter::try_new(level)?;
+    for directive in QUIETER {
+        filter = filter.add_directive(directive.parse()?);
+    }
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = match format {
+        Format::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            builder.with_ansi(colours).with_target(false).try_init()
+        }
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+    set.map_err(|_| LoggingError::Twice)
+}

@@ -1,0 +1,236 @@
+//! One event a line, to standard output or to a file.
+//!
+//! Standard output counts as confirmed when it is flushed. A file is appended to and synced before its events count as
+//! confirmed; it is opened anew when it was moved away (logrotate), and cut back to its last whole line when it is
+//! opened, because a crash may have left half of one: that event is not confirmed, and comes again.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::DeliveryError;
+use crate::store::StoredEvent;
+
+/// How much of the end of a file is read at a time in search of the last line's end.
+const TAIL_BLOCK: u64 = 4096;
+
+/// Where the lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output.
+    Stdout,
+    /// A file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Its permissions, when it is created.
+        mode: u32,
+        /// The id of its group, when it is created.
+        group: Option<u32>,
+    },
+}
+
+/// A sink of JSON lines.
+#[derive(Debug)]
+pub struct JsonlSink {
+    writer: Arc<Mutex<Writer>>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    target: Target,
+    /// The open file, if there is one.
+    file: Option<File>,
+}
+
+impl JsonlSink {
+    /// A sink that opens its target when there is something to deliver.
+    pub fn new(target: Target) -> Self {
+        Self { writer: Arc::new(Mutex::new(Writer { target, file: None })) }
+    }
+
+    /// Writes the events, each as one line.
+    pub async fn deliver(&mut self, events: &[StoredEvent]) -> Result<(), DeliveryError> {
+        let mut lines = String::with_capacity(events.iter().map(|event| event.json.len() + 1).sum());
+        for event in events {
+            lines.push_str(&event.json);
+            lines.push('\n');
+        }
+        let writer = Arc::clone(&self.writer);
+        let written = tokio::task::spawn_blocking(move || {
+            writer.lock().unwrap_or_else(PoisonError::into_inner).write(lines.as_bytes())
+        });
+        match written.await {
+            Ok(result) => result,
+            Err(error) => Err(retryable(error.to_string())),
+        }
+    }
+}
+
+impl Writer {
+    fn write(&mut self, lines: &[u8]) -> Result<(), DeliveryError> {
+        match self.target.clone() {
+            Target::Stdout => {
+                let mut stdout = io::stdout().lock();
+                let written = stdout.write_all(lines).and_then(|()| stdout.flush());
+                written.map_err(|error| match error.kind() {
+                    ErrorKind::BrokenPipe => DeliveryError::Gone,
+                    _ => retryable(format!("standard output: {error}")),
+                })
+            }
+            Target::File { path, mode, group } => {
+                let written = self.append(&path, mode, group, lines);
+                if written.is_err() {
+                    // Opened anew, the file is cut back to its last whole line.
+                    self.file = None;
+                }
+                written.map_err(|error| retryable(format!("{}: {error}", path.display())))
+            }
+        }
+    }
+
+    fn append(&mut self, path: &Path, mode: u32, group: Option<u32>, lines: &[u8]) -> io::Result<()> {
+        if self.file.as_ref().is_some_and(|file| !is_still_at(file, path)) {
+            self.file = None;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            closed => closed.insert(open(path, mode, group)?),
+        };
+        file.write_all(lines)?;
+        file.sync_data()
+    }
+}
+
+fn retryable(reason: String) -> DeliveryError {
+    DeliveryError::Retryable { reason, after: None }
+}
+
+fn is_still_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (named.dev(), named.ino())
+}
+
+fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true);
+    match options.open(path) {
+        Ok(mut file) => {
+            if file.metadata()?.is_file() {
+                cut_to_last_line(&mut file)?;
+            }
+            Ok(file)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let file = options.create(true).mode(mode).open(path)?;
+            // Whatever the umask is: the configuration says who may read it.
+            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+            if group.is_some() {
+                std::os::unix::fs::fchown(&file, None, group)?;
+            }
+            if let Some(directory) = path.parent() {
+                // The name must survive a crash as well as the content.
+                File::open(directory)?.sync_all()?;
+            }
+            Ok(file)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn cut_to_last_line(file: &mut File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut end = length;
+    let mut block = Vec::new();
+    while end > 0 {
+        let begin = end.saturating_sub(TAIL_BLOCK);
+        file.seek(SeekFrom::Start(begin))?;
+        block.clear();
+        Read::take(&mut *file, end - begin).read_to_end(&mut block)?;
+        if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
+            end = begin + at as u64 + 1;
+            break;
+        }
+        end = begin;
+    }
+    if end < length {
+        tracing::warn!(
+            "The last line of a sink's file was incomplete and has been cut off; its event comes again"
+        );
+        file.set_len(end)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::event::EventType,
+        store::{AccountRow, EventId},
+    };
+
+    fn event(json: &str) -> StoredEvent {
+        StoredEvent {
+            id: EventId(1),
+            account: AccountRow(1),
+            sequence: 1,
+            event_type: EventType::SessionStarted,
+            observed_at: jiff::Timestamp::UNIX_EPOCH,
+            json: json.to_owned(),
+        }
+    }
+
+    fn sink(path: &Path) -> JsonlSink {
+        JsonlSink::new(Target::File { path: path.to_path_buf(), mode: 0o640, group: None })
+    }
+
+    #[tokio::test]
+    async fn events_are_appended_one_a_line_with_the_configured_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        sink(&path).deliver(&[event("{\"a\":1}"), event("{\"a\":2}")]).await.unwrap();
+        sink(&path).deliver(&[event("{\"a\":3}")]).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[tokio::test]
+    async fn a_half_written_line_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        for (left, expected) in [("{\"a\":1}\n{\"b", "{\"a\":1}\n"), ("{\"b", ""), ("{}\n", "{}\n")] {
+            let long = "x".repeat(10_000);
+            std::fs::write(&path, format!("{left}{}", if left.ends_with('\n') { "" } else { &long }))
+                .unwrap();
+            sink(&path).deliver(&[event("{\"c\":1}")]).await.unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{expected}{{\"c\":1}}\n"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_moved_away_is_opened_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let mut sink = sink(&path);
+        sink.deliver(&[event("1")]).await.unwrap();
+        std::fs::rename(&path, directory.path().join("events.jsonl.1")).unwrap();
+        sink.deliver(&[event("2")]).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "2\n");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("missing").join("events.jsonl");
+        let mut sink = sink(&path);
+        assert!(matches!(sink.deliver(&[event("1")]).await, Err(DeliveryError::Retryable { .. })));
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        sink.deliver(&[event("1")]).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n");
+    }
+}

@@ -1,0 +1,185 @@
+//! What kfwatch serves over HTTP: metrics, health, and a page that shows every account.
+//!
+//! Everything is read from memory or the store; nothing here calls WeChat. Each connection has little time to say
+//! what it wants, and only so many scrapes are served at once.
+
+mod landing;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::stream;
+use hyper_util::rt::TokioTimer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tower_http::{
+    CompressionLevel, catch_panic::CatchPanicLayer, compression::CompressionLayer,
+    limit::RequestBodyLimitLayer, set_header::SetResponseHeaderLayer, timeout::TimeoutLayer,
+};
+
+use crate::{
+    domain::clock::Clock,
+    metrics::{
+        Metrics,
+        exposition::{self, Detail},
+    },
+    status::Table,
+    store::Store,
+};
+
+/// How long a client may take to send its request's header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take to begin.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest request body: no request here has one.
+const MAX_REQUEST_BODY: usize = 1024;
+
+/// How many pages of metrics are written at once; what is beyond is told to come again.
+const MAX_CONCURRENT_SCRAPES: usize = 8;
+
+/// Chunks of a page of metrics that wait for a slow reader.
+const CHUNKS_IN_FLIGHT: usize = 4;
+
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What requests are answered from.
+pub struct WebState {
+    /// The accounts.
+    pub table: Table,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The store, for what sinks have pending.
+    pub store: Store,
+    /// The names of the sinks.
+    pub sinks: Vec<String>,
+    /// Which series the metrics have.
+    pub detail: Detail,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the daemon is ready: the store is open, the gauges are restored, no drain has begun.
+    pub ready: AtomicBool,
+    /// Bounds the scrapes.
+    pub scrapes: Arc<Semaphore>,
+}
+
+impl WebState {
+    /// The bound of the scrapes.
+    pub fn scrape_limit() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES))
+    }
+}
+
+/// An address that is listened on.
+pub struct Listener {
+    socket: TcpListener,
+    /// The address, with the port that was given out for port 0.
+    pub address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds the address.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    /// Serves until the handle says otherwise.
+    pub async fn serve(
+        self,
+        state: Arc<WebState>,
+        handle: axum_server::Handle<SocketAddr>,
+    ) -> io::Result<()> {
+        let mut server = axum_server::from_tcp(self.socket)?.handle(handle);
+        server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        server.serve(router(state).into_make_service()).await
+    }
+}
+
+/// All pages.
+pub fn router(state: Arc<WebState>) -> Router {
+    let header = |name: &'static str, value: &'static str| {
+        SetResponseHeaderLayer::if_not_present(
+            header::HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )
+    };
+    Router::new()
+        .route("/", get(landing::page))
+        .route("/metrics", get(metrics))
+        .route("/-/healthy", get(|| async { "kfwatch is healthy.\n" }))
+        .route("/-/ready", get(ready))
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
+        .layer(RequestBodyLimitLayer::new(MAX_REQUEST_BODY))
+        .layer(header("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'"))
+        .layer(header("x-content-type-options", "nosniff"))
+        .layer(header("x-frame-options", "DENY"))
+        .layer(header("referrer-policy", "no-referrer"))
+        .layer(CatchPanicLayer::new())
+        .with_state(state)
+}
+
+async fn ready(State(state): State<Arc<WebState>>) -> Response {
+    match state.ready.load(Ordering::Relaxed) {
+        true => "kfwatch is ready.\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "kfwatch is not ready.\n").into_response(),
+    }
+}
+
+async fn metrics(State(state): State<Arc<WebState>>) -> Response {
+    let Ok(permit) = Arc::clone(&state.scrapes).try_acquire_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n").into_response();
+    };
+    let mut pending = Vec::with_capacity(state.sinks.len());
+    for sink in &state.sinks {
+        match state.store.pending(sink).await {
+            Ok(waiting) => pending.push((sink.clone(), waiting)),
+            // The other families are worth having even when the store fails; its failure is counted where it commits.
+            Err(error) => tracing::debug!(%sink, "Pending events not read: {error}"),
+        }
+    }
+    let (chunks, body) = mpsc::channel(CHUNKS_IN_FLIGHT);
+    tokio::task::spawn_blocking(move || write_page(&state, &pending, &chunks, permit));
+    let body = stream::unfold(body, |mut body| async {
+        let chunk: Vec<u8> = body.recv().await?;
+        Some((Ok::<_, io::Error>(chunk), body))
+    });
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::from_stream(body)).into_response()
+}
+
+fn write_page(
+    state: &WebState,
+    pending: &exposition::PendingBySink,
+    chunks: &mpsc::Sender<Vec<u8>>,
+    _scrape: OwnedSemaphorePermit,
+) {
+    let mut closed_families = Vec::new();
+    if let Err(error) = state.metrics.encode(state.store.size_bytes(), &mut closed_families) {
+        tracing::error!("Metrics not rendered: {error}");
+        return;
+    }
+    // Sending fails when the reader has gone.
+    if chunks.blocking_send(closed_families).is_ok() {
+        exposition::write(&state.table, &state.metrics, pending, state.detail, |chunk| {
+            chunks.blocking_send(chunk).is_ok()
+        });
+    }
+}

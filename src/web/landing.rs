@@ -1,0 +1,111 @@
+//! The page at `/`: version, links, and every account with its state and sessions.
+//!
+//! It works without scripts. What needs a human comes first.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use jiff::Timestamp;
+use maud::{DOCTYPE, Markup, html};
+
+use super::WebState;
+use crate::{
+    domain::{account::AccountState, clock::Moment},
+    status::RowRef,
+};
+
+/// The most accounts shown; a page of a hundred thousand rows helps nobody.
+const MAX_ROWS: usize = 1000;
+
+const STYLE: &str = "
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1d2733; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } p { margin: .3rem 0 1rem; color: #56616e; }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .35rem .7rem; }
+th { border-bottom: 2px solid #d5dbe1; font-weight: 600; } td { border-bottom: 1px solid #e9edf0; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.state { border-radius: .6rem; padding: .1rem .6rem; font-size: .85rem; background: #e9edf0; }
+.ok { background: #d8f0de; } .unbound, .invalid { background: #fbd9d6; } .blind { background: #fdeac9; }
+@media (prefers-color-scheme: dark) { body { background: #14191f; color: #dfe5eb; } p { color: #9aa6b2; }
+th, td { border-color: #2b343d; } .state { background: #2b343d; } .ok { background: #1d4d2b; }
+.unbound, .invalid { background: #6b211b; } .blind { background: #64480f; } }
+";
+
+pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
+    let now = state.clock.now();
+    let mut rows: Vec<RowRef<'_>> = state.table.rows().into_iter().flatten().collect();
+    // A stable sort: within each urgency the order of the configuration remains.
+    rows.sort_by_key(|account| urgency(account.row.state));
+    let sessions: u64 = rows.iter().filter_map(|account| account.row.sessions).sum();
+    let troubled = rows.iter().filter(|account| urgency(account.row.state) < CALM).count();
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="refresh" content="15";
+                title { "kfwatch" }
+                style { (maud::PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "kfwatch " (env!("CARGO_PKG_VERSION")) }
+                p {
+                    (rows.len()) " kf accounts, " (sessions) " open sessions, " (troubled) " accounts need a look · "
+                    a href="/metrics" { "metrics" } " · " a href="/-/ready" { "ready" } " · "
+                    a href="/-/healthy" { "healthy" }
+                }
+                (accounts(&rows, now))
+                @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " are shown; the metrics have all." } }
+            }
+        }
+    }
+}
+
+fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
+    html! {
+        table {
+            thead { tr {
+                th { "Official account" } th { "Kf account" } th { "State" } th.n { "Sessions" }
+                th.n { "Longest open" } th.n { "Last answer" } th { "Last failure" }
+            } }
+            tbody { @for account in rows.iter().take(MAX_ROWS) {
+                tr {
+                    td { (account.status.account.official_account) }
+                    td { (account.status.account.kf_account) }
+                    td { span.state.(account.row.state.as_str()) { (account.row.state.as_str()) } }
+                    td.n { (known(account.row.sessions)) }
+                    td.n { (known(account.row.oldest_createtime.and_then(|at| ago(Timestamp::from_second(at).ok()?, now)))) }
+                    td.n { (known(account.row.last_success_at.and_then(|at| ago(at, now)).map(|ago| ago + " ago"))) }
+                    td { (account.row.failing_with.unwrap_or_default()) }
+                }
+            } }
+        }
+    }
+}
+
+fn known(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+/// How long ago that was, in the two largest units.
+fn ago(then: Timestamp, now: Moment) -> Option<String> {
+    let seconds = now.wall.duration_since(then).as_secs().max(0);
+    Some(match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    })
+}
+
+/// The urgency from which on nothing needs a human.
+const CALM: u8 = 2;
+
+fn urgency(state: AccountState) -> u8 {
+    match state {
+        AccountState::Unbound | AccountState::Invalid => 0,
+        AccountState::Blind => 1,
+        AccountState::Unknown => CALM,
+        AccountState::Ok | AccountState::Unwatched => CALM + 1,
+    }
+}
