@@ -1,0 +1,3 @@
+//! When to poll.
+
+pub mod cron;
