@@ -11,6 +11,7 @@
 //!
 //! Nothing here registers or runs a job. chrono, croner's clock type, does not leave this file.
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ const SECONDS_A_DAY: usize = 24 * 60 * 60;
 ///
 /// Cheap to clone. Two schedules are equal when they have the same expressions, in whatever order, and the same zone;
 /// one job serves all equal schedules.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Schedule {
     expressions: Arc<[Expression]>,
     timezone: Tz,
@@ -126,6 +127,13 @@ impl Schedule {
     }
 }
 
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.expressions()).finish()?;
+        write!(f, " in {}", self.timezone)
+    }
+}
+
 impl PartialEq for Schedule {
     fn eq(&self, other: &Self) -> bool {
         self.timezone == other.timezone && self.expressions().eq(other.expressions())
@@ -141,7 +149,6 @@ impl Hash for Schedule {
     }
 }
 
-#[derive(Debug)]
 struct Expression {
     /// Six fields, upper case, names of days and months as numbers.
     text: String,
