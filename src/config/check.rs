@@ -11,6 +11,7 @@ use super::locate::Key;
 use super::mistake::{Mistakes, quote};
 use super::official_account::{OfficialAccounts, note_schedule_error};
 use super::report::Report;
+use super::setting::Setting;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
 use super::{api, sink};
 use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule};
@@ -23,7 +24,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All mistakes there are, or a configuration without any.
 pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded, Mistakes> {
-    let Layers { root: section, included, complete, base_dir, mut report } = layers;
+    let Layers { root: section, included, mut complete, base_dir, mut report } = layers;
     let root = Key::root(0);
     let mut keys = report.section(&root, section);
     let main_accounts = (0, std::mem::take(&mut keys.official_accounts));
@@ -38,6 +39,7 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded,
     for (document, list) in lists {
         let root = Key::root(document);
         let key = root.name("official_accounts");
+        complete &= !matches!(list, Setting::Wrong(_));
         let sections = report.take(&key, list).unwrap_or_default();
         official_accounts.extend(checked.check(&key, sections, &mut report));
     }

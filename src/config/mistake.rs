@@ -115,13 +115,22 @@ impl fmt::Display for Place {
     }
 }
 
-/// What a value looked like, for a message: quoted, escaped, and not longer than a line can bear.
+/// What a value looked like, for a message: quoted, escaped, and not longer than a line can bear. A secret that was put under
+/// the wrong key is not shown.
 pub(super) fn quote(text: &str) -> String {
     const LONGEST: usize = 80;
+    if looks_like_a_secret(text) {
+        return "a text of 32 hexadecimal digits".to_owned();
+    }
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }
+}
+
+/// Whether this has the form of WeChat's AppSecrets.
+pub(super) fn looks_like_a_secret(text: &str) -> bool {
+    text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 /// The candidate that was probably meant, if one is close.

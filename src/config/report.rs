@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
 
 use super::locate::{Document, Key, Origins};
-use super::mistake::{Mistake, Mistakes, closest, quote};
+use super::mistake::{Mistake, Mistakes, Place, closest, quote};
 use super::setting::{OneOrMore, Section, Setting, names_of};
 
 /// Keys that are planned, and refused until they do something: nobody shall believe in a setting without effect.
@@ -62,7 +62,7 @@ impl Report {
 
     /// Notes that the feature at a key is planned, and not built.
     pub(super) fn not_yet(&mut self, key: &Key<'_>, what: &str) {
-        self.wrong(key, format!("this version does not support {what} yet"));
+        self.wrong(key, format!("this version does not support {what} yet; remove it"));
     }
 
     pub(super) fn warn(&mut self, warning: String) {
@@ -86,8 +86,12 @@ impl Report {
 
     /// The keys of a section; what it has beside them is noted.
     pub(super) fn section<T: DeserializeOwned>(&mut self, at: &Key<'_>, section: Section<T>) -> T {
-        if let Some(problem) = section.wrong {
-            self.wrong(at, problem);
+        match (section.wrong, self.origins.place_of(at)) {
+            (Some(_), Place::Variable(name)) => {
+                self.wrong(at, format!("is a section; set one of its keys with {name}__KEY"));
+            }
+            (Some(problem), _) => self.wrong(at, problem),
+            (None, _) => {}
         }
         for name in &section.unknown {
             self.unknown(at, name, names_of::<T>());
@@ -220,7 +224,13 @@ impl Report {
     }
 }
 
+/// As it would be written in the file.
 fn friendly(duration: Duration) -> String {
-    SignedDuration::try_from(duration)
-        .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
+    const DAY: u64 = 24 * 60 * 60;
+    match (duration.as_secs() / DAY, duration.as_secs() % DAY) {
+        (days @ 1.., 0) => format!("{days}d"),
+        _ => {
+            SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), |d| format!("{d:#}"))
+        }
+    }
 }

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Environment;
 use super::locate::Key;
-use super::mistake::quote;
+use super::mistake::{looks_like_a_secret, quote};
 use super::report::Report;
 use super::setting::Setting;
 
@@ -124,11 +124,6 @@ fn one_line(text: &str) -> Result<SecretString, String> {
         return Err("has a space or an unprintable character in it; a secret has none".to_owned());
     }
     Ok(line.into())
-}
-
-/// Whether this is of the form of WeChat's AppSecrets: a message must not quote it.
-fn looks_like_a_secret(text: &str) -> bool {
-    text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 fn is_open_to_others(metadata: &Metadata) -> bool {

@@ -74,7 +74,9 @@ impl<'de, T: DeserializeOwned + Default> Deserialize<'de> for Section<T> {
 impl Leaf for String {
     fn read(value: ValueKind) -> Result<Self, String> {
         match value {
-            ValueKind::String(text) if text.is_empty() => Err("is empty".to_owned()),
+            ValueKind::String(text) if text.is_empty() => {
+                Err("is empty; write something, or remove the key".to_owned())
+            }
             ValueKind::String(text) => Ok(text),
             other => Err(expected("text in quotes", &other)),
         }
