@@ -308,3 +308,35 @@ fn a_file_that_is_not_there_or_not_text_is_told_as_such() {
     fs::write(&path, b"a = 1\nb = \"\xff\"\n").unwrap();
     assert_eq!(message(), format!("{}: is not UTF-8 in line 2", path.display()));
 }
+
+#[test]
+fn what_goes_beyond_a_limit_is_refused() {
+    let numbered = |count: usize, text: &str| {
+        (0..count).map(|n| text.replace("{n}", &n.to_string())).collect::<String>()
+    };
+    let sinks = numbered(33, "[[sinks]]\nname = \"{n}\"\ntype = \"jsonl\"\npath = \"{n}.jsonl\"\n");
+    let kf_accounts = numbered(1_001, "\"test{n}@test\", ");
+    let listen = numbered(17, "\"127.0.0.1:200{n}\", ");
+    let schedules: String = (100..201)
+        .map(|n| {
+            let account =
+                OFFICIAL_ACCOUNT.replace("shop", &n.to_string()).replace("abcdef", &format!("abc{n}"));
+            account.replace("token", &format!("schedule = \"{} {} * * * *\"\ntoken", n % 60, n / 60))
+        })
+        .collect();
+    for (text, message) in [
+        (sinks + OFFICIAL_ACCOUNT, "sinks: has 33 sinks, and 32 are the most"),
+        (
+            OFFICIAL_ACCOUNT.replace("\"test1@test\", \"test2@test\"", &kf_accounts),
+            "official_accounts.kf_accounts: has 1001 elements, and 1000 are the most",
+        ),
+        (
+            format!("[web]\nlisten = [{listen}]\n{OFFICIAL_ACCOUNT}"),
+            "web.listen: has 17 elements, and 16 are the most",
+        ),
+        (schedules, "official_accounts: there are 101 different schedules, and 100 are the most"),
+    ] {
+        let mistakes = load(&text).unwrap_err().to_string();
+        assert!(mistakes.ends_with(message), "{mistakes}");
+    }
+}

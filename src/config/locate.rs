@@ -62,7 +62,7 @@ impl<'a> Key<'a> {
 impl fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.steps().into_iter().filter_map(|step| match step {
-            Step::Name(name) => Some(name),
+            Step::Name(name) => Some(name.escape_debug().to_string()),
             Step::Root | Step::Index(_) => None,
         });
         f.write_str(&names.collect::<Vec<_>>().join("."))

@@ -82,8 +82,8 @@ impl<'a> OfficialAccounts<'a> {
         section: Section<raw::OfficialAccount>,
         report: &mut Report,
     ) -> Option<OfficialAccount> {
-        if let Some(problem) = section.wrong {
-            report.wrong(at, problem);
+        if section.wrong.is_some() {
+            report.section(at, section);
             return None;
         }
         let keys = report.section(at, section);
@@ -121,6 +121,10 @@ impl<'a> OfficialAccounts<'a> {
         mut section: Section<raw::Token>,
         report: &mut Report,
     ) -> Option<TokenSource> {
+        if section.wrong.is_some() {
+            report.section(at, section);
+            return None;
+        }
         let source = std::mem::take(&mut section.keys.source);
         let source = report.take(&at.name("source"), source).unwrap_or_else(|| "stable".to_owned());
         if let planned @ ("server" | "component") = source.as_str() {

@@ -40,6 +40,10 @@ pub(super) fn sinks(
 }
 
 fn sink(at: &Key<'_>, mut section: Section<raw::Sink>, base_dir: &Path, report: &mut Report) -> Option<Sink> {
+    if section.wrong.is_some() {
+        report.section(at, section);
+        return None;
+    }
     let kind = std::mem::take(&mut section.keys.kind);
     let kind = report.require(&at.name("type"), kind, "type = \"jsonl\"");
     if let Some(planned @ ("webhook" | "nats")) = kind.as_deref() {
