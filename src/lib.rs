@@ -12,12 +12,16 @@ pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
     None => "unknown",
 };
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod dispatch;
 pub mod domain;
 pub mod logging;
 pub mod metrics;
 pub mod poll;
 pub mod schedule;
+pub mod simulator;
 pub mod sink;
 pub mod status;
 pub mod store;

@@ -281,10 +281,7 @@ impl Poller {
             let record = Record {
                 state: step.standing.state,
                 conclusion: step.standing.conclusion,
-                baseline_taken: step.sighting.baseline_taken,
-                keyless: step.sighting.keyless,
-                listed_sent_at: step.sighting.listed_sent_at,
-                last_success_at: step.sighting.last_success_at,
+                sighting: step.sighting,
             };
             let commit = PollCommit { id: account.row, account: account.account().clone(), changes, record };
             let started = self.clock.now();

@@ -130,9 +130,9 @@ impl Table {
 
 impl OfficialAccountStatus {
     /// A new row for an official account.
-    pub fn new(name: Arc<str>, accounts: Vec<Arc<AccountStatus>>) -> Self {
+    pub fn new(name: Arc<str>, calls: Arc<CallCounters>, accounts: Vec<Arc<AccountStatus>>) -> Self {
         let labels = format!("official_account=\"{}\"", escaped(&name)).into();
-        Self { name, labels, calls: Arc::default(), accounts }
+        Self { name, labels, calls, accounts }
     }
 }
 

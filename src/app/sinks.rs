@@ -1,0 +1,59 @@
+//! From configured sinks to dispatchers that know where they stand.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::AppError;
+use crate::{
+    config::{self, SinkStart, SinkTarget},
+    dispatch::Dispatcher,
+    metrics::Metrics,
+    sink::{
+        Sink,
+        jsonl::{JsonlSink, Target},
+    },
+    store::{SinkRegistration, Start, Store},
+};
+
+/// Registers the sinks with the store and makes a dispatcher for each.
+pub(super) async fn dispatchers(
+    sinks: &[config::Sink],
+    store: &Store,
+    metrics: &Arc<Metrics>,
+    now: Timestamp,
+) -> Result<Vec<Dispatcher>, AppError> {
+    let registrations = sinks.iter().map(registration).collect();
+    let cursors = store.register_sinks(registrations, now).await?;
+    sinks
+        .iter()
+        .zip(cursors)
+        .map(|(sink, cursor)| {
+            let target = Sink::Jsonl(JsonlSink::new(target(sink)?));
+            Ok(Dispatcher::new(sink.name.clone(), target, cursor, store.clone(), Arc::clone(metrics)))
+        })
+        .collect()
+}
+
+fn registration(sink: &config::Sink) -> SinkRegistration {
+    let start = match sink.start {
+        SinkStart::Now => Start::Now,
+        SinkStart::Beginning => Start::Beginning,
+    };
+    SinkRegistration { name: sink.name.clone(), start }
+}
+
+fn target(sink: &config::Sink) -> Result<Target, AppError> {
+    let SinkTarget::File { path, mode, group } = sink.target.clone() else { return Ok(Target::Stdout) };
+    let group = group.map(|group| group_id(&sink.name, &group)).transpose()?;
+    Ok(Target::File { path, mode, group })
+}
+
+fn group_id(sink: &str, group: &str) -> Result<u32, AppError> {
+    let unusable = |reason: String| AppError::Unusable { what: format!("group of sink {sink:?}"), reason };
+    match nix::unistd::Group::from_name(group) {
+        Ok(Some(found)) => Ok(found.gid.as_raw()),
+        Ok(None) => Err(unusable(format!("there is no group {group:?} on this system: create it, or remove the key"))),
+        Err(error) => Err(unusable(format!("the group {group:?} cannot be looked up: {error}"))),
+    }
+}

@@ -1,0 +1,241 @@
+//! Reads the files and merges the layers: the main file, the variables that override it, the files it includes.
+//!
+//! Merging and deserializing is the work of the `config` crate. It is given texts rather than paths, as it guesses at
+//! relative names and says nothing of bytes that are not UTF-8; and only variables whose names can be keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use config::{FileFormat, FileSourceString, Map};
+use glob::{MatchOptions, Pattern};
+use serde::de::DeserializeOwned;
+
+use super::locate::{Document, Key, Origins};
+use super::mistake::{Mistake, Mistakes, Place, quote};
+use super::report::Report;
+use super::setting::{OneOrMore, Section, Setting};
+use super::{Environment, raw};
+
+/// The most bytes that a configuration file may have: 100,000 official accounts with ten kf accounts each.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// The most files that may be included: one for each official account.
+const MAX_INCLUDED_FILES: usize = super::MAX_OFFICIAL_ACCOUNTS;
+
+/// What overriding variables begin with. One underscore less, and it would take in what Kubernetes sets for services.
+const PREFIX: &str = "KFWATCH__";
+
+/// A text to load, and where it comes from.
+pub(super) struct Source {
+    /// As messages call it.
+    shown: String,
+    path: Option<PathBuf>,
+    /// What relative paths are relative to; absolute.
+    base_dir: PathBuf,
+    text: String,
+}
+
+/// Everything that was read, merged but not checked.
+pub(super) struct Layers {
+    pub(super) root: Section<raw::Root>,
+    /// The included files, in the order of their names, each with the number of its document.
+    pub(super) included: Vec<(usize, Section<raw::Included>)>,
+    /// Whether all included files could be read.
+    pub(super) complete: bool,
+    pub(super) base_dir: PathBuf,
+    pub(super) report: Report,
+}
+
+impl Source {
+    pub(super) fn read(path: &Path) -> Result<Self, Mistakes> {
+        let shown = path.display().to_string();
+        let failed = |problem: String| {
+            let place = Place::File { number: 0, file: shown.clone(), line: None, column: None };
+            Mistakes::from(Mistake::at(place, problem))
+        };
+        let absolute = std::path::absolute(path).map_err(|e| failed(format!("cannot be found: {e}")))?;
+        let text = read_text(path).map_err(failed)?;
+        let base_dir = absolute.parent().unwrap_or(&absolute).to_owned();
+        Ok(Self { shown, path: Some(absolute), base_dir, text })
+    }
+
+    pub(super) fn from_text(text: &str, base_dir: &Path) -> Self {
+        Self {
+            shown: "configuration".to_owned(),
+            path: None,
+            base_dir: base_dir.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+}
+
+/// Reads what `main` includes, and lays the variables over it. Fails when the main file is no TOML.
+pub(super) fn read(main: Source, environment: &Environment) -> Result<Layers, Mistakes> {
+    let document = Document::parse(0, &main.shown, main.path.clone(), &main.text);
+    let document = document.map_err(|mistakes| {
+        Mistakes::among(mistakes).unwrap_or_else(|| Mistake::general("not valid TOML".to_owned()).into())
+    })?;
+    let mut mistakes = Vec::new();
+    let (variables, values) = overrides(environment, &mut mistakes);
+    let root = deserialize::<raw::Root>(&main.text, values, &main.shown)?;
+
+    let origins = Origins { documents: vec![document], variables };
+    let mut layers = Layers {
+        root,
+        included: Vec::new(),
+        complete: true,
+        base_dir: main.base_dir.clone(),
+        report: Report::new(origins, mistakes),
+    };
+    include(&mut layers, &main);
+    Ok(layers)
+}
+
+/// The variables that override keys: their names by key, and their values as `config` wants them.
+fn overrides(
+    environment: &Environment,
+    mistakes: &mut Vec<Mistake>,
+) -> (BTreeMap<String, String>, Map<String, String>) {
+    let mut names = BTreeMap::new();
+    let mut values = Map::new();
+    // An empty variable is as good as none: that is what `${UNSET:-}` gives.
+    for (name, value) in
+        environment.iter().filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
+    {
+        let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
+        let mut wrong = |problem: &str| {
+            mistakes.push(Mistake::at(Place::Variable(name.escape_debug().to_string()), problem.to_owned()));
+        };
+        let is_word =
+            |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !key.split('.').all(is_word) || name.chars().any(|c| c.is_lowercase()) {
+            wrong("is not the name of a key; write KFWATCH__SECTION__KEY, in capitals");
+        } else if ["official_accounts", "sinks"].iter().any(|list| key.split('.').next() == Some(list)) {
+            wrong("lists of tables cannot be set by a variable; write them in a file");
+        } else {
+            names.insert(key, name.to_owned());
+            values.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    (names, values)
+}
+
+/// Lets `config` parse the text, merge the variables into it, and deserialize the whole.
+fn deserialize<T: DeserializeOwned + Default>(
+    text: &str,
+    variables: Map<String, String>,
+    shown: &str,
+) -> Result<Section<T>, Mistakes> {
+    let file: config::File<FileSourceString, FileFormat> = config::File::from_str(text, FileFormat::Toml);
+    let variables = config::Environment::with_prefix("KFWATCH")
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(variables));
+    let merged = config::Config::builder().add_source(file).add_source(variables).build();
+    // Cannot fail after the text was parsed and its numbers were read; and if it does, the error may show a secret.
+    merged.and_then(|merged| merged.try_deserialize()).map_err(|_: config::ConfigError| {
+        Mistake::general(format!("{shown}: cannot be read as a configuration")).into()
+    })
+}
+
+/// Reads the files that the patterns of `include` match, in the order of their names.
+fn include(layers: &mut Layers, main: &Source) {
+    let root = Key::root(0);
+    let key = root.name("include");
+    let setting = std::mem::replace(&mut layers.root.keys.include, Setting::Absent);
+    let Some(OneOrMore(patterns)) = layers.report.take(&key, setting) else { return };
+    let mut paths = BTreeSet::new();
+    for (n, pattern) in patterns.iter().enumerate() {
+        match matches(pattern, main) {
+            Ok(found) => paths.extend(found),
+            Err(problem) => {
+                layers.complete = false;
+                layers.report.wrong(&key.index(n), problem);
+            }
+        }
+    }
+    if paths.len() > MAX_INCLUDED_FILES {
+        layers.complete = false;
+        return layers
+            .report
+            .wrong(&key, format!("matches {} files, and {MAX_INCLUDED_FILES} are the most", paths.len()));
+    }
+    for path in paths {
+        let number = layers.report.documents();
+        match read_included(number, path, main) {
+            Ok((document, section)) => {
+                layers.report.add_document(document);
+                layers.included.push((number, section));
+            }
+            Err(mistakes) => {
+                layers.complete = false;
+                layers.report.add_mistakes(mistakes);
+            }
+        }
+    }
+}
+
+/// The files that one pattern matches: at least one, none of them hidden, none the main file itself.
+fn matches(pattern: &str, main: &Source) -> Result<Vec<PathBuf>, String> {
+    let base = Pattern::escape(&main.base_dir.display().to_string());
+    let absolute = Path::new(&base).join(pattern);
+    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
+    let found = glob::glob_with(&absolute.display().to_string(), options)
+        .map_err(|e| format!("{} is not a pattern: {}", quote(pattern), e.msg))?;
+    let mut files = Vec::new();
+    for path in found {
+        let path = path.map_err(|e| format!("{} cannot be searched: {}", quote(pattern), e.error()))?;
+        if main.path.as_ref() == Some(&path) {
+            return Err(format!("{} matches the configuration file itself", quote(pattern)));
+        }
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(format!(
+            "{} matches no file in {}; add one, or remove the pattern",
+            quote(pattern),
+            main.base_dir.display()
+        ));
+    }
+    Ok(files)
+}
+
+fn read_included(
+    number: usize,
+    path: PathBuf,
+    main: &Source,
+) -> Result<(Document, Section<raw::Included>), Vec<Mistake>> {
+    // Called as the main file is: by a path from here, or by an absolute one.
+    let from_base = path.strip_prefix(&main.base_dir).unwrap_or(&path);
+    let shown =
+        Path::new(&main.shown).parent().unwrap_or(Path::new("")).join(from_base).display().to_string();
+    let text = read_text(&path).map_err(|problem| {
+        let place = Place::File { number, file: shown.clone(), line: None, column: None };
+        vec![Mistake::at(place, problem)]
+    })?;
+    let document = Document::parse(number, &shown, Some(path), &text)?;
+    let section = deserialize(&text, Map::new(), &shown)
+        .map_err(|mistakes| mistakes.iter().cloned().collect::<Vec<_>>())?;
+    Ok((document, section))
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        _ => format!("cannot be read: {e}"),
+    })?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("is longer than {MAX_FILE_BYTES} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let line =
+            e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("is not UTF-8 in line {line}")
+    })
+}

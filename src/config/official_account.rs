@@ -1,0 +1,295 @@
+//! Checks `[[official_accounts]]`, of the main file and of the included ones.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::locate::Key;
+use super::mistake::quote;
+use super::report::Report;
+use super::secret::Written;
+use super::setting::{OneOrMore, Section, Setting};
+use super::{Environment, OfficialAccount, TokenSource, raw};
+use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule, ScheduleError};
+
+/// How many official accounts there may be.
+pub const MAX_OFFICIAL_ACCOUNTS: usize = 100_000;
+
+/// How many kf accounts one official account may have; WeChat allows 100.
+pub const MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT: usize = 1_000;
+
+/// How many kf accounts there may be in all.
+pub const MAX_KF_ACCOUNTS: usize = 1_000_000;
+
+/// How many different schedules there may be: each is a job, and the scheduler loses jobs when more than 200 are due in one
+/// second.
+pub const MAX_SCHEDULES: usize = 100;
+
+/// The most characters of a name or of a kf account.
+const MAX_NAME_CHARS: usize = 64;
+
+/// Checks one official account after the other, and what must be unique or limited among all of them.
+pub(super) struct OfficialAccounts<'a> {
+    base_dir: &'a Path,
+    environment: &'a Environment,
+    schedules: Schedules,
+    /// Names and appids that are taken, each with its place.
+    used: HashMap<(&'static str, String), String>,
+    official_accounts: usize,
+    kf_accounts: usize,
+}
+
+impl<'a> OfficialAccounts<'a> {
+    /// `schedule` and `timezone` are those of `[poll]`.
+    pub(super) fn new(base_dir: &'a Path, environment: &'a Environment, poll: (Vec<String>, String)) -> Self {
+        let schedules = Schedules { poll, parsed: HashMap::new() };
+        Self { base_dir, environment, schedules, used: HashMap::new(), official_accounts: 0, kf_accounts: 0 }
+    }
+
+    pub(super) fn check(
+        &mut self,
+        list: &Key<'_>,
+        sections: Vec<Section<raw::OfficialAccount>>,
+        report: &mut Report,
+    ) -> Vec<OfficialAccount> {
+        self.official_accounts += sections.len();
+        let accounts = sections.into_iter().enumerate();
+        accounts.filter_map(|(n, section)| self.official_account(&list.index(n), section, report)).collect()
+    }
+
+    /// What can only be known at the end; `complete`: all files could be read.
+    pub(super) fn check_totals(&self, complete: bool, report: &mut Report) {
+        let root = Key::root(0);
+        let key = root.name("official_accounts");
+        if self.official_accounts == 0 && complete {
+            report.wrong(&key, "there is none; write at least one [[official_accounts]]");
+        }
+        let schedules: HashSet<&Schedule> =
+            self.schedules.parsed.values().filter_map(|s| s.as_ref().ok()).collect();
+        for (count, most, what) in [
+            (self.official_accounts, MAX_OFFICIAL_ACCOUNTS, "official accounts"),
+            (self.kf_accounts, MAX_KF_ACCOUNTS, "kf accounts"),
+            (schedules.len(), MAX_SCHEDULES, "different schedules"),
+        ] {
+            if count > most {
+                report.wrong(&key, format!("there are {count} {what}, and {most} are the most"));
+            }
+        }
+    }
+
+    fn official_account(
+        &mut self,
+        at: &Key<'_>,
+        section: Section<raw::OfficialAccount>,
+        report: &mut Report,
+    ) -> Option<OfficialAccount> {
+        if section.wrong.is_some() {
+            report.section(at, section);
+            return None;
+        }
+        let keys = report.section(at, section);
+        let name = check_name(&at.name("name"), keys.name, "name = \"shop\"", report);
+        let appid = check_appid(&at.name("appid"), keys.appid, report);
+        self.check_unique(at, "name", name.as_deref(), report);
+        self.check_unique(at, "appid", appid.as_deref(), report);
+        let kf_accounts = check_kf_accounts(&at.name("kf_accounts"), keys.kf_accounts, report);
+        self.kf_accounts += kf_accounts.as_ref().map_or(0, Vec::len);
+        let schedule = self.schedules.of(at, keys.schedule, keys.timezone, report);
+        let token = self.token(&at.name("token"), keys.token, report);
+        Some(OfficialAccount {
+            name: name?,
+            appid: appid?,
+            kf_accounts: kf_accounts?,
+            schedule: schedule?,
+            token: token?,
+        })
+    }
+
+    fn check_unique(&mut self, at: &Key<'_>, what: &'static str, value: Option<&str>, report: &mut Report) {
+        let Some(value) = value else { return };
+        let key = at.name(what);
+        if let Some(first) = self.used.insert((what, value.to_owned()), report.place_of(&key)) {
+            report.wrong(
+                &key,
+                format!("{value:?} is the {what} of the official account at {first} too; give each its own"),
+            );
+        }
+    }
+
+    fn token(
+        &self,
+        at: &Key<'_>,
+        mut section: Section<raw::Token>,
+        report: &mut Report,
+    ) -> Option<TokenSource> {
+        if section.wrong.is_some() {
+            report.section(at, section);
+            return None;
+        }
+        let source = std::mem::take(&mut section.keys.source);
+        let source = report.take(&at.name("source"), source).unwrap_or_else(|| "stable".to_owned());
+        if let planned @ ("server" | "component") = source.as_str() {
+            // Its other keys belong to it: to call them unknown would mislead.
+            report.not_yet(&at.name("source"), &quote(planned));
+            return None;
+        }
+        let keys = report.section(at, section);
+        match source.as_str() {
+            "stable" => Some(TokenSource::Stable { secret: self.secret(at, keys, &source, report)? }),
+            "classic" => Some(TokenSource::Classic { secret: self.secret(at, keys, &source, report)? }),
+            "file" => self.token_file(at, keys, report),
+            other => {
+                let known = "\"stable\", \"classic\", \"file\"";
+                report.wrong(&at.name("source"), format!("{} is not one of {known}", quote(other)));
+                None
+            }
+        }
+    }
+
+    fn secret(
+        &self,
+        at: &Key<'_>,
+        keys: raw::Token,
+        source: &str,
+        report: &mut Report,
+    ) -> Option<secrecy::SecretString> {
+        for (key, absent) in
+            [("path", keys.path.is_absent()), ("json_pointer", keys.json_pointer.is_absent())]
+        {
+            if !absent {
+                report.wrong(
+                    &at.name(key),
+                    format!("belongs to source = \"file\", not to {source:?}; remove it"),
+                );
+            }
+        }
+        let written = Written { file: keys.secret_file, variable: keys.secret_env, in_place: keys.secret };
+        written.read(at, self.base_dir, self.environment, report)
+    }
+
+    fn token_file(&self, at: &Key<'_>, keys: raw::Token, report: &mut Report) -> Option<TokenSource> {
+        for (key, absent) in [
+            ("secret_file", keys.secret_file.is_absent()),
+            ("secret_env", keys.secret_env.is_absent()),
+            ("secret", keys.secret.is_absent()),
+        ] {
+            if !absent {
+                report.wrong(&at.name(key), "does not belong to source = \"file\"; remove it");
+            }
+        }
+        let json_pointer = report.take(&at.name("json_pointer"), keys.json_pointer);
+        if let Some(pointer) = json_pointer.as_ref().filter(|pointer| !pointer.starts_with('/')) {
+            let problem =
+                format!("{} is not a JSON pointer; write it like \"/access_token\"", quote(pointer));
+            report.wrong(&at.name("json_pointer"), problem);
+        }
+        let path = report.require(&at.name("path"), keys.path, "path = \"/run/wechat/shop.token\"")?;
+        Some(TokenSource::File { path: self.base_dir.join(path), json_pointer })
+    }
+}
+
+/// Schedules by what was written, so that thousands of official accounts share the few there are.
+struct Schedules {
+    poll: (Vec<String>, String),
+    parsed: HashMap<(Vec<String>, String), Result<Schedule, ScheduleError>>,
+}
+
+impl Schedules {
+    fn of(
+        &mut self,
+        at: &Key<'_>,
+        expressions: Setting<OneOrMore>,
+        timezone: Setting<String>,
+        report: &mut Report,
+    ) -> Option<Schedule> {
+        let inherited = expressions.is_absent() && timezone.is_absent();
+        let expressions = report.list(&at.name("schedule"), expressions, MAX_EXPRESSIONS);
+        let timezone = report.take(&at.name("timezone"), timezone);
+        let written = (
+            expressions.unwrap_or_else(|| self.poll.0.clone()),
+            timezone.unwrap_or_else(|| self.poll.1.clone()),
+        );
+        let parsed =
+            self.parsed.entry(written).or_insert_with_key(|(e, timezone)| Schedule::parse(e, timezone));
+        match parsed {
+            Ok(schedule) => Some(schedule.clone()),
+            Err(_) if inherited => None, // a mistake of [poll], which is told there
+            Err(error) => {
+                note_schedule_error(at, error, report);
+                None
+            }
+        }
+    }
+}
+
+/// Notes why a schedule is refused at the key, in the table at `at`, that it is about.
+pub(super) fn note_schedule_error(at: &Key<'_>, error: &ScheduleError, report: &mut Report) {
+    let (key, remedy) = match error {
+        ScheduleError::Timezone(_) => ("timezone", "write the name of one, for example \"Asia/Shanghai\""),
+        ScheduleError::Never(_) => ("schedule", "write a date that exists"),
+        ScheduleError::Empty | ScheduleError::TooMany(_) | ScheduleError::Syntax { .. } => {
+            ("schedule", "write five or six fields, for example \"*/15 * * * * *\"")
+        }
+    };
+    report.wrong(&at.name(key), format!("{error}; {remedy}"));
+}
+
+/// A name that can be a label and a part of a path.
+pub(super) fn check_name(
+    key: &Key<'_>,
+    setting: Setting<String>,
+    example: &str,
+    report: &mut Report,
+) -> Option<String> {
+    let name = report.require(key, setting, example)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.chars().all(allowed) || name.len() > MAX_NAME_CHARS {
+        let problem = "is not a name; write at most 64 letters, digits, \"-\" and \"_\"";
+        report.wrong(key, format!("{} {problem}", quote(&name)));
+        return None;
+    }
+    Some(name)
+}
+
+fn check_appid(key: &Key<'_>, setting: Setting<String>, report: &mut Report) -> Option<String> {
+    let appid = report.require(key, setting, "appid = \"wx0123456789abcdef\"")?;
+    let id = appid.strip_prefix("wx").unwrap_or_default();
+    if id.len() != 16 || !id.chars().all(|c| c.is_ascii_alphanumeric()) {
+        report.wrong(
+            key,
+            format!("{} is not an appid; write \"wx\" and its 16 letters and digits", quote(&appid)),
+        );
+        return None;
+    }
+    Some(appid)
+}
+
+fn check_kf_accounts(key: &Key<'_>, setting: Setting<OneOrMore>, report: &mut Report) -> Option<Vec<String>> {
+    if setting.is_absent() {
+        report.wrong(key, "is missing; write the full accounts, for example kf_accounts = [\"test1@test\"]");
+    }
+    let kf_accounts = report.list(key, setting, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT)?;
+    let mut seen = HashSet::new();
+    for (n, kf_account) in kf_accounts.iter().enumerate() {
+        let quoted = quote(kf_account);
+        if kf_account.contains('*') {
+            report.not_yet(&key.index(n), &format!("patterns such as {quoted}"));
+        } else if !is_kf_account(kf_account) {
+            report.wrong(
+                &key.index(n),
+                format!("{quoted} is not a full kf account; write prefix@wechatid, at most 64 characters"),
+            );
+        } else if !seen.insert(kf_account) {
+            report.wrong(&key.index(n), format!("{quoted} is listed twice; remove one"));
+        }
+    }
+    Some(kf_accounts)
+}
+
+fn is_kf_account(text: &str) -> bool {
+    // These would be read as something else in the URL of a request, or in a log.
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "&=#?%".contains(c);
+    let parts: Vec<&str> = text.split('@').collect();
+    matches!(parts[..], [prefix, wechatid] if !prefix.is_empty() && !wechatid.is_empty())
+        && !text.contains(forbidden)
+        && text.chars().count() <= MAX_NAME_CHARS
+}

@@ -1,0 +1,118 @@
+//! The shape of a configuration file as it is written: which keys there are, and of which type each is.
+//!
+//! Nothing is checked or filled in here. Defaults, limits and what goes together are in the modules that turn each section
+//! into its part of [`Config`](super::Config).
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::setting::{OneOrMore, Section, Setting};
+
+/// The main file.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Root {
+    pub(super) include: Setting<OneOrMore>,
+    pub(super) shutdown_timeout: Setting<Duration>,
+    pub(super) web: Section<Web>,
+    pub(super) log: Section<Log>,
+    pub(super) store: Section<Store>,
+    pub(super) api: Section<Api>,
+    pub(super) poll: Section<Poll>,
+    pub(super) metrics: Section<Metrics>,
+    pub(super) official_accounts: Setting<Vec<Section<OfficialAccount>>>,
+    pub(super) sinks: Setting<Vec<Section<Sink>>>,
+}
+
+/// An included file.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Included {
+    pub(super) official_accounts: Setting<Vec<Section<OfficialAccount>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Web {
+    pub(super) listen: Setting<OneOrMore>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) level: Setting<String>,
+    pub(super) format: Setting<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Store {
+    pub(super) path: Setting<String>,
+    pub(super) event_retention: Setting<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Api {
+    pub(super) base_url: Setting<String>,
+    pub(super) allow_insecure: Setting<bool>,
+    pub(super) connect_timeout: Setting<Duration>,
+    pub(super) timeout: Setting<Duration>,
+    pub(super) max_in_flight: Setting<i64>,
+    pub(super) max_in_flight_per_official_account: Setting<i64>,
+    pub(super) max_body_bytes: Setting<i64>,
+    pub(super) http_version: Setting<String>,
+    pub(super) ca_file: Setting<String>,
+    pub(super) proxy: Setting<SecretString>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Poll {
+    pub(super) schedule: Setting<OneOrMore>,
+    pub(super) timezone: Setting<String>,
+    pub(super) spread: Setting<Duration>,
+    pub(super) blind_after: Setting<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) per_account: Setting<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct OfficialAccount {
+    pub(super) name: Setting<String>,
+    pub(super) appid: Setting<String>,
+    pub(super) kf_accounts: Setting<OneOrMore>,
+    pub(super) schedule: Setting<OneOrMore>,
+    pub(super) timezone: Setting<String>,
+    pub(super) token: Section<Token>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Token {
+    pub(super) source: Setting<String>,
+    pub(super) secret_file: Setting<String>,
+    pub(super) secret_env: Setting<String>,
+    pub(super) secret: Setting<SecretString>,
+    pub(super) path: Setting<String>,
+    pub(super) json_pointer: Setting<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Sink {
+    pub(super) name: Setting<String>,
+    #[serde(rename = "type")]
+    pub(super) kind: Setting<String>,
+    pub(super) path: Setting<String>,
+    pub(super) mode: Setting<String>,
+    pub(super) group: Setting<String>,
+    pub(super) start: Setting<String>,
+}

@@ -1,0 +1,246 @@
+//! Single settings, read so that a mistake in one does not hide the others.
+//!
+//! serde stops at the first value of a wrong type and at the first unknown key. A [`Setting`] instead keeps what is wrong
+//! with its value, and a [`Section`] the unknown keys of its table, until `check` reports them with their places. Values
+//! are read strictly, where `config` itself would make 6 of `5.9` and 1 of `true`; only text is taken for a number or a
+//! truth value, because variables hold nothing else.
+
+use std::time::Duration;
+
+use config::{Value, ValueKind};
+use jiff::{Span, SpanRelativeTo};
+use secrecy::SecretString;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
+use serde::forward_to_deserialize_any;
+
+use super::mistake::quote;
+
+/// What stands at one key.
+#[derive(Default)]
+pub(super) enum Setting<T> {
+    #[default]
+    Absent,
+    Given(T),
+    /// What is wrong with it, and what would be right.
+    Wrong(String),
+}
+
+/// A table whose keys `T` names.
+#[derive(Default)]
+pub(super) struct Section<T> {
+    pub(super) keys: T,
+    /// Keys of the table that `T` does not have.
+    pub(super) unknown: Vec<String>,
+    /// Set when it is no table at all.
+    pub(super) wrong: Option<String>,
+}
+
+/// Several texts, or a single one that stands for a list of one.
+pub(super) struct OneOrMore(pub(super) Vec<String>);
+
+/// A type that a value can have. The text of an error never shows a value of type [`SecretString`].
+pub(super) trait Leaf: Sized {
+    fn read(value: ValueKind) -> Result<Self, String>;
+}
+
+impl<T> Setting<T> {
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+}
+
+impl<'de, T: Leaf> Deserialize<'de> for Setting<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Ok(T::read(value.kind).map_or_else(Self::Wrong, Self::Given))
+    }
+}
+
+impl<'de, T: DeserializeOwned + Default> Deserialize<'de> for Section<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let table = match Value::deserialize(deserializer)?.kind {
+            ValueKind::Table(table) => table,
+            other => return Ok(Self { wrong: Some(expected("a table", &other)), ..Self::default() }),
+        };
+        let names = names_of::<T>();
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            table.into_iter().partition(|(name, _)| names.contains(&name.as_str()));
+        let known = Value::new(None, ValueKind::Table(known.into_iter().collect()));
+        let keys = T::deserialize(known).map_err(D::Error::custom)?;
+        Ok(Self { keys, unknown: unknown.into_iter().map(|(name, _)| name).collect(), wrong: None })
+    }
+}
+
+impl Leaf for String {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        match value {
+            ValueKind::String(text) if text.is_empty() => {
+                Err("is empty; write something, or remove the key".to_owned())
+            }
+            ValueKind::String(text) => Ok(text),
+            other => Err(expected("text in quotes", &other)),
+        }
+    }
+}
+
+impl Leaf for SecretString {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        match value {
+            ValueKind::String(text) => Ok(text.into()),
+            other => Err(expected("text in quotes", &other)),
+        }
+    }
+}
+
+impl Leaf for bool {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        match value {
+            ValueKind::Boolean(value) => Ok(value),
+            ValueKind::String(text) => {
+                text.parse().map_err(|_| format!("{} is not true or false", quote(&text)))
+            }
+            other => Err(expected("true or false", &other)),
+        }
+    }
+}
+
+impl Leaf for i64 {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        match value {
+            ValueKind::I64(number) => Ok(number),
+            ValueKind::String(text) => {
+                text.parse().map_err(|_| format!("{} is not a whole number", quote(&text)))
+            }
+            other => Err(expected("a whole number", &other)),
+        }
+    }
+}
+
+impl Leaf for Duration {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        match value {
+            ValueKind::String(text) => {
+                // Days and weeks of fixed length; months and years have none, and are refused.
+                let duration =
+                    text.parse::<Span>().and_then(|s| s.to_duration(SpanRelativeTo::days_are_24_hours()));
+                duration.ok().and_then(|duration| Self::try_from(duration).ok()).ok_or_else(|| {
+                    format!("{} is not a duration; write it like \"90s\", \"5m\" or \"1h 30m\"", quote(&text))
+                })
+            }
+            ValueKind::I64(number) => Err(format!("is a number without a unit; write it like \"{number}s\"")),
+            other => Err(expected("a duration in quotes, like \"90s\"", &other)),
+        }
+    }
+}
+
+impl Leaf for OneOrMore {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        match value {
+            ValueKind::Array(values) => values
+                .into_iter()
+                .map(|v| String::read(v.kind))
+                .collect::<Result<_, _>>()
+                .map(Self)
+                .map_err(|e| format!("one of the list {e}")),
+            other => String::read(other).map(|text| Self(vec![text])),
+        }
+    }
+}
+
+/// A list of tables.
+impl<T: DeserializeOwned + Default> Leaf for Vec<Section<T>> {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        match value {
+            ValueKind::Array(tables) => tables
+                .into_iter()
+                .map(|table| Section::deserialize(table).map_err(|e| e.to_string()))
+                .collect(),
+            other => Err(expected("a list of tables, each under a heading in double brackets", &other)),
+        }
+    }
+}
+
+fn expected(what: &str, found: &ValueKind) -> String {
+    let found = match found {
+        ValueKind::Nil => "nothing",
+        ValueKind::Boolean(_) => "true or false",
+        ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => "a whole number",
+        ValueKind::Float(_) => "a number with a fraction",
+        ValueKind::String(_) => "text",
+        ValueKind::Table(_) => "a table",
+        ValueKind::Array(_) => "a list",
+    };
+    format!("is {found}; write {what}")
+}
+
+/// The keys that a raw shape has, as serde's derive knows them: there is no second list to keep.
+pub(super) fn names_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut names: &'static [&'static str] = &[];
+    // Always an error: it is asked for its names, and given nothing.
+    let _ = T::deserialize(NamesOnly(&mut names));
+    names
+}
+
+struct NamesOnly<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for NamesOnly<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        Err(Self::Error::custom("only the names were asked for"))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(Self::Error::custom("not a struct"))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: Leaf>(value: impl Into<ValueKind>) -> Result<T, String> {
+        T::read(value.into())
+    }
+
+    #[test]
+    fn durations_have_units_of_fixed_length() {
+        for (text, seconds) in
+            [("90s", 90), ("5m", 300), ("1h 30m", 5_400), ("30d", 2_592_000), ("2w", 1_209_600)]
+        {
+            assert_eq!(read(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(read("250ms"), Ok(Duration::from_millis(250)));
+        for text in ["", "5", "1 month", "1y", "-3s", "soon"] {
+            assert!(
+                read::<Duration>(text).unwrap_err().contains("is not a duration; write it like"),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            read::<Duration>(90_i64).unwrap_err(),
+            "is a number without a unit; write it like \"90s\""
+        );
+    }
+
+    #[test]
+    fn numbers_are_not_bent_into_other_types() {
+        assert_eq!(read("256"), Ok(256_i64));
+        assert_eq!(read::<i64>(5.9).unwrap_err(), "is a number with a fraction; write a whole number");
+        assert_eq!(read::<i64>(true).unwrap_err(), "is true or false; write a whole number");
+        assert_eq!(read::<bool>(1_i64).unwrap_err(), "is a whole number; write true or false");
+        assert_eq!(read::<bool>("yes").unwrap_err(), "\"yes\" is not true or false");
+        assert_eq!(read::<String>(7_i64).unwrap_err(), "is a whole number; write text in quotes");
+    }
+}
