@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 use std::future::Future;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -47,6 +46,14 @@ pub struct SimulateArgs {
 
 /// Serves until `shutdown` is done.
 pub async fn run(args: SimulateArgs, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run_printing_to(std::io::stdout(), args, shutdown).await
+}
+
+async fn run_printing_to(
+    mut out: impl std::io::Write,
+    args: SimulateArgs,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     if !args.listen.ip().is_loopback() {
         tracing::warn!(listen = %args.listen, "Anyone who reaches {} can use the simulator", args.listen);
     }
@@ -56,8 +63,9 @@ pub async fn run(args: SimulateArgs, shutdown: impl Future<Output = ()>) -> anyh
         .await
         .with_context(|| format!("listen on {}", args.listen))?;
     tracing::info!(listen = %simulator.address(), "Simulating the WeChat API on {}", simulator.base_url());
-    write_out(&configuration(&simulator.base_url(), &accounts))
-        .context("write the configuration to stdout")?;
+    let configuration = configuration(&simulator.base_url(), &accounts);
+    out.write_all(configuration.as_bytes()).and_then(|()| out.flush()).context("print the configuration")?;
+    drop(out);
     shutdown.await;
     simulator.stop().await;
     Ok(())
@@ -99,12 +107,6 @@ fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
     let seed = args.seed.unwrap_or(scenario.seed);
     // Nobody could read the ledger of a program of its own.
     Ok(Scenario { seed, ledger: false, ..scenario })
-}
-
-fn write_out(text: &str) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
 }
 
 #[cfg(test)]
@@ -157,7 +159,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_ends_when_told_to() {
-        run(args("--listen 127.0.0.1:0").unwrap(), async {}).await.unwrap();
+    async fn it_prints_where_it_listens_and_ends_when_told_to() {
+        let mut out = Vec::new();
+        run_printing_to(&mut out, args("--listen 127.0.0.1:0").unwrap(), async {}).await.unwrap();
+        let parsed: toml::Table = toml::from_str(&String::from_utf8(out).unwrap()).unwrap();
+        let base_url = parsed["api"]["base_url"].as_str().unwrap();
+        assert!(base_url.starts_with("http://127.0.0.1:") && !base_url.ends_with(":0"), "{base_url}");
     }
 }

@@ -109,10 +109,11 @@ pub(super) fn derived_seed(seed: u64, names: &[&str]) -> u64 {
     bytes.fold(offset_basis, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// An exponentially distributed time, cut to the spread's bounds.
+/// An exponentially distributed time on top of the shortest, cut at the longest.
 fn sample_ms(rng: &mut fastrand::Rng, spread: &Spread) -> i64 {
-    let exponential = -(1.0 - rng.f64()).ln() * spread.mean.as_secs_f64() * 1_000.0;
-    (exponential as i64).clamp(duration_ms(spread.min), duration_ms(spread.max))
+    let mean_beyond_min = spread.mean.saturating_sub(spread.min);
+    let beyond_min = -(1.0 - rng.f64()).ln() * mean_beyond_min.as_secs_f64() * 1_000.0;
+    (duration_ms(spread.min) + beyond_min as i64).min(duration_ms(spread.max))
 }
 
 #[cfg(test)]

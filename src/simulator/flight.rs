@@ -2,6 +2,7 @@
 //! account, and writes the ledger when it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Shared;
 use super::exchange::Caller;
@@ -71,5 +72,27 @@ impl Drop for Flight {
             answered_at_ms: self.arrived.then(|| self.shared.clock.now_ms()),
             answer,
         });
+    }
+}
+
+/// How many requests are being answered, and how many were at most.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    now: AtomicUsize,
+    max: AtomicUsize,
+}
+
+impl InFlight {
+    pub(super) fn enter(&self) {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.max.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
     }
 }

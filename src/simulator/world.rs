@@ -2,11 +2,12 @@
 //! await. The history of a kf account is played forward when somebody looks at it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use super::clock::duration_ms;
 use super::customers::{Customers, Visit, derived_seed};
+use super::flight::InFlight;
 use super::ledger::{LedgerBook, SessionRecord};
 use super::routes::Endpoint;
 use super::scenario::{CustomerFlow, KfState, OfficialAccountScript, Scenario, Style};
@@ -286,26 +287,4 @@ pub(super) struct SessionToOpen<'a> {
     pub(super) openid: &'a str,
     pub(super) createtime: i64,
     pub(super) now_ms: i64,
-}
-
-/// How many requests are being answered, and how many were at most.
-#[derive(Debug, Default)]
-pub(super) struct InFlight {
-    now: AtomicUsize,
-    max: AtomicUsize,
-}
-
-impl InFlight {
-    pub(super) fn enter(&self) {
-        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
-        self.max.fetch_max(now, Ordering::Relaxed);
-    }
-
-    pub(super) fn leave(&self) {
-        self.now.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn max(&self) -> usize {
-        self.max.load(Ordering::Relaxed)
-    }
 }

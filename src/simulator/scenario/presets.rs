@@ -1,6 +1,13 @@
 //! The scenarios that come with the program: one to look at, one to measure with.
 
-use super::*;
+use std::time::Duration;
+
+use super::super::fault::{Fault, FaultRule};
+use super::super::routes::Endpoint;
+use super::mistakes::SHORTEST_GAP;
+use super::{
+    CustomerFlow, KfAccountScript, KfState, OfficialAccountScript, Scenario, Spread, Style, unlimited,
+};
 
 /// Kf accounts of each official account of the demo: 24 in all.
 const DEMO_KF_ACCOUNTS: [(&str, &str, usize); 3] =
@@ -109,10 +116,10 @@ fn steady_flow(sessions: u32, churn_per_minute: f64) -> CustomerFlow {
         return CustomerFlow { initial: sessions, ..CustomerFlow::default() };
     }
     let stay = MINUTE.div_f64(churn_per_minute);
-    let gap = stay / sessions;
+    let gap = (stay / sessions).max(SHORTEST_GAP);
     CustomerFlow {
         initial: sessions,
-        gap: Some(Spread { mean: gap, min: SHORTEST_GAP, max: (gap * 10).max(SHORTEST_GAP) }),
+        gap: Some(Spread { mean: gap, min: SHORTEST_GAP, max: gap * 10 }),
         stay: Some(Spread { mean: stay, min: Duration::ZERO, max: stay * 10 }),
         ..CustomerFlow::default()
     }
