@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// Stores when accounts whose polls changed nothing were last seen. Idempotent; unknown accounts are passed over.
-    pub async fn record_sightings(&self, sightings: Vec<Sighting>) -> Result<(), StoreError> {
+    pub async fn record_sightings(&self, sightings: Vec<Seen>) -> Result<(), StoreError> {
         self.sqlite.write(move |tx| accounts::record_sightings(tx, &sightings)).await
     }
 

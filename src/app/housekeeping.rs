@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::clock::Clock,
     poll::WatchedAccount,
-    store::{PruneLimits, Sighting, Store},
+    store::{PruneLimits, Seen, Store},
 };
 
 /// How often send times are stored.
@@ -63,7 +63,7 @@ impl Housekeeping {
         });
         let newer: Vec<_> = newer.collect();
         for batch in newer.chunks(SIGHTINGS_BATCH) {
-            let sightings = batch.iter().map(|(_, id, sighting)| Sighting {
+            let sightings = batch.iter().map(|(_, id, sighting)| Seen {
                 id: *id,
                 listed_sent_at: sighting.listed_sent_at,
                 last_success_at: sighting.last_success_at,

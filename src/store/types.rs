@@ -10,6 +10,7 @@ use crate::domain::{
     account::{Account, AccountState, Conclusion},
     event::{Change, EventType},
     snapshot::Snapshot,
+    watch,
 };
 
 /// The stored row of an account: stands for it in every later call, and is never given to another one.
@@ -32,14 +33,8 @@ pub struct Record {
     pub state: AccountState,
     /// The last conclusion.
     pub conclusion: Option<Conclusion>,
-    /// Whether a good answer was ever received, so that later sessions count as started.
-    pub baseline_taken: bool,
-    /// Whether the last good answer had no list of sessions.
-    pub keyless: bool,
-    /// When the last request was sent whose answer determined the snapshot.
-    pub listed_sent_at: Option<Timestamp>,
-    /// When the last good answer was received.
-    pub last_success_at: Option<Timestamp>,
+    /// What is known of the answers behind its sessions.
+    pub sighting: watch::Sighting,
 }
 
 /// An account as it was stored.
@@ -88,12 +83,12 @@ pub struct Committed {
 
 /// A poll that changed nothing: when the account was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct Seen {
     /// The account's row.
     pub id: AccountRow,
-    /// See [`Record::listed_sent_at`]; `None` leaves what is stored.
+    /// See [`watch::Sighting::listed_sent_at`]; `None` leaves what is stored.
     pub listed_sent_at: Option<Timestamp>,
-    /// See [`Record::last_success_at`]; `None` leaves what is stored.
+    /// See [`watch::Sighting::last_success_at`]; `None` leaves what is stored.
     pub last_success_at: Option<Timestamp>,
 }
 

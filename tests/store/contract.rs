@@ -1,8 +1,8 @@
 //! What every backend keeps. `contract!(name, place)` makes each function a test of one backend.
 
 use kfwatch::{
-    domain::{account::AccountState, event::EventType},
-    store::{EventId, Pending, Pruned, Record, Sighting, SinkRegistration, Start, StoreError},
+    domain::{account::AccountState, event::EventType, watch::Sighting},
+    store::{EventId, Pending, Pruned, Record, Seen, SinkRegistration, Start, StoreError},
 };
 
 use super::support::*;
@@ -118,10 +118,10 @@ pub(crate) async fn sightings_are_stored_and_leave_what_they_do_not_know(place: 
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
-    let seen = Sighting { id: account.id, listed_sent_at: None, last_success_at: Some(at(9)) };
+    let seen = Seen { id: account.id, listed_sent_at: None, last_success_at: Some(at(9)) };
     store.record_sightings(vec![seen]).await.unwrap();
     let account = register(&store, "a").await;
-    assert_eq!(account.record, Record { last_success_at: Some(at(9)), ..watched() });
+    assert_eq!(account.record, Record { sighting: Sighting { last_success_at: Some(at(9)), ..watched().sighting }, ..watched() });
     assert_eq!(account.snapshot.len(), 1);
 }
 
@@ -243,7 +243,7 @@ pub(crate) async fn an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_s
     assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 1);
     assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 0);
     let back = register(&store, "a").await;
-    assert!(back.snapshot.is_empty() && !back.record.baseline_taken);
+    assert!(back.snapshot.is_empty() && !back.record.sighting.baseline_taken);
     assert_eq!(back.record.state, AccountState::Unwatched);
     assert_eq!(commit(&store, &back, vec![started("o-1", 1)]).await.sequence, 3);
 }

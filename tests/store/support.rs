@@ -8,6 +8,7 @@ use kfwatch::{
         account::{Account, AccountState, Conclusion, Transition},
         diff::EndReason,
         event::{Change, OwnedSession},
+        watch::Sighting,
     },
     store::{
         AccountRow, Committed, EventId, PollCommit, PruneLimits, Record, SinkRegistration, Start, Store,
@@ -87,10 +88,12 @@ pub(crate) fn watched() -> Record {
     Record {
         state: AccountState::Ok,
         conclusion: Some(Conclusion::Ok),
-        baseline_taken: true,
-        keyless: false,
-        listed_sent_at: Some(at(1)),
-        last_success_at: Some(at(2)),
+        sighting: Sighting {
+            baseline_taken: true,
+            keyless: false,
+            listed_sent_at: Some(at(1)),
+            last_success_at: Some(at(2)),
+        },
     }
 }
 

@@ -9,10 +9,11 @@ use crate::{
     domain::{
         account::{Account, AccountState},
         snapshot::{Observed, Session, Snapshot},
+        watch::Sighting,
     },
     store::{
         error::StoreError,
-        types::{AccountRow, Record, Registered, Sighting, StoredAccount},
+        types::{AccountRow, Record, Registered, Seen, StoredAccount},
     },
 };
 
@@ -46,14 +47,14 @@ pub(in crate::store) fn register(
 
 pub(in crate::store) fn record_sightings(
     tx: &Transaction<'_>,
-    sightings: &[Sighting],
+    sightings: &[Seen],
 ) -> Result<(), StoreError> {
     let mut statement = tx.prepare_cached(
         "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
                 last_success_at = coalesce(?3, last_success_at)
          WHERE id = ?1",
     )?;
-    for Sighting { id, listed_sent_at, last_success_at } in sightings {
+    for Seen { id, listed_sent_at, last_success_at } in sightings {
         statement.execute((id.0, listed_sent_at.map(convert::ms), last_success_at.map(convert::ms)))?;
     }
     Ok(())
@@ -89,10 +90,12 @@ fn account(row: &Row<'_>) -> Result<AccountsRow, StoreError> {
     let record = Record {
         state: convert::state(&row.get::<_, String>(5)?)?,
         conclusion: conclusion.as_deref().map(convert::conclusion).transpose()?,
-        baseline_taken: row.get(7)?,
-        keyless: row.get(8)?,
-        listed_sent_at: convert::optional_time(row.get(9)?)?,
-        last_success_at: convert::optional_time(row.get(10)?)?,
+        sighting: Sighting {
+            baseline_taken: row.get(7)?,
+            keyless: row.get(8)?,
+            listed_sent_at: convert::optional_time(row.get(9)?)?,
+            last_success_at: convert::optional_time(row.get(10)?)?,
+        },
     };
     let stored =
         StoredAccount { id: AccountRow(row.get(0)?), account, record, snapshot: Snapshot::default() };

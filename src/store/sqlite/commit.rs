@@ -93,8 +93,7 @@ fn append(
 }
 
 fn store_record(tx: &Transaction<'_>, commit: &PollCommit, sequence: i64) -> Result<(), StoreError> {
-    let Record { state, conclusion, baseline_taken, keyless, listed_sent_at, last_success_at } =
-        commit.record;
+    let Record { state, conclusion, sighting } = commit.record;
     let unwatched_at = commit.changes.iter().rev().find_map(|change| match change {
         Change::StateChanged { transition, observed_at, .. } if transition.to == AccountState::Unwatched => {
             Some(convert::ms(*observed_at))
@@ -111,10 +110,10 @@ fn store_record(tx: &Transaction<'_>, commit: &PollCommit, sequence: i64) -> Res
         sequence,
         state.as_str(),
         conclusion.map(convert::conclusion_name),
-        baseline_taken,
-        keyless,
-        listed_sent_at.map(convert::ms),
-        last_success_at.map(convert::ms),
+        sighting.baseline_taken,
+        sighting.keyless,
+        sighting.listed_sent_at.map(convert::ms),
+        sighting.last_success_at.map(convert::ms),
         unwatched_at,
     ])?;
     Ok(())

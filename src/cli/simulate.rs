@@ -1,0 +1,169 @@
+//! `kfwatch simulate`: the simulated WeChat API alone, for tests, rehearsals and load.
+//!
+//! Prints a configuration for kfwatch on stdout, so that `kfwatch simulate > config.toml` is all the preparation that a
+//! rehearsal needs; then serves until it is told to stop.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::simulator::{AccountToWatch, Scenario, Simulator};
+
+/// Options of `kfwatch simulate`.
+#[derive(Debug, clap::Args)]
+pub struct SimulateArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8390")]
+    pub listen: SocketAddr,
+
+    /// A scenario in TOML; the one of `kfwatch demo` if absent
+    #[arg(long, value_name = "FILE", conflicts_with = "load_accounts")]
+    pub scenario: Option<PathBuf>,
+
+    /// Play another history of the same scenario
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// A scenario for load: so many kf accounts on each official account
+    #[arg(long, value_name = "N")]
+    pub load_accounts: Option<usize>,
+
+    /// Official accounts of the load
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "load_accounts")]
+    pub load_official_accounts: usize,
+
+    /// Open sessions on each kf account of the load
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "load_accounts")]
+    pub load_sessions: u32,
+
+    /// Share of the load's sessions that is replaced by others every minute
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "load_accounts")]
+    pub load_churn: f64,
+}
+
+/// Serves until `shutdown` is done.
+pub async fn run(args: SimulateArgs, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run_printing_to(std::io::stdout(), args, shutdown).await
+}
+
+async fn run_printing_to(
+    mut out: impl std::io::Write,
+    args: SimulateArgs,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    if !args.listen.ip().is_loopback() {
+        tracing::warn!(listen = %args.listen, "Anyone who reaches {} can use the simulator", args.listen);
+    }
+    let scenario = scenario(&args)?;
+    let accounts = scenario.accounts();
+    let simulator = Simulator::start(scenario, args.listen)
+        .await
+        .with_context(|| format!("listen on {}", args.listen))?;
+    tracing::info!(listen = %simulator.address(), "Simulating the WeChat API on {}", simulator.base_url());
+    let configuration = configuration(&simulator.base_url(), &accounts);
+    out.write_all(configuration.as_bytes()).and_then(|()| out.flush()).context("print the configuration")?;
+    drop(out);
+    shutdown.await;
+    simulator.stop().await;
+    Ok(())
+}
+
+/// A configuration for a daemon that watches these accounts on a simulator.
+pub fn configuration(base_url: &str, accounts: &[AccountToWatch]) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let mut text = format!(
+        "# A configuration for kfwatch, to watch the simulated WeChat API.\n\n[api]\nbase_url = {}\n",
+        quoted(base_url)
+    );
+    for AccountToWatch { name, appid, secret, kf_accounts } in accounts {
+        let kf_accounts: Vec<String> = kf_accounts.iter().map(|name| quoted(name)).collect();
+        let [name, appid, secret] = [name, appid, secret].map(|value| quoted(value));
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "\n[[official_accounts]]\nname = {name}\nappid = {appid}\nkf_accounts = [{}]\n\
+             [official_accounts.token]\nsource = \"stable\"\nsecret = {secret}\n",
+            kf_accounts.join(", ")
+        );
+    }
+    text
+}
+
+fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
+    let scenario = match (&args.scenario, args.load_accounts) {
+        (Some(path), _) => {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("read scenario {}", path.display()))?;
+            Scenario::from_toml(&text).with_context(|| format!("use scenario {}", path.display()))?
+        }
+        (None, Some(kf_accounts)) => {
+            Scenario::load(args.load_official_accounts, kf_accounts, args.load_sessions, args.load_churn)
+        }
+        (None, None) => Scenario::demo(0),
+    };
+    let seed = args.seed.unwrap_or(scenario.seed);
+    // Nobody could read the ledger of a program of its own.
+    Ok(Scenario { seed, ledger: false, ..scenario })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: SimulateArgs,
+    }
+
+    fn args(words: &str) -> Result<SimulateArgs, clap::Error> {
+        let program = Program::try_parse_from(["simulate"].into_iter().chain(words.split_whitespace()));
+        program.map(|program| program.args)
+    }
+
+    #[test]
+    fn the_printed_configuration_is_toml_with_every_account() {
+        let accounts = Scenario::demo(1).accounts();
+        let text = configuration("http://127.0.0.1:1", &accounts);
+        let parsed: toml::Table = toml::from_str(&text).unwrap();
+        assert_eq!(parsed["api"]["base_url"].as_str(), Some("http://127.0.0.1:1"));
+        let officials = parsed["official_accounts"].as_array().unwrap();
+        assert_eq!(officials.len(), 3);
+        assert_eq!(officials[0]["kf_accounts"].as_array().unwrap().len(), 10);
+        assert_eq!(officials[0]["token"]["secret"].as_str(), Some(&*accounts[0].secret));
+    }
+
+    #[test]
+    fn load_options_make_a_load_scenario() {
+        let args = args("--load-accounts 4 --load-official-accounts 2 --load-sessions 3 --seed 9").unwrap();
+        let scenario = scenario(&args).unwrap();
+        assert_eq!(scenario, Scenario { seed: 9, ..Scenario::load(2, 4, 3, 0.0) });
+    }
+
+    #[test]
+    fn contradictory_options_are_refused() {
+        assert!(args("--load-churn 0.5").is_err());
+        assert!(args("--load-accounts 4 --scenario x.toml").is_err());
+    }
+
+    #[test]
+    fn a_missing_scenario_is_named() {
+        let args = args("--scenario /nonexistent/x.toml").unwrap();
+        let error = format!("{:#}", scenario(&args).unwrap_err());
+        assert!(error.starts_with("read scenario /nonexistent/x.toml: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn it_prints_where_it_listens_and_ends_when_told_to() {
+        let mut out = Vec::new();
+        run_printing_to(&mut out, args("--listen 127.0.0.1:0").unwrap(), async {}).await.unwrap();
+        let parsed: toml::Table = toml::from_str(&String::from_utf8(out).unwrap()).unwrap();
+        let base_url = parsed["api"]["base_url"].as_str().unwrap();
+        assert!(base_url.starts_with("http://127.0.0.1:") && !base_url.ends_with(":0"), "{base_url}");
+    }
+}

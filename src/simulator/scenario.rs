@@ -1,0 +1,283 @@
+//! The script of a simulation: official accounts, their kf accounts and customers, token lifetimes, faults.
+//!
+//! Read from TOML, or built by [`Scenario::demo`] and [`Scenario::load`]. A scenario is plain data; the same scenario
+//! always plays the same history of sessions. `tests/scenarios/faults.toml` is a commented sample.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::fault::FaultRule;
+
+mod mistakes;
+mod presets;
+
+pub(super) use self::mistakes::is_probability;
+
+/// A whole simulation. `Default` has no accounts.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scenario {
+    /// Of the history of sessions, of tokens and of faults by probability.
+    pub seed: u64,
+    /// Life of access tokens.
+    pub tokens: TokenPolicy,
+    /// Whether the truth is recorded for tests; costs memory with every session and answer.
+    pub ledger: bool,
+    /// Customers of the kf accounts that have none of their own.
+    pub customers: CustomerFlow,
+    /// Official accounts.
+    pub official_accounts: Vec<OfficialAccountScript>,
+    /// Faults from the start; the first rule that fires wins.
+    pub faults: Vec<FaultRule>,
+}
+
+/// How long access tokens live.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenPolicy {
+    /// Announced as expires_in.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub lifetime: Duration,
+    /// How long a replaced token stays valid, and how early stable_token renews.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub overlap: Duration,
+}
+
+/// One official account.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfficialAccountScript {
+    /// Short name, for selectors and for the configuration of a client.
+    pub name: String,
+    /// The account's appid.
+    pub appid: String,
+    /// The account's AppSecret.
+    pub secret: String,
+    /// What follows the `@` in the names of its kf accounts.
+    pub wechat_id: String,
+    /// Calls of getsessionlist allowed a day; more get 45009.
+    #[serde(default = "unlimited")]
+    pub session_lists_per_day: u64,
+    /// Oddities of its answers.
+    #[serde(default)]
+    pub style: Style,
+    /// Its service agents.
+    #[serde(default)]
+    pub kf_accounts: Vec<KfAccountScript>,
+}
+
+/// One kf account.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KfAccountScript {
+    /// What precedes the `@`.
+    pub prefix: String,
+    /// Shown to customers; the prefix if absent.
+    #[serde(default)]
+    pub nickname: Option<String>,
+    /// Whether it can be used.
+    #[serde(default)]
+    pub state: KfState,
+    /// Its customers, if they differ from the scenario's.
+    #[serde(default)]
+    pub customers: Option<CustomerFlow>,
+}
+
+/// Whether a kf account can be used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KfState {
+    /// Bound to a WeChat user.
+    #[default]
+    Bound,
+    /// Not bound, nobody invited: 65402.
+    Unbound,
+    /// Not bound, an invitation is waiting for its answer: 65402.
+    UnboundWaiting,
+    /// Not bound, the invitation was rejected: 65402.
+    UnboundRejected,
+    /// Not bound, the invitation expired: 65402.
+    UnboundExpired,
+    /// Unknown to WeChat, though a client may have it configured: 65401.
+    Invalid,
+}
+
+/// How customers come and go.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CustomerFlow {
+    /// Sessions that are open at the start.
+    pub initial: u32,
+    /// Time between two arrivals; nobody arrives if absent.
+    pub gap: Option<Spread>,
+    /// Time in the queue.
+    pub wait: Spread,
+    /// Time from acceptance to the end; customers never leave if absent.
+    pub stay: Option<Spread>,
+    /// Probability that an arriving customer is one who left recently.
+    pub returning: f64,
+}
+
+/// A random time: an exponentially distributed one on top of the shortest, cut at the longest.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// The mean, but for what is cut.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub mean: Duration,
+    /// The shortest.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub min: Duration,
+    /// The longest.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub max: Duration,
+}
+
+/// Oddities seen in answers of the real API, per official account.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Style {
+    /// createtime as a string.
+    pub createtime_as_text: bool,
+    /// `\/` for every slash.
+    pub escaped_slashes: bool,
+    /// No `sessionlist` key when nobody is there.
+    pub omit_empty_list: bool,
+    /// `"errcode":0,"errmsg":"ok"` beside a success.
+    pub explicit_ok: bool,
+    /// Content-Type text/plain.
+    pub text_plain: bool,
+    /// Probability that an answer lists its sessions in another order.
+    pub shuffle: f64,
+    /// Probability that an answer lists one session twice.
+    pub duplicate: f64,
+}
+
+/// An official account as a client needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountToWatch {
+    /// Short name.
+    pub name: String,
+    /// The account's appid.
+    pub appid: String,
+    /// The account's AppSecret.
+    pub secret: String,
+    /// Full names of all kf accounts of the scenario, the invalid ones included.
+    pub kf_accounts: Vec<String>,
+}
+
+/// Why a scenario cannot be played.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("read the scenario")]
+    Syntax(#[from] toml::de::Error),
+    /// Well-formed, but contradictory; all mistakes at once.
+    #[error("{}", .0.join("\n"))]
+    Mistakes(Vec<String>),
+}
+
+impl Scenario {
+    /// Reads and checks a scenario.
+    pub fn from_toml(text: &str) -> Result<Scenario, ScenarioError> {
+        let scenario: Scenario = toml::from_str(text)?;
+        let mistakes = scenario.mistakes();
+        if mistakes.is_empty() { Ok(scenario) } else { Err(ScenarioError::Mistakes(mistakes)) }
+    }
+
+    /// The accounts that a client should be configured with.
+    pub fn accounts(&self) -> Vec<AccountToWatch> {
+        let account = |official: &OfficialAccountScript| AccountToWatch {
+            name: official.name.clone(),
+            appid: official.appid.clone(),
+            secret: official.secret.clone(),
+            kf_accounts: official.kf_accounts.iter().map(|kf| official.full_name(kf)).collect(),
+        };
+        self.official_accounts.iter().map(account).collect()
+    }
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Scenario {
+            seed: 0,
+            tokens: TokenPolicy::default(),
+            ledger: true,
+            customers: CustomerFlow::default(),
+            official_accounts: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl Default for TokenPolicy {
+    fn default() -> Self {
+        TokenPolicy { lifetime: Duration::from_secs(7_200), overlap: Duration::from_secs(300) }
+    }
+}
+
+impl OfficialAccountScript {
+    /// `prefix@wechat_id`, the name by which the API knows a kf account.
+    pub fn full_name(&self, kf: &KfAccountScript) -> String {
+        format!("{}@{}", kf.prefix, self.wechat_id)
+    }
+}
+
+impl Default for CustomerFlow {
+    /// Nobody.
+    fn default() -> Self {
+        CustomerFlow { initial: 0, gap: None, wait: Spread::none(), stay: None, returning: 0.0 }
+    }
+}
+
+impl Spread {
+    /// Always no time at all.
+    pub const fn none() -> Self {
+        Spread { mean: Duration::ZERO, min: Duration::ZERO, max: Duration::ZERO }
+    }
+}
+
+fn unlimited() -> u64 {
+    100_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_scenario_is_valid() {
+        let sample = include_str!("../../tests/scenarios/faults.toml");
+        let scenario = Scenario::from_toml(sample).unwrap();
+        assert!(scenario.faults.len() > 5);
+    }
+
+    #[test]
+    fn the_presets_are_valid() {
+        assert_eq!(Scenario::demo(1).mistakes(), Vec::<String>::new());
+        assert_eq!(Scenario::load(3, 10, 10, 0.1).mistakes(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_demo_has_every_kind_of_kf_account() {
+        let accounts = Scenario::demo(1).accounts();
+        assert_eq!(accounts.len(), 3);
+        assert_eq!(accounts.iter().map(|account| account.kf_accounts.len()).sum::<usize>(), 24);
+        let states: Vec<KfState> = Scenario::demo(1)
+            .official_accounts
+            .iter()
+            .flat_map(|official| official.kf_accounts.iter().map(|kf| kf.state))
+            .collect();
+        assert_eq!(states.iter().filter(|state| **state == KfState::Invalid).count(), 1);
+        assert!(
+            states.iter().filter(|state| !matches!(state, KfState::Bound | KfState::Invalid)).count() >= 2
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let error = toml::from_str::<Scenario>("seed = 1\nsead = 2").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("sead"), "{error}");
+    }
+}

@@ -1,0 +1,135 @@
+//! What is wrong with a scenario that is well-formed: all mistakes at once, each with its place.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::super::fault::FaultRule;
+use super::{CustomerFlow, OfficialAccountScript, Scenario};
+
+/// Bounds the work of catching up with the history of an account that was not asked for a while.
+pub(super) const SHORTEST_GAP: Duration = Duration::from_millis(10);
+
+impl Scenario {
+    pub(super) fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if self.tokens.overlap >= self.tokens.lifetime {
+            mistakes.push("tokens.overlap: must be shorter than tokens.lifetime".to_owned());
+        }
+        mistakes.extend(self.customers.mistakes("customers"));
+        let mut names = HashSet::new();
+        for official in &self.official_accounts {
+            for (key, value) in [("name", &official.name), ("appid", &official.appid)] {
+                if !names.insert((key, value)) {
+                    mistakes.push(format!("official_accounts: {key} `{value}` is given twice"));
+                }
+            }
+            mistakes.extend(official.mistakes());
+        }
+        for (number, rule) in self.faults.iter().enumerate() {
+            mistakes.extend(self.fault_mistakes(rule).map(|mistake| format!("faults[{number}]: {mistake}")));
+        }
+        mistakes
+    }
+
+    fn fault_mistakes(&self, rule: &FaultRule) -> Option<String> {
+        let known = |wanted: &String| {
+            let is_wanted =
+                |official: &OfficialAccountScript| official.name == *wanted || official.appid == *wanted;
+            self.official_accounts.iter().any(is_wanted)
+        };
+        if let Some(wanted) = rule.official_account.as_ref().filter(|wanted| !known(wanted)) {
+            return Some(format!("there is no official account `{wanted}`"));
+        }
+        rule.mistake().map(str::to_owned)
+    }
+}
+
+impl OfficialAccountScript {
+    fn mistakes(&self) -> Vec<String> {
+        let name = &self.name;
+        let mut mistakes = Vec::new();
+        let mut prefixes = HashSet::new();
+        for kf in &self.kf_accounts {
+            if !prefixes.insert(&kf.prefix) {
+                mistakes.push(format!("official account `{name}`: prefix `{}` is given twice", kf.prefix));
+            }
+            if let Some(customers) = &kf.customers {
+                mistakes.extend(customers.mistakes(&format!("customers of `{}`", self.full_name(kf))));
+            }
+        }
+        for (key, value) in [("shuffle", self.style.shuffle), ("duplicate", self.style.duplicate)] {
+            if !is_probability(value) {
+                mistakes.push(format!("official account `{name}`: style.{key} must be between 0 and 1"));
+            }
+        }
+        mistakes
+    }
+}
+
+impl CustomerFlow {
+    fn mistakes(&self, of: &str) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let spreads = [("gap", self.gap.as_ref()), ("wait", Some(&self.wait)), ("stay", self.stay.as_ref())];
+        for (key, spread) in spreads {
+            if spread.is_some_and(|spread| spread.mean < spread.min || spread.mean > spread.max) {
+                mistakes.push(format!("{of}: {key}.mean must be between {key}.min and {key}.max"));
+            }
+        }
+        if self.gap.as_ref().is_some_and(|gap| gap.min < SHORTEST_GAP) {
+            mistakes.push(format!("{of}: gap.min must be at least 10ms"));
+        }
+        if !is_probability(self.returning) {
+            mistakes.push(format!("{of}: returning must be between 0 and 1"));
+        }
+        mistakes
+    }
+}
+
+/// Whether a number can be a probability.
+pub(in super::super) fn is_probability(value: f64) -> bool {
+    (0.0..=1.0).contains(&value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_contradiction_is_named() {
+        let text = r#"
+            tokens = { lifetime = "5m", overlap = "5m" }
+            [customers]
+            returning = 2.0
+            gap = { mean = "1s", min = "2s", max = "1s" }
+            [[official_accounts]]
+            name = "shop"
+            appid = "wx1"
+            secret = "s"
+            wechat_id = "test"
+            kf_accounts = [{ prefix = "kf1" }, { prefix = "kf1" }]
+            [[official_accounts]]
+            name = "other"
+            appid = "wx1"
+            secret = "s"
+            wechat_id = "test"
+            style = { shuffle = -1.0 }
+            [[faults]]
+            fault = "hang"
+            official_account = "nowhere"
+            [[faults]]
+            fault = "list_null"
+            endpoint = "token"
+        "#;
+        let expected = [
+            "tokens.overlap: must be shorter than tokens.lifetime",
+            "customers: gap.mean must be between gap.min and gap.max",
+            "customers: returning must be between 0 and 1",
+            "official account `shop`: prefix `kf1` is given twice",
+            "official_accounts: appid `wx1` is given twice",
+            "official account `other`: style.shuffle must be between 0 and 1",
+            "faults[0]: there is no official account `nowhere`",
+            "faults[1]: this fault concerns getsessionlist only",
+        ];
+        assert_eq!(Scenario::from_toml(text).unwrap_err().to_string(), expected.join("\n"));
+    }
+}
