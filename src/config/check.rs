@@ -136,7 +136,7 @@ fn check_filter(filter: &str) -> Result<(), String> {
     EnvFilter::builder().parse(filter).map_err(|e| format!("{} is not a filter: {e}", quote(filter)))?;
     // A level with a typing error is a valid filter: one for everything of a module with that name, and of no other.
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let bare = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphabetic());
+    let bare = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphabetic() || c == ' ');
     match filter
         .split(',')
         .map(str::trim)

@@ -232,9 +232,8 @@ impl Origins {
     pub(super) fn place_of(&self, key: &Key<'_>) -> Place {
         let Some(document) = self.documents.get(key.document) else { return Place::Nowhere };
         let (place, exact) = document.place_of(key);
-        // Variables override keys of the main file, and none that are in lists.
-        let overridable = key.document == 0 && !key.steps().iter().any(|step| matches!(step, Step::Index(_)));
-        let variable = overridable.then(|| self.variable_for(&key.to_string(), exact)).flatten();
+        // Variables override keys of the main file only.
+        let variable = (key.document == 0).then(|| self.variable_for(&key.to_string(), exact)).flatten();
         variable.map_or(place, |name| Place::Variable(name.to_owned()))
     }
 
