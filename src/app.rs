@@ -50,7 +50,9 @@ pub enum AppError {
     #[error("store")]
     Store(#[from] StoreError),
     /// An address could not be bound.
-    #[error("cannot listen on {address}: stop the program that uses it, or set web.listen to another address")]
+    #[error(
+        "cannot listen on {address}: stop the program that uses it, or set web.listen to another address"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -166,7 +168,6 @@ struct Running {
     web_handles: Vec<axum_server::Handle<SocketAddr>>,
 }
 
-#[expect(clippy::disallowed_methods, reason = "the composition root is where tasks are spawned")]
 impl Running {
     async fn spawn(app: App) -> Result<Self, AppError> {
         let mut running = Self {
@@ -206,7 +207,9 @@ impl Running {
             accounts,
             event_retention: app.config.store.event_retention,
         };
-        running.housekeeping.spawn(housekeeping.run(running.stop_polling.clone(), running.stop_delivery.clone()));
+        running
+            .housekeeping
+            .spawn(housekeeping.run(running.stop_polling.clone(), running.stop_delivery.clone()));
         Ok(running)
     }
 

@@ -1,2 +1,118 @@
-//! placeholder
+//! The command line: one file for each command.
+//!
+//! Results go to standard output, logs and everything said to people to standard error. A command fails with a
+//! [`Failure`], which knows its exit code.
+
+mod check;
+mod demo;
+mod events;
+mod output;
+mod poll;
+mod run;
+mod signals;
 pub mod simulate;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    app::AppError,
+    config::{Config, Environment, Loaded, Mistakes},
+    logging::{self, Format},
+    store::StoreError,
+};
+
+/// `EX_CONFIG` of sysexits: the configuration was refused.
+const EX_CONFIG: u8 = 78;
+
+/// Watches WeChat customer service sessions: polls getsessionlist, emits session events, exports metrics.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run(ConfigArgs),
+    /// Run a simulated WeChat API and the daemon against it; nothing to configure
+    Demo(demo::DemoArgs),
+    /// Validate the configuration, and say how many calls a day it makes
+    Check(ConfigArgs),
+    /// Poll every account once and print the result; commits nothing
+    Poll(poll::PollArgs),
+    /// Read the event log
+    Events(events::EventsArgs),
+    /// Run the simulated WeChat API alone, for tests, rehearsals and load
+    Simulate(simulate::SimulateArgs),
+}
+
+/// Which configuration to use.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration file [default: $KFWATCH_CONFIG, ./config.toml, /etc/kfwatch/config.toml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] Mistakes),
+    /// The daemon could not start or go on.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The store was refused.
+    #[error("store")]
+    Store(#[from] StoreError),
+    /// What was asked for was done, and did not go well everywhere; the output says so already.
+    #[error("not every account could be polled")]
+    Incomplete,
+    /// Anything else.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl Failure {
+    /// The exit code, as the README lists them.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => EX_CONFIG.into(),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl Cli {
+    /// Carries the command out.
+    pub async fn execute(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Run(args) => run::run(&args).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Check(args) => check::run(&args),
+            Command::Poll(args) => poll::run(args).await,
+            Command::Events(args) => events::run(args).await,
+            Command::Simulate(args) => {
+                init_logging("info", Format::Text)?;
+                signals::until_signal(|shutdown| simulate::run(args, shutdown)).await
+            }
+        }
+    }
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Loaded, Mistakes> {
+        let environment = Environment::of_process();
+        let path = Config::find(self.config.clone(), &environment)?;
+        Config::load(&path, &environment)
+    }
+}
+
+fn init_logging(level: &str, format: Format) -> Result<(), Failure> {
+    logging::init(level, format).map_err(|error| anyhow::Error::new(error).context("set up logging").into())
+}

@@ -27,7 +27,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Url;
-use secrecy::SecretString;
 
 pub use self::environment::Environment;
 pub use self::mistake::{Mistake, Mistakes, Place};

@@ -52,6 +52,11 @@ impl Store {
         self.sqlite.write(move |tx| accounts::register(tx, &accounts)).await
     }
 
+    /// All accounts that were ever brought in, as they are stored. Changes nothing.
+    pub async fn stored_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+        self.sqlite.read(accounts::stored).await
+    }
+
     /// Commits what one poll changed: numbers and appends its events, moves the stored snapshot along with them, and
     /// replaces the account's record. All or nothing.
     ///

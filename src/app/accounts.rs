@@ -67,7 +67,7 @@ impl Connections {
 }
 
 /// The client's options from the configuration.
-pub fn client_options(api: &config::Api) -> Result<ClientOptions, AppError> {
+fn client_options(api: &config::Api) -> Result<ClientOptions, AppError> {
     let ca_pem = api.ca_file.as_ref().map(|path| {
         std::fs::read(path).map_err(|error| AppError::Unusable {
             what: "api.ca_file".to_owned(),
@@ -105,7 +105,8 @@ impl Watching {
         let accounts = config.official_accounts.iter().flat_map(accounts).collect();
         let registered = store.register_accounts(accounts).await?;
         let mut stored = registered.configured.into_iter();
-        let mut watching = Self { statuses: Vec::new(), by_schedule: BySchedule::new(), left: registered.left };
+        let mut watching =
+            Self { statuses: Vec::new(), by_schedule: BySchedule::new(), left: registered.left };
         for (lane, configured) in config.official_accounts.iter().enumerate() {
             let calls = Arc::<CallCounters>::default();
             let observer = Arc::new(metrics.call_observer(Arc::clone(&calls)));
@@ -116,7 +117,8 @@ impl Watching {
                 let (row, account) = (stored.id, stored.account.clone());
                 let watch = watch(stored);
                 let status = Arc::new(AccountStatus::restored(account, Arc::clone(ticks), &watch));
-                let account = WatchedAccount::new(Arc::clone(&status), Arc::clone(&official_account), row, watch);
+                let account =
+                    WatchedAccount::new(Arc::clone(&status), Arc::clone(&official_account), row, watch);
                 scheduled.push(Scheduled { account: Arc::new(account), lane });
                 status
             });
@@ -141,7 +143,8 @@ impl Watching {
             let step = watch(left.clone()).unwatched(now);
             let record = Record { state: step.standing.state, ..left.record };
             metrics.events_committed(EventType::StateChanged, step.changes.len() as u64);
-            let commit = PollCommit { id: left.id, account: left.account.clone(), changes: step.changes, record };
+            let commit =
+                PollCommit { id: left.id, account: left.account.clone(), changes: step.changes, record };
             store.commit_poll(commit).await?;
             tracing::info!(account = %left.account, "Left the configuration; its sessions do not end by that");
         }

@@ -69,7 +69,9 @@ impl Housekeeping {
                 last_success_at: sighting.last_success_at,
             });
             match self.store.record_sightings(sightings.collect()).await {
-                Ok(()) => batch.iter().for_each(|(index, _, sighting)| stored[*index] = sighting.last_success_at),
+                Ok(()) => {
+                    batch.iter().for_each(|(index, _, sighting)| stored[*index] = sighting.last_success_at)
+                }
                 Err(error) => {
                     tracing::warn!("Times of the last polls not stored: {}", crate::chain(&error));
                     return;
@@ -90,7 +92,10 @@ impl Housekeeping {
         match self.store.prune(limits).await {
             Ok(pruned) if pruned.events + pruned.snapshots + pruned.sinks > 0 => {
                 tracing::info!(
-                    events = pruned.events, snapshots = pruned.snapshots, sinks = pruned.sinks, "Pruned the store"
+                    events = pruned.events,
+                    snapshots = pruned.snapshots,
+                    sinks = pruned.sinks,
+                    "Pruned the store"
                 );
             }
             Ok(_) => {}

@@ -53,7 +53,9 @@ fn group_id(sink: &str, group: &str) -> Result<u32, AppError> {
     let unusable = |reason: String| AppError::Unusable { what: format!("group of sink {sink:?}"), reason };
     match nix::unistd::Group::from_name(group) {
         Ok(Some(found)) => Ok(found.gid.as_raw()),
-        Ok(None) => Err(unusable(format!("there is no group {group:?} on this system: create it, or remove the key"))),
+        Ok(None) => {
+            Err(unusable(format!("there is no group {group:?} on this system: create it, or remove the key")))
+        }
         Err(error) => Err(unusable(format!("the group {group:?} cannot be looked up: {error}"))),
     }
 }

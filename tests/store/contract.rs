@@ -121,7 +121,10 @@ pub(crate) async fn sightings_are_stored_and_leave_what_they_do_not_know(place: 
     let seen = Seen { id: account.id, listed_sent_at: None, last_success_at: Some(at(9)) };
     store.record_sightings(vec![seen]).await.unwrap();
     let account = register(&store, "a").await;
-    assert_eq!(account.record, Record { sighting: Sighting { last_success_at: Some(at(9)), ..watched().sighting }, ..watched() });
+    assert_eq!(
+        account.record,
+        Record { sighting: Sighting { last_success_at: Some(at(9)), ..watched().sighting }, ..watched() }
+    );
     assert_eq!(account.snapshot.len(), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{Connection, Row, Transaction, params};
 
 use super::convert;
 use crate::{
@@ -45,10 +45,15 @@ pub(in crate::store) fn register(
     Ok(registered)
 }
 
-pub(in crate::store) fn record_sightings(
-    tx: &Transaction<'_>,
-    sightings: &[Seen],
-) -> Result<(), StoreError> {
+/// All accounts that were ever brought in, for reading.
+pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
+    let configured = load_accounts(connection)?.into_values().map(|row| row.stored).collect();
+    let mut registered = Registered { configured, left: Vec::new() };
+    load_snapshots(connection, &mut registered)?;
+    Ok(registered.configured)
+}
+
+pub(in crate::store) fn record_sightings(tx: &Transaction<'_>, sightings: &[Seen]) -> Result<(), StoreError> {
     let mut statement = tx.prepare_cached(
         "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
                 last_success_at = coalesce(?3, last_success_at)
@@ -68,7 +73,7 @@ struct AccountsRow {
 /// Appid and kf account.
 type Key = (Arc<str>, Arc<str>);
 
-fn load_accounts(tx: &Transaction<'_>) -> Result<HashMap<Key, AccountsRow>, StoreError> {
+fn load_accounts(tx: &Connection) -> Result<HashMap<Key, AccountsRow>, StoreError> {
     let mut statement = tx.prepare_cached(
         "SELECT id, official_account, appid, kf_account, configured, state, conclusion, baseline_taken, keyless,
                 listed_sent_at, last_success_at
@@ -138,7 +143,7 @@ fn insert(tx: &Transaction<'_>, account: &Account) -> Result<StoredAccount, Stor
 }
 
 /// One walk over all sessions in the order of accounts; a snapshot is packed as soon as its account is complete.
-fn load_snapshots(tx: &Transaction<'_>, registered: &mut Registered) -> Result<(), StoreError> {
+fn load_snapshots(tx: &Connection, registered: &mut Registered) -> Result<(), StoreError> {
     let all = registered.configured.iter_mut().chain(&mut registered.left);
     let mut accounts: HashMap<i64, &mut StoredAccount> = all.map(|account| (account.id.0, account)).collect();
     let mut statement = tx.prepare_cached(

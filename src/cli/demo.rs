@@ -1,0 +1,125 @@
+//! `kfwatch demo`: the simulated WeChat API and the ordinary daemon against it, in one process.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+
+use super::{Failure, init_logging, signals, simulate};
+use crate::{
+    app::{App, clock::SystemClock},
+    config::{Config, Environment},
+    logging::Format,
+    simulator::{Scenario, Simulator},
+    status::Row,
+    web::{Listener, WebState},
+};
+
+/// Where the demo serves its pages unless told otherwise.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9877);
+
+/// Options of `kfwatch demo`.
+#[derive(Debug, clap::Args)]
+pub(super) struct DemoArgs {
+    /// Stop after this time and print a summary, for example 30s
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    run_for: Option<Duration>,
+
+    /// Keep the store in this directory instead of a temporary one
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Where to serve the status page and metrics [default: 127.0.0.1:9877, or another port if that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+
+    /// Play another history
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// Runs the demo until Ctrl-C or its time is up.
+pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
+    init_logging("info", Format::Text)?;
+    let scenario = Scenario { ledger: false, ..Scenario::demo(args.seed) };
+    let accounts = scenario.accounts();
+    let simulator = Simulator::start(scenario, SocketAddr::new(DEFAULT_LISTEN.ip(), 0))
+        .await
+        .context("start the simulated WeChat API")?;
+    let temporary;
+    let directory = match &args.data {
+        Some(directory) => {
+            std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+            directory.canonicalize().with_context(|| format!("use {}", directory.display()))?
+        }
+        None => {
+            temporary = tempfile::tempdir().context("create a temporary directory")?;
+            temporary.path().to_path_buf()
+        }
+    };
+    // The ordinary configuration, polled more often, so that there is something to see.
+    let text = format!(
+        "{}\n[poll]\nschedule = \"*/3 * * * * *\"\n[web]\nlisten = \"{}\"\n",
+        simulate::configuration(&simulator.base_url(), &accounts),
+        args.listen.unwrap_or_else(free_address)
+    );
+    let loaded = Config::from_toml(&text, &directory, &Environment::default())?;
+    let app = App::build(loaded.config, Arc::new(SystemClock::default())).await?;
+    introduce(&app, &simulator);
+    let web = app.web();
+    let done = signals::until_signal(|shutdown| {
+        let timer = tokio::time::sleep(args.run_for.unwrap_or(Duration::MAX));
+        app.run(async {
+            tokio::select! {
+                () = shutdown => {}
+                () = timer => {}
+            }
+        })
+    })
+    .await;
+    simulator.stop().await;
+    summarize(&web);
+    done
+}
+
+/// The port of every kfwatch, so that the links of the README work; another one where that is taken.
+fn free_address() -> SocketAddr {
+    match Listener::bind(DEFAULT_LISTEN) {
+        Ok(_) => DEFAULT_LISTEN,
+        Err(_) => SocketAddr::new(DEFAULT_LISTEN.ip(), 0),
+    }
+}
+
+fn introduce(app: &App, simulator: &Simulator) {
+    for address in app.addresses() {
+        eprintln!(
+            "\nkfwatch demo: 3 simulated official accounts with 24 kf accounts, polled every 3 seconds.\n\n  \
+             status page   http://{address}/\n  \
+             metrics       http://{address}/metrics\n  \
+             WeChat API    {} (simulated)\n\n\
+             Session events appear on standard output, one JSON object a line; logs on standard error.\n\
+             Three accounts are refused on purpose: two are not bound to a WeChat user (65402), one is unknown (65401).\n\
+             Press Ctrl-C to stop.\n",
+            simulator.base_url()
+        );
+    }
+}
+
+fn summarize(web: &WebState) {
+    let rows: Vec<Row> = web.table.rows().into_iter().flatten().map(|account| account.row).collect();
+    let sum = |of: fn(&Row) -> u64| rows.iter().map(of).sum::<u64>();
+    eprintln!(
+        "\nIn all: {} polls of {} kf accounts, {} of them failed; {} sessions started, {} ended, {} are open.",
+        sum(|row| row.polls),
+        rows.len(),
+        sum(|row| row.failures),
+        sum(|row| row.started),
+        sum(|row| row.ended),
+        sum(|row| row.sessions.unwrap_or(0)),
+    );
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration =
+        text.parse().map_err(|_| "write a duration such as 30s or 5m".to_owned())?;
+    Duration::try_from(span).map_err(|_| "a duration cannot be negative".to_owned())
+}

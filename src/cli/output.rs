@@ -1,0 +1,43 @@
+//! Printing results: tables for people, and what to do when nobody reads any more.
+
+use std::io::{ErrorKind, Write};
+
+use anyhow::Context as _;
+use comfy_table::{Table, presets};
+
+use super::Failure;
+
+/// Formats for people and programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Aligned columns
+    Table,
+    /// One JSON object a line
+    Json,
+}
+
+/// Aligned columns under headings.
+pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(headings.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    lines.concat()
+}
+
+/// Prints to standard output. A reader that has gone (`| head`) has seen enough: that is no failure.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    print_while_read(text).map(|_| ())
+}
+
+/// Prints to standard output and says whether somebody still reads.
+pub(super) fn print_while_read(text: &str) -> Result<bool, Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("write to standard output").map_err(Failure::Other),
+    }
+}

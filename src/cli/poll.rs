@@ -1,0 +1,176 @@
+//! `kfwatch poll`: one poll of every account, compared with what is stored. Commits nothing.
+//!
+//! It takes the store's lock, so it refuses beside a running daemon: a token fetched here would void the daemon's.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use super::{ConfigArgs, Failure, init_logging, output};
+use crate::{
+    app::{self, Connections, clock::SystemClock},
+    config::{Config, Loaded},
+    domain::{
+        account::Account,
+        clock::Clock,
+        event::{Change, millis},
+        watch::{Step, Watch},
+    },
+    metrics::Metrics,
+    poll::WatchedAccount,
+    status::AccountStatus,
+    store::{AccountRow, Store},
+    wechat::error::CallFailure,
+};
+
+/// Options of `kfwatch poll`.
+#[derive(Debug, clap::Args)]
+pub(super) struct PollArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    format: output::Format,
+}
+
+/// The result of one poll.
+#[derive(Serialize)]
+struct Polled {
+    official_account: String,
+    kf_account: String,
+    result: &'static str,
+    sessions: Option<usize>,
+    oldest_session_started_at: Option<String>,
+    started: Option<usize>,
+    ended: Option<usize>,
+    error: Option<String>,
+    remedy: Option<&'static str>,
+}
+
+/// Polls every account once and prints what came of it.
+pub(super) async fn run(args: PollArgs) -> Result<(), Failure> {
+    let Loaded { config, warnings } = args.config.load()?;
+    init_logging("warn", config.log.format)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    // A store that does not exist is not created: it would belong to whoever polls, not to the daemon.
+    let store = if config.store.path.exists() { Some(Store::open(&config.store.path)?) } else { None };
+    let connections = match &store {
+        Some(store) => Connections::build(&config, store, clock).await?,
+        None => Connections::without_store(&config, clock)?,
+    };
+    let accounts = accounts(&config, store.as_ref(), &connections).await?;
+    let polls = accounts.iter().map(|account| async move { polled(account, account.observe().await) });
+    let results: Vec<Polled> =
+        stream::iter(polls).buffered(config.api.max_in_flight_per_official_account).collect().await;
+    if let Some(store) = store {
+        store.close().await;
+    }
+    print(&results, args.format)?;
+    if results.iter().all(|polled| polled.error.is_none()) { Ok(()) } else { Err(Failure::Incomplete) }
+}
+
+async fn accounts(
+    config: &Config,
+    store: Option<&Store>,
+    connections: &Connections,
+) -> Result<Vec<WatchedAccount>, Failure> {
+    let stored = match store {
+        Some(store) => store.stored_accounts().await?,
+        None => Vec::new(),
+    };
+    let key = |account: &Account| (Arc::clone(&account.appid), Arc::clone(&account.kf_account));
+    let mut known: HashMap<_, Watch> =
+        stored.into_iter().map(|stored| (key(&stored.account), app::watch(stored))).collect();
+    let metrics = Metrics::new([]).map_err(app::AppError::from)?;
+    let mut watched = Vec::new();
+    for configured in &config.official_accounts {
+        let observer = Arc::new(metrics.call_observer(Arc::default()));
+        let official_account = Arc::new(connections.official_account(configured, observer));
+        for account in app::accounts(configured) {
+            let watch = known.remove(&key(&account)).unwrap_or_default();
+            let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
+            // Nothing is committed, so the row does not matter.
+            watched.push(WatchedAccount::new(status, Arc::clone(&official_account), AccountRow(0), watch));
+        }
+    }
+    Ok(watched)
+}
+
+fn polled(account: &WatchedAccount, result: Result<Step, CallFailure>) -> Polled {
+    let Account { official_account, kf_account, .. } = &account.status.account;
+    let polled = Polled {
+        official_account: official_account.to_string(),
+        kf_account: kf_account.to_string(),
+        result: "ok",
+        sessions: None,
+        oldest_session_started_at: None,
+        started: None,
+        ended: None,
+        error: None,
+        remedy: None,
+    };
+    match result {
+        Ok(step) => {
+            let snapshot = step.snapshot.unwrap_or_else(|| account.watch().snapshot);
+            let count = |of: fn(&Change) -> bool| step.changes.iter().filter(|change| of(change)).count();
+            let oldest = snapshot.oldest_createtime().and_then(|at| jiff::Timestamp::from_second(at).ok());
+            Polled {
+                sessions: Some(snapshot.len()),
+                oldest_session_started_at: oldest.map(millis),
+                started: Some(count(|change| matches!(change, Change::SessionStarted { .. }))),
+                ended: Some(count(|change| matches!(change, Change::SessionEnded { .. }))),
+                ..polled
+            }
+        }
+        Err(failure) => Polled {
+            result: failure.class.as_str(),
+            remedy: failure.error.remedy(failure.endpoint).map(|remedy| remedy.en),
+            error: Some(failure.to_string()),
+            ..polled
+        },
+    }
+}
+
+fn print(results: &[Polled], format: output::Format) -> Result<(), Failure> {
+    match format {
+        output::Format::Json => {
+            let lines: Result<Vec<String>, _> = results.iter().map(serde_json::to_string).collect();
+            output::print(&(lines.map_err(anyhow::Error::from)?.join("\n") + "\n"))
+        }
+        output::Format::Table => {
+            let headings =
+                ["official account", "kf account", "result", "sessions", "oldest since", "new", "gone"];
+            let number =
+                |number: Option<usize>| number.map_or_else(|| "–".to_owned(), |number| number.to_string());
+            let rows = results.iter().map(|polled| {
+                vec![
+                    polled.official_account.clone(),
+                    polled.kf_account.clone(),
+                    polled.result.to_owned(),
+                    number(polled.sessions),
+                    polled.oldest_session_started_at.clone().unwrap_or_else(|| "–".to_owned()),
+                    number(polled.started),
+                    number(polled.ended),
+                ]
+            });
+            output::print(&(output::table(&headings, rows) + &troubles(results)))
+        }
+    }
+}
+
+/// What failed and what to do about it, one line for each different failure.
+fn troubles(results: &[Polled]) -> String {
+    let mut text = String::new();
+    for polled in results {
+        if let Some(error) = &polled.error {
+            let remedy = polled.remedy.map(|remedy| format!("\n    {remedy}")).unwrap_or_default();
+            text.push_str(&format!("\n{}/{}: {error}{remedy}", polled.official_account, polled.kf_account));
+        }
+    }
+    if text.is_empty() { text } else { text + "\n" }
+}
