@@ -1,6 +1,7 @@
 //! The commit of one poll: its events, the snapshot they lead to, and the account's record.
 
 use rusqlite::{OptionalExtension, Transaction, params};
+use uuid::Uuid;
 
 use super::{convert, events};
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     },
     store::{
         error::StoreError,
-        types::{AccountRow, Committed, PollCommit, Record},
+        types::{AccountRow, Committed, EventId, PollCommit, Record},
     },
 };
 
@@ -26,14 +27,15 @@ pub(in crate::store) fn commit_poll(
         return Ok(None);
     };
     let state = convert::state(&state)?;
+    let mut last_event = None;
     for change in &commit.changes {
         if apply(tx, commit.id, state, change)? {
             sequence += 1;
-            append(tx, commit, change, sequence)?;
+            last_event = Some(append(tx, commit, change, sequence)?);
         }
     }
     store_record(tx, commit, sequence)?;
-    let last_event = events::last_id(tx)?;
+    let last_event = last_event.map_or_else(|| events::last_id(tx), Ok)?;
     Ok(Some(Committed { last_event, sequence: sequence.unsigned_abs() }))
 }
 
@@ -62,34 +64,42 @@ fn append(
     commit: &PollCommit,
     change: &Change,
     sequence: i64,
-) -> Result<(), StoreError> {
-    let session_id = change.session_id(&commit.account);
+) -> Result<EventId, StoreError> {
+    let session_id = change.session_id(&commit.account).map(Uuid::into_bytes);
     let event_type = convert::event_type_code(change.event_type());
-    let repeats: i64 = match &session_id {
-        None => 0,
-        Some(session_id) => tx
-            .prepare_cached("SELECT count(*) FROM events WHERE session_id = ?1 AND type = ?2")?
-            .query_row((session_id.as_bytes(), event_type), |row| row.get(0))?,
+    let createtime = match change {
+        Change::SessionStarted { session, .. } | Change::SessionEnded { session, .. } => {
+            Some(session.createtime)
+        }
+        Change::StateChanged { .. } => None,
     };
+    // Nulls equal nothing: a state change has no repeats.
+    let repeats: i64 = tx
+        .prepare_cached(
+            "SELECT count(*) FROM events WHERE createtime = ?1 AND session_id = ?2 AND type = ?3",
+        )?
+        .query_row((createtime, session_id, event_type), |row| row.get(0))?;
     let event = Numbered {
         account: &commit.account,
         change,
         sequence: sequence.unsigned_abs(),
         repeats: repeats.unsigned_abs(),
     };
-    tx.prepare_cached(
-        "INSERT INTO events (account, sequence, type, session_id, observed_at, json)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        commit.id.0,
-        sequence,
-        event_type,
-        session_id.as_ref().map(|session_id| session_id.as_bytes()),
-        convert::ms(change.observed_at()),
-        event.render(),
-    ])?;
-    Ok(())
+    let id = tx
+        .prepare_cached(
+            "INSERT INTO events (account, sequence, type, createtime, session_id, observed_at, json)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .insert(params![
+            commit.id.0,
+            sequence,
+            event_type,
+            createtime,
+            session_id,
+            convert::ms(change.observed_at()),
+            event.render(),
+        ])?;
+    Ok(EventId(id))
 }
 
 fn store_record(tx: &Transaction<'_>, commit: &PollCommit, sequence: i64) -> Result<(), StoreError> {

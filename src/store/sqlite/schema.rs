@@ -53,11 +53,13 @@ CREATE TABLE events (
     account INTEGER NOT NULL REFERENCES accounts (id),
     sequence INTEGER NOT NULL,
     type INTEGER NOT NULL, -- 1 session.started, 2 session.ended, 3 account.state_changed
+    createtime INTEGER, -- of the session; with its id null for a state change
     session_id BLOB,
     observed_at INTEGER NOT NULL,
     json TEXT NOT NULL
 ) STRICT;
-CREATE INDEX events_by_session ON events (session_id, type) WHERE session_id IS NOT NULL;
+-- By createtime first: ids are random, and alone would spread every commit over the pages of the whole log.
+CREATE INDEX events_by_session ON events (createtime, session_id, type) WHERE session_id IS NOT NULL;
 
 -- How far each sink has confirmed; removed_at is null while it is configured.
 CREATE TABLE sinks (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL, removed_at INTEGER) STRICT, WITHOUT ROWID;
