@@ -123,7 +123,7 @@ impl World {
         self.official_accounts.get(*self.by_appid.get(appid)?)
     }
 
-    /// A kf account that joins later: bound, with the scenario's arrivals but nobody from the start.
+    /// A kf account that joins later: bound, and without customers but those that are opened by hand.
     pub(super) fn newcomer(&self, official: &OfficialAccount, name: &str) -> Attendance {
         let flow = CustomerFlow { initial: 0, gap: None, ..CustomerFlow::clone(&self.customers) };
         self.attendance(official, name, KfState::Bound, Arc::new(flow))
