@@ -92,12 +92,12 @@ fn free_address() -> SocketAddr {
 fn introduce(app: &App, simulator: &Simulator) {
     for address in app.addresses() {
         eprintln!(
-            "\nkfwatch demo: 3 simulated official accounts with 24 kf accounts, polled every 3 seconds.\n\n  \
+            "\nkfwatch demo: three simulated official accounts, polled every 3 seconds.\n\n  \
              status page   http://{address}/\n  \
              metrics       http://{address}/metrics\n  \
              WeChat API    {} (simulated)\n\n\
              Session events appear on standard output, one JSON object a line; logs on standard error.\n\
-             Three accounts are refused on purpose: two are not bound to a WeChat user (65402), one is unknown (65401).\n\
+             Some kf accounts are refused on purpose: not bound to a WeChat user (65402), or unknown (65401).\n\
              Press Ctrl-C to stop.\n",
             simulator.base_url()
         );
