@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should panic")]
 
+mod rehearsal;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -12,40 +14,20 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::BoxFuture, stream};
+use futures_util::{StreamExt, stream};
 use kfwatch::{
-    app::clock::SystemClock,
-    domain::{
-        clock::{Clock, Moment},
-        holds::ErrorClass,
-    },
+    domain::{clock::Clock, holds::ErrorClass},
     simulator::{Control, Endpoint as Simulated, Fault, FaultRule, OnConnection, Scenario, Simulator},
     wechat::{
         CallObserver, Endpoint,
-        client::{ClientOptions, HttpVersion, OfficialAccountClient, WechatClient},
+        client::OfficialAccountClient,
         error::{CallError, CallFailure},
-        token::{FETCH_FLOOR, TokenJournal, TokenKeeper, TokenSource},
+        token::{FETCH_FLOOR, TokenKeeper, TokenSource},
         wire::SessionList,
     },
 };
+use rehearsal::{NoJournal, ScriptedClock};
 use secrecy::SecretString;
-
-const MAX_BODY_BYTES: usize = 64 * 1024;
-
-/// The machine's clock, set forward by hand.
-#[derive(Default)]
-struct ScriptedClock {
-    machine: SystemClock,
-    ahead_ms: AtomicU64,
-}
-
-impl Clock for ScriptedClock {
-    fn now(&self) -> Moment {
-        let ahead = Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed));
-        let now = self.machine.now();
-        Moment { wall: now.wall + ahead, monotonic: now.monotonic + ahead }
-    }
-}
 
 /// Counts what the client tells.
 #[derive(Default)]
@@ -69,14 +51,6 @@ impl CallObserver for Tally {
 
     fn token_replaced(&self) {
         self.replaced.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-struct NoJournal;
-
-impl TokenJournal for NoJournal {
-    fn record_fetch<'a>(&'a self, _appid: &'a str, _at: Moment) -> BoxFuture<'a, ()> {
-        Box::pin(std::future::ready(()))
     }
 }
 
@@ -109,17 +83,8 @@ impl Conversation {
         let scenario = Scenario { ledger: false, faults: Vec::new(), ..Scenario::load(1, 3, 2, 0.0) };
         let account = scenario.accounts().remove(0);
         let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let options = ClientOptions {
-            base_url: simulator.base_url().parse().unwrap(),
-            connect_timeout: Duration::from_secs(2),
-            timeout: Duration::from_secs(5),
-            max_body_bytes: MAX_BODY_BYTES,
-            http_version: HttpVersion::Http1,
-            ca_pem: None,
-            proxy: None,
-        };
         let clock = Arc::new(ScriptedClock::default());
-        let client = WechatClient::build(&options, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+        let client = rehearsal::client(&simulator, &clock);
         let source = source(SecretString::from(account.secret.as_str()));
         let appid = account.appid.as_str().into();
         let tokens = TokenKeeper::new(appid, source, Arc::new(NoJournal), last_fetch_ago, clock.now());
@@ -127,11 +92,7 @@ impl Conversation {
         Self {
             control: simulator.control(),
             _simulator: simulator,
-            client: OfficialAccountClient::new(
-                Arc::new(client),
-                tokens,
-                Arc::clone(&tally) as Arc<dyn CallObserver>,
-            ),
+            client: OfficialAccountClient::new(client, tokens, Arc::clone(&tally) as Arc<dyn CallObserver>),
             clock,
             tally,
             appid: account.appid,
@@ -164,7 +125,7 @@ impl Conversation {
     }
 
     fn pass(&self, duration: Duration) {
-        self.clock.ahead_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap(), Ordering::Relaxed);
+        self.clock.pass(duration);
         self.control.advance(duration);
     }
 

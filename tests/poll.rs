@@ -1,0 +1,325 @@
+//! Polls, rehearsed: what each failure holds back and for how long, which events come of it, what consumers are told of
+//! unbound and blind accounts. Real calls to the simulator, a real store, a scripted clock.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod rehearsal;
+
+use std::{sync::Arc, time::Duration};
+
+use kfwatch::{
+    app,
+    domain::{
+        account::{Account, AccountState},
+        clock::Clock,
+    },
+    metrics::Metrics,
+    poll::{OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
+    simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
+    status::AccountStatus,
+    store::{EventId, Store},
+    wechat::{
+        client::OfficialAccountClient,
+        token::{TokenKeeper, TokenSource},
+    },
+};
+use rehearsal::{NoJournal, ScriptedClock};
+use secrecy::SecretString;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const TICK: Duration = Duration::from_secs(15);
+const BLIND_AFTER: Duration = Duration::from_secs(300);
+
+/// A daemon without its schedule: two official accounts with two kf accounts each.
+struct Rehearsal {
+    simulator: Simulator,
+    clock: Arc<ScriptedClock>,
+    store: Store,
+    poller: Poller,
+    accounts: Vec<Arc<WatchedAccount>>,
+    _directory: TempDir,
+}
+
+impl Rehearsal {
+    async fn new() -> Self {
+        let scenario = Scenario { ledger: false, ..Scenario::load(2, 2, 1, 0.0) };
+        let configured = scenario.accounts();
+        let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let clock = Arc::new(ScriptedClock::default());
+        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let client = rehearsal::client(&simulator, &clock);
+        let mut accounts = Vec::new();
+        for official_account in configured {
+            let appid: Arc<str> = official_account.appid.as_str().into();
+            let source = TokenSource::Stable { secret: SecretString::from(official_account.secret) };
+            let tokens = TokenKeeper::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
+            let observer = Arc::new(metrics.call_observer(Arc::default()));
+            let shared = OfficialAccountClient::new(Arc::clone(&client), tokens, observer);
+            let shared = Arc::new(OfficialAccount::new(shared));
+            let name: Arc<str> = official_account.name.as_str().into();
+            let named = official_account.kf_accounts.iter().map(|kf_account| Account {
+                official_account: Arc::clone(&name),
+                appid: Arc::clone(&appid),
+                kf_account: kf_account.as_str().into(),
+            });
+            for stored in store.register_accounts(named.collect()).await.unwrap().configured {
+                let (row, account) = (stored.id, stored.account.clone());
+                let watch = app::watch(stored);
+                let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
+                accounts.push(Arc::new(WatchedAccount::new(status, Arc::clone(&shared), row, watch)));
+            }
+        }
+        let limits = PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER };
+        let poller = Poller::new(store.clone(), metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
+        Self { simulator, clock, store, poller, accounts, _directory: directory }
+    }
+
+    fn control(&self) -> Control {
+        self.simulator.control()
+    }
+
+    fn names(&self, account: usize) -> (&str, &str) {
+        let Account { appid, kf_account, .. } = &self.accounts[account].status.account;
+        (appid, kf_account)
+    }
+
+    /// getsessionlist gives this errcode from now on: for one kf account, or for the official account of account 0.
+    fn refuse(&self, code: i64, kf_account: Option<usize>) {
+        self.control().inject(FaultRule {
+            endpoint: Some(Endpoint::GetSessionList),
+            official_account: Some(self.accounts[0].status.account.official_account.to_string()),
+            kf_account: kf_account.map(|account| self.names(account).1.to_owned()),
+            ..FaultRule::new(Fault::Errcode(code))
+        });
+    }
+
+    fn pass(&self, duration: Duration) {
+        self.clock.pass(duration);
+        self.control().advance(duration);
+    }
+
+    /// One tick for all accounts: what came of each, in short.
+    async fn tick(&self) -> Vec<&'static str> {
+        let mut outcomes = Vec::new();
+        for account in &self.accounts {
+            let claim = account.claim().unwrap();
+            outcomes.push(match self.poller.poll(&claim).await {
+                PollOutcome::Succeeded => "ok",
+                PollOutcome::Held => "held",
+                PollOutcome::Failed(failure) => failure.error.code(),
+                PollOutcome::NotStored(_) => "not stored",
+            });
+        }
+        outcomes
+    }
+
+    /// Ticks for a while, and how often each account was asked for in that time.
+    async fn ticks(&self, duration: Duration) -> Vec<u64> {
+        let before = self.polls();
+        let mut passed = Duration::ZERO;
+        while passed < duration {
+            self.pass(TICK);
+            passed += TICK;
+            self.tick().await;
+        }
+        self.polls().iter().zip(before).map(|(now, before)| now - before).collect()
+    }
+
+    fn polls(&self) -> Vec<u64> {
+        (0..self.accounts.len())
+            .map(|account| {
+                let (appid, kf_account) = self.names(account);
+                self.control().polls_of(appid, kf_account).unwrap()
+            })
+            .collect()
+    }
+
+    async fn events(&self) -> Vec<Value> {
+        let events = self.store.read_events_after(EventId::BEGINNING, 10_000).await.unwrap();
+        events.iter().map(|event| serde_json::from_str(&event.json).unwrap()).collect()
+    }
+
+    /// The state changes of account 0, in short.
+    async fn state_changes(&self) -> Vec<String> {
+        let kf_account = self.names(0).1;
+        let appid = self.names(0).0;
+        let text = |event: &Value, key: &str| event["data"][key].as_str().unwrap_or_default().to_owned();
+        let events = self.events().await;
+        let of_account = events.iter().filter(|event| {
+            event["type"] == "kf.account.state_changed"
+                && event["data"]["kf_account"] == kf_account
+                && event["data"]["appid"] == appid
+        });
+        of_account
+            .map(|event| {
+                let errcode = event["data"]["errcode"].as_i64();
+                format!("{}>{} {errcode:?} {}", text(event, "from"), text(event, "to"), text(event, "source"))
+            })
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn an_unbound_account_is_announced_and_holds_no_other_back() {
+    let rehearsal = Rehearsal::new().await;
+    let (appid, kf_account) = rehearsal.names(0);
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+    rehearsal.control().set_kf_state(appid, kf_account, KfState::Unbound).unwrap();
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked[1..], [40, 40, 40], "every tick asks for the others");
+    assert!((10..=16).contains(&asked[0]), "about once a minute, was {}", asked[0]);
+    assert_eq!(rehearsal.state_changes().await, ["ok>unbound Some(65402) getsessionlist"]);
+    rehearsal.control().set_kf_state(appid, kf_account, KfState::Bound).unwrap();
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    assert_eq!(
+        rehearsal.accounts[0].status.row().state,
+        AccountState::Ok,
+        "seen at the first tick after a minute"
+    );
+    assert_eq!(rehearsal.state_changes().await.last().unwrap(), "unbound>ok None getsessionlist");
+}
+
+#[tokio::test]
+async fn an_unbound_accounts_sessions_do_not_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let (appid, kf_account) = rehearsal.names(0);
+    for state in [KfState::Unbound, KfState::Invalid, KfState::Bound] {
+        rehearsal.control().set_kf_state(appid, kf_account, state).unwrap();
+        rehearsal.ticks(Duration::from_secs(90)).await;
+    }
+    let events = rehearsal.events().await;
+    assert!(events.iter().all(|event| event["type"] != "kf.session.ended"));
+    assert_eq!(
+        rehearsal.state_changes().await,
+        [
+            "ok>unbound Some(65402) getsessionlist",
+            "unbound>invalid Some(65401) getsessionlist",
+            "invalid>ok None getsessionlist"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_busy_account_is_asked_less_and_less_and_holds_no_other_back() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.refuse(-1, Some(0));
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked[1..], [40, 40, 40]);
+    assert!((10..=16).contains(&asked[0]), "about once a minute, was {}", asked[0]);
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    assert_eq!(rehearsal.ticks(Duration::from_secs(60)).await, [4; 4], "a success ends the wait");
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_official_account_holds_all_of_its_accounts_back_and_no_other() {
+    for (code, most) in [(40164, 9), (48001, 5), (50002, 5), (65400, 5), (45009, 1), (89506, 1), (89507, 1)] {
+        let rehearsal = Rehearsal::new().await;
+        rehearsal.tick().await;
+        rehearsal.refuse(code, None);
+        let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+        assert_eq!(asked[2..], [40, 40], "{code}: the other official account");
+        let calls = asked[0] + asked[1];
+        assert!((1..=most).contains(&calls), "{code}: {calls} calls in ten minutes");
+    }
+}
+
+#[tokio::test]
+async fn a_minute_quota_is_left_alone_until_the_next_minute() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse(45011, None);
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert!((9..=11).contains(&(asked[0] + asked[1])), "once a minute: {asked:?}");
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+}
+
+#[tokio::test]
+async fn a_day_quota_is_asked_again_every_half_hour_and_recovers_by_itself() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse(45009, None);
+    let asked = rehearsal.ticks(Duration::from_secs(2 * 3600)).await;
+    assert!((4..=6).contains(&(asked[0] + asked[1])), "{asked:?}");
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(1815)).await;
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+}
+
+#[tokio::test]
+async fn a_frozen_secret_holds_the_official_account_and_spares_the_token_call() {
+    let rehearsal = Rehearsal::new().await;
+    let (appid, _) = rehearsal.names(0);
+    rehearsal.control().freeze_secret(appid).unwrap();
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked, [0, 0, 40, 40]);
+    let fetches = rehearsal.control().requests_of(appid, Endpoint::StableToken).unwrap();
+    assert!((2..=6).contains(&fetches), "{fetches} fetches in ten minutes");
+    rehearsal.control().unfreeze_secret(appid).unwrap();
+    rehearsal.ticks(Duration::from_secs(315)).await;
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+}
+
+#[tokio::test]
+async fn an_account_that_nothing_is_heard_of_becomes_blind_and_sees_again() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.control().inject(FaultRule {
+        endpoint: Some(Endpoint::GetSessionList),
+        ..FaultRule::new(Fault::HttpStatus(502))
+    });
+    rehearsal.ticks(BLIND_AFTER).await;
+    assert!(rehearsal.state_changes().await.is_empty(), "not before its time");
+    rehearsal.ticks(Duration::from_secs(30)).await;
+    assert_eq!(rehearsal.state_changes().await, ["ok>blind None getsessionlist"]);
+    assert_eq!(rehearsal.accounts[0].status.row().sessions, Some(1), "what was last seen stays");
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    assert_eq!(rehearsal.state_changes().await.last().unwrap(), "blind>ok None getsessionlist");
+    assert!(rehearsal.events().await.iter().all(|event| event["type"] != "kf.session.ended"));
+}
+
+#[tokio::test]
+async fn ticks_that_are_held_back_count_towards_blindness() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse(45009, None);
+    rehearsal.ticks(BLIND_AFTER + Duration::from_secs(30)).await;
+    assert_eq!(rehearsal.state_changes().await, ["ok>blind Some(45009) getsessionlist"]);
+}
+
+#[tokio::test]
+async fn an_account_has_one_claim_at_a_time() {
+    let rehearsal = Rehearsal::new().await;
+    let claim = rehearsal.accounts[0].claim();
+    assert!(claim.is_some());
+    assert!(rehearsal.accounts[0].claim().is_none());
+    drop(claim);
+    assert!(rehearsal.accounts[0].claim().is_some());
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_is_found_again() {
+    let rehearsal = Rehearsal::new().await;
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+    let (appid, kf_account) = rehearsal.names(0);
+    rehearsal.control().open_session(appid, kf_account, "o-new", None).unwrap();
+    rehearsal.store.limit_pages(1).await.unwrap();
+    // Openids long enough that the events need new pages.
+    let long = "o".repeat(6000);
+    rehearsal.control().open_session(appid, kf_account, &long, None).unwrap();
+    assert_eq!(rehearsal.tick().await[0], "not stored");
+    assert_eq!(rehearsal.accounts[0].status.row().sessions, Some(1), "the snapshot stands still");
+    rehearsal.store.limit_pages(u32::MAX).await.unwrap();
+    assert_eq!(rehearsal.tick().await[0], "ok");
+    assert_eq!(rehearsal.accounts[0].status.row().sessions, Some(3));
+    let events = rehearsal.events().await;
+    let started = events.iter().filter(|event| event["data"]["baseline"] == false).count();
+    assert_eq!(started, 2);
+}

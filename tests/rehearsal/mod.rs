@@ -1,0 +1,65 @@
+//! What rehearsals with a scripted clock share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use kfwatch::{
+    app::clock::SystemClock,
+    domain::clock::{Clock, Moment},
+    simulator::Simulator,
+    wechat::{
+        client::{ClientOptions, HttpVersion, WechatClient},
+        token::TokenJournal,
+    },
+};
+
+/// The machine's clock, set forward by hand.
+#[derive(Default)]
+pub(crate) struct ScriptedClock {
+    machine: SystemClock,
+    ahead_ms: AtomicU64,
+}
+
+impl Clock for ScriptedClock {
+    fn now(&self) -> Moment {
+        let ahead = Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed));
+        let now = self.machine.now();
+        Moment { wall: now.wall + ahead, monotonic: now.monotonic + ahead }
+    }
+}
+
+impl ScriptedClock {
+    /// Sets it forward.
+    pub(crate) fn pass(&self, duration: Duration) {
+        self.ahead_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+}
+
+/// A journal that remembers nothing.
+pub(crate) struct NoJournal;
+
+impl TokenJournal for NoJournal {
+    fn record_fetch<'a>(&'a self, _appid: &'a str, _at: Moment) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A client for the simulator that lives by the scripted clock.
+pub(crate) fn client(simulator: &Simulator, clock: &Arc<ScriptedClock>) -> Arc<WechatClient> {
+    let options = ClientOptions {
+        base_url: simulator.base_url().parse().unwrap(),
+        connect_timeout: Duration::from_secs(2),
+        timeout: Duration::from_secs(5),
+        max_body_bytes: 64 * 1024,
+        http_version: HttpVersion::Http1,
+        ca_pem: None,
+        proxy: None,
+    };
+    Arc::new(WechatClient::build(&options, Arc::clone(clock) as Arc<dyn Clock>).unwrap())
+}
