@@ -1,7 +1,7 @@
 //! Calls to WeChat, against the simulator: how tokens are fetched, shared, dropped and spared; what each broken answer
 //! becomes. The clock is scripted, so that no test waits for a token to expire.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should panic")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod rehearsal;
 

@@ -30,7 +30,7 @@ pub(super) struct EventsArgs {
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Since>,
 
-    /// Only events of this kf account: test1@test, or shop/test1@test
+    /// Only events of this account: test1@test, shop/test1@test, or shop for all of the official account
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
 

@@ -25,7 +25,7 @@ pub struct EventFilter {
     pub after: EventId,
     /// Those observed then or later.
     pub since: Option<Timestamp>,
-    /// Those of one account: `kf_account` or `official_account/kf_account`.
+    /// Those of one kf account, `kf_account` or `official_account/kf_account`, or of all of one `official_account`.
     pub account: Option<String>,
     /// Those of these kinds; none given means all.
     pub types: Vec<EventType>,

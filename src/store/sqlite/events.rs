@@ -78,7 +78,8 @@ fn condition(filter: &EventFilter, accounts: Option<Vec<i64>>) -> String {
 /// The same kf_account may exist under several official accounts.
 fn accounts_named(connection: &Connection, name: &str) -> Result<Vec<i64>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT id FROM accounts WHERE kf_account = ?1 OR official_account || '/' || kf_account = ?1",
+        "SELECT id FROM accounts
+         WHERE ?1 IN (kf_account, official_account, official_account || '/' || kf_account)",
     )?;
     let ids = statement.query_map([name], |row| row.get(0))?;
     Ok(ids.collect::<Result<_, _>>()?)
