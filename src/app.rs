@@ -9,6 +9,7 @@ mod accounts;
 pub mod clock;
 mod housekeeping;
 mod journal;
+mod running;
 mod sinks;
 
 use std::{
@@ -19,28 +20,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-
 pub use self::accounts::{Connections, accounts, watch};
-use self::{accounts::Watching, housekeeping::Housekeeping};
+use self::{accounts::Watching, running::Running};
 use crate::{
     config::Config,
     dispatch::{Dispatcher, SinkEnded},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
     poll::{PollLimits, Poller},
-    schedule::{
-        cron::Schedule,
-        queue::PollQueue,
-        ticker::{Scheduled, Ticker, TickerContext},
-        triggers::{TriggerError, Triggers},
-        worker::{self, MAX_REPEAT_REQUESTS, Workers},
-    },
+    schedule::{cron::Schedule, ticker::Scheduled, triggers::TriggerError},
     status::Table,
     store::{Store, StoreError},
     web::{Listener, WebState},
-    wechat::client::ClientBuildError,
+    wechat::http::ClientBuildError,
 };
 
 /// The daemon could not start, or had to stop.
@@ -153,142 +145,6 @@ impl App {
         store.close().await;
         ended
     }
-}
-
-/// The running parts, by the order in which they are drained.
-struct Running {
-    stop_polling: CancellationToken,
-    stop_delivery: CancellationToken,
-    queue: Arc<PollQueue>,
-    triggers: Triggers,
-    polling: JoinSet<Result<(), AppError>>,
-    housekeeping: JoinSet<()>,
-    delivery: JoinSet<Result<(), SinkEnded>>,
-    web: JoinSet<std::io::Result<()>>,
-    web_handles: Vec<axum_server::Handle<SocketAddr>>,
-}
-
-impl Running {
-    async fn spawn(app: App) -> Result<Self, AppError> {
-        let mut running = Self {
-            stop_polling: CancellationToken::new(),
-            stop_delivery: CancellationToken::new(),
-            queue: Arc::new(PollQueue::new(
-                app.watching.statuses.len(),
-                app.config.api.max_in_flight_per_official_account,
-            )),
-            triggers: Triggers::start().await?,
-            polling: JoinSet::new(),
-            housekeeping: JoinSet::new(),
-            delivery: JoinSet::new(),
-            web: JoinSet::new(),
-            web_handles: Vec::new(),
-        };
-        for dispatcher in app.dispatchers {
-            running.delivery.spawn(dispatcher.run(running.stop_delivery.clone()));
-        }
-        for listener in app.listeners {
-            let handle = axum_server::Handle::new();
-            running.web_handles.push(handle.clone());
-            running.web.spawn(listener.serve(Arc::clone(&app.web), handle));
-        }
-        let accounts = app.watching.accounts();
-        running.spawn_workers(&app.poller, &app.clock, accounts.len().min(app.config.api.max_in_flight));
-        let context = TickerContext {
-            queue: Arc::clone(&running.queue),
-            poller: app.poller,
-            metrics: app.metrics,
-            clock: Arc::clone(&app.clock),
-        };
-        running.spawn_tickers(&context, app.watching, app.config.poll.spread);
-        let housekeeping = Housekeeping {
-            store: app.store,
-            clock: app.clock,
-            accounts,
-            event_retention: app.config.store.event_retention,
-        };
-        running
-            .housekeeping
-            .spawn(housekeeping.run(running.stop_polling.clone(), running.stop_delivery.clone()));
-        Ok(running)
-    }
-
-    fn spawn_workers(&mut self, poller: &Arc<Poller>, clock: &Arc<dyn Clock>, count: usize) {
-        let (repeats, requests) = tokio::sync::mpsc::channel(MAX_REPEAT_REQUESTS);
-        let workers = Arc::new(Workers {
-            queue: Arc::clone(&self.queue),
-            poller: Arc::clone(poller),
-            repeats,
-            clock: Arc::clone(clock),
-        });
-        for _ in 0..count.max(1) {
-            let worker = Arc::clone(&workers).work();
-            self.polling.spawn(async {
-                worker.await;
-                Ok(())
-            });
-        }
-        let repeater = worker::repeat(Arc::clone(&self.queue), requests, self.stop_polling.clone());
-        self.polling.spawn(async {
-            repeater.await;
-            Ok(())
-        });
-    }
-
-    fn spawn_tickers(&mut self, context: &TickerContext, watching: Watching, spread: Duration) {
-        for (schedule, (ticks, accounts)) in watching.by_schedule() {
-            let ticker = Ticker::new(context.clone(), schedule, spread, ticks, accounts);
-            let (triggers, stop) = (self.triggers.clone(), self.stop_polling.clone());
-            self.polling.spawn(async { Ok(ticker.run(triggers, stop).await?) });
-        }
-    }
-
-    /// Waits until a part ends, which none should before the drain.
-    async fn first_end(&mut self) -> Result<(), AppError> {
-        tokio::select! {
-            Some(ended) = self.polling.join_next() => match ended {
-                Ok(Err(error)) => Err(error),
-                _ => Err(AppError::EndedUnexpectedly("polling")),
-            },
-            Some(_) = self.housekeeping.join_next() => Err(AppError::EndedUnexpectedly("housekeeping")),
-            Some(ended) = self.web.join_next() => match ended {
-                Ok(Err(error)) => Err(AppError::Web(error)),
-                _ => Err(AppError::EndedUnexpectedly("the web server")),
-            },
-            ended = last_sink_end(&mut self.delivery) => Err(ended),
-        }
-    }
-
-    async fn drain(&mut self) {
-        self.stop_polling.cancel();
-        if let Err(error) = self.triggers.clone().stop().await {
-            tracing::debug!("The cron scheduler did not stop: {error}");
-        }
-        self.queue.close();
-        while self.polling.join_next().await.is_some() {}
-        self.stop_delivery.cancel();
-        while self.housekeeping.join_next().await.is_some() {}
-        while self.delivery.join_next().await.is_some() {}
-        for handle in &self.web_handles {
-            handle.graceful_shutdown(Some(WEB_GRACE));
-        }
-        while self.web.join_next().await.is_some() {}
-    }
-}
-
-/// How long clients may take to receive the rest of their answers at the end of a drain.
-const WEB_GRACE: Duration = Duration::from_secs(2);
-
-/// Waits until no sink is left. The end of one of several is logged; its events stay in the store.
-async fn last_sink_end(delivery: &mut JoinSet<Result<(), SinkEnded>>) -> AppError {
-    while let Some(ended) = delivery.join_next().await {
-        match ended {
-            Ok(Err(ended)) if delivery.is_empty() => return AppError::NoSink(ended),
-            Ok(Err(ended)) => tracing::error!("{}", crate::chain(&ended)),
-            Ok(Ok(())) | Err(_) => return AppError::EndedUnexpectedly("a dispatcher"),
-        }
-    }
-    AppError::EndedUnexpectedly("delivery")
 }
 
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, AppError> {

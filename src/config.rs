@@ -36,7 +36,7 @@ pub use self::official_account::{
 pub use self::sink::MAX_SINKS;
 pub use crate::logging::Format as LogFormat;
 use crate::schedule::cron::Schedule;
-pub use crate::wechat::{client::HttpVersion, token::TokenSource};
+pub use crate::wechat::{http::HttpVersion, token::TokenSource};
 
 /// The variable that names the configuration file when the command line does not.
 pub const PATH_VARIABLE: &str = "KFWATCH_CONFIG";

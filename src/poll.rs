@@ -6,85 +6,27 @@
 //! effect before the store has committed it: when the store fails, the snapshot stands still and the next poll
 //! finds the same difference again.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+mod account;
+mod report;
 
+use std::{sync::Arc, time::Duration};
+
+pub use self::account::{Claim, OfficialAccount, WatchedAccount};
+use self::account::{cause, conclusion};
 use crate::{
     domain::{
-        account::{Account, Conclusion},
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
-        holds::{ErrorClass, Failure, Hold, Scope},
-        watch::{Answer, Cause, Step, Watch},
+        holds::ErrorClass,
+        watch::Step,
     },
     metrics::Metrics,
-    status::AccountStatus,
-    store::{AccountRow, PollCommit, Record, Store, StoreError},
+    store::{PollCommit, Record, Store, StoreError},
     wechat::{
         Endpoint,
-        client::OfficialAccountClient,
         error::{CallError, CallFailure},
-        wire::SessionList,
     },
 };
-
-/// An official account as far as polls share it.
-pub struct OfficialAccount {
-    client: OfficialAccountClient,
-    hold: Mutex<Option<Held>>,
-    /// The code of the failure that holds all of its accounts back, as last logged.
-    failing_with: Mutex<Option<&'static str>>,
-}
-
-impl OfficialAccount {
-    /// An official account that nothing holds back.
-    pub fn new(client: OfficialAccountClient) -> Self {
-        Self { client, hold: Mutex::default(), failing_with: Mutex::default() }
-    }
-}
-
-/// A kf account as polls know it.
-pub struct WatchedAccount {
-    /// What readers are shown of it.
-    pub status: Arc<AccountStatus>,
-    official_account: Arc<OfficialAccount>,
-    row: AccountRow,
-    memory: Mutex<Memory>,
-    claimed: AtomicBool,
-}
-
-struct Memory {
-    watch: Watch,
-    hold: Option<Held>,
-}
-
-/// A hold, and what consumers are told of its cause.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    hold: Hold,
-    cause: Cause,
-}
-
-/// The right to poll an account, held by one poll at a time.
-pub struct Claim(Arc<WatchedAccount>);
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.0.claimed.store(false, Ordering::Release);
-    }
-}
-
-impl Claim {
-    /// The account that is claimed.
-    pub fn account(&self) -> &Arc<WatchedAccount> {
-        &self.0
-    }
-}
 
 /// How a poll ended.
 #[derive(Debug)]
@@ -97,100 +39,6 @@ pub enum PollOutcome {
     Failed(CallFailure),
     /// The answer was good but could not be stored: it will be found again by the next poll.
     NotStored(StoreError),
-}
-
-impl WatchedAccount {
-    /// An account with what the store knows of it.
-    pub fn new(
-        status: Arc<AccountStatus>,
-        official_account: Arc<OfficialAccount>,
-        row: AccountRow,
-        watch: Watch,
-    ) -> Self {
-        let memory = Mutex::new(Memory { watch, hold: None });
-        Self { status, official_account, row, memory, claimed: AtomicBool::new(false) }
-    }
-
-    /// Claims it for one poll; `None` while another poll of it is waiting or in flight.
-    pub fn claim(self: &Arc<Self>) -> Option<Claim> {
-        (!self.claimed.swap(true, Ordering::Acquire)).then(|| Claim(Arc::clone(self)))
-    }
-
-    /// The store's row of it.
-    pub fn row(&self) -> AccountRow {
-        self.row
-    }
-
-    /// What is known of it.
-    pub fn watch(&self) -> Watch {
-        self.memory().watch.clone()
-    }
-
-    /// When it was last seen, as far as that may be newer than what is stored.
-    pub fn sighting(&self) -> crate::domain::watch::Sighting {
-        self.memory().watch.sighting
-    }
-
-    fn account(&self) -> &Account {
-        &self.status.account
-    }
-
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks for its sessions and compares them with what is known. Commits nothing.
-    pub async fn observe(&self) -> Result<Step, CallFailure> {
-        self.official_account
-            .client
-            .session_list(&self.account().kf_account, |list, exchanged| {
-                let observed = match &list {
-                    SessionList::Listed(observed) => Some(observed),
-                    SessionList::Keyless => None,
-                };
-                let answer =
-                    Answer { observed, sent_at: exchanged.sent_at, received_at: exchanged.received_at };
-                self.memory().watch.answered(answer, Endpoint::SessionList.as_str())
-            })
-            .await
-    }
-
-    /// What holds it back at this moment, and the cause of that.
-    fn held_at(&self, now: Moment) -> Option<Cause> {
-        let own = self.memory().hold;
-        let shared = *self.official_account.hold.lock().unwrap_or_else(PoisonError::into_inner);
-        [shared, own].into_iter().flatten().find(|held| held.hold.holds_at(now)).map(|held| held.cause)
-    }
-
-    /// Holds back what failed, and releases what is shown to work.
-    fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>) {
-        let scope = failure.map(|failure| failure.class.scope());
-        let mut memory = self.memory();
-        let mut shared = self.official_account.hold.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = match scope {
-            Some(Scope::OfficialAccount) => &mut *shared,
-            Some(Scope::KfAccount) => &mut memory.hold,
-            None => {
-                memory.hold = None;
-                release(&mut shared, sent_at);
-                return;
-            }
-        };
-        if let Some(failure) = failure {
-            let previous = held.map(|held| held.hold);
-            let failed = Failure {
-                class: failure.class,
-                sent_at: failure.sent_at,
-                retry_after: failure.error.retry_after(),
-            };
-            let hold = Hold::after(previous.as_ref(), failed, now, fastrand::f64());
-            *held = Some(Held { hold, cause: cause(failure) });
-            // A refusal that concerns the kf account alone shows that the official account works.
-            if conclusion(failure).is_some() {
-                release(&mut shared, sent_at);
-            }
-        }
-    }
 }
 
 /// Polls accounts on behalf of whoever holds their claims.
@@ -218,7 +66,7 @@ impl Poller {
 
     /// Polls the claimed account once, unless it is held back.
     pub async fn poll(&self, claim: &Claim) -> PollOutcome {
-        let account = &claim.0;
+        let account = claim.account();
         let outcome = self.poll_unobserved(account).await;
         self.record(account, &outcome);
         outcome
@@ -283,7 +131,8 @@ impl Poller {
                 conclusion: step.standing.conclusion,
                 sighting: step.sighting,
             };
-            let commit = PollCommit { id: account.row, account: account.account().clone(), changes, record };
+            let commit =
+                PollCommit { id: account.row(), account: account.account().clone(), changes, record };
             let started = self.clock.now();
             let committed = self.store.commit_poll(commit).await;
             let waited = self.clock.now().since(&started);
@@ -317,7 +166,7 @@ impl Poller {
         };
         let before = std::mem::replace(&mut row.failing_with, code);
         drop(row);
-        log(account, outcome, code, before);
+        report::log(account, outcome, code, before);
     }
 }
 
@@ -355,72 +204,6 @@ impl Counts {
             metrics.events_committed(kind, count);
         }
     }
-}
-
-/// Logs what changed: the first failure of its kind, and the end of failing. What repeats is for the counters.
-fn log(
-    account: &WatchedAccount,
-    outcome: &PollOutcome,
-    code: Option<&'static str>,
-    before: Option<&'static str>,
-) {
-    let kf_account = account.account();
-    match outcome {
-        PollOutcome::Failed(failure) if failure.class.scope() == Scope::OfficialAccount => {
-            let mut logged =
-                account.official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::replace(&mut *logged, code) != code {
-                log_failure(&kf_account.official_account, failure);
-            }
-        }
-        PollOutcome::Failed(failure) if code != before => log_failure(&kf_account.to_string(), failure),
-        PollOutcome::NotStored(error) if code != before => {
-            tracing::error!(account = %kf_account, "Poll not stored: {}", crate::chain(error));
-        }
-        PollOutcome::Succeeded => {
-            let mut logged =
-                account.official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(code) = logged.take() {
-                tracing::info!(official_account = %kf_account.official_account, code, "Calls succeed again");
-            }
-            if let Some(code) = before {
-                tracing::info!(account = %kf_account, code, "Polls succeed again");
-            }
-        }
-        PollOutcome::Failed(_) | PollOutcome::NotStored(_) | PollOutcome::Held => {
-            tracing::debug!(account = %kf_account, ?outcome, "Poll failed again");
-        }
-    }
-}
-
-fn log_failure(who: &str, failure: &CallFailure) {
-    let remedy = failure.error.remedy(failure.endpoint).map_or("", |remedy| remedy.en);
-    let (class, code) = (failure.class.as_str(), failure.error.code());
-    match failure.class {
-        ErrorClass::Busy => tracing::info!(account = who, class, code, "Poll failed: {failure}"),
-        ErrorClass::TokenRejected | ErrorClass::MinuteQuota | ErrorClass::DayQuota | ErrorClass::Unknown => {
-            tracing::warn!(account = who, class, code, remedy, "Poll failed: {failure}");
-        }
-        _ => tracing::error!(account = who, class, code, remedy, "Poll failed: {failure}"),
-    }
-}
-
-fn release(held: &mut Option<Held>, sent_at: Moment) {
-    if held.is_some_and(|held| held.hold.ended_by_request_sent_at(sent_at)) {
-        *held = None;
-    }
-}
-
-fn conclusion(failure: &CallFailure) -> Option<Conclusion> {
-    match failure.class {
-        ErrorClass::UnboundAccount => Some(Conclusion::Unbound),
-        ErrorClass::InvalidAccount => Some(Conclusion::Invalid),
-        _ => None,
-    }
-}
-
-fn cause(failure: &CallFailure) -> Cause {
-    Cause { errcode: failure.error.errcode(), source: failure.endpoint.as_str() }
 }
 
 fn timed_out(sent_at: Moment) -> CallFailure {

@@ -1,12 +1,13 @@
 //! The WeChat API, as far as kfwatch calls it: the only place that knows its URLs and errcodes.
 //!
-//! [`client::OfficialAccountClient`] makes a call with a valid access token and repeats it once with a new token
-//! when the old one is refused; [`token`] keeps that token; [`wire`] reads what comes back; [`error`] says what a
-//! refusal means. Callers see parsed answers or a [`error::CallFailure`] with its class, never a status, a header
+//! [`client`] makes a call with a valid access token and repeats it once with a new token when the old one is refused;
+//! [`token`] keeps that token; [`http`] sends and receives; [`wire`] reads what comes back; [`error`] says what a refusal
+//! means. Callers see parsed answers or a [`error::CallFailure`] with its class, never a status, a header
 //! or a URL: the access token travels in the URL, so no URL of a request is ever printed.
 
 pub mod client;
 pub mod error;
+pub mod http;
 pub mod token;
 pub mod wire;
 

@@ -23,7 +23,8 @@ use crate::{
     store::{PollCommit, Record, Store, StoredAccount},
     wechat::{
         CallObserver,
-        client::{ClientOptions, OfficialAccountClient, WechatClient},
+        client::OfficialAccountClient,
+        http::{ClientOptions, WechatClient},
         token::{TokenJournal, TokenKeeper},
     },
 };

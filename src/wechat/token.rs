@@ -21,8 +21,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     CallObserver, Endpoint,
-    client::WechatClient,
     error::{CallError, CallFailure},
+    http::WechatClient,
 };
 use crate::domain::{clock::Moment, holds::ErrorClass};
 

@@ -14,7 +14,7 @@ use kfwatch::{
     domain::clock::{Clock, Moment},
     simulator::Simulator,
     wechat::{
-        client::{ClientOptions, HttpVersion, WechatClient},
+        http::{ClientOptions, HttpVersion, WechatClient},
         token::TokenJournal,
     },
 };

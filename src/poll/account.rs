@@ -1,0 +1,185 @@
+//! A kf account as polls know it: what is known of it, what holds it back, and who may poll it.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::{
+    domain::{
+        account::{Account, Conclusion},
+        clock::Moment,
+        holds::{ErrorClass, Failure, Hold, Scope},
+        watch::{Answer, Cause, Sighting, Step, Watch},
+    },
+    status::AccountStatus,
+    store::AccountRow,
+    wechat::{Endpoint, client::OfficialAccountClient, error::CallFailure, wire::SessionList},
+};
+
+/// An official account as far as polls share it.
+pub struct OfficialAccount {
+    client: OfficialAccountClient,
+    hold: Mutex<Option<Held>>,
+    /// The code of the failure that holds all of its accounts back, as last logged.
+    pub(super) failing_with: Mutex<Option<&'static str>>,
+}
+
+impl OfficialAccount {
+    /// An official account that nothing holds back.
+    pub fn new(client: OfficialAccountClient) -> Self {
+        Self { client, hold: Mutex::default(), failing_with: Mutex::default() }
+    }
+}
+
+/// A kf account as polls know it.
+pub struct WatchedAccount {
+    /// What readers are shown of it.
+    pub status: Arc<AccountStatus>,
+    pub(super) official_account: Arc<OfficialAccount>,
+    row: AccountRow,
+    memory: Mutex<Memory>,
+    claimed: AtomicBool,
+}
+
+pub(super) struct Memory {
+    pub(super) watch: Watch,
+    hold: Option<Held>,
+}
+
+/// A hold, and what consumers are told of its cause.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    hold: Hold,
+    cause: Cause,
+}
+
+/// The right to poll an account, held by one poll at a time.
+pub struct Claim(Arc<WatchedAccount>);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.claimed.store(false, Ordering::Release);
+    }
+}
+
+impl Claim {
+    /// The account that is claimed.
+    pub fn account(&self) -> &Arc<WatchedAccount> {
+        &self.0
+    }
+}
+
+impl WatchedAccount {
+    /// An account with what the store knows of it.
+    pub fn new(
+        status: Arc<AccountStatus>,
+        official_account: Arc<OfficialAccount>,
+        row: AccountRow,
+        watch: Watch,
+    ) -> Self {
+        let memory = Mutex::new(Memory { watch, hold: None });
+        Self { status, official_account, row, memory, claimed: AtomicBool::new(false) }
+    }
+
+    /// Claims it for one poll; `None` while another poll of it is waiting or in flight.
+    pub fn claim(self: &Arc<Self>) -> Option<Claim> {
+        (!self.claimed.swap(true, Ordering::Acquire)).then(|| Claim(Arc::clone(self)))
+    }
+
+    /// The store's row of it.
+    pub fn row(&self) -> AccountRow {
+        self.row
+    }
+
+    /// What is known of it.
+    pub fn watch(&self) -> Watch {
+        self.memory().watch.clone()
+    }
+
+    /// When it was last seen, as far as that may be newer than what is stored.
+    pub fn sighting(&self) -> Sighting {
+        self.memory().watch.sighting
+    }
+
+    pub(super) fn account(&self) -> &Account {
+        &self.status.account
+    }
+
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for its sessions and compares them with what is known. Commits nothing.
+    pub async fn observe(&self) -> Result<Step, CallFailure> {
+        self.official_account
+            .client
+            .session_list(&self.account().kf_account, |list, exchanged| {
+                let observed = match &list {
+                    SessionList::Listed(observed) => Some(observed),
+                    SessionList::Keyless => None,
+                };
+                let answer =
+                    Answer { observed, sent_at: exchanged.sent_at, received_at: exchanged.received_at };
+                self.memory().watch.answered(answer, Endpoint::SessionList.as_str())
+            })
+            .await
+    }
+
+    /// What holds it back at this moment, and the cause of that.
+    pub(super) fn held_at(&self, now: Moment) -> Option<Cause> {
+        let own = self.memory().hold;
+        let shared = *self.official_account.hold.lock().unwrap_or_else(PoisonError::into_inner);
+        [shared, own].into_iter().flatten().find(|held| held.hold.holds_at(now)).map(|held| held.cause)
+    }
+
+    /// Holds back what failed, and releases what is shown to work.
+    pub(super) fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>) {
+        let scope = failure.map(|failure| failure.class.scope());
+        let mut memory = self.memory();
+        let mut shared = self.official_account.hold.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = match scope {
+            Some(Scope::OfficialAccount) => &mut *shared,
+            Some(Scope::KfAccount) => &mut memory.hold,
+            None => {
+                memory.hold = None;
+                release(&mut shared, sent_at);
+                return;
+            }
+        };
+        if let Some(failure) = failure {
+            let previous = held.map(|held| held.hold);
+            let failed = Failure {
+                class: failure.class,
+                sent_at: failure.sent_at,
+                retry_after: failure.error.retry_after(),
+            };
+            let hold = Hold::after(previous.as_ref(), failed, now, fastrand::f64());
+            *held = Some(Held { hold, cause: cause(failure) });
+            // A refusal that concerns the kf account alone shows that the official account works.
+            if conclusion(failure).is_some() {
+                release(&mut shared, sent_at);
+            }
+        }
+    }
+}
+
+fn release(held: &mut Option<Held>, sent_at: Moment) {
+    if held.is_some_and(|held| held.hold.ended_by_request_sent_at(sent_at)) {
+        *held = None;
+    }
+}
+
+/// What a refusal says about the kf account itself.
+pub(super) fn conclusion(failure: &CallFailure) -> Option<Conclusion> {
+    match failure.class {
+        ErrorClass::UnboundAccount => Some(Conclusion::Unbound),
+        ErrorClass::InvalidAccount => Some(Conclusion::Invalid),
+        _ => None,
+    }
+}
+
+/// What consumers are told of a failure.
+pub(super) fn cause(failure: &CallFailure) -> Cause {
+    Cause { errcode: failure.error.errcode(), source: failure.endpoint.as_str() }
+}

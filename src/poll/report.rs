@@ -1,0 +1,57 @@
+//! What is logged of polls: the first failure of its kind, and the end of failing. What repeats is for the counters.
+
+use std::sync::PoisonError;
+
+use super::{PollOutcome, WatchedAccount};
+use crate::{
+    domain::holds::{ErrorClass, Scope},
+    wechat::error::CallFailure,
+};
+
+/// Logs the outcome of a poll that failed with `code`, when the one before failed with `before`.
+pub(super) fn log(
+    account: &WatchedAccount,
+    outcome: &PollOutcome,
+    code: Option<&'static str>,
+    before: Option<&'static str>,
+) {
+    let kf_account = account.account();
+    match outcome {
+        PollOutcome::Failed(failure) if failure.class.scope() == Scope::OfficialAccount => {
+            let mut logged =
+                account.official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::replace(&mut *logged, code) != code {
+                log_failure(&kf_account.official_account, failure);
+            }
+        }
+        PollOutcome::Failed(failure) if code != before => log_failure(&kf_account.to_string(), failure),
+        PollOutcome::NotStored(error) if code != before => {
+            tracing::error!(account = %kf_account, "Poll not stored: {}", crate::chain(error));
+        }
+        PollOutcome::Succeeded => {
+            let mut logged =
+                account.official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(code) = logged.take() {
+                tracing::info!(official_account = %kf_account.official_account, code, "Calls succeed again");
+            }
+            if let Some(code) = before {
+                tracing::info!(account = %kf_account, code, "Polls succeed again");
+            }
+        }
+        PollOutcome::Failed(_) | PollOutcome::NotStored(_) | PollOutcome::Held => {
+            tracing::debug!(account = %kf_account, ?outcome, "Poll failed again");
+        }
+    }
+}
+
+fn log_failure(who: &str, failure: &CallFailure) {
+    let remedy = failure.error.remedy(failure.endpoint).map_or("", |remedy| remedy.en);
+    let (class, code) = (failure.class.as_str(), failure.error.code());
+    match failure.class {
+        ErrorClass::Busy => tracing::info!(account = who, class, code, "Poll failed: {failure}"),
+        ErrorClass::TokenRejected | ErrorClass::MinuteQuota | ErrorClass::DayQuota | ErrorClass::Unknown => {
+            tracing::warn!(account = who, class, code, remedy, "Poll failed: {failure}");
+        }
+        _ => tracing::error!(account = who, class, code, remedy, "Poll failed: {failure}"),
+    }
+}
