@@ -154,7 +154,8 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, AppError> {
     addresses.iter().map(bind).collect()
 }
 
-/// A poll is at most a token fetch, a call, another fetch and the call again.
+/// A poll may fetch a token, call, fetch another token and call again; no more than three of them may take all of
+/// their time.
 fn poll_deadline(config: &Config) -> Duration {
     config.api.timeout.saturating_mul(3)
 }

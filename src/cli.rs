@@ -36,17 +36,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon
+    /// Run the daemon: events to its sinks, logs to stderr, until SIGTERM or Ctrl-C
     Run(ConfigArgs),
     /// Run a simulated WeChat API and the daemon against it; nothing to configure
     Demo(demo::DemoArgs),
-    /// Validate the configuration, and say how many calls a day it makes
+    /// Validate the configuration and say how many calls a day it makes; calls nobody
     Check(ConfigArgs),
-    /// Poll every account once and print the result; commits nothing
+    /// Poll every account once and print the result; commits nothing, exits 1 if a poll failed
     Poll(poll::PollArgs),
     /// Read the event log
     Events(events::EventsArgs),
-    /// Run the simulated WeChat API alone, for tests, rehearsals and load
+    /// Run the simulated WeChat API alone and print a configuration for it; for tests, rehearsals, load
     Simulate(simulate::SimulateArgs),
 }
 

@@ -30,7 +30,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct Dispatcher {
     name: String,
     sink: Sink,
+    /// Up to where the sink has confirmed.
     cursor: EventId,
+    /// Up to where that is stored.
+    stored: EventId,
     store: Store,
     metrics: Arc<Metrics>,
 }
@@ -47,7 +50,7 @@ pub struct SinkEnded {
 impl Dispatcher {
     /// A dispatcher that goes on behind `cursor`.
     pub fn new(name: String, sink: Sink, cursor: EventId, store: Store, metrics: Arc<Metrics>) -> Self {
-        Self { name, sink, cursor, store, metrics }
+        Self { name, sink, cursor, stored: cursor, store, metrics }
     }
 
     /// Delivers until `drain`, and then what is in the log by then, unless an attempt fails.
@@ -57,13 +60,15 @@ impl Dispatcher {
         loop {
             // Marked as seen before reading, so that a commit in between wakes us again.
             committed.borrow_and_update();
-            let wait = match self.deliver_batch().await {
-                Ok(true) => {
-                    self.recovered(failures);
-                    failures = 0;
-                    continue;
+            let delivered = self.deliver_batch().await;
+            let wait = match delivered {
+                Ok(more) => {
+                    self.recovered(std::mem::take(&mut failures));
+                    if more {
+                        continue;
+                    }
+                    LOOK_INTERVAL
                 }
-                Ok(false) => LOOK_INTERVAL,
                 Err(DeliveryError::Gone) => {
                     return Err(SinkEnded { name: self.name, source: DeliveryError::Gone });
                 }
@@ -81,8 +86,9 @@ impl Dispatcher {
         }
     }
 
-    /// Whether there was anything to deliver.
+    /// Whether there was anything to deliver, so that there may be more.
     async fn deliver_batch(&mut self) -> Result<bool, DeliveryError> {
+        self.store_cursor().await?;
         let events = self.store.read_events_after(self.cursor, BATCH).await.map_err(retryable)?;
         let Some(last) = events.last().map(|event| event.id) else { return Ok(false) };
         self.sink.deliver(&events).await?;
@@ -91,8 +97,16 @@ impl Dispatcher {
         if let Some(counters) = self.metrics.sink(&self.name) {
             counters.delivered(events.len() as u64);
         }
-        self.store.advance_cursor(&self.name, last).await.map_err(retryable)?;
+        self.store_cursor().await?;
         Ok(true)
+    }
+
+    async fn store_cursor(&mut self) -> Result<(), DeliveryError> {
+        if self.stored < self.cursor {
+            self.store.advance_cursor(&self.name, self.cursor).await.map_err(retryable)?;
+            self.stored = self.cursor;
+        }
+        Ok(())
     }
 
     fn failed(&self, failures: u32, reason: &str) {
@@ -100,15 +114,15 @@ impl Dispatcher {
             counters.failed();
         }
         if failures == 1 {
-            tracing::error!(sink = %self.name, "Delivery failed, will be tried again: {reason}");
+            tracing::error!(sink = %self.name, "Delivery stands still and will be tried again: {reason}");
         } else {
-            tracing::debug!(sink = %self.name, failures, "Delivery failed again: {reason}");
+            tracing::debug!(sink = %self.name, failures, "Delivery still stands still: {reason}");
         }
     }
 
     fn recovered(&self, failures: u32) {
         if failures > 0 {
-            tracing::info!(sink = %self.name, failures, "Delivery succeeds again");
+            tracing::info!(sink = %self.name, failures, "Delivery goes on");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Families whose labels are closed sets live in a registry of the `prometheus` crate. Families with labels from the
 //! configuration (accounts, sinks) are written by [`exposition`] straight from the account table: with 100,000
-//! accounts that costs a tenth, and label maps of the crate take two different label sets for one when their values
+//! accounts that costs little, and label maps of the crate take two different label sets for one when their values
 //! concatenate alike. Both kinds stand in one page; no family name appears twice.
 
 pub mod exposition;

@@ -91,10 +91,11 @@ impl Poller {
         let now = self.clock.now();
         if let Some(cause) = account.held_at(now) {
             let step = account.memory().watch.failed(now, self.limits.blind_after, cause);
-            return match self.commit(account, step).await {
-                Ok(()) => PollOutcome::Held,
-                Err(error) => PollOutcome::NotStored(error),
-            };
+            if let Err(error) = self.commit(account, step).await {
+                // Found again at the next tick; nothing was asked, so no poll has failed.
+                tracing::debug!(account = %account.account(), "Blindness not stored: {error}");
+            }
+            return PollOutcome::Held;
         }
         let answer = match tokio::time::timeout(self.limits.deadline, account.observe()).await {
             Ok(answer) => answer,
@@ -140,6 +141,7 @@ impl Poller {
             committed?;
         }
         counts.record(&self.metrics);
+        report::log_transition(account, account.state(), step.standing.state);
         let mut memory = account.memory();
         memory.watch.apply(step);
         let mut row = account.status.row();

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::clock::Clock,
     poll::WatchedAccount,
-    store::{PruneLimits, Seen, Store},
+    store::{PruneLimits, Seen, Store, StoreError},
 };
 
 /// How often send times are stored.
@@ -38,24 +38,29 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Works until `polling_stops`; stores the last sightings once all polls are done.
-    pub(super) async fn run(self, polling_stops: CancellationToken, polls_done: CancellationToken) {
+    /// Works until `polling_stops`; stores the last sightings once all polls are done. Fails when another daemon has
+    /// taken the store over: then this one must stop.
+    pub(super) async fn run(
+        self,
+        polling_stops: CancellationToken,
+        polls_done: CancellationToken,
+    ) -> Result<(), StoreError> {
         let mut stored = vec![None; self.accounts.len()];
         let mut sightings = tokio::time::interval(SIGHTINGS_INTERVAL);
         let mut prunes = tokio::time::interval(PRUNE_INTERVAL);
         loop {
             tokio::select! {
                 () = polling_stops.cancelled() => break,
-                _ = sightings.tick() => self.store_sightings(&mut stored).await,
+                _ = sightings.tick() => self.store_sightings(&mut stored).await?,
                 _ = prunes.tick() => self.prune().await,
             }
         }
         polls_done.cancelled().await;
-        self.store_sightings(&mut stored).await;
+        self.store_sightings(&mut stored).await
     }
 
     /// Stores the sightings that are newer than those in `stored`.
-    async fn store_sightings(&self, stored: &mut [Option<Timestamp>]) {
+    async fn store_sightings(&self, stored: &mut [Option<Timestamp>]) -> Result<(), StoreError> {
         let newer = self.accounts.iter().enumerate().filter_map(|(index, account)| {
             let sighting = account.sighting();
             let known = stored.get(index).copied().flatten();
@@ -72,12 +77,14 @@ impl Housekeeping {
                 Ok(()) => {
                     batch.iter().for_each(|(index, _, sighting)| stored[*index] = sighting.last_success_at)
                 }
+                Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
                     tracing::warn!("Times of the last polls not stored: {}", crate::chain(&error));
-                    return;
+                    break;
                 }
             }
         }
+        Ok(())
     }
 
     async fn prune(&self) {

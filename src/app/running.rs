@@ -16,6 +16,7 @@ use crate::{
         triggers::Triggers,
         worker::{self, MAX_REPEAT_REQUESTS, Workers},
     },
+    store::StoreError,
 };
 
 /// The running parts, by the order in which they are drained.
@@ -25,7 +26,7 @@ pub(super) struct Running {
     queue: Arc<PollQueue>,
     triggers: Triggers,
     polling: JoinSet<Result<(), AppError>>,
-    housekeeping: JoinSet<()>,
+    housekeeping: JoinSet<Result<(), StoreError>>,
     delivery: JoinSet<Result<(), SinkEnded>>,
     web: JoinSet<std::io::Result<()>>,
     web_handles: Vec<axum_server::Handle<SocketAddr>>,
@@ -114,7 +115,10 @@ impl Running {
                 Ok(Err(error)) => Err(error),
                 _ => Err(AppError::EndedUnexpectedly("polling")),
             },
-            Some(_) = self.housekeeping.join_next() => Err(AppError::EndedUnexpectedly("housekeeping")),
+            Some(ended) = self.housekeeping.join_next() => match ended {
+                Ok(Err(error)) => Err(AppError::Store(error)),
+                _ => Err(AppError::EndedUnexpectedly("housekeeping")),
+            },
             Some(ended) = self.web.join_next() => match ended {
                 Ok(Err(error)) => Err(AppError::Web(error)),
                 _ => Err(AppError::EndedUnexpectedly("the web server")),

@@ -32,7 +32,7 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 
-    /// Play another history
+    /// Play another history of the simulated customers
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }

@@ -136,7 +136,7 @@ impl Printer {
 /// A column: its heading, and where its value stands in an event.
 type Column = (&'static str, &'static str);
 
-const CSV_COLUMNS: [Column; 18] = [
+const CSV_COLUMNS: [Column; 20] = [
     ("time", "/time"),
     ("type", "/type"),
     ("id", "/id"),
@@ -155,6 +155,8 @@ const CSV_COLUMNS: [Column; 18] = [
     ("reason", "/data/reason"),
     ("from", "/data/from"),
     ("to", "/data/to"),
+    ("errcode", "/data/errcode"),
+    ("source", "/data/source"),
 ];
 
 fn csv(events: &[StoredEvent], heading: bool) -> Result<String, Failure> {

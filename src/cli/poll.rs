@@ -1,6 +1,7 @@
-//! `kfwatch poll`: one poll of every account, compared with what is stored. Commits nothing.
+//! `kfwatch poll`: one poll of every account, compared with what is stored. Commits neither snapshots nor events.
 //!
-//! It takes the store's lock, so it refuses beside a running daemon: a token fetched here would void the daemon's.
+//! It takes the store's lock, so it refuses beside a running daemon: a classic token fetched here would void the
+//! daemon's. That a token was fetched is recorded, so that a daemon started next keeps its distance.
 
 use std::{collections::HashMap, sync::Arc};
 

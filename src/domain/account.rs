@@ -131,7 +131,7 @@ impl Standing {
         let since = self.failing_since.unwrap_or(now);
         let next = Self { failing_since: Some(since), ..self };
         let blind = now.since(&since) >= blind_after;
-        if !blind || matches!(self.state, AccountState::Blind | AccountState::Unwatched) {
+        if !blind || self.state == AccountState::Blind {
             return (next, None);
         }
         let transition = Transition { from: self.state, to: AccountState::Blind };
@@ -209,6 +209,11 @@ mod tests {
         assert_eq!(
             standing.concluded(Conclusion::Ok).1,
             transition(AccountState::Unwatched, AccountState::Ok)
+        );
+        let (failing, _) = standing.failed(at(0), BLIND_AFTER);
+        assert_eq!(
+            failing.failed(at(300), BLIND_AFTER).1,
+            transition(AccountState::Unwatched, AccountState::Blind)
         );
     }
 

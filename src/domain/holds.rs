@@ -1,9 +1,10 @@
 //! How long a failure holds back the thing that failed: a pure table of classes and waits.
 //!
-//! A hold only skips ticks of the schedule, it never adds calls; nothing is held for ever, because people fix the
-//! far side without telling us. Waits double from failure to failure up to the class's cap, are shortened by up to
-//! a fifth at random so that accounts do not move in step, end at a success, and are forgotten at a restart.
-//! Some classes wait for an hour of the wall clock instead: quotas are counted by it.
+//! A hold only skips ticks of the schedule and never adds calls (repeats of busy polls are made
+//! elsewhere); nothing is held for ever, because people fix the far side without telling us. Waits double
+//! from failure to failure up to the class's cap, are shortened by up to a fifth at random so that accounts do not
+//! move in step, end at a success, and are forgotten at a restart. Some classes wait for an hour of the wall clock
+//! instead: quotas are counted by it.
 
 use std::time::Duration;
 
@@ -79,8 +80,8 @@ impl ErrorClass {
             Self::AddressRefusedForDay => "address_refused_for_day",
             Self::NotAuthorized => "not_authorized",
             Self::NotEnabled => "not_enabled",
-            Self::InvalidAccount => "invalid_account",
-            Self::UnboundAccount => "unbound_account",
+            Self::InvalidAccount => "invalid",
+            Self::UnboundAccount => "unbound",
             Self::BadRequest => "bad_request",
             Self::Unknown => "unknown",
         }

@@ -91,7 +91,7 @@ const ACCOUNT_FAMILIES: &[Family] = &[
     Family {
         name: "wechat_kf_account_up",
         kind: "gauge",
-        help: "1 if the last poll succeeded; 0 also while the account is held back.",
+        help: "1 if the last poll succeeded and was stored; 0 also while the account is held back.",
         fold: sum,
         value: |account| Some(account.row.up.into()),
     },
@@ -140,14 +140,14 @@ const ACCOUNT_FAMILIES: &[Family] = &[
     Family {
         name: "kfwatch_polls_total",
         kind: "counter",
-        help: "Polls made on the schedule of kfwatch, not of the scrape.",
+        help: "Polls made. They follow the schedule of kfwatch; scrapes cause none.",
         fold: sum,
         value: |account| Some(account.row.polls),
     },
     Family {
         name: "kfwatch_poll_failures_total",
         kind: "counter",
-        help: "Polls that failed.",
+        help: "Polls that failed, or whose answer could not be stored.",
         fold: sum,
         value: |account| Some(account.row.failures),
     },

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::{
     domain::{
-        account::{Account, Conclusion},
+        account::{Account, AccountState, Conclusion},
         clock::Moment,
         holds::{ErrorClass, Failure, Hold, Scope},
         watch::{Answer, Cause, Sighting, Step, Watch},
@@ -100,6 +100,11 @@ impl WatchedAccount {
     /// When it was last seen, as far as that may be newer than what is stored.
     pub fn sighting(&self) -> Sighting {
         self.memory().watch.sighting
+    }
+
+    /// Its state as told to consumers.
+    pub(super) fn state(&self) -> AccountState {
+        self.memory().watch.standing.state
     }
 
     pub(super) fn account(&self) -> &Account {

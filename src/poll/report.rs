@@ -4,7 +4,10 @@ use std::sync::PoisonError;
 
 use super::{PollOutcome, WatchedAccount};
 use crate::{
-    domain::holds::{ErrorClass, Scope},
+    domain::{
+        account::AccountState,
+        holds::{ErrorClass, Scope},
+    },
     wechat::error::CallFailure,
 };
 
@@ -44,11 +47,21 @@ pub(super) fn log(
     }
 }
 
+/// Logs that an account became blind. What other transitions come of is logged with the poll.
+pub(super) fn log_transition(account: &WatchedAccount, from: AccountState, to: AccountState) {
+    if to == AccountState::Blind && from != AccountState::Blind {
+        tracing::warn!(
+            account = %account.account(),
+            "Nothing conclusive was answered for poll.blind_after: the account is blind, its sessions are not known"
+        );
+    }
+}
+
 fn log_failure(who: &str, failure: &CallFailure) {
     let remedy = failure.error.remedy(failure.endpoint).map_or("", |remedy| remedy.en);
     let (class, code) = (failure.class.as_str(), failure.error.code());
     match failure.class {
-        ErrorClass::Busy => tracing::info!(account = who, class, code, "Poll failed: {failure}"),
+        ErrorClass::Busy => tracing::info!(account = who, class, code, remedy, "Poll failed: {failure}"),
         ErrorClass::TokenRejected | ErrorClass::MinuteQuota | ErrorClass::DayQuota | ErrorClass::Unknown => {
             tracing::warn!(account = who, class, code, remedy, "Poll failed: {failure}");
         }

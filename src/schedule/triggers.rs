@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use super::cron::Schedule;
 
-/// The scheduler; there is one in a process, because its tasks outlive it.
+/// The scheduler; there is one in a daemon, because its tasks outlive it.
 #[derive(Clone)]
 pub struct Triggers {
     scheduler: JobScheduler,
 }
 
-/// Triggering failed; ticks go on without it, served late and counted as missed.
+/// The scheduler refused a job, and with it the schedule.
 #[derive(Debug, thiserror::Error)]
 #[error("the cron scheduler refused: {0}")]
 pub struct TriggerError(#[from] JobSchedulerError);

@@ -105,7 +105,8 @@ fn urgency(state: AccountState) -> u8 {
     match state {
         AccountState::Unbound | AccountState::Invalid => 0,
         AccountState::Blind => 1,
-        AccountState::Unknown => CALM,
-        AccountState::Ok | AccountState::Unwatched => CALM + 1,
+        // Watched again, and not heard of since.
+        AccountState::Unknown | AccountState::Unwatched => CALM,
+        AccountState::Ok => CALM + 1,
     }
 }

@@ -96,6 +96,6 @@ impl OfficialAccountClient {
         // A literal `@` is legal in a query, and calls of this family have refused `%40`.
         let query = format!("{}&kf_account={kf_account}", url.query().unwrap_or_default());
         url.set_query(Some(&query));
-        self.client.exchange(url, None).await
+        self.client.get(url).await
     }
 }

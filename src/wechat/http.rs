@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Certificate, Method, Proxy, Request, Response, Url,
-    header::{HeaderMap, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -103,22 +103,9 @@ impl WechatClient {
         secret: &SecretString,
         observer: &dyn CallObserver,
     ) -> Result<Fetched, CallError> {
-        let mut url = self.url(endpoint)?;
-        let mut body = None;
-        if endpoint == Endpoint::StableToken {
-            let fields =
-                [("grant_type", "client_credential"), ("appid", appid), ("secret", secret.expose_secret())];
-            let fields: serde_json::Map<_, _> =
-                fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
-            body = Some(serde_json::Value::Object(fields).to_string());
-        } else {
-            url.query_pairs_mut()
-                .append_pair("grant_type", "client_credential")
-                .append_pair("appid", appid)
-                .append_pair("secret", secret.expose_secret());
-        }
+        let request = self.token_request(endpoint, appid, secret)?;
         let started = self.now();
-        let fetched = self.exchange(url, body).await.and_then(|body| {
+        let fetched = self.exchange(request).await.and_then(|body| {
             let answer = wire::text(&body);
             let answer = wire::token(&answer).map_err(|error| call_refused(error, secret.expose_secret()))?;
             Ok(Fetched::new(&answer.access_token, answer.expires_in))
@@ -127,30 +114,46 @@ impl WechatClient {
         fetched
     }
 
+    fn token_request(
+        &self,
+        endpoint: Endpoint,
+        appid: &str,
+        secret: &SecretString,
+    ) -> Result<Request, CallError> {
+        let mut url = self.url(endpoint)?;
+        let fields =
+            [("grant_type", "client_credential"), ("appid", appid), ("secret", secret.expose_secret())];
+        if endpoint == Endpoint::Token {
+            url.query_pairs_mut().extend_pairs(fields);
+            return Ok(Request::new(Method::GET, url));
+        }
+        let fields: serde_json::Map<_, _> =
+            fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+        let mut request = Request::new(Method::POST, url);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        *request.body_mut() = Some(serde_json::Value::Object(fields).to_string().into());
+        Ok(request)
+    }
+
     pub(super) fn url(&self, endpoint: Endpoint) -> Result<Url, CallError> {
         // Only a base URL that cannot be a base fails here, and the configuration refuses those.
         self.base_url.join(endpoint.path()).map_err(|error| CallError::Connect(error.to_string().into()))
     }
 
-    /// One request and its whole answer. A request without a body is a GET, and is repeated once when its
-    /// connection broke before any answer.
-    pub(super) async fn exchange(&self, url: Url, body: Option<String>) -> Result<Bytes, CallError> {
-        let response = match body {
-            Some(body) => {
-                let mut request = Request::new(Method::POST, url);
-                request.headers_mut().insert(
-                    reqwest::header::CONTENT_TYPE,
-                    reqwest::header::HeaderValue::from_static("application/json"),
-                );
-                *request.body_mut() = Some(body.into());
-                self.http.execute(request).await
+    /// One request and its whole answer.
+    async fn exchange(&self, request: Request) -> Result<Bytes, CallError> {
+        let response = self.http.execute(request).await;
+        self.read(response.map_err(call_error)?).await
+    }
+
+    /// One GET that changes nothing at WeChat, and its whole answer: repeated once at once when its connection broke
+    /// before any answer.
+    pub(super) async fn get(&self, url: Url) -> Result<Bytes, CallError> {
+        let response = match self.http.execute(Request::new(Method::GET, url.clone())).await {
+            Err(error) if broke_before_answer(&error) => {
+                self.http.execute(Request::new(Method::GET, url)).await
             }
-            None => match self.http.execute(Request::new(Method::GET, url.clone())).await {
-                Err(error) if broke_before_answer(&error) => {
-                    self.http.execute(Request::new(Method::GET, url)).await
-                }
-                first => first,
-            },
+            first => first,
         };
         self.read(response.map_err(call_error)?).await
     }

@@ -243,8 +243,11 @@ impl TokenKeeper {
             Ok(Fetched { token, lifetime }) => {
                 fetching.last_failure = None;
                 self.keep(&token, lifetime, now);
-                let expires_at = now.wall.as_second().saturating_add_unsigned(lifetime.as_secs());
-                observer.token_refreshed(expires_at);
+                // A file is read again and again, and does not say when its token expires.
+                if !matches!(self.source, TokenSource::File { .. }) {
+                    observer
+                        .token_refreshed(now.wall.as_second().saturating_add_unsigned(lifetime.as_secs()));
+                }
                 Ok(token)
             }
             Err(error) => {

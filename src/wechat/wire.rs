@@ -5,7 +5,7 @@
 //! malformed, because leaving an entry out would end its session. Texts may hold raw control characters, bytes that
 //! are no UTF-8, and a byte order mark; the Content-Type is never looked at.
 //!
-//! Nothing here panics on any bytes, and no error text holds a part of the answer.
+//! Nothing here panics on any bytes, and no error text holds a part of the answer but `errmsg`.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
