@@ -82,7 +82,7 @@ impl Failure {
     /// The exit code, as the README lists them.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => EX_CONFIG.into(),
+            Self::Config(_) | Self::App(AppError::Unusable { .. }) => EX_CONFIG.into(),
             _ => ExitCode::FAILURE,
         }
     }

@@ -32,7 +32,10 @@ fn main() -> ExitCode {
 
 /// One line for each thing that is wrong.
 fn report(failure: &Failure) {
-    for line in kfwatch::chain(failure).lines() {
-        eprintln!("kfwatch: {line}");
+    match failure {
+        Failure::Config(mistakes) => {
+            mistakes.to_string().lines().for_each(|line| eprintln!("kfwatch: {line}"))
+        }
+        failure => eprintln!("kfwatch: {}", kfwatch::chain(failure)),
     }
 }

@@ -23,7 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioTimer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tower_http::{
@@ -162,6 +162,8 @@ async fn metrics(State(state): State<Arc<WebState>>) -> Response {
         let chunk: Vec<u8> = body.recv().await?;
         Some((Ok::<_, io::Error>(chunk), body))
     });
+    // The compression looks for trailers behind the end, where an unfused `unfold` panics.
+    let body = body.fuse();
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::from_stream(body)).into_response()
 }
 

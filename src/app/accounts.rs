@@ -40,14 +40,14 @@ pub struct Connections {
 impl Connections {
     /// Connections whose token fetches are recorded in the store.
     pub async fn build(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let client = Arc::new(WechatClient::build(&client_options(&config.api)?, Arc::clone(&clock))?);
+        let client = client(&config.api, &clock)?;
         let journal = Arc::new(StoreJournal(store.clone()));
         Ok(Self { client, journal, token_fetches: store.token_fetches().await?, clock })
     }
 
     /// Connections where there is no store yet, and therefore nothing on record.
     pub fn without_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let client = Arc::new(WechatClient::build(&client_options(&config.api)?, Arc::clone(&clock))?);
+        let client = client(&config.api, &clock)?;
         Ok(Self { client, journal: Arc::new(NoJournal), token_fetches: HashMap::new(), clock })
     }
 
@@ -65,6 +65,18 @@ impl Connections {
         let tokens = TokenKeeper::new(appid, source, Arc::clone(&self.journal), ago, now);
         OfficialAccount::new(OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer))
     }
+}
+
+fn client(api: &config::Api, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, AppError> {
+    let client = WechatClient::build(&client_options(api)?, Arc::clone(clock));
+    Ok(Arc::new(client.map_err(|error| match &api.ca_file {
+        // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
+        Some(path) => AppError::Unusable {
+            what: "api.ca_file".to_owned(),
+            reason: format!("the certificates in {} cannot be used: {error}", path.display()),
+        },
+        None => error.into(),
+    })?))
 }
 
 /// The client's options from the configuration.

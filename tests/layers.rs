@@ -1,0 +1,197 @@
+//! Who may use whom: the architecture, read off the `crate::` paths of the source.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A room of the program (a file or directory of `src/`), the other rooms it may use, and why no more.
+struct Rule {
+    room: &'static str,
+    may_use: &'static [&'static str],
+    why: &'static str,
+}
+
+/// From the bottom to the top.
+const RULES: [Rule; 14] = [
+    rule("domain", &[], "it is pure: values in, values out"),
+    rule("logging", &[], "it only sets up the log"),
+    rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
+    rule("wechat", &["domain"], "it calls WeChat, and knows nobody that it calls for"),
+    rule("store", &["domain"], "it keeps what it is given"),
+    rule(
+        "sink",
+        &["domain", "store"],
+        "it delivers stored events, and neither reads the log nor decides when",
+    ),
+    rule("status", &["domain"], "it is the table that polls write and readers copy"),
+    rule("metrics", &["domain", "status", "store", "wechat"], "it shows what others count"),
+    rule("poll", &["domain", "metrics", "status", "store", "wechat"], "one poll never calls a sink"),
+    rule("schedule", &["domain", "metrics", "poll"], "it knows when, not what"),
+    rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
+    rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),
+    rule("config", &["logging", "schedule", "wechat"], "it makes values, and runs nothing"),
+    rule(
+        "app",
+        &[
+            "config", "dispatch", "domain", "metrics", "poll", "schedule", "sink", "status", "store", "web",
+            "wechat",
+        ],
+        "it puts the daemon together; commands, logging and the simulator are above or beside it",
+    ),
+];
+
+/// Rooms above all rules: they put commands together from everything.
+const UNRULED: [&str; 3] = ["cli", "lib", "main"];
+
+/// The only users of the simulator.
+const USERS_OF_THE_SIMULATOR: [&str; 2] = ["cli/demo.rs", "cli/simulate.rs"];
+
+/// What `lib.rs` itself offers everybody.
+const SHARED: [&str; 2] = ["chain", "REVISION"];
+
+const fn rule(room: &'static str, may_use: &'static [&'static str], why: &'static str) -> Rule {
+    Rule { room, may_use, why }
+}
+
+/// A name that follows `crate::` in a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Use {
+    room: String,
+    line: usize,
+}
+
+#[test]
+fn each_room_uses_only_the_rooms_that_it_may() {
+    let mut violations = Vec::new();
+    for (path, text) in sources() {
+        let Some(rule) = RULES.iter().find(|rule| rule.room == room_of(&path)) else { continue };
+        for used in uses(&text) {
+            let allowed = used.room == rule.room
+                || rule.may_use.contains(&used.room.as_str())
+                || (rule.room != "domain" && SHARED.contains(&used.room.as_str()));
+            if !allowed {
+                violations.push(format!(
+                    "src/{}:{}: {} may not use {}, only {:?}: {}",
+                    path.display(),
+                    used.line,
+                    rule.room,
+                    used.room,
+                    rule.may_use,
+                    rule.why
+                ));
+            }
+        }
+    }
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
+
+#[test]
+fn only_demo_and_simulate_use_the_simulator() {
+    let users: BTreeSet<String> = sources()
+        .into_iter()
+        .filter(|(path, text)| {
+            room_of(path) != "simulator" && uses(text).iter().any(|used| used.room == "simulator")
+        })
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_eq!(users, USERS_OF_THE_SIMULATOR.map(str::to_owned).into());
+}
+
+#[test]
+fn every_room_has_its_rule() {
+    let rooms: BTreeSet<String> = sources().iter().map(|(path, _)| room_of(path)).collect();
+    let ruled = RULES.iter().map(|rule| rule.room).chain(UNRULED).map(str::to_owned);
+    assert_eq!(rooms, ruled.collect());
+}
+
+#[test]
+fn paths_are_found_however_they_are_written() {
+    let check = |text: &str, expected: &[(&str, usize)]| {
+        let expected = expected.iter().map(|&(room, line)| Use { room: room.to_owned(), line });
+        assert_eq!(uses(text), expected.collect::<Vec<_>>(), "{text}");
+    };
+    check("use crate::store;", &[("store", 1)]);
+    check("\npub(crate) use crate::store::Store as S;", &[("store", 2)]);
+    check(
+        "use crate::{store::{Event,\n Store}, wechat,\n\n    poll::*};",
+        &[("store", 1), ("wechat", 2), ("poll", 4)],
+    );
+    check("fn f() { crate::chain(&e); crate :: poll }", &[("chain", 1)]);
+    check("//! [`crate::dispatch`]\n// use crate::web;\nlet x = 1; // crate::web", &[]);
+    check("use other_crate::web;", &[]);
+}
+
+/// All files of `src/`, by their path in it.
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut directories = vec![root.clone()];
+    let mut sources = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                sources.push((path.strip_prefix(&root).unwrap().to_path_buf(), text));
+            }
+        }
+    }
+    sources.sort();
+    sources
+}
+
+fn room_of(path: &Path) -> String {
+    let first = path.iter().next().unwrap().to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn uses(text: &str) -> Vec<Use> {
+    let code: String = text.lines().map(|line| without_comment(line).to_owned() + "\n").collect();
+    let mut uses = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        if code[..at].ends_with(is_name) {
+            continue;
+        }
+        let begin = at + "crate::".len();
+        let line_at = |offset: usize| 1 + code[..offset].matches('\n').count();
+        for (offset, room) in first_names(&code[begin..]) {
+            uses.push(Use { room, line: line_at(begin + offset) });
+        }
+    }
+    uses
+}
+
+/// The first names of a path or of a group of paths, with their places.
+fn first_names(path: &str) -> Vec<(usize, String)> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let name_at = |at: usize| path[at..].chars().take_while(|c| is_name(*c)).collect::<String>();
+    if !path.starts_with('{') {
+        return vec![(0, name_at(0))];
+    }
+    let mut names = Vec::new();
+    let (mut depth, mut expects_name) = (0, false);
+    for (at, c) in path.char_indices() {
+        match c {
+            '{' => (depth, expects_name) = (depth + 1, depth == 0),
+            '}' if depth == 1 => break,
+            '}' => depth -= 1,
+            ',' => expects_name = depth == 1,
+            c if expects_name && is_name(c) => {
+                names.push((at, name_at(at)));
+                expects_name = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn without_comment(line: &str) -> &str {
+    line.find("//").map_or(line, |at| &line[..at])
+}

@@ -1,0 +1,313 @@
+//! The real program as a child process, against a simulated WeChat API.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use kfwatch::{
+    cli::simulate,
+    simulator::{
+        AccountToWatch, Control, KfAccountScript, KfState, OfficialAccountScript, Scenario, Simulator, Style,
+    },
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// The longest wait for anything that a test waits for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks again and again until something is found.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A simulated WeChat API with a runtime of its own.
+pub(crate) struct WeChat {
+    simulator: Simulator,
+    _runtime: Runtime,
+    accounts: Vec<AccountToWatch>,
+}
+
+impl WeChat {
+    pub(crate) fn play(scenario: Scenario) -> Self {
+        let accounts = scenario.accounts();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let simulator = runtime.block_on(Simulator::start(scenario, ([127, 0, 0, 1], 0).into())).unwrap();
+        Self { simulator, _runtime: runtime, accounts }
+    }
+
+    pub(crate) fn control(&self) -> Control {
+        self.simulator.control()
+    }
+
+    /// The sections of a configuration that watches all of it.
+    pub(crate) fn configuration(&self) -> String {
+        simulate::configuration(&self.simulator.base_url(), &self.accounts)
+    }
+}
+
+/// The appid of the official account at this place in [`quiet`]'s list.
+pub(crate) fn appid(index: usize) -> String {
+    format!("wx{index:016}")
+}
+
+/// The AppSecret of the official account at this place in [`quiet`]'s list.
+pub(crate) fn secret(index: usize) -> String {
+    format!("5ec2e7{index:026}")
+}
+
+/// Official accounts of these names, each with so many kf accounts `kf1@name`, `kf2@name`, …, and nobody there.
+pub(crate) fn quiet(official_accounts: &[(&str, usize)]) -> Scenario {
+    let kf_account = |number| KfAccountScript {
+        prefix: format!("kf{number}"),
+        nickname: None,
+        state: KfState::Bound,
+        customers: None,
+    };
+    let script = |(index, (name, kf_accounts)): (usize, &(&str, usize))| OfficialAccountScript {
+        name: (*name).to_owned(),
+        appid: appid(index),
+        secret: secret(index),
+        wechat_id: (*name).to_owned(),
+        session_lists_per_day: 100_000_000,
+        style: Style::default(),
+        kf_accounts: (1..=*kf_accounts).map(kf_account).collect(),
+    };
+    let official_accounts = official_accounts.iter().enumerate().map(script).collect();
+    Scenario { official_accounts, ..Scenario::default() }
+}
+
+/// The directory that a kfwatch works in, and the environment that it is started with.
+pub(crate) struct Home {
+    directory: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), environment: Vec::new() }
+    }
+
+    /// With a configuration that watches the simulated accounts every second; `more` is appended to it.
+    pub(crate) fn watching(wechat: &WeChat, more: &str) -> Self {
+        let home = Self::new();
+        home.write(
+            "config.toml",
+            &format!(
+                "{}\n[poll]\nschedule = \"* * * * * *\"\n[web]\nlisten = \"127.0.0.1:0\"\n{more}",
+                wechat.configuration()
+            ),
+        );
+        home
+    }
+
+    pub(crate) fn set(mut self, variable: &str, value: &str) -> Self {
+        self.environment.push((variable.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// The program with these arguments, separated by spaces.
+    pub(crate) fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kfwatch"));
+        command
+            .args(arguments.split_whitespace())
+            .current_dir(self.directory.path())
+            .env_clear()
+            .envs(self.environment.iter().map(|(variable, value)| (variable, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn spawn(&self, arguments: &str) -> Process {
+        Process::spawn(self.command(arguments))
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(&self, arguments: &str) -> Ended {
+        self.spawn(arguments).ended()
+    }
+
+    /// A daemon that serves its pages.
+    pub(crate) fn daemon(&self) -> Process {
+        let daemon = self.spawn("run");
+        daemon.address();
+        daemon
+    }
+}
+
+/// A running kfwatch, killed when it is dropped.
+pub(crate) struct Process {
+    child: Child,
+    stdout: Captured,
+    stderr: Captured,
+}
+
+/// How a kfwatch ended and what it had said by then.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// None when a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Process {
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let stdout = Captured::of(child.stdout.take());
+        let stderr = Captured::of(child.stderr.take());
+        Self { child, stdout, stderr }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Where it serves its pages, once it says so.
+    pub(crate) fn address(&self) -> SocketAddr {
+        eventually("the address of the pages", || {
+            let log = self.stderr();
+            let urls = log.split("http://").filter_map(|rest| rest.split_once("/metrics"));
+            urls.filter_map(|(address, _)| address.parse().ok()).next()
+        })
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Response {
+        get(self.address(), path, "")
+    }
+
+    /// The value of a series of /metrics, written as it stands there.
+    pub(crate) fn metric(&self, series: &str) -> Option<f64> {
+        metric(&self.get("/metrics").text(), series)
+    }
+
+    /// Sends a signal by its short name.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.id())]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(mut self) -> Ended {
+        let status = eventually("the end of kfwatch", || self.child.try_wait().unwrap());
+        Ended { code: status.code(), stdout: self.stdout.whole(), stderr: self.stderr.whole() }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Captured {
+    fn of(stream: Option<impl Read + Send + 'static>) -> Self {
+        let bytes = Arc::<Mutex<Vec<u8>>>::default();
+        let reader = stream.map(|mut stream| {
+            let bytes = Arc::clone(&bytes);
+            std::thread::spawn(move || {
+                let mut block = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut block) {
+                    bytes.lock().unwrap().extend_from_slice(&block[..length]);
+                }
+            })
+        });
+        Self { bytes, reader }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    fn whole(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        self.text()
+    }
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+}
+
+/// A GET with these further header lines, each ended by CR LF.
+pub(crate) fn get(address: SocketAddr, path: &str, header: &str) -> Response {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // In version 1.0 the body ends with the connection.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{header}\r\n").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Response { status, head, body: answer[end + 4..].to_vec() }
+}
+
+/// The value of a series on a page of metrics.
+pub(crate) fn metric(page: &str, series: &str) -> Option<f64> {
+    let values = page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    values.map(|value| value.parse().unwrap()).next()
+}
