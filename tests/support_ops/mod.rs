@@ -56,6 +56,10 @@ impl WeChat {
         self.simulator.control()
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.simulator.address()
+    }
+
     /// The sections of a configuration that watches all of it.
     pub(crate) fn configuration(&self) -> String {
         simulate::configuration(&self.simulator.base_url(), &self.accounts)
