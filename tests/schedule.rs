@@ -32,7 +32,8 @@ use kfwatch::{
     status::AccountStatus,
     store::{AccountRow, Store},
     wechat::{
-        client::{ClientOptions, HttpVersion, OfficialAccountClient, WechatClient},
+        client::OfficialAccountClient,
+        http::{ClientOptions, HttpVersion, WechatClient},
         token::{TokenJournal, TokenKeeper, TokenSource},
     },
 };
