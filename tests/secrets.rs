@@ -65,7 +65,7 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
         Fault::Errcode(40014),
         Fault::Errcode(47001),
         Fault::Errcode(99_999),
-        Fault::ErrcodeAsText(45011),
+        Fault::ErrcodeAsText(65402),
         Fault::ExpireTokens,
         Fault::RevokeTokens,
         Fault::Meddle,
