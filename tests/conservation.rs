@@ -22,9 +22,10 @@ use kfwatch::simulator::{
 
 use self::support::{
     daemon::Daemon,
+    disk::SmallDisk,
     events::{Account, Event, Session, name_based},
     eventually,
-    history::{History, Life, Told},
+    history::{History, Life, Then, Told},
     replay::{self, Tally},
     site::{Site, Tokens},
     wall_ms,
@@ -86,6 +87,359 @@ async fn every_session_that_was_seen_has_one_start_and_every_one_that_vanished_o
     report("truth", &ledger, &tally);
     assert_variety(&ledger, &tally);
     assert_the_comparison_notices_lies(&histories, &log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whenever_it_is_killed_no_event_is_lost_and_none_is_committed_twice() {
+    let rounds = kill_rounds();
+    let mut moments = fastrand::Rng::with_seed(11);
+    let scenario = Scenario {
+        seed: 11,
+        customers: lively(400),
+        official_accounts: (0..2)
+            .map(|index| official_account(["north", "south"][index], index, 12, Style::default()))
+            .collect(),
+        faults: vec![
+            probably(0.05, Fault::ListAbsent),
+            probably(0.05, Fault::Errcode(-1)),
+            probably(0.05, Fault::Slow(Duration::from_millis(50))),
+            probably(0.02, Fault::Errcode(65402)),
+        ],
+        ..Scenario::default()
+    };
+    let accounts = scenario.accounts().into_iter().map(|account| (account, Tokens::File)).collect::<Vec<_>>();
+    let simulator = Simulator::start(scenario, LOOPBACK).await.unwrap();
+    let control = simulator.control();
+    let site = Site::new();
+    site.configure(&simulator, &accounts);
+
+    let mut lives = Vec::new();
+    for _ in 0..rounds {
+        let from_ms = wall_ms();
+        killed_at_some_moment(Daemon::spawn(&site.config()), &control, &mut moments);
+        lives.push(Life { from_ms, to_ms: wall_ms(), killed: true });
+        // Requests of the dead are answered before those of the next begin.
+        whole_ledger(&control);
+    }
+    let from_ms = wall_ms();
+    let daemon = Daemon::start(&site.config());
+    let polled = control.requests(Endpoint::GetSessionList);
+    let everybody_twice =
+        polled + 3 * accounts.iter().map(|(of, _)| of.kf_accounts.len() as u64).sum::<u64>();
+    eventually("everybody was polled again", SOON, || {
+        (control.requests(Endpoint::GetSessionList) > everybody_twice).then_some(())
+    });
+    let finished = daemon.terminate();
+    assert_eq!(finished.code, Some(0), "{:#?}", finished.stderr);
+    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false });
+
+    let ledger = whole_ledger(&control);
+    let log = site.event_log();
+    let histories = histories(&accounts, &ledger, &lives);
+    let tally = compare_all(&histories, &log);
+    report("kill", &ledger, &tally);
+    let duplicates = assert_delivered_at_least_once(&site.delivered(), &log);
+    let hits = Hits::of(&histories, &log, &lives);
+    println!("kill: {rounds} rounds, {duplicates} events delivered again, {hits:?}");
+    assert!(hits.committed * 4 > rounds, "too few rounds committed anything: {hits:?}");
+    assert!(hits.torn * 50 > rounds, "too few kills came in the middle of a tick's commits: {hits:?}");
+}
+
+/// `KFWATCH_KILL_ROUNDS`, or enough for every run.
+fn kill_rounds() -> usize {
+    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
+    let rounds = std::env::var("KFWATCH_KILL_ROUNDS");
+    rounds.map_or(100, |rounds| rounds.parse().unwrap())
+}
+
+/// Kills while it starts, at any moment of its work, or, most often, while the answers of a tick are committed. The
+/// pauses are the point: where they end is not to depend on what the daemon does.
+fn killed_at_some_moment(mut daemon: Daemon, control: &Control, moments: &mut fastrand::Rng) {
+    let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
+    let polled = control.requests(Endpoint::GetSessionList);
+    match moments.u8(0..8) {
+        0 => pause(moments.u64(0..60)),
+        1 | 2 => {
+            daemon.wait_until_ready();
+            pause(moments.u64(50..=900));
+        }
+        _ => {
+            daemon.wait_until_ready();
+            eventually("a tick has begun", SOON, || {
+                (control.requests(Endpoint::GetSessionList) > polled).then_some(())
+            });
+            pause(moments.u64(0..25));
+        }
+    }
+    daemon.kill();
+}
+
+/// Where the kills hit.
+#[derive(Debug, Default)]
+struct Hits {
+    /// Rounds in which something was committed.
+    committed: usize,
+    /// Rounds in which, of the last answers before the kill that told of a change, some were committed and some not.
+    torn: usize,
+    /// Such answers that were committed, and that were not.
+    last_answers: [usize; 2],
+}
+
+impl Hits {
+    fn of(histories: &[History], log: &[Event], lives: &[Life]) -> Hits {
+        let times: Vec<_> = log.iter().map(|event| (event.account(), event.ms("/time").unwrap())).collect();
+        let mut hits = Hits::default();
+        for life in lives.iter().filter(|life| life.killed) {
+            let within = |ms: i64, [from, to]: [i64; 2]| (from..=to).contains(&ms);
+            hits.committed +=
+                usize::from(times.iter().any(|(_, ms)| within(*ms, [life.from_ms, life.to_ms])));
+            let mut last_answers = [0, 0];
+            for history in histories {
+                let last = history.exchanges.windows(2).map(|pair| [&pair[0], &pair[1]]).find(|[_, last]| {
+                    last.then == Then::Killed && within(last.received_ms, [life.from_ms, life.to_ms])
+                });
+                let Some([before, last]) = last else { continue };
+                if !matches!((&before.told, &last.told), (Told::Listed(a), Told::Listed(b)) if a != b) {
+                    continue;
+                }
+                let key = (history.account.appid.clone(), history.account.kf_account.clone());
+                let committed = times.iter().any(|(of, ms)| *of == key && within(*ms, last.taken_ms));
+                last_answers[usize::from(!committed)] += 1;
+            }
+            hits.torn += usize::from(!last_answers.contains(&0));
+            (0..2).for_each(|which| hits.last_answers[which] += last_answers[which]);
+        }
+        hits
+    }
+}
+
+/// Every event of the log is in the file, with the same bytes each time, first in the order of the log; nothing else
+/// is. Returns how many came again.
+fn assert_delivered_at_least_once(delivered: &[Event], log: &[Event]) -> usize {
+    let mut seen = BTreeSet::new();
+    let first: Vec<&str> =
+        delivered.iter().map(|event| &*event.line).filter(|line| seen.insert(*line)).collect();
+    let committed: Vec<&str> = log.iter().map(|event| &*event.line).collect();
+    assert_eq!(first.len(), committed.len(), "the file does not have the events of the log");
+    assert!(first == committed, "first deliveries are in the order of the log");
+    delivered.len() - first.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ended_while_the_daemon_was_down_is_told_by_the_first_poll_with_the_honest_interval() {
+    let shop = Shop::open().await;
+    shop.arrive("oFirst");
+    shop.arrive("oSecond");
+    let mut lives = Vec::new();
+    let from_ms = wall_ms();
+    let daemon = Daemon::start(&shop.site.config());
+    shop.wait_for_sessions(&daemon, 2.0);
+    daemon.terminate();
+    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false });
+
+    shop.leave("oFirst");
+    let from_ms = wall_ms();
+    let daemon = Daemon::start(&shop.site.config());
+    shop.wait_for_sessions(&daemon, 1.0);
+    daemon.terminate();
+    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false });
+
+    let ledger = whole_ledger(&shop.control);
+    let tally = compare_all(&histories(&shop.accounts, &ledger, &lives), &shop.site.event_log());
+    assert_eq!((tally.started, tally.baseline, tally.ended, tally.state_changes), (2, 2, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_known_is_shown_again_before_the_first_answer() {
+    let shop = Shop::open().await;
+    shop.arrive("oFirst");
+    let daemon = Daemon::start(&shop.site.config());
+    shop.wait_for_sessions(&daemon, 1.0);
+    eventually("the unbound account was polled", SOON, || {
+        (daemon.metric(&series("wechat_kf_account_unbound", UNBOUND)) == Some(1.0)).then_some(())
+    });
+    daemon.terminate();
+
+    let stopped_ms = wall_ms();
+    shop.control.inject(FaultRule::new(Fault::Hang));
+    let daemon = Daemon::start(&shop.site.config());
+    assert_eq!(daemon.get("/-/ready").0, 200);
+    assert_eq!(daemon.metric(&series("wechat_kf_active_sessions", BOUND)), Some(1.0));
+    assert_eq!(daemon.metric(&series("wechat_kf_account_unbound", BOUND)), Some(0.0));
+    assert_eq!(daemon.metric(&series("wechat_kf_account_unbound", UNBOUND)), Some(1.0));
+    assert_eq!(daemon.metric(&series("wechat_kf_account_up", BOUND)), Some(0.0), "nothing succeeded yet");
+    let last_success = daemon.metric(&series("kfwatch_poll_last_success_timestamp_seconds", BOUND)).unwrap();
+    let age = stopped_ms as f64 / 1_000.0 - last_success;
+    assert!((0.0..SOON.as_secs_f64()).contains(&age), "the last success was {age} s before the restart");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kf_account_that_is_removed_ends_nothing_and_is_compared_when_it_comes_back() {
+    let shop = Shop::open().await;
+    shop.arrive("oFirst");
+    shop.arrive("oSecond");
+    let daemon = Daemon::start(&shop.site.config());
+    shop.wait_for_sessions(&daemon, 2.0);
+    let listed_ms = wall_ms();
+    daemon.terminate();
+
+    let mut without = shop.accounts.clone();
+    without[0].0.kf_accounts.retain(|kf_account| kf_account != BOUND);
+    shop.site.configure(&shop.simulator, &without);
+    for _ in 0..2 {
+        let daemon = Daemon::start(&shop.site.config());
+        let (_, metrics) = daemon.get("/metrics");
+        assert!(!metrics.contains(BOUND), "a removed account keeps no series");
+        assert!(metrics.contains(UNBOUND));
+        daemon.terminate();
+    }
+    shop.leave("oFirst");
+    shop.site.configure(&shop.simulator, &shop.accounts);
+    let daemon = Daemon::start(&shop.site.config());
+    shop.wait_for_sessions(&daemon, 1.0);
+    daemon.terminate();
+
+    let log = shop.site.event_log();
+    let ours: Vec<&Event> = log.iter().filter(|event| event.text("/data/kf_account") == BOUND).collect();
+    let kind = |event: &&Event| event.text("/type").rsplit('.').next().unwrap().to_owned();
+    let told: Vec<_> = ours.iter().map(kind).collect();
+    assert_eq!(told, ["started", "started", "state_changed", "state_changed", "ended"]);
+    let changes = ours[2..4].iter().map(|event| [event.text("/data/from"), event.text("/data/to")]);
+    assert_eq!(changes.collect::<Vec<_>>(), [["ok", "unwatched"], ["unwatched", "ok"]]);
+    assert_eq!(
+        (ours[2].text("/data/source"), ours[2].json["data"]["errcode"].is_null()),
+        ("configuration", true)
+    );
+    let closed_ms = shop.control.ledger().sessions[0].closed_at_ms.unwrap();
+    let [lower_ms, upper_ms] = [0, 1].map(|at| ours[4].ms(&format!("/data/ended_between/{at}")).unwrap());
+    assert!(lower_ms <= listed_ms + 2_000 && (lower_ms..=upper_ms).contains(&closed_ms), "{}", ours[4].line);
+    let sequences = ours.iter().map(|event| event.text("/sequence").parse::<usize>().unwrap());
+    assert!(sequences.eq(1..=5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_the_snapshots_and_loses_nothing() {
+    let Some(disk) = SmallDisk::mount() else {
+        println!("not tried: a small disk can be mounted by root only");
+        return;
+    };
+    let shop = Shop::open_at(Site::with_store_in(disk.path())).await;
+    shop.arrive("oFirst");
+    let from_ms = wall_ms();
+    let daemon = Daemon::start(&shop.site.config());
+    shop.wait_for_sessions(&daemon, 1.0);
+
+    let full_from_ms = wall_ms();
+    disk.fill();
+    // What the store has allocated already is still free to be written: it takes some sessions to fill it.
+    let mut arrived = 0;
+    eventually("the store fails", SOON, || {
+        (0..40).for_each(|number| shop.arrive(&format!("o{}", arrived + number)));
+        arrived += 40;
+        let polls = shop.polls();
+        eventually("another poll", SOON, || (shop.polls() > polls).then_some(()));
+        daemon.logged("Poll not stored").then_some(())
+    });
+    assert!(daemon.metric("kfwatch_store_failures_total") >= Some(1.0));
+    let known = daemon.metric(&series("wechat_kf_active_sessions", BOUND));
+    let told = shop.site.delivered().len();
+    let (failures, polls) = (daemon.metric("kfwatch_store_failures_total"), shop.polls());
+    shop.leave("oFirst");
+    eventually("polls go on", SOON, || (shop.polls() >= polls + 3).then_some(()));
+    assert_eq!(
+        daemon.metric(&series("wechat_kf_active_sessions", BOUND)),
+        known,
+        "the snapshot stands still"
+    );
+    assert!(daemon.metric("kfwatch_store_failures_total") > failures);
+    assert_eq!(shop.site.delivered().len(), told);
+    assert_eq!(daemon.get("/-/healthy").0, 200);
+    let said: Vec<_> = daemon.log().into_iter().filter(|line| line.contains("Poll not stored")).collect();
+    assert_eq!(said.len(), 1, "it is said once, not at every poll: {said:#?}");
+    assert!(said[0].contains("full"), "{said:?}");
+
+    disk.make_room();
+    shop.wait_for_sessions(&daemon, arrived as f64);
+    let freed_ms = wall_ms();
+    let finished = daemon.terminate();
+    assert_eq!(finished.code, Some(0), "{:#?}", finished.stderr);
+
+    let ledger = whole_ledger(&shop.control);
+    let lives = [Life { from_ms, to_ms: wall_ms(), killed: false }];
+    let mut histories = histories(&shop.accounts, &ledger, &lives);
+    for exchange in histories.iter_mut().flat_map(|history| &mut history.exchanges) {
+        exchange.uncertain |= (full_from_ms..=freed_ms).contains(&exchange.received_ms);
+    }
+    let log = shop.site.event_log();
+    let tally = compare_all(&histories, &log);
+    assert_eq!((tally.started, tally.ended), (arrived + 1, 1));
+    assert_eq!(shop.site.delivered(), log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_daemon_on_the_same_store_is_told_who_holds_it() {
+    let shop = Shop::open().await;
+    let daemon = Daemon::start(&shop.site.config());
+    let second = Daemon::spawn(&shop.site.config()).wait();
+    assert_eq!(second.code, Some(1));
+    assert_eq!(second.stderr.len(), 1, "{:#?}", second.stderr);
+    assert!(second.stderr[0].contains(&daemon.pid().to_string()), "{:#?}", second.stderr);
+    shop.arrive("oFirst");
+    shop.wait_for_sessions(&daemon, 1.0);
+}
+
+const BOUND: &str = "kf1@shop_cn";
+const UNBOUND: &str = "kf2@shop_cn";
+
+/// One official account with two kf accounts, where only those come and go whom the test sends.
+struct Shop {
+    simulator: Simulator,
+    control: Control,
+    accounts: Vec<(AccountToWatch, Tokens)>,
+    site: Site,
+}
+
+impl Shop {
+    async fn open() -> Shop {
+        Shop::open_at(Site::new()).await
+    }
+
+    async fn open_at(site: Site) -> Shop {
+        let mut official = official_account("shop", 0, 2, Style::default());
+        official.kf_accounts[1].state = KfState::Unbound;
+        let scenario = Scenario { official_accounts: vec![official], ..Scenario::default() };
+        let accounts: Vec<_> =
+            scenario.accounts().into_iter().map(|account| (account, Tokens::File)).collect();
+        let simulator = Simulator::start(scenario, LOOPBACK).await.unwrap();
+        site.configure(&simulator, &accounts);
+        Shop { control: simulator.control(), simulator, accounts, site }
+    }
+
+    fn appid(&self) -> &str {
+        &self.accounts[0].0.appid
+    }
+
+    fn arrive(&self, openid: &str) {
+        self.control.open_session(self.appid(), BOUND, openid, None).unwrap();
+    }
+
+    fn leave(&self, openid: &str) {
+        self.control.close_session(self.appid(), BOUND, openid).unwrap();
+    }
+
+    fn polls(&self) -> u64 {
+        self.control.polls_of(self.appid(), BOUND).unwrap()
+    }
+
+    fn wait_for_sessions(&self, daemon: &Daemon, sessions: f64) {
+        eventually("the daemon knows of all sessions", SOON, || {
+            (daemon.metric(&series("wechat_kf_active_sessions", BOUND)) == Some(sessions)).then_some(())
+        });
+    }
+}
+
+fn series(family: &str, kf_account: &str) -> String {
+    format!("{family}{{official_account=\"shop\",kf_account=\"{kf_account}\"}}")
 }
 
 /// Compares every account's history with its events; no event may be left over.

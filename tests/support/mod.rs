@@ -2,6 +2,7 @@
 //! it ought to have told, worked out from the simulator's ledger without any code of the program itself.
 
 pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod events;
 pub(crate) mod history;
 pub(crate) mod replay;
