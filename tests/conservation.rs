@@ -740,6 +740,9 @@ fn troubles() -> Vec<FaultRule> {
         Fault::Hang,
         Fault::Slow(Duration::from_secs(4)),
     ];
+    // Counted rather than left to chance, so that none is ever missing; out of step, so that they mix.
+    let rarely = rarely.into_iter().zip((170..).step_by(7));
+    let rarely = rarely.map(|(fault, every)| FaultRule { every: Some(every), ..sessions(fault) });
     // Without a list these are not what the ledger says of them, so not where lists are left out.
     let questionable = [Fault::OversizedBody, Fault::InvalidUtf8, Fault::ControlCharacters];
     let questionable = questionable.into_iter().flat_map(|fault| {
@@ -757,7 +760,7 @@ fn troubles() -> Vec<FaultRule> {
         .into_iter()
         .chain(questionable)
         .chain(often.map(|(probability, fault)| probably(probability, fault)))
-        .chain(rarely.map(|fault| probably(0.005, fault)))
+        .chain(rarely)
         .collect()
 }
 
