@@ -558,7 +558,7 @@ fn recovers(refuse: impl Fn(&WeChat), allow: impl Fn(&WeChat)) {
         std::thread::sleep(Duration::from_millis(500));
     }
     let log = daemon.stderr();
-    assert_eq!(log.lines().filter(|line| line.contains("succeed again")).count(), 1, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("Calls succeed again")).count(), 1, "{log}");
 }
 
 fn hang(endpoint: Endpoint) -> FaultRule {
