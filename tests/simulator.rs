@@ -499,7 +499,7 @@ async fn faults_of_the_http_answer() {
 #[tokio::test]
 async fn faults_of_the_body() {
     const GOOD: &str = r#""sessionlist":[{"createtime":5,"openid":"oA"}]}"#;
-    let questionable = Answered::Questionable(vec![0]);
+    let questionable = Answered::Questionable(Box::new(Answered::Listed(vec![0])));
     assert_eq!(body_of(Fault::EmptyBody).await, (String::new(), Answered::Failed("empty_body")));
     assert_eq!(body_of(Fault::Garbage).await.1, Answered::Failed("garbage"));
     let (marked, answer) = body_of(Fault::ByteOrderMark).await;

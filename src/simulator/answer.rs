@@ -153,11 +153,12 @@ pub(super) fn session_list<'a>(
     fault: Option<&Fault>,
 ) -> Vec<u8> {
     let mut body = Object::new(style, 64 + sessions.len() * SESSION_ENTRY_BYTES);
-    match fault {
+    let spoiled = fault.filter(|fault| fault.spoils_session_list());
+    match spoiled {
         Some(Fault::ListAbsent) => return body.finish(),
         Some(Fault::ListNull) => body.raw("sessionlist", b"null"),
         Some(Fault::ListOfWrongType) => body.raw("sessionlist", br#"{"createtime":1,"openid":"o"}"#),
-        _ if sessions.len() == 0 && style.omit_empty_list => {}
+        None if sessions.len() == 0 && style.omit_empty_list => {}
         _ => {
             body.array("sessionlist", sessions, |entry, session| {
                 if style.createtime_as_text {
@@ -167,7 +168,7 @@ pub(super) fn session_list<'a>(
                 }
                 entry.text("openid", &session.openid);
             });
-            body.spoil_array(match fault {
+            body.spoil_array(match spoiled {
                 Some(Fault::EntryWithoutOpenid) => br#"{"createtime":1795331551}"#,
                 Some(Fault::CreatetimeNoNumber) => br#"{"createtime":"soon","openid":"oNoNumber"}"#,
                 _ => b"",

@@ -130,9 +130,6 @@ pub(super) fn session_list(
             Answered::Failed(fault.as_str())
         }
         _ if !book.is_enabled() || keyless => Answered::Keyless,
-        Some(Fault::OversizedBody | Fault::ByteOrderMark | Fault::InvalidUtf8 | Fault::ControlCharacters) => {
-            Answered::Questionable(listed())
-        }
         _ => Answered::Listed(listed()),
     };
     Ok((body, answered))

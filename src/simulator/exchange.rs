@@ -181,6 +181,9 @@ impl Exchange<'_> {
         let answer = if text_plain { answer.text_plain() } else { answer };
         match fault {
             Some(Fault::TruncatedBody) => (answer, Answered::Failed("truncated_body")),
+            Some(fault) if fault.disfigures() => {
+                (answer::disfigured(answer, fault), Answered::Questionable(Box::new(answered)))
+            }
             Some(fault) => (answer::disfigured(answer, fault), answered),
             None => (answer, answered),
         }

@@ -112,7 +112,7 @@ impl Fault {
     }
 
     /// Whether it spoils the list of sessions, and so can happen to getsessionlist only.
-    fn spoils_session_list(&self) -> bool {
+    pub(super) fn spoils_session_list(&self) -> bool {
         matches!(
             self,
             Fault::ListAbsent
@@ -120,6 +120,14 @@ impl Fault {
                 | Fault::ListOfWrongType
                 | Fault::EntryWithoutOpenid
                 | Fault::CreatetimeNoNumber
+        )
+    }
+
+    /// Whether the answer stays right in substance, but has a form that a careful client may refuse.
+    pub(super) fn disfigures(&self) -> bool {
+        matches!(
+            self,
+            Fault::OversizedBody | Fault::ByteOrderMark | Fault::InvalidUtf8 | Fault::ControlCharacters
         )
     }
 }

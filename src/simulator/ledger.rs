@@ -65,12 +65,22 @@ pub enum Answered {
     Listed(Vec<u32>),
     /// A success without sessionlist, or where it is null.
     Keyless,
-    /// The sessions were listed, but in a form that a careful client may take or refuse.
-    Questionable(Vec<u32>),
+    /// One of the others, but in a form that a careful client may take or refuse.
+    Questionable(Box<Answered>),
     /// An errcode.
     Refused(i64),
     /// Anything else, named after the fault; nothing can be concluded from it.
     Failed(&'static str),
+}
+
+impl Answered {
+    fn listings(&self) -> usize {
+        match self {
+            Answered::Listed(sessions) => sessions.len(),
+            Answered::Questionable(answered) => answered.listings(),
+            Answered::Keyless | Answered::Refused(_) | Answered::Failed(_) => 0,
+        }
+    }
 }
 
 /// The ledger being written.
@@ -119,10 +129,7 @@ impl LedgerBook {
             return;
         }
         let mut ledger = lock(&self.ledger);
-        let listings = match &poll.answer {
-            Answered::Listed(sessions) | Answered::Questionable(sessions) => sessions.len(),
-            _ => 0,
-        };
+        let listings = poll.answer.listings();
         if ledger.polls.len() >= MAX_LEDGER_POLLS || ledger.listings + listings > MAX_LEDGER_LISTINGS {
             ledger.note_limit("polls");
             return;

@@ -125,7 +125,7 @@ fn told(answer: &Answered, ledger: &Ledger) -> (Told, bool) {
         |indices: &[u32]| indices.iter().map(|index| session(&ledger.sessions[*index as usize])).collect();
     match answer {
         Answered::Listed(indices) => (Told::Listed(listed(indices)), false),
-        Answered::Questionable(indices) => (Told::Listed(listed(indices)), true),
+        Answered::Questionable(answered) => (told(answered, ledger).0, true),
         Answered::Keyless => (Told::Keyless, false),
         Answered::Refused(errcode) => (Told::Refused(*errcode), false),
         Answered::Failed(_) => (Told::Nothing, false),
