@@ -69,7 +69,8 @@ pub struct ClientBuildError(String);
 /// The connection pool, shared by all official accounts.
 pub struct WechatClient {
     http: reqwest::Client,
-    base_url: Url,
+    /// Parsed once: one is needed for every poll.
+    endpoints: [Url; Endpoint::ALL.len()],
     max_body_bytes: usize,
     clock: Arc<dyn Clock>,
 }
@@ -94,7 +95,13 @@ impl WechatClient {
             let path = format!("{}/", base_url.path());
             base_url.set_path(&path);
         }
-        Ok(Self { http, base_url, max_body_bytes: options.max_body_bytes, clock })
+        // Only a base URL that cannot be a base fails here, and the configuration refuses those.
+        let url = |endpoint: Endpoint| {
+            base_url.join(endpoint.path()).map_err(|error| ClientBuildError(error.to_string()))
+        };
+        let [first, second, third] = Endpoint::ALL.map(url);
+        let endpoints = [first?, second?, third?];
+        Ok(Self { http, endpoints, max_body_bytes: options.max_body_bytes, clock })
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -108,7 +115,7 @@ impl WechatClient {
         secret: &SecretString,
         observer: &dyn CallObserver,
     ) -> Result<Fetched, CallError> {
-        let mut url = self.url(endpoint)?;
+        let mut url = self.url(endpoint);
         let mut body = None;
         if endpoint == Endpoint::StableToken {
             let fields =
@@ -132,9 +139,8 @@ impl WechatClient {
         fetched
     }
 
-    fn url(&self, endpoint: Endpoint) -> Result<Url, CallError> {
-        // Only a base URL that cannot be a base fails here, and the configuration refuses those.
-        self.base_url.join(endpoint.path()).map_err(|error| CallError::Connect(error.to_string().into()))
+    fn url(&self, endpoint: Endpoint) -> Url {
+        self.endpoints[endpoint as usize].clone()
     }
 
     /// One request and its whole answer. A request without a body is a GET, and is repeated once when its
@@ -266,7 +272,7 @@ impl OfficialAccountClient {
     }
 
     async fn exchange_session_list(&self, token: &AccessToken, kf_account: &str) -> Result<Bytes, CallError> {
-        let mut url = self.client.url(Endpoint::SessionList)?;
+        let mut url = self.client.url(Endpoint::SessionList);
         url.query_pairs_mut().append_pair("access_token", token.expose());
         // A literal `@` is legal in a query, and calls of this family have refused `%40`.
         let query = format!("{}&kf_account={kf_account}", url.query().unwrap_or_default());
