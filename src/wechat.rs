@@ -27,7 +27,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Every call.
+    /// Every call, in the order of the variants.
     pub const ALL: [Self; 3] = [Self::Token, Self::StableToken, Self::SessionList];
 
     /// The name used in labels, events and logs.

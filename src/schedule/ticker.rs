@@ -70,6 +70,14 @@ pub struct Sweep {
     clock: Arc<dyn Clock>,
 }
 
+impl Sweep {
+    /// A sweep that begins now.
+    pub fn begin(context: &TickerContext, now: Moment, next_due: Option<Timestamp>) -> Arc<Self> {
+        let (metrics, clock) = (Arc::clone(&context.metrics), Arc::clone(&context.clock));
+        Arc::new(Self { started: now, next_due, metrics, clock })
+    }
+}
+
 impl Drop for Sweep {
     fn drop(&mut self) {
         self.metrics.swept(self.clock.now().since(&self.started));
@@ -161,13 +169,7 @@ impl Ticker {
             );
         }
         self.let_all_go();
-        let sweep = Arc::new(Sweep {
-            started: now,
-            next_due: self.due,
-            metrics: Arc::clone(&self.context.metrics),
-            clock: Arc::clone(&self.context.clock),
-        });
-        self.release = Some((sweep, 0));
+        self.release = Some((Sweep::begin(&self.context, now, self.due), 0));
     }
 
     /// Moves `due` behind this moment and counts the ticks passed, at least the one that was due.

@@ -91,7 +91,7 @@ impl OfficialAccountClient {
     }
 
     async fn exchange_session_list(&self, token: &AccessToken, kf_account: &str) -> Result<Bytes, CallError> {
-        let mut url = self.client.url(Endpoint::SessionList)?;
+        let mut url = self.client.url(Endpoint::SessionList);
         url.query_pairs_mut().append_pair("access_token", token.expose());
         // A literal `@` is legal in a query, and calls of this family have refused `%40`.
         let query = format!("{}&kf_account={kf_account}", url.query().unwrap_or_default());

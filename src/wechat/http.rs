@@ -63,7 +63,8 @@ pub struct ClientBuildError(String);
 /// The connection pool, shared by all official accounts.
 pub struct WechatClient {
     http: reqwest::Client,
-    base_url: Url,
+    /// Parsed once: one is needed for every poll.
+    endpoints: [Url; Endpoint::ALL.len()],
     max_body_bytes: usize,
     clock: Arc<dyn Clock>,
 }
@@ -88,7 +89,13 @@ impl WechatClient {
             let path = format!("{}/", base_url.path());
             base_url.set_path(&path);
         }
-        Ok(Self { http, base_url, max_body_bytes: options.max_body_bytes, clock })
+        // Only a base URL that cannot be a base fails here, and the configuration refuses those.
+        let url = |endpoint: Endpoint| {
+            base_url.join(endpoint.path()).map_err(|error| ClientBuildError(error.to_string()))
+        };
+        let [token, stable_token, session_list] = Endpoint::ALL.map(url);
+        let endpoints = [token?, stable_token?, session_list?];
+        Ok(Self { http, endpoints, max_body_bytes: options.max_body_bytes, clock })
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -103,7 +110,7 @@ impl WechatClient {
         secret: &SecretString,
         observer: &dyn CallObserver,
     ) -> Result<Fetched, CallError> {
-        let request = self.token_request(endpoint, appid, secret)?;
+        let request = self.token_request(endpoint, appid, secret);
         let started = self.now();
         let fetched = self.exchange(request).await.and_then(|body| {
             let answer = wire::text(&body);
@@ -114,30 +121,24 @@ impl WechatClient {
         fetched
     }
 
-    fn token_request(
-        &self,
-        endpoint: Endpoint,
-        appid: &str,
-        secret: &SecretString,
-    ) -> Result<Request, CallError> {
-        let mut url = self.url(endpoint)?;
+    fn token_request(&self, endpoint: Endpoint, appid: &str, secret: &SecretString) -> Request {
+        let mut url = self.url(endpoint);
         let fields =
             [("grant_type", "client_credential"), ("appid", appid), ("secret", secret.expose_secret())];
         if endpoint == Endpoint::Token {
             url.query_pairs_mut().extend_pairs(fields);
-            return Ok(Request::new(Method::GET, url));
+            return Request::new(Method::GET, url);
         }
         let fields: serde_json::Map<_, _> =
             fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
         let mut request = Request::new(Method::POST, url);
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(serde_json::Value::Object(fields).to_string().into());
-        Ok(request)
+        request
     }
 
-    pub(super) fn url(&self, endpoint: Endpoint) -> Result<Url, CallError> {
-        // Only a base URL that cannot be a base fails here, and the configuration refuses those.
-        self.base_url.join(endpoint.path()).map_err(|error| CallError::Connect(error.to_string().into()))
+    pub(super) fn url(&self, endpoint: Endpoint) -> Url {
+        self.endpoints[endpoint as usize].clone()
     }
 
     /// One request and its whole answer.
