@@ -57,8 +57,11 @@ pub enum WireError {
 /// The body as text: without byte order mark, with control characters inside strings escaped as JSON wants it, and
 /// with a replacement character for what is no UTF-8. Borrowed when nothing had to be done.
 pub fn text(body: &[u8]) -> Cow<'_, str> {
-    let text = String::from_utf8_lossy(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body));
-    if !text.bytes().any(|byte| byte < b' ') {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    // The lossy reading goes byte by byte, and nearly no answer needs it.
+    let text = str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
+    // Not `any`: without an early end this is done in vectors.
+    if !text.bytes().fold(false, |found, byte| found | (byte < b' ')) {
         return text;
     }
     match escape_control_characters(&text) {

@@ -1,0 +1,228 @@
+//! How many changed accounts a second the store commits, and how fast it restores a million sessions.
+//!
+//! Beside it, in turn in the same run: a bare SQLite transaction that stores as much with the same settings, and a file
+//! to which as many bytes are written and synced.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+
+use std::{io::Write, path::Path, time::Instant};
+
+use jiff::Timestamp;
+use kfwatch::{
+    domain::{
+        account::{Account, AccountState, Conclusion},
+        diff::EndReason,
+        event::{Change, OwnedSession},
+        watch::Sighting,
+    },
+    store::{PollCommit, Record, Store, StoredAccount},
+};
+use rusqlite::{Connection, params};
+use tokio::task::JoinSet;
+
+#[path = "support/median.rs"]
+mod median;
+#[path = "support/report.rs"]
+mod report;
+
+use median::median;
+use report::Report;
+
+const ACCOUNTS: usize = 10_000;
+const ROUNDS: i64 = 5;
+const SESSIONS_RESTORED: i64 = 1_000_000;
+
+/// What one changed account leaves in the store, for the baselines: the JSON of two events, one changed row.
+const EVENT_BYTES: usize = 720;
+const ROW_BYTES: usize = 120;
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let mut report = Report::new();
+    runtime.block_on(async {
+        for in_flight in [64, 256, 1000] {
+            commits(in_flight, &mut report).await;
+        }
+        restore(&mut report).await;
+    });
+    report.print();
+}
+
+async fn commits(in_flight: usize, report: &mut Report) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+    let accounts = registered(&store, ACCOUNTS).await;
+    let mut bare = bare_sqlite(&directory.path().join("bare.db"));
+    let mut file = std::fs::File::create(directory.path().join("bare.log")).unwrap();
+    let mut rates = [const { Vec::new() }; 3];
+    for round in 0..=ROUNDS {
+        let commits = accounts.iter().map(|stored| turnover(stored, round)).collect();
+        let measured = [
+            rate(commit_all(&store, commits, in_flight)).await,
+            rate(async { bare_transactions(&mut bare, in_flight) }).await,
+            rate(async { synced_writes(&mut file, in_flight) }).await,
+        ];
+        // The first round fills: sessions only start.
+        if round > 0 {
+            rates.iter_mut().zip(measured).for_each(|(rates, measured)| rates.push(measured));
+        }
+    }
+    // That what was measured is what was meant.
+    let accounts = ACCOUNTS as i64;
+    // In the first round nothing is there yet to end.
+    assert_eq!(store.committed().borrow().0, (1 + 2 * ROUNDS) * accounts);
+    let bare: i64 = bare.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
+    assert_eq!(bare, 2 * (1 + ROUNDS) * accounts);
+    let [ours, sqlite, file] = rates.map(|rates| median(&rates));
+    let what = format!("changed accounts committed, {in_flight} in flight");
+    let figure = format!("{ours:.0}/s");
+    let target = if in_flight == 1000 { "≥ 30000/s" } else { "" };
+    let baseline = format!("bare SQLite, {in_flight} a transaction: {sqlite:.0}/s");
+    report.row([&what, &figure, &baseline], Some(sqlite / ours), target);
+    report.row(["", "", &format!("write + fdatasync of the bytes: {file:.0}/s")], Some(file / ours), "");
+}
+
+/// Accounts a second.
+async fn rate(work: impl Future<Output = ()>) -> f64 {
+    let begun = Instant::now();
+    work.await;
+    ACCOUNTS as f64 / begun.elapsed().as_secs_f64()
+}
+
+async fn commit_all(store: &Store, mut commits: Vec<PollCommit>, in_flight: usize) {
+    let mut committing = JoinSet::new();
+    let share = commits.len().div_ceil(in_flight);
+    while !commits.is_empty() {
+        let part = commits.split_off(commits.len().saturating_sub(share));
+        let store = store.clone();
+        committing.spawn(async move {
+            for commit in part {
+                store.commit_poll(commit).await.unwrap();
+            }
+        });
+    }
+    committing.join_all().await;
+}
+
+fn bare_sqlite(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+    connection.pragma_update(None, "synchronous", "FULL").unwrap();
+    connection.pragma_update(None, "wal_autocheckpoint", 4096).unwrap();
+    let tables = "CREATE TABLE accounts (id INTEGER PRIMARY KEY, row BLOB NOT NULL);
+                  CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, json TEXT NOT NULL);";
+    connection.execute_batch(tables).unwrap();
+    let mut insert = connection.prepare("INSERT INTO accounts (row) VALUES (zeroblob(?1))").unwrap();
+    connection.execute_batch("BEGIN").unwrap();
+    for _ in 0..ACCOUNTS {
+        insert.execute([ROW_BYTES as i64]).unwrap();
+    }
+    connection.execute_batch("COMMIT").unwrap();
+    drop(insert);
+    connection
+}
+
+/// One changed row and two inserted ones an account.
+fn bare_transactions(connection: &mut Connection, in_flight: usize) {
+    let (row, json) = (vec![1_u8; ROW_BYTES], "x".repeat(EVENT_BYTES / 2));
+    for first in (0..ACCOUNTS).step_by(in_flight) {
+        let tx = connection.transaction().unwrap();
+        let mut update = tx.prepare_cached("UPDATE accounts SET row = ?2 WHERE id = ?1").unwrap();
+        let mut insert = tx.prepare_cached("INSERT INTO events (json) VALUES (?1)").unwrap();
+        for account in first..ACCOUNTS.min(first + in_flight) {
+            update.execute(params![account as i64 + 1, row]).unwrap();
+            insert.execute([&json]).unwrap();
+            insert.execute([&json]).unwrap();
+        }
+        drop((update, insert));
+        tx.commit().unwrap();
+    }
+}
+
+fn synced_writes(file: &mut std::fs::File, in_flight: usize) {
+    let group = vec![b'x'; (EVENT_BYTES + ROW_BYTES) * in_flight];
+    for _ in 0..ACCOUNTS.div_ceil(in_flight) {
+        file.write_all(&group).unwrap();
+        file.sync_data().unwrap();
+    }
+}
+
+async fn restore(report: &mut Report) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kfwatch.db");
+    let store = Store::open(&path).unwrap();
+    registered(&store, ACCOUNTS).await;
+    store.close().await;
+    drop(store);
+    // Straight into the table: their events would take the bench a minute.
+    let connection = Connection::open(&path).unwrap();
+    let fill = "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n + 1 < ?1)
+                INSERT INTO sessions (account, openid, createtime)
+                SELECT 1 + n / 100, printf('oDF3iY9P32sK_5GgYi%010d', n), 1795000000 FROM n";
+    connection.execute(fill, [SESSIONS_RESTORED]).unwrap();
+    let (mut ours, mut scans) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let store = Store::open(&path).unwrap();
+        let accounts = registered(&store, ACCOUNTS).await;
+        ours.push(begun.elapsed().as_secs_f64());
+        let restored: usize = accounts.iter().map(|stored| stored.snapshot.len()).sum();
+        assert_eq!(restored as i64, SESSIONS_RESTORED);
+        store.close().await;
+        let begun = Instant::now();
+        scan(&connection);
+        scans.push(begun.elapsed().as_secs_f64());
+    }
+    let (ours, scan) = (median(&ours), median(&scans));
+    let baseline = format!("bare SQLite scan of the rows: {scan:.2} s");
+    report.row(
+        ["1,000,000 sessions restored", &format!("{ours:.2} s"), &baseline],
+        Some(ours / scan),
+        "≤ 2 s",
+    );
+}
+
+fn scan(connection: &Connection) {
+    let mut select = connection.prepare("SELECT account, openid, createtime FROM sessions").unwrap();
+    let mut rows = select.query([]).unwrap();
+    let mut bytes = 0;
+    while let Some(row) = rows.next().unwrap() {
+        bytes += row.get_ref(1).unwrap().as_str().unwrap().len();
+        std::hint::black_box((row.get::<_, i64>(0).unwrap(), row.get::<_, i64>(2).unwrap()));
+    }
+    std::hint::black_box(bytes);
+}
+
+async fn registered(store: &Store, count: usize) -> Vec<StoredAccount> {
+    let account = |n| Account {
+        official_account: "shop".into(),
+        appid: "wx0123456789abcdef".into(),
+        kf_account: format!("kf{n}@test").into(),
+    };
+    store.register_accounts((0..count).map(account).collect()).await.unwrap().configured
+}
+
+/// The session of the round before ends, another one starts; sessions began at any time between two polls.
+fn turnover(stored: &StoredAccount, round: i64) -> PollCommit {
+    let began = |round: i64| 1_795_000_000 + round * 15 + stored.id.0 % 15;
+    let at = |round| Timestamp::from_second(began(round)).unwrap();
+    let session = |round| OwnedSession {
+        openid: format!("oDF3iY9P32sK_5GgYi{:010}", stored.id.0).into(),
+        createtime: began(round),
+    };
+    let started =
+        Change::SessionStarted { session: session(round), observed_at: at(round + 1), baseline: false };
+    let ended = Change::SessionEnded {
+        session: session(round - 1),
+        reason: EndReason::Replaced,
+        ended_between: [at(round), at(round + 1)],
+    };
+    let sighting = Sighting {
+        baseline_taken: true,
+        keyless: false,
+        listed_sent_at: Some(at(round)),
+        last_success_at: Some(at(round + 1)),
+    };
+    let record = Record { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), sighting };
+    PollCommit { id: stored.id, account: stored.account.clone(), changes: vec![ended, started], record }
+}

@@ -1,0 +1,30 @@
+//! The table at the end of a bench.
+
+use comfy_table::{Table, presets::ASCII_MARKDOWN};
+
+/// One table.
+pub(crate) struct Report(Table);
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        let mut table = Table::new();
+        table.load_preset(ASCII_MARKDOWN).set_header([
+            "what",
+            "figure",
+            "limit or baseline",
+            "ratio",
+            "target",
+        ]);
+        Self(table)
+    }
+
+    /// One line: what, its figure, what it is compared with, the ratio of the two, and what to reach.
+    pub(crate) fn row(&mut self, [what, figure, baseline]: [&str; 3], ratio: Option<f64>, target: &str) {
+        let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+        self.0.add_row([what, figure, baseline, &ratio, target]);
+    }
+
+    pub(crate) fn print(&self) {
+        println!("\n{}\n", self.0);
+    }
+}
