@@ -139,10 +139,10 @@ impl App {
         };
         web.ready.store(false, Ordering::Relaxed);
         tracing::info!("Draining: running polls finish, sinks finish their attempt");
-        if tokio::time::timeout(drain_timeout, running.drain()).await.is_err() {
-            tracing::warn!("The drain took longer than shutdown_timeout; what was under way is dropped");
+        running.drain(drain_timeout).await;
+        if tokio::time::timeout(STORE_GRACE, store.close()).await.is_err() {
+            tracing::warn!("The store takes long to close; what it has committed is safe");
         }
-        store.close().await;
         ended
     }
 }
@@ -153,6 +153,9 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, AppError> {
     };
     addresses.iter().map(bind).collect()
 }
+
+/// How long the store may take to fold its log into its file at the end.
+const STORE_GRACE: Duration = Duration::from_secs(2);
 
 /// A poll may fetch a token, call, fetch another token and call again; no more than three of them may take all of
 /// their time.

@@ -74,7 +74,7 @@ pub enum Failure {
     #[error("not every account could be polled")]
     Incomplete,
     /// Anything else.
-    #[error("{0:#}")]
+    #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
 

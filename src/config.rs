@@ -21,6 +21,7 @@ mod secret;
 mod setting;
 mod sink;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -213,6 +214,18 @@ pub struct Loaded {
 }
 
 impl Config {
+    /// How many calls of getsessionlist each official account's schedule makes a day, from then on.
+    pub fn calls_a_day(&self, from: jiff::Timestamp) -> Vec<u64> {
+        // Most official accounts share a schedule, and reckoning with one takes a while.
+        let mut ticks: HashMap<&Schedule, u64> = HashMap::new();
+        let calls = self.official_accounts.iter().map(|account| {
+            let schedule = &account.schedule;
+            let ticks = *ticks.entry(schedule).or_insert_with(|| schedule.ticks_per_day(from));
+            ticks * account.kf_accounts.len() as u64
+        });
+        calls.collect()
+    }
+
     /// Which file to load: `explicit` if given, else the one that [`PATH_VARIABLE`] names, else the first of [`SEARCH_PATHS`]
     /// that exists.
     pub fn find(explicit: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, Mistakes> {

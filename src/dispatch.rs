@@ -53,7 +53,7 @@ impl Dispatcher {
         Self { name, sink, cursor, stored: cursor, store, metrics }
     }
 
-    /// Delivers until `drain`, and then what is in the log by then, unless an attempt fails.
+    /// Delivers until `drain`, and then what is in the log by then, unless an attempt fails or it is aborted.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), SinkEnded> {
         let mut committed = self.store.committed();
         let mut failures = 0;
@@ -79,8 +79,9 @@ impl Dispatcher {
                 }
             };
             tokio::select! {
-                () = drain.cancelled() => return Ok(()),
+                biased; // What the last polls committed is delivered before the drain is obeyed.
                 _ = committed.changed(), if failures == 0 => {}
+                () = drain.cancelled() => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
             }
         }

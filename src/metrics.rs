@@ -233,6 +233,10 @@ impl CallObserver for Calls {
         self.counters.token_expires_at.store(expires_at.unsigned_abs(), Ordering::Relaxed);
     }
 
+    fn token_dropped(&self) {
+        self.counters.token_expires_at.store(0, Ordering::Relaxed);
+    }
+
     fn token_refresh_failed(&self) {
         self.counters.token_refresh_failures.fetch_add(1, Ordering::Relaxed);
     }

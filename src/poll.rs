@@ -80,10 +80,12 @@ impl Poller {
 
     /// Notes a poll that panicked.
     pub fn panicked(&self, account: &WatchedAccount) {
+        account.status.completed();
         let mut row = account.status.row();
         row.polls += 1;
         row.failures += 1;
         row.up = false;
+        row.failing_with = Some("panic");
         tracing::error!(account = %account.account(), "A poll panicked: this is a bug in kfwatch, please report it");
     }
 

@@ -25,7 +25,10 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioTimer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
 use tower_http::{
     CompressionLevel, catch_panic::CatchPanicLayer, compression::CompressionLayer,
     limit::RequestBodyLimitLayer, set_header::SetResponseHeaderLayer, timeout::TimeoutLayer,
@@ -55,6 +58,12 @@ const MAX_CONCURRENT_SCRAPES: usize = 8;
 
 /// Chunks of a page of metrics that wait for a slow reader.
 const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// How long the store may take to say what sinks have pending, before a page goes without that.
+const PENDING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a reader of a page may stand still.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -150,38 +159,41 @@ async fn metrics(State(state): State<Arc<WebState>>) -> Response {
     };
     let mut pending = Vec::with_capacity(state.sinks.len());
     for sink in &state.sinks {
-        match state.store.pending(sink).await {
-            Ok(waiting) => pending.push((sink.clone(), waiting)),
-            // The other families are worth having even when the store fails; its failure is counted where it commits.
-            Err(error) => tracing::debug!(%sink, "Pending events not read: {error}"),
-        }
+        // The other families are worth having even when the store fails or hangs.
+        let read = tokio::time::timeout(PENDING_TIMEOUT, state.store.pending(sink)).await;
+        pending.push((sink.clone(), read.ok().and_then(Result::ok)));
     }
     let (chunks, body) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    tokio::task::spawn_blocking(move || write_page(&state, &pending, &chunks, permit));
-    let body = stream::unfold(body, |mut body| async {
-        let chunk: Vec<u8> = body.recv().await?;
-        Some((Ok::<_, io::Error>(chunk), body))
-    });
+    let page = Page { chunks, reader: Handle::current() };
+    tokio::task::spawn_blocking(move || page.write(&state, &pending, permit));
+    let body = stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
     // The compression looks for trailers behind the end, where an unfused `unfold` panics.
     let body = body.fuse();
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::from_stream(body)).into_response()
 }
 
-fn write_page(
-    state: &WebState,
-    pending: &exposition::PendingBySink,
-    chunks: &mpsc::Sender<Vec<u8>>,
-    _scrape: OwnedSemaphorePermit,
-) {
-    let mut closed_families = Vec::new();
-    if let Err(error) = state.metrics.encode(state.store.size_bytes(), &mut closed_families) {
-        tracing::error!("Metrics not rendered: {error}");
-        return;
+/// A page of metrics on its way to a reader.
+struct Page {
+    chunks: mpsc::Sender<io::Result<Vec<u8>>>,
+    reader: Handle,
+}
+
+impl Page {
+    fn write(&self, state: &WebState, pending: &exposition::PendingBySink, _scrape: OwnedSemaphorePermit) {
+        let mut closed_families = Vec::new();
+        if let Err(error) = state.metrics.encode(state.store.size_bytes(), &mut closed_families) {
+            tracing::error!("Metrics not rendered: {error}");
+            self.send(Err(io::Error::other("metrics not rendered")));
+        } else if self.send(Ok(closed_families)) {
+            exposition::write(&state.table, &state.metrics, pending, state.detail, |chunk| {
+                self.send(Ok(chunk))
+            });
+        }
     }
-    // Sending fails when the reader has gone.
-    if chunks.blocking_send(closed_families).is_ok() {
-        exposition::write(&state.table, &state.metrics, pending, state.detail, |chunk| {
-            chunks.blocking_send(chunk).is_ok()
-        });
+
+    /// Whether somebody still reads, and not too slowly: a reader that stands still must not keep its place for ever.
+    fn send(&self, chunk: io::Result<Vec<u8>>) -> bool {
+        let sending = self.chunks.send_timeout(chunk, STALL_TIMEOUT);
+        self.reader.block_on(sending).is_ok()
     }
 }

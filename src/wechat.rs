@@ -56,6 +56,9 @@ pub trait CallObserver: Send + Sync + 'static {
     /// A new access token was fetched; it expires then, in UNIX seconds.
     fn token_refreshed(&self, expires_at: i64);
 
+    /// The access token was refused and dropped.
+    fn token_dropped(&self);
+
     /// Fetching an access token failed.
     fn token_refresh_failed(&self);
 

@@ -47,6 +47,8 @@ impl CallObserver for Tally {
         self.refreshed.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn token_dropped(&self) {}
+
     fn token_refresh_failed(&self) {}
 
     fn token_replaced(&self) {

@@ -155,10 +155,11 @@ impl Watching {
         for left in &self.left {
             let step = watch(left.clone()).unwatched(now);
             let record = Record { state: step.standing.state, ..left.record };
-            metrics.events_committed(EventType::StateChanged, step.changes.len() as u64);
+            let changes = step.changes.len() as u64;
             let commit =
                 PollCommit { id: left.id, account: left.account.clone(), changes: step.changes, record };
             store.commit_poll(commit).await?;
+            metrics.events_committed(EventType::StateChanged, changes);
             tracing::info!(account = %left.account, "Left the configuration; its sessions do not end by that");
         }
         Ok(())

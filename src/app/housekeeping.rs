@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::clock::Clock,
+    domain::{clock::Clock, watch::Sighting},
     poll::WatchedAccount,
     store::{PruneLimits, Seen, Store, StoreError},
 };
@@ -46,36 +46,46 @@ impl Housekeeping {
         polls_done: CancellationToken,
     ) -> Result<(), StoreError> {
         let mut stored = vec![None; self.accounts.len()];
-        let mut sightings = tokio::time::interval(SIGHTINGS_INTERVAL);
-        let mut prunes = tokio::time::interval(PRUNE_INTERVAL);
-        loop {
-            tokio::select! {
-                () = polling_stops.cancelled() => break,
-                _ = sightings.tick() => self.store_sightings(&mut stored).await?,
-                _ = prunes.tick() => self.prune().await,
-            }
+        tokio::select! {
+            () = polling_stops.cancelled() => {}
+            lost = self.keep_sightings(&mut stored) => return lost,
+            // Its batches are transactions of their own: it can be dropped between two of them.
+            () = self.keep_pruning() => {}
         }
         polls_done.cancelled().await;
         self.store_sightings(&mut stored).await
     }
 
-    /// Stores the sightings that are newer than those in `stored`.
+    /// Returns only when the lease is lost.
+    async fn keep_sightings(&self, stored: &mut [Option<Timestamp>]) -> Result<(), StoreError> {
+        let mut interval = tokio::time::interval(SIGHTINGS_INTERVAL);
+        loop {
+            interval.tick().await;
+            self.store_sightings(stored).await?;
+        }
+    }
+
+    async fn keep_pruning(&self) {
+        let mut interval = tokio::time::interval(PRUNE_INTERVAL);
+        loop {
+            interval.tick().await;
+            self.prune().await;
+        }
+    }
+
+    /// Stores the sightings that are others than those in `stored`.
     async fn store_sightings(&self, stored: &mut [Option<Timestamp>]) -> Result<(), StoreError> {
-        let newer = self.accounts.iter().enumerate().filter_map(|(index, account)| {
-            let sighting = account.sighting();
-            let known = stored.get(index).copied().flatten();
-            (sighting.last_success_at > known).then_some((index, account.row(), sighting))
-        });
-        let newer: Vec<_> = newer.collect();
-        for batch in newer.chunks(SIGHTINGS_BATCH) {
-            let sightings = batch.iter().map(|(_, id, sighting)| Seen {
-                id: *id,
-                listed_sent_at: sighting.listed_sent_at,
-                last_success_at: sighting.last_success_at,
-            });
-            match self.store.record_sightings(sightings.collect()).await {
+        // Others, not newer: the clock may have been set back.
+        let differs = |index: &usize| self.accounts[*index].sighting().last_success_at != stored[*index];
+        let others: Vec<usize> = (0..self.accounts.len()).filter(differs).collect();
+        for batch in others.chunks(SIGHTINGS_BATCH) {
+            // Read as late as possible: a poll may have committed a newer one meanwhile.
+            let sightings: Vec<Seen> = batch.iter().map(|index| seen(&self.accounts[*index])).collect();
+            match self.store.record_sightings(sightings.clone()).await {
                 Ok(()) => {
-                    batch.iter().for_each(|(index, _, sighting)| stored[*index] = sighting.last_success_at)
+                    for (index, seen) in batch.iter().zip(sightings) {
+                        stored[*index] = seen.last_success_at;
+                    }
                 }
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
@@ -109,4 +119,9 @@ impl Housekeeping {
             Err(error) => tracing::warn!("Store not pruned: {}", crate::chain(&error)),
         }
     }
+}
+
+fn seen(account: &WatchedAccount) -> Seen {
+    let Sighting { listed_sent_at, last_success_at, .. } = account.sighting();
+    Seen { id: account.row(), listed_sent_at, last_success_at }
 }

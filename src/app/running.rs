@@ -127,26 +127,34 @@ impl Running {
         }
     }
 
-    /// Ends all parts, each when those before it have ended.
-    pub(super) async fn drain(&mut self) {
+    /// Ends all parts, each when those before it have ended or used up their share of the time: a call that hangs must
+    /// not keep sinks from finishing, nor sightings from being stored.
+    pub(super) async fn drain(mut self, timeout: Duration) {
         self.stop_polling.cancel();
         if let Err(error) = self.triggers.clone().stop().await {
             tracing::debug!("The cron scheduler did not stop: {error}");
         }
         self.queue.close();
-        while self.polling.join_next().await.is_some() {}
+        end(&mut self.polling, timeout / 2, "polls").await;
         self.stop_delivery.cancel();
-        while self.housekeeping.join_next().await.is_some() {}
-        while self.delivery.join_next().await.is_some() {}
+        end(&mut self.housekeeping, timeout / 8, "housekeeping").await;
+        end(&mut self.delivery, timeout / 4, "sinks").await;
         for handle in &self.web_handles {
-            handle.graceful_shutdown(Some(WEB_GRACE));
+            handle.graceful_shutdown(Some(timeout / 8));
         }
-        while self.web.join_next().await.is_some() {}
+        end(&mut self.web, timeout / 8, "web requests").await;
     }
 }
 
-/// How long clients may take to receive the rest of their answers at the end of a drain.
-const WEB_GRACE: Duration = Duration::from_secs(2);
+/// Waits until all tasks have ended, and aborts those that take longer than `grace`. What they were about is not lost:
+/// what was not committed is found again, what was not confirmed is delivered again.
+async fn end<T: 'static>(tasks: &mut JoinSet<T>, grace: Duration, what: &str) {
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, ended).await.is_err() {
+        tracing::warn!("Draining: {what} took too long and are dropped");
+        tasks.shutdown().await;
+    }
+}
 
 /// Waits until no sink is left. The end of one of several is logged; its events stay in the store.
 async fn last_sink_end(delivery: &mut JoinSet<Result<(), SinkEnded>>) -> AppError {

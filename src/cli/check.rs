@@ -27,14 +27,15 @@ pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
 fn describe(config: &Config, now: Timestamp) -> String {
     let mut text = String::from("The configuration is good.\n\n");
     let kf_accounts: usize = config.official_accounts.iter().map(|account| account.kf_accounts.len()).sum();
-    let rows = config.official_accounts.iter().map(|account| {
+    let calls = config.calls_a_day(now);
+    let rows = config.official_accounts.iter().zip(&calls).map(|(account, calls_a_day)| {
         vec![
             account.name.clone(),
             account.kf_accounts.len().to_string(),
             source(&account.token).to_owned(),
             account.schedule.expressions().collect::<Vec<_>>().join(", "),
             next_ticks(account, now),
-            calls_a_day(account, now).to_string(),
+            calls_a_day.to_string(),
         ]
     });
     let headings = ["official account", "kf accounts", "token", "schedule", "next ticks", "calls a day"];
@@ -47,7 +48,7 @@ fn describe(config: &Config, now: Timestamp) -> String {
     let _ = writeln!(
         text,
         "\n{kf_accounts} kf accounts, {} calls of getsessionlist a day in all.\nStore: {}\nSinks: {}",
-        config.official_accounts.iter().map(|account| calls_a_day(account, now)).sum::<u64>(),
+        calls.iter().sum::<u64>(),
         config.store.path.display(),
         sinks.collect::<Vec<_>>().join(", ")
     );
@@ -71,8 +72,4 @@ fn next_ticks(account: &OfficialAccount, now: Timestamp) -> String {
         offset.to_datetime(tick).strftime("%m-%d %H:%M:%S").to_string()
     });
     format!("{} {}", local.collect::<Vec<_>>().join(", "), schedule.timezone())
-}
-
-fn calls_a_day(account: &OfficialAccount, now: Timestamp) -> u64 {
-    account.schedule.ticks_per_day(now) * account.kf_accounts.len() as u64
 }

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{ConfigArgs, Failure, init_logging, signals};
 use crate::{
     app::{App, clock::SystemClock},
-    config::Loaded,
+    config::{Config, Loaded},
+    domain::clock::Clock,
 };
 
 /// Runs the daemon until it is told to stop.
@@ -15,12 +18,36 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let official_accounts = config.official_accounts.len();
-    let kf_accounts: usize = config.official_accounts.iter().map(|account| account.kf_accounts.len()).sum();
-    let app = App::build(config, Arc::new(SystemClock::default())).await?;
-    for address in app.addresses() {
-        tracing::info!(%address, "Serving the status page on http://{address}/ and metrics on http://{address}/metrics");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    announce(&config, clock.now().wall);
+    // A signal during the start is heard as well: what was built by then is drained at once.
+    signals::until_signal(|shutdown| async {
+        let app = App::build(config, clock).await?;
+        for address in app.addresses() {
+            tracing::info!(
+                %address,
+                "Serving the status page on http://{address}/ and metrics on http://{address}/metrics"
+            );
+        }
+        app.run(shutdown).await
+    })
+    .await
+}
+
+/// How many official accounts are announced one by one.
+const ANNOUNCED: usize = 20;
+
+/// Says what this configuration will do to whose quota.
+fn announce(config: &Config, now: Timestamp) {
+    let calls = config.calls_a_day(now);
+    for (account, calls_a_day) in config.official_accounts.iter().zip(&calls).take(ANNOUNCED) {
+        let kf_accounts = account.kf_accounts.len();
+        tracing::info!(official_account = %account.name, kf_accounts, calls_a_day, "Watching {}", account.name);
     }
-    tracing::info!(official_accounts, kf_accounts, version = env!("CARGO_PKG_VERSION"), "Watching");
-    signals::until_signal(|shutdown| app.run(shutdown)).await
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        official_accounts = config.official_accounts.len(),
+        calls_a_day = calls.iter().sum::<u64>(),
+        "Starting"
+    );
 }

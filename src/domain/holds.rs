@@ -68,6 +68,11 @@ impl ErrorClass {
         }
     }
 
+    /// Whether it says something about the kf account itself.
+    pub fn is_conclusive(self) -> bool {
+        matches!(self, Self::InvalidAccount | Self::UnboundAccount)
+    }
+
     /// The name used in logs and pages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -179,7 +184,12 @@ impl Hold {
             Wait::NextMinute | Wait::NextDayInChina { .. } => wait,
         };
         let wait = shortened.max(retry_after.unwrap_or_default().min(cap));
-        Self { class, until: now.monotonic + wait, failures, set_at: now.monotonic }
+        let hold = Self { class, until: now.monotonic + wait, failures, set_at: now.monotonic };
+        match previous {
+            // Nor does it shorten a longer hold of another class.
+            Some(longer) if sent_at.monotonic < longer.set_at && longer.until > hold.until => *longer,
+            _ => hold,
+        }
     }
 
     /// Whether it still holds.
@@ -286,6 +296,16 @@ mod tests {
         assert_eq!(Hold::after(Some(&first), failure(ErrorClass::NotAuthorized, sent), later, 0.0), first);
         assert!(!first.ended_by_request_sent_at(sent));
         assert!(first.ended_by_request_sent_at(later));
+    }
+
+    #[test]
+    fn a_request_under_way_does_not_shorten_a_longer_hold() {
+        let (sent, failed) = (at("2026-11-22T07:00:00Z", 10), at("2026-11-22T07:00:01Z", 11));
+        let day = Hold::after(None, failure(ErrorClass::AddressRefusedForDay, sent), failed, 0.0);
+        let later = at("2026-11-22T07:00:02Z", 12);
+        assert_eq!(Hold::after(Some(&day), failure(ErrorClass::NotAuthorized, sent), later, 0.0), day);
+        let asked_anew = Hold::after(Some(&day), failure(ErrorClass::NotAuthorized, later), later, 0.0);
+        assert_eq!(asked_anew.class, ErrorClass::NotAuthorized);
     }
 
     #[test]

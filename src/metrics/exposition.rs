@@ -29,8 +29,8 @@ pub enum Detail {
     PerOfficialAccount,
 }
 
-/// What a sink still has to deliver, by its name.
-pub type PendingBySink = [(String, Pending)];
+/// What each sink still has to deliver, as far as the store could be read.
+pub type PendingBySink = [(String, Option<Pending>)];
 
 /// Writes all families with free-form labels; `emit` takes the text in chunks and says whether to go on.
 pub fn write(
@@ -189,7 +189,11 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     /// What is counted for each official account as a whole.
     fn calls(&mut self, table: &Table) {
         let official_accounts = table.official_accounts();
-        self.header("kfwatch_api_requests_total", "counter", "Calls made to WeChat.");
+        self.header(
+            "kfwatch_api_requests_total",
+            "counter",
+            "Calls made to WeChat; the one repeat after a broken connection does not count.",
+        );
         for official_account in official_accounts {
             for (endpoint, requests) in Endpoint::ALL.iter().zip(&official_account.calls.requests) {
                 let labels = [&official_account.labels, ",endpoint=\"", endpoint.as_str(), "\""];
@@ -252,7 +256,7 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     }
 
     fn sinks(&mut self, metrics: &Metrics, pending: &PendingBySink) {
-        type Value = fn(&Metrics, &str, &Pending) -> Option<u64>;
+        type Value = fn(&Metrics, &str, Option<&Pending>) -> Option<u64>;
         let families: [(&str, &str, &str, Value); 4] = [
             (
                 "kfwatch_sink_delivered_events_total",
@@ -270,19 +274,19 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
                 "kfwatch_sink_pending_events",
                 "gauge",
                 "Events of the log that the sink has not confirmed.",
-                |_, _, pending| Some(pending.events),
+                |_, _, pending| pending.map(|pending| pending.events),
             ),
             (
                 "kfwatch_sink_oldest_pending_timestamp_seconds",
                 "gauge",
                 "When the oldest event that the sink has not confirmed was observed; absent without such events.",
-                |_, _, pending| pending.oldest.and_then(|at| u64::try_from(at.as_second()).ok()),
+                |_, _, pending| pending?.oldest.and_then(|at| u64::try_from(at.as_second()).ok()),
             ),
         ];
         for (name, kind, help, value) in families {
             self.header(name, kind, help);
             for (sink, pending) in pending {
-                if let Some(value) = value(metrics, sink, pending) {
+                if let Some(value) = value(metrics, sink, pending.as_ref()) {
                     self.series(name, &["sink=\"", &escaped(sink), "\""], value);
                 }
             }

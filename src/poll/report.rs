@@ -27,16 +27,18 @@ pub(super) fn log(
                 log_failure(&kf_account.official_account, failure);
             }
         }
+        PollOutcome::Failed(failure) if failure.class.is_conclusive() => {
+            calls_succeed(account);
+            if code != before {
+                log_failure(&kf_account.to_string(), failure);
+            }
+        }
         PollOutcome::Failed(failure) if code != before => log_failure(&kf_account.to_string(), failure),
         PollOutcome::NotStored(error) if code != before => {
             tracing::error!(account = %kf_account, "Poll not stored: {}", crate::chain(error));
         }
         PollOutcome::Succeeded => {
-            let mut logged =
-                account.official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(code) = logged.take() {
-                tracing::info!(official_account = %kf_account.official_account, code, "Calls succeed again");
-            }
+            calls_succeed(account);
             if let Some(code) = before {
                 tracing::info!(account = %kf_account, code, "Polls succeed again");
             }
@@ -44,6 +46,15 @@ pub(super) fn log(
         PollOutcome::Failed(_) | PollOutcome::NotStored(_) | PollOutcome::Held => {
             tracing::debug!(account = %kf_account, ?outcome, "Poll failed again");
         }
+    }
+}
+
+/// The official account is answered again: what is logged of it next is news.
+fn calls_succeed(account: &WatchedAccount) {
+    let mut logged = account.official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(code) = logged.take() {
+        let official_account = &account.account().official_account;
+        tracing::info!(%official_account, code, "Calls succeed again");
     }
 }
 

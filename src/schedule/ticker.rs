@@ -94,6 +94,8 @@ pub struct Ticker {
     ticks: Arc<AtomicU64>,
     /// When the next tick is due.
     due: Option<Timestamp>,
+    /// When the tick served last was due.
+    served: Option<Timestamp>,
     /// The sweep whose accounts are being let go, and the first that is still kept back.
     release: Option<(Arc<Sweep>, usize)>,
 }
@@ -110,7 +112,7 @@ impl Ticker {
         let mut accounts: Vec<_> =
             accounts.into_iter().map(|scheduled| (place(&scheduled, spread), scheduled)).collect();
         accounts.sort_by_key(|(place, _)| *place);
-        Self { context, schedule, accounts, ticks, due: None, release: None }
+        Self { context, schedule, accounts, ticks, due: None, served: None, release: None }
     }
 
     /// Serves ticks until the drain begins.
@@ -149,7 +151,9 @@ impl Ticker {
             Some(due) if now.wall >= due + GRACE => self.serve(now, false),
             Some(due) => {
                 let next = self.schedule.next_after(now.wall);
-                if next.is_some_and(|next| next < due) && now.wall < due {
+                // A clock that was set back a little, behind the tick just served, brings that tick no second time.
+                let behind_served = self.served.is_none_or(|served| now.wall + EARLY < served);
+                if next.is_some_and(|next| next < due) && now.wall < due && behind_served {
                     self.due = next;
                 }
             }
@@ -180,6 +184,7 @@ impl Ticker {
                 break;
             }
             passed += 1;
+            self.served = Some(due);
             self.due = match passed < MAX_MISSED_TICKS {
                 true => self.schedule.next_after(due),
                 false => self.schedule.next_after(wall),

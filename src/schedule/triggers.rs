@@ -4,8 +4,10 @@
 //! capacity one: it cannot block, cannot panic, and ticks that nobody has served yet fall together. Everything else
 //! (overruns, deadlines, missed ticks, changes of the UTC offset) is the [`super::ticker::Ticker`]'s.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use uuid::Uuid;
 
@@ -15,6 +17,8 @@ use super::cron::Schedule;
 #[derive(Clone)]
 pub struct Triggers {
     scheduler: JobScheduler,
+    /// Held while jobs are added or removed: the scheduler loses jobs that are added concurrently in large numbers.
+    one_by_one: Arc<Mutex<()>>,
 }
 
 /// The scheduler refused a job, and with it the schedule.
@@ -35,17 +39,17 @@ impl Triggers {
     pub async fn start() -> Result<Self, TriggerError> {
         let scheduler = JobScheduler::new().await?;
         scheduler.start().await?;
-        Ok(Self { scheduler })
+        Ok(Self { scheduler, one_by_one: Arc::default() })
     }
 
-    /// Registers the schedule's jobs with the UTC offset that holds now. Calls are made one by one: the scheduler loses
-    /// jobs that are added concurrently in large numbers.
+    /// Registers the schedule's jobs with the UTC offset that holds now.
     pub async fn register(
         &self,
         schedule: &Schedule,
         now: Timestamp,
         tick: &mpsc::Sender<()>,
     ) -> Result<Registration, TriggerError> {
+        let _one_by_one = self.one_by_one.lock().await;
         let mut jobs = Vec::new();
         for expression in schedule.expressions() {
             let tick = tick.clone();
@@ -63,6 +67,7 @@ impl Triggers {
 
     /// Takes the jobs of a registration back.
     pub async fn remove(&self, registration: Registration) -> Result<(), TriggerError> {
+        let _one_by_one = self.one_by_one.lock().await;
         for job in &registration.jobs {
             self.scheduler.remove(job).await?;
         }

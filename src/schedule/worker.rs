@@ -45,6 +45,8 @@ impl Workers {
             self.queue.done(job.lane);
             match outcome {
                 Ok(PollOutcome::Failed(failure)) if failure.class == ErrorClass::Busy => self.repeat(job),
+                // `Retry-After` asked for more time than this repeat left: the next one may come.
+                Ok(PollOutcome::Held) if job.repeats > 0 => self.repeat(job),
                 Ok(_) => {}
                 Err(_) => self.poller.panicked(job.claim.account()),
             }

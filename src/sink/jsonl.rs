@@ -18,6 +18,12 @@ use crate::store::StoredEvent;
 /// How much of the end of a file is read at a time in search of the last line's end.
 const TAIL_BLOCK: u64 = 4096;
 
+/// What every event begins with: a half line that begins otherwise is not ours to cut off.
+const EVENT_BEGINS_WITH: &[u8] = br#"{"specversion""#;
+
+/// Longer than any event.
+const MAX_EVENT_BYTES: usize = 64 * 1024;
+
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -101,8 +107,17 @@ impl Writer {
             Some(file) => file,
             closed => closed.insert(open(path, mode, group)?),
         };
-        file.write_all(lines)?;
-        file.sync_data()
+        let before = file.metadata()?;
+        if !before.is_file() {
+            // A pipe or a terminal: there is nothing to sync, and nothing to take back.
+            return file.write_all(lines);
+        }
+        let written = file.write_all(lines).and_then(|()| file.sync_data());
+        if written.is_err() {
+            // So that another attempt repeats no whole lines. If even this fails, it does.
+            let _ = file.set_len(before.len());
+        }
+        written
     }
 }
 
@@ -148,6 +163,7 @@ fn cut_to_last_line(file: &mut File) -> io::Result<()> {
     let length = file.metadata()?.len();
     let mut end = length;
     let mut block = Vec::new();
+    let mut last_line = Vec::new();
     while end > 0 {
         let begin = end.saturating_sub(TAIL_BLOCK);
         file.seek(SeekFrom::Start(begin))?;
@@ -155,9 +171,18 @@ fn cut_to_last_line(file: &mut File) -> io::Result<()> {
         Read::take(&mut *file, end - begin).read_to_end(&mut block)?;
         if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
             end = begin + at as u64 + 1;
+            last_line = [&block[at + 1..], &last_line].concat();
             break;
         }
         end = begin;
+        last_line = [block.as_slice(), &last_line].concat();
+        if last_line.len() > MAX_EVENT_BYTES {
+            break;
+        }
+    }
+    let begins_alike = last_line.iter().zip(EVENT_BEGINS_WITH).all(|(found, expected)| found == expected);
+    if last_line.len() > MAX_EVENT_BYTES || !begins_alike {
+        return Err(io::Error::other("its last line is no event: set path to a file of kfwatch's own"));
     }
     if end < length {
         tracing::warn!(
@@ -205,13 +230,37 @@ mod tests {
     async fn a_half_written_line_is_cut_off() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
-        for (left, expected) in [("{\"a\":1}\n{\"b", "{\"a\":1}\n"), ("{\"b", ""), ("{}\n", "{}\n")] {
-            let long = "x".repeat(10_000);
-            std::fs::write(&path, format!("{left}{}", if left.ends_with('\n') { "" } else { &long }))
-                .unwrap();
+        let half = format!("{{\"specversion\":\"1.0\",\"id\":\"{}", "x".repeat(10_000));
+        for (expected, rest) in [("{\"a\":1}\n", &*half), ("", &*half), ("", "{\"sp"), ("{}\n", "")] {
+            std::fs::write(&path, format!("{expected}{rest}")).unwrap();
             sink(&path).deliver(&[event("{\"c\":1}")]).await.unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{expected}{{\"c\":1}}\n"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_something_else_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        for content in
+            ["a letter without a last newline".to_owned(), "x".repeat(100_000), "{\"a\":1}\nnotes".to_owned()]
+        {
+            std::fs::write(&path, &content).unwrap();
+            assert!(sink(&path).deliver(&[event("{\"c\":1}")]).await.is_err());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_written_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let reader = File::options().read(true).write(true).open(&path).unwrap();
+        sink(&path).deliver(&[event("{\"c\":1}")]).await.unwrap();
+        let mut read = [0; 8];
+        (&reader).read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"{\"c\":1}\n");
     }
 
     #[tokio::test]

@@ -247,11 +247,17 @@ fn broke_before_answer(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_timeout() && !error.is_connect()
 }
 
-/// `errmsg` comes from outside: should it hold what we sent, it is cut out.
+/// The longest errmsg that is kept, in characters: they go to logs.
+const MAX_ERRMSG_CHARS: usize = 300;
+
+/// `errmsg` comes from outside: should it hold what we sent, that is cut out before it is shortened.
 pub(super) fn call_refused(error: WireError, secret: &str) -> CallError {
     match error {
         WireError::Refused { code, message } => {
-            CallError::Refused { code, message: message.replace(secret, "[REDACTED]").into() }
+            let message = message.replace(secret, "[REDACTED]");
+            let message =
+                message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERRMSG_CHARS);
+            CallError::Refused { code, message: message.collect::<String>().into() }
         }
         WireError::Malformed(reason) => CallError::Malformed(reason.into()),
     }

@@ -35,6 +35,9 @@ const RENEWAL_MARGIN: Duration = Duration::from_secs(240);
 /// How long a token read from a file is believed: reading is cheap, and the file says nothing of its expiry.
 const FILE_LIFETIME: Duration = Duration::from_secs(10);
 
+/// The largest file that is read for a token.
+const MAX_TOKEN_FILE_BYTES: u64 = 64 * 1024;
+
 /// When every call has been refused for its token for so long, the official account is held back.
 const REJECTED_FOR_GOOD: Duration = Duration::from_secs(30);
 
@@ -170,7 +173,11 @@ impl TokenKeeper {
                 let mut fetching = self.fetching.lock().await;
                 match self.cached() {
                     Some(cached) if client.now().monotonic < cached.expires_at => Ok(cached.token),
-                    _ => self.fetch(&mut fetching, client, observer).await,
+                    known => match (self.fetch(&mut fetching, client, observer).await, known, &self.source) {
+                        // The file may be just being rewritten; its last token was not refused.
+                        (Err(_), Some(last), TokenSource::File { .. }) => Ok(last.token),
+                        (fetched, _, _) => fetched,
+                    },
                 }
             }
         }
@@ -190,6 +197,7 @@ impl TokenKeeper {
             cached => cached,
         };
         self.set_cached(None);
+        observer.token_dropped();
         let token = self.fetch(&mut fetching, client, observer).await?;
         if token == *used {
             return Ok(None);
@@ -292,7 +300,11 @@ impl TokenKeeper {
 
 fn read_file(path: &std::path::Path, json_pointer: Option<&str>) -> Result<Fetched, CallError> {
     let refuse = |what: String| CallError::TokenFile(format!("{}: {what}", path.display()).into());
-    // A file of a few hundred bytes: not worth a thread of its own.
+    // A file of a few hundred bytes: not worth a thread of its own. Anything else could keep us waiting.
+    let metadata = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;
+    if !metadata.is_file() || metadata.len() > MAX_TOKEN_FILE_BYTES {
+        return Err(refuse("not a small regular file".to_owned()));
+    }
     let content = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
     let token = match json_pointer {
         None => content.trim().to_owned(),

@@ -17,9 +17,6 @@ use serde::{
 
 use crate::domain::snapshot::{Observed, Session};
 
-/// The longest errmsg that is kept, in characters: they go to logs.
-const MAX_ERRMSG_CHARS: usize = 300;
-
 /// A well-formed answer of getsessionlist.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SessionList<'a> {
@@ -47,7 +44,7 @@ pub enum WireError {
     Refused {
         /// The errcode.
         code: i64,
-        /// The errmsg, shortened, without control characters.
+        /// The errmsg as it came.
         message: String,
     },
     /// Not what the API promises.
@@ -107,12 +104,7 @@ fn refusal(text: &str) -> Option<WireError> {
 }
 
 fn refused(code: i64, errmsg: &str) -> WireError {
-    let message = errmsg
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_ERRMSG_CHARS)
-        .collect::<String>();
-    WireError::Refused { code, message }
+    WireError::Refused { code, message: errmsg.to_owned() }
 }
 
 /// serde's own texts quote the value they stumbled over, which may be an openid: only the place is kept.
@@ -209,7 +201,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entry<'a> {
             createtime: i64,
         }
         let Fields { openid, createtime } = Fields::deserialize(deserializer)?;
-        if openid.is_empty() || openid.contains(char::REPLACEMENT_CHARACTER) {
+        if openid.is_empty() || openid.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER)
+        {
             return Err(D::Error::custom("an unusable openid"));
         }
         if Timestamp::from_second(createtime).is_err() {
@@ -396,6 +389,7 @@ mod tests {
             r#"{"sessionlist":[{"createtime":7}]}"#,
             r#"{"sessionlist":[{"createtime":7,"openid":""}]}"#,
             r#"{"sessionlist":[{"createtime":7,"openid":null}]}"#,
+            r#"{"sessionlist":[{"createtime":7,"openid":"a\u001b[2J"}]}"#,
             r#"{"sessionlist":[{"openid":"a"}]}"#,
             r#"{"sessionlist":[{"createtime":"soon","openid":"a"}]}"#,
             r#"{"sessionlist":[{"createtime":7.5,"openid":"a"}]}"#,
