@@ -118,6 +118,11 @@ impl App {
         Ok(Self { config, store, metrics, clock, poller, watching, listeners, web, dispatchers })
     }
 
+    /// The configuration that it was built from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The addresses that are listened on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(|listener| listener.address).collect()

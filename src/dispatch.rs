@@ -89,25 +89,29 @@ impl Dispatcher {
 
     /// Whether there was anything to deliver, so that there may be more.
     async fn deliver_batch(&mut self) -> Result<bool, DeliveryError> {
-        self.store_cursor().await?;
         let events = self.store.read_events_after(self.cursor, BATCH).await.map_err(retryable)?;
-        let Some(last) = events.last().map(|event| event.id) else { return Ok(false) };
-        self.sink.deliver(&events).await?;
-        // Confirmed: not to be delivered again by this process, whatever becomes of the stored cursor.
-        self.cursor = last;
-        if let Some(counters) = self.metrics.sink(&self.name) {
-            counters.delivered(events.len() as u64);
+        if let Some(last) = events.last().map(|event| event.id) {
+            self.sink.deliver(&events).await?;
+            // Confirmed: not to be delivered again by this process, whatever becomes of the stored cursor.
+            self.cursor = last;
+            if let Some(counters) = self.metrics.sink(&self.name) {
+                counters.delivered(events.len() as u64);
+            }
         }
-        self.store_cursor().await?;
-        Ok(true)
+        self.store_cursor().await;
+        Ok(!events.is_empty())
     }
 
-    async fn store_cursor(&mut self) -> Result<(), DeliveryError> {
-        if self.stored < self.cursor {
-            self.store.advance_cursor(&self.name, self.cursor).await.map_err(retryable)?;
-            self.stored = self.cursor;
+    /// Stores how far the sink has confirmed. A store that fails (a full disk, say) does not keep events from being
+    /// delivered: the cursor is stored the next time, and a crash until then delivers again.
+    async fn store_cursor(&mut self) {
+        if self.stored == self.cursor {
+            return;
         }
-        Ok(())
+        match self.store.advance_cursor(&self.name, self.cursor).await {
+            Ok(()) => self.stored = self.cursor,
+            Err(error) => tracing::debug!(sink = %self.name, "Cursor not stored: {}", crate::chain(&error)),
+        }
     }
 
     fn failed(&self, failures: u32, reason: &str) {

@@ -151,7 +151,9 @@ impl Running {
 async fn end<T: 'static>(tasks: &mut JoinSet<T>, grace: Duration, what: &str) {
     let ended = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(grace, ended).await.is_err() {
-        tracing::warn!("Draining: {what} took too long and are dropped");
+        tracing::warn!(
+            "Draining: {what} took longer than their share of shutdown_timeout; what was under way is dropped"
+        );
         tasks.shutdown().await;
     }
 }

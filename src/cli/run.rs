@@ -19,7 +19,7 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    announce(&config, clock.now().wall);
+    let now = clock.now().wall;
     // A signal during the start is heard as well: what was built by then is drained at once.
     signals::until_signal(|shutdown| async {
         let app = App::build(config, clock).await?;
@@ -29,6 +29,7 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
                 "Serving the status page on http://{address}/ and metrics on http://{address}/metrics"
             );
         }
+        announce(app.config(), now);
         app.run(shutdown).await
     })
     .await
@@ -48,6 +49,6 @@ fn announce(config: &Config, now: Timestamp) {
         version = env!("CARGO_PKG_VERSION"),
         official_accounts = config.official_accounts.len(),
         calls_a_day = calls.iter().sum::<u64>(),
-        "Starting"
+        "Watching"
     );
 }
