@@ -68,11 +68,6 @@ impl ErrorClass {
         }
     }
 
-    /// Whether it says something about the kf account itself.
-    pub fn is_conclusive(self) -> bool {
-        matches!(self, Self::InvalidAccount | Self::UnboundAccount)
-    }
-
     /// The name used in logs and pages.
     pub fn as_str(self) -> &'static str {
         match self {

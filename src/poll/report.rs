@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::{PollOutcome, WatchedAccount};
+use super::{PollOutcome, WatchedAccount, account::conclusion};
 use crate::{
     domain::{
         account::AccountState,
@@ -27,7 +27,7 @@ pub(super) fn log(
                 log_failure(&kf_account.official_account, failure);
             }
         }
-        PollOutcome::Failed(failure) if failure.class.is_conclusive() => {
+        PollOutcome::Failed(failure) if conclusion(failure).is_some() => {
             calls_succeed(account);
             if code != before {
                 log_failure(&kf_account.to_string(), failure);
