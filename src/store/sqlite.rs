@@ -69,7 +69,7 @@ impl Sqlite {
         }
         let path = file::resolve(path)?;
         file::check(&path)?;
-        let lock = file::lock(&path)?;
+        let lock = file::Lock::take(&path)?;
         let fresh = file::create_if_missing(&path)? || schema::inspect(&path, &connect_to_read(&path)?)?;
         let mut connection = connect_to_write(&path)?;
         if fresh {

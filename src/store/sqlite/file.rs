@@ -61,24 +61,37 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Keeps a second daemon out for as long as the returned file is open. The file stays when it is closed: removing it
-/// could remove another daemon's.
-pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
-    let lock_path = beside(path, "-lock");
-    let mut lock = open_private(&lock_path, OpenOptions::new().create(true).truncate(false))
-        .map_err(|error| StoreError::io(&lock_path, error))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // An unreadable pid makes the message poorer, no more.
-            lock.read_to_string(&mut pid).ok();
-            return Err(StoreError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() });
+/// Keeps a second daemon out until it is dropped. The file stays then: removing it could remove another daemon's.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Lock {
+    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+        let lock_path = beside(path, "-lock");
+        let mut file = open_private(&lock_path, OpenOptions::new().create(true).truncate(false))
+            .map_err(|error| StoreError::io(&lock_path, error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // An unreadable pid makes the message poorer, no more.
+                file.read_to_string(&mut pid).ok();
+                return Err(StoreError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() });
+            }
+            Err(TryLockError::Error(error)) => return Err(StoreError::io(&lock_path, error)),
         }
-        Err(TryLockError::Error(error)) => return Err(StoreError::io(&lock_path, error)),
+        write_pid(&mut file).map_err(|error| StoreError::io(&lock_path, error))?;
+        Ok(Self(file))
     }
-    write_pid(&mut lock).map_err(|error| StoreError::io(&lock_path, error))?;
-    Ok(lock)
+}
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a child process between its fork and its exec still has it open, and with it the
+    /// lock.
+    fn drop(&mut self) {
+        // If it fails, closing the file releases the lock all the same, once the last child has let go of it.
+        self.0.unlock().ok();
+    }
 }
 
 fn write_pid(lock: &mut File) -> std::io::Result<()> {
@@ -110,4 +123,22 @@ fn open_private(path: &Path, options: &mut OpenOptions) -> std::io::Result<File>
         file.set_permissions(Permissions::from_mode(MODE))?;
     }
     Ok(file)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "in tests a panic is the failure report")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_lock_is_free_though_a_child_process_still_has_the_file_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kfwatch.db");
+        let lock = Lock::take(&path).unwrap();
+        let inherited = lock.0.try_clone().unwrap();
+        assert!(matches!(Lock::take(&path), Err(StoreError::Locked { .. })));
+        drop(lock);
+        Lock::take(&path).unwrap();
+        drop(inherited);
+    }
 }

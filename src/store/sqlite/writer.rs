@@ -6,7 +6,6 @@
 
 use std::{
     fmt,
-    fs::File,
     sync::{Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
@@ -14,7 +13,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::events;
+use super::{events, file::Lock};
 use crate::store::{error::StoreError, types::EventId};
 
 /// Steps that may wait for the writer; further callers wait for a place. More than one group, so that the next group
@@ -44,7 +43,7 @@ impl Writer {
     /// The thread closes the connection, and then releases the lock, when it ends.
     pub(super) fn start(
         connection: Connection,
-        lock: File,
+        lock: Lock,
         epoch: i64,
         committed: watch::Sender<EventId>,
     ) -> Result<Self, StoreError> {
@@ -154,7 +153,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, mut commands: mpsc::Receiver<Command>, lock: File) {
+    fn run(mut self, mut commands: mpsc::Receiver<Command>, lock: Lock) {
         let mut closing = Vec::new();
         let mut received = Vec::with_capacity(STEPS_PER_GROUP);
         while commands.blocking_recv_many(&mut received, STEPS_PER_GROUP) > 0 {
