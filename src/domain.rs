@@ -5,6 +5,7 @@
 //! second. The rest of the program depends on this module; it depends on nothing of ours.
 
 pub mod account;
+pub mod agents;
 pub mod clock;
 pub mod diff;
 pub mod event;

@@ -79,11 +79,14 @@ pub struct Row {
     completed_tick: u64,
 }
 
+/// How many endpoints [`CallCounters`] has room for.
+pub const COUNTED_ENDPOINTS: usize = 11;
+
 /// What was counted for one official account.
 #[derive(Default)]
 pub struct CallCounters {
     /// Requests by endpoint, in the order of `Endpoint::ALL`.
-    pub requests: [AtomicU64; 3],
+    pub requests: [AtomicU64; COUNTED_ENDPOINTS],
     /// Failed requests by endpoint and code.
     pub errors: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     /// Access tokens fetched.

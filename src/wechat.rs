@@ -22,28 +22,98 @@ pub enum Endpoint {
     Token,
     /// `POST /cgi-bin/stable_token`
     StableToken,
+    /// The operator's own central token server, which is not WeChat's.
+    TokenServer,
+    /// `POST /cgi-bin/component/api_component_token`
+    ComponentToken,
+    /// `POST /cgi-bin/component/api_authorizer_token`
+    AuthorizerToken,
+    /// `POST /cgi-bin/component/api_get_authorizer_list`
+    AuthorizerList,
     /// `GET /customservice/kfsession/getsessionlist`
     SessionList,
+    /// `GET /cgi-bin/customservice/getkflist`
+    KfList,
+    /// `GET /cgi-bin/customservice/getonlinekflist`
+    OnlineKfList,
+    /// `GET /customservice/kfsession/getwaitcase`
+    WaitCase,
+    /// `POST /cgi-bin/openapi/quota/get`
+    Quota,
+}
+
+/// What a call is for: the same errcode means different things to different kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallKind {
+    /// Fetches an access token.
+    Token,
+    /// Lists the sessions of one kf account.
+    Poll,
+    /// Collects what is known of the official account as a whole.
+    Collector,
 }
 
 impl Endpoint {
     /// Every call, in the order of the variants.
-    pub const ALL: [Self; 3] = [Self::Token, Self::StableToken, Self::SessionList];
+    pub const ALL: [Self; 11] = [
+        Self::Token,
+        Self::StableToken,
+        Self::TokenServer,
+        Self::ComponentToken,
+        Self::AuthorizerToken,
+        Self::AuthorizerList,
+        Self::SessionList,
+        Self::KfList,
+        Self::OnlineKfList,
+        Self::WaitCase,
+        Self::Quota,
+    ];
 
     /// The name used in labels, events and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
             Self::StableToken => "stable_token",
+            Self::TokenServer => "token_server",
+            Self::ComponentToken => "api_component_token",
+            Self::AuthorizerToken => "api_authorizer_token",
+            Self::AuthorizerList => "api_get_authorizer_list",
             Self::SessionList => "getsessionlist",
+            Self::KfList => "getkflist",
+            Self::OnlineKfList => "getonlinekflist",
+            Self::WaitCase => "getwaitcase",
+            Self::Quota => "quota_get",
         }
     }
 
+    /// What the call is for.
+    pub fn kind(self) -> CallKind {
+        match self {
+            Self::Token
+            | Self::StableToken
+            | Self::TokenServer
+            | Self::ComponentToken
+            | Self::AuthorizerToken
+            | Self::AuthorizerList => CallKind::Token,
+            Self::SessionList => CallKind::Poll,
+            Self::KfList | Self::OnlineKfList | Self::WaitCase | Self::Quota => CallKind::Collector,
+        }
+    }
+
+    /// Under the base URL. The token server has a URL of its own.
     fn path(self) -> &'static str {
         match self {
             Self::Token => "cgi-bin/token",
             Self::StableToken => "cgi-bin/stable_token",
+            Self::TokenServer => "",
+            Self::ComponentToken => "cgi-bin/component/api_component_token",
+            Self::AuthorizerToken => "cgi-bin/component/api_authorizer_token",
+            Self::AuthorizerList => "cgi-bin/component/api_get_authorizer_list",
             Self::SessionList => "customservice/kfsession/getsessionlist",
+            Self::KfList => "cgi-bin/customservice/getkflist",
+            Self::OnlineKfList => "cgi-bin/customservice/getonlinekflist",
+            Self::WaitCase => "customservice/kfsession/getwaitcase",
+            Self::Quota => "cgi-bin/openapi/quota/get",
         }
     }
 }

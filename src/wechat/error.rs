@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::Endpoint;
+use super::{CallKind, Endpoint};
 use crate::domain::{clock::Moment, holds::ErrorClass};
 
 /// Why a call gave no usable answer. Its text holds no URL, no token and no part of a body but `errmsg`.
@@ -109,7 +109,9 @@ impl CallError {
         match self {
             Self::Refused { code, .. } => match (endpoint, code) {
                 // The token calls say 40001 for a wrong AppSecret.
-                (Endpoint::Token | Endpoint::StableToken, 40001) => ErrorClass::NotAuthorized,
+                (Endpoint::Token | Endpoint::StableToken | Endpoint::ComponentToken, 40001) => {
+                    ErrorClass::NotAuthorized
+                }
                 _ => errcode(*code).map_or(ErrorClass::Unknown, |known| known.class),
             },
             Self::TokenFile(_) => ErrorClass::NotAuthorized,
@@ -130,9 +132,9 @@ impl CallError {
     /// What a human should do, where a human can do something.
     pub fn remedy(&self, endpoint: Endpoint) -> Option<Remedy> {
         match self {
-            Self::Refused { code: 40001, .. } if endpoint != Endpoint::SessionList => Some(SECRET),
+            Self::Refused { code: 40001, .. } if endpoint.kind() == CallKind::Token => Some(SECRET),
             Self::Refused { code, .. } => errcode(*code).and_then(|known| known.remedy),
-            Self::Malformed(_) if endpoint != Endpoint::SessionList => Some(SECRET),
+            Self::Malformed(_) if endpoint.kind() == CallKind::Token => Some(SECRET),
             Self::TokenFile(_) => Some(TOKEN_FILE),
             Self::Connect(_) | Self::Timeout => Some(NETWORK),
             Self::TooLarge { .. } => Some(TOO_LARGE),

@@ -63,8 +63,8 @@ pub struct ClientBuildError(String);
 /// The connection pool, shared by all official accounts.
 pub struct WechatClient {
     http: reqwest::Client,
-    /// Parsed once: one is needed for every poll.
-    endpoints: [Url; Endpoint::ALL.len()],
+    /// Parsed once: one is needed for every poll. In the order of [`Endpoint::ALL`].
+    endpoints: Vec<Url>,
     max_body_bytes: usize,
     clock: Arc<dyn Clock>,
 }
@@ -93,8 +93,7 @@ impl WechatClient {
         let url = |endpoint: Endpoint| {
             base_url.join(endpoint.path()).map_err(|error| ClientBuildError(error.to_string()))
         };
-        let [token, stable_token, session_list] = Endpoint::ALL.map(url);
-        let endpoints = [token?, stable_token?, session_list?];
+        let endpoints = Endpoint::ALL.into_iter().map(url).collect::<Result<_, _>>()?;
         Ok(Self { http, endpoints, max_body_bytes: options.max_body_bytes, clock })
     }
 

@@ -126,7 +126,6 @@ fn open_private(path: &Path, options: &mut OpenOptions) -> std::io::Result<File>
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests a panic is the failure report")]
 mod tests {
     use super::*;
 

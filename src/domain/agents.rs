@@ -1,0 +1,94 @@
+//! What WeChat tells of an official account's agents and customers beside the sessions: who is listed and bound, who is
+//! online, who waits, and how many calls are left.
+//!
+//! Each is the content of one answer, as far as it could be read: a field that was absent or of a strange type is
+//! `None`, and costs no other field.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+/// A kf account as getkflist lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedAccount {
+    /// The full account, `prefix@wechatid`.
+    pub kf_account: Arc<str>,
+    /// The name that customers see; not empty.
+    pub nickname: Option<Arc<str>>,
+    /// Who serves for it.
+    pub binding: Binding,
+}
+
+/// Whether a WeChat user is bound to a kf account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// One is (`kf_wx` is set).
+    Bound,
+    /// None is. What is known of an invitation, if there was one.
+    Unbound(Option<Invitation>),
+}
+
+/// An invitation to serve for a kf account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// What became of it.
+    pub status: InvitationStatus,
+    /// Until when it can be accepted.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What became of an invitation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvitationStatus {
+    /// It can still be accepted.
+    Waiting,
+    /// The invited user declined.
+    Rejected,
+    /// It was not accepted in time.
+    Expired,
+    /// A status that the API page does not name.
+    Other,
+}
+
+impl InvitationStatus {
+    /// The name used in events and pages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A kf account as getonlinekflist lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnlineAccount {
+    /// The full account.
+    pub kf_account: Arc<str>,
+    /// Whether it is online: `status` other than 0.
+    pub online: bool,
+    /// How many sessions it has accepted.
+    pub accepted_cases: Option<u64>,
+}
+
+/// Customers who wait for an agent, as getwaitcase tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitingQueue {
+    /// How many.
+    pub users: u64,
+    /// When the one among the first hundred who has waited longest since the last message sent it, in UNIX seconds.
+    pub oldest_message_at: Option<i64>,
+}
+
+/// The quota of one call, as openapi/quota/get tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Calls a day.
+    pub limit: u64,
+    /// Calls made today, by whomever.
+    pub used: Option<u64>,
+    /// Calls left today.
+    pub remaining: u64,
+}
