@@ -222,9 +222,7 @@ fn table(accounts: usize) -> Table {
         Arc::new(AccountStatus::restored(account, Arc::<AtomicU64>::default(), &watch))
     };
     let accounts = (0..accounts).map(status).collect();
-    Table::new(vec![Arc::new(OfficialAccountStatus::new(
-        "shop".into(),
-        Arc::<CallCounters>::default(),
-        accounts,
-    ))])
+    let official_account = OfficialAccountStatus::new("shop".into(), Arc::<CallCounters>::default());
+    official_account.set_accounts(accounts);
+    Table::new(vec![Arc::new(official_account)])
 }

@@ -25,13 +25,13 @@ use kfwatch::{
     config::{Config, Environment},
     domain::clock::Clock,
     metrics::Metrics,
-    poll::{PollLimits, Poller},
+    poll::{PollLimits, Poller, WatchedAccount},
     schedule::{
         queue::{Job, PollQueue},
         ticker::{Scheduled, Sweep, TickerContext},
         worker::{MAX_REPEAT_REQUESTS, Workers},
     },
-    status::{AccountStatus, CallCounters},
+    status::AccountStatus,
     store::Store,
 };
 use reqwest::Url;
@@ -158,7 +158,7 @@ fn cpu_nanos() -> u64 {
 /// The daemon's parts from the queue on, as the daemon puts them together.
 struct Daemon {
     context: TickerContext,
-    accounts: Vec<Scheduled>,
+    accounts: Vec<Scheduling>,
     _workers: JoinSet<()>,
     _directory: tempfile::TempDir,
 }
@@ -193,8 +193,8 @@ impl Daemon {
     async fn sweep(&self) {
         let sweep = Sweep::begin(&self.context, self.context.clock.now(), None);
         let over = Arc::downgrade(&sweep);
-        let job = |Scheduled { account, lane }: &Scheduled| {
-            let claim = account.claim().unwrap();
+        let job = |(Scheduled { official_account, lane }, account): &Scheduling| {
+            let claim = official_account.claim(account).unwrap();
             Job { claim, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 }
         };
         self.context.queue.push(self.accounts.iter().map(job).collect::<Vec<_>>());
@@ -207,34 +207,35 @@ impl Daemon {
     /// That what was measured is what was meant.
     fn check(&self) {
         let sweeps = ROUNDS as u64 + 2;
-        for Scheduled { account, .. } in &self.accounts {
+        for (_, account) in &self.accounts {
             let row = *account.status.row();
             assert_eq!((row.polls, row.failures, row.started, row.ended), (sweeps, 0, 0, 0));
         }
     }
 }
 
+/// A kf account with its official account.
+type Scheduling = (Scheduled, Arc<WatchedAccount>);
+
 async fn accounts(
     config: &Config,
     store: &Store,
     metrics: &Metrics,
     clock: &Arc<dyn Clock>,
-) -> Vec<Scheduled> {
+) -> Vec<Scheduling> {
     let connections = Connections::build(config, store, Arc::clone(clock)).await.unwrap();
     let configured = config.official_accounts.iter().flat_map(app::accounts).collect();
     let mut stored = store.register_accounts(configured).await.unwrap().configured.into_iter();
     let mut accounts = Vec::new();
     for (lane, configured) in config.official_accounts.iter().enumerate() {
-        let observer = Arc::new(metrics.call_observer(Arc::<CallCounters>::default()));
-        let official_account = Arc::new(connections.official_account(configured, observer));
+        let official_account = connections.official_account(configured, metrics);
         let ticks = Arc::<AtomicU64>::default();
         for stored in stored.by_ref().take(configured.kf_accounts.len()) {
             let (row, account) = (stored.id, stored.account.clone());
             let watch = app::watch(stored);
             let status = Arc::new(AccountStatus::restored(account, Arc::clone(&ticks), &watch));
-            let account =
-                kfwatch::poll::WatchedAccount::new(status, Arc::clone(&official_account), row, watch);
-            accounts.push(Scheduled { account: Arc::new(account), lane });
+            let scheduled = Scheduled { official_account: Arc::clone(&official_account), lane };
+            accounts.push((scheduled, Arc::new(WatchedAccount::new(status, row, watch))));
         }
     }
     // As the daemon lets them go: the official accounts mixed.

@@ -106,7 +106,7 @@ impl App {
         let limits = PollLimits { deadline: poll_deadline(&config), blind_after: config.poll.blind_after };
         let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
         let web = Arc::new(WebState {
-            table: Table::new(watching.statuses.clone()),
+            table: Table::new(watching.statuses()),
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
@@ -168,7 +168,7 @@ fn poll_deadline(config: &Config) -> Duration {
     config.api.timeout.saturating_mul(3)
 }
 
-/// The counter of a schedule's ticks, and its accounts.
+/// The counter of a schedule's ticks, and its official accounts.
 type Ticked = (Arc<AtomicU64>, Vec<Scheduled>);
 
 type BySchedule = HashMap<Schedule, Ticked>;

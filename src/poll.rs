@@ -66,9 +66,8 @@ impl Poller {
 
     /// Polls the claimed account once, unless it is held back.
     pub async fn poll(&self, claim: &Claim) -> PollOutcome {
-        let account = claim.account();
-        let outcome = self.poll_unobserved(account).await;
-        self.record(account, &outcome);
+        let outcome = self.poll_unobserved(claim).await;
+        self.record(claim, &outcome);
         outcome
     }
 
@@ -89,9 +88,10 @@ impl Poller {
         tracing::error!(account = %account.account(), "A poll panicked: this is a bug in kfwatch, please report it");
     }
 
-    async fn poll_unobserved(&self, account: &WatchedAccount) -> PollOutcome {
+    async fn poll_unobserved(&self, claim: &Claim) -> PollOutcome {
+        let account = claim.account();
         let now = self.clock.now();
-        if let Some(cause) = account.held_at(now) {
+        if let Some(cause) = claim.held_at(now) {
             let step = account.memory().watch.failed(now, self.limits.blind_after, cause);
             if let Err(error) = self.commit(account, step).await {
                 // Found again at the next tick; nothing was asked, so no poll has failed.
@@ -99,12 +99,12 @@ impl Poller {
             }
             return PollOutcome::Held;
         }
-        let answer = match tokio::time::timeout(self.limits.deadline, account.observe()).await {
+        let answer = match tokio::time::timeout(self.limits.deadline, claim.observe()).await {
             Ok(answer) => answer,
             Err(_) => Err(timed_out(now)),
         };
         let answered_at = self.clock.now();
-        account.learn(now, answered_at, answer.as_ref().err());
+        claim.learn(now, answered_at, answer.as_ref().err());
         let (step, failure) = match answer {
             Ok(step) => (step, None),
             Err(failure) => (self.after_failure(account, &failure, answered_at), Some(failure)),
@@ -154,7 +154,8 @@ impl Poller {
     }
 
     /// Everything that is told of a poll, at one place: counters, row, log.
-    fn record(&self, account: &WatchedAccount, outcome: &PollOutcome) {
+    fn record(&self, claim: &Claim, outcome: &PollOutcome) {
+        let account = claim.account();
         account.status.completed();
         let mut row = account.status.row();
         let asked = !matches!(outcome, PollOutcome::Held);
@@ -170,7 +171,7 @@ impl Poller {
         };
         let before = std::mem::replace(&mut row.failing_with, code);
         drop(row);
-        report::log(account, outcome, code, before);
+        report::log(claim, outcome, code, before);
     }
 }
 

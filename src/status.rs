@@ -1,6 +1,6 @@
 //! The account table: what is known of every watched kf account at this moment, for metrics and pages.
 //!
-//! Polls write their account's row, one short lock each; readers copy all rows ([`Table::rows`]) and then work on the
+//! Polls write their account's row, one short lock each; readers copy all rows ([`Table::read`]) and then work on the
 //! copy, so that a slow scrape holds up no poll and one scrape is consistent within each account. Nothing here calls
 //! WeChat or reads the store.
 
@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use crate::domain::{
@@ -33,8 +34,8 @@ pub struct OfficialAccountStatus {
     pub labels: Box<str>,
     /// What was counted for it as a whole.
     pub calls: Arc<CallCounters>,
-    /// Its kf accounts.
-    pub accounts: Vec<Arc<AccountStatus>>,
+    /// Its kf accounts. Swapped whole when one comes or goes.
+    accounts: ArcSwap<Vec<Arc<AccountStatus>>>,
 }
 
 /// One kf account.
@@ -99,12 +100,23 @@ pub struct CallCounters {
     pub token_expires_at: AtomicU64,
 }
 
+/// A copy of the rows of one official account.
+pub struct AccountRows {
+    /// The official account.
+    pub official_account: Arc<OfficialAccountStatus>,
+    accounts: Arc<Vec<Arc<AccountStatus>>>,
+    rows: Vec<(Row, Overdue)>,
+}
+
+/// Whether two ticks of an account's schedule have passed without a completed poll.
+type Overdue = bool;
+
 /// A copy of one row with what identifies it.
 pub struct RowRef<'a> {
     /// Whose row it is.
     pub status: &'a AccountStatus,
     /// What is known.
-    pub row: Row,
+    pub row: &'a Row,
     /// Whether two ticks of its schedule have passed without a completed poll.
     pub overdue: bool,
 }
@@ -121,21 +133,40 @@ impl Table {
     }
 
     /// All rows as they are now, by official account.
-    pub fn rows(&self) -> Vec<Vec<RowRef<'_>>> {
-        self.official_accounts
-            .iter()
-            .map(|official_account| {
-                official_account.accounts.iter().map(|status| status.snapshot()).collect()
-            })
-            .collect()
+    pub fn read(&self) -> Vec<AccountRows> {
+        self.official_accounts.iter().map(AccountRows::copy).collect()
+    }
+}
+
+impl AccountRows {
+    fn copy(official_account: &Arc<OfficialAccountStatus>) -> Self {
+        let accounts = official_account.accounts();
+        let rows = accounts.iter().map(|account| account.read()).collect();
+        Self { official_account: Arc::clone(official_account), accounts, rows }
+    }
+
+    /// The rows, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = RowRef<'_>> {
+        let rows = self.accounts.iter().zip(&self.rows);
+        rows.map(|(status, (row, overdue))| RowRef { status, row, overdue: *overdue })
     }
 }
 
 impl OfficialAccountStatus {
-    /// A new row for an official account.
-    pub fn new(name: Arc<str>, calls: Arc<CallCounters>, accounts: Vec<Arc<AccountStatus>>) -> Self {
+    /// A new row for an official account, without kf accounts.
+    pub fn new(name: Arc<str>, calls: Arc<CallCounters>) -> Self {
         let labels = format!("official_account=\"{}\"", escaped(&name)).into();
-        Self { name, labels, calls, accounts }
+        Self { name, labels, calls, accounts: ArcSwap::default() }
+    }
+
+    /// Its kf accounts.
+    pub fn accounts(&self) -> Arc<Vec<Arc<AccountStatus>>> {
+        self.accounts.load_full()
+    }
+
+    /// From now on these are its kf accounts.
+    pub fn set_accounts(&self, accounts: Vec<Arc<AccountStatus>>) {
+        self.accounts.store(Arc::new(accounts));
     }
 }
 
@@ -162,10 +193,10 @@ impl AccountStatus {
         self.row().completed_tick = self.ticks.load(Ordering::Relaxed);
     }
 
-    fn snapshot(&self) -> RowRef<'_> {
+    fn read(&self) -> (Row, Overdue) {
         let row = *self.row();
         let overdue = self.ticks.load(Ordering::Relaxed).saturating_sub(row.completed_tick) >= 2;
-        RowRef { status: self, row, overdue }
+        (row, overdue)
     }
 }
 

@@ -16,7 +16,7 @@ use kfwatch::{
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
     simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
-    status::AccountStatus,
+    status::{AccountStatus, OfficialAccountStatus},
     store::{EventId, Store},
     wechat::{
         client::OfficialAccountClient,
@@ -37,7 +37,7 @@ struct Rehearsal {
     clock: Arc<ScriptedClock>,
     store: Store,
     poller: Poller,
-    accounts: Vec<Arc<WatchedAccount>>,
+    accounts: Vec<(Arc<OfficialAccount>, Arc<WatchedAccount>)>,
     _directory: TempDir,
 }
 
@@ -57,20 +57,26 @@ impl Rehearsal {
             let source = TokenSource::Stable { secret: SecretString::from(official_account.secret) };
             let tokens = TokenKeeper::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
             let observer = Arc::new(metrics.call_observer(Arc::default()));
-            let shared = OfficialAccountClient::new(Arc::clone(&client), tokens, observer);
-            let shared = Arc::new(OfficialAccount::new(shared));
             let name: Arc<str> = official_account.name.as_str().into();
+            let shared = Arc::new(OfficialAccount::new(
+                Arc::new(OfficialAccountStatus::new(Arc::clone(&name), Arc::default())),
+                OfficialAccountClient::new(Arc::clone(&client), tokens, observer),
+            ));
             let named = official_account.kf_accounts.iter().map(|kf_account| Account {
                 official_account: Arc::clone(&name),
                 appid: Arc::clone(&appid),
                 kf_account: kf_account.as_str().into(),
             });
-            for stored in store.register_accounts(named.collect()).await.unwrap().configured {
+            let registered = store.register_accounts(named.collect()).await.unwrap();
+            let watched = registered.configured.into_iter().map(|stored| {
                 let (row, account) = (stored.id, stored.account.clone());
                 let watch = app::watch(stored);
                 let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
-                accounts.push(Arc::new(WatchedAccount::new(status, Arc::clone(&shared), row, watch)));
-            }
+                Arc::new(WatchedAccount::new(status, row, watch))
+            });
+            shared.set_accounts(watched.collect());
+            accounts
+                .extend(shared.accounts().iter().map(|account| (Arc::clone(&shared), Arc::clone(account))));
         }
         let limits = PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER };
         let poller = Poller::new(store.clone(), metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
@@ -82,7 +88,7 @@ impl Rehearsal {
     }
 
     fn names(&self, account: usize) -> (&str, &str) {
-        let Account { appid, kf_account, .. } = &self.accounts[account].status.account;
+        let Account { appid, kf_account, .. } = &self.accounts[account].1.status.account;
         (appid, kf_account)
     }
 
@@ -90,7 +96,7 @@ impl Rehearsal {
     fn refuse(&self, code: i64, kf_account: Option<usize>) {
         self.control().inject(FaultRule {
             endpoint: Some(Endpoint::GetSessionList),
-            official_account: Some(self.accounts[0].status.account.official_account.to_string()),
+            official_account: Some(self.accounts[0].1.status.account.official_account.to_string()),
             kf_account: kf_account.map(|account| self.names(account).1.to_owned()),
             ..FaultRule::new(Fault::Errcode(code))
         });
@@ -104,8 +110,8 @@ impl Rehearsal {
     /// One tick for all accounts: what came of each, in short.
     async fn tick(&self) -> Vec<&'static str> {
         let mut outcomes = Vec::new();
-        for account in &self.accounts {
-            let claim = account.claim().unwrap();
+        for (official_account, account) in &self.accounts {
+            let claim = official_account.claim(account).unwrap();
             outcomes.push(match self.poller.poll(&claim).await {
                 PollOutcome::Succeeded => "ok",
                 PollOutcome::Held => "held",
@@ -175,7 +181,7 @@ async fn an_unbound_account_is_announced_and_holds_no_other_back() {
     rehearsal.control().set_kf_state(appid, kf_account, KfState::Bound).unwrap();
     rehearsal.ticks(Duration::from_secs(75)).await;
     assert_eq!(
-        rehearsal.accounts[0].status.row().state,
+        rehearsal.accounts[0].1.status.row().state,
         AccountState::Ok,
         "seen at the first tick after a minute"
     );
@@ -278,7 +284,7 @@ async fn an_account_that_nothing_is_heard_of_becomes_blind_and_sees_again() {
     assert!(rehearsal.state_changes().await.is_empty(), "not before its time");
     rehearsal.ticks(Duration::from_secs(30)).await;
     assert_eq!(rehearsal.state_changes().await, ["ok>blind None getsessionlist"]);
-    assert_eq!(rehearsal.accounts[0].status.row().sessions, Some(1), "what was last seen stays");
+    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(1), "what was last seen stays");
     rehearsal.control().clear_faults();
     rehearsal.ticks(Duration::from_secs(75)).await;
     assert_eq!(rehearsal.state_changes().await.last().unwrap(), "blind>ok None getsessionlist");
@@ -297,11 +303,22 @@ async fn ticks_that_are_held_back_count_towards_blindness() {
 #[tokio::test]
 async fn an_account_has_one_claim_at_a_time() {
     let rehearsal = Rehearsal::new().await;
-    let claim = rehearsal.accounts[0].claim();
+    let (official_account, account) = &rehearsal.accounts[0];
+    let claim = official_account.claim(account);
     assert!(claim.is_some());
-    assert!(rehearsal.accounts[0].claim().is_none());
+    assert!(official_account.claim(account).is_none());
+    let waiting = official_account.claim_when_free(account);
+    tokio::pin!(waiting);
+    tokio::select! {
+        biased;
+        _ = &mut waiting => panic!("two claims at a time"),
+        () = std::future::ready(()) => {}
+    }
     drop(claim);
-    assert!(rehearsal.accounts[0].claim().is_some());
+    let claim = waiting.await;
+    assert!(official_account.claim(account).is_none());
+    drop(claim);
+    assert!(official_account.claim(account).is_some());
 }
 
 #[tokio::test]
@@ -315,10 +332,10 @@ async fn what_could_not_be_stored_is_found_again() {
     let long = "o".repeat(6000);
     rehearsal.control().open_session(appid, kf_account, &long, None).unwrap();
     assert_eq!(rehearsal.tick().await[0], "not stored");
-    assert_eq!(rehearsal.accounts[0].status.row().sessions, Some(1), "the snapshot stands still");
+    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(1), "the snapshot stands still");
     rehearsal.store.limit_pages(u32::MAX).await.unwrap();
     assert_eq!(rehearsal.tick().await[0], "ok");
-    assert_eq!(rehearsal.accounts[0].status.row().sessions, Some(3));
+    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(3));
     let events = rehearsal.events().await;
     let started = events.iter().filter(|event| event["data"]["baseline"] == false).count();
     assert_eq!(started, 2);

@@ -29,7 +29,7 @@ use kfwatch::{
         triggers::Triggers,
     },
     simulator::{Endpoint, Fault, FaultRule},
-    status::AccountStatus,
+    status::{AccountStatus, OfficialAccountStatus},
     store::{AccountRow, Store},
     wechat::{
         client::OfficialAccountClient,
@@ -113,7 +113,8 @@ impl Ticking {
                 metrics: Arc::clone(&metrics),
                 clock: Arc::clone(&shared),
             };
-            let scheduled = Scheduled { account: account(&metrics, &ticks, &shared), lane: 0 };
+            let scheduled =
+                Scheduled { official_account: official_account(&metrics, &ticks, &shared), lane: 0 };
             let ticker = Ticker::new(context, schedule, Duration::ZERO, Arc::clone(&ticks), vec![scheduled]);
             let triggers = Triggers::start().await.unwrap();
             let mut tasks = tokio::task::JoinSet::new();
@@ -157,8 +158,12 @@ impl Drop for Ticking {
     }
 }
 
-/// An account that is never asked for.
-fn account(metrics: &Arc<Metrics>, ticks: &Arc<AtomicU64>, clock: &Arc<dyn Clock>) -> Arc<WatchedAccount> {
+/// An official account with one kf account, which is never asked for.
+fn official_account(
+    metrics: &Arc<Metrics>,
+    ticks: &Arc<AtomicU64>,
+    clock: &Arc<dyn Clock>,
+) -> Arc<OfficialAccount> {
     let account = Account {
         official_account: "shop".into(),
         appid: "wx0000000000000000".into(),
@@ -178,9 +183,13 @@ fn account(metrics: &Arc<Metrics>, ticks: &Arc<AtomicU64>, clock: &Arc<dyn Clock
     let tokens =
         TokenKeeper::new("wx0000000000000000".into(), source, Arc::new(NoJournal), None, clock.now());
     let observer = Arc::new(metrics.call_observer(Arc::default()));
-    let official = Arc::new(OfficialAccount::new(OfficialAccountClient::new(client, tokens, observer)));
+    let client = OfficialAccountClient::new(client, tokens, observer);
+    let status = OfficialAccountStatus::new("shop".into(), Arc::default());
+    let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
     let status = Arc::new(AccountStatus::restored(account, Arc::clone(ticks), &Watch::default()));
-    Arc::new(WatchedAccount::new(status, official, AccountRow(1), Watch::default()))
+    let account = WatchedAccount::new(status, AccountRow(1), Watch::default());
+    official_account.set_accounts(vec![Arc::new(account)]);
+    official_account
 }
 
 #[test]

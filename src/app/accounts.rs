@@ -18,7 +18,7 @@ use crate::{
     },
     metrics::Metrics,
     poll::{OfficialAccount, WatchedAccount},
-    schedule::{cron::Schedule, ticker::Scheduled},
+    schedule::ticker::Scheduled,
     status::{AccountStatus, CallCounters, OfficialAccountStatus},
     store::{PollCommit, Record, Store, StoredAccount},
     wechat::{
@@ -51,19 +51,23 @@ impl Connections {
         Ok(Self { client, journal: Arc::new(NoJournal), token_fetches: HashMap::new(), clock })
     }
 
-    /// Calls for one official account, told to this observer.
+    /// One official account without kf accounts yet; its calls are counted for these metrics.
     pub fn official_account(
         &self,
         configured: &config::OfficialAccount,
-        observer: Arc<dyn CallObserver>,
-    ) -> OfficialAccount {
+        metrics: &Metrics,
+    ) -> Arc<OfficialAccount> {
+        let calls = Arc::<CallCounters>::default();
+        let observer: Arc<dyn CallObserver> = Arc::new(metrics.call_observer(Arc::clone(&calls)));
         let now = self.clock.now();
         let last_fetch = self.token_fetches.get(&configured.appid);
         // A recorded time that is yet to come was recorded by a clock since set back: as good as just now.
         let ago = last_fetch.map(|at| Duration::try_from(now.wall.duration_since(*at)).unwrap_or_default());
         let (appid, source) = (configured.appid.as_str().into(), configured.token.clone());
         let tokens = TokenKeeper::new(appid, source, Arc::clone(&self.journal), ago, now);
-        OfficialAccount::new(OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer))
+        let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer);
+        let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls);
+        Arc::new(OfficialAccount::new(Arc::new(status), client))
     }
 }
 
@@ -100,9 +104,9 @@ fn client_options(api: &config::Api) -> Result<ClientOptions, AppError> {
 
 /// All watched accounts.
 pub(super) struct Watching {
-    /// What readers are shown, by official account.
-    pub(super) statuses: Vec<Arc<OfficialAccountStatus>>,
-    by_schedule: BySchedule,
+    /// The official accounts, in the order of the configuration.
+    pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
+    pub(super) by_schedule: BySchedule,
     /// Stored accounts that left the configuration.
     left: Vec<StoredAccount>,
 }
@@ -119,28 +123,20 @@ impl Watching {
         let registered = store.register_accounts(accounts).await?;
         let mut stored = registered.configured.into_iter();
         let mut watching =
-            Self { statuses: Vec::new(), by_schedule: BySchedule::new(), left: registered.left };
+            Self { official_accounts: Vec::new(), by_schedule: BySchedule::new(), left: registered.left };
         for (lane, configured) in config.official_accounts.iter().enumerate() {
-            let calls = Arc::<CallCounters>::default();
-            let observer = Arc::new(metrics.call_observer(Arc::clone(&calls)));
-            let official_account = Arc::new(connections.official_account(configured, observer));
+            let official_account = connections.official_account(configured, metrics);
             let (ticks, scheduled) = watching.by_schedule.entry(configured.schedule.clone()).or_default();
             let of_this = stored.by_ref().take(configured.kf_accounts.len());
-            let statuses = of_this.map(|stored| {
+            let accounts = of_this.map(|stored| {
                 let (row, account) = (stored.id, stored.account.clone());
                 let watch = watch(stored);
-                let status = Arc::new(AccountStatus::restored(account, Arc::clone(ticks), &watch));
-                let account =
-                    WatchedAccount::new(Arc::clone(&status), Arc::clone(&official_account), row, watch);
-                scheduled.push(Scheduled { account: Arc::new(account), lane });
-                status
+                let status = AccountStatus::restored(account, Arc::clone(ticks), &watch);
+                Arc::new(WatchedAccount::new(Arc::new(status), row, watch))
             });
-            let statuses = statuses.collect();
-            watching.statuses.push(Arc::new(OfficialAccountStatus::new(
-                configured.name.as_str().into(),
-                calls,
-                statuses,
-            )));
+            official_account.set_accounts(accounts.collect());
+            scheduled.push(Scheduled { official_account: Arc::clone(&official_account), lane });
+            watching.official_accounts.push(official_account);
         }
         Ok(watching)
     }
@@ -165,13 +161,9 @@ impl Watching {
         Ok(())
     }
 
-    pub(super) fn accounts(&self) -> Vec<Arc<WatchedAccount>> {
-        let scheduled = self.by_schedule.values().flat_map(|(_, scheduled)| scheduled);
-        scheduled.map(|scheduled| Arc::clone(&scheduled.account)).collect()
-    }
-
-    pub(super) fn by_schedule(self) -> impl Iterator<Item = (Schedule, super::Ticked)> {
-        self.by_schedule.into_iter()
+    /// What readers are shown.
+    pub(super) fn statuses(&self) -> Vec<Arc<OfficialAccountStatus>> {
+        self.official_accounts.iter().map(|of| Arc::clone(&of.status)).collect()
     }
 }
 

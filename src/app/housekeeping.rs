@@ -3,15 +3,15 @@
 //! Polls that change nothing are not stored one by one. Their send times are the lower bounds of `ended_between` after
 //! a restart, so they are stored together at least every minute, and once more at the end of a drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{clock::Clock, watch::Sighting},
-    poll::WatchedAccount,
-    store::{PruneLimits, Seen, Store, StoreError},
+    poll::{OfficialAccount, WatchedAccount},
+    store::{AccountRow, PruneLimits, Seen, Store, StoreError},
 };
 
 /// How often send times are stored.
@@ -29,11 +29,14 @@ const PRUNE_BATCH: usize = 5000;
 /// How many sightings are stored in one transaction: polls wait for it.
 const SIGHTINGS_BATCH: usize = 10_000;
 
+/// When accounts were last seen, as far as it is stored.
+type StoredSightings = HashMap<AccountRow, Option<Timestamp>>;
+
 /// What housekeeping works on.
 pub(super) struct Housekeeping {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) accounts: Vec<Arc<WatchedAccount>>,
+    pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
     pub(super) event_retention: Duration,
 }
 
@@ -45,7 +48,7 @@ impl Housekeeping {
         polling_stops: CancellationToken,
         polls_done: CancellationToken,
     ) -> Result<(), StoreError> {
-        let mut stored = vec![None; self.accounts.len()];
+        let mut stored = StoredSightings::new();
         tokio::select! {
             () = polling_stops.cancelled() => {}
             lost = self.keep_sightings(&mut stored) => return lost,
@@ -57,7 +60,7 @@ impl Housekeeping {
     }
 
     /// Returns only when the lease is lost.
-    async fn keep_sightings(&self, stored: &mut [Option<Timestamp>]) -> Result<(), StoreError> {
+    async fn keep_sightings(&self, stored: &mut StoredSightings) -> Result<(), StoreError> {
         let mut interval = tokio::time::interval(SIGHTINGS_INTERVAL);
         loop {
             interval.tick().await;
@@ -74,19 +77,19 @@ impl Housekeeping {
     }
 
     /// Stores the sightings that are others than those in `stored`.
-    async fn store_sightings(&self, stored: &mut [Option<Timestamp>]) -> Result<(), StoreError> {
+    async fn store_sightings(&self, stored: &mut StoredSightings) -> Result<(), StoreError> {
+        let accounts: Vec<Arc<WatchedAccount>> =
+            self.official_accounts.iter().flat_map(|of| of.accounts().to_vec()).collect();
         // Others, not newer: the clock may have been set back.
-        let differs = |index: &usize| self.accounts[*index].sighting().last_success_at != stored[*index];
-        let others: Vec<usize> = (0..self.accounts.len()).filter(differs).collect();
+        let differs = |account: &&Arc<WatchedAccount>| {
+            stored.get(&account.row()).copied().flatten() != account.sighting().last_success_at
+        };
+        let others: Vec<_> = accounts.iter().filter(differs).collect();
         for batch in others.chunks(SIGHTINGS_BATCH) {
             // Read as late as possible: a poll may have committed a newer one meanwhile.
-            let sightings: Vec<Seen> = batch.iter().map(|index| seen(&self.accounts[*index])).collect();
+            let sightings: Vec<Seen> = batch.iter().map(|account| seen(account)).collect();
             match self.store.record_sightings(sightings.clone()).await {
-                Ok(()) => {
-                    for (index, seen) in batch.iter().zip(sightings) {
-                        stored[*index] = seen.last_success_at;
-                    }
-                }
+                Ok(()) => stored.extend(sightings.iter().map(|seen| (seen.id, seen.last_success_at))),
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
                     tracing::warn!("Times of the last polls not stored: {}", crate::chain(&error));

@@ -39,7 +39,7 @@ impl Running {
             stop_polling: CancellationToken::new(),
             stop_delivery: CancellationToken::new(),
             queue: Arc::new(PollQueue::new(
-                app.watching.statuses.len(),
+                app.watching.official_accounts.len(),
                 app.config.api.max_in_flight_per_official_account,
             )),
             triggers: Triggers::start().await?,
@@ -57,8 +57,8 @@ impl Running {
             running.web_handles.push(handle.clone());
             running.web.spawn(listener.serve(Arc::clone(&app.web), handle));
         }
-        let accounts = app.watching.accounts();
-        running.spawn_workers(&app.poller, &app.clock, accounts.len().min(app.config.api.max_in_flight));
+        running.spawn_workers(&app.poller, &app.clock, app.config.api.max_in_flight);
+        let official_accounts = app.watching.official_accounts.clone();
         let context = TickerContext {
             queue: Arc::clone(&running.queue),
             poller: app.poller,
@@ -69,7 +69,7 @@ impl Running {
         let housekeeping = Housekeeping {
             store: app.store,
             clock: app.clock,
-            accounts,
+            official_accounts,
             event_retention: app.config.store.event_retention,
         };
         running
@@ -86,7 +86,7 @@ impl Running {
             repeats,
             clock: Arc::clone(clock),
         });
-        for _ in 0..count.max(1) {
+        for _ in 0..count {
             let worker = Arc::clone(&workers).work();
             self.polling.spawn(async {
                 worker.await;
@@ -101,8 +101,8 @@ impl Running {
     }
 
     fn spawn_tickers(&mut self, context: &TickerContext, watching: Watching, spread: Duration) {
-        for (schedule, (ticks, accounts)) in watching.by_schedule() {
-            let ticker = Ticker::new(context.clone(), schedule, spread, ticks, accounts);
+        for (schedule, (ticks, official_accounts)) in watching.by_schedule {
+            let ticker = Ticker::new(context.clone(), schedule, spread, ticks, official_accounts);
             let (triggers, stop) = (self.triggers.clone(), self.stop_polling.clone());
             self.polling.spawn(async { Ok(ticker.run(triggers, stop).await?) });
         }

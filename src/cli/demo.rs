@@ -10,7 +10,7 @@ use crate::{
     config::{Config, Environment},
     logging::Format,
     simulator::{Scenario, Simulator},
-    status::Row,
+    status::{AccountRows, Row},
     web::{Listener, WebState},
 };
 
@@ -105,8 +105,9 @@ fn introduce(app: &App, simulator: &Simulator) {
 }
 
 fn summarize(web: &WebState) {
-    let rows: Vec<Row> = web.table.rows().into_iter().flatten().map(|account| account.row).collect();
-    let sum = |of: fn(&Row) -> u64| rows.iter().map(of).sum::<u64>();
+    let read = web.table.read();
+    let rows: Vec<&Row> = read.iter().flat_map(AccountRows::iter).map(|account| account.row).collect();
+    let sum = |of: fn(&Row) -> u64| rows.iter().map(|row| of(row)).sum::<u64>();
     eprintln!(
         "\nIn all: {} polls of {} kf accounts, {} of them failed; {} sessions started, {} ended, {} are open.",
         sum(|row| row.polls),

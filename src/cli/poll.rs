@@ -19,7 +19,7 @@ use crate::{
         watch::{Step, Watch},
     },
     metrics::Metrics,
-    poll::WatchedAccount,
+    poll::{Claim, WatchedAccount},
     status::AccountStatus,
     store::{AccountRow, Store},
     wechat::error::CallFailure,
@@ -65,7 +65,7 @@ pub(super) async fn run(args: PollArgs) -> Result<(), Failure> {
         None => Connections::without_store(&config, clock)?,
     };
     let accounts = accounts(&config, store.as_ref(), &connections).await?;
-    let polls = accounts.iter().map(|account| async move { polled(account, account.observe().await) });
+    let polls = accounts.iter().map(|claim| async move { polled(claim.account(), claim.observe().await) });
     let results: Vec<Polled> =
         stream::iter(polls).buffered(config.api.max_in_flight_per_official_account).collect().await;
     if let Some(store) = store {
@@ -79,7 +79,7 @@ async fn accounts(
     config: &Config,
     store: Option<&Store>,
     connections: &Connections,
-) -> Result<Vec<WatchedAccount>, Failure> {
+) -> Result<Vec<Claim>, Failure> {
     let stored = match store {
         Some(store) => store.stored_accounts().await?,
         None => Vec::new(),
@@ -88,18 +88,18 @@ async fn accounts(
     let mut known: HashMap<_, Watch> =
         stored.into_iter().map(|stored| (key(&stored.account), app::watch(stored))).collect();
     let metrics = Metrics::new([]).map_err(app::AppError::from)?;
-    let mut watched = Vec::new();
+    let mut claims = Vec::new();
     for configured in &config.official_accounts {
-        let observer = Arc::new(metrics.call_observer(Arc::default()));
-        let official_account = Arc::new(connections.official_account(configured, observer));
+        let official_account = connections.official_account(configured, &metrics);
         for account in app::accounts(configured) {
             let watch = known.remove(&key(&account)).unwrap_or_default();
             let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
             // Nothing is committed, so the row does not matter.
-            watched.push(WatchedAccount::new(status, Arc::clone(&official_account), AccountRow(0), watch));
+            let account = Arc::new(WatchedAccount::new(status, AccountRow(0), watch));
+            claims.extend(official_account.claim(&account));
         }
     }
-    Ok(watched)
+    Ok(claims)
 }
 
 fn polled(account: &WatchedAccount, result: Result<Step, CallFailure>) -> Polled {

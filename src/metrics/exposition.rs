@@ -12,7 +12,7 @@ use std::{
 use super::Metrics;
 use crate::{
     domain::account::Conclusion,
-    status::{OfficialAccountStatus, RowRef, Table, escaped},
+    status::{AccountRows, OfficialAccountStatus, RowRef, Table, escaped},
     store::Pending,
     wechat::Endpoint,
 };
@@ -41,11 +41,11 @@ pub fn write(
     emit: impl FnMut(Vec<u8>) -> bool,
 ) {
     let mut page = Page { chunk: Vec::with_capacity(CHUNK), emit, open: true };
-    let rows = table.rows();
+    let rows = table.read();
     for family in ACCOUNT_FAMILIES {
         match detail {
             Detail::PerAccount => page.per_account(family, &rows),
-            Detail::PerOfficialAccount => page.per_official_account(family, table, &rows),
+            Detail::PerOfficialAccount => page.per_official_account(family, &rows),
         }
     }
     page.calls(table);
@@ -168,20 +168,20 @@ struct Page<E> {
 }
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
-    fn per_account(&mut self, family: &Family, rows: &[Vec<RowRef<'_>>]) {
+    fn per_account(&mut self, family: &Family, rows: &[AccountRows]) {
         self.header(family.name, family.kind, family.help);
-        for row in rows.iter().flatten() {
-            if let Some(value) = (family.value)(row) {
+        for row in rows.iter().flat_map(AccountRows::iter) {
+            if let Some(value) = (family.value)(&row) {
                 self.series(family.name, &[&row.status.labels], value);
             }
         }
     }
 
-    fn per_official_account(&mut self, family: &Family, table: &Table, rows: &[Vec<RowRef<'_>>]) {
+    fn per_official_account(&mut self, family: &Family, rows: &[AccountRows]) {
         self.header(family.name, family.kind, family.help);
-        for (official_account, rows) in table.official_accounts().iter().zip(rows) {
-            if let Some(value) = rows.iter().filter_map(family.value).reduce(family.fold) {
-                self.series(family.name, &[&official_account.labels], value);
+        for rows in rows {
+            if let Some(value) = rows.iter().filter_map(|row| (family.value)(&row)).reduce(family.fold) {
+                self.series(family.name, &[&rows.official_account.labels], value);
             }
         }
     }

@@ -5,6 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
 use crate::{
     domain::{
         account::{Account, AccountState, Conclusion},
@@ -12,23 +15,71 @@ use crate::{
         holds::{ErrorClass, Failure, Hold, Scope},
         watch::{Answer, Cause, Sighting, Step, Watch},
     },
-    status::AccountStatus,
+    status::{AccountStatus, OfficialAccountStatus},
     store::AccountRow,
     wechat::{Endpoint, client::OfficialAccountClient, error::CallFailure, wire::SessionList},
 };
 
-/// An official account as far as polls share it.
+/// An official account as far as the polls of its kf accounts share it.
 pub struct OfficialAccount {
+    /// What readers are shown of it.
+    pub status: Arc<OfficialAccountStatus>,
     client: OfficialAccountClient,
     hold: Mutex<Option<Held>>,
     /// The code of the failure that holds all of its accounts back, as last logged.
     pub(super) failing_with: Mutex<Option<&'static str>>,
+    /// The kf accounts that are watched at present. Swapped whole when one comes or goes.
+    accounts: ArcSwap<Vec<Arc<WatchedAccount>>>,
+    /// Wakes those who wait for a claim.
+    released: Notify,
 }
 
 impl OfficialAccount {
-    /// An official account that nothing holds back.
-    pub fn new(client: OfficialAccountClient) -> Self {
-        Self { client, hold: Mutex::default(), failing_with: Mutex::default() }
+    /// An official account that nothing holds back, as yet without kf accounts.
+    pub fn new(status: Arc<OfficialAccountStatus>, client: OfficialAccountClient) -> Self {
+        Self {
+            status,
+            client,
+            hold: Mutex::default(),
+            failing_with: Mutex::default(),
+            accounts: ArcSwap::default(),
+            released: Notify::new(),
+        }
+    }
+
+    /// The kf accounts that are watched at present.
+    pub fn accounts(&self) -> Arc<Vec<Arc<WatchedAccount>>> {
+        self.accounts.load_full()
+    }
+
+    /// From now on these are watched; readers are shown them, too.
+    pub fn set_accounts(&self, accounts: Vec<Arc<WatchedAccount>>) {
+        self.status.set_accounts(accounts.iter().map(|account| Arc::clone(&account.status)).collect());
+        self.accounts.store(Arc::new(accounts));
+    }
+
+    /// Claims one of its kf accounts for a poll; `None` while another poll of it is waiting or in flight.
+    pub fn claim(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Option<Claim> {
+        let free = !account.claimed.swap(true, Ordering::Acquire);
+        free.then(|| Claim { account: Arc::clone(account), official_account: Arc::clone(self) })
+    }
+
+    /// Claims one of its kf accounts as soon as it is free.
+    pub async fn claim_when_free(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Claim {
+        loop {
+            // Interest is registered before looking, so that a release in between is not slept through.
+            let released = self.released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            if let Some(claim) = self.claim(account) {
+                return claim;
+            }
+            released.await;
+        }
+    }
+
+    fn hold(&self) -> MutexGuard<'_, Option<Held>> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -36,7 +87,6 @@ impl OfficialAccount {
 pub struct WatchedAccount {
     /// What readers are shown of it.
     pub status: Arc<AccountStatus>,
-    pub(super) official_account: Arc<OfficialAccount>,
     row: AccountRow,
     memory: Mutex<Memory>,
     claimed: AtomicBool,
@@ -54,37 +104,11 @@ struct Held {
     cause: Cause,
 }
 
-/// The right to poll an account, held by one poll at a time.
-pub struct Claim(Arc<WatchedAccount>);
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.0.claimed.store(false, Ordering::Release);
-    }
-}
-
-impl Claim {
-    /// The account that is claimed.
-    pub fn account(&self) -> &Arc<WatchedAccount> {
-        &self.0
-    }
-}
-
 impl WatchedAccount {
     /// An account with what the store knows of it.
-    pub fn new(
-        status: Arc<AccountStatus>,
-        official_account: Arc<OfficialAccount>,
-        row: AccountRow,
-        watch: Watch,
-    ) -> Self {
+    pub fn new(status: Arc<AccountStatus>, row: AccountRow, watch: Watch) -> Self {
         let memory = Mutex::new(Memory { watch, hold: None });
-        Self { status, official_account, row, memory, claimed: AtomicBool::new(false) }
-    }
-
-    /// Claims it for one poll; `None` while another poll of it is waiting or in flight.
-    pub fn claim(self: &Arc<Self>) -> Option<Claim> {
-        (!self.claimed.swap(true, Ordering::Acquire)).then(|| Claim(Arc::clone(self)))
+        Self { status, row, memory, claimed: AtomicBool::new(false) }
     }
 
     /// The store's row of it.
@@ -114,57 +138,79 @@ impl WatchedAccount {
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Asks for its sessions and compares them with what is known. Commits nothing.
+/// The right to poll an account, held by one poll at a time.
+pub struct Claim {
+    account: Arc<WatchedAccount>,
+    official_account: Arc<OfficialAccount>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.account.claimed.store(false, Ordering::Release);
+        self.official_account.released.notify_waiters();
+    }
+}
+
+impl Claim {
+    /// The account that is claimed.
+    pub fn account(&self) -> &Arc<WatchedAccount> {
+        &self.account
+    }
+
+    /// Its official account.
+    pub fn official_account(&self) -> &Arc<OfficialAccount> {
+        &self.official_account
+    }
+
+    /// Asks for the account's sessions and compares them with what is known. Commits nothing.
     pub async fn observe(&self) -> Result<Step, CallFailure> {
-        self.official_account
-            .client
-            .session_list(&self.account().kf_account, |list, exchanged| {
+        let client = &self.official_account.client;
+        client
+            .session_list(&self.account.account().kf_account, |list, exchanged| {
                 let observed = match &list {
                     SessionList::Listed(observed) => Some(observed),
                     SessionList::Keyless => None,
                 };
                 let answer =
                     Answer { observed, sent_at: exchanged.sent_at, received_at: exchanged.received_at };
-                self.memory().watch.answered(answer, Endpoint::SessionList.as_str())
+                self.account.memory().watch.answered(answer, Endpoint::SessionList.as_str())
             })
             .await
     }
 
-    /// What holds it back at this moment, and the cause of that.
+    /// What holds the account back at this moment, and the cause of that.
     pub(super) fn held_at(&self, now: Moment) -> Option<Cause> {
-        let own = self.memory().hold;
-        let shared = *self.official_account.hold.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = self.account.memory().hold;
+        let shared = *self.official_account.hold();
         [shared, own].into_iter().flatten().find(|held| held.hold.holds_at(now)).map(|held| held.cause)
     }
 
     /// Holds back what failed, and releases what is shown to work.
     pub(super) fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>) {
-        let scope = failure.map(|failure| failure.class.scope());
-        let mut memory = self.memory();
-        let mut shared = self.official_account.hold.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = match scope {
-            Some(Scope::OfficialAccount) => &mut *shared,
-            Some(Scope::KfAccount) => &mut memory.hold,
-            None => {
-                memory.hold = None;
-                release(&mut shared, sent_at);
-                return;
-            }
+        let mut memory = self.account.memory();
+        let mut shared = self.official_account.hold();
+        let Some(failure) = failure else {
+            memory.hold = None;
+            release(&mut shared, sent_at);
+            return;
         };
-        if let Some(failure) = failure {
-            let previous = held.map(|held| held.hold);
-            let failed = Failure {
-                class: failure.class,
-                sent_at: failure.sent_at,
-                retry_after: failure.error.retry_after(),
-            };
-            let hold = Hold::after(previous.as_ref(), failed, now, fastrand::f64());
-            *held = Some(Held { hold, cause: cause(failure) });
-            // A refusal that concerns the kf account alone shows that the official account works.
-            if conclusion(failure).is_some() {
-                release(&mut shared, sent_at);
-            }
+        let held = match failure.class.scope() {
+            Scope::OfficialAccount => &mut *shared,
+            Scope::KfAccount => &mut memory.hold,
+        };
+        let previous = held.map(|held| held.hold);
+        let failed = Failure {
+            class: failure.class,
+            sent_at: failure.sent_at,
+            retry_after: failure.error.retry_after(),
+        };
+        let hold = Hold::after(previous.as_ref(), failed, now, fastrand::f64());
+        *held = Some(Held { hold, cause: cause(failure) });
+        // A refusal that concerns the kf account alone shows that the official account works.
+        if conclusion(failure).is_some() {
+            release(&mut shared, sent_at);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::{PollOutcome, WatchedAccount, account::conclusion};
+use super::{Claim, OfficialAccount, PollOutcome, WatchedAccount, account::conclusion};
 use crate::{
     domain::{
         account::AccountState,
@@ -13,22 +13,22 @@ use crate::{
 
 /// Logs the outcome of a poll that failed with `code`, when the one before failed with `before`.
 pub(super) fn log(
-    account: &WatchedAccount,
+    claim: &Claim,
     outcome: &PollOutcome,
     code: Option<&'static str>,
     before: Option<&'static str>,
 ) {
-    let kf_account = account.account();
+    let kf_account = claim.account().account();
     match outcome {
         PollOutcome::Failed(failure) if failure.class.scope() == Scope::OfficialAccount => {
             let mut logged =
-                account.official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
+                claim.official_account().failing_with.lock().unwrap_or_else(PoisonError::into_inner);
             if std::mem::replace(&mut *logged, code) != code {
                 log_failure(&kf_account.official_account, failure);
             }
         }
         PollOutcome::Failed(failure) if conclusion(failure).is_some() => {
-            calls_succeed(account);
+            calls_succeed(claim.official_account());
             if code != before {
                 log_failure(&kf_account.to_string(), failure);
             }
@@ -38,7 +38,7 @@ pub(super) fn log(
             tracing::error!(account = %kf_account, "Poll not stored: {}", crate::chain(error));
         }
         PollOutcome::Succeeded => {
-            calls_succeed(account);
+            calls_succeed(claim.official_account());
             if let Some(code) = before {
                 tracing::info!(account = %kf_account, code, "Polls succeed again");
             }
@@ -50,10 +50,10 @@ pub(super) fn log(
 }
 
 /// The official account is answered again: what is logged of it next is news.
-fn calls_succeed(account: &WatchedAccount) {
-    let mut logged = account.official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
+fn calls_succeed(official_account: &OfficialAccount) {
+    let mut logged = official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(code) = logged.take() {
-        let official_account = &account.account().official_account;
+        let official_account = &official_account.status.name;
         tracing::info!(%official_account, code, "Calls succeed again");
     }
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     domain::clock::{Clock, Moment},
     metrics::Metrics,
-    poll::{Poller, WatchedAccount},
+    poll::{OfficialAccount, Poller, WatchedAccount},
 };
 
 /// How long a trigger may be late before its tick counts as missed. The scheduler looks every half second.
@@ -53,11 +53,11 @@ pub struct TickerContext {
     pub clock: Arc<dyn Clock>,
 }
 
-/// An account as its schedule knows it.
+/// An official account as its schedule knows it.
 pub struct Scheduled {
-    /// The account.
-    pub account: Arc<WatchedAccount>,
-    /// The lane of its official account in the queue.
+    /// The official account; whichever kf accounts it has at a tick are polled.
+    pub official_account: Arc<OfficialAccount>,
+    /// Its lane in the queue.
     pub lane: usize,
 }
 
@@ -88,8 +88,7 @@ impl Drop for Sweep {
 pub struct Ticker {
     context: TickerContext,
     schedule: Schedule,
-    /// Each with its place in the spread, in that order.
-    accounts: Vec<(Duration, Scheduled)>,
+    accounts: Places,
     /// How often it has ticked; readers of the account table see by it which accounts are overdue.
     ticks: Arc<AtomicU64>,
     /// When the next tick is due.
@@ -100,18 +99,34 @@ pub struct Ticker {
     release: Option<(Arc<Sweep>, usize)>,
 }
 
+/// The kf accounts of a schedule in the order of their places in the spread.
+struct Places {
+    spread: Duration,
+    official_accounts: Vec<Scheduled>,
+    /// The lists that `in_order` was made of: it is made anew when one of them was swapped.
+    lists: Vec<Arc<Vec<Arc<WatchedAccount>>>>,
+    in_order: Vec<Place>,
+}
+
+/// A kf account and when it is let go after a tick.
+struct Place {
+    after: Duration,
+    account: Arc<WatchedAccount>,
+    /// The index of its official account.
+    of: usize,
+}
+
 impl Ticker {
-    /// A ticker for accounts of one schedule, each polled at its own fixed place within `spread` after the tick.
+    /// A ticker for the official accounts of one schedule; each kf account is polled at its own fixed place within
+    /// `spread` after the tick.
     pub fn new(
         context: TickerContext,
         schedule: Schedule,
         spread: Duration,
         ticks: Arc<AtomicU64>,
-        accounts: Vec<Scheduled>,
+        official_accounts: Vec<Scheduled>,
     ) -> Self {
-        let mut accounts: Vec<_> =
-            accounts.into_iter().map(|scheduled| (place(&scheduled, spread), scheduled)).collect();
-        accounts.sort_by_key(|(place, _)| *place);
+        let accounts = Places { spread, official_accounts, lists: Vec::new(), in_order: Vec::new() };
         Self { context, schedule, accounts, ticks, due: None, served: None, release: None }
     }
 
@@ -173,6 +188,7 @@ impl Ticker {
             );
         }
         self.let_all_go();
+        self.accounts.follow();
         self.release = Some((Sweep::begin(&self.context, now, self.due), 0));
     }
 
@@ -208,23 +224,25 @@ impl Ticker {
 
     fn let_go_until(&mut self, elapsed: Duration) {
         let Some((sweep, first)) = self.release.take() else { return };
-        let end = first + self.accounts[first..].partition_point(|(place, _)| *place <= elapsed);
-        self.context.queue.push(self.accounts[first..end].iter().filter_map(|(_, scheduled)| {
-            let Some(claim) = scheduled.account.claim() else {
-                self.context.poller.overrun(&scheduled.account);
+        let places = &self.accounts.in_order;
+        let end = first + places[first..].partition_point(|place| place.after <= elapsed);
+        self.context.queue.push(places[first..end].iter().filter_map(|place| {
+            let Scheduled { official_account, lane } = &self.accounts.official_accounts[place.of];
+            let Some(claim) = official_account.claim(&place.account) else {
+                self.context.poller.overrun(&place.account);
                 return None;
             };
-            Some(Job { claim, lane: scheduled.lane, sweep: Arc::clone(&sweep), repeats: 0 })
+            Some(Job { claim, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 })
         }));
-        if end < self.accounts.len() {
+        if end < places.len() {
             self.release = Some((sweep, end));
         }
     }
 
     fn next_look(&self, now: Moment) -> Duration {
         let release = self.release.as_ref().and_then(|(sweep, next)| {
-            let (place, _) = self.accounts.get(*next)?;
-            Some(place.saturating_sub(now.since(&sweep.started)))
+            let place = self.accounts.in_order.get(*next)?;
+            Some(place.after.saturating_sub(now.since(&sweep.started)))
         });
         LONGEST_SLEEP.min(release.unwrap_or(LONGEST_SLEEP))
     }
@@ -246,10 +264,35 @@ impl Ticker {
     }
 }
 
+impl Places {
+    /// Takes over the kf accounts that came, and drops those that went.
+    fn follow(&mut self) {
+        let lists = || self.official_accounts.iter().map(|scheduled| scheduled.official_account.accounts());
+        let same = self.lists.len() == self.official_accounts.len()
+            && self.lists.iter().zip(lists()).all(|(known, list)| Arc::ptr_eq(known, &list));
+        if same {
+            return;
+        }
+        self.lists = lists().collect();
+        let accounts = self
+            .lists
+            .iter()
+            .enumerate()
+            .flat_map(|(of, list)| list.iter().map(move |account| (of, account)));
+        let places = accounts.map(|(of, account)| Place {
+            after: place(account, self.spread),
+            account: Arc::clone(account),
+            of,
+        });
+        self.in_order = places.collect();
+        self.in_order.sort_by_key(|place| place.after);
+    }
+}
+
 /// Where in the spread an account is polled: by a hash of its names, the same at every tick.
-fn place(scheduled: &Scheduled, spread: Duration) -> Duration {
+fn place(account: &WatchedAccount, spread: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
-    let account = &scheduled.account.status.account;
+    let account = &account.status.account;
     (&account.appid, &account.kf_account).hash(&mut hasher);
     // The upper half of the hash as a fraction of one.
     spread.mul_f64((hasher.finish() >> 32) as f64 / f64::from(u32::MAX))

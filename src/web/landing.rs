@@ -11,7 +11,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::WebState;
 use crate::{
     domain::{account::AccountState, clock::Moment},
-    status::RowRef,
+    status::{AccountRows, RowRef},
 };
 
 /// The most accounts shown; a page of a hundred thousand rows helps nobody.
@@ -32,7 +32,8 @@ th, td { border-color: #2b343d; } .state { background: #2b343d; } .ok { backgrou
 
 pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     let now = state.clock.now();
-    let mut rows: Vec<RowRef<'_>> = state.table.rows().into_iter().flatten().collect();
+    let read = state.table.read();
+    let mut rows: Vec<RowRef<'_>> = read.iter().flat_map(AccountRows::iter).collect();
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|account| urgency(account.row.state));
     let sessions: u64 = rows.iter().filter_map(|account| account.row.sessions).sum();
