@@ -7,6 +7,7 @@
 //! finds the same difference again.
 
 mod account;
+mod kf_list;
 mod report;
 
 use std::{sync::Arc, time::Duration};

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use crate::domain::{
     account::{Account, AccountState, Conclusion},
+    agents::{Binding, Quota, WaitingQueue},
     watch::Watch,
 };
 
@@ -34,6 +35,8 @@ pub struct OfficialAccountStatus {
     pub labels: Box<str>,
     /// What was counted for it as a whole.
     pub calls: Arc<CallCounters>,
+    /// What collectors know of it.
+    collected: Mutex<Collected>,
     /// Its kf accounts. Swapped whole when one comes or goes.
     accounts: ArcSwap<Vec<Arc<AccountStatus>>>,
 }
@@ -46,7 +49,31 @@ pub struct AccountStatus {
     pub labels: Box<str>,
     /// How often its schedule has ticked; shared by all accounts of the schedule.
     pub ticks: Arc<AtomicU64>,
+    /// What collectors know of it.
+    agent: Mutex<Agent>,
     row: Mutex<Row>,
+}
+
+/// What collectors know of an official account; `None` until it is known.
+#[derive(Clone, Debug, Default)]
+pub struct Collected {
+    /// The customers who wait, as getwaitcase told.
+    pub waiting: Option<WaitingQueue>,
+    /// The quota of getsessionlist.
+    pub quota: Option<Quota>,
+}
+
+/// What collectors know of a kf account; `None` until it is known.
+#[derive(Clone, Debug, Default)]
+pub struct Agent {
+    /// The name that customers see.
+    pub nickname: Option<Arc<str>>,
+    /// Whether a WeChat user is bound to it, as getkflist told.
+    pub binding: Option<Binding>,
+    /// Whether it is online.
+    pub online: Option<bool>,
+    /// How many sessions it has accepted, as getonlinekflist told.
+    pub accepted_cases: Option<u64>,
 }
 
 /// What is known of one kf account.
@@ -156,12 +183,17 @@ impl OfficialAccountStatus {
     /// A new row for an official account, without kf accounts.
     pub fn new(name: Arc<str>, calls: Arc<CallCounters>) -> Self {
         let labels = format!("official_account=\"{}\"", escaped(&name)).into();
-        Self { name, labels, calls, accounts: ArcSwap::default() }
+        Self { name, labels, calls, collected: Mutex::default(), accounts: ArcSwap::default() }
     }
 
     /// Its kf accounts.
     pub fn accounts(&self) -> Arc<Vec<Arc<AccountStatus>>> {
         self.accounts.load_full()
+    }
+
+    /// What collectors know of it, for writing.
+    pub fn collected(&self) -> MutexGuard<'_, Collected> {
+        self.collected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on these are its kf accounts.
@@ -180,7 +212,12 @@ impl AccountStatus {
         );
         let mut row = Row::default();
         row.observe(watch);
-        Self { account, labels: labels.into(), ticks, row: Mutex::new(row) }
+        Self { account, labels: labels.into(), ticks, agent: Mutex::default(), row: Mutex::new(row) }
+    }
+
+    /// What collectors know of it, for writing.
+    pub fn agent(&self) -> MutexGuard<'_, Agent> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its row, for writing.
