@@ -10,6 +10,7 @@
 mod answer;
 mod attendance;
 mod body;
+mod caller;
 mod clock;
 mod component;
 mod control;

@@ -58,7 +58,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     // The ordinary configuration, polled more often, so that there is something to see.
     let text = format!(
         "{}\n[poll]\nschedule = \"*/3 * * * * *\"\n[web]\nlisten = \"{}\"\n",
-        simulate::configuration(&simulator.base_url(), &scenario),
+        simulate::configuration_of(&simulator.base_url(), &scenario),
         args.listen.unwrap_or_else(free_address)
     );
     let loaded = Config::from_toml(&text, &directory, &Environment::default())?;

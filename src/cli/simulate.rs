@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::simulator::{Endpoint, RequiredHeader, Scenario, Simulator, TokenRoute};
+use crate::simulator::{AccountToWatch, Endpoint, RequiredHeader, Scenario, Simulator, TokenRoute};
 
 /// Options of `kfwatch simulate`.
 #[derive(Debug, clap::Args)]
@@ -67,7 +67,7 @@ async fn run_printing_to(
         .await
         .with_context(|| format!("listen on {}", args.listen))?;
     tracing::info!(listen = %simulator.address(), "Simulating the WeChat API on {}", simulator.base_url());
-    let configuration = configuration(&simulator.base_url(), &scenario);
+    let configuration = configuration_of(&simulator.base_url(), &scenario);
     out.write_all(configuration.as_bytes()).and_then(|()| out.flush()).context("print the configuration")?;
     drop(out);
     shutdown.await;
@@ -75,47 +75,67 @@ async fn run_printing_to(
     Ok(())
 }
 
-/// A configuration for a daemon that watches the accounts of this scenario on a simulator.
-pub fn configuration(base_url: &str, scenario: &Scenario) -> String {
+/// A configuration for a daemon that watches these accounts on a simulator, each with its own AppSecret.
+pub fn configuration(base_url: &str, accounts: &[AccountToWatch]) -> String {
+    written(base_url, accounts.iter().map(|account| (account, &TokenRoute::Secret)))
+}
+
+/// A configuration for a daemon that watches all accounts of this scenario, whose tokens come as the scenario says.
+pub fn configuration_of(base_url: &str, scenario: &Scenario) -> String {
+    let accounts = scenario.accounts();
+    let routes: Vec<TokenRoute> =
+        accounts.iter().map(|account| scenario.token_route(&account.appid)).collect();
+    written(base_url, accounts.iter().zip(&routes))
+}
+
+fn written<'a>(
+    base_url: &str,
+    accounts: impl Iterator<Item = (&'a AccountToWatch, &'a TokenRoute)>,
+) -> String {
     let mut text = format!(
         "# A configuration for kfwatch, to watch the simulated WeChat API.\n\n[api]\nbase_url = {}\n",
         quoted(base_url)
     );
-    for account in scenario.accounts() {
+    for (account, route) in accounts {
         let kf_accounts: Vec<String> = account.kf_accounts.iter().map(|name| quoted(name)).collect();
         let [name, appid] = [&account.name, &account.appid].map(|value| quoted(value));
-        let token = match scenario.token_route(&account.appid) {
-            TokenRoute::Secret => format!("source = \"stable\"\nsecret = {}\n", quoted(&account.secret)),
-            TokenRoute::TokenServer(header) => {
-                let url = format!("{base_url}{}{}", Endpoint::TokenServer.path(), account.appid);
-                format!(
-                    "source = \"server\"\nurl = {}\njson_pointer = \"/access_token\"\n{}",
-                    quoted(&url),
-                    header_file("token-server.header", header.as_ref())
-                )
-            }
-            TokenRoute::Component { component, refresh_token } => {
-                let url = format!("{base_url}{}{}", Endpoint::TicketServer.path(), component.component_appid);
-                format!(
-                    "source = \"component\"\ncomponent_appid = {}\nsecret = {}\nticket_url = {}\n\
-                     refresh_token = {}\n{}",
-                    quoted(&component.component_appid),
-                    quoted(&component.secret),
-                    quoted(&url),
-                    quoted(&refresh_token),
-                    header_file("ticket-server.header", component.ticket_header.as_ref())
-                )
-            }
-        };
         // Writing to a string cannot fail.
         let _ = write!(
             text,
             "\n[[official_accounts]]\nname = {name}\nappid = {appid}\nkf_accounts = [{}]\n\
-             [official_accounts.token]\n{token}",
-            kf_accounts.join(", ")
+             [official_accounts.token]\n{}",
+            kf_accounts.join(", "),
+            token(base_url, account, route)
         );
     }
     text
+}
+
+/// The keys of an account's token source, one a line.
+fn token(base_url: &str, account: &AccountToWatch, route: &TokenRoute) -> String {
+    match route {
+        TokenRoute::Secret => format!("source = \"stable\"\nsecret = {}\n", quoted(&account.secret)),
+        TokenRoute::TokenServer(header) => {
+            let url = format!("{base_url}{}{}", Endpoint::TokenServer.path(), account.appid);
+            format!(
+                "source = \"server\"\nurl = {}\njson_pointer = \"/access_token\"\n{}",
+                quoted(&url),
+                header_file("token-server.header", header.as_ref())
+            )
+        }
+        TokenRoute::Component { component, refresh_token } => {
+            let url = format!("{base_url}{}{}", Endpoint::TicketServer.path(), component.component_appid);
+            format!(
+                "source = \"component\"\ncomponent_appid = {}\nsecret = {}\nticket_url = {}\n\
+                 refresh_token = {}\n{}",
+                quoted(&component.component_appid),
+                quoted(&component.secret),
+                quoted(&url),
+                quoted(refresh_token),
+                header_file("ticket-server.header", component.ticket_header.as_ref())
+            )
+        }
+    }
 }
 
 /// The key for a header that the scenario demands; a configuration cannot hold the header itself.
@@ -166,7 +186,7 @@ mod tests {
     }
 
     fn printed(scenario: &Scenario) -> toml::Table {
-        toml::from_str(&configuration("http://127.0.0.1:1", scenario)).unwrap()
+        toml::from_str(&configuration_of("http://127.0.0.1:1", scenario)).unwrap()
     }
 
     #[test]
@@ -178,6 +198,9 @@ mod tests {
         assert_eq!(officials[0]["kf_accounts"].as_array().unwrap().len(), 10);
         let secret = &Scenario::demo(1).accounts()[0].secret;
         assert_eq!(officials[0]["token"]["secret"].as_str(), Some(&**secret));
+        let accounts = Scenario::demo(1).accounts();
+        let by_accounts = configuration("http://127.0.0.1:1", &accounts);
+        assert_eq!(by_accounts, configuration_of("http://127.0.0.1:1", &Scenario::demo(1)));
     }
 
     #[test]

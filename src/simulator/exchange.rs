@@ -1,6 +1,5 @@
-//! One request and its answer: who calls, what goes wrong, what is answered. Synchronous; `server` does the waiting.
+//! One request and its answer: what goes wrong, what is answered. Synchronous; `server` does the waiting.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,19 +8,16 @@ use hyper::{HeaderMap, Method};
 
 use super::Shared;
 use super::answer::{self, Answer};
-use super::attendance::KfAccount;
-use super::component::Component;
-use super::endpoints::component::{Asked, ComponentCall};
-use super::endpoints::token::Credentials;
+use super::caller::Caller;
+use super::endpoints::component::Asked;
 use super::endpoints::{agents, component, operator, quota, sessions, token};
-use super::fault::{Call, Fault, OnConnection};
+use super::fault::{Fault, OnConnection};
 use super::flight::Flight;
 use super::ledger::Answered;
 use super::lock;
 use super::quota::Refusal;
-use super::requests::TokenCall;
-use super::routes::{Endpoint, query_parameter};
-use super::token::{Verdict, official_account_number};
+use super::routes::Endpoint;
+use super::token::Verdict;
 use super::world::OfficialAccount;
 
 /// A request, read to its end.
@@ -99,93 +95,6 @@ pub(super) fn reply(shared: &Arc<Shared>, request: &Request<'_>) -> Reply {
     Reply { answer, delivery: Delivery::of(fault.as_ref()), flight }
 }
 
-/// Who calls, as far as the request tells.
-#[derive(Debug)]
-pub(super) struct Caller<'a> {
-    endpoint: Endpoint,
-    access_token: Option<Cow<'a, str>>,
-    /// None also if the body of a token call is no JSON.
-    credentials: Option<Credentials<'a>>,
-    /// None also if the body of a component's call is no JSON.
-    component_call: Option<ComponentCall<'a>>,
-    component: Option<&'a Component>,
-    pub(super) official: Option<&'a OfficialAccount>,
-    kf_name: Option<Cow<'a, str>>,
-    pub(super) kf_account: Option<Arc<KfAccount>>,
-}
-
-impl<'a> Caller<'a> {
-    fn identify(shared: &'a Shared, endpoint: Endpoint, request: &Request<'a>) -> Self {
-        let mut caller = Caller {
-            endpoint,
-            access_token: None,
-            credentials: None,
-            component_call: None,
-            component: None,
-            official: None,
-            kf_name: None,
-            kf_account: None,
-        };
-        let world = &shared.world;
-        let appid_behind =
-            |endpoint: Endpoint| request.path.strip_prefix(endpoint.path()).unwrap_or_default();
-        match endpoint {
-            Endpoint::Token => caller.credentials = Some(Credentials::from_query(request.query)),
-            Endpoint::StableToken => caller.credentials = Credentials::from_json(request.body),
-            Endpoint::TokenServer => caller.official = world.by_appid(appid_behind(endpoint)),
-            Endpoint::TicketServer => caller.component = world.component(appid_behind(endpoint)),
-            _ if endpoint.is_of_component() => caller.component_call = ComponentCall::from_json(request.body),
-            _ => caller.access_token = query_parameter(request.query, "access_token"),
-        }
-        if let Some(appid) = caller.credentials.as_ref().and_then(|credentials| credentials.appid.as_deref())
-        {
-            caller.official = world.by_appid(appid);
-        }
-        if let Some(call) = &caller.component_call {
-            caller.component = call.component_appid.as_deref().and_then(|appid| world.component(appid));
-            caller.official = call.authorizer_appid.as_deref().and_then(|appid| world.by_appid(appid));
-        }
-        if let Some(number) = caller.access_token.as_deref().and_then(official_account_number) {
-            caller.official = world.official_accounts().get(number);
-        }
-        if endpoint == Endpoint::GetSessionList {
-            caller.kf_name = query_parameter(request.query, "kf_account");
-            let named = caller.official.zip(caller.kf_name.as_deref());
-            caller.kf_account = named.and_then(|(official, name)| official.kf_account(name));
-        }
-        caller
-    }
-
-    fn count(&self, shared: &Shared, now_ms: i64) {
-        let endpoint = self.endpoint as usize;
-        shared.requests[endpoint].fetch_add(1, Ordering::Relaxed);
-        if let Some(official) = self.official {
-            official.requests[endpoint].fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(component) = self.component {
-            component.requests[endpoint].fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(account) = &self.kf_account {
-            account.polls.fetch_add(1, Ordering::Relaxed);
-        }
-        if self.endpoint.gives_tokens() {
-            let official = self.official.map(|official| &official.appid);
-            let appid = official.or(self.component.map(|component| &component.appid)).cloned();
-            shared.token_calls.record(TokenCall { endpoint: self.endpoint, appid, at_ms: now_ms });
-        }
-    }
-
-    fn call(&self, on_connection: OnConnection, since_start_ms: i64) -> Call<'_> {
-        Call {
-            endpoint: self.endpoint,
-            official_account: self.official.map(|official| [&*official.name, &*official.appid]),
-            kf_account: self.kf_name.as_deref(),
-            on_connection,
-            since_start_ms,
-        }
-    }
-}
-
 struct Exchange<'a> {
     shared: &'a Shared,
     endpoint: Endpoint,
@@ -227,13 +136,17 @@ impl Exchange<'_> {
         }
     }
 
-    /// Faults that act on the world rather than on the answer.
+    /// Faults that act on the world rather than on the answer: on the tokens of whoever makes the call.
     fn disturb_tokens(&self, fault: Option<&Fault>) {
-        let Some(official) = self.caller.official else { return };
+        let desk = match *self.caller {
+            Caller { component: Some(component), .. } => &component.desk,
+            Caller { official: Some(official), .. } => &official.desk,
+            _ => return,
+        };
         match fault {
-            Some(Fault::ExpireTokens) => lock(&official.desk).expire_all(self.now_ms),
-            Some(Fault::RevokeTokens) => lock(&official.desk).revoke_all(),
-            Some(Fault::Meddle) => drop(lock(&official.desk).issue_classic(self.now_ms)),
+            Some(Fault::ExpireTokens) => lock(desk).expire_all(self.now_ms),
+            Some(Fault::RevokeTokens) => lock(desk).revoke_all(),
+            Some(Fault::Meddle) => drop(lock(desk).issue_classic(self.now_ms)),
             _ => {}
         }
     }

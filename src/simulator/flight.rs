@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Shared;
 use super::attendance::KfAccount;
-use super::exchange::Caller;
+use super::caller::Caller;
 use super::ledger::{Answered, PollRecord};
 use super::world::OfficialAccount;
 

@@ -1,7 +1,7 @@
 //! The script of a simulation: official accounts, their kf accounts and customers, token lifetimes, faults.
 //!
 //! Read from TOML, or built by [`Scenario::demo`], [`Scenario::platform`] and [`Scenario::load`]. A scenario is plain data; the same scenario
-//! always plays the same history of sessions. `tests/scenarios/faults.toml` is a commented sample.
+//! always plays the same history of sessions. `tests/scenarios` has commented samples.
 
 use std::time::Duration;
 
@@ -299,10 +299,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_scenario_is_valid() {
-        let sample = include_str!("../../tests/scenarios/faults.toml");
-        let scenario = Scenario::from_toml(sample).unwrap();
-        assert!(scenario.faults.len() > 5);
+    fn the_sample_scenarios_are_valid() {
+        let faults = Scenario::from_toml(include_str!("../../tests/scenarios/faults.toml")).unwrap();
+        assert!(faults.faults.len() > 5);
+        let platform = Scenario::from_toml(include_str!("../../tests/scenarios/platform.toml")).unwrap();
+        assert!(matches!(platform.token_route("wx00000000000000a1"), TokenRoute::Component { .. }));
+        assert!(matches!(platform.token_route("wx00000000000000a2"), TokenRoute::TokenServer(Some(_))));
     }
 
     #[test]

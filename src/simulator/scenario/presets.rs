@@ -117,8 +117,7 @@ fn demo_kf_account(official_account: usize, number: usize) -> KfAccountScript {
         // Early in the list, so that it is seen at once.
         (0, 2) => KfState::UnboundWaiting,
         (0, 10) => KfState::Unbound,
-        (1, 7) => KfState::UnboundRejected,
-        (1, 8) => KfState::UnboundExpired,
+        (1, 8) => KfState::UnboundRejected,
         (2, 6) => KfState::Invalid,
         _ => KfState::Bound,
     };
