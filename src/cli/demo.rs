@@ -41,8 +41,7 @@ pub(super) struct DemoArgs {
 pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     init_logging("info", Format::Text)?;
     let scenario = Scenario { ledger: false, ..Scenario::demo(args.seed) };
-    let accounts = scenario.accounts();
-    let simulator = Simulator::start(scenario, SocketAddr::new(DEFAULT_LISTEN.ip(), 0))
+    let simulator = Simulator::start(scenario.clone(), SocketAddr::new(DEFAULT_LISTEN.ip(), 0))
         .await
         .context("start the simulated WeChat API")?;
     let temporary;
@@ -59,7 +58,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     // The ordinary configuration, polled more often, so that there is something to see.
     let text = format!(
         "{}\n[poll]\nschedule = \"*/3 * * * * *\"\n[web]\nlisten = \"{}\"\n",
-        simulate::configuration(&simulator.base_url(), &accounts),
+        simulate::configuration_of(&simulator.base_url(), &scenario),
         args.listen.unwrap_or_else(free_address)
     );
     let loaded = Config::from_toml(&text, &directory, &Environment::default())?;
@@ -98,6 +97,7 @@ fn introduce(app: &App, simulator: &Simulator) {
              WeChat API    {} (simulated)\n\n\
              Session events appear on standard output, one JSON object a line; logs on standard error.\n\
              Some kf accounts are refused on purpose: not bound to a WeChat user (65402), or unknown (65401).\n\
+             Now and then a session is transferred from one kf account to another.\n\
              Press Ctrl-C to stop.\n",
             simulator.base_url()
         );

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::simulator::{AccountToWatch, Scenario, Simulator};
+use crate::simulator::{AccountToWatch, Endpoint, RequiredHeader, Scenario, Simulator, TokenRoute};
 
 /// Options of `kfwatch simulate`.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,11 @@ pub struct SimulateArgs {
     /// A scenario in TOML; the one of `kfwatch demo` if absent
     #[arg(long, value_name = "FILE", conflicts_with = "load_accounts")]
     pub scenario: Option<PathBuf>,
+
+    /// The scenario of a third-party platform: the accounts of `kfwatch demo`, with tokens from a component and from a
+    /// central token server
+    #[arg(long, conflicts_with_all = ["scenario", "load_accounts"])]
+    pub platform: bool,
 
     /// Play another history of the same scenario
     #[arg(long, value_name = "N")]
@@ -58,12 +63,11 @@ async fn run_printing_to(
         tracing::warn!(listen = %args.listen, "Anyone who reaches {} can use the simulator", args.listen);
     }
     let scenario = scenario(&args)?;
-    let accounts = scenario.accounts();
-    let simulator = Simulator::start(scenario, args.listen)
+    let simulator = Simulator::start(scenario.clone(), args.listen)
         .await
         .with_context(|| format!("listen on {}", args.listen))?;
     tracing::info!(listen = %simulator.address(), "Simulating the WeChat API on {}", simulator.base_url());
-    let configuration = configuration(&simulator.base_url(), &accounts);
+    let configuration = configuration_of(&simulator.base_url(), &scenario);
     out.write_all(configuration.as_bytes()).and_then(|()| out.flush()).context("print the configuration")?;
     drop(out);
     shutdown.await;
@@ -71,25 +75,79 @@ async fn run_printing_to(
     Ok(())
 }
 
-/// A configuration for a daemon that watches these accounts on a simulator.
+/// A configuration for a daemon that watches these accounts on a simulator, each with its own AppSecret.
 pub fn configuration(base_url: &str, accounts: &[AccountToWatch]) -> String {
-    let quoted = |text: &str| toml::Value::from(text).to_string();
+    written(base_url, accounts.iter().map(|account| (account, &TokenRoute::Secret)))
+}
+
+/// A configuration for a daemon that watches all accounts of this scenario, whose tokens come as the scenario says.
+pub fn configuration_of(base_url: &str, scenario: &Scenario) -> String {
+    let accounts = scenario.accounts();
+    let routes: Vec<TokenRoute> =
+        accounts.iter().map(|account| scenario.token_route(&account.appid)).collect();
+    written(base_url, accounts.iter().zip(&routes))
+}
+
+fn written<'a>(
+    base_url: &str,
+    accounts: impl Iterator<Item = (&'a AccountToWatch, &'a TokenRoute)>,
+) -> String {
     let mut text = format!(
         "# A configuration for kfwatch, to watch the simulated WeChat API.\n\n[api]\nbase_url = {}\n",
         quoted(base_url)
     );
-    for AccountToWatch { name, appid, secret, kf_accounts } in accounts {
-        let kf_accounts: Vec<String> = kf_accounts.iter().map(|name| quoted(name)).collect();
-        let [name, appid, secret] = [name, appid, secret].map(|value| quoted(value));
+    for (account, route) in accounts {
+        let kf_accounts: Vec<String> = account.kf_accounts.iter().map(|name| quoted(name)).collect();
+        let [name, appid] = [&account.name, &account.appid].map(|value| quoted(value));
         // Writing to a string cannot fail.
         let _ = write!(
             text,
             "\n[[official_accounts]]\nname = {name}\nappid = {appid}\nkf_accounts = [{}]\n\
-             [official_accounts.token]\nsource = \"stable\"\nsecret = {secret}\n",
-            kf_accounts.join(", ")
+             [official_accounts.token]\n{}",
+            kf_accounts.join(", "),
+            token(base_url, account, route)
         );
     }
     text
+}
+
+/// The keys of an account's token source, one a line.
+fn token(base_url: &str, account: &AccountToWatch, route: &TokenRoute) -> String {
+    match route {
+        TokenRoute::Secret => format!("source = \"stable\"\nsecret = {}\n", quoted(&account.secret)),
+        TokenRoute::TokenServer(header) => {
+            let url = format!("{base_url}{}{}", Endpoint::TokenServer.path(), account.appid);
+            format!(
+                "source = \"server\"\nurl = {}\njson_pointer = \"/access_token\"\n{}",
+                quoted(&url),
+                header_file("token-server.header", header.as_ref())
+            )
+        }
+        TokenRoute::Component { component, refresh_token } => {
+            let url = format!("{base_url}{}{}", Endpoint::TicketServer.path(), component.component_appid);
+            format!(
+                "source = \"component\"\ncomponent_appid = {}\nsecret = {}\nticket_url = {}\n\
+                 refresh_token = {}\n{}",
+                quoted(&component.component_appid),
+                quoted(&component.secret),
+                quoted(&url),
+                quoted(refresh_token),
+                header_file("ticket-server.header", component.ticket_header.as_ref())
+            )
+        }
+    }
+}
+
+/// The key for a header that the scenario demands; a configuration cannot hold the header itself.
+fn header_file(path: &str, header: Option<&RequiredHeader>) -> String {
+    let line = |RequiredHeader { name, value }: &RequiredHeader| {
+        format!("header_file = {}  # to be written, with this line: {name}: {value}\n", quoted(path))
+    };
+    header.map_or_else(String::new, line)
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
 }
 
 fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
@@ -102,6 +160,7 @@ fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
         (None, Some(kf_accounts)) => {
             Scenario::load(args.load_official_accounts, kf_accounts, args.load_sessions, args.load_churn)
         }
+        (None, None) if args.platform => Scenario::platform(0),
         (None, None) => Scenario::demo(0),
     };
     let seed = args.seed.unwrap_or(scenario.seed);
@@ -126,16 +185,41 @@ mod tests {
         program.map(|program| program.args)
     }
 
+    fn printed(scenario: &Scenario) -> toml::Table {
+        toml::from_str(&configuration_of("http://127.0.0.1:1", scenario)).unwrap()
+    }
+
     #[test]
     fn the_printed_configuration_is_toml_with_every_account() {
-        let accounts = Scenario::demo(1).accounts();
-        let text = configuration("http://127.0.0.1:1", &accounts);
-        let parsed: toml::Table = toml::from_str(&text).unwrap();
+        let parsed = printed(&Scenario::demo(1));
         assert_eq!(parsed["api"]["base_url"].as_str(), Some("http://127.0.0.1:1"));
         let officials = parsed["official_accounts"].as_array().unwrap();
         assert_eq!(officials.len(), 3);
         assert_eq!(officials[0]["kf_accounts"].as_array().unwrap().len(), 10);
-        assert_eq!(officials[0]["token"]["secret"].as_str(), Some(&*accounts[0].secret));
+        let secret = &Scenario::demo(1).accounts()[0].secret;
+        assert_eq!(officials[0]["token"]["secret"].as_str(), Some(&**secret));
+        let accounts = Scenario::demo(1).accounts();
+        let by_accounts = configuration("http://127.0.0.1:1", &accounts);
+        assert_eq!(by_accounts, configuration_of("http://127.0.0.1:1", &Scenario::demo(1)));
+    }
+
+    #[test]
+    fn the_platforms_accounts_get_their_tokens_from_component_and_token_server() {
+        let mut scenario = Scenario::platform(1);
+        scenario.token_server.header = Some(RequiredHeader { name: "X-Key".into(), value: "k1".into() });
+        let component = scenario.components[0].clone();
+        let parsed = printed(&scenario);
+        let token = |index: usize, key: &str| {
+            parsed["official_accounts"][index]["token"].get(key).and_then(toml::Value::as_str)
+        };
+        assert_eq!((token(0, "source"), token(2, "source")), (Some("component"), Some("server")));
+        assert_eq!(token(0, "component_appid"), Some(&*component.component_appid));
+        let ticket_url = format!("http://127.0.0.1:1/simulator/tickets/{}", component.component_appid);
+        assert_eq!(token(0, "ticket_url"), Some(&*ticket_url));
+        assert_ne!(token(0, "refresh_token"), token(1, "refresh_token"));
+        let appid = &scenario.official_accounts[2].appid;
+        assert_eq!(token(2, "url"), Some(&*format!("http://127.0.0.1:1/simulator/tokens/{appid}")));
+        assert_eq!((token(0, "header_file"), token(2, "header_file")), (None, Some("token-server.header")));
     }
 
     #[test]
@@ -149,6 +233,7 @@ mod tests {
     fn contradictory_options_are_refused() {
         assert!(args("--load-churn 0.5").is_err());
         assert!(args("--load-accounts 4 --scenario x.toml").is_err());
+        assert!(args("--platform --scenario x.toml").is_err());
     }
 
     #[test]

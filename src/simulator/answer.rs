@@ -3,9 +3,9 @@
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 
+use super::attendance::Session;
 use super::fault::Fault;
 use super::scenario::Style;
-use super::world::Session;
 
 /// White space in front of an oversized body.
 const OVERSIZED_BODY_BYTES: usize = 10 * 1024 * 1024;
@@ -42,7 +42,7 @@ impl Answer {
         Answer { content_type: TEXT_PLAIN, ..self }
     }
 
-    fn html(status: StatusCode) -> Self {
+    pub(super) fn html(status: StatusCode) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
         let page = format!(
             "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n\
@@ -120,12 +120,14 @@ fn error_message(errcode: i64, now_ms: i64) -> String {
         40002 => "invalid grant_type",
         40013 => "invalid appid",
         40014 => "invalid access_token",
+        40097 => "invalid args",
         40125 => "invalid appsecret",
         40164 => "invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist",
         40243 => "invalid appsecret: appsecret is frozen",
         41001 => "access_token missing",
         41002 => "appid missing",
         41004 => "appsecret missing",
+        41018 => "component_appid missing",
         42001 => "access_token expired",
         43001 => "require GET method",
         43002 => "require POST method",
@@ -134,7 +136,12 @@ fn error_message(errcode: i64, now_ms: i64) -> String {
         47001 => "data format error",
         48001 => "api unauthorized",
         50002 => "user limited",
+        61003 => "component is not authorized by this account",
         61004 => "access clientip is not registered",
+        61005 => "component ticket is expired",
+        61006 => "component ticket is invalid",
+        61011 => "invalid component",
+        61023 => "refresh_token is invalid",
         65400 => "please enable new custom service, or wait for a while if you have enabled",
         65401 => "invalid custom service account",
         65402 => "kf account need to bind wechat user",
@@ -282,6 +289,7 @@ impl<'a> Object<'a> {
         match byte {
             b'"' | b'\\' => self.out.extend_from_slice(&[b'\\', byte]),
             b'/' if self.style.escaped_slashes => self.out.extend_from_slice(br"\/"),
+            ..b' ' if self.style.raw_control_characters => self.out.push(byte),
             ..b' ' => self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
             _ => self.out.push(byte),
         }

@@ -1,15 +1,21 @@
 //! Control by hand, from within the process: what tests do to the simulated world, and what they ask of it.
 
+mod agents;
+mod calls;
+mod platform;
+mod tokens;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
+use super::Shared;
+use super::attendance::{KfAccount, SessionToOpen};
+use super::component::Component;
 use super::fault::FaultRule;
 use super::ledger::Ledger;
-use super::routes::Endpoint;
-use super::scenario::KfState;
-use super::world::{KfAccount, OfficialAccount, SessionToOpen};
-use super::{Shared, lock};
+use super::world::OfficialAccount;
 
 /// A handle on a running simulator; cheap to clone, and harmless once the simulator has stopped.
 #[derive(Debug, Clone)]
@@ -23,12 +29,21 @@ pub enum ControlError {
     /// No official account has this appid.
     #[error("there is no official account `{0}`")]
     UnknownOfficialAccount(String),
+    /// No component has this appid.
+    #[error("there is no component `{0}`")]
+    UnknownComponent(String),
     /// The official account has no such kf account, not even an invalid one.
     #[error("there is no kf account `{0}`")]
     UnknownKfAccount(String),
     /// Nobody of this openid is with the kf account.
     #[error("`{0}` has no open session")]
     NoSession(String),
+    /// The scenario has no component for the official account.
+    #[error("no component acts for official account `{0}`")]
+    NoComponent(String),
+    /// The official account has withdrawn its authorization.
+    #[error("official account `{0}` grants its component nothing")]
+    NotGranted(String),
     /// The daily limit of token fetches is used up.
     #[error("no more tokens are issued today")]
     TokenQuota,
@@ -48,7 +63,7 @@ impl Control {
         createtime: Option<i64>,
     ) -> Result<(), ControlError> {
         let account = self.kf_account(appid, kf_account)?;
-        let (now_ms, book) = (self.shared.clock.now_ms(), &self.shared.ledger);
+        let (now_ms, book) = (self.settled(appid)?, &self.shared.ledger);
         let createtime = createtime.unwrap_or(now_ms.div_euclid(1_000));
         account.attendance(now_ms, book).open(&account, SessionToOpen { openid, createtime, now_ms }, book);
         Ok(())
@@ -56,78 +71,40 @@ impl Control {
 
     /// Closes the customer's open sessions with this kf account.
     pub fn close_session(&self, appid: &str, kf_account: &str, openid: &str) -> Result<(), ControlError> {
-        let (now_ms, book) = (self.shared.clock.now_ms(), &self.shared.ledger);
         let account = self.kf_account(appid, kf_account)?;
-        let closed = account.attendance(now_ms, book).close(openid, now_ms, book);
-        closed.then_some(()).ok_or_else(|| ControlError::NoSession(openid.to_owned()))
+        let (now_ms, book) = (self.settled(appid)?, &self.shared.ledger);
+        let closed = account.attendance(now_ms, book).take(openid, now_ms, book);
+        (!closed.is_empty()).then_some(()).ok_or_else(|| ControlError::NoSession(openid.to_owned()))
+    }
+
+    /// Moves the customer's open sessions from the first kf account to the second one. The scenario's
+    /// [`TransferPolicy`](super::TransferPolicy) says what becomes of createtime.
+    pub fn transfer_session(
+        &self,
+        appid: &str,
+        [from, to]: [&str; 2],
+        openid: &str,
+    ) -> Result<(), ControlError> {
+        let [from, to] = [self.kf_account(appid, from)?, self.kf_account(appid, to)?];
+        let official = self.official(appid)?;
+        let _order = official.in_order();
+        let (now_ms, book) = (self.shared.clock.now_ms(), &self.shared.ledger);
+        official.settle(now_ms, book);
+        let sessions = from.attendance(now_ms, book).take(openid, now_ms, book);
+        if sessions.is_empty() {
+            return Err(ControlError::NoSession(openid.to_owned()));
+        }
+        for session in sessions {
+            official.transfer(session, (&from, &to), now_ms, (now_ms, book));
+        }
+        Ok(())
     }
 
     /// Openids of the open sessions, in no particular order.
     pub fn open_sessions(&self, appid: &str, kf_account: &str) -> Result<Vec<String>, ControlError> {
         let account = self.kf_account(appid, kf_account)?;
-        let attendance = account.attendance(self.shared.clock.now_ms(), &self.shared.ledger);
+        let attendance = account.attendance(self.settled(appid)?, &self.shared.ledger);
         Ok(attendance.open.iter().map(|session| session.openid.to_string()).collect())
-    }
-
-    /// Binds, unbinds or removes (`Invalid`) a kf account. Its sessions go on, unseen while it is not bound.
-    pub fn set_kf_state(&self, appid: &str, kf_account: &str, state: KfState) -> Result<(), ControlError> {
-        let account = self.kf_account(appid, kf_account)?;
-        account.attendance(self.shared.clock.now_ms(), &self.shared.ledger).state = state;
-        Ok(())
-    }
-
-    /// Adds a kf account by its full name: bound, without customers of its own. One that was there is bound again.
-    pub fn add_kf_account(&self, appid: &str, kf_account: &str) -> Result<(), ControlError> {
-        let official = self.official(appid)?;
-        if official.kf_account(kf_account).is_some() {
-            return self.set_kf_state(appid, kf_account, KfState::Bound);
-        }
-        let nickname = kf_account.split('@').next().unwrap_or(kf_account);
-        let newcomer = self.shared.world.newcomer(official, kf_account);
-        official.add_kf_account(kf_account, nickname, newcomer);
-        Ok(())
-    }
-
-    /// Freezes the AppSecret: token calls get 40243.
-    pub fn freeze_secret(&self, appid: &str) -> Result<(), ControlError> {
-        self.official(appid)?.secret_frozen.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Undoes [`Control::freeze_secret`].
-    pub fn unfreeze_secret(&self, appid: &str) -> Result<(), ControlError> {
-        self.official(appid)?.secret_frozen.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Takes the client's address off the allow-list: token calls get 40164.
-    pub fn refuse_address(&self, appid: &str) -> Result<(), ControlError> {
-        self.official(appid)?.address_refused.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Undoes [`Control::refuse_address`].
-    pub fn allow_address(&self, appid: &str) -> Result<(), ControlError> {
-        self.official(appid)?.address_refused.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Ends the life of all tokens now: calls with them get 42001.
-    pub fn expire_tokens(&self, appid: &str) -> Result<(), ControlError> {
-        lock(&self.official(appid)?.desk).expire_all(self.shared.clock.now_ms());
-        Ok(())
-    }
-
-    /// Makes all tokens unknown: calls with them get 40001.
-    pub fn revoke_tokens(&self, appid: &str) -> Result<(), ControlError> {
-        lock(&self.official(appid)?.desk).revoke_all();
-        Ok(())
-    }
-
-    /// Fetches a classic token as another program would, which ends the former one's life after the overlap.
-    pub fn meddle(&self, appid: &str) -> Result<String, ControlError> {
-        let issued = lock(&self.official(appid)?.desk).issue_classic(self.shared.clock.now_ms());
-        issued.map(|issued| issued.value.into()).map_err(|_| ControlError::TokenQuota)
     }
 
     /// Adds a fault in front of those in force.
@@ -140,54 +117,34 @@ impl Control {
         self.shared.faults.clear();
     }
 
-    /// Lets simulated time jump ahead, for the Date header, tokens, customers and the ledger alike.
+    /// Lets simulated time jump ahead, for the Date header, tokens, tickets, quotas, customers and the ledger alike.
     pub fn advance(&self, by: Duration) {
         self.shared.clock.advance(by);
     }
 
-    /// Requests of an endpoint up to now, whoever made them.
-    pub fn requests(&self, endpoint: Endpoint) -> u64 {
-        self.shared.requests[endpoint as usize].load(Ordering::Relaxed)
+    /// The simulated time.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.shared.clock.now_ms()).unwrap_or(Timestamp::MAX)
     }
 
-    /// Requests of an endpoint that could be attributed to this official account.
-    pub fn requests_of(&self, appid: &str, endpoint: Endpoint) -> Result<u64, ControlError> {
-        Ok(self.official(appid)?.requests[endpoint as usize].load(Ordering::Relaxed))
+    /// Sends a Date header that is so far ahead of the simulated clock; a negative one is behind.
+    pub fn set_date_skew(&self, skew: SignedDuration) {
+        self.shared.date.skew(skew);
     }
 
-    /// getsessionlist requests for this kf account, refused ones included.
-    pub fn polls_of(&self, appid: &str, kf_account: &str) -> Result<u64, ControlError> {
-        Ok(self.kf_account(appid, kf_account)?.polls.load(Ordering::Relaxed))
-    }
-
-    /// The most getsessionlist requests that any one kf account ever had in flight at once.
-    pub fn max_in_flight_of_any_kf_account(&self) -> usize {
-        let officials = self.shared.world.official_accounts();
-        officials
-            .iter()
-            .flat_map(OfficialAccount::kf_accounts)
-            .map(|kf| kf.in_flight.max())
-            .max()
-            .unwrap_or(0)
-    }
-
-    /// The most getsessionlist requests that this kf account ever had in flight at once.
-    pub fn max_in_flight_of(&self, appid: &str, kf_account: &str) -> Result<usize, ControlError> {
-        Ok(self.kf_account(appid, kf_account)?.in_flight.max())
-    }
-
-    /// The most getsessionlist requests that this official account ever had in flight at once.
-    pub fn max_in_flight_of_official_account(&self, appid: &str) -> Result<usize, ControlError> {
-        Ok(self.official(appid)?.in_flight.max())
+    /// Sends no Date header any more, until [`Control::set_date_skew`] brings it back.
+    pub fn omit_date(&self) {
+        self.shared.date.omit();
     }
 
     /// What really happened up to now, seen or not.
     pub fn ledger(&self) -> Ledger {
-        let now_ms = self.shared.clock.now_ms();
         if self.shared.ledger.is_enabled() {
-            for account in self.shared.world.official_accounts().iter().flat_map(OfficialAccount::kf_accounts)
-            {
-                drop(account.attendance(now_ms, &self.shared.ledger));
+            for official in self.shared.world.official_accounts() {
+                let now_ms = self.settle(official);
+                for account in official.kf_accounts() {
+                    drop(account.attendance(now_ms, &self.shared.ledger));
+                }
             }
         }
         self.shared.ledger.copy()
@@ -198,8 +155,25 @@ impl Control {
         self.shared.world.by_appid(appid).ok_or_else(unknown)
     }
 
+    fn component(&self, appid: &str) -> Result<&Component, ControlError> {
+        let unknown = || ControlError::UnknownComponent(appid.to_owned());
+        self.shared.world.component(appid).ok_or_else(unknown)
+    }
+
     fn kf_account(&self, appid: &str, name: &str) -> Result<Arc<KfAccount>, ControlError> {
         let unknown = || ControlError::UnknownKfAccount(name.to_owned());
         self.official(appid)?.kf_account(name).ok_or_else(unknown)
+    }
+
+    /// The time now, up to which all transfers have been carried out.
+    fn settled(&self, appid: &str) -> Result<i64, ControlError> {
+        Ok(self.settle(self.official(appid)?))
+    }
+
+    fn settle(&self, official: &OfficialAccount) -> i64 {
+        let _order = official.in_order();
+        let now_ms = self.shared.clock.now_ms();
+        official.settle(now_ms, &self.shared.ledger);
+        now_ms
     }
 }

@@ -14,6 +14,8 @@ const OPENID_RANDOM_CHARS: usize = 27;
 const REMEMBERED_CUSTOMERS: usize = 8;
 /// A customer does not return sooner: createtime is in whole seconds, and two sessions of one customer must differ.
 const RETURNS_AFTER_MS: i64 = 1_000;
+/// Customers who stay for ever are not handed over later after they were accepted.
+const LATEST_TRANSFER_MS: i64 = 60 * 60 * 1_000;
 /// Characters of an openid.
 const OPENID_ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
 
@@ -24,6 +26,15 @@ pub(super) struct Visit {
     pub(super) arrives_ms: i64,
     pub(super) accepted_ms: i64,
     pub(super) leaves_ms: i64,
+    pub(super) handover: Option<Handover>,
+}
+
+/// The moment at which a session passes to another kf account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Handover {
+    pub(super) at_ms: i64,
+    /// Chooses among the colleagues, however many there are.
+    pub(super) pick: usize,
 }
 
 /// The endless sequence of visits, in order of arrival.
@@ -31,6 +42,10 @@ pub(super) struct Visit {
 pub(super) struct Customers {
     flow: Arc<CustomerFlow>,
     rng: fastrand::Rng,
+    /// Probability that a session is handed over.
+    transfers: f64,
+    /// Apart from the others, so that the same customers come whether they are handed over or not.
+    transfer_rng: fastrand::Rng,
     initial_left: u32,
     last_arrival_ms: i64,
     recent: Vec<(Box<str>, i64)>,
@@ -38,10 +53,16 @@ pub(super) struct Customers {
 
 impl Customers {
     /// The seed is derived from the scenario's and the kf account's name, so that each account has its own stream.
-    pub(super) fn new(flow: Arc<CustomerFlow>, seed: u64) -> Self {
-        let initial_left = flow.initial;
-        let rng = fastrand::Rng::with_seed(seed);
-        Customers { flow, rng, initial_left, last_arrival_ms: 0, recent: Vec::new() }
+    pub(super) fn new(flow: Arc<CustomerFlow>, transfers: f64, seed: u64) -> Self {
+        Customers {
+            initial_left: flow.initial,
+            flow,
+            rng: fastrand::Rng::with_seed(seed),
+            transfers,
+            transfer_rng: fastrand::Rng::with_seed(derived_seed(seed, &["transfers"])),
+            last_arrival_ms: 0,
+            recent: Vec::new(),
+        }
     }
 
     /// The next visit; none when nobody arrives any more.
@@ -60,7 +81,8 @@ impl Customers {
         if flow.returning > 0.0 && leaves_ms < i64::MAX {
             self.remember(openid.clone(), leaves_ms);
         }
-        Some(Visit { openid, arrives_ms, accepted_ms, leaves_ms })
+        let handover = self.handover(accepted_ms, leaves_ms);
+        Some(Visit { openid, arrives_ms, accepted_ms, leaves_ms, handover })
     }
 
     fn visit_begun_before_the_start(&mut self) -> Visit {
@@ -69,7 +91,18 @@ impl Customers {
             self.rng.i64(0..=stay_ms)
         });
         let leaves_ms = self.leaves_ms(0);
-        Visit { openid: self.new_openid(), arrives_ms: -age_ms, accepted_ms: -age_ms, leaves_ms }
+        let handover = self.handover(0, leaves_ms);
+        Visit { openid: self.new_openid(), arrives_ms: -age_ms, accepted_ms: -age_ms, leaves_ms, handover }
+    }
+
+    fn handover(&mut self, accepted_ms: i64, leaves_ms: i64) -> Option<Handover> {
+        if self.transfers <= 0.0 || self.transfer_rng.f64() >= self.transfers {
+            return None;
+        }
+        let stay_ms = leaves_ms.saturating_sub(accepted_ms).min(LATEST_TRANSFER_MS);
+        let at_ms = accepted_ms + self.transfer_rng.i64(0..=stay_ms);
+        let pick = self.transfer_rng.usize(..);
+        (at_ms < leaves_ms).then_some(Handover { at_ms, pick })
     }
 
     fn leaves_ms(&mut self, accepted_ms: i64) -> i64 {
@@ -141,7 +174,7 @@ mod tests {
     }
 
     fn visits(seed: u64) -> Vec<Visit> {
-        let mut customers = Customers::new(Arc::new(flow()), seed);
+        let mut customers = Customers::new(Arc::new(flow()), 0.0, seed);
         (0..500).filter_map(|_| customers.next_visit()).collect()
     }
 
@@ -179,9 +212,24 @@ mod tests {
     }
 
     #[test]
+    fn handovers_happen_during_the_stay_and_change_nothing_else() {
+        let mut customers = Customers::new(Arc::new(flow()), 0.5, 5);
+        let mut handovers = 0;
+        for visit in visits(5) {
+            let handed_over = customers.next_visit().unwrap();
+            if let Some(handover) = handed_over.handover {
+                handovers += 1;
+                assert!((visit.accepted_ms.max(0)..visit.leaves_ms).contains(&handover.at_ms));
+            }
+            assert_eq!(Visit { handover: None, ..handed_over }, visit);
+        }
+        assert!((200..300).contains(&handovers), "{handovers}");
+    }
+
+    #[test]
     fn without_gap_nobody_arrives_and_without_stay_nobody_leaves() {
         let flow = CustomerFlow { gap: None, stay: None, ..flow() };
-        let mut customers = Customers::new(Arc::new(flow), 1);
+        let mut customers = Customers::new(Arc::new(flow), 0.0, 1);
         for _ in 0..3 {
             assert_eq!(customers.next_visit().unwrap().leaves_ms, i64::MAX);
         }

@@ -1,22 +1,24 @@
-//! One request and its answer: who calls, what goes wrong, what is answered. Synchronous; `server` does the waiting.
+//! One request and its answer: what goes wrong, what is answered. Synchronous; `server` does the waiting.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper::Method;
+use hyper::{HeaderMap, Method};
 
 use super::Shared;
 use super::answer::{self, Answer};
-use super::endpoints::{self, Credentials};
-use super::fault::{Call, Fault, OnConnection};
+use super::caller::Caller;
+use super::endpoints::component::Asked;
+use super::endpoints::{agents, component, operator, quota, sessions, token};
+use super::fault::{Fault, OnConnection};
 use super::flight::Flight;
 use super::ledger::Answered;
 use super::lock;
-use super::routes::{Endpoint, query_parameter};
-use super::token::{Verdict, official_account_number};
-use super::world::{KfAccount, OfficialAccount};
+use super::quota::Refusal;
+use super::routes::Endpoint;
+use super::token::Verdict;
+use super::world::OfficialAccount;
 
 /// A request, read to its end.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(super) struct Request<'a> {
     pub(super) path: &'a str,
     pub(super) query: &'a str,
     pub(super) body: &'a [u8],
+    pub(super) headers: &'a HeaderMap,
     pub(super) on_connection: OnConnection,
 }
 
@@ -69,9 +72,13 @@ pub(super) fn reply(shared: &Arc<Shared>, request: &Request<'_>) -> Reply {
         tracing::debug!(path = request.path, "Refused a request: no such path");
         return Reply { answer: Answer::not_found(), delivery: Delivery::Whole, flight: None };
     };
-    let now_ms = shared.clock.now_ms();
     let caller = Caller::identify(shared, endpoint, request);
-    caller.count(shared);
+    let _order = caller.official.and_then(OfficialAccount::in_order);
+    let now_ms = shared.clock.now_ms();
+    caller.count(shared, now_ms);
+    if let Some(official) = caller.official {
+        official.settle(now_ms, &shared.ledger);
+    }
     let flight = Flight::depart(shared, &caller, now_ms);
     let fault = shared.faults.strike(&caller.call(request.on_connection, now_ms - shared.world.start_ms));
     let exchange = Exchange { shared, endpoint, request, caller: &caller, now_ms };
@@ -86,69 +93,6 @@ pub(super) fn reply(shared: &Arc<Shared>, request: &Request<'_>) -> Reply {
     );
     let flight = flight.map(|flight| flight.carrying(answered));
     Reply { answer, delivery: Delivery::of(fault.as_ref()), flight }
-}
-
-/// Who calls, as far as the request tells.
-#[derive(Debug)]
-pub(super) struct Caller<'a> {
-    endpoint: Endpoint,
-    access_token: Option<Cow<'a, str>>,
-    /// None also if the body of a token call is no JSON.
-    credentials: Option<Credentials<'a>>,
-    pub(super) official: Option<&'a OfficialAccount>,
-    kf_name: Option<Cow<'a, str>>,
-    pub(super) kf_account: Option<Arc<KfAccount>>,
-}
-
-impl<'a> Caller<'a> {
-    fn identify(shared: &'a Shared, endpoint: Endpoint, request: &Request<'a>) -> Self {
-        let mut caller = Caller {
-            endpoint,
-            access_token: None,
-            credentials: None,
-            official: None,
-            kf_name: None,
-            kf_account: None,
-        };
-        match endpoint {
-            Endpoint::Token => caller.credentials = Some(Credentials::from_query(request.query)),
-            Endpoint::StableToken => caller.credentials = Credentials::from_json(request.body),
-            _ => caller.access_token = query_parameter(request.query, "access_token"),
-        }
-        let appid = caller.credentials.as_ref().and_then(|credentials| credentials.appid.as_deref());
-        let by_token = || {
-            let number = official_account_number(caller.access_token.as_deref()?)?;
-            shared.world.official_accounts().get(number)
-        };
-        caller.official = appid.map_or_else(by_token, |appid| shared.world.by_appid(appid));
-        if endpoint == Endpoint::GetSessionList {
-            caller.kf_name = query_parameter(request.query, "kf_account");
-            let named = caller.official.zip(caller.kf_name.as_deref());
-            caller.kf_account = named.and_then(|(official, name)| official.kf_account(name));
-        }
-        caller
-    }
-
-    fn count(&self, shared: &Shared) {
-        let endpoint = self.endpoint as usize;
-        shared.requests[endpoint].fetch_add(1, Ordering::Relaxed);
-        if let Some(official) = self.official {
-            official.requests[endpoint].fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(account) = &self.kf_account {
-            account.polls.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn call(&self, on_connection: OnConnection, since_start_ms: i64) -> Call<'_> {
-        Call {
-            endpoint: self.endpoint,
-            official_account: self.official.map(|official| [&*official.name, &*official.appid]),
-            kf_account: self.kf_name.as_deref(),
-            on_connection,
-            since_start_ms,
-        }
-    }
 }
 
 struct Exchange<'a> {
@@ -173,9 +117,12 @@ impl Exchange<'_> {
             return (answer, answered);
         }
         self.disturb_tokens(fault);
-        let (answer, answered) = match self.right_answer(fault) {
-            Ok((body, answered)) => (Answer::json(body), answered),
-            Err(errcode) => (Answer::error(errcode, self.now_ms), Answered::Refused(errcode)),
+        let (answer, answered) = match self.endpoint {
+            endpoint if endpoint.is_of_operator() => (self.answer_of_operator(), Answered::Keyless),
+            _ => match self.right_answer(fault) {
+                Ok((body, answered)) => (Answer::json(body), answered),
+                Err(errcode) => (Answer::error(errcode, self.now_ms), Answered::Refused(errcode)),
+            },
         };
         let text_plain = self.caller.official.is_some_and(|official| official.style.text_plain);
         let answer = if text_plain { answer.text_plain() } else { answer };
@@ -189,14 +136,29 @@ impl Exchange<'_> {
         }
     }
 
-    /// Faults that act on the world rather than on the answer.
+    /// Faults that act on the world rather than on the answer: on the tokens of whoever makes the call.
     fn disturb_tokens(&self, fault: Option<&Fault>) {
-        let Some(official) = self.caller.official else { return };
+        let desk = match *self.caller {
+            Caller { component: Some(component), .. } => &component.desk,
+            Caller { official: Some(official), .. } => &official.desk,
+            _ => return,
+        };
         match fault {
-            Some(Fault::ExpireTokens) => lock(&official.desk).expire_all(self.now_ms),
-            Some(Fault::RevokeTokens) => lock(&official.desk).revoke_all(),
-            Some(Fault::Meddle) => drop(lock(&official.desk).issue_classic(self.now_ms)),
+            Some(Fault::ExpireTokens) => lock(desk).expire_all(self.now_ms),
+            Some(Fault::RevokeTokens) => lock(desk).revoke_all(),
+            Some(Fault::Meddle) => drop(lock(desk).issue_classic(self.now_ms)),
             _ => {}
+        }
+    }
+
+    fn answer_of_operator(&self) -> Answer {
+        let Caller { official, component, .. } = *self.caller;
+        match self.endpoint {
+            Endpoint::TicketServer => operator::ticket(component, self.request.headers, self.now_ms),
+            _ => {
+                let required = self.shared.token_server_header.as_ref();
+                operator::token(official, required, self.request.headers, self.now_ms)
+            }
         }
     }
 
@@ -205,35 +167,56 @@ impl Exchange<'_> {
         if self.request.method != wanted {
             return Err(if self.endpoint.is_post() { 43002 } else { 43001 });
         }
-        let (now_ms, book) = (self.now_ms, &self.shared.ledger);
-        if matches!(self.endpoint, Endpoint::Token | Endpoint::StableToken) {
-            let credentials = self.caller.credentials.as_ref();
-            let body = endpoints::token(self.endpoint, credentials, self.caller.official, now_ms)?;
+        let (Caller { credentials, component_call, .. }, now_ms) = (self.caller, self.now_ms);
+        if self.endpoint.is_of_component() {
+            let asked = Asked {
+                endpoint: self.endpoint,
+                query: self.request.query,
+                call: component_call.as_ref(),
+                component: self.caller.component,
+                official: self.caller.official,
+            };
+            return Ok((component::answer(asked, &self.shared.world, now_ms)?, Answered::Keyless));
+        }
+        if !self.endpoint.takes_access_token() {
+            let body = token::token(self.endpoint, credentials.as_ref(), self.caller.official, now_ms)?;
             return Ok((body, Answered::Keyless));
         }
         let official = self.authorized()?;
+        lock(&official.limits)[self.endpoint as usize].take(now_ms).map_err(Refusal::errcode)?;
+        let moment = (now_ms, &self.shared.ledger);
         let body = match self.endpoint {
             Endpoint::GetSessionList => {
                 let account = self.caller.kf_account.as_deref();
-                return endpoints::session_list(official, account, fault, (now_ms, book));
+                return sessions::session_list(official, account, fault, moment);
             }
-            Endpoint::GetKfList => endpoints::kf_list(official, now_ms, book),
-            Endpoint::GetOnlineKfList => endpoints::online_kf_list(official, now_ms, book),
-            Endpoint::GetWaitCase => endpoints::wait_case(official, now_ms, book, self.shared.world.start_ms),
-            Endpoint::QuotaGet => endpoints::quota_get(official, self.request.body, now_ms)?,
-            Endpoint::Token | Endpoint::StableToken => Vec::new(),
+            Endpoint::GetKfList => agents::kf_list(official, moment),
+            Endpoint::GetOnlineKfList => agents::online_kf_list(official, moment),
+            Endpoint::GetWaitCase => agents::wait_case(official, moment, self.shared.world.start_ms),
+            _ => quota::quota_get(official, self.request.body, now_ms)?,
         };
         Ok((body, Answered::Keyless))
     }
 
-    /// The official account whose valid token was presented.
+    /// The official account whose valid token was presented, and which is granted this call.
     fn authorized(&self) -> Result<&OfficialAccount, i64> {
         let token = self.caller.access_token.as_deref().ok_or(41001)?;
         let official = self.caller.official.ok_or(40001)?;
-        match lock(&official.desk).judge(token, self.now_ms) {
-            Verdict::Valid => Ok(official),
-            Verdict::Expired => Err(42001),
-            Verdict::NotLatest => Err(40001),
+        let desk = lock(&official.desk);
+        match desk.judge(token, self.now_ms) {
+            Verdict::Valid => {}
+            Verdict::Expired => return Err(42001),
+            Verdict::NotLatest => return Err(40001),
         }
+        if desk.is_authorizer_token(token) {
+            let component = self.shared.world.component_of(official);
+            if component.is_some_and(|component| component.address_refused.load(Ordering::Relaxed)) {
+                return Err(61004);
+            }
+        }
+        if official.withheld[self.endpoint as usize].load(Ordering::Relaxed) {
+            return Err(48001);
+        }
+        Ok(official)
     }
 }

@@ -20,9 +20,10 @@ pub enum Fault {
     Errcode(i64),
     /// The same, with the number as a string.
     ErrcodeAsText(i64),
-    /// Every token of the official account expires just before the call: 42001 until a new one is fetched.
+    /// Every token of the official account (of the component, at its own calls) expires just before the call: 42001 until
+    /// a new one is fetched.
     ExpireTokens,
-    /// Every token of the official account is forgotten just before the call: 40001.
+    /// Every token of the official account (of the component, at its own calls) is forgotten just before the call: 40001.
     RevokeTokens,
     /// Another program fetches a classic token just before the call.
     Meddle,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Shared;
-use super::exchange::Caller;
+use super::attendance::KfAccount;
+use super::caller::Caller;
 use super::ledger::{Answered, PollRecord};
-use super::world::{KfAccount, OfficialAccount};
+use super::world::OfficialAccount;
 
 /// Ends when it is dropped: answered if [`Flight::arrive`] was called, else the client went first.
 #[derive(Debug)]

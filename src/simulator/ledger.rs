@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::lock;
 
-/// Sessions recorded at most.
+/// Sessions recorded at most, and as many transfers.
 pub const MAX_LEDGER_SESSIONS: usize = 1_000_000;
 /// Polls recorded at most.
 pub const MAX_LEDGER_POLLS: usize = 1_000_000;
@@ -21,6 +21,8 @@ pub struct Ledger {
     pub sessions: Vec<SessionRecord>,
     /// Every getsessionlist request for a known kf account, in the order of their ends.
     pub polls: Vec<PollRecord>,
+    /// Every session that passed from one kf account to another, in the order in which it became known.
+    pub transfers: Vec<TransferRecord>,
     /// Whether a limit was reached and something is missing, or the ledger was switched off.
     pub incomplete: bool,
     listings: usize,
@@ -41,6 +43,24 @@ pub struct SessionRecord {
     pub opened_at_ms: i64,
     /// UNIX milliseconds; none while it is open.
     pub closed_at_ms: Option<i64>,
+}
+
+/// One session that passed to another kf account: the ledger has it as two, of which the first ends when the second
+/// begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferRecord {
+    /// Of its official account.
+    pub appid: Arc<str>,
+    /// Its customer.
+    pub openid: Box<str>,
+    /// Full name of the kf account that it left.
+    pub from: Arc<str>,
+    /// Full name of the kf account that has it now.
+    pub to: Arc<str>,
+    /// UNIX milliseconds.
+    pub at_ms: i64,
+    /// createtime before and after.
+    pub createtimes: [i64; 2],
 }
 
 /// One getsessionlist request and its answer.
@@ -121,6 +141,17 @@ impl LedgerBook {
         let Some(index) = index else { return };
         if let Some(session) = lock(&self.ledger).sessions.get_mut(index as usize) {
             session.closed_at_ms = Some(at_ms);
+        }
+    }
+
+    pub(super) fn transferred(&self, transfer: TransferRecord) {
+        if self.enabled {
+            let mut ledger = lock(&self.ledger);
+            if ledger.transfers.len() >= MAX_LEDGER_SESSIONS {
+                ledger.note_limit("transfers");
+                return;
+            }
+            ledger.transfers.push(transfer);
         }
     }
 

@@ -24,11 +24,29 @@ pub enum Endpoint {
     /// POST /cgi-bin/openapi/quota/get
     #[serde(rename = "quota_get")]
     QuotaGet,
+    /// POST /cgi-bin/component/api_component_token
+    #[serde(rename = "api_component_token")]
+    ComponentToken,
+    /// POST /cgi-bin/component/api_authorizer_token
+    #[serde(rename = "api_authorizer_token")]
+    AuthorizerToken,
+    /// POST /cgi-bin/component/api_get_authorizer_list
+    #[serde(rename = "api_get_authorizer_list")]
+    AuthorizerList,
+    /// POST /cgi-bin/component/api_start_push_ticket
+    #[serde(rename = "api_start_push_ticket")]
+    StartPushTicket,
+    /// GET /simulator/tickets/ and the component_appid: the operator's own server of component_verify_tickets.
+    #[serde(rename = "ticket_server")]
+    TicketServer,
+    /// GET /simulator/tokens/ and the appid: the operator's own central token server.
+    #[serde(rename = "token_server")]
+    TokenServer,
 }
 
 impl Endpoint {
     /// Every endpoint, in the order of their discriminants.
-    pub const ALL: [Endpoint; 7] = [
+    pub const ALL: [Endpoint; 13] = [
         Endpoint::Token,
         Endpoint::StableToken,
         Endpoint::GetSessionList,
@@ -36,9 +54,15 @@ impl Endpoint {
         Endpoint::GetOnlineKfList,
         Endpoint::GetWaitCase,
         Endpoint::QuotaGet,
+        Endpoint::ComponentToken,
+        Endpoint::AuthorizerToken,
+        Endpoint::AuthorizerList,
+        Endpoint::StartPushTicket,
+        Endpoint::TicketServer,
+        Endpoint::TokenServer,
     ];
 
-    /// The path under the base URL.
+    /// The path under the base URL; of the operator's own servers, what precedes the appid.
     pub const fn path(self) -> &'static str {
         match self {
             Endpoint::Token => "/cgi-bin/token",
@@ -48,16 +72,59 @@ impl Endpoint {
             Endpoint::GetOnlineKfList => "/cgi-bin/customservice/getonlinekflist",
             Endpoint::GetWaitCase => "/customservice/kfsession/getwaitcase",
             Endpoint::QuotaGet => "/cgi-bin/openapi/quota/get",
+            Endpoint::ComponentToken => "/cgi-bin/component/api_component_token",
+            Endpoint::AuthorizerToken => "/cgi-bin/component/api_authorizer_token",
+            Endpoint::AuthorizerList => "/cgi-bin/component/api_get_authorizer_list",
+            Endpoint::StartPushTicket => "/cgi-bin/component/api_start_push_ticket",
+            Endpoint::TicketServer => "/simulator/tickets/",
+            Endpoint::TokenServer => "/simulator/tokens/",
         }
     }
 
     /// Whether it is called by POST with a JSON body; the others by GET.
     pub const fn is_post(self) -> bool {
-        matches!(self, Endpoint::StableToken | Endpoint::QuotaGet)
+        matches!(self, Endpoint::StableToken | Endpoint::QuotaGet) || self.is_of_component()
+    }
+
+    /// Whether it hands out something that the other calls need: its calls are limited, and so recorded one by one.
+    pub const fn gives_tokens(self) -> bool {
+        !self.takes_access_token() && !matches!(self, Endpoint::StartPushTicket)
+    }
+
+    /// Whether a third-party platform calls it for itself.
+    pub(super) const fn is_of_component(self) -> bool {
+        matches!(
+            self,
+            Endpoint::ComponentToken
+                | Endpoint::AuthorizerToken
+                | Endpoint::AuthorizerList
+                | Endpoint::StartPushTicket
+        )
+    }
+
+    /// Whether it is a server of the operator's own, not WeChat's.
+    pub(super) const fn is_of_operator(self) -> bool {
+        matches!(self, Endpoint::TicketServer | Endpoint::TokenServer)
+    }
+
+    /// Whether it is called for one official account, with a token of that account.
+    pub(super) const fn takes_access_token(self) -> bool {
+        matches!(
+            self,
+            Endpoint::GetSessionList
+                | Endpoint::GetKfList
+                | Endpoint::GetOnlineKfList
+                | Endpoint::GetWaitCase
+                | Endpoint::QuotaGet
+        )
     }
 
     pub(super) fn from_path(path: &str) -> Option<Endpoint> {
-        Endpoint::ALL.into_iter().find(|endpoint| endpoint.path() == path)
+        let leads_to = |endpoint: &Endpoint| match path.strip_prefix(endpoint.path()) {
+            Some(rest) => endpoint.is_of_operator() || rest.is_empty(),
+            None => false,
+        };
+        Endpoint::ALL.into_iter().find(leads_to)
     }
 }
 
@@ -103,6 +170,7 @@ mod tests {
             assert_eq!(Endpoint::from_path(endpoint.path()), Some(endpoint));
         }
         assert_eq!(Endpoint::from_path("/cgi-bin/tokens"), None);
+        assert_eq!(Endpoint::from_path("/simulator/tokens/wx1"), Some(Endpoint::TokenServer));
     }
 
     #[test]

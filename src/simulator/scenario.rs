@@ -1,18 +1,27 @@
 //! The script of a simulation: official accounts, their kf accounts and customers, token lifetimes, faults.
 //!
-//! Read from TOML, or built by [`Scenario::demo`] and [`Scenario::load`]. A scenario is plain data; the same scenario
-//! always plays the same history of sessions. `tests/scenarios/faults.toml` is a commented sample.
+//! Read from TOML, or built by [`Scenario::demo`], [`Scenario::platform`] and [`Scenario::load`]. A scenario is plain data; the same scenario
+//! always plays the same history of sessions. `tests/scenarios` has commented samples.
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
+use super::component::Authorization;
+use super::customers::derived_seed;
 use super::fault::FaultRule;
 
 mod mistakes;
+mod platform;
 mod presets;
+mod style;
 
 pub(super) use self::mistakes::is_probability;
+pub use self::platform::{
+    ComponentParameter, ComponentScript, RequiredHeader, Rotation, TokenRoute, TokenServerScript,
+};
+pub use self::style::{AgentStyle, CountForm, Style};
 
 /// A whole simulation. `Default` has no accounts.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -20,14 +29,28 @@ pub(super) use self::mistakes::is_probability;
 pub struct Scenario {
     /// Of the history of sessions, of tokens and of faults by probability.
     pub seed: u64,
+    /// What the simulated clock shows at the start; the wall clock's time if absent.
+    pub starts_at: Option<Timestamp>,
+    /// How far the Date header of answers is ahead of the simulated clock; a negative one is behind.
+    pub date_skew: SignedDuration,
+    /// Whether answers have no Date header.
+    pub omit_date: bool,
     /// Life of access tokens.
     pub tokens: TokenPolicy,
     /// Whether the truth is recorded for tests; costs memory with every session and answer.
     pub ledger: bool,
     /// Customers of the kf accounts that have none of their own.
     pub customers: CustomerFlow,
+    /// Sessions that pass from one kf account to another.
+    pub transfers: TransferPolicy,
+    /// Calls of getsessionlist that each official account is allowed a minute; more get 45011.
+    pub session_lists_per_minute: Option<u64>,
     /// Official accounts.
     pub official_accounts: Vec<OfficialAccountScript>,
+    /// Third-party platforms that act for some of them.
+    pub components: Vec<ComponentScript>,
+    /// The operator's own token server.
+    pub token_server: TokenServerScript,
     /// Faults from the start; the first rule that fires wins.
     pub faults: Vec<FaultRule>,
 }
@@ -42,6 +65,16 @@ pub struct TokenPolicy {
     /// How long a replaced token stays valid, and how early stable_token renews.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub overlap: Duration,
+}
+
+/// How sessions pass from one kf account to another of the same official account.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferPolicy {
+    /// Of every session, at some time in its life, to one of the kf accounts that are bound at the start.
+    pub probability: f64,
+    /// Whether createtime becomes the time of the transfer; else it stays. WeChat does not say which.
+    pub renew_createtime: bool,
 }
 
 /// One official account.
@@ -134,26 +167,6 @@ pub struct Spread {
     pub max: Duration,
 }
 
-/// Oddities seen in answers of the real API, per official account.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Style {
-    /// createtime as a string.
-    pub createtime_as_text: bool,
-    /// `\/` for every slash.
-    pub escaped_slashes: bool,
-    /// No `sessionlist` key when nobody is there.
-    pub omit_empty_list: bool,
-    /// `"errcode":0,"errmsg":"ok"` beside a success.
-    pub explicit_ok: bool,
-    /// Content-Type text/plain.
-    pub text_plain: bool,
-    /// Probability that an answer lists its sessions in another order.
-    pub shuffle: f64,
-    /// Probability that an answer lists one session twice.
-    pub duplicate: f64,
-}
-
 /// An official account as a client needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountToWatch {
@@ -196,16 +209,50 @@ impl Scenario {
         };
         self.official_accounts.iter().map(account).collect()
     }
+
+    /// Where a client should get the tokens of an official account, by its appid.
+    pub fn token_route(&self, appid: &str) -> TokenRoute {
+        let Some(official) = self.official_accounts.iter().find(|official| official.appid == appid) else {
+            return TokenRoute::Secret;
+        };
+        if self.token_server.official_accounts.iter().any(|wanted| official.is(wanted)) {
+            return TokenRoute::TokenServer(self.token_server.header.clone());
+        }
+        let grants = |component: &ComponentScript| component.authorizers.iter().any(|name| official.is(name));
+        match self.components.iter().position(grants) {
+            None => TokenRoute::Secret,
+            Some(number) => TokenRoute::Component {
+                component: self.components[number].clone(),
+                refresh_token: self
+                    .authorization(number, appid, 0)
+                    .listed()
+                    .map_or_else(String::new, |(refresh_token, _)| refresh_token.to_owned()),
+            },
+        }
+    }
+
+    /// As it stands at the start.
+    pub(super) fn authorization(&self, component: usize, appid: &str, start_ms: i64) -> Authorization {
+        let rotation = self.components[component].rotate_refresh_tokens;
+        Authorization::new(component, rotation, derived_seed(self.seed, &["refresh", appid]), start_ms)
+    }
 }
 
 impl Default for Scenario {
     fn default() -> Self {
         Scenario {
             seed: 0,
+            starts_at: None,
+            date_skew: SignedDuration::ZERO,
+            omit_date: false,
             tokens: TokenPolicy::default(),
             ledger: true,
             customers: CustomerFlow::default(),
+            transfers: TransferPolicy::default(),
+            session_lists_per_minute: None,
             official_accounts: Vec::new(),
+            components: Vec::new(),
+            token_server: TokenServerScript::default(),
             faults: Vec::new(),
         }
     }
@@ -221,6 +268,11 @@ impl OfficialAccountScript {
     /// `prefix@wechat_id`, the name by which the API knows a kf account.
     pub fn full_name(&self, kf: &KfAccountScript) -> String {
         format!("{}@{}", kf.prefix, self.wechat_id)
+    }
+
+    /// Whether this is its name or appid.
+    pub(super) fn is(&self, wanted: &str) -> bool {
+        self.name == wanted || self.appid == wanted
     }
 }
 
@@ -247,15 +299,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_scenario_is_valid() {
-        let sample = include_str!("../../tests/scenarios/faults.toml");
-        let scenario = Scenario::from_toml(sample).unwrap();
-        assert!(scenario.faults.len() > 5);
+    fn the_sample_scenarios_are_valid() {
+        let faults = Scenario::from_toml(include_str!("../../tests/scenarios/faults.toml")).unwrap();
+        assert!(faults.faults.len() > 5);
+        let platform = Scenario::from_toml(include_str!("../../tests/scenarios/platform.toml")).unwrap();
+        assert!(matches!(platform.token_route("wx00000000000000a1"), TokenRoute::Component { .. }));
+        assert!(matches!(platform.token_route("wx00000000000000a2"), TokenRoute::TokenServer(Some(_))));
     }
 
     #[test]
     fn the_presets_are_valid() {
         assert_eq!(Scenario::demo(1).mistakes(), Vec::<String>::new());
+        assert_eq!(Scenario::platform(1).mistakes(), Vec::<String>::new());
         assert_eq!(Scenario::load(3, 10, 10, 0.1).mistakes(), Vec::<String>::new());
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, DATE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, DATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -72,6 +72,8 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     let service = service_fn(move |request| respond(Arc::clone(&connection), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
+        // It would be the wall clock's.
+        .auto_date_header(false)
         .header_read_timeout(HEAD_READ_TIMEOUT)
         .serve_connection(TokioIo::new(socket), service)
         .await;
@@ -107,6 +109,7 @@ async fn respond(
             path: head.uri.path(),
             query: head.uri.query().unwrap_or_default(),
             body: &body,
+            headers: &head.headers,
             on_connection: if earlier_requests == 0 { OnConnection::First } else { OnConnection::Reused },
         },
     );
@@ -143,19 +146,10 @@ fn response(answer: Answer, body: AnswerBody, shared: &Shared) -> Response<Answe
     if let Some((name, value)) = answer.extra_header {
         headers.insert(name, value);
     }
-    // hyper adds the date of the wall clock to the others.
-    if shared.clock.ahead_ms() != 0
-        && let Some(date) = http_date(shared.clock.now_ms())
-    {
+    if let Some(date) = shared.date.at(shared.clock.now_ms()) {
         headers.insert(DATE, date);
     }
     response
-}
-
-fn http_date(now_ms: i64) -> Option<HeaderValue> {
-    let now = jiff::Timestamp::from_millisecond(now_ms).ok()?;
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now).ok()?;
-    HeaderValue::from_str(&date).ok()
 }
 
 /// A connection's socket, which can be reset when it is dropped.

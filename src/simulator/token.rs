@@ -1,10 +1,14 @@
-//! Access tokens of one official account: issuing and judging them. Pure: the time comes in as an argument.
+//! Access tokens of one official account, or of one component: issuing and judging them. Pure: the time comes in as an
+//! argument.
 //!
-//! Two lines that know nothing of each other, as at WeChat: `classic` (GET /cgi-bin/token) issues a new token at every
-//! call, `stable` (POST /cgi-bin/stable_token) returns the same one until the last overlap period of its life. In both,
-//! a new token makes the former one void after the overlap, and the one before that at once.
+//! Lines that know nothing of each other, as at WeChat: `classic` (GET /cgi-bin/token) and `authorizer`
+//! (api_authorizer_token) issue a new token at every call, `stable` (POST /cgi-bin/stable_token) returns the same one
+//! until the last overlap period of its life. In all, a new token makes the former one void after the overlap, and the
+//! one before that at once.
 
 use std::collections::VecDeque;
+
+use super::quota::{Quota, Refusal};
 
 /// Tokens remembered per line, the current one included, to tell expired ones from unknown ones.
 const REMEMBERED_TOKENS: usize = 16;
@@ -15,11 +19,8 @@ const FORCED_REFRESH_GAP_MS: i64 = 30_000;
 const FORCED_REFRESHES_PER_DAY: u64 = 20;
 const CLASSIC_TOKENS_PER_DAY: u64 = 2_000;
 const STABLE_TOKENS_PER_MINUTE: u64 = 10_000;
-
-const MINUTE_MS: i64 = 60_000;
-const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
-/// Quotas of a day begin anew at midnight in China.
-const CHINA_OFFSET_MS: i64 = 8 * 60 * MINUTE_MS;
+/// The real limit is not documented.
+const AUTHORIZER_TOKENS_PER_DAY: u64 = 2_000;
 
 /// How long tokens live.
 #[derive(Debug, Clone, Copy)]
@@ -45,14 +46,7 @@ pub(super) struct Issued {
     pub(super) expires_in_s: i64,
 }
 
-/// Why no token was handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    DayQuota,
-    MinuteQuota,
-}
-
-/// Issues and judges the tokens of one official account.
+/// Issues and judges the tokens of one official account or component; a component has but the classic line.
 #[derive(Debug)]
 pub(super) struct TokenDesk {
     life: TokenLife,
@@ -63,6 +57,8 @@ pub(super) struct TokenDesk {
     stable_quota: Quota,
     forced_quota: Quota,
     forced_ms: Option<i64>,
+    authorizer: Line,
+    authorizer_quota: Quota,
 }
 
 impl TokenDesk {
@@ -77,13 +73,15 @@ impl TokenDesk {
             stable_quota: Quota::per_minute(STABLE_TOKENS_PER_MINUTE),
             forced_quota: Quota::per_day(FORCED_REFRESHES_PER_DAY),
             forced_ms: None,
+            authorizer: Line::default(),
+            authorizer_quota: Quota::per_day(AUTHORIZER_TOKENS_PER_DAY),
         }
     }
 
     /// A new token; the former one stays valid for the overlap.
     pub(super) fn issue_classic(&mut self, now_ms: i64) -> Result<Issued, Refusal> {
         if !self.classic_quota.take(now_ms) {
-            return Err(Refusal::DayQuota);
+            return Err(Refusal::Day);
         }
         self.classic.renew(self.mint.token(), self.life, now_ms);
         Ok(self.classic.issued(now_ms))
@@ -92,7 +90,7 @@ impl TokenDesk {
     /// The current token with what is left of its life, or a new one in the last overlap period.
     pub(super) fn issue_stable(&mut self, now_ms: i64) -> Result<Issued, Refusal> {
         if !self.stable_quota.take(now_ms) {
-            return Err(Refusal::MinuteQuota);
+            return Err(Refusal::Minute);
         }
         if self.stable.current_until_ms() <= now_ms + self.life.overlap_ms {
             self.stable.renew(self.mint.token(), self.life, now_ms);
@@ -106,15 +104,29 @@ impl TokenDesk {
             return self.issue_stable(now_ms);
         }
         if !self.forced_quota.take(now_ms) {
-            return Err(Refusal::DayQuota);
+            return Err(Refusal::Day);
         }
         self.forced_ms = Some(now_ms);
         self.stable.renew(self.mint.token(), self.life, now_ms);
         Ok(self.stable.issued(now_ms))
     }
 
+    /// A new token for the component that acts for the official account; the former one stays valid for the overlap.
+    pub(super) fn issue_authorizer(&mut self, now_ms: i64) -> Result<Issued, Refusal> {
+        if !self.authorizer_quota.take(now_ms) {
+            return Err(Refusal::Day);
+        }
+        self.authorizer.renew(self.mint.token(), self.life, now_ms);
+        Ok(self.authorizer.issued(now_ms))
+    }
+
+    /// A token that looks like the others and was never valid.
+    pub(super) fn invalid(&mut self) -> Box<str> {
+        self.mint.token()
+    }
+
     pub(super) fn judge(&self, value: &str, now_ms: i64) -> Verdict {
-        let known = self.classic.find(value).or_else(|| self.stable.find(value));
+        let known = self.lines().into_iter().find_map(|line| line.find(value));
         match known {
             Some(token) if now_ms < token.usable_until_ms => Verdict::Valid,
             Some(token) if now_ms >= token.expires_ms => Verdict::Expired,
@@ -122,9 +134,14 @@ impl TokenDesk {
         }
     }
 
+    /// Whether a component fetched this token, valid or not.
+    pub(super) fn is_authorizer_token(&self, value: &str) -> bool {
+        self.authorizer.find(value).is_some()
+    }
+
     /// Ends the announced life of every token now.
     pub(super) fn expire_all(&mut self, now_ms: i64) {
-        for token in self.classic.tokens.iter_mut().chain(&mut self.stable.tokens) {
+        for token in self.lines_mut().into_iter().flat_map(|line| &mut line.tokens) {
             token.expires_ms = token.expires_ms.min(now_ms);
             token.usable_until_ms = token.usable_until_ms.min(now_ms);
         }
@@ -132,8 +149,20 @@ impl TokenDesk {
 
     /// Forgets every token, as if none had been issued.
     pub(super) fn revoke_all(&mut self) {
-        self.classic.tokens.clear();
-        self.stable.tokens.clear();
+        self.lines_mut().into_iter().for_each(|line| line.tokens.clear());
+    }
+
+    /// Forgets the tokens that a component fetched.
+    pub(super) fn revoke_authorizer(&mut self) {
+        self.authorizer.tokens.clear();
+    }
+
+    fn lines(&self) -> [&Line; 3] {
+        [&self.classic, &self.stable, &self.authorizer]
+    }
+
+    fn lines_mut(&mut self) -> [&mut Line; 3] {
+        [&mut self.classic, &mut self.stable, &mut self.authorizer]
     }
 }
 
@@ -201,52 +230,9 @@ impl Line {
     }
 }
 
-/// So many calls in a minute, or in a day of China.
-#[derive(Debug)]
-pub(super) struct Quota {
-    limit: u64,
-    period_ms: i64,
-    period: i64,
-    used: u64,
-}
-
-impl Quota {
-    pub(super) fn per_day(limit: u64) -> Self {
-        Quota { limit, period_ms: DAY_MS, period: 0, used: 0 }
-    }
-
-    fn per_minute(limit: u64) -> Self {
-        Quota { limit, period_ms: MINUTE_MS, period: 0, used: 0 }
-    }
-
-    /// Counts one call, unless the quota is used up.
-    pub(super) fn take(&mut self, now_ms: i64) -> bool {
-        self.roll(now_ms);
-        let allowed = self.used < self.limit;
-        self.used += u64::from(allowed);
-        allowed
-    }
-
-    pub(super) fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    pub(super) fn used(&mut self, now_ms: i64) -> u64 {
-        self.roll(now_ms);
-        self.used
-    }
-
-    fn roll(&mut self, now_ms: i64) {
-        let period = (now_ms + CHINA_OFFSET_MS).div_euclid(self.period_ms);
-        if period != self.period {
-            self.period = period;
-            self.used = 0;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::quota::DAY_MS;
     use super::*;
 
     const LIFE: TokenLife = TokenLife { lifetime_ms: 7_200_000, overlap_ms: 300_000 };
@@ -305,6 +291,19 @@ mod tests {
     }
 
     #[test]
+    fn an_authorizers_token_is_revoked_alone() {
+        let mut desk = desk();
+        let stable = desk.issue_stable(NOW).unwrap();
+        let former = desk.issue_authorizer(NOW).unwrap();
+        let latest = desk.issue_authorizer(NOW).unwrap();
+        assert!([&former, &latest].iter().all(|token| desk.judge(&token.value, NOW) == Verdict::Valid));
+        assert!(desk.is_authorizer_token(&latest.value) && !desk.is_authorizer_token(&stable.value));
+        desk.revoke_authorizer();
+        assert_eq!(desk.judge(&latest.value, NOW), Verdict::NotLatest);
+        assert_eq!(desk.judge(&stable.value, NOW), Verdict::Valid);
+    }
+
+    #[test]
     fn two_forced_refreshes_thirty_seconds_apart_kill_a_leaked_token() {
         let mut desk = desk();
         let leaked = desk.issue_stable(NOW).unwrap();
@@ -326,11 +325,11 @@ mod tests {
         for nth in 0..20 {
             desk.force_stable(NOW + nth * 30_000).unwrap();
         }
-        assert_eq!(desk.force_stable(NOW + 20 * 30_000), Err(Refusal::DayQuota));
+        assert_eq!(desk.force_stable(NOW + 20 * 30_000), Err(Refusal::Day));
         for _ in 0..CLASSIC_TOKENS_PER_DAY {
             desk.issue_classic(NOW).unwrap();
         }
-        assert_eq!(desk.issue_classic(NOW), Err(Refusal::DayQuota));
+        assert_eq!(desk.issue_classic(NOW), Err(Refusal::Day));
         assert!(desk.issue_classic(NOW + DAY_MS).is_ok());
     }
 

@@ -1,21 +1,28 @@
-//! What there is: official accounts, kf accounts, sessions. Every account has its own lock; none is held across an
-//! await. The history of a kf account is played forward when somebody looks at it.
+//! What there is: official accounts and their kf accounts, components. Every account has its own lock; none is held
+//! across an await.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
+use super::attendance::{Attendance, Beginning, KfAccount, Session};
 use super::clock::duration_ms;
-use super::customers::{Customers, Visit, derived_seed};
+use super::component::{Authorization, Component, Tickets};
+use super::customers::{Customers, derived_seed};
 use super::flight::InFlight;
-use super::ledger::{LedgerBook, SessionRecord};
+use super::ledger::{LedgerBook, TransferRecord};
+use super::quota::CallLimits;
 use super::routes::Endpoint;
-use super::scenario::{CustomerFlow, KfState, OfficialAccountScript, Scenario, Style};
-use super::token::{Quota, TokenDesk, TokenLife};
+use super::scenario::{CustomerFlow, KfState, OfficialAccountScript, Scenario, Style, TransferPolicy};
+use super::token::{TokenDesk, TokenLife};
 use super::{lock, read, write};
 
 /// Ids of kf accounts begin here, as WeChat's do.
 const FIRST_KF_ID: usize = 1001;
+/// Tokens of components carry numbers from here on, beyond those of official accounts.
+const FIRST_COMPONENT_NUMBER: usize = 0x8000_0000;
+/// The limit of endpoints whose real one is not known.
+const OTHER_CALLS_PER_DAY: u64 = 100_000;
 
 /// Everything that is simulated.
 #[derive(Debug)]
@@ -25,6 +32,7 @@ pub(super) struct World {
     customers: Arc<CustomerFlow>,
     official_accounts: Vec<OfficialAccount>,
     by_appid: HashMap<Box<str>, usize>,
+    components: Vec<Component>,
 }
 
 /// One official account.
@@ -35,12 +43,23 @@ pub(super) struct OfficialAccount {
     pub(super) secret: Box<str>,
     pub(super) style: Style,
     pub(super) desk: Mutex<TokenDesk>,
-    pub(super) session_list_quota: Mutex<Quota>,
+    /// What it has granted to a component, if there is one for it.
+    pub(super) authorization: Option<Mutex<Authorization>>,
+    /// What the operator's token server goes on giving while it is out of order.
+    pub(super) stale_token: Mutex<Option<Box<str>>>,
+    /// In the order of [`Endpoint::ALL`].
+    pub(super) limits: Mutex<[CallLimits; Endpoint::ALL.len()]>,
+    /// Whether it is not granted, in the order of [`Endpoint::ALL`].
+    pub(super) withheld: [AtomicBool; Endpoint::ALL.len()],
     pub(super) secret_frozen: AtomicBool,
     pub(super) address_refused: AtomicBool,
     pub(super) requests: [AtomicU64; Endpoint::ALL.len()],
     pub(super) in_flight: InFlight,
     kf_accounts: RwLock<KfAccounts>,
+    transfers: TransferPolicy,
+    /// Places of the kf accounts among which sessions are transferred; none without transfers.
+    colleagues: Vec<usize>,
+    order: Mutex<()>,
 }
 
 /// The kf accounts of an official account, in the order in which they were added.
@@ -50,68 +69,42 @@ pub(super) struct KfAccounts {
     by_name: HashMap<Arc<str>, usize>,
 }
 
-/// One kf account. One that is removed stays here as invalid, so that its requests are still recorded.
-#[derive(Debug)]
-pub(super) struct KfAccount {
-    pub(super) appid: Arc<str>,
-    pub(super) name: Arc<str>,
-    pub(super) nickname: Box<str>,
-    pub(super) id: usize,
-    pub(super) polls: AtomicU64,
-    pub(super) in_flight: InFlight,
-    attendance: Mutex<Attendance>,
-}
-
-/// Who is with a kf account, or waits for it.
-#[derive(Debug)]
-pub(super) struct Attendance {
-    pub(super) state: KfState,
-    pub(super) open: Vec<Session>,
-    pub(super) waiting: Vec<Visit>,
-    /// For the oddities of answers: apart from the customers' stream, because it depends on the requests.
-    pub(super) whims: fastrand::Rng,
-    customers: Customers,
-    upcoming: Option<Visit>,
-    start_ms: i64,
-    next_change_ms: i64,
-}
-
-/// An open session.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) openid: Box<str>,
-    pub(super) createtime: i64,
-    pub(super) ledger_index: Option<u32>,
-    leaves_ms: i64,
-}
-
 impl World {
     /// Plays the scenario up to its start: the sessions that are there from the beginning exist.
     pub(super) fn new(scenario: &Scenario, start_ms: i64, book: &LedgerBook) -> Self {
-        let life = TokenLife {
-            lifetime_ms: duration_ms(scenario.tokens.lifetime),
-            overlap_ms: duration_ms(scenario.tokens.overlap),
-        };
         let mut world = World {
             start_ms,
             seed: scenario.seed,
             customers: Arc::new(scenario.customers.clone()),
             official_accounts: Vec::with_capacity(scenario.official_accounts.len()),
             by_appid: HashMap::new(),
+            components: Vec::with_capacity(scenario.components.len()),
         };
         for (number, script) in scenario.official_accounts.iter().enumerate() {
-            let token_seed = derived_seed(scenario.seed, &["tokens", &script.appid]);
-            let official = OfficialAccount::new(script, TokenDesk::new(life, number, token_seed));
-            for kf in &script.kf_accounts {
-                let nickname = kf.nickname.as_ref().unwrap_or(&kf.prefix);
+            let desk = world.token_desk(scenario, number, &script.appid);
+            let official = OfficialAccount::new(scenario, script, desk);
+            for (place, kf) in script.kf_accounts.iter().enumerate() {
                 let flow = kf.customers.clone().map_or_else(|| Arc::clone(&world.customers), Arc::new);
-                let attendance = world.attendance(&official, &kf.prefix, kf.state, flow);
-                let account = official.add_kf_account(&script.full_name(kf), nickname, attendance);
+                let transfers =
+                    if official.colleagues.contains(&place) { scenario.transfers.probability } else { 0.0 };
+                let nickname = kf.nickname.as_ref().unwrap_or(&kf.prefix);
+                let customers_seed = world.seed_of("customers", &official, &kf.prefix);
+                let account = official.add_kf_account(
+                    &script.full_name(kf),
+                    Attendance::new(Beginning {
+                        state: kf.state,
+                        nickname,
+                        customers: Customers::new(flow, transfers, customers_seed),
+                        whims_seed: world.seed_of("whims", &official, &kf.prefix),
+                        start_ms,
+                    }),
+                );
                 drop(account.attendance(start_ms, book));
             }
             world.by_appid.insert(script.appid.as_str().into(), number);
             world.official_accounts.push(official);
         }
+        world.add_components(scenario);
         world
     }
 
@@ -123,50 +116,93 @@ impl World {
         self.official_accounts.get(*self.by_appid.get(appid)?)
     }
 
-    /// A kf account that joins later: bound, and without customers but those that are opened by hand.
-    pub(super) fn newcomer(&self, official: &OfficialAccount, name: &str) -> Attendance {
-        let flow = CustomerFlow { initial: 0, gap: None, ..CustomerFlow::clone(&self.customers) };
-        self.attendance(official, name, KfState::Bound, Arc::new(flow))
+    pub(super) fn component(&self, appid: &str) -> Option<&Component> {
+        self.components.iter().find(|component| *component.appid == *appid)
     }
 
-    fn attendance(
-        &self,
-        official: &OfficialAccount,
-        name: &str,
-        state: KfState,
-        flow: Arc<CustomerFlow>,
-    ) -> Attendance {
-        let mut customers =
-            Customers::new(flow, derived_seed(self.seed, &["customers", &official.appid, name]));
-        let upcoming = customers.next_visit();
-        let whims = fastrand::Rng::with_seed(derived_seed(self.seed, &["whims", &official.appid, name]));
-        Attendance {
-            state,
-            open: Vec::new(),
-            waiting: Vec::new(),
-            whims,
-            customers,
-            upcoming,
-            start_ms: self.start_ms,
-            next_change_ms: i64::MIN,
+    /// The component that acts, or acted, for the official account.
+    pub(super) fn component_of(&self, official: &OfficialAccount) -> Option<&Component> {
+        self.components.get(lock(official.authorization.as_ref()?).component)
+    }
+
+    /// A kf account that joins later: bound, and without customers but those that are opened by hand.
+    pub(super) fn newcomer(&self, official: &OfficialAccount, name: &str, now_ms: i64) -> Attendance {
+        let flow = Arc::new(CustomerFlow { initial: 0, gap: None, ..CustomerFlow::clone(&self.customers) });
+        Attendance::new(Beginning {
+            state: KfState::Bound,
+            nickname: name.split('@').next().unwrap_or(name),
+            customers: Customers::new(flow, 0.0, self.seed_of("customers", official, name)),
+            whims_seed: self.seed_of("whims", official, name),
+            start_ms: now_ms,
+        })
+    }
+
+    fn add_components(&mut self, scenario: &Scenario) {
+        for (number, script) in scenario.components.iter().enumerate() {
+            let appid = &script.component_appid;
+            let desk = self.token_desk(scenario, FIRST_COMPONENT_NUMBER + number, appid);
+            let tickets = Tickets::new(derived_seed(self.seed, &["tickets", appid]), self.start_ms);
+            let mut component = Component::new(script, desk, tickets);
+            for wanted in &script.authorizers {
+                let is_wanted =
+                    |official: &OfficialAccount| *official.name == **wanted || *official.appid == **wanted;
+                let Some(place) = self.official_accounts.iter().position(is_wanted) else { continue };
+                let official = &mut self.official_accounts[place];
+                let authorization = scenario.authorization(number, &official.appid, self.start_ms);
+                official.authorization = Some(Mutex::new(authorization));
+                component.authorizers.push(place);
+            }
+            self.components.push(component);
         }
+    }
+
+    fn token_desk(&self, scenario: &Scenario, number: usize, appid: &str) -> TokenDesk {
+        let life = TokenLife {
+            lifetime_ms: duration_ms(scenario.tokens.lifetime),
+            overlap_ms: duration_ms(scenario.tokens.overlap),
+        };
+        TokenDesk::new(life, number, derived_seed(self.seed, &["tokens", appid]))
+    }
+
+    fn seed_of(&self, stream: &str, official: &OfficialAccount, kf_account: &str) -> u64 {
+        derived_seed(self.seed, &[stream, &official.appid, kf_account])
     }
 }
 
 impl OfficialAccount {
-    fn new(script: &OfficialAccountScript, desk: TokenDesk) -> Self {
+    fn new(scenario: &Scenario, script: &OfficialAccountScript, desk: TokenDesk) -> Self {
+        let bound = |(place, state): (usize, KfState)| (state == KfState::Bound).then_some(place);
+        let states = script.kf_accounts.iter().map(|kf| kf.state).enumerate();
+        let colleagues: Vec<usize> = if scenario.transfers.probability > 0.0 {
+            states.filter_map(bound).collect()
+        } else {
+            Vec::new()
+        };
+        let limits = Endpoint::ALL.map(|endpoint| match endpoint {
+            Endpoint::GetSessionList => {
+                CallLimits::new(script.session_lists_per_day, scenario.session_lists_per_minute)
+            }
+            _ => CallLimits::new(OTHER_CALLS_PER_DAY, None),
+        });
         OfficialAccount {
             name: script.name.as_str().into(),
             appid: script.appid.as_str().into(),
             secret: script.secret.as_str().into(),
             style: script.style.clone(),
             desk: Mutex::new(desk),
-            session_list_quota: Mutex::new(Quota::per_day(script.session_lists_per_day)),
+            authorization: None,
+            stale_token: Mutex::new(None),
+            limits: Mutex::new(limits),
+            withheld: Default::default(),
             secret_frozen: AtomicBool::new(false),
             address_refused: AtomicBool::new(false),
             requests: Default::default(),
             in_flight: InFlight::default(),
             kf_accounts: RwLock::default(),
+            transfers: scenario.transfers.clone(),
+            // A session cannot pass from the only one to itself.
+            colleagues: if colleagues.len() < 2 { Vec::new() } else { colleagues },
+            order: Mutex::new(()),
         }
     }
 
@@ -179,17 +215,11 @@ impl OfficialAccount {
         read(&self.kf_accounts).list.clone()
     }
 
-    pub(super) fn add_kf_account(
-        &self,
-        name: &str,
-        nickname: &str,
-        attendance: Attendance,
-    ) -> Arc<KfAccount> {
+    pub(super) fn add_kf_account(&self, name: &str, attendance: Attendance) -> Arc<KfAccount> {
         let mut accounts = write(&self.kf_accounts);
         let account = Arc::new(KfAccount {
             appid: Arc::clone(&self.appid),
             name: name.into(),
-            nickname: nickname.into(),
             id: FIRST_KF_ID + accounts.list.len(),
             polls: AtomicU64::new(0),
             in_flight: InFlight::default(),
@@ -200,91 +230,48 @@ impl OfficialAccount {
         accounts.list.push(Arc::clone(&account));
         account
     }
-}
 
-impl KfAccount {
-    /// Who is there now.
-    pub(super) fn attendance(&self, now_ms: i64, book: &LedgerBook) -> MutexGuard<'_, Attendance> {
-        let mut attendance = lock(&self.attendance);
-        if now_ms >= attendance.next_change_ms {
-            attendance.catch_up(self, now_ms, book);
-        }
-        attendance
+    /// Held from the moment at which a request is answered until its answer is made, if sessions are transferred: what
+    /// two requests for two kf accounts are told then agrees with the moments that the ledger has for them.
+    pub(super) fn in_order(&self) -> Option<MutexGuard<'_, ()>> {
+        (!self.colleagues.is_empty()).then(|| lock(&self.order))
     }
 
-    fn record(&self, openid: &str, createtime: i64, opened_at_ms: i64) -> SessionRecord {
-        SessionRecord {
+    /// Delivers the sessions that have left one kf account for another up to now.
+    pub(super) fn settle(&self, now_ms: i64, book: &LedgerBook) {
+        if self.colleagues.is_empty() {
+            return;
+        }
+        let accounts = self.kf_accounts();
+        for (place, from) in accounts.iter().enumerate() {
+            let leaving = std::mem::take(&mut from.attendance(now_ms, book).leaving);
+            for leaving in leaving {
+                let others: Vec<usize> = self.colleagues.iter().copied().filter(|at| *at != place).collect();
+                let to = &accounts[others[leaving.handover.pick % others.len()]];
+                self.transfer(leaving.session, (from, to), leaving.handover.at_ms, (now_ms, book));
+            }
+        }
+    }
+
+    /// Delivers a session that has left.
+    pub(super) fn transfer(
+        &self,
+        mut session: Session,
+        (from, to): (&KfAccount, &KfAccount),
+        at_ms: i64,
+        (now_ms, book): (i64, &LedgerBook),
+    ) {
+        let former = session.createtime;
+        let createtime = if self.transfers.renew_createtime { at_ms.div_euclid(1_000) } else { former };
+        book.transferred(TransferRecord {
             appid: Arc::clone(&self.appid),
-            kf_account: Arc::clone(&self.name),
-            openid: openid.into(),
-            createtime,
-            opened_at_ms,
-            closed_at_ms: None,
-        }
-    }
-}
-
-impl Attendance {
-    pub(super) fn is_bound(&self) -> bool {
-        self.state == KfState::Bound
-    }
-
-    /// Opens a session by hand; it stays until it is closed by hand.
-    pub(super) fn open(&mut self, account: &KfAccount, session: SessionToOpen<'_>, book: &LedgerBook) {
-        let SessionToOpen { openid, createtime, now_ms } = session;
-        let ledger_index = book.opened(|| account.record(openid, createtime, now_ms));
-        self.open.push(Session { openid: openid.into(), createtime, ledger_index, leaves_ms: i64::MAX });
-    }
-
-    /// Closes every open session of the customer by hand; whether there was one.
-    pub(super) fn close(&mut self, openid: &str, now_ms: i64, book: &LedgerBook) -> bool {
-        let before = self.open.len();
-        self.open.retain(|session| {
-            let stays = *session.openid != *openid;
-            if !stays {
-                book.closed(session.ledger_index, now_ms);
-            }
-            stays
+            openid: session.openid.clone(),
+            from: Arc::clone(&from.name),
+            to: Arc::clone(&to.name),
+            at_ms,
+            createtimes: [former, createtime],
         });
-        self.open.len() < before
+        session.createtime = createtime;
+        to.attendance(now_ms, book).take_over(to, session, at_ms, book);
     }
-
-    fn catch_up(&mut self, account: &KfAccount, now_ms: i64, book: &LedgerBook) {
-        let since_start_ms = now_ms - self.start_ms;
-        while let Some(visit) = self.upcoming.take_if(|visit| visit.arrives_ms <= since_start_ms) {
-            self.waiting.push(visit);
-            self.upcoming = self.customers.next_visit();
-        }
-        for visit in self.waiting.extract_if(.., |visit| visit.accepted_ms <= since_start_ms) {
-            let opened_at_ms = self.start_ms + visit.accepted_ms;
-            let createtime = opened_at_ms.div_euclid(1_000);
-            let ledger_index = book.opened(|| account.record(&visit.openid, createtime, opened_at_ms));
-            let leaves_ms = self.start_ms.saturating_add(visit.leaves_ms);
-            self.open.push(Session { openid: visit.openid, createtime, ledger_index, leaves_ms });
-        }
-        self.open.retain(|session| {
-            let stays = now_ms < session.leaves_ms;
-            if !stays {
-                book.closed(session.ledger_index, session.leaves_ms);
-            }
-            stays
-        });
-        self.next_change_ms = self.next_change();
-    }
-
-    fn next_change(&self) -> i64 {
-        let arrival = self.upcoming.iter().map(|visit| visit.arrives_ms);
-        let acceptances = self.waiting.iter().map(|visit| visit.accepted_ms);
-        let arrivals = arrival.chain(acceptances).map(|at_ms| self.start_ms.saturating_add(at_ms));
-        let departures = self.open.iter().map(|session| session.leaves_ms);
-        arrivals.chain(departures).min().unwrap_or(i64::MAX)
-    }
-}
-
-/// A session opened by hand.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SessionToOpen<'a> {
-    pub(super) openid: &'a str,
-    pub(super) createtime: i64,
-    pub(super) now_ms: i64,
 }

@@ -16,6 +16,9 @@ impl Scenario {
             mistakes.push("tokens.overlap: must be shorter than tokens.lifetime".to_owned());
         }
         mistakes.extend(self.customers.mistakes("customers"));
+        if !is_probability(self.transfers.probability) {
+            mistakes.push("transfers.probability: must be between 0 and 1".to_owned());
+        }
         let mut names = HashSet::new();
         for official in &self.official_accounts {
             for (key, value) in [("name", &official.name), ("appid", &official.appid)] {
@@ -25,6 +28,7 @@ impl Scenario {
             }
             mistakes.extend(official.mistakes());
         }
+        mistakes.extend(self.token_route_mistakes());
         for (number, rule) in self.faults.iter().enumerate() {
             mistakes.extend(self.fault_mistakes(rule).map(|mistake| format!("faults[{number}]: {mistake}")));
         }
@@ -32,15 +36,42 @@ impl Scenario {
     }
 
     fn fault_mistakes(&self, rule: &FaultRule) -> Option<String> {
-        let known = |wanted: &String| {
-            let is_wanted =
-                |official: &OfficialAccountScript| official.name == *wanted || official.appid == *wanted;
-            self.official_accounts.iter().any(is_wanted)
-        };
-        if let Some(wanted) = rule.official_account.as_ref().filter(|wanted| !known(wanted)) {
+        if let Some(wanted) = rule.official_account.as_ref().filter(|wanted| self.official(wanted).is_none())
+        {
             return Some(format!("there is no official account `{wanted}`"));
         }
         rule.mistake().map(str::to_owned)
+    }
+
+    /// An official account's tokens come by one way only, or nobody could say how a client is to be configured.
+    fn token_route_mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let mut appids = HashSet::new();
+        let mut routes = vec![("token_server".to_owned(), &self.token_server.official_accounts)];
+        for component in &self.components {
+            let appid = &component.component_appid;
+            if !appids.insert(appid) || self.official(appid).is_some() {
+                mistakes.push(format!("components: component_appid `{appid}` is given twice"));
+            }
+            routes.push((format!("component `{appid}`"), &component.authorizers));
+        }
+        let mut taken = HashSet::new();
+        for (route, wanted) in
+            routes.iter().flat_map(|(route, names)| names.iter().map(move |name| (route, name)))
+        {
+            match self.official(wanted) {
+                None => mistakes.push(format!("{route}: there is no official account `{wanted}`")),
+                Some(official) if !taken.insert(&official.appid) => {
+                    mistakes.push(format!("{route}: `{wanted}` gets its tokens in another way already"));
+                }
+                Some(_) => {}
+            }
+        }
+        mistakes
+    }
+
+    fn official(&self, wanted: &str) -> Option<&OfficialAccountScript> {
+        self.official_accounts.iter().find(|official| official.is(wanted))
     }
 }
 
@@ -119,14 +150,26 @@ mod tests {
             [[faults]]
             fault = "list_null"
             endpoint = "token"
+            [transfers]
+            probability = 1.5
+            [token_server]
+            official_accounts = ["shop"]
+            [[components]]
+            component_appid = "wx1"
+            secret = "s"
+            authorizers = ["shop", "nowhere"]
         "#;
         let expected = [
             "tokens.overlap: must be shorter than tokens.lifetime",
             "customers: gap.mean must be between gap.min and gap.max",
             "customers: returning must be between 0 and 1",
+            "transfers.probability: must be between 0 and 1",
             "official account `shop`: prefix `kf1` is given twice",
             "official_accounts: appid `wx1` is given twice",
             "official account `other`: style.shuffle must be between 0 and 1",
+            "components: component_appid `wx1` is given twice",
+            "component `wx1`: `shop` gets its tokens in another way already",
+            "component `wx1`: there is no official account `nowhere`",
             "faults[0]: there is no official account `nowhere`",
             "faults[1]: this fault concerns getsessionlist only",
         ];

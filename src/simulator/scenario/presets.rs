@@ -6,17 +6,24 @@ use super::super::fault::{Fault, FaultRule};
 use super::super::routes::Endpoint;
 use super::mistakes::SHORTEST_GAP;
 use super::{
-    CustomerFlow, KfAccountScript, KfState, OfficialAccountScript, Scenario, Spread, Style, unlimited,
+    AgentStyle, ComponentParameter, ComponentScript, CountForm, CustomerFlow, KfAccountScript, KfState,
+    OfficialAccountScript, Rotation, Scenario, Spread, Style, TokenServerScript, TransferPolicy, unlimited,
 };
 
 /// Kf accounts of each official account of the demo: 24 in all.
 const DEMO_KF_ACCOUNTS: [(&str, &str, usize); 3] =
     [("flowers", "flowers_cn", 10), ("books", "gh_0a81e05b394e", 8), ("tea", "teahouse", 6)];
+/// Nicknames of agents, at most 16 characters each.
+const DEMO_NICKNAMES: [&str; 11] =
+    ["小明", "Ming", "阿花", "Lily", "王老师", "Tea & More", "小李", "Fang \"F\"", "客服小张", "Bo", "晓晓"];
+/// Enough for polls every 3 seconds, and few enough to be seen to dwindle.
+const DEMO_SESSION_LISTS_PER_DAY: u64 = 500_000;
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Scenario {
     /// Three official accounts with 24 kf accounts, lively enough to be watched: customers stay for 10 to 90 seconds,
-    /// some kf accounts are not bound, one is invalid, now and then WeChat is busy or a token expires.
+    /// some kf accounts are not bound, one is invalid, now and then a session is transferred, WeChat is busy or a token
+    /// expires.
     pub fn demo(seed: u64) -> Scenario {
         let official_accounts = DEMO_KF_ACCOUNTS
             .iter()
@@ -24,6 +31,7 @@ impl Scenario {
             .map(|(index, (name, wechat_id, kf_accounts))| OfficialAccountScript {
                 wechat_id: (*wechat_id).to_owned(),
                 kf_accounts: (1..=*kf_accounts).map(|number| demo_kf_account(index, number)).collect(),
+                session_lists_per_day: DEMO_SESSION_LISTS_PER_DAY,
                 style: demo_style(index),
                 ..official_account(name, index)
             })
@@ -42,9 +50,28 @@ impl Scenario {
                 stay: Some(spread_secs(35, 10, 90)),
                 returning: 0.2,
             },
+            transfers: TransferPolicy { probability: 0.05, renew_createtime: false },
             official_accounts,
             faults: vec![now_and_then(Fault::Errcode(-1), 47), now_and_then(Fault::ExpireTokens, 301)],
             ..Scenario::default()
+        }
+    }
+
+    /// The demo as a third-party platform has it: of its three official accounts, `flowers` and `books` have granted a
+    /// component whose refresh tokens rotate, and the tokens of `tea` come from the operator's central token server.
+    pub fn platform(seed: u64) -> Scenario {
+        let component = ComponentScript {
+            component_appid: format!("wx{:016x}", 0xc0_4702_e470_u64),
+            secret: format!("{:032x}", 0x5ec2_e7c0_4702_e470_u128),
+            authorizers: ["flowers", "books"].map(str::to_owned).into(),
+            component_parameter: ComponentParameter::Either,
+            rotate_refresh_tokens: Rotation::WhenUsed,
+            ticket_header: None,
+        };
+        Scenario {
+            components: vec![component],
+            token_server: TokenServerScript { official_accounts: vec!["tea".to_owned()], header: None },
+            ..Scenario::demo(seed)
         }
     }
 
@@ -87,14 +114,15 @@ fn kf_account(prefix: String) -> KfAccountScript {
 
 fn demo_kf_account(official_account: usize, number: usize) -> KfAccountScript {
     let state = match (official_account, number) {
-        (0, 9) => KfState::Unbound,
-        (0, 10) => KfState::UnboundWaiting,
-        (1, 8) => KfState::UnboundExpired,
+        // Early in the list, so that it is seen at once.
+        (0, 2) => KfState::UnboundWaiting,
+        (0, 10) => KfState::Unbound,
+        (1, 8) => KfState::UnboundRejected,
         (2, 6) => KfState::Invalid,
         _ => KfState::Bound,
     };
     KfAccountScript {
-        nickname: Some(format!("Agent {number}")),
+        nickname: Some(DEMO_NICKNAMES[(official_account * 7 + number) % DEMO_NICKNAMES.len()].to_owned()),
         state,
         ..kf_account(format!("kf{}", 2000 + number))
     }
@@ -105,8 +133,24 @@ fn demo_style(official_account: usize) -> Style {
     let plain = Style { shuffle: 0.1, ..Style::default() };
     match official_account {
         0 => plain,
-        1 => Style { createtime_as_text: true, escaped_slashes: true, ..plain },
-        _ => Style { text_plain: true, explicit_ok: true, duplicate: 0.05, ..plain },
+        1 => Style {
+            createtime_as_text: true,
+            escaped_slashes: true,
+            agents: AgentStyle {
+                expiry_as_text: true,
+                kf_id_of_other_type: true,
+                accepted_case: CountForm::Text,
+                ..AgentStyle::default()
+            },
+            ..plain
+        },
+        _ => Style {
+            text_plain: true,
+            explicit_ok: true,
+            duplicate: 0.05,
+            agents: AgentStyle { lists_offline: true, old_wait_cases: true, ..AgentStyle::default() },
+            ..plain
+        },
     }
 }
 

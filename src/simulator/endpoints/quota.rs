@@ -1,0 +1,43 @@
+//! POST /cgi-bin/openapi/quota/get.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::super::answer::Object;
+use super::super::lock;
+use super::super::routes::Endpoint;
+use super::super::world::OfficialAccount;
+use super::Outcome;
+
+/// How often an endpoint may be called, and was.
+pub(in super::super) fn quota_get(official: &OfficialAccount, request_body: &[u8], now_ms: i64) -> Outcome {
+    #[derive(Deserialize)]
+    struct Question<'a> {
+        #[serde(borrow)]
+        cgi_path: Cow<'a, str>,
+    }
+    let question: Question<'_> = serde_json::from_slice(request_body).map_err(|_| 47001)?;
+    let of_wechat = |endpoint: &Endpoint| !endpoint.is_of_operator();
+    let endpoint = Endpoint::from_path(&question.cgi_path).filter(of_wechat).ok_or(76021)?;
+    let limits = &mut lock(&official.limits)[endpoint as usize];
+    let [limit, used, remain] =
+        [limits.day.limit(), limits.day.used(now_ms), limits.day.left(now_ms)].map(number);
+    let mut body = Object::new(&official.style, 160);
+    body.object("quota", |quota| {
+        quota.number("daily_limit", limit);
+        quota.number("used", used);
+        quota.number("remain", remain);
+    });
+    if let Some(minute) = &limits.minute {
+        body.object("rate_limit", |rate_limit| {
+            rate_limit.number("call_count", number(minute.limit()));
+            rate_limit.number("refresh_second", 60);
+        });
+    }
+    Ok(body.finish())
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
