@@ -68,6 +68,17 @@ impl ErrorClass {
         }
     }
 
+    /// Whether any other call for the official account would meet the same failure, whichever call met it first.
+    pub fn concerns_every_call(self) -> bool {
+        matches!(
+            self,
+            Self::TokenRejected
+                | Self::AddressNotAllowed
+                | Self::AddressRefusedForHour
+                | Self::AddressRefusedForDay
+        )
+    }
+
     /// The name used in logs and pages.
     pub fn as_str(self) -> &'static str {
         match self {
