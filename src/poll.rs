@@ -17,7 +17,7 @@ use crate::{
     domain::{
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
-        holds::ErrorClass,
+        holds::{ErrorClass, Holds},
         watch::Step,
     },
     metrics::Metrics,
@@ -49,13 +49,15 @@ pub struct Poller {
     limits: PollLimits,
 }
 
-/// The times that bound a poll.
+/// The times that bound polls.
 #[derive(Clone, Copy, Debug)]
 pub struct PollLimits {
     /// The longest time for asking, with token fetches and repeats.
     pub deadline: Duration,
     /// How long failures last before the account counts as blind.
     pub blind_after: Duration,
+    /// How long failures hold back what failed.
+    pub holds: Holds,
 }
 
 impl Poller {
@@ -104,7 +106,7 @@ impl Poller {
             Err(_) => Err(timed_out(now)),
         };
         let answered_at = self.clock.now();
-        account.learn(now, answered_at, answer.as_ref().err());
+        account.learn(now, answered_at, answer.as_ref().err(), &self.limits.holds);
         let (step, failure) = match answer {
             Ok(step) => (step, None),
             Err(failure) => (self.after_failure(account, &failure, answered_at), Some(failure)),

@@ -12,6 +12,7 @@ use kfwatch::{
     domain::{
         account::{Account, AccountState},
         clock::Clock,
+        holds::{Holds, Wait},
     },
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
@@ -43,6 +44,10 @@ struct Rehearsal {
 
 impl Rehearsal {
     async fn new() -> Self {
+        Self::with(Holds::default()).await
+    }
+
+    async fn with(holds: Holds) -> Self {
         let scenario = Scenario { ledger: false, ..Scenario::load(2, 2, 1, 0.0) };
         let configured = scenario.accounts();
         let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -72,7 +77,7 @@ impl Rehearsal {
                 accounts.push(Arc::new(WatchedAccount::new(status, Arc::clone(&shared), row, watch)));
             }
         }
-        let limits = PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER };
+        let limits = PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER, holds };
         let poller = Poller::new(store.clone(), metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
         Self { simulator, clock, store, poller, accounts, _directory: directory }
     }
@@ -88,10 +93,15 @@ impl Rehearsal {
 
     /// getsessionlist gives this errcode from now on: for one kf account, or for the official account of account 0.
     fn refuse(&self, code: i64, kf_account: Option<usize>) {
+        self.refuse_at(kf_account.unwrap_or(0), code, kf_account.is_some());
+    }
+
+    /// The same for this account, or for all of its official account.
+    fn refuse_at(&self, account: usize, code: i64, alone: bool) {
         self.control().inject(FaultRule {
             endpoint: Some(Endpoint::GetSessionList),
-            official_account: Some(self.accounts[0].status.account.official_account.to_string()),
-            kf_account: kf_account.map(|account| self.names(account).1.to_owned()),
+            official_account: Some(self.accounts[account].status.account.official_account.to_string()),
+            kf_account: alone.then(|| self.names(account).1.to_owned()),
             ..FaultRule::new(Fault::Errcode(code))
         });
     }
@@ -322,4 +332,51 @@ async fn what_could_not_be_stored_is_found_again() {
     let events = rehearsal.events().await;
     let started = events.iter().filter(|event| event["data"]["baseline"] == false).count();
     assert_eq!(started, 2);
+}
+
+#[tokio::test]
+async fn what_a_kf_account_is_refused_leaves_all_others_alone() {
+    for code in [-1, 65401, 65402, 47001, 41001, 65413, 12_345] {
+        let rehearsal = Rehearsal::new().await;
+        rehearsal.tick().await;
+        rehearsal.refuse(code, Some(0));
+        let asked = rehearsal.ticks(Duration::from_secs(300)).await;
+        assert_eq!(asked[1..], [20, 20, 20], "{code}: the others");
+        assert!((5..=10).contains(&asked[0]), "{code}: {} times", asked[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_neither_lengthens_nor_ends_the_wait_of_another() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse_at(0, 65402, true);
+    rehearsal.refuse_at(1, -1, true);
+    rehearsal.refuse_at(2, 40164, false);
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    for kf_account in [0, 1] {
+        assert!((10..=16).contains(&asked[kf_account]), "about once a minute: {asked:?}");
+    }
+    assert!((4..=9).contains(&(asked[2] + asked[3])), "about every two minutes: {asked:?}");
+    rehearsal.control().clear_faults();
+    rehearsal.refuse_at(2, 40164, false);
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    let asked = rehearsal.ticks(Duration::from_secs(300)).await;
+    assert_eq!(asked[..2], [20, 20], "released, whatever the other official account is refused");
+    assert!(asked[2] + asked[3] <= 4, "and the success of these does not release that one: {asked:?}");
+}
+
+#[tokio::test]
+async fn configured_holds_are_kept() {
+    let second = Duration::from_secs(1);
+    let often = Wait { first: Duration::ZERO, longest: second };
+    let rarely = Wait { first: 300 * second, longest: 300 * second };
+    let holds = Holds { unbound: often, not_authorized: rarely, ..Holds::default() };
+    let rehearsal = Rehearsal::with(holds).await;
+    rehearsal.tick().await;
+    rehearsal.refuse_at(0, 65402, true);
+    rehearsal.refuse_at(2, 48001, false);
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked[0], 40, "at every tick");
+    assert!((2..=3).contains(&(asked[2] + asked[3])), "every five minutes, less a fifth at most: {asked:?}");
 }

@@ -9,7 +9,7 @@ use crate::{
     domain::{
         account::{Account, AccountState, Conclusion},
         clock::Moment,
-        holds::{ErrorClass, Failure, Hold, Scope},
+        holds::{ErrorClass, Failure, Hold, Holds, Scope},
         watch::{Answer, Cause, Sighting, Step, Watch},
     },
     status::AccountStatus,
@@ -139,7 +139,7 @@ impl WatchedAccount {
     }
 
     /// Holds back what failed, and releases what is shown to work.
-    pub(super) fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>) {
+    pub(super) fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>, holds: &Holds) {
         let scope = failure.map(|failure| failure.class.scope());
         let mut memory = self.memory();
         let mut shared = self.official_account.hold.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +159,7 @@ impl WatchedAccount {
                 sent_at: failure.sent_at,
                 retry_after: failure.error.retry_after(),
             };
-            let hold = Hold::after(previous.as_ref(), failed, now, fastrand::f64());
+            let hold = Hold::after(holds, previous.as_ref(), failed, now, fastrand::f64());
             *held = Some(Held { hold, cause: cause(failure) });
             // A refusal that concerns the kf account alone shows that the official account works.
             if conclusion(failure).is_some() {
