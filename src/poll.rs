@@ -9,7 +9,10 @@
 mod account;
 mod report;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 pub use self::account::{Claim, OfficialAccount, WatchedAccount};
 use self::account::{cause, conclusion};
@@ -18,6 +21,7 @@ use crate::{
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
         holds::{ErrorClass, Holds},
+        streak::Streak,
         watch::Step,
     },
     metrics::Metrics,
@@ -47,6 +51,8 @@ pub struct Poller {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     limits: PollLimits,
+    /// Failures of the store, which are nobody's but its own.
+    not_stored: Mutex<Streak<report::StoreReason>>,
 }
 
 /// The times that bound polls.
@@ -63,14 +69,15 @@ pub struct PollLimits {
 impl Poller {
     /// A poller that commits to this store.
     pub fn new(store: Store, metrics: Arc<Metrics>, clock: Arc<dyn Clock>, limits: PollLimits) -> Self {
-        Self { store, metrics, clock, limits }
+        Self { store, metrics, clock, limits, not_stored: Mutex::default() }
     }
 
     /// Polls the claimed account once, unless it is held back.
     pub async fn poll(&self, claim: &Claim) -> PollOutcome {
         let account = claim.account();
-        let outcome = self.poll_unobserved(account).await;
-        self.record(account, &outcome);
+        let begun_at = self.clock.now();
+        let outcome = self.poll_unobserved(account, begun_at).await;
+        self.record(account, &outcome, begun_at);
         outcome
     }
 
@@ -88,11 +95,11 @@ impl Poller {
         row.failures += 1;
         row.up = false;
         row.failing_with = Some("panic");
-        tracing::error!(account = %account.account(), "A poll panicked: this is a bug in kfwatch, please report it");
+        drop(row);
+        report::log_panic(account, self.clock.now());
     }
 
-    async fn poll_unobserved(&self, account: &WatchedAccount) -> PollOutcome {
-        let now = self.clock.now();
+    async fn poll_unobserved(&self, account: &WatchedAccount, now: Moment) -> PollOutcome {
         if let Some(cause) = account.held_at(now) {
             let step = account.memory().watch.failed(now, self.limits.blind_after, cause);
             if let Err(error) = self.commit(account, step).await {
@@ -140,8 +147,9 @@ impl Poller {
                 PollCommit { id: account.row(), account: account.account().clone(), changes, record };
             let started = self.clock.now();
             let committed = self.store.commit_poll(commit).await;
-            let waited = self.clock.now().since(&started);
-            self.metrics.committed(waited, committed.as_ref().map(|_| ()).map_err(|_| ()));
+            let now = self.clock.now();
+            self.metrics.committed(now.since(&started), committed.as_ref().map(|_| ()).map_err(|_| ()));
+            report::log_commit(&self.not_stored, committed.as_ref().err(), started, now);
             committed?;
         }
         counts.record(&self.metrics);
@@ -156,7 +164,7 @@ impl Poller {
     }
 
     /// Everything that is told of a poll, at one place: counters, row, log.
-    fn record(&self, account: &WatchedAccount, outcome: &PollOutcome) {
+    fn record(&self, account: &WatchedAccount, outcome: &PollOutcome, begun_at: Moment) {
         account.status.completed();
         let mut row = account.status.row();
         let asked = !matches!(outcome, PollOutcome::Held);
@@ -170,9 +178,9 @@ impl Poller {
             PollOutcome::Failed(failure) => Some(failure.error.code()),
             PollOutcome::NotStored(_) => Some("store"),
         };
-        let before = std::mem::replace(&mut row.failing_with, code);
+        row.failing_with = code;
         drop(row);
-        report::log(account, outcome, code, before);
+        report::log(account, outcome, begun_at, &*self.clock);
     }
 }
 

@@ -5,7 +5,11 @@
 
 mod rehearsal;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use kfwatch::{
     app,
@@ -379,4 +383,116 @@ async fn configured_holds_are_kept() {
     let asked = rehearsal.ticks(Duration::from_secs(600)).await;
     assert_eq!(asked[0], 40, "at every tick");
     assert!((2..=3).contains(&(asked[2] + asked[3])), "every five minutes, less a fifth at most: {asked:?}");
+}
+
+#[tokio::test]
+async fn an_official_account_that_is_refused_is_told_once_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    let log = Log::capture();
+    rehearsal.tick().await;
+    rehearsal.refuse(40164, None);
+    rehearsal.ticks(Duration::from_secs(600)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 1 + 2, "the refusal, and two blind accounts: {told:#?}");
+    assert!(told[0].contains("ERROR") && told[0].contains("remedy=") && told[0].contains("203.0.113.7"));
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(300)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 4, "{told:#?}");
+    assert!(
+        told[3].contains("Calls succeed again after") && told[3].contains("failed polls in"),
+        "{}",
+        told[3]
+    );
+}
+
+#[tokio::test]
+async fn reasons_that_alternate_are_told_once_each() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    for round in 0..20 {
+        rehearsal.control().clear_faults();
+        rehearsal.refuse(if round % 2 == 0 { 48001 } else { 65400 }, None);
+        rehearsal.ticks(Duration::from_secs(300)).await;
+    }
+    let told = log.lines().into_iter().filter(|line| !line.contains("blind")).collect::<Vec<_>>();
+    assert_eq!(told.len(), 2, "{told:#?}");
+}
+
+#[tokio::test]
+async fn an_unbound_account_is_told_once_with_its_remedy_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    rehearsal.refuse(65402, Some(0));
+    rehearsal.ticks(Duration::from_secs(3 * 3600)).await;
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(300)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("65402") && told[0].contains("inviteworker") && told[0].contains("remedy_zh="));
+    assert!(told[1].contains("Polls succeed again after") && told[1].contains(" in 3h"), "{}", told[1]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_once_for_all_accounts_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    rehearsal.store.limit_pages(1).await.unwrap();
+    // Openids long enough that the events need new pages.
+    let long = "o".repeat(6000);
+    for account in 0..4 {
+        let (appid, kf_account) = rehearsal.names(account);
+        rehearsal.control().open_session(appid, kf_account, &long, None).unwrap();
+    }
+    for _ in 0..10 {
+        rehearsal.pass(TICK);
+        assert_eq!(rehearsal.tick().await, ["not stored"; 4]);
+    }
+    rehearsal.store.limit_pages(u32::MAX).await.unwrap();
+    rehearsal.ticks(Duration::from_secs(60)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("ERROR") && told[0].contains("Polls are not stored"), "{}", told[0]);
+    assert!(told[1].contains("Polls are stored again after 40 failed commits in"), "{}", told[1]);
+}
+
+/// What is logged at info and above by this thread while it lives.
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn capture() -> Self {
+        let text = Arc::<Mutex<Vec<u8>>>::default();
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(move || Lines(Arc::clone(&writer)))
+            .finish();
+        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// Those of kfwatch's polls.
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains("kfwatch::poll")).map(str::to_owned).collect()
+    }
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -3,13 +3,17 @@
 //! Polls that change nothing are not stored one by one. Their send times are the lower bounds of `ended_between` after
 //! a restart, so they are stored together at least every minute, and once more at the end of a drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    mem::Discriminant,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{clock::Clock, watch::Sighting},
+    domain::{clock::Clock, streak::Streak, watch::Sighting},
     poll::WatchedAccount,
     store::{PruneLimits, Seen, Store, StoreError},
 };
@@ -35,6 +39,8 @@ pub(super) struct Housekeeping {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) accounts: Vec<Arc<WatchedAccount>>,
     pub(super) event_retention: Duration,
+    /// Failures of the store, told once and not every half a minute.
+    pub(super) not_stored: Mutex<Streak<Discriminant<StoreError>>>,
 }
 
 impl Housekeeping {
@@ -83,13 +89,14 @@ impl Housekeeping {
             let sightings: Vec<Seen> = batch.iter().map(|index| seen(&self.accounts[*index])).collect();
             match self.store.record_sightings(sightings.clone()).await {
                 Ok(()) => {
+                    self.stored();
                     for (index, seen) in batch.iter().zip(sightings) {
                         stored[*index] = seen.last_success_at;
                     }
                 }
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
-                    tracing::warn!("Times of the last polls not stored: {}", crate::chain(&error));
+                    self.not_stored("Times of the last polls not stored", &error);
                     break;
                 }
             }
@@ -116,7 +123,23 @@ impl Housekeeping {
                 );
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!("Store not pruned: {}", crate::chain(&error)),
+            Err(error) => self.not_stored("Store not pruned", &error),
+        }
+    }
+
+    fn not_stored(&self, what: &str, error: &StoreError) {
+        let mut streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if streak.failed(std::mem::discriminant(error), self.clock.now()) {
+            tracing::warn!("{what}: {}", crate::chain(error));
+        } else {
+            tracing::debug!("{what}: {}", crate::chain(error));
+        }
+    }
+
+    fn stored(&self) {
+        let mut streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recovery) = streak.succeeded(self.clock.now()) {
+            tracing::info!(failures = recovery.failures, "Times of the last polls are stored again");
         }
     }
 }

@@ -5,11 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use super::report::Reason;
 use crate::{
     domain::{
         account::{Account, AccountState, Conclusion},
         clock::Moment,
         holds::{ErrorClass, Failure, Hold, Holds, Scope},
+        streak::Streak,
         watch::{Answer, Cause, Sighting, Step, Watch},
     },
     status::AccountStatus,
@@ -21,14 +23,18 @@ use crate::{
 pub struct OfficialAccount {
     client: OfficialAccountClient,
     hold: Mutex<Option<Held>>,
-    /// The code of the failure that holds all of its accounts back, as last logged.
-    pub(super) failing_with: Mutex<Option<&'static str>>,
+    streak: Mutex<Streak<Reason>>,
 }
 
 impl OfficialAccount {
     /// An official account that nothing holds back.
     pub fn new(client: OfficialAccountClient) -> Self {
-        Self { client, hold: Mutex::default(), failing_with: Mutex::default() }
+        Self { client, hold: Mutex::default(), streak: Mutex::default() }
+    }
+
+    /// Its failures that concern all of its kf accounts.
+    pub(super) fn streak(&self) -> MutexGuard<'_, Streak<Reason>> {
+        self.streak.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -45,6 +51,8 @@ pub struct WatchedAccount {
 pub(super) struct Memory {
     pub(super) watch: Watch,
     hold: Option<Held>,
+    /// Its failures that concern it alone.
+    pub(super) streak: Streak<Reason>,
 }
 
 /// A hold, and what consumers are told of its cause.
@@ -78,7 +86,7 @@ impl WatchedAccount {
         row: AccountRow,
         watch: Watch,
     ) -> Self {
-        let memory = Mutex::new(Memory { watch, hold: None });
+        let memory = Mutex::new(Memory { watch, hold: None, streak: Streak::default() });
         Self { status, official_account, row, memory, claimed: AtomicBool::new(false) }
     }
 
