@@ -170,7 +170,11 @@ impl Daemon {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let metrics = Arc::new(Metrics::new([]).unwrap());
         let accounts = accounts(config, &store, &metrics, &clock).await;
-        let limits = PollLimits { deadline: config.api.timeout * 3, blind_after: config.poll.blind_after };
+        let limits = PollLimits {
+            deadline: config.api.timeout * 3,
+            blind_after: config.poll.blind_after,
+            holds: config.holds,
+        };
         let poller = Arc::new(Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock), limits));
         let queue =
             Arc::new(PollQueue::new(OFFICIAL_ACCOUNTS, config.api.max_in_flight_per_official_account));

@@ -103,7 +103,11 @@ impl App {
         let connections = Connections::build(&config, &store, Arc::clone(&clock)).await?;
         let watching = Watching::restore(&config, &store, &metrics, &connections).await?;
         watching.announce_left(&store, &metrics, clock.now()).await?;
-        let limits = PollLimits { deadline: poll_deadline(&config), blind_after: config.poll.blind_after };
+        let limits = PollLimits {
+            deadline: poll_deadline(&config),
+            blind_after: config.poll.blind_after,
+            holds: config.holds,
+        };
         let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
         let web = Arc::new(WebState {
             table: Table::new(watching.statuses()),

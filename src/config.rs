@@ -11,6 +11,7 @@
 mod api;
 mod check;
 mod environment;
+mod holds;
 mod layers;
 mod locate;
 mod mistake;
@@ -35,6 +36,7 @@ pub use self::official_account::{
     MAX_KF_ACCOUNTS, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES,
 };
 pub use self::sink::MAX_SINKS;
+pub use crate::domain::holds::Holds;
 pub use crate::logging::Format as LogFormat;
 use crate::schedule::cron::Schedule;
 pub use crate::wechat::{http::HttpVersion, token::TokenSource};
@@ -60,6 +62,8 @@ pub struct Config {
     pub api: Api,
     /// When accounts are polled.
     pub poll: Poll,
+    /// How long failures hold back what failed: first waits not longer than longest ones, these from a second to a day.
+    pub holds: Holds,
     /// What is exported.
     pub metrics: Metrics,
     /// Whom to poll: at least one, names and appids unique, in the order of the files.

@@ -1,4 +1,4 @@
-//! What kfwatch is about, without the world: accounts, snapshots, their difference, events, holds.
+//! What kfwatch is about, without the world: accounts, snapshots, their difference, events, holds, streaks of failures.
 //!
 //! Everything here is pure and synchronous: no clock is read, nothing is fetched or stored, and what cannot be
 //! expressed cannot fail. Time comes in as an argument ([`clock::Moment`]), so that a day can be rehearsed in a
@@ -11,4 +11,5 @@ pub mod diff;
 pub mod event;
 pub mod holds;
 pub mod snapshot;
+pub mod streak;
 pub mod watch;

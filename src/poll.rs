@@ -10,7 +10,10 @@ mod account;
 mod kf_list;
 mod report;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 pub use self::account::{Claim, OfficialAccount, WatchedAccount};
 use self::account::{cause, conclusion};
@@ -18,7 +21,8 @@ use crate::{
     domain::{
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
-        holds::ErrorClass,
+        holds::{ErrorClass, Holds},
+        streak::Streak,
         watch::Step,
     },
     metrics::Metrics,
@@ -48,27 +52,32 @@ pub struct Poller {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     limits: PollLimits,
+    /// Failures of the store, which are nobody's but its own.
+    not_stored: Mutex<Streak<report::StoreReason>>,
 }
 
-/// The times that bound a poll.
+/// The times that bound polls.
 #[derive(Clone, Copy, Debug)]
 pub struct PollLimits {
     /// The longest time for asking, with token fetches and repeats.
     pub deadline: Duration,
     /// How long failures last before the account counts as blind.
     pub blind_after: Duration,
+    /// How long failures hold back what failed.
+    pub holds: Holds,
 }
 
 impl Poller {
     /// A poller that commits to this store.
     pub fn new(store: Store, metrics: Arc<Metrics>, clock: Arc<dyn Clock>, limits: PollLimits) -> Self {
-        Self { store, metrics, clock, limits }
+        Self { store, metrics, clock, limits, not_stored: Mutex::default() }
     }
 
     /// Polls the claimed account once, unless it is held back.
     pub async fn poll(&self, claim: &Claim) -> PollOutcome {
-        let outcome = self.poll_unobserved(claim).await;
-        self.record(claim, &outcome);
+        let begun_at = self.clock.now();
+        let outcome = self.poll_unobserved(claim, begun_at).await;
+        self.record(claim, &outcome, begun_at);
         outcome
     }
 
@@ -86,12 +95,12 @@ impl Poller {
         row.failures += 1;
         row.up = false;
         row.failing_with = Some("panic");
-        tracing::error!(account = %account.account(), "A poll panicked: this is a bug in kfwatch, please report it");
+        drop(row);
+        report::log_panic(account, self.clock.now());
     }
 
-    async fn poll_unobserved(&self, claim: &Claim) -> PollOutcome {
+    async fn poll_unobserved(&self, claim: &Claim, now: Moment) -> PollOutcome {
         let account = claim.account();
-        let now = self.clock.now();
         if let Some(cause) = claim.held_at(now) {
             let step = account.memory().watch.failed(now, self.limits.blind_after, cause);
             if let Err(error) = self.commit(account, step).await {
@@ -105,7 +114,7 @@ impl Poller {
             Err(_) => Err(timed_out(now)),
         };
         let answered_at = self.clock.now();
-        claim.learn(now, answered_at, answer.as_ref().err());
+        claim.learn(now, answered_at, answer.as_ref().err(), &self.limits.holds);
         let (step, failure) = match answer {
             Ok(step) => (step, None),
             Err(failure) => (self.after_failure(account, &failure, answered_at), Some(failure)),
@@ -139,8 +148,9 @@ impl Poller {
                 PollCommit { id: account.row(), account: account.account().clone(), changes, record };
             let started = self.clock.now();
             let committed = self.store.commit_poll(commit).await;
-            let waited = self.clock.now().since(&started);
-            self.metrics.committed(waited, committed.as_ref().map(|_| ()).map_err(|_| ()));
+            let now = self.clock.now();
+            self.metrics.committed(now.since(&started), committed.as_ref().map(|_| ()).map_err(|_| ()));
+            report::log_commit(&self.not_stored, committed.as_ref().err(), started, now);
             committed?;
         }
         counts.record(&self.metrics);
@@ -155,7 +165,7 @@ impl Poller {
     }
 
     /// Everything that is told of a poll, at one place: counters, row, log.
-    fn record(&self, claim: &Claim, outcome: &PollOutcome) {
+    fn record(&self, claim: &Claim, outcome: &PollOutcome, begun_at: Moment) {
         let account = claim.account();
         account.status.completed();
         let mut row = account.status.row();
@@ -170,9 +180,9 @@ impl Poller {
             PollOutcome::Failed(failure) => Some(failure.error.code()),
             PollOutcome::NotStored(_) => Some("store"),
         };
-        let before = std::mem::replace(&mut row.failing_with, code);
+        row.failing_with = code;
         drop(row);
-        report::log(claim, outcome, code, before);
+        report::log(claim, outcome, begun_at, &*self.clock);
     }
 }
 

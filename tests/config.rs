@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kfwatch::config::{Config, Environment, Loaded, Mistakes, SinkStart, SinkTarget, TokenSource};
+use kfwatch::config::{Config, Environment, Holds, Loaded, Mistakes, SinkStart, SinkTarget, TokenSource};
+use kfwatch::domain::holds::Wait;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -248,6 +249,15 @@ fn an_official_account_has_its_own_schedule_or_that_of_poll() {
     let shown: Vec<String> = accounts.iter().map(|account| format!("{:?}", account.schedule)).collect();
     let expressions = "[\"0 0 * * * *\", \"0 0 0 * * *\"]";
     assert_eq!(shown, [format!("{expressions} in Asia/Shanghai"), format!("{expressions} in UTC")]);
+}
+
+#[test]
+fn one_duration_is_the_first_wait_and_the_longest() {
+    let text = format!("[holds]\nbusy = \"30s\"\nunbound = [\"10s\", \"24h\"]\n{OFFICIAL_ACCOUNT}");
+    let holds = load(&text).unwrap().config.holds;
+    let wait =
+        |first, longest| Wait { first: Duration::from_secs(first), longest: Duration::from_secs(longest) };
+    assert_eq!(holds, Holds { busy: wait(30, 30), unbound: wait(10, 86_400), ..Holds::default() });
 }
 
 #[test]

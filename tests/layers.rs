@@ -33,7 +33,7 @@ const RULES: [Rule; 14] = [
     rule("schedule", &["domain", "metrics", "poll"], "it knows when, not what"),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
     rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),
-    rule("config", &["logging", "schedule", "wechat"], "it makes values, and runs nothing"),
+    rule("config", &["domain", "logging", "schedule", "wechat"], "it makes values, and runs nothing"),
     rule(
         "app",
         &[

@@ -5,13 +5,18 @@
 
 mod rehearsal;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use kfwatch::{
     app,
     domain::{
         account::{Account, AccountState},
         clock::Clock,
+        holds::{Holds, Wait},
     },
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
@@ -43,6 +48,10 @@ struct Rehearsal {
 
 impl Rehearsal {
     async fn new() -> Self {
+        Self::with(Holds::default()).await
+    }
+
+    async fn with(holds: Holds) -> Self {
         let scenario = Scenario { ledger: false, ..Scenario::load(2, 2, 1, 0.0) };
         let configured = scenario.accounts();
         let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -78,7 +87,7 @@ impl Rehearsal {
             accounts
                 .extend(shared.accounts().iter().map(|account| (Arc::clone(&shared), Arc::clone(account))));
         }
-        let limits = PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER };
+        let limits = PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER, holds };
         let poller = Poller::new(store.clone(), metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
         Self { simulator, clock, store, poller, accounts, _directory: directory }
     }
@@ -94,10 +103,15 @@ impl Rehearsal {
 
     /// getsessionlist gives this errcode from now on: for one kf account, or for the official account of account 0.
     fn refuse(&self, code: i64, kf_account: Option<usize>) {
+        self.refuse_at(kf_account.unwrap_or(0), code, kf_account.is_some());
+    }
+
+    /// The same for this account, or for all of its official account.
+    fn refuse_at(&self, account: usize, code: i64, alone: bool) {
         self.control().inject(FaultRule {
             endpoint: Some(Endpoint::GetSessionList),
-            official_account: Some(self.accounts[0].1.status.account.official_account.to_string()),
-            kf_account: kf_account.map(|account| self.names(account).1.to_owned()),
+            official_account: Some(self.accounts[account].1.status.account.official_account.to_string()),
+            kf_account: alone.then(|| self.names(account).1.to_owned()),
             ..FaultRule::new(Fault::Errcode(code))
         });
     }
@@ -339,4 +353,163 @@ async fn what_could_not_be_stored_is_found_again() {
     let events = rehearsal.events().await;
     let started = events.iter().filter(|event| event["data"]["baseline"] == false).count();
     assert_eq!(started, 2);
+}
+
+#[tokio::test]
+async fn what_a_kf_account_is_refused_leaves_all_others_alone() {
+    for code in [-1, 65401, 65402, 47001, 41001, 65413, 12_345] {
+        let rehearsal = Rehearsal::new().await;
+        rehearsal.tick().await;
+        rehearsal.refuse(code, Some(0));
+        let asked = rehearsal.ticks(Duration::from_secs(300)).await;
+        assert_eq!(asked[1..], [20, 20, 20], "{code}: the others");
+        assert!((5..=10).contains(&asked[0]), "{code}: {} times", asked[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_neither_lengthens_nor_ends_the_wait_of_another() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse_at(0, 65402, true);
+    rehearsal.refuse_at(1, -1, true);
+    rehearsal.refuse_at(2, 40164, false);
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    for kf_account in [0, 1] {
+        assert!((10..=16).contains(&asked[kf_account]), "about once a minute: {asked:?}");
+    }
+    assert!((4..=9).contains(&(asked[2] + asked[3])), "about every two minutes: {asked:?}");
+    rehearsal.control().clear_faults();
+    rehearsal.refuse_at(2, 40164, false);
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    let asked = rehearsal.ticks(Duration::from_secs(300)).await;
+    assert_eq!(asked[..2], [20, 20], "released, whatever the other official account is refused");
+    assert!(asked[2] + asked[3] <= 4, "and the success of these does not release that one: {asked:?}");
+}
+
+#[tokio::test]
+async fn configured_holds_are_kept() {
+    let second = Duration::from_secs(1);
+    let often = Wait { first: Duration::ZERO, longest: second };
+    let rarely = Wait { first: 300 * second, longest: 300 * second };
+    let holds = Holds { unbound: often, not_authorized: rarely, ..Holds::default() };
+    let rehearsal = Rehearsal::with(holds).await;
+    rehearsal.tick().await;
+    rehearsal.refuse_at(0, 65402, true);
+    rehearsal.refuse_at(2, 48001, false);
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked[0], 40, "at every tick");
+    assert!((2..=3).contains(&(asked[2] + asked[3])), "every five minutes, less a fifth at most: {asked:?}");
+}
+
+#[tokio::test]
+async fn an_official_account_that_is_refused_is_told_once_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    let log = Log::capture();
+    rehearsal.tick().await;
+    rehearsal.refuse(40164, None);
+    rehearsal.ticks(Duration::from_secs(600)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 1 + 2, "the refusal, and two blind accounts: {told:#?}");
+    assert!(told[0].contains("ERROR") && told[0].contains("remedy=") && told[0].contains("203.0.113.7"));
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(300)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 4, "{told:#?}");
+    assert!(
+        told[3].contains("Calls succeed again after") && told[3].contains("failed polls in"),
+        "{}",
+        told[3]
+    );
+}
+
+#[tokio::test]
+async fn reasons_that_alternate_are_told_once_each() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    for round in 0..20 {
+        rehearsal.control().clear_faults();
+        rehearsal.refuse(if round % 2 == 0 { 48001 } else { 65400 }, None);
+        rehearsal.ticks(Duration::from_secs(300)).await;
+    }
+    let told = log.lines().into_iter().filter(|line| !line.contains("blind")).collect::<Vec<_>>();
+    assert_eq!(told.len(), 2, "{told:#?}");
+}
+
+#[tokio::test]
+async fn an_unbound_account_is_told_once_with_its_remedy_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    rehearsal.refuse(65402, Some(0));
+    rehearsal.ticks(Duration::from_secs(3 * 3600)).await;
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(300)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("65402") && told[0].contains("inviteworker") && told[0].contains("remedy_zh="));
+    assert!(told[1].contains("Polls succeed again after") && told[1].contains(" in 3h"), "{}", told[1]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_once_for_all_accounts_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    rehearsal.store.limit_pages(1).await.unwrap();
+    // Openids long enough that the events need new pages.
+    let long = "o".repeat(6000);
+    for account in 0..4 {
+        let (appid, kf_account) = rehearsal.names(account);
+        rehearsal.control().open_session(appid, kf_account, &long, None).unwrap();
+    }
+    for _ in 0..10 {
+        rehearsal.pass(TICK);
+        assert_eq!(rehearsal.tick().await, ["not stored"; 4]);
+    }
+    rehearsal.store.limit_pages(u32::MAX).await.unwrap();
+    rehearsal.ticks(Duration::from_secs(60)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("ERROR") && told[0].contains("Polls are not stored"), "{}", told[0]);
+    assert!(told[1].contains("Polls are stored again after 40 failed commits in"), "{}", told[1]);
+}
+
+/// What is logged at info and above by this thread while it lives.
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn capture() -> Self {
+        let text = Arc::<Mutex<Vec<u8>>>::default();
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(move || Lines(Arc::clone(&writer)))
+            .finish();
+        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// Those of kfwatch's polls.
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains("kfwatch::poll")).map(str::to_owned).collect()
+    }
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

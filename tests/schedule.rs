@@ -18,6 +18,7 @@ use kfwatch::{
     domain::{
         account::Account,
         clock::{Clock, Moment},
+        holds::Holds,
         watch::Watch,
     },
     metrics::Metrics,
@@ -104,8 +105,11 @@ impl Ticking {
         let queue = Arc::new(PollQueue::new(1, 1));
         runtime.block_on(async {
             let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
-            let limits =
-                PollLimits { deadline: Duration::from_secs(1), blind_after: Duration::from_secs(300) };
+            let limits = PollLimits {
+                deadline: Duration::from_secs(1),
+                blind_after: Duration::from_secs(300),
+                holds: Holds::default(),
+            };
             let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&shared), limits);
             let context = TickerContext {
                 queue: Arc::clone(&queue),

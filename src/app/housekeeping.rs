@@ -3,13 +3,18 @@
 //! Polls that change nothing are not stored one by one. Their send times are the lower bounds of `ended_between` after
 //! a restart, so they are stored together at least every minute, and once more at the end of a drain.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    mem::Discriminant,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{clock::Clock, watch::Sighting},
+    domain::{clock::Clock, streak::Streak, watch::Sighting},
     poll::{OfficialAccount, WatchedAccount},
     store::{AccountRow, PruneLimits, Seen, Store, StoreError},
 };
@@ -38,6 +43,8 @@ pub(super) struct Housekeeping {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
     pub(super) event_retention: Duration,
+    /// Failures of the store, told once and not every half a minute.
+    pub(super) not_stored: Mutex<Streak<Discriminant<StoreError>>>,
 }
 
 impl Housekeeping {
@@ -89,10 +96,13 @@ impl Housekeeping {
             // Read as late as possible: a poll may have committed a newer one meanwhile.
             let sightings: Vec<Seen> = batch.iter().map(|account| seen(account)).collect();
             match self.store.record_sightings(sightings.clone()).await {
-                Ok(()) => stored.extend(sightings.iter().map(|seen| (seen.id, seen.last_success_at))),
+                Ok(()) => {
+                    self.stored();
+                    stored.extend(sightings.iter().map(|seen| (seen.id, seen.last_success_at)));
+                }
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
-                    tracing::warn!("Times of the last polls not stored: {}", crate::chain(&error));
+                    self.not_stored("Times of the last polls not stored", &error);
                     break;
                 }
             }
@@ -119,7 +129,23 @@ impl Housekeeping {
                 );
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!("Store not pruned: {}", crate::chain(&error)),
+            Err(error) => self.not_stored("Store not pruned", &error),
+        }
+    }
+
+    fn not_stored(&self, what: &str, error: &StoreError) {
+        let mut streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if streak.failed(std::mem::discriminant(error), self.clock.now()) {
+            tracing::warn!("{what}: {}", crate::chain(error));
+        } else {
+            tracing::debug!("{what}: {}", crate::chain(error));
+        }
+    }
+
+    fn stored(&self) {
+        let mut streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recovery) = streak.succeeded(self.clock.now()) {
+            tracing::info!(failures = recovery.failures, "Times of the last polls are stored again");
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The running parts: spawned together, watched over, drained in order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +75,7 @@ impl Running {
             clock: app.clock,
             official_accounts,
             event_retention: app.config.store.event_retention,
+            not_stored: Mutex::default(),
         };
         running
             .housekeeping

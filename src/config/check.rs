@@ -13,7 +13,7 @@ use super::official_account::{OfficialAccounts, note_schedule_error};
 use super::report::Report;
 use super::setting::Setting;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
-use super::{api, sink};
+use super::{api, holds, sink};
 use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule};
 
 /// How many addresses the web server may listen on.
@@ -69,6 +69,8 @@ fn check_main(
     let api = api::api(api, base_dir, report);
     let poll = report.section(&root.name("poll"), keys.poll);
     let (poll, schedule) = check_poll(poll, report);
+    let holds = report.section(&root.name("holds"), keys.holds);
+    let holds = holds::holds(holds, report);
     let metrics = report.section(&root.name("metrics"), keys.metrics);
     let per_account =
         report.take(&root.name("metrics").name("per_account"), metrics.per_account).unwrap_or(true);
@@ -80,6 +82,7 @@ fn check_main(
         store,
         api,
         poll,
+        holds,
         metrics: Metrics { per_account },
         official_accounts: Vec::new(),
         sinks,

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::setting::{OneOrMore, Section, Setting};
+use crate::domain::holds::Wait;
 
 /// The main file.
 #[derive(Default, Deserialize)]
@@ -21,6 +22,7 @@ pub(super) struct Root {
     pub(super) store: Section<Store>,
     pub(super) api: Section<Api>,
     pub(super) poll: Section<Poll>,
+    pub(super) holds: Section<Holds>,
     pub(super) metrics: Section<Metrics>,
     pub(super) official_accounts: Setting<Vec<Section<OfficialAccount>>>,
     pub(super) sinks: Setting<Vec<Section<Sink>>>,
@@ -75,6 +77,20 @@ pub(super) struct Poll {
     pub(super) timezone: Setting<String>,
     pub(super) spread: Setting<Duration>,
     pub(super) blind_after: Setting<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Holds {
+    pub(super) token_rejected: Setting<Wait>,
+    pub(super) busy: Setting<Wait>,
+    pub(super) day_quota: Setting<Duration>,
+    pub(super) address_not_allowed: Setting<Wait>,
+    pub(super) not_authorized: Setting<Wait>,
+    pub(super) not_enabled: Setting<Wait>,
+    pub(super) unbound: Setting<Wait>,
+    pub(super) bad_request: Setting<Wait>,
+    pub(super) unknown: Setting<Wait>,
 }
 
 #[derive(Default, Deserialize)]

@@ -13,10 +13,9 @@ use super::mistake::{Mistake, Mistakes, Place, closest, quote};
 use super::setting::{OneOrMore, Section, Setting, names_of};
 
 /// Keys that are planned, and refused until they do something: nobody shall believe in a setting without effect.
-const NOT_YET: [&str; 9] = [
+const NOT_YET: [&str; 8] = [
     "collectors",
     "privacy",
-    "holds",
     "web.web_config_file",
     "web.enable_reload",
     "store.url",
@@ -225,7 +224,7 @@ impl Report {
 }
 
 /// As it would be written in the file.
-fn friendly(duration: Duration) -> String {
+pub(super) fn friendly(duration: Duration) -> String {
     const DAY: u64 = 24 * 60 * 60;
     match (duration.as_secs() / DAY, duration.as_secs() % DAY) {
         (days @ 1.., 0) => format!("{days}d"),

@@ -3,8 +3,8 @@
 //! A hold only skips ticks of the schedule and never adds calls (repeats of busy polls are made
 //! elsewhere); nothing is held for ever, because people fix the far side without telling us. Waits double
 //! from failure to failure up to the class's cap, are shortened by up to a fifth at random so that accounts do not
-//! move in step, end at a success, and are forgotten at a restart. Some classes wait for an hour of the wall clock
-//! instead: quotas are counted by it.
+//! move in step, end at a success, and are forgotten at a restart. Waits are configurable ([`Holds`]). Some classes go
+//! by WeChat's own clock instead: quotas are counted by it, and an administrator's refusal lasts for whole hours.
 
 use std::time::Duration;
 
@@ -68,6 +68,17 @@ impl ErrorClass {
         }
     }
 
+    /// Whether any other call for the official account would meet the same failure, whichever call met it first.
+    pub fn concerns_every_call(self) -> bool {
+        matches!(
+            self,
+            Self::TokenRejected
+                | Self::AddressNotAllowed
+                | Self::AddressRefusedForHour
+                | Self::AddressRefusedForDay
+        )
+    }
+
     /// The name used in logs and pages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -84,21 +95,6 @@ impl ErrorClass {
             Self::UnboundAccount => "unbound",
             Self::BadRequest => "bad_request",
             Self::Unknown => "unknown",
-        }
-    }
-
-    fn wait(self) -> Wait {
-        match self {
-            Self::TokenRejected => Wait::growing(10, 2 * MINUTE),
-            Self::Busy | Self::InvalidAccount | Self::UnboundAccount | Self::BadRequest | Self::Unknown => {
-                Wait::growing(0, MINUTE)
-            }
-            Self::MinuteQuota => Wait::NextMinute,
-            Self::DayQuota => Wait::NextDayInChina { at_most: Duration::from_secs(30 * MINUTE) },
-            Self::AddressNotAllowed => Wait::growing(30, 2 * MINUTE),
-            Self::AddressRefusedForHour => Wait::growing(HOUR, HOUR),
-            Self::AddressRefusedForDay => Wait::growing(24 * HOUR, 24 * HOUR),
-            Self::NotAuthorized | Self::NotEnabled => Wait::growing(MINUTE, 5 * MINUTE),
         }
     }
 }
@@ -118,16 +114,87 @@ const SHORTEST_GROWN_WAIT: Duration = Duration::from_secs(2);
 /// The largest share by which a wait is shortened at random.
 const JITTER: f64 = 0.2;
 
-enum Wait {
-    Growing { first: Duration, cap: Duration },
-    NextMinute,
-    NextDayInChina { at_most: Duration },
+/// How long failures of a class hold: the first one, and at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// After the first failure; zero to try again at the next tick. Not longer than `longest`.
+    pub first: Duration,
+    /// What it grows to from failure to failure; not zero.
+    pub longest: Duration,
+}
+
+/// How long failures hold, by class. What WeChat's own clock decides (the quota of a minute, an administrator's refusal)
+/// is not among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holds {
+    /// Every call is refused for its access token.
+    pub token_rejected: Wait,
+    /// WeChat or the way to it is busy.
+    pub busy: Wait,
+    /// The quota of this day is used up: so long, but not beyond midnight in China.
+    pub day_quota: Duration,
+    /// Our address is not allowed.
+    pub address_not_allowed: Wait,
+    /// Credentials, grants or authorization are missing.
+    pub not_authorized: Wait,
+    /// Customer service is not enabled.
+    pub not_enabled: Wait,
+    /// The kf account is not bound, or does not exist.
+    pub unbound: Wait,
+    /// The request was wrong.
+    pub bad_request: Wait,
+    /// An errcode that we do not know.
+    pub unknown: Wait,
 }
 
 impl Wait {
-    const fn growing(first_seconds: u64, cap_seconds: u64) -> Self {
-        Self::Growing { first: Duration::from_secs(first_seconds), cap: Duration::from_secs(cap_seconds) }
+    const fn seconds(first: u64, longest: u64) -> Self {
+        Self { first: Duration::from_secs(first), longest: Duration::from_secs(longest) }
     }
+}
+
+impl Default for Holds {
+    fn default() -> Self {
+        let soon = Wait::seconds(0, MINUTE);
+        let for_people = Wait::seconds(MINUTE, 5 * MINUTE);
+        Self {
+            token_rejected: Wait::seconds(10, 2 * MINUTE),
+            busy: soon,
+            day_quota: Duration::from_secs(30 * MINUTE),
+            address_not_allowed: Wait::seconds(30, 2 * MINUTE),
+            not_authorized: for_people,
+            not_enabled: for_people,
+            unbound: soon,
+            bad_request: soon,
+            unknown: soon,
+        }
+    }
+}
+
+impl Holds {
+    fn rule(&self, class: ErrorClass) -> Rule {
+        match class {
+            ErrorClass::TokenRejected => Rule::Growing(self.token_rejected),
+            ErrorClass::Busy => Rule::Growing(self.busy),
+            ErrorClass::MinuteQuota => Rule::NextMinute,
+            ErrorClass::DayQuota => Rule::NextDayInChina { at_most: self.day_quota },
+            ErrorClass::AddressNotAllowed => Rule::Growing(self.address_not_allowed),
+            ErrorClass::AddressRefusedForHour => Rule::Hours(1),
+            ErrorClass::AddressRefusedForDay => Rule::Hours(24),
+            ErrorClass::NotAuthorized => Rule::Growing(self.not_authorized),
+            ErrorClass::NotEnabled => Rule::Growing(self.not_enabled),
+            ErrorClass::InvalidAccount | ErrorClass::UnboundAccount => Rule::Growing(self.unbound),
+            ErrorClass::BadRequest => Rule::Growing(self.bad_request),
+            ErrorClass::Unknown => Rule::Growing(self.unknown),
+        }
+    }
+}
+
+enum Rule {
+    Growing(Wait),
+    Hours(u64),
+    NextMinute,
+    NextDayInChina { at_most: Duration },
 }
 
 /// A failure that stands.
@@ -155,28 +222,30 @@ pub struct Failure {
 }
 
 impl Hold {
-    /// The hold after a failure that is known at `now`. `jitter` is a random number from 0 to 1.
+    /// The hold after a failure that is known at `now`, by the rules of `holds`. `jitter` is a random number from 0 to 1.
     ///
     /// A request that was already under way when the previous hold was set belongs to the same failure, and does
     /// not make the wait grow: sixteen requests in flight that fail together are one failure.
-    pub fn after(previous: Option<&Hold>, failure: Failure, now: Moment, jitter: f64) -> Self {
+    pub fn after(holds: &Holds, previous: Option<&Hold>, failure: Failure, now: Moment, jitter: f64) -> Self {
         let Failure { class, sent_at, retry_after } = failure;
         let same = previous.filter(|hold| hold.class == class);
         if let Some(hold) = same.filter(|hold| sent_at.monotonic < hold.set_at) {
             return *hold;
         }
         let failures = same.map_or(1, |hold| hold.failures.saturating_add(1));
-        let (wait, cap) = match class.wait() {
-            Wait::Growing { first, cap } => (grown(first, cap, failures), cap),
-            Wait::NextMinute => (until_turn_of(now, 60, 0), Duration::from_secs(MINUTE) + AFTER_THE_TURN),
-            Wait::NextDayInChina { at_most } => {
+        let rule = holds.rule(class);
+        let (wait, cap) = match rule {
+            Rule::Growing(wait) => (grown(wait, failures), wait.longest),
+            Rule::Hours(hours) => (Duration::from_secs(hours * HOUR), Duration::from_secs(hours * HOUR)),
+            Rule::NextMinute => (until_turn_of(now, 60, 0), Duration::from_secs(MINUTE) + AFTER_THE_TURN),
+            Rule::NextDayInChina { at_most } => {
                 (until_turn_of(now, 86_400, CHINA_UTC_OFFSET_SECONDS).min(at_most), at_most)
             }
         };
-        let shortened = match class.wait() {
-            Wait::Growing { .. } => wait.mul_f64(1.0 - JITTER * jitter.clamp(0.0, 1.0)),
-            // Earlier than the turn would be in vain.
-            Wait::NextMinute | Wait::NextDayInChina { .. } => wait,
+        let shortened = match rule {
+            Rule::Growing(_) => wait.mul_f64(1.0 - JITTER * jitter.clamp(0.0, 1.0)),
+            // Earlier than WeChat's own clock allows would be in vain.
+            Rule::Hours(_) | Rule::NextMinute | Rule::NextDayInChina { .. } => wait,
         };
         let wait = shortened.max(retry_after.unwrap_or_default().min(cap));
         let hold = Self { class, until: now.monotonic + wait, failures, set_at: now.monotonic };
@@ -198,12 +267,12 @@ impl Hold {
     }
 }
 
-fn grown(first: Duration, cap: Duration, failures: u32) -> Duration {
+fn grown(Wait { first, longest }: Wait, failures: u32) -> Duration {
     if failures <= 1 {
-        return first.min(cap);
+        return first.min(longest);
     }
     let doublings = failures.saturating_sub(if first.is_zero() { 2 } else { 1 }).min(16);
-    first.max(SHORTEST_GROWN_WAIT).saturating_mul(1 << doublings).min(cap)
+    first.max(SHORTEST_GROWN_WAIT).saturating_mul(1 << doublings).min(longest)
 }
 
 /// From `now` until shortly after the wall clock next shows a multiple of `period_seconds` at this offset.
@@ -238,6 +307,10 @@ mod tests {
         Moment { wall: wall.parse().unwrap(), monotonic: Duration::from_secs(seconds) }
     }
 
+    fn after(previous: Option<&Hold>, failure: Failure, now: Moment, jitter: f64) -> Hold {
+        Hold::after(&Holds::default(), previous, failure, now, jitter)
+    }
+
     fn failure(class: ErrorClass, sent_at: Moment) -> Failure {
         Failure { class, sent_at, retry_after: None }
     }
@@ -248,7 +321,7 @@ mod tests {
         let mut now = at("2026-11-22T07:22:45Z", 1000);
         let mut waits = Vec::new();
         for _ in 0..count {
-            let next = Hold::after(hold.as_ref(), failure(class, now), now, 0.0);
+            let next = after(hold.as_ref(), failure(class, now), now, 0.0);
             waits.push((next.until - now.monotonic).as_secs());
             now.monotonic = next.until;
             hold = Some(next);
@@ -269,26 +342,26 @@ mod tests {
     #[test]
     fn a_minute_quota_holds_until_the_next_minute() {
         let now = at("2026-11-22T07:22:45Z", 7);
-        let hold = Hold::after(None, failure(ErrorClass::MinuteQuota, now), now, 1.0);
+        let hold = after(None, failure(ErrorClass::MinuteQuota, now), now, 1.0);
         assert_eq!(hold.until, Duration::from_secs(7 + 15 + 2));
     }
 
     #[test]
     fn a_day_quota_holds_half_an_hour_but_not_beyond_midnight_in_china() {
         let noon = at("2026-11-22T04:00:00Z", 0);
-        let hold = Hold::after(None, failure(ErrorClass::DayQuota, noon), noon, 1.0);
+        let hold = after(None, failure(ErrorClass::DayQuota, noon), noon, 1.0);
         assert_eq!(hold.until, Duration::from_secs(1800));
         let ten_to_midnight = at("2026-11-22T15:50:00Z", 0);
-        let hold = Hold::after(None, failure(ErrorClass::DayQuota, ten_to_midnight), ten_to_midnight, 1.0);
+        let hold = after(None, failure(ErrorClass::DayQuota, ten_to_midnight), ten_to_midnight, 1.0);
         assert_eq!(hold.until, Duration::from_secs(602));
     }
 
     #[test]
     fn requests_that_fail_together_are_one_failure() {
         let (sent, failed) = (at("2026-11-22T07:00:00Z", 10), at("2026-11-22T07:00:01Z", 11));
-        let first = Hold::after(None, failure(ErrorClass::NotAuthorized, sent), failed, 0.0);
+        let first = after(None, failure(ErrorClass::NotAuthorized, sent), failed, 0.0);
         let later = at("2026-11-22T07:00:02Z", 12);
-        assert_eq!(Hold::after(Some(&first), failure(ErrorClass::NotAuthorized, sent), later, 0.0), first);
+        assert_eq!(after(Some(&first), failure(ErrorClass::NotAuthorized, sent), later, 0.0), first);
         assert!(!first.ended_by_request_sent_at(sent));
         assert!(first.ended_by_request_sent_at(later));
     }
@@ -296,18 +369,18 @@ mod tests {
     #[test]
     fn a_request_under_way_does_not_shorten_a_longer_hold() {
         let (sent, failed) = (at("2026-11-22T07:00:00Z", 10), at("2026-11-22T07:00:01Z", 11));
-        let day = Hold::after(None, failure(ErrorClass::AddressRefusedForDay, sent), failed, 0.0);
+        let day = after(None, failure(ErrorClass::AddressRefusedForDay, sent), failed, 0.0);
         let later = at("2026-11-22T07:00:02Z", 12);
-        assert_eq!(Hold::after(Some(&day), failure(ErrorClass::NotAuthorized, sent), later, 0.0), day);
-        let asked_anew = Hold::after(Some(&day), failure(ErrorClass::NotAuthorized, later), later, 0.0);
+        assert_eq!(after(Some(&day), failure(ErrorClass::NotAuthorized, sent), later, 0.0), day);
+        let asked_anew = after(Some(&day), failure(ErrorClass::NotAuthorized, later), later, 0.0);
         assert_eq!(asked_anew.class, ErrorClass::NotAuthorized);
     }
 
     #[test]
     fn another_class_starts_its_own_row() {
         let now = at("2026-11-22T07:00:00Z", 10);
-        let first = Hold::after(None, failure(ErrorClass::NotAuthorized, now), now, 0.0);
-        let second = Hold::after(Some(&first), failure(ErrorClass::TokenRejected, now), now, 0.0);
+        let first = after(None, failure(ErrorClass::NotAuthorized, now), now, 0.0);
+        let second = after(Some(&first), failure(ErrorClass::TokenRejected, now), now, 0.0);
         assert_eq!(second.failures, 1);
     }
 
@@ -316,25 +389,80 @@ mod tests {
         let now = at("2026-11-22T07:00:00Z", 0);
         let held = |seconds| {
             let retry_after = Some(Duration::from_secs(seconds));
-            Hold::after(None, Failure { class: ErrorClass::Busy, sent_at: now, retry_after }, now, 0.0).until
+            after(None, Failure { class: ErrorClass::Busy, sent_at: now, retry_after }, now, 0.0).until
         };
         assert_eq!(held(40), Duration::from_secs(40));
         assert_eq!(held(4000), Duration::from_secs(60));
     }
 
+    #[test]
+    fn configured_waits_are_kept() {
+        let now = at("2026-11-22T04:00:00Z", 0);
+        let wait = Wait::seconds(5, 20);
+        let holds =
+            Holds { busy: wait, unbound: wait, day_quota: Duration::from_secs(60), ..Holds::default() };
+        let mut waits = Vec::new();
+        for class in [ErrorClass::Busy, ErrorClass::InvalidAccount, ErrorClass::DayQuota] {
+            let mut hold: Option<Hold> = None;
+            for _ in 0..3 {
+                // Each fails just when the one before has passed.
+                let now = Moment { monotonic: hold.map_or(Duration::ZERO, |hold| hold.until), ..now };
+                let next = Hold::after(&holds, hold.as_ref(), failure(class, now), now, 0.0);
+                waits.push((next.until - now.monotonic).as_secs());
+                hold = Some(next);
+            }
+        }
+        assert_eq!(waits, [5, 10, 20, 5, 10, 20, 60, 60, 60]);
+    }
+
+    #[test]
+    fn an_administrators_refusal_is_waited_out_whole() {
+        let now = at("2026-11-22T04:00:00Z", 0);
+        for (class, hours) in [(ErrorClass::AddressRefusedForHour, 1), (ErrorClass::AddressRefusedForDay, 24)]
+        {
+            assert_eq!(after(None, failure(class, now), now, 1.0).until, Duration::from_secs(hours * HOUR));
+        }
+    }
+
+    prop_compose! {
+        /// As the configuration accepts it: the longest from a second to a day, the first not longer.
+        fn accepted()(longest in 1..=24 * HOUR, share in 0.0..=1.0f64) -> Wait {
+            let longest = Duration::from_secs(longest);
+            Wait { first: longest.mul_f64(share), longest }
+        }
+    }
+
+    prop_compose! {
+        fn accepted_holds()(waits in prop::array::uniform8(accepted()), day_quota in 1..=24 * HOUR) -> Holds {
+            let [token_rejected, busy, address_not_allowed, not_authorized, not_enabled, unbound, bad_request, unknown] =
+                waits;
+            let day_quota = Duration::from_secs(day_quota);
+            Holds {
+                token_rejected, busy, day_quota, address_not_allowed, not_authorized, not_enabled, unbound, bad_request,
+                unknown,
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn every_wait_ends_and_jitter_only_shortens(
-            class in prop::sample::select(&CLASSES[..]), jitter in 0.0..=1.0f64, row in 1..40usize, second in 0..200_000i64,
+            holds in prop_oneof![Just(Holds::default()), accepted_holds()],
+            classes in prop::collection::vec(prop::sample::select(&CLASSES[..]), 1..40),
+            jitter in 0.0..=1.0f64,
+            second in 0..200_000i64,
+            retry_after in prop::option::of(0..=u64::MAX / 2),
         ) {
             let mut now = Moment { wall: jiff::Timestamp::from_second(second).unwrap(), monotonic: Duration::ZERO };
             let mut hold: Option<Hold> = None;
-            for _ in 0..row {
-                let plain = Hold::after(hold.as_ref(), failure(class, now), now, 0.0);
-                let jittered = Hold::after(hold.as_ref(), failure(class, now), now, jitter);
+            for class in classes {
+                let failure = Failure { class, sent_at: now, retry_after: retry_after.map(Duration::from_secs) };
+                let plain = Hold::after(&holds, hold.as_ref(), failure, now, 0.0);
+                let jittered = Hold::after(&holds, hold.as_ref(), failure, now, jitter);
                 prop_assert!(jittered.until <= plain.until);
                 prop_assert!(plain.until - now.monotonic <= Duration::from_secs(86_400));
                 prop_assert!((jittered.until - now.monotonic).as_secs_f64() >= 0.79 * (plain.until - now.monotonic).as_secs_f64());
+                prop_assert!(!plain.holds_at(Moment { monotonic: plain.until, ..now }), "asked again then");
                 now.monotonic = plain.until;
                 hold = Some(plain);
             }

@@ -8,11 +8,13 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::report::Reason;
 use crate::{
     domain::{
         account::{Account, AccountState, Conclusion},
         clock::Moment,
-        holds::{ErrorClass, Failure, Hold, Scope},
+        holds::{ErrorClass, Failure, Hold, Holds, Scope},
+        streak::Streak,
         watch::{Answer, Cause, Sighting, Step, Watch},
     },
     status::{AccountStatus, OfficialAccountStatus},
@@ -26,8 +28,7 @@ pub struct OfficialAccount {
     pub status: Arc<OfficialAccountStatus>,
     client: OfficialAccountClient,
     hold: Mutex<Option<Held>>,
-    /// The code of the failure that holds all of its accounts back, as last logged.
-    pub(super) failing_with: Mutex<Option<&'static str>>,
+    streak: Mutex<Streak<Reason>>,
     /// The kf accounts that are watched at present. Swapped whole when one comes or goes.
     accounts: ArcSwap<Vec<Arc<WatchedAccount>>>,
     /// Wakes those who wait for a claim.
@@ -41,7 +42,7 @@ impl OfficialAccount {
             status,
             client,
             hold: Mutex::default(),
-            failing_with: Mutex::default(),
+            streak: Mutex::default(),
             accounts: ArcSwap::default(),
             released: Notify::new(),
         }
@@ -78,6 +79,11 @@ impl OfficialAccount {
         }
     }
 
+    /// Its failures that concern all of its kf accounts.
+    pub(super) fn streak(&self) -> MutexGuard<'_, Streak<Reason>> {
+        self.streak.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn hold(&self) -> MutexGuard<'_, Option<Held>> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,6 +101,8 @@ pub struct WatchedAccount {
 pub(super) struct Memory {
     pub(super) watch: Watch,
     hold: Option<Held>,
+    /// Its failures that concern it alone.
+    pub(super) streak: Streak<Reason>,
 }
 
 /// A hold, and what consumers are told of its cause.
@@ -107,7 +115,7 @@ struct Held {
 impl WatchedAccount {
     /// An account with what the store knows of it.
     pub fn new(status: Arc<AccountStatus>, row: AccountRow, watch: Watch) -> Self {
-        let memory = Mutex::new(Memory { watch, hold: None });
+        let memory = Mutex::new(Memory { watch, hold: None, streak: Streak::default() });
         Self { status, row, memory, claimed: AtomicBool::new(false) }
     }
 
@@ -188,7 +196,7 @@ impl Claim {
     }
 
     /// Holds back what failed, and releases what is shown to work.
-    pub(super) fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>) {
+    pub(super) fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>, holds: &Holds) {
         let mut memory = self.account.memory();
         let mut shared = self.official_account.hold();
         let Some(failure) = failure else {
@@ -206,7 +214,7 @@ impl Claim {
             sent_at: failure.sent_at,
             retry_after: failure.error.retry_after(),
         };
-        let hold = Hold::after(previous.as_ref(), failed, now, fastrand::f64());
+        let hold = Hold::after(holds, previous.as_ref(), failed, now, fastrand::f64());
         *held = Some(Held { hold, cause: cause(failure) });
         // A refusal that concerns the kf account alone shows that the official account works.
         if conclusion(failure).is_some() {

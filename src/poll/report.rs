@@ -1,60 +1,116 @@
-//! What is logged of polls: the first failure of its kind, and the end of failing. What repeats is for the counters.
+//! What is logged of polls: the first failure of its kind, and the end of failing with a count. What repeats is for the
+//! counters. Which failures are told is decided by [`Streak`]; here is decided whose they are, so that what
+//! concerns a whole official account, or the store, is told once and not once per kf account.
 
-use std::sync::PoisonError;
+use std::{
+    mem::Discriminant,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::SignedDuration;
 
 use super::{Claim, OfficialAccount, PollOutcome, WatchedAccount, account::conclusion};
 use crate::{
     domain::{
         account::AccountState,
+        clock::{Clock, Moment},
         holds::{ErrorClass, Scope},
+        streak::{Recovery, Streak},
     },
-    wechat::error::CallFailure,
+    store::StoreError,
+    wechat::{
+        CallKind,
+        error::{CallError, CallFailure},
+    },
 };
 
-/// Logs the outcome of a poll that failed with `code`, when the one before failed with `before`.
-pub(super) fn log(
-    claim: &Claim,
-    outcome: &PollOutcome,
-    code: Option<&'static str>,
-    before: Option<&'static str>,
-) {
-    let kf_account = claim.account().account();
+/// Why polls fail, as far as another reason is news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reason {
+    source: &'static str,
+    code: &'static str,
+    /// Tells errcodes apart that have no code of their own.
+    errcode: Option<i64>,
+    /// A token that every call is refused for is worse news than the first such refusal.
+    class: Option<ErrorClass>,
+}
+
+/// Why commits fail.
+pub(super) type StoreReason = Discriminant<StoreError>;
+
+const PANIC: Reason = Reason { source: "kfwatch", code: "panic", errcode: None, class: None };
+
+impl Reason {
+    fn of(failure: &CallFailure) -> Self {
+        let CallFailure { endpoint, class, error, .. } = failure;
+        Self { source: endpoint.as_str(), code: error.code(), errcode: error.errcode(), class: Some(*class) }
+    }
+}
+
+/// Logs the outcome of a poll that began at `begun_at`.
+pub(super) fn log(claim: &Claim, outcome: &PollOutcome, begun_at: Moment, clock: &dyn Clock) {
+    let (account, official_account) = (claim.account(), claim.official_account());
     match outcome {
-        PollOutcome::Failed(failure) if failure.class.scope() == Scope::OfficialAccount => {
-            let mut logged =
-                claim.official_account().failing_with.lock().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::replace(&mut *logged, code) != code {
-                log_failure(&kf_account.official_account, failure);
-            }
-        }
-        PollOutcome::Failed(failure) if conclusion(failure).is_some() => {
-            calls_succeed(claim.official_account());
-            if code != before {
-                log_failure(&kf_account.to_string(), failure);
-            }
-        }
-        PollOutcome::Failed(failure) if code != before => log_failure(&kf_account.to_string(), failure),
-        PollOutcome::NotStored(error) if code != before => {
-            tracing::error!(account = %kf_account, "Poll not stored: {}", crate::chain(error));
-        }
         PollOutcome::Succeeded => {
-            calls_succeed(claim.official_account());
-            if let Some(code) = before {
-                tracing::info!(account = %kf_account, code, "Polls succeed again");
+            log_calls_succeed(official_account, begun_at);
+            let recovery = account.memory().streak.succeeded(begun_at);
+            if let Some(recovery) = recovery {
+                log_recovery(Who::KfAccount(account), recovery);
             }
         }
-        PollOutcome::Failed(_) | PollOutcome::NotStored(_) | PollOutcome::Held => {
-            tracing::debug!(account = %kf_account, ?outcome, "Poll failed again");
+        PollOutcome::Failed(failure) if concerned(failure) == Scope::OfficialAccount => {
+            let is_news = official_account.streak().failed(Reason::of(failure), clock.now());
+            if is_news {
+                log_failure(&official_account.status.name, failure);
+            } else {
+                log_again(account, outcome);
+            }
+        }
+        PollOutcome::Failed(failure) => {
+            // A refusal that concerns the kf account alone shows that the official account works.
+            if conclusion(failure).is_some() {
+                log_calls_succeed(official_account, failure.sent_at);
+            }
+            let is_news = account.memory().streak.failed(Reason::of(failure), clock.now());
+            if is_news {
+                log_failure(&account.account().to_string(), failure);
+            } else {
+                log_again(account, outcome);
+            }
+        }
+        // The store has said so itself.
+        PollOutcome::NotStored(_) | PollOutcome::Held => log_again(account, outcome),
+    }
+}
+
+/// Logs how a commit that was begun at `begun_at` ended. A full disk fails all accounts, and is told once.
+pub(super) fn log_commit(
+    not_stored: &Mutex<Streak<StoreReason>>,
+    error: Option<&StoreError>,
+    begun_at: Moment,
+    now: Moment,
+) {
+    let mut streak = not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+    match error {
+        Some(error) if streak.failed(std::mem::discriminant(error), now) => {
+            tracing::error!("Polls are not stored: {}", crate::chain(error));
+        }
+        Some(_) => {}
+        None => {
+            if let Some(recovery) = streak.succeeded(begun_at) {
+                let told = told(recovery, "commit");
+                tracing::info!(failed_commits = recovery.failures, "Polls are stored again {told}");
+            }
         }
     }
 }
 
-/// The official account is answered again: what is logged of it next is news.
-fn calls_succeed(official_account: &OfficialAccount) {
-    let mut logged = official_account.failing_with.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(code) = logged.take() {
-        let official_account = &official_account.status.name;
-        tracing::info!(%official_account, code, "Calls succeed again");
+/// Logs that a poll panicked.
+pub(super) fn log_panic(account: &WatchedAccount, now: Moment) {
+    let is_news = account.memory().streak.failed(PANIC, now);
+    if is_news {
+        tracing::error!(account = %account.account(), "A poll panicked: this is a bug in kfwatch, please report it");
     }
 }
 
@@ -68,14 +124,126 @@ pub(super) fn log_transition(account: &WatchedAccount, from: AccountState, to: A
     }
 }
 
+/// Whom a failure is told of. That no token or no connection is to be had is not the kf account's doing, even where
+/// it holds back no other.
+fn concerned(failure: &CallFailure) -> Scope {
+    let shared = failure.endpoint.kind() == CallKind::Token
+        || failure.error.rejects_token()
+        || matches!(failure.error, CallError::Connect(_));
+    if shared { Scope::OfficialAccount } else { failure.class.scope() }
+}
+
+/// The official account is answered again.
+fn log_calls_succeed(official_account: &OfficialAccount, begun_at: Moment) {
+    let recovery = official_account.streak().succeeded(begun_at);
+    if let Some(recovery) = recovery {
+        log_recovery(Who::OfficialAccount(official_account), recovery);
+    }
+}
+
+enum Who<'a> {
+    KfAccount(&'a WatchedAccount),
+    OfficialAccount(&'a OfficialAccount),
+}
+
+fn log_recovery(who: Who<'_>, recovery: Recovery) {
+    let (failed_polls, told) = (recovery.failures, told(recovery, "poll"));
+    match who {
+        Who::KfAccount(account) => {
+            tracing::info!(account = %account.account(), failed_polls, "Polls succeed again {told}");
+        }
+        Who::OfficialAccount(official_account) => {
+            let account = &official_account.status.name;
+            tracing::info!(%account, failed_polls, "Calls succeed again {told}");
+        }
+    }
+}
+
 fn log_failure(who: &str, failure: &CallFailure) {
-    let remedy = failure.error.remedy(failure.endpoint).map_or("", |remedy| remedy.en);
+    let remedy = failure.error.remedy(failure.endpoint);
+    let (remedy, remedy_zh) = (remedy.map(|remedy| remedy.en), remedy.map(|remedy| remedy.zh));
     let (class, code) = (failure.class.as_str(), failure.error.code());
     match failure.class {
-        ErrorClass::Busy => tracing::info!(account = who, class, code, remedy, "Poll failed: {failure}"),
-        ErrorClass::TokenRejected | ErrorClass::MinuteQuota | ErrorClass::DayQuota | ErrorClass::Unknown => {
-            tracing::warn!(account = who, class, code, remedy, "Poll failed: {failure}");
+        ErrorClass::Busy => {
+            tracing::info!(account = who, class, code, remedy, remedy_zh, "Poll failed: {failure}");
         }
-        _ => tracing::error!(account = who, class, code, remedy, "Poll failed: {failure}"),
+        ErrorClass::TokenRejected | ErrorClass::MinuteQuota | ErrorClass::DayQuota | ErrorClass::Unknown => {
+            tracing::warn!(account = who, class, code, remedy, remedy_zh, "Poll failed: {failure}");
+        }
+        _ => tracing::error!(account = who, class, code, remedy, remedy_zh, "Poll failed: {failure}"),
+    }
+}
+
+fn log_again(account: &WatchedAccount, outcome: &PollOutcome) {
+    tracing::debug!(account = %account.account(), ?outcome, "Poll failed again, or is held back");
+}
+
+/// `what` failed, how often and for how long: "after 37 failed polls in 9m 15s".
+fn told(recovery: Recovery, what: &str) -> String {
+    let Recovery { failures, lasted } = recovery;
+    let plural = if failures == 1 { "" } else { "s" };
+    let whole_seconds = SignedDuration::try_from(Duration::from_secs(lasted.as_secs())).unwrap_or_default();
+    format!("after {failures} failed {what}{plural} in {whole_seconds:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wechat::Endpoint;
+
+    fn failure(endpoint: Endpoint, error: CallError) -> CallFailure {
+        let sent_at = Moment { wall: jiff::Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
+        CallFailure { endpoint, class: error.class(endpoint), sent_at, error }
+    }
+
+    fn refused(code: i64) -> CallError {
+        CallError::Refused { code, message: "".into() }
+    }
+
+    #[test]
+    fn what_is_not_the_kf_accounts_doing_is_told_of_the_official_account() {
+        use Scope::{KfAccount, OfficialAccount};
+        for (endpoint, error, expected) in [
+            (Endpoint::SessionList, refused(65402), KfAccount),
+            (Endpoint::SessionList, refused(-1), KfAccount),
+            (Endpoint::SessionList, refused(12345), KfAccount),
+            (Endpoint::SessionList, CallError::Timeout, KfAccount),
+            (Endpoint::SessionList, CallError::TooLarge { limit: 1 }, KfAccount),
+            (Endpoint::SessionList, refused(40164), OfficialAccount),
+            (Endpoint::SessionList, refused(45009), OfficialAccount),
+            (Endpoint::SessionList, refused(40001), OfficialAccount),
+            (Endpoint::SessionList, CallError::Connect("refused".into()), OfficialAccount),
+            (Endpoint::StableToken, refused(-1), OfficialAccount),
+            (Endpoint::StableToken, CallError::Timeout, OfficialAccount),
+            (Endpoint::StableToken, CallError::TokenNotYet, OfficialAccount),
+        ] {
+            let failure = failure(endpoint, error);
+            assert_eq!(concerned(&failure), expected, "{failure}");
+        }
+    }
+
+    #[test]
+    fn errcodes_without_a_label_of_their_own_are_reasons_of_their_own() {
+        let reason = |code| Reason::of(&failure(Endpoint::SessionList, refused(code)));
+        assert_ne!(reason(12345), reason(12346));
+        assert_eq!(reason(12345), reason(12345));
+    }
+
+    #[test]
+    fn a_token_refused_for_good_is_another_reason_than_one_refused_now_and_then() {
+        let first = failure(Endpoint::SessionList, refused(40001));
+        let first = CallFailure { class: ErrorClass::Busy, ..first };
+        let for_good = CallFailure { class: ErrorClass::TokenRejected, ..first.clone() };
+        assert_ne!(Reason::of(&first), Reason::of(&for_good));
+    }
+
+    #[test]
+    fn an_end_is_told_with_how_many_and_how_long() {
+        let lasted = Duration::from_millis(555_900);
+        assert_eq!(told(Recovery { failures: 37, lasted }, "poll"), "after 37 failed polls in 9m 15s");
+        assert_eq!(
+            told(Recovery { failures: 1, lasted: Duration::ZERO }, "commit"),
+            "after 1 failed commit in 0s"
+        );
     }
 }

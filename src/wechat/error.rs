@@ -1,13 +1,23 @@
-//! What a failed call means: one table from (kind of call, errcode) to a class and a remedy.
+//! What a failed call means: how to react, and what a human should do.
 //!
-//! The errcodes are those of the API page of getsessionlist, of its neighbours, and of the list of global return
-//! codes (developers.weixin.qq.com). What is done about a class is in [`crate::domain::holds`]; what a human should
-//! do is the [`Remedy`], which log, commands and pages share.
+//! What WeChat's errcodes mean at which call is in one table, [`errcodes`]; what is done about a class is in
+//! [`crate::domain::holds`]; what a human should do is the [`Remedy`], which log, commands and pages share.
+
+mod errcodes;
+mod remedies;
 
 use std::time::Duration;
 
+pub use self::remedies::Remedy;
+use self::{
+    errcodes::{errcode, label},
+    remedies::{NETWORK, PLATFORM_SECRET, PROXY, SECRET, TOKEN_FILE, TOKEN_SERVER, TOO_LARGE},
+};
 use super::{CallKind, Endpoint};
-use crate::domain::{clock::Moment, holds::ErrorClass};
+use crate::domain::{
+    clock::Moment,
+    holds::{ErrorClass, Scope},
+};
 
 /// Why a call gave no usable answer. Its text holds no URL, no token and no part of a body but `errmsg`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,20 +75,11 @@ pub struct CallFailure {
     pub error: CallError,
 }
 
-/// What a human should do about a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remedy {
-    /// In English.
-    pub en: &'static str,
-    /// In Chinese.
-    pub zh: &'static str,
-}
-
 impl CallError {
     /// The value of the label `code`: errcodes of the table by their number, everything else by a word.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Refused { code, .. } => errcode(*code).map_or("other", |known| known.label),
+            Self::Refused { code, .. } => label(*code).unwrap_or("other"),
             Self::Timeout => "timeout",
             Self::Connect(_) => "connect",
             Self::Http { .. } => "http",
@@ -107,12 +108,11 @@ impl CallError {
     /// How to react when this endpoint failed so.
     pub fn class(&self, endpoint: Endpoint) -> ErrorClass {
         match self {
-            Self::Refused { code, .. } => match (endpoint, code) {
-                // The token calls say 40001 for a wrong AppSecret.
-                (Endpoint::Token | Endpoint::StableToken | Endpoint::ComponentToken, 40001) => {
-                    ErrorClass::NotAuthorized
-                }
-                _ => errcode(*code).map_or(ErrorClass::Unknown, |known| known.class),
+            Self::Refused { code, .. } => match (errcode(*code, endpoint), code) {
+                (Some(known), _) => known.class,
+                // These ranges are about requests, whatever the one code says of them.
+                (None, 41_000..=41_999 | 43_000..=43_999) => ErrorClass::BadRequest,
+                (None, _) => ErrorClass::Unknown,
             },
             Self::TokenFile(_) => ErrorClass::NotAuthorized,
             Self::Timeout
@@ -132,213 +132,174 @@ impl CallError {
     /// What a human should do, where a human can do something.
     pub fn remedy(&self, endpoint: Endpoint) -> Option<Remedy> {
         match self {
-            Self::Refused { code: 40001, .. } if endpoint.kind() == CallKind::Token => Some(SECRET),
-            Self::Refused { code, .. } => errcode(*code).and_then(|known| known.remedy),
-            Self::Malformed(_) if endpoint.kind() == CallKind::Token => Some(SECRET),
+            Self::TokenNotYet => None,
             Self::TokenFile(_) => Some(TOKEN_FILE),
+            _ if endpoint == Endpoint::TokenServer => Some(TOKEN_SERVER),
+            Self::Refused { code, .. } => errcode(*code, endpoint).and_then(|known| known.remedy),
+            // Wrong credentials have been answered with an empty page.
+            Self::Malformed(_) if endpoint == Endpoint::ComponentToken => Some(PLATFORM_SECRET),
+            Self::Malformed(_) if endpoint.kind() == CallKind::Token => Some(SECRET),
             Self::Connect(_) | Self::Timeout => Some(NETWORK),
             Self::TooLarge { .. } => Some(TOO_LARGE),
             Self::Http { .. } | Self::Malformed(_) => Some(PROXY),
-            Self::TokenNotYet => None,
         }
     }
 }
 
-struct Errcode {
-    code: i64,
-    label: &'static str,
-    class: ErrorClass,
-    remedy: Option<Remedy>,
+impl CallFailure {
+    /// Whether any other call for the official account would fail for the same reason, so that it is held back as a
+    /// whole. Other failures of a collector hold back that collector alone.
+    pub fn concerns_every_call(&self) -> bool {
+        let fetching = self.endpoint.kind() == CallKind::Token;
+        self.class.concerns_every_call() || (fetching && self.class.scope() == Scope::OfficialAccount)
+    }
 }
-
-fn errcode(code: i64) -> Option<&'static Errcode> {
-    ERRCODES.binary_search_by_key(&code, |known| known.code).ok().and_then(|index| ERRCODES.get(index))
-}
-
-macro_rules! errcodes {
-    ($($code:literal $class:ident $remedy:expr;)*) => {
-        &[$(Errcode { code: $code, label: stringify!($code), class: ErrorClass::$class, remedy: $remedy }),*]
-    };
-}
-
-/// In the order of the numbers.
-const ERRCODES: &[Errcode] = errcodes! {
-    -1 Busy None;
-    40001 TokenRejected Some(OTHER_PROGRAM);
-    40002 BadRequest Some(PROXY);
-    40013 NotAuthorized Some(APPID);
-    40014 TokenRejected Some(OTHER_PROGRAM);
-    40125 NotAuthorized Some(SECRET);
-    40164 AddressNotAllowed Some(ADDRESS);
-    40243 NotAuthorized Some(FROZEN);
-    41001 BadRequest Some(PROXY);
-    41002 BadRequest Some(PROXY);
-    41004 BadRequest Some(PROXY);
-    41018 BadRequest Some(PROXY);
-    42001 TokenRejected Some(OTHER_PROGRAM);
-    42007 NotAuthorized Some(AUTHORIZE);
-    43001 BadRequest Some(PROXY);
-    43002 BadRequest Some(PROXY);
-    43003 BadRequest Some(PROXY);
-    45009 DayQuota Some(DAY_QUOTA);
-    45011 MinuteQuota Some(MINUTE_QUOTA);
-    45035 AddressNotAllowed Some(ADDRESS);
-    47001 BadRequest Some(PROXY);
-    48001 NotAuthorized Some(NOT_GRANTED);
-    48004 NotAuthorized Some(RESTRICTED);
-    50002 NotAuthorized Some(RESTRICTED);
-    61003 NotAuthorized Some(AUTHORIZE);
-    61004 AddressNotAllowed Some(ADDRESS);
-    61005 NotAuthorized Some(AUTHORIZE);
-    61006 NotAuthorized Some(AUTHORIZE);
-    61007 NotAuthorized Some(NOT_GRANTED);
-    61011 NotAuthorized Some(APPID);
-    61014 NotAuthorized Some(APPID);
-    61015 NotAuthorized Some(APPID);
-    61023 NotAuthorized Some(AUTHORIZE);
-    61024 NotAuthorized Some(APPID);
-    61028 NotAuthorized Some(RESTRICTED);
-    61451 BadRequest Some(PROXY);
-    61452 InvalidAccount Some(INVALID);
-    65400 NotEnabled Some(NOT_ENABLED);
-    65401 InvalidAccount Some(INVALID);
-    65402 UnboundAccount Some(UNBOUND);
-    89501 AddressNotAllowed Some(CONFIRM);
-    89502 AddressNotAllowed Some(CONFIRM);
-    89503 AddressNotAllowed Some(CONFIRM);
-    89504 AddressNotAllowed Some(CONFIRM);
-    89505 AddressNotAllowed Some(CONFIRM);
-    89506 AddressRefusedForDay Some(CONFIRM);
-    89507 AddressRefusedForHour Some(CONFIRM);
-};
-
-const UNBOUND: Remedy = Remedy {
-    en: "bind a WeChat user to this kf account: invite the agent in the console (or call inviteworker) and have the \
-         invitation accepted in WeChat",
-    zh: "请为该客服帐号绑定微信号：在公众平台（或调用 inviteworker）邀请客服人员，并由其在微信中接受邀请",
-};
-const INVALID: Remedy = Remedy {
-    en: "correct kf_accounts in the configuration: WeChat does not know this account (the part behind @ is the \
-         official account's WeChat ID, which may have been changed)",
-    zh: "请更正配置中的 kf_accounts：微信不认识该客服帐号（@ 后为公众号的微信号，可能已被修改）",
-};
-const OTHER_PROGRAM: Remedy = Remedy {
-    en: "if this repeats, find the other program that fetches tokens with /cgi-bin/token for this appid; \
-         source = \"stable\" is not affected by it",
-    zh: "若反复出现，请找出以 /cgi-bin/token 为该 appid 获取令牌的其他程序；source = \"stable\" 不受其影响",
-};
-const APPID: Remedy = Remedy {
-    en: "correct appid in the configuration; it must be that of the official account that owns the kf accounts",
-    zh: "请更正配置中的 appid：须为客服帐号所属公众号的 appid",
-};
-const SECRET: Remedy = Remedy {
-    en: "check appid and AppSecret; a new AppSecret is made in the developer console",
-    zh: "请核对 appid 与 AppSecret；可在开发者后台重置 AppSecret",
-};
-const FROZEN: Remedy = Remedy {
-    en: "unfreeze the AppSecret in the developer console; it takes ten minutes",
-    zh: "请在开发者后台解冻 AppSecret，约十分钟后生效",
-};
-const ADDRESS: Remedy = Remedy {
-    en: "add this host's public address (the errmsg names it) to the IP allow-list in the developer console",
-    zh: "请在开发者后台的 IP 白名单中加入本机公网地址（见 errmsg）",
-};
-const CONFIRM: Remedy = Remedy {
-    en: "the administrator of the official account must confirm calls from this address in WeChat",
-    zh: "请公众号管理员在微信中确认来自该地址的调用",
-};
-const AUTHORIZE: Remedy = Remedy {
-    en: "the official account must be authorized again by its owner",
-    zh: "请公众号所有者重新授权",
-};
-const NOT_GRANTED: Remedy = Remedy {
-    en: "the official account must be verified and be granted the customer service interface (permission set 1, 6 \
-         or 100-101)",
-    zh: "公众号须已认证并拥有客服接口权限（权限集 1、6 或 100-101）",
-};
-const RESTRICTED: Remedy = Remedy {
-    en: "WeChat restricts this official account; see the notices at mp.weixin.qq.com",
-    zh: "该公众号被限制，请查看 mp.weixin.qq.com 的通知",
-};
-const NOT_ENABLED: Remedy = Remedy {
-    en: "enable customer service for the official account, add one kf account, and wait five minutes",
-    zh: "请为公众号开通新版客服功能，添加一个客服帐号后等待约五分钟",
-};
-const DAY_QUOTA: Remedy = Remedy {
-    en: "the quota of the day is used up: poll less often, or clear the quota in the console",
-    zh: "当日调用额度已用完：请降低轮询频率，或在后台清零额度",
-};
-const MINUTE_QUOTA: Remedy = Remedy {
-    en: "too many calls a minute: poll less often, or set poll.spread",
-    zh: "每分钟调用过多：请降低轮询频率，或设置 poll.spread",
-};
-const PROXY: Remedy = Remedy {
-    en: "something between here and WeChat may alter requests or answers: check proxies and api.base_url",
-    zh: "本机与微信之间可能有代理改动请求或应答：请检查代理与 api.base_url",
-};
-const NETWORK: Remedy = Remedy {
-    en: "check the network, DNS and firewall between this host and api.base_url",
-    zh: "请检查本机到 api.base_url 的网络、DNS 与防火墙",
-};
-const TOO_LARGE: Remedy = Remedy {
-    en: "if the answer is genuine, raise api.max_body_bytes",
-    zh: "若应答属实，请调大 api.max_body_bytes",
-};
-const TOKEN_FILE: Remedy = Remedy {
-    en: "let the program that owns the token file write a token to it, readable by kfwatch",
-    zh: "请让维护该令牌文件的程序写入令牌，并使 kfwatch 可读",
-};
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn class(endpoint: Endpoint, code: i64) -> ErrorClass {
-        CallError::Refused { code, message: "".into() }.class(endpoint)
+    fn refused(code: i64) -> CallError {
+        CallError::Refused { code, message: "".into() }
     }
 
+    /// Each code with its class at token calls with an AppSecret, at polls and at collectors, and whether a human can do
+    /// something about it.
     #[test]
-    fn the_table_is_sorted_so_that_it_can_be_searched() {
-        assert!(ERRCODES.is_sorted_by_key(|known| known.code));
-    }
-
-    #[test]
-    fn errcodes_have_the_class_of_the_contract() {
+    fn every_errcode_has_the_class_of_the_contract_at_every_kind_of_call() {
         use ErrorClass::*;
-        for (code, expected) in [
-            (-1, Busy),
-            (40001, TokenRejected),
-            (40014, TokenRejected),
-            (42001, TokenRejected),
-            (40013, NotAuthorized),
-            (40125, NotAuthorized),
-            (40164, AddressNotAllowed),
-            (61004, AddressNotAllowed),
-            (45035, AddressNotAllowed),
-            (89501, AddressNotAllowed),
-            (89506, AddressRefusedForDay),
-            (89507, AddressRefusedForHour),
-            (45009, DayQuota),
-            (45011, MinuteQuota),
-            (48001, NotAuthorized),
-            (50002, NotAuthorized),
-            (65400, NotEnabled),
-            (65401, InvalidAccount),
-            (65402, UnboundAccount),
-            (41001, BadRequest),
-            (43002, BadRequest),
-            (47001, BadRequest),
-            (12345, Unknown),
+        for (codes, classes, human) in [
+            (&[-1, 61450][..], [Busy; 3], false),
+            (&[40001], [NotAuthorized, TokenRejected, TokenRejected], true),
+            (&[40014, 42001], [BadRequest, TokenRejected, TokenRejected], true),
+            (&[40013, 40125, 40243, 42007], [NotAuthorized; 3], true),
+            (&[40164, 45035, 61004], [AddressNotAllowed; 3], true),
+            (&[89501, 89502, 89503, 89504, 89505], [AddressNotAllowed; 3], true),
+            (&[89506], [AddressRefusedForDay; 3], true),
+            (&[89507], [AddressRefusedForHour; 3], true),
+            (&[45009, 48006], [DayQuota; 3], true),
+            (&[45011], [MinuteQuota; 3], true),
+            (&[48001, 48004, 50002, 61003, 61005, 61006, 61007], [NotAuthorized; 3], true),
+            (&[61011, 61014, 61015, 61023, 61024, 61028], [NotAuthorized; 3], true),
+            (&[65400], [NotEnabled; 3], true),
+            (&[61452, 65401], [BadRequest, InvalidAccount, BadRequest], true),
+            (&[65402], [BadRequest, UnboundAccount, BadRequest], true),
+            (&[40002, 40003, 41001, 41002, 41004, 41018, 43001, 43002, 43003, 47001], [BadRequest; 3], true),
+            (&[61451, 61453, 61454, 61455, 61456, 61457, 61458, 61459], [BadRequest; 3], true),
+            (&[65403, 65404, 65405, 65406, 65407, 65408, 65409, 65410], [BadRequest; 3], true),
+            (&[65411, 65412, 65413, 65414, 65415, 65416, 65417], [BadRequest; 3], true),
+            (&[76001, 76021], [BadRequest; 3], true),
+            (&[76003, 76022], [BadRequest; 3], true),
         ] {
-            assert_eq!(class(Endpoint::SessionList, code), expected, "{code}");
+            for &code in codes {
+                let error = refused(code);
+                let at = [Endpoint::StableToken, Endpoint::SessionList, Endpoint::WaitCase];
+                assert_eq!(at.map(|endpoint| error.class(endpoint)), classes, "{code}");
+                assert_eq!(error.code(), code.to_string());
+                for endpoint in Endpoint::ALL.into_iter().filter(|at| *at != Endpoint::TokenServer) {
+                    assert_eq!(error.remedy(endpoint).is_some(), human, "{code} at {}", endpoint.as_str());
+                }
+            }
         }
-        assert_eq!(class(Endpoint::StableToken, 40001), NotAuthorized);
     }
 
     #[test]
-    fn only_errcodes_of_the_table_become_labels() {
-        assert_eq!(CallError::Refused { code: 65402, message: "".into() }.code(), "65402");
-        assert_eq!(CallError::Refused { code: -1, message: "".into() }.code(), "-1");
-        assert_eq!(CallError::Refused { code: 987_654, message: "".into() }.code(), "other");
+    fn a_code_means_what_it_means_at_the_call_that_was_made() {
+        use ErrorClass::*;
+        for (code, endpoint, class, advice) in [
+            (40001, Endpoint::Token, NotAuthorized, "AppSecret"),
+            (40001, Endpoint::ComponentToken, NotAuthorized, "open.weixin.qq.com"),
+            (40001, Endpoint::AuthorizerToken, TokenRejected, "component_access_token"),
+            (40001, Endpoint::SessionList, TokenRejected, "/cgi-bin/token"),
+            (42001, Endpoint::AuthorizerList, TokenRejected, "component_access_token"),
+            (40013, Endpoint::AuthorizerToken, NotAuthorized, "component"),
+            (40125, Endpoint::ComponentToken, NotAuthorized, "component"),
+            (61005, Endpoint::ComponentToken, NotAuthorized, "api_start_push_ticket"),
+            (61006, Endpoint::ComponentToken, NotAuthorized, "authorization event URL"),
+            (61023, Endpoint::AuthorizerToken, NotAuthorized, "api_get_authorizer_list"),
+            (61004, Endpoint::StableToken, AddressNotAllowed, "developer console"),
+            (61004, Endpoint::SessionList, AddressNotAllowed, "open.weixin.qq.com"),
+            (40164, Endpoint::ComponentToken, AddressNotAllowed, "open.weixin.qq.com"),
+            (61024, Endpoint::StableToken, NotAuthorized, "source = \"component\""),
+            (61015, Endpoint::SessionList, NotAuthorized, "authorizer_access_token"),
+            (45009, Endpoint::Token, DayQuota, "stable"),
+            (45009, Endpoint::SessionList, DayQuota, "poll less often"),
+            (45009, Endpoint::WaitCase, DayQuota, "[collectors]"),
+            (48001, Endpoint::KfList, NotAuthorized, "[collectors]"),
+            (61007, Endpoint::SessionList, NotAuthorized, "permission set"),
+            (65400, Endpoint::OnlineKfList, NotEnabled, "test accounts"),
+            (76003, Endpoint::Quota, NotAuthorized, "[collectors]"),
+            (76022, Endpoint::Quota, NotAuthorized, "[collectors]"),
+            (76021, Endpoint::Quota, BadRequest, "bug"),
+            (65402, Endpoint::SessionList, UnboundAccount, "inviteworker"),
+        ] {
+            assert_eq!(refused(code).class(endpoint), class, "{code} at {}", endpoint.as_str());
+            let remedy = refused(code).remedy(endpoint).unwrap();
+            assert!(remedy.en.contains(advice), "{code} at {}: {}", endpoint.as_str(), remedy.en);
+        }
+    }
+
+    #[test]
+    fn an_unknown_errcode_is_counted_as_other_and_told_by_its_number() {
+        for (code, class) in [
+            (12_345, ErrorClass::Unknown),
+            (41_099, ErrorClass::BadRequest),
+            (43_101, ErrorClass::BadRequest),
+        ] {
+            let error = refused(code);
+            assert_eq!((error.class(Endpoint::SessionList), error.code()), (class, "other"));
+            assert_eq!(error.remedy(Endpoint::SessionList), None);
+            assert!(error.to_string().contains(&code.to_string()));
+        }
+    }
+
+    #[test]
+    fn a_token_server_is_itself_the_place_to_look() {
+        for error in [refused(40001), refused(7), CallError::Timeout, CallError::Malformed("".into())] {
+            assert_eq!(error.remedy(Endpoint::TokenServer), Some(TOKEN_SERVER), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_every_call_is_known_from_call_and_class() {
+        let failure = |code, endpoint| {
+            let error = refused(code);
+            let sent_at = Moment { wall: jiff::Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
+            CallFailure { endpoint, class: error.class(endpoint), sent_at, error }
+        };
+        for (code, endpoint, expected) in [
+            (40001, Endpoint::WaitCase, true),
+            (40164, Endpoint::KfList, true),
+            (89506, Endpoint::KfList, true),
+            (40243, Endpoint::StableToken, true),
+            (61023, Endpoint::AuthorizerToken, true),
+            (45009, Endpoint::Token, true),
+            (-1, Endpoint::StableToken, false),
+            (48001, Endpoint::WaitCase, false),
+            (45009, Endpoint::Quota, false),
+            (45011, Endpoint::KfList, false),
+            (65400, Endpoint::OnlineKfList, false),
+            (-1, Endpoint::WaitCase, false),
+        ] {
+            let failure = failure(code, endpoint);
+            assert_eq!(failure.concerns_every_call(), expected, "{failure}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_errcode_at_no_call_is_without_class_and_label(
+            code in prop_oneof![any::<i64>(), 40_000..90_000i64], index in 0..Endpoint::ALL.len(),
+        ) {
+            let (error, endpoint) = (refused(code), Endpoint::ALL[index]);
+            let known = error.code() != "other";
+            let unknown = matches!(error.class(endpoint), ErrorClass::Unknown);
+            prop_assert!(!(known && unknown));
+            prop_assert!(known || unknown || error.class(endpoint) == ErrorClass::BadRequest);
+            let conclusive = matches!(error.class(endpoint), ErrorClass::InvalidAccount | ErrorClass::UnboundAccount);
+            prop_assert!(!conclusive || endpoint == Endpoint::SessionList, "only polls conclude");
+        }
     }
 }

@@ -1,0 +1,76 @@
+//! Checks `[holds]`.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use config::ValueKind;
+
+use super::locate::Key;
+use super::report::{Report, friendly};
+use super::setting::{Leaf, Setting};
+use super::{Holds, raw};
+use crate::domain::holds::Wait;
+
+/// What a wait may grow to: failures are asked about again at least once a day, for ever.
+const LONGEST: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+
+pub(super) fn holds(keys: raw::Holds, report: &mut Report) -> Holds {
+    let root = Key::root(0);
+    let at = root.name("holds");
+    let defaults = Holds::default();
+    let mut wait = |name, setting, default| check_wait(&at.name(name), setting, default, report);
+    let holds = Holds {
+        token_rejected: wait("token_rejected", keys.token_rejected, defaults.token_rejected),
+        busy: wait("busy", keys.busy, defaults.busy),
+        address_not_allowed: wait(
+            "address_not_allowed",
+            keys.address_not_allowed,
+            defaults.address_not_allowed,
+        ),
+        not_authorized: wait("not_authorized", keys.not_authorized, defaults.not_authorized),
+        not_enabled: wait("not_enabled", keys.not_enabled, defaults.not_enabled),
+        unbound: wait("unbound", keys.unbound, defaults.unbound),
+        bad_request: wait("bad_request", keys.bad_request, defaults.bad_request),
+        unknown: wait("unknown", keys.unknown, defaults.unknown),
+        day_quota: defaults.day_quota,
+    };
+    let key = at.name("day_quota");
+    Holds { day_quota: report.duration(&key, keys.day_quota, defaults.day_quota, LONGEST), ..holds }
+}
+
+fn check_wait(key: &Key<'_>, setting: Setting<Wait>, default: Wait, report: &mut Report) -> Wait {
+    let Some(wait) = report.take(key, setting) else { return default };
+    let [first, longest, least, most] =
+        [wait.first, wait.longest, *LONGEST.start(), *LONGEST.end()].map(friendly);
+    if !LONGEST.contains(&wait.longest) {
+        report.wrong(
+            key,
+            format!("{longest} is out of range; write a longest wait from {least} to {most}, and a first one from 0s"),
+        );
+    } else if wait.first > wait.longest {
+        report.wrong(
+            key,
+            format!(
+                "the first wait, {first}, is longer than the longest, {longest}; write the shorter one first"
+            ),
+        );
+    }
+    wait
+}
+
+/// The first and the longest wait, or one for both.
+impl Leaf for Wait {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        let ValueKind::Array(values) = value else {
+            return Duration::read(value).map(|wait| Self { first: wait, longest: wait });
+        };
+        let waits = values.into_iter().map(|value| Duration::read(value.kind)).collect::<Result<Vec<_>, _>>();
+        match waits.map_err(|problem| format!("one of the list {problem}"))?[..] {
+            [first, longest] => Ok(Self { first, longest }),
+            ref others => Err(format!(
+                "has {} elements; write the first and the longest wait, like [\"10s\", \"2m\"], or one for both",
+                others.len()
+            )),
+        }
+    }
+}
