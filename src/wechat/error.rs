@@ -49,6 +49,15 @@ pub enum CallError {
     /// The file with the token cannot be used.
     #[error("token file: {0}")]
     TokenFile(Box<str>),
+    /// The file with the component's ticket cannot be used.
+    #[error("ticket file: {0}")]
+    TicketFile(Box<str>),
+    /// Nobody knows a refresh token of the official account, WeChat's list included.
+    #[error("no refresh token: the official account is not among those that have authorized the component")]
+    NoRefreshToken,
+    /// WeChat gave out a new refresh token, which must not be used before it is stored.
+    #[error("the new refresh token could not be stored: {0}")]
+    RefreshTokenNotStored(Box<str>),
 }
 
 /// A failed call with all that the reaction to it depends on.
@@ -63,6 +72,13 @@ pub struct CallFailure {
     pub sent_at: Moment,
     /// Why it failed. (Not a `source`: the text above has it already.)
     pub error: CallError,
+}
+
+impl CallFailure {
+    /// The failure of a call that was sent then, with the class that it has.
+    pub fn new(endpoint: Endpoint, error: CallError, sent_at: Moment) -> Self {
+        Self { endpoint, class: error.class(endpoint), sent_at, error }
+    }
 }
 
 /// What a human should do about a failure.
@@ -84,7 +100,11 @@ impl CallError {
             Self::Http { .. } => "http",
             Self::Malformed(_) => "malformed",
             Self::TooLarge { .. } => "too_large",
-            Self::TokenNotYet | Self::TokenFile(_) => "token",
+            Self::TokenNotYet
+            | Self::TokenFile(_)
+            | Self::TicketFile(_)
+            | Self::NoRefreshToken
+            | Self::RefreshTokenNotStored(_) => "token",
         }
     }
 
@@ -114,13 +134,14 @@ impl CallError {
                 }
                 _ => errcode(*code).map_or(ErrorClass::Unknown, |known| known.class),
             },
-            Self::TokenFile(_) => ErrorClass::NotAuthorized,
+            Self::TokenFile(_) | Self::TicketFile(_) | Self::NoRefreshToken => ErrorClass::NotAuthorized,
             Self::Timeout
             | Self::Connect(_)
             | Self::Http { .. }
             | Self::Malformed(_)
             | Self::TooLarge { .. }
-            | Self::TokenNotYet => ErrorClass::Busy,
+            | Self::TokenNotYet
+            | Self::RefreshTokenNotStored(_) => ErrorClass::Busy,
         }
     }
 
@@ -140,6 +161,9 @@ impl CallError {
             Self::TooLarge { .. } => Some(TOO_LARGE),
             Self::Http { .. } | Self::Malformed(_) => Some(PROXY),
             Self::TokenNotYet => None,
+            Self::TicketFile(_) => Some(TICKET_FILE),
+            Self::NoRefreshToken => Some(AUTHORIZE),
+            Self::RefreshTokenNotStored(_) => Some(STORE),
         }
     }
 }
@@ -287,6 +311,15 @@ const TOO_LARGE: Remedy = Remedy {
 const TOKEN_FILE: Remedy = Remedy {
     en: "let the program that owns the token file write a token to it, readable by kfwatch",
     zh: "请让维护该令牌文件的程序写入令牌，并使 kfwatch 可读",
+};
+const TICKET_FILE: Remedy = Remedy {
+    en: "let the program that receives component_verify_ticket write the newest one to the ticket file, readable by \
+         kfwatch",
+    zh: "请让接收 component_verify_ticket 的程序将最新的票据写入该文件，并使 kfwatch 可读",
+};
+const STORE: Remedy = Remedy {
+    en: "make room on the disk of the store, or see what else keeps it from being written",
+    zh: "请为存储所在磁盘腾出空间，或检查其无法写入的其他原因",
 };
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ async fn the_copy_is_a_sound_store_of_the_version_before() {
     Store::open(&file.path).unwrap().close().await;
     assert!(version(&file.path) > 1);
     let copy = file.directory.path().join("kfwatch.db-backup-v1");
-    assert_eq!(copies(&file), [copy.clone()]);
+    assert_eq!(copies(&file), std::slice::from_ref(&copy));
     assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(version(&copy), 1);
     let connection = Connection::open(&copy).unwrap();
@@ -113,11 +113,7 @@ async fn a_migration_that_fails_leaves_the_store_as_it_was() {
     let error = Store::open(&file.path).unwrap_err();
     assert!(told(&error).contains("refresh_tokens already exists"), "{}", told(&error));
     assert_eq!(version(&file.path), 1);
-    assert_eq!(
-        copies(&file),
-        [PathBuf::new(); 0],
-        "a daemon that starts again and again must not fill the disk"
-    );
+    assert!(copies(&file).is_empty(), "a daemon that starts again and again must not fill the disk");
     Connection::open(&file.path).unwrap().execute_batch("DROP TABLE refresh_tokens").unwrap();
     Store::open(&file.path).unwrap().close().await;
 }

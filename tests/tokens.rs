@@ -1,0 +1,17 @@
+//! Tokens that come by way of others: from the operator's token server, and from a third-party platform ("component").
+//! Both are played by a small server of this file, and the clock is scripted.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+#[expect(dead_code, reason = "the simulator is not needed here")]
+mod rehearsal;
+
+#[path = "tokens/platform.rs"]
+mod platform;
+
+#[path = "tokens/component.rs"]
+mod component;
+#[path = "tokens/many.rs"]
+mod many;
+#[path = "tokens/server.rs"]
+mod server;
