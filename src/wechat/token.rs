@@ -15,6 +15,7 @@ mod authorizer;
 mod caller;
 mod component;
 mod kept;
+mod list;
 mod text;
 
 use std::{

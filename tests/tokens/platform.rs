@@ -85,8 +85,13 @@ pub(crate) struct Asked {
 }
 
 impl Platform {
-    #[expect(clippy::disallowed_methods, reason = "a test is its own composition root")]
     pub(crate) async fn start() -> Self {
+        Self::behind(None).await
+    }
+
+    /// With a proxy for the calls to WeChat.
+    #[expect(clippy::disallowed_methods, reason = "a test is its own composition root")]
+    pub(crate) async fn behind(proxy: Option<&str>) -> Self {
         let world = Arc::new(Mutex::new(World {
             ticket: "ticket-1".to_owned(),
             parameter: "component_access_token",
@@ -108,7 +113,7 @@ impl Platform {
             max_body_bytes: 64 * 1024,
             http_version: HttpVersion::Http1,
             ca_pem: None,
-            proxy: None,
+            proxy: proxy.map(|proxy| proxy.parse().unwrap()),
         };
         let clock = Arc::new(ScriptedClock::default());
         let client = WechatClient::build(&options, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();

@@ -145,3 +145,12 @@ async fn a_token_that_was_not_refused_is_used_on_while_its_server_is_down() {
     let failure = account.failure().await;
     assert_eq!((failure.endpoint, failure.class), (Endpoint::SessionList, ErrorClass::Busy));
 }
+
+#[tokio::test]
+async fn it_is_not_asked_through_the_proxy_to_wechat() {
+    let platform = Platform::behind(Some("http://127.0.0.1:9")).await;
+    let account = platform.own(source(&platform, "/token"), None);
+    let failure = account.failure().await;
+    assert_eq!((failure.endpoint, failure.error.code()), (Endpoint::SessionList, "connect"));
+    assert_eq!(platform.asked("/token"), 1);
+}

@@ -8,7 +8,7 @@
 //! `access_token`. The component begins with the former and remembers which one WeChat does not call missing (41001).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -24,6 +24,7 @@ use super::{
     AccessToken, TokenJournal,
     caller::Caller,
     kept::{Fetched, Floor, KeptToken, Source},
+    list::AuthorizerList,
     text::{self, TextServer},
 };
 use crate::{
@@ -35,15 +36,6 @@ use crate::{
         wire::{self, WireError},
     },
 };
-
-/// The least time between two readings of the list of authorizers: one serves all official accounts.
-const LIST_FLOOR: Duration = Duration::from_secs(60);
-
-/// How many authorizers a page of the list has; WeChat gives no more.
-const LIST_PAGE: usize = 500;
-
-/// The most pages that are read: for as many official accounts as can be configured.
-const MAX_LIST_PAGES: usize = 200;
 
 /// "The access token is missing."
 const TOKEN_MISSING: i64 = 41001;
@@ -79,13 +71,7 @@ pub struct Component {
     token: KeptToken,
     /// Whether `access_token` is the parameter that works.
     renamed: AtomicBool,
-    list: tokio::sync::Mutex<Option<ListRead>>,
-}
-
-/// The last reading of the list of authorizers.
-struct ListRead {
-    begun_at: Moment,
-    refresh_tokens: Result<HashMap<String, SecretString>, CallFailure>,
+    list: AuthorizerList,
 }
 
 /// A call that is made with the component's token.
@@ -106,12 +92,8 @@ impl Component {
         now: Moment,
     ) -> Self {
         let floor = Floor::new(Arc::clone(&credentials.appid), journal, last_fetch_ago, now);
-        Self {
-            credentials,
-            token: KeptToken::new(floor),
-            renamed: AtomicBool::new(false),
-            list: tokio::sync::Mutex::new(None),
-        }
+        let token = KeptToken::new(floor);
+        Self { credentials, token, renamed: AtomicBool::new(false), list: AuthorizerList::default() }
     }
 
     pub(super) fn appid(&self) -> &str {
@@ -145,62 +127,13 @@ impl Component {
         }
     }
 
-    /// The refresh token of an official account in WeChat's list, if it is there. The list is read at most once a
-    /// minute; until then everybody is answered from the last reading, be it a failure.
+    /// The refresh token of an official account in WeChat's list, if it is there.
     pub(super) async fn listed_refresh_token(
         &self,
         appid: &str,
         caller: Caller<'_>,
     ) -> Result<Option<SecretString>, CallFailure> {
-        let mut list = self.list.lock().await;
-        // Without a token the list is not asked for, and the minute does not begin.
-        self.token(caller).await?;
-        let now = caller.client.now();
-        if list.as_ref().is_none_or(|read| now.since(&read.begun_at) >= LIST_FLOOR) {
-            // Whoever reads it may be cancelled half way: the minute has begun all the same.
-            let not_yet = CallFailure::new(Endpoint::AuthorizerList, CallError::TokenNotYet, now);
-            *list = Some(ListRead { begun_at: now, refresh_tokens: Err(not_yet) });
-            let refresh_tokens = self.read_list(caller).await;
-            *list = Some(ListRead { begun_at: now, refresh_tokens });
-        }
-        match list.as_ref().map(|read| &read.refresh_tokens) {
-            Some(Ok(refresh_tokens)) => Ok(refresh_tokens.get(appid).cloned()),
-            Some(Err(failure)) => Err(failure.clone()),
-            None => Ok(None),
-        }
-    }
-
-    async fn read_list(&self, caller: Caller<'_>) -> Result<HashMap<String, SecretString>, CallFailure> {
-        let mut refresh_tokens = HashMap::new();
-        let mut offset = 0;
-        for _ in 0..MAX_LIST_PAGES {
-            let fields = BTreeMap::from([
-                ("component_appid", self.appid().into()),
-                ("offset", offset.into()),
-                ("count", LIST_PAGE.into()),
-            ]);
-            let call = ComponentCall { endpoint: Endpoint::AuthorizerList, fields, secret: "" };
-            let read = |answer: &str| {
-                let page = wire::component::authorizer_page(answer)?;
-                let tokens = page.list.iter().filter_map(wire::component::Authorizer::tokens);
-                let owned = tokens.map(|(appid, token)| (appid.to_owned(), SecretString::from(token)));
-                Ok((owned.collect::<Vec<_>>(), page.list.len(), page.total_count))
-            };
-            let (tokens, length, total) = self.call(&call, read, caller).await?;
-            refresh_tokens.extend(tokens);
-            offset += length;
-            if length == 0 || total.is_some_and(|total| i64::try_from(offset).is_ok_and(|read| read >= total))
-            {
-                return Ok(refresh_tokens);
-            }
-        }
-        tracing::warn!(
-            component_appid = %self.appid(),
-            "The list of official accounts that have authorized {} goes on after {MAX_LIST_PAGES} pages; the rest is \
-             not read",
-            self.appid()
-        );
-        Ok(refresh_tokens)
+        self.list.refresh_token(appid, self, caller).await
     }
 
     /// Makes a call with the parameter that worked last, and with the other one if WeChat misses the token.
