@@ -5,12 +5,16 @@
 
 #[expect(dead_code, reason = "the simulator is not needed here")]
 mod rehearsal;
+#[expect(dead_code, reason = "not every test needs every helper")]
+mod support_ops;
 
 #[path = "tokens/platform.rs"]
 mod platform;
 
 #[path = "tokens/component.rs"]
 mod component;
+#[path = "tokens/daemon.rs"]
+mod daemon;
 #[path = "tokens/many.rs"]
 mod many;
 #[path = "tokens/server.rs"]

@@ -100,6 +100,7 @@ async fn a_copy_is_never_overwritten() {
     let file = version_1();
     let copy = file.directory.path().join("kfwatch.db-backup-v1");
     fs::write(&copy, "dear to somebody").unwrap();
+    fs::write(file.directory.path().join("kfwatch.db-backup-partial"), "cut short by a crash").unwrap();
     Store::open(&file.path).unwrap().close().await;
     assert_eq!(fs::read(&copy).unwrap(), b"dear to somebody");
     assert_eq!(copies(&file), [copy, file.directory.path().join("kfwatch.db-backup-v1-2")]);
