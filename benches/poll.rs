@@ -22,7 +22,7 @@ use hyper_util::{
 };
 use kfwatch::{
     app::{self, Connections, clock::SystemClock},
-    config::{Config, Environment},
+    config::{Config, Environment, Token, TokenSource},
     domain::clock::Clock,
     metrics::Metrics,
     poll::{PollLimits, Poller, WatchedAccount},
@@ -278,7 +278,7 @@ impl Targets {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut targets = Self { urls: Vec::new(), known: Vec::new() };
         for official_account in &config.official_accounts {
-            let kfwatch::config::TokenSource::Stable { secret } = &official_account.token else { continue };
+            let Token::Own(TokenSource::Stable { secret }) = &official_account.token else { continue };
             let body = format!(
                 r#"{{"grant_type":"client_credential","appid":"{}","secret":"{}"}}"#,
                 official_account.appid,

@@ -21,14 +21,17 @@ mod report;
 mod secret;
 mod setting;
 mod sink;
+mod token;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
+use secrecy::SecretString;
 
 pub use self::environment::Environment;
 pub use self::mistake::{Mistake, Mistakes, Place};
@@ -39,7 +42,10 @@ pub use self::sink::MAX_SINKS;
 pub use crate::domain::holds::Holds;
 pub use crate::logging::Format as LogFormat;
 use crate::schedule::cron::Schedule;
-pub use crate::wechat::{http::HttpVersion, token::TokenSource};
+pub use crate::wechat::{
+    http::HttpVersion,
+    token::{ComponentCredentials, TicketSource, TokenSource},
+};
 
 /// The variable that names the configuration file when the command line does not.
 pub const PATH_VARIABLE: &str = "KFWATCH_CONFIG";
@@ -169,7 +175,34 @@ pub struct OfficialAccount {
     /// When to poll it: its own schedule and time zone, or those of `[poll]`.
     pub schedule: Schedule,
     /// Where its access token comes from.
-    pub token: TokenSource,
+    pub token: Token,
+}
+
+/// `[official_accounts.token]`
+#[derive(Clone, Debug)]
+pub enum Token {
+    /// A source of its own.
+    Own(TokenSource),
+    /// A third-party platform ("component") that it has authorized.
+    Component {
+        /// Shared by all official accounts with the same component_appid.
+        credentials: Arc<ComponentCredentials>,
+        /// The refresh token to begin with; without one it is looked up in WeChat's list.
+        refresh_token: Option<SecretString>,
+    },
+}
+
+impl Token {
+    /// The word of the key `source`.
+    pub fn source(&self) -> &'static str {
+        match self {
+            Self::Own(TokenSource::Stable { .. }) => "stable",
+            Self::Own(TokenSource::Classic { .. }) => "classic",
+            Self::Own(TokenSource::File { .. }) => "file",
+            Self::Own(TokenSource::Server(_)) => "server",
+            Self::Component { .. } => "component",
+        }
+    }
 }
 
 /// `[[sinks]]`

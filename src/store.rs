@@ -16,6 +16,7 @@
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 use tokio::sync::watch;
 
 mod error;
@@ -38,8 +39,9 @@ pub struct Store {
 
 impl Store {
     /// Opens the store, or creates it with mode 0600. Takes the lock that keeps a second daemon out and raises the
-    /// epoch of the shard's lease, so that a former owner that still runs writes nothing any more. A file that is not
-    /// a sound store of a known version is refused and left as it is.
+    /// epoch of the shard's lease, so that a former owner that still runs writes nothing any more. A store of an older
+    /// version is migrated, after a copy of it was made beside it (`kfwatch.db-backup-v1`). A file that is not a sound
+    /// store of a known version is refused and left as it is.
     ///
     /// Blocks for as long as the file system takes.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
@@ -116,6 +118,22 @@ impl Store {
     /// When an access token was last fetched, by appid.
     pub async fn token_fetches(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
         self.sqlite.read(tokens::fetches).await
+    }
+
+    /// Keeps the refresh token of the official account for good, in place of a former one. Idempotent.
+    pub async fn store_refresh_token(
+        &self,
+        appid: &str,
+        token: &SecretString,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (appid, token) = (appid.to_owned(), token.clone());
+        self.sqlite.write(move |tx| tokens::store_refresh_token(tx, &appid, &token, at)).await
+    }
+
+    /// The refresh tokens that are kept, by appid.
+    pub async fn refresh_tokens(&self) -> Result<HashMap<String, SecretString>, StoreError> {
+        self.sqlite.read(tokens::refresh_tokens).await
     }
 
     /// Removes what has outlived its time, in small transactions between which polls are committed: events that every

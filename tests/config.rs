@@ -5,9 +5,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use kfwatch::config::{Config, Environment, Holds, Loaded, Mistakes, SinkStart, SinkTarget, TokenSource};
+use kfwatch::config::{
+    Config, Environment, Holds, Loaded, Mistakes, SinkStart, SinkTarget, Token, TokenSource,
+};
 use kfwatch::domain::holds::Wait;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -44,7 +47,7 @@ fn load(text: &str) -> Result<Loaded, Mistakes> {
     Config::from_toml(text, Path::new("/etc/kfwatch"), &Environment::default())
 }
 
-/// The example with its optional parts, `leave_out` excepted.
+/// The example with its optional parts, without the lines that start as one of `leave_out`.
 fn example_with_optional_parts(leave_out: &[&str]) -> String {
     let optional = |line: &str| {
         let part = line.strip_prefix("# ")?;
@@ -54,7 +57,7 @@ fn example_with_optional_parts(leave_out: &[&str]) -> String {
         (is_heading || is_key).then(|| part.to_owned())
     };
     let lines = EXAMPLE.lines().map(|line| optional(line).unwrap_or_else(|| line.to_owned()));
-    let kept = lines.filter(|line| !leave_out.iter().any(|key| line.starts_with(&format!("{key} = "))));
+    let kept = lines.filter(|line| !leave_out.iter().any(|start| line.starts_with(start)));
     kept.collect::<Vec<_>>().join("\n")
 }
 
@@ -70,12 +73,12 @@ fn the_example_sets_every_key_to_its_default() {
 #[test]
 fn the_optional_parts_of_the_example_are_valid() {
     for (kept, left_out) in [
-        ("secret_file", ["secret_env", "secret"]),
-        ("secret_env", ["secret_file", "secret"]),
-        ("secret", ["secret_file", "secret_env"]),
+        ("secret_file = \"shop", ["secret_env = ", "secret = "]),
+        ("secret_env = ", ["secret_file = \"shop", "secret = "]),
+        ("secret = ", ["secret_file = \"shop", "secret_env = "]),
     ] {
         let text = example_with_optional_parts(&left_out);
-        assert!(text.lines().any(|line| line.starts_with(&format!("{kept} = "))));
+        assert!(text.lines().any(|line| line.starts_with(kept)));
         let third =
             OFFICIAL_ACCOUNT.replace("shop", "third").replace("wx0123456789abcdef", "wx0000000000000003");
         let dir = dir_with(&[
@@ -83,11 +86,15 @@ fn the_optional_parts_of_the_example_are_valid() {
             ("shop.secret", "0123456789abcdef0123456789abcdef\n"),
             ("ca.pem", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"),
             ("accounts.d/third.toml", &third),
+            ("tokens.header", "Authorization: Bearer s3cret\n"),
+            ("platform.secret", "s3cret"),
+            ("merchant.refresh", "refreshtoken@@@s3cret"),
         ]);
         let secret = "0123456789abcdef0123456789abcdef";
         let config = load_in(&dir, &[("SHOP_SECRET", secret)]).unwrap().config;
-        assert_eq!(config.official_accounts.len(), 3);
-        let TokenSource::Stable { secret: read } = &config.official_accounts[0].token else {
+        let sources = config.official_accounts.iter().map(|account| account.token.source());
+        assert!(sources.eq(["stable", "file", "server", "component", "stable"]));
+        let Token::Own(TokenSource::Stable { secret: read }) = &config.official_accounts[0].token else {
             panic!("not stable")
         };
         assert_eq!(read.expose_secret(), secret);
@@ -98,9 +105,12 @@ fn the_optional_parts_of_the_example_are_valid() {
 
 #[test]
 fn the_example_shows_the_sink_that_there_is_without_any() {
-    let text = example_with_optional_parts(&["secret_env", "secret", "include", "ca_file"]);
+    let text = example_with_optional_parts(&["secret_env = ", "secret = ", "include = ", "ca_file = "]);
+    let branch = text.find("# An official account whose token").unwrap();
+    let sinks = text.find("# Where events go.").unwrap();
     let archive = text.find("# Events as lines of JSON in a file.").unwrap();
-    let dir = dir_with(&[("config.toml", &text[..archive]), ("shop.secret", "s3cret")]);
+    let text = text[..branch].to_owned() + &text[sinks..archive];
+    let dir = dir_with(&[("config.toml", &text), ("shop.secret", "s3cret")]);
     let default = load(OFFICIAL_ACCOUNT).unwrap().config.sinks;
     assert_eq!(format!("{:?}", load_in(&dir, &[]).unwrap().config.sinks), format!("{default:?}"));
 }
@@ -147,14 +157,30 @@ fn no_secret_is_in_a_message_or_in_debug_output() {
         format!("secret = \"{secret}\"\nsecret_env = \"X\""),
         format!("sceret = \"{secret}\""),
         format!("source = \"file\"\npath = \"token\"\nsecret = \"{secret}\""),
+        format!("source = \"server\"\nurl = \"ftp://me:{secret}@tokens.example/?key={secret}\""),
+        format!("source = \"server\"\nurl = \"http://me:{secret}@tokens.example/?key={secret}\""),
+        format!("source = \"component\"\nrefresh_token = \"{secret}\"\nticket_url = \"{secret}\""),
     ] {
         let text = OFFICIAL_ACCOUNT
             .replace("token.secret = \"s3cret\"", &format!("[official_accounts.token]\n{token}\n"));
         let mistakes = load(&text).unwrap_err();
         assert!(!format!("{mistakes} {mistakes:?}").contains(secret), "{mistakes}");
     }
-    let loaded = load(&OFFICIAL_ACCOUNT.replace("s3cret", secret)).unwrap();
-    assert!(!format!("{loaded:?}").contains(secret));
+    let component =
+        "component_appid = \"wxaaaaaaaaaaaaaaaa\"\nticket_url = \"https://t.example\"\nheader_file = \"h\"";
+    for token in [
+        format!("secret = \"{secret}\""),
+        format!(
+            "source = \"server\"\nurl = \"https://{secret}:{secret}@t.example/{secret}\"\nheader_file = \"h\""
+        ),
+        format!("source = \"component\"\nsecret = \"{secret}\"\nrefresh_token = \"{secret}\"\n{component}"),
+    ] {
+        let token = format!("[official_accounts.token]\n{token}\n");
+        let text = OFFICIAL_ACCOUNT.replace("token.secret = \"s3cret\"", &token);
+        let header = format!("Authorization: Bearer {secret}\n");
+        let loaded = load_in(&dir_with(&[("config.toml", &text), ("h", &header)]), &[]).unwrap();
+        assert!(!format!("{loaded:?}").contains(secret), "{loaded:?}");
+    }
 }
 
 #[test]
@@ -349,4 +375,26 @@ fn what_goes_beyond_a_limit_is_refused() {
         let mistakes = load(&text).unwrap_err().to_string();
         assert!(mistakes.ends_with(message), "{mistakes}");
     }
+}
+
+#[test]
+fn official_accounts_of_one_component_share_it() {
+    let account = |n: usize| {
+        let token = format!(
+            "[official_accounts.token]\nsource = \"component\"\ncomponent_appid = \"wxaaaaaaaaaaaaaaaa\"\n\
+             secret = \"s3cret\"\nticket_file = \"ticket\"\nrefresh_token = \"r{n}\""
+        );
+        let text = OFFICIAL_ACCOUNT.replace("shop", &format!("shop{n}")).replace("wx0", &format!("wx{n}"));
+        text.replace("token.secret = \"s3cret\"", &token)
+    };
+    let accounts = load(&(account(1) + &account(2))).unwrap().config.official_accounts;
+    let component = |n: usize| match &accounts[n].token {
+        Token::Component { credentials, refresh_token } => {
+            (Arc::clone(credentials), refresh_token.as_ref().unwrap().expose_secret())
+        }
+        Token::Own(source) => panic!("{source:?}"),
+    };
+    let ((first, first_token), (second, second_token)) = (component(0), component(1));
+    assert!(Arc::ptr_eq(&first, &second));
+    assert_eq!((first_token, second_token), ("r1", "r2"));
 }

@@ -564,3 +564,27 @@ fn recovers(refuse: impl Fn(&WeChat), allow: impl Fn(&WeChat)) {
 fn hang(endpoint: Endpoint) -> FaultRule {
     FaultRule { endpoint: Some(endpoint), ..FaultRule::new(Fault::Hang) }
 }
+
+#[test]
+fn poll_leaves_alone_whose_new_refresh_token_it_could_not_keep() {
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "");
+    home.write("platform.secret", "s3cret");
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    let merchant = "[[official_accounts]]\nname = \"merchant\"\nappid = \"wx00000000000000ff\"\nkf_accounts = [\"kf1@merchant\"]\n\
+                    [official_accounts.token]\nsource = \"component\"\ncomponent_appid = \"wxaaaaaaaaaaaaaaaa\"\n\
+                    secret_file = \"platform.secret\"\nticket_file = \"ticket\"\n";
+    home.write("config.toml", &(text + merchant));
+    let ended = home.run("poll");
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stdout.contains("merchant/kf1@merchant: there is no store to keep a new refresh token in"));
+    assert!(ended.stdout.contains("start the daemon once"));
+    assert!(ended.stdout.lines().any(|line| line.contains("kf1@shop") && line.contains("ok")), "{ended:?}");
+    assert!(!home.path("kfwatch.db").exists());
+
+    let daemon = home.daemon();
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().code, Some(0));
+    let ended = home.run("poll");
+    assert!(ended.stdout.contains("api_component_token: ticket file"), "{ended:?}");
+}

@@ -77,6 +77,15 @@ impl TokenJournal for NoJournal {
     fn record_fetch<'a>(&'a self, _: &'a str, _: Moment) -> futures_util::future::BoxFuture<'a, ()> {
         Box::pin(async {})
     }
+
+    fn store_refresh_token<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a secrecy::SecretString,
+        _: Moment,
+    ) -> futures_util::future::BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// A ticker of one account, whose polls are taken from the queue and not made.

@@ -10,6 +10,7 @@ mod store {
 
     mod crash;
     mod file;
+    mod migration;
     mod refusals;
     mod speed;
 

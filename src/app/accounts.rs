@@ -1,15 +1,20 @@
 //! From configured official accounts to accounts that can be polled, with what the store knows of them.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 
 use super::{
     AppError, BySchedule,
     journal::{NoJournal, StoreJournal},
 };
 use crate::{
-    config::{self, Config},
+    config::{self, ComponentCredentials, Config, TicketSource, Token, TokenSource},
     domain::{
         account::{Account, Standing},
         clock::{Clock, Moment},
@@ -25,30 +30,51 @@ use crate::{
         CallObserver,
         client::OfficialAccountClient,
         http::{ClientOptions, WechatClient},
-        token::{TokenJournal, TokenKeeper},
+        token::{Authorization, Component, TokenJournal, TokenKeeper},
     },
 };
 
-/// What calls to WeChat need: the connection pool, and when tokens were last fetched.
+/// What calls to WeChat need: the connection pool, the components, and what is on record of tokens.
 pub struct Connections {
     client: Arc<WechatClient>,
     journal: Arc<dyn TokenJournal>,
-    token_fetches: HashMap<String, Timestamp>,
+    recorded: Recorded,
+    /// By component_appid, as they are named first.
+    components: Mutex<HashMap<Arc<str>, Arc<Component>>>,
     clock: Arc<dyn Clock>,
 }
 
+/// What the store knows of tokens.
+#[derive(Default)]
+struct Recorded {
+    /// When a token was last fetched, by appid or component_appid.
+    fetches: HashMap<String, Timestamp>,
+    /// By appid.
+    refresh_tokens: HashMap<String, SecretString>,
+}
+
 impl Connections {
-    /// Connections whose token fetches are recorded in the store.
+    /// Connections whose token fetches and refresh tokens are recorded in the store.
     pub async fn build(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let client = client(&config.api, &clock)?;
-        let journal = Arc::new(StoreJournal(store.clone()));
-        Ok(Self { client, journal, token_fetches: store.token_fetches().await?, clock })
+        let recorded =
+            Recorded { fetches: store.token_fetches().await?, refresh_tokens: store.refresh_tokens().await? };
+        Self::with(config, Arc::new(StoreJournal(store.clone())), recorded, clock)
     }
 
-    /// Connections where there is no store yet, and therefore nothing on record.
+    /// Connections where there is no store yet, and therefore nothing on record. Refresh tokens cannot be kept, so
+    /// that official accounts which have authorized a component must not be called.
     pub fn without_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let client = client(&config.api, &clock)?;
-        Ok(Self { client, journal: Arc::new(NoJournal), token_fetches: HashMap::new(), clock })
+        Self::with(config, Arc::new(NoJournal), Recorded::default(), clock)
+    }
+
+    fn with(
+        config: &Config,
+        journal: Arc<dyn TokenJournal>,
+        recorded: Recorded,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
+        let client = client(config, &clock)?;
+        Ok(Self { client, journal, recorded, components: Mutex::default(), clock })
     }
 
     /// One official account without kf accounts yet; its calls are counted for these metrics.
@@ -60,20 +86,54 @@ impl Connections {
         let calls = Arc::<CallCounters>::default();
         let observer: Arc<dyn CallObserver> = Arc::new(metrics.call_observer(Arc::clone(&calls)));
         let now = self.clock.now();
-        let last_fetch = self.token_fetches.get(&configured.appid);
-        // A recorded time that is yet to come was recorded by a clock since set back: as good as just now.
-        let ago = last_fetch.map(|at| Duration::try_from(now.wall.duration_since(*at)).unwrap_or_default());
-        let (appid, source) = (configured.appid.as_str().into(), configured.token.clone());
-        let tokens = TokenKeeper::new(appid, source, Arc::clone(&self.journal), ago, now);
+        let ago = self.recorded.last_fetch_ago(&configured.appid, now);
+        let appid: Arc<str> = configured.appid.as_str().into();
+        let journal = Arc::clone(&self.journal);
+        let tokens = match &configured.token {
+            Token::Own(source) => TokenKeeper::new(appid, source.clone(), journal, ago, now),
+            Token::Component { credentials, refresh_token } => {
+                let component = self.component(credentials, now);
+                let stored = self.recorded.refresh_tokens.get(&configured.appid);
+                let refresh_token = stored.or(refresh_token.as_ref()).cloned();
+                let authorization = Authorization { component, refresh_token };
+                TokenKeeper::of_component(appid, authorization, journal, ago, now)
+            }
+        };
         let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer);
         let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls);
         Arc::new(OfficialAccount::new(Arc::new(status), client))
     }
+
+    /// One for all official accounts that name it.
+    fn component(&self, credentials: &Arc<ComponentCredentials>, now: Moment) -> Arc<Component> {
+        let mut components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+        let component = components.entry(Arc::clone(&credentials.appid)).or_insert_with(|| {
+            let ago = self.recorded.last_fetch_ago(&credentials.appid, now);
+            Arc::new(Component::new(Arc::clone(credentials), Arc::clone(&self.journal), ago, now))
+        });
+        Arc::clone(component)
+    }
 }
 
-fn client(api: &config::Api, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, AppError> {
-    let client = WechatClient::build(&client_options(api)?, Arc::clone(clock));
-    Ok(Arc::new(client.map_err(|error| match &api.ca_file {
+impl Recorded {
+    fn last_fetch_ago(&self, appid: &str, now: Moment) -> Option<Duration> {
+        let last_fetch = self.fetches.get(appid)?;
+        // A recorded time that is yet to come was recorded by a clock since set back: as good as just now.
+        Some(Duration::try_from(now.wall.duration_since(*last_fetch)).unwrap_or_default())
+    }
+}
+
+fn client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, AppError> {
+    let options = client_options(&config.api)?;
+    let client = WechatClient::build(&options, Arc::clone(clock));
+    let client = client.and_then(|client| {
+        let asks_servers = config.official_accounts.iter().any(|configured| match &configured.token {
+            Token::Own(source) => matches!(source, TokenSource::Server(_)),
+            Token::Component { credentials, .. } => matches!(credentials.ticket, TicketSource::Server(_)),
+        });
+        if asks_servers { client.with_servers(&options) } else { Ok(client) }
+    });
+    Ok(Arc::new(client.map_err(|error| match &config.api.ca_file {
         // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
         Some(path) => AppError::Unusable {
             what: "api.ca_file".to_owned(),

@@ -1,10 +1,12 @@
-//! Token fetches on record, so that a daemon that is restarted again and again does not fetch a token each time.
+//! Token fetches on record, so that a daemon that is restarted again and again does not fetch a token each time; and
+//! refresh tokens that WeChat changed, which would be lost otherwise.
 
 use futures_util::future::BoxFuture;
+use secrecy::SecretString;
 
 use crate::{domain::clock::Moment, store::Store, wechat::token::TokenJournal};
 
-/// Records token fetches in the store.
+/// Records in the store.
 pub(super) struct StoreJournal(pub(super) Store);
 
 impl TokenJournal for StoreJournal {
@@ -15,6 +17,18 @@ impl TokenJournal for StoreJournal {
             }
         })
     }
+
+    fn store_refresh_token<'a>(
+        &'a self,
+        appid: &'a str,
+        token: &'a SecretString,
+        at: Moment,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let stored = self.0.store_refresh_token(appid, token, at.wall).await;
+            stored.map_err(|error| crate::chain(&error))
+        })
+    }
 }
 
 /// Records nothing, where there is no store.
@@ -23,5 +37,14 @@ pub(super) struct NoJournal;
 impl TokenJournal for NoJournal {
     fn record_fetch<'a>(&'a self, _appid: &'a str, _at: Moment) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
+    }
+
+    fn store_refresh_token<'a>(
+        &'a self,
+        _appid: &'a str,
+        _token: &'a SecretString,
+        _at: Moment,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Err("there is no store".to_owned())))
     }
 }

@@ -1,7 +1,8 @@
 //! `kfwatch poll`: one poll of every account, compared with what is stored. Commits neither snapshots nor events.
 //!
 //! It takes the store's lock, so it refuses beside a running daemon: a classic token fetched here would void the
-//! daemon's. That a token was fetched is recorded, so that a daemon started next keeps its distance.
+//! daemon's. That a token was fetched is recorded, so that a daemon started next keeps its distance. So is a refresh
+//! token that WeChat changes: where there is no store to keep it in, official accounts that have one are not polled.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,7 +12,7 @@ use serde::Serialize;
 use super::{ConfigArgs, Failure, init_logging, output};
 use crate::{
     app::{self, Connections, clock::SystemClock},
-    config::{Config, Loaded},
+    config::{Config, Loaded, Token},
     domain::{
         account::Account,
         clock::Clock,
@@ -65,7 +66,12 @@ pub(super) async fn run(args: PollArgs) -> Result<(), Failure> {
         None => Connections::without_store(&config, clock)?,
     };
     let accounts = accounts(&config, store.as_ref(), &connections).await?;
-    let polls = accounts.iter().map(|claim| async move { polled(claim.account(), claim.observe().await) });
+    let polls = accounts.iter().map(|account| async move {
+        match account {
+            Ok(claim) => polled(claim.account(), claim.observe().await),
+            Err(account) => not_polled(account),
+        }
+    });
     let results: Vec<Polled> =
         stream::iter(polls).buffered(config.api.max_in_flight_per_official_account).collect().await;
     if let Some(store) = store {
@@ -75,11 +81,12 @@ pub(super) async fn run(args: PollArgs) -> Result<(), Failure> {
     if results.iter().all(|polled| polled.error.is_none()) { Ok(()) } else { Err(Failure::Incomplete) }
 }
 
+/// All accounts in the order of the configuration; those that must not be polled are errors.
 async fn accounts(
     config: &Config,
     store: Option<&Store>,
     connections: &Connections,
-) -> Result<Vec<Claim>, Failure> {
+) -> Result<Vec<Result<Claim, Account>>, Failure> {
     let stored = match store {
         Some(store) => store.stored_accounts().await?,
         None => Vec::new(),
@@ -90,31 +97,50 @@ async fn accounts(
     let metrics = Metrics::new([]).map_err(app::AppError::from)?;
     let mut claims = Vec::new();
     for configured in &config.official_accounts {
+        if store.is_none() && matches!(configured.token, Token::Component { .. }) {
+            claims.extend(app::accounts(configured).map(Err));
+            continue;
+        }
         let official_account = connections.official_account(configured, &metrics);
         for account in app::accounts(configured) {
             let watch = known.remove(&key(&account)).unwrap_or_default();
             let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
             // Nothing is committed, so the row does not matter.
             let account = Arc::new(WatchedAccount::new(status, AccountRow(0), watch));
-            claims.extend(official_account.claim(&account));
+            claims.extend(official_account.claim(&account).map(Ok));
         }
     }
     Ok(claims)
 }
 
+impl Polled {
+    /// Nothing is known of it yet.
+    fn new(account: &Account) -> Self {
+        Self {
+            official_account: account.official_account.to_string(),
+            kf_account: account.kf_account.to_string(),
+            result: "ok",
+            sessions: None,
+            oldest_session_started_at: None,
+            started: None,
+            ended: None,
+            error: None,
+            remedy: None,
+        }
+    }
+}
+
+fn not_polled(account: &Account) -> Polled {
+    Polled {
+        result: "not_polled",
+        error: Some("there is no store to keep a new refresh token in, which would be lost".to_owned()),
+        remedy: Some("start the daemon once, which creates the store, or set store.path to its file"),
+        ..Polled::new(account)
+    }
+}
+
 fn polled(account: &WatchedAccount, result: Result<Step, CallFailure>) -> Polled {
-    let Account { official_account, kf_account, .. } = &account.status.account;
-    let polled = Polled {
-        official_account: official_account.to_string(),
-        kf_account: kf_account.to_string(),
-        result: "ok",
-        sessions: None,
-        oldest_session_started_at: None,
-        started: None,
-        ended: None,
-        error: None,
-        remedy: None,
-    };
+    let polled = Polled::new(&account.status.account);
     match result {
         Ok(step) => {
             let snapshot = step.snapshot.unwrap_or_else(|| account.watch().snapshot);

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::locate::Key;
 use super::mistake::quote;
 use super::report::Report;
-use super::secret::Written;
 use super::setting::{OneOrMore, Section, Setting};
-use super::{Environment, OfficialAccount, TokenSource, raw};
+use super::token::Tokens;
+use super::{Environment, OfficialAccount, raw};
 use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule, ScheduleError};
 
 /// How many official accounts there may be.
@@ -29,8 +29,7 @@ const MAX_NAME_CHARS: usize = 64;
 
 /// Checks one official account after the other, and what must be unique or limited among all of them.
 pub(super) struct OfficialAccounts<'a> {
-    base_dir: &'a Path,
-    environment: &'a Environment,
+    tokens: Tokens<'a>,
     schedules: Schedules,
     /// Names and appids that are taken, each with its place.
     used: HashMap<(&'static str, String), String>,
@@ -42,7 +41,8 @@ impl<'a> OfficialAccounts<'a> {
     /// `schedule` and `timezone` are those of `[poll]`.
     pub(super) fn new(base_dir: &'a Path, environment: &'a Environment, poll: (Vec<String>, String)) -> Self {
         let schedules = Schedules { poll, parsed: HashMap::new() };
-        Self { base_dir, environment, schedules, used: HashMap::new(), official_accounts: 0, kf_accounts: 0 }
+        let tokens = Tokens::new(base_dir, environment);
+        Self { tokens, schedules, used: HashMap::new(), official_accounts: 0, kf_accounts: 0 }
     }
 
     pub(super) fn check(
@@ -88,13 +88,13 @@ impl<'a> OfficialAccounts<'a> {
         }
         let keys = report.section(at, section);
         let name = check_name(&at.name("name"), keys.name, "name = \"shop\"", report);
-        let appid = check_appid(&at.name("appid"), keys.appid, report);
+        let appid = check_appid(&at.name("appid"), keys.appid, "appid = \"wx0123456789abcdef\"", report);
         self.check_unique(at, "name", name.as_deref(), report);
         self.check_unique(at, "appid", appid.as_deref(), report);
         let kf_accounts = check_kf_accounts(&at.name("kf_accounts"), keys.kf_accounts, report);
         self.kf_accounts += kf_accounts.as_ref().map_or(0, Vec::len);
         let schedule = self.schedules.of(at, keys.schedule, keys.timezone, report);
-        let token = self.token(&at.name("token"), keys.token, report);
+        let token = self.tokens.token(&at.name("token"), keys.token, report);
         Some(OfficialAccount {
             name: name?,
             appid: appid?,
@@ -113,77 +113,6 @@ impl<'a> OfficialAccounts<'a> {
                 format!("{value:?} is the {what} of the official account at {first} too; give each its own"),
             );
         }
-    }
-
-    fn token(
-        &self,
-        at: &Key<'_>,
-        mut section: Section<raw::Token>,
-        report: &mut Report,
-    ) -> Option<TokenSource> {
-        if section.wrong.is_some() {
-            report.section(at, section);
-            return None;
-        }
-        let source = std::mem::take(&mut section.keys.source);
-        let source = report.take(&at.name("source"), source).unwrap_or_else(|| "stable".to_owned());
-        if let planned @ ("server" | "component") = source.as_str() {
-            // Its other keys belong to it: to call them unknown would mislead.
-            report.not_yet(&at.name("source"), &quote(planned));
-            return None;
-        }
-        let keys = report.section(at, section);
-        match source.as_str() {
-            "stable" => Some(TokenSource::Stable { secret: self.secret(at, keys, &source, report)? }),
-            "classic" => Some(TokenSource::Classic { secret: self.secret(at, keys, &source, report)? }),
-            "file" => self.token_file(at, keys, report),
-            other => {
-                let known = "\"stable\", \"classic\", \"file\"";
-                report.wrong(&at.name("source"), format!("{} is not one of {known}", quote(other)));
-                None
-            }
-        }
-    }
-
-    fn secret(
-        &self,
-        at: &Key<'_>,
-        keys: raw::Token,
-        source: &str,
-        report: &mut Report,
-    ) -> Option<secrecy::SecretString> {
-        for (key, absent) in
-            [("path", keys.path.is_absent()), ("json_pointer", keys.json_pointer.is_absent())]
-        {
-            if !absent {
-                report.wrong(
-                    &at.name(key),
-                    format!("belongs to source = \"file\", not to {source:?}; remove it"),
-                );
-            }
-        }
-        let written = Written { file: keys.secret_file, variable: keys.secret_env, in_place: keys.secret };
-        written.read(at, self.base_dir, self.environment, report)
-    }
-
-    fn token_file(&self, at: &Key<'_>, keys: raw::Token, report: &mut Report) -> Option<TokenSource> {
-        for (key, absent) in [
-            ("secret_file", keys.secret_file.is_absent()),
-            ("secret_env", keys.secret_env.is_absent()),
-            ("secret", keys.secret.is_absent()),
-        ] {
-            if !absent {
-                report.wrong(&at.name(key), "does not belong to source = \"file\"; remove it");
-            }
-        }
-        let json_pointer = report.take(&at.name("json_pointer"), keys.json_pointer);
-        if let Some(pointer) = json_pointer.as_ref().filter(|pointer| !pointer.starts_with('/')) {
-            let problem =
-                format!("{} is not a JSON pointer; write it like \"/access_token\"", quote(pointer));
-            report.wrong(&at.name("json_pointer"), problem);
-        }
-        let path = report.require(&at.name("path"), keys.path, "path = \"/run/wechat/shop.token\"")?;
-        Some(TokenSource::File { path: self.base_dir.join(path), json_pointer })
     }
 }
 
@@ -250,8 +179,14 @@ pub(super) fn check_name(
     Some(name)
 }
 
-fn check_appid(key: &Key<'_>, setting: Setting<String>, report: &mut Report) -> Option<String> {
-    let appid = report.require(key, setting, "appid = \"wx0123456789abcdef\"")?;
+/// The appid of an official account, or of a component.
+pub(super) fn check_appid(
+    key: &Key<'_>,
+    setting: Setting<String>,
+    example: &str,
+    report: &mut Report,
+) -> Option<String> {
+    let appid = report.require(key, setting, example)?;
     let id = appid.strip_prefix("wx").unwrap_or_default();
     if id.len() != 16 || !id.chars().all(|c| c.is_ascii_alphanumeric()) {
         report.wrong(

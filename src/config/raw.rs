@@ -118,7 +118,16 @@ pub(super) struct Token {
     pub(super) secret_env: Setting<String>,
     pub(super) secret: Setting<SecretString>,
     pub(super) path: Setting<String>,
+    pub(super) url: Setting<SecretString>,
+    pub(super) component_appid: Setting<String>,
+    pub(super) ticket_file: Setting<String>,
+    pub(super) ticket_url: Setting<SecretString>,
     pub(super) json_pointer: Setting<String>,
+    pub(super) header_file: Setting<String>,
+    pub(super) allow_insecure: Setting<bool>,
+    pub(super) refresh_token_file: Setting<String>,
+    pub(super) refresh_token_env: Setting<String>,
+    pub(super) refresh_token: Setting<SecretString>,
 }
 
 #[derive(Default, Deserialize)]

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Environment;
@@ -18,15 +19,25 @@ use super::setting::Setting;
 /// The most bytes that a secret may have; an AppSecret has 32.
 const MAX_SECRET_BYTES: usize = 4096;
 
-/// The three ways to give a secret, of which exactly one is to be used.
+/// The three ways to give a secret, of which at most one is to be used: `NAME_file`, `NAME_env` and `NAME`.
 pub(super) struct Written {
+    /// The name of the key for a secret in place.
+    pub(super) name: &'static str,
     pub(super) file: Setting<String>,
     pub(super) variable: Setting<String>,
     pub(super) in_place: Setting<SecretString>,
 }
 
 impl Written {
-    pub(super) const KEYS: &'static str = "secret_file, secret_env or secret";
+    fn keys(&self) -> String {
+        let name = self.name;
+        format!("{name}_file, {name}_env or {name}")
+    }
+
+    /// What it is called in a sentence.
+    fn noun(&self) -> String {
+        self.name.replace('_', " ")
+    }
 
     fn count(&self) -> usize {
         [self.file.is_absent(), self.variable.is_absent(), self.in_place.is_absent()]
@@ -35,7 +46,7 @@ impl Written {
             .count()
     }
 
-    /// Reads the secret, in a table at `at`; what hinders it is noted in the report.
+    /// Reads a secret that has to be there, in a table at `at`; what hinders it is noted in the report.
     pub(super) fn read(
         self,
         at: &Key<'_>,
@@ -43,36 +54,86 @@ impl Written {
         environment: &Environment,
         report: &mut Report,
     ) -> Option<SecretString> {
-        match self.count() {
-            0 => report.wrong(at, format!("has no secret; write one of {}", Self::KEYS)),
-            1 => {}
-            _ => {
-                report.wrong(at, format!("has more than one secret; write only one of {}", Self::KEYS));
-                return None;
-            }
+        if self.count() == 0 {
+            report.wrong(at, format!("has no {}; write one of {}", self.noun(), self.keys()));
         }
-        let (key, read) = if let Some(file) = report.take(&at.name("secret_file"), self.file) {
-            (at.name("secret_file"), from_file(&file, base_dir, report))
-        } else if let Some(variable) = report.take(&at.name("secret_env"), self.variable) {
-            (at.name("secret_env"), from_variable(&variable, environment))
+        self.read_if_any(at, base_dir, environment, report)
+    }
+
+    /// Reads a secret that may be left out.
+    pub(super) fn read_if_any(
+        self,
+        at: &Key<'_>,
+        base_dir: &Path,
+        environment: &Environment,
+        report: &mut Report,
+    ) -> Option<SecretString> {
+        if self.count() > 1 {
+            let problem = format!("has more than one {}; write only one of {}", self.noun(), self.keys());
+            report.wrong(at, problem);
+            return None;
+        }
+        let (name, noun) = (self.name, self.noun());
+        let [file_key, variable_key] = [format!("{name}_file"), format!("{name}_env")];
+        let (key, read) = if let Some(file) = report.take(&at.name(&file_key), self.file) {
+            (at.name(&file_key), from_file(&file, name, base_dir, report))
+        } else if let Some(variable) = report.take(&at.name(&variable_key), self.variable) {
+            (at.name(&variable_key), from_variable(&variable, name, environment))
         } else {
-            let key = at.name("secret");
+            let key = at.name(name);
             let secret = report.take(&key, self.in_place)?;
             if let Some(file) =
                 report.file_of(&key).filter(|file| file.metadata().is_ok_and(|m| is_open_to_others(&m)))
             {
                 report.readable_secret(file);
             }
-            (key, one_line(secret.expose_secret()).map_err(|problem| format!("the secret {problem}")))
+            (key, one_word(secret.expose_secret()).map_err(|problem| format!("the {noun} {problem}")))
         };
         read.map_err(|problem| report.wrong(&key, problem)).ok()
     }
 }
 
-fn from_file(file: &str, base_dir: &Path, report: &mut Report) -> Result<SecretString, String> {
-    if looks_like_a_secret(file) {
-        return Err("looks like a secret itself, not like a file; write it as secret".to_owned());
+/// Reads a header, `Name: value`, whose value is a secret, from the file at a key.
+pub(super) fn header(
+    key: &Key<'_>,
+    file: &str,
+    base_dir: &Path,
+    report: &mut Report,
+) -> Option<(HeaderName, HeaderValue)> {
+    let header = line_of_file(file, base_dir, report, |line| {
+        let (name, value) = line.split_once(':')?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+        let mut value = HeaderValue::from_str(value.trim()).ok().filter(|value| !value.is_empty())?;
+        value.set_sensitive(true);
+        Some((name, value))
+    });
+    match header {
+        Ok(Some(header)) => return Some(header),
+        Ok(None) => {
+            let shown = quote(&base_dir.join(file).display().to_string());
+            let example = "write one line like \"Authorization: Bearer …\"";
+            report.wrong(key, format!("{shown} holds no HTTP header; {example}"));
+        }
+        Err(problem) => report.wrong(key, problem),
     }
+    None
+}
+
+fn from_file(file: &str, name: &str, base_dir: &Path, report: &mut Report) -> Result<SecretString, String> {
+    if looks_like_a_secret(file) {
+        return Err(format!("looks like a secret itself, not like a file; write it as {name}"));
+    }
+    let shown = quote(&base_dir.join(file).display().to_string());
+    line_of_file(file, base_dir, report, one_word)?.map_err(|problem| format!("{shown} {problem}"))
+}
+
+/// What `read` makes of the only line of a file.
+fn line_of_file<T>(
+    file: &str,
+    base_dir: &Path,
+    report: &mut Report,
+    read: impl FnOnce(&str) -> T,
+) -> Result<T, String> {
     let path = base_dir.join(file);
     let named = |problem: String| format!("{} {problem}", quote(&path.display().to_string()));
     let mut bytes = Vec::new();
@@ -96,20 +157,29 @@ fn from_file(file: &str, base_dir: &Path, report: &mut Report) -> Result<SecretS
         report.readable_secret(path.clone());
     }
     let text = SecretString::from(String::from_utf8(bytes).map_err(|_| named("is not UTF-8".to_owned()))?);
-    one_line(text.expose_secret()).map_err(named)
+    one_line(text.expose_secret()).map(read).map_err(named)
 }
 
-fn from_variable(variable: &str, environment: &Environment) -> Result<SecretString, String> {
+fn from_variable(variable: &str, name: &str, environment: &Environment) -> Result<SecretString, String> {
     if looks_like_a_secret(variable) {
-        return Err("looks like a secret itself, not like a variable; write it as secret".to_owned());
+        return Err(format!("looks like a secret itself, not like a variable; write it as {name}"));
     }
     let value =
         environment.get(variable).ok_or_else(|| format!("the variable {} is not set", quote(variable)))?;
-    one_line(value).map_err(|problem| format!("the value of {} {problem}", quote(variable)))
+    one_word(value).map_err(|problem| format!("the value of {} {problem}", quote(variable)))
 }
 
-/// The secret without the newline that editors put at the end.
-fn one_line(text: &str) -> Result<SecretString, String> {
+/// A secret, which is one line without spaces.
+fn one_word(text: &str) -> Result<SecretString, String> {
+    let line = one_line(text)?;
+    if line.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("has a space or an unprintable character in it; a secret has none".to_owned());
+    }
+    Ok(line.into())
+}
+
+/// The text without the newline that editors put at the end.
+fn one_line(text: &str) -> Result<&str, String> {
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if line.contains(['\n', '\r']) {
         return Err("has more than one line; a secret is one line".to_owned());
@@ -120,10 +190,7 @@ fn one_line(text: &str) -> Result<SecretString, String> {
     if line.is_empty() {
         return Err("is empty".to_owned());
     }
-    if line.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("has a space or an unprintable character in it; a secret has none".to_owned());
-    }
-    Ok(line.into())
+    Ok(line)
 }
 
 fn is_open_to_others(metadata: &Metadata) -> bool {
@@ -137,10 +204,10 @@ mod tests {
     #[test]
     fn one_newline_at_the_end_is_no_part_of_a_secret() {
         for text in ["s3cret", "s3cret\n", "s3cret\r\n"] {
-            assert_eq!(one_line(text).unwrap().expose_secret(), "s3cret");
+            assert_eq!(one_word(text).unwrap().expose_secret(), "s3cret");
         }
         for text in ["", "\n", "two\nlines", "s3cret\n\n", "with space", "s3cret\t", &"x".repeat(4097)] {
-            assert!(one_line(text).is_err(), "{text:?}");
+            assert!(one_word(text).is_err(), "{text:?}");
         }
     }
 }

@@ -50,6 +50,19 @@ pub enum StoreError {
         /// The newest version this program knows.
         known: i64,
     },
+    /// An older version of the program wrote it, and whoever only reads cannot migrate it.
+    #[error("{} was written by an older kfwatch (schema {found}, this one reads {known}): start the daemon once, which migrates it", path.display())]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The version that this program reads.
+        known: i64,
+    },
+    /// A migration needs a copy of the store first, and there are too many already.
+    #[error("there are too many copies {}-*: keep the newest, and move the others away", .0.display())]
+    TooManyBackups(PathBuf),
     /// Another program's file.
     #[error("{} is not a store of kfwatch ({what}): set store.path to another file", path.display())]
     Foreign {

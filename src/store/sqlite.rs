@@ -19,6 +19,7 @@ use tokio::{
 use super::{error::StoreError, types::EventId};
 
 pub(super) mod accounts;
+mod backup;
 pub(super) mod commit;
 mod convert;
 pub(super) mod events;
@@ -29,6 +30,7 @@ pub(super) mod sinks;
 pub(super) mod tokens;
 mod writer;
 
+use schema::Content;
 use writer::Writer;
 
 /// Earlier versions can corrupt the file when two connections write and checkpoint at once.
@@ -70,10 +72,16 @@ impl Sqlite {
         let path = file::resolve(path)?;
         file::check(&path)?;
         let lock = file::Lock::take(&path)?;
-        let fresh = file::create_if_missing(&path)? || schema::inspect(&path, &connect_to_read(&path)?)?;
+        let content = if file::create_if_missing(&path)? {
+            Content::Nothing
+        } else {
+            schema::inspect(&path, &connect_to_read(&path)?)?
+        };
         let mut connection = connect_to_write(&path)?;
-        if fresh {
-            schema::create(&mut connection)?;
+        match content {
+            Content::Nothing => schema::create(&mut connection)?,
+            Content::Current => {}
+            Content::Older(version) => backup::before(version, &path, &mut connection, schema::migrate)?,
         }
         let epoch = writer::take_lease(&mut connection)?;
         let (sender, committed) = watch::channel(events::last_id(&connection)?);
@@ -146,9 +154,7 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
     }
     file::check(path)?;
     let connection = connect_to_read(path)?;
-    if schema::inspect(path, &connection)? {
-        return Err(StoreError::Foreign { path: path.to_path_buf(), what: "it is empty" });
-    }
+    schema::require_current(path, &connection)?;
     Ok(connection)
 }
 

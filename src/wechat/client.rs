@@ -83,7 +83,7 @@ impl OfficialAccountClient {
         let received_at = self.client.now();
         let answer = body.and_then(|body| {
             let list = wire::text(&body);
-            let list = wire::session_list(&list).map_err(|error| call_refused(error, token.expose()))?;
+            let list = wire::session_list(&list).map_err(|error| call_refused(error, &[token.expose()]))?;
             Ok(read(list, Exchanged { sent_at, received_at }))
         });
         self.observer.called(endpoint, received_at.since(&sent_at), answer.as_ref().err());

@@ -11,7 +11,10 @@ use std::time::Duration;
 pub use self::remedies::Remedy;
 use self::{
     errcodes::{errcode, label},
-    remedies::{NETWORK, PLATFORM_SECRET, PROXY, SECRET, TOKEN_FILE, TOKEN_SERVER, TOO_LARGE},
+    remedies::{
+        AUTHORIZE, NETWORK, PLATFORM_SECRET, PROXY, SECRET, STORE, TICKET_FILE, TOKEN_FILE, TOKEN_SERVER,
+        TOO_LARGE,
+    },
 };
 use super::{CallKind, Endpoint};
 use crate::domain::{
@@ -59,6 +62,15 @@ pub enum CallError {
     /// The file with the token cannot be used.
     #[error("token file: {0}")]
     TokenFile(Box<str>),
+    /// The file with the component's ticket cannot be used.
+    #[error("ticket file: {0}")]
+    TicketFile(Box<str>),
+    /// Nobody knows a refresh token of the official account, WeChat's list included.
+    #[error("no refresh token: the official account is not among those that have authorized the component")]
+    NoRefreshToken,
+    /// WeChat gave out a new refresh token, which must not be used before it is stored.
+    #[error("the new refresh token could not be stored: {0}")]
+    RefreshTokenNotStored(Box<str>),
 }
 
 /// A failed call with all that the reaction to it depends on.
@@ -85,7 +97,11 @@ impl CallError {
             Self::Http { .. } => "http",
             Self::Malformed(_) => "malformed",
             Self::TooLarge { .. } => "too_large",
-            Self::TokenNotYet | Self::TokenFile(_) => "token",
+            Self::TokenNotYet
+            | Self::TokenFile(_)
+            | Self::TicketFile(_)
+            | Self::NoRefreshToken
+            | Self::RefreshTokenNotStored(_) => "token",
         }
     }
 
@@ -114,13 +130,14 @@ impl CallError {
                 (None, 41_000..=41_999 | 43_000..=43_999) => ErrorClass::BadRequest,
                 (None, _) => ErrorClass::Unknown,
             },
-            Self::TokenFile(_) => ErrorClass::NotAuthorized,
+            Self::TokenFile(_) | Self::TicketFile(_) | Self::NoRefreshToken => ErrorClass::NotAuthorized,
             Self::Timeout
             | Self::Connect(_)
             | Self::Http { .. }
             | Self::Malformed(_)
             | Self::TooLarge { .. }
-            | Self::TokenNotYet => ErrorClass::Busy,
+            | Self::TokenNotYet
+            | Self::RefreshTokenNotStored(_) => ErrorClass::Busy,
         }
     }
 
@@ -134,6 +151,9 @@ impl CallError {
         match self {
             Self::TokenNotYet => None,
             Self::TokenFile(_) => Some(TOKEN_FILE),
+            Self::TicketFile(_) => Some(TICKET_FILE),
+            Self::NoRefreshToken => Some(AUTHORIZE),
+            Self::RefreshTokenNotStored(_) => Some(STORE),
             _ if endpoint == Endpoint::TokenServer => Some(TOKEN_SERVER),
             Self::Refused { code, .. } => errcode(*code, endpoint).and_then(|known| known.remedy),
             // Wrong credentials have been answered with an empty page.
@@ -147,6 +167,11 @@ impl CallError {
 }
 
 impl CallFailure {
+    /// The failure of a call that was sent then, with the class that it has.
+    pub fn new(endpoint: Endpoint, error: CallError, sent_at: Moment) -> Self {
+        Self { endpoint, class: error.class(endpoint), sent_at, error }
+    }
+
     /// Whether any other call for the official account would fail for the same reason, so that it is held back as a
     /// whole. Other failures of a collector hold back that collector alone.
     pub fn concerns_every_call(&self) -> bool {

@@ -4,21 +4,15 @@
 //! error of the HTTP library loses its URL here. A request is repeated only when a kept-alive connection broke before
 //! any answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Certificate, Method, Proxy, Request, Response, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
-use secrecy::{ExposeSecret, SecretString};
 
-use super::{
-    CallObserver, Endpoint,
-    error::CallError,
-    token::Fetched,
-    wire::{self, WireError},
-};
+use super::{Endpoint, error::CallError, wire::WireError};
 use crate::domain::clock::{Clock, Moment};
 
 /// Idle connections are closed before WeChat would close them: a request on a connection that is just being closed
@@ -63,6 +57,8 @@ pub struct ClientBuildError(String);
 /// The connection pool, shared by all official accounts.
 pub struct WechatClient {
     http: reqwest::Client,
+    /// For the operator's own servers, where there are any.
+    servers: Option<reqwest::Client>,
     /// Parsed once: one is needed for every poll. In the order of [`Endpoint::ALL`].
     endpoints: Vec<Url>,
     max_body_bytes: usize,
@@ -94,56 +90,66 @@ impl WechatClient {
             base_url.join(endpoint.path()).map_err(|error| ClientBuildError(error.to_string()))
         };
         let endpoints = Endpoint::ALL.into_iter().map(url).collect::<Result<_, _>>()?;
-        Ok(Self { http, endpoints, max_body_bytes: options.max_body_bytes, clock })
+        Ok(Self { http, servers: None, endpoints, max_body_bytes: options.max_body_bytes, clock })
+    }
+
+    /// Makes it able to ask the operator's own servers, too: they are not reached through the proxy to WeChat, and the
+    /// certificates of `ca_pem` are trusted beside the system's.
+    pub fn with_servers(self, options: &ClientOptions) -> Result<Self, ClientBuildError> {
+        let roots = match &options.ca_pem {
+            Some(pem) => Certificate::from_pem_bundle(pem)?,
+            None => Vec::new(),
+        };
+        let http = match bounded(options).no_proxy().tls_certs_merge(roots.clone()).build() {
+            Ok(http) => http,
+            Err(error) => {
+                tracing::warn!(
+                    "No usable CA store on this system ({}); using the built-in roots",
+                    reason(error)
+                );
+                bounded(options).no_proxy().tls_certs_only(built_in_roots().chain(roots)).build()?
+            }
+        };
+        Ok(Self { servers: Some(http), ..self })
     }
 
     pub(super) fn now(&self) -> Moment {
         self.clock.now()
     }
 
-    /// Fetches an access token: `GET /cgi-bin/token` or `POST /cgi-bin/stable_token`.
-    pub(super) async fn fetch_token(
-        &self,
-        endpoint: Endpoint,
-        appid: &str,
-        secret: &SecretString,
-        observer: &dyn CallObserver,
-    ) -> Result<Fetched, CallError> {
-        let request = self.token_request(endpoint, appid, secret);
-        let started = self.now();
-        let fetched = self.exchange(request).await.and_then(|body| {
-            let answer = wire::text(&body);
-            let answer = wire::token(&answer).map_err(|error| call_refused(error, secret.expose_secret()))?;
-            Ok(Fetched::new(&answer.access_token, answer.expires_in))
-        });
-        observer.called(endpoint, self.now().since(&started), fetched.as_ref().err());
-        fetched
-    }
-
-    fn token_request(&self, endpoint: Endpoint, appid: &str, secret: &SecretString) -> Request {
-        let mut url = self.url(endpoint);
-        let fields =
-            [("grant_type", "client_credential"), ("appid", appid), ("secret", secret.expose_secret())];
-        if endpoint == Endpoint::Token {
-            url.query_pairs_mut().extend_pairs(fields);
-            return Request::new(Method::GET, url);
-        }
-        let fields: serde_json::Map<_, _> =
-            fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
-        let mut request = Request::new(Method::POST, url);
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        *request.body_mut() = Some(serde_json::Value::Object(fields).to_string().into());
-        request
-    }
-
     pub(super) fn url(&self, endpoint: Endpoint) -> Url {
         self.endpoints[endpoint as usize].clone()
     }
 
+    /// A POST with these fields as JSON.
+    pub(super) fn post(&self, url: Url, fields: &BTreeMap<&str, serde_json::Value>) -> Request {
+        let mut request = Request::new(Method::POST, url);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Maps of texts to values can always be written.
+        *request.body_mut() = Some(serde_json::to_vec(fields).unwrap_or_default().into());
+        request
+    }
+
     /// One request and its whole answer.
-    async fn exchange(&self, request: Request) -> Result<Bytes, CallError> {
+    pub(super) async fn exchange(&self, request: Request) -> Result<Bytes, CallError> {
         let response = self.http.execute(request).await;
         self.read(response.map_err(call_error)?).await
+    }
+
+    /// One GET to a server of the operator's, and its whole answer.
+    pub(super) async fn ask_server(
+        &self,
+        url: Url,
+        header: Option<&(HeaderName, HeaderValue)>,
+    ) -> Result<Bytes, CallError> {
+        let Some(servers) = &self.servers else {
+            return Err(CallError::Connect("kfwatch is not set up to ask token servers".into()));
+        };
+        let mut request = servers.get(url);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        self.read(request.send().await.map_err(call_error)?).await
     }
 
     /// One GET that changes nothing at WeChat, and its whole answer: repeated once at once when its connection broke
@@ -188,15 +194,20 @@ impl WechatClient {
     }
 }
 
-fn builder(options: &ClientOptions) -> Result<reqwest::ClientBuilder, ClientBuildError> {
-    let builder = reqwest::Client::builder()
+/// What holds for every client.
+fn bounded(options: &ClientOptions) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(concat!("kfwatch/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .retry(reqwest::retry::never())
         .connect_timeout(options.connect_timeout)
         .timeout(options.timeout)
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT);
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+}
+
+fn builder(options: &ClientOptions) -> Result<reqwest::ClientBuilder, ClientBuildError> {
+    let builder = bounded(options);
     let builder = match options.http_version {
         HttpVersion::Http1 => builder.http1_only(),
         HttpVersion::Http2 => builder.http2_prior_knowledge(),
@@ -250,10 +261,11 @@ fn broke_before_answer(error: &reqwest::Error) -> bool {
 const MAX_ERRMSG_CHARS: usize = 300;
 
 /// `errmsg` comes from outside: should it hold what we sent, that is cut out before it is shortened.
-pub(super) fn call_refused(error: WireError, secret: &str) -> CallError {
+pub(super) fn call_refused(error: WireError, secrets: &[&str]) -> CallError {
     match error {
         WireError::Refused { code, message } => {
-            let message = message.replace(secret, "[REDACTED]");
+            let secrets = secrets.iter().filter(|secret| !secret.is_empty());
+            let message = secrets.fold(message, |message, secret| message.replace(*secret, "[REDACTED]"));
             let message =
                 message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERRMSG_CHARS);
             CallError::Refused { code, message: message.collect::<String>().into() }

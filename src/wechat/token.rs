@@ -1,13 +1,22 @@
-//! The access token of one official account: fetched by one caller at a time, kept, and dropped when refused.
+//! The access token of one official account: where it comes from, and what is done when WeChat refuses it.
 //!
 //! Three rules keep a token from being fought over. Only the token that was actually used is dropped, never a newer
 //! one that another poll has fetched meanwhile. Two fetches are never less than [`FETCH_FLOOR`] apart, also across
 //! restarts (the time of a fetch is recorded before it is made). A token that is still valid is used on while
-//! somebody else renews it, so that a slow token call delays nobody.
+//! somebody else renews it, so that a slow token call delays nobody. [`kept`] holds them, for the tokens of official
+//! accounts and for those of the [`component`]s that they have authorized.
 //!
 //! `GET /cgi-bin/token` voids the former token five minutes after issuing a new one; `POST /cgi-bin/stable_token`
 //! gives the same token until five minutes before its end, and a new one from then on (developers.weixin.qq.com,
 //! "Get access token" and "Get stable access token").
+
+mod appsecret;
+mod authorizer;
+mod caller;
+mod component;
+mod kept;
+mod list;
+mod text;
 
 use std::{
     fmt,
@@ -19,6 +28,15 @@ use std::{
 use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 
+use self::{
+    authorizer::Authorizer,
+    caller::Caller,
+    kept::{Fetched, Floor, KeptToken, Source},
+};
+pub use self::{
+    component::{Component, ComponentCredentials, TicketSource},
+    text::TextServer,
+};
 use super::{
     CallObserver, Endpoint,
     error::{CallError, CallFailure},
@@ -26,22 +44,19 @@ use super::{
 };
 use crate::domain::{clock::Moment, holds::ErrorClass};
 
-/// The least time between two token fetches of one official account.
+/// The least time between two token fetches of one official account, or of one component.
 pub const FETCH_FLOOR: Duration = Duration::from_secs(10);
-
-/// A token is renewed when it has so long to live. Below five minutes, from which on stable_token gives a new one.
-const RENEWAL_MARGIN: Duration = Duration::from_secs(240);
 
 /// How long a token read from a file is believed: reading is cheap, and the file says nothing of its expiry.
 const FILE_LIFETIME: Duration = Duration::from_secs(10);
 
-/// The largest file that is read for a token.
-const MAX_TOKEN_FILE_BYTES: u64 = 64 * 1024;
+/// How long a token from a token server is believed: WeChat advises those who ask one to keep it for about a minute.
+const SERVER_LIFETIME: Duration = Duration::from_secs(60);
 
 /// When every call has been refused for its token for so long, the official account is held back.
 const REJECTED_FOR_GOOD: Duration = Duration::from_secs(30);
 
-/// Where tokens come from.
+/// Where tokens come from, for an official account that needs nobody else for them.
 #[derive(Clone, Debug)]
 pub enum TokenSource {
     /// `POST /cgi-bin/stable_token`, never forced.
@@ -61,12 +76,32 @@ pub enum TokenSource {
         /// Where in the file, if it is JSON.
         json_pointer: Option<String>,
     },
+    /// The operator's own central token server.
+    Server(TextServer),
 }
 
-/// Remembers when tokens were fetched, so that the floor holds across restarts.
+/// That an official account has authorized a component to act for it.
+pub struct Authorization {
+    /// The component, shared by all official accounts that have authorized it.
+    pub component: Arc<Component>,
+    /// The refresh token last stored, else the configured one; without any it is looked up in WeChat's list.
+    pub refresh_token: Option<SecretString>,
+}
+
+/// Remembers when tokens were fetched, so that the floor holds across restarts, and refresh tokens that WeChat changed.
 pub trait TokenJournal: Send + Sync + 'static {
-    /// Called before a fetch; a journal that fails does not keep the fetch from being made.
+    /// Called before a fetch, with the appid of the official account or of the component; a journal that fails does
+    /// not keep the fetch from being made.
     fn record_fetch<'a>(&'a self, appid: &'a str, at: Moment) -> BoxFuture<'a, ()>;
+
+    /// Stores the refresh token of an official account for good, in place of the former one. It is not used before
+    /// that; the error says in one line why it is not stored.
+    fn store_refresh_token<'a>(
+        &'a self,
+        appid: &'a str,
+        token: &'a SecretString,
+        at: Moment,
+    ) -> BoxFuture<'a, Result<(), String>>;
 }
 
 /// A token as it goes into a request.
@@ -74,8 +109,8 @@ pub trait TokenJournal: Send + Sync + 'static {
 pub struct AccessToken(Arc<SecretString>);
 
 impl AccessToken {
-    fn new(token: &str) -> Self {
-        Self(Arc::new(SecretString::from(token)))
+    fn new(token: SecretString) -> Self {
+        Self(Arc::new(token))
     }
 
     pub(super) fn expose(&self) -> &str {
@@ -95,41 +130,17 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// What a token call or a token file gave.
-pub(super) struct Fetched {
-    pub(super) token: AccessToken,
-    pub(super) lifetime: Duration,
-}
-
-impl Fetched {
-    pub(super) fn new(token: &str, lifetime: Duration) -> Self {
-        Self { token: AccessToken::new(token), lifetime }
-    }
-}
-
 /// Keeps the token of one official account.
 pub struct TokenKeeper {
     appid: Arc<str>,
-    source: TokenSource,
-    journal: Arc<dyn TokenJournal>,
-    cached: Mutex<Option<Cached>>,
-    /// Held by whoever fetches.
-    fetching: tokio::sync::Mutex<Fetching>,
+    supply: Supply,
+    token: KeptToken,
     rejected_since: Mutex<Option<Moment>>,
 }
 
-#[derive(Clone)]
-struct Cached {
-    token: AccessToken,
-    renew_at: Duration,
-    expires_at: Duration,
-}
-
-struct Fetching {
-    /// The earliest next fetch, on the monotonic clock.
-    not_before: Duration,
-    /// What the last fetch failed with, for those who may not fetch yet.
-    last_failure: Option<CallFailure>,
+enum Supply {
+    Own(TokenSource),
+    Component(Authorizer),
 }
 
 impl TokenKeeper {
@@ -141,16 +152,25 @@ impl TokenKeeper {
         last_fetch_ago: Option<Duration>,
         now: Moment,
     ) -> Self {
-        let left = last_fetch_ago.map_or(Duration::ZERO, |ago| FETCH_FLOOR.saturating_sub(ago));
-        let fetching = Fetching { not_before: now.monotonic + left, last_failure: None };
-        Self {
-            appid,
-            source,
-            journal,
-            cached: Mutex::new(None),
-            fetching: tokio::sync::Mutex::new(fetching),
-            rejected_since: Mutex::new(None),
-        }
+        let floor = Floor::new(Arc::clone(&appid), journal, last_fetch_ago, now);
+        Self::supplied(appid, Supply::Own(source), floor)
+    }
+
+    /// The same for an official account that has authorized a component.
+    pub fn of_component(
+        appid: Arc<str>,
+        authorization: Authorization,
+        journal: Arc<dyn TokenJournal>,
+        last_fetch_ago: Option<Duration>,
+        now: Moment,
+    ) -> Self {
+        let floor = Floor::new(Arc::clone(&appid), Arc::clone(&journal), last_fetch_ago, now);
+        let authorizer = Authorizer::new(Arc::clone(&appid), authorization, journal);
+        Self::supplied(appid, Supply::Component(authorizer), floor)
+    }
+
+    fn supplied(appid: Arc<str>, supply: Supply, floor: Floor) -> Self {
+        Self { appid, supply, token: KeptToken::new(floor), rejected_since: Mutex::new(None) }
     }
 
     /// The token to use now; fetched if there is none, renewed if it is about to expire.
@@ -159,28 +179,7 @@ impl TokenKeeper {
         client: &WechatClient,
         observer: &dyn CallObserver,
     ) -> Result<AccessToken, CallFailure> {
-        let now = client.now();
-        match self.cached() {
-            Some(cached) if now.monotonic < cached.renew_at => Ok(cached.token),
-            Some(cached) if now.monotonic < cached.expires_at => {
-                let Ok(mut fetching) = self.fetching.try_lock() else { return Ok(cached.token) };
-                match self.fetch(&mut fetching, client, observer).await {
-                    Ok(token) => Ok(token),
-                    Err(_) => Ok(cached.token),
-                }
-            }
-            _ => {
-                let mut fetching = self.fetching.lock().await;
-                match self.cached() {
-                    Some(cached) if client.now().monotonic < cached.expires_at => Ok(cached.token),
-                    known => match (self.fetch(&mut fetching, client, observer).await, known, &self.source) {
-                        // The file may be just being rewritten; its last token was not refused.
-                        (Err(_), Some(last), TokenSource::File { .. }) => Ok(last.token),
-                        (fetched, _, _) => fetched,
-                    },
-                }
-            }
-        }
+        self.token.current(self, Caller { client, observer }).await
     }
 
     /// Drops `used` if it is still the current token, and gives the token to try instead: `None` if there is no
@@ -191,27 +190,23 @@ impl TokenKeeper {
         client: &WechatClient,
         observer: &dyn CallObserver,
     ) -> Result<Option<AccessToken>, CallFailure> {
-        let mut fetching = self.fetching.lock().await;
-        let dropped = match self.cached() {
-            Some(cached) if cached.token != *used => return Ok(Some(cached.token)),
-            cached => cached,
-        };
-        self.set_cached(None);
-        observer.token_dropped();
-        let token = self.fetch(&mut fetching, client, observer).await?;
-        if token == *used {
-            return Ok(None);
+        let had_long_to_live = self.token.discard(used).map(|renew_at| client.now().monotonic < renew_at);
+        if had_long_to_live.is_some() {
+            observer.token_dropped();
         }
-        let had_long_to_live = dropped.is_some_and(|cached| client.now().monotonic < cached.renew_at);
-        if had_long_to_live && !matches!(self.source, TokenSource::File { .. }) {
+        let other = self.token.other_than(used, self, Caller { client, observer }).await?;
+        if other.is_some()
+            && had_long_to_live == Some(true)
+            && let Some(cause) = self.early_end()
+        {
             observer.token_replaced();
             tracing::warn!(
                 appid = %self.appid,
-                "WeChat refused the access token long before it expired and gave out another: some other program \
-                 fetches tokens for {}; let it use stable_token, or share one token with it", self.appid
+                "WeChat refused the access token of {} long before it expired and gave out another: {cause}",
+                self.appid
             );
         }
-        Ok(Some(token))
+        Ok(other)
     }
 
     /// Notes that a call was refused for its token in spite of everything, and says how to react: once every call
@@ -226,97 +221,74 @@ impl TokenKeeper {
         *self.rejected_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    async fn fetch(
-        &self,
-        fetching: &mut Fetching,
-        client: &WechatClient,
-        observer: &dyn CallObserver,
-    ) -> Result<AccessToken, CallFailure> {
-        let now = client.now();
-        if now.monotonic < fetching.not_before {
-            return Err(fetching
-                .last_failure
-                .clone()
-                .unwrap_or_else(|| self.failure(CallError::TokenNotYet, now)));
-        }
-        let fetched = match &self.source {
-            TokenSource::File { path, json_pointer } => read_file(path, json_pointer.as_deref()),
-            TokenSource::Stable { secret } | TokenSource::Classic { secret } => {
-                fetching.not_before = now.monotonic + FETCH_FLOOR;
-                self.journal.record_fetch(&self.appid, now).await;
-                client.fetch_token(self.endpoint(), &self.appid, secret, observer).await
+    /// What ends a token early; nothing worth telling where other programs are meant to fetch it.
+    fn early_end(&self) -> Option<&'static str> {
+        match self.supply {
+            Supply::Own(TokenSource::Stable { .. } | TokenSource::Classic { .. }) => Some(
+                "some other program fetches tokens for it; let it use stable_token, or share one token with it",
+            ),
+            Supply::Component(_) => {
+                Some("some other program fetches tokens for it, or it was authorized again")
             }
-        };
-        match fetched {
-            Ok(Fetched { token, lifetime }) => {
-                fetching.last_failure = None;
-                self.keep(&token, lifetime, now);
-                // A file is read again and again, and does not say when its token expires.
-                if !matches!(self.source, TokenSource::File { .. }) {
-                    observer
-                        .token_refreshed(now.wall.as_second().saturating_add_unsigned(lifetime.as_secs()));
+            Supply::Own(TokenSource::File { .. } | TokenSource::Server(_)) => None,
+        }
+    }
+
+    async fn ask(&self, floor: &mut Floor, caller: Caller<'_>) -> Result<Fetched, CallFailure> {
+        let now = caller.client.now();
+        match &self.supply {
+            Supply::Own(TokenSource::File { path, json_pointer }) => {
+                match text::from_file(path, json_pointer.as_deref()) {
+                    Ok(token) => Ok(Fetched::new(token, FILE_LIFETIME)),
+                    Err(problem) => {
+                        Err(CallFailure::new(self.endpoint(), CallError::TokenFile(problem.into()), now))
+                    }
                 }
-                Ok(token)
             }
-            Err(error) => {
-                observer.token_refresh_failed();
-                let failure = self.failure(error, now);
-                fetching.last_failure = Some(failure.clone());
-                Err(failure)
+            Supply::Own(TokenSource::Server(server)) => {
+                floor.record(now).await;
+                Ok(Fetched::new(server.ask(caller).await?, SERVER_LIFETIME))
             }
+            Supply::Own(TokenSource::Stable { secret } | TokenSource::Classic { secret }) => {
+                floor.record(now).await;
+                appsecret::fetch(self.endpoint(), &self.appid, secret, caller).await
+            }
+            Supply::Component(authorizer) => authorizer.fetch(floor, caller).await,
         }
-    }
-
-    fn keep(&self, token: &AccessToken, lifetime: Duration, now: Moment) {
-        // A short-lived token is not renewed all the time: a quarter of its life is margin enough.
-        let margin = RENEWAL_MARGIN.min(lifetime / 4);
-        self.set_cached(Some(Cached {
-            token: token.clone(),
-            renew_at: now.monotonic + lifetime - margin,
-            expires_at: now.monotonic + lifetime,
-        }));
-    }
-
-    fn failure(&self, error: CallError, sent_at: Moment) -> CallFailure {
-        let endpoint = self.endpoint();
-        CallFailure { endpoint, class: error.class(endpoint), sent_at, error }
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        match self.source {
-            TokenSource::Stable { .. } => Endpoint::StableToken,
-            TokenSource::Classic { .. } | TokenSource::File { .. } => Endpoint::Token,
-        }
-    }
-
-    fn cached(&self) -> Option<Cached> {
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_cached(&self, cached: Option<Cached>) {
-        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = cached;
     }
 }
 
-fn read_file(path: &std::path::Path, json_pointer: Option<&str>) -> Result<Fetched, CallError> {
-    let refuse = |what: String| CallError::TokenFile(format!("{}: {what}", path.display()).into());
-    // A file of a few hundred bytes: not worth a thread of its own. Anything else could keep us waiting.
-    let metadata = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;
-    if !metadata.is_file() || metadata.len() > MAX_TOKEN_FILE_BYTES {
-        return Err(refuse("not a small regular file".to_owned()));
-    }
-    let content = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
-    let token = match json_pointer {
-        None => content.trim().to_owned(),
-        Some(pointer) => {
-            let value: serde_json::Value =
-                serde_json::from_str(&content).map_err(|_| refuse("not JSON".to_owned()))?;
-            let found = value.pointer(pointer).and_then(|token| token.as_str());
-            found.ok_or_else(|| refuse(format!("no string at {pointer}")))?.to_owned()
+impl Source for TokenKeeper {
+    fn endpoint(&self) -> Endpoint {
+        match self.supply {
+            Supply::Own(TokenSource::Stable { .. }) => Endpoint::StableToken,
+            Supply::Own(TokenSource::Classic { .. } | TokenSource::File { .. }) => Endpoint::Token,
+            Supply::Own(TokenSource::Server(_)) => Endpoint::TokenServer,
+            Supply::Component(_) => Endpoint::AuthorizerToken,
         }
-    };
-    if token.is_empty() || token.contains(char::is_whitespace) {
-        return Err(refuse("does not hold one token".to_owned()));
     }
-    Ok(Fetched::new(&token, FILE_LIFETIME))
+
+    fn tells_expiry(&self) -> bool {
+        !matches!(self.supply, Supply::Own(TokenSource::File { .. } | TokenSource::Server(_)))
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        floor: &'a mut Floor,
+        caller: Caller<'a>,
+    ) -> BoxFuture<'a, Result<Fetched, CallFailure>> {
+        Box::pin(async move {
+            let now = caller.client.now();
+            let fetched = self.ask(floor, caller).await;
+            match &fetched {
+                Ok(Fetched { lifetime, .. }) if self.tells_expiry() => {
+                    let expires_at = now.wall.as_second().saturating_add_unsigned(lifetime.as_secs());
+                    caller.observer.token_refreshed(expires_at);
+                }
+                Ok(_) => {}
+                Err(_) => caller.observer.token_refresh_failed(),
+            }
+            fetched
+        })
+    }
 }

@@ -7,6 +7,8 @@
 //!
 //! Nothing here panics on any bytes, and no error text holds a part of the answer but `errmsg`.
 
+pub mod component;
+
 use std::{borrow::Cow, fmt, time::Duration};
 
 use jiff::Timestamp;
@@ -98,7 +100,7 @@ pub fn token(text: &str) -> Result<TokenAnswer<'_>, WireError> {
 }
 
 /// The refusal that an answer holds, whatever else it holds.
-fn refusal(text: &str) -> Option<WireError> {
+pub(super) fn refusal(text: &str) -> Option<WireError> {
     let Verdict { errcode, errmsg } = serde_json::from_str(text).ok()?;
     (errcode != 0).then(|| refused(errcode, &errmsg.unwrap_or_default().0))
 }

@@ -18,6 +18,7 @@ use kfwatch::{
         token::TokenJournal,
     },
 };
+use secrecy::SecretString;
 
 /// The machine's clock, set forward by hand.
 #[derive(Default)]
@@ -47,6 +48,15 @@ pub(crate) struct NoJournal;
 impl TokenJournal for NoJournal {
     fn record_fetch<'a>(&'a self, _appid: &'a str, _at: Moment) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
+    }
+
+    fn store_refresh_token<'a>(
+        &'a self,
+        _appid: &'a str,
+        _token: &'a SecretString,
+        _at: Moment,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

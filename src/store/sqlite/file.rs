@@ -115,7 +115,7 @@ pub(super) fn create_if_missing(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-fn open_private(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+pub(super) fn open_private(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
     let existed = path.exists();
     let file = options.read(true).write(true).mode(MODE).open(path)?;
     if !existed {

@@ -1,12 +1,11 @@
 //! The tables, and whether a file has them.
 //!
-//! The file carries `application_id` and, in `user_version`, the version of its schema. Version 1 is the first, so
-//! nothing is migrated yet; a migration belongs into [`inspect`]'s answer and beside [`create`], in one transaction,
-//! after a copy of the file was made with `VACUUM INTO`.
+//! The file carries `application_id` and, in `user_version`, the version of its schema. [`VERSIONS`] is the one list of
+//! what each version brought: a new file gets all of it, an older one what it lacks, and what stands in it never changes.
 
 use std::path::Path;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::store::error::StoreError;
 
@@ -14,10 +13,12 @@ use crate::store::error::StoreError;
 const APPLICATION_ID: i64 = 0x6b66_7761;
 
 /// The schema this program reads and writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = VERSIONS.len() as i64;
 
-/// Times are UNIX milliseconds.
-const TABLES: &str = "
+/// What each version brought, from version 1 on. Times are UNIX milliseconds.
+const VERSIONS: [&str; 2] = [VERSION_1, VERSION_2];
+
+const VERSION_1: &str = "
 -- Who may write: every commit checks the epoch. One file is one shard, 0.
 CREATE TABLE lease (shard INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL) STRICT;
 
@@ -67,26 +68,61 @@ CREATE TABLE sinks (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL, removed_at I
 CREATE TABLE token_fetches (appid TEXT PRIMARY KEY, fetched_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
+const VERSION_2: &str = "
+-- Refresh tokens that WeChat changed, or told in its list; those of the configuration are older.
+CREATE TABLE refresh_tokens (
+    appid TEXT PRIMARY KEY,
+    token TEXT NOT NULL,
+    stored_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
 /// Small enough to be read whole at every start. The snapshots are read whole a moment later, and what is damaged in the
 /// log is found by those who read it: checking gigabytes of it would keep the daemon from polling for minutes.
-const CHECKED_AT_START: [&str; 4] = ["lease", "accounts", "sinks", "token_fetches"];
+const CHECKED_AT_START: [&str; 5] = ["lease", "accounts", "sinks", "token_fetches", "refresh_tokens"];
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Nothing yet.
+    Nothing,
+    /// A store of this version.
+    Current,
+    /// A store of an older version.
+    Older(i64),
+}
 
 /// Makes an empty file a store of this version.
 pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    tx.execute_batch(TABLES)?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    tx.pragma_update(None, "user_version", VERSION)?;
+    bring_up(&tx, 0)?;
     Ok(tx.commit()?)
 }
 
-/// Says whether the file is still to be filled, and refuses what is not a sound store of this version. Only reads.
-pub(super) fn inspect(path: &Path, connection: &Connection) -> Result<bool, StoreError> {
+/// Makes a store of an older version one of this version, or leaves it as it is.
+pub(super) fn migrate(connection: &mut Connection, from: i64) -> Result<(), StoreError> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    bring_up(&tx, from)?;
+    Ok(tx.commit()?)
+}
+
+fn bring_up(tx: &Transaction<'_>, from: i64) -> Result<(), StoreError> {
+    for (sql, version) in VERSIONS.into_iter().zip(1..) {
+        if version > from {
+            tx.execute_batch(sql)?;
+        }
+    }
+    Ok(tx.pragma_update(None, "user_version", VERSION)?)
+}
+
+/// Says what is in the file, and refuses what is not a sound store of this version or an older one. Only reads.
+pub(super) fn inspect(path: &Path, connection: &Connection) -> Result<Content, StoreError> {
     let application_id = pragma(connection, "application_id")?;
     let version = pragma(connection, "user_version")?;
     let objects = objects(connection)?;
     if application_id == 0 && objects.is_empty() {
-        return Ok(true);
+        return Ok(Content::Nothing);
     }
     let path = path.to_path_buf();
     if application_id != APPLICATION_ID {
@@ -95,17 +131,34 @@ pub(super) fn inspect(path: &Path, connection: &Connection) -> Result<bool, Stor
     if version > VERSION {
         return Err(StoreError::Newer { path, found: version, known: VERSION });
     }
-    check_tables(&objects)?;
-    for table in CHECKED_AT_START {
-        check_content(connection, table)?;
+    if version < 1 {
+        return Err(StoreError::corrupt(format!("there is no schema {version}")));
     }
-    Ok(false)
+    check_tables(&objects, version)?;
+    for table in CHECKED_AT_START {
+        if objects.iter().any(|(name, _)| name == table) {
+            check_content(connection, table)?;
+        }
+    }
+    Ok(if version == VERSION { Content::Current } else { Content::Older(version) })
+}
+
+/// Refuses what cannot be read as a store of this version.
+pub(super) fn require_current(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+    let path = || path.to_path_buf();
+    match inspect(&path(), connection)? {
+        Content::Current => Ok(()),
+        Content::Nothing => Err(StoreError::Foreign { path: path(), what: "it is empty" }),
+        Content::Older(found) => Err(StoreError::Older { path: path(), found, known: VERSION }),
+    }
 }
 
 /// What an operator added (an index, say) does no harm; what is missing or different does.
-fn check_tables(found: &[(String, String)]) -> Result<(), StoreError> {
+fn check_tables(found: &[(String, String)], version: i64) -> Result<(), StoreError> {
     let reference = Connection::open_in_memory()?;
-    reference.execute_batch(TABLES)?;
+    for (sql, _) in VERSIONS.into_iter().zip(1..=version) {
+        reference.execute_batch(sql)?;
+    }
     match objects(&reference)?.into_iter().find(|expected| !found.contains(expected)) {
         None => Ok(()),
         Some((name, _)) => Err(StoreError::corrupt(format!("{name} is missing or not as it was created"))),

@@ -210,3 +210,12 @@ pub(super) const TOKEN_SERVER: Remedy = Remedy {
          account",
     zh: "请检查令牌服务器：须可从本机访问，并返回该公众号的 access token",
 };
+pub(super) const TICKET_FILE: Remedy = Remedy {
+    en: "let the program that receives component_verify_ticket write the newest one to the ticket file, readable by \
+         kfwatch",
+    zh: "请让接收 component_verify_ticket 的程序将最新的票据写入该文件，并使 kfwatch 可读",
+};
+pub(super) const STORE: Remedy = Remedy {
+    en: "make room on the disk of the store, or see what else keeps it from being written",
+    zh: "请为存储所在磁盘腾出空间，或检查其无法写入的其他原因",
+};

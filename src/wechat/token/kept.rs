@@ -1,0 +1,189 @@
+//! A token that many use and one fetches: the cache, the single flight and the floor, whatever the token is for.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+
+use super::{AccessToken, FETCH_FLOOR, TokenJournal, caller::Caller};
+use crate::{
+    domain::clock::Moment,
+    wechat::{
+        Endpoint,
+        error::{CallError, CallFailure},
+    },
+};
+
+/// A token is renewed when it has so long to live. Below five minutes, from which on stable_token gives a new one.
+const RENEWAL_MARGIN: Duration = Duration::from_secs(240);
+
+/// Where a kept token comes from.
+pub(super) trait Source: Send + Sync {
+    /// The call that gives tokens, for failures without any call.
+    fn endpoint(&self) -> Endpoint;
+
+    /// Whether the lifetime is WeChat's word. Otherwise it only says when to ask again, and a token that was not
+    /// refused is used on where asking fails.
+    fn tells_expiry(&self) -> bool;
+
+    /// Fetches a token, after it has recorded that at the floor; what calls nobody need not be recorded.
+    fn fetch<'a>(
+        &'a self,
+        floor: &'a mut Floor,
+        caller: Caller<'a>,
+    ) -> BoxFuture<'a, Result<Fetched, CallFailure>>;
+}
+
+/// What a source gave.
+pub(super) struct Fetched {
+    token: AccessToken,
+    pub(super) lifetime: Duration,
+}
+
+impl Fetched {
+    pub(super) fn new(token: SecretString, lifetime: Duration) -> Self {
+        Self { token: AccessToken::new(token), lifetime }
+    }
+}
+
+/// Keeps fetches apart.
+pub(super) struct Floor {
+    appid: Arc<str>,
+    journal: Arc<dyn TokenJournal>,
+    /// The earliest next fetch, on the monotonic clock.
+    not_before: Duration,
+}
+
+impl Floor {
+    /// `last_fetch_ago`: how long ago a fetch was last recorded, if ever; `now` is the moment of that reckoning.
+    pub(super) fn new(
+        appid: Arc<str>,
+        journal: Arc<dyn TokenJournal>,
+        last_fetch_ago: Option<Duration>,
+        now: Moment,
+    ) -> Self {
+        let left = last_fetch_ago.map_or(Duration::ZERO, |ago| FETCH_FLOOR.saturating_sub(ago));
+        Self { appid, journal, not_before: now.monotonic + left }
+    }
+
+    /// Records that a fetch is about to be made.
+    pub(super) async fn record(&mut self, now: Moment) {
+        self.not_before = now.monotonic + FETCH_FLOOR;
+        self.journal.record_fetch(&self.appid, now).await;
+    }
+}
+
+/// The token and whoever fetches it.
+pub(super) struct KeptToken {
+    cached: Mutex<Option<Cached>>,
+    /// Held by whoever fetches.
+    fetching: tokio::sync::Mutex<Fetching>,
+}
+
+#[derive(Clone)]
+struct Cached {
+    token: AccessToken,
+    renew_at: Duration,
+    expires_at: Duration,
+}
+
+struct Fetching {
+    floor: Floor,
+    /// What the last fetch failed with, for those who may not fetch yet.
+    last_failure: Option<CallFailure>,
+}
+
+impl KeptToken {
+    pub(super) fn new(floor: Floor) -> Self {
+        let fetching = Fetching { floor, last_failure: None };
+        Self { cached: Mutex::new(None), fetching: tokio::sync::Mutex::new(fetching) }
+    }
+
+    /// The token to use now; fetched if there is none, renewed if it is about to expire.
+    pub(super) async fn current(
+        &self,
+        source: &dyn Source,
+        caller: Caller<'_>,
+    ) -> Result<AccessToken, CallFailure> {
+        let now = caller.client.now();
+        match self.cached() {
+            Some(cached) if now.monotonic < cached.renew_at => Ok(cached.token),
+            Some(cached) if now.monotonic < cached.expires_at => {
+                let Ok(mut fetching) = self.fetching.try_lock() else { return Ok(cached.token) };
+                match self.fetch(&mut fetching, source, caller).await {
+                    Ok(token) => Ok(token),
+                    Err(_) => Ok(cached.token),
+                }
+            }
+            _ => {
+                let mut fetching = self.fetching.lock().await;
+                match self.cached() {
+                    Some(cached) if caller.client.now().monotonic < cached.expires_at => Ok(cached.token),
+                    known => match (self.fetch(&mut fetching, source, caller).await, known) {
+                        // A file may be just being rewritten, a server be down; the last token was not refused.
+                        (Err(_), Some(last)) if !source.tells_expiry() => Ok(last.token),
+                        (fetched, _) => fetched,
+                    },
+                }
+            }
+        }
+    }
+
+    /// Drops `used` if it is still the current token, and then says when it was to be renewed.
+    pub(super) fn discard(&self, used: &AccessToken) -> Option<Duration> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.take_if(|cached| cached.token == *used).map(|dropped| dropped.renew_at)
+    }
+
+    /// The token that there is after `used` was discarded, fetched if there is none; `None` if it is `used` again.
+    pub(super) async fn other_than(
+        &self,
+        used: &AccessToken,
+        source: &dyn Source,
+        caller: Caller<'_>,
+    ) -> Result<Option<AccessToken>, CallFailure> {
+        let mut fetching = self.fetching.lock().await;
+        let token = match self.cached() {
+            Some(cached) => cached.token,
+            None => self.fetch(&mut fetching, source, caller).await?,
+        };
+        Ok((token != *used).then_some(token))
+    }
+
+    async fn fetch(
+        &self,
+        Fetching { floor, last_failure }: &mut Fetching,
+        source: &dyn Source,
+        caller: Caller<'_>,
+    ) -> Result<AccessToken, CallFailure> {
+        let now = caller.client.now();
+        if now.monotonic < floor.not_before {
+            let not_yet = || CallFailure::new(source.endpoint(), CallError::TokenNotYet, now);
+            return Err(last_failure.clone().unwrap_or_else(not_yet));
+        }
+        match source.fetch(floor, caller).await {
+            Ok(Fetched { token, lifetime }) => {
+                *last_failure = None;
+                // A short-lived token is not renewed all the time: a quarter of its life is margin enough.
+                let margin = RENEWAL_MARGIN.min(lifetime / 4);
+                *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(Cached {
+                    token: token.clone(),
+                    renew_at: now.monotonic + lifetime - margin,
+                    expires_at: now.monotonic + lifetime,
+                });
+                Ok(token)
+            }
+            Err(failure) => {
+                *last_failure = Some(failure.clone());
+                Err(failure)
+            }
+        }
+    }
+
+    fn cached(&self) -> Option<Cached> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

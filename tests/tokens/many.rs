@@ -1,0 +1,95 @@
+//! The daemon's own wiring: configuration, store and components together, for one official account and for thousands.
+
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+
+use kfwatch::{
+    app::Connections,
+    config::{Config, Environment},
+    domain::{clock::Clock, watch::Watch},
+    metrics::Metrics,
+    poll::{OfficialAccount, WatchedAccount},
+    status::AccountStatus,
+    store::{AccountRow, Store},
+    wechat::token::FETCH_FLOOR,
+};
+use secrecy::ExposeSecret;
+
+use super::platform::{COMPONENT, COMPONENT_SECRET, Platform};
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// An official account with a refresh token of its own in a file.
+fn account(directory: &Path, n: usize) -> String {
+    write(&directory.join(format!("{n}.refresh")), &format!("refresh-wx{n:016}\n"));
+    format!(
+        "[[official_accounts]]\nname = \"shop{n}\"\nappid = \"wx{n:016}\"\nkf_accounts = [\"kf@shop{n}\"]\n\
+         [official_accounts.token]\nsource = \"component\"\ncomponent_appid = \"{COMPONENT}\"\n\
+         secret_file = \"platform.secret\"\nticket_file = \"ticket\"\nrefresh_token_file = \"{n}.refresh\"\n"
+    )
+}
+
+fn load(directory: &Path, main: &str) -> Config {
+    write(&directory.join("platform.secret"), COMPONENT_SECRET);
+    write(&directory.join("ticket"), "ticket-1");
+    write(&directory.join("config.toml"), main);
+    let loaded = Config::load(&directory.join("config.toml"), &Environment::default()).unwrap();
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    loaded.config
+}
+
+fn official_accounts(config: &Config, connections: &Connections) -> Vec<Arc<OfficialAccount>> {
+    let metrics = Metrics::new([]).unwrap();
+    let configured = config.official_accounts.iter();
+    configured.map(|configured| connections.official_account(configured, &metrics)).collect()
+}
+
+#[tokio::test]
+async fn a_rotated_refresh_token_outlives_a_restart() {
+    let platform = Platform::start().await;
+    platform.merchants(1);
+    platform.world().merchants.values_mut().next().unwrap().rotates = true;
+    let directory = tempfile::tempdir().unwrap();
+    let config = load(
+        directory.path(),
+        &format!("api.base_url = \"{}\"\n{}", platform.url, account(directory.path(), 0)),
+    );
+    for run in 1..=2 {
+        let store = Store::open(&config.store.path).unwrap();
+        let clock = Arc::clone(&platform.clock) as Arc<dyn Clock>;
+        let connections = Connections::build(&config, &store, clock).await.unwrap();
+        let official_account = official_accounts(&config, &connections).remove(0);
+        let account = kfwatch::app::accounts(&config.official_accounts[0]).next().unwrap();
+        let status = Arc::new(AccountStatus::restored(account, Arc::default(), &Watch::default()));
+        let watched = Arc::new(WatchedAccount::new(status, AccountRow(0), Watch::default()));
+        official_account.claim(&watched).unwrap().observe().await.unwrap();
+        let stored = store.refresh_tokens().await.unwrap();
+        assert_eq!(stored["wx0000000000000000"].expose_secret(), format!("refresh-wx0000000000000000-{run}"));
+        store.close().await;
+        platform.clock.pass(FETCH_FLOOR);
+    }
+    assert_eq!(platform.asked("api_get_authorizer_list"), 0);
+}
+
+#[tokio::test]
+async fn ten_thousand_official_accounts_of_one_component_are_made_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("accounts.d")).unwrap();
+    for file in 0..10 {
+        let mut text = String::new();
+        for n in file * 1000..(file + 1) * 1000 {
+            write!(text, "{}", account(directory.path(), n)).unwrap();
+        }
+        write(&directory.path().join(format!("accounts.d/{file}.toml")), &text);
+    }
+    let started = std::time::Instant::now();
+    let config = load(directory.path(), "include = \"accounts.d/*.toml\"\n");
+    let loaded = started.elapsed();
+    let store = Store::open(&config.store.path).unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(kfwatch::app::clock::SystemClock::default());
+    let connections = Connections::build(&config, &store, clock).await.unwrap();
+    assert_eq!(official_accounts(&config, &connections).len(), 10_000);
+    println!("loaded in {loaded:?}, ready after {:?}", started.elapsed());
+}
