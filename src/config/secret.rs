@@ -1,6 +1,7 @@
 //! Reads a secret from where a configuration says it is: a file, a variable, or the configuration itself.
 //!
-//! A secret is one line. No message here shows one, nor a text that may be one which was put under the wrong key.
+//! A secret is one line, and so is a header that holds one. No message here shows a secret, nor a text that may be one
+//! which was put under the wrong key.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};

@@ -286,6 +286,10 @@ impl Source for TokenKeeper {
                     caller.observer.token_refreshed(expires_at);
                 }
                 Ok(_) => {}
+                // That the component may not fetch yet, or what it failed with before, is no failure of this attempt.
+                Err(failure)
+                    if failure.error == CallError::TokenNotYet
+                        || failure.sent_at.monotonic < now.monotonic => {}
                 Err(_) => caller.observer.token_refresh_failed(),
             }
             fetched

@@ -223,6 +223,8 @@ async fn the_ticket_is_read_anew_for_each_fetch() {
         "those who may not fetch yet hear why"
     );
     assert_eq!(stage.platform.asked("api_component_token"), 1);
+    let failed = |n: usize| accounts[n].tally.failed.load(Ordering::Relaxed);
+    assert_eq!((failed(0), failed(1)), (1, 0), "a fetch that was not made has not failed");
 
     std::fs::write(stage.ticket(), "ticket-2").unwrap();
     stage.platform.clock.pass(FETCH_FLOOR / 2);
