@@ -9,8 +9,9 @@ use tracing_subscriber::EnvFilter;
 use super::layers::Layers;
 use super::locate::Key;
 use super::mistake::{Mistakes, quote};
-use super::official_account::{OfficialAccounts, note_schedule_error};
+use super::official_account::{Inherited, OfficialAccounts, note_schedule_error};
 use super::report::Report;
+use super::request_limit::{request_limit, warn_of_excess};
 use super::setting::Setting;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
 use super::{api, sink};
@@ -28,13 +29,13 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded,
     let root = Key::root(0);
     let mut keys = report.section(&root, section);
     let main_accounts = (0, std::mem::take(&mut keys.official_accounts));
-    let (rest, schedule) = check_main(keys, &base_dir, &mut report);
+    let (rest, inherited) = check_main(keys, &base_dir, &mut report);
 
     let mut lists = vec![main_accounts];
     for (document, section) in included {
         lists.push((document, report.section(&Key::root(document), section).official_accounts));
     }
-    let mut checked = OfficialAccounts::new(&base_dir, environment, schedule);
+    let mut checked = OfficialAccounts::new(&base_dir, environment, inherited);
     let mut official_accounts = Vec::new();
     for (document, list) in lists {
         let root = Key::root(document);
@@ -44,16 +45,13 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded,
         official_accounts.extend(checked.check(&key, sections, &mut report));
     }
     checked.check_totals(complete, &mut report);
+    warn_of_excess(&official_accounts, &mut report);
     let (config, warnings) = report.finish(rest.map(|rest| Config { official_accounts, ..rest }))?;
     Ok(Loaded { config, warnings })
 }
 
-/// Everything but the official accounts, and what `[poll]` gives them when they have no schedule of their own.
-fn check_main(
-    keys: raw::Root,
-    base_dir: &Path,
-    report: &mut Report,
-) -> (Option<Config>, (Vec<String>, String)) {
+/// Everything but the official accounts, and what `[poll]` gives them.
+fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<Config>, Inherited) {
     let root = Key::root(0);
     let key = root.name("shutdown_timeout");
     let shortest = Duration::from_millis(1);
@@ -68,7 +66,7 @@ fn check_main(
     let api = report.section(&root.name("api"), keys.api);
     let api = api::api(api, base_dir, report);
     let poll = report.section(&root.name("poll"), keys.poll);
-    let (poll, schedule) = check_poll(poll, report);
+    let (poll, inherited) = check_poll(poll, report);
     let metrics = report.section(&root.name("metrics"), keys.metrics);
     let per_account =
         report.take(&root.name("metrics").name("per_account"), metrics.per_account).unwrap_or(true);
@@ -84,7 +82,7 @@ fn check_main(
         official_accounts: Vec::new(),
         sinks,
     });
-    (config, schedule)
+    (config, inherited)
 }
 
 fn check_web(keys: raw::Web, report: &mut Report) -> Web {
@@ -158,7 +156,7 @@ fn check_store(keys: raw::Store, base_dir: &Path, report: &mut Report) -> Store 
     Store { path: base_dir.join(path), event_retention }
 }
 
-fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, (Vec<String>, String)) {
+fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, Inherited) {
     let root = Key::root(0);
     let poll = root.name("poll");
     let expressions = report.list(&poll.name("schedule"), keys.schedule, MAX_EXPRESSIONS);
@@ -172,5 +170,6 @@ fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, (Vec<String>, Stri
     let key = poll.name("blind_after");
     let blind_after =
         report.duration(&key, keys.blind_after, Duration::from_secs(300), Duration::from_secs(1)..=30 * DAY);
-    (Poll { spread, blind_after }, (expressions, timezone))
+    let max_requests_per_minute = request_limit(&poll, keys.max_requests_per_minute, None, report);
+    (Poll { spread, blind_after }, Inherited { schedule: (expressions, timezone), max_requests_per_minute })
 }

@@ -1,11 +1,13 @@
 //! Checks `[[official_accounts]]`, of the main file and of the included ones.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use super::locate::Key;
 use super::mistake::quote;
 use super::report::Report;
+use super::request_limit::request_limit;
 use super::secret::Written;
 use super::setting::{OneOrMore, Section, Setting};
 use super::{Environment, OfficialAccount, TokenSource, raw};
@@ -27,11 +29,19 @@ pub const MAX_SCHEDULES: usize = 100;
 /// The most characters of a name or of a kf account.
 const MAX_NAME_CHARS: usize = 64;
 
+/// What `[poll]` gives to official accounts that do not say it themselves.
+pub(super) struct Inherited {
+    /// Cron expressions and time zone.
+    pub(super) schedule: (Vec<String>, String),
+    pub(super) max_requests_per_minute: Option<NonZeroU32>,
+}
+
 /// Checks one official account after the other, and what must be unique or limited among all of them.
 pub(super) struct OfficialAccounts<'a> {
     base_dir: &'a Path,
     environment: &'a Environment,
     schedules: Schedules,
+    max_requests_per_minute: Option<NonZeroU32>,
     /// Names and appids that are taken, each with its place.
     used: HashMap<(&'static str, String), String>,
     official_accounts: usize,
@@ -39,10 +49,17 @@ pub(super) struct OfficialAccounts<'a> {
 }
 
 impl<'a> OfficialAccounts<'a> {
-    /// `schedule` and `timezone` are those of `[poll]`.
-    pub(super) fn new(base_dir: &'a Path, environment: &'a Environment, poll: (Vec<String>, String)) -> Self {
-        let schedules = Schedules { poll, parsed: HashMap::new() };
-        Self { base_dir, environment, schedules, used: HashMap::new(), official_accounts: 0, kf_accounts: 0 }
+    pub(super) fn new(base_dir: &'a Path, environment: &'a Environment, inherited: Inherited) -> Self {
+        let Inherited { schedule: poll, max_requests_per_minute } = inherited;
+        Self {
+            base_dir,
+            environment,
+            schedules: Schedules { poll, parsed: HashMap::new() },
+            max_requests_per_minute,
+            used: HashMap::new(),
+            official_accounts: 0,
+            kf_accounts: 0,
+        }
     }
 
     pub(super) fn check(
@@ -94,12 +111,15 @@ impl<'a> OfficialAccounts<'a> {
         let kf_accounts = check_kf_accounts(&at.name("kf_accounts"), keys.kf_accounts, report);
         self.kf_accounts += kf_accounts.as_ref().map_or(0, Vec::len);
         let schedule = self.schedules.of(at, keys.schedule, keys.timezone, report);
+        let max_requests_per_minute =
+            request_limit(at, keys.max_requests_per_minute, self.max_requests_per_minute, report);
         let token = self.token(&at.name("token"), keys.token, report);
         Some(OfficialAccount {
             name: name?,
             appid: appid?,
             kf_accounts: kf_accounts?,
             schedule: schedule?,
+            max_requests_per_minute,
             token: token?,
         })
     }

@@ -13,7 +13,7 @@ use super::mistake::{Mistake, Mistakes, Place, closest, quote};
 use super::setting::{OneOrMore, Section, Setting, names_of};
 
 /// Keys that are planned, and refused until they do something: nobody shall believe in a setting without effect.
-const NOT_YET: [&str; 9] = [
+const NOT_YET: [&str; 7] = [
     "collectors",
     "privacy",
     "holds",
@@ -21,8 +21,6 @@ const NOT_YET: [&str; 9] = [
     "web.enable_reload",
     "store.url",
     "store.event_log_max_bytes",
-    "poll.max_requests_per_minute",
-    "official_accounts.max_requests_per_minute",
 ];
 
 /// How many files the warning about readable secrets names.
@@ -225,7 +223,7 @@ impl Report {
 }
 
 /// As it would be written in the file.
-fn friendly(duration: Duration) -> String {
+pub(super) fn friendly(duration: Duration) -> String {
     const DAY: u64 = 24 * 60 * 60;
     match (duration.as_secs() / DAY, duration.as_secs() % DAY) {
         (days @ 1.., 0) => format!("{days}d"),
