@@ -8,6 +8,7 @@
 pub mod client;
 pub mod error;
 pub mod http;
+pub mod pace;
 pub mod token;
 pub mod wire;
 

@@ -25,6 +25,7 @@ use crate::{
         CallObserver,
         client::OfficialAccountClient,
         http::{ClientOptions, WechatClient},
+        pace::Pace,
         token::{TokenJournal, TokenKeeper},
     },
 };
@@ -65,7 +66,8 @@ impl Connections {
         let ago = last_fetch.map(|at| Duration::try_from(now.wall.duration_since(*at)).unwrap_or_default());
         let (appid, source) = (configured.appid.as_str().into(), configured.token.clone());
         let tokens = TokenKeeper::new(appid, source, Arc::clone(&self.journal), ago, now);
-        let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer);
+        let pace = configured.max_requests_per_minute.map(|most| Pace::new(most, Arc::clone(&self.clock)));
+        let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer).paced(pace);
         let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls);
         Arc::new(OfficialAccount::new(Arc::new(status), client))
     }

@@ -1,6 +1,7 @@
 //! Checks everything that was read, and makes a [`Config`] of it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::layers::Layers;
 use super::locate::Key;
 use super::mistake::{Mistakes, quote};
-use super::official_account::{Inherited, OfficialAccounts, note_schedule_error};
+use super::official_account::{OfficialAccounts, note_schedule_error};
 use super::report::Report;
 use super::request_limit::{request_limit, warn_of_excess};
 use super::setting::Setting;
@@ -22,6 +23,13 @@ const MAX_LISTEN: usize = 16;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What `[poll]` gives to official accounts that do not say it themselves.
+pub(super) struct Inherited {
+    /// Cron expressions and time zone.
+    pub(super) schedule: (Vec<String>, String),
+    pub(super) max_requests_per_minute: Option<NonZeroU32>,
+}
 
 /// All mistakes there are, or a configuration without any.
 pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded, Mistakes> {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::path::Path;
 
+use super::check::Inherited;
 use super::locate::Key;
 use super::mistake::quote;
 use super::report::Report;
@@ -28,13 +29,6 @@ pub const MAX_SCHEDULES: usize = 100;
 
 /// The most characters of a name or of a kf account.
 const MAX_NAME_CHARS: usize = 64;
-
-/// What `[poll]` gives to official accounts that do not say it themselves.
-pub(super) struct Inherited {
-    /// Cron expressions and time zone.
-    pub(super) schedule: (Vec<String>, String),
-    pub(super) max_requests_per_minute: Option<NonZeroU32>,
-}
 
 /// Checks one official account after the other, and what must be unique or limited among all of them.
 pub(super) struct OfficialAccounts<'a> {

@@ -422,6 +422,17 @@ mod tests {
     }
 
     #[test]
+    fn the_busiest_hour_is_counted_over_all_expressions() {
+        let ticks = |expressions: &[&str]| {
+            let expressions: Vec<String> = expressions.iter().map(|&e| e.to_owned()).collect();
+            Schedule::parse(&expressions, "UTC").unwrap().ticks_in_busiest_hour()
+        };
+        assert_eq!(ticks(&["* * * * * *"]), 3_600);
+        assert_eq!(ticks(&["*/30 * 8-20 * * *", "0 */5 * * * *"]), 120);
+        assert_eq!(ticks(&["0 0 * * 1"]), 1);
+    }
+
+    #[test]
     fn what_is_no_schedule_is_refused_with_the_reason() {
         let parse = |expression: &str, zone: &str| {
             Schedule::parse(&[expression.to_owned()], zone).map(|_| ()).unwrap_err().to_string()
