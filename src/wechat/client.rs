@@ -119,7 +119,7 @@ impl OfficialAccountClient {
     ) -> Result<R, CallFailure> {
         let endpoint = Endpoint::SessionList;
         let sent_at = self.client.now();
-        let body = self.exchange_session_list(token, kf_account).await;
+        let body = self.exchange_session_list(token, kf_account, sent_at).await;
         let received_at = self.client.now();
         let answer = body.and_then(|body| {
             let list = wire::text(&body);
@@ -130,12 +130,17 @@ impl OfficialAccountClient {
         answer.map_err(|error| CallFailure { endpoint, class: error.class(endpoint), sent_at, error })
     }
 
-    async fn exchange_session_list(&self, token: &AccessToken, kf_account: &str) -> Result<Bytes, CallError> {
+    async fn exchange_session_list(
+        &self,
+        token: &AccessToken,
+        kf_account: &str,
+        sent_at: Moment,
+    ) -> Result<Bytes, CallError> {
         let mut url = self.client.url(Endpoint::SessionList);
         url.query_pairs_mut().append_pair("access_token", token.expose());
         // A literal `@` is legal in a query, and calls of this family have refused `%40`.
         let query = format!("{}&kf_account={kf_account}", url.query().unwrap_or_default());
         url.set_query(Some(&query));
-        self.client.get(url).await
+        self.client.get(url, sent_at, &*self.observer).await
     }
 }
