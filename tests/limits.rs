@@ -103,6 +103,21 @@ async fn a_lane_that_has_to_wait_takes_no_worker_and_holds_up_no_other_lane() {
 }
 
 #[tokio::test]
+async fn workers_that_hang_leave_the_rest_of_the_lane_to_the_others() {
+    let queued = Queued::new(&[Some(6_000)], 15, 16);
+    queued.tick();
+    let workers = (0..15).map(|_| queued.queue.next());
+    let hanging = async {
+        let jobs: Vec<Option<Job>> = futures_util::future::join_all(workers).await;
+        queued.queue.close();
+        jobs
+    };
+    let both = async { tokio::join!(hanging, queued.queue.keep_time()) };
+    let (jobs, ()) = tokio::time::timeout(PATIENCE, both).await.expect("nobody was told of a job");
+    assert!(jobs.iter().all(Option::is_some));
+}
+
+#[tokio::test]
 async fn jobs_that_wait_for_their_limit_are_all_taken_in_turn() {
     let queued = Queued::new(&[Some(6_000), Some(3_000)], 15, 16);
     queued.tick();
@@ -198,19 +213,4 @@ fn polls_that_are_held_back_use_up_nothing_of_the_limit() {
     let (begun, before) = (std::time::Instant::now(), others());
     eventually("six seconds of polls", || (others() >= before + 18).then_some(()));
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-}
-
-#[test]
-fn a_repeat_with_a_new_token_is_one_of_the_calls_that_are_limited() {
-    let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let control = wechat.control();
-    control.inject(FaultRule {
-        endpoint: Some(Endpoint::GetSessionList),
-        times: Some(1),
-        ..FaultRule::new(Fault::Errcode(40001))
-    });
-    let _daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__MAX_REQUESTS_PER_MINUTE", "30").daemon();
-    eventually("three calls", || (control.requests(Endpoint::GetSessionList) >= 3).then_some(()));
-    let at = sent_to(&control, "@shop");
-    assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= 1_900), "{at:?}");
 }
