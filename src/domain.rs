@@ -11,4 +11,5 @@ pub mod diff;
 pub mod event;
 pub mod holds;
 pub mod snapshot;
+pub mod transfer;
 pub mod watch;

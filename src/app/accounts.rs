@@ -149,7 +149,7 @@ impl Watching {
         now: Moment,
     ) -> Result<(), AppError> {
         for left in &self.left {
-            let step = watch(left.clone()).unwatched(now);
+            let step = watch(left.clone()).unwatched(now, "configuration");
             let record = Record { state: step.standing.state, ..left.record };
             let changes = step.changes.len() as u64;
             let commit =
@@ -184,5 +184,6 @@ pub fn watch(stored: StoredAccount) -> Watch {
         standing: Standing::restored(stored.record.state, stored.record.conclusion),
         snapshot: stored.snapshot,
         sighting: stored.record.sighting,
+        departed: None,
     }
 }

@@ -4,7 +4,7 @@
 //! Each is the content of one answer, as far as it could be read: a field that was absent or of a strange type is
 //! `None`, and costs no other field.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -26,6 +26,19 @@ pub enum Binding {
     Bound,
     /// None is. What is known of an invitation, if there was one.
     Unbound(Option<Invitation>),
+}
+
+/// For logs.
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let invitation = match self {
+            Self::Bound => return f.write_str("a WeChat user is bound"),
+            Self::Unbound(None) => return f.write_str("no WeChat user is bound, and no invitation is known"),
+            Self::Unbound(Some(invitation)) => invitation,
+        };
+        write!(f, "no WeChat user is bound; invitation: {}", invitation.status.as_str())?;
+        invitation.expires_at.map_or(Ok(()), |at| write!(f, ", valid until {at}"))
+    }
 }
 
 /// An invitation to serve for a kf account.

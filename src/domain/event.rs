@@ -6,12 +6,15 @@
 //!
 //! The openid is personal data: it stands in `data` alone, never in an attribute.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
     account::{Account, AccountState, Transition},
+    agents::{Binding, InvitationStatus},
     diff::EndReason,
 };
 
@@ -54,6 +57,9 @@ pub enum Change {
         observed_at: Timestamp,
         /// Whether the account's first good answer listed it, so that its beginning was not seen.
         baseline: bool,
+        /// The kf account of the same official account that has, or just had, a session of this customer. Never known
+        /// of a baseline.
+        transferred_from: Option<Arc<str>>,
     },
     /// A session ended.
     SessionEnded {
@@ -74,6 +80,8 @@ pub enum Change {
         errcode: Option<i64>,
         /// The call that said so, or `configuration`.
         source: &'static str,
+        /// Of a change to `unbound`: what getkflist last said of the binding, if it has said anything.
+        binding: Option<Binding>,
     },
 }
 
@@ -217,6 +225,8 @@ enum Details<'a> {
         started_at: String,
         observed_at: String,
         baseline: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        transferred_from: Option<&'a str>,
     },
     Ended {
         session_id: &'a str,
@@ -232,7 +242,28 @@ enum Details<'a> {
         observed_at: String,
         errcode: Option<i64>,
         source: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        invitation: Option<ToldInvitation>,
     },
+}
+
+/// What getkflist knows of the invitation of an account without a WeChat user.
+#[derive(Serialize)]
+struct ToldInvitation {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+}
+
+impl ToldInvitation {
+    /// `None` where getkflist has said nothing, or that a WeChat user is bound.
+    fn of(binding: Option<Binding>) -> Option<Self> {
+        let Some(Binding::Unbound(invitation)) = binding else { return None };
+        Some(Self {
+            status: invitation.map_or("none", |invitation| InvitationStatus::as_str(invitation.status)),
+            expires_at: invitation.and_then(|invitation| invitation.expires_at).map(|at| at.to_string()),
+        })
+    }
 }
 
 /// Seconds between which a duration lies.
@@ -258,12 +289,13 @@ pub fn duration_bounds(createtime: i64, [earliest, latest]: [Timestamp; 2]) -> B
 fn details<'a>(change: &'a Change, session_id: Option<&'a str>) -> Details<'a> {
     let session_id = session_id.unwrap_or_default();
     match change {
-        Change::SessionStarted { session, observed_at, baseline } => Details::Started {
+        Change::SessionStarted { session, observed_at, baseline, transferred_from } => Details::Started {
             session_id,
             openid: &session.openid,
             started_at: seconds(session.createtime),
             observed_at: millis(*observed_at),
             baseline: *baseline,
+            transferred_from: transferred_from.as_deref(),
         },
         Change::SessionEnded { session, reason, ended_between } => Details::Ended {
             session_id,
@@ -273,12 +305,13 @@ fn details<'a>(change: &'a Change, session_id: Option<&'a str>) -> Details<'a> {
             duration_seconds: duration_bounds(session.createtime, *ended_between),
             reason: reason.as_str(),
         },
-        Change::StateChanged { transition, observed_at, errcode, source } => Details::StateChanged {
+        Change::StateChanged { transition, observed_at, errcode, source, binding } => Details::StateChanged {
             from: transition.from,
             to: transition.to,
             observed_at: millis(*observed_at),
             errcode: *errcode,
             source,
+            invitation: ToldInvitation::of(*binding),
         },
     }
 }
@@ -293,6 +326,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::agents::Invitation;
 
     fn account() -> Account {
         Account {
@@ -319,6 +353,7 @@ mod tests {
             session: session(),
             observed_at: Timestamp::UNIX_EPOCH,
             baseline: false,
+            transferred_from: None,
         };
         let number = |change| Numbered { account: &account, change, sequence: 1, repeats: 0 };
         assert_eq!(ended.session_id(&account).unwrap().to_string(), "bb990e79-eb52-5233-a363-a2cf2b13422f");
@@ -352,6 +387,7 @@ mod tests {
             observed_at: "2026-11-22T07:22:45.123Z".parse().unwrap(),
             errcode: Some(65402),
             source: "getsessionlist",
+            binding: None,
         };
         let json = Numbered { account: &account, change: &change, sequence: 1, repeats: 0 }.render();
         assert!(json.contains(r#""subject":"test1@test""#), "{json}");
@@ -359,6 +395,53 @@ mod tests {
             r#""from":"ok","to":"unbound","observed_at":"2026-11-22T07:22:45.123Z","errcode":65402,"#,
             r#""source":"getsessionlist"}}"#
         )));
+    }
+
+    #[test]
+    fn a_change_to_unbound_tells_what_is_known_of_the_invitation() {
+        let check = |binding, expected: &str| {
+            let change = Change::StateChanged {
+                transition: Transition { from: AccountState::Unknown, to: AccountState::Unbound },
+                observed_at: Timestamp::UNIX_EPOCH,
+                errcode: None,
+                source: "getkflist",
+                binding,
+            };
+            let json = Numbered { account: &account(), change: &change, sequence: 1, repeats: 0 }.render();
+            assert!(
+                json.ends_with(&format!(r#""errcode":null,"source":"getkflist"{expected}}}}}"#)),
+                "{json}"
+            );
+        };
+        let invited = |status, expires_at: Option<&str>| {
+            let expires_at = expires_at.map(|time| time.parse().unwrap());
+            Some(Binding::Unbound(Some(Invitation { status, expires_at })))
+        };
+        check(None, "");
+        check(Some(Binding::Bound), "");
+        check(Some(Binding::Unbound(None)), r#","invitation":{"status":"none"}"#);
+        check(invited(InvitationStatus::Expired, None), r#","invitation":{"status":"expired"}"#);
+        check(
+            invited(InvitationStatus::Waiting, Some("2026-11-23T07:00:00Z")),
+            r#","invitation":{"status":"waiting","expires_at":"2026-11-23T07:00:00Z"}"#,
+        );
+    }
+
+    #[test]
+    fn a_start_says_where_the_customer_came_from_only_if_that_is_known() {
+        let started = |transferred_from: Option<&str>| {
+            let change = Change::SessionStarted {
+                session: session(),
+                observed_at: Timestamp::UNIX_EPOCH,
+                baseline: false,
+                transferred_from: transferred_from.map(Arc::from),
+            };
+            Numbered { account: &account(), change: &change, sequence: 1, repeats: 0 }.render()
+        };
+        assert!(started(None).ends_with(r#""baseline":false}}"#));
+        assert!(
+            started(Some("test2@test")).ends_with(r#""baseline":false,"transferred_from":"test2@test"}}"#)
+        );
     }
 
     proptest! {
@@ -374,7 +457,8 @@ mod tests {
             let account = account();
             let id = |openid: &str, createtime, repeats| {
                 let session = OwnedSession { openid: openid.into(), createtime };
-                let change = Change::SessionStarted { session, observed_at: Timestamp::UNIX_EPOCH, baseline: true };
+                let observed_at = Timestamp::UNIX_EPOCH;
+                let change = Change::SessionStarted { session, observed_at, baseline: true, transferred_from: None };
                 Numbered { account: &account, change: &change, sequence: 9, repeats }.id()
             };
             prop_assert_eq!(id(&openid, createtime, repeats), id(&openid, createtime, repeats));
