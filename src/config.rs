@@ -11,6 +11,7 @@
 mod api;
 mod check;
 mod environment;
+mod kf_accounts;
 mod layers;
 mod locate;
 mod mistake;
@@ -27,13 +28,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use glob::Pattern;
 use reqwest::Url;
 
 pub use self::environment::Environment;
+pub use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::{Mistake, Mistakes, Place};
-pub use self::official_account::{
-    MAX_KF_ACCOUNTS, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES,
-};
+pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES};
 pub use self::sink::MAX_SINKS;
 pub use crate::logging::Format as LogFormat;
 use crate::schedule::cron::Schedule;
@@ -160,8 +161,12 @@ pub struct OfficialAccount {
     pub name: String,
     /// WeChat's id of it.
     pub appid: String,
-    /// The full kf accounts, `prefix@wechatid`: at least one, none twice.
+    /// The full kf accounts that are named, `prefix@wechatid`: none twice, and at least one unless there are patterns.
     pub kf_accounts: Vec<String>,
+    /// Kf accounts that match one of these are watched as well while getkflist lists them.
+    pub patterns: Vec<Pattern>,
+    /// Those that match one of these are not; none of the named ones does.
+    pub exclude: Vec<Pattern>,
     /// When to poll it: its own schedule and time zone, or those of `[poll]`.
     pub schedule: Schedule,
     /// Where its access token comes from.
@@ -214,7 +219,8 @@ pub struct Loaded {
 }
 
 impl Config {
-    /// How many calls of getsessionlist each official account's schedule makes a day, from then on.
+    /// How many calls of getsessionlist each official account's schedule makes a day, from then on, for the kf accounts
+    /// that are named.
     pub fn calls_a_day(&self, from: jiff::Timestamp) -> Vec<u64> {
         // Most official accounts share a schedule, and reckoning with one takes a while.
         let mut ticks: HashMap<&Schedule, u64> = HashMap::new();

@@ -19,6 +19,9 @@ use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule};
 /// How many addresses the web server may listen on.
 const MAX_LISTEN: usize = 16;
 
+/// How often getkflist is called.
+const KF_LIST: Duration = Duration::from_secs(300);
+
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -34,7 +37,7 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded,
     for (document, section) in included {
         lists.push((document, report.section(&Key::root(document), section).official_accounts));
     }
-    let mut checked = OfficialAccounts::new(&base_dir, environment, schedule);
+    let mut checked = OfficialAccounts::new(&base_dir, environment, schedule, Some(KF_LIST));
     let mut official_accounts = Vec::new();
     for (document, list) in lists {
         let root = Key::root(document);

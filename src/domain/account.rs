@@ -21,19 +21,6 @@ pub struct Account {
     pub kf_account: Arc<str>,
 }
 
-/// The most characters of a full kf account. WeChat's have at most 30.
-const MAX_KF_ACCOUNT_CHARS: usize = 64;
-
-/// Whether this has the form of a full kf account, `prefix@wechatid`.
-pub fn is_kf_account(text: &str) -> bool {
-    // These would be read as something else in the URL of a request, or in a log.
-    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "&=#?%".contains(c);
-    let parts: Vec<&str> = text.split('@').collect();
-    matches!(parts[..], [prefix, wechatid] if !prefix.is_empty() && !wechatid.is_empty())
-        && !text.contains(forbidden)
-        && text.chars().count() <= MAX_KF_ACCOUNT_CHARS
-}
-
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.official_account, self.kf_account)
@@ -294,17 +281,6 @@ mod tests {
             Standing::restored(AccountState::Unwatched, listed).listed(Binding::Unbound(None));
         assert_eq!((back.state, back.conclusion), (AccountState::Unbound, listed));
         assert_eq!(announced, transition(AccountState::Unwatched, AccountState::Unbound));
-    }
-
-    #[test]
-    fn a_full_kf_account_is_told_from_what_is_none() {
-        for good in ["test1@test", "kf2004@testttmwsh", "客服@微信"] {
-            assert!(is_kf_account(good), "{good}");
-        }
-        let long = format!("{}@test", "a".repeat(60));
-        for bad in ["", "test1", "@test", "test1@", "a@b@c", "a@b&c", "a b@c", "a@b\n", long.as_str()] {
-            assert!(!is_kf_account(bad), "{bad}");
-        }
     }
 
     #[test]
