@@ -219,15 +219,14 @@ pub struct Loaded {
 }
 
 impl Config {
-    /// How many calls of getsessionlist each official account's schedule makes a day, from then on, for the kf accounts
-    /// that are named.
+    /// How many calls of getsessionlist each official account's schedule makes a day, from then on, for each of its kf
+    /// accounts.
     pub fn calls_a_day(&self, from: jiff::Timestamp) -> Vec<u64> {
         // Most official accounts share a schedule, and reckoning with one takes a while.
         let mut ticks: HashMap<&Schedule, u64> = HashMap::new();
         let calls = self.official_accounts.iter().map(|account| {
             let schedule = &account.schedule;
-            let ticks = *ticks.entry(schedule).or_insert_with(|| schedule.ticks_per_day(from));
-            ticks * account.kf_accounts.len() as u64
+            *ticks.entry(schedule).or_insert_with(|| schedule.ticks_per_day(from))
         });
         calls.collect()
     }
