@@ -10,12 +10,12 @@ use crate::domain::{event::Change, transfer::LastSeen, watch::Step};
 /// The memory of the official account's other kf accounts stands where the store stands. They are looked at one after
 /// the other, so that no two are locked at once.
 pub(super) fn note_origins(official_account: &OfficialAccount, account: &WatchedAccount, step: &mut Step) {
-    let mut starts: Vec<(&str, &mut Option<Arc<str>>, Option<LastSeen>)> = step
+    let mut starts: Vec<Start<'_>> = step
         .changes
         .iter_mut()
         .filter_map(|change| match change {
             Change::SessionStarted { session, baseline: false, transferred_from, .. } => {
-                Some((&*session.openid, transferred_from, None))
+                Some(Start { openid: &session.openid, from: transferred_from, latest: None })
             }
             _ => None,
         })
@@ -25,7 +25,7 @@ pub(super) fn note_origins(official_account: &OfficialAccount, account: &Watched
     }
     for other in official_account.accounts().iter().filter(|other| other.row() != account.row()) {
         let memory = other.memory();
-        for (openid, from, latest) in &mut starts {
+        for Start { openid, from, latest } in &mut starts {
             let seen = memory.watch.last_seen(openid);
             if seen > *latest {
                 **from = Some(Arc::clone(&other.account().kf_account));
@@ -33,4 +33,12 @@ pub(super) fn note_origins(official_account: &OfficialAccount, account: &Watched
             }
         }
     }
+}
+
+/// A start whose origin is looked for.
+struct Start<'a> {
+    openid: &'a str,
+    from: &'a mut Option<Arc<str>>,
+    /// When the customer was seen at the origin found so far.
+    latest: Option<LastSeen>,
 }
