@@ -165,27 +165,21 @@ pub async fn watched_accounts(
             known.entry(Arc::clone(&account.appid)).or_default().push(account);
         }
     }
-    let lists =
-        config.official_accounts.iter().zip(patterns).map(|(configured, patterns)| {
-            let mut list: Vec<Account> = accounts(configured).collect();
-            if let (Some(patterns), Some(known)) = (patterns, known.get(configured.appid.as_str())) {
-                let official_account: Arc<str> = configured.name.as_str().into();
-                let discovered = known.iter().filter(|known| patterns.discover(&known.kf_account));
-                list.extend(discovered.map(|known| Account {
-                    official_account: Arc::clone(&official_account),
-                    ..known.clone()
-                }));
-                list.truncate(patterns.most);
-            }
-            list
-        });
+    let lists = config.official_accounts.iter().zip(patterns).map(|(configured, patterns)| {
+        let mut list: Vec<Account> = accounts(configured).collect();
+        if let (Some(patterns), Some(known)) = (patterns, known.get(configured.appid.as_str())) {
+            let found = known.iter().map(|known| &*known.kf_account);
+            list.extend(of_names(configured, found.filter(|kf_account| patterns.discover(kf_account))));
+            list.truncate(patterns.most);
+        }
+        list
+    });
     Ok(lists.collect())
 }
 
 fn patterns(configured: &config::OfficialAccount) -> Option<Patterns> {
-    let named = || configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect();
     (!configured.patterns.is_empty()).then(|| Patterns {
-        named: named(),
+        named: configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect(),
         matching: configured.patterns.clone(),
         exclude: configured.exclude.clone(),
         most: MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT,
@@ -200,11 +194,19 @@ fn log_waiting(official_account: &str, watched: &[Account]) {
 
 /// The kf accounts of an official account that are named.
 pub fn accounts(configured: &config::OfficialAccount) -> impl Iterator<Item = Account> {
+    of_names(configured, configured.kf_accounts.iter().map(String::as_str))
+}
+
+/// Accounts of these names, which share the strings of their official account.
+fn of_names<'a>(
+    configured: &config::OfficialAccount,
+    kf_accounts: impl Iterator<Item = &'a str>,
+) -> impl Iterator<Item = Account> {
     let official_account: Arc<str> = configured.name.as_str().into();
     let appid: Arc<str> = configured.appid.as_str().into();
-    configured.kf_accounts.iter().map(move |kf_account| Account {
+    kf_accounts.map(move |kf_account| Account {
         official_account: Arc::clone(&official_account),
         appid: Arc::clone(&appid),
-        kf_account: kf_account.as_str().into(),
+        kf_account: kf_account.into(),
     })
 }

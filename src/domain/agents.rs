@@ -105,3 +105,27 @@ pub struct Quota {
     /// Calls left today.
     pub remaining: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_reads_as_a_sentence_in_the_log() {
+        let invited = |status, expires_at: Option<&str>| {
+            let expires_at = expires_at.map(|time| time.parse().unwrap());
+            Binding::Unbound(Some(Invitation { status, expires_at }))
+        };
+        for (binding, expected) in [
+            (Binding::Bound, "a WeChat user is bound"),
+            (Binding::Unbound(None), "no WeChat user is bound, and no invitation is known"),
+            (invited(InvitationStatus::Rejected, None), "no WeChat user is bound; invitation: rejected"),
+            (
+                invited(InvitationStatus::Waiting, Some("2026-11-23T07:00:00Z")),
+                "no WeChat user is bound; invitation: waiting, valid until 2026-11-23T07:00:00Z",
+            ),
+        ] {
+            assert_eq!(binding.to_string(), expected);
+        }
+    }
+}

@@ -66,7 +66,9 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::domain::{clock::Moment, watch::Answer};
@@ -90,6 +92,25 @@ mod tests {
 
     fn seen_at(watch: &Watch, openid: &str) -> Option<i64> {
         watch.last_seen(openid).and_then(|seen| seen.sent_at).map(Timestamp::as_second)
+    }
+
+    proptest! {
+        #[test]
+        fn known_are_those_who_are_there_and_those_whom_the_latest_answer_ended(
+            answers in prop::collection::vec(prop::option::of(prop::collection::btree_set("[a-d]", 0..4)), 1..8),
+        ) {
+            let mut watch = Watch::default();
+            let mut before = BTreeSet::new();
+            for (second, openids) in (0..).zip(&answers) {
+                before = watch.snapshot.iter().map(|session| session.openid.into_owned()).collect();
+                let openids: Option<Vec<&str>> = openids.as_ref().map(|set| set.iter().map(String::as_str).collect());
+                answer(&mut watch, second, openids.as_deref());
+            }
+            let there: BTreeSet<String> = watch.snapshot.iter().map(|session| session.openid.into_owned()).collect();
+            let known: BTreeSet<String> =
+                ["a", "b", "c", "d"].map(str::to_owned).into_iter().filter(|openid| watch.last_seen(openid).is_some()).collect();
+            prop_assert_eq!(known, &there | &before);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Poller {
-    /// Takes over what getkflist said of an official account; `listed` holds no kf account twice. What cannot be taken over now, because a poll takes long
+    /// Takes over what getkflist said of an official account. What cannot be taken over now, because a poll takes long
     /// or the store fails, is taken over with the next list.
     pub async fn take_kf_list(
         &self,
