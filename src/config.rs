@@ -36,7 +36,7 @@ pub use self::official_account::{
 };
 pub use self::sink::MAX_SINKS;
 pub use crate::logging::Format as LogFormat;
-use crate::schedule::cron::Schedule;
+use crate::schedule::{collectors::Intervals, cron::Schedule};
 pub use crate::wechat::{http::HttpVersion, token::TokenSource};
 
 /// The variable that names the configuration file when the command line does not.
@@ -60,6 +60,8 @@ pub struct Config {
     pub api: Api,
     /// When accounts are polled.
     pub poll: Poll,
+    /// How often what else of official accounts is collected.
+    pub collectors: Intervals,
     /// What is exported.
     pub metrics: Metrics,
     /// Whom to poll: at least one, names and appids unique, in the order of the files.

@@ -7,13 +7,17 @@
 //! finds the same difference again.
 
 mod account;
+mod collector;
 mod kf_list;
 mod report;
 
 use std::{sync::Arc, time::Duration};
 
-pub use self::account::{Claim, OfficialAccount, WatchedAccount};
 use self::account::{cause, conclusion};
+pub use self::{
+    account::{Claim, OfficialAccount, WatchedAccount},
+    collector::Collection,
+};
 use crate::{
     domain::{
         clock::{Clock, Moment},
@@ -102,7 +106,7 @@ impl Poller {
         }
         let answer = match tokio::time::timeout(self.limits.deadline, claim.observe()).await {
             Ok(answer) => answer,
-            Err(_) => Err(timed_out(now)),
+            Err(_) => Err(timed_out(Endpoint::SessionList, now)),
         };
         let answered_at = self.clock.now();
         claim.learn(now, answered_at, answer.as_ref().err());
@@ -212,11 +216,6 @@ impl Counts {
     }
 }
 
-fn timed_out(sent_at: Moment) -> CallFailure {
-    CallFailure {
-        endpoint: Endpoint::SessionList,
-        class: ErrorClass::Busy,
-        sent_at,
-        error: CallError::Timeout,
-    }
+fn timed_out(endpoint: Endpoint, sent_at: Moment) -> CallFailure {
+    CallFailure { endpoint, class: ErrorClass::Busy, sent_at, error: CallError::Timeout }
 }

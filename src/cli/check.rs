@@ -2,13 +2,14 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use jiff::{Timestamp, tz::Offset};
+use jiff::{SignedDuration, Timestamp, tz::Offset};
 
 use super::{ConfigArgs, Failure, output};
 use crate::{
     app::clock::SystemClock,
     config::{Config, Loaded, OfficialAccount, SinkTarget, TokenSource},
-    domain::clock::Clock,
+    domain::{agents::Collector, clock::Clock},
+    schedule::collectors::Intervals,
 };
 
 /// How many of the next ticks are shown.
@@ -47,12 +48,30 @@ fn describe(config: &Config, now: Timestamp) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "\n{kf_accounts} kf accounts, {} calls of getsessionlist a day in all.\nStore: {}\nSinks: {}",
+        "\n{kf_accounts} kf accounts, {} calls of getsessionlist a day in all.\n{}\nStore: {}\nSinks: {}",
         calls.iter().sum::<u64>(),
+        collectors(&config.collectors, config.official_accounts.len()),
         config.store.path.display(),
         sinks.collect::<Vec<_>>().join(", ")
     );
     text
+}
+
+/// What is called beside getsessionlist.
+fn collectors(intervals: &Intervals, official_accounts: usize) -> String {
+    let written = Collector::ALL.map(|collector| match intervals.of(collector) {
+        Some(interval) => {
+            let interval = SignedDuration::try_from(interval).unwrap_or(SignedDuration::MAX);
+            format!("{} every {interval:#}", collector.as_str())
+        }
+        None => format!("{} off", collector.as_str()),
+    });
+    let calls = intervals.calls_a_day();
+    format!(
+        "Collectors: {}; {calls} calls a day for each official account, {} in all.",
+        written.join(", "),
+        calls * official_accounts as u64
+    )
 }
 
 fn source(token: &TokenSource) -> &'static str {

@@ -14,11 +14,15 @@ use super::report::Report;
 use super::setting::Setting;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
 use super::{api, sink};
-use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule};
+use crate::schedule::{
+    collectors::Intervals,
+    cron::{MAX_EXPRESSIONS, Schedule},
+};
 
 /// How many addresses the web server may listen on.
 const MAX_LISTEN: usize = 16;
 
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -69,6 +73,8 @@ fn check_main(
     let api = api::api(api, base_dir, report);
     let poll = report.section(&root.name("poll"), keys.poll);
     let (poll, schedule) = check_poll(poll, report);
+    let collectors = report.section(&root.name("collectors"), keys.collectors);
+    let collectors = check_collectors(collectors, report);
     let metrics = report.section(&root.name("metrics"), keys.metrics);
     let per_account =
         report.take(&root.name("metrics").name("per_account"), metrics.per_account).unwrap_or(true);
@@ -80,6 +86,7 @@ fn check_main(
         store,
         api,
         poll,
+        collectors,
         metrics: Metrics { per_account },
         official_accounts: Vec::new(),
         sinks,
@@ -173,4 +180,18 @@ fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, (Vec<String>, Stri
     let blind_after =
         report.duration(&key, keys.blind_after, Duration::from_secs(300), Duration::from_secs(1)..=30 * DAY);
     (Poll { spread, blind_after }, (expressions, timezone))
+}
+
+fn check_collectors(keys: raw::Collectors, report: &mut Report) -> Intervals {
+    let root = Key::root(0);
+    let collectors = root.name("collectors");
+    let mut interval = |name: &str, setting, default| {
+        report.interval(&collectors.name(name), setting, default, Duration::from_secs(10)..=7 * DAY)
+    };
+    Intervals {
+        kf_list: interval("kf_list", keys.kf_list, 5 * MINUTE),
+        online: interval("online", keys.online, MINUTE),
+        waiting: interval("waiting", keys.waiting, MINUTE),
+        quota: interval("quota", keys.quota, HOUR),
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::setting::{OneOrMore, Section, Setting};
+use super::setting::{Interval, OneOrMore, Section, Setting};
 
 /// The main file.
 #[derive(Default, Deserialize)]
@@ -21,6 +21,7 @@ pub(super) struct Root {
     pub(super) store: Section<Store>,
     pub(super) api: Section<Api>,
     pub(super) poll: Section<Poll>,
+    pub(super) collectors: Section<Collectors>,
     pub(super) metrics: Section<Metrics>,
     pub(super) official_accounts: Setting<Vec<Section<OfficialAccount>>>,
     pub(super) sinks: Setting<Vec<Section<Sink>>>,
@@ -75,6 +76,15 @@ pub(super) struct Poll {
     pub(super) timezone: Setting<String>,
     pub(super) spread: Setting<Duration>,
     pub(super) blind_after: Setting<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Collectors {
+    pub(super) kf_list: Setting<Interval>,
+    pub(super) online: Setting<Interval>,
+    pub(super) waiting: Setting<Interval>,
+    pub(super) quota: Setting<Interval>,
 }
 
 #[derive(Default, Deserialize)]

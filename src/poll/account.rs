@@ -8,9 +8,11 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::collector::CollectorState;
 use crate::{
     domain::{
         account::{Account, AccountState, Conclusion},
+        agents::Collector,
         clock::Moment,
         holds::{ErrorClass, Failure, Hold, Scope},
         watch::{Answer, Cause, Sighting, Step, Watch},
@@ -24,10 +26,12 @@ use crate::{
 pub struct OfficialAccount {
     /// What readers are shown of it.
     pub status: Arc<OfficialAccountStatus>,
-    client: OfficialAccountClient,
+    pub(super) client: OfficialAccountClient,
     hold: Mutex<Option<Held>>,
     /// The code of the failure that holds all of its accounts back, as last logged.
     pub(super) failing_with: Mutex<Option<&'static str>>,
+    /// What holds its collectors back.
+    pub(super) collectors: [Mutex<CollectorState>; Collector::ALL.len()],
     /// The kf accounts that are watched at present. Swapped whole when one comes or goes.
     accounts: ArcSwap<Vec<Arc<WatchedAccount>>>,
     /// Wakes those who wait for a claim.
@@ -42,6 +46,7 @@ impl OfficialAccount {
             client,
             hold: Mutex::default(),
             failing_with: Mutex::default(),
+            collectors: Default::default(),
             accounts: ArcSwap::default(),
             released: Notify::new(),
         }
@@ -76,6 +81,12 @@ impl OfficialAccount {
             }
             released.await;
         }
+    }
+
+    /// The class of the failure that holds all of its polls back at this moment.
+    pub(super) fn held_at(&self, now: Moment) -> Option<ErrorClass> {
+        let held = *self.hold();
+        held.filter(|held| held.hold.holds_at(now)).map(|held| held.hold.class)
     }
 
     fn hold(&self) -> MutexGuard<'_, Option<Held>> {

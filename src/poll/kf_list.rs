@@ -16,7 +16,7 @@ impl Poller {
             let name = &account.account().kf_account;
             if let Some(listed) = listed.iter().find(|listed| listed.kf_account == *name) {
                 let mut agent = account.status.agent();
-                agent.nickname.clone_from(&listed.nickname);
+                agent.set_nickname(listed.nickname.as_ref());
                 agent.binding = Some(listed.binding);
             }
         }
