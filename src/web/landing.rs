@@ -2,7 +2,7 @@
 //!
 //! It works without scripts. What needs a human comes first.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use axum::extract::State;
 use jiff::{SignedDuration, Timestamp};
@@ -15,19 +15,23 @@ use crate::{
         agents::{Binding, Invitation, InvitationStatus},
         clock::Moment,
     },
-    status::{AccountRows, OfficialAccountStatus, RowRef},
+    status::{AccountRows, Collected, OfficialAccountStatus, RowRef},
 };
 
 /// The most accounts shown; a page of a hundred thousand rows helps nobody.
 const MAX_ROWS: usize = 1000;
 
+/// The most official accounts shown as a whole: what needs a human comes below them.
+const MAX_OFFICIAL_ACCOUNTS: usize = 20;
+
 const STYLE: &str = "
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1d2733; }
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1d2733; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } p { margin: .3rem 0 1rem; color: #56616e; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .35rem .7rem; }
 th { border-bottom: 2px solid #d5dbe1; font-weight: 600; } td { border-bottom: 1px solid #e9edf0; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-table.of { width: auto; margin-bottom: 1.5rem; } .name, .offline { color: #56616e; } .online { color: #1b7a36; }
+table.of { width: auto; margin-bottom: 1.5rem; } td.kf { white-space: nowrap; } .name, .offline { color: #56616e; } .online { color: #1b7a36; }
 .state { border-radius: .6rem; padding: .1rem .6rem; font-size: .85rem; background: #e9edf0; }
 .ok { background: #d8f0de; } .unbound, .invalid { background: #fbd9d6; } .blind { background: #fdeac9; }
 @media (prefers-color-scheme: dark) { body { background: #14191f; color: #dfe5eb; } p, .name, .offline { color: #9aa6b2; }
@@ -69,26 +73,30 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     }
 }
 
-/// What is known of each official account as a whole; nothing as long as nothing is.
+/// What is known of official accounts as a whole, those with the most waiting customers first.
 fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
-    let known: Vec<_> = all
+    let mut rows: Vec<(&str, Collected)> = all
         .iter()
-        .map(|of| (&of.name, of.collected().clone()))
+        .map(|official_account| (&*official_account.name, official_account.collected().clone()))
         .filter(|(_, collected)| collected.waiting.is_some() || collected.quota.is_some())
-        .take(MAX_ROWS)
         .collect();
+    rows.sort_by_key(|(_, collected)| Reverse(collected.waiting.map(|queue| queue.users)));
+    if rows.is_empty() {
+        return html! {};
+    }
     html! {
-        @if !known.is_empty() {
-            table.of {
-                thead { tr { th { "Official account" } th.n { "Waiting customers" } th.n { "Polls left today" } } }
-                tbody { @for (name, collected) in known {
-                    tr {
-                        td { (name) }
-                        td.n { (self::known(collected.waiting.map(|queue| queue.users))) }
-                        td.n { (self::known(collected.quota.map(|quota| format!("{} of {}", quota.remaining, quota.limit)))) }
-                    }
-                } }
-            }
+        table.of {
+            thead { tr { th { "Official account" } th.n { "Waiting customers" } th.n { "Calls left today" } } }
+            tbody { @for (name, Collected { waiting, quota, .. }) in rows.iter().take(MAX_OFFICIAL_ACCOUNTS) {
+                tr {
+                    td { (name) }
+                    td.n { (known(waiting.map(|queue| queue.users))) }
+                    td.n { (known(quota.map(|quota| format!("{} of {}", quota.remaining, quota.limit)))) }
+                }
+            } }
+        }
+        @if rows.len() > MAX_OFFICIAL_ACCOUNTS {
+            p { "Only the " (MAX_OFFICIAL_ACCOUNTS) " official accounts with the most waiting customers are shown." }
         }
     }
 }
@@ -103,7 +111,7 @@ fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
             tbody { @for account in rows.iter().take(MAX_ROWS) {
                 tr {
                     td { (account.status.account.official_account) }
-                    td {
+                    td.kf {
                         (account.status.account.kf_account)
                         @if let Some(nickname) = account.agent.nickname() { " " span.name { (nickname) } }
                     }
@@ -135,7 +143,7 @@ fn agent(account: &RowRef<'_>, now: Moment) -> Markup {
 fn invited(invitation: Invitation, now: Moment) -> String {
     let left = invitation.expires_at.filter(|at| *at > now.wall).map(|at| span(at.duration_since(now.wall)));
     match (invitation.status, left) {
-        (InvitationStatus::Waiting, Some(left)) => format!("invited, {left} left to accept"),
+        (InvitationStatus::Waiting, Some(left)) => format!("invited, {left} left"),
         (InvitationStatus::Waiting, None) => "invited".to_owned(),
         (InvitationStatus::Rejected, _) => "declined the invitation".to_owned(),
         (InvitationStatus::Expired, _) => "invitation expired".to_owned(),
