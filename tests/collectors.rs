@@ -325,6 +325,27 @@ fn each_call_is_made_at_the_start_and_then_at_its_interval_and_for_nobody_who_lo
 }
 
 #[test]
+fn hundreds_of_official_accounts_are_each_asked_once_though_one_of_them_hangs() {
+    let scenario = Scenario::load(300, 1, 1, 0.0);
+    let hanging = Some(scenario.official_accounts[7].name.clone());
+    let wechat = WeChat::play(scenario);
+    let control = wechat.control();
+    control.inject(FaultRule {
+        official_account: hanging,
+        endpoint: Some(Endpoint::GetOnlineKfList),
+        ..FaultRule::new(Fault::Hang)
+    });
+    let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *");
+    let begun = Instant::now();
+    let _daemon = home.daemon();
+    for endpoint in ENDPOINTS {
+        eventually("a call for each", || (control.requests(endpoint) >= 300).then_some(()));
+        assert_eq!(control.requests(endpoint), 300, "none twice");
+    }
+    assert!(begun.elapsed() < MINUTE / 2, "the second turns must not have begun");
+}
+
+#[test]
 fn collectors_that_are_off_call_nobody() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let daemon = Home::watching(&wechat, "").without_collectors().daemon();

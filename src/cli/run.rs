@@ -49,6 +49,7 @@ fn announce(config: &Config, now: Timestamp) {
         version = env!("CARGO_PKG_VERSION"),
         official_accounts = config.official_accounts.len(),
         calls_a_day = calls.iter().sum::<u64>(),
+        collector_calls_a_day = config.collectors.calls_a_day() * config.official_accounts.len() as u64,
         "Watching"
     );
 }
