@@ -9,6 +9,7 @@ mod accounts;
 pub mod clock;
 mod housekeeping;
 mod journal;
+mod operations;
 mod running;
 mod sinks;
 
@@ -16,14 +17,22 @@ use std::{
     collections::HashMap,
     future::Future,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     time::Duration,
 };
 
-pub use self::accounts::{Connections, accounts, watch};
-use self::{accounts::Watching, running::Running};
+use self::{accounts::Watching, operations::operations, running::Running};
+pub use self::{
+    accounts::{Connections, accounts, watch},
+    operations::{operations_by_hand, token_source},
+};
 use crate::{
     config::Config,
+    control::{
+        server::ControlServer,
+        socket::{ControlSocket, SocketError},
+    },
     dispatch::{Dispatcher, SinkEnded},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
@@ -90,6 +99,8 @@ pub struct App {
     listeners: Vec<Listener>,
     web: Arc<WebState>,
     dispatchers: Vec<Dispatcher>,
+    /// None where the system allows no socket.
+    control: Option<ControlServer>,
 }
 
 impl App {
@@ -97,6 +108,7 @@ impl App {
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let listeners = listen(&config.web.listen)?;
         let store = Store::open(&config.store.path)?;
+        let socket = control_socket(&config.store.path);
         let metrics = Arc::new(Metrics::new(config.sinks.iter().map(|sink| sink.name.clone()))?);
         // Before anything can be committed: a sink that starts "now" gets all that this daemon will commit.
         let dispatchers = sinks::dispatchers(&config.sinks, &store, &metrics, clock.now().wall).await?;
@@ -105,6 +117,8 @@ impl App {
         watching.announce_left(&store, &metrics, clock.now()).await?;
         let limits = PollLimits { deadline: poll_deadline(&config), blind_after: config.poll.blind_after };
         let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
+        let operations = operations(&config, &watching.official_accounts, Arc::clone(&clock));
+        let control = socket.map(|socket| ControlServer::new(socket, operations));
         let web = Arc::new(WebState {
             table: Table::new(watching.statuses()),
             metrics: Arc::clone(&metrics),
@@ -115,7 +129,7 @@ impl App {
             ready: true.into(),
             scrapes: WebState::scrape_limit(),
         });
-        Ok(Self { config, store, metrics, clock, poller, watching, listeners, web, dispatchers })
+        Ok(Self { config, store, metrics, clock, poller, watching, listeners, web, dispatchers, control })
     }
 
     /// The configuration that it was built from.
@@ -157,6 +171,15 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, AppError> {
         Listener::bind(*address).map_err(|source| AppError::Listen { address: *address, source })
     };
     addresses.iter().map(bind).collect()
+}
+
+/// Who watches sessions is not kept from it by a socket that cannot be.
+fn control_socket(store: &Path) -> Option<ControlSocket> {
+    let socket = ControlSocket::bind(store);
+    let warn = |error: &SocketError| {
+        tracing::warn!("No commands can be given to this daemon while it runs: {}", crate::chain(error));
+    };
+    socket.inspect_err(warn).ok()
 }
 
 /// How long the store may take to fold its log into its file at the end.

@@ -6,6 +6,7 @@
 mod check;
 mod demo;
 mod events;
+mod online;
 mod output;
 mod poll;
 mod run;

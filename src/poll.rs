@@ -18,15 +18,11 @@ use crate::{
     domain::{
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
-        holds::ErrorClass,
         watch::Step,
     },
     metrics::Metrics,
     store::{PollCommit, Record, Store, StoreError},
-    wechat::{
-        Endpoint,
-        error::{CallError, CallFailure},
-    },
+    wechat::error::CallFailure,
 };
 
 /// How a poll ended.
@@ -100,15 +96,9 @@ impl Poller {
             }
             return PollOutcome::Held;
         }
-        let answer = match tokio::time::timeout(self.limits.deadline, claim.observe()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(timed_out(now)),
-        };
-        let answered_at = self.clock.now();
-        claim.learn(now, answered_at, answer.as_ref().err());
-        let (step, failure) = match answer {
+        let (step, failure) = match claim.ask(&*self.clock, self.limits.deadline).await {
             Ok(step) => (step, None),
-            Err(failure) => (self.after_failure(account, &failure, answered_at), Some(failure)),
+            Err(failure) => (self.after_failure(account, &failure, self.clock.now()), Some(failure)),
         };
         match (self.commit(account, step).await, failure) {
             (Err(error), _) => PollOutcome::NotStored(error),
@@ -209,14 +199,5 @@ impl Counts {
         for (kind, count) in self.events {
             metrics.events_committed(kind, count);
         }
-    }
-}
-
-fn timed_out(sent_at: Moment) -> CallFailure {
-    CallFailure {
-        endpoint: Endpoint::SessionList,
-        class: ErrorClass::Busy,
-        sent_at,
-        error: CallError::Timeout,
     }
 }

@@ -172,13 +172,12 @@ fn a_store_without_permission_is_named() {
 }
 
 #[test]
-fn a_second_daemon_and_polls_by_hand_are_refused_beside_a_running_one() {
+fn a_second_daemon_is_refused_beside_a_running_one() {
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
     let daemon = home.daemon();
     let expected = format!("is in use by another kfwatch (process {}): stop it first", daemon.id());
     refused(&home.run("run"), 1, &[&expected]);
-    refused(&home.run("poll"), 1, &[&expected]);
     eventually_up(&daemon);
     assert_eq!(wechat.control().requests(Endpoint::StableToken), 1, "nobody else fetched a token");
 }

@@ -6,8 +6,8 @@ use jiff::{Timestamp, tz::Offset};
 
 use super::{ConfigArgs, Failure, output};
 use crate::{
-    app::clock::SystemClock,
-    config::{Config, Loaded, OfficialAccount, SinkTarget, TokenSource},
+    app::{self, clock::SystemClock},
+    config::{Config, Loaded, OfficialAccount, SinkTarget},
     domain::clock::Clock,
 };
 
@@ -32,7 +32,7 @@ fn describe(config: &Config, now: Timestamp) -> String {
         vec![
             account.name.clone(),
             account.kf_accounts.len().to_string(),
-            source(&account.token).to_owned(),
+            app::token_source(account).to_owned(),
             account.schedule.expressions().collect::<Vec<_>>().join(", "),
             next_ticks(account, now),
             calls_a_day.to_string(),
@@ -53,14 +53,6 @@ fn describe(config: &Config, now: Timestamp) -> String {
         sinks.collect::<Vec<_>>().join(", ")
     );
     text
-}
-
-fn source(token: &TokenSource) -> &'static str {
-    match token {
-        TokenSource::Stable { .. } => "stable",
-        TokenSource::Classic { .. } => "classic",
-        TokenSource::File { .. } => "file",
-    }
 }
 
 /// In the schedule's own time zone, as its owner thinks of them.

@@ -1,8 +1,11 @@
 //! A kf account as polls know it: what is known of it, what holds it back, and who may poll it.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -11,13 +14,18 @@ use tokio::sync::Notify;
 use crate::{
     domain::{
         account::{Account, AccountState, Conclusion},
-        clock::Moment,
+        clock::{Clock, Moment},
         holds::{ErrorClass, Failure, Hold, Scope},
         watch::{Answer, Cause, Sighting, Step, Watch},
     },
     status::{AccountStatus, OfficialAccountStatus},
     store::AccountRow,
-    wechat::{Endpoint, client::OfficialAccountClient, error::CallFailure, wire::SessionList},
+    wechat::{
+        Endpoint,
+        client::OfficialAccountClient,
+        error::{CallError, CallFailure},
+        wire::SessionList,
+    },
 };
 
 /// An official account as far as the polls of its kf accounts share it.
@@ -56,6 +64,11 @@ impl OfficialAccount {
     pub fn set_accounts(&self, accounts: Vec<Arc<WatchedAccount>>) {
         self.status.set_accounts(accounts.iter().map(|account| Arc::clone(&account.status)).collect());
         self.accounts.store(Arc::new(accounts));
+    }
+
+    /// For calls that concern it as a whole.
+    pub fn client(&self) -> &OfficialAccountClient {
+        &self.client
     }
 
     /// Claims one of its kf accounts for a poll; `None` while another poll of it is waiting or in flight.
@@ -164,8 +177,20 @@ impl Claim {
         &self.official_account
     }
 
-    /// Asks for the account's sessions and compares them with what is known. Commits nothing.
-    pub async fn observe(&self) -> Result<Step, CallFailure> {
+    /// Asks for the account's sessions, for at most `deadline`, and compares them with what is known. What failed is held
+    /// back from now on, what is shown to work no longer. Commits nothing.
+    pub async fn ask(&self, clock: &dyn Clock, deadline: Duration) -> Result<Step, CallFailure> {
+        let begun = clock.now();
+        let answer = match tokio::time::timeout(deadline, self.observe()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(timed_out(begun)),
+        };
+        self.learn(begun, clock.now(), answer.as_ref().err());
+        answer
+    }
+
+    /// Asks for the account's sessions and compares them with what is known.
+    async fn observe(&self) -> Result<Step, CallFailure> {
         let client = &self.official_account.client;
         client
             .session_list(&self.account.account().kf_account, |list, exchanged| {
@@ -188,7 +213,7 @@ impl Claim {
     }
 
     /// Holds back what failed, and releases what is shown to work.
-    pub(super) fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>) {
+    fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>) {
         let mut memory = self.account.memory();
         let mut shared = self.official_account.hold();
         let Some(failure) = failure else {
@@ -212,6 +237,15 @@ impl Claim {
         if conclusion(failure).is_some() {
             release(&mut shared, sent_at);
         }
+    }
+}
+
+fn timed_out(sent_at: Moment) -> CallFailure {
+    CallFailure {
+        endpoint: Endpoint::SessionList,
+        class: ErrorClass::Busy,
+        sent_at,
+        error: CallError::Timeout,
     }
 }
 

@@ -108,16 +108,32 @@ impl Schedule {
             return 0;
         };
         let days = (0..7).filter_map(|n| first.checked_add_days(Days::new(n)));
-        let ticks: usize = days
-            .map(|day| {
-                let mut ticks = vec![false; SECONDS_A_DAY];
-                for expression in self.expressions.iter().filter(|e| e.matches_day(day)) {
-                    expression.mark_ticks(&mut ticks);
-                }
-                ticks.into_iter().filter(|tick| *tick).count()
-            })
-            .sum();
+        let ticks: usize = days.map(|day| self.ticks_of(day).into_iter().filter(|tick| *tick).count()).sum();
         ticks.div_ceil(7) as u64
+    }
+
+    /// How many ticks come after `from` and not after `until`, found in the same way, at the clock's offset of `from`.
+    pub fn ticks_between(&self, from: Timestamp, until: Timestamp) -> u64 {
+        let offset = i64::from(self.offset_at(from));
+        let (first, last) = (from.as_second() + offset, until.as_second() + offset);
+        let a_day = SECONDS_A_DAY as i64;
+        let days = first.div_euclid(a_day)..=last.div_euclid(a_day);
+        let ticks = days.filter_map(|day| {
+            let midnight = day * a_day;
+            let ticks = self.ticks_of(DateTime::from_timestamp(midnight, 0)?.date_naive());
+            let within = (midnight..).zip(ticks).filter(|&(at, tick)| tick && first < at && at <= last);
+            Some(within.count() as u64)
+        });
+        ticks.sum()
+    }
+
+    /// For each second of a local day, whether it is a tick.
+    fn ticks_of(&self, day: chrono::NaiveDate) -> Vec<bool> {
+        let mut ticks = vec![false; SECONDS_A_DAY];
+        for expression in self.expressions.iter().filter(|e| e.matches_day(day)) {
+            expression.mark_ticks(&mut ticks);
+        }
+        ticks
     }
 
     /// By how many seconds the zone's clock is ahead of UTC at that moment. A scheduler that keeps the offset of the moment

@@ -10,7 +10,7 @@ use super::{
     CallObserver, Endpoint,
     error::{CallError, CallFailure},
     http::{WechatClient, call_refused},
-    token::{AccessToken, TokenKeeper},
+    token::{AccessToken, TokenKeeper, TokenStanding},
     wire::{self, SessionList},
 };
 use crate::domain::{clock::Moment, holds::ErrorClass};
@@ -35,6 +35,11 @@ impl OfficialAccountClient {
     /// Puts together what a call needs.
     pub fn new(client: Arc<WechatClient>, tokens: TokenKeeper, observer: Arc<dyn CallObserver>) -> Self {
         Self { client, tokens, observer }
+    }
+
+    /// How the present access token stands, if there is one. Fetches none.
+    pub fn token_standing(&self) -> Option<TokenStanding> {
+        self.tokens.standing(self.client.now())
     }
 
     /// The open sessions of one kf account: what `read` makes of them, as they borrow from the answer.

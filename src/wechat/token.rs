@@ -107,6 +107,15 @@ impl Fetched {
     }
 }
 
+/// How the present token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenStanding {
+    /// How long ago it was fetched or read.
+    pub age: Duration,
+    /// How long it is still valid; `None` where its source does not say.
+    pub expires_in: Option<Duration>,
+}
+
 /// Keeps the token of one official account.
 pub struct TokenKeeper {
     appid: Arc<str>,
@@ -121,6 +130,7 @@ pub struct TokenKeeper {
 #[derive(Clone)]
 struct Cached {
     token: AccessToken,
+    fetched_at: Duration,
     renew_at: Duration,
     expires_at: Duration,
 }
@@ -181,6 +191,16 @@ impl TokenKeeper {
                 }
             }
         }
+    }
+
+    /// How the present token stands, if there is one.
+    pub(super) fn standing(&self, now: Moment) -> Option<TokenStanding> {
+        let cached = self.cached().filter(|cached| now.monotonic < cached.expires_at)?;
+        let says_expiry = !matches!(self.source, TokenSource::File { .. });
+        Some(TokenStanding {
+            age: now.monotonic.saturating_sub(cached.fetched_at),
+            expires_in: says_expiry.then(|| cached.expires_at.saturating_sub(now.monotonic)),
+        })
     }
 
     /// Drops `used` if it is still the current token, and gives the token to try instead: `None` if there is no
@@ -272,6 +292,7 @@ impl TokenKeeper {
         let margin = RENEWAL_MARGIN.min(lifetime / 4);
         self.set_cached(Some(Cached {
             token: token.clone(),
+            fetched_at: now.monotonic,
             renew_at: now.monotonic + lifetime - margin,
             expires_at: now.monotonic + lifetime,
         }));
