@@ -10,6 +10,7 @@ use super::secret::Written;
 use super::setting::{OneOrMore, Section, Setting};
 use super::{Environment, OfficialAccount, TokenSource, raw};
 use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule, ScheduleError};
+use crate::wechat;
 
 /// How many official accounts there may be.
 pub const MAX_OFFICIAL_ACCOUNTS: usize = 100_000;
@@ -24,7 +25,7 @@ pub const MAX_KF_ACCOUNTS: usize = 1_000_000;
 /// second.
 pub const MAX_SCHEDULES: usize = 100;
 
-/// The most characters of a name or of a kf account.
+/// The most characters of a name.
 const MAX_NAME_CHARS: usize = 64;
 
 /// Checks one official account after the other, and what must be unique or limited among all of them.
@@ -273,7 +274,7 @@ fn check_kf_accounts(key: &Key<'_>, setting: Setting<OneOrMore>, report: &mut Re
         let quoted = quote(kf_account);
         if kf_account.contains('*') {
             report.not_yet(&key.index(n), &format!("patterns such as {quoted}"));
-        } else if !is_kf_account(kf_account) {
+        } else if !wechat::is_kf_account(kf_account) {
             report.wrong(
                 &key.index(n),
                 format!("{quoted} is not a full kf account; write prefix@wechatid, at most 64 characters"),
@@ -283,13 +284,4 @@ fn check_kf_accounts(key: &Key<'_>, setting: Setting<OneOrMore>, report: &mut Re
         }
     }
     Some(kf_accounts)
-}
-
-fn is_kf_account(text: &str) -> bool {
-    // These would be read as something else in the URL of a request, or in a log.
-    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "&=#?%".contains(c);
-    let parts: Vec<&str> = text.split('@').collect();
-    matches!(parts[..], [prefix, wechatid] if !prefix.is_empty() && !wechatid.is_empty())
-        && !text.contains(forbidden)
-        && text.chars().count() <= MAX_NAME_CHARS
 }

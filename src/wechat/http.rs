@@ -158,6 +158,14 @@ impl WechatClient {
         self.read(response.map_err(call_error)?).await
     }
 
+    /// One POST of JSON, and its whole answer.
+    pub(super) async fn post(&self, url: Url, json: &'static str) -> Result<Bytes, CallError> {
+        let mut request = Request::new(Method::POST, url);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        *request.body_mut() = Some(json.into());
+        self.exchange(request).await
+    }
+
     async fn read(&self, mut response: Response) -> Result<Bytes, CallError> {
         let status = response.status();
         if !status.is_success() {
