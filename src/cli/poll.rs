@@ -1,6 +1,6 @@
 //! `kfwatch poll`: one poll of every account, compared with what is known of it. Commits neither snapshots nor events.
 
-use super::{ConfigArgs, Failure, online::Site, output};
+use super::{ConfigArgs, Failure, output, site::Site};
 use crate::control::report::Polled;
 
 /// Options of `kfwatch poll`.

@@ -4,7 +4,7 @@
 //! command asks also what a failure before holds back: a person may know better. What comes of it counts for the holds
 //! like any other poll, but nothing is committed: what it found is found again by the next poll of the schedule.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt, StreamExt,
@@ -14,7 +14,10 @@ use futures_util::{
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::report::{Checked, Polled};
+use super::{
+    check::Pace,
+    report::{Checked, Polled},
+};
 use crate::{
     domain::{
         account::Account,
@@ -30,7 +33,7 @@ use crate::{
 /// Official accounts, and how to ask WeChat about them.
 pub struct Operations {
     official_accounts: Vec<Operated>,
-    pub(super) clock: Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     limits: Limits,
     /// Bounds the requests in flight.
     in_flight: Semaphore,
@@ -90,7 +93,13 @@ impl Operations {
     /// Asks WeChat for all that tells whether everything is in order. Changes nothing there. Results come in the order of
     /// the configuration, each official account before its kf accounts.
     pub fn checks(&self) -> BoxStream<'_, Checked> {
-        let checks = self.official_accounts.iter().map(|operated| self.check(operated).boxed());
+        let now = self.clock.now().wall;
+        // Most official accounts share a schedule, and reckoning with one takes a while.
+        let mut paces = HashMap::new();
+        let checks = self.official_accounts.iter().map(move |operated| {
+            let pace = *paces.entry(&operated.schedule).or_insert_with(|| Pace::of(&operated.schedule, now));
+            self.check(operated, pace).boxed()
+        });
         self.in_order(checks)
     }
 

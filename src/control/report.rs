@@ -40,6 +40,24 @@ pub enum Checked {
     KfAccount(CheckedKfAccount),
 }
 
+impl Checked {
+    /// The official account, and the kf account if it is the result of one.
+    pub fn names(&self) -> (&str, Option<&str>) {
+        match self {
+            Self::OfficialAccount(row) => (&row.official_account, None),
+            Self::KfAccount(row) => (&row.official_account, Some(&row.kf_account)),
+        }
+    }
+
+    /// What is wrong.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::OfficialAccount(row) => &row.problems,
+            Self::KfAccount(row) => &row.problems,
+        }
+    }
+}
+
 /// What was found about an official account. What is not known is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckedOfficialAccount {
@@ -105,8 +123,8 @@ pub struct Problem {
     pub remedy_zh: Option<String>,
 }
 
-/// How bad a problem is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// How bad a problem is; the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// It does not end before a human has done something.

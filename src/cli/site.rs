@@ -82,7 +82,10 @@ impl Site {
         match self {
             Self::Daemon { client, name } => {
                 let checked = client.checks().await.map_err(|error| no_answer(&name, error))?;
-                note_differences(config, checked.iter().filter_map(kf_account));
+                note_differences(
+                    config,
+                    checked.iter().map(Checked::names).filter_map(|(of, account)| Some((of, account?))),
+                );
                 Ok(checked)
             }
             Self::Here { operations, store } => {
@@ -102,13 +105,6 @@ async fn close(store: Option<Store>) {
 
 fn no_answer(name: &str, error: ControlError) -> Failure {
     anyhow::Error::new(error).context(format!("ask {name}")).into()
-}
-
-fn kf_account(checked: &Checked) -> Option<(&str, &str)> {
-    match checked {
-        Checked::KfAccount(row) => Some((&row.official_account, &row.kf_account)),
-        Checked::OfficialAccount(_) => None,
-    }
 }
 
 /// How many kf accounts are named that only one of the two configurations has.
