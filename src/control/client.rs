@@ -137,7 +137,7 @@ async fn read<T: DeserializeOwned>(mut response: Response) -> Result<Vec<T>, Con
             Ok(None) | Err(_) => return Err(ControlError::BrokeOff),
         };
         lines.text.extend_from_slice(&chunk);
-        while let Some(line) = lines.next() {
+        for line in lines.by_ref() {
             match serde_json::from_slice(&line) {
                 Ok(Line::Row(row)) => rows.push(row),
                 Ok(Line::Failed(why)) => return Err(ControlError::Refused(why)),
@@ -186,6 +186,8 @@ fn io_error_kind(error: &reqwest::Error) -> Option<ErrorKind> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -198,5 +200,41 @@ mod tests {
         }
         assert_eq!(found, ["{\"a\":1}", "{\"b\":2}", "\"done\""]);
         assert!(lines.text.is_empty());
+    }
+
+    /// What a client makes of a daemon that answers so.
+    async fn polls_of(answer: &str) -> Result<Vec<Polled>, ControlError> {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("kfwatch.db");
+        let listener = tokio::net::UnixListener::bind(path_beside(&store).unwrap()).unwrap();
+        let daemon = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let client = ControlClient::new(&store).unwrap();
+        tokio::join!(client.polls(), daemon).0
+    }
+
+    #[tokio::test]
+    async fn a_daemon_of_another_version_is_named() {
+        let refused =
+            polls_of("HTTP/1.1 404 Not Found\r\nkfwatch-version: 9.8.7\r\ncontent-length: 0\r\n\r\n").await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.starts_with("it is kfwatch 9.8.7, and this one is "), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_end_is_no_answer() {
+        let row = r#"{"row":{"official_account":"shop","kf_account":"kf1@shop","result":"ok"}}"#;
+        let answer = |lines: &str| format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{lines}");
+        assert!(matches!(polls_of(&answer(&format!("{row}\n"))).await, Err(ControlError::BrokeOff)));
+        assert_eq!(polls_of(&answer(&format!("{row}\n\n\n{row}\n\"done\"\n"))).await.unwrap().len(), 2);
+        let failed = polls_of(&answer(&format!("{row}\n{{\"failed\":\"of this\"}}\n"))).await;
+        assert_eq!(failed.unwrap_err().to_string(), "of this");
+        assert!(matches!(polls_of(&answer("garbage\n")).await, Err(ControlError::Malformed(_))));
+        let endless = answer(&"x".repeat(MAX_LINE_BYTES + 1));
+        assert!(matches!(polls_of(&endless).await, Err(ControlError::Malformed(_))));
     }
 }

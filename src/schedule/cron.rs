@@ -450,6 +450,24 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_ticks_between_two_moments_are_those_that_come_one_after_the_other() {
+        let from: Timestamp = "2026-11-22T07:00:00Z".parse().unwrap();
+        for expression in ["*/15 * * * * *", "0 9-17 * * mon-fri", "30 59 23 * * *", "0 0 0 1 * *"] {
+            let schedule = schedule(expression, "Asia/Shanghai");
+            for hours in [0, 1, 9, 48] {
+                let until = from + jiff::SignedDuration::from_hours(hours);
+                let next = |tick: &Timestamp| schedule.next_after(*tick);
+                let ticks = std::iter::successors(next(&from), next).take_while(|tick| *tick <= until);
+                assert_eq!(
+                    schedule.ticks_between(from, until),
+                    ticks.count() as u64,
+                    "{expression}, {hours} h"
+                );
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in "[-0-9*/,?#LWw@+a-zü ]{0,24}") {
