@@ -4,7 +4,7 @@
 //! calls where a token is due: nothing that changes anything at WeChat. Only what keeps polls from succeeding is a
 //! problem. A call that polls can do without, and that is refused, is a note.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 
@@ -18,7 +18,7 @@ use crate::{
         event::millis,
         holds::ErrorClass,
     },
-    poll::{OfficialAccount, WatchedAccount},
+    poll::WatchedAccount,
     schedule::cron::Schedule,
     wechat::{
         CallKind, Endpoint,
@@ -68,7 +68,7 @@ impl Operations {
     pub(super) async fn check(&self, operated: &Operated, pace: Pace) -> Vec<Checked> {
         let of = &operated.official_account;
         let collected = self.collect(of.client()).await;
-        let accounts = watched(of, &collected);
+        let accounts = of.accounts();
         let asked = match collected.no_token() {
             // Each poll would fail in the same way.
             Some(_) => Vec::new(),
@@ -92,11 +92,6 @@ impl Operations {
         );
         Collected { kf_list, online, waiting, quota }
     }
-}
-
-/// The kf accounts to be checked.
-fn watched(of: &OfficialAccount, _collected: &Collected) -> Arc<Vec<Arc<WatchedAccount>>> {
-    of.accounts()
 }
 
 /// What was answered about the official account as a whole.
