@@ -140,6 +140,18 @@ fn a_command_that_is_interrupted_keeps_no_account_claimed() {
 }
 
 #[test]
+fn a_reader_that_stands_still_is_given_up_and_the_next_command_is_carried_out() {
+    // More rows than the buffers on the way hold.
+    let wechat = WeChat::play(quiet(&[("shop", 1000), ("branch", 1000), ("stall", 1000)]));
+    let (home, daemon) = idle(&wechat);
+    let mut stream = UnixStream::connect(socket(&home)).unwrap();
+    stream.write_all(b"POST /v1/poll HTTP/1.1\r\nhost: kfwatch\r\n\r\n").unwrap();
+    eventually("the end of patience", || daemon.stderr().contains("does not read the answer").then_some(()));
+    let ended = home.run("poll --format json");
+    assert_eq!((ended.code, rows(&ended).len()), (Some(0), 3000), "{}", ended.stderr);
+}
+
+#[test]
 fn a_poll_by_hand_asks_what_is_held_back_and_a_success_ends_the_hold() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let control = wechat.control();

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures_util::{
     FutureExt, StreamExt,
     future::BoxFuture,
-    stream::{self, BoxStream},
+    stream::{self, BoxStream, FuturesOrdered},
 };
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
@@ -124,8 +124,16 @@ impl Operations {
         of: &Arc<OfficialAccount>,
         accounts: &[Arc<WatchedAccount>],
     ) -> Vec<Asked> {
-        let asked: Vec<_> = accounts.iter().map(|account| self.ask(of, account).boxed()).collect();
-        stream::iter(asked).buffered(self.limits.per_official_account).collect().await
+        let mut under_way = FuturesOrdered::new();
+        let mut asked = Vec::with_capacity(accounts.len());
+        for account in accounts {
+            if under_way.len() == self.limits.per_official_account {
+                asked.extend(under_way.next().await);
+            }
+            under_way.push_back(self.ask(of, account));
+        }
+        asked.extend(under_way.collect::<Vec<_>>().await);
+        asked
     }
 
     async fn ask(&self, of: &Arc<OfficialAccount>, account: &Arc<WatchedAccount>) -> Asked {
