@@ -4,8 +4,8 @@
 
 use std::{collections::HashMap, fmt::Write as _};
 
-use super::super::{Failure, output, site::Site};
 use crate::{
+    cli::{Failure, output, site::Site},
     config::{Environment, Loaded},
     control::report::{Checked, CheckedKfAccount, CheckedOfficialAccount, Problem, Severity},
 };
@@ -201,4 +201,53 @@ fn group(checked: &[Checked]) -> Vec<Finding<'_>> {
         }
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unbound(kf_account: &str) -> Checked {
+        let problem = Problem {
+            severity: Severity::Human,
+            code: "65402".to_owned(),
+            error: format!("errcode 65402: unbound rid: {kf_account}"),
+            remedy: Some("bind it".to_owned()),
+            remedy_zh: Some("请绑定".to_owned()),
+        };
+        Checked::KfAccount(CheckedKfAccount {
+            official_account: "shop".to_owned(),
+            kf_account: kf_account.to_owned(),
+            problems: vec![problem],
+            ..CheckedKfAccount::default()
+        })
+    }
+
+    #[test]
+    fn the_same_problem_of_several_kf_accounts_is_told_once() {
+        let checked: Vec<Checked> = (1..=12).map(|n| unbound(&format!("kf{n}@shop"))).collect();
+        assert_eq!(
+            findings(&checked, Language::Zh),
+            "What to fix:\n1. shop, 12 kf accounts (kf1@shop, kf2@shop, kf3@shop, kf4@shop, kf5@shop, kf6@shop, kf7@shop, \
+             kf8@shop, kf9@shop, kf10@shop, …): errcode 65402: unbound rid: kf1@shop\n   bind it\n   请绑定\n\n"
+        );
+        assert_eq!(findings(&[], Language::En), "Nothing needs to be fixed.\n");
+    }
+
+    #[test]
+    fn the_language_is_that_of_the_strongest_variable_that_is_set() {
+        let check = |variables: &[(&str, &str)], expected| {
+            let environment = variables.iter().copied().collect();
+            assert_eq!(Language::of(&environment), expected, "{variables:?}");
+        };
+        check(&[], Language::En);
+        check(&[("LANG", "zh_CN.UTF-8")], Language::Zh);
+        check(&[("LANG", "zh_CN.UTF-8"), ("LC_ALL", "C")], Language::En);
+        check(&[("LC_MESSAGES", "zh_TW"), ("LANG", "de_DE"), ("LC_ALL", "")], Language::Zh);
+    }
+
+    #[test]
+    fn times_are_told_in_their_two_largest_units() {
+        assert_eq!([0, 59, 61, 7199, 90_000].map(duration), ["0s", "59s", "1m 1s", "1h 59m", "25h 0m"]);
+    }
 }
