@@ -130,7 +130,8 @@ impl Operations {
             if under_way.len() == self.limits.per_official_account {
                 asked.extend(under_way.next().await);
             }
-            under_way.push_back(self.ask(of, account));
+            // Not claimed before it may be in flight: the schedule would be held up for nothing.
+            under_way.push_back(self.with_permit(self.ask(of, account)));
         }
         asked.extend(under_way.collect::<Vec<_>>().await);
         asked
@@ -141,7 +142,7 @@ impl Operations {
         let Ok(claim) = tokio::time::timeout(deadline, of.claim_when_free(account)).await else {
             return Asked::NeverFree;
         };
-        let asked = self.with_permit(claim.ask(&*self.clock, deadline)).await;
+        let asked = claim.ask(&*self.clock, deadline).await;
         // Still claimed: nobody has moved the snapshot meanwhile.
         asked.map_or_else(Asked::Failed, |step| Asked::Listed(Found::of(step, account)))
     }
