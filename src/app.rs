@@ -9,6 +9,7 @@ mod accounts;
 pub mod clock;
 mod housekeeping;
 mod journal;
+mod operations;
 mod running;
 mod sinks;
 
@@ -16,15 +17,24 @@ use std::{
     collections::HashMap,
     future::Future,
     net::SocketAddr,
+    path::Path,
+    path::PathBuf,
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     time::Duration,
 };
 
-pub use self::accounts::{Connections, accounts, watched_accounts};
-use self::{accounts::Watching, running::Running};
+use self::{accounts::Watching, operations::operations, running::Running};
+pub use self::{
+    accounts::{Connections, accounts, watched_accounts},
+    operations::operations_by_hand,
+};
 pub use crate::poll::watch;
 use crate::{
     config::Config,
+    control::{
+        server::ControlServer,
+        socket::{ControlSocket, SocketError},
+    },
     dispatch::{Dispatcher, SinkEnded},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
@@ -66,6 +76,17 @@ pub enum AppError {
         /// Why, and what to do.
         reason: String,
     },
+    /// A command without a daemon would lose the refresh tokens that WeChat changes.
+    #[error(
+        "there is no store at {} to keep a new refresh token of {official_account} in, which would be lost: start the \
+         daemon once, which creates it, or correct store.path", path.display()
+    )]
+    NowhereToKeepRefreshTokens {
+        /// An official account that has authorized a component.
+        official_account: String,
+        /// Where the store should be.
+        path: PathBuf,
+    },
     /// The metrics contradict each other: a bug.
     #[error("metrics")]
     Metrics(#[from] prometheus::Error),
@@ -91,6 +112,8 @@ pub struct App {
     listeners: Vec<Listener>,
     web: Arc<WebState>,
     dispatchers: Vec<Dispatcher>,
+    /// None where the system allows no socket.
+    control: Option<ControlServer>,
 }
 
 impl App {
@@ -98,6 +121,7 @@ impl App {
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let listeners = listen(&config.web.listen)?;
         let store = Store::open(&config.store.path)?;
+        let socket = control_socket(&config.store.path);
         let metrics = Arc::new(Metrics::new(config.sinks.iter().map(|sink| sink.name.clone()))?);
         // Before anything can be committed: a sink that starts "now" gets all that this daemon will commit.
         let dispatchers = sinks::dispatchers(&config.sinks, &store, &metrics, clock.now().wall).await?;
@@ -110,6 +134,8 @@ impl App {
         };
         let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
         watching.announce_left(&poller).await?;
+        let operations = operations(&config, &watching.official_accounts, Arc::clone(&clock));
+        let control = socket.map(|socket| ControlServer::new(socket, operations));
         let web = Arc::new(WebState {
             table: Table::new(watching.statuses()),
             metrics: Arc::clone(&metrics),
@@ -120,7 +146,7 @@ impl App {
             ready: true.into(),
             scrapes: WebState::scrape_limit(),
         });
-        Ok(Self { config, store, metrics, clock, poller, watching, listeners, web, dispatchers })
+        Ok(Self { config, store, metrics, clock, poller, watching, listeners, web, dispatchers, control })
     }
 
     /// The configuration that it was built from.
@@ -162,6 +188,15 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, AppError> {
         Listener::bind(*address).map_err(|source| AppError::Listen { address: *address, source })
     };
     addresses.iter().map(bind).collect()
+}
+
+/// Who watches sessions is not kept from it by a socket that cannot be.
+fn control_socket(store: &Path) -> Option<ControlSocket> {
+    let socket = ControlSocket::bind(store);
+    let warn = |error: &SocketError| {
+        tracing::warn!("No commands can be given to this daemon while it runs: {}", crate::chain(error));
+    };
+    socket.inspect_err(warn).ok()
 }
 
 /// How long the store may take to fold its log into its file at the end.

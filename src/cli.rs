@@ -11,6 +11,7 @@ mod poll;
 mod run;
 mod signals;
 pub mod simulate;
+mod site;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -22,6 +23,9 @@ use crate::{
     logging::{self, Format},
     store::StoreError,
 };
+
+/// `EX_UNAVAILABLE` of sysexits: something needs a human.
+const EX_UNAVAILABLE: u8 = 69;
 
 /// `EX_CONFIG` of sysexits: the configuration was refused.
 const EX_CONFIG: u8 = 78;
@@ -40,9 +44,9 @@ enum Command {
     Run(ConfigArgs),
     /// Run a simulated WeChat API and the daemon against it; nothing to configure
     Demo(demo::DemoArgs),
-    /// Validate the configuration and say how many calls a day it makes; calls nobody
-    Check(ConfigArgs),
-    /// Poll every account once and print the result; commits nothing, exits 1 if a poll failed
+    /// Validate the configuration and say how many calls a day it makes; with --online, also ask WeChat what is wrong
+    Check(check::CheckArgs),
+    /// Poll every account once, by the running daemon if there is one; commits nothing, exits 1 if a poll failed
     Poll(poll::PollArgs),
     /// Read the event log
     Events(events::EventsArgs),
@@ -73,6 +77,9 @@ pub enum Failure {
     /// What was asked for was done, and did not go well everywhere; the output says so already.
     #[error("not every account could be polled")]
     Incomplete,
+    /// What was asked for was done, and found something that does not mend itself; the output says what.
+    #[error("something needs a human")]
+    NeedsHuman,
     /// Anything else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
@@ -83,6 +90,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::App(AppError::Unusable { .. }) => EX_CONFIG.into(),
+            Self::NeedsHuman => EX_UNAVAILABLE.into(),
             _ => ExitCode::FAILURE,
         }
     }
@@ -94,7 +102,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::run(&args).await,
             Command::Demo(args) => demo::run(args).await,
-            Command::Check(args) => check::run(&args),
+            Command::Check(args) => check::run(args).await,
             Command::Poll(args) => poll::run(args).await,
             Command::Events(args) => events::run(args).await,
             Command::Simulate(args) => {

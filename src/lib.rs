@@ -3,8 +3,8 @@
 //!
 //! A tick of a [`schedule`] makes [`poll`] ask [`wechat`] for an account's sessions and compare the answer with what
 //! is known ([`domain`]); the difference is committed to the [`store`] together with the new snapshot; [`dispatch`]
-//! reads the log from there for each [`sink`]. [`metrics`] and [`status`] see what happens, [`web`] shows it, and
-//! [`app`] puts all of it together.
+//! reads the log from there for each [`sink`]. [`metrics`] and [`status`] see what happens, [`web`] shows it, [`control`]
+//! does what a person asks for, and [`app`] puts all of it together.
 
 /// The revision of the source that was built, where the build was told of it.
 pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
@@ -15,6 +15,7 @@ pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod dispatch;
 pub mod domain;
 pub mod logging;

@@ -28,17 +28,13 @@ use crate::{
     domain::{
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
-        holds::{ErrorClass, Holds},
+        holds::Holds,
         streak::Streak,
         watch::Step,
     },
     metrics::Metrics,
     store::{PollCommit, Record, Store, StoreError},
-    wechat::{
-        Endpoint,
-        error::{CallError, CallFailure},
-        pace::Pace,
-    },
+    wechat::{error::CallFailure, pace::Pace},
 };
 
 /// How a poll ended.
@@ -121,18 +117,12 @@ impl Poller {
             }
             return PollOutcome::Held;
         }
-        let answer = match tokio::time::timeout(self.deadline(claim), claim.observe()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(timed_out(Endpoint::SessionList, now)),
-        };
-        let answered_at = self.clock.now();
-        claim.learn(now, answered_at, answer.as_ref().err(), &self.limits.holds);
-        let (step, failure) = match answer {
+        let (step, failure) = match claim.ask(&*self.clock, self.deadline(claim), &self.limits.holds).await {
             Ok(mut step) => {
                 transfers::note_origins(claim.official_account(), account, &mut step);
                 (step, None)
             }
-            Err(failure) => (self.after_failure(account, &failure, answered_at), Some(failure)),
+            Err(failure) => (self.after_failure(account, &failure, self.clock.now()), Some(failure)),
         };
         match (self.commit(account, step).await, failure) {
             (Err(error), _) => PollOutcome::NotStored(error),
@@ -239,8 +229,4 @@ impl Counts {
             metrics.events_committed(kind, count);
         }
     }
-}
-
-fn timed_out(endpoint: Endpoint, sent_at: Moment) -> CallFailure {
-    CallFailure { endpoint, class: ErrorClass::Busy, sent_at, error: CallError::Timeout }
 }

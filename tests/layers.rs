@@ -16,7 +16,7 @@ struct Rule {
 }
 
 /// From the bottom to the top.
-const RULES: [Rule; 14] = [
+const RULES: [Rule; 15] = [
     rule("domain", &[], "it is pure: values in, values out"),
     rule("logging", &[], "it only sets up the log"),
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
@@ -31,14 +31,19 @@ const RULES: [Rule; 14] = [
     rule("metrics", &["domain", "status", "store", "wechat"], "it shows what others count"),
     rule("poll", &["domain", "metrics", "status", "store", "wechat"], "one poll never calls a sink"),
     rule("schedule", &["domain", "metrics", "poll"], "it knows when, not what"),
+    rule(
+        "control",
+        &["domain", "poll", "schedule", "wechat"],
+        "it asks what a person wants to know, and has no store to commit to",
+    ),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
     rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),
     rule("config", &["domain", "logging", "schedule", "wechat"], "it makes values, and runs nothing"),
     rule(
         "app",
         &[
-            "config", "dispatch", "domain", "metrics", "poll", "schedule", "sink", "status", "store", "web",
-            "wechat",
+            "config", "control", "dispatch", "domain", "metrics", "poll", "schedule", "sink", "status",
+            "store", "web", "wechat",
         ],
         "it puts the daemon together; commands, logging and the simulator are above or beside it",
     ),

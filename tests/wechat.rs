@@ -314,6 +314,21 @@ async fn a_token_that_cannot_be_renewed_is_used_to_its_end() {
 }
 
 #[tokio::test]
+async fn how_a_token_stands_is_told_without_fetching_one() {
+    let conversation = Conversation::stable().await;
+    assert_eq!(conversation.client.token_standing(), None);
+    conversation.poll().await.unwrap();
+    conversation.pass(Duration::from_secs(200));
+    let standing = conversation.client.token_standing().unwrap();
+    let left = standing.expires_in.unwrap();
+    assert!((200..210).contains(&standing.age.as_secs()), "{standing:?}");
+    assert!((6990..=7000).contains(&left.as_secs()), "{standing:?}");
+    conversation.pass(Duration::from_secs(7000));
+    assert_eq!(conversation.client.token_standing(), None);
+    assert_eq!(conversation.token_fetches(), 1);
+}
+
+#[tokio::test]
 async fn a_token_file_is_read_again_when_its_token_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token.json");
@@ -331,6 +346,7 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
     assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy, "the file still has the old one");
     write_token();
     conversation.poll().await.unwrap();
+    assert_eq!(conversation.client.token_standing().unwrap().expires_in, None, "a file does not say");
     assert_eq!(conversation.token_fetches(), 0);
 }
 

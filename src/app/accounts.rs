@@ -245,7 +245,8 @@ pub async fn watched_accounts(
     Ok(lists.collect())
 }
 
-fn patterns(configured: &config::OfficialAccount) -> Option<Patterns> {
+/// What discovers its kf accounts beside those that are named.
+pub(super) fn patterns(configured: &config::OfficialAccount) -> Option<Patterns> {
     (!configured.patterns.is_empty()).then(|| Patterns {
         named: configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect(),
         matching: configured.patterns.clone(),

@@ -31,6 +31,7 @@ pub(super) struct Running {
     queue: Arc<PollQueue>,
     triggers: Triggers,
     polling: JoinSet<Result<(), AppError>>,
+    control: JoinSet<()>,
     housekeeping: JoinSet<Result<(), StoreError>>,
     delivery: JoinSet<Result<(), SinkEnded>>,
     web: JoinSet<std::io::Result<()>>,
@@ -49,6 +50,7 @@ impl Running {
             )),
             triggers: Triggers::start().await?,
             polling: JoinSet::new(),
+            control: JoinSet::new(),
             housekeeping: JoinSet::new(),
             delivery: JoinSet::new(),
             web: JoinSet::new(),
@@ -61,6 +63,9 @@ impl Running {
             let handle = axum_server::Handle::new();
             running.web_handles.push(handle.clone());
             running.web.spawn(listener.serve(Arc::clone(&app.web), handle));
+        }
+        if let Some(control) = app.control {
+            running.control.spawn(control.run(running.stop_polling.clone()));
         }
         running.spawn_workers(&app.poller, &app.clock, app.config.api.max_in_flight);
         let official_accounts = app.watching.official_accounts.clone();
@@ -141,6 +146,7 @@ impl Running {
                 Ok(Err(error)) => Err(error),
                 _ => Err(AppError::EndedUnexpectedly("polling")),
             },
+            Some(_) = self.control.join_next() => Err(AppError::EndedUnexpectedly("the control socket")),
             Some(ended) = self.housekeeping.join_next() => match ended {
                 Ok(Err(error)) => Err(AppError::Store(error)),
                 _ => Err(AppError::EndedUnexpectedly("housekeeping")),
@@ -161,7 +167,10 @@ impl Running {
             tracing::debug!("The cron scheduler did not stop: {error}");
         }
         self.queue.close();
-        end(&mut self.polling, timeout / 2, "polls").await;
+        tokio::join!(
+            end(&mut self.polling, timeout / 2, "polls"),
+            end(&mut self.control, timeout / 2, "commands"),
+        );
         self.stop_delivery.cancel();
         end(&mut self.housekeeping, timeout / 8, "housekeeping").await;
         end(&mut self.delivery, timeout / 4, "sinks").await;

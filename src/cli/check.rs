@@ -1,4 +1,7 @@
-//! `kfwatch check`: is the configuration good, and what does it mean?
+//! `kfwatch check`: is the configuration good, and what does it mean? With `--online`, also: is everything in order at
+//! WeChat?
+
+mod online;
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -19,9 +22,32 @@ const TICKS_SHOWN: usize = 3;
 /// How many patterns of an official account are shown.
 const PATTERNS_SHOWN: usize = 3;
 
-/// Loads the configuration and says what it means.
-pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
-    let Loaded { config, warnings } = args.load()?;
+/// Options of `kfwatch check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// Ask WeChat for tokens, quotas and every kf account, and list what to fix; exits 69 if something needs a human
+    #[arg(long)]
+    online: bool,
+
+    /// How to print what was found online
+    #[arg(long, value_enum, default_value = "table", requires = "online")]
+    format: output::Format,
+
+    /// The language of remedies: English, or Chinese beside it [default: by LC_ALL, LC_MESSAGES or LANG]
+    #[arg(long, value_enum, requires = "online")]
+    lang: Option<online::Language>,
+}
+
+/// Loads the configuration and says what it means, or what is wrong at WeChat.
+pub(super) async fn run(args: CheckArgs) -> Result<(), Failure> {
+    let loaded = args.config.load()?;
+    if args.online {
+        return online::run(&loaded, args.format, args.lang).await;
+    }
+    let Loaded { config, warnings } = loaded;
     for warning in warnings {
         eprintln!("warning: {warning}");
     }

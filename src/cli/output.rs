@@ -1,9 +1,13 @@
 //! Printing results: tables for people, and what to do when nobody reads any more.
 
-use std::io::{ErrorKind, Write};
+use std::{
+    fmt::Display,
+    io::{ErrorKind, Write},
+};
 
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
+use serde::Serialize;
 
 use super::Failure;
 
@@ -25,6 +29,17 @@ pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
     lines.concat()
+}
+
+/// A value, or a dash where it is not known.
+pub(super) fn known(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+/// Prints one JSON object a line.
+pub(super) fn print_json(rows: &[impl Serialize]) -> Result<(), Failure> {
+    let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
+    print(&(lines.map_err(anyhow::Error::from)?.join("\n") + "\n"))
 }
 
 /// Prints to standard output. A reader that has gone (`| head`) has seen enough: that is no failure.

@@ -17,7 +17,8 @@ impl Environment {
         env::vars_os().filter_map(utf8).collect()
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 

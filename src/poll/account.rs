@@ -20,14 +20,20 @@ use crate::{
     domain::{
         account::{Account, AccountState, Conclusion, Standing},
         agents::Collector,
-        clock::Moment,
+        clock::{Clock, Moment},
         holds::{ErrorClass, Failure, Hold, Holds, Scope},
         streak::Streak,
         watch::{Answer, Cause, Sighting, Step, Watch},
     },
     status::{AccountStatus, OfficialAccountStatus},
     store::{AccountRow, StoredAccount},
-    wechat::{Endpoint, client::OfficialAccountClient, error::CallFailure, pace::Pace, wire::SessionList},
+    wechat::{
+        Endpoint,
+        client::OfficialAccountClient,
+        error::{CallError, CallFailure},
+        pace::Pace,
+        wire::SessionList,
+    },
 };
 
 /// An official account as far as the polls of its kf accounts share it.
@@ -80,6 +86,11 @@ impl OfficialAccount {
 
     pub(super) fn discovery(&self) -> Option<Arc<Discovery>> {
         self.discovery.load_full()
+    }
+
+    /// For calls that concern it as a whole.
+    pub fn client(&self) -> &OfficialAccountClient {
+        &self.client
     }
 
     /// Claims one of its kf accounts for a poll; `None` while another poll of it is waiting or in flight.
@@ -249,13 +260,36 @@ impl Claim {
         Ok(())
     }
 
+    /// Waits until the official account's limit lets the next call through.
+    pub async fn wait_for_permit(&self) {
+        self.official_account.permit().await;
+        self.has_permit.store(true, Ordering::Relaxed);
+    }
+
     /// Gives it back never: the account is not polled any more.
     pub(super) fn keep(mut self) {
         self.kept = true;
     }
 
-    /// Asks for the account's sessions and compares them with what is known. Commits nothing.
-    pub async fn observe(&self) -> Result<Step, CallFailure> {
+    /// Asks for the account's sessions, for at most `deadline`, and compares them with what is known. What failed is held
+    /// back from now on, what is shown to work no longer. Commits nothing.
+    pub async fn ask(
+        &self,
+        clock: &dyn Clock,
+        deadline: Duration,
+        holds: &Holds,
+    ) -> Result<Step, CallFailure> {
+        let begun = clock.now();
+        let answer = match tokio::time::timeout(deadline, self.observe()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(timed_out(Endpoint::SessionList, begun)),
+        };
+        self.learn(begun, clock.now(), answer.as_ref().err(), holds);
+        answer
+    }
+
+    /// Asks for the account's sessions and compares them with what is known.
+    async fn observe(&self) -> Result<Step, CallFailure> {
         let client = &self.official_account.client;
         if !self.has_permit.swap(false, Ordering::Relaxed) {
             client.permit().await;
@@ -281,7 +315,7 @@ impl Claim {
     }
 
     /// Holds back what failed, and releases what is shown to work.
-    pub(super) fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>, holds: &Holds) {
+    fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>, holds: &Holds) {
         let mut memory = self.account.memory();
         let mut shared = self.official_account.hold();
         let Some(failure) = failure else {
@@ -306,6 +340,10 @@ impl Claim {
             release(&mut shared, sent_at);
         }
     }
+}
+
+pub(super) fn timed_out(endpoint: Endpoint, sent_at: Moment) -> CallFailure {
+    CallFailure::new(endpoint, CallError::Timeout, sent_at)
 }
 
 /// What the store knows of an account.

@@ -12,8 +12,8 @@ use std::{
 
 use super::{
     OfficialAccount, Poller,
+    account::timed_out,
     report::{self, Reason},
-    timed_out,
 };
 use crate::{
     domain::{

@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use super::{Claim, OfficialAccount, Poller, WatchedAccount};
 use crate::{
     domain::{account::Account, agents::ListedAccount, event::EventType, watch::Watch},
+    status::AccountStatus,
     store::{AccountRow, PollCommit, Record, StoreError},
     wechat::Endpoint,
 };
@@ -88,6 +89,29 @@ impl Discovery {
                  exclude some of them, or write narrower patterns"
             ),
         }
+    }
+}
+
+impl OfficialAccount {
+    /// The kf accounts of a list that would be watched and are not yet. They are not from then on, either.
+    pub fn undiscovered(&self, listed: &[ListedAccount]) -> Vec<Arc<WatchedAccount>> {
+        let Some(discovery) = self.discovery() else { return Vec::new() };
+        let watched = self.accounts();
+        let mut known: HashSet<&str> = watched.iter().map(|account| &*account.account().kf_account).collect();
+        let names = listed.iter().map(|listed| &listed.kf_account);
+        let wanted = names.filter(|name| discovery.patterns.discover(name) && known.insert(name));
+        let room = discovery.patterns.most.saturating_sub(watched.len());
+        let account = |name: &Arc<str>| {
+            let account = Account {
+                official_account: Arc::clone(&self.status.name),
+                appid: Arc::clone(&discovery.appid),
+                kf_account: Arc::clone(name),
+            };
+            let status = AccountStatus::restored(account, Arc::clone(&discovery.ticks), &Watch::default());
+            // Nothing of it is stored, so there is no row.
+            Arc::new(WatchedAccount::new(Arc::new(status), AccountRow(0), Watch::default()))
+        };
+        wanted.take(room).map(account).collect()
     }
 }
 

@@ -108,15 +108,7 @@ impl Schedule {
             return 0;
         };
         let days = (0..7).filter_map(|n| first.checked_add_days(Days::new(n)));
-        let ticks: usize = days
-            .map(|day| {
-                let mut ticks = vec![false; SECONDS_A_DAY];
-                for expression in self.expressions.iter().filter(|e| e.matches_day(day)) {
-                    expression.mark_ticks(&mut ticks);
-                }
-                ticks.into_iter().filter(|tick| *tick).count()
-            })
-            .sum();
+        let ticks: usize = days.map(|day| self.ticks_of(day).into_iter().filter(|tick| *tick).count()).sum();
         ticks.div_ceil(7) as u64
     }
 
@@ -128,6 +120,30 @@ impl Schedule {
         }
         let hours = ticks.chunks(SECONDS_A_DAY / 24).map(|hour| hour.iter().filter(|tick| **tick).count());
         hours.max().unwrap_or(0) as u64
+    }
+
+    /// How many ticks come after `from` and not after `until`, found in the same way, at the clock's offset of `from`.
+    pub fn ticks_between(&self, from: Timestamp, until: Timestamp) -> u64 {
+        let offset = i64::from(self.offset_at(from));
+        let (first, last) = (from.as_second() + offset, until.as_second() + offset);
+        let a_day = SECONDS_A_DAY as i64;
+        let days = first.div_euclid(a_day)..=last.div_euclid(a_day);
+        let ticks = days.filter_map(|day| {
+            let midnight = day * a_day;
+            let ticks = self.ticks_of(DateTime::from_timestamp(midnight, 0)?.date_naive());
+            let within = (midnight..).zip(ticks).filter(|&(at, tick)| tick && first < at && at <= last);
+            Some(within.count() as u64)
+        });
+        ticks.sum()
+    }
+
+    /// For each second of a local day, whether it is a tick.
+    fn ticks_of(&self, day: chrono::NaiveDate) -> Vec<bool> {
+        let mut ticks = vec![false; SECONDS_A_DAY];
+        for expression in self.expressions.iter().filter(|e| e.matches_day(day)) {
+            expression.mark_ticks(&mut ticks);
+        }
+        ticks
     }
 
     /// By how many seconds the zone's clock is ahead of UTC at that moment. A scheduler that keeps the offset of the moment
@@ -453,6 +469,24 @@ mod tests {
             Schedule::parse(&vec!["* * * * *".to_owned(); 17], "UTC"),
             Err(ScheduleError::TooMany(17))
         );
+    }
+
+    #[test]
+    fn the_ticks_between_two_moments_are_those_that_come_one_after_the_other() {
+        let from: Timestamp = "2026-11-22T07:00:00Z".parse().unwrap();
+        for expression in ["*/15 * * * * *", "0 9-17 * * mon-fri", "30 59 23 * * *", "0 0 0 1 * *"] {
+            let schedule = schedule(expression, "Asia/Shanghai");
+            for hours in [0, 1, 9, 48] {
+                let until = from + jiff::SignedDuration::from_hours(hours);
+                let next = |tick: &Timestamp| schedule.next_after(*tick);
+                let ticks = std::iter::successors(next(&from), next).take_while(|tick| *tick <= until);
+                assert_eq!(
+                    schedule.ticks_between(from, until),
+                    ticks.count() as u64,
+                    "{expression}, {hours} h"
+                );
+            }
+        }
     }
 
     proptest! {

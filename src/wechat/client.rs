@@ -11,7 +11,7 @@ use super::{
     error::{CallError, CallFailure},
     http::{WechatClient, call_refused},
     pace::Pace,
-    token::{AccessToken, TokenKeeper},
+    token::{AccessToken, TokenKeeper, TokenStanding},
     wire::{self, SessionList, WireError, agents},
 };
 use crate::domain::{
@@ -53,6 +53,11 @@ impl OfficialAccountClient {
         self.pace.as_ref()
     }
 
+    /// How many seconds this machine's clock was ahead of WeChat's when that was last seen, and whether that is too many.
+    pub fn clock_skew(&self) -> Option<(f64, bool)> {
+        self.client.clock_skew()
+    }
+
     /// The present moment, by the clock that its calls are timed with.
     pub fn now(&self) -> Moment {
         self.client.now()
@@ -63,6 +68,11 @@ impl OfficialAccountClient {
         if let Some(pace) = &self.pace {
             pace.permit().await;
         }
+    }
+
+    /// How the present access token stands, if there is one. Fetches none.
+    pub fn token_standing(&self) -> Option<TokenStanding> {
+        self.tokens.standing(self.client.now())
     }
 
     /// The open sessions of one kf account: what `read` makes of them, as they borrow from the answer.

@@ -115,6 +115,11 @@ impl WechatClient {
         Ok(Self { servers: Some(http), ..self })
     }
 
+    /// How many seconds this machine's clock was ahead of WeChat's when that was last seen, and whether that is too many.
+    pub(super) fn clock_skew(&self) -> Option<(f64, bool)> {
+        self.skew.last()
+    }
+
     pub(super) fn now(&self) -> Moment {
         self.clock.now()
     }

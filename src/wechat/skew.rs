@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -59,7 +59,7 @@ impl ClockSkew {
             return None;
         }
         let skew = skew_seconds(date, sent_at.wall, received_at.wall);
-        let verdict = self.judgement.lock().unwrap_or_else(PoisonError::into_inner).judge(skew);
+        let verdict = self.judgement().judge(skew);
         match verdict {
             Some(Verdict::Wrong) => tracing::warn!(
                 skew_seconds = skew,
@@ -75,6 +75,16 @@ impl ClockSkew {
         }
         Some(skew)
     }
+
+    /// The skew in seconds when it was last looked at, and whether the clock counts as wrong.
+    pub(super) fn last(&self) -> Option<(f64, bool)> {
+        let judgement = self.judgement();
+        Some((judgement.last?, judgement.wrong))
+    }
+
+    fn judgement(&self) -> MutexGuard<'_, Judgement> {
+        self.judgement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The value nearest to zero of those that the skew can have.
@@ -88,6 +98,7 @@ fn skew_seconds(date: Timestamp, sent: Timestamp, received: Timestamp) -> f64 {
 /// What was last said of the clock.
 #[derive(Default)]
 struct Judgement {
+    last: Option<f64>,
     wrong: bool,
 }
 
@@ -101,6 +112,7 @@ enum Verdict {
 impl Judgement {
     /// Says something only when it is new.
     fn judge(&mut self, skew: f64) -> Option<Verdict> {
+        self.last = Some(skew);
         match skew.abs() {
             skew if !self.wrong && skew > WRONG_BEYOND => {
                 self.wrong = true;

@@ -130,6 +130,15 @@ impl fmt::Debug for AccessToken {
     }
 }
 
+/// How the present token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenStanding {
+    /// How long ago it was fetched or read.
+    pub age: Duration,
+    /// How long it is still valid; `None` where its source does not say.
+    pub expires_in: Option<Duration>,
+}
+
 /// Keeps the token of one official account.
 pub struct TokenKeeper {
     appid: Arc<str>,
@@ -180,6 +189,11 @@ impl TokenKeeper {
         observer: &dyn CallObserver,
     ) -> Result<AccessToken, CallFailure> {
         self.token.current(self, Caller { client, observer }).await
+    }
+
+    /// How the present token stands, if there is one.
+    pub(super) fn standing(&self, now: Moment) -> Option<TokenStanding> {
+        self.token.standing(self, now)
     }
 
     /// Drops `used` if it is still the current token, and gives the token to try instead: `None` if there is no

@@ -1,11 +1,11 @@
 //! The daemon's own wiring: configuration, store and components together, for one official account and for thousands.
 
-use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use kfwatch::{
     app::Connections,
     config::{Config, Environment},
-    domain::{clock::Clock, watch::Watch},
+    domain::{clock::Clock, holds::Holds, watch::Watch},
     metrics::Metrics,
     poll::{OfficialAccount, WatchedAccount},
     status::AccountStatus,
@@ -64,7 +64,8 @@ async fn a_rotated_refresh_token_outlives_a_restart() {
         let account = kfwatch::app::accounts(&config.official_accounts[0]).next().unwrap();
         let status = Arc::new(AccountStatus::restored(account, Arc::default(), &Watch::default()));
         let watched = Arc::new(WatchedAccount::new(status, AccountRow(0), Watch::default()));
-        official_account.claim(&watched).unwrap().observe().await.unwrap();
+        let claim = official_account.claim(&watched).unwrap();
+        claim.ask(&*platform.clock, Duration::from_secs(20), &Holds::default()).await.unwrap();
         let stored = store.refresh_tokens().await.unwrap();
         assert_eq!(stored["wx0000000000000000"].expose_secret(), format!("refresh-wx0000000000000000-{run}"));
         store.close().await;

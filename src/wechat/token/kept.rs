@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
-use super::{AccessToken, FETCH_FLOOR, TokenJournal, caller::Caller};
+use super::{AccessToken, FETCH_FLOOR, TokenJournal, TokenStanding, caller::Caller};
 use crate::{
     domain::clock::Moment,
     wechat::{
@@ -86,6 +86,7 @@ pub(super) struct KeptToken {
 #[derive(Clone)]
 struct Cached {
     token: AccessToken,
+    fetched_at: Duration,
     renew_at: Duration,
     expires_at: Duration,
 }
@@ -153,6 +154,15 @@ impl KeptToken {
         Ok((token != *used).then_some(token))
     }
 
+    /// How the present token stands, if there is one.
+    pub(super) fn standing(&self, source: &dyn Source, now: Moment) -> Option<TokenStanding> {
+        let cached = self.cached().filter(|cached| now.monotonic < cached.expires_at)?;
+        Some(TokenStanding {
+            age: now.monotonic.saturating_sub(cached.fetched_at),
+            expires_in: source.tells_expiry().then(|| cached.expires_at.saturating_sub(now.monotonic)),
+        })
+    }
+
     async fn fetch(
         &self,
         Fetching { floor, last_failure }: &mut Fetching,
@@ -171,6 +181,7 @@ impl KeptToken {
                 let margin = RENEWAL_MARGIN.min(lifetime / 4);
                 *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(Cached {
                     token: token.clone(),
+                    fetched_at: now.monotonic,
                     renew_at: now.monotonic + lifetime - margin,
                     expires_at: now.monotonic + lifetime,
                 });

@@ -1,0 +1,253 @@
+//! `kfwatch check --online`: what WeChat says of every official account and kf account, and what to fix.
+//!
+//! The tables come first, and below them, where a terminal stands at the end, one numbered list of what needs a human.
+
+use std::{collections::HashMap, fmt::Write as _};
+
+use crate::{
+    cli::{Failure, output, site::Site},
+    config::{Environment, Loaded},
+    control::report::{Checked, CheckedKfAccount, CheckedOfficialAccount, Problem, Severity},
+};
+
+/// Variables that tell the language of a person, the strongest first.
+const LANGUAGE_VARIABLES: [&str; 3] = ["LC_ALL", "LC_MESSAGES", "LANG"];
+
+/// How many kf accounts with the same problem are named.
+const NAMED: usize = 10;
+
+/// The language of remedies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Language {
+    /// English
+    En,
+    /// English, with Chinese beside it
+    Zh,
+}
+
+/// Checks, and prints what was found.
+pub(super) async fn run(
+    loaded: &Loaded,
+    format: output::Format,
+    language: Option<Language>,
+) -> Result<(), Failure> {
+    let checked = Site::find(loaded).await?.checks(&loaded.config).await?;
+    match format {
+        output::Format::Json => output::print_json(&checked)?,
+        output::Format::Table => {
+            let language = language.unwrap_or_else(|| Language::of(&Environment::of_process()));
+            output::print(&report(&checked, language))?;
+        }
+    }
+    let worst = checked.iter().flat_map(Checked::problems).map(|problem| problem.severity).min();
+    match worst {
+        Some(Severity::Human) => Err(Failure::NeedsHuman),
+        Some(Severity::Passing) => Err(Failure::Incomplete),
+        Some(Severity::Note) | None => Ok(()),
+    }
+}
+
+impl Language {
+    fn of(environment: &Environment) -> Self {
+        let set = LANGUAGE_VARIABLES.into_iter().filter_map(|name| environment.get(name));
+        match set.into_iter().find(|value| !value.is_empty()) {
+            Some(value) if value.starts_with("zh") => Self::Zh,
+            _ => Self::En,
+        }
+    }
+}
+
+fn report(checked: &[Checked], language: Language) -> String {
+    let official_accounts = checked.iter().filter_map(|row| match row {
+        Checked::OfficialAccount(row) => Some(official_account(row)),
+        Checked::KfAccount(_) => None,
+    });
+    let headings = [
+        "official account",
+        "token",
+        "age",
+        "valid for",
+        "calls a day",
+        "quota a day",
+        "used",
+        "left",
+        "waiting",
+    ];
+    let mut text = output::table(&headings, official_accounts);
+    let kf_accounts = checked.iter().filter_map(|row| match row {
+        Checked::KfAccount(row) => Some(kf_account(row)),
+        Checked::OfficialAccount(_) => None,
+    });
+    let headings = ["official account", "kf account", "nickname", "bound", "online", "sessions", "result"];
+    text.push('\n');
+    text.push_str(&output::table(&headings, kf_accounts));
+    text.push('\n');
+    text.push_str(&findings(checked, language));
+    text
+}
+
+fn official_account(row: &CheckedOfficialAccount) -> Vec<String> {
+    vec![
+        row.official_account.clone(),
+        row.token_source.clone(),
+        output::known(row.token_age_seconds.map(duration)),
+        output::known(row.token_expires_in_seconds.map(duration)),
+        row.calls_a_day.to_string(),
+        output::known(row.quota_limit),
+        output::known(row.quota_used),
+        output::known(row.quota_remaining),
+        output::known(row.waiting),
+    ]
+}
+
+fn kf_account(row: &CheckedKfAccount) -> Vec<String> {
+    let yes_or_no = |is: bool| if is { "yes" } else { "no" };
+    let bound = match (row.bound, &row.invitation, &row.invitation_expires_at) {
+        (Some(false), Some(status), Some(at)) if status == "waiting" => {
+            format!("no: invited, until {at}")
+        }
+        (Some(false), Some(status), _) => format!("no: invitation {status}"),
+        (bound, ..) => output::known(bound.map(yes_or_no)),
+    };
+    vec![
+        row.official_account.clone(),
+        row.kf_account.clone(),
+        output::known(row.nickname.as_ref()),
+        bound,
+        output::known(row.online.map(yes_or_no)),
+        output::known(row.sessions),
+        row.result.clone(),
+    ]
+}
+
+/// The two largest units of a time: `1h 58m`.
+fn duration(seconds: u64) -> String {
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m {seconds}s"),
+        (hours, minutes, _) => format!("{hours}h {minutes}m"),
+    }
+}
+
+/// What is wrong, the worst first; the same problem of several kf accounts once.
+fn findings(checked: &[Checked], language: Language) -> String {
+    let mut text = String::new();
+    let findings = group(checked);
+    for (severity, heading) in [
+        (Severity::Human, "What to fix:"),
+        (Severity::Passing, "What usually passes by itself:"),
+        (Severity::Note, "What kfwatch does its work without:"),
+    ] {
+        let mut findings = findings.iter().filter(|finding| finding.problem.severity == severity).peekable();
+        if findings.peek().is_none() {
+            continue;
+        }
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{heading}");
+        for (number, finding) in (1..).zip(findings) {
+            let Problem { error, remedy, remedy_zh, .. } = finding.problem;
+            let _ = writeln!(text, "{number}. {}: {error}", finding.who());
+            let _ = remedy.iter().try_for_each(|remedy| writeln!(text, "   {remedy}"));
+            if language == Language::Zh {
+                let _ = remedy_zh.iter().try_for_each(|remedy| writeln!(text, "   {remedy}"));
+            }
+        }
+        text.push('\n');
+    }
+    if findings.iter().all(|finding| finding.problem.severity == Severity::Note) {
+        text.push_str("Nothing needs to be fixed.\n");
+    }
+    text
+}
+
+/// A problem, and everybody of one official account who has it.
+struct Finding<'a> {
+    problem: &'a Problem,
+    official_account: &'a str,
+    kf_accounts: Vec<&'a str>,
+}
+
+impl Finding<'_> {
+    fn who(&self) -> String {
+        let official_account = self.official_account;
+        match &self.kf_accounts[..] {
+            [] => official_account.to_owned(),
+            [kf_account] => format!("{official_account}/{kf_account}"),
+            all => {
+                let named = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+                let more = if all.len() > NAMED { ", …" } else { "" };
+                format!("{official_account}, {} kf accounts ({named}{more})", all.len())
+            }
+        }
+    }
+}
+
+fn group(checked: &[Checked]) -> Vec<Finding<'_>> {
+    let mut findings: Vec<Finding<'_>> = Vec::new();
+    let mut places = HashMap::new();
+    for row in checked {
+        let (official_account, kf_account) = row.names();
+        for problem in row.problems() {
+            // The text of an error may name the request: what tells problems apart is their code.
+            let key =
+                (official_account, kf_account.is_some(), problem.severity, &problem.code, &problem.remedy);
+            let place = *places.entry(key).or_insert_with(|| {
+                findings.push(Finding { problem, official_account, kf_accounts: Vec::new() });
+                findings.len() - 1
+            });
+            if let Some(finding) = findings.get_mut(place) {
+                finding.kf_accounts.extend(kf_account);
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unbound(kf_account: &str) -> Checked {
+        let problem = Problem {
+            severity: Severity::Human,
+            code: "65402".to_owned(),
+            error: format!("errcode 65402: unbound rid: {kf_account}"),
+            remedy: Some("bind it".to_owned()),
+            remedy_zh: Some("请绑定".to_owned()),
+        };
+        Checked::KfAccount(CheckedKfAccount {
+            official_account: "shop".to_owned(),
+            kf_account: kf_account.to_owned(),
+            problems: vec![problem],
+            ..CheckedKfAccount::default()
+        })
+    }
+
+    #[test]
+    fn the_same_problem_of_several_kf_accounts_is_told_once() {
+        let checked: Vec<Checked> = (1..=12).map(|n| unbound(&format!("kf{n}@shop"))).collect();
+        assert_eq!(
+            findings(&checked, Language::Zh),
+            "What to fix:\n1. shop, 12 kf accounts (kf1@shop, kf2@shop, kf3@shop, kf4@shop, kf5@shop, kf6@shop, kf7@shop, \
+             kf8@shop, kf9@shop, kf10@shop, …): errcode 65402: unbound rid: kf1@shop\n   bind it\n   请绑定\n\n"
+        );
+        assert_eq!(findings(&[], Language::En), "Nothing needs to be fixed.\n");
+    }
+
+    #[test]
+    fn the_language_is_that_of_the_strongest_variable_that_is_set() {
+        let check = |variables: &[(&str, &str)], expected| {
+            let environment = variables.iter().copied().collect();
+            assert_eq!(Language::of(&environment), expected, "{variables:?}");
+        };
+        check(&[], Language::En);
+        check(&[("LANG", "zh_CN.UTF-8")], Language::Zh);
+        check(&[("LANG", "zh_CN.UTF-8"), ("LC_ALL", "C")], Language::En);
+        check(&[("LC_MESSAGES", "zh_TW"), ("LANG", "de_DE"), ("LC_ALL", "")], Language::Zh);
+    }
+
+    #[test]
+    fn times_are_told_in_their_two_largest_units() {
+        assert_eq!([0, 59, 61, 7199, 90_000].map(duration), ["0s", "59s", "1m 1s", "1h 59m", "25h 0m"]);
+    }
+}

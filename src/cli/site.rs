@@ -1,0 +1,143 @@
+//! Commands that call WeChat: by the running daemon, or, where none runs, by themselves.
+//!
+//! Whether a daemon runs is told by the store's lock. While a command works by itself it holds the lock, so that no
+//! daemon starts beside it. A store that does not exist is not created: it would belong to whoever gives the command,
+//! not to the daemon.
+
+use std::{collections::HashSet, sync::Arc};
+
+use futures_util::StreamExt;
+
+use super::{Failure, init_logging};
+use crate::{
+    app::{self, clock::SystemClock},
+    config::{Config, Loaded},
+    control::{
+        client::{ControlClient, ControlError},
+        operations::Operations,
+        report::{Checked, Polled},
+    },
+    domain::clock::Clock,
+    store::{Store, StoreError},
+};
+
+/// Who carries a command out.
+pub(super) enum Site {
+    /// The daemon that runs.
+    Daemon {
+        client: ControlClient,
+        /// Who it is, for people.
+        name: String,
+    },
+    /// This command itself.
+    Here {
+        operations: Box<Operations>,
+        /// Locked until the command is done.
+        store: Option<Store>,
+    },
+}
+
+impl Site {
+    /// Sets up the log, and finds out who is to carry out a command for this configuration.
+    pub(super) async fn find(loaded: &Loaded) -> Result<Self, Failure> {
+        let Loaded { config, warnings } = loaded;
+        init_logging("warn", config.log.format)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let path = &config.store.path;
+        let store = match path.exists().then(|| Store::open(path)).transpose() {
+            Ok(store) => store,
+            Err(StoreError::Locked { path, pid }) => {
+                let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+                let name = format!("the kfwatch that uses {}{process}", path.display());
+                let client = ControlClient::new(&path).map_err(|error| no_answer(&name, error))?;
+                return Ok(Self::Daemon { client, name });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let operations = Box::new(app::operations_by_hand(config, store.as_ref(), clock).await?);
+        Ok(Self::Here { operations, store })
+    }
+
+    /// Polls every kf account once.
+    pub(super) async fn polls(self, config: &Config) -> Result<Vec<Polled>, Failure> {
+        match self {
+            Self::Daemon { client, name } => {
+                let polled = client.polls().await.map_err(|error| no_answer(&name, error))?;
+                note_differences(config, polled.iter().map(|row| (&*row.official_account, &*row.kf_account)));
+                Ok(polled)
+            }
+            Self::Here { operations, store } => {
+                let polled = operations.polls().collect().await;
+                close(store).await;
+                Ok(polled)
+            }
+        }
+    }
+
+    /// Asks WeChat for all that tells whether everything is in order.
+    pub(super) async fn checks(self, config: &Config) -> Result<Vec<Checked>, Failure> {
+        match self {
+            Self::Daemon { client, name } => {
+                let checked = client.checks().await.map_err(|error| no_answer(&name, error))?;
+                note_differences(
+                    config,
+                    checked.iter().map(Checked::names).filter_map(|(of, account)| Some((of, account?))),
+                );
+                Ok(checked)
+            }
+            Self::Here { operations, store } => {
+                let checked = operations.checks().collect().await;
+                close(store).await;
+                Ok(checked)
+            }
+        }
+    }
+}
+
+async fn close(store: Option<Store>) {
+    if let Some(store) = store {
+        store.close().await;
+    }
+}
+
+fn no_answer(name: &str, error: ControlError) -> Failure {
+    anyhow::Error::new(error).context(format!("ask {name}")).into()
+}
+
+/// How many kf accounts are named that only one of the two configurations has.
+const NAMED: usize = 5;
+
+/// The daemon's configuration rules. Where this one names other accounts, somebody may wonder about the results.
+fn note_differences<'a>(config: &'a Config, watched: impl Iterator<Item = (&'a str, &'a str)>) {
+    // What patterns find is only known to the daemon.
+    let discovering: HashSet<&str> =
+        config.official_accounts.iter().filter(|of| !of.patterns.is_empty()).map(|of| &*of.name).collect();
+    let watched: HashSet<(&str, &str)> = watched.filter(|(of, _)| !discovering.contains(of)).collect();
+    let named = config.official_accounts.iter().filter(|of| of.patterns.is_empty());
+    let configured = named.flat_map(|of| {
+        let kf_accounts = of.kf_accounts.iter();
+        kf_accounts.map(|kf_account| (&*of.name, &**kf_account))
+    });
+    let configured: HashSet<(&str, &str)> = configured.collect();
+    let differences = [
+        ("this configuration does not have what the daemon watches", watched.difference(&configured)),
+        ("the daemon does not watch what this configuration has", configured.difference(&watched)),
+    ];
+    for (what, accounts) in differences {
+        let mut accounts: Vec<String> = accounts.map(|(of, account)| format!("{of}/{account}")).collect();
+        if accounts.is_empty() {
+            continue;
+        }
+        accounts.sort();
+        let more = accounts.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        accounts.truncate(NAMED);
+        eprintln!(
+            "note: {what}: {}{more}; restart the daemon if its configuration has changed",
+            accounts.join(", ")
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! The daemon's side of the control socket.
+//!
+//! One command is carried out at a time; a few may wait for their turn, more are refused. Connections ask once and are
+//! closed; a request is a line and some headers, and whatever body it has is never read. A reader that goes, or stands
+//! still, ends its command, so that no kf account stays claimed for it.
+
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, stream, stream::FuturesUnordered};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, header::HeaderValue, server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{net::UnixStream, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Command, HEARTBEAT, Line, VERSION_HEADER, operations::Operations, socket::ControlSocket};
+
+/// Connections served at once; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 16;
+
+/// Commands that wait for the one that is carried out.
+const MAX_WAITING: usize = 4;
+
+/// The largest head of a request in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Lines that wait for a slow reader.
+const LINES_IN_FLIGHT: usize = 64;
+
+/// How long a reader may stand still. Polls stand still with it, and keep their claims.
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Before accepting again when that failed, for want of file descriptors say.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// How long the last lines may take to be read when the daemon stops.
+const CLOSING_GRACE: Duration = Duration::from_secs(1);
+
+/// Carries out what is asked for through the socket.
+pub struct ControlServer {
+    socket: ControlSocket,
+    operations: Operations,
+}
+
+impl ControlServer {
+    /// A server that carries commands out with these operations.
+    pub fn new(socket: ControlSocket, operations: Operations) -> Self {
+        Self { socket, operations }
+    }
+
+    /// Serves until `stop`. A command that is under way then is told so.
+    pub async fn run(self, stop: CancellationToken) {
+        let (orders, waiting) = mpsc::channel(MAX_WAITING);
+        tokio::join!(
+            serve(self.socket, orders, stop.clone()),
+            Box::pin(carry_out(&self.operations, waiting, stop))
+        );
+    }
+}
+
+async fn serve(socket: ControlSocket, orders: mpsc::Sender<Order>, stop: CancellationToken) {
+    let mut connections = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = socket.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok(stream) => connections.push(serve_connection(stream, orders.clone())),
+                Err(error) => {
+                    tracing::warn!("Control socket: a connection was not accepted: {error}");
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                }
+            },
+            Some(()) = connections.next() => {}
+        }
+    }
+    drop(socket);
+    // Those who have asked read the end of their answer; who has not asked yet is not waited for.
+    let answered = async { while connections.next().await.is_some() {} };
+    tokio::time::timeout(CLOSING_GRACE, answered).await.ok();
+}
+
+async fn serve_connection(stream: UnixStream, orders: mpsc::Sender<Order>) {
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &orders))));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("Control socket: a connection ended early: {error}");
+    }
+}
+
+fn answer(request: &Request<Incoming>, orders: &mpsc::Sender<Order>) -> Response<Body> {
+    let (status, body) = match (Command::from_path(request.uri().path()), request.method()) {
+        (None, _) => (StatusCode::NOT_FOUND, Body::from("there is no such command\n")),
+        (Some(_), method) if method != Method::POST => {
+            (StatusCode::METHOD_NOT_ALLOWED, Body::from("commands are POSTed\n"))
+        }
+        (Some(command), _) => {
+            let (lines, body) = mpsc::channel(LINES_IN_FLIGHT);
+            match orders.try_send(Order { command, lines }) {
+                Ok(()) => (StatusCode::OK, Body::from_stream(with_heartbeat(body))),
+                Err(_) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    Body::from(format!("{MAX_WAITING} commands wait already: try again when they are done")),
+                ),
+            }
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+    response.headers_mut().insert(VERSION_HEADER, version);
+    response
+}
+
+fn with_heartbeat(lines: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let next = |mut lines: mpsc::Receiver<Bytes>| async {
+        let line = match tokio::time::timeout(HEARTBEAT, lines.recv()).await {
+            Ok(line) => line?,
+            Err(_) => Bytes::from_static(b"\n"),
+        };
+        Some((Ok(line), lines))
+    };
+    stream::unfold(lines, next).fuse()
+}
+
+/// A command, and where its lines go.
+struct Order {
+    command: Command,
+    lines: mpsc::Sender<Bytes>,
+}
+
+/// Carries out one order after the other until `stop`.
+async fn carry_out(operations: &Operations, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
+    loop {
+        let order = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(order) = orders.recv() => order,
+        };
+        tracing::info!(command = ?order.command, "Carrying out a command of the control socket");
+        tokio::select! {
+            () = stop.cancelled() => {
+                order.fail("the daemon is being stopped");
+                break;
+            }
+            () = order.lines.closed() => tracing::info!("Whoever gave the command has gone"),
+            carried_out = AssertUnwindSafe(order.carry_out(operations)).catch_unwind() => {
+                if carried_out.is_err() {
+                    tracing::error!("A command panicked: this is a bug in kfwatch, please report it");
+                    order.fail("it panicked: this is a bug in kfwatch, please report it");
+                }
+            }
+        }
+    }
+    orders.close();
+    while let Ok(order) = orders.try_recv() {
+        order.fail("the daemon is being stopped");
+    }
+}
+
+impl Order {
+    async fn carry_out(&self, operations: &Operations) {
+        match self.command {
+            Command::Poll => self.send(operations.polls()).await,
+            Command::Check => self.send(operations.checks()).await,
+        }
+    }
+
+    async fn send<T: Serialize>(&self, rows: impl Stream<Item = T>) {
+        let mut rows = pin!(rows);
+        while let Some(row) = rows.next().await {
+            let sent = match line(&Line::Row(row)) {
+                Ok(line) => self.lines.send_timeout(line, STALL_TIMEOUT).await.is_ok(),
+                Err(error) => return self.fail(&format!("a result cannot be written: {error}")),
+            };
+            if !sent {
+                tracing::info!("Whoever gave the command does not read the answer: it is given up");
+                return;
+            }
+        }
+        if let Ok(done) = line(&Line::<()>::Done) {
+            self.lines.send_timeout(done, STALL_TIMEOUT).await.ok();
+        }
+    }
+
+    /// A reader that has no room for this sees the answer break off.
+    fn fail(&self, why: &str) {
+        if let Ok(failed) = line(&Line::<()>::Failed(why.to_owned())) {
+            self.lines.try_send(failed).ok();
+        }
+    }
+}
+
+fn line<T: Serialize>(line: &Line<T>) -> serde_json::Result<Bytes> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    Ok(text.into())
+}
