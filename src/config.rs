@@ -18,6 +18,7 @@ mod mistake;
 mod official_account;
 mod raw;
 mod report;
+mod request_limit;
 mod secret;
 mod setting;
 mod sink;
@@ -26,6 +27,7 @@ mod token;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +54,8 @@ pub const PATH_VARIABLE: &str = "KFWATCH_CONFIG";
 
 /// Where a configuration file is looked for when nothing names one, in this order.
 pub const SEARCH_PATHS: [&str; 2] = ["config.toml", "/etc/kfwatch/config.toml"];
+
+const MINUTES_A_DAY: u64 = 24 * 60;
 
 /// Everything that can be configured, checked and complete.
 #[derive(Clone, Debug)]
@@ -147,7 +151,7 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// `[poll]`, without what is resolved per official account: its schedule.
+/// `[poll]`, without what is resolved per official account: its schedule and its limit on requests.
 #[derive(Clone, Debug)]
 pub struct Poll {
     /// Polls of one tick are spread over this time.
@@ -174,6 +178,8 @@ pub struct OfficialAccount {
     pub kf_accounts: Vec<String>,
     /// When to poll it: its own schedule and time zone, or those of `[poll]`.
     pub schedule: Schedule,
+    /// How many of its calls, those for tokens excepted, may be made a minute; its own limit, or that of `[poll]`.
+    pub max_requests_per_minute: Option<NonZeroU32>,
     /// Where its access token comes from.
     pub token: Token,
 }
@@ -251,14 +257,18 @@ pub struct Loaded {
 }
 
 impl Config {
-    /// How many calls of getsessionlist each official account's schedule makes a day, from then on.
+    /// How many calls of getsessionlist each official account's schedule makes a day, from then on, as far as its limit on
+    /// requests lets them through.
     pub fn calls_a_day(&self, from: jiff::Timestamp) -> Vec<u64> {
         // Most official accounts share a schedule, and reckoning with one takes a while.
         let mut ticks: HashMap<&Schedule, u64> = HashMap::new();
         let calls = self.official_accounts.iter().map(|account| {
             let schedule = &account.schedule;
             let ticks = *ticks.entry(schedule).or_insert_with(|| schedule.ticks_per_day(from));
-            ticks * account.kf_accounts.len() as u64
+            let asked = ticks * account.kf_accounts.len() as u64;
+            account
+                .max_requests_per_minute
+                .map_or(asked, |most| asked.min(u64::from(most.get()) * MINUTES_A_DAY))
         });
         calls.collect()
     }

@@ -14,8 +14,10 @@ use std::{
 };
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto::MetricFamily,
 };
 
 use crate::{
@@ -54,6 +56,7 @@ pub struct Metrics {
     commit_duration: Histogram,
     store_failures: IntCounter,
     store_size: IntGauge,
+    clock_skew: KnownGauge,
     sinks: HashMap<String, SinkCounters>,
 }
 
@@ -106,6 +109,11 @@ impl Metrics {
                 "kfwatch_store_size_bytes",
                 "Size of the store and its log on the disk.",
             )?,
+            clock_skew: KnownGauge::unknown(
+                "kfwatch_upstream_clock_skew_seconds",
+                "How far this machine's clock is ahead of WeChat's, behind if negative, to about a second; absent until \
+                 known.",
+            )?,
             sinks: sinks.into_iter().map(|name| (name, SinkCounters::default())).collect(),
             registry,
         };
@@ -154,6 +162,7 @@ impl Metrics {
         Calls {
             durations: Endpoint::ALL
                 .map(|endpoint| self.call_duration.with_label_values(&[endpoint.as_str()])),
+            clock_skew: self.clock_skew.clone(),
             counters,
         }
     }
@@ -176,7 +185,7 @@ impl Metrics {
         for endpoint in Endpoint::ALL {
             self.call_duration.with_label_values(&[endpoint.as_str()]);
         }
-        let collectors: [Box<dyn Collector>; 10] = [
+        let collectors: [Box<dyn Collector>; 11] = [
             Box::new(self.session_duration.clone()),
             Box::new(self.call_duration.clone()),
             Box::new(self.sweeps.clone()),
@@ -186,6 +195,7 @@ impl Metrics {
             Box::new(self.commit_duration.clone()),
             Box::new(self.store_failures.clone()),
             Box::new(self.store_size.clone()),
+            Box::new(self.clock_skew.clone()),
             Box::new(build_info),
         ];
         for collector in collectors {
@@ -212,6 +222,7 @@ impl SinkCounters {
 /// Counts the calls made for one official account.
 struct Calls {
     durations: [Histogram; Endpoint::ALL.len()],
+    clock_skew: KnownGauge,
     counters: std::sync::Arc<CallCounters>,
 }
 
@@ -245,6 +256,32 @@ impl CallObserver for Calls {
 
     fn token_replaced(&self) {
         self.counters.token_replaced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn clock_skew_known(&self, seconds: f64) {
+        self.clock_skew.0.set(seconds);
+    }
+}
+
+/// A gauge that is absent until its value is known.
+#[derive(Clone)]
+struct KnownGauge(Gauge);
+
+impl KnownGauge {
+    fn unknown(name: &str, help: &str) -> Result<Self, prometheus::Error> {
+        let gauge = Gauge::new(name, help)?;
+        gauge.set(f64::NAN);
+        Ok(Self(gauge))
+    }
+}
+
+impl Collector for KnownGauge {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        if self.0.get().is_nan() { Vec::new() } else { self.0.collect() }
     }
 }
 

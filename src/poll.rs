@@ -30,6 +30,7 @@ use crate::{
     wechat::{
         Endpoint,
         error::{CallError, CallFailure},
+        pace::Pace,
     },
 };
 
@@ -45,6 +46,10 @@ pub enum PollOutcome {
     /// The answer was good but could not be stored: it will be found again by the next poll.
     NotStored(StoreError),
 }
+
+/// How many times the spacing of calls a poll may wait longer, when there is a limit: it may need two further permits, for
+/// a token that came late and for a repeat with a new one, and takes turns for each.
+const PERMIT_WAITS: u32 = 4;
 
 /// Polls accounts on behalf of whoever holds their claims.
 pub struct Poller {
@@ -109,7 +114,7 @@ impl Poller {
             }
             return PollOutcome::Held;
         }
-        let answer = match tokio::time::timeout(self.limits.deadline, claim.observe()).await {
+        let answer = match tokio::time::timeout(self.deadline(claim), claim.observe()).await {
             Ok(answer) => answer,
             Err(_) => Err(timed_out(now)),
         };
@@ -124,6 +129,12 @@ impl Poller {
             (Ok(()), Some(failure)) => PollOutcome::Failed(failure),
             (Ok(()), None) => PollOutcome::Succeeded,
         }
+    }
+
+    /// Waiting for permits is no fault of the far side.
+    fn deadline(&self, claim: &Claim) -> Duration {
+        let spacing = claim.official_account().pace().map(Pace::spacing).unwrap_or_default();
+        self.limits.deadline + spacing * PERMIT_WAITS
     }
 
     fn after_failure(&self, account: &WatchedAccount, failure: &CallFailure, now: Moment) -> Step {

@@ -1,13 +1,16 @@
 //! The WeChat API, as far as kfwatch calls it: the only place that knows its URLs and errcodes.
 //!
 //! [`client`] makes a call with a valid access token and repeats it once with a new token when the old one is refused;
-//! [`token`] keeps that token; [`http`] sends and receives; [`wire`] reads what comes back; [`error`] says what a refusal
-//! means. Callers see parsed answers or a [`error::CallFailure`] with its class, never a status, a header
-//! or a URL: the access token travels in the URL, so no URL of a request is ever printed.
+//! [`token`] keeps that token; [`pace`] spaces the calls where they are limited; [`http`] sends and receives; `skew`
+//! compares the clocks; [`wire`] reads what comes back; [`error`] says what a refusal means. Callers see parsed answers or
+//! a [`error::CallFailure`] with its class, never a status, a header or a URL: the access token travels in the URL, so no
+//! URL of a request is ever printed.
 
 pub mod client;
 pub mod error;
 pub mod http;
+pub mod pace;
+mod skew;
 pub mod token;
 pub mod wire;
 
@@ -134,4 +137,7 @@ pub trait CallObserver: Send + Sync + 'static {
 
     /// WeChat refused our token long before it expired, and gave out another one: some other program fetched one.
     fn token_replaced(&self);
+
+    /// This machine's clock was found to be so many seconds ahead of WeChat's, or behind it if negative.
+    fn clock_skew_known(&self, _seconds: f64) {}
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -333,6 +334,52 @@ fn listening_beyond_this_machine_is_warned_of() {
     let text = format!("[web]\nlisten = [\"127.0.0.1:9877\", \"0.0.0.0:9878\"]\n{OFFICIAL_ACCOUNT}");
     let warning = "web.listen: 0.0.0.0:9878 can be reached from other machines, without authentication";
     assert_eq!(load(&text).unwrap().warnings, [warning]);
+}
+
+#[test]
+fn an_official_account_has_its_own_limit_or_that_of_poll() {
+    let own = OFFICIAL_ACCOUNT
+        .replace("shop", "own")
+        .replace("wx0", "wx1")
+        .replace("token", "max_requests_per_minute = 600000\ntoken");
+    let limits = |text: &str| {
+        let accounts = load(text).unwrap().config.official_accounts;
+        accounts
+            .iter()
+            .map(|account| account.max_requests_per_minute.map(NonZeroU32::get))
+            .collect::<Vec<_>>()
+    };
+    let both = OFFICIAL_ACCOUNT.to_owned() + &own;
+    assert_eq!(limits(&both), [None, Some(600_000)]);
+    assert_eq!(limits(&format!("[poll]\nmax_requests_per_minute = 30\n{both}")), [Some(30), Some(600_000)]);
+}
+
+#[test]
+fn schedules_that_ask_for_more_than_the_limit_are_warned_of() {
+    let warnings = |schedule: &str, limit: u32, accounts: &str| {
+        let poll =
+            format!("[poll]\nschedule = \"{schedule}\"\nmax_requests_per_minute = {limit}\n{accounts}");
+        load(&poll).unwrap().warnings
+    };
+    assert_eq!(
+        warnings("*/15 * * * * *", 2, OFFICIAL_ACCOUNT),
+        [
+            "official account \"shop\": the schedule asks for 8 calls a minute, max_requests_per_minute lets 2 through: each \
+          kf account is polled about once in 1m, and the ticks between are overruns; poll less often, or raise the limit"
+        ]
+    );
+    assert_eq!(warnings("*/15 * * * * *", 8, OFFICIAL_ACCOUNT), Vec::<String>::new());
+    // The two calls of a tick have five minutes.
+    assert_eq!(warnings("0 */5 * * * *", 1, OFFICIAL_ACCOUNT), Vec::<String>::new());
+    let five: String = (0..5)
+        .map(|n| OFFICIAL_ACCOUNT.replace("shop", &format!("shop-{n}")).replace("wx0", &format!("wx{n}")))
+        .collect();
+    let warnings = warnings("* * * * * *", 60, &five);
+    assert_eq!(warnings.len(), 4);
+    assert_eq!(
+        warnings[3],
+        "the schedules of 2 more official accounts ask for more calls than max_requests_per_minute lets through"
+    );
 }
 
 #[test]

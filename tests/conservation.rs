@@ -26,7 +26,7 @@ use self::support::{
     disk::SmallDisk,
     events::{Account, Event, Session, name_based},
     eventually,
-    history::{History, Life, Then, Told},
+    history::{Exchange, History, Life, Then, Told},
     replay::{self, Tally},
     site::{Site, Tokens},
     wall_ms,
@@ -498,13 +498,22 @@ fn assert_the_comparison_notices_lies(histories: &[History], log: &[Event]) {
     refused("another reason", busiest, &edited(end, "/data/reason", "left".into()));
     refused("a baseline that is none", busiest, &edited(first_start(&events), "/data/baseline", true.into()));
 
-    // The events of a daemon that took an empty success for the end of all sessions, or a failure for an empty list.
-    let mut sillier = busiest.clone();
-    let failed = sillier.exchanges.iter().position(|exchange| {
-        exchange.told == Told::Nothing && exchange.received_ms > events[events.len() / 3].ms("/time").unwrap()
+    // The events of a daemon that did not take a failed poll for the end of all sessions, when that is what it was told.
+    let (history, failed) =
+        histories.iter().find_map(|history| Some((history, failed_after_a_list(history)?))).unwrap();
+    let mut sillier = history.clone();
+    sillier.exchanges[failed].told = Told::Listed(BTreeSet::new());
+    refused("ends at a failed poll", &sillier, &of(history));
+}
+
+/// A failed poll that followed at once on a list of open sessions, both beyond doubt.
+fn failed_after_a_list(history: &History) -> Option<usize> {
+    let certain = |exchange: &Exchange| !exchange.uncertain && exchange.then == Then::GoesOn;
+    let pair = history.exchanges.windows(2).position(|pair| {
+        let listed = matches!(&pair[0].told, Told::Listed(sessions) if !sessions.is_empty());
+        listed && pair[1].told == Told::Nothing && pair.iter().all(certain)
     });
-    sillier.exchanges[failed.unwrap()].told = Told::Listed(BTreeSet::new());
-    refused("ends at a failed poll", &sillier, &events);
+    pair.map(|at| at + 1)
 }
 
 fn first_start(events: &[Event]) -> usize {

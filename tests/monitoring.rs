@@ -52,6 +52,7 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("kfwatch_store_commit_duration_seconds", "histogram", &[]),
     ("kfwatch_store_failures_total", "counter", &[]),
     ("kfwatch_store_size_bytes", "gauge", &[]),
+    ("kfwatch_upstream_clock_skew_seconds", "gauge", &[]),
     ("kfwatch_build_info", "gauge", &["version", "revision"]),
 ];
 

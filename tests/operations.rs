@@ -305,6 +305,22 @@ fn check_says_how_many_calls_a_day_it_makes() {
 }
 
 #[test]
+fn check_shows_limits_and_warns_when_the_schedule_asks_for_more() {
+    let wechat = WeChat::play(quiet(&[("shop", 100)]));
+    let home = Home::watching(&wechat, "")
+        .set("KFWATCH__POLL__SCHEDULE", "*/15 * * * * *")
+        .set("KFWATCH__POLL__MAX_REQUESTS_PER_MINUTE", "100");
+    let ended = home.run("check");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let warning = "warning: official account \"shop\": the schedule asks for 400 calls a minute, \
+                   max_requests_per_minute lets 100 through: each kf account is polled about once in 1m";
+    assert!(ended.stderr.starts_with(warning), "{}", ended.stderr);
+    let row = ended.stdout.lines().find(|line| line.starts_with(" shop")).unwrap();
+    let columns: Vec<&str> = row.split_whitespace().collect();
+    assert!(columns.ends_with(&["100", "144000"]), "the limit, and what it leaves of a day: {row}");
+}
+
+#[test]
 fn poll_prints_what_it_found_without_a_store_and_creates_none() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     wechat.control().open_session(&appid(0), "kf1@shop", "oA", Some(1_700_000_000)).unwrap();

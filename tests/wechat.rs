@@ -7,11 +7,12 @@ mod rehearsal;
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
@@ -22,6 +23,7 @@ use kfwatch::{
         CallObserver, Endpoint,
         client::OfficialAccountClient,
         error::{CallError, CallFailure},
+        pace::Pace,
         token::{FETCH_FLOOR, TokenKeeper, TokenSource},
         wire::SessionList,
     },
@@ -102,6 +104,13 @@ impl Conversation {
         }
     }
 
+    /// The same, with a limit on its calls.
+    fn at_most_a_minute(self, calls: u32) -> Self {
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let pace = NonZeroU32::new(calls).map(|calls| Pace::new(calls, clock));
+        Self { client: self.client.paced(pace), ..self }
+    }
+
     /// How many sessions are listed; `None` without a list.
     async fn poll(&self) -> Result<Option<usize>, CallFailure> {
         self.client
@@ -160,6 +169,38 @@ async fn a_thousand_polls_whose_token_expires_at_once_fetch_one_new_token() {
         assert!(results.iter().all(Result::is_ok), "each poll is repeated with the new token");
         assert_eq!(conversation.token_fetches(), 2);
     }
+}
+
+#[tokio::test]
+async fn a_repeat_with_a_new_token_waits_for_a_permit_of_its_own() {
+    let conversation = Conversation::stable().await.at_most_a_minute(120);
+    conversation.poll().await.unwrap();
+    conversation.pass(FETCH_FLOOR);
+    conversation.control.expire_tokens(&conversation.appid).unwrap();
+    conversation.client.permit().await;
+    let begun = Instant::now();
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.token_fetches(), 2);
+    assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn polls_that_waited_for_a_token_do_not_call_all_at_once() {
+    let conversation = Conversation::stable().await.at_most_a_minute(600);
+    conversation.control.inject(FaultRule {
+        endpoint: Some(Simulated::StableToken),
+        ..FaultRule::new(Fault::Slow(Duration::from_millis(500)))
+    });
+    let permitted_poll = async || {
+        conversation.client.permit().await;
+        conversation.poll().await.unwrap();
+        Instant::now()
+    };
+    // The permits of all of them are given while the token is on its way.
+    let mut done: Vec<Instant> =
+        stream::iter((0..4).map(|_| permitted_poll())).buffer_unordered(4).collect().await;
+    done.sort();
+    assert!(done[3] - done[0] >= Duration::from_millis(200), "{:?}", done[3] - done[0]);
 }
 
 #[tokio::test]

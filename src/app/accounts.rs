@@ -30,6 +30,7 @@ use crate::{
         CallObserver,
         client::OfficialAccountClient,
         http::{ClientOptions, WechatClient},
+        pace::Pace,
         token::{Authorization, Component, TokenJournal, TokenKeeper},
     },
 };
@@ -99,7 +100,8 @@ impl Connections {
                 TokenKeeper::of_component(appid, authorization, journal, ago, now)
             }
         };
-        let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer);
+        let pace = configured.max_requests_per_minute.map(|most| Pace::new(most, Arc::clone(&self.clock)));
+        let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer).paced(pace);
         let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls);
         Arc::new(OfficialAccount::new(Arc::new(status), client))
     }

@@ -98,6 +98,11 @@ impl Running {
                 Ok(())
             });
         }
+        let queue = Arc::clone(&self.queue);
+        self.polling.spawn(async move {
+            queue.keep_time().await;
+            Ok(())
+        });
         let repeater = worker::repeat(Arc::clone(&self.queue), requests, self.stop_polling.clone());
         self.polling.spawn(async {
             repeater.await;

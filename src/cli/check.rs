@@ -35,10 +35,19 @@ fn describe(config: &Config, now: Timestamp) -> String {
             account.token.source().to_owned(),
             account.schedule.expressions().collect::<Vec<_>>().join(", "),
             next_ticks(account, now),
+            account.max_requests_per_minute.map_or_else(|| "–".to_owned(), |most| most.to_string()),
             calls_a_day.to_string(),
         ]
     });
-    let headings = ["official account", "kf accounts", "token", "schedule", "next ticks", "calls a day"];
+    let headings = [
+        "official account",
+        "kf accounts",
+        "token",
+        "schedule",
+        "next ticks",
+        "most calls a minute",
+        "calls a day",
+    ];
     text.push_str(&output::table(&headings, rows));
     let sinks = config.sinks.iter().map(|sink| match &sink.target {
         SinkTarget::Stdout => format!("{} (standard output)", sink.name),

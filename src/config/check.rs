@@ -1,6 +1,7 @@
 //! Checks everything that was read, and makes a [`Config`] of it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::locate::Key;
 use super::mistake::{Mistakes, quote};
 use super::official_account::{OfficialAccounts, note_schedule_error};
 use super::report::Report;
+use super::request_limit::{request_limit, warn_of_excess};
 use super::setting::Setting;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
 use super::{api, holds, sink};
@@ -22,19 +24,26 @@ const MAX_LISTEN: usize = 16;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What `[poll]` gives to official accounts that do not say it themselves.
+pub(super) struct Inherited {
+    /// Cron expressions and time zone.
+    pub(super) schedule: (Vec<String>, String),
+    pub(super) max_requests_per_minute: Option<NonZeroU32>,
+}
+
 /// All mistakes there are, or a configuration without any.
 pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded, Mistakes> {
     let Layers { root: section, included, mut complete, base_dir, mut report } = layers;
     let root = Key::root(0);
     let mut keys = report.section(&root, section);
     let main_accounts = (0, std::mem::take(&mut keys.official_accounts));
-    let (rest, schedule) = check_main(keys, &base_dir, &mut report);
+    let (rest, inherited) = check_main(keys, &base_dir, &mut report);
 
     let mut lists = vec![main_accounts];
     for (document, section) in included {
         lists.push((document, report.section(&Key::root(document), section).official_accounts));
     }
-    let mut checked = OfficialAccounts::new(&base_dir, environment, schedule);
+    let mut checked = OfficialAccounts::new(&base_dir, environment, inherited);
     let mut official_accounts = Vec::new();
     for (document, list) in lists {
         let root = Key::root(document);
@@ -44,16 +53,13 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded,
         official_accounts.extend(checked.check(&key, sections, &mut report));
     }
     checked.check_totals(complete, &mut report);
+    warn_of_excess(&official_accounts, &mut report);
     let (config, warnings) = report.finish(rest.map(|rest| Config { official_accounts, ..rest }))?;
     Ok(Loaded { config, warnings })
 }
 
-/// Everything but the official accounts, and what `[poll]` gives them when they have no schedule of their own.
-fn check_main(
-    keys: raw::Root,
-    base_dir: &Path,
-    report: &mut Report,
-) -> (Option<Config>, (Vec<String>, String)) {
+/// Everything but the official accounts, and what `[poll]` gives them.
+fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<Config>, Inherited) {
     let root = Key::root(0);
     let key = root.name("shutdown_timeout");
     let shortest = Duration::from_millis(1);
@@ -68,7 +74,7 @@ fn check_main(
     let api = report.section(&root.name("api"), keys.api);
     let api = api::api(api, base_dir, report);
     let poll = report.section(&root.name("poll"), keys.poll);
-    let (poll, schedule) = check_poll(poll, report);
+    let (poll, inherited) = check_poll(poll, report);
     let holds = report.section(&root.name("holds"), keys.holds);
     let holds = holds::holds(holds, report);
     let metrics = report.section(&root.name("metrics"), keys.metrics);
@@ -87,7 +93,7 @@ fn check_main(
         official_accounts: Vec::new(),
         sinks,
     });
-    (config, schedule)
+    (config, inherited)
 }
 
 fn check_web(keys: raw::Web, report: &mut Report) -> Web {
@@ -161,7 +167,7 @@ fn check_store(keys: raw::Store, base_dir: &Path, report: &mut Report) -> Store 
     Store { path: base_dir.join(path), event_retention }
 }
 
-fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, (Vec<String>, String)) {
+fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, Inherited) {
     let root = Key::root(0);
     let poll = root.name("poll");
     let expressions = report.list(&poll.name("schedule"), keys.schedule, MAX_EXPRESSIONS);
@@ -175,5 +181,6 @@ fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, (Vec<String>, Stri
     let key = poll.name("blind_after");
     let blind_after =
         report.duration(&key, keys.blind_after, Duration::from_secs(300), Duration::from_secs(1)..=30 * DAY);
-    (Poll { spread, blind_after }, (expressions, timezone))
+    let max_requests_per_minute = request_limit(&poll, keys.max_requests_per_minute, None, report);
+    (Poll { spread, blind_after }, Inherited { schedule: (expressions, timezone), max_requests_per_minute })
 }

@@ -1,11 +1,14 @@
 //! Checks `[[official_accounts]]`, of the main file and of the included ones.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::path::Path;
 
+use super::check::Inherited;
 use super::locate::Key;
 use super::mistake::quote;
 use super::report::Report;
+use super::request_limit::request_limit;
 use super::setting::{OneOrMore, Section, Setting};
 use super::token::Tokens;
 use super::{Environment, OfficialAccount, raw};
@@ -31,6 +34,7 @@ const MAX_NAME_CHARS: usize = 64;
 pub(super) struct OfficialAccounts<'a> {
     tokens: Tokens<'a>,
     schedules: Schedules,
+    max_requests_per_minute: Option<NonZeroU32>,
     /// Names and appids that are taken, each with its place.
     used: HashMap<(&'static str, String), String>,
     official_accounts: usize,
@@ -38,11 +42,16 @@ pub(super) struct OfficialAccounts<'a> {
 }
 
 impl<'a> OfficialAccounts<'a> {
-    /// `schedule` and `timezone` are those of `[poll]`.
-    pub(super) fn new(base_dir: &'a Path, environment: &'a Environment, poll: (Vec<String>, String)) -> Self {
-        let schedules = Schedules { poll, parsed: HashMap::new() };
-        let tokens = Tokens::new(base_dir, environment);
-        Self { tokens, schedules, used: HashMap::new(), official_accounts: 0, kf_accounts: 0 }
+    pub(super) fn new(base_dir: &'a Path, environment: &'a Environment, inherited: Inherited) -> Self {
+        let Inherited { schedule: poll, max_requests_per_minute } = inherited;
+        Self {
+            tokens: Tokens::new(base_dir, environment),
+            schedules: Schedules { poll, parsed: HashMap::new() },
+            max_requests_per_minute,
+            used: HashMap::new(),
+            official_accounts: 0,
+            kf_accounts: 0,
+        }
     }
 
     pub(super) fn check(
@@ -94,12 +103,15 @@ impl<'a> OfficialAccounts<'a> {
         let kf_accounts = check_kf_accounts(&at.name("kf_accounts"), keys.kf_accounts, report);
         self.kf_accounts += kf_accounts.as_ref().map_or(0, Vec::len);
         let schedule = self.schedules.of(at, keys.schedule, keys.timezone, report);
+        let max_requests_per_minute =
+            request_limit(at, keys.max_requests_per_minute, self.max_requests_per_minute, report);
         let token = self.tokens.token(&at.name("token"), keys.token, report);
         Some(OfficialAccount {
             name: name?,
             appid: appid?,
             kf_accounts: kf_accounts?,
             schedule: schedule?,
+            max_requests_per_minute,
             token: token?,
         })
     }

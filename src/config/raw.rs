@@ -77,6 +77,7 @@ pub(super) struct Poll {
     pub(super) timezone: Setting<String>,
     pub(super) spread: Setting<Duration>,
     pub(super) blind_after: Setting<Duration>,
+    pub(super) max_requests_per_minute: Setting<i64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -107,6 +108,7 @@ pub(super) struct OfficialAccount {
     pub(super) kf_accounts: Setting<OneOrMore>,
     pub(super) schedule: Setting<OneOrMore>,
     pub(super) timezone: Setting<String>,
+    pub(super) max_requests_per_minute: Setting<i64>,
     pub(super) token: Section<Token>,
 }
 

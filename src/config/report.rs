@@ -13,15 +13,13 @@ use super::mistake::{Mistake, Mistakes, Place, closest, quote};
 use super::setting::{OneOrMore, Section, Setting, names_of};
 
 /// Keys that are planned, and refused until they do something: nobody shall believe in a setting without effect.
-const NOT_YET: [&str; 8] = [
+const NOT_YET: [&str; 6] = [
     "collectors",
     "privacy",
     "web.web_config_file",
     "web.enable_reload",
     "store.url",
     "store.event_log_max_bytes",
-    "poll.max_requests_per_minute",
-    "official_accounts.max_requests_per_minute",
 ];
 
 /// How many files the warning about readable secrets names.

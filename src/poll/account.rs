@@ -1,8 +1,11 @@
 //! A kf account as polls know it: what is known of it, what holds it back, and who may poll it.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -19,7 +22,7 @@ use crate::{
     },
     status::{AccountStatus, OfficialAccountStatus},
     store::AccountRow,
-    wechat::{Endpoint, client::OfficialAccountClient, error::CallFailure, wire::SessionList},
+    wechat::{Endpoint, client::OfficialAccountClient, error::CallFailure, pace::Pace, wire::SessionList},
 };
 
 /// An official account as far as the polls of its kf accounts share it.
@@ -62,7 +65,11 @@ impl OfficialAccount {
     /// Claims one of its kf accounts for a poll; `None` while another poll of it is waiting or in flight.
     pub fn claim(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Option<Claim> {
         let free = !account.claimed.swap(true, Ordering::Acquire);
-        free.then(|| Claim { account: Arc::clone(account), official_account: Arc::clone(self) })
+        free.then(|| Claim {
+            account: Arc::clone(account),
+            official_account: Arc::clone(self),
+            has_permit: AtomicBool::new(false),
+        })
     }
 
     /// Claims one of its kf accounts as soon as it is free.
@@ -82,6 +89,16 @@ impl OfficialAccount {
     /// Its failures that concern all of its kf accounts.
     pub(super) fn streak(&self) -> MutexGuard<'_, Streak<Reason>> {
         self.streak.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until its limit on requests lets another call through, for calls that do not come from the queue of polls.
+    pub async fn permit(&self) {
+        self.client.permit().await;
+    }
+
+    /// The pace of its calls, if it has a limit.
+    pub fn pace(&self) -> Option<&Pace> {
+        self.client.pace()
     }
 
     fn hold(&self) -> MutexGuard<'_, Option<Held>> {
@@ -152,6 +169,8 @@ impl WatchedAccount {
 pub struct Claim {
     account: Arc<WatchedAccount>,
     official_account: Arc<OfficialAccount>,
+    /// Whether the next call has its permit already.
+    has_permit: AtomicBool,
 }
 
 impl Drop for Claim {
@@ -172,9 +191,23 @@ impl Claim {
         &self.official_account
     }
 
+    /// Takes the permit that the official account's limit asks of a poll, so that the poll need not wait for it; if there
+    /// is none, says when to ask again. A poll that is held back makes no call, and needs none.
+    pub fn admit(&self) -> Result<(), Duration> {
+        let Some(pace) = self.official_account.pace() else { return Ok(()) };
+        if self.held_at(self.official_account.client.now()).is_none() {
+            pace.try_permit()?;
+            self.has_permit.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Asks for the account's sessions and compares them with what is known. Commits nothing.
     pub async fn observe(&self) -> Result<Step, CallFailure> {
         let client = &self.official_account.client;
+        if !self.has_permit.swap(false, Ordering::Relaxed) {
+            client.permit().await;
+        }
         client
             .session_list(&self.account.account().kf_account, |list, exchanged| {
                 let observed = match &list {

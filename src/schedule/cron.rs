@@ -120,6 +120,16 @@ impl Schedule {
         ticks.div_ceil(7) as u64
     }
 
+    /// The most ticks that an hour of the clock has, as if all expressions came on one day.
+    pub fn ticks_in_busiest_hour(&self) -> u64 {
+        let mut ticks = vec![false; SECONDS_A_DAY];
+        for expression in self.expressions.iter() {
+            expression.mark_ticks(&mut ticks);
+        }
+        let hours = ticks.chunks(SECONDS_A_DAY / 24).map(|hour| hour.iter().filter(|tick| **tick).count());
+        hours.max().unwrap_or(0) as u64
+    }
+
     /// By how many seconds the zone's clock is ahead of UTC at that moment. A scheduler that keeps the offset of the moment
     /// at which a job was registered has to be told of it again when this changes.
     pub fn offset_at(&self, at: Timestamp) -> i32 {
@@ -409,6 +419,17 @@ mod tests {
         }
         let overlapping = ["0 * * * * *".to_owned(), "*/30 * * * * *".to_owned()];
         assert_eq!(Schedule::parse(&overlapping, "UTC").unwrap().ticks_per_day(from), 2_880);
+    }
+
+    #[test]
+    fn the_busiest_hour_is_counted_over_all_expressions() {
+        let ticks = |expressions: &[&str]| {
+            let expressions: Vec<String> = expressions.iter().map(|&e| e.to_owned()).collect();
+            Schedule::parse(&expressions, "UTC").unwrap().ticks_in_busiest_hour()
+        };
+        assert_eq!(ticks(&["* * * * * *"]), 3_600);
+        assert_eq!(ticks(&["*/30 * 8-20 * * *", "0 */5 * * * *"]), 120);
+        assert_eq!(ticks(&["0 0 * * 1"]), 1);
     }
 
     #[test]

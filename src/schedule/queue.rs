@@ -2,15 +2,17 @@
 //!
 //! Each official account has a lane with its share of the requests in flight; a lane that uses up its share is passed
 //! over until one of its polls is done. Thus an official account whose every call hangs holds its share and no more,
-//! and the others go on. The queue holds an account at most once (it holds its [`Claim`]), which bounds it by the
-//! number of accounts.
+//! and the others go on. A lane whose limit on requests lets nothing through at present is left out until it does
+//! ([`PollQueue::keep_time`]), so that its polls wait here and not in workers. The queue holds an account at most once
+//! (it holds its [`Claim`]), which bounds it by the number of accounts.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::ticker::Sweep;
 use crate::poll::Claim;
@@ -31,6 +33,8 @@ pub struct Job {
 pub struct PollQueue {
     lanes: Mutex<Lanes>,
     work: Notify,
+    /// A lane was left out for a time, or the queue closed.
+    left_out: Notify,
     share: usize,
 }
 
@@ -38,6 +42,8 @@ struct Lanes {
     lanes: Vec<Lane>,
     /// Lanes with waiting jobs and room in their share, in turn; each at most once.
     ready: VecDeque<usize>,
+    /// Lanes that are left out, with the time until when; each at most once, and not ready meanwhile.
+    left_out: BinaryHeap<Reverse<(Instant, usize)>>,
     closed: bool,
 }
 
@@ -45,15 +51,26 @@ struct Lanes {
 struct Lane {
     waiting: VecDeque<Job>,
     in_flight: usize,
-    is_ready: bool,
+    place: Place,
+}
+
+/// Where a lane stands.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Place {
+    /// It has no waiting jobs, or no room for them.
+    #[default]
+    Aside,
+    Ready,
+    LeftOut,
 }
 
 impl PollQueue {
     /// A queue with so many lanes, each with this share of the requests in flight.
     pub fn new(lanes: usize, share: usize) -> Self {
         let lanes = (0..lanes).map(|_| Lane::default()).collect();
-        let lanes = Mutex::new(Lanes { lanes, ready: VecDeque::new(), closed: false });
-        Self { lanes, work: Notify::new(), share: share.max(1) }
+        let (ready, left_out) = (VecDeque::new(), BinaryHeap::new());
+        let lanes = Mutex::new(Lanes { lanes, ready, left_out, closed: false });
+        Self { lanes, work: Notify::new(), left_out: Notify::new(), share: share.max(1) }
     }
 
     /// Adds jobs. After [`close`](Self::close) they are dropped.
@@ -82,11 +99,45 @@ impl PollQueue {
                 if lanes.closed {
                     return None;
                 }
-                if let Some(job) = lanes.take(self.share) {
+                let before = lanes.left_out.len();
+                let job = lanes.take(self.share);
+                if lanes.left_out.len() > before {
+                    self.left_out.notify_one();
+                }
+                if let Some(job) = job {
+                    // Nobody else is on the way to the rest of a lane that was let in again for one job.
+                    if job.claim.official_account().pace().is_some() {
+                        self.work.notify_one();
+                    }
                     return Some(job);
                 }
             }
             work.await;
+        }
+    }
+
+    /// Lets lanes that are left out in again when their time has come, until the queue is closed. One task does that for
+    /// all workers, or each of them would have to wake up for it.
+    pub async fn keep_time(&self) {
+        loop {
+            let left_out = self.left_out.notified();
+            tokio::pin!(left_out);
+            left_out.as_mut().enable();
+            let next = {
+                let mut lanes = self.lanes();
+                if lanes.closed {
+                    return;
+                }
+                for _ in 0..lanes.let_in(Instant::now(), self.share) {
+                    self.work.notify_one();
+                }
+                lanes.left_out.peek().map(|Reverse((until, _))| *until)
+            };
+            match next {
+                // Whether the time came first or another lane, there is something to look at.
+                Some(until) => drop(tokio::time::timeout_at(until, left_out).await),
+                None => left_out.await,
+            }
         }
     }
 
@@ -105,6 +156,7 @@ impl PollQueue {
         lanes.lanes.iter_mut().for_each(|lane| lane.waiting.clear());
         drop(lanes);
         self.work.notify_waiters();
+        self.left_out.notify_one();
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -114,20 +166,41 @@ impl PollQueue {
 
 impl Lanes {
     fn take(&mut self, share: usize) -> Option<Job> {
-        let index = self.ready.pop_front()?;
-        let lane = &mut self.lanes[index];
-        lane.is_ready = false;
-        let job = lane.waiting.pop_front()?;
-        lane.in_flight += 1;
-        self.settle(index, share);
-        Some(job)
+        while let Some(index) = self.ready.pop_front() {
+            let lane = &mut self.lanes[index];
+            lane.place = Place::Aside;
+            let Some(first) = lane.waiting.front() else { continue };
+            if let Err(wait) = first.claim.admit() {
+                lane.place = Place::LeftOut;
+                self.left_out.push(Reverse((Instant::now() + wait, index)));
+                continue;
+            }
+            let job = lane.waiting.pop_front();
+            lane.in_flight += 1;
+            self.settle(index, share);
+            return job;
+        }
+        None
+    }
+
+    /// Lets lanes in again that were left out until now, and says how many.
+    fn let_in(&mut self, now: Instant, share: usize) -> usize {
+        let before = self.left_out.len();
+        while let Some(&Reverse((until, index))) = self.left_out.peek()
+            && until <= now
+        {
+            self.left_out.pop();
+            self.lanes[index].place = Place::Aside;
+            self.settle(index, share);
+        }
+        before - self.left_out.len()
     }
 
     /// Puts the lane in the row of ready ones if it belongs there.
     fn settle(&mut self, index: usize, share: usize) {
         let lane = &mut self.lanes[index];
-        if !lane.is_ready && !lane.waiting.is_empty() && lane.in_flight < share {
-            lane.is_ready = true;
+        if lane.place == Place::Aside && !lane.waiting.is_empty() && lane.in_flight < share {
+            lane.place = Place::Ready;
             self.ready.push_back(index);
         }
     }

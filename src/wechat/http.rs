@@ -12,7 +12,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
-use super::{Endpoint, error::CallError, wire::WireError};
+use super::{CallObserver, Endpoint, error::CallError, skew::ClockSkew, wire::WireError};
 use crate::domain::clock::{Clock, Moment};
 
 /// Idle connections are closed before WeChat would close them: a request on a connection that is just being closed
@@ -63,6 +63,7 @@ pub struct WechatClient {
     endpoints: Vec<Url>,
     max_body_bytes: usize,
     clock: Arc<dyn Clock>,
+    skew: ClockSkew,
 }
 
 impl WechatClient {
@@ -90,7 +91,8 @@ impl WechatClient {
             base_url.join(endpoint.path()).map_err(|error| ClientBuildError(error.to_string()))
         };
         let endpoints = Endpoint::ALL.into_iter().map(url).collect::<Result<_, _>>()?;
-        Ok(Self { http, servers: None, endpoints, max_body_bytes: options.max_body_bytes, clock })
+        let skew = ClockSkew::default();
+        Ok(Self { http, servers: None, endpoints, max_body_bytes: options.max_body_bytes, clock, skew })
     }
 
     /// Makes it able to ask the operator's own servers, too: they are not reached through the proxy to WeChat, and the
@@ -153,15 +155,27 @@ impl WechatClient {
     }
 
     /// One GET that changes nothing at WeChat, and its whole answer: repeated once at once when its connection broke
-    /// before any answer.
-    pub(super) async fn get(&self, url: Url) -> Result<Bytes, CallError> {
+    /// before any answer. The caller notes the time just before, for the answer tells WeChat's.
+    pub(super) async fn get(
+        &self,
+        url: Url,
+        sent_at: Moment,
+        observer: &dyn CallObserver,
+    ) -> Result<Bytes, CallError> {
         let response = match self.http.execute(Request::new(Method::GET, url.clone())).await {
             Err(error) if broke_before_answer(&error) => {
                 self.http.execute(Request::new(Method::GET, url)).await
             }
             first => first,
         };
-        self.read(response.map_err(call_error)?).await
+        let response = response.map_err(call_error)?;
+        // What is no success may come from a machine between, with a clock of its own.
+        if response.status().is_success()
+            && let Some(seconds) = self.skew.observe(response.headers(), sent_at, || self.now())
+        {
+            observer.clock_skew_known(seconds);
+        }
+        self.read(response).await
     }
 
     async fn read(&self, mut response: Response) -> Result<Bytes, CallError> {

@@ -187,7 +187,7 @@ async fn who_authorizes_again_recovers_at_a_later_attempt() {
     for _ in 0..3 {
         let failure = account.failure().await;
         assert_eq!((failure.class, failure.error.errcode()), (ErrorClass::NotAuthorized, Some(61023)));
-        assert!(failure.error.remedy(failure.endpoint).unwrap().en.contains("authorized again"));
+        assert!(failure.error.remedy(failure.endpoint).unwrap().en.contains("authorize"));
         stage.platform.clock.pass(FETCH_FLOOR);
     }
     assert_eq!(stage.platform.asked("api_get_authorizer_list"), 1, "at most once a minute");
