@@ -210,8 +210,12 @@ fn turnover(stored: &StoredAccount, round: i64) -> PollCommit {
         openid: format!("oDF3iY9P32sK_5GgYi{:010}", stored.id.0).into(),
         createtime: began(round),
     };
-    let started =
-        Change::SessionStarted { session: session(round), observed_at: at(round + 1), baseline: false };
+    let started = Change::SessionStarted {
+        session: session(round),
+        observed_at: at(round + 1),
+        baseline: false,
+        transferred_from: None,
+    };
     let ended = Change::SessionEnded {
         session: session(round - 1),
         reason: EndReason::Replaced,

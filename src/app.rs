@@ -20,8 +20,9 @@ use std::{
     time::Duration,
 };
 
-pub use self::accounts::{Connections, accounts, watch};
+pub use self::accounts::{Connections, accounts, watched_accounts};
 use self::{accounts::Watching, running::Running};
+pub use crate::poll::watch;
 use crate::{
     config::Config,
     dispatch::{Dispatcher, SinkEnded},
@@ -101,14 +102,14 @@ impl App {
         // Before anything can be committed: a sink that starts "now" gets all that this daemon will commit.
         let dispatchers = sinks::dispatchers(&config.sinks, &store, &metrics, clock.now().wall).await?;
         let connections = Connections::build(&config, &store, Arc::clone(&clock)).await?;
-        let watching = Watching::restore(&config, &store, &metrics, &connections).await?;
-        watching.announce_left(&store, &metrics, clock.now()).await?;
+        let mut watching = Watching::restore(&config, &store, &metrics, &connections).await?;
         let limits = PollLimits {
             deadline: poll_deadline(&config),
             blind_after: config.poll.blind_after,
             holds: config.holds,
         };
         let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
+        watching.announce_left(&poller).await?;
         let web = Arc::new(WebState {
             table: Table::new(watching.statuses()),
             metrics: Arc::clone(&metrics),

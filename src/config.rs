@@ -12,6 +12,7 @@ mod api;
 mod check;
 mod environment;
 mod holds;
+mod kf_accounts;
 mod layers;
 mod locate;
 mod mistake;
@@ -32,14 +33,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use glob::Pattern;
 use reqwest::Url;
 use secrecy::SecretString;
 
 pub use self::environment::Environment;
+pub use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::{Mistake, Mistakes, Place};
-pub use self::official_account::{
-    MAX_KF_ACCOUNTS, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES,
-};
+pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES};
 pub use self::sink::MAX_SINKS;
 pub use crate::domain::holds::Holds;
 pub use crate::logging::Format as LogFormat;
@@ -174,8 +175,12 @@ pub struct OfficialAccount {
     pub name: String,
     /// WeChat's id of it.
     pub appid: String,
-    /// The full kf accounts, `prefix@wechatid`: at least one, none twice.
+    /// The full kf accounts that are named, `prefix@wechatid`: none twice, and at least one unless there are patterns.
     pub kf_accounts: Vec<String>,
+    /// Kf accounts that match one of these are watched as well while getkflist lists them.
+    pub patterns: Vec<Pattern>,
+    /// Those that match one of these are not; none of the named ones does.
+    pub exclude: Vec<Pattern>,
     /// When to poll it: its own schedule and time zone, or those of `[poll]`.
     pub schedule: Schedule,
     /// How many of its calls, those for tokens excepted, may be made a minute; its own limit, or that of `[poll]`.
@@ -256,19 +261,33 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
+/// How many calls of getsessionlist an official account's schedule makes a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallsADay {
+    /// For each kf account.
+    pub each: u64,
+    /// What the limit on requests lets through for all of them, if there is one.
+    pub most: Option<u64>,
+}
+
+impl CallsADay {
+    /// For so many kf accounts.
+    pub fn of(self, kf_accounts: usize) -> u64 {
+        (self.each * kf_accounts as u64).min(self.most.unwrap_or(u64::MAX))
+    }
+}
+
 impl Config {
-    /// How many calls of getsessionlist each official account's schedule makes a day, from then on, as far as its limit on
-    /// requests lets them through.
-    pub fn calls_a_day(&self, from: jiff::Timestamp) -> Vec<u64> {
+    /// How many calls of getsessionlist each official account's schedule makes a day, from then on.
+    pub fn calls_a_day(&self, from: jiff::Timestamp) -> Vec<CallsADay> {
         // Most official accounts share a schedule, and reckoning with one takes a while.
         let mut ticks: HashMap<&Schedule, u64> = HashMap::new();
         let calls = self.official_accounts.iter().map(|account| {
             let schedule = &account.schedule;
-            let ticks = *ticks.entry(schedule).or_insert_with(|| schedule.ticks_per_day(from));
-            let asked = ticks * account.kf_accounts.len() as u64;
-            account
-                .max_requests_per_minute
-                .map_or(asked, |most| asked.min(u64::from(most.get()) * MINUTES_A_DAY))
+            CallsADay {
+                each: *ticks.entry(schedule).or_insert_with(|| schedule.ticks_per_day(from)),
+                most: account.max_requests_per_minute.map(|most| u64::from(most.get()) * MINUTES_A_DAY),
+            }
         });
         calls.collect()
     }

@@ -12,4 +12,5 @@ pub mod event;
 pub mod holds;
 pub mod snapshot;
 pub mod streak;
+pub mod transfer;
 pub mod watch;

@@ -7,16 +7,21 @@
 //! finds the same difference again.
 
 mod account;
+mod discovery;
 mod kf_list;
 mod report;
+mod transfers;
 
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-pub use self::account::{Claim, OfficialAccount, WatchedAccount};
 use self::account::{cause, conclusion};
+pub use self::{
+    account::{Claim, OfficialAccount, WatchedAccount, watch},
+    discovery::{Discovery, Leaving, Patterns},
+};
 use crate::{
     domain::{
         clock::{Clock, Moment},
@@ -121,7 +126,10 @@ impl Poller {
         let answered_at = self.clock.now();
         claim.learn(now, answered_at, answer.as_ref().err(), &self.limits.holds);
         let (step, failure) = match answer {
-            Ok(step) => (step, None),
+            Ok(mut step) => {
+                transfers::note_origins(claim.official_account(), account, &mut step);
+                (step, None)
+            }
             Err(failure) => (self.after_failure(account, &failure, answered_at), Some(failure)),
         };
         match (self.commit(account, step).await, failure) {
@@ -140,7 +148,9 @@ impl Poller {
     fn after_failure(&self, account: &WatchedAccount, failure: &CallFailure, now: Moment) -> Step {
         let watch = &account.memory().watch;
         match conclusion(failure) {
-            Some(conclusion) => watch.concluded(conclusion, now, cause(failure)),
+            Some(conclusion) => {
+                watch.concluded(conclusion, now, cause(failure)).telling(account.status.agent().binding)
+            }
             None => watch.failed(now, self.limits.blind_after, cause(failure)),
         }
     }
@@ -150,11 +160,7 @@ impl Poller {
         let changes = std::mem::take(&mut step.changes);
         let counts = Counts::of(&changes);
         if step.must_commit {
-            let record = Record {
-                state: step.standing.state,
-                conclusion: step.standing.conclusion,
-                sighting: step.sighting,
-            };
+            let record = Record::after(&step);
             let commit =
                 PollCommit { id: account.row(), account: account.account().clone(), changes, record };
             let started = self.clock.now();

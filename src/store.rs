@@ -54,6 +54,26 @@ impl Store {
         self.sqlite.write(move |tx| accounts::register(tx, &accounts)).await
     }
 
+    /// Brings accounts in, each given once, that are watched from now on beside the present ones, which stay as they are:
+    /// inserts those not seen before, takes the others up again with what is stored of them. Gives them in the same
+    /// order. All or nothing; idempotent.
+    pub async fn add_accounts(&self, accounts: Vec<Account>) -> Result<Vec<StoredAccount>, StoreError> {
+        self.sqlite.write(move |tx| accounts::add(tx, &accounts)).await
+    }
+
+    /// Commits what leaving makes of accounts, each as [`commit_poll`](Self::commit_poll) does, and lets them count as
+    /// configured no longer: they are not among [`watched_accounts`](Self::watched_accounts) any more, and their
+    /// snapshots are kept only for a time. All or nothing, for all of them; idempotent; unknown accounts are passed over.
+    pub async fn remove_accounts(&self, leaving: Vec<PollCommit>) -> Result<(), StoreError> {
+        self.sqlite.write(move |tx| commit::remove_accounts(tx, &leaving)).await
+    }
+
+    /// The accounts that were brought in and have not left since, in the order in which they first came; without their
+    /// snapshots. Changes nothing.
+    pub async fn watched_accounts(&self) -> Result<Vec<Account>, StoreError> {
+        self.sqlite.read(accounts::watched).await
+    }
+
     /// All accounts that were ever brought in, as they are stored. Changes nothing.
     pub async fn stored_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
         self.sqlite.read(accounts::stored).await

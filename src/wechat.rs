@@ -141,3 +141,16 @@ pub trait CallObserver: Send + Sync + 'static {
     /// This machine's clock was found to be so many seconds ahead of WeChat's, or behind it if negative.
     fn clock_skew_known(&self, _seconds: f64) {}
 }
+
+/// The longest full kf account, in characters.
+pub const MAX_KF_ACCOUNT_CHARS: usize = 64;
+
+/// Whether a text can be a full kf account, `prefix@wechatid`, in the URL of a request and in a log.
+pub fn is_kf_account(text: &str) -> bool {
+    // These would be read as something else there.
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "&=#?%".contains(c);
+    let parts: Vec<&str> = text.split('@').collect();
+    matches!(parts[..], [prefix, wechatid] if !prefix.is_empty() && !wechatid.is_empty())
+        && !text.contains(forbidden)
+        && text.chars().count() <= MAX_KF_ACCOUNT_CHARS
+}

@@ -107,7 +107,7 @@ fn the_optional_parts_of_the_example_are_valid() {
 #[test]
 fn the_example_shows_the_sink_that_there_is_without_any() {
     let text = example_with_optional_parts(&["secret_env = ", "secret = ", "include = ", "ca_file = "]);
-    let branch = text.find("# An official account whose token").unwrap();
+    let branch = text.find("# An official account of which").unwrap();
     let sinks = text.find("# Where events go.").unwrap();
     let archive = text.find("# Events as lines of JSON in a file.").unwrap();
     let text = text[..branch].to_owned() + &text[sinks..archive];

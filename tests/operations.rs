@@ -321,6 +321,43 @@ fn check_shows_limits_and_warns_when_the_schedule_asks_for_more() {
 }
 
 #[test]
+fn check_shows_patterns_and_what_each_kf_account_that_they_find_will_cost() {
+    let home = Home::new();
+    home.write(
+        "config.toml",
+        "[[official_accounts]]\nname = \"shop\"\nappid = \"wx0000000000000000\"\ntoken.secret = \"s3cret\"\n\
+         kf_accounts = [\"kf1@shop\", \"*\"]\nexclude = [\"old*\"]\n",
+    );
+    let ended = home.run("check");
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    let row = ended.stdout.lines().find(|line| line.starts_with(" shop")).unwrap();
+    assert!(row.contains("1 + * without old*"), "{row}");
+    assert!(row.ends_with(" 5760 + 5760 for each found"), "{row}");
+    assert!(
+        ended.stdout.contains("and those that getkflist lists and a pattern matches"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
+fn patterns_that_have_found_nobody_yet_keep_nothing_from_working() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = Home::watching(&wechat, "");
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    home.write("config.toml", &text.replace("[\"kf1@shop\"]", "\"kf*\""));
+    assert_eq!(home.run("poll").code, Some(0));
+    let daemon = home.daemon();
+    assert_eq!(daemon.get("/-/ready").status, 200);
+    assert_eq!(daemon.get("/").status, 200);
+    eventually("a sweep of nobody", || daemon.metric("kfwatch_sweeps_total").filter(|sweeps| *sweeps > 0.0));
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stderr.contains("waiting for getkflist"), "{}", ended.stderr);
+}
+
+#[test]
 fn poll_prints_what_it_found_without_a_store_and_creates_none() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     wechat.control().open_session(&appid(0), "kf1@shop", "oA", Some(1_700_000_000)).unwrap();

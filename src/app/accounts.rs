@@ -14,18 +14,19 @@ use super::{
     journal::{NoJournal, StoreJournal},
 };
 use crate::{
-    config::{self, ComponentCredentials, Config, TicketSource, Token, TokenSource},
+    config::{
+        self, ComponentCredentials, Config, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT, TicketSource, Token,
+        TokenSource,
+    },
     domain::{
-        account::{Account, Standing},
+        account::Account,
         clock::{Clock, Moment},
-        event::EventType,
-        watch::Watch,
     },
     metrics::Metrics,
-    poll::{OfficialAccount, WatchedAccount},
+    poll::{Discovery, Leaving, OfficialAccount, Patterns, Poller, WatchedAccount, watch},
     schedule::ticker::Scheduled,
-    status::{AccountStatus, CallCounters, OfficialAccountStatus},
-    store::{PollCommit, Record, Store, StoredAccount},
+    status::{CallCounters, OfficialAccountStatus},
+    store::{Store, StoreError, StoredAccount},
     wechat::{
         CallObserver,
         client::OfficialAccountClient,
@@ -174,29 +175,29 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    /// Brings the configured accounts into the store and takes over what it knows of them.
+    /// Brings the configured accounts, and those discovered before, into the store and takes over what it knows of them.
     pub(super) async fn restore(
         config: &Config,
         store: &Store,
         metrics: &Metrics,
         connections: &Connections,
     ) -> Result<Self, AppError> {
-        let accounts = config.official_accounts.iter().flat_map(accounts).collect();
-        let registered = store.register_accounts(accounts).await?;
+        let to_watch = watched_accounts(config, Some(store)).await?;
+        let registered = store.register_accounts(to_watch.iter().flatten().cloned().collect()).await?;
         let mut stored = registered.configured.into_iter();
         let mut watching =
             Self { official_accounts: Vec::new(), by_schedule: BySchedule::new(), left: registered.left };
-        for (lane, configured) in config.official_accounts.iter().enumerate() {
+        for (lane, (configured, to_watch)) in config.official_accounts.iter().zip(&to_watch).enumerate() {
             let official_account = connections.official_account(configured, metrics);
             let (ticks, scheduled) = watching.by_schedule.entry(configured.schedule.clone()).or_default();
-            let of_this = stored.by_ref().take(configured.kf_accounts.len());
-            let accounts = of_this.map(|stored| {
-                let (row, account) = (stored.id, stored.account.clone());
-                let watch = watch(stored);
-                let status = AccountStatus::restored(account, Arc::clone(ticks), &watch);
-                Arc::new(WatchedAccount::new(Arc::new(status), row, watch))
-            });
+            let of_this = stored.by_ref().take(to_watch.len());
+            let accounts = of_this.map(|stored| WatchedAccount::restored(stored, Arc::clone(ticks)));
             official_account.set_accounts(accounts.collect());
+            if let Some(patterns) = patterns(configured) {
+                let appid = configured.appid.as_str().into();
+                official_account.set_discovery(Discovery::new(patterns, appid, Arc::clone(ticks)));
+                log_waiting(&configured.name, to_watch);
+            }
             scheduled.push(Scheduled { official_account: Arc::clone(&official_account), lane });
             watching.official_accounts.push(official_account);
         }
@@ -204,23 +205,13 @@ impl Watching {
     }
 
     /// Announces the accounts that left the configuration as unwatched.
-    pub(super) async fn announce_left(
-        &self,
-        store: &Store,
-        metrics: &Metrics,
-        now: Moment,
-    ) -> Result<(), AppError> {
-        for left in &self.left {
-            let step = watch(left.clone()).unwatched(now);
-            let record = Record { state: step.standing.state, ..left.record };
-            let changes = step.changes.len() as u64;
-            let commit =
-                PollCommit { id: left.id, account: left.account.clone(), changes: step.changes, record };
-            store.commit_poll(commit).await?;
-            metrics.events_committed(EventType::StateChanged, changes);
-            tracing::info!(account = %left.account, "Left the configuration; its sessions do not end by that");
-        }
-        Ok(())
+    pub(super) async fn announce_left(&mut self, poller: &Poller) -> Result<(), AppError> {
+        let leaving = std::mem::take(&mut self.left).into_iter().map(|left| Leaving {
+            row: left.id,
+            account: left.account.clone(),
+            watch: watch(left),
+        });
+        Ok(poller.unwatch(leaving.collect(), "configuration").await?)
     }
 
     /// What readers are shown.
@@ -229,22 +220,61 @@ impl Watching {
     }
 }
 
-/// The kf accounts of an official account.
-pub fn accounts(configured: &config::OfficialAccount) -> impl Iterator<Item = Account> {
-    let official_account: Arc<str> = configured.name.as_str().into();
-    let appid: Arc<str> = configured.appid.as_str().into();
-    configured.kf_accounts.iter().map(move |kf_account| Account {
-        official_account: Arc::clone(&official_account),
-        appid: Arc::clone(&appid),
-        kf_account: kf_account.as_str().into(),
+/// The kf accounts of each official account: those that are named, and those discovered before that match its patterns
+/// still. They are watched without waiting for the next list.
+pub async fn watched_accounts(
+    config: &Config,
+    store: Option<&Store>,
+) -> Result<Vec<Vec<Account>>, StoreError> {
+    let patterns: Vec<Option<Patterns>> = config.official_accounts.iter().map(patterns).collect();
+    let mut known: HashMap<Arc<str>, Vec<Account>> = HashMap::new();
+    if let Some(store) = store.filter(|_| patterns.iter().any(Option::is_some)) {
+        for account in store.watched_accounts().await? {
+            known.entry(Arc::clone(&account.appid)).or_default().push(account);
+        }
+    }
+    let lists = config.official_accounts.iter().zip(patterns).map(|(configured, patterns)| {
+        let mut list: Vec<Account> = accounts(configured).collect();
+        if let (Some(patterns), Some(known)) = (patterns, known.get(configured.appid.as_str())) {
+            let found = known.iter().map(|known| &*known.kf_account);
+            list.extend(of_names(configured, found.filter(|kf_account| patterns.discover(kf_account))));
+            list.truncate(patterns.most);
+        }
+        list
+    });
+    Ok(lists.collect())
+}
+
+fn patterns(configured: &config::OfficialAccount) -> Option<Patterns> {
+    (!configured.patterns.is_empty()).then(|| Patterns {
+        named: configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect(),
+        matching: configured.patterns.clone(),
+        exclude: configured.exclude.clone(),
+        most: MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT,
     })
 }
 
-/// What the store knows of an account.
-pub fn watch(stored: StoredAccount) -> Watch {
-    Watch {
-        standing: Standing::restored(stored.record.state, stored.record.conclusion),
-        snapshot: stored.snapshot,
-        sighting: stored.record.sighting,
+fn log_waiting(official_account: &str, watched: &[Account]) {
+    if watched.is_empty() {
+        tracing::info!(%official_account, "No kf account is known yet: waiting for getkflist");
     }
+}
+
+/// The kf accounts of an official account that are named.
+pub fn accounts(configured: &config::OfficialAccount) -> impl Iterator<Item = Account> {
+    of_names(configured, configured.kf_accounts.iter().map(String::as_str))
+}
+
+/// Accounts of these names, which share the strings of their official account.
+fn of_names<'a>(
+    configured: &config::OfficialAccount,
+    kf_accounts: impl Iterator<Item = &'a str>,
+) -> impl Iterator<Item = Account> {
+    let official_account: Arc<str> = configured.name.as_str().into();
+    let appid: Arc<str> = configured.appid.as_str().into();
+    kf_accounts.map(move |kf_account| Account {
+        official_account: Arc::clone(&official_account),
+        appid: Arc::clone(&appid),
+        kf_account: kf_account.into(),
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
+use glob::Pattern;
 use jiff::{Timestamp, tz::Offset};
 
 use super::{ConfigArgs, Failure, output};
@@ -13,6 +14,9 @@ use crate::{
 
 /// How many of the next ticks are shown.
 const TICKS_SHOWN: usize = 3;
+
+/// How many patterns of an official account are shown.
+const PATTERNS_SHOWN: usize = 3;
 
 /// Loads the configuration and says what it means.
 pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
@@ -26,17 +30,26 @@ pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
 
 fn describe(config: &Config, now: Timestamp) -> String {
     let mut text = String::from("The configuration is good.\n\n");
-    let kf_accounts: usize = config.official_accounts.iter().map(|account| account.kf_accounts.len()).sum();
+    let official_accounts = || config.official_accounts.iter();
+    let kf_accounts: usize = official_accounts().map(|account| account.kf_accounts.len()).sum();
     let calls = config.calls_a_day(now);
-    let rows = config.official_accounts.iter().zip(&calls).map(|(account, calls_a_day)| {
+    let named = |account: &OfficialAccount| account.kf_accounts.len();
+    let total: u64 = official_accounts().zip(&calls).map(|(account, calls)| calls.of(named(account))).sum();
+    let rows = official_accounts().zip(&calls).map(|(account, calls)| {
+        let (calls_a_day, each) = (calls.of(named(account)), calls.each);
+        let discovers = !account.patterns.is_empty();
         vec![
             account.name.clone(),
-            account.kf_accounts.len().to_string(),
+            watched(account),
             account.token.source().to_owned(),
             account.schedule.expressions().collect::<Vec<_>>().join(", "),
             next_ticks(account, now),
             account.max_requests_per_minute.map_or_else(|| "–".to_owned(), |most| most.to_string()),
-            calls_a_day.to_string(),
+            if discovers {
+                format!("{calls_a_day} + {each} for each found")
+            } else {
+                calls_a_day.to_string()
+            },
         ]
     });
     let headings = [
@@ -53,15 +66,33 @@ fn describe(config: &Config, now: Timestamp) -> String {
         SinkTarget::Stdout => format!("{} (standard output)", sink.name),
         SinkTarget::File { path, .. } => format!("{} ({})", sink.name, path.display()),
     });
+    let found = match official_accounts().any(|account| !account.patterns.is_empty()) {
+        true => ", and those that getkflist lists and a pattern matches",
+        false => "",
+    };
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "\n{kf_accounts} kf accounts, {} calls of getsessionlist a day in all.\nStore: {}\nSinks: {}",
-        calls.iter().sum::<u64>(),
+        "\n{kf_accounts} kf accounts, {total} calls of getsessionlist a day in all{found}.\nStore: {}\nSinks: {}",
         config.store.path.display(),
         sinks.collect::<Vec<_>>().join(", ")
     );
     text
+}
+
+/// How many are named, and what else is watched.
+fn watched(account: &OfficialAccount) -> String {
+    let shown = |patterns: &[Pattern]| {
+        let first: Vec<&str> = patterns.iter().take(PATTERNS_SHOWN).map(Pattern::as_str).collect();
+        let more = if patterns.len() > first.len() { ", …" } else { "" };
+        first.join(", ") + more
+    };
+    let named = account.kf_accounts.len();
+    match (&account.patterns[..], &account.exclude[..]) {
+        ([], _) => named.to_string(),
+        (patterns, []) => format!("{named} + {}", shown(patterns)),
+        (patterns, exclude) => format!("{named} + {} without {}", shown(patterns), shown(exclude)),
+    }
 }
 
 /// In the schedule's own time zone, as its owner thinks of them.

@@ -136,7 +136,8 @@ impl Printer {
 /// A column: its heading, and where its value stands in an event.
 type Column = (&'static str, &'static str);
 
-const CSV_COLUMNS: [Column; 20] = [
+/// New ones come last: readers may count them.
+const CSV_COLUMNS: [Column; 23] = [
     ("time", "/time"),
     ("type", "/type"),
     ("id", "/id"),
@@ -157,6 +158,9 @@ const CSV_COLUMNS: [Column; 20] = [
     ("to", "/data/to"),
     ("errcode", "/data/errcode"),
     ("source", "/data/source"),
+    ("transferred_from", "/data/transferred_from"),
+    ("invitation_status", "/data/invitation/status"),
+    ("invitation_expires_at", "/data/invitation/expires_at"),
 ];
 
 fn csv(events: &[StoredEvent], heading: bool) -> Result<String, Failure> {
@@ -199,7 +203,10 @@ fn table(events: &[StoredEvent], heading: bool) -> String {
             EventType::SessionStarted if of("/data/baseline") == "true" => {
                 ("started", format!("at {} (open when first seen)", of("/data/started_at")))
             }
-            EventType::SessionStarted => ("started", format!("at {}", of("/data/started_at"))),
+            EventType::SessionStarted => {
+                let from = prefixed(", transferred from ", &of("/data/transferred_from"));
+                ("started", format!("at {}{from}", of("/data/started_at")))
+            }
             EventType::SessionEnded => {
                 let [min, max] = ["/data/duration_seconds/min", "/data/duration_seconds/max"].map(of);
                 ("ended", format!("after {min} to {max} s, {}", of("/data/reason")))
@@ -208,12 +215,18 @@ fn table(events: &[StoredEvent], heading: bool) -> String {
                 let errcode = of("/data/errcode");
                 let because =
                     if errcode.is_empty() { String::new() } else { format!(" (errcode {errcode})") };
-                ("state_changed", format!("{} to {}{because}", of("/data/from"), of("/data/to")))
+                let invitation = prefixed(", invitation: ", &of("/data/invitation/status"));
+                ("state_changed", format!("{} to {}{because}{invitation}", of("/data/from"), of("/data/to")))
             }
         };
         line([&of("/time"), kind, &account, &of("/data/openid"), &details]);
     }
     text
+}
+
+/// Nothing where there is no text.
+fn prefixed(prefix: &str, text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("{prefix}{text}") }
 }
 
 fn parsed(event: &StoredEvent) -> Value {

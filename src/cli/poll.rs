@@ -96,13 +96,14 @@ async fn accounts(
         stored.into_iter().map(|stored| (key(&stored.account), app::watch(stored))).collect();
     let metrics = Metrics::new([]).map_err(app::AppError::from)?;
     let mut claims = Vec::new();
-    for configured in &config.official_accounts {
+    let lists = app::watched_accounts(config, store).await?;
+    for (configured, accounts) in config.official_accounts.iter().zip(lists) {
         if store.is_none() && matches!(configured.token, Token::Component { .. }) {
-            claims.extend(app::accounts(configured).map(Err));
+            claims.extend(accounts.into_iter().map(Err));
             continue;
         }
         let official_account = connections.official_account(configured, &metrics);
-        for account in app::accounts(configured) {
+        for account in accounts {
             let watch = known.remove(&key(&account)).unwrap_or_default();
             let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
             // Nothing is committed, so the row does not matter.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{ConfigArgs, Failure, init_logging, signals};
 use crate::{
     app::{App, clock::SystemClock},
-    config::{Config, Loaded},
+    config::Loaded,
     domain::clock::Clock,
 };
 
@@ -29,7 +29,7 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
                 "Serving the status page on http://{address}/ and metrics on http://{address}/metrics"
             );
         }
-        announce(app.config(), now);
+        announce(&app, now);
         app.run(shutdown).await
     })
     .await
@@ -39,16 +39,22 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
 const ANNOUNCED: usize = 20;
 
 /// Says what this configuration will do to whose quota.
-fn announce(config: &Config, now: Timestamp) {
-    let calls = config.calls_a_day(now);
-    for (account, calls_a_day) in config.official_accounts.iter().zip(&calls).take(ANNOUNCED) {
-        let kf_accounts = account.kf_accounts.len();
-        tracing::info!(official_account = %account.name, kf_accounts, calls_a_day, "Watching {}", account.name);
+fn announce(app: &App, now: Timestamp) {
+    let web = app.web();
+    let official_accounts = web.table.official_accounts();
+    let mut all_calls = 0;
+    for (n, (of, calls)) in official_accounts.iter().zip(app.config().calls_a_day(now)).enumerate() {
+        let (name, kf_accounts) = (&of.name, of.accounts().len());
+        let calls_a_day = calls.of(kf_accounts);
+        all_calls += calls_a_day;
+        if n < ANNOUNCED {
+            tracing::info!(official_account = %name, kf_accounts, calls_a_day, "Watching {name}");
+        }
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        official_accounts = config.official_accounts.len(),
-        calls_a_day = calls.iter().sum::<u64>(),
+        official_accounts = official_accounts.len(),
+        calls_a_day = all_calls,
         "Watching"
     );
 }

@@ -21,6 +21,9 @@ use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule};
 /// How many addresses the web server may listen on.
 const MAX_LISTEN: usize = 16;
 
+/// How often getkflist is called.
+const KF_LIST: Duration = Duration::from_secs(300);
+
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -29,6 +32,8 @@ pub(super) struct Inherited {
     /// Cron expressions and time zone.
     pub(super) schedule: (Vec<String>, String),
     pub(super) max_requests_per_minute: Option<NonZeroU32>,
+    /// How often getkflist is called, if it is.
+    pub(super) kf_list: Option<Duration>,
 }
 
 /// All mistakes there are, or a configuration without any.
@@ -182,5 +187,8 @@ fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, Inherited) {
     let blind_after =
         report.duration(&key, keys.blind_after, Duration::from_secs(300), Duration::from_secs(1)..=30 * DAY);
     let max_requests_per_minute = request_limit(&poll, keys.max_requests_per_minute, None, report);
-    (Poll { spread, blind_after }, Inherited { schedule: (expressions, timezone), max_requests_per_minute })
+    (
+        Poll { spread, blind_after },
+        Inherited { schedule: (expressions, timezone), max_requests_per_minute, kf_list: Some(KF_LIST) },
+    )
 }

@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Duration;
 
 use super::check::Inherited;
+use super::kf_accounts::KfAccounts;
 use super::locate::Key;
 use super::mistake::quote;
 use super::report::Report;
@@ -17,9 +19,6 @@ use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule, ScheduleError};
 /// How many official accounts there may be.
 pub const MAX_OFFICIAL_ACCOUNTS: usize = 100_000;
 
-/// How many kf accounts one official account may have; WeChat allows 100.
-pub const MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT: usize = 1_000;
-
 /// How many kf accounts there may be in all.
 pub const MAX_KF_ACCOUNTS: usize = 1_000_000;
 
@@ -27,7 +26,7 @@ pub const MAX_KF_ACCOUNTS: usize = 1_000_000;
 /// second.
 pub const MAX_SCHEDULES: usize = 100;
 
-/// The most characters of a name or of a kf account.
+/// The most characters of a name.
 const MAX_NAME_CHARS: usize = 64;
 
 /// Checks one official account after the other, and what must be unique or limited among all of them.
@@ -35,6 +34,8 @@ pub(super) struct OfficialAccounts<'a> {
     tokens: Tokens<'a>,
     schedules: Schedules,
     max_requests_per_minute: Option<NonZeroU32>,
+    /// How often getkflist is called, if it is.
+    kf_list: Option<Duration>,
     /// Names and appids that are taken, each with its place.
     used: HashMap<(&'static str, String), String>,
     official_accounts: usize,
@@ -43,11 +44,12 @@ pub(super) struct OfficialAccounts<'a> {
 
 impl<'a> OfficialAccounts<'a> {
     pub(super) fn new(base_dir: &'a Path, environment: &'a Environment, inherited: Inherited) -> Self {
-        let Inherited { schedule: poll, max_requests_per_minute } = inherited;
+        let Inherited { schedule: poll, max_requests_per_minute, kf_list } = inherited;
         Self {
             tokens: Tokens::new(base_dir, environment),
             schedules: Schedules { poll, parsed: HashMap::new() },
             max_requests_per_minute,
+            kf_list,
             used: HashMap::new(),
             official_accounts: 0,
             kf_accounts: 0,
@@ -100,16 +102,22 @@ impl<'a> OfficialAccounts<'a> {
         let appid = check_appid(&at.name("appid"), keys.appid, "appid = \"wx0123456789abcdef\"", report);
         self.check_unique(at, "name", name.as_deref(), report);
         self.check_unique(at, "appid", appid.as_deref(), report);
-        let kf_accounts = check_kf_accounts(&at.name("kf_accounts"), keys.kf_accounts, report);
-        self.kf_accounts += kf_accounts.as_ref().map_or(0, Vec::len);
+        let kf_accounts = KfAccounts::check(at, keys.kf_accounts, keys.exclude, report);
+        if let Some(kf_accounts) = &kf_accounts {
+            kf_accounts.check_listed(at, self.kf_list, report);
+        }
+        self.kf_accounts += kf_accounts.as_ref().map_or(0, |kf_accounts| kf_accounts.named.len());
         let schedule = self.schedules.of(at, keys.schedule, keys.timezone, report);
         let max_requests_per_minute =
             request_limit(at, keys.max_requests_per_minute, self.max_requests_per_minute, report);
         let token = self.tokens.token(&at.name("token"), keys.token, report);
+        let KfAccounts { named, patterns, exclude } = kf_accounts?;
         Some(OfficialAccount {
             name: name?,
             appid: appid?,
-            kf_accounts: kf_accounts?,
+            kf_accounts: named,
+            patterns,
+            exclude,
             schedule: schedule?,
             max_requests_per_minute,
             token: token?,
@@ -208,35 +216,4 @@ pub(super) fn check_appid(
         return None;
     }
     Some(appid)
-}
-
-fn check_kf_accounts(key: &Key<'_>, setting: Setting<OneOrMore>, report: &mut Report) -> Option<Vec<String>> {
-    if setting.is_absent() {
-        report.wrong(key, "is missing; write the full accounts, for example kf_accounts = [\"test1@test\"]");
-    }
-    let kf_accounts = report.list(key, setting, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT)?;
-    let mut seen = HashSet::new();
-    for (n, kf_account) in kf_accounts.iter().enumerate() {
-        let quoted = quote(kf_account);
-        if kf_account.contains('*') {
-            report.not_yet(&key.index(n), &format!("patterns such as {quoted}"));
-        } else if !is_kf_account(kf_account) {
-            report.wrong(
-                &key.index(n),
-                format!("{quoted} is not a full kf account; write prefix@wechatid, at most 64 characters"),
-            );
-        } else if !seen.insert(kf_account) {
-            report.wrong(&key.index(n), format!("{quoted} is listed twice; remove one"));
-        }
-    }
-    Some(kf_accounts)
-}
-
-fn is_kf_account(text: &str) -> bool {
-    // These would be read as something else in the URL of a request, or in a log.
-    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "&=#?%".contains(c);
-    let parts: Vec<&str> = text.split('@').collect();
-    matches!(parts[..], [prefix, wechatid] if !prefix.is_empty() && !wechatid.is_empty())
-        && !text.contains(forbidden)
-        && text.chars().count() <= MAX_NAME_CHARS
 }

@@ -106,6 +106,7 @@ pub(super) struct OfficialAccount {
     pub(super) name: Setting<String>,
     pub(super) appid: Setting<String>,
     pub(super) kf_accounts: Setting<OneOrMore>,
+    pub(super) exclude: Setting<OneOrMore>,
     pub(super) schedule: Setting<OneOrMore>,
     pub(super) timezone: Setting<String>,
     pub(super) max_requests_per_minute: Setting<i64>,

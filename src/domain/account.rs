@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::Moment;
+use super::{agents::Binding, clock::Moment};
 
 /// A kf account (service agent) of an official account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,13 +36,13 @@ pub enum AccountState {
     Unknown,
     /// Its sessions are listed.
     Ok,
-    /// Errcode 65402: no WeChat user is bound to it, so that it cannot serve anybody.
+    /// Errcode 65402, or getkflist alone says so: no WeChat user is bound to it, so that it cannot serve anybody.
     Unbound,
     /// Errcode 65401: WeChat does not know it.
     Invalid,
     /// For too long nothing conclusive was answered: its silence means nothing.
     Blind,
-    /// It left the configuration.
+    /// It left the configuration, or getkflist does not list it any more.
     Unwatched,
 }
 
@@ -76,13 +76,16 @@ pub enum Conclusion {
     Unbound,
     /// Errcode 65401.
     Invalid,
+    /// getkflist lists it without a WeChat user, and getsessionlist has said nothing yet.
+    ListedUnbound,
 }
 
 impl Conclusion {
-    fn state(self) -> AccountState {
+    /// The state that it leads to.
+    pub fn state(self) -> AccountState {
         match self {
             Self::Ok => AccountState::Ok,
-            Self::Unbound => AccountState::Unbound,
+            Self::Unbound | Self::ListedUnbound => AccountState::Unbound,
             Self::Invalid => AccountState::Invalid,
         }
     }
@@ -138,7 +141,27 @@ impl Standing {
         (Self { state: AccountState::Blind, ..next }, Some(transition))
     }
 
-    /// The standing after the account left the configuration.
+    /// The standing after getkflist said whether a WeChat user is bound. Only where getsessionlist has said nothing
+    /// does it count: unbound is a conclusion then, which bound takes back.
+    pub fn listed(self, binding: Binding) -> (Self, Option<Transition>) {
+        let ours = self.conclusion == Some(Conclusion::ListedUnbound);
+        match binding {
+            Binding::Unbound(_)
+                if self.conclusion.is_none() || (ours && self.state == AccountState::Unwatched) =>
+            {
+                self.concluded(Conclusion::ListedUnbound)
+            }
+            Binding::Bound if ours => {
+                let unbound = self.state == AccountState::Unbound;
+                let state = if unbound { AccountState::Unknown } else { self.state };
+                let transition = unbound.then_some(Transition { from: self.state, to: state });
+                (Self { state, conclusion: None, ..self }, transition)
+            }
+            Binding::Unbound(_) | Binding::Bound => (self, None),
+        }
+    }
+
+    /// The standing after the account left.
     pub fn unwatched(self) -> (Self, Option<Transition>) {
         let next = Self { state: AccountState::Unwatched, ..self };
         let left = self.state != AccountState::Unwatched;
@@ -215,6 +238,49 @@ mod tests {
             failing.failed(at(300), BLIND_AFTER).1,
             transition(AccountState::Unwatched, AccountState::Blind)
         );
+    }
+
+    #[test]
+    fn what_getkflist_says_counts_only_until_getsessionlist_has_said_something() {
+        const UNBOUND: Binding = Binding::Unbound(None);
+        let (unbound, announced) = Standing::default().listed(UNBOUND);
+        assert_eq!(announced, transition(AccountState::Unknown, AccountState::Unbound));
+        assert_eq!(unbound.listed(UNBOUND), (unbound, None), "said again");
+        let (bound, announced) = unbound.listed(Binding::Bound);
+        assert_eq!(announced, transition(AccountState::Unbound, AccountState::Unknown));
+        assert_eq!(bound, Standing::default());
+        for said in [Conclusion::Ok, Conclusion::Unbound, Conclusion::Invalid] {
+            let (standing, _) = unbound.concluded(said);
+            assert_eq!(standing.conclusion, Some(said));
+            assert_eq!(standing.listed(UNBOUND), (standing, None));
+            assert_eq!(standing.listed(Binding::Bound), (standing, None));
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_getkflist_foretold_is_no_second_transition() {
+        let (unbound, _) = Standing::default().listed(Binding::Unbound(None));
+        assert_eq!(unbound.concluded(Conclusion::Unbound).1, None);
+    }
+
+    #[test]
+    fn what_getkflist_repeats_neither_ends_nor_hides_blindness() {
+        let (unbound, _) = Standing::default().listed(Binding::Unbound(None));
+        let (failing, _) = unbound.failed(at(0), BLIND_AFTER);
+        let (blind, announced) = failing.failed(at(300), BLIND_AFTER);
+        assert_eq!(announced, transition(AccountState::Unbound, AccountState::Blind));
+        assert_eq!(blind.listed(Binding::Unbound(None)), (blind, None));
+        let (bound, announced) = blind.listed(Binding::Bound);
+        assert_eq!((bound.state, bound.conclusion, announced), (AccountState::Blind, None, None));
+    }
+
+    #[test]
+    fn an_account_that_comes_back_unbound_is_announced_again() {
+        let listed = Some(Conclusion::ListedUnbound);
+        let (back, announced) =
+            Standing::restored(AccountState::Unwatched, listed).listed(Binding::Unbound(None));
+        assert_eq!((back.state, back.conclusion), (AccountState::Unbound, listed));
+        assert_eq!(announced, transition(AccountState::Unwatched, AccountState::Unbound));
     }
 
     #[test]

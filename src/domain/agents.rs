@@ -4,7 +4,7 @@
 //! Each is the content of one answer, as far as it could be read: a field that was absent or of a strange type is
 //! `None`, and costs no other field.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -26,6 +26,19 @@ pub enum Binding {
     Bound,
     /// None is. What is known of an invitation, if there was one.
     Unbound(Option<Invitation>),
+}
+
+/// For logs.
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let invitation = match self {
+            Self::Bound => return f.write_str("a WeChat user is bound"),
+            Self::Unbound(None) => return f.write_str("no WeChat user is bound, and no invitation is known"),
+            Self::Unbound(Some(invitation)) => invitation,
+        };
+        write!(f, "no WeChat user is bound; invitation: {}", invitation.status.as_str())?;
+        invitation.expires_at.map_or(Ok(()), |at| write!(f, ", valid until {at}"))
+    }
 }
 
 /// An invitation to serve for a kf account.
@@ -91,4 +104,28 @@ pub struct Quota {
     pub used: Option<u64>,
     /// Calls left today.
     pub remaining: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_reads_as_a_sentence_in_the_log() {
+        let invited = |status, expires_at: Option<&str>| {
+            let expires_at = expires_at.map(|time| time.parse().unwrap());
+            Binding::Unbound(Some(Invitation { status, expires_at }))
+        };
+        for (binding, expected) in [
+            (Binding::Bound, "a WeChat user is bound"),
+            (Binding::Unbound(None), "no WeChat user is bound, and no invitation is known"),
+            (invited(InvitationStatus::Rejected, None), "no WeChat user is bound; invitation: rejected"),
+            (
+                invited(InvitationStatus::Waiting, Some("2026-11-23T07:00:00Z")),
+                "no WeChat user is bound; invitation: waiting, valid until 2026-11-23T07:00:00Z",
+            ),
+        ] {
+            assert_eq!(binding.to_string(), expected);
+        }
+    }
 }

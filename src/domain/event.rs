@@ -6,12 +6,17 @@
 //!
 //! The openid is personal data: it stands in `data` alone, never in an attribute.
 
+mod render;
+
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    account::{Account, AccountState, Transition},
+    account::{Account, Transition},
+    agents::Binding,
     diff::EndReason,
 };
 
@@ -54,6 +59,9 @@ pub enum Change {
         observed_at: Timestamp,
         /// Whether the account's first good answer listed it, so that its beginning was not seen.
         baseline: bool,
+        /// The kf account of the same official account that has, or just had, a session of this customer. Never known
+        /// of a baseline.
+        transferred_from: Option<Arc<str>>,
     },
     /// A session ended.
     SessionEnded {
@@ -74,6 +82,8 @@ pub enum Change {
         errcode: Option<i64>,
         /// The call that said so, or `configuration`.
         source: &'static str,
+        /// Of a change to `unbound`: what getkflist last said of the binding, if it has said anything.
+        binding: Option<Binding>,
     },
 }
 
@@ -148,32 +158,6 @@ impl Numbered<'_> {
             }
         }
     }
-
-    /// The whole event as one line of JSON, without the line's end.
-    pub fn render(&self) -> String {
-        let session_id = self.change.session_id(self.account).map(|id| id.to_string());
-        let event = CloudEvent {
-            specversion: "1.0",
-            id: self.id().to_string(),
-            event_type: self.change.event_type().as_str(),
-            source: format!(
-                "/wechat/official-accounts/{}/kf-accounts/{}",
-                self.account.appid, self.account.kf_account
-            ),
-            subject: session_id.as_deref().unwrap_or(&self.account.kf_account),
-            time: millis(self.change.observed_at()),
-            datacontenttype: "application/json",
-            sequence: format!("{:020}", self.sequence),
-            data: Data {
-                official_account: &self.account.official_account,
-                appid: &self.account.appid,
-                kf_account: &self.account.kf_account,
-                details: details(self.change, session_id.as_deref()),
-            },
-        };
-        // Strings, numbers and lists of strings always serialize.
-        serde_json::to_string(&event).unwrap_or_default()
-    }
 }
 
 fn named(fields: &[&str]) -> Uuid {
@@ -183,56 +167,6 @@ fn named(fields: &[&str]) -> Uuid {
 /// RFC 3339 with milliseconds, in UTC.
 pub fn millis(timestamp: Timestamp) -> String {
     format!("{timestamp:.3}")
-}
-
-#[derive(Serialize)]
-struct CloudEvent<'a> {
-    specversion: &'static str,
-    id: String,
-    #[serde(rename = "type")]
-    event_type: &'static str,
-    source: String,
-    subject: &'a str,
-    time: String,
-    datacontenttype: &'static str,
-    sequence: String,
-    data: Data<'a>,
-}
-
-#[derive(Serialize)]
-struct Data<'a> {
-    official_account: &'a str,
-    appid: &'a str,
-    kf_account: &'a str,
-    #[serde(flatten)]
-    details: Details<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Details<'a> {
-    Started {
-        session_id: &'a str,
-        openid: &'a str,
-        started_at: String,
-        observed_at: String,
-        baseline: bool,
-    },
-    Ended {
-        session_id: &'a str,
-        openid: &'a str,
-        started_at: String,
-        ended_between: [String; 2],
-        duration_seconds: Bounds,
-        reason: &'static str,
-    },
-    StateChanged {
-        from: AccountState,
-        to: AccountState,
-        observed_at: String,
-        errcode: Option<i64>,
-        source: &'static str,
-    },
 }
 
 /// Seconds between which a duration lies.
@@ -255,44 +189,15 @@ pub fn duration_bounds(createtime: i64, [earliest, latest]: [Timestamp; 2]) -> B
     Bounds { min: min.max(0), max: max.max(0) }
 }
 
-fn details<'a>(change: &'a Change, session_id: Option<&'a str>) -> Details<'a> {
-    let session_id = session_id.unwrap_or_default();
-    match change {
-        Change::SessionStarted { session, observed_at, baseline } => Details::Started {
-            session_id,
-            openid: &session.openid,
-            started_at: seconds(session.createtime),
-            observed_at: millis(*observed_at),
-            baseline: *baseline,
-        },
-        Change::SessionEnded { session, reason, ended_between } => Details::Ended {
-            session_id,
-            openid: &session.openid,
-            started_at: seconds(session.createtime),
-            ended_between: ended_between.map(millis),
-            duration_seconds: duration_bounds(session.createtime, *ended_between),
-            reason: reason.as_str(),
-        },
-        Change::StateChanged { transition, observed_at, errcode, source } => Details::StateChanged {
-            from: transition.from,
-            to: transition.to,
-            observed_at: millis(*observed_at),
-            errcode: *errcode,
-            source,
-        },
-    }
-}
-
-fn seconds(createtime: i64) -> String {
-    // The parser of answers refuses what no calendar holds.
-    Timestamp::from_second(createtime).unwrap_or_default().to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::{
+        account::AccountState,
+        agents::{Invitation, InvitationStatus},
+    };
 
     fn account() -> Account {
         Account {
@@ -319,6 +224,7 @@ mod tests {
             session: session(),
             observed_at: Timestamp::UNIX_EPOCH,
             baseline: false,
+            transferred_from: None,
         };
         let number = |change| Numbered { account: &account, change, sequence: 1, repeats: 0 };
         assert_eq!(ended.session_id(&account).unwrap().to_string(), "bb990e79-eb52-5233-a363-a2cf2b13422f");
@@ -352,6 +258,7 @@ mod tests {
             observed_at: "2026-11-22T07:22:45.123Z".parse().unwrap(),
             errcode: Some(65402),
             source: "getsessionlist",
+            binding: None,
         };
         let json = Numbered { account: &account, change: &change, sequence: 1, repeats: 0 }.render();
         assert!(json.contains(r#""subject":"test1@test""#), "{json}");
@@ -359,6 +266,53 @@ mod tests {
             r#""from":"ok","to":"unbound","observed_at":"2026-11-22T07:22:45.123Z","errcode":65402,"#,
             r#""source":"getsessionlist"}}"#
         )));
+    }
+
+    #[test]
+    fn a_change_to_unbound_tells_what_is_known_of_the_invitation() {
+        let check = |binding, expected: &str| {
+            let change = Change::StateChanged {
+                transition: Transition { from: AccountState::Unknown, to: AccountState::Unbound },
+                observed_at: Timestamp::UNIX_EPOCH,
+                errcode: None,
+                source: "getkflist",
+                binding,
+            };
+            let json = Numbered { account: &account(), change: &change, sequence: 1, repeats: 0 }.render();
+            assert!(
+                json.ends_with(&format!(r#""errcode":null,"source":"getkflist"{expected}}}}}"#)),
+                "{json}"
+            );
+        };
+        let invited = |status, expires_at: Option<&str>| {
+            let expires_at = expires_at.map(|time| time.parse().unwrap());
+            Some(Binding::Unbound(Some(Invitation { status, expires_at })))
+        };
+        check(None, "");
+        check(Some(Binding::Bound), "");
+        check(Some(Binding::Unbound(None)), r#","invitation":{"status":"none"}"#);
+        check(invited(InvitationStatus::Expired, None), r#","invitation":{"status":"expired"}"#);
+        check(
+            invited(InvitationStatus::Waiting, Some("2026-11-23T07:00:00Z")),
+            r#","invitation":{"status":"waiting","expires_at":"2026-11-23T07:00:00Z"}"#,
+        );
+    }
+
+    #[test]
+    fn a_start_says_where_the_customer_came_from_only_if_that_is_known() {
+        let started = |transferred_from: Option<&str>| {
+            let change = Change::SessionStarted {
+                session: session(),
+                observed_at: Timestamp::UNIX_EPOCH,
+                baseline: false,
+                transferred_from: transferred_from.map(Arc::from),
+            };
+            Numbered { account: &account(), change: &change, sequence: 1, repeats: 0 }.render()
+        };
+        assert!(started(None).ends_with(r#""baseline":false}}"#));
+        assert!(
+            started(Some("test2@test")).ends_with(r#""baseline":false,"transferred_from":"test2@test"}}"#)
+        );
     }
 
     proptest! {
@@ -374,7 +328,8 @@ mod tests {
             let account = account();
             let id = |openid: &str, createtime, repeats| {
                 let session = OwnedSession { openid: openid.into(), createtime };
-                let change = Change::SessionStarted { session, observed_at: Timestamp::UNIX_EPOCH, baseline: true };
+                let observed_at = Timestamp::UNIX_EPOCH;
+                let change = Change::SessionStarted { session, observed_at, baseline: true, transferred_from: None };
                 Numbered { account: &account, change: &change, sequence: 9, repeats }.id()
             };
             prop_assert_eq!(id(&openid, createtime, repeats), id(&openid, createtime, repeats));

@@ -77,6 +77,26 @@ impl Snapshot {
         self.entries.iter().map(|entry| entry.createtime).min()
     }
 
+    /// The createtime of a customer's session; of several, the newest.
+    pub fn createtime_of(&self, openid: &str) -> Option<i64> {
+        let mut range = 0..self.len();
+        while !range.is_empty() {
+            let middle = range.start + range.len() / 2;
+            if self.openid(middle) <= openid {
+                range.start = middle + 1;
+            } else {
+                range.end = middle;
+            }
+        }
+        let last = range.start.checked_sub(1)?;
+        (self.openid(last) == openid).then(|| self.entries[last].createtime)
+    }
+
+    fn openid(&self, index: usize) -> &str {
+        let begin = index.checked_sub(1).map_or(0, |before| self.entries[before].end as usize);
+        &self.openids[begin..self.entries[index].end as usize]
+    }
+
     /// Whether an answer lists exactly these sessions.
     pub fn equals(&self, observed: &Observed<'_>) -> bool {
         self.len() == observed.sessions.len()
@@ -101,6 +121,8 @@ impl From<&Observed<'_>> for Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn observed(sessions: &[(&'static str, i64)]) -> Observed<'static> {
@@ -121,6 +143,18 @@ mod tests {
         assert!(snapshot.equals(&seen));
         assert!(!snapshot.equals(&observed(&[("o-b", 7), ("o-a", 9), ("o-a", 8), ("微信", 2)])));
         assert!(!snapshot.equals(&Observed::default()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_customer_is_found_as_by_looking_at_all(
+            sessions in prop::collection::vec(("[a-c]{1,2}", 0..3i64), 0..12), openid in "[a-c]{0,2}",
+        ) {
+            let listed = sessions.iter().map(|(openid, createtime)| Session { openid: openid.into(), createtime: *createtime });
+            let snapshot = Snapshot::from(&Observed::new(listed.collect()));
+            let newest = sessions.iter().filter(|(of, _)| *of == openid).map(|(_, createtime)| *createtime).max();
+            prop_assert_eq!(snapshot.createtime_of(&openid), newest);
+        }
     }
 
     #[test]

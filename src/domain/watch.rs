@@ -4,16 +4,18 @@
 //! ends sessions only when the next good answer confirms it. The result of an answer is a [`Step`], which takes
 //! effect when the store has committed it and not before: see [`Watch::apply`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use super::{
-    account::{Conclusion, Standing, Transition},
+    account::{AccountState, Conclusion, Standing, Transition},
+    agents::Binding,
     clock::Moment,
     diff::{EndReason, diff},
     event::{Change, OwnedSession},
     snapshot::{Observed, Session, Snapshot},
+    transfer::Departed,
 };
 
 /// What is known of one kf account.
@@ -25,6 +27,8 @@ pub struct Watch {
     pub snapshot: Snapshot,
     /// What is known of the answers behind the snapshot.
     pub sighting: Sighting,
+    /// The sessions that ended in the latest good answer; not stored.
+    pub departed: Option<Arc<Departed>>,
 }
 
 /// What is known of the answers behind a snapshot. All moments are in whole milliseconds.
@@ -71,6 +75,8 @@ pub struct Step {
     pub snapshot: Option<Snapshot>,
     /// The sighting from now on.
     pub sighting: Sighting,
+    /// The sessions that ended in the latest good answer.
+    pub departed: Option<Arc<Departed>>,
     /// Whether more than moments changed, so that it must be stored before it takes effect.
     pub must_commit: bool,
 }
@@ -93,6 +99,7 @@ impl Watch {
                 step.snapshot = Some(Snapshot::from(observed));
             }
         }
+        step.departed = Departed::among(&step.changes);
         step.must_commit = !step.changes.is_empty()
             || step.standing.state != self.standing.state
             || step.standing.conclusion != self.standing.conclusion
@@ -111,15 +118,22 @@ impl Watch {
         self.moved(self.standing.failed(now, blind_after), now, cause)
     }
 
-    /// What leaving the configuration makes of it: its sessions do not end.
-    pub fn unwatched(&self, now: Moment) -> Step {
-        self.moved(self.standing.unwatched(), now, Cause { errcode: None, source: "configuration" })
+    /// What getkflist makes of it by saying whether a WeChat user is bound. `source` is that call.
+    pub fn listed(&self, binding: Binding, now: Moment, source: &'static str) -> Step {
+        self.moved(self.standing.listed(binding), now, Cause { errcode: None, source }).telling(Some(binding))
+    }
+
+    /// What leaving makes of it: its sessions do not end. `source` is what it left: the configuration, or the answers
+    /// of a call.
+    pub fn unwatched(&self, now: Moment, source: &'static str) -> Step {
+        self.moved(self.standing.unwatched(), now, Cause { errcode: None, source })
     }
 
     /// Takes the step, after it was committed if it had to be.
     pub fn apply(&mut self, step: Step) {
         self.standing = step.standing;
         self.sighting = step.sighting;
+        self.departed = step.departed;
         if let Some(snapshot) = step.snapshot {
             self.snapshot = snapshot;
         }
@@ -137,6 +151,7 @@ impl Watch {
             observed_at,
             errcode: cause.errcode,
             source: cause.source,
+            binding: None,
         });
         let must_commit =
             standing.state != self.standing.state || standing.conclusion != self.standing.conclusion;
@@ -145,6 +160,7 @@ impl Watch {
             standing,
             snapshot: None,
             sighting: self.sighting,
+            departed: self.departed.clone(),
             must_commit,
         }
     }
@@ -163,8 +179,23 @@ impl Watch {
             session: owned(session),
             observed_at: received_at,
             baseline,
+            transferred_from: None,
         });
         ended.chain(started).collect()
+    }
+}
+
+impl Step {
+    /// Tells along with a change to `unbound` what getkflist last said of the binding, if it has said anything.
+    pub fn telling(mut self, said: Option<Binding>) -> Self {
+        for change in &mut self.changes {
+            if let Change::StateChanged { transition, binding, .. } = change
+                && transition.to == AccountState::Unbound
+            {
+                *binding = said;
+            }
+        }
+        self
     }
 }
 
@@ -179,7 +210,6 @@ fn owned(session: &Session<'_>) -> OwnedSession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::account::AccountState;
 
     const SOURCE: &str = "getsessionlist";
 
@@ -308,7 +338,7 @@ mod tests {
     fn leaving_the_configuration_ends_no_session_and_coming_back_compares() {
         let mut rehearsal = Rehearsal::new();
         rehearsal.answer(Some(&["a", "b"]));
-        let step = rehearsal.watch.unwatched(rehearsal.now);
+        let step = rehearsal.watch.unwatched(rehearsal.now, "configuration");
         assert_eq!(rehearsal.take(step), ["ok>unwatched"]);
         assert_eq!(rehearsal.watch.snapshot.len(), 2);
         assert_eq!(rehearsal.answer(Some(&["b"])), ["unwatched>ok", "-a within 1010ms"]);

@@ -11,7 +11,7 @@ use std::{
 
 use super::Metrics;
 use crate::{
-    domain::account::Conclusion,
+    domain::account::{AccountState, Conclusion},
     status::{AccountRows, OfficialAccountStatus, RowRef, Table, escaped},
     store::Pending,
     wechat::Endpoint,
@@ -98,9 +98,12 @@ const ACCOUNT_FAMILIES: &[Family] = &[
     Family {
         name: "wechat_kf_account_unbound",
         kind: "gauge",
-        help: "1 if the last conclusive answer was errcode 65402: no WeChat user is bound to the kf account.",
+        help: "1 if the last conclusive answer was errcode 65402, or getkflist alone says so: no WeChat user is bound to \
+               the kf account.",
         fold: sum,
-        value: |account| Some((account.row.conclusion == Some(Conclusion::Unbound)).into()),
+        value: |account| {
+            Some((account.row.conclusion.map(Conclusion::state) == Some(AccountState::Unbound)).into())
+        },
     },
     Family {
         name: "wechat_kf_account_invalid",

@@ -3,25 +3,28 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use super::report::Reason;
+use super::{
+    discovery::{Discovery, Leaving},
+    report::Reason,
+};
 use crate::{
     domain::{
-        account::{Account, AccountState, Conclusion},
+        account::{Account, AccountState, Conclusion, Standing},
         clock::Moment,
         holds::{ErrorClass, Failure, Hold, Holds, Scope},
         streak::Streak,
         watch::{Answer, Cause, Sighting, Step, Watch},
     },
     status::{AccountStatus, OfficialAccountStatus},
-    store::AccountRow,
+    store::{AccountRow, StoredAccount},
     wechat::{Endpoint, client::OfficialAccountClient, error::CallFailure, pace::Pace, wire::SessionList},
 };
 
@@ -34,6 +37,8 @@ pub struct OfficialAccount {
     streak: Mutex<Streak<Reason>>,
     /// The kf accounts that are watched at present. Swapped whole when one comes or goes.
     accounts: ArcSwap<Vec<Arc<WatchedAccount>>>,
+    /// How further kf accounts are found, if they are to be.
+    discovery: ArcSwapOption<Discovery>,
     /// Wakes those who wait for a claim.
     released: Notify,
 }
@@ -47,6 +52,7 @@ impl OfficialAccount {
             hold: Mutex::default(),
             streak: Mutex::default(),
             accounts: ArcSwap::default(),
+            discovery: ArcSwapOption::empty(),
             released: Notify::new(),
         }
     }
@@ -62,6 +68,15 @@ impl OfficialAccount {
         self.accounts.store(Arc::new(accounts));
     }
 
+    /// From now on kf accounts come and go with what getkflist lists.
+    pub fn set_discovery(&self, discovery: Discovery) {
+        self.discovery.store(Some(Arc::new(discovery)));
+    }
+
+    pub(super) fn discovery(&self) -> Option<Arc<Discovery>> {
+        self.discovery.load_full()
+    }
+
     /// Claims one of its kf accounts for a poll; `None` while another poll of it is waiting or in flight.
     pub fn claim(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Option<Claim> {
         let free = !account.claimed.swap(true, Ordering::Acquire);
@@ -69,6 +84,7 @@ impl OfficialAccount {
             account: Arc::clone(account),
             official_account: Arc::clone(self),
             has_permit: AtomicBool::new(false),
+            kept: false,
         })
     }
 
@@ -136,6 +152,16 @@ impl WatchedAccount {
         Self { status, row, memory, claimed: AtomicBool::new(false) }
     }
 
+    /// An account as it was stored, polled at these ticks.
+    pub fn restored(stored: StoredAccount, ticks: Arc<AtomicU64>) -> Arc<Self> {
+        let (row, account) = (stored.id, stored.account.clone());
+        let watch = watch(stored);
+        let status = AccountStatus::restored(account, ticks, &watch);
+        // The ticks before it came were none of its own.
+        status.completed();
+        Arc::new(Self::new(Arc::new(status), row, watch))
+    }
+
     /// The store's row of it.
     pub fn row(&self) -> AccountRow {
         self.row
@@ -149,6 +175,10 @@ impl WatchedAccount {
     /// When it was last seen, as far as that may be newer than what is stored.
     pub fn sighting(&self) -> Sighting {
         self.memory().watch.sighting
+    }
+
+    pub(super) fn leaving(&self) -> Leaving {
+        Leaving { row: self.row, account: self.account().clone(), watch: self.watch() }
     }
 
     /// Its state as told to consumers.
@@ -171,10 +201,15 @@ pub struct Claim {
     official_account: Arc<OfficialAccount>,
     /// Whether the next call has its permit already.
     has_permit: AtomicBool,
+    /// Whether the account is never to be polled again.
+    kept: bool,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         self.account.claimed.store(false, Ordering::Release);
         self.official_account.released.notify_waiters();
     }
@@ -200,6 +235,11 @@ impl Claim {
             self.has_permit.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Gives it back never: the account is not polled any more.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
     }
 
     /// Asks for the account's sessions and compares them with what is known. Commits nothing.
@@ -253,6 +293,16 @@ impl Claim {
         if conclusion(failure).is_some() {
             release(&mut shared, sent_at);
         }
+    }
+}
+
+/// What the store knows of an account.
+pub fn watch(stored: StoredAccount) -> Watch {
+    Watch {
+        standing: Standing::restored(stored.record.state, stored.record.conclusion),
+        snapshot: stored.snapshot,
+        sighting: stored.record.sighting,
+        departed: None,
     }
 }
 

@@ -1,25 +1,66 @@
-//! What an answer of getkflist changes: what readers are shown of each kf account.
+//! What an answer of getkflist changes: which kf accounts are watched, what readers are shown of each, and whether one
+//! counts as unbound before getsessionlist has said anything of it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use super::{OfficialAccount, Poller};
-use crate::{domain::agents::ListedAccount, store::StoreError};
+use futures_util::future::join_all;
+
+use super::{OfficialAccount, Poller, WatchedAccount, discovery::CLAIM_PATIENCE};
+use crate::{
+    domain::agents::{Binding, ListedAccount},
+    store::StoreError,
+    wechat::Endpoint,
+};
 
 impl Poller {
-    /// Takes over what getkflist said of an official account.
+    /// Takes over what getkflist said of an official account. What cannot be taken over now, because a poll takes long
+    /// or the store fails, is taken over with the next list.
     pub async fn take_kf_list(
         &self,
         official_account: &Arc<OfficialAccount>,
         listed: &[ListedAccount],
     ) -> Result<(), StoreError> {
-        for account in official_account.accounts().iter() {
-            let name = &account.account().kf_account;
-            if let Some(listed) = listed.iter().find(|listed| listed.kf_account == *name) {
-                let mut agent = account.status.agent();
-                agent.nickname.clone_from(&listed.nickname);
-                agent.binding = Some(listed.binding);
-            }
-        }
-        Ok(())
+        self.discover(official_account, listed).await?;
+        let by_name: HashMap<&str, &ListedAccount> =
+            listed.iter().map(|listed| (&*listed.kf_account, listed)).collect();
+        let accounts = official_account.accounts();
+        let known = accounts
+            .iter()
+            .filter_map(|account| Some((account, *by_name.get(&*account.account().kf_account)?)));
+        let concluding = known.filter_map(|(account, listed)| {
+            show(account, listed);
+            account
+                .concludes_from(listed.binding)
+                .then(|| self.conclude(official_account, account, listed.binding))
+        });
+        join_all(concluding).await.into_iter().collect()
     }
+
+    async fn conclude(
+        &self,
+        official_account: &Arc<OfficialAccount>,
+        account: &Arc<WatchedAccount>,
+        binding: Binding,
+    ) -> Result<(), StoreError> {
+        let Ok(claim) = tokio::time::timeout(CLAIM_PATIENCE, official_account.claim_when_free(account)).await
+        else {
+            return Ok(());
+        };
+        let account = claim.account();
+        let step = account.memory().watch.listed(binding, self.clock.now(), Endpoint::KfList.as_str());
+        self.commit(account, step).await
+    }
+}
+
+impl WatchedAccount {
+    fn concludes_from(&self, binding: Binding) -> bool {
+        let standing = self.memory().watch.standing;
+        standing.listed(binding).0 != standing
+    }
+}
+
+fn show(account: &WatchedAccount, listed: &ListedAccount) {
+    let mut agent = account.status.agent();
+    agent.nickname.clone_from(&listed.nickname);
+    agent.binding = Some(listed.binding);
 }

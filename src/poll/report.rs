@@ -114,13 +114,20 @@ pub(super) fn log_panic(account: &WatchedAccount, now: Moment) {
     }
 }
 
-/// Logs that an account became blind. What other transitions come of is logged with the poll.
+/// Logs that an account became blind, and what getkflist knows of one that became unbound. What other transitions come of
+/// is logged with the poll.
 pub(super) fn log_transition(account: &WatchedAccount, from: AccountState, to: AccountState) {
     if to == AccountState::Blind && from != AccountState::Blind {
         tracing::warn!(
             account = %account.account(),
             "Nothing conclusive was answered for poll.blind_after: the account is blind, its sessions are not known"
         );
+    }
+    if to == AccountState::Unbound && from != AccountState::Unbound {
+        let binding = account.status.agent().binding;
+        if let Some(binding) = binding {
+            tracing::warn!(account = %account.account(), "The account is unbound; getkflist says: {binding}");
+        }
     }
 }
 

@@ -37,6 +37,13 @@ pub struct Record {
     pub sighting: watch::Sighting,
 }
 
+impl Record {
+    /// What is to be stored after a step.
+    pub fn after(step: &watch::Step) -> Self {
+        Self { state: step.standing.state, conclusion: step.standing.conclusion, sighting: step.sighting }
+    }
+}
+
 /// An account as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAccount {

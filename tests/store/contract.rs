@@ -1,8 +1,12 @@
 //! What every backend keeps. `contract!(name, place)` makes each function a test of one backend.
 
 use kfwatch::{
-    domain::{account::AccountState, event::EventType, watch::Sighting},
-    store::{EventId, Pending, Pruned, Record, Seen, SinkRegistration, Start, StoreError},
+    domain::{
+        account::{AccountState, Conclusion},
+        event::EventType,
+        watch::Sighting,
+    },
+    store::{EventId, Pending, PollCommit, Pruned, Record, Seen, SinkRegistration, Start, StoreError},
 };
 
 use super::support::*;
@@ -17,6 +21,9 @@ macro_rules! contract {
             sightings_are_stored_and_leave_what_they_do_not_know,
             an_unknown_account_fails_alone,
             a_renamed_official_account_keeps_its_history,
+            accounts_come_and_go_and_leave_the_others_as_they_are,
+            an_account_that_comes_again_brings_its_history,
+            what_getkflist_alone_concluded_survives,
             a_cursor_never_moves_back,
             a_new_sink_starts_now_or_at_the_beginning,
             a_removed_sink_keeps_its_cursor_for_a_time,
@@ -151,6 +158,61 @@ pub(crate) async fn a_renamed_official_account_keeps_its_history(place: &Place) 
     let after = &registered.configured[0];
     assert_eq!((after.id, &after.account, after.snapshot.len()), (before.id, &renamed, 1));
     assert!(registered.left.is_empty());
+}
+
+pub(crate) async fn accounts_come_and_go_and_leave_the_others_as_they_are(place: &Place) {
+    let store = place.open();
+    let first = register(&store, "a").await;
+    let added = store.add_accounts(vec![account("b"), account("c")]).await.unwrap();
+    assert_eq!(
+        added.iter().map(|stored| &stored.account).collect::<Vec<_>>(),
+        [&account("b"), &account("c")]
+    );
+    assert_eq!(store.add_accounts(vec![account("c")]).await.unwrap()[0], added[1], "once more");
+    commit(&store, &first, vec![started("o-1", 1)]).await;
+    assert_eq!(store.watched_accounts().await.unwrap(), ["a", "b", "c"].map(account));
+
+    let leave = |stored| PollCommit { record: unwatched(), ..poll(stored, vec![left(100)]) };
+    store.remove_accounts(vec![leave(&added[0]), unknown_account(), leave(&added[1])]).await.unwrap();
+    store.remove_accounts(vec![leave(&added[0])]).await.unwrap();
+    assert_eq!(store.watched_accounts().await.unwrap(), ["a"].map(account));
+    let told: Vec<_> = events(&store).await.iter().map(|event| (event.account, event.event_type)).collect();
+    let gone = EventType::StateChanged;
+    assert_eq!(told, [(first.id, EventType::SessionStarted), (added[0].id, gone), (added[1].id, gone)]);
+
+    let store = place.reopen(store).await;
+    assert_eq!(store.watched_accounts().await.unwrap(), ["a"].map(account));
+    assert!(store.register_accounts(vec![account("a")]).await.unwrap().left.is_empty(), "told already");
+}
+
+pub(crate) async fn an_account_that_comes_again_brings_its_history(place: &Place) {
+    let store = place.open();
+    let added = store.add_accounts(vec![account("a")]).await.unwrap().remove(0);
+    commit(&store, &added, vec![started("o-2", 2), started("o-1", 1), started("o-1", 3)]).await;
+    let leaving = PollCommit { record: unwatched(), ..poll(&added, vec![left(100)]) };
+    store.remove_accounts(vec![leaving]).await.unwrap();
+    let again = store.add_accounts(vec![account("a")]).await.unwrap().remove(0);
+    assert_eq!((again.id, again.record), (added.id, unwatched()));
+    assert_eq!(listed(&again), [("o-1", 1), ("o-1", 3), ("o-2", 2)].map(|(o, c)| (o.to_owned(), c)).into());
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().snapshots, 0, "it is in use again");
+
+    let leaving = PollCommit { record: unwatched(), ..poll(&again, vec![]) };
+    store.remove_accounts(vec![leaving]).await.unwrap();
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().snapshots, 1);
+    assert!(store.add_accounts(vec![account("a")]).await.unwrap()[0].snapshot.is_empty());
+}
+
+pub(crate) async fn what_getkflist_alone_concluded_survives(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let record = Record {
+        state: AccountState::Unbound,
+        conclusion: Some(Conclusion::ListedUnbound),
+        ..Record::default()
+    };
+    store.commit_poll(PollCommit { record, ..poll(&account, vec![]) }).await.unwrap();
+    let store = place.reopen(store).await;
+    assert_eq!(register(&store, "a").await.record, record);
 }
 
 pub(crate) async fn a_cursor_never_moves_back(place: &Place) {

@@ -66,7 +66,7 @@ pub(crate) fn account(kf_account: &str) -> Account {
 
 pub(crate) fn started(openid: &str, createtime: i64) -> Change {
     let session = OwnedSession { openid: openid.into(), createtime };
-    Change::SessionStarted { session, observed_at: at(createtime), baseline: false }
+    Change::SessionStarted { session, observed_at: at(createtime), baseline: false, transferred_from: None }
 }
 
 pub(crate) fn ended(openid: &str, createtime: i64) -> Change {
@@ -81,7 +81,12 @@ pub(crate) fn became(from: AccountState, to: AccountState, ms: i64) -> Change {
         observed_at: at(ms),
         errcode: None,
         source: "configuration",
+        binding: None,
     }
+}
+
+pub(crate) fn left(ms: i64) -> Change {
+    became(AccountState::Ok, AccountState::Unwatched, ms)
 }
 
 pub(crate) fn watched() -> Record {

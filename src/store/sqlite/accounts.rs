@@ -1,4 +1,4 @@
-//! Bringing the accounts in at start, and noting when they were seen.
+//! Bringing accounts in, at start and later, and noting when they were seen.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -45,6 +45,32 @@ pub(in crate::store) fn register(
     Ok(registered)
 }
 
+pub(in crate::store) fn add(
+    tx: &Transaction<'_>,
+    accounts: &[Account],
+) -> Result<Vec<StoredAccount>, StoreError> {
+    accounts
+        .iter()
+        .map(|account| {
+            let mut known = load_account(tx, account)?;
+            if let Some(known) = &mut known {
+                known.stored.snapshot = load_snapshot(tx, known.stored.id)?;
+            }
+            bring_in(tx, account, known)
+        })
+        .collect()
+}
+
+pub(in crate::store) fn watched(connection: &Connection) -> Result<Vec<Account>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT official_account, appid, kf_account FROM accounts WHERE configured ORDER BY id",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(Account { official_account: row.get(0)?, appid: row.get(1)?, kf_account: row.get(2)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// All accounts that were ever brought in, for reading.
 pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
     let configured = load_accounts(connection)?.into_values().map(|row| row.stored).collect();
@@ -70,15 +96,15 @@ struct AccountsRow {
     configured: bool,
 }
 
+const COLUMNS: &str =
+    "id, official_account, appid, kf_account, configured, state, conclusion, baseline_taken, keyless,
+    listed_sent_at, last_success_at";
+
 /// Appid and kf account.
 type Key = (Arc<str>, Arc<str>);
 
 fn load_accounts(tx: &Connection) -> Result<HashMap<Key, AccountsRow>, StoreError> {
-    let mut statement = tx.prepare_cached(
-        "SELECT id, official_account, appid, kf_account, configured, state, conclusion, baseline_taken, keyless,
-                listed_sent_at, last_success_at
-         FROM accounts",
-    )?;
+    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts"))?;
     let mut rows = statement.query([])?;
     let mut accounts = HashMap::new();
     while let Some(row) = rows.next()? {
@@ -87,6 +113,13 @@ fn load_accounts(tx: &Connection) -> Result<HashMap<Key, AccountsRow>, StoreErro
         accounts.insert((appid.clone(), kf_account.clone()), loaded);
     }
     Ok(accounts)
+}
+
+fn load_account(tx: &Connection, account: &Account) -> Result<Option<AccountsRow>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM accounts WHERE appid = ?1 AND kf_account = ?2");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let mut rows = statement.query((&account.appid, &account.kf_account))?;
+    rows.next()?.map(self::account).transpose()
 }
 
 fn account(row: &Row<'_>) -> Result<AccountsRow, StoreError> {
@@ -140,6 +173,14 @@ fn insert(tx: &Transaction<'_>, account: &Account) -> Result<StoredAccount, Stor
             record.state.as_str()
         ])?;
     Ok(StoredAccount { id: AccountRow(id), account: account.clone(), record, snapshot: Snapshot::default() })
+}
+
+fn load_snapshot(tx: &Connection, id: AccountRow) -> Result<Snapshot, StoreError> {
+    let mut statement = tx.prepare_cached("SELECT openid, createtime FROM sessions WHERE account = ?1")?;
+    let sessions = statement.query_map([id.0], |row| {
+        Ok(Session { openid: row.get::<_, String>(0)?.into(), createtime: row.get(1)? })
+    })?;
+    Ok(Snapshot::from(&Observed::new(sessions.collect::<Result<_, _>>()?)))
 }
 
 /// One walk over all sessions in the order of accounts; a snapshot is packed as soon as its account is complete.

@@ -1,4 +1,4 @@
-//! The commit of one poll: its events, the snapshot they lead to, and the account's record.
+//! The commit of one poll: its events, the snapshot they lead to, and the account's record. And that of accounts that leave.
 
 use rusqlite::{OptionalExtension, Transaction, params};
 use uuid::Uuid;
@@ -37,6 +37,17 @@ pub(in crate::store) fn commit_poll(
     store_record(tx, commit, sequence)?;
     let last_event = last_event.map_or_else(|| events::last_id(tx), Ok)?;
     Ok(Some(Committed { last_event, sequence: sequence.unsigned_abs() }))
+}
+
+pub(in crate::store) fn remove_accounts(
+    tx: &Transaction<'_>,
+    leaving: &[PollCommit],
+) -> Result<(), StoreError> {
+    for commit in leaving {
+        commit_poll(tx, commit)?;
+        tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?.execute([commit.id.0])?;
+    }
+    Ok(())
 }
 
 /// Moves the snapshot; says whether the change is news to the store.

@@ -27,7 +27,7 @@ pub(super) fn state(name: &str) -> Result<AccountState, StoreError> {
 }
 
 pub(super) fn conclusion(name: &str) -> Result<Conclusion, StoreError> {
-    [Conclusion::Ok, Conclusion::Unbound, Conclusion::Invalid]
+    [Conclusion::Ok, Conclusion::Unbound, Conclusion::Invalid, Conclusion::ListedUnbound]
         .into_iter()
         .find(|conclusion| conclusion_name(*conclusion) == name)
         .ok_or_else(|| StoreError::corrupt(format!("the conclusion {name:?}")))
@@ -38,6 +38,7 @@ pub(super) fn conclusion_name(conclusion: Conclusion) -> &'static str {
         Conclusion::Ok => "ok",
         Conclusion::Unbound => "unbound",
         Conclusion::Invalid => "invalid",
+        Conclusion::ListedUnbound => "listed_unbound",
     }
 }
 

@@ -1,0 +1,146 @@
+//! An event as JSON. The order of keys is part of what consumers see, and stays.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Bounds, Change, Numbered, duration_bounds, millis};
+use crate::domain::{
+    account::AccountState,
+    agents::{Binding, InvitationStatus},
+};
+
+impl Numbered<'_> {
+    /// The whole event as one line of JSON, without the line's end.
+    pub fn render(&self) -> String {
+        let session_id = self.change.session_id(self.account).map(|id| id.to_string());
+        let event = CloudEvent {
+            specversion: "1.0",
+            id: self.id().to_string(),
+            event_type: self.change.event_type().as_str(),
+            source: format!(
+                "/wechat/official-accounts/{}/kf-accounts/{}",
+                self.account.appid, self.account.kf_account
+            ),
+            subject: session_id.as_deref().unwrap_or(&self.account.kf_account),
+            time: millis(self.change.observed_at()),
+            datacontenttype: "application/json",
+            sequence: format!("{:020}", self.sequence),
+            data: Data {
+                official_account: &self.account.official_account,
+                appid: &self.account.appid,
+                kf_account: &self.account.kf_account,
+                details: details(self.change, session_id.as_deref()),
+            },
+        };
+        // Strings, numbers and lists of strings always serialize.
+        serde_json::to_string(&event).unwrap_or_default()
+    }
+}
+
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'static str,
+    id: String,
+    #[serde(rename = "type")]
+    event_type: &'static str,
+    source: String,
+    subject: &'a str,
+    time: String,
+    datacontenttype: &'static str,
+    sequence: String,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    official_account: &'a str,
+    appid: &'a str,
+    kf_account: &'a str,
+    #[serde(flatten)]
+    details: Details<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Details<'a> {
+    Started {
+        session_id: &'a str,
+        openid: &'a str,
+        started_at: String,
+        observed_at: String,
+        baseline: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        transferred_from: Option<&'a str>,
+    },
+    Ended {
+        session_id: &'a str,
+        openid: &'a str,
+        started_at: String,
+        ended_between: [String; 2],
+        duration_seconds: Bounds,
+        reason: &'static str,
+    },
+    StateChanged {
+        from: AccountState,
+        to: AccountState,
+        observed_at: String,
+        errcode: Option<i64>,
+        source: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        invitation: Option<ToldInvitation>,
+    },
+}
+
+/// What getkflist knows of the invitation of an account without a WeChat user.
+#[derive(Serialize)]
+struct ToldInvitation {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+}
+
+impl ToldInvitation {
+    /// `None` where getkflist has said nothing, or that a WeChat user is bound.
+    fn of(binding: Option<Binding>) -> Option<Self> {
+        let Some(Binding::Unbound(invitation)) = binding else { return None };
+        Some(Self {
+            status: invitation.map_or("none", |invitation| InvitationStatus::as_str(invitation.status)),
+            expires_at: invitation.and_then(|invitation| invitation.expires_at).map(|at| at.to_string()),
+        })
+    }
+}
+
+fn details<'a>(change: &'a Change, session_id: Option<&'a str>) -> Details<'a> {
+    let session_id = session_id.unwrap_or_default();
+    match change {
+        Change::SessionStarted { session, observed_at, baseline, transferred_from } => Details::Started {
+            session_id,
+            openid: &session.openid,
+            started_at: seconds(session.createtime),
+            observed_at: millis(*observed_at),
+            baseline: *baseline,
+            transferred_from: transferred_from.as_deref(),
+        },
+        Change::SessionEnded { session, reason, ended_between } => Details::Ended {
+            session_id,
+            openid: &session.openid,
+            started_at: seconds(session.createtime),
+            ended_between: ended_between.map(millis),
+            duration_seconds: duration_bounds(session.createtime, *ended_between),
+            reason: reason.as_str(),
+        },
+        Change::StateChanged { transition, observed_at, errcode, source, binding } => Details::StateChanged {
+            from: transition.from,
+            to: transition.to,
+            observed_at: millis(*observed_at),
+            errcode: *errcode,
+            source,
+            invitation: ToldInvitation::of(*binding),
+        },
+    }
+}
+
+fn seconds(createtime: i64) -> String {
+    // The parser of answers refuses what no calendar holds.
+    Timestamp::from_second(createtime).unwrap_or_default().to_string()
+}
