@@ -262,27 +262,76 @@ impl Day {
         let ledger = self.stage.ledger();
         let mut events = self.stage.events().await;
         let mut tally = Tally::default();
+        let mut transfers = 0;
         for account in self.stage.kf_accounts() {
             let role = self.stage.role(&account.official_account);
             let history = history(&account, role, &ledger);
-            let told = events.remove(&key(&account)).unwrap_or_default();
+            let mut told = events.remove(&key(&account)).unwrap_or_default();
+            transfers += origins_are_true(&account, role, &ledger, &mut told);
             tally += replay::compare(&history, &told).unwrap();
             lies_are_noticed(&history, &told);
             seen_sessions_have_one_start_and_one_end(&account, &ledger, &told);
         }
         assert!(events.is_empty(), "events of others: {events:?}");
         let (sessions, polls) = (ledger.sessions.len(), ledger.polls.len());
-        println!("{sessions} sessions, {} transfers, {polls} polls: {tally:?}", ledger.transfers.len());
-        assert!(
-            tally.ended > 200 && ledger.transfers.len() > 10,
-            "too quiet a day to prove anything: {tally:?}"
+        let transferred = ledger.transfers.len();
+        println!(
+            "{sessions} sessions, {transfers} of {transferred} transfers told, {polls} polls: {tally:?}"
         );
+        assert!(tally.ended > 200 && transfers > 30, "too quiet a day to prove anything: {tally:?}");
         assert_eq!(tally.repeated, 0);
     }
 }
 
 fn key(account: &Account) -> (String, String) {
     (account.appid.clone(), account.kf_account.clone())
+}
+
+/// Holds where customers are said to have come from against the ledger, and takes it out of the events; gives how many
+/// are said to have come from a colleague.
+fn origins_are_true(account: &Account, role: &Role, ledger: &Ledger, told: &mut [Event]) -> usize {
+    let mut transfers = 0;
+    for event in told {
+        let said = event.json["data"].as_object_mut().unwrap().remove("transferred_from");
+        let said = said.as_ref().map(|from| from.as_str().unwrap());
+        let openid = event.text("/data/openid");
+        let is_ours = |appid: &str, of: &str| appid == account.appid && of == openid;
+        let mut true_transfers = ledger.transfers.iter();
+        let truth = true_transfers.find(|transfer| {
+            is_ours(&transfer.appid, &transfer.openid) && *transfer.to == *account.kf_account
+        });
+        match (said, truth) {
+            (Some(from), Some(transfer)) => {
+                assert_eq!((from, event.text("/type")), (&*transfer.from, "kf.session.started"));
+                assert_eq!(event.json["data"]["baseline"], false);
+                transfers += 1;
+            }
+            (Some(from), None) => panic!("nobody came from {from}: {}", event.line),
+            (None, Some(transfer)) if event.json["data"]["baseline"] == false => {
+                let observed_ms = event.ms("/time").unwrap();
+                let tick = role.ticks.iter().rfind(|tick| tick.from_ms <= observed_ms).unwrap();
+                let last = ledger.polls.iter().rfind(|poll| {
+                    *poll.appid == *account.appid
+                        && poll.kf_account == transfer.from
+                        && poll.received_at_ms < tick.from_ms
+                        && matches!(poll.answer, Answered::Listed(_))
+                });
+                let listed = last.map(|poll| listed(&poll.answer)).unwrap_or_default();
+                let known =
+                    listed.iter().any(|session| *ledger.sessions[*session as usize].openid == *openid);
+                assert!(!known, "was last seen at {}: {}", transfer.from, event.line);
+            }
+            _ => {}
+        }
+    }
+    transfers
+}
+
+fn listed(answer: &Answered) -> Vec<u32> {
+    match answer {
+        Answered::Listed(sessions) => sessions.clone(),
+        _ => Vec::new(),
+    }
 }
 
 /// What the account was told, and the silences in between: ticks without a conclusive answer.
@@ -329,10 +378,6 @@ fn silence(official_account: &str, tick: &Tick) -> Exchange {
 
 /// Without the model: whatever was listed has one start, and one end if it was over when the account was last seen.
 fn seen_sessions_have_one_start_and_one_end(account: &Account, ledger: &Ledger, told: &[Event]) {
-    let listed = |answer: &Answered| match answer {
-        Answered::Listed(sessions) => sessions.clone(),
-        _ => Vec::new(),
-    };
     let polls = ledger
         .polls
         .iter()

@@ -16,7 +16,7 @@ use kfwatch::{
     poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
     schedule::cron::Schedule,
     simulator::{Control, Ledger, Scenario, Simulator},
-    status::{AccountStatus, Table},
+    status::Table,
     store::{EventId, Store},
 };
 use tempfile::TempDir;
@@ -74,12 +74,8 @@ impl Stage {
             let official_account = connections.official_account(configured, &metrics);
             let accounts = app::accounts(configured).collect();
             let registered = store.register_accounts(accounts).await.unwrap();
-            let watched = registered.configured.into_iter().map(|stored| {
-                let (row, account) = (stored.id, stored.account.clone());
-                let watch = app::watch(stored);
-                let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
-                Arc::new(WatchedAccount::new(status, row, watch))
-            });
+            let watched = registered.configured.into_iter();
+            let watched = watched.map(|stored| WatchedAccount::restored(stored, Arc::default()));
             official_account.set_accounts(watched.collect());
             cast.push(Role {
                 name: configured.name.clone(),
