@@ -44,7 +44,7 @@ pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCH
 pub use self::sink::MAX_SINKS;
 pub use crate::domain::holds::Holds;
 pub use crate::logging::Format as LogFormat;
-use crate::schedule::cron::Schedule;
+use crate::schedule::{collectors::Intervals, cron::Schedule};
 pub use crate::wechat::{
     http::HttpVersion,
     token::{ComponentCredentials, TicketSource, TokenSource},
@@ -75,6 +75,8 @@ pub struct Config {
     pub poll: Poll,
     /// How long failures hold back what failed: first waits not longer than longest ones, these from a second to a day.
     pub holds: Holds,
+    /// How often what else of official accounts is collected.
+    pub collectors: Intervals,
     /// What is exported.
     pub metrics: Metrics,
     /// Whom to poll: at least one, names and appids unique, in the order of the files.

@@ -7,6 +7,7 @@
 //! finds the same difference again.
 
 mod account;
+mod collector;
 mod discovery;
 mod kf_list;
 mod report;
@@ -20,6 +21,7 @@ use std::{
 use self::account::{cause, conclusion};
 pub use self::{
     account::{Claim, OfficialAccount, WatchedAccount, watch},
+    collector::Collection,
     discovery::{Discovery, Leaving, Patterns},
 };
 use crate::{
@@ -121,7 +123,7 @@ impl Poller {
         }
         let answer = match tokio::time::timeout(self.deadline(claim), claim.observe()).await {
             Ok(answer) => answer,
-            Err(_) => Err(timed_out(now)),
+            Err(_) => Err(timed_out(Endpoint::SessionList, now)),
         };
         let answered_at = self.clock.now();
         claim.learn(now, answered_at, answer.as_ref().err(), &self.limits.holds);
@@ -239,11 +241,6 @@ impl Counts {
     }
 }
 
-fn timed_out(sent_at: Moment) -> CallFailure {
-    CallFailure {
-        endpoint: Endpoint::SessionList,
-        class: ErrorClass::Busy,
-        sent_at,
-        error: CallError::Timeout,
-    }
+fn timed_out(endpoint: Endpoint, sent_at: Moment) -> CallFailure {
+    CallFailure { endpoint, class: ErrorClass::Busy, sent_at, error: CallError::Timeout }
 }

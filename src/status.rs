@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::domain::{
     account::{Account, AccountState, Conclusion},
-    agents::{Binding, Quota, WaitingQueue},
+    agents::{Binding, Collector, Quota, WaitingQueue},
     watch::Watch,
 };
 
@@ -61,19 +61,28 @@ pub struct Collected {
     pub waiting: Option<WaitingQueue>,
     /// The quota of getsessionlist.
     pub quota: Option<Quota>,
+    /// When each collector last succeeded, in the order of [`Collector::ALL`].
+    last_success_at: [Option<Timestamp>; Collector::ALL.len()],
 }
 
 /// What collectors know of a kf account; `None` until it is known.
 #[derive(Clone, Debug, Default)]
 pub struct Agent {
-    /// The name that customers see.
-    pub nickname: Option<Arc<str>>,
+    nickname: Option<Nickname>,
     /// Whether a WeChat user is bound to it, as getkflist told.
     pub binding: Option<Binding>,
     /// Whether it is online.
     pub online: Option<bool>,
     /// How many sessions it has accepted, as getonlinekflist told.
     pub accepted_cases: Option<u64>,
+}
+
+/// The name that customers see.
+#[derive(Clone, Debug)]
+struct Nickname {
+    plain: Arc<str>,
+    /// As a label value of metric text; escaped once, when it is learnt.
+    label: Arc<str>,
 }
 
 /// What is known of one kf account.
@@ -132,7 +141,7 @@ pub struct AccountRows {
     /// The official account.
     pub official_account: Arc<OfficialAccountStatus>,
     accounts: Arc<Vec<Arc<AccountStatus>>>,
-    rows: Vec<(Row, Overdue)>,
+    rows: Vec<(Row, Agent, Overdue)>,
 }
 
 /// Whether two ticks of an account's schedule have passed without a completed poll.
@@ -142,8 +151,10 @@ type Overdue = bool;
 pub struct RowRef<'a> {
     /// Whose row it is.
     pub status: &'a AccountStatus,
-    /// What is known.
+    /// What polls know.
     pub row: &'a Row,
+    /// What collectors know.
+    pub agent: &'a Agent,
     /// Whether two ticks of its schedule have passed without a completed poll.
     pub overdue: bool,
 }
@@ -175,7 +186,7 @@ impl AccountRows {
     /// The rows, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = RowRef<'_>> {
         let rows = self.accounts.iter().zip(&self.rows);
-        rows.map(|(status, (row, overdue))| RowRef { status, row, overdue: *overdue })
+        rows.map(|(status, (row, agent, overdue))| RowRef { status, row, agent, overdue: *overdue })
     }
 }
 
@@ -230,10 +241,47 @@ impl AccountStatus {
         self.row().completed_tick = self.ticks.load(Ordering::Relaxed);
     }
 
-    fn read(&self) -> (Row, Overdue) {
+    fn read(&self) -> (Row, Agent, Overdue) {
         let row = *self.row();
         let overdue = self.ticks.load(Ordering::Relaxed).saturating_sub(row.completed_tick) >= 2;
-        (row, overdue)
+        (row, self.agent().clone(), overdue)
+    }
+}
+
+impl Agent {
+    /// The name that customers see.
+    pub fn nickname(&self) -> Option<&str> {
+        self.nickname.as_ref().map(|nickname| &*nickname.plain)
+    }
+
+    /// The nickname as a label value of metric text, without quotes.
+    pub fn nickname_label(&self) -> Option<&str> {
+        self.nickname.as_ref().map(|nickname| &*nickname.label)
+    }
+
+    /// From now on customers see this name.
+    pub fn set_nickname(&mut self, nickname: Option<&Arc<str>>) {
+        let known = self.nickname.as_ref().map(|nickname| &nickname.plain);
+        if known == nickname {
+            return;
+        }
+        self.nickname = nickname.map(|plain| {
+            let label = escaped(plain);
+            let label = if label == **plain { Arc::clone(plain) } else { label.into() };
+            Nickname { plain: Arc::clone(plain), label }
+        });
+    }
+}
+
+impl Collected {
+    /// When this collector last succeeded.
+    pub fn last_success_at(&self, collector: Collector) -> Option<Timestamp> {
+        self.last_success_at[collector as usize]
+    }
+
+    /// This collector succeeded then.
+    pub fn succeeded(&mut self, collector: Collector, at: Timestamp) {
+        self.last_success_at[collector as usize] = Some(at);
     }
 }
 

@@ -105,6 +105,15 @@ fn the_optional_parts_of_the_example_are_valid() {
 }
 
 #[test]
+fn a_collector_can_be_turned_off() {
+    let text = format!("[collectors]\nkf_list = \"off\"\nquota = \"2h\"\n{OFFICIAL_ACCOUNT}");
+    let collectors = load(&text).unwrap().config.collectors;
+    assert_eq!(collectors.kf_list, None);
+    assert_eq!(collectors.quota, Some(Duration::from_secs(7200)));
+    assert_eq!(collectors.online, Some(Duration::from_secs(60)), "the others keep their default");
+}
+
+#[test]
 fn the_example_shows_the_sink_that_there_is_without_any() {
     let text = example_with_optional_parts(&["secret_env = ", "secret = ", "include = ", "ca_file = "]);
     let branch = text.find("# An official account of which").unwrap();

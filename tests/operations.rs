@@ -301,7 +301,14 @@ fn check_says_how_many_calls_a_day_it_makes() {
         "{}",
         ended.stdout
     );
+    let collectors = "Collectors: kf_list every 5m, online every 1m, waiting every 1m, quota every 1h; 3192 calls a day for \
+                      each official account, 6384 in all.";
+    assert!(ended.stdout.lines().any(|line| line == collectors), "{}", ended.stdout);
     assert_eq!(wechat.control().requests(Endpoint::StableToken), 0, "check calls nobody");
+    let ended = home.without_collectors().run("check");
+    let collectors = "Collectors: kf_list off, online off, waiting off, quota off; 0 calls a day for each official account, \
+                      0 in all.";
+    assert!(ended.stdout.lines().any(|line| line == collectors), "{}", ended.stdout);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use kfwatch::{
-    domain::{clock::Clock, holds::ErrorClass},
+    domain::{agents::Binding, clock::Clock, holds::ErrorClass},
     simulator::{Control, Endpoint as Simulated, Fault, FaultRule, OnConnection, Scenario, Simulator},
     wechat::{
         CallObserver, Endpoint,
@@ -408,4 +408,46 @@ async fn nobody_listening_is_a_failed_connection() {
     let failure = client.session_list(&kf_account, |_, _| ()).await.unwrap_err();
     assert_eq!((failure.class, failure.error.code()), (ErrorClass::Busy, "connect"));
     assert!(!failure.to_string().contains("access_token"), "{failure}");
+}
+
+#[tokio::test]
+async fn each_call_of_the_collectors_is_answered_also_when_the_token_is_refused() {
+    let conversation = Conversation::stable().await;
+    for token_expires in [false, true] {
+        let expire = || {
+            if token_expires {
+                conversation.pass(FETCH_FLOOR);
+                conversation.control.expire_tokens(&conversation.appid).unwrap();
+            }
+        };
+        expire();
+        let listed = conversation.client.kf_list().await.unwrap();
+        assert_eq!(listed.len(), 3);
+        assert_eq!(*listed[0].kf_account, *conversation.kf_account);
+        assert!(listed[0].nickname.is_some() && listed[0].binding == Binding::Bound);
+        expire();
+        let online = conversation.client.online_kf_list().await.unwrap();
+        assert!(online.iter().all(|account| account.online && account.accepted_cases == Some(2)));
+        expire();
+        assert_eq!(conversation.client.wait_case().await.unwrap().users, 0);
+        expire();
+        let quota = conversation.client.quota().await.unwrap();
+        assert_eq!(Some(quota.remaining), quota.used.map(|used| quota.limit - used));
+    }
+    assert_eq!(conversation.token_fetches(), 5);
+    let calls = conversation.tally.calls.lock().unwrap();
+    for endpoint in ["getkflist", "getonlinekflist", "getwaitcase", "quota_get"] {
+        assert_eq!((calls[&(endpoint, "ok")], calls[&(endpoint, "42001")]), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_call_of_a_collector_says_which_call_and_why() {
+    let conversation = Conversation::stable().await;
+    conversation
+        .control
+        .inject(FaultRule { endpoint: Some(Simulated::GetKfList), ..FaultRule::new(Fault::Errcode(48001)) });
+    let failure = conversation.client.kf_list().await.unwrap_err();
+    assert_eq!((failure.endpoint, failure.class), (Endpoint::KfList, ErrorClass::NotAuthorized));
+    assert!(conversation.poll().await.is_ok());
 }

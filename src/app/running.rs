@@ -15,6 +15,7 @@ use crate::{
     domain::clock::Clock,
     poll::Poller,
     schedule::{
+        collectors::Collectors,
         queue::PollQueue,
         ticker::{Ticker, TickerContext},
         triggers::Triggers,
@@ -63,6 +64,13 @@ impl Running {
         }
         running.spawn_workers(&app.poller, &app.clock, app.config.api.max_in_flight);
         let official_accounts = app.watching.official_accounts.clone();
+        let collectors = Collectors::new(
+            Arc::clone(&app.poller),
+            Arc::clone(&app.clock),
+            app.config.collectors,
+            official_accounts.clone(),
+        );
+        running.spawn_collectors(collectors);
         let context = TickerContext {
             queue: Arc::clone(&running.queue),
             poller: app.poller,
@@ -106,6 +114,14 @@ impl Running {
         let repeater = worker::repeat(Arc::clone(&self.queue), requests, self.stop_polling.clone());
         self.polling.spawn(async {
             repeater.await;
+            Ok(())
+        });
+    }
+
+    fn spawn_collectors(&mut self, collectors: Collectors) {
+        let collecting = collectors.run(self.stop_polling.clone());
+        self.polling.spawn(async {
+            collecting.await;
             Ok(())
         });
     }

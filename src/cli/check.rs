@@ -3,13 +3,14 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use glob::Pattern;
-use jiff::{Timestamp, tz::Offset};
+use jiff::{SignedDuration, Timestamp, tz::Offset};
 
 use super::{ConfigArgs, Failure, output};
 use crate::{
     app::clock::SystemClock,
     config::{Config, Loaded, OfficialAccount, SinkTarget},
-    domain::clock::Clock,
+    domain::{agents::Collector, clock::Clock},
+    schedule::collectors::Intervals,
 };
 
 /// How many of the next ticks are shown.
@@ -73,11 +74,29 @@ fn describe(config: &Config, now: Timestamp) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "\n{kf_accounts} kf accounts, {total} calls of getsessionlist a day in all{found}.\nStore: {}\nSinks: {}",
+        "\n{kf_accounts} kf accounts, {total} calls of getsessionlist a day in all{found}.\n{}\nStore: {}\nSinks: {}",
+        collectors(&config.collectors, config.official_accounts.len()),
         config.store.path.display(),
         sinks.collect::<Vec<_>>().join(", ")
     );
     text
+}
+
+/// What is called beside getsessionlist.
+fn collectors(intervals: &Intervals, official_accounts: usize) -> String {
+    let written = Collector::ALL.map(|collector| match intervals.of(collector) {
+        Some(interval) => {
+            let interval = SignedDuration::try_from(interval).unwrap_or(SignedDuration::MAX);
+            format!("{} every {interval:#}", collector.as_str())
+        }
+        None => format!("{} off", collector.as_str()),
+    });
+    let calls = intervals.calls_a_day();
+    format!(
+        "Collectors: {}; {calls} calls a day for each official account, {} in all.",
+        written.join(", "),
+        calls * official_accounts as u64
+    )
 }
 
 /// How many are named, and what else is watched.

@@ -55,6 +55,7 @@ fn announce(app: &App, now: Timestamp) {
         version = env!("CARGO_PKG_VERSION"),
         official_accounts = official_accounts.len(),
         calls_a_day = all_calls,
+        collector_calls_a_day = app.config().collectors.calls_a_day() * official_accounts.len() as u64,
         "Watching"
     );
 }

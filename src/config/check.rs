@@ -16,14 +16,15 @@ use super::request_limit::{request_limit, warn_of_excess};
 use super::setting::Setting;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
 use super::{api, holds, sink};
-use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule};
+use crate::schedule::{
+    collectors::Intervals,
+    cron::{MAX_EXPRESSIONS, Schedule},
+};
 
 /// How many addresses the web server may listen on.
 const MAX_LISTEN: usize = 16;
 
-/// How often getkflist is called.
-const KF_LIST: Duration = Duration::from_secs(300);
-
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -82,6 +83,9 @@ fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<
     let (poll, inherited) = check_poll(poll, report);
     let holds = report.section(&root.name("holds"), keys.holds);
     let holds = holds::holds(holds, report);
+    let collectors = report.section(&root.name("collectors"), keys.collectors);
+    let collectors = check_collectors(collectors, report);
+    let inherited = Inherited { kf_list: collectors.kf_list, ..inherited };
     let metrics = report.section(&root.name("metrics"), keys.metrics);
     let per_account =
         report.take(&root.name("metrics").name("per_account"), metrics.per_account).unwrap_or(true);
@@ -94,6 +98,7 @@ fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<
         api,
         poll,
         holds,
+        collectors,
         metrics: Metrics { per_account },
         official_accounts: Vec::new(),
         sinks,
@@ -189,6 +194,20 @@ fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, Inherited) {
     let max_requests_per_minute = request_limit(&poll, keys.max_requests_per_minute, None, report);
     (
         Poll { spread, blind_after },
-        Inherited { schedule: (expressions, timezone), max_requests_per_minute, kf_list: Some(KF_LIST) },
+        Inherited { schedule: (expressions, timezone), max_requests_per_minute, kf_list: None },
     )
+}
+
+fn check_collectors(keys: raw::Collectors, report: &mut Report) -> Intervals {
+    let root = Key::root(0);
+    let collectors = root.name("collectors");
+    let mut interval = |name: &str, setting, default| {
+        report.interval(&collectors.name(name), setting, default, Duration::from_secs(10)..=7 * DAY)
+    };
+    Intervals {
+        kf_list: interval("kf_list", keys.kf_list, 5 * MINUTE),
+        online: interval("online", keys.online, MINUTE),
+        waiting: interval("waiting", keys.waiting, MINUTE),
+        quota: interval("quota", keys.quota, HOUR),
+    }
 }

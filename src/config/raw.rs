@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::setting::{OneOrMore, Section, Setting};
+use super::setting::{Interval, OneOrMore, Section, Setting};
 use crate::domain::holds::Wait;
 
 /// The main file.
@@ -23,6 +23,7 @@ pub(super) struct Root {
     pub(super) api: Section<Api>,
     pub(super) poll: Section<Poll>,
     pub(super) holds: Section<Holds>,
+    pub(super) collectors: Section<Collectors>,
     pub(super) metrics: Section<Metrics>,
     pub(super) official_accounts: Setting<Vec<Section<OfficialAccount>>>,
     pub(super) sinks: Setting<Vec<Section<Sink>>>,
@@ -92,6 +93,15 @@ pub(super) struct Holds {
     pub(super) unbound: Setting<Wait>,
     pub(super) bad_request: Setting<Wait>,
     pub(super) unknown: Setting<Wait>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Collectors {
+    pub(super) kf_list: Setting<Interval>,
+    pub(super) online: Setting<Interval>,
+    pub(super) waiting: Setting<Interval>,
+    pub(super) quota: Setting<Interval>,
 }
 
 #[derive(Default, Deserialize)]

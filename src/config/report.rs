@@ -10,17 +10,11 @@ use serde::de::DeserializeOwned;
 
 use super::locate::{Document, Key, Origins};
 use super::mistake::{Mistake, Mistakes, Place, closest, quote};
-use super::setting::{OneOrMore, Section, Setting, names_of};
+use super::setting::{Interval, OneOrMore, Section, Setting, names_of};
 
 /// Keys that are planned, and refused until they do something: nobody shall believe in a setting without effect.
-const NOT_YET: [&str; 6] = [
-    "collectors",
-    "privacy",
-    "web.web_config_file",
-    "web.enable_reload",
-    "store.url",
-    "store.event_log_max_bytes",
-];
+const NOT_YET: [&str; 5] =
+    ["privacy", "web.web_config_file", "web.enable_reload", "store.url", "store.event_log_max_bytes"];
 
 /// How many files the warning about readable secrets names.
 const MAX_FILES_NAMED: usize = 3;
@@ -138,11 +132,28 @@ impl Report {
         range: RangeInclusive<Duration>,
     ) -> Duration {
         let Some(duration) = self.take(key, setting) else { return default };
+        self.check_range(key, duration, range);
+        duration
+    }
+
+    /// How often something is done; `None` when it is turned off.
+    pub(super) fn interval(
+        &mut self,
+        key: &Key<'_>,
+        setting: Setting<Interval>,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let Some(Interval(interval)) = self.take(key, setting) else { return Some(default) };
+        interval.into_iter().for_each(|interval| self.check_range(key, interval, range.clone()));
+        interval
+    }
+
+    fn check_range(&mut self, key: &Key<'_>, duration: Duration, range: RangeInclusive<Duration>) {
         if !range.contains(&duration) {
             let [duration, least, most] = [duration, *range.start(), *range.end()].map(friendly);
             self.wrong(key, format!("{duration} is out of range; write a duration from {least} to {most}"));
         }
-        duration
     }
 
     pub(super) fn number(

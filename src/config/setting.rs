@@ -38,6 +38,9 @@ pub(super) struct Section<T> {
 /// Several texts, or a single one that stands for a list of one.
 pub(super) struct OneOrMore(pub(super) Vec<String>);
 
+/// How often something is done; `None` when it is "off".
+pub(super) struct Interval(pub(super) Option<Duration>);
+
 /// A type that a value can have. The text of an error never shows a value of type [`SecretString`].
 pub(super) trait Leaf: Sized {
     fn read(value: ValueKind) -> Result<Self, String>;
@@ -129,6 +132,17 @@ impl Leaf for Duration {
             }
             ValueKind::I64(number) => Err(format!("is a number without a unit; write it like \"{number}s\"")),
             other => Err(expected("a duration in quotes, like \"90s\"", &other)),
+        }
+    }
+}
+
+impl Leaf for Interval {
+    fn read(value: ValueKind) -> Result<Self, String> {
+        match value {
+            ValueKind::String(text) if text == "off" => Ok(Self(None)),
+            other => {
+                Duration::read(other).map(|interval| Self(Some(interval))).map_err(|e| e + ", or \"off\"")
+            }
         }
     }
 }

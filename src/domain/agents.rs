@@ -8,6 +8,34 @@ use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
+/// What is collected of an official account, with one call each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Collector {
+    /// Its kf accounts: getkflist. First, because the others tell of those.
+    KfList,
+    /// Who is online: getonlinekflist.
+    Online,
+    /// Who waits: getwaitcase.
+    Waiting,
+    /// How often getsessionlist may still be called: openapi/quota/get.
+    Quota,
+}
+
+impl Collector {
+    /// Every collector, in the order of the variants.
+    pub const ALL: [Self; 4] = [Self::KfList, Self::Online, Self::Waiting, Self::Quota];
+
+    /// The name used in the configuration, labels and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KfList => "kf_list",
+            Self::Online => "online",
+            Self::Waiting => "waiting",
+            Self::Quota => "quota",
+        }
+    }
+}
+
 /// A kf account as getkflist lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedAccount {

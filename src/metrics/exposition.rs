@@ -4,6 +4,8 @@
 //! stands in memory; nothing is allocated per series. All series of a family are written together, as the format
 //! asks, and no family name stands in the registry as well.
 
+mod collected;
+
 use std::{
     io::Write,
     sync::{PoisonError, atomic::Ordering},
@@ -48,6 +50,10 @@ pub fn write(
             Detail::PerOfficialAccount => page.per_official_account(family, &rows),
         }
     }
+    if detail == Detail::PerAccount {
+        page.nicknames(&rows);
+    }
+    page.collected(table);
     page.calls(table);
     page.sinks(metrics, pending);
     page.flush();
@@ -160,6 +166,20 @@ const ACCOUNT_FAMILIES: &[Family] = &[
         help: "Ticks that found the account's previous poll not finished.",
         fold: sum,
         value: |account| Some(account.row.overruns),
+    },
+    Family {
+        name: "wechat_kf_account_online",
+        kind: "gauge",
+        help: "1 if getonlinekflist last said that the kf account is online.",
+        fold: sum,
+        value: |account| account.agent.online.map(u64::from),
+    },
+    Family {
+        name: "wechat_kf_account_accepted_cases",
+        kind: "gauge",
+        help: "Sessions that the kf account has accepted, as getonlinekflist last said; absent while it is not listed there.",
+        fold: sum,
+        value: |account| account.agent.accepted_cases,
     },
 ];
 

@@ -12,12 +12,14 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
 use super::{
+    collector::CollectorState,
     discovery::{Discovery, Leaving},
     report::Reason,
 };
 use crate::{
     domain::{
         account::{Account, AccountState, Conclusion, Standing},
+        agents::Collector,
         clock::Moment,
         holds::{ErrorClass, Failure, Hold, Holds, Scope},
         streak::Streak,
@@ -32,9 +34,11 @@ use crate::{
 pub struct OfficialAccount {
     /// What readers are shown of it.
     pub status: Arc<OfficialAccountStatus>,
-    client: OfficialAccountClient,
+    pub(super) client: OfficialAccountClient,
     hold: Mutex<Option<Held>>,
     streak: Mutex<Streak<Reason>>,
+    /// What holds its collectors back.
+    pub(super) collectors: [Mutex<CollectorState>; Collector::ALL.len()],
     /// The kf accounts that are watched at present. Swapped whole when one comes or goes.
     accounts: ArcSwap<Vec<Arc<WatchedAccount>>>,
     /// How further kf accounts are found, if they are to be.
@@ -51,6 +55,7 @@ impl OfficialAccount {
             client,
             hold: Mutex::default(),
             streak: Mutex::default(),
+            collectors: Default::default(),
             accounts: ArcSwap::default(),
             discovery: ArcSwapOption::empty(),
             released: Notify::new(),
@@ -117,6 +122,11 @@ impl OfficialAccount {
         self.client.pace()
     }
 
+    /// Whether its polls are held back at this moment by a failure that any other call would meet, too.
+    pub(super) fn refuses_every_call_at(&self, now: Moment) -> bool {
+        self.hold().is_some_and(|held| held.every_call && held.hold.holds_at(now))
+    }
+
     fn hold(&self) -> MutexGuard<'_, Option<Held>> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,6 +153,8 @@ pub(super) struct Memory {
 struct Held {
     hold: Hold,
     cause: Cause,
+    /// Whether any call of the official account would fail for the same reason.
+    every_call: bool,
 }
 
 impl WatchedAccount {
@@ -293,7 +305,7 @@ impl Claim {
             retry_after: failure.error.retry_after(),
         };
         let hold = Hold::after(holds, previous.as_ref(), failed, now, fastrand::f64());
-        *held = Some(Held { hold, cause: cause(failure) });
+        *held = Some(Held { hold, cause: cause(failure), every_call: failure.concerns_every_call() });
         // A refusal that concerns the kf account alone shows that the official account works.
         if conclusion(failure).is_some() {
             release(&mut shared, sent_at);

@@ -61,6 +61,6 @@ impl WatchedAccount {
 
 fn show(account: &WatchedAccount, listed: &ListedAccount) {
     let mut agent = account.status.agent();
-    agent.nickname.clone_from(&listed.nickname);
+    agent.set_nickname(listed.nickname.as_ref());
     agent.binding = Some(listed.binding);
 }

@@ -14,6 +14,7 @@ use super::{Claim, OfficialAccount, PollOutcome, WatchedAccount, account::conclu
 use crate::{
     domain::{
         account::AccountState,
+        agents::Collector,
         clock::{Clock, Moment},
         holds::{ErrorClass, Scope},
         streak::{Recovery, Streak},
@@ -39,10 +40,13 @@ pub(super) struct Reason {
 /// Why commits fail.
 pub(super) type StoreReason = Discriminant<StoreError>;
 
-const PANIC: Reason = Reason { source: "kfwatch", code: "panic", errcode: None, class: None };
-
 impl Reason {
-    fn of(failure: &CallFailure) -> Self {
+    /// A bug.
+    pub(super) const PANIC: Self = Self { source: "kfwatch", code: "panic", errcode: None, class: None };
+    /// What was answered could not be stored.
+    pub(super) const STORE: Self = Self { source: "kfwatch", code: "store", errcode: None, class: None };
+
+    pub(super) fn of(failure: &CallFailure) -> Self {
         let CallFailure { endpoint, class, error, .. } = failure;
         Self { source: endpoint.as_str(), code: error.code(), errcode: error.errcode(), class: Some(*class) }
     }
@@ -108,7 +112,7 @@ pub(super) fn log_commit(
 
 /// Logs that a poll panicked.
 pub(super) fn log_panic(account: &WatchedAccount, now: Moment) {
-    let is_news = account.memory().streak.failed(PANIC, now);
+    let is_news = account.memory().streak.failed(Reason::PANIC, now);
     if is_news {
         tracing::error!(account = %account.account(), "A poll panicked: this is a bug in kfwatch, please report it");
     }
@@ -166,7 +170,8 @@ fn log_recovery(who: Who<'_>, recovery: Recovery) {
     }
 }
 
-fn log_failure(who: &str, failure: &CallFailure) {
+/// Logs a poll's failure, or one that any call of an official account would meet.
+pub(super) fn log_failure(who: &str, failure: &CallFailure) {
     let remedy = failure.error.remedy(failure.endpoint);
     let (remedy, remedy_zh) = (remedy.map(|remedy| remedy.en), remedy.map(|remedy| remedy.zh));
     let (class, code) = (failure.class.as_str(), failure.error.code());
@@ -179,6 +184,48 @@ fn log_failure(who: &str, failure: &CallFailure) {
         }
         _ => tracing::error!(account = who, class, code, remedy, remedy_zh, "Poll failed: {failure}"),
     }
+}
+
+/// Logs that a collector was refused. What it cannot ask is worth waking nobody: the sessions are still watched.
+pub(super) fn log_collection_failure(official_account: &str, collector: Collector, failure: &CallFailure) {
+    let remedy = failure.error.remedy(failure.endpoint);
+    let (remedy, remedy_zh) = (remedy.map(|remedy| remedy.en), remedy.map(|remedy| remedy.zh));
+    let (collector, class, code) = (collector.as_str(), failure.class.as_str(), failure.error.code());
+    match failure.class {
+        ErrorClass::Busy => {
+            tracing::info!(
+                official_account,
+                collector,
+                class,
+                code,
+                remedy,
+                remedy_zh,
+                "Collection failed: {failure}"
+            );
+        }
+        _ => {
+            tracing::warn!(
+                official_account,
+                collector,
+                class,
+                code,
+                remedy,
+                remedy_zh,
+                "Collection failed: {failure}"
+            );
+        }
+    }
+}
+
+/// Logs that a collector is answered again.
+pub(super) fn log_collected_again(official_account: &str, collector: Collector, recovery: Recovery) {
+    let (failures, told) = (recovery.failures, told(recovery, "collection"));
+    tracing::info!(
+        official_account,
+        collector = collector.as_str(),
+        failures,
+        "Collections succeed again {told}"
+    );
 }
 
 fn log_again(account: &WatchedAccount, outcome: &PollOutcome) {

@@ -1,31 +1,41 @@
-//! The page at `/`: version, links, and every account with its state and sessions.
+//! The page at `/`: version, links, every account with its state and sessions, and what collectors know beside.
 //!
 //! It works without scripts. What needs a human comes first.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use axum::extract::State;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use maud::{DOCTYPE, Markup, html};
 
 use super::WebState;
 use crate::{
-    domain::{account::AccountState, clock::Moment},
-    status::{AccountRows, RowRef},
+    domain::{
+        account::AccountState,
+        agents::{Binding, Invitation, InvitationStatus},
+        clock::Moment,
+    },
+    status::{AccountRows, Collected, OfficialAccountStatus, RowRef},
 };
 
 /// The most accounts shown; a page of a hundred thousand rows helps nobody.
 const MAX_ROWS: usize = 1000;
 
+/// The most official accounts shown as a whole: what needs a human comes below them.
+const MAX_OFFICIAL_ACCOUNTS: usize = 20;
+
 const STYLE: &str = "
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1d2733; }
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1d2733; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } p { margin: .3rem 0 1rem; color: #56616e; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .35rem .7rem; }
 th { border-bottom: 2px solid #d5dbe1; font-weight: 600; } td { border-bottom: 1px solid #e9edf0; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+table.of { width: auto; margin-bottom: 1.5rem; } td.kf { white-space: nowrap; } .name, .offline { color: #56616e; } .online { color: #1b7a36; }
 .state { border-radius: .6rem; padding: .1rem .6rem; font-size: .85rem; background: #e9edf0; }
 .ok { background: #d8f0de; } .unbound, .invalid { background: #fbd9d6; } .blind { background: #fdeac9; }
-@media (prefers-color-scheme: dark) { body { background: #14191f; color: #dfe5eb; } p { color: #9aa6b2; }
+@media (prefers-color-scheme: dark) { body { background: #14191f; color: #dfe5eb; } p, .name, .offline { color: #9aa6b2; }
+.online { color: #7fd497; }
 th, td { border-color: #2b343d; } .state { background: #2b343d; } .ok { background: #1d4d2b; }
 .unbound, .invalid { background: #6b211b; } .blind { background: #64480f; } }
 ";
@@ -55,9 +65,38 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
                     a href="/metrics" { "metrics" } " · " a href="/-/ready" { "ready" } " · "
                     a href="/-/healthy" { "healthy" }
                 }
+                (official_accounts(state.table.official_accounts()))
                 (accounts(&rows, now))
                 @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " are shown; the metrics have all." } }
             }
+        }
+    }
+}
+
+/// What is known of official accounts as a whole, those with the most waiting customers first.
+fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
+    let mut rows: Vec<(&str, Collected)> = all
+        .iter()
+        .map(|official_account| (&*official_account.name, official_account.collected().clone()))
+        .filter(|(_, collected)| collected.waiting.is_some() || collected.quota.is_some())
+        .collect();
+    rows.sort_by_key(|(_, collected)| Reverse(collected.waiting.map(|queue| queue.users)));
+    if rows.is_empty() {
+        return html! {};
+    }
+    html! {
+        table.of {
+            thead { tr { th { "Official account" } th.n { "Waiting customers" } th.n { "Calls left today" } } }
+            tbody { @for (name, Collected { waiting, quota, .. }) in rows.iter().take(MAX_OFFICIAL_ACCOUNTS) {
+                tr {
+                    td { (name) }
+                    td.n { (known(waiting.map(|queue| queue.users))) }
+                    td.n { (known(quota.map(|quota| format!("{} of {}", quota.remaining, quota.limit)))) }
+                }
+            } }
+        }
+        @if rows.len() > MAX_OFFICIAL_ACCOUNTS {
+            p { "Only the " (MAX_OFFICIAL_ACCOUNTS) " official accounts with the most waiting customers are shown." }
         }
     }
 }
@@ -66,17 +105,21 @@ fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
     html! {
         table {
             thead { tr {
-                th { "Official account" } th { "Kf account" } th { "State" } th.n { "Sessions" }
+                th { "Official account" } th { "Kf account" } th { "State" } th { "Agent" } th.n { "Sessions" }
                 th.n { "Longest open" } th.n { "Last answer" } th { "Last failure" }
             } }
             tbody { @for account in rows.iter().take(MAX_ROWS) {
                 tr {
                     td { (account.status.account.official_account) }
-                    td { (account.status.account.kf_account) }
+                    td.kf {
+                        (account.status.account.kf_account)
+                        @if let Some(nickname) = account.agent.nickname() { " " span.name { (nickname) } }
+                    }
                     td { span.state.(account.row.state.as_str()) { (account.row.state.as_str()) } }
+                    td { (agent(account, now)) }
                     td.n { (known(account.row.sessions)) }
-                    td.n { (known(account.row.oldest_createtime.and_then(|at| ago(Timestamp::from_second(at).ok()?, now)))) }
-                    td.n { (known(account.row.last_success_at.and_then(|at| ago(at, now)).map(|ago| ago + " ago"))) }
+                    td.n { (known(account.row.oldest_createtime.and_then(|at| Some(ago(Timestamp::from_second(at).ok()?, now))))) }
+                    td.n { (known(account.row.last_success_at.map(|at| ago(at, now) + " ago"))) }
                     td { (account.row.failing_with.unwrap_or_default()) }
                 }
             } }
@@ -84,19 +127,48 @@ fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
     }
 }
 
+/// Whether somebody is online for the account; or, where nobody is bound, what became of the invitation.
+fn agent(account: &RowRef<'_>, now: Moment) -> Markup {
+    let (state, agent) = (account.row.state, account.agent);
+    // What getsessionlist answers always wins over the list.
+    match (agent.binding.filter(|_| state != AccountState::Ok), agent.online) {
+        (Some(Binding::Unbound(Some(invitation))), _) => html! { (invited(invitation, now)) },
+        (Some(Binding::Unbound(None)), _) => html! { "not invited" },
+        (_, Some(true)) => html! { span.online { "online" } },
+        (_, Some(false)) => html! { span.offline { "offline" } },
+        (_, None) => html! { "–" },
+    }
+}
+
+fn invited(invitation: Invitation, now: Moment) -> String {
+    let left = invitation.expires_at.filter(|at| *at > now.wall).map(|at| span(at.duration_since(now.wall)));
+    match (invitation.status, left) {
+        (InvitationStatus::Waiting, Some(left)) => format!("invited, {left} left"),
+        (InvitationStatus::Waiting, None) => "invited".to_owned(),
+        (InvitationStatus::Rejected, _) => "declined the invitation".to_owned(),
+        (InvitationStatus::Expired, _) => "invitation expired".to_owned(),
+        (InvitationStatus::Other, _) => "invited, result unknown".to_owned(),
+    }
+}
+
 fn known(value: Option<impl std::fmt::Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }
 
-/// How long ago that was, in the two largest units.
-fn ago(then: Timestamp, now: Moment) -> Option<String> {
-    let seconds = now.wall.duration_since(then).as_secs().max(0);
-    Some(match seconds {
+/// How long ago that was.
+fn ago(then: Timestamp, now: Moment) -> String {
+    span(now.wall.duration_since(then))
+}
+
+/// A time in its two largest units.
+fn span(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
         3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-    })
+    }
 }
 
 /// The urgency from which on nothing needs a human.

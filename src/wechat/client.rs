@@ -2,7 +2,7 @@
 //!
 //! This is the one place where a call is repeated with a new token: once, when the one used was refused.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -12,9 +12,13 @@ use super::{
     http::{WechatClient, call_refused},
     pace::Pace,
     token::{AccessToken, TokenKeeper},
-    wire::{self, SessionList},
+    wire::{self, SessionList, WireError, agents},
 };
-use crate::domain::{clock::Moment, holds::ErrorClass};
+use crate::domain::{
+    agents::{ListedAccount, OnlineAccount, Quota, WaitingQueue},
+    clock::Moment,
+    holds::ErrorClass,
+};
 
 /// When an answer was asked for and had.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +29,7 @@ pub struct Exchanged {
     pub received_at: Moment,
 }
 
-/// Calls WeChat for one official account.
+/// Calls WeChat for one official account. Whoever calls has a [permit](OfficialAccountClient::permit); a repeat takes its own.
 pub struct OfficialAccountClient {
     client: Arc<WechatClient>,
     tokens: TokenKeeper,
@@ -62,21 +66,51 @@ impl OfficialAccountClient {
     }
 
     /// The open sessions of one kf account: what `read` makes of them, as they borrow from the answer.
-    /// `GET /customservice/kfsession/getsessionlist`. The caller has a [permit](Self::permit); a repeat takes its own.
+    /// `GET /customservice/kfsession/getsessionlist`.
     pub async fn session_list<R>(
         &self,
         kf_account: &str,
         read: impl Fn(SessionList<'_>, Exchanged) -> R,
     ) -> Result<R, CallFailure> {
+        let question = Question::SessionsOf(kf_account);
+        self.call(question, |text, exchanged| Ok(read(wire::session_list(text)?, exchanged))).await
+    }
+
+    /// All kf accounts of the official account. `GET /cgi-bin/customservice/getkflist`.
+    pub async fn kf_list(&self) -> Result<Vec<ListedAccount>, CallFailure> {
+        self.call(Question::Plain(Endpoint::KfList), |text, _| agents::kf_list(text)).await
+    }
+
+    /// The kf accounts that are online. `GET /cgi-bin/customservice/getonlinekflist`.
+    pub async fn online_kf_list(&self) -> Result<Vec<OnlineAccount>, CallFailure> {
+        self.call(Question::Plain(Endpoint::OnlineKfList), |text, _| agents::online_kf_list(text)).await
+    }
+
+    /// The customers who wait for an agent. `GET /customservice/kfsession/getwaitcase`.
+    pub async fn wait_case(&self) -> Result<WaitingQueue, CallFailure> {
+        self.call(Question::Plain(Endpoint::WaitCase), |text, _| agents::wait_case(text)).await
+    }
+
+    /// The quota of getsessionlist. `POST /cgi-bin/openapi/quota/get`.
+    pub async fn quota(&self) -> Result<Quota, CallFailure> {
+        self.call(Question::SessionListQuota, |text, _| agents::quota(text)).await
+    }
+
+    /// Asks with a valid token, and once more with another one when that one is refused.
+    async fn call<R>(
+        &self,
+        question: Question<'_>,
+        read: impl Fn(&str, Exchanged) -> Result<R, WireError>,
+    ) -> Result<R, CallFailure> {
         let token = self.token().await?;
-        let mut answer = self.ask_session_list(&token, kf_account, &read).await;
+        let mut answer = self.ask(&token, question, &read).await;
         if let Err(refused) = &answer
             && refused.error.rejects_token()
         {
             match self.tokens.replace(&token, &self.client, &*self.observer).await {
                 Ok(Some(other)) => {
                     self.permit().await;
-                    answer = self.ask_session_list(&other, kf_account, &read).await;
+                    answer = self.ask(&other, question, &read).await;
                 }
                 // Why no token is to be had may be worse than that the old one was refused.
                 Err(fetch) if fetch.class != ErrorClass::Busy => return Err(fetch),
@@ -111,36 +145,68 @@ impl OfficialAccountClient {
         }
     }
 
-    async fn ask_session_list<R>(
+    async fn ask<R>(
         &self,
         token: &AccessToken,
-        kf_account: &str,
-        read: impl Fn(SessionList<'_>, Exchanged) -> R,
+        question: Question<'_>,
+        read: impl Fn(&str, Exchanged) -> Result<R, WireError>,
     ) -> Result<R, CallFailure> {
-        let endpoint = Endpoint::SessionList;
+        let endpoint = question.endpoint();
         let sent_at = self.client.now();
-        let body = self.exchange_session_list(token, kf_account, sent_at).await;
+        let body = self.exchange(token, question, sent_at).await;
         let received_at = self.client.now();
         let answer = body.and_then(|body| {
-            let list = wire::text(&body);
-            let list = wire::session_list(&list).map_err(|error| call_refused(error, &[token.expose()]))?;
-            Ok(read(list, Exchanged { sent_at, received_at }))
+            read(&wire::text(&body), Exchanged { sent_at, received_at })
+                .map_err(|error| call_refused(error, &[token.expose()]))
         });
         self.observer.called(endpoint, received_at.since(&sent_at), answer.as_ref().err());
         answer.map_err(|error| CallFailure { endpoint, class: error.class(endpoint), sent_at, error })
     }
 
-    async fn exchange_session_list(
+    async fn exchange(
         &self,
         token: &AccessToken,
-        kf_account: &str,
+        question: Question<'_>,
         sent_at: Moment,
     ) -> Result<Bytes, CallError> {
-        let mut url = self.client.url(Endpoint::SessionList);
+        let mut url = self.client.url(question.endpoint());
         url.query_pairs_mut().append_pair("access_token", token.expose());
-        // A literal `@` is legal in a query, and calls of this family have refused `%40`.
-        let query = format!("{}&kf_account={kf_account}", url.query().unwrap_or_default());
-        url.set_query(Some(&query));
-        self.client.get(url, sent_at, &*self.observer).await
+        match question {
+            Question::SessionsOf(kf_account) => {
+                // A literal `@` is legal in a query, and calls of this family have refused `%40`.
+                let query = format!("{}&kf_account={kf_account}", url.query().unwrap_or_default());
+                url.set_query(Some(&query));
+                self.client.get(url, sent_at, &*self.observer).await
+            }
+            Question::Plain(_) => self.client.get(url, sent_at, &*self.observer).await,
+            Question::SessionListQuota => {
+                let fields = BTreeMap::from([("cgi_path", QUOTED_PATH.into())]);
+                self.client.exchange(self.client.post(url, &fields)).await
+            }
+        }
+    }
+}
+
+/// The call whose quota is asked for.
+const QUOTED_PATH: &str = "/customservice/kfsession/getsessionlist";
+
+/// What is asked, beside the token that it is asked with.
+#[derive(Clone, Copy)]
+enum Question<'a> {
+    /// getsessionlist for this kf account.
+    SessionsOf(&'a str),
+    /// A call that takes nothing but the token.
+    Plain(Endpoint),
+    /// openapi/quota/get for getsessionlist.
+    SessionListQuota,
+}
+
+impl Question<'_> {
+    fn endpoint(self) -> Endpoint {
+        match self {
+            Self::SessionsOf(_) => Endpoint::SessionList,
+            Self::Plain(endpoint) => endpoint,
+            Self::SessionListQuota => Endpoint::Quota,
+        }
     }
 }

@@ -7,7 +7,9 @@
 //!
 //! Nothing here panics on any bytes, and no error text holds a part of the answer but `errmsg`.
 
+pub mod agents;
 pub mod component;
+mod scalar;
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -17,6 +19,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
+use self::scalar::{Errcode, Text, errcode, integer, seconds};
 use crate::domain::snapshot::{Observed, Session};
 
 /// A well-formed answer of getsessionlist.
@@ -185,10 +188,6 @@ struct Verdict<'a> {
     errmsg: Option<Text<'a>>,
 }
 
-/// A string, borrowed where it holds no escapes.
-#[derive(Default, Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
 struct Entry<'a>(Session<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Entry<'a> {
@@ -211,60 +210,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entry<'a> {
             return Err(D::Error::custom("a createtime that no calendar holds"));
         }
         Ok(Self(Session { openid, createtime }))
-    }
-}
-
-struct Errcode(i64);
-
-impl<'de> Deserialize<'de> for Errcode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        errcode(deserializer).map(Self)
-    }
-}
-
-/// An errcode; null is as good as absent.
-fn errcode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    deserializer.deserialize_any(IntegerVisitor { null: Some(0) })
-}
-
-fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    deserializer.deserialize_any(IntegerVisitor { null: None })
-}
-
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let seconds = integer(deserializer)?;
-    u64::try_from(seconds)
-        .map(Duration::from_secs)
-        .map_err(|_| serde::de::Error::custom("a negative duration"))
-}
-
-/// A whole number, as number or as string.
-struct IntegerVisitor {
-    /// What null stands for, if it is allowed.
-    null: Option<i64>,
-}
-
-impl Visitor<'_> for IntegerVisitor {
-    type Value = i64;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a whole number, or a string of one")
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<i64, E> {
-        Ok(value)
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<i64, E> {
-        i64::try_from(value).map_err(E::custom)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<i64, E> {
-        value.trim().parse().map_err(|_| E::custom("a string that is no whole number"))
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<i64, E> {
-        self.null.ok_or_else(|| E::custom("null"))
     }
 }
 

@@ -126,6 +126,14 @@ impl Home {
         self
     }
 
+    /// Without any call beside getsessionlist and those for tokens.
+    pub(crate) fn without_collectors(self) -> Self {
+        let collectors = ["KF_LIST", "ONLINE", "WAITING", "QUOTA"];
+        collectors
+            .into_iter()
+            .fold(self, |home, name| home.set(&format!("KFWATCH__COLLECTORS__{name}"), "off"))
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

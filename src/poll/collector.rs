@@ -1,0 +1,190 @@
+//! One collection: ask what an official account's agents and customers do beside the sessions, and show it.
+//!
+//! A collector that fails is held back by itself, with the waits of polls ([`crate::domain::holds`]); it holds back no
+//! poll and no other collector, because what it may not ask says nothing of what others may. The other way round, it asks
+//! nothing while polls are held back because any call would be refused. What was collected last stays on show;
+//! when that was, is shown with it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard, PoisonError},
+};
+
+use super::{
+    OfficialAccount, Poller,
+    report::{self, Reason},
+    timed_out,
+};
+use crate::{
+    domain::{
+        agents::{Collector, ListedAccount, OnlineAccount, Quota, WaitingQueue},
+        clock::Moment,
+        holds::{Failure, Hold},
+        streak::Streak,
+    },
+    store::StoreError,
+    wechat::{Endpoint, error::CallFailure},
+};
+
+/// How a collection ended.
+#[derive(Debug)]
+pub enum Collection {
+    /// The answer was taken.
+    Succeeded,
+    /// A failure before holds it back: nothing was asked.
+    Held,
+    /// The call failed.
+    Failed(CallFailure),
+    /// The answer was good, but what follows from it could not be stored: that will be found again.
+    NotStored(StoreError),
+}
+
+/// What is remembered of one collector of an official account.
+#[derive(Debug, Default)]
+pub(super) struct CollectorState {
+    hold: Option<Hold>,
+    streak: Streak<Reason>,
+}
+
+impl Poller {
+    /// Collects once, unless held back. At most one at a time for each official account and collector.
+    pub async fn collect(&self, official_account: &Arc<OfficialAccount>, collector: Collector) -> Collection {
+        let now = self.clock.now();
+        if official_account.holds(collector, now) {
+            return Collection::Held;
+        }
+        official_account.permit().await;
+        let asked = tokio::time::timeout(self.limits.deadline, ask(official_account, collector));
+        let collection = match asked.await {
+            Ok(Ok(answer)) => self.take(official_account, answer).await,
+            Ok(Err(failure)) => Collection::Failed(failure),
+            Err(_) => Collection::Failed(timed_out(endpoint(collector), now)),
+        };
+        let done = self.clock.now();
+        if matches!(collection, Collection::Succeeded) {
+            official_account.status.collected().succeeded(collector, done.wall);
+        }
+        self.learn(official_account, collector, &collection, done);
+        collection
+    }
+
+    /// Notes a collection that panicked.
+    pub fn collection_panicked(&self, official_account: &OfficialAccount, collector: Collector) {
+        let is_news = official_account.collector(collector).streak.failed(Reason::PANIC, self.clock.now());
+        if is_news {
+            let (official_account, collector) = (&official_account.status.name, collector.as_str());
+            tracing::error!(
+                %official_account, collector, "A collection panicked: this is a bug in kfwatch, please report it"
+            );
+        }
+    }
+
+    /// Holds the collector back or releases it, and logs what changed.
+    fn learn(
+        &self,
+        official_account: &OfficialAccount,
+        collector: Collector,
+        collection: &Collection,
+        now: Moment,
+    ) {
+        let mut state = official_account.collector(collector);
+        let of = &official_account.status.name;
+        match collection {
+            Collection::Held => {}
+            Collection::Succeeded => {
+                state.hold = None;
+                if let Some(recovery) = state.streak.succeeded(now) {
+                    report::log_collected_again(of, collector, recovery);
+                }
+            }
+            Collection::Failed(failure) => {
+                let failed = Failure {
+                    class: failure.class,
+                    sent_at: failure.sent_at,
+                    retry_after: failure.error.retry_after(),
+                };
+                let hold = Hold::after(&self.limits.holds, state.hold.as_ref(), failed, now, fastrand::f64());
+                state.hold = Some(hold);
+                // What polls meet as well is told once for all.
+                if failure.concerns_every_call() {
+                    if official_account.streak().failed(Reason::of(failure), now) {
+                        report::log_failure(of, failure);
+                    }
+                } else if state.streak.failed(Reason::of(failure), now) {
+                    report::log_collection_failure(of, collector, failure);
+                }
+            }
+            Collection::NotStored(error) => {
+                if state.streak.failed(Reason::STORE, now) {
+                    let (collector, error) = (collector.as_str(), crate::chain(error));
+                    tracing::error!(official_account = %of, collector, "Collection not stored: {error}");
+                }
+            }
+        }
+    }
+
+    async fn take(&self, official_account: &Arc<OfficialAccount>, answer: Answer) -> Collection {
+        match answer {
+            Answer::KfList(listed) => {
+                if let Err(error) = self.take_kf_list(official_account, &listed).await {
+                    return Collection::NotStored(error);
+                }
+            }
+            Answer::Online(listed) => official_account.take_online(&listed),
+            Answer::Waiting(queue) => official_account.status.collected().waiting = Some(queue),
+            Answer::Quota(quota) => official_account.status.collected().quota = Some(quota),
+        }
+        Collection::Succeeded
+    }
+}
+
+/// What a collector was told.
+enum Answer {
+    KfList(Vec<ListedAccount>),
+    Online(Vec<OnlineAccount>),
+    Waiting(WaitingQueue),
+    Quota(Quota),
+}
+
+async fn ask(official_account: &OfficialAccount, collector: Collector) -> Result<Answer, CallFailure> {
+    let client = &official_account.client;
+    match collector {
+        Collector::KfList => client.kf_list().await.map(Answer::KfList),
+        Collector::Online => client.online_kf_list().await.map(Answer::Online),
+        Collector::Waiting => client.wait_case().await.map(Answer::Waiting),
+        Collector::Quota => client.quota().await.map(Answer::Quota),
+    }
+}
+
+impl OfficialAccount {
+    fn collector(&self, collector: Collector) -> MutexGuard<'_, CollectorState> {
+        self.collectors[collector as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the collector would ask in vain: it failed itself, or every call would fail.
+    fn holds(&self, collector: Collector, now: Moment) -> bool {
+        self.collector(collector).hold.is_some_and(|hold| hold.holds_at(now))
+            || self.refuses_every_call_at(now)
+    }
+
+    /// An account that is not listed is offline; how many sessions it has accepted is then not known.
+    fn take_online(&self, listed: &[OnlineAccount]) {
+        let listed: HashMap<&str, &OnlineAccount> =
+            listed.iter().map(|account| (&*account.kf_account, account)).collect();
+        for account in self.status.accounts().iter() {
+            let listed = listed.get(&*account.account.kf_account);
+            let mut agent = account.agent();
+            agent.online = Some(listed.is_some_and(|listed| listed.online));
+            agent.accepted_cases = listed.and_then(|listed| listed.accepted_cases);
+        }
+    }
+}
+
+fn endpoint(collector: Collector) -> Endpoint {
+    match collector {
+        Collector::KfList => Endpoint::KfList,
+        Collector::Online => Endpoint::OnlineKfList,
+        Collector::Waiting => Endpoint::WaitCase,
+        Collector::Quota => Endpoint::Quota,
+    }
+}

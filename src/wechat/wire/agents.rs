@@ -1,0 +1,463 @@
+//! Reading what collectors ask for: getkflist, getonlinekflist, getwaitcase, openapi/quota/get.
+//!
+//! The documentation of these calls contradicts itself (numbers in examples that its tables call strings, the example
+//! of one call on the page of another), and clients have seen more shapes still. So every field is read on its own: one
+//! that is absent, null or of a strange type is not known, and costs nothing else. An entry without a usable kf_account
+//! is left out. What must be there is the list itself, under its own name: an absent list is never read as an empty one,
+//! and neither is one under another name. (The page of getkflist shows `kf_online_list` in its example; entries of that
+//! shape say nothing of a binding, and would make every account an unbound one.)
+
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use super::{
+    WireError, malformed, refused,
+    scalar::{Integer, Text},
+};
+use crate::{
+    domain::agents::{
+        Binding, Invitation, InvitationStatus, ListedAccount, OnlineAccount, Quota, WaitingQueue,
+    },
+    wechat::is_kf_account,
+};
+
+/// The longest list of kf accounts that is read; WeChat allows 100. A longer one is refused as a whole: what would be cut
+/// off would look as if WeChat did not list it.
+pub const MAX_LISTED_ACCOUNTS: usize = 1_000;
+
+/// getwaitcase lists no more customers than these.
+const MAX_LISTED_WAITING: usize = 100;
+
+/// The longest nickname that is kept, in characters; WeChat allows 16.
+const MAX_NICKNAME_CHARS: usize = 64;
+
+/// Reads an answer of getkflist. An account listed twice counts once.
+pub fn kf_list(text: &str) -> Result<Vec<ListedAccount>, WireError> {
+    accounts(&answer(text)?, "kf_list", |kf_account, entry| ListedAccount {
+        kf_account: kf_account.into(),
+        nickname: entry.text("kf_nick").map(|nickname| shown(&nickname).into()),
+        binding: binding(entry),
+    })
+}
+
+/// Reads an answer of getonlinekflist. An account that it lists is online unless its status says otherwise.
+pub fn online_kf_list(text: &str) -> Result<Vec<OnlineAccount>, WireError> {
+    accounts(&answer(text)?, "kf_online_list", |kf_account, entry| OnlineAccount {
+        kf_account: kf_account.into(),
+        online: entry.integer("status") != Some(0),
+        accepted_cases: entry.count("accepted_case"),
+    })
+}
+
+/// Reads an answer of getwaitcase: one without a count and without a list is malformed.
+pub fn wait_case(text: &str) -> Result<WaitingQueue, WireError> {
+    let answer = answer(text)?;
+    let listed = answer.list("waitcaselist");
+    let Some(users) = answer.count("count").or(listed.as_ref().map(|list| list.len() as u64)) else {
+        return Err(WireError::Malformed("neither count nor waitcaselist".into()));
+    };
+    // Answers of 2015 had the time of arrival instead of that of the last message.
+    let sent_at = |entry: Object<'_>| entry.time("latest_time").or_else(|| entry.time("createtime"));
+    let entries = listed.iter().flatten().take(MAX_LISTED_WAITING).filter_map(|entry| Object::of(entry));
+    let oldest = entries.filter_map(sent_at).min().filter(|_| users > 0);
+    Ok(WaitingQueue { users, oldest_message_at: oldest.map(Timestamp::as_second) })
+}
+
+/// Reads an answer of openapi/quota/get. The limit is needed, and either what is left or what was used.
+pub fn quota(text: &str) -> Result<Quota, WireError> {
+    let answer = answer(text)?;
+    let quota = answer.raw("quota").and_then(Object::of);
+    let quota = quota.ok_or_else(|| WireError::Malformed("success without a quota".into()))?;
+    let (limit, used) = (quota.count("daily_limit"), quota.count("used"));
+    let remaining = quota.count("remain").or_else(|| Some(limit?.saturating_sub(used?)));
+    match (limit, remaining) {
+        (Some(limit), Some(remaining)) => Ok(Quota { limit, used, remaining }),
+        _ => Err(WireError::Malformed("a quota without usable numbers".into())),
+    }
+}
+
+/// A successful answer: the errcode is looked at first.
+fn answer(text: &str) -> Result<Object<'_>, WireError> {
+    let answer: Object<'_> =
+        serde_json::from_str(text).map(Object).map_err(|error| malformed(text, &error))?;
+    match answer.raw("errcode").map(|_| answer.integer("errcode")) {
+        None | Some(Some(0)) => Ok(answer),
+        Some(Some(code)) => Err(refused(code, &answer.text("errmsg").unwrap_or_default())),
+        Some(None) => Err(WireError::Malformed("an errcode that is no number".into())),
+    }
+}
+
+/// What `read` makes of the entries of a list that have a kf account.
+fn accounts<T>(
+    answer: &Object<'_>,
+    key: &'static str,
+    read: impl Fn(&str, &Object<'_>) -> T,
+) -> Result<Vec<T>, WireError> {
+    let list = answer.list(key).ok_or_else(|| WireError::Malformed(format!("success without a {key}")))?;
+    if list.len() > MAX_LISTED_ACCOUNTS {
+        return Err(WireError::Malformed(format!("a {key} of more than {MAX_LISTED_ACCOUNTS} accounts")));
+    }
+    let mut seen = HashSet::new();
+    let accounts: Vec<T> = list
+        .iter()
+        .filter_map(|entry| {
+            let entry = Object::of(entry)?;
+            let kf_account = entry.text("kf_account").filter(|name| is_kf_account(name))?;
+            let account = read(&kf_account, &entry);
+            seen.insert(kf_account).then_some(account)
+        })
+        .collect();
+    let left_out = list.len() - accounts.len();
+    if left_out > 0 {
+        tracing::debug!(left_out, "{key}: {left_out} entries without a kf account, or listed twice");
+    }
+    Ok(accounts)
+}
+
+fn binding(entry: &Object<'_>) -> Binding {
+    let blank = |value: &RawValue| matches!(serde_json::from_str(value.get()), Ok(Text(text)) if text.trim().is_empty());
+    // One that is no text names somebody all the same.
+    if entry.raw("kf_wx").is_some_and(|kf_wx| !blank(kf_wx)) {
+        return Binding::Bound;
+    }
+    let status = entry.text("invite_status").map(|status| match status.as_str() {
+        "waiting" => InvitationStatus::Waiting,
+        "rejected" => InvitationStatus::Rejected,
+        "expired" => InvitationStatus::Expired,
+        _ => InvitationStatus::Other,
+    });
+    let invited = entry.text("invite_wx").map(|_| InvitationStatus::Other);
+    let expires_at = entry.time("invite_expire_time");
+    Binding::Unbound(status.or(invited).map(|status| Invitation { status, expires_at }))
+}
+
+/// A nickname as it goes into labels and pages.
+fn shown(nickname: &str) -> String {
+    nickname.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_NICKNAME_CHARS).collect()
+}
+
+/// The fields of an object, as yet unread.
+struct Object<'a>(HashMap<String, &'a RawValue>);
+
+impl<'a> Object<'a> {
+    /// `None` for what is no object.
+    fn of(value: &'a RawValue) -> Option<Self> {
+        serde_json::from_str(value.get()).ok().map(Self)
+    }
+
+    /// A field that is neither absent nor null.
+    fn raw(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.get(key).copied().filter(|value| value.get() != "null")
+    }
+
+    /// A text that is not blank.
+    fn text(&self, key: &str) -> Option<String> {
+        let Text(text) = serde_json::from_str(self.raw(key)?.get()).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn integer(&self, key: &str) -> Option<i64> {
+        let Integer(value) = serde_json::from_str(self.raw(key)?.get()).ok()?;
+        Some(value)
+    }
+
+    fn count(&self, key: &str) -> Option<u64> {
+        self.integer(key).and_then(|value| value.try_into().ok())
+    }
+
+    /// UNIX seconds; 0 is what is written where there is no time.
+    fn time(&self, key: &str) -> Option<Timestamp> {
+        let seconds = self.integer(key).filter(|seconds| *seconds > 0)?;
+        Timestamp::from_second(seconds).ok()
+    }
+
+    fn list(&self, key: &str) -> Option<Vec<&'a RawValue>> {
+        serde_json::from_str(self.raw(key)?.get()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, sample::select};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// As the tables of the documentation have it, and as its examples do.
+    const KF_LIST: &str = r#"{"kf_list":[
+        {"kf_account":"test1@test","kf_headimgurl":"http://a/b","kf_id":"1001","kf_nick":"ntest1","kf_wx":"kfwx1"},
+        {"kf_account":"test2@test","kf_headimgurl":"http://a/b","kf_id":1002,"kf_nick":"ntest2","kf_wx":"kfwx2"},
+        {"kf_account":"test3@test","kf_headimgurl":"http://a/b","kf_id":"1003","kf_nick":"ntest3",
+         "invite_wx":"kfwx3","invite_expire_time":123456789,"invite_status":"waiting"}]}"#;
+    const ONLINE: &str = r#"{"kf_online_list":[
+        {"kf_account":"test1@test","status":1,"kf_id":"1001","kf_openid":"o","accepted_case":1},
+        {"kf_account":"test2@test","status":1,"kf_id":1002,"kf_openid":"o","accepted_case":2}]}"#;
+    const WAITING: &str = r#"{"count":150,"waitcaselist":[
+        {"latest_time":123456789,"openid":"OPENID"},{"latest_time":987654321,"openid":"OPENID"}]}"#;
+    const QUOTA: &str = r#"{"errcode":0,"errmsg":"ok","quota":{"daily_limit":500000,"used":2,"remain":499998},
+        "rate_limit":{"call_count":2000,"refresh_second":60}}"#;
+
+    fn listed(kf_account: &str, nickname: &str, binding: Binding) -> ListedAccount {
+        ListedAccount { kf_account: kf_account.into(), nickname: Some(nickname.into()), binding }
+    }
+
+    fn invited(status: InvitationStatus, expires_at: Option<i64>) -> Binding {
+        let expires_at = expires_at.map(|seconds| Timestamp::from_second(seconds).unwrap());
+        Binding::Unbound(Some(Invitation { status, expires_at }))
+    }
+
+    fn online(kf_account: &str, online: bool, accepted_cases: Option<u64>) -> OnlineAccount {
+        OnlineAccount { kf_account: kf_account.into(), online, accepted_cases }
+    }
+
+    /// The binding in an entry with these fields beside its kf account.
+    #[track_caller]
+    fn bound(fields: &str, expected: Binding) {
+        let text = format!(r#"{{"kf_list":[{{"kf_account":"a@b"{fields}}}]}}"#);
+        assert_eq!(kf_list(&text).unwrap()[0].binding, expected, "{text}");
+    }
+
+    #[track_caller]
+    fn waits(text: &str, users: u64, oldest_message_at: Option<i64>) {
+        assert_eq!(wait_case(text), Ok(WaitingQueue { users, oldest_message_at }), "{text}");
+    }
+
+    #[track_caller]
+    fn is_malformed<T: std::fmt::Debug>(answer: Result<T, WireError>) {
+        assert!(matches!(answer, Err(WireError::Malformed(_))), "{answer:?}");
+    }
+
+    #[test]
+    fn the_documented_answers_are_read() {
+        use InvitationStatus::Waiting;
+        let waiting = listed("test3@test", "ntest3", invited(Waiting, Some(123_456_789)));
+        let expected = vec![
+            listed("test1@test", "ntest1", Binding::Bound),
+            listed("test2@test", "ntest2", Binding::Bound),
+            waiting,
+        ];
+        assert_eq!(kf_list(KF_LIST), Ok(expected));
+        let expected = vec![online("test1@test", true, Some(1)), online("test2@test", true, Some(2))];
+        assert_eq!(online_kf_list(ONLINE), Ok(expected));
+        waits(WAITING, 150, Some(123_456_789));
+        let expected = Quota { limit: 500_000, used: Some(2), remaining: 499_998 };
+        assert_eq!(quota(QUOTA), Ok(expected));
+    }
+
+    #[test]
+    fn who_is_bound_and_who_is_invited_is_read_in_all_its_spellings() {
+        use InvitationStatus::{Expired, Other, Rejected, Waiting};
+        bound(r#","kf_wx":"x""#, Binding::Bound);
+        bound(r#","kf_wx":17"#, Binding::Bound);
+        for nobody in ["", r#","kf_wx":null"#, r#","kf_wx":"""#, r#","kf_wx":" ","invite_status":"""#] {
+            bound(nobody, Binding::Unbound(None));
+        }
+        bound(r#","invite_status":"rejected","invite_expire_time":"123""#, invited(Rejected, Some(123)));
+        bound(r#","invite_status":"expired","invite_expire_time":0"#, invited(Expired, None));
+        bound(r#","invite_status":"waiting","invite_expire_time":{}"#, invited(Waiting, None));
+        bound(r#","invite_status":"considered""#, invited(Other, None));
+        bound(r#","invite_status":1,"invite_wx":"x""#, invited(Other, None));
+    }
+
+    #[test]
+    fn entries_without_a_usable_kf_account_cost_only_themselves() {
+        let text = r#"{"kf_list":[{"kf_account":""},{"kf_account":7},null,[],"a@b",{"kf_nick":"n"},{"kf_account":"a&b@c"},
+            {"kf_account":"a"},{"kf_account":"a@b","kf_nick":"first"},{"kf_account":"a@b","kf_nick":"second"}]}"#;
+        assert_eq!(kf_list(text), Ok(vec![listed("a@b", "first", Binding::Unbound(None))]));
+    }
+
+    #[test]
+    fn who_is_online_is_read_in_all_its_spellings() {
+        for (fields, expected) in [
+            (r#","status":"1","accepted_case":"3""#, online("a@b", true, Some(3))),
+            (r#","status":3,"auto_accept":5"#, online("a@b", true, None)),
+            (r#","status":0,"accepted_case":0"#, online("a@b", false, Some(0))),
+            (r#","status":"0","accepted_case":-1"#, online("a@b", false, None)),
+            (r#","status":{},"accepted_case":1.5"#, online("a@b", true, None)),
+        ] {
+            let text = format!(r#"{{"kf_online_list":[{{"kf_account":"a@b"{fields}}}]}}"#);
+            assert_eq!(online_kf_list(&text), Ok(vec![expected]), "{text}");
+        }
+    }
+
+    #[test]
+    fn who_waits_is_read_in_all_its_spellings() {
+        waits(r#"{"count":"2","waitcaselist":[]}"#, 2, None);
+        waits(r#"{"count":3}"#, 3, None);
+        waits(r#"{"count":0,"waitcaselist":[]}"#, 0, None);
+        waits(r#"{"count":0,"waitcaselist":null}"#, 0, None);
+        waits(r#"{"waitcaselist":[{"openid":"o","kf_account":"","createtime":"7"}]}"#, 1, Some(7));
+        waits(
+            r#"{"count":[],"waitcaselist":[{"latest_time":9,"createtime":7},{"latest_time":8}]}"#,
+            2,
+            Some(8),
+        );
+        waits(r#"{"count":1,"waitcaselist":[{"latest_time":0},{"latest_time":99999999999999},5]}"#, 1, None);
+        waits(r#"{"count":1,"waitcaselist":"none"}"#, 1, None);
+        let two_hundred: Vec<_> = (0..200).map(|n| json!({"latest_time": 1000 - n})).collect();
+        waits(&json!({"count": 200, "waitcaselist": two_hundred}).to_string(), 200, Some(901));
+    }
+
+    #[test]
+    fn quotas_are_read_in_all_their_spellings() {
+        let quota_of = |fields: &str| quota(&format!(r#"{{"quota":{{{fields}}}}}"#));
+        let expected = Quota { limit: 10, used: Some(4), remaining: 6 };
+        assert_eq!(quota_of(r#""daily_limit":"10","used":"4","remain":"6""#), Ok(expected));
+        assert_eq!(quota_of(r#""daily_limit":10,"used":4,"remain":null"#), Ok(expected));
+        let overdrawn = Quota { limit: 10, used: Some(14), remaining: 0 };
+        assert_eq!(quota_of(r#""daily_limit":10,"used":14"#), Ok(overdrawn));
+        let unused = Quota { limit: 10, used: None, remaining: 6 };
+        assert_eq!(quota_of(r#""daily_limit":10,"used":{},"remain":6"#), Ok(unused));
+        is_malformed(quota_of(r#""used":4,"remain":6"#));
+        is_malformed(quota_of(r#""daily_limit":10"#));
+        is_malformed(quota_of(r#""daily_limit":-1,"remain":6"#));
+        is_malformed(quota(r#"{"quota":null}"#));
+        is_malformed(quota(r#"{"daily_limit":10,"used":4,"remain":6}"#));
+    }
+
+    #[test]
+    fn an_absent_list_is_never_an_empty_one() {
+        assert_eq!(kf_list(r#"{"kf_list":[]}"#), Ok(vec![]));
+        assert_eq!(online_kf_list(r#"{"kf_online_list":[]}"#), Ok(vec![]));
+        for text in
+            ["{}", r#"{"errcode":0,"errmsg":"ok"}"#, "", "null", "[0,[]]", "<html>", r#"{"errcode":true}"#]
+        {
+            is_malformed(kf_list(text));
+            is_malformed(online_kf_list(text));
+            is_malformed(wait_case(text));
+            is_malformed(quota(text));
+        }
+        for list in ["null", "{}", "\"\"", "7"] {
+            is_malformed(kf_list(&format!(r#"{{"kf_list":{list}}}"#)));
+            is_malformed(online_kf_list(&format!(r#"{{"kf_online_list":{list}}}"#)));
+        }
+    }
+
+    #[test]
+    fn the_list_of_the_other_call_is_not_taken_for_this_one() {
+        is_malformed(kf_list(ONLINE));
+        is_malformed(online_kf_list(KF_LIST));
+    }
+
+    #[test]
+    fn a_list_too_long_to_be_genuine_is_refused_as_a_whole() {
+        let list = |count: usize| {
+            let accounts: Vec<_> = (0..count).map(|n| json!({"kf_account": format!("{n}@b")})).collect();
+            kf_list(&json!({ "kf_list": accounts }).to_string())
+        };
+        assert_eq!(list(MAX_LISTED_ACCOUNTS).map(|accounts| accounts.len()), Ok(MAX_LISTED_ACCOUNTS));
+        is_malformed(list(MAX_LISTED_ACCOUNTS + 1));
+    }
+
+    #[test]
+    fn an_errcode_counts_whatever_stands_beside_it() {
+        let refused =
+            |code: i64| move |error| matches!(error, WireError::Refused { code: c, .. } if c == code);
+        assert!(kf_list(r#"{"kf_list":[],"errcode":65400,"errmsg":7}"#).is_err_and(refused(65400)));
+        assert!(online_kf_list(r#"{"errcode":"48001","kf_online_list":[]}"#).is_err_and(refused(48001)));
+        assert!(wait_case(r#"{"errcode":-1,"count":0}"#).is_err_and(refused(-1)));
+        assert!(quota(r#"{"errcode":76022,"errmsg":"x","quota":7}"#).is_err_and(refused(76022)));
+        assert_eq!(kf_list(r#"{"errcode":null,"errmsg":{},"kf_list":[]}"#), Ok(vec![]));
+    }
+
+    #[test]
+    fn nicknames_are_fit_to_be_shown() {
+        let nickname = |written: &str| {
+            let text = json!({"kf_list": [{"kf_account": "a@b", "kf_nick": written}]}).to_string();
+            kf_list(&text).unwrap().remove(0).nickname
+        };
+        assert_eq!(nickname("小\"王\"\n\u{1b}[2J").as_deref(), Some("小\"王\"  [2J"));
+        assert_eq!(nickname(" "), None);
+        assert_eq!(nickname(&"x".repeat(10_000)).unwrap().len(), MAX_NICKNAME_CHARS);
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,20}".prop_map(Value::from),
+            any::<i64>().prop_map(|number| number.to_string().into()),
+        ];
+        let key = prop_oneof![
+            select(
+                &["errcode", "kf_list", "kf_online_list", "kf_account", "waitcaselist", "count", "quota"][..]
+            )
+            .prop_map(str::to_owned),
+            ".{0,10}",
+        ];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::hash_map(key.clone(), inner, 0..5)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_json_never_panics_and_lists_nobody_without_the_list(value in any_json()) {
+            let text = value.to_string();
+            let has = |key: &str| value.get(key).is_some_and(Value::is_array);
+            prop_assert!(kf_list(&text).is_err() || has("kf_list"));
+            prop_assert!(online_kf_list(&text).is_err() || has("kf_online_list"));
+            let _ = (wait_case(&text), quota(&text));
+        }
+
+        #[test]
+        fn a_field_of_any_shape_in_the_kf_list_costs_only_itself(
+            field in select(&["kf_id", "kf_nick", "kf_headimgurl", "kf_wx", "invite_status", "invite_expire_time", "invite_wx"][..]),
+            at in 0..3usize, value in any_json(),
+        ) {
+            let mut answer: Value = serde_json::from_str(KF_LIST).unwrap();
+            answer["kf_list"][at][field] = value;
+            let (intact, read) = (kf_list(KF_LIST).unwrap(), kf_list(&answer.to_string()).unwrap());
+            prop_assert_eq!(read.len(), intact.len());
+            for (n, (read, intact)) in read.into_iter().zip(intact).enumerate() {
+                prop_assert_eq!(&read.kf_account, &intact.kf_account);
+                prop_assert!(read.nickname == intact.nickname || (n == at && field == "kf_nick"));
+                prop_assert!(read.binding == intact.binding || (n == at && !field.starts_with("kf_n")));
+            }
+        }
+
+        #[test]
+        fn a_kf_account_of_any_shape_costs_only_its_entry(at in 0..2usize, value in any_json()) {
+            let mut answer: Value = serde_json::from_str(ONLINE).unwrap();
+            answer["kf_online_list"][at]["kf_account"] = value.clone();
+            let read = online_kf_list(&answer.to_string()).unwrap();
+            let others = online_kf_list(ONLINE).unwrap();
+            prop_assert!(read.contains(&others[1 - at]));
+            answer["kf_online_list"][at] = value;
+            prop_assert!(online_kf_list(&answer.to_string()).unwrap().contains(&others[1 - at]));
+        }
+
+        #[test]
+        fn fields_of_any_shape_cost_nothing_but_themselves_in_the_other_answers(value in any_json()) {
+            let with = |text: &str, path: &str, value: &Value| {
+                let mut answer: Value = serde_json::from_str(text).unwrap();
+                *answer.pointer_mut(path).unwrap() = value.clone();
+                answer.to_string()
+            };
+            let online = online_kf_list(&with(ONLINE, "/kf_online_list/0/accepted_case", &value)).unwrap();
+            prop_assert!(online[0].online && online[1] == online_kf_list(ONLINE).unwrap()[1]);
+            let online = online_kf_list(&with(ONLINE, "/kf_online_list/0/status", &value)).unwrap();
+            prop_assert_eq!(online[0].accepted_cases, Some(1));
+            prop_assert_eq!(wait_case(&with(WAITING, "/waitcaselist", &value)).unwrap().users, 150);
+            prop_assert_eq!(wait_case(&with(WAITING, "/waitcaselist/0", &value)).unwrap().users, 150);
+            prop_assert!(wait_case(&with(WAITING, "/count", &value)).is_ok());
+            prop_assert_eq!(quota(&with(QUOTA, "/quota/used", &value)).unwrap().remaining, 499_998);
+            prop_assert_eq!(quota(&with(QUOTA, "/rate_limit", &value)), quota(QUOTA));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let text = super::super::text(&body);
+            prop_assert!(kf_list(&text).is_err() && online_kf_list(&text).is_err());
+            let _ = (wait_case(&text), quota(&text));
+        }
+    }
+}
