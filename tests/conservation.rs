@@ -7,6 +7,7 @@
     reason = "clippy knows tests by their attribute, not their helpers"
 )]
 
+#[expect(dead_code, reason = "not every test needs every helper")]
 mod support;
 
 use std::{

@@ -323,6 +323,11 @@ impl Claim {
             release(&mut shared, sent_at);
             return;
         };
+        // Not the kf account's doing, and over within seconds, or else a worse failure: a wait that grows would starve
+        // the kf accounts whose polls another program's tokens happen to meet.
+        if failure.class == ErrorClass::Busy && failure.error.lacks_token() {
+            return;
+        }
         let held = match failure.class.scope() {
             Scope::OfficialAccount => &mut *shared,
             Scope::KfAccount => &mut memory.hold,

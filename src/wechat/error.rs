@@ -146,6 +146,11 @@ impl CallError {
         matches!(self, Self::Refused { code: 40001 | 40014 | 42001, .. })
     }
 
+    /// Whether all that was missing is a token that is accepted.
+    pub fn lacks_token(&self) -> bool {
+        self.rejects_token() || matches!(self, Self::TokenNotYet)
+    }
+
     /// What a human should do, where a human can do something.
     pub fn remedy(&self, endpoint: Endpoint) -> Option<Remedy> {
         match self {

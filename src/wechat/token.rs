@@ -144,6 +144,8 @@ pub struct TokenKeeper {
     appid: Arc<str>,
     supply: Supply,
     token: KeptToken,
+    /// A token that was refused long before its time, until it is known which one took its place.
+    refused_early: Mutex<Option<AccessToken>>,
     rejected_since: Mutex<Option<Moment>>,
 }
 
@@ -179,7 +181,13 @@ impl TokenKeeper {
     }
 
     fn supplied(appid: Arc<str>, supply: Supply, floor: Floor) -> Self {
-        Self { appid, supply, token: KeptToken::new(floor), rejected_since: Mutex::new(None) }
+        Self {
+            appid,
+            supply,
+            token: KeptToken::new(floor),
+            refused_early: Mutex::new(None),
+            rejected_since: Mutex::new(None),
+        }
     }
 
     /// The token to use now; fetched if there is none, renewed if it is about to expire.
@@ -188,7 +196,9 @@ impl TokenKeeper {
         client: &WechatClient,
         observer: &dyn CallObserver,
     ) -> Result<AccessToken, CallFailure> {
-        self.token.current(self, Caller { client, observer }).await
+        let token = self.token.current(self, Caller { client, observer }).await?;
+        self.note_successor(&token, observer);
+        Ok(token)
     }
 
     /// How the present token stands, if there is one.
@@ -208,9 +218,18 @@ impl TokenKeeper {
         if had_long_to_live.is_some() {
             observer.token_dropped();
         }
+        if had_long_to_live == Some(true) {
+            *self.refused_early.lock().unwrap_or_else(PoisonError::into_inner) = Some(used.clone());
+        }
         let other = self.token.other_than(used, self, Caller { client, observer }).await?;
-        if other.is_some()
-            && had_long_to_live == Some(true)
+        self.note_successor(other.as_ref().unwrap_or(used), observer);
+        Ok(other)
+    }
+
+    /// Tells of a token that ended early once there is another, which may be polls later: no fetch may be allowed yet.
+    fn note_successor(&self, token: &AccessToken, observer: &dyn CallObserver) {
+        let refused = self.refused_early.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if refused.is_some_and(|refused| refused != *token)
             && let Some(cause) = self.early_end()
         {
             observer.token_replaced();
@@ -220,7 +239,6 @@ impl TokenKeeper {
                 self.appid
             );
         }
-        Ok(other)
     }
 
     /// Notes that a call was refused for its token in spite of everything, and says how to react: once every call

@@ -43,6 +43,11 @@ pub(crate) enum Told {
     Keyless,
     Refused(i64),
     Nothing,
+    /// Nothing conclusive for `blind_after`; what consumers are told of the cause.
+    Silence {
+        errcode: Option<i64>,
+        source: &'static str,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

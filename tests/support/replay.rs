@@ -38,6 +38,19 @@ struct State {
     crashed: bool,
 }
 
+/// A state that the account is in from now on, and what said so.
+struct Turn {
+    to: &'static str,
+    errcode: Option<i64>,
+    source: &'static str,
+}
+
+impl Turn {
+    fn polled(to: &'static str, errcode: Option<i64>) -> Self {
+        Self { to, errcode, source: "getsessionlist" }
+    }
+}
+
 /// Compares; says what is wrong.
 pub(crate) fn compare(history: &History, events: &[Event]) -> Result<Tally, String> {
     let model = Model { history, events, repeats: repeats(events) };
@@ -90,9 +103,12 @@ impl Model<'_> {
         let exchange = &self.history.exchanges[at];
         match &exchange.told {
             Told::Nothing => Ok(state),
-            Told::Refused(65402) => self.concluded(state, at, "unbound", Some(65402)),
-            Told::Refused(65401) => self.concluded(state, at, "invalid", Some(65401)),
+            Told::Refused(65402) => self.concluded(state, at, Turn::polled("unbound", Some(65402))),
+            Told::Refused(65401) => self.concluded(state, at, Turn::polled("invalid", Some(65401))),
             Told::Refused(_) => Ok(state),
+            Told::Silence { errcode, source } => {
+                self.concluded(state, at, Turn { to: "blind", errcode: *errcode, source })
+            }
             Told::Listed(sessions) => {
                 state.keyless = false;
                 self.listed(state, at, sessions)
@@ -101,24 +117,18 @@ impl Model<'_> {
             Told::Keyless if std::mem::replace(&mut state.keyless, true) => {
                 self.listed(state, at, &BTreeSet::new())
             }
-            Told::Keyless => self.concluded(state, at, "ok", None),
+            Told::Keyless => self.concluded(state, at, Turn::polled("ok", None)),
         }
     }
 
-    fn concluded(
-        &self,
-        mut state: State,
-        at: usize,
-        to: &'static str,
-        errcode: Option<i64>,
-    ) -> Result<State, String> {
-        let expected = state.moved(to, errcode);
+    fn concluded(&self, mut state: State, at: usize, turn: Turn) -> Result<State, String> {
+        let expected = state.moved(turn);
         self.consume(&mut state, at, Vec::from_iter(expected))?;
         Ok(state)
     }
 
     fn listed(&self, mut state: State, at: usize, sessions: &BTreeSet<Session>) -> Result<State, String> {
-        let mut expected = Vec::from_iter(state.moved("ok", None));
+        let mut expected = Vec::from_iter(state.moved(Turn::polled("ok", None)));
         let started = |openid: &str| sessions.difference(&state.sessions).any(|new| new.openid == openid);
         expected.extend(state.sessions.difference(sessions).map(|session| Expected::Ended {
             session: session.clone(),
@@ -206,10 +216,10 @@ impl Model<'_> {
 }
 
 impl State {
-    fn moved(&mut self, to: &'static str, errcode: Option<i64>) -> Option<Expected> {
+    fn moved(&mut self, Turn { to, errcode, source }: Turn) -> Option<Expected> {
         let from = std::mem::replace(&mut self.standing, to);
         let silent = from == to || (from == "unknown" && to == "ok");
-        (!silent).then_some(Expected::StateChanged { from, to, errcode, source: "getsessionlist" })
+        (!silent).then_some(Expected::StateChanged { from, to, errcode, source })
     }
 
     fn end_of_life(&mut self, then: Then) {
