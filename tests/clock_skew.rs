@@ -92,6 +92,7 @@ fn a_wrong_clock_is_exported_and_told_when_it_becomes_wrong_and_when_it_is_right
 fn what_is_not_known_of_the_clock_is_absent() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     // Never within a test.
-    let daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *").daemon();
+    let home = Home::watching(&wechat, "").without_collectors();
+    let daemon = home.set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *").daemon();
     assert!(!daemon.get("/metrics").text().contains(SKEW));
 }
