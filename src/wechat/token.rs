@@ -21,7 +21,7 @@ mod text;
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -55,6 +55,9 @@ const SERVER_LIFETIME: Duration = Duration::from_secs(60);
 
 /// When every call has been refused for its token for so long, the official account is held back.
 const REJECTED_FOR_GOOD: Duration = Duration::from_secs(30);
+
+/// The log is told of tokens that other programs replace no more often than this.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 /// Where tokens come from, for an official account that needs nobody else for them.
 #[derive(Clone, Debug)]
@@ -144,9 +147,17 @@ pub struct TokenKeeper {
     appid: Arc<str>,
     supply: Supply,
     token: KeptToken,
-    /// A token that was refused long before its time, until it is known which one took its place.
-    refused_early: Mutex<Option<AccessToken>>,
+    early_ends: Mutex<EarlyEnds>,
     rejected_since: Mutex<Option<Moment>>,
+}
+
+/// Tokens that were refused long before their time.
+#[derive(Default)]
+struct EarlyEnds {
+    /// The last one, until it is known which one took its place.
+    refused: Option<AccessToken>,
+    /// When the log was last told of one.
+    told_at: Option<Moment>,
 }
 
 enum Supply {
@@ -185,7 +196,7 @@ impl TokenKeeper {
             appid,
             supply,
             token: KeptToken::new(floor),
-            refused_early: Mutex::new(None),
+            early_ends: Mutex::default(),
             rejected_since: Mutex::new(None),
         }
     }
@@ -196,8 +207,9 @@ impl TokenKeeper {
         client: &WechatClient,
         observer: &dyn CallObserver,
     ) -> Result<AccessToken, CallFailure> {
-        let token = self.token.current(self, Caller { client, observer }).await?;
-        self.note_successor(&token, observer);
+        let caller = Caller { client, observer };
+        let token = self.token.current(self, caller).await?;
+        self.note_successor(&token, caller);
         Ok(token)
     }
 
@@ -219,26 +231,36 @@ impl TokenKeeper {
             observer.token_dropped();
         }
         if had_long_to_live == Some(true) {
-            *self.refused_early.lock().unwrap_or_else(PoisonError::into_inner) = Some(used.clone());
+            self.early_ends().refused = Some(used.clone());
         }
         let other = self.token.other_than(used, self, Caller { client, observer }).await?;
-        self.note_successor(other.as_ref().unwrap_or(used), observer);
+        self.note_successor(other.as_ref().unwrap_or(used), Caller { client, observer });
         Ok(other)
     }
 
-    /// Tells of a token that ended early once there is another, which may be polls later: no fetch may be allowed yet.
-    fn note_successor(&self, token: &AccessToken, observer: &dyn CallObserver) {
-        let refused = self.refused_early.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if refused.is_some_and(|refused| refused != *token)
-            && let Some(cause) = self.early_end()
-        {
-            observer.token_replaced();
+    /// Counts a token that ended early once there is another, which may be polls later: no fetch may be allowed yet.
+    fn note_successor(&self, token: &AccessToken, caller: Caller<'_>) {
+        let mut early_ends = self.early_ends();
+        if early_ends.refused.take().is_none_or(|refused| refused == *token) {
+            return;
+        }
+        let Some(cause) = self.early_end() else { return };
+        caller.observer.token_replaced();
+        let now = caller.client.now();
+        // Two programs that fight over a token do so every few seconds.
+        if early_ends.told_at.is_none_or(|told_at| now.since(&told_at) >= TOLD_AGAIN_AFTER) {
+            early_ends.told_at = Some(now);
             tracing::warn!(
                 appid = %self.appid,
-                "WeChat refused the access token of {} long before it expired and gave out another: {cause}",
+                "WeChat refused the access token of {} long before it expired and gave out another: {cause} (told once \
+                 an hour; kfwatch_token_replaced_total counts)",
                 self.appid
             );
         }
+    }
+
+    fn early_ends(&self) -> MutexGuard<'_, EarlyEnds> {
+        self.early_ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a call was refused for its token in spite of everything, and says how to react: once every call
