@@ -339,7 +339,7 @@ async fn a_full_disk_stops_the_snapshots_and_loses_nothing() {
         arrived += 40;
         let polls = shop.polls();
         eventually("another poll", SOON, || (shop.polls() > polls).then_some(()));
-        daemon.logged("Poll not stored").then_some(())
+        daemon.logged("Polls are not stored").then_some(())
     });
     assert!(daemon.metric("kfwatch_store_failures_total") >= Some(1.0));
     let known = daemon.metric(&series("wechat_kf_active_sessions", BOUND));
@@ -355,7 +355,8 @@ async fn a_full_disk_stops_the_snapshots_and_loses_nothing() {
     assert!(daemon.metric("kfwatch_store_failures_total") > failures);
     assert_eq!(shop.site.delivered().len(), told);
     assert_eq!(daemon.get("/-/healthy").0, 200);
-    let said: Vec<_> = daemon.log().into_iter().filter(|line| line.contains("Poll not stored")).collect();
+    let said: Vec<_> =
+        daemon.log().into_iter().filter(|line| line.contains("Polls are not stored")).collect();
     assert_eq!(said.len(), 1, "it is said once, not at every poll: {said:#?}");
     assert!(said[0].contains("full"), "{said:?}");
 

@@ -50,12 +50,14 @@ impl Site {
         self.directory.path().join("events.jsonl")
     }
 
-    /// Writes a configuration that polls these accounts every second and delivers to [`Site::sink_file`].
+    /// Writes a configuration that polls these accounts every second and delivers to [`Site::sink_file`]. It collects
+    /// nothing else: what happens follows from the ledger's polls alone.
     pub(crate) fn configure(&self, simulator: &Simulator, accounts: &[(AccountToWatch, Tokens)]) {
         let mut text = format!(
             "[web]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\n\
              [api]\nbase_url = \"{}\"\nconnect_timeout = \"1s\"\ntimeout = \"{CLIENT_TIMEOUT_MS}ms\"\n\
-             [poll]\nschedule = \"* * * * * *\"\n[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = {:?}\n",
+             [poll]\nschedule = \"* * * * * *\"\n\
+             [collectors]\nkf_list = \"off\"\nonline = \"off\"\nwaiting = \"off\"\nquota = \"off\"\n[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = {:?}\n",
             self.store,
             simulator.base_url(),
             self.sink_file(),
