@@ -1,4 +1,5 @@
-//! What kfwatch is about, without the world: accounts, snapshots, their difference, events, holds, streaks of failures.
+//! What kfwatch is about, without the world: accounts, snapshots, their difference, events, transfers, holds, streaks
+//! of failures.
 //!
 //! Everything here is pure and synchronous: no clock is read, nothing is fetched or stored, and what cannot be
 //! expressed cannot fail. Time comes in as an argument ([`clock::Moment`]), so that a day can be rehearsed in a

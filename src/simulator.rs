@@ -1,9 +1,10 @@
 //! A simulated WeChat API, for trying kfwatch out, for tests and for load.
 //!
 //! Plays a [`Scenario`]: official accounts, their kf accounts, customers who come and go, tokens, third-party platforms,
-//! quotas, faults; and beside WeChat the operator's own servers of tokens and tickets. It speaks HTTP and shares no type with the client, so that the two can only agree on what is on the wire. The history
-//! of sessions depends on the scenario alone; requests do not change it. Tests take a [`Control`] to intervene, and
-//! compare what a program made of it all with the [`Ledger`].
+//! quotas, faults; and beside WeChat the operator's own servers of tokens and tickets. It speaks HTTP and shares no type
+//! with the client, so that the two can only agree on what is on the wire. The history of sessions depends on the scenario
+//! alone; requests do not change it. Tests take a [`Control`] to intervene, and compare what a program made of it all with
+//! the [`Ledger`].
 //!
 //! It does not judge its callers beyond what WeChat does, and keeps nothing when it stops.
 

@@ -1,7 +1,7 @@
 //! The script of a simulation: official accounts, their kf accounts and customers, token lifetimes, faults.
 //!
-//! Read from TOML, or built by [`Scenario::demo`], [`Scenario::platform`] and [`Scenario::load`]. A scenario is plain data; the same scenario
-//! always plays the same history of sessions. `tests/scenarios` has commented samples.
+//! Read from TOML, or built by [`Scenario::demo`], [`Scenario::platform`] and [`Scenario::load`]. A scenario is plain data;
+//! the same scenario always plays the same history of sessions. `tests/scenarios` has commented samples.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The scenarios that come with the program: one to look at, one to measure with.
+//! The scenarios that come with the program: one to look at, the same for a third-party platform,
+//! and one to measure with.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What a human should do about failures, in English and Chinese: where, with which call, and what to expect then.
 //!
-//! Log, commands, pages and the runbook share these texts. Each says what to do in words that make sense without the
-//! errcode beside them, and none names a value of the configuration: it might be a secret.
+//! Log and commands share these texts. Each says what to do in words that make sense without the errcode beside them,
+//! and none names a value of the configuration: it might be a secret.
 
 /// What a human should do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
