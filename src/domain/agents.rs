@@ -65,7 +65,11 @@ impl fmt::Display for Binding {
             Self::Unbound(Some(invitation)) => invitation,
         };
         write!(f, "no WeChat user is bound; invitation: {}", invitation.status.as_str())?;
-        invitation.expires_at.map_or(Ok(()), |at| write!(f, ", valid until {at}"))
+        match invitation.expires_at {
+            Some(at) if invitation.status == InvitationStatus::Waiting => write!(f, ", valid until {at}"),
+            // When the others could have been accepted helps nobody.
+            _ => Ok(()),
+        }
     }
 }
 
@@ -147,7 +151,10 @@ mod tests {
         for (binding, expected) in [
             (Binding::Bound, "a WeChat user is bound"),
             (Binding::Unbound(None), "no WeChat user is bound, and no invitation is known"),
-            (invited(InvitationStatus::Rejected, None), "no WeChat user is bound; invitation: rejected"),
+            (
+                invited(InvitationStatus::Rejected, Some("2026-11-23T07:00:00Z")),
+                "no WeChat user is bound; invitation: rejected",
+            ),
             (
                 invited(InvitationStatus::Waiting, Some("2026-11-23T07:00:00Z")),
                 "no WeChat user is bound; invitation: waiting, valid until 2026-11-23T07:00:00Z",
