@@ -447,6 +447,90 @@ fn a_quota_that_is_too_small_needs_a_human() {
     assert!(list.contains("poll less often"), "{list}");
 }
 
+/// With something of the configuration replaced.
+fn edited(wechat: &WeChat, from: &str, to: &str) -> Home {
+    let home = Home::watching(wechat, "");
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    assert!(text.contains(from), "no {from:?} in {text}");
+    home.write("config.toml", &text.replace(from, to));
+    home
+}
+
+/// Whose kf accounts are all found by getkflist.
+fn discovering(wechat: &WeChat) -> Home {
+    edited(wechat, "kf_accounts = [\"kf1@shop\", \"kf2@shop\"]", "kf_accounts = [\"*\"]")
+}
+
+#[test]
+fn a_void_token_of_somebody_else_is_one_problem_for_a_human() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let own = format!("source = \"stable\"\nsecret = \"{}\"", secret(0));
+    let home = edited(&wechat, &own, "source = \"file\"\npath = \"shop.token\"");
+    home.write("shop.token", "a-token-that-has-been-void-for-long");
+    let ended = home.run("check --online");
+    assert_eq!(ended.code, Some(69), "{ended:?}");
+    let list = from(&ended, "What to fix:\n");
+    assert!(list.contains("\n1. shop: getkflist: errcode 40001"), "{list}");
+    assert!(!list.contains("\n2. ") && !list.contains("does its work without"), "{list}");
+}
+
+#[test]
+fn the_empty_page_that_wrong_credentials_get_needs_a_human() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    wechat.control().inject(fault(Endpoint::StableToken, Fault::EmptyGbkBody));
+    let ended = check(&wechat, "");
+    assert_eq!(ended.code, Some(69), "{ended:?}");
+    let list = from(&ended, "What to fix:\n");
+    assert!(list.contains("\n1. shop: stable_token: malformed") && list.contains("AppSecret"), "{list}");
+}
+
+#[test]
+fn a_poll_without_a_daemon_asks_whom_the_patterns_find() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let home = discovering(&wechat);
+    let ended = home.run("poll --format json");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let found = rows(&ended);
+    let names: Vec<&Value> = found.iter().map(|row| &row["kf_account"]).collect();
+    assert_eq!(names, ["kf1@shop", "kf2@shop"]);
+    wechat.control().inject(fault(Endpoint::GetKfList, Fault::Errcode(48001)));
+    let ended = home.run("poll --format json");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let failed = rows(&ended);
+    assert_eq!((failed.len(), &failed[0]["kf_account"]), (1, &Value::Null), "{ended:?}");
+    assert!(failed[0]["error"].as_str().unwrap().starts_with("getkflist: errcode 48001"), "{ended:?}");
+    assert!(failed[0]["remedy"].as_str().unwrap().contains("name the kf accounts"), "{ended:?}");
+    let ended = home.run("poll");
+    assert!(ended.stdout.contains("\nshop: getkflist: errcode 48001"), "{ended:?}");
+    wechat.control().clear_faults();
+    let ended = edited(&wechat, "\"kf1@shop\", \"kf2@shop\"", "\"other*\"").run("poll");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("\nshop: getkflist lists no kf account that"), "{ended:?}");
+}
+
+#[test]
+fn a_list_that_patterns_need_and_that_is_refused_is_what_to_fix() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    wechat.control().inject(fault(Endpoint::GetKfList, Fault::Errcode(48001)));
+    let home = discovering(&wechat);
+    let ended = home.run("check --online --lang zh");
+    assert_eq!(ended.code, Some(69), "{ended:?}");
+    let list = from(&ended, "What to fix:\n");
+    assert!(list.contains("\n1. shop: getkflist: errcode 48001"), "{list}");
+    assert!(list.contains("name the kf accounts") && list.contains("逐一列出"), "{list}");
+    assert!(!list.contains("[collectors]") && !list.contains("\n2. "), "{list}");
+}
+
+#[test]
+fn a_wrong_clock_is_told_once_for_all_official_accounts() {
+    let wechat = WeChat::play(quiet(&[("shop", 1), ("branch", 1)]));
+    wechat.control().set_date_skew(jiff::SignedDuration::from_secs(-300));
+    let ended = check(&wechat, "");
+    assert_eq!(ended.code, Some(69), "{ended:?}");
+    let list = from(&ended, "What to fix:\n");
+    assert!(list.contains("\n1. this machine's clock is ") && !list.contains("\n2. "), "{list}");
+}
+
 #[test]
 fn the_token_is_shown_nowhere() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));

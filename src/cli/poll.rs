@@ -31,7 +31,7 @@ fn print(results: &[Polled], format: output::Format) -> Result<(), Failure> {
             let rows = results.iter().map(|polled| {
                 vec![
                     polled.official_account.clone(),
-                    polled.kf_account.clone(),
+                    output::known(polled.kf_account.as_ref()),
                     polled.result.clone(),
                     output::known(polled.sessions),
                     output::known(polled.oldest_session_started_at.as_ref()),
@@ -50,7 +50,8 @@ fn troubles(results: &[Polled]) -> String {
     for polled in results {
         if let Some(error) = &polled.error {
             let remedy = polled.remedy.as_ref().map(|remedy| format!("\n    {remedy}")).unwrap_or_default();
-            text.push_str(&format!("\n{}/{}: {error}{remedy}", polled.official_account, polled.kf_account));
+            let kf_account = polled.kf_account.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+            text.push_str(&format!("\n{}{kf_account}: {error}{remedy}", polled.official_account));
         }
     }
     if text.is_empty() { text } else { text + "\n" }

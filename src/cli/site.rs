@@ -66,7 +66,8 @@ impl Site {
         match self {
             Self::Daemon { client, name } => {
                 let polled = client.polls().await.map_err(|error| no_answer(&name, error))?;
-                note_differences(config, polled.iter().map(|row| (&*row.official_account, &*row.kf_account)));
+                let names = polled.iter().map(|row| (&*row.official_account, row.kf_account.as_deref()));
+                note_differences(config, names.filter_map(|(of, account)| Some((of, account?))));
                 Ok(polled)
             }
             Self::Here { operations, store } => {

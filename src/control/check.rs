@@ -2,7 +2,8 @@
 //!
 //! It calls getkflist, getonlinekflist, getwaitcase, openapi/quota/get, getsessionlist for each kf account, and the token
 //! calls where a token is due: nothing that changes anything at WeChat. Only what keeps polls from succeeding is a
-//! problem. A call that polls can do without, and that is refused, is a note.
+//! problem. A call that polls can do without, and that is refused, is a note; where patterns find kf accounts, they cannot
+//! do without getkflist.
 
 use std::collections::HashMap;
 
@@ -47,7 +48,8 @@ const CLOCK_WRONG: Remedy = Remedy {
          that much",
     zh: "请用 NTP 校准本机时钟（timedatectl status、chronyc tracking）：事件与指标中的时间都有此误差",
 };
-const NO_KF_ACCOUNT: Remedy = Remedy {
+/// No kf account is named, and none is found.
+pub(super) const NO_KF_ACCOUNT: Remedy = Remedy {
     en: "add a kf account in the console, or correct kf_accounts in the configuration",
     zh: "请在公众平台添加客服帐号，或更正配置中的 kf_accounts",
 };
@@ -102,12 +104,6 @@ impl Operations {
         );
         Collected { kf_list, online, waiting, quota }
     }
-
-    /// Makes a call when it may be in flight and the official account's limit lets it through.
-    async fn in_turn<T>(&self, of: &OfficialAccount, call: impl Future<Output = T>) -> T {
-        of.permit().await;
-        self.with_permit(call).await
-    }
 }
 
 /// What was answered about the official account as a whole.
@@ -129,11 +125,25 @@ impl Collected {
         failures.into_iter().flatten()
     }
 
-    /// Why there is no access token, if there is none.
+    /// Why there is no access token that WeChat accepts, if there is none.
     fn no_token(&self) -> Option<&CallFailure> {
-        self.failures().find(|failure| failure.endpoint.kind() == CallKind::Token)
+        let refused = self.failures().filter(|failure| failure.error.rejects_token()).count();
+        let refused_everywhere = refused == CALLS_FOR_ALL;
+        self.failures().find(|failure| refused_everywhere || failure.endpoint.kind() == CallKind::Token)
+    }
+
+    /// What failed, if there is a token.
+    fn problems(&self, of: &OfficialAccount) -> Vec<Problem> {
+        let problem = |failure: &CallFailure| match failure.endpoint {
+            Endpoint::KfList if of.discovers() => Problem::of_needed_list(failure),
+            _ => Problem::of_collector(failure),
+        };
+        self.failures().map(problem).collect()
     }
 }
+
+/// How many calls [`Collected`] has the answers of.
+const CALLS_FOR_ALL: usize = 4;
 
 fn official_account(
     operated: &Operated,
@@ -149,9 +159,10 @@ fn official_account(
     let quota = collected.quota.as_ref().ok();
     let mut problems: Vec<Problem> = match collected.no_token() {
         Some(failure) => vec![Problem::of_poll(failure)],
-        None => collected.failures().map(Problem::of_collector).collect(),
+        None => collected.problems(of),
     };
-    if kf_accounts == 0 {
+    // Without the list nobody knows whether there is one.
+    if kf_accounts == 0 && collected.kf_list.is_ok() {
         problems.push(Problem::for_a_human(
             "no_kf_account",
             "no kf account is known".to_owned(),
@@ -182,7 +193,7 @@ fn official_account(
 fn clock_problem(ahead_seconds: f64) -> Problem {
     let side = if ahead_seconds > 0.0 { "ahead of" } else { "behind" };
     let error = format!("this machine's clock is {:.0} s {side} WeChat's", ahead_seconds.abs());
-    Problem::for_a_human("clock_skew", error, CLOCK_WRONG)
+    Problem::for_a_human(Problem::CLOCK_SKEW, error, CLOCK_WRONG)
 }
 
 fn quota_problem(quota: &Quota, calls_a_day: u64, calls_today: u64) -> Option<Problem> {

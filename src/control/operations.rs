@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use super::{
-    check::Pace,
-    report::{Checked, Polled},
+    check::{NO_KF_ACCOUNT, Pace},
+    report::{Checked, Polled, remedy_of_needed_list},
 };
 use crate::{
     domain::{
@@ -115,10 +115,28 @@ impl Operations {
     }
 
     async fn poll(&self, operated: &Operated) -> Vec<Polled> {
-        let accounts = operated.official_account.accounts();
-        let asked = self.ask_all(&operated.official_account, &accounts).await;
+        let of = &operated.official_account;
+        let mut accounts = of.accounts().to_vec();
+        let mut nobody = None;
+        if of.has_discovered_nobody() {
+            match self.in_turn(of, of.client().kf_list()).await {
+                Ok(listed) => accounts.extend(of.undiscovered(&listed)),
+                Err(failure) => nobody = Some(Polled::of_no_list(of, &failure)),
+            }
+            if accounts.is_empty() && nobody.is_none() {
+                nobody = Some(Polled::of_nobody(of));
+            }
+        }
+        let asked = self.ask_all(of, &accounts).await;
         let polled = accounts.iter().zip(asked);
-        polled.map(|(account, asked)| Polled::of(&account.status.account, asked)).collect()
+        let polled = polled.map(|(account, asked)| Polled::of(&account.status.account, asked));
+        nobody.into_iter().chain(polled).collect()
+    }
+
+    /// Makes a call when it may be in flight and the official account's limit lets it through.
+    pub(super) async fn in_turn<T>(&self, of: &OfficialAccount, call: impl Future<Output = T>) -> T {
+        of.permit().await;
+        self.with_permit(call).await
     }
 
     /// Asks for the sessions of several kf accounts, and keeps their order.
@@ -184,20 +202,14 @@ impl Asked {
 }
 
 /// What is said of [`Asked::NeverFree`].
-pub(super) const NEVER_FREE: &str = "is being polled, and that poll does not end";
+pub(super) const NEVER_FREE: &str =
+    "is being polled or waits for its turn (max_requests_per_minute), and that takes too long; try again";
 
 impl Polled {
     fn of(account: &Account, asked: Asked) -> Self {
         let polled = Self {
-            official_account: account.official_account.to_string(),
-            kf_account: account.kf_account.to_string(),
-            result: asked.result().to_owned(),
-            sessions: None,
-            oldest_session_started_at: None,
-            started: None,
-            ended: None,
-            error: None,
-            remedy: None,
+            kf_account: Some(account.kf_account.to_string()),
+            ..Self::without_sessions(&account.official_account, asked.result())
         };
         match asked {
             Asked::Listed(found) => {
@@ -216,6 +228,38 @@ impl Polled {
                 ..polled
             },
             Asked::NeverFree => Self { error: Some(NEVER_FREE.to_owned()), ..polled },
+        }
+    }
+
+    /// Patterns are to find kf accounts, and the list that they need was not to be had.
+    fn of_no_list(of: &OfficialAccount, failure: &CallFailure) -> Self {
+        Self {
+            error: Some(failure.to_string()),
+            remedy: remedy_of_needed_list(failure).map(|remedy| remedy.en.to_owned()),
+            ..Self::without_sessions(&of.status.name, failure.class.as_str())
+        }
+    }
+
+    /// Patterns have found nobody, and nobody is named.
+    fn of_nobody(of: &OfficialAccount) -> Self {
+        Self {
+            error: Some("getkflist lists no kf account that a pattern of kf_accounts matches".to_owned()),
+            remedy: Some(NO_KF_ACCOUNT.en.to_owned()),
+            ..Self::without_sessions(&of.status.name, "no_kf_account")
+        }
+    }
+
+    fn without_sessions(official_account: &str, result: &str) -> Self {
+        Self {
+            official_account: official_account.to_owned(),
+            kf_account: None,
+            result: result.to_owned(),
+            sessions: None,
+            oldest_session_started_at: None,
+            started: None,
+            ended: None,
+            error: None,
+            remedy: None,
         }
     }
 }

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::holds::ErrorClass,
-    wechat::error::{CallFailure, Remedy},
+    wechat::{
+        CallKind,
+        error::{CallError, CallFailure, Remedy},
+    },
 };
 
 /// The result of one poll.
@@ -12,9 +15,9 @@ use crate::{
 pub struct Polled {
     /// The official account's name.
     pub official_account: String,
-    /// The full kf account.
-    pub kf_account: String,
-    /// `ok`, or the class of the failure.
+    /// The full kf account; `None` where nobody could be polled, as the list of whom to poll was not to be had.
+    pub kf_account: Option<String>,
+    /// `ok`, the class of the failure, or `no_kf_account`.
     pub result: String,
     /// Its open sessions.
     pub sessions: Option<u64>,
@@ -137,7 +140,31 @@ pub enum Severity {
     Note,
 }
 
+/// What getkflist must be granted for where patterns have to find kf accounts.
+const LIST_NEEDED: Remedy = Remedy {
+    en: "patterns in kf_accounts find nobody without this call: have it granted to the official account (verified; \
+         permission set 1, 6 or 100-101) or its quota cleared, or name the kf accounts in full",
+    zh: "kf_accounts 中的通配符须靠该接口发现客服帐号：请为公众号（须已认证）开通该接口权限（权限集 1、6 或 100-101）\
+         或清零其额度，或在 kf_accounts 中逐一列出客服帐号",
+};
+
+/// What a human should do about a getkflist that failed where it is needed. Everywhere else it can be turned off.
+pub(super) fn remedy_of_needed_list(failure: &CallFailure) -> Option<Remedy> {
+    match failure.error.errcode() {
+        Some(45009 | 48001 | 61007) => Some(LIST_NEEDED),
+        _ => failure.error.remedy(failure.endpoint),
+    }
+}
+
 impl Problem {
+    /// The code of [a wrong clock](Self::concerns_this_machine).
+    pub(super) const CLOCK_SKEW: &str = "clock_skew";
+
+    /// Whether it is the same one fact, whichever official account it was seen at.
+    pub fn concerns_this_machine(&self) -> bool {
+        self.code == Self::CLOCK_SKEW
+    }
+
     /// Something that a human must do something about.
     pub(super) fn for_a_human(code: &str, error: String, remedy: Remedy) -> Self {
         Self {
@@ -151,26 +178,70 @@ impl Problem {
 
     /// A call that polls cannot do without has failed.
     pub(super) fn of_poll(failure: &CallFailure) -> Self {
-        let severity = match failure.class {
-            ErrorClass::Busy | ErrorClass::MinuteQuota => Severity::Passing,
-            _ => Severity::Human,
-        };
-        Self::of(severity, failure)
+        Self::of(severity(failure), failure.error.remedy(failure.endpoint), failure)
+    }
+
+    /// getkflist has failed, and without it no kf account is discovered.
+    pub(super) fn of_needed_list(failure: &CallFailure) -> Self {
+        Self::of(severity(failure), remedy_of_needed_list(failure), failure)
     }
 
     /// A call has failed that polls can do without.
     pub(super) fn of_collector(failure: &CallFailure) -> Self {
-        Self::of(Severity::Note, failure)
+        Self::of(Severity::Note, failure.error.remedy(failure.endpoint), failure)
     }
 
-    fn of(severity: Severity, failure: &CallFailure) -> Self {
-        let remedy = failure.error.remedy(failure.endpoint);
+    fn of(severity: Severity, remedy: Option<Remedy>, failure: &CallFailure) -> Self {
         Self {
             severity,
             code: failure.error.code().to_owned(),
             error: failure.to_string(),
             remedy: remedy.map(|remedy| remedy.en.to_owned()),
             remedy_zh: remedy.map(|remedy| remedy.zh.to_owned()),
+        }
+    }
+}
+
+/// How bad it is that a call failed that is needed. The class tells how soon to ask again, and that may be soon although
+/// only a human can end it.
+fn severity(failure: &CallFailure) -> Severity {
+    let lasting = match &failure.error {
+        CallError::RefreshTokenNotStored(_) => true,
+        // Wrong credentials get an empty page, and a json_pointer may point at nothing.
+        CallError::Malformed(_) => failure.endpoint.kind() == CallKind::Token,
+        // It was refused again after another was asked for, or was so new that there was no other.
+        error => error.rejects_token(),
+    };
+    match failure.class {
+        ErrorClass::Busy | ErrorClass::MinuteQuota if !lasting => Severity::Passing,
+        _ => Severity::Human,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{domain::clock::Moment, wechat::Endpoint};
+
+    #[test]
+    fn what_is_asked_again_soon_may_need_a_human_all_the_same() {
+        let refused = |code| CallError::Refused { code, message: "".into() };
+        let sent_at = Moment { wall: jiff::Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
+        for (endpoint, error, severity) in [
+            (Endpoint::SessionList, refused(40001), Severity::Human),
+            (Endpoint::SessionList, refused(42001), Severity::Human),
+            (Endpoint::AuthorizerToken, CallError::RefreshTokenNotStored("".into()), Severity::Human),
+            (Endpoint::TokenServer, CallError::Malformed("".into()), Severity::Human),
+            (Endpoint::StableToken, CallError::Malformed("".into()), Severity::Human),
+            (Endpoint::SessionList, CallError::Malformed("".into()), Severity::Passing),
+            (Endpoint::StableToken, CallError::Timeout, Severity::Passing),
+            (Endpoint::StableToken, CallError::TokenNotYet, Severity::Passing),
+            (Endpoint::SessionList, refused(-1), Severity::Passing),
+        ] {
+            let failure = CallFailure { class: ErrorClass::Busy, endpoint, sent_at, error };
+            assert_eq!(Problem::of_poll(&failure).severity, severity, "{failure}");
         }
     }
 }

@@ -93,6 +93,18 @@ impl Discovery {
 }
 
 impl OfficialAccount {
+    /// Whether kf accounts come and go with what getkflist lists.
+    pub fn discovers(&self) -> bool {
+        self.discovery().is_some()
+    }
+
+    /// Whether kf accounts are to be discovered, and none has been yet.
+    pub fn has_discovered_nobody(&self) -> bool {
+        let Some(discovery) = self.discovery() else { return false };
+        let named = &discovery.patterns.named;
+        self.accounts().iter().all(|account| named.contains(&account.account().kf_account))
+    }
+
     /// The kf accounts of a list that would be watched and are not yet. They are not from then on, either.
     pub fn undiscovered(&self, listed: &[ListedAccount]) -> Vec<Arc<WatchedAccount>> {
         let Some(discovery) = self.discovery() else { return Vec::new() };

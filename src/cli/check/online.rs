@@ -104,7 +104,7 @@ fn kf_account(row: &CheckedKfAccount) -> Vec<String> {
     let yes_or_no = |is: bool| if is { "yes" } else { "no" };
     let bound = match (row.bound, &row.invitation, &row.invitation_expires_at) {
         (Some(false), Some(status), Some(at)) if status == "waiting" => {
-            format!("no: invited, until {at}")
+            format!("no: invited until {}", to_the_minute(at))
         }
         (Some(false), Some(status), _) => format!("no: invitation {status}"),
         (bound, ..) => output::known(bound.map(yes_or_no)),
@@ -118,6 +118,11 @@ fn kf_account(row: &CheckedKfAccount) -> Vec<String> {
         output::known(row.sessions),
         row.result.clone(),
     ]
+}
+
+/// A time of day without its seconds, which nobody waits for: `2026-11-23T21:06Z`.
+fn to_the_minute(time: &str) -> String {
+    time.get(..16).map_or_else(|| time.to_owned(), |minute| format!("{minute}Z"))
 }
 
 /// The two largest units of a time: `1h 58m`.
@@ -146,7 +151,7 @@ fn findings(checked: &[Checked], language: Language) -> String {
         let _ = writeln!(text, "{heading}");
         for (number, finding) in (1..).zip(findings) {
             let Problem { error, remedy, remedy_zh, .. } = finding.problem;
-            let _ = writeln!(text, "{number}. {}: {error}", finding.who());
+            let _ = writeln!(text, "{number}. {}{error}", finding.who());
             let _ = remedy.iter().try_for_each(|remedy| writeln!(text, "   {remedy}"));
             if language == Language::Zh {
                 let _ = remedy_zh.iter().try_for_each(|remedy| writeln!(text, "   {remedy}"));
@@ -168,15 +173,17 @@ struct Finding<'a> {
 }
 
 impl Finding<'_> {
+    /// Who has it, before what it is. What concerns this machine names it itself.
     fn who(&self) -> String {
         let official_account = self.official_account;
         match &self.kf_accounts[..] {
-            [] => official_account.to_owned(),
-            [kf_account] => format!("{official_account}/{kf_account}"),
+            [] if self.problem.concerns_this_machine() => String::new(),
+            [] => format!("{official_account}: "),
+            [kf_account] => format!("{official_account}/{kf_account}: "),
             all => {
                 let named = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
                 let more = if all.len() > NAMED { ", …" } else { "" };
-                format!("{official_account}, {} kf accounts ({named}{more})", all.len())
+                format!("{official_account}, {} kf accounts ({named}{more}): ", all.len())
             }
         }
     }
@@ -188,9 +195,9 @@ fn group(checked: &[Checked]) -> Vec<Finding<'_>> {
     for row in checked {
         let (official_account, kf_account) = row.names();
         for problem in row.problems() {
+            let of = (!problem.concerns_this_machine()).then_some(official_account);
             // The text of an error may name the request: what tells problems apart is their code.
-            let key =
-                (official_account, kf_account.is_some(), problem.severity, &problem.code, &problem.remedy);
+            let key = (of, kf_account.is_some(), problem.severity, &problem.code, &problem.remedy);
             let place = *places.entry(key).or_insert_with(|| {
                 findings.push(Finding { problem, official_account, kf_accounts: Vec::new() });
                 findings.len() - 1
