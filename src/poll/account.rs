@@ -168,6 +168,23 @@ struct Held {
     every_call: bool,
 }
 
+impl Held {
+    /// What holds after this failure: a hold that goes on keeps its own cause.
+    fn after(holds: &Holds, previous: Option<Self>, failure: &CallFailure, now: Moment) -> Self {
+        let failed = Failure {
+            class: failure.class,
+            sent_at: failure.sent_at,
+            retry_after: failure.error.retry_after(),
+        };
+        let of_previous = previous.map(|held| held.hold);
+        let hold = Hold::after(holds, of_previous.as_ref(), failed, now, fastrand::f64());
+        match previous {
+            Some(held) if held.hold == hold => held,
+            _ => Self { hold, cause: cause(failure), every_call: failure.concerns_every_call() },
+        }
+    }
+}
+
 impl WatchedAccount {
     /// An account with what the store knows of it.
     pub fn new(status: Arc<AccountStatus>, row: AccountRow, watch: Watch) -> Self {
@@ -332,14 +349,7 @@ impl Claim {
             Scope::OfficialAccount => &mut *shared,
             Scope::KfAccount => &mut memory.hold,
         };
-        let previous = held.map(|held| held.hold);
-        let failed = Failure {
-            class: failure.class,
-            sent_at: failure.sent_at,
-            retry_after: failure.error.retry_after(),
-        };
-        let hold = Hold::after(holds, previous.as_ref(), failed, now, fastrand::f64());
-        *held = Some(Held { hold, cause: cause(failure), every_call: failure.concerns_every_call() });
+        *held = Some(Held::after(holds, *held, failure, now));
         // A refusal that concerns the kf account alone shows that the official account works.
         if conclusion(failure).is_some() {
             release(&mut shared, sent_at);
@@ -379,4 +389,27 @@ pub(super) fn conclusion(failure: &CallFailure) -> Option<Conclusion> {
 /// What consumers are told of a failure.
 pub(super) fn cause(failure: &CallFailure) -> Cause {
     Cause { errcode: failure.error.errcode(), source: failure.endpoint.as_str() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        let after = Duration::from_secs(seconds);
+        Moment { wall: jiff::Timestamp::UNIX_EPOCH + after, monotonic: after }
+    }
+
+    #[test]
+    fn a_hold_that_outlasts_a_late_failure_keeps_its_cause() {
+        let refused = |code, sent_at| {
+            CallFailure::new(Endpoint::SessionList, CallError::Refused { code, message: "".into() }, sent_at)
+        };
+        let holds = Holds::default();
+        let quota = Held::after(&holds, None, &refused(45009, at(0)), at(5));
+        let late = Held::after(&holds, Some(quota), &refused(40164, at(1)), at(6));
+        assert_eq!((late.hold, late.cause.errcode, late.every_call), (quota.hold, Some(45009), false));
+        let later = Held::after(&holds, Some(late), &refused(40164, at(7)), at(8));
+        assert_eq!((later.cause.errcode, later.every_call), (Some(40164), true));
+    }
 }
