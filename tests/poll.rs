@@ -315,6 +315,17 @@ async fn ticks_that_are_held_back_count_towards_blindness() {
 }
 
 #[tokio::test]
+async fn an_unbound_account_that_is_rarely_asked_is_not_blind() {
+    let rarely = Wait { first: 3 * BLIND_AFTER, longest: 3 * BLIND_AFTER };
+    let rehearsal = Rehearsal::with(Holds { unbound: rarely, ..Holds::default() }).await;
+    rehearsal.tick().await;
+    rehearsal.refuse(65402, Some(0));
+    let asked = rehearsal.ticks(Duration::from_secs(3600)).await;
+    assert!((4..=6).contains(&asked[0]), "{asked:?}");
+    assert_eq!(rehearsal.state_changes().await, ["ok>unbound Some(65402) getsessionlist"]);
+}
+
+#[tokio::test]
 async fn an_account_has_one_claim_at_a_time() {
     let rehearsal = Rehearsal::new().await;
     let (official_account, account) = &rehearsal.accounts[0];

@@ -331,6 +331,12 @@ impl Claim {
         [shared, own].into_iter().flatten().find(|held| held.hold.holds_at(now)).map(|held| held.cause)
     }
 
+    /// Whether the account is held back at this moment because an answer said what it is: that is no failure to see it.
+    pub(super) fn rests_at(&self, now: Moment) -> bool {
+        let own = self.account.memory().hold;
+        own.is_some_and(|held| held.hold.holds_at(now) && concluded(held.hold.class).is_some())
+    }
+
     /// Holds back what failed, and releases what is shown to work.
     fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>, holds: &Holds) {
         let mut memory = self.account.memory();
@@ -379,7 +385,11 @@ fn release(held: &mut Option<Held>, sent_at: Moment) {
 
 /// What a refusal says about the kf account itself.
 pub(super) fn conclusion(failure: &CallFailure) -> Option<Conclusion> {
-    match failure.class {
+    concluded(failure.class)
+}
+
+fn concluded(class: ErrorClass) -> Option<Conclusion> {
+    match class {
         ErrorClass::UnboundAccount => Some(Conclusion::Unbound),
         ErrorClass::InvalidAccount => Some(Conclusion::Invalid),
         _ => None,
