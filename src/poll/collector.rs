@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{
-        agents::{Collector, ListedAccount, OnlineAccount, Quota, WaitingQueue},
+        agents::{Collector, KfList, OnlineAccount, Quota, WaitingQueue},
         clock::Moment,
         holds::{Failure, Hold},
         streak::Streak,
@@ -140,7 +140,7 @@ impl Poller {
 
 /// What a collector was told.
 enum Answer {
-    KfList(Vec<ListedAccount>),
+    KfList(KfList),
     Online(Vec<OnlineAccount>),
     Waiting(WaitingQueue),
     Quota(Quota),
