@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::{
@@ -47,13 +48,28 @@ pub(super) struct CollectorState {
 }
 
 impl Poller {
-    /// Collects once, unless held back. At most one at a time for each official account and collector.
+    /// Takes the permit that the official account's limit asks of a collection; if there is none, says when to ask again.
+    /// A collection that is held back makes no call, and needs none.
+    pub fn admit_collection(
+        &self,
+        official_account: &OfficialAccount,
+        collector: Collector,
+    ) -> Result<(), Duration> {
+        match official_account.pace() {
+            Some(pace) if !official_account.holds(collector, self.clock.now()) => {
+                pace.try_permit_beside_polls()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Collects once, unless held back, with a [permit](Self::admit_collection). At most one at a time for each official
+    /// account and collector.
     pub async fn collect(&self, official_account: &Arc<OfficialAccount>, collector: Collector) -> Collection {
         let now = self.clock.now();
         if official_account.holds(collector, now) {
             return Collection::Held;
         }
-        official_account.permit().await;
         let asked = tokio::time::timeout(self.limits.deadline, ask(official_account, collector));
         let collection = match asked.await {
             Ok(Ok(answer)) => self.take(official_account, answer).await,
