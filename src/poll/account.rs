@@ -138,6 +138,11 @@ impl OfficialAccount {
         self.hold().is_some_and(|held| held.every_call && held.hold.holds_at(now))
     }
 
+    /// Whether its polls are held back, or have not succeeded since they were.
+    pub(super) fn is_refused(&self) -> bool {
+        self.hold().is_some()
+    }
+
     fn hold(&self) -> MutexGuard<'_, Option<Held>> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }

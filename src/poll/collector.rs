@@ -79,6 +79,10 @@ impl Poller {
         let done = self.clock.now();
         if matches!(collection, Collection::Succeeded) {
             official_account.status.collected().succeeded(collector, done.wall);
+            // A failure of polls alone is not over by that.
+            if !official_account.is_refused() {
+                report::log_calls_succeed(official_account, now);
+            }
         }
         self.learn(official_account, collector, &collection, done);
         collection
