@@ -2,9 +2,9 @@
 //!
 //! The schedule, a person's command and the first poll after a restart all come through here. An account can only be
 //! polled by whoever holds its [`Claim`], so that it never has two polls in flight. A failure holds back what failed
-//! ([`crate::domain::holds`]); a poll that is held back asks nothing, but still counts towards `blind`. Nothing takes
-//! effect before the store has committed it: when the store fails, the snapshot stands still and the next poll
-//! finds the same difference again.
+//! ([`crate::domain::holds`]); a poll that is held back asks nothing, but still counts towards `blind`, unless what
+//! holds it back was a conclusive answer about the kf account. Nothing takes effect before the store has committed it: when
+//! the store fails, the snapshot stands still and the next poll finds the same difference again.
 
 mod account;
 mod collector;
@@ -110,6 +110,9 @@ impl Poller {
     async fn poll_unobserved(&self, claim: &Claim, now: Moment) -> PollOutcome {
         let account = claim.account();
         if let Some(cause) = claim.held_at(now) {
+            if claim.rests_at(now) {
+                return PollOutcome::Held;
+            }
             let step = account.memory().watch.failed(now, self.limits.blind_after, cause);
             if let Err(error) = self.commit(account, step).await {
                 // Found again at the next tick; nothing was asked, so no poll has failed.

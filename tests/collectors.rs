@@ -351,6 +351,47 @@ fn hundreds_of_official_accounts_are_each_asked_once_though_one_of_them_hangs() 
 }
 
 #[test]
+fn a_list_that_found_wechat_busy_is_asked_for_again_before_its_interval() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    wechat.control().inject(FaultRule {
+        endpoint: Some(Endpoint::GetKfList),
+        times: Some(1),
+        ..FaultRule::new(Fault::Errcode(-1))
+    });
+    let begun = Instant::now();
+    let _daemon = Home::watching(&wechat, "").daemon();
+    eventually("the repeat", || (wechat.control().requests(Endpoint::GetKfList) >= 2).then_some(()));
+    assert!((15..60).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn official_accounts_that_hang_leave_the_others_their_turns() {
+    let scenario = Scenario::load(300, 1, 1, 0.0);
+    let wechat = WeChat::play(scenario.clone());
+    let control = wechat.control();
+    for of in &scenario.official_accounts[..30] {
+        for endpoint in ENDPOINTS {
+            control.inject(FaultRule {
+                official_account: Some(of.name.clone()),
+                endpoint: Some(endpoint),
+                ..FaultRule::new(Fault::Hang)
+            });
+        }
+    }
+    let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *");
+    let begun = Instant::now();
+    let _daemon = home.daemon();
+    eventually("a call for each of the others", || {
+        (control.requests(Endpoint::QuotaGet) >= 270).then_some(())
+    });
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "none waited for those that hang: {:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
 fn collectors_that_are_off_call_nobody() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let daemon = Home::watching(&wechat, "").without_collectors().daemon();

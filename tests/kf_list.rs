@@ -18,7 +18,7 @@ use kfwatch::{
     config::{Config, Environment},
     domain::{
         account::{Account, AccountState, Conclusion},
-        agents::{Binding, Invitation, InvitationStatus, ListedAccount},
+        agents::{Binding, Invitation, InvitationStatus, KfList, ListedAccount},
         clock::Clock,
     },
     metrics::{
@@ -110,9 +110,8 @@ impl Rehearsal {
     }
 
     async fn list_with(&self, kf_accounts: &[(usize, Binding)]) {
-        let listed: Vec<_> =
-            kf_accounts.iter().map(|&(n, binding)| entry(&self.kf_accounts[n], binding)).collect();
-        self.poller.take_kf_list(&self.official_account, &listed).await.unwrap();
+        let accounts = kf_accounts.iter().map(|&(n, binding)| entry(&self.kf_accounts[n], binding));
+        self.poller.take_kf_list(&self.official_account, &complete(accounts)).await.unwrap();
     }
 
     fn account(&self, number: usize) -> Arc<WatchedAccount> {
@@ -183,6 +182,10 @@ fn store_path(directory: &Path) -> PathBuf {
     directory.join("kfwatch.db")
 }
 
+fn complete(accounts: impl IntoIterator<Item = ListedAccount>) -> KfList {
+    KfList { accounts: accounts.into_iter().collect(), complete: true }
+}
+
 fn entry(kf_account: &str, binding: Binding) -> ListedAccount {
     ListedAccount { kf_account: kf_account.into(), nickname: Some("小美".into()), binding }
 }
@@ -229,7 +232,7 @@ async fn what_is_listed_and_matches_is_watched_from_the_next_tick() {
     let mut listed: Vec<_> =
         [0, 2, 1, 2].map(|n: usize| entry(&rehearsal.kf_accounts[n], Binding::Bound)).into();
     listed.extend(["other@shop", "kf-secret@shop"].map(|name| entry(name, Binding::Bound)));
-    rehearsal.poller.take_kf_list(&rehearsal.official_account, &listed).await.unwrap();
+    rehearsal.poller.take_kf_list(&rehearsal.official_account, &complete(listed)).await.unwrap();
     assert_eq!(rehearsal.watched(), [0, 2, 1]);
     assert_eq!(rehearsal.metric("kfwatch_polls_total", 2).as_deref(), Some("0"));
     assert_eq!(
@@ -282,6 +285,40 @@ async fn a_list_without_anything_usable_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_list_with_an_entry_that_cannot_be_read_lets_nobody_go_and_takes_others_in() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1, 2]).await;
+    let incomplete = |listed: &[usize]| KfList {
+        accounts: listed.iter().map(|&n| entry(&rehearsal.kf_accounts[n], Binding::Bound)).collect(),
+        complete: false,
+    };
+    for list in [incomplete(&[1, 3]), incomplete(&[])] {
+        rehearsal.poller.take_kf_list(&rehearsal.official_account, &list).await.unwrap();
+        assert_eq!(rehearsal.watched(), [0, 1, 2, 3]);
+    }
+    rehearsal.list(&[1, 3]).await;
+    assert_eq!(rehearsal.watched(), [0, 1, 3]);
+}
+
+#[tokio::test]
+async fn what_was_said_of_a_named_account_is_forgotten_when_it_is_listed_no_more() {
+    let rehearsal = Rehearsal::new().await;
+    let known = || {
+        let account = rehearsal.account(0);
+        let agent = account.status.agent();
+        (agent.nickname_label().is_some(), agent.binding)
+    };
+    rehearsal.list(&[0, 1]).await;
+    rehearsal.list(&[]).await;
+    let incomplete =
+        KfList { accounts: vec![entry(&rehearsal.kf_accounts[1], Binding::Bound)], complete: false };
+    rehearsal.poller.take_kf_list(&rehearsal.official_account, &incomplete).await.unwrap();
+    assert_eq!(known(), (true, Some(Binding::Bound)));
+    rehearsal.list(&[1]).await;
+    assert_eq!(known(), (false, None));
+}
+
+#[tokio::test]
 async fn what_the_store_refuses_is_found_with_the_next_list() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1]).await;
@@ -289,7 +326,7 @@ async fn what_the_store_refuses_is_found_with_the_next_list() {
     rehearsal.store.limit_pages(1).await.unwrap();
     // Names long enough to need new pages.
     let long = entry(&format!("kf{}@shop", "x".repeat(9000)), Binding::Bound);
-    let listed = [entry(&rehearsal.kf_accounts[1], Binding::Bound), long];
+    let listed = complete([entry(&rehearsal.kf_accounts[1], Binding::Bound), long]);
     assert!(rehearsal.poller.take_kf_list(&rehearsal.official_account, &listed).await.is_err());
     assert_eq!(rehearsal.watched(), [0, 1]);
     rehearsal.store.limit_pages(u32::MAX).await.unwrap();

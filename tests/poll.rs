@@ -15,6 +15,7 @@ use kfwatch::{
     app,
     domain::{
         account::{Account, AccountState},
+        agents::Collector,
         clock::Clock,
         holds::{Holds, Wait},
     },
@@ -315,6 +316,17 @@ async fn ticks_that_are_held_back_count_towards_blindness() {
 }
 
 #[tokio::test]
+async fn an_unbound_account_that_is_rarely_asked_is_not_blind() {
+    let rarely = Wait { first: 3 * BLIND_AFTER, longest: 3 * BLIND_AFTER };
+    let rehearsal = Rehearsal::with(Holds { unbound: rarely, ..Holds::default() }).await;
+    rehearsal.tick().await;
+    rehearsal.refuse(65402, Some(0));
+    let asked = rehearsal.ticks(Duration::from_secs(3600)).await;
+    assert!((4..=6).contains(&asked[0]), "{asked:?}");
+    assert_eq!(rehearsal.state_changes().await, ["ok>unbound Some(65402) getsessionlist"]);
+}
+
+#[tokio::test]
 async fn an_account_has_one_claim_at_a_time() {
     let rehearsal = Rehearsal::new().await;
     let (official_account, account) = &rehearsal.accounts[0];
@@ -421,6 +433,38 @@ async fn an_official_account_that_is_refused_is_told_once_and_so_is_its_end() {
         "{}",
         told[3]
     );
+}
+
+#[tokio::test]
+async fn a_collectors_success_ends_what_collectors_met_and_no_refusal_of_polls() {
+    let rehearsal = Rehearsal::new().await;
+    let collect = || rehearsal.poller.collect(&rehearsal.accounts[0].0, Collector::Online);
+    rehearsal.tick().await;
+    let log = Log::capture();
+    rehearsal.control().inject(FaultRule {
+        endpoint: Some(Endpoint::GetOnlineKfList),
+        ..FaultRule::new(Fault::Errcode(40164))
+    });
+    collect().await;
+    rehearsal.control().clear_faults();
+    rehearsal.pass(Duration::from_secs(120));
+    collect().await;
+    let told = log.lines();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("40164") && told[1].contains("Calls succeed again after 1"), "{told:#?}");
+
+    rehearsal.refuse(45009, None);
+    rehearsal.pass(Duration::from_secs(120));
+    rehearsal.tick().await;
+    // While the hold lasts, and when it is over.
+    for wait in [120, 3600] {
+        rehearsal.pass(Duration::from_secs(wait));
+        collect().await;
+    }
+    assert_eq!(log.lines().len(), 3, "{:#?}", log.lines());
+    rehearsal.control().clear_faults();
+    rehearsal.tick().await;
+    assert!(log.lines()[3].contains("Calls succeed again"), "{:#?}", log.lines());
 }
 
 #[tokio::test]

@@ -437,7 +437,7 @@ async fn each_call_of_the_collectors_is_answered_also_when_the_token_is_refused(
             }
         };
         expire();
-        let listed = conversation.client.kf_list().await.unwrap();
+        let listed = conversation.client.kf_list().await.unwrap().accounts;
         assert_eq!(listed.len(), 3);
         assert_eq!(*listed[0].kf_account, *conversation.kf_account);
         assert!(listed[0].nickname.is_some() && listed[0].binding == Binding::Bound);

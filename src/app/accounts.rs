@@ -60,7 +60,7 @@ impl Connections {
     pub async fn build(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let recorded =
             Recorded { fetches: store.token_fetches().await?, refresh_tokens: store.refresh_tokens().await? };
-        Self::with(config, Arc::new(StoreJournal(store.clone())), recorded, clock)
+        Self::with(config, Arc::new(StoreJournal::new(store.clone())), recorded, clock)
     }
 
     /// Connections where there is no store yet, and therefore nothing on record. Refresh tokens cannot be kept, so

@@ -1,20 +1,54 @@
 //! Token fetches on record, so that a daemon that is restarted again and again does not fetch a token each time; and
 //! refresh tokens that WeChat changed, which would be lost otherwise.
 
+use std::{
+    mem::Discriminant,
+    sync::{Mutex, PoisonError},
+};
+
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
-use crate::{domain::clock::Moment, store::Store, wechat::token::TokenJournal};
+use crate::{
+    domain::{clock::Moment, streak::Streak},
+    store::{Store, StoreError},
+    wechat::token::TokenJournal,
+};
 
 /// Records in the store.
-pub(super) struct StoreJournal(pub(super) Store);
+pub(super) struct StoreJournal {
+    store: Store,
+    /// Failures of the store, which are told once for all official accounts.
+    not_recorded: Mutex<Streak<Discriminant<StoreError>>>,
+}
+
+impl StoreJournal {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, not_recorded: Mutex::default() }
+    }
+
+    fn log(&self, recorded: Result<(), StoreError>, at: Moment) {
+        let mut streak = self.not_recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        match recorded {
+            Err(error) => {
+                if streak.failed(std::mem::discriminant(&error), at) {
+                    tracing::warn!("Token fetches are not recorded: {}", crate::chain(&error));
+                }
+            }
+            Ok(()) => {
+                if let Some(recovery) = streak.succeeded(at) {
+                    tracing::info!(failures = recovery.failures, "Token fetches are recorded again");
+                }
+            }
+        }
+    }
+}
 
 impl TokenJournal for StoreJournal {
     fn record_fetch<'a>(&'a self, appid: &'a str, at: Moment) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            if let Err(error) = self.0.record_token_fetch(appid, at.wall).await {
-                tracing::warn!(%appid, "Token fetch not recorded: {}", crate::chain(&error));
-            }
+            let recorded = self.store.record_token_fetch(appid, at.wall).await;
+            self.log(recorded, at);
         })
     }
 
@@ -25,7 +59,7 @@ impl TokenJournal for StoreJournal {
         at: Moment,
     ) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
-            let stored = self.0.store_refresh_token(appid, token, at.wall).await;
+            let stored = self.store.store_refresh_token(appid, token, at.wall).await;
             stored.map_err(|error| crate::chain(&error))
         })
     }
@@ -46,5 +80,37 @@ impl TokenJournal for NoJournal {
         _at: Moment,
     ) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(std::future::ready(Err("there is no store".to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        let after = Duration::from_secs(seconds);
+        Moment { wall: jiff::Timestamp::UNIX_EPOCH + after, monotonic: after }
+    }
+
+    #[tokio::test]
+    async fn fetches_that_a_full_disk_does_not_record_are_one_streak() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        store.limit_pages(1).await.unwrap();
+        let journal = StoreJournal::new(store.clone());
+        // Names long enough to need new pages.
+        for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+            journal.record_fetch(&name.repeat(9000), at(n as u64)).await;
+        }
+        let reason = std::mem::discriminant(
+            &store.record_token_fetch(&"d".repeat(9000), at(3).wall).await.unwrap_err(),
+        );
+        assert!(!journal.not_recorded.lock().unwrap().failed(reason, at(3)), "told already");
+        store.limit_pages(u32::MAX).await.unwrap();
+        journal.record_fetch("wx", at(10)).await;
+        assert_eq!(journal.not_recorded.lock().unwrap().succeeded(at(11)), None, "the end was told already");
+        assert!(journal.not_recorded.lock().unwrap().failed(reason, at(100)), "news again");
     }
 }

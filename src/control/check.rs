@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{
-        agents::{Binding, ListedAccount, OnlineAccount, Quota, WaitingQueue},
+        agents::{Binding, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue},
         event::millis,
         holds::ErrorClass,
     },
@@ -79,7 +79,8 @@ impl Operations {
         let collected = Box::pin(self.collect(of)).await; // four calls at once are large
         let mut accounts = of.accounts().to_vec();
         // Where no daemon has discovered them, the list says whom one would watch.
-        accounts.extend(of.undiscovered(collected.kf_list.as_deref().unwrap_or_default()));
+        let listed = collected.kf_list.as_ref().map(|list| &*list.accounts);
+        accounts.extend(of.undiscovered(listed.unwrap_or_default()));
         let asked = match collected.no_token() {
             // Each poll would fail in the same way.
             Some(_) => Vec::new(),
@@ -108,7 +109,7 @@ impl Operations {
 
 /// What was answered about the official account as a whole.
 struct Collected {
-    kf_list: Result<Vec<ListedAccount>, CallFailure>,
+    kf_list: Result<KfList, CallFailure>,
     online: Result<Vec<OnlineAccount>, CallFailure>,
     waiting: Result<WaitingQueue, CallFailure>,
     quota: Result<Quota, CallFailure>,
@@ -220,7 +221,7 @@ struct Lists<'a> {
 
 impl<'a> Lists<'a> {
     fn of(collected: &'a Collected) -> Self {
-        let listed = collected.kf_list.iter().flatten();
+        let listed = collected.kf_list.iter().flat_map(|list| &list.accounts);
         let online = collected.online.as_ref().ok().map(|online| {
             let by_name = online.iter().map(|account| (&*account.kf_account, account));
             by_name.collect()

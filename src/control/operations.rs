@@ -120,7 +120,7 @@ impl Operations {
         let mut nobody = None;
         if of.has_discovered_nobody() {
             match self.in_turn(of, of.client().kf_list()).await {
-                Ok(listed) => accounts.extend(of.undiscovered(&listed)),
+                Ok(listed) => accounts.extend(of.undiscovered(&listed.accounts)),
                 Err(failure) => nobody = Some(Polled::of_no_list(of, &failure)),
             }
             if accounts.is_empty() && nobody.is_none() {

@@ -36,6 +36,15 @@ impl Collector {
     }
 }
 
+/// The kf accounts of an official account, as getkflist lists them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KfList {
+    /// Those that could be read, each once.
+    pub accounts: Vec<ListedAccount>,
+    /// Whether that is all that were listed. What is missing from an incomplete list may be listed all the same.
+    pub complete: bool,
+}
+
 /// A kf account as getkflist lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedAccount {

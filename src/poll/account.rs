@@ -138,6 +138,11 @@ impl OfficialAccount {
         self.hold().is_some_and(|held| held.every_call && held.hold.holds_at(now))
     }
 
+    /// Whether its polls are held back, or have not succeeded since they were.
+    pub(super) fn is_refused(&self) -> bool {
+        self.hold().is_some()
+    }
+
     fn hold(&self) -> MutexGuard<'_, Option<Held>> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,6 +171,23 @@ struct Held {
     cause: Cause,
     /// Whether any call of the official account would fail for the same reason.
     every_call: bool,
+}
+
+impl Held {
+    /// What holds after this failure: a hold that goes on keeps its own cause.
+    fn after(holds: &Holds, previous: Option<Self>, failure: &CallFailure, now: Moment) -> Self {
+        let failed = Failure {
+            class: failure.class,
+            sent_at: failure.sent_at,
+            retry_after: failure.error.retry_after(),
+        };
+        let of_previous = previous.map(|held| held.hold);
+        let hold = Hold::after(holds, of_previous.as_ref(), failed, now, fastrand::f64());
+        match previous {
+            Some(held) if held.hold == hold => held,
+            _ => Self { hold, cause: cause(failure), every_call: failure.concerns_every_call() },
+        }
+    }
 }
 
 impl WatchedAccount {
@@ -314,6 +336,12 @@ impl Claim {
         [shared, own].into_iter().flatten().find(|held| held.hold.holds_at(now)).map(|held| held.cause)
     }
 
+    /// Whether the account is held back at this moment because an answer said what it is: that is no failure to see it.
+    pub(super) fn rests_at(&self, now: Moment) -> bool {
+        let own = self.account.memory().hold;
+        own.is_some_and(|held| held.hold.holds_at(now) && concluded(held.hold.class).is_some())
+    }
+
     /// Holds back what failed, and releases what is shown to work.
     fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>, holds: &Holds) {
         let mut memory = self.account.memory();
@@ -332,14 +360,7 @@ impl Claim {
             Scope::OfficialAccount => &mut *shared,
             Scope::KfAccount => &mut memory.hold,
         };
-        let previous = held.map(|held| held.hold);
-        let failed = Failure {
-            class: failure.class,
-            sent_at: failure.sent_at,
-            retry_after: failure.error.retry_after(),
-        };
-        let hold = Hold::after(holds, previous.as_ref(), failed, now, fastrand::f64());
-        *held = Some(Held { hold, cause: cause(failure), every_call: failure.concerns_every_call() });
+        *held = Some(Held::after(holds, *held, failure, now));
         // A refusal that concerns the kf account alone shows that the official account works.
         if conclusion(failure).is_some() {
             release(&mut shared, sent_at);
@@ -369,7 +390,11 @@ fn release(held: &mut Option<Held>, sent_at: Moment) {
 
 /// What a refusal says about the kf account itself.
 pub(super) fn conclusion(failure: &CallFailure) -> Option<Conclusion> {
-    match failure.class {
+    concluded(failure.class)
+}
+
+fn concluded(class: ErrorClass) -> Option<Conclusion> {
+    match class {
         ErrorClass::UnboundAccount => Some(Conclusion::Unbound),
         ErrorClass::InvalidAccount => Some(Conclusion::Invalid),
         _ => None,
@@ -379,4 +404,27 @@ pub(super) fn conclusion(failure: &CallFailure) -> Option<Conclusion> {
 /// What consumers are told of a failure.
 pub(super) fn cause(failure: &CallFailure) -> Cause {
     Cause { errcode: failure.error.errcode(), source: failure.endpoint.as_str() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        let after = Duration::from_secs(seconds);
+        Moment { wall: jiff::Timestamp::UNIX_EPOCH + after, monotonic: after }
+    }
+
+    #[test]
+    fn a_hold_that_outlasts_a_late_failure_keeps_its_cause() {
+        let refused = |code, sent_at| {
+            CallFailure::new(Endpoint::SessionList, CallError::Refused { code, message: "".into() }, sent_at)
+        };
+        let holds = Holds::default();
+        let quota = Held::after(&holds, None, &refused(45009, at(0)), at(5));
+        let late = Held::after(&holds, Some(quota), &refused(40164, at(1)), at(6));
+        assert_eq!((late.hold, late.cause.errcode, late.every_call), (quota.hold, Some(45009), false));
+        let later = Held::after(&holds, Some(late), &refused(40164, at(7)), at(8));
+        assert_eq!((later.cause.errcode, later.every_call), (Some(40164), true));
+    }
 }

@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{
-        agents::{Collector, ListedAccount, OnlineAccount, Quota, WaitingQueue},
+        agents::{Collector, KfList, OnlineAccount, Quota, WaitingQueue},
         clock::Moment,
         holds::{Failure, Hold},
         streak::Streak,
@@ -47,13 +48,28 @@ pub(super) struct CollectorState {
 }
 
 impl Poller {
-    /// Collects once, unless held back. At most one at a time for each official account and collector.
+    /// Takes the permit that the official account's limit asks of a collection; if there is none, says when to ask again.
+    /// A collection that is held back makes no call, and needs none.
+    pub fn admit_collection(
+        &self,
+        official_account: &OfficialAccount,
+        collector: Collector,
+    ) -> Result<(), Duration> {
+        match official_account.pace() {
+            Some(pace) if !official_account.holds(collector, self.clock.now()) => {
+                pace.try_permit_beside_polls()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Collects once, unless held back, with a [permit](Self::admit_collection). At most one at a time for each official
+    /// account and collector.
     pub async fn collect(&self, official_account: &Arc<OfficialAccount>, collector: Collector) -> Collection {
         let now = self.clock.now();
         if official_account.holds(collector, now) {
             return Collection::Held;
         }
-        official_account.permit().await;
         let asked = tokio::time::timeout(self.limits.deadline, ask(official_account, collector));
         let collection = match asked.await {
             Ok(Ok(answer)) => self.take(official_account, answer).await,
@@ -63,6 +79,10 @@ impl Poller {
         let done = self.clock.now();
         if matches!(collection, Collection::Succeeded) {
             official_account.status.collected().succeeded(collector, done.wall);
+            // A failure of polls alone is not over by that.
+            if !official_account.is_refused() {
+                report::log_calls_succeed(official_account, now);
+            }
         }
         self.learn(official_account, collector, &collection, done);
         collection
@@ -140,7 +160,7 @@ impl Poller {
 
 /// What a collector was told.
 enum Answer {
-    KfList(Vec<ListedAccount>),
+    KfList(KfList),
     Online(Vec<OnlineAccount>),
     Waiting(WaitingQueue),
     Quota(Quota),

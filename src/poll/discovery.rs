@@ -3,7 +3,8 @@
 //! An official account may have patterns beside the kf accounts that are named. What getkflist lists and a pattern
 //! matches is watched from the next tick on; what is listed no more is not, and is told as unwatched: its sessions do
 //! not end by that, since nobody saw them end. Named accounts never go. A list without anything usable is more likely
-//! a whim of the API than the end of all kf accounts, and changes nothing.
+//! a whim of the API than the end of all kf accounts, and changes nothing; and where an entry could not be read, it may be
+//! any account's, and nobody goes.
 
 use std::{
     collections::HashSet,
@@ -17,7 +18,12 @@ use tokio::sync::Mutex;
 
 use super::{Claim, OfficialAccount, Poller, WatchedAccount};
 use crate::{
-    domain::{account::Account, agents::ListedAccount, event::EventType, watch::Watch},
+    domain::{
+        account::Account,
+        agents::{KfList, ListedAccount},
+        event::EventType,
+        watch::Watch,
+    },
     status::AccountStatus,
     store::{AccountRow, PollCommit, Record, StoreError},
     wechat::Endpoint,
@@ -63,6 +69,7 @@ pub struct Discovery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Oddity {
     NothingListed,
+    Unreadable,
     TooMany { refused: usize },
 }
 
@@ -82,6 +89,10 @@ impl Discovery {
             Some(Oddity::NothingListed) => tracing::warn!(
                 %official_account,
                 "getkflist lists no kf account: those that are watched stay so. Does the official account have any?"
+            ),
+            Some(Oddity::Unreadable) => tracing::warn!(
+                %official_account,
+                "getkflist lists entries without a usable kf_account: whoever is watched stays so, listed or not"
             ),
             Some(Oddity::TooMany { refused }) => tracing::warn!(
                 %official_account, refused, most = self.patterns.most,
@@ -170,23 +181,31 @@ impl Poller {
     pub(super) async fn discover(
         &self,
         official_account: &Arc<OfficialAccount>,
-        listed: &[ListedAccount],
+        list: &KfList,
     ) -> Result<(), StoreError> {
         let Some(discovery) = official_account.discovery() else { return Ok(()) };
         let name = &official_account.status.name;
         let mut warned = discovery.warned.lock().await;
-        if listed.is_empty() {
+        let listed = &list.accounts;
+        if listed.is_empty() && list.complete {
             discovery.warn(name, &mut warned, Some(Oddity::NothingListed));
             return Ok(());
         }
         let wanted = listed.iter().map(|listed| &listed.kf_account);
         let wanted: Vec<&Arc<str>> = wanted.filter(|name| discovery.patterns.discover(name)).collect();
-        let present = self.let_go(official_account, &discovery.patterns, &wanted).await?;
+        let present = match list.complete {
+            true => self.let_go(official_account, &discovery.patterns, &wanted).await?,
+            false => official_account.accounts(),
+        };
         let room = discovery.patterns.most.saturating_sub(present.len());
         let mut known: HashSet<&str> = present.iter().map(|account| &*account.account().kf_account).collect();
         let (coming, refused) = split(wanted.into_iter().filter(|name| known.insert(name)), room);
         self.take_in(official_account, &discovery, &coming).await?;
-        let oddity = (refused > 0).then_some(Oddity::TooMany { refused });
+        let oddity = match (list.complete, refused) {
+            (false, _) => Some(Oddity::Unreadable),
+            (true, 0) => None,
+            (true, refused) => Some(Oddity::TooMany { refused }),
+        };
         discovery.warn(name, &mut warned, oddity);
         Ok(())
     }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use super::{OfficialAccount, Poller, WatchedAccount, discovery::CLAIM_PATIENCE};
 use crate::{
-    domain::agents::{Binding, ListedAccount},
+    domain::agents::{Binding, KfList, ListedAccount},
     store::StoreError,
     wechat::Endpoint,
 };
@@ -18,12 +18,17 @@ impl Poller {
     pub async fn take_kf_list(
         &self,
         official_account: &Arc<OfficialAccount>,
-        listed: &[ListedAccount],
+        list: &KfList,
     ) -> Result<(), StoreError> {
-        self.discover(official_account, listed).await?;
+        self.discover(official_account, list).await?;
         let by_name: HashMap<&str, &ListedAccount> =
-            listed.iter().map(|listed| (&*listed.kf_account, listed)).collect();
+            list.accounts.iter().map(|listed| (&*listed.kf_account, listed)).collect();
         let accounts = official_account.accounts();
+        if list.complete && !by_name.is_empty() {
+            let unlisted =
+                accounts.iter().filter(|account| !by_name.contains_key(&*account.account().kf_account));
+            unlisted.for_each(|account| forget(account));
+        }
         let known = accounts
             .iter()
             .filter_map(|account| Some((account, *by_name.get(&*account.account().kf_account)?)));
@@ -63,4 +68,11 @@ fn show(account: &WatchedAccount, listed: &ListedAccount) {
     let mut agent = account.status.agent();
     agent.set_nickname(listed.nickname.as_ref());
     agent.binding = Some(listed.binding);
+}
+
+/// What a list before said of an account may not be true any more.
+fn forget(account: &WatchedAccount) {
+    let mut agent = account.status.agent();
+    agent.set_nickname(None);
+    agent.binding = None;
 }

@@ -145,7 +145,7 @@ fn concerned(failure: &CallFailure) -> Scope {
 }
 
 /// The official account is answered again.
-fn log_calls_succeed(official_account: &OfficialAccount, begun_at: Moment) {
+pub(super) fn log_calls_succeed(official_account: &OfficialAccount, begun_at: Moment) {
     let recovery = official_account.streak().succeeded(begun_at);
     if let Some(recovery) = recovery {
         log_recovery(Who::OfficialAccount(official_account), recovery);

@@ -4,11 +4,15 @@
 //! The first turn of all is at the start, getkflist before the others; the second is never sooner than half an interval
 //! after the first. One task with a heap serves all turns: ten thousand official accounts are forty thousand entries, not
 //! timers. A turn goes back into the heap when its collection is done, so that there is never a second one beside it, and
-//! turns that passed meanwhile fall together.
+//! turns that passed meanwhile fall together. A collection that found WeChat busy is repeated soon, but not for ever
+//! ([`MAX_REPEATS`]).
+//!
+//! No official account has more than one collection in flight, and none waits in flight for its limit on requests: one
+//! that hangs, or may ask little, takes no more than its share from the others.
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -19,13 +23,22 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{agents::Collector, clock::Clock},
-    poll::{OfficialAccount, Poller},
+    domain::{agents::Collector, clock::Clock, holds::ErrorClass},
+    poll::{Collection, OfficialAccount, Poller},
 };
 
 /// How many collections may be in flight, beside the polls: enough for 640 a second when a call takes 100 ms, and ten
 /// thousand official accounts need 370.
 pub const MAX_COLLECTIONS_IN_FLIGHT: usize = 64;
+
+/// How long after a busy answer a collection is repeated, give or take a fifth.
+const REPEAT_AFTER: Duration = Duration::from_secs(20);
+
+/// How often in a row; then it waits for its interval.
+const MAX_REPEATS: u8 = 2;
+
+/// The shortest time after which a permit is asked for again.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// The longest sleep: the time until the next turn is measured on another clock than the sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -79,6 +92,47 @@ struct Turn {
     collector: Collector,
     /// The index of its official account.
     of: usize,
+    /// How many repeats led to it.
+    repeats: u8,
+}
+
+/// The turns that are not in flight.
+#[derive(Default)]
+struct Turns {
+    waiting: BinaryHeap<Reverse<Turn>>,
+    /// By official accounts with a collection in flight: those of their others that came due meanwhile.
+    behind: HashMap<usize, Vec<Turn>>,
+}
+
+impl Turns {
+    fn push(&mut self, turn: Turn) {
+        self.waiting.push(Reverse(turn));
+    }
+
+    /// Takes a turn that is due, of an official account that has none in flight.
+    fn take_due(&mut self, now: Duration) -> Option<Turn> {
+        loop {
+            self.waiting.peek().filter(|Reverse(turn)| turn.due <= now)?;
+            let Reverse(turn) = self.waiting.pop()?;
+            match self.behind.get_mut(&turn.of) {
+                Some(behind) => behind.push(turn),
+                None => {
+                    self.behind.insert(turn.of, Vec::new());
+                    return Some(turn);
+                }
+            }
+        }
+    }
+
+    /// Puts back one that was taken, when it is not in flight any more.
+    fn put_back(&mut self, turn: Turn) {
+        let behind = self.behind.remove(&turn.of).unwrap_or_default();
+        self.waiting.extend(behind.into_iter().chain([turn]).map(Reverse));
+    }
+
+    fn next_due(&self) -> Option<Duration> {
+        self.waiting.peek().map(|Reverse(turn)| turn.due)
+    }
 }
 
 impl Collectors {
@@ -99,51 +153,72 @@ impl Collectors {
         loop {
             let now = self.clock.now().monotonic;
             while in_flight.len() < MAX_COLLECTIONS_IN_FLIGHT
-                && let Some(turn) = take_due(&mut turns, now)
+                && let Some(turn) = turns.take_due(now)
             {
-                in_flight.push(self.collect(turn));
+                match self.poller.admit_collection(&self.official_accounts[turn.of], turn.collector) {
+                    Ok(()) => in_flight.push(self.collect(turn)),
+                    // Later than now: whoever is due is taken once in this loop.
+                    Err(wait) => turns.put_back(Turn { due: now + wait.max(SHORTEST_WAIT), ..turn }),
+                }
             }
-            let sleep = turns.peek().map_or(LONGEST_SLEEP, |Reverse(next)| next.due.saturating_sub(now));
+            let sleep = turns.next_due().map_or(LONGEST_SLEEP, |due| due.saturating_sub(now));
             tokio::select! {
                 () = drain.cancelled() => break,
-                Some(done) = in_flight.next(), if !in_flight.is_empty() => turns.push(Reverse(self.next(done))),
+                Some(next) = in_flight.next(), if !in_flight.is_empty() => turns.put_back(next),
                 () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)), if in_flight.len() < MAX_COLLECTIONS_IN_FLIGHT => {}
             }
         }
         while in_flight.next().await.is_some() {}
     }
 
-    fn first_turns(&self) -> BinaryHeap<Reverse<Turn>> {
+    fn first_turns(&self) -> Turns {
         let due = self.clock.now().monotonic;
-        let on = Collector::ALL.into_iter().filter(|collector| self.intervals.of(*collector).is_some());
-        on.flat_map(|collector| (0..self.official_accounts.len()).map(move |of| Turn { due, collector, of }))
-            .map(Reverse)
-            .collect()
+        let mut turns = Turns::default();
+        for collector in
+            Collector::ALL.into_iter().filter(|collector| self.intervals.of(*collector).is_some())
+        {
+            (0..self.official_accounts.len())
+                .for_each(|of| turns.push(Turn { due, collector, of, repeats: 0 }));
+        }
+        turns
     }
 
-    /// One collection; a panic in it is one failed collection.
+    /// One collection, and the turn after it; a panic in it is one failed collection.
     async fn collect(&self, turn: Turn) -> Turn {
         let official_account = &self.official_accounts[turn.of];
         let collection = self.poller.collect(official_account, turn.collector);
-        if AssertUnwindSafe(collection).catch_unwind().await.is_err() {
-            self.poller.collection_panicked(official_account, turn.collector);
-        }
-        turn
+        let repeat = match AssertUnwindSafe(collection).catch_unwind().await {
+            Ok(Collection::Failed(failure)) => failure.class == ErrorClass::Busy,
+            // `Retry-After` asked for more time than this repeat left: the next one may come.
+            Ok(Collection::Held) => turn.repeats > 0,
+            Ok(Collection::Succeeded | Collection::NotStored(_)) => false,
+            Err(_) => {
+                self.poller.collection_panicked(official_account, turn.collector);
+                false
+            }
+        };
+        self.next(turn, repeat)
     }
 
     /// The turn after one that is done now.
-    fn next(&self, done: Turn) -> Turn {
+    fn next(&self, done: Turn, repeat: bool) -> Turn {
         let Turn { collector, of, .. } = done;
         // Only collectors that are on have turns.
         let interval = self.intervals.of(collector).unwrap_or(LONGEST_SLEEP);
         let place = place(&self.official_accounts[of].status.name, collector);
-        Turn { due: next_after(self.clock.now().monotonic, interval, interval.mul_f64(place)), ..done }
+        let now = self.clock.now().monotonic;
+        let due = next_after(now, interval, interval.mul_f64(place));
+        let repeated = repeat.then(|| repeat_after(now, done.repeats, fastrand::f64())).flatten();
+        match repeated.filter(|repeated| *repeated < due) {
+            Some(due) => Turn { due, repeats: done.repeats + 1, ..done },
+            None => Turn { due, repeats: 0, ..done },
+        }
     }
 }
 
-fn take_due(turns: &mut BinaryHeap<Reverse<Turn>>, now: Duration) -> Option<Turn> {
-    turns.peek().filter(|Reverse(turn)| turn.due <= now)?;
-    turns.pop().map(|Reverse(turn)| turn)
+/// When to repeat a collection that found WeChat busy, after so many repeats. `jitter` is a random number from 0 to 1.
+fn repeat_after(now: Duration, repeats: u8, jitter: f64) -> Option<Duration> {
+    (repeats < MAX_REPEATS).then(|| now + REPEAT_AFTER.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0)))
 }
 
 /// The first moment at this offset within an interval that is no sooner than half an interval from now.
@@ -192,15 +267,54 @@ mod tests {
         assert!(in_each_tenth.iter().all(|count| (800..1200).contains(count)), "{in_each_tenth:?}");
     }
 
+    fn turn(collector: Collector, of: usize) -> Turn {
+        Turn { due: Duration::ZERO, collector, of, repeats: 0 }
+    }
+
     #[test]
     fn the_lists_of_kf_accounts_come_before_all_else() {
-        let turn = |collector, of| Reverse(Turn { due: Duration::ZERO, collector, of });
-        let mut turns: BinaryHeap<_> =
-            (0..3).flat_map(|of| Collector::ALL.map(|collector| turn(collector, of))).collect();
-        for _ in 0..3 {
-            assert_eq!(take_due(&mut turns, Duration::ZERO).unwrap().collector, Collector::KfList);
+        let mut turns = Turns::default();
+        (0..3)
+            .for_each(|of| Collector::ALL.into_iter().for_each(|collector| turns.push(turn(collector, of))));
+        let lists: Vec<Turn> = (0..3).map(|_| turns.take_due(Duration::ZERO).unwrap()).collect();
+        assert!(lists.iter().all(|turn| turn.collector == Collector::KfList), "{lists:?}");
+        for list in lists {
+            turns.put_back(Turn { due: Duration::MAX, ..list });
         }
-        assert_eq!(take_due(&mut turns, Duration::ZERO).unwrap().collector, Collector::Online);
+        assert_eq!(turns.take_due(Duration::ZERO), Some(turn(Collector::Online, 0)));
+    }
+
+    #[test]
+    fn an_official_account_has_one_collection_in_flight_and_loses_no_turn() {
+        let mut turns = Turns::default();
+        [
+            turn(Collector::KfList, 0),
+            turn(Collector::Online, 0),
+            turn(Collector::Quota, 0),
+            turn(Collector::Quota, 1),
+        ]
+        .into_iter()
+        .for_each(|turn| turns.push(turn));
+        let list = turns.take_due(Duration::ZERO).unwrap();
+        assert_eq!(turns.take_due(Duration::ZERO), Some(turn(Collector::Quota, 1)));
+        assert_eq!((turns.take_due(Duration::ZERO), turns.next_due()), (None, None));
+        turns.put_back(Turn { due: Duration::MAX, ..list });
+        for collector in [Collector::Online, Collector::Quota] {
+            let taken = turns.take_due(Duration::ZERO).unwrap();
+            assert_eq!(taken, turn(collector, 0));
+            assert_eq!(turns.take_due(Duration::ZERO), None);
+            turns.put_back(Turn { due: Duration::MAX, ..taken });
+        }
+    }
+
+    #[test]
+    fn a_busy_collection_is_repeated_soon_and_not_for_ever() {
+        let now = Duration::from_secs(1000);
+        for (repeats, jitter, expected) in
+            [(0, 0.0, Some(1016)), (0, 0.5, Some(1020)), (1, 1.0, Some(1024)), (2, 0.0, None)]
+        {
+            assert_eq!(repeat_after(now, repeats, jitter), expected.map(Duration::from_secs), "{repeats}");
+        }
     }
 
     proptest! {

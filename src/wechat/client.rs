@@ -15,7 +15,7 @@ use super::{
     wire::{self, SessionList, WireError, agents},
 };
 use crate::domain::{
-    agents::{ListedAccount, OnlineAccount, Quota, WaitingQueue},
+    agents::{KfList, OnlineAccount, Quota, WaitingQueue},
     clock::Moment,
     holds::ErrorClass,
 };
@@ -87,7 +87,7 @@ impl OfficialAccountClient {
     }
 
     /// All kf accounts of the official account. `GET /cgi-bin/customservice/getkflist`.
-    pub async fn kf_list(&self) -> Result<Vec<ListedAccount>, CallFailure> {
+    pub async fn kf_list(&self) -> Result<KfList, CallFailure> {
         self.call(Question::Plain(Endpoint::KfList), |text, _| agents::kf_list(text)).await
     }
 

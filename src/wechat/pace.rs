@@ -2,8 +2,8 @@
 //!
 //! Each call takes a permit just before it is made; token calls need none, for they have a floor of their own. Permits go
 //! to two kinds of callers: the queue of polls, which must not stand still and asks again later
-//! ([`Pace::try_permit`]), and calls that are already under way and wait, those of collectors and repeats with a new
-//! token ([`Pace::permit`]). When both want more than there is they take turns, so that neither starves the other.
+//! ([`Pace::try_permit`]), and all other calls: those of collectors, which ask again later as well
+//! ([`Pace::try_permit_beside_polls`]), and repeats with a new token, which are under way and wait ([`Pace::permit`]). When both want more than there is they take turns, so that neither starves the other.
 //!
 //! Waiting is done on tokio's timer and not by governor, whose own timer is a thread of its own.
 
@@ -46,6 +46,8 @@ struct Turns {
     last: Option<Caller>,
     queue_waits: bool,
     calls_waiting: usize,
+    /// A call that was sent away will ask again.
+    call_comes_back: bool,
 }
 
 impl Pace {
@@ -68,6 +70,13 @@ impl Pace {
     /// Takes a permit for a poll that is in the queue; if there is none, says when to ask again.
     pub fn try_permit(&self) -> Result<(), Duration> {
         self.take(Caller::Queue)
+    }
+
+    /// Takes a permit for a call that is not a poll's; if there is none, says when to ask again.
+    pub fn try_permit_beside_polls(&self) -> Result<(), Duration> {
+        let taken = self.take(Caller::Call);
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).call_comes_back = taken.is_err();
+        taken
     }
 
     /// Waits for a permit.
@@ -100,7 +109,7 @@ impl Pace {
 impl Turns {
     fn other_waits(&self, caller: Caller) -> bool {
         match caller {
-            Caller::Queue => self.calls_waiting > 0,
+            Caller::Queue => self.calls_waiting > 0 || self.call_comes_back,
             Caller::Call => self.queue_waits,
         }
     }
@@ -216,6 +225,18 @@ mod tests {
         }
         let of_the_queue = permits.iter().filter(|caller| **caller == Caller::Queue).count();
         assert_eq!((permits.len(), of_the_queue), (10, 5), "{permits:?}");
+    }
+
+    #[test]
+    fn the_queue_and_calls_that_come_back_take_turns() {
+        let (pace, clock) = pace(60);
+        let (mut polls, mut calls) = (0, 0);
+        for _ in 0..10 {
+            polls += u32::from(pace.try_permit().is_ok());
+            calls += u32::from(pace.try_permit_beside_polls().is_ok());
+            clock.pass(Duration::from_secs(1));
+        }
+        assert_eq!((polls, calls), (5, 5));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The documentation of these calls contradicts itself (numbers in examples that its tables call strings, the example
 //! of one call on the page of another), and clients have seen more shapes still. So every field is read on its own: one
 //! that is absent, null or of a strange type is not known, and costs nothing else. An entry without a usable kf_account
-//! is left out. What must be there is the list itself, under its own name: an absent list is never read as an empty one,
+//! is left out, and a list of kf accounts says that there was one: it may be of any account. What must be there is the list itself, under its own name: an absent list is never read as an empty one,
 //! and neither is one under another name. (The page of getkflist shows `kf_online_list` in its example; entries of that
 //! shape say nothing of a binding, and would make every account an unbound one.)
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::agents::{
-        Binding, Invitation, InvitationStatus, ListedAccount, OnlineAccount, Quota, WaitingQueue,
+        Binding, Invitation, InvitationStatus, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue,
     },
     wechat::is_kf_account,
 };
@@ -34,21 +34,23 @@ const MAX_LISTED_WAITING: usize = 100;
 const MAX_NICKNAME_CHARS: usize = 64;
 
 /// Reads an answer of getkflist. An account listed twice counts once.
-pub fn kf_list(text: &str) -> Result<Vec<ListedAccount>, WireError> {
-    accounts(&answer(text)?, "kf_list", |kf_account, entry| ListedAccount {
+pub fn kf_list(text: &str) -> Result<KfList, WireError> {
+    let (accounts, unread) = accounts(&answer(text)?, "kf_list", |kf_account, entry| ListedAccount {
         kf_account: kf_account.into(),
         nickname: entry.text("kf_nick").map(|nickname| shown(&nickname).into()),
         binding: binding(entry),
-    })
+    })?;
+    Ok(KfList { accounts, complete: unread == 0 })
 }
 
 /// Reads an answer of getonlinekflist. An account that it lists is online unless its status says otherwise.
 pub fn online_kf_list(text: &str) -> Result<Vec<OnlineAccount>, WireError> {
-    accounts(&answer(text)?, "kf_online_list", |kf_account, entry| OnlineAccount {
+    let (accounts, _) = accounts(&answer(text)?, "kf_online_list", |kf_account, entry| OnlineAccount {
         kf_account: kf_account.into(),
         online: entry.integer("status") != Some(0),
         accepted_cases: entry.count("accepted_case"),
-    })
+    })?;
+    Ok(accounts)
 }
 
 /// Reads an answer of getwaitcase: one without a count and without a list is malformed.
@@ -89,31 +91,34 @@ fn answer(text: &str) -> Result<Object<'_>, WireError> {
     }
 }
 
-/// What `read` makes of the entries of a list that have a kf account.
+/// What `read` makes of the entries of a list that have a kf account, and how many have none.
 fn accounts<T>(
     answer: &Object<'_>,
     key: &'static str,
     read: impl Fn(&str, &Object<'_>) -> T,
-) -> Result<Vec<T>, WireError> {
+) -> Result<(Vec<T>, usize), WireError> {
     let list = answer.list(key).ok_or_else(|| WireError::Malformed(format!("success without a {key}")))?;
     if list.len() > MAX_LISTED_ACCOUNTS {
         return Err(WireError::Malformed(format!("a {key} of more than {MAX_LISTED_ACCOUNTS} accounts")));
     }
     let mut seen = HashSet::new();
-    let accounts: Vec<T> = list
-        .iter()
-        .filter_map(|entry| {
-            let entry = Object::of(entry)?;
-            let kf_account = entry.text("kf_account").filter(|name| is_kf_account(name))?;
-            let account = read(&kf_account, &entry);
-            seen.insert(kf_account).then_some(account)
-        })
-        .collect();
-    let left_out = list.len() - accounts.len();
-    if left_out > 0 {
-        tracing::debug!(left_out, "{key}: {left_out} entries without a kf account, or listed twice");
+    let (mut accounts, mut unread) = (Vec::new(), 0);
+    for entry in &list {
+        let entry = Object::of(entry);
+        let name = entry.as_ref().and_then(|entry| entry.text("kf_account"));
+        let (Some(entry), Some(kf_account)) = (entry, name.filter(|name| is_kf_account(name))) else {
+            unread += 1;
+            continue;
+        };
+        let account = read(&kf_account, &entry);
+        if seen.insert(kf_account) {
+            accounts.push(account);
+        }
     }
-    Ok(accounts)
+    if unread > 0 {
+        tracing::debug!(unread, "{key}: {unread} entries without a usable kf account");
+    }
+    Ok((accounts, unread))
 }
 
 fn binding(entry: &Object<'_>) -> Binding {
@@ -216,7 +221,7 @@ mod tests {
     #[track_caller]
     fn bound(fields: &str, expected: Binding) {
         let text = format!(r#"{{"kf_list":[{{"kf_account":"a@b"{fields}}}]}}"#);
-        assert_eq!(kf_list(&text).unwrap()[0].binding, expected, "{text}");
+        assert_eq!(kf_list(&text).unwrap().accounts[0].binding, expected, "{text}");
     }
 
     #[track_caller]
@@ -238,7 +243,7 @@ mod tests {
             listed("test2@test", "ntest2", Binding::Bound),
             waiting,
         ];
-        assert_eq!(kf_list(KF_LIST), Ok(expected));
+        assert_eq!(kf_list(KF_LIST), Ok(KfList { accounts: expected, complete: true }));
         let expected = vec![online("test1@test", true, Some(1)), online("test2@test", true, Some(2))];
         assert_eq!(online_kf_list(ONLINE), Ok(expected));
         waits(WAITING, 150, Some(123_456_789));
@@ -265,7 +270,19 @@ mod tests {
     fn entries_without_a_usable_kf_account_cost_only_themselves() {
         let text = r#"{"kf_list":[{"kf_account":""},{"kf_account":7},null,[],"a@b",{"kf_nick":"n"},{"kf_account":"a&b@c"},
             {"kf_account":"a"},{"kf_account":"a@b","kf_nick":"first"},{"kf_account":"a@b","kf_nick":"second"}]}"#;
-        assert_eq!(kf_list(text), Ok(vec![listed("a@b", "first", Binding::Unbound(None))]));
+        let accounts = vec![listed("a@b", "first", Binding::Unbound(None))];
+        assert_eq!(kf_list(text), Ok(KfList { accounts, complete: false }));
+    }
+
+    #[test]
+    fn a_list_says_whether_an_entry_of_it_was_left_out() {
+        let complete = |entries: &str| kf_list(&format!(r#"{{"kf_list":[{entries}]}}"#)).unwrap().complete;
+        assert!(complete(r#"{"kf_account":"a@b"},{"kf_account":"a@b"}"#), "listed twice");
+        for odd in
+            [r#"{"kf_account":null}"#, r#"{"kf_account":""}"#, r#"{"kf_account":"a"}"#, "{}", "null", "7"]
+        {
+            assert!(!complete(odd) && !complete(&format!(r#"{{"kf_account":"a@b"}},{odd}"#)), "{odd}");
+        }
     }
 
     #[test]
@@ -319,7 +336,7 @@ mod tests {
 
     #[test]
     fn an_absent_list_is_never_an_empty_one() {
-        assert_eq!(kf_list(r#"{"kf_list":[]}"#), Ok(vec![]));
+        assert_eq!(kf_list(r#"{"kf_list":[]}"#), Ok(KfList { accounts: vec![], complete: true }));
         assert_eq!(online_kf_list(r#"{"kf_online_list":[]}"#), Ok(vec![]));
         for text in
             ["{}", r#"{"errcode":0,"errmsg":"ok"}"#, "", "null", "[0,[]]", "<html>", r#"{"errcode":true}"#]
@@ -347,7 +364,7 @@ mod tests {
             let accounts: Vec<_> = (0..count).map(|n| json!({"kf_account": format!("{n}@b")})).collect();
             kf_list(&json!({ "kf_list": accounts }).to_string())
         };
-        assert_eq!(list(MAX_LISTED_ACCOUNTS).map(|accounts| accounts.len()), Ok(MAX_LISTED_ACCOUNTS));
+        assert_eq!(list(MAX_LISTED_ACCOUNTS).map(|list| list.accounts.len()), Ok(MAX_LISTED_ACCOUNTS));
         is_malformed(list(MAX_LISTED_ACCOUNTS + 1));
     }
 
@@ -359,14 +376,17 @@ mod tests {
         assert!(online_kf_list(r#"{"errcode":"48001","kf_online_list":[]}"#).is_err_and(refused(48001)));
         assert!(wait_case(r#"{"errcode":-1,"count":0}"#).is_err_and(refused(-1)));
         assert!(quota(r#"{"errcode":76022,"errmsg":"x","quota":7}"#).is_err_and(refused(76022)));
-        assert_eq!(kf_list(r#"{"errcode":null,"errmsg":{},"kf_list":[]}"#), Ok(vec![]));
+        assert_eq!(
+            kf_list(r#"{"errcode":null,"errmsg":{},"kf_list":[]}"#).map(|list| list.accounts),
+            Ok(vec![])
+        );
     }
 
     #[test]
     fn nicknames_are_fit_to_be_shown() {
         let nickname = |written: &str| {
             let text = json!({"kf_list": [{"kf_account": "a@b", "kf_nick": written}]}).to_string();
-            kf_list(&text).unwrap().remove(0).nickname
+            kf_list(&text).unwrap().accounts.remove(0).nickname
         };
         assert_eq!(nickname("小\"王\"\n\u{1b}[2J").as_deref(), Some("小\"王\"  [2J"));
         assert_eq!(nickname(" "), None);
@@ -415,7 +435,8 @@ mod tests {
         ) {
             let mut answer: Value = serde_json::from_str(KF_LIST).unwrap();
             answer["kf_list"][at][field] = value;
-            let (intact, read) = (kf_list(KF_LIST).unwrap(), kf_list(&answer.to_string()).unwrap());
+            let (intact, read) =
+                (kf_list(KF_LIST).unwrap().accounts, kf_list(&answer.to_string()).unwrap().accounts);
             prop_assert_eq!(read.len(), intact.len());
             for (n, (read, intact)) in read.into_iter().zip(intact).enumerate() {
                 prop_assert_eq!(&read.kf_account, &intact.kf_account);
