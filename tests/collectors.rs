@@ -385,7 +385,7 @@ fn official_accounts_that_hang_leave_the_others_their_turns() {
         (control.requests(Endpoint::QuotaGet) >= 270).then_some(())
     });
     assert!(
-        begun.elapsed() < Duration::from_secs(4),
+        begun.elapsed() < Duration::from_secs(9), // api.timeout is 10 s
         "none waited for those that hang: {:?}",
         begun.elapsed()
     );
