@@ -117,7 +117,7 @@ impl OfficialAccountClient {
         if let Err(refused) = &answer
             && refused.error.rejects_token()
         {
-            match self.tokens.replace(&token, &self.client, &*self.observer).await {
+            match self.tokens.replace(&token, refused.sent_at, &self.client, &*self.observer).await {
                 Ok(Some(other)) => {
                     self.permit().await;
                     answer = self.ask(&other, question, &read).await;

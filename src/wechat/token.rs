@@ -1,8 +1,9 @@
 //! The access token of one official account: where it comes from, and what is done when WeChat refuses it.
 //!
 //! Three rules keep a token from being fought over. Only the token that was actually used is dropped, never a newer
-//! one that another poll has fetched meanwhile. Two fetches are never less than [`FETCH_FLOOR`] apart, also across
-//! restarts (the time of a fetch is recorded before it is made). A token that is still valid is used on while
+//! one that another poll has fetched meanwhile, nor the same one when it was given again since. Two fetches are never
+//! less than [`FETCH_FLOOR`] apart, counted from the end of one that failed, also across restarts (the time of a fetch
+//! is recorded before it is made); who waited for one that failed shares its failure. A token that is still valid is used on while
 //! somebody else renews it, so that a slow token call delays nobody. [`kept`] holds them, for the tokens of official
 //! accounts and for those of the [`component`]s that they have authorized.
 //!
@@ -218,15 +219,17 @@ impl TokenKeeper {
         self.token.standing(self, now)
     }
 
-    /// Drops `used` if it is still the current token, and gives the token to try instead: `None` if there is no
-    /// other one than `used`.
+    /// Drops `used`, refused to a request sent at `sent_at`, if it is still the current token and was not given again
+    /// since, and gives the token to try instead: `None` if there is no other one than `used`.
     pub(super) async fn replace(
         &self,
         used: &AccessToken,
+        sent_at: Moment,
         client: &WechatClient,
         observer: &dyn CallObserver,
     ) -> Result<Option<AccessToken>, CallFailure> {
-        let had_long_to_live = self.token.discard(used).map(|renew_at| client.now().monotonic < renew_at);
+        let had_long_to_live =
+            self.token.discard(used, sent_at).map(|renew_at| client.now().monotonic < renew_at);
         if had_long_to_live.is_some() {
             observer.token_dropped();
         }

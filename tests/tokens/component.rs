@@ -210,6 +210,42 @@ async fn without_a_refresh_token_the_list_is_asked_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_reading_of_the_list_that_was_cancelled_goes_on_where_it_stopped() {
+    let stage = Stage::set().await;
+    let appids = stage.platform.merchants(600);
+    stage.account(&appids[0], Some(&format!("refresh-{}", appids[0]))).poll().await.unwrap();
+    let account = stage.account(&appids[599], None);
+    let first_page = stage.platform.hold_next();
+    let mut poll = Box::pin(account.poll());
+    stage.platform.asked_by(&mut poll, "api_get_authorizer_list", 1).await;
+    let second_page = stage.platform.hold_next();
+    drop(first_page);
+    stage.platform.asked_by(&mut poll, "api_get_authorizer_list", 2).await;
+    drop((poll, second_page));
+    account.poll().await.unwrap();
+    let world = stage.platform.world();
+    let lists = world.asked.iter().filter(|asked| asked.path.ends_with("api_get_authorizer_list"));
+    let offsets: Vec<_> = lists.map(|asked| asked.body["offset"].as_u64().unwrap()).collect();
+    assert_eq!(offsets, [0, 500, 500]);
+}
+
+#[tokio::test]
+async fn official_accounts_that_waited_for_a_component_token_share_its_failure() {
+    let stage = Stage::set().await;
+    let accounts = stage.accounts(20);
+    stage.platform.world().ticket = "ticket-2".to_owned();
+    let release = stage.platform.hold_next();
+    let mut polls = join_all(accounts.iter().map(Account::failure));
+    stage.platform.asked_by(&mut polls, "api_component_token", 1).await;
+    stage.platform.clock.pass(FETCH_FLOOR);
+    drop(release);
+    for failure in polls.await {
+        assert_eq!(failure.error.errcode(), Some(61006));
+    }
+    assert_eq!(stage.platform.asked("api_component_token"), 1);
+}
+
+#[tokio::test]
 async fn the_ticket_is_read_anew_for_each_fetch() {
     let stage = Stage::set().await;
     let accounts = stage.accounts(2);

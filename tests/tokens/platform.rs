@@ -33,6 +33,7 @@ use kfwatch::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::rehearsal::ScriptedClock;
 
@@ -63,6 +64,8 @@ pub(crate) struct World {
     pub(crate) served: (u16, String),
     /// The token that getsessionlist accepts besides those of the merchants.
     pub(crate) accepted: String,
+    /// The next request is answered once the sender of this is dropped.
+    held: Option<oneshot::Receiver<()>>,
     pub(crate) asked: Vec<Asked>,
 }
 
@@ -100,6 +103,7 @@ impl Platform {
             merchants: BTreeMap::new(),
             served: (200, "served-1".to_owned()),
             accepted: "served-1".to_owned(),
+            held: None,
             asked: Vec::new(),
         }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -127,6 +131,26 @@ impl Platform {
 
     pub(crate) fn asked(&self, path: &str) -> usize {
         self.world().asked.iter().filter(|asked| asked.path.ends_with(path)).count()
+    }
+
+    /// Has the next request wait for its answer until what this gives is dropped.
+    pub(crate) fn hold_next(&self) -> oneshot::Sender<()> {
+        let (release, held) = oneshot::channel();
+        self.world().held = Some(held);
+        release
+    }
+
+    /// Goes on with these polls, none of which may end, until the path was asked so often.
+    pub(crate) async fn asked_by(&self, polls: &mut (impl Future + Unpin), path: &str, times: usize) {
+        let asked = async {
+            while self.asked(path) < times {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = polls => panic!("ended before {path} was asked {times} times"),
+            asked = tokio::time::timeout(Duration::from_secs(4), asked) => asked.unwrap(),
+        }
     }
 
     /// Lets merchants authorize the component; their appids.
@@ -280,8 +304,16 @@ async fn answer(
     let key = header("x-key").or_else(|| header("authorization"));
     let body = serde_json::from_slice(&body).unwrap_or_default();
     let asked = Asked { path, query, body, key };
+    let held = {
+        let mut world = world.lock().unwrap();
+        world.asked.push(asked.clone());
+        world.held.take()
+    };
+    if let Some(held) = held {
+        // Nothing is ever sent: what ends the wait is that the sender is dropped.
+        held.await.unwrap_err();
+    }
     let mut world = world.lock().unwrap();
-    world.asked.push(asked.clone());
     match asked.path.rsplit('/').next().unwrap() {
         "api_component_token" => world.component_token(&asked.body),
         "api_authorizer_token" => world.authorizer_token(&asked),

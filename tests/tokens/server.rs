@@ -2,6 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use futures_util::future::join_all;
 use kfwatch::{
     domain::holds::ErrorClass,
     wechat::{
@@ -153,4 +154,63 @@ async fn it_is_not_asked_through_the_proxy_to_wechat() {
     let failure = account.failure().await;
     assert_eq!((failure.endpoint, failure.error.code()), (Endpoint::SessionList, "connect"));
     assert_eq!(platform.asked("/token"), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_delays_one_poll_alone() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    account.poll().await.unwrap();
+    platform.clock.pass(MINUTE);
+    let release = platform.hold_next();
+    let mut slow = Box::pin(account.poll());
+    platform.asked_by(&mut slow, "/token", 2).await;
+    platform.clock.pass(FETCH_FLOOR);
+    let others = join_all((0..20).map(|_| account.poll()));
+    for answer in tokio::time::timeout(Duration::from_secs(4), others).await.unwrap() {
+        answer.unwrap();
+    }
+    drop(release);
+    slow.await.unwrap();
+    assert_eq!(platform.asked("/token"), 2);
+}
+
+#[tokio::test]
+async fn who_waited_for_a_fetch_that_hung_shares_its_failure_and_the_floor_is_counted_from_its_end() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    platform.world().served = (503, String::new());
+    let release = platform.hold_next();
+    let mut polls = join_all((0..20).map(|_| account.failure()));
+    platform.asked_by(&mut polls, "/token", 1).await;
+    platform.clock.pass(FETCH_FLOOR);
+    drop(release);
+    for failure in polls.await {
+        assert_eq!(failure.to_string(), "token_server: HTTP status 503");
+    }
+    account.failure().await;
+    assert_eq!(platform.asked("/token"), 1);
+    platform.clock.pass(FETCH_FLOOR);
+    account.failure().await;
+    assert_eq!(platform.asked("/token"), 2);
+}
+
+#[tokio::test]
+async fn a_late_refusal_does_not_drop_a_token_that_was_given_again_since() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    account.poll().await.unwrap();
+    platform.clock.pass(FETCH_FLOOR);
+    platform.world().accepted = "another".to_owned();
+    let release = platform.hold_next();
+    let mut late = Box::pin(account.poll());
+    platform.asked_by(&mut late, "getsessionlist", 2).await;
+    platform.clock.pass(Duration::from_secs(1));
+    account.failure().await;
+    assert_eq!(platform.asked("/token"), 2);
+    drop(release);
+    assert_eq!(late.await.unwrap_err().error.errcode(), Some(40001));
+    platform.world().accepted = "served-1".to_owned();
+    account.poll().await.unwrap();
+    assert_eq!(account.tally.dropped.load(Ordering::Relaxed), 1);
 }

@@ -3,6 +3,9 @@
 //! A refresh token gives the authorizer_access_token, and with it perhaps another refresh token, which is stored
 //! before anything is done with what came along: lost, it would take a look into WeChat's list to go on. That is done
 //! also when WeChat calls the refresh token invalid (61023), as it does after its owner has authorized anew.
+//!
+//! The floor holds for attempts. One may call api_authorizer_token more than once: with the other spelling of the
+//! parameter, with a new component token, and with the refresh token of the list after 61023.
 
 use std::{
     collections::BTreeMap,

@@ -6,6 +6,10 @@
 //!
 //! Pages of different years disagree whether the token goes into the query as `component_access_token` or as
 //! `access_token`. The component begins with the former and remembers which one WeChat does not call missing (41001).
+//!
+//! The floor holds for attempts to fetch a token, its own or an official account's. One attempt for an official account
+//! may make several calls: again with the other spelling, with a new component token, and after an invalid refresh
+//! token (61023).
 
 use std::{
     collections::BTreeMap,
@@ -118,7 +122,7 @@ impl Component {
         if !refused.error.rejects_token() {
             return Err(refused);
         }
-        self.token.discard(&token);
+        self.token.discard(&token, refused.sent_at);
         match self.token.other_than(&token, self, caller).await {
             Ok(Some(other)) => self.call_with(&other, call, &read, caller).await,
             // Why no token is to be had may be worse than that the old one was refused.

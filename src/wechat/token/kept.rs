@@ -74,6 +74,13 @@ impl Floor {
         self.not_before = now.monotonic + FETCH_FLOOR;
         self.journal.record_fetch(&self.appid, now).await;
     }
+
+    /// The fetch that began then has failed: one that took long does not let the next follow at once.
+    fn failed(&mut self, begun_at: Moment, now: Moment) {
+        if self.not_before > begun_at.monotonic {
+            self.not_before = now.monotonic + FETCH_FLOOR;
+        }
+    }
 }
 
 /// The token and whoever fetches it.
@@ -86,6 +93,7 @@ pub(super) struct KeptToken {
 #[derive(Clone)]
 struct Cached {
     token: AccessToken,
+    /// When its source had given it.
     fetched_at: Duration,
     renew_at: Duration,
     expires_at: Duration,
@@ -93,8 +101,8 @@ struct Cached {
 
 struct Fetching {
     floor: Floor,
-    /// What the last fetch failed with, for those who may not fetch yet.
-    last_failure: Option<CallFailure>,
+    /// What the last fetch failed with and when, for those who waited for it or may not fetch yet.
+    last_failure: Option<(CallFailure, Moment)>,
 }
 
 impl KeptToken {
@@ -112,9 +120,10 @@ impl KeptToken {
         let now = caller.client.now();
         match self.cached() {
             Some(cached) if now.monotonic < cached.renew_at => Ok(cached.token),
-            Some(cached) if now.monotonic < cached.expires_at => {
+            // A file may be just being rewritten, a server be down or slow; the last token was not refused.
+            Some(cached) if now.monotonic < cached.expires_at || !source.tells_expiry() => {
                 let Ok(mut fetching) = self.fetching.try_lock() else { return Ok(cached.token) };
-                match self.fetch(&mut fetching, source, caller).await {
+                match self.fetch(&mut fetching, now, source, caller).await {
                     Ok(token) => Ok(token),
                     Err(_) => Ok(cached.token),
                 }
@@ -122,21 +131,23 @@ impl KeptToken {
             _ => {
                 let mut fetching = self.fetching.lock().await;
                 match self.cached() {
-                    Some(cached) if caller.client.now().monotonic < cached.expires_at => Ok(cached.token),
-                    known => match (self.fetch(&mut fetching, source, caller).await, known) {
-                        // A file may be just being rewritten, a server be down; the last token was not refused.
-                        (Err(_), Some(last)) if !source.tells_expiry() => Ok(last.token),
-                        (fetched, _) => fetched,
-                    },
+                    Some(cached)
+                        if caller.client.now().monotonic < cached.expires_at || !source.tells_expiry() =>
+                    {
+                        Ok(cached.token)
+                    }
+                    _ => self.fetch(&mut fetching, now, source, caller).await,
                 }
             }
         }
     }
 
-    /// Drops `used` if it is still the current token, and then says when it was to be renewed.
-    pub(super) fn discard(&self, used: &AccessToken) -> Option<Duration> {
+    /// Drops `used`, refused to a request sent then, if it is still the current token, and then says when it was to be
+    /// renewed. A token that its source gave again since is kept: the refusal is older than that.
+    pub(super) fn discard(&self, used: &AccessToken, sent_at: Moment) -> Option<Duration> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        cached.take_if(|cached| cached.token == *used).map(|dropped| dropped.renew_at)
+        let refused = |cached: &mut Cached| cached.token == *used && cached.fetched_at <= sent_at.monotonic;
+        cached.take_if(refused).map(|dropped| dropped.renew_at)
     }
 
     /// The token that there is after `used` was discarded, fetched if there is none; `None` if it is `used` again.
@@ -146,10 +157,11 @@ impl KeptToken {
         source: &dyn Source,
         caller: Caller<'_>,
     ) -> Result<Option<AccessToken>, CallFailure> {
+        let asked_at = caller.client.now();
         let mut fetching = self.fetching.lock().await;
         let token = match self.cached() {
             Some(cached) => cached.token,
-            None => self.fetch(&mut fetching, source, caller).await?,
+            None => self.fetch(&mut fetching, asked_at, source, caller).await?,
         };
         Ok((token != *used).then_some(token))
     }
@@ -163,16 +175,24 @@ impl KeptToken {
         })
     }
 
+    /// Fetches a token for whoever began to wait at `asked_at`, unless a fetch has failed since: were each who waited
+    /// for one that hung to make another, they would do so one after the other.
     async fn fetch(
         &self,
         Fetching { floor, last_failure }: &mut Fetching,
+        asked_at: Moment,
         source: &dyn Source,
         caller: Caller<'_>,
     ) -> Result<AccessToken, CallFailure> {
         let now = caller.client.now();
-        if now.monotonic < floor.not_before {
-            let not_yet = || CallFailure::new(source.endpoint(), CallError::TokenNotYet, now);
-            return Err(last_failure.clone().unwrap_or_else(not_yet));
+        match last_failure {
+            Some((failure, at)) if at.monotonic > asked_at.monotonic || now.monotonic < floor.not_before => {
+                return Err(failure.clone());
+            }
+            None if now.monotonic < floor.not_before => {
+                return Err(CallFailure::new(source.endpoint(), CallError::TokenNotYet, now));
+            }
+            _ => {}
         }
         match source.fetch(floor, caller).await {
             Ok(Fetched { token, lifetime }) => {
@@ -181,14 +201,16 @@ impl KeptToken {
                 let margin = RENEWAL_MARGIN.min(lifetime / 4);
                 *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(Cached {
                     token: token.clone(),
-                    fetched_at: now.monotonic,
+                    fetched_at: caller.client.now().monotonic,
                     renew_at: now.monotonic + lifetime - margin,
                     expires_at: now.monotonic + lifetime,
                 });
                 Ok(token)
             }
             Err(failure) => {
-                *last_failure = Some(failure.clone());
+                let failed_at = caller.client.now();
+                floor.failed(now, failed_at);
+                *last_failure = Some((failure.clone(), failed_at));
                 Err(failure)
             }
         }

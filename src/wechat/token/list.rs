@@ -14,12 +14,12 @@ use crate::{
     domain::clock::Moment,
     wechat::{
         Endpoint,
-        error::{CallError, CallFailure},
+        error::CallFailure,
         wire::component::{Authorizer, authorizer_page},
     },
 };
 
-/// The least time between two readings.
+/// The least time between two readings, from the last page of the former; one that was cancelled goes on for so long.
 const LIST_FLOOR: Duration = Duration::from_secs(60);
 
 /// How many official accounts a page has; WeChat gives no more.
@@ -32,10 +32,17 @@ const MAX_PAGES: usize = 200;
 #[derive(Default)]
 pub(super) struct AuthorizerList(tokio::sync::Mutex<Option<Reading>>);
 
+/// A reading. A list of many pages may take longer than whoever reads it has: the next one goes on where it stopped.
 struct Reading {
-    begun_at: Moment,
+    /// When it last had a page or failed; before that, when it began.
+    touched_at: Moment,
+    pages: usize,
+    /// How many official accounts were read.
+    offset: usize,
     /// By appid.
-    refresh_tokens: Result<HashMap<String, SecretString>, CallFailure>,
+    refresh_tokens: HashMap<String, SecretString>,
+    /// How it ended, once it has.
+    outcome: Option<Result<(), CallFailure>>,
 }
 
 impl AuthorizerList {
@@ -51,52 +58,75 @@ impl AuthorizerList {
         // Without a token the list cannot be asked for, and the minute does not begin.
         component.token(caller).await?;
         let now = caller.client.now();
-        if last.as_ref().is_none_or(|reading| now.since(&reading.begun_at) >= LIST_FLOOR) {
-            // Whoever reads it may be cancelled half way: the minute has begun all the same.
-            let not_yet = CallFailure::new(Endpoint::AuthorizerList, CallError::TokenNotYet, now);
-            *last = Some(Reading { begun_at: now, refresh_tokens: Err(not_yet) });
-            let refresh_tokens = read(component, caller).await;
-            *last = Some(Reading { begun_at: now, refresh_tokens });
+        let reading = match &mut *last {
+            Some(reading) if now.since(&reading.touched_at) < LIST_FLOOR => reading,
+            outdated => outdated.insert(Reading::begun(now)),
+        };
+        reading.finish(component, caller).await?;
+        Ok(reading.refresh_tokens.get(appid).cloned())
+    }
+}
+
+impl Reading {
+    fn begun(now: Moment) -> Self {
+        Self { touched_at: now, pages: 0, offset: 0, refresh_tokens: HashMap::new(), outcome: None }
+    }
+
+    /// Reads the pages that are left. Whoever does may be cancelled between two of them, or at one.
+    async fn finish(&mut self, component: &Component, caller: Caller<'_>) -> Result<(), CallFailure> {
+        loop {
+            if let Some(outcome) = &self.outcome {
+                return outcome.clone();
+            }
+            let page = page(self.offset, component, caller).await;
+            self.touched_at = caller.client.now();
+            match page {
+                Ok(page) => self.take_in(page, component.appid()),
+                Err(failure) => self.outcome = Some(Err(failure)),
+            }
         }
-        match last.as_ref().map(|reading| &reading.refresh_tokens) {
-            Some(Ok(refresh_tokens)) => Ok(refresh_tokens.get(appid).cloned()),
-            Some(Err(failure)) => Err(failure.clone()),
-            None => Ok(None),
+    }
+
+    fn take_in(&mut self, page: Page, component_appid: &str) {
+        self.pages += 1;
+        self.offset += page.length;
+        self.refresh_tokens.extend(page.refresh_tokens);
+        let all_read = |total| i64::try_from(self.offset).is_ok_and(|read| read >= total);
+        if page.length == 0 || page.total.is_some_and(all_read) {
+            self.outcome = Some(Ok(()));
+        } else if self.pages == MAX_PAGES {
+            self.outcome = Some(Ok(()));
+            tracing::warn!(
+                component_appid,
+                "The list of official accounts that have authorized {component_appid} goes on after {MAX_PAGES} pages; \
+                 the rest is not read"
+            );
         }
     }
 }
 
-/// All pages.
-async fn read(
-    component: &Component,
-    caller: Caller<'_>,
-) -> Result<HashMap<String, SecretString>, CallFailure> {
-    let mut refresh_tokens = HashMap::new();
-    let mut offset = 0;
-    for _ in 0..MAX_PAGES {
-        let fields = BTreeMap::from([
-            ("component_appid", component.appid().into()),
-            ("offset", offset.into()),
-            ("count", PAGE.into()),
-        ]);
-        let call = ComponentCall { endpoint: Endpoint::AuthorizerList, fields, secret: "" };
-        let page = |answer: &str| {
-            let page = authorizer_page(answer)?;
-            let tokens = page.list.iter().filter_map(Authorizer::tokens);
-            let owned = tokens.map(|(appid, token)| (appid.to_owned(), SecretString::from(token)));
-            Ok((owned.collect::<Vec<_>>(), page.list.len(), page.total_count))
-        };
-        let (tokens, length, total) = component.call(&call, page, caller).await?;
-        refresh_tokens.extend(tokens);
-        offset += length;
-        if length == 0 || total.is_some_and(|total| i64::try_from(offset).is_ok_and(|read| read >= total)) {
-            return Ok(refresh_tokens);
-        }
-    }
-    tracing::warn!(
-        component_appid = %component.appid(),
-        "The list of official accounts that have authorized {} goes on after {MAX_PAGES} pages; the rest is not read",
-        component.appid()
-    );
-    Ok(refresh_tokens)
+/// What is kept of a page.
+struct Page {
+    /// By appid.
+    refresh_tokens: Vec<(String, SecretString)>,
+    /// How many official accounts it has, with or without a refresh token.
+    length: usize,
+    /// How many the list has.
+    total: Option<i64>,
+}
+
+async fn page(offset: usize, component: &Component, caller: Caller<'_>) -> Result<Page, CallFailure> {
+    let fields = BTreeMap::from([
+        ("component_appid", component.appid().into()),
+        ("offset", offset.into()),
+        ("count", PAGE.into()),
+    ]);
+    let call = ComponentCall { endpoint: Endpoint::AuthorizerList, fields, secret: "" };
+    let read = |answer: &str| {
+        let page = authorizer_page(answer)?;
+        let tokens = page.list.iter().filter_map(Authorizer::tokens);
+        let owned = tokens.map(|(appid, token)| (appid.to_owned(), SecretString::from(token)));
+        Ok(Page { refresh_tokens: owned.collect(), length: page.list.len(), total: page.total_count })
+    };
+    component.call(&call, read, caller).await
 }
