@@ -7,9 +7,12 @@
 //! the store fails, the snapshot stands still and the next poll finds the same difference again.
 
 mod account;
+mod claim;
 mod collector;
 mod discovery;
+mod held;
 mod kf_list;
+mod official_account;
 mod report;
 mod transfers;
 
@@ -18,11 +21,13 @@ use std::{
     time::Duration,
 };
 
-use self::account::{cause, conclusion};
+use self::held::{cause, conclusion};
 pub use self::{
-    account::{Claim, OfficialAccount, WatchedAccount, watch},
+    account::{WatchedAccount, watch},
+    claim::Claim,
     collector::Collection,
     discovery::{Discovery, Leaving, Patterns},
+    official_account::OfficialAccount,
 };
 use crate::{
     domain::{

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     OfficialAccount, Poller,
-    account::timed_out,
+    claim::timed_out,
     report::{self, Reason},
 };
 use crate::{

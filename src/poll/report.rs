@@ -10,7 +10,7 @@ use std::{
 
 use jiff::SignedDuration;
 
-use super::{Claim, OfficialAccount, PollOutcome, WatchedAccount, account::conclusion};
+use super::{Claim, OfficialAccount, PollOutcome, WatchedAccount, held::conclusion};
 use crate::{
     domain::{
         account::AccountState,

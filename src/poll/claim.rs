@@ -1,0 +1,159 @@
+//! The right to poll a kf account, and the one way to ask for its sessions.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    account::WatchedAccount,
+    held::{Held, concluded, conclusion, release},
+    official_account::OfficialAccount,
+};
+use crate::{
+    domain::{
+        clock::{Clock, Moment},
+        holds::{ErrorClass, Holds, Scope},
+        watch::{Answer, Cause, Step},
+    },
+    wechat::{
+        Endpoint,
+        error::{CallError, CallFailure},
+        wire::SessionList,
+    },
+};
+
+/// The right to poll an account, held by one poll at a time.
+pub struct Claim {
+    pub(super) account: Arc<WatchedAccount>,
+    pub(super) official_account: Arc<OfficialAccount>,
+    /// Whether the next call has its permit already.
+    pub(super) has_permit: AtomicBool,
+    /// Whether the account is never to be polled again.
+    pub(super) kept: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        self.account.claimed.store(false, Ordering::Release);
+        self.official_account.released.notify_waiters();
+    }
+}
+
+impl Claim {
+    /// The account that is claimed.
+    pub fn account(&self) -> &Arc<WatchedAccount> {
+        &self.account
+    }
+
+    /// Its official account.
+    pub fn official_account(&self) -> &Arc<OfficialAccount> {
+        &self.official_account
+    }
+
+    /// Takes the permit that the official account's limit asks of a poll, so that the poll need not wait for it; if there
+    /// is none, says when to ask again. A poll that is held back makes no call, and needs none.
+    pub fn admit(&self) -> Result<(), Duration> {
+        let Some(pace) = self.official_account.pace() else { return Ok(()) };
+        if self.held_at(self.official_account.client.now()).is_none() {
+            pace.try_permit()?;
+            self.has_permit.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Waits until the official account's limit lets the next call through.
+    pub async fn wait_for_permit(&self) {
+        self.official_account.permit().await;
+        self.has_permit.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives it back never: the account is not polled any more.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+
+    /// Asks for the account's sessions, for at most `deadline`, and compares them with what is known. What failed is held
+    /// back from now on, what is shown to work no longer. Commits nothing.
+    pub async fn ask(
+        &self,
+        clock: &dyn Clock,
+        deadline: Duration,
+        holds: &Holds,
+    ) -> Result<Step, CallFailure> {
+        let begun = clock.now();
+        let answer = match tokio::time::timeout(deadline, self.observe()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(timed_out(Endpoint::SessionList, begun)),
+        };
+        self.learn(begun, clock.now(), answer.as_ref().err(), holds);
+        answer
+    }
+
+    /// Asks for the account's sessions and compares them with what is known.
+    async fn observe(&self) -> Result<Step, CallFailure> {
+        let client = &self.official_account.client;
+        if !self.has_permit.swap(false, Ordering::Relaxed) {
+            client.permit().await;
+        }
+        client
+            .session_list(&self.account.account().kf_account, |list, exchanged| {
+                let observed = match &list {
+                    SessionList::Listed(observed) => Some(observed),
+                    SessionList::Keyless => None,
+                };
+                let answer =
+                    Answer { observed, sent_at: exchanged.sent_at, received_at: exchanged.received_at };
+                self.account.memory().watch.answered(answer, Endpoint::SessionList.as_str())
+            })
+            .await
+    }
+
+    /// What holds the account back at this moment, and the cause of that.
+    pub(super) fn held_at(&self, now: Moment) -> Option<Cause> {
+        let own = self.account.memory().hold;
+        let shared = *self.official_account.hold();
+        [shared, own].into_iter().flatten().find(|held| held.hold.holds_at(now)).map(|held| held.cause)
+    }
+
+    /// Whether the account is held back at this moment because an answer said what it is: that is no failure to see it.
+    pub(super) fn rests_at(&self, now: Moment) -> bool {
+        let own = self.account.memory().hold;
+        own.is_some_and(|held| held.hold.holds_at(now) && concluded(held.hold.class).is_some())
+    }
+
+    /// Holds back what failed, and releases what is shown to work.
+    fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>, holds: &Holds) {
+        let mut memory = self.account.memory();
+        let mut shared = self.official_account.hold();
+        let Some(failure) = failure else {
+            memory.hold = None;
+            release(&mut shared, sent_at);
+            return;
+        };
+        // Not the kf account's doing, and over within seconds, or else a worse failure: a wait that grows would starve
+        // the kf accounts whose polls another program's tokens happen to meet.
+        if failure.class == ErrorClass::Busy && failure.error.lacks_token() {
+            return;
+        }
+        let held = match failure.class.scope() {
+            Scope::OfficialAccount => &mut *shared,
+            Scope::KfAccount => &mut memory.hold,
+        };
+        *held = Some(Held::after(holds, *held, failure, now));
+        // A refusal that concerns the kf account alone shows that the official account works.
+        if conclusion(failure).is_some() {
+            release(&mut shared, sent_at);
+        }
+    }
+}
+
+pub(super) fn timed_out(endpoint: Endpoint, sent_at: Moment) -> CallFailure {
+    CallFailure::new(endpoint, CallError::Timeout, sent_at)
+}

@@ -1,0 +1,89 @@
+//! What holds polls back after a failure, and what the failure says.
+
+use crate::{
+    domain::{
+        account::Conclusion,
+        clock::Moment,
+        holds::{ErrorClass, Failure, Hold, Holds},
+        watch::Cause,
+    },
+    wechat::error::CallFailure,
+};
+
+/// A hold, and what consumers are told of its cause.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) hold: Hold,
+    pub(super) cause: Cause,
+    /// Whether any call of the official account would fail for the same reason.
+    pub(super) every_call: bool,
+}
+
+impl Held {
+    /// What holds after this failure: a hold that goes on keeps its own cause.
+    pub(super) fn after(holds: &Holds, previous: Option<Self>, failure: &CallFailure, now: Moment) -> Self {
+        let failed = Failure {
+            class: failure.class,
+            sent_at: failure.sent_at,
+            retry_after: failure.error.retry_after(),
+        };
+        let of_previous = previous.map(|held| held.hold);
+        let hold = Hold::after(holds, of_previous.as_ref(), failed, now, fastrand::f64());
+        match previous {
+            Some(held) if held.hold == hold => held,
+            _ => Self { hold, cause: cause(failure), every_call: failure.concerns_every_call() },
+        }
+    }
+}
+
+/// Ends a hold that a success shows to be over.
+pub(super) fn release(held: &mut Option<Held>, sent_at: Moment) {
+    if held.is_some_and(|held| held.hold.ended_by_request_sent_at(sent_at)) {
+        *held = None;
+    }
+}
+
+/// What a refusal says about the kf account itself.
+pub(super) fn conclusion(failure: &CallFailure) -> Option<Conclusion> {
+    concluded(failure.class)
+}
+
+/// What a failure of this class says about the kf account itself.
+pub(super) fn concluded(class: ErrorClass) -> Option<Conclusion> {
+    match class {
+        ErrorClass::UnboundAccount => Some(Conclusion::Unbound),
+        ErrorClass::InvalidAccount => Some(Conclusion::Invalid),
+        _ => None,
+    }
+}
+
+/// What consumers are told of a failure.
+pub(super) fn cause(failure: &CallFailure) -> Cause {
+    Cause { errcode: failure.error.errcode(), source: failure.endpoint.as_str() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::wechat::{Endpoint, error::CallError};
+
+    fn at(seconds: u64) -> Moment {
+        let after = Duration::from_secs(seconds);
+        Moment { wall: jiff::Timestamp::UNIX_EPOCH + after, monotonic: after }
+    }
+
+    #[test]
+    fn a_hold_that_outlasts_a_late_failure_keeps_its_cause() {
+        let refused = |code, sent_at| {
+            CallFailure::new(Endpoint::SessionList, CallError::Refused { code, message: "".into() }, sent_at)
+        };
+        let holds = Holds::default();
+        let quota = Held::after(&holds, None, &refused(45009, at(0)), at(5));
+        let late = Held::after(&holds, Some(quota), &refused(40164, at(1)), at(6));
+        assert_eq!((late.hold, late.cause.errcode, late.every_call), (quota.hold, Some(45009), false));
+        let later = Held::after(&holds, Some(late), &refused(40164, at(7)), at(8));
+        assert_eq!((later.cause.errcode, later.every_call), (Some(40164), true));
+    }
+}
