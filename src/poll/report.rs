@@ -172,8 +172,7 @@ fn log_recovery(who: Who<'_>, recovery: Recovery) {
 
 /// Logs a poll's failure, or one that any call of an official account would meet.
 pub(super) fn log_failure(who: &str, failure: &CallFailure) {
-    let remedy = failure.error.remedy(failure.endpoint);
-    let (remedy, remedy_zh) = (remedy.map(|remedy| remedy.en), remedy.map(|remedy| remedy.zh));
+    let (remedy, remedy_zh) = remedies(failure);
     let (class, code) = (failure.class.as_str(), failure.error.code());
     match failure.class {
         ErrorClass::Busy => {
@@ -188,8 +187,7 @@ pub(super) fn log_failure(who: &str, failure: &CallFailure) {
 
 /// Logs that a collector was refused. What it cannot ask is worth waking nobody: the sessions are still watched.
 pub(super) fn log_collection_failure(official_account: &str, collector: Collector, failure: &CallFailure) {
-    let remedy = failure.error.remedy(failure.endpoint);
-    let (remedy, remedy_zh) = (remedy.map(|remedy| remedy.en), remedy.map(|remedy| remedy.zh));
+    let (remedy, remedy_zh) = remedies(failure);
     let (collector, class, code) = (collector.as_str(), failure.class.as_str(), failure.error.code());
     match failure.class {
         ErrorClass::Busy => {
@@ -215,6 +213,11 @@ pub(super) fn log_collection_failure(official_account: &str, collector: Collecto
             );
         }
     }
+}
+
+/// What to do about it, in English and Chinese.
+fn remedies(failure: &CallFailure) -> (Option<&'static str>, Option<&'static str>) {
+    failure.error.remedy(failure.endpoint).map(|remedy| (remedy.en, remedy.zh)).unzip()
 }
 
 /// Logs that a collector is answered again.
