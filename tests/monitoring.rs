@@ -2,18 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod support_monitoring;
 #[expect(dead_code, reason = "not every test needs every helper")]
 mod support_ops;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::Write,
-    net::{SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
-use serde_json::Value;
+use support_monitoring::{Page, Prometheus};
 use support_ops::{Home, Process, WeChat, appid, eventually, get, metric, quiet};
 
 const ACCOUNT: [&str; 2] = ["official_account", "kf_account"];
@@ -267,65 +267,6 @@ fn lively() -> (WeChat, Process) {
     (wechat, daemon)
 }
 
-type Labels = BTreeMap<String, String>;
-
-/// A page of metrics, read strictly.
-struct Page {
-    types: BTreeMap<String, String>,
-    series: BTreeSet<(String, Labels)>,
-}
-
-impl Page {
-    fn of(daemon: &Process) -> Self {
-        Self::read(&daemon.get("/metrics").text())
-    }
-
-    fn read(text: &str) -> Self {
-        let mut page = Self { types: BTreeMap::new(), series: BTreeSet::new() };
-        let mut helped = BTreeSet::new();
-        for line in text.lines() {
-            if let Some(rest) = line.strip_prefix("# HELP ") {
-                let (name, help) = rest.split_once(' ').unwrap();
-                assert!(!help.is_empty() && helped.insert(name.to_owned()), "second or empty help: {line}");
-            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
-                assert!(helped.contains(name), "no help before: {line}");
-                let second = page.types.insert(name.to_owned(), kind.to_owned());
-                assert!(second.is_none(), "second family: {line}");
-            } else {
-                let series = series(line);
-                assert!(page.family(&series.0).is_some(), "no type before: {line}");
-                assert!(page.series.insert(series), "second series: {line}");
-            }
-        }
-        assert!(helped.iter().eq(page.types.keys()), "each family has help and type");
-        page
-    }
-
-    fn family<'a>(&self, name: &'a str) -> Option<&'a str> {
-        let stems = ["_bucket", "_sum", "_count"].into_iter().filter_map(|end| name.strip_suffix(end));
-        let histogram =
-            stems.into_iter().find(|stem| self.types.get(*stem).is_some_and(|kind| kind == "histogram"));
-        histogram.or_else(|| self.types.contains_key(name).then_some(name))
-    }
-
-    fn series_of<'a>(&'a self, family: &'a str) -> impl Iterator<Item = &'a Labels> {
-        let series = self.series.iter();
-        series.filter(move |(name, _)| self.family(name) == Some(family)).map(|(_, labels)| labels)
-    }
-}
-
-/// Name and labels of a line.
-fn series(line: &str) -> (String, Labels) {
-    let (series, value) = line.rsplit_once(' ').unwrap();
-    value.parse::<f64>().unwrap();
-    let Some((name, labels)) = series.split_once('{') else { return (series.to_owned(), Labels::new()) };
-    let labels = labels.strip_suffix('}').unwrap();
-    // No label value of these tests has a quote with a comma behind it.
-    let pairs = labels.split("\",").map(|pair| pair.trim_end_matches('"').split_once("=\"").unwrap());
-    (name.to_owned(), pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
-}
-
 struct Piped {
     code: Option<i32>,
     stdout: Vec<u8>,
@@ -345,59 +286,4 @@ fn piped(program: &str, arguments: &[&str], input: &[u8]) -> Piped {
         stdout: output.stdout,
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
-}
-
-/// A Prometheus server, killed when it is dropped.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Prometheus {
-    fn scraping(home: &Home, target: SocketAddr) -> Self {
-        home.write(
-            "prometheus.yml",
-            &format!(
-                "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: kfwatch\n    \
-                 static_configs: [{{targets: [\"{target}\"]}}]\n"
-            ),
-        );
-        let address = free_address();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", home.path("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", home.path("tsdb").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .args(["--log.level=warn", "--web.external-url=/"])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        eventually("Prometheus", || std::net::TcpStream::connect(address).ok());
-        Self { child, address }
-    }
-
-    /// The values that a query has now.
-    fn query(&self, query: &str) -> Vec<f64> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let answer = get(self.address, &format!("/api/v1/query?query={encoded}"), "");
-        if answer.status == 503 {
-            return Vec::new();
-        }
-        let answer: Value = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(answer["status"], "success", "{answer}");
-        let results = answer["data"]["result"].as_array().unwrap();
-        results.iter().map(|result| result["value"][1].as_str().unwrap().parse().unwrap()).collect()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // Fails only when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// An address that nobody listens on at this moment.
-fn free_address() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }

@@ -20,13 +20,7 @@ for argument in "$@"; do
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-target=${CARGO_TARGET_DIR:-$PWD/target}
-case $target in
-    /*) ;;
-    *) target=$PWD/$target ;;
-esac
-export CARGO_TARGET_DIR=$target CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
-mkdir -p "$target"
+. tests/lib.sh
 
 current="nothing yet"
 steps=0
@@ -51,56 +45,28 @@ step() {
     echo "run.sh: $current: passed in $((SECONDS - begun)) s"
 }
 
-as_root() {
-    if ((EUID == 0)); then "$@"; else sudo -n "$@"; fi
-}
-
-# Debian packages that are missing. The service of a server that comes with one is not started: its tests start their own,
-# on their own ports.
-install_packages() {
-    local missing=() package
-    for package in "$@"; do
-        dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
-            missing+=("$package")
-    done
-    ((${#missing[@]})) || return 0
-    local policy=/usr/sbin/policy-rc.d
-    local added=false
-    if [[ ! -e $policy ]]; then
-        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
-        as_root chmod 755 $policy
-        added=true
-    fi
-    local status=0
-    as_root apt-get -qq update &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
-            "${missing[@]}" || status=$?
-    if $added; then as_root rm -f $policy; fi
-    return $status
-}
-
 prepare_prometheus() {
-    if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
-        install_packages prometheus
-    fi
+    command -v prometheus promtool >/dev/null || install_packages prometheus
+    command -v prometheus-alertmanager amtool >/dev/null || install_packages prometheus-alertmanager
     prometheus --version 2>&1 | head -n 1
+    prometheus-alertmanager --version 2>&1 | head -n 1
 }
 
-venv=$target/wechatpy-venv
-prepare_wechatpy() {
-    "$venv/bin/python" -c 'import wechatpy' 2>/dev/null && return
-    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-        install_packages python3 python3-venv
-    fi
+prepare_python() {
+    cmp --quiet tests/python/requirements.txt "$venv/requirements.txt" && return
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check 'wechatpy[cryptography]'
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/python/requirements.txt
+    cp tests/python/requirements.txt "$venv/"
 }
 
-# What is shipped for Prometheus, as Prometheus itself reads it.
+# Each script checks one part of deploy/ with the programs that read it.
 check_deploy() {
-    promtool check config deploy/prometheus/prometheus.yml
-    promtool check rules --lint=all --lint-fatal deploy/prometheus/kfwatch.rules.yml
-    promtool test rules tests/prometheus/*.test.yml
+    local check
+    for check in "$@"; do
+        echo "run.sh: $check"
+        bash -euo pipefail "$check"
+    done
 }
 
 demo() {
@@ -116,12 +82,12 @@ step "documentation" env RUSTDOCFLAGS=-Dwarnings \
     cargo doc --no-deps --document-private-items --locked --quiet
 step "tests" cargo test --locked --quiet
 step "demo" demo
-step "preparation of Prometheus" prepare_prometheus
-step "preparation of wechatpy" prepare_wechatpy
-step "deploy/" check_deploy
+step "preparation of Prometheus and Alertmanager" prepare_prometheus
+step "preparation of Python" prepare_python
+step "deploy/" check_deploy tests/deploy/*.sh
+export KFWATCH_TEST_PYTHON=$venv/bin/python
 step "tests with Prometheus" cargo test --locked --quiet --test monitoring -- --ignored
-step "tests with wechatpy" env KFWATCH_TEST_PYTHON="$venv/bin/python" \
-    cargo test --locked --quiet --test simulator -- --ignored
+step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ignored
 step "benchmarks compile" cargo bench --no-run --locked --quiet
 
 if $long; then

@@ -1,0 +1,4 @@
+# What is shipped for Prometheus, as Prometheus itself reads it.
+promtool check config deploy/prometheus/prometheus.yml
+promtool check rules --lint=all --lint-fatal deploy/prometheus/kfwatch.rules.yml
+promtool test rules tests/prometheus/*.test.yml

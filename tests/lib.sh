@@ -1,0 +1,40 @@
+# What tests/run.sh and the scripts in tests/deploy/ share. Sourced, with the repository as working directory.
+
+target=${CARGO_TARGET_DIR:-$PWD/target}
+case $target in
+    /*) ;;
+    *) target=$PWD/$target ;;
+esac
+export CARGO_TARGET_DIR=$target CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+mkdir -p "$target"
+
+# The programs that tests use from PyPI.
+venv=$target/python-venv
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo -n "$@"; fi
+}
+
+# Installs Debian packages that are missing. The service of a server that comes with one is not started: its tests start
+# their own, on their own ports.
+install_packages() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+            missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    local policy=/usr/sbin/policy-rc.d
+    local added=false
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+        as_root chmod 755 $policy
+        added=true
+    fi
+    local status=0
+    as_root apt-get -qq update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
+            "${missing[@]}" || status=$?
+    if $added; then as_root rm -f $policy; fi
+    return $status
+}
