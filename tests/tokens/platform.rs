@@ -244,7 +244,7 @@ impl CallObserver for Tally {
         *self.calls.lock().unwrap().entry(endpoint.as_str()).or_default() += 1;
     }
 
-    fn token_refreshed(&self, _expires_at: i64) {
+    fn token_refreshed(&self, _expires_at: Option<i64>) {
         self.refreshed.fetch_add(1, Ordering::Relaxed);
     }
 
