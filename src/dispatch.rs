@@ -1,21 +1,33 @@
 //! From the event log to one sink: read behind the cursor, deliver, move the cursor.
 //!
 //! Each sink has a dispatcher of its own, so that a slow or dead sink holds back neither polling nor the others. The
-//! cursor moves only when the sink has confirmed; what a crash leaves between the two is delivered again. A commit
-//! wakes the dispatcher at once; it also looks by itself now and then, so that a lost wake-up delays and loses nothing.
+//! cursor moves only when the sink has confirmed, and stands below the lowest event that is not ([`window`]); what a crash
+//! leaves between the two is delivered again. A commit wakes the dispatcher at once; it also looks by itself now and then,
+//! so that a lost wake-up delays and loses nothing.
+//!
+//! What fails for the sink as a whole makes it wait, longer from failure to failure, with one attempt at a time until one
+//! succeeds. What the sink refuses for the event's own sake holds back only the events of its kf account, and becomes a
+//! dead letter after [`MAX_REFUSALS`].
+
+mod cursor;
+mod window;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::{cursor::Cursor, window::Window};
 use crate::{
+    domain::clock::Clock,
     metrics::Metrics,
-    sink::{DeliveryError, Sink},
-    store::{EventId, Store, StoreError},
+    sink::{DeliveryError, Pace, Sink},
+    store::{DeadLetter, EventId, Store, StoredEvent},
 };
 
-/// How many events are read and delivered at a time: about half a megabyte.
-const BATCH: usize = 1000;
+/// How many events are read ahead of what the sink has confirmed: about half a megabyte.
+const READ_AHEAD: usize = 1000;
 
 /// How often the log is looked at without a wake-up.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -26,16 +38,35 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait after failed attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// How often a sink may refuse an event before it becomes a dead letter.
+const MAX_REFUSALS: u32 = 5;
+
+/// What dispatchers share.
+#[derive(Clone)]
+pub struct DispatchContext {
+    /// The log and the cursors.
+    pub store: Store,
+    /// Told of deliveries.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
 /// Delivers the log to one sink.
 pub struct Dispatcher {
     name: String,
-    sink: Sink,
-    /// Up to where the sink has confirmed.
-    cursor: EventId,
-    /// Up to where that is stored.
-    stored: EventId,
+    sink: Arc<Sink>,
+    window: Window,
+    cursor: Cursor,
     store: Store,
     metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    /// When the monotonic clock of the window began.
+    began: Instant,
+    /// Failures of the sink as a whole, one after the other.
+    failures: u32,
+    /// No attempt begins before, after such a failure.
+    resume_at: Option<Instant>,
 }
 
 /// The sink has ended for good; its undelivered events stay in the log.
@@ -47,93 +78,191 @@ pub struct SinkEnded {
     source: DeliveryError,
 }
 
+/// Events that were delivered together, and what became of that.
+type Attempt = (Vec<Arc<StoredEvent>>, Result<(), DeliveryError>);
+
 impl Dispatcher {
     /// A dispatcher that goes on behind `cursor`.
-    pub fn new(name: String, sink: Sink, cursor: EventId, store: Store, metrics: Arc<Metrics>) -> Self {
-        Self { name, sink, cursor, stored: cursor, store, metrics }
+    pub fn new(name: String, sink: Sink, cursor: EventId, context: DispatchContext) -> Self {
+        let DispatchContext { store, metrics, clock } = context;
+        Self {
+            sink: Arc::new(sink),
+            window: Window::behind(cursor),
+            cursor: Cursor::new(name.clone(), cursor, store.clone()),
+            name,
+            store,
+            metrics,
+            clock,
+            began: Instant::now(),
+            failures: 0,
+            resume_at: None,
+        }
     }
 
     /// Delivers until `drain`, and then what is in the log by then, unless an attempt fails or it is aborted.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), SinkEnded> {
         let mut committed = self.store.committed();
-        let mut failures = 0;
+        let mut under_way: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
+        let mut draining = false;
         loop {
             // Marked as seen before reading, so that a commit in between wakes us again.
-            committed.borrow_and_update();
-            let delivered = self.deliver_batch().await;
-            let wait = match delivered {
-                Ok(more) => {
-                    self.recovered(std::mem::take(&mut failures));
-                    if more {
-                        continue;
-                    }
-                    LOOK_INTERVAL
-                }
-                Err(DeliveryError::Gone) => {
-                    return Err(SinkEnded { name: self.name, source: DeliveryError::Gone });
-                }
-                Err(DeliveryError::Retryable { reason, after }) => {
-                    failures += 1;
-                    self.failed(failures, &reason);
-                    after.unwrap_or_default().max(wait_after(failures, fastrand::f64())).min(LONGEST_WAIT)
-                }
-            };
+            let newest = *committed.borrow_and_update();
+            let wake_at = self.look(newest).await;
+            while let Some(events) = self.next(under_way.len()) {
+                under_way.push(attempt(Arc::clone(&self.sink), events));
+            }
+            if draining && under_way.is_empty() {
+                self.cursor.store_now(self.window.cursor()).await;
+                return Ok(());
+            }
             tokio::select! {
                 biased; // What the last polls committed is delivered before the drain is obeyed.
-                _ = committed.changed(), if failures == 0 => {}
-                () = drain.cancelled() => return Ok(()),
-                () = tokio::time::sleep(wait) => {}
+                Some((events, outcome)) = under_way.next(), if !under_way.is_empty() => {
+                    self.settle(&events, outcome).await?;
+                }
+                () = self.cursor.store(self.window.cursor()) => {}
+                _ = committed.changed(), if self.resume_at.is_none() => {}
+                () = drain.cancelled(), if !draining => draining = true,
+                () = tokio::time::sleep_until(wake_at) => {}
             }
         }
     }
 
-    /// Whether there was anything to deliver, so that there may be more.
-    async fn deliver_batch(&mut self) -> Result<bool, DeliveryError> {
-        let events = self.store.read_events_after(self.cursor, BATCH).await.map_err(retryable)?;
-        if let Some(last) = events.last().map(|event| event.id) {
-            self.sink.deliver(&events).await?;
-            // Confirmed: not to be delivered again by this process, whatever becomes of the stored cursor.
-            self.cursor = last;
-            if let Some(counters) = self.metrics.sink(&self.name) {
-                counters.delivered(events.len() as u64);
+    /// Reads on in the log if there is room, and lets events in whose wait is over. Says when to look again.
+    async fn look(&mut self, newest: EventId) -> Instant {
+        let now = Instant::now();
+        if self.resume_at.is_some_and(|resume_at| resume_at <= now) {
+            self.resume_at = None;
+        }
+        if self.resume_at.is_none() && self.window.len() <= READ_AHEAD / 2 && self.window.read_to() < newest {
+            match self.store.read_events_after(self.window.read_to(), READ_AHEAD).await {
+                Ok(events) => {
+                    let read_to = events.last().map_or(newest, |event| event.id);
+                    self.window.add(events, read_to);
+                }
+                Err(error) => self.failed(&crate::chain(&error), None),
             }
         }
-        self.store_cursor().await;
-        Ok(!events.is_empty())
+        let next = self.window.let_in(now - self.began).map(|until| self.began + until);
+        [self.resume_at, next].into_iter().flatten().fold(now + LOOK_INTERVAL, Instant::min)
     }
 
-    /// Stores how far the sink has confirmed. A store that fails (a full disk, say) does not keep events from being
-    /// delivered: the cursor is stored the next time, and a crash until then delivers again.
-    async fn store_cursor(&mut self) {
-        if self.stored == self.cursor {
-            return;
+    /// What to deliver next, if an attempt more may begin.
+    fn next(&mut self, under_way: usize) -> Option<Vec<Arc<StoredEvent>>> {
+        if self.resume_at.is_some() {
+            return None;
         }
-        match self.store.advance_cursor(&self.name, self.cursor).await {
-            Ok(()) => self.stored = self.cursor,
-            Err(error) => tracing::debug!(sink = %self.name, "Cursor not stored: {}", crate::chain(&error)),
+        match self.sink.pace() {
+            Pace::Together(most) if under_way == 0 => {
+                Some(self.window.take_together(most)).filter(|events| !events.is_empty())
+            }
+            Pace::Together(_) => None,
+            // After a failure one attempt shows whether the sink is back.
+            Pace::OneByOne(most) if under_way < if self.failures == 0 { most } else { 1 } => {
+                self.window.take_one().map(|event| vec![event])
+            }
+            Pace::OneByOne(_) => None,
         }
     }
 
-    fn failed(&self, failures: u32, reason: &str) {
+    /// Takes note of what became of an attempt.
+    async fn settle(
+        &mut self,
+        events: &[Arc<StoredEvent>],
+        outcome: Result<(), DeliveryError>,
+    ) -> Result<(), SinkEnded> {
+        match outcome {
+            Ok(()) => {
+                self.window.settle(events);
+                if let Some(counters) = self.metrics.sink(&self.name) {
+                    counters.delivered(events.len() as u64);
+                }
+                self.recovered();
+            }
+            Err(DeliveryError::Retryable { reason, after }) => {
+                self.window.put_back(events);
+                self.failed(&reason, after);
+            }
+            Err(DeliveryError::Refused { reason }) => {
+                for event in events {
+                    self.refused(event, &reason).await;
+                }
+            }
+            Err(source @ DeliveryError::Gone) => return Err(SinkEnded { name: self.name.clone(), source }),
+        }
+        Ok(())
+    }
+
+    /// The sink is there, and will not have this event.
+    async fn refused(&mut self, event: &Arc<StoredEvent>, reason: &str) {
         if let Some(counters) = self.metrics.sink(&self.name) {
             counters.failed();
         }
-        if failures == 1 {
-            tracing::error!(sink = %self.name, "Delivery stands still and will be tried again: {reason}");
-        } else {
-            tracing::debug!(sink = %self.name, failures, "Delivery still stands still: {reason}");
+        let refusals = self.window.refusals(event) + 1;
+        if refusals >= MAX_REFUSALS && self.bury(event, reason).await {
+            self.window.settle(std::slice::from_ref(event));
+            return;
+        }
+        let wait = wait_after(refusals, fastrand::f64());
+        tracing::debug!(sink = %self.name, event = event.id.0, refusals, "An event was refused: {reason}");
+        self.window.delay(event, self.began.elapsed() + wait);
+    }
+
+    /// Whether it is a dead letter now; a store that fails leaves it to the next attempt.
+    async fn bury(&self, event: &StoredEvent, reason: &str) -> bool {
+        let letter = DeadLetter {
+            sink: self.name.clone(),
+            event: event.clone(),
+            reason: reason.to_owned(),
+            died_at: self.clock.now().wall,
+        };
+        match self.store.bury(letter).await {
+            Ok(()) => {
+                tracing::error!(
+                    sink = %self.name, event = event.id.0, attempts = MAX_REFUSALS,
+                    "An event is given up, and kept as a dead letter: {reason}"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::debug!(sink = %self.name, "Dead letter not stored: {}", crate::chain(&error));
+                false
+            }
         }
     }
 
-    fn recovered(&self, failures: u32) {
+    /// Nothing can be delivered at present: all attempts wait.
+    fn failed(&mut self, reason: &str, after: Option<Duration>) {
+        if let Some(counters) = self.metrics.sink(&self.name) {
+            counters.failed();
+        }
+        if self.resume_at.is_some() {
+            return; // Several attempts were under way when the sink went; it went once.
+        }
+        self.failures = self.failures.saturating_add(1);
+        let wait = wait_after(self.failures, fastrand::f64());
+        let wait = after.map_or(wait, |after| after.clamp(wait, LONGEST_WAIT.max(wait)));
+        self.resume_at = Some(Instant::now() + wait);
+        if self.failures == 1 {
+            tracing::error!(sink = %self.name, "Delivery stands still and will be tried again: {reason}");
+        } else {
+            tracing::debug!(sink = %self.name, failures = self.failures, "Delivery still stands still: {reason}");
+        }
+    }
+
+    fn recovered(&mut self) {
+        let failures = std::mem::take(&mut self.failures);
         if failures > 0 {
             tracing::info!(sink = %self.name, failures, "Delivery goes on");
         }
     }
 }
 
-fn retryable(error: StoreError) -> DeliveryError {
-    DeliveryError::Retryable { reason: crate::chain(&error), after: None }
+fn attempt(sink: Arc<Sink>, events: Vec<Arc<StoredEvent>>) -> BoxFuture<'static, Attempt> {
+    Box::pin(async move {
+        let outcome = sink.deliver(&events).await;
+        (events, outcome)
+    })
 }
 
 /// Doubles from failure to failure, shortened by up to a fifth.

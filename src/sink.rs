@@ -3,7 +3,7 @@
 
 pub mod jsonl;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::store::StoredEvent;
 use jsonl::JsonlSink;
@@ -26,14 +26,36 @@ pub enum DeliveryError {
         /// How long to wait at least, if the sink said so.
         after: Option<Duration>,
     },
+    /// The sink is there and refuses these events for their own sake.
+    #[error("{reason}")]
+    Refused {
+        /// What it said.
+        reason: String,
+    },
     /// Whoever read the events has gone for good.
     #[error("the reader of standard output has gone")]
     Gone,
 }
 
+/// How events are handed to a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Up to so many in the order of the log, and the next ones when those are confirmed.
+    Together(usize),
+    /// One by one, with up to so many deliveries under way, and of each kf account one.
+    OneByOne(usize),
+}
+
 impl Sink {
+    /// How events are to be handed to it.
+    pub fn pace(&self) -> Pace {
+        match self {
+            Self::Jsonl(_) => Pace::Together(jsonl::BATCH),
+        }
+    }
+
     /// Delivers events in order; `Ok` means that all of them are confirmed.
-    pub async fn deliver(&mut self, events: &[StoredEvent]) -> Result<(), DeliveryError> {
+    pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<(), DeliveryError> {
         match self {
             Self::Jsonl(sink) => sink.deliver(events).await,
         }

@@ -28,7 +28,7 @@ pub use error::StoreError;
 pub use event_log::{EventFilter, EventLog, EventPage};
 pub use types::*;
 
-use self::sqlite::{Sqlite, accounts, commit, events, prune, sinks, tokens};
+use self::sqlite::{Sqlite, accounts, commit, dead_letters, events, prune, sinks, tokens};
 use crate::domain::account::Account;
 
 /// The open store. Clones share it; when the last one is dropped, what is queued is committed and the file is free.
@@ -118,6 +118,18 @@ impl Store {
         let sink = sink.to_owned();
         let known = self.sqlite.write(move |tx| sinks::advance_cursor(tx, &sink, to)).await?;
         if known { Ok(()) } else { Err(StoreError::UnknownSink) }
+    }
+
+    /// Keeps an event that a sink refused for good. Idempotent: the last reason counts. Moves no cursor: a crash before
+    /// that delivers, and perhaps buries, the event again.
+    pub async fn bury(&self, letter: DeadLetter) -> Result<(), StoreError> {
+        self.sqlite.write(move |tx| dead_letters::bury(tx, &letter)).await
+    }
+
+    /// How many dead letters a sink has.
+    pub async fn dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
+        let sink = sink.to_owned();
+        self.sqlite.read(move |connection| dead_letters::count(connection, &sink)).await
     }
 
     /// What a sink still has to deliver. Its cost does not depend on how much that is.

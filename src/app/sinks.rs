@@ -1,36 +1,30 @@
 //! From configured sinks to dispatchers that know where they stand.
 
-use std::sync::Arc;
-
-use jiff::Timestamp;
-
 use super::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
-    dispatch::Dispatcher,
-    metrics::Metrics,
+    dispatch::{DispatchContext, Dispatcher},
     sink::{
         Sink,
         jsonl::{JsonlSink, Target},
     },
-    store::{SinkRegistration, Start, Store},
+    store::{SinkRegistration, Start},
 };
 
 /// Registers the sinks with the store and makes a dispatcher for each.
 pub(super) async fn dispatchers(
     sinks: &[config::Sink],
-    store: &Store,
-    metrics: &Arc<Metrics>,
-    now: Timestamp,
+    context: &DispatchContext,
 ) -> Result<Vec<Dispatcher>, AppError> {
     let registrations = sinks.iter().map(registration).collect();
-    let cursors = store.register_sinks(registrations, now).await?;
+    let now = context.clock.now().wall;
+    let cursors = context.store.register_sinks(registrations, now).await?;
     sinks
         .iter()
         .zip(cursors)
         .map(|(sink, cursor)| {
             let target = Sink::Jsonl(JsonlSink::new(target(sink)?));
-            Ok(Dispatcher::new(sink.name.clone(), target, cursor, store.clone(), Arc::clone(metrics)))
+            Ok(Dispatcher::new(sink.name.clone(), target, cursor, context.clone()))
         })
         .collect()
 }

@@ -25,6 +25,7 @@ pub(super) mod accounts;
 mod backup;
 pub(super) mod commit;
 mod convert;
+pub(super) mod dead_letters;
 pub(super) mod events;
 mod file;
 pub(super) mod prune;

@@ -143,6 +143,19 @@ pub struct Pending {
     pub oldest: Option<Timestamp>,
 }
 
+/// An event that a sink refused for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The sink.
+    pub sink: String,
+    /// The event, whole: the log may prune it.
+    pub event: StoredEvent,
+    /// What the sink said last.
+    pub reason: String,
+    /// When it was given up.
+    pub died_at: Timestamp,
+}
+
 /// How writing goes since the store was opened, whatever was to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Writes {

@@ -16,7 +16,7 @@ const APPLICATION_ID: i64 = 0x6b66_7761;
 const VERSION: i64 = VERSIONS.len() as i64;
 
 /// What each version brought, from version 1 on. Times are UNIX milliseconds.
-const VERSIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const VERSIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 -- Who may write: every commit checks the epoch. One file is one shard, 0.
@@ -74,6 +74,22 @@ CREATE TABLE refresh_tokens (
     appid TEXT PRIMARY KEY,
     token TEXT NOT NULL,
     stored_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_3: &str = "
+-- Events that a sink refused for good, with their body: the log may prune them.
+CREATE TABLE dead_letters (
+    sink TEXT NOT NULL,
+    event INTEGER NOT NULL,
+    account INTEGER NOT NULL REFERENCES accounts (id),
+    sequence INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    observed_at INTEGER NOT NULL,
+    json TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    died_at INTEGER NOT NULL,
+    PRIMARY KEY (sink, event)
 ) STRICT, WITHOUT ROWID;
 ";
 
