@@ -22,7 +22,8 @@ kubectl kustomize deploy/kubernetes >"$work/core.yaml"
 kubectl kustomize deploy/kubernetes/prometheus-operator >"$work/operator.yaml"
 
 # A demo to ask for the probes' paths; it prints where it listens.
-"$kfwatch" demo --listen 127.0.0.1:0 >/dev/null 2>"$work/demo.log" &
+: >"$work/demo.log"
+"$kfwatch" demo --listen 127.0.0.1:0 >/dev/null 2>>"$work/demo.log" &
 demo=$!
 address=
 for ((attempt = 0; attempt < 100; attempt++)); do

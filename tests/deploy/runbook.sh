@@ -16,7 +16,8 @@ cleanup() {
 trap cleanup EXIT
 
 # A demo for the metrics that there are; it prints where it serves them.
-"$kfwatch" demo --listen 127.0.0.1:0 >/dev/null 2>"$work/demo.log" &
+: >"$work/demo.log"
+"$kfwatch" demo --listen 127.0.0.1:0 >/dev/null 2>>"$work/demo.log" &
 demo=$!
 page=
 for ((attempt = 0; attempt < 100; attempt++)); do
@@ -26,6 +27,7 @@ for ((attempt = 0; attempt < 100; attempt++)); do
         grep --quiet '^wechat_kf_waiting_users' "$work/metrics"; then break; fi
     sleep 0.1
 done
+[[ -s $work/metrics ]] || { echo "the demo did not serve its metrics:"; cat "$work/demo.log"; exit 1; } >&2
 
 "$venv/bin/python" tests/python/runbook.py "$kfwatch" "$work/metrics" "$work/queries.yml"
 promtool check rules "$work/queries.yml"
