@@ -4,6 +4,7 @@
 kfwatch=${KFWATCH_TEST_BINARY:-$target/debug/kfwatch}
 command -v kubectl >/dev/null || install_packages kubernetes-client
 command -v curl >/dev/null || install_packages curl
+command -v shellcheck >/dev/null || install_packages shellcheck
 
 shellcheck deploy/kubernetes/prometheus-operator/prometheusrule.sh
 

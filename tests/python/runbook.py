@@ -1,4 +1,5 @@
-"""Holds deploy/runbook.md against what it speaks of: the alerts, the daemon's errcodes, metrics and commands.
+"""Holds deploy/runbook.md against what it speaks of: the alerts, the daemon's errcodes, metrics and commands; and what
+deploy/README.md leads to.
 
     runbook.py KFWATCH METRICS_PAGE QUERIES.yml
 
@@ -16,6 +17,7 @@ import sys
 import yaml
 
 RUNBOOK = pathlib.Path("deploy/runbook.md")
+OVERVIEW = pathlib.Path("deploy/README.md")
 RULES = pathlib.Path("deploy/prometheus/kfwatch.rules.yml")
 ERRCODES = pathlib.Path("src/wechat/error/errcodes.rs")
 # Sections that belong to no alert.
@@ -81,6 +83,15 @@ def check_links(text, sections, complaints):
             complaints.unless((RUNBOOK.parent / target).exists(), f"no file for the link {target}")
 
 
+def check_overview(kfwatch, complaints):
+    text = OVERVIEW.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        complaints.unless((OVERVIEW.parent / target).exists(), f"{OVERVIEW}: no file for the link {target}")
+    for script in re.findall(r"deploy/[\w/-]+\.sh", text):
+        complaints.unless(pathlib.Path(script).exists(), f"{OVERVIEW}: there is no {script}")
+    return check_commands(text, kfwatch, complaints)
+
+
 def check_errcodes(text, sections, complaints):
     known = set(re.findall(r"^ +(-?\d+) [A-Z_]+ [A-Z]\w+ ", ERRCODES.read_text(), flags=re.MULTILINE))
     complaints.unless(len(known) > 70, f"only {len(known)} errcodes read from {ERRCODES}")
@@ -114,7 +125,7 @@ def check_commands(text, kfwatch, complaints):
         arguments = shlex.split(command)[1:]
         ran = subprocess.run([kfwatch, *arguments, "--help"], capture_output=True, text=True, check=False)
         complaints.unless(ran.returncode == 0, f"{command}: {ran.stderr.strip()}")
-    complaints.unless(len(commands) >= 5, f"only {len(commands)} commands found")
+    complaints.unless(commands, "no commands found")
     return len(commands)
 
 
@@ -137,7 +148,7 @@ def main(kfwatch, page, queries_file):
     check_links(text, sections, complaints)
     errcodes = check_errcodes(text, sections, complaints)
     metrics = check_metrics(text, page, complaints)
-    commands = check_commands(text, kfwatch, complaints)
+    commands = check_commands(text, kfwatch, complaints) + check_overview(kfwatch, complaints)
     queries = write_queries(text, queries_file)
     for complaint in complaints:
         print(f"{RUNBOOK}: {complaint}", file=sys.stderr)
