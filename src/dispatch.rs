@@ -23,7 +23,7 @@ use crate::{
     domain::clock::Clock,
     metrics::Metrics,
     sink::{DeliveryError, Pace, Sink},
-    store::{DeadLetter, EventId, Store, StoredEvent},
+    store::{DeadLetter, EventId, RegisteredSink, Store, StoredEvent},
 };
 
 /// How many events are read ahead of what the sink has confirmed: about half a megabyte.
@@ -67,6 +67,8 @@ pub struct Dispatcher {
     failures: u32,
     /// No attempt begins before, after such a failure.
     resume_at: Option<Instant>,
+    /// Whether the sink wants no more events.
+    stopped: bool,
 }
 
 /// The sink has ended for good; its undelivered events stay in the log.
@@ -82,8 +84,9 @@ pub struct SinkEnded {
 type Attempt = (Vec<Arc<StoredEvent>>, Result<(), DeliveryError>);
 
 impl Dispatcher {
-    /// A dispatcher that goes on behind `cursor`.
-    pub fn new(name: String, sink: Sink, cursor: EventId, context: DispatchContext) -> Self {
+    /// A dispatcher that goes on where the sink stands.
+    pub fn new(name: String, sink: Sink, registered: &RegisteredSink, context: DispatchContext) -> Self {
+        let cursor = registered.cursor;
         let DispatchContext { store, metrics, clock } = context;
         Self {
             sink: Arc::new(sink),
@@ -96,6 +99,7 @@ impl Dispatcher {
             began: Instant::now(),
             failures: 0,
             resume_at: None,
+            stopped: registered.stopped.is_some(),
         }
     }
 
@@ -149,7 +153,7 @@ impl Dispatcher {
 
     /// What to deliver next, if an attempt more may begin.
     fn next(&mut self, under_way: usize) -> Option<Vec<Arc<StoredEvent>>> {
-        if self.resume_at.is_some() {
+        if self.stopped || self.resume_at.is_some() {
             return None;
         }
         match self.sink.pace() {
@@ -183,10 +187,14 @@ impl Dispatcher {
                 self.window.put_back(events);
                 self.failed(&reason, after);
             }
-            Err(DeliveryError::Refused { reason }) => {
+            Err(DeliveryError::Refused { reason, answer }) => {
                 for event in events {
-                    self.refused(event, &reason).await;
+                    self.refused(event, &reason, &answer).await;
                 }
+            }
+            Err(DeliveryError::Stopped { reason }) => {
+                self.window.put_back(events);
+                self.stop(&reason).await;
             }
             Err(source @ DeliveryError::Gone) => return Err(SinkEnded { name: self.name.clone(), source }),
         }
@@ -194,12 +202,12 @@ impl Dispatcher {
     }
 
     /// The sink is there, and will not have this event.
-    async fn refused(&mut self, event: &Arc<StoredEvent>, reason: &str) {
+    async fn refused(&mut self, event: &Arc<StoredEvent>, reason: &str, answer: &str) {
         if let Some(counters) = self.metrics.sink(&self.name) {
             counters.failed();
         }
         let refusals = self.window.refusals(event) + 1;
-        if refusals >= MAX_REFUSALS && self.bury(event, reason).await {
+        if refusals >= MAX_REFUSALS && self.bury(event, reason, answer).await {
             self.window.settle(std::slice::from_ref(event));
             return;
         }
@@ -209,11 +217,11 @@ impl Dispatcher {
     }
 
     /// Whether it is a dead letter now; a store that fails leaves it to the next attempt.
-    async fn bury(&self, event: &StoredEvent, reason: &str) -> bool {
+    async fn bury(&self, event: &StoredEvent, reason: &str, answer: &str) -> bool {
         let letter = DeadLetter {
             sink: self.name.clone(),
             event: event.clone(),
-            reason: reason.to_owned(),
+            reason: format!("{reason}: {answer}").trim_end_matches(": ").to_owned(),
             died_at: self.clock.now().wall,
         };
         match self.store.bury(letter).await {
@@ -228,6 +236,21 @@ impl Dispatcher {
                 tracing::debug!(sink = %self.name, "Dead letter not stored: {}", crate::chain(&error));
                 false
             }
+        }
+    }
+
+    /// The sink wants no more events. What is under way is finished; the rest stays in the log.
+    async fn stop(&mut self, reason: &str) {
+        if std::mem::replace(&mut self.stopped, true) {
+            return;
+        }
+        tracing::error!(
+            sink = %self.name,
+            "Delivery has ended until it is resumed or the sink's url is changed: {reason}; events are kept meanwhile"
+        );
+        if let Err(error) = self.store.stop_sink(&self.name, reason, self.clock.now().wall).await {
+            // A restart tries once more, and is told the same.
+            tracing::warn!(sink = %self.name, "That is not remembered: {}", crate::chain(&error));
         }
     }
 

@@ -2,17 +2,21 @@
 //! it reads no log, keeps no cursor and waits for nothing: that is [`crate::dispatch`]'s.
 
 pub mod jsonl;
+pub mod webhook;
 
 use std::{sync::Arc, time::Duration};
 
 use crate::store::StoredEvent;
 use jsonl::JsonlSink;
+use webhook::WebhookSink;
 
 /// One configured destination.
 #[derive(Debug)]
 pub enum Sink {
     /// JSON lines, to standard output or a file.
     Jsonl(JsonlSink),
+    /// Events by HTTP.
+    Webhook(Box<WebhookSink>),
 }
 
 /// Why events were not confirmed.
@@ -29,7 +33,15 @@ pub enum DeliveryError {
     /// The sink is there and refuses these events for their own sake.
     #[error("{reason}")]
     Refused {
-        /// What it said.
+        /// In what way; fit for the log.
+        reason: String,
+        /// What it said, shortened; it may repeat personal data of the event.
+        answer: String,
+    },
+    /// The sink wants no more events, until a person says otherwise.
+    #[error("{reason}")]
+    Stopped {
+        /// How it said so.
         reason: String,
     },
     /// Whoever read the events has gone for good.
@@ -51,6 +63,7 @@ impl Sink {
     pub fn pace(&self) -> Pace {
         match self {
             Self::Jsonl(_) => Pace::Together(jsonl::BATCH),
+            Self::Webhook(sink) => Pace::OneByOne(sink.max_in_flight()),
         }
     }
 
@@ -58,6 +71,12 @@ impl Sink {
     pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<(), DeliveryError> {
         match self {
             Self::Jsonl(sink) => sink.deliver(events).await,
+            Self::Webhook(sink) => {
+                for event in events {
+                    sink.deliver(event).await?;
+                }
+                Ok(())
+            }
         }
     }
 }

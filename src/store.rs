@@ -93,14 +93,14 @@ impl Store {
         self.sqlite.write(move |tx| accounts::record_sightings(tx, &sightings)).await
     }
 
-    /// Brings the configured sinks in and returns their cursors in the same order. A sink not seen before starts where
+    /// Brings the configured sinks in and returns how they stand, in the same order. A sink not seen before starts where
     /// its registration says; the others go on where they stood. Stored sinks that are not given count as removed from
     /// `now` on. Idempotent.
     pub async fn register_sinks(
         &self,
         registrations: Vec<SinkRegistration>,
         now: Timestamp,
-    ) -> Result<Vec<EventId>, StoreError> {
+    ) -> Result<Vec<RegisteredSink>, StoreError> {
         self.sqlite.write(move |tx| sinks::register(tx, &registrations, now)).await
     }
 
@@ -118,6 +118,12 @@ impl Store {
         let sink = sink.to_owned();
         let known = self.sqlite.write(move |tx| sinks::advance_cursor(tx, &sink, to)).await?;
         if known { Ok(()) } else { Err(StoreError::UnknownSink) }
+    }
+
+    /// Remembers that a sink wants no more events, until it is resumed or delivers to another destination. Idempotent.
+    pub async fn stop_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+        let (sink, reason) = (sink.to_owned(), reason.to_owned());
+        self.sqlite.write(move |tx| sinks::stop(tx, &sink, &reason, at)).await
     }
 
     /// Keeps an event that a sink refused for good. Idempotent: the last reason counts. Moves no cursor: a crash before

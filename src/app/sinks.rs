@@ -18,13 +18,13 @@ pub(super) async fn dispatchers(
 ) -> Result<Vec<Dispatcher>, AppError> {
     let registrations = sinks.iter().map(registration).collect();
     let now = context.clock.now().wall;
-    let cursors = context.store.register_sinks(registrations, now).await?;
+    let registered = context.store.register_sinks(registrations, now).await?;
     sinks
         .iter()
-        .zip(cursors)
-        .map(|(sink, cursor)| {
+        .zip(registered)
+        .map(|(sink, registered)| {
             let target = Sink::Jsonl(JsonlSink::new(target(sink)?));
-            Ok(Dispatcher::new(sink.name.clone(), target, cursor, context.clone()))
+            Ok(Dispatcher::new(sink.name.clone(), target, &registered, context.clone()))
         })
         .collect()
 }
@@ -34,7 +34,7 @@ fn registration(sink: &config::Sink) -> SinkRegistration {
         SinkStart::Now => Start::Now,
         SinkStart::Beginning => Start::Beginning,
     };
-    SinkRegistration { name: sink.name.clone(), start }
+    SinkRegistration { name: sink.name.clone(), start, destination: None }
 }
 
 fn target(sink: &config::Sink) -> Result<Target, AppError> {

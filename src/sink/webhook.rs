@@ -6,7 +6,7 @@
 
 mod signature;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use reqwest::{
@@ -33,7 +33,6 @@ const ANSWER_CHARS: usize = 200;
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Where to post, and how.
-#[derive(Debug)]
 pub struct WebhookOptions {
     /// Where to.
     pub url: Url,
@@ -55,11 +54,16 @@ pub struct WebhookOptions {
 pub struct WebhookBuildError(#[from] reqwest::Error);
 
 /// A sink that posts.
-#[derive(Debug)]
 pub struct WebhookSink {
     http: Client,
     options: WebhookOptions,
     clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for WebhookSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookSink").field("host", &self.options.url.host_str()).finish_non_exhaustive()
+    }
 }
 
 impl WebhookSink {
@@ -99,8 +103,7 @@ impl WebhookSink {
             .header("webhook-id", id)
             .header("webhook-timestamp", &timestamp);
         if !self.options.keys.is_empty() {
-            let signatures =
-                signature::signatures(&self.options.keys, id, &timestamp, event.json.as_bytes());
+            let signatures = signature::signatures(&self.options.keys, id, &timestamp, event.json.as_bytes());
             request = request.header("webhook-signature", signatures);
         }
         match request.body(event.json.clone()).send().await {
@@ -130,12 +133,10 @@ fn id_of(event: &StoredEvent) -> Result<&str, DeliveryError> {
     struct Identified<'a> {
         id: &'a str,
     }
-    serde_json::from_str(&event.json)
-        .map(|Identified { id }| id)
-        .map_err(|error| DeliveryError::Refused {
-            reason: format!("the log is damaged here: {error}"),
-            answer: String::new(),
-        })
+    serde_json::from_str(&event.json).map(|Identified { id }| id).map_err(|error| DeliveryError::Refused {
+        reason: format!("the log is damaged here: {error}"),
+        answer: String::new(),
+    })
 }
 
 /// The beginning of an answer, on one line. Whatever of it cannot be read does not matter.

@@ -78,6 +78,11 @@ CREATE TABLE refresh_tokens (
 ";
 
 const VERSION_3: &str = "
+-- Where the sink delivers to, as far as it matters for a stop; when and why it wanted no more events.
+ALTER TABLE sinks ADD COLUMN destination TEXT;
+ALTER TABLE sinks ADD COLUMN stopped_at INTEGER;
+ALTER TABLE sinks ADD COLUMN stopped_reason TEXT;
+
 -- Events that a sink refused for good, with their body: the log may prune them.
 CREATE TABLE dead_letters (
     sink TEXT NOT NULL,
