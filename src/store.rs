@@ -113,6 +113,11 @@ impl Store {
         self.sqlite.read(move |connection| events::read_after(connection, after, limit)).await
     }
 
+    /// The first events that match, at most `limit`, and how far was looked; one consistent view of the log.
+    pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
+        self.sqlite.read(move |connection| events::read_matching(connection, &filter, limit)).await
+    }
+
     /// Moves a sink's cursor forward to `to`; never back. Idempotent.
     pub async fn advance_cursor(&self, sink: &str, to: EventId) -> Result<(), StoreError> {
         let sink = sink.to_owned();
@@ -138,7 +143,8 @@ impl Store {
         self.sqlite.read(move |connection| dead_letters::count(connection, &sink)).await
     }
 
-    /// What a sink still has to deliver. Its cost does not depend on how much that is.
+    /// What a sink still has to deliver, and how it stands. Reading it costs the same however many events that is: all
+    /// behind the cursor are counted, also those that the sink does not want and has not passed yet.
     pub async fn pending(&self, sink: &str) -> Result<Pending, StoreError> {
         let sink = sink.to_owned();
         self.sqlite

@@ -1,14 +1,18 @@
 //! From configured sinks to dispatchers that know where they stand.
 
+use std::sync::Arc;
+
 use super::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
     dispatch::{DispatchContext, Dispatcher},
+    domain::clock::Clock,
     sink::{
         Sink,
         jsonl::{JsonlSink, Target},
+        webhook::WebhookSink,
     },
-    store::{SinkRegistration, Start},
+    store::{EventFilter, SinkRegistration, Start},
 };
 
 /// Registers the sinks with the store and makes a dispatcher for each.
@@ -16,17 +20,20 @@ pub(super) async fn dispatchers(
     sinks: &[config::Sink],
     context: &DispatchContext,
 ) -> Result<Vec<Dispatcher>, AppError> {
+    // Before the store knows of any: a sink that cannot be built has changed nothing.
+    let built = sinks.iter().map(|sink| build(sink, &context.clock)).collect::<Result<Vec<_>, _>>()?;
     let registrations = sinks.iter().map(registration).collect();
     let now = context.clock.now().wall;
     let registered = context.store.register_sinks(registrations, now).await?;
-    sinks
-        .iter()
-        .zip(registered)
-        .map(|(sink, registered)| {
-            let target = Sink::Jsonl(JsonlSink::new(target(sink)?));
-            Ok(Dispatcher::new(sink.name.clone(), target, &registered, context.clone()))
-        })
-        .collect()
+    let dispatchers = sinks.iter().zip(built).zip(registered).map(|((sink, built), registered)| {
+        let wanted = EventFilter {
+            types: sink.types.clone(),
+            official_accounts: sink.official_accounts.clone(),
+            ..EventFilter::default()
+        };
+        Dispatcher::new(sink.name.clone(), built, wanted, &registered, context.clone())
+    });
+    Ok(dispatchers.collect())
 }
 
 fn registration(sink: &config::Sink) -> SinkRegistration {
@@ -34,13 +41,29 @@ fn registration(sink: &config::Sink) -> SinkRegistration {
         SinkStart::Now => Start::Now,
         SinkStart::Beginning => Start::Beginning,
     };
-    SinkRegistration { name: sink.name.clone(), start, destination: None }
+    let destination = match &sink.target {
+        SinkTarget::Webhook(options) => Some(options.destination()),
+        SinkTarget::Stdout | SinkTarget::File { .. } => None,
+    };
+    SinkRegistration { name: sink.name.clone(), start, destination }
 }
 
-fn target(sink: &config::Sink) -> Result<Target, AppError> {
-    let SinkTarget::File { path, mode, group } = sink.target.clone() else { return Ok(Target::Stdout) };
-    let group = group.map(|group| group_id(&sink.name, &group)).transpose()?;
-    Ok(Target::File { path, mode, group })
+fn build(sink: &config::Sink, clock: &Arc<dyn Clock>) -> Result<Sink, AppError> {
+    Ok(match &sink.target {
+        SinkTarget::Stdout => Sink::Jsonl(JsonlSink::new(Target::Stdout)),
+        SinkTarget::File { path, mode, group } => {
+            let group = group.as_ref().map(|group| group_id(&sink.name, group)).transpose()?;
+            Sink::Jsonl(JsonlSink::new(Target::File { path: path.clone(), mode: *mode, group }))
+        }
+        SinkTarget::Webhook(options) => {
+            let webhook = WebhookSink::build((**options).clone(), Arc::clone(clock));
+            // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
+            Sink::Webhook(Box::new(webhook.map_err(|error| AppError::Unusable {
+                what: format!("ca_file of sink {:?}", sink.name),
+                reason: crate::chain(&error),
+            })?))
+        }
+    })
 }
 
 fn group_id(sink: &str, group: &str) -> Result<u32, AppError> {

@@ -148,7 +148,8 @@ pub struct StoredEvent {
 /// What a sink still has to deliver, and what it will not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// How many events.
+    /// How many events of the log are behind the cursor, whether the sink wants them or not. It passes those that it
+    /// does not want as soon as it has confirmed what comes before them.
     pub events: u64,
     /// When the first of them was observed.
     pub oldest: Option<Timestamp>,
