@@ -31,7 +31,7 @@ impl SigningKey {
         if KEY_BYTES.contains(&bytes.len()) {
             Ok(Self(bytes.into()))
         } else {
-            Err("has not 24 to 64 bytes behind whsec_")
+            Err("does not have 24 to 64 bytes behind whsec_")
         }
     }
 
@@ -101,7 +101,7 @@ mod tests {
     fn what_is_no_key_is_refused_and_not_shown() {
         assert_eq!(key("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap_err(), "does not begin with whsec_");
         assert_eq!(key("whsec_!").unwrap_err(), "is not base64 behind whsec_");
-        assert_eq!(key("whsec_MfKQ").unwrap_err(), "has not 24 to 64 bytes behind whsec_");
+        assert_eq!(key("whsec_MfKQ").unwrap_err(), "does not have 24 to 64 bytes behind whsec_");
         assert_eq!(format!("{:?}", key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")), "Ok([REDACTED])");
     }
 }
