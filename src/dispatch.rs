@@ -80,6 +80,7 @@ pub struct Dispatcher {
 #[derive(Default)]
 struct Log {
     failures: Streak<String>,
+    /// Never told as ended: each reason is told once in a while, however many events have it.
     dead_letters: Streak<String>,
     reading: Streak<()>,
 }
@@ -234,8 +235,6 @@ impl Dispatcher {
                     counters.delivered(events.len() as u64);
                 }
                 self.answered(begun);
-                // Another refusal for the same reason is news again.
-                self.log.dead_letters.succeeded(begun);
             }
             Err(DeliveryError::Retryable { reason, after }) => {
                 self.window.put_back(&events);

@@ -8,20 +8,13 @@ Prints one JSON object with the attributes, extensions among them, and the data;
 import json
 import sys
 
-from dateutil import parser
-
-
-def read(content_type, body):
-    from cloudevents.http import from_http
-
-    return from_http({"Content-Type": content_type}, body)
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
 
 def main():
-    event = read(sys.argv[1], sys.stdin.buffer.read())
+    event = from_http_event(HTTPMessage({"content-type": sys.argv[1]}, sys.stdin.buffer.read()))
     attributes = dict(event.get_attributes())
-    time = parser.isoparse(str(attributes["time"]))
-    attributes["time"] = round(time.timestamp() * 1000)
+    attributes["time"] = round(event.get_time().timestamp() * 1000)
     print(json.dumps({"attributes": attributes, "data": event.get_data()}))
 
 
