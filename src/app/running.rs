@@ -9,10 +9,10 @@ use std::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{App, AppError, accounts::Watching, housekeeping::Housekeeping};
+use super::{App, AppError, accounts::Watching, housekeeping::Housekeeping, service_manager};
 use crate::{
     dispatch::SinkEnded,
-    domain::clock::Clock,
+    domain::{clock::Clock, progress::Part},
     poll::Poller,
     schedule::{
         collectors::Collectors,
@@ -36,6 +36,7 @@ pub(super) struct Running {
     delivery: JoinSet<Result<(), SinkEnded>>,
     web: JoinSet<std::io::Result<()>>,
     web_handles: Vec<axum_server::Handle<SocketAddr>>,
+    informing: JoinSet<()>,
 }
 
 impl Running {
@@ -55,6 +56,7 @@ impl Running {
             delivery: JoinSet::new(),
             web: JoinSet::new(),
             web_handles: Vec::new(),
+            informing: JoinSet::new(),
         };
         for dispatcher in app.dispatchers {
             running.delivery.spawn(dispatcher.run(running.stop_delivery.clone()));
@@ -82,7 +84,12 @@ impl Running {
             metrics: app.metrics,
             clock: Arc::clone(&app.clock),
         };
-        running.spawn_tickers(&context, app.watching, app.config.poll.spread);
+        let mut parts = running.spawn_tickers(&context, app.watching, app.config.poll.spread);
+        if app.service_manager.is_there() {
+            parts.extend(service_manager::parts(&running.queue, &context.poller, &official_accounts));
+            let informing = app.service_manager.keep_informed(app.web, parts, Arc::clone(&app.clock));
+            running.informing.spawn(informing);
+        }
         let housekeeping = Housekeeping {
             store: app.store,
             clock: app.clock,
@@ -131,12 +138,16 @@ impl Running {
         });
     }
 
-    fn spawn_tickers(&mut self, context: &TickerContext, watching: Watching, spread: Duration) {
+    /// What the watchdog sees of them is returned.
+    fn spawn_tickers(&mut self, context: &TickerContext, watching: Watching, spread: Duration) -> Vec<Part> {
+        let mut parts = Vec::new();
         for (schedule, (ticks, official_accounts)) in watching.by_schedule {
             let ticker = Ticker::new(context.clone(), schedule, spread, ticks, official_accounts);
+            parts.push(ticker.progress());
             let (triggers, stop) = (self.triggers.clone(), self.stop_polling.clone());
             self.polling.spawn(async { Ok(ticker.run(triggers, stop).await?) });
         }
+        parts
     }
 
     /// Waits until a part ends, which none should before the drain.
@@ -155,8 +166,14 @@ impl Running {
                 Ok(Err(error)) => Err(AppError::Web(error)),
                 _ => Err(AppError::EndedUnexpectedly("the web server")),
             },
+            Some(_) = self.informing.join_next() => Err(AppError::EndedUnexpectedly("the watchdog's feeder")),
             ended = last_sink_end(&mut self.delivery) => Err(ended),
         }
+    }
+
+    /// Ends what the service manager is told about a daemon that runs.
+    pub(super) async fn leave_uninformed(&mut self) {
+        self.informing.shutdown().await;
     }
 
     /// Ends all parts, each when those before it have ended or used up their share of the time: a call that hangs must
