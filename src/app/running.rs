@@ -9,7 +9,12 @@ use std::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{App, AppError, accounts::Watching, housekeeping::Housekeeping, service_manager};
+use super::{
+    App, AppError,
+    accounts::Watching,
+    housekeeping::Housekeeping,
+    service_manager::{self, ServiceManager},
+};
 use crate::{
     dispatch::SinkEnded,
     domain::{clock::Clock, progress::Part},
@@ -22,6 +27,7 @@ use crate::{
         worker::{self, MAX_REPEAT_REQUESTS, Workers},
     },
     store::StoreError,
+    web::WebState,
 };
 
 /// The running parts, by the order in which they are drained.
@@ -85,11 +91,8 @@ impl Running {
             clock: Arc::clone(&app.clock),
         };
         let mut parts = running.spawn_tickers(&context, app.watching, app.config.poll.spread);
-        if app.service_manager.is_there() {
-            parts.extend(service_manager::parts(&running.queue, &context.poller, &official_accounts));
-            let informing = app.service_manager.keep_informed(app.web, parts, Arc::clone(&app.clock));
-            running.informing.spawn(informing);
-        }
+        parts.extend(service_manager::parts(&running.queue, &context.poller, &official_accounts));
+        running.spawn_informing(app.service_manager, app.web, parts, Arc::clone(&app.clock));
         let housekeeping = Housekeeping {
             store: app.store,
             clock: app.clock,
@@ -148,6 +151,18 @@ impl Running {
             self.polling.spawn(async { Ok(ticker.run(triggers, stop).await?) });
         }
         parts
+    }
+
+    fn spawn_informing(
+        &mut self,
+        service_manager: ServiceManager,
+        web: Arc<WebState>,
+        parts: Vec<Part>,
+        clock: Arc<dyn Clock>,
+    ) {
+        if service_manager.is_there() {
+            self.informing.spawn(service_manager.keep_informed(web, parts, clock));
+        }
     }
 
     /// Waits until a part ends, which none should before the drain.
