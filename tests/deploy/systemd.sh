@@ -77,10 +77,11 @@ filled_in() {
 filled_in >"$work/checked.toml"
 "$kfwatch" check -c "$work/checked.toml"
 
-# The same configuration runs for a while, with the state directory and WeChat's address moved.
+# The same configuration runs for a while, with the state directory and WeChat's address moved; by name, so that a name is
+# looked up.
 {
     filled_in | sed -e "s|/var/lib/kfwatch/|$state/|" -e 's|^listen = .*|listen = ["127.0.0.1:0"]|'
-    printf '[poll]\nschedule = "* * * * * *"\n[api]\nbase_url = %s\n' "$(first base_url)"
+    printf '[poll]\nschedule = "* * * * * *"\n[api]\nbase_url = %s\n' "$(first base_url | sed 's/127\.0\.0\.1/localhost/')"
 } >"$work/config.toml"
 
 # What SystemCallFilter= allows, one name a line.
@@ -114,14 +115,22 @@ if ! strace -qq -o /dev/null true; then
     echo "systemd.sh: no process may be traced here: what the daemon does in its sandbox is not shown"
     exit 0
 fi
+# As an ordinary user without capabilities, as in the unit: root may and does more.
 trace=$work/trace
-(umask 077 && exec strace -f -qq -o "$trace" "$kfwatch" run -c "$work/config.toml") \
+as_service=()
+if ((EUID == 0)); then
+    as_service=(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all)
+    touch "$trace"
+    chown -R 65534:65534 "$state" "$credentials" "$trace"
+    chmod 755 "$work"
+fi
+(umask 077 && exec "${as_service[@]}" strace -f -qq -o "$trace" "$root/usr/bin/kfwatch" run -c "$work/config.toml") \
     >"$work/stdout" 2>"$work/daemon.log" &
 tracer=$!
 eventually test -s "$state/kfwatch.db-lock"
 daemon=$(<"$state/kfwatch.db-lock")
 eventually test -s "$state/events.jsonl"
-"$kfwatch" poll -c "$work/config.toml" >/dev/null || (($? == 1)) || fail "poll does not reach the daemon"
+"$kfwatch" poll -c "$work/config.toml" >"$work/poll.log" 2>&1 || (($? == 1)) || fail "poll does not reach the daemon"
 kill -HUP "$daemon"
 kill -TERM "$daemon"
 wait "$tracer" || fail "the daemon ended with $?: $(cat "$work/daemon.log")"
