@@ -22,7 +22,8 @@ class Prometheus:
             return json.load(answer)["data"]["result"]
 
     def range(self, expression, step):
-        return self.ask("query_range", query=expression, start=self.end - self.seconds, end=self.end, step=step)
+        steps = -(-self.seconds // step)
+        return self.ask("query_range", query=expression, start=self.end - steps * step, end=self.end, step=step)
 
     def instant(self, expression):
         return self.ask("query", query=expression, time=self.end)

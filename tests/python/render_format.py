@@ -1,5 +1,7 @@
 """Values as Grafana writes and colours them: units, value mappings, thresholds."""
 
+import re
+
 COLOURS = {
     "green": "#73bf69", "red": "#f2495c", "yellow": "#fade2a", "orange": "#ff9830", "blue": "#5794f2",
     "purple": "#b877d9", "text": "#ccccdc", "transparent": "none",
@@ -63,13 +65,21 @@ def duration(value, decimals):
     return number(value * 1e6, decimals) + " µs"
 
 
+def fits(matcher, name):
+    if matcher["id"] == "byRegexp":
+        return re.search(matcher["options"].strip("/"), name) is not None
+    if matcher["id"] == "byName":
+        return matcher["options"] == name
+    raise ValueError(f"matcher {matcher['id']}")
+
+
 class Field:
     """How one column or series is shown: the panel's defaults with the overrides that fit its name."""
 
     def __init__(self, panel, name=""):
         self.options = {"color": {}, "custom": {}} | panel["fieldConfig"]["defaults"]
         for override in panel["fieldConfig"]["overrides"]:
-            if override["matcher"] == {"id": "byName", "options": name}:
+            if fits(override["matcher"], name):
                 for item in override["properties"]:
                     group, _, key = item["id"].partition(".")
                     value = {**self.options[group], key: item["value"]} if key else item["value"]

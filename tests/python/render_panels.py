@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import re
 
 from matplotlib import dates, ticker
 from matplotlib.colors import PowerNorm
@@ -10,7 +11,8 @@ from render_data import series_of, table_of
 from render_format import COLOURS, Field, colour, with_unit
 
 TEXT, FAINT, BACK = "#ccccdc", "#8e8e9c", "#181b1f"
-LEGEND_ROWS = 30
+# Heights of a table's header and rows.
+HEADER, LINE = 28, 36
 
 
 class Box:
@@ -76,6 +78,8 @@ def timeseries(panel, dashboard, prometheus, box):
     base = {}
     for index, (name, times, values, _) in enumerate(series):
         field = Field(panel, name)
+        if field.options["custom"].get("hideFrom", {}).get("viz"):
+            continue
         colour_ = field.series_colour(index)
         if bars:
             share = 0.8 if stacked else 0.8 / len(series)
@@ -95,6 +99,7 @@ def timeseries(panel, dashboard, prometheus, box):
                 base[time] = base.get(time, 0) + (value if value == value else 0)
     time_axis(axes, prometheus)
     low, high = axes.get_ylim()
+    low, high = min(low, custom.get("axisSoftMin", low)), max(high, custom.get("axisSoftMax", high))
     axes.set_ylim(defaults.get("min", low), defaults.get("max", high))
     mark_thresholds(axes, defaults)
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=defaults.get("decimals") == 0))
@@ -229,17 +234,15 @@ def table(panel, dashboard, prometheus, box):
     fixed = {column: field.options["custom"].get("width") for column, field in fields.items()}
     flexible = sum(width is None for width in fixed.values())
     rest = max(box.width - 16 - sum(width or 0 for width in fixed.values()), 0) / max(flexible, 1)
-    visible = int((box.height - 28) / 28) - 1
+    visible = int((box.height - 28 - HEADER) / LINE)
     left = 8
     for column, field in fields.items():
         width = fixed[column] or rest
-        clip = {"clip_on": True, "clip_box": None}
         sheet.text(left + 6, 14, column, color="#5794f2", fontsize=8, va="center", parse_math=False)
         peak = max([row[column] for row in rows if isinstance(row.get(column), float)], default=0) or 1
         for place, row in enumerate(rows[:visible]):
-            cell(sheet, field, row.get(column), (left, 28 * place + 28, width), peak)
+            cell(sheet, field, row.get(column), (left, LINE * place + HEADER, width), peak)
         left += width
-        del clip
     if len(rows) > visible:
         sheet.text(box.width - 14, box.height - 38, f"… {len(rows) - visible} more rows", color=FAINT, fontsize=7, ha="right")
     return len(rows)
@@ -250,19 +253,19 @@ def cell(sheet, field, value, place, peak):
     kind = field.options["custom"].get("cellOptions", {}).get("type", "auto")
     shade = TEXT
     if kind == "color-background" and value is not None:
-        sheet.barh(top + 14, width - 2, height=26, left=left, color=field.colour(value))
+        sheet.barh(top + LINE / 2, width - 2, height=LINE - 2, left=left, color=field.colour(value))
         shade = "#111217"
     elif kind == "color-text":
         shade = field.colour(value)
     elif kind == "gauge" and value is not None:
-        sheet.barh(top + 14, (width - 50) * value / peak, height=16, left=left + 4, color=field.colour(value))
-        sheet.text(left + width - 8, top + 14, field.text(value), color=TEXT, fontsize=8.5, ha="right", va="center")
+        sheet.barh(top + LINE / 2, (width - 50) * value / peak, height=16, left=left + 4, color=field.colour(value))
+        sheet.text(left + width - 8, top + LINE / 2, field.text(value), color=TEXT, fontsize=8.5, ha="right", va="center")
         return
     text = field.text(value)
     # About six pixels a letter, twelve a Chinese character.
     while text and sum(6 if ord(c) < 256 else 12 for c in text) > width - 4:
         text = text[:-2] + "…" if len(text) > 2 else ""
-    sheet.text(left + 6, top + 14, text, color=shade, fontsize=8.5, va="center", parse_math=False)
+    sheet.text(left + 6, top + LINE / 2, text, color=shade, fontsize=8.5, va="center", parse_math=False)
 
 
 def text(panel, _dashboard, _prometheus, box):
@@ -283,8 +286,6 @@ def text(panel, _dashboard, _prometheus, box):
 
 def plain(markdown):
     """Without marks and addresses."""
-    import re
-
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", markdown).replace("**", "").replace("- ", "• ", 1)
 
 
