@@ -101,7 +101,9 @@ impl Board {
             Some((self.substituted(selector), label.to_owned()))
         };
         let variables = self.variables().iter();
-        variables.filter_map(|variable| query(variable).map(|(selector, label)| (variable, selector, label))).collect()
+        variables
+            .filter_map(|variable| query(variable).map(|(selector, label)| (variable, selector, label)))
+            .collect()
     }
 
     /// The expression with all variables at "All".

@@ -9,12 +9,18 @@ pub(crate) type Break = (&'static str, &'static str, fn(&mut Value));
 const FIRST: usize = 1;
 
 pub(crate) const BREAKS: &[Break] = &[
-    ("template-datasource-rule", "another label", |board| variable(board, "datasource")["label"] = json!("Source")),
+    ("template-datasource-rule", "another label", |board| {
+        variable(board, "datasource")["label"] = json!("Source")
+    }),
     ("template-datasource-rule", "another name", |board| variable(board, "datasource")["name"] = json!("ds")),
     ("template-job-rule", "one job alone", |board| variable(board, "job")["multi"] = json!(false)),
     ("template-job-rule", "no variable", |board| variable(board, "job")["name"] = json!("work")),
-    ("template-instance-rule", "other value for all", |board| variable(board, "instance")["allValue"] = json!(".*")),
-    ("template-instance-rule", "another label", |board| variable(board, "instance")["label"] = json!("instance")),
+    ("template-instance-rule", "other value for all", |board| {
+        variable(board, "instance")["allValue"] = json!(".*")
+    }),
+    ("template-instance-rule", "another label", |board| {
+        variable(board, "instance")["label"] = json!("instance")
+    }),
     ("template-label-promql-rule", "no PromQL", |board| {
         variable(board, "instance")["query"]["query"] = json!("label_values(up{job=}, instance)");
     }),

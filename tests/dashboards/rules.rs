@@ -59,17 +59,28 @@ const OF_COUNTERS: [&str; 4] = ["_total", "_bucket", "_count", "_sum"];
 fn template_datasource(board: &Board) -> Vec<String> {
     let variable = board.variable("datasource");
     let wanted = json!(["datasource", "Data source", "prometheus"]);
-    let found =
-        variable.map(|variable| json!([variable["type"], variable["label"], variable["query"]])).unwrap_or_default();
+    let found = variable
+        .map(|variable| json!([variable["type"], variable["label"], variable["query"]]))
+        .unwrap_or_default();
     complain(found != wanted, || {
-        format!("{}: make a variable `datasource` of type, label and query {wanted}; it is {found}", board.file)
+        format!(
+            "{}: make a variable `datasource` of type, label and query {wanted}; it is {found}",
+            board.file
+        )
     })
 }
 
 fn template_label(board: &Board, name: &str, label: &str) -> Vec<String> {
     let wanted = json!(["query", label, "${datasource}", true, true, ".+"]);
     let found = board.variable(name).map_or(Value::Null, |it| {
-        json!([it["type"], it["label"], it["datasource"]["uid"], it["multi"], it["includeAll"], it["allValue"]])
+        json!([
+            it["type"],
+            it["label"],
+            it["datasource"]["uid"],
+            it["multi"],
+            it["includeAll"],
+            it["allValue"]
+        ])
     });
     complain(found != wanted, || {
         format!(
@@ -87,7 +98,10 @@ fn template_label_promql(board: &Board) -> Vec<String> {
     });
     for (variable, selector, _) in queried {
         if let Err(error) = read(&selector) {
-            complaints.push(format!("{}: mend the query of the variable {}: {error}", board.file, variable["name"]));
+            complaints.push(format!(
+                "{}: mend the query of the variable {}: {error}",
+                board.file, variable["name"]
+            ));
         }
     }
     complaints
@@ -102,9 +116,12 @@ fn template_reload(board: &Board) -> Vec<String> {
 fn panel_datasource(board: &Board) -> Vec<String> {
     let ours = json!({"type": "prometheus", "uid": "${datasource}"});
     let panels = board.panels_with_data().filter(|panel| {
-        panel["datasource"] != ours || list(&panel["targets"]).iter().any(|target| target["datasource"] != ours)
+        panel["datasource"] != ours
+            || list(&panel["targets"]).iter().any(|target| target["datasource"] != ours)
     });
-    panels.map(|panel| format!("{}: set its datasource and its queries' to {ours}", board.place(panel))).collect()
+    panels
+        .map(|panel| format!("{}: set its datasource and its queries' to {ours}", board.place(panel)))
+        .collect()
 }
 
 fn panel_title_description(board: &Board) -> Vec<String> {
@@ -133,7 +150,9 @@ fn target_promql(board: &Board) -> Vec<String> {
         let expression = &target.expression;
         let error = match read(expression) {
             Err(error) => error,
-            Ok(_) if expression.replace("\"$1\"", "").contains('$') => "it has an unknown variable".to_owned(),
+            Ok(_) if expression.replace("\"$1\"", "").contains('$') => {
+                "it has an unknown variable".to_owned()
+            }
             Ok(_) => return None,
         };
         Some(format!("{}: mend the query: {error}", target.place))
@@ -148,7 +167,9 @@ fn target_rate_interval(board: &Board) -> Vec<String> {
             *metric == selector.metric && Duration::from_secs(*seconds) == range
         };
         let good = range == Duration::from_secs(RATE_INTERVAL) || FIXED_WINDOWS.iter().any(excepted);
-        (!good).then(|| format!("use [$__rate_interval] for {}, or list its window with a reason", selector.metric))
+        (!good).then(|| {
+            format!("use [$__rate_interval] for {}, or list its window with a reason", selector.metric)
+        })
     })
 }
 
@@ -164,8 +185,9 @@ fn target_matcher(board: &Board, label: &str) -> Vec<String> {
 fn target_counter(board: &Board) -> Vec<String> {
     each_selector(board, |selector| {
         let counts = OF_COUNTERS.iter().any(|end| selector.metric.ends_with(end));
-        (counts != selector.in_rate)
-            .then(|| format!("use rate, irate or increase with counters and with nothing else: {}", selector.metric))
+        (counts != selector.in_rate).then(|| {
+            format!("use rate, irate or increase with counters and with nothing else: {}", selector.metric)
+        })
     })
 }
 
@@ -191,15 +213,20 @@ fn provisioned(board: &Board) -> Vec<String> {
         format!("{}: give it the tag kfwatch, by which the dashboards find each other", board.file)
     }));
     complaints.extend(complain(board.json["schemaVersion"] != 39, || {
-        format!("{}: set schemaVersion to 39: newer Grafanas migrate it, those from 10 on read it", board.file)
+        format!(
+            "{}: set schemaVersion to 39: newer Grafanas migrate it, those from 10 on read it",
+            board.file
+        )
     }));
     complaints
 }
 
 fn unique_ids(board: &Board) -> Vec<String> {
     let mut seen = BTreeSet::new();
-    let second =
-        board.panels_and_rows().iter().filter(|panel| !panel["id"].as_u64().is_some_and(|id| seen.insert(id)));
+    let second = board
+        .panels_and_rows()
+        .iter()
+        .filter(|panel| !panel["id"].as_u64().is_some_and(|id| seen.insert(id)));
     second.map(|panel| format!("{}: give it an id of its own", board.place(panel))).collect()
 }
 
@@ -217,7 +244,8 @@ fn grid(board: &Board) -> Vec<String> {
         let cells = (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line)));
         let free = cells.map(|cell| taken.insert(cell)).fold(true, |free, inserted| free && inserted);
         if !free || x + w > 24 || w == 0 || h == 0 {
-            complaints.push(format!("{}: move it: it overlaps, or leaves the 24 columns", board.place(panel)));
+            complaints
+                .push(format!("{}: move it: it overlaps, or leaves the 24 columns", board.place(panel)));
         }
     }
     complaints
@@ -225,7 +253,8 @@ fn grid(board: &Board) -> Vec<String> {
 
 fn links(board: &Board) -> Vec<String> {
     let links = list(&board.json["links"]);
-    let each_other = links.iter().any(|link| link["type"] == "dashboards" && link["tags"] == json!(["kfwatch"]));
+    let each_other =
+        links.iter().any(|link| link["type"] == "dashboards" && link["tags"] == json!(["kfwatch"]));
     let runbook = links.iter().any(|link| link["type"] == "link" && link["url"] == RUNBOOK);
     let mut complaints =
         complain(!each_other, || format!("{}: link the dashboards with the tag kfwatch", board.file));
