@@ -52,7 +52,9 @@ prepare_prometheus() {
     prometheus-alertmanager --version 2>&1 | head -n 1
 }
 
+# Pictures of dashboards show Chinese nicknames.
 prepare_python() {
+    install_packages fonts-noto-cjk
     cmp --quiet tests/python/requirements.txt "$venv/requirements.txt" && return
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
     python3 -m venv --clear "$venv"

@@ -66,11 +66,12 @@ fn every_panel_shows_data_of_a_running_kfwatch() {
     stage.has_what_is_named();
     stage.names_every_kf_account_once();
     stage.is_drawn();
+    stage.tells_that_nothing_is_known();
 }
 
 /// A daemon with everything to show, and a Prometheus that scrapes it and knows the alerts.
 struct Stage {
-    _wechat: WeChat,
+    wechat: WeChat,
     _home: Home,
     daemon: Process,
     prometheus: Prometheus,
@@ -97,13 +98,13 @@ impl Stage {
                 daemon.address()
             ),
         );
-        let stage = Self { _wechat: wechat, _home: home, daemon, prometheus };
+        let stage = Self { wechat, _home: home, daemon, prometheus };
         stage.happen();
         stage
     }
 
     fn happen(&self) {
-        let control = self._wechat.control();
+        let control = self.wechat.control();
         let answered = "count(kfwatch_poll_last_success_timestamp_seconds) == 4";
         eventually("good answers before the bad ones", || self.prometheus.query(answered).pop());
         let busy =
@@ -177,6 +178,28 @@ impl Stage {
         let agents = &shown["kfwatch-customer-service"]["Agents · 客服一览"];
         assert_eq!(agents, KF_ACCOUNTS, "one row for each kf account, joined from all queries");
     }
+
+    /// Without a kfwatch, the table of what to do says so, where "nothing to do" would be wrong, and no number stays.
+    fn tells_that_nothing_is_known(self) {
+        let Self { daemon, prometheus, .. } = self;
+        drop(daemon);
+        let board = boards().remove(0);
+        let targets = board.targets();
+        let of = |title: &str| {
+            let found = targets.iter().find(|target| target.place.contains(&format!("\"{title}")));
+            &found.unwrap().expression
+        };
+        let sections = || -> Vec<String> {
+            let rows = prometheus.series(of("Kf accounts that need a human")).into_iter();
+            rows.map(|row| text(&row["metric"]["section"]).to_owned()).collect()
+        };
+        eventually("a row that says so", || (sections() == ["wechatkfabsent"]).then_some(()));
+        for title in
+            ["Open sessions", "Waiting", "Longest wait", "Online", "Longest session", "Unbound", "Blind"]
+        {
+            assert!(prometheus.query(of(title)).is_empty(), "{title}");
+        }
+    }
 }
 
 /// A busy kf account, one whose customers only wait, an unbound and an invalid one; one that will be blind, and an
@@ -214,7 +237,8 @@ fn named_on(page: &Page, target: &Target<'_>) {
             continue;
         }
         let family = page.family(&selector.metric);
-        let family = family.unwrap_or_else(|| panic!("{}: no metric {}", target.place, selector.metric));
+        assert!(family.is_some(), "{}: no metric {}", target.place, selector.metric);
+        let family = family.unwrap();
         let found: BTreeSet<String> =
             page.series_of(family).flat_map(|labels| labels.keys().cloned()).collect();
         assert!(page.series_of(family).count() > 0, "{}: {family} has no series", target.place);

@@ -241,8 +241,10 @@ fn grid(board: &Board) -> Vec<String> {
     let mut complaints = Vec::new();
     for panel in board.panels_and_rows() {
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap_or(99));
-        let cells = (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line)));
-        let free = cells.map(|cell| taken.insert(cell)).fold(true, |free, inserted| free && inserted);
+        let cells: BTreeSet<_> =
+            (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line))).collect();
+        let free = taken.is_disjoint(&cells);
+        taken.extend(cells);
         if !free || x + w > 24 || w == 0 || h == 0 {
             complaints
                 .push(format!("{}: move it: it overlaps, or leaves the 24 columns", board.place(panel)));

@@ -15,7 +15,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot
+from matplotlib import font_manager, pyplot
 from matplotlib.patches import Rectangle
 
 from render_data import Prometheus
@@ -26,10 +26,12 @@ COLUMN, ROW, MARGIN = 80, 38, 4
 
 def font_with_chinese():
     """The family that shows nicknames, of Debian's fonts-noto-cjk."""
-    names = sorted({font.name for font in matplotlib.font_manager.fontManager.ttflist if "Noto Sans CJK" in font.name})
-    if not names:
+    files = [file for file in font_manager.findSystemFonts() if "NotoSansCJK-Regular" in file]
+    if not files:
         sys.exit("render.py: install a font with Chinese characters (Debian: fonts-noto-cjk)")
-    return names[0]
+    # It may be newer than the list of fonts that matplotlib keeps.
+    font_manager.fontManager.addfont(files[0])
+    return font_manager.get_font(files[0]).family_name
 
 
 def picture(dashboard, prometheus):

@@ -8,7 +8,7 @@ from matplotlib import dates, ticker
 from matplotlib.colors import PowerNorm
 
 from render_data import series_of, table_of
-from render_format import COLOURS, Field, colour, with_unit
+from render_format import Field, colour, with_unit
 
 TEXT, FAINT, BACK = "#ccccdc", "#8e8e9c", "#181b1f"
 # Heights of a table's header and rows.
