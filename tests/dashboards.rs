@@ -53,8 +53,10 @@ fn every_rule_notices_when_it_is_broken_and_says_where() {
 #[test]
 fn every_alert_has_its_section_of_the_runbook_in_the_table_of_alerts() {
     let sections = sections();
+    let runbook = fs::read_to_string(repository("deploy/runbook.md")).unwrap();
     for (alert, section) in &sections {
         assert_eq!(section, &alert.to_lowercase());
+        assert!(runbook.contains(&format!("\n## {alert}\n")), "the runbook has no section {alert}");
     }
     let rules = fs::read_to_string(repository("deploy/prometheus/kfwatch.rules.yml")).unwrap();
     let alerts = rules.lines().filter_map(|line| line.trim_start().strip_prefix("- alert: "));
