@@ -184,7 +184,7 @@ def state_timeline(panel, dashboard, prometheus, box):
     axes = box.axes(24 + 5 * longest, 32, 12, 48)
     for place, (_, times, values, _) in enumerate(series):
         for time, value in zip(times, values):
-            left = dates.date2num(moments([time])[0])
+            left = dates.date2num(moments([time - step])[0])
             axes.barh(place, step / 86400 * 1.02, left=left, height=panel["options"]["rowHeight"], color=field.colour(value), alpha=0.85, linewidth=0)
     axes.set_yticks(range(len(series)), [name for name, *_ in series])
     axes.set_ylim(len(series) - 0.4, -0.6)
