@@ -52,7 +52,9 @@ prepare_prometheus() {
     prometheus-alertmanager --version 2>&1 | head -n 1
 }
 
+# Pictures of dashboards show Chinese nicknames.
 prepare_python() {
+    install_packages fonts-noto-cjk
     cmp --quiet tests/python/requirements.txt "$venv/requirements.txt" && return
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
     python3 -m venv --clear "$venv"
@@ -86,7 +88,7 @@ step "preparation of Prometheus and Alertmanager" prepare_prometheus
 step "preparation of Python" prepare_python
 step "deploy/" check_deploy tests/deploy/*.sh
 export KFWATCH_TEST_PYTHON=$venv/bin/python
-step "tests with Prometheus" cargo test --locked --quiet --test monitoring -- --ignored
+step "tests with Prometheus" cargo test --locked --quiet --test monitoring --test dashboards -- --ignored
 step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ignored
 step "benchmarks compile" cargo bench --no-run --locked --quiet
 
