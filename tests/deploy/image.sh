@@ -90,7 +90,7 @@ type = "jsonl"
 path = "/var/lib/kfwatch/events.jsonl"
 EOF
 } >"$work/config.toml"
-as_root install -m 644 "$work/config.toml" "$tree/etc/kfwatch/config.toml"
+as_root install --owner=65532 --mode=400 "$work/config.toml" "$tree/etc/kfwatch/config.toml"
 # A container engine writes this file.
 echo "127.0.0.1 api.weixin.test" | as_root tee "$tree/etc/hosts" >/dev/null
 
