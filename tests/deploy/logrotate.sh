@@ -73,7 +73,10 @@ for round in $(seq $rounds); do
     # Made anew by the daemon, with the mode of its configuration.
     eventually test -s "$data/events.jsonl"
     [[ $(stat --format=%a "$data/events.jsonl") == 600 ]] || fail "mode $(stat --format=%a "$data/events.jsonl")"
+    moved=$(stat --format=%i "$data/events.jsonl")
     rotate --force
+    # Moved, not copied and emptied: that would lose what is written in between.
+    [[ $(stat --format=%i "$data/events.jsonl.1") == "$moved" ]] || fail "another file after round $round"
     (($(rotated) == round)) || fail "$(rotated) files after $round rotations: $(cat "$work/logrotate.log")"
 done
 eventually test -s "$data/events.jsonl"
