@@ -28,14 +28,17 @@ parts=$target/release/debian
 rm -rf "$parts"
 mkdir -p "$parts/completions"
 "$kfwatch" man "$parts/man"
+gzip -9n "$parts/man"/*
 "$kfwatch" completions bash >"$parts/completions/kfwatch"
 "$kfwatch" completions zsh >"$parts/completions/_kfwatch"
 "$kfwatch" completions fish >"$parts/completions/kfwatch.fish"
+gzip -9n <CHANGELOG.md >"$parts/changelog.gz"
 date=$(git log -1 --format=%aD 2>/dev/null || date --rfc-email)
 gzip -9n >"$parts/changelog.Debian.gz" <<EOF
 kfwatch ($version) stable; urgency=medium
 
-  * What changed is in CHANGELOG.md. Revision of the source: $revision.
+  * What changed is in changelog.gz. The source is revision
+    $revision.
 
  -- The kfwatch authors <kfwatch@users.noreply.github.com>  $date
 EOF
