@@ -52,6 +52,7 @@ as_root sed -i 's/^Version: .*/&.1/' "$work/next/DEBIAN/control"
 echo "# The next version's." | as_root tee -a "$work/next/etc/kfwatch/config.toml" >/dev/null
 as_root dpkg-deb --build "$work/next" "$work/next.deb" >/dev/null
 
+# shellcheck disable=SC2016 # apt fills these in
 mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' |
     awk '$2 == "bookworm" && $3 == "main" && $4 == "Debian" { print $1; exit }')
 [[ -n $mirror ]] || fail "apt of this machine has no mirror of Debian bookworm"
@@ -130,6 +131,7 @@ expect /var/lib/kfwatch/events.jsonl.1 "kfwatch:kfwatch 600"
 progress "upgrading"
 told >/dev/null
 apt_install /tmp/next.deb >"$work/upgrade.log" 2>&1 || fail "$(cat "$work/upgrade.log")"
+# shellcheck disable=SC2016 # and dpkg this
 [[ $(in_chroot dpkg-query --show --showformat='${Version}' kfwatch) == *.1 ]] || fail "not upgraded: $(cat "$work/upgrade.log")"
 as_root cmp "$work/config.toml" "$root/etc/kfwatch/config.toml" || fail "the configuration was replaced"
 expect /etc/kfwatch/config.toml "root:kfwatch 640"
