@@ -1,0 +1,18 @@
+#!/bin/sh
+# Writes prometheusrule.yaml anew: the rules of deploy/prometheus/kfwatch.rules.yml as an object of the Prometheus Operator.
+# kustomize can put no file into an object's spec. Run it after each change of the rules; tests compare the two.
+set -eu
+cd "$(dirname "$0")"
+{
+    cat <<'HEAD'
+# Made by prometheusrule.sh from deploy/prometheus/kfwatch.rules.yml: change that file, then run the script.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: kfwatch
+  labels:
+    app.kubernetes.io/name: kfwatch
+spec:
+HEAD
+    sed 's/^\(.\)/  \1/' ../../prometheus/kfwatch.rules.yml
+} > prometheusrule.yaml

@@ -1,0 +1,27 @@
+# compose.yaml as docker-compose, or docker compose where there is one, reads it; what its services may do and what they
+# mount; and the configurations that it mounts, by the programs that read them. No container is started.
+. tests/lib.sh
+kfwatch=${KFWATCH_TEST_BINARY:-$target/debug/kfwatch}
+compose=(docker-compose)
+if docker compose version >/dev/null 2>&1; then
+    compose=(docker compose)
+elif ! command -v docker-compose >/dev/null; then
+    install_packages docker-compose
+fi
+command -v promtool >/dev/null || install_packages prometheus
+
+work=$(mktemp --directory)
+trap 'rm -rf "$work"' EXIT
+
+(cd deploy/docker && "${compose[@]}" --profile watch --profile demo config) >"$work/resolved.yaml"
+"$venv/bin/python" tests/python/compose.py services "$work/resolved.yaml" "$PWD"
+
+promtool check config deploy/docker/prometheus.yml
+"$venv/bin/python" tests/python/compose.py prometheus deploy/docker/prometheus.yml deploy/prometheus/prometheus.yml
+
+# The configuration as the container sees it, with its absolute paths moved below the temporary directory.
+mkdir "$work/secrets" "$work/store"
+(umask 077 && echo 00000000000000005ec2e70000000000 >"$work/secrets/shop_secret")
+sed -e "s|/run/secrets/|$work/secrets/|" -e "s|/var/lib/kfwatch/|$work/store/|" \
+    deploy/docker/config.toml >"$work/config.toml"
+"$kfwatch" check --config "$work/config.toml"

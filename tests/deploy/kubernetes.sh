@@ -1,0 +1,46 @@
+# The Kubernetes objects: built by kustomize, valid, fitting each other, with a configuration that kfwatch takes and probes
+# that it answers. Any kubectl does: Debian's is old, and the files are written for old and new.
+. tests/lib.sh
+kfwatch=${KFWATCH_TEST_BINARY:-$target/debug/kfwatch}
+command -v kubectl >/dev/null || install_packages kubernetes-client
+command -v curl >/dev/null || install_packages curl
+command -v shellcheck >/dev/null || install_packages shellcheck
+
+shellcheck deploy/kubernetes/prometheus-operator/prometheusrule.sh
+
+work=$(mktemp --directory)
+demo=
+cleanup() {
+    if [[ -n $demo ]]; then
+        kill "$demo" 2>/dev/null || true
+        wait "$demo" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+kubectl kustomize deploy/kubernetes >"$work/core.yaml"
+kubectl kustomize deploy/kubernetes/prometheus-operator >"$work/operator.yaml"
+
+# A demo to ask for the probes' paths; it prints where it listens.
+: >"$work/demo.log"
+"$kfwatch" demo --listen 127.0.0.1:0 >/dev/null 2>>"$work/demo.log" &
+demo=$!
+address=
+for ((attempt = 0; attempt < 100; attempt++)); do
+    address=$(sed -n 's|^ *metrics *\(http://[^/]*\)/metrics$|\1|p' "$work/demo.log")
+    if [[ -n $address ]] && curl --silent --fail --output /dev/null "$address/-/ready"; then break; fi
+    sleep 0.1
+done
+[[ -n $address ]] || { echo "the demo did not start:"; cat "$work/demo.log"; exit 1; } >&2
+
+"$venv/bin/python" tests/python/kubernetes.py core "$work/core.yaml" "$address"
+"$venv/bin/python" tests/python/kubernetes.py operator "$work/operator.yaml" "$work/core.yaml" \
+    deploy/prometheus/kfwatch.rules.yml
+
+# The configuration as the pod mounts it, with its absolute paths moved below the temporary directory.
+mkdir "$work/etc" "$work/secrets" "$work/store"
+"$venv/bin/python" tests/python/kubernetes.py configuration "$work/core.yaml" "$work/etc"
+(umask 077 && echo 00000000000000005ec2e70000000000 >"$work/secrets/shop.secret")
+sed -i -e "s|/run/secrets/kfwatch/|$work/secrets/|" -e "s|/var/lib/kfwatch/|$work/store/|" "$work/etc/config.toml"
+"$kfwatch" check --config "$work/etc/config.toml"

@@ -1,0 +1,112 @@
+"""Checks deploy/docker/compose.yaml as docker-compose or docker compose resolved it.
+
+    compose.py services RESOLVED.yaml REPOSITORY         each service's settings, and that what it mounts exists
+    compose.py prometheus OURS.yml SHIPPED.yml           that the two differ in addresses alone
+"""
+
+import pathlib
+import re
+import sys
+
+import yaml
+
+SERVICES = {"kfwatch", "demo", "prometheus", "alertmanager", "grafana"}
+PROFILES = {"kfwatch": ["watch"], "demo": ["demo"]}
+# Made by people, not part of the repository.
+BY_HAND = {"deploy/docker/secrets/shop.secret"}
+
+
+def load(path):
+    return yaml.safe_load(pathlib.Path(path).read_text())
+
+
+def bind_mounts(service):
+    """The (host path, container path, read only) of its bind mounts: docker-compose writes strings, docker compose objects."""
+    for volume in service.get("volumes", []):
+        if isinstance(volume, str):
+            source, target, mode = (volume.split(":") + ["rw"])[:3]
+            if source.startswith("/"):
+                yield source, target, "ro" in mode.split(",")
+        elif volume["type"] == "bind":
+            yield volume["source"], volume["target"], volume.get("read_only", False)
+
+
+def published(service):
+    """The host addresses of its ports."""
+    for port in service["ports"]:
+        yield port.split(":")[0] if isinstance(port, str) else port.get("host_ip")
+
+
+def check_service(name, service):
+    assert service["read_only"] is True, name
+    assert service["cap_drop"] == ["ALL"], name
+    assert service["security_opt"] == ["no-new-privileges:true"], name
+    assert service["restart"] == "unless-stopped", name
+    assert not service.get("privileged") and "network_mode" not in service, name
+    assert service["mem_limit"], name
+    assert service.get("profiles", []) == PROFILES.get(name, []), name
+    assert set(published(service)) == {"127.0.0.1"}, f"{name} is published beyond this machine"
+    tag = service["image"].rsplit("/", 1)[-1].partition(":")[2]
+    assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag), f"{name}: {service['image']} is not pinned"
+    if "build" in service:
+        assert service["user"] == "65532:65532", name
+    assert all(read_only for _, _, read_only in bind_mounts(service)), f"{name} could write to the repository"
+
+
+def check_paths(config, repository):
+    paths = {source for service in config["services"].values() for source, _, _ in bind_mounts(service)}
+    paths |= {secret["file"] for secret in config["secrets"].values()}
+    for service in config["services"].values():
+        if "build" in service:
+            paths.add(str(pathlib.Path(service["build"]["context"], service["build"]["dockerfile"])))
+    missing = [
+        path
+        for path in sorted(paths)
+        if not pathlib.Path(path).exists() and str(pathlib.Path(path).relative_to(repository)) not in BY_HAND
+    ]
+    assert not missing, f"not in the repository: {missing}"
+    return len(paths)
+
+
+def check_grafana(service, repository):
+    """The variable that the provisioned data source reads is the one that is set."""
+    text = "".join(
+        path.read_text() for path in pathlib.Path(repository, "deploy/grafana/provisioning").rglob("*.y*ml")
+    )
+    read = set(re.findall(r"\$\{?(KFWATCH_\w+|PROMETHEUS_\w+)", text))
+    environment = service["environment"]
+    unset = read - set(environment)
+    assert read and not unset, f"the data source reads {read}, of which {unset} are not set"
+    dashboards = {target for _, target, _ in bind_mounts(service)}
+    assert any(directory in text for directory in dashboards), f"no provider reads {dashboards}"
+
+
+def services(resolved, repository):
+    config = load(resolved)
+    assert set(config["services"]) == SERVICES
+    for name, service in config["services"].items():
+        check_service(name, service)
+    demo = config["services"]["demo"]["networks"]["default"]
+    assert demo == {"aliases": ["kfwatch"]}, "Prometheus would not find the demo"
+    found = check_paths(config, repository)
+    check_grafana(config["services"]["grafana"], repository)
+    print(f"{len(SERVICES)} services are hardened, and their {found} host paths exist or are made by hand")
+
+
+def without_addresses(config):
+    """The configuration with each address, and the directory of each rule file, cut off."""
+    for jobs in (config.get("scrape_configs", []), config.get("alerting", {}).get("alertmanagers", [])):
+        for job in jobs:
+            for static in job.get("static_configs", []):
+                static["targets"] = [target.rpartition(":")[2] for target in static["targets"]]
+    config["rule_files"] = [pathlib.PurePath(name).name for name in config["rule_files"]]
+    return config
+
+
+def prometheus(ours, shipped):
+    assert without_addresses(load(ours)) == without_addresses(load(shipped)), f"{ours} differs from {shipped}"
+    print("Prometheus is configured as shipped, but for addresses")
+
+
+if __name__ == "__main__":
+    {"services": services, "prometheus": prometheus}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,162 @@
+"""Holds deploy/runbook.md against what it speaks of: the alerts, the daemon's errcodes, metrics and commands; and what
+deploy/README.md leads to.
+
+    runbook.py KFWATCH METRICS_PAGE QUERIES.yml
+
+KFWATCH is the program, METRICS_PAGE a page of its metrics; the runbook's queries are written into QUERIES.yml as rules, for
+promtool to read. Run from the top of the repository.
+"""
+
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import yaml
+
+RUNBOOK = pathlib.Path("deploy/runbook.md")
+OVERVIEW = pathlib.Path("deploy/README.md")
+RULES = pathlib.Path("deploy/prometheus/kfwatch.rules.yml")
+ERRCODES = pathlib.Path("src/wechat/error/errcodes.rs")
+# Sections that belong to no alert.
+OTHER_SECTIONS = {"First five minutes", "Calling WeChat by hand", "Errcodes"}
+# Numbers of five digits that are no errcodes.
+NO_ERRCODES = set()
+SUFFIXES = r"_(bucket|sum|count)$"
+
+
+class Complaints(list):
+    def unless(self, holds, complaint):
+        if not holds:
+            self.append(complaint)
+
+
+def without_code(text):
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(text, language):
+    """What stands in blocks of the language, without the indentation of lists."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) for indent, body in found]
+
+
+def check_alerts(sections, complaints):
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    described = set(sections) - OTHER_SECTIONS
+    complaints.unless(alerts.keys() <= described, f"alerts without a section: {sorted(alerts.keys() - described)}")
+    complaints.unless(described <= alerts.keys(), f"sections without an alert: {sorted(described - alerts.keys())}")
+    for name, rule in alerts.items():
+        url = rule["annotations"].get("runbook_url", "")
+        complaints.unless(url.endswith(f"/deploy/runbook.md#{name.lower()}"), f"{name}: runbook_url is {url!r}")
+    return alerts
+
+
+def check_table(text, alerts, complaints):
+    """The table at the top has each alert once, with its severity."""
+    rows = dict(re.findall(r"^\| \[(WechatKf\w+)\]\(#\w+\) \| (\w+) \|", text, flags=re.MULTILINE))
+    for name, rule in alerts.items():
+        severity = rule["labels"]["severity"]
+        complaints.unless(rows.get(name) == severity, f"{name} is {severity}, and in the table {rows.get(name)}")
+
+
+def check_parts(sections, complaints):
+    """Each alert is told in all parts, and in Chinese."""
+    for name, body in sections.items():
+        if name in OTHER_SECTIONS:
+            continue
+        for part in ("What it means", "How to see it", "hat to do", "hen it ends"):
+            complaints.unless(part in body, f"{name} does not say: {part}")
+        chinese = len(re.findall(r"[\u4e00-\u9fff]", body))
+        complaints.unless(chinese >= 40, f"{name} has {chinese} Chinese characters")
+
+
+def check_links(text, sections, complaints):
+    anchors = {section.lower().replace(" ", "-") for section in sections}
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+        if target.startswith("#"):
+            complaints.unless(target[1:] in anchors, f"no section for the link {target}")
+        elif not target.startswith("http"):
+            complaints.unless((RUNBOOK.parent / target).exists(), f"no file for the link {target}")
+
+
+def check_overview(kfwatch, complaints):
+    text = OVERVIEW.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        complaints.unless((OVERVIEW.parent / target).exists(), f"{OVERVIEW}: no file for the link {target}")
+    for script in re.findall(r"deploy/[\w/-]+\.sh", text):
+        complaints.unless(pathlib.Path(script).exists(), f"{OVERVIEW}: there is no {script}")
+    return check_commands(text, kfwatch, complaints)
+
+
+def check_errcodes(text, sections, complaints):
+    known = set(re.findall(r"^ +(-?\d+) [A-Z_]+ [A-Z]\w+ ", ERRCODES.read_text(), flags=re.MULTILINE))
+    complaints.unless(len(known) > 70, f"only {len(known)} errcodes read from {ERRCODES}")
+    named = set(re.findall(r"(?<![\w.-])(?:4\d|6[15]|76|89)\d{3}(?![\w.-])", without_code(text))) - NO_ERRCODES
+    complaints.unless(named <= known, f"the daemon knows no errcode {sorted(named - known)}")
+    told = set()
+    for cell in re.findall(r"^\| ([-\d, –]+) \|", sections["Errcodes"], flags=re.MULTILINE):
+        for code in cell.split(", "):
+            first, _, last = code.partition("–")
+            told |= {str(number) for number in range(int(first), int(last or first) + 1)}
+    complaints.unless(told == known, f"the table of errcodes has {sorted(told - known)} and lacks {sorted(known - told)}")
+    return len(told)
+
+
+def check_metrics(text, page, complaints):
+    families = set(re.findall(r"^# TYPE (\w+) ", pathlib.Path(page).read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"\b(?:wechat_kf|kfwatch|process)_[a-z_]+\b", text))
+    unknown = {name for name in named if name not in families and re.sub(SUFFIXES, "", name) not in families}
+    complaints.unless(not unknown, f"no such metrics: {sorted(unknown)}")
+    return len(named)
+
+
+def check_commands(text, kfwatch, complaints):
+    """Each command is taken with its flags; --help at its end keeps it from being carried out."""
+    spans = re.findall(r"`(kfwatch [^`…]+)`", without_code(text))
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    tails = [found for line in lines + re.findall(r"`([^`…]+)`", text) for found in re.findall(r"(?:kfwatch|--) (kfwatch .+)$", line)]
+    commands = {command for command in spans + tails + lines if re.match(r"kfwatch [a-z]+( |$)", command)}
+    commands = {command for command in commands if command != "kfwatch is healthy."}
+    for command in sorted(commands):
+        arguments = shlex.split(command)[1:]
+        ran = subprocess.run([kfwatch, *arguments, "--help"], capture_output=True, text=True, check=False)
+        complaints.unless(ran.returncode == 0, f"{command}: {ran.stderr.strip()}")
+    complaints.unless(commands, "no commands found")
+    return len(commands)
+
+
+def write_queries(text, path):
+    queries = [line for block in blocks(text, "promql") for line in block.splitlines() if line]
+    rules = [{"record": f"runbook:query:{number}", "expr": query} for number, query in enumerate(queries)]
+    pathlib.Path(path).write_text(json.dumps({"groups": [{"name": "runbook", "rules": rules}]}))
+    return len(queries)
+
+
+def main(kfwatch, page, queries_file):
+    text = RUNBOOK.read_text()
+    found = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
+    sections = dict(zip(found[::2], found[1::2], strict=True))
+    complaints = Complaints()
+    complaints.unless(len(sections) == len(found) // 2, "two sections have the same name")
+    alerts = check_alerts(sections, complaints)
+    check_table(text, alerts, complaints)
+    check_parts(sections, complaints)
+    check_links(text, sections, complaints)
+    errcodes = check_errcodes(text, sections, complaints)
+    metrics = check_metrics(text, page, complaints)
+    commands = check_commands(text, kfwatch, complaints) + check_overview(kfwatch, complaints)
+    queries = write_queries(text, queries_file)
+    for complaint in complaints:
+        print(f"{RUNBOOK}: {complaint}", file=sys.stderr)
+    print(
+        f"{RUNBOOK}: {len(alerts)} alerts, {errcodes} errcodes, {metrics} metrics, {commands} commands, {queries} queries"
+    )
+    sys.exit(bool(complaints))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
