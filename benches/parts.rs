@@ -20,7 +20,7 @@ use kfwatch::{
     },
     metrics::{
         Metrics,
-        exposition::{self, Detail},
+        exposition::{self, Detail, Stored},
     },
     status::{AccountStatus, CallCounters, OfficialAccountStatus, Table},
     wechat::wire,
@@ -185,7 +185,7 @@ fn scrape(report: &mut Report) {
         let mut bytes = 0;
         let ours = micros(1, || {
             bytes = 0;
-            exposition::write(&table, &metrics, &[], Detail::PerAccount, |chunk| {
+            exposition::write(&table, &metrics, &Stored::default(), Detail::PerAccount, |chunk| {
                 bytes += black_box(&chunk).len();
                 true
             });

@@ -1,8 +1,8 @@
 //! What Prometheus scrapes.
 //!
 //! Families whose labels are closed sets live in a registry of the `prometheus` crate. Families with labels from the
-//! configuration (accounts, sinks) are written by [`exposition`] straight from the account table: with 100,000
-//! accounts that costs little, and label maps of the crate take two different label sets for one when their values
+//! configuration (accounts, sinks) are written by [`exposition`] straight from the account table, and what the store
+//! itself knows straight from there: with 100,000 accounts that costs little, and label maps of the crate take two different label sets for one when their values
 //! concatenate alike. Both kinds stand in one page; no family name appears twice.
 
 pub mod exposition;
@@ -14,8 +14,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -54,8 +54,6 @@ pub struct Metrics {
     sweep_duration: Histogram,
     events: IntCounterVec,
     commit_duration: Histogram,
-    store_failures: IntCounter,
-    store_size: IntGauge,
     clock_skew: KnownGauge,
     sinks: HashMap<String, SinkCounters>,
 }
@@ -104,11 +102,6 @@ impl Metrics {
                 "How long a poll waited for its changes to be committed.",
                 &COMMIT_BUCKETS,
             )?,
-            store_failures: IntCounter::new("kfwatch_store_failures_total", "Commits that failed.")?,
-            store_size: IntGauge::new(
-                "kfwatch_store_size_bytes",
-                "Size of the store and its log on the disk.",
-            )?,
             clock_skew: KnownGauge::unknown(
                 "kfwatch_upstream_clock_skew_seconds",
                 "How far this machine's clock is ahead of WeChat's, behind if negative, to about a second; absent until \
@@ -133,12 +126,9 @@ impl Metrics {
         self.events.with_label_values(&[event_type.as_str()]).inc_by(count);
     }
 
-    /// A poll's changes were committed, or not, after it waited so long.
-    pub fn committed(&self, waited: Duration, success: Result<(), ()>) {
-        match success {
-            Ok(()) => self.commit_duration.observe(waited.as_secs_f64()),
-            Err(()) => self.store_failures.inc(),
-        }
+    /// A poll's changes were committed after it waited so long.
+    pub fn committed(&self, waited: Duration) {
+        self.commit_duration.observe(waited.as_secs_f64());
     }
 
     /// All polls of a tick are done.
@@ -167,9 +157,8 @@ impl Metrics {
         }
     }
 
-    /// The families of the registry as text; `store_size_bytes` is read by the caller at every scrape.
-    pub fn encode(&self, store_size_bytes: u64, into: &mut Vec<u8>) -> Result<(), prometheus::Error> {
-        self.store_size.set(i64::try_from(store_size_bytes).unwrap_or(i64::MAX));
+    /// The families of the registry as text.
+    pub fn encode(&self, into: &mut Vec<u8>) -> Result<(), prometheus::Error> {
         TextEncoder::new().encode(&self.registry.gather(), into)
     }
 
@@ -185,7 +174,7 @@ impl Metrics {
         for endpoint in Endpoint::ALL {
             self.call_duration.with_label_values(&[endpoint.as_str()]);
         }
-        let collectors: [Box<dyn Collector>; 11] = [
+        let collectors: [Box<dyn Collector>; 9] = [
             Box::new(self.session_duration.clone()),
             Box::new(self.call_duration.clone()),
             Box::new(self.sweeps.clone()),
@@ -193,8 +182,6 @@ impl Metrics {
             Box::new(self.sweep_duration.clone()),
             Box::new(self.events.clone()),
             Box::new(self.commit_duration.clone()),
-            Box::new(self.store_failures.clone()),
-            Box::new(self.store_size.clone()),
             Box::new(self.clock_skew.clone()),
             Box::new(build_info),
         ];
@@ -241,9 +228,13 @@ impl CallObserver for Calls {
         }
     }
 
-    fn token_refreshed(&self, expires_at: i64) {
-        self.counters.token_refreshes.fetch_add(1, Ordering::Relaxed);
-        self.counters.token_expires_at.store(expires_at.unsigned_abs(), Ordering::Relaxed);
+    fn token_refreshed(&self, expires_at: Option<i64>) {
+        self.counters.set_last_refresh(true);
+        // Reading a file or asking a server is no refresh.
+        if let Some(expires_at) = expires_at {
+            self.counters.token_refreshes.fetch_add(1, Ordering::Relaxed);
+            self.counters.token_expires_at.store(expires_at.unsigned_abs(), Ordering::Relaxed);
+        }
     }
 
     fn token_dropped(&self) {
@@ -251,6 +242,7 @@ impl CallObserver for Calls {
     }
 
     fn token_refresh_failed(&self) {
+        self.counters.set_last_refresh(false);
         self.counters.token_refresh_failures.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -166,9 +166,9 @@ impl Poller {
             let started = self.clock.now();
             let committed = self.store.commit_poll(commit).await;
             let now = self.clock.now();
-            self.metrics.committed(now.since(&started), committed.as_ref().map(|_| ()).map_err(|_| ()));
             report::log_commit(&self.not_stored, committed.as_ref().err(), started, now);
             committed?;
+            self.metrics.committed(now.since(&started));
         }
         counts.record(&self.metrics);
         report::log_transition(account, account.state(), step.standing.state);

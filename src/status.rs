@@ -4,17 +4,17 @@
 //! copy, so that a slow scrape holds up no poll and one scrape is consistent within each account. Nothing here calls
 //! WeChat or reads the store.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+mod calls;
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+pub use self::calls::{COUNTED_ENDPOINTS, CallCounters};
 use crate::domain::{
     account::{Account, AccountState, Conclusion},
     agents::{Binding, Collector, Quota, WaitingQueue},
@@ -114,26 +114,6 @@ pub struct Row {
     pub failing_with: Option<&'static str>,
     /// The tick of its schedule up to which a poll has been completed.
     completed_tick: u64,
-}
-
-/// How many endpoints [`CallCounters`] has room for.
-pub const COUNTED_ENDPOINTS: usize = 11;
-
-/// What was counted for one official account.
-#[derive(Default)]
-pub struct CallCounters {
-    /// Requests by endpoint, in the order of `Endpoint::ALL`.
-    pub requests: [AtomicU64; COUNTED_ENDPOINTS],
-    /// Failed requests by endpoint and code.
-    pub errors: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-    /// Access tokens fetched.
-    pub token_refreshes: AtomicU64,
-    /// Token fetches that failed.
-    pub token_refresh_failures: AtomicU64,
-    /// Tokens that another program replaced.
-    pub token_replaced: AtomicU64,
-    /// When the present token expires, in UNIX seconds; 0 while there is none.
-    pub token_expires_at: AtomicU64,
 }
 
 /// A copy of the rows of one official account.

@@ -175,6 +175,11 @@ impl Store {
         self.sqlite.committed()
     }
 
+    /// How writing goes.
+    pub fn writes(&self) -> Writes {
+        self.sqlite.writes()
+    }
+
     /// The size of the file and its write-ahead log on the disk.
     pub fn size_bytes(&self) -> u64 {
         self.sqlite.size_bytes()

@@ -38,7 +38,7 @@ use crate::{
     domain::clock::Clock,
     metrics::{
         Metrics,
-        exposition::{self, Detail},
+        exposition::{self, Detail, Stored},
     },
     status::Table,
     store::Store,
@@ -157,15 +157,19 @@ async fn metrics(State(state): State<Arc<WebState>>) -> Response {
     let Ok(permit) = Arc::clone(&state.scrapes).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n").into_response();
     };
-    let mut pending = Vec::with_capacity(state.sinks.len());
+    let mut stored = Stored {
+        size_bytes: state.store.size_bytes(),
+        writes: state.store.writes(),
+        pending: Vec::with_capacity(state.sinks.len()),
+    };
     for sink in &state.sinks {
         // The other families are worth having even when the store fails or hangs.
         let read = tokio::time::timeout(PENDING_TIMEOUT, state.store.pending(sink)).await;
-        pending.push((sink.clone(), read.ok().and_then(Result::ok)));
+        stored.pending.push((sink.clone(), read.ok().and_then(Result::ok)));
     }
     let (chunks, body) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let page = Page { chunks, reader: Handle::current() };
-    tokio::task::spawn_blocking(move || page.write(&state, &pending, permit));
+    tokio::task::spawn_blocking(move || page.write(&state, &stored, permit));
     let body = stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
     // The compression looks for trailers behind the end, where an unfused `unfold` panics.
     let body = body.fuse();
@@ -179,13 +183,13 @@ struct Page {
 }
 
 impl Page {
-    fn write(&self, state: &WebState, pending: &exposition::PendingBySink, _scrape: OwnedSemaphorePermit) {
+    fn write(&self, state: &WebState, stored: &Stored, _scrape: OwnedSemaphorePermit) {
         let mut closed_families = Vec::new();
-        if let Err(error) = state.metrics.encode(state.store.size_bytes(), &mut closed_families) {
+        if let Err(error) = state.metrics.encode(&mut closed_families) {
             tracing::error!("Metrics not rendered: {error}");
             self.send(Err(io::Error::other("metrics not rendered")));
         } else if self.send(Ok(closed_families)) {
-            exposition::write(&state.table, &state.metrics, pending, state.detail, |chunk| {
+            exposition::write(&state.table, &state.metrics, stored, state.detail, |chunk| {
                 self.send(Ok(chunk))
             });
         }

@@ -126,13 +126,13 @@ pub trait CallObserver: Send + Sync + 'static {
     /// A request was answered, or failed, after that long.
     fn called(&self, endpoint: Endpoint, elapsed: Duration, error: Option<&CallError>);
 
-    /// A new access token was fetched; it expires then, in UNIX seconds.
-    fn token_refreshed(&self, expires_at: i64);
+    /// An access token was fetched or read; where its source says so, it expires then, in UNIX seconds.
+    fn token_refreshed(&self, expires_at: Option<i64>);
 
     /// The access token was refused and dropped.
     fn token_dropped(&self);
 
-    /// Fetching an access token failed.
+    /// Fetching or reading an access token failed.
     fn token_refresh_failed(&self);
 
     /// WeChat refused our token long before it expired, and gave out another one: some other program fetched one.

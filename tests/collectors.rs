@@ -21,7 +21,7 @@ use kfwatch::{
     },
     metrics::{
         Metrics,
-        exposition::{self, Detail},
+        exposition::{self, Detail, Stored},
     },
     poll::{Collection, OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
     simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
@@ -148,7 +148,7 @@ impl Rehearsal {
     fn metrics(&self, part: &str) -> Vec<String> {
         let table = Table::new(vec![Arc::clone(&self.official_account.status)]);
         let mut page = Vec::new();
-        exposition::write(&table, &self.metrics, &[], Detail::PerAccount, |chunk| {
+        exposition::write(&table, &self.metrics, &Stored::default(), Detail::PerAccount, |chunk| {
             page.extend(chunk);
             true
         });

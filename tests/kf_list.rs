@@ -23,7 +23,7 @@ use kfwatch::{
     },
     metrics::{
         Metrics,
-        exposition::{self, Detail},
+        exposition::{self, Detail, Stored},
     },
     poll::{Discovery, OfficialAccount, Patterns, PollLimits, Poller, WatchedAccount},
     simulator::{KfState, Scenario, Simulator},
@@ -162,7 +162,7 @@ impl Rehearsal {
     fn metric(&self, name: &str, number: usize) -> Option<String> {
         let table = Table::new(vec![Arc::clone(&self.official_account.status)]);
         let mut page = String::new();
-        exposition::write(&table, &self.metrics, &[], Detail::PerAccount, |chunk| {
+        exposition::write(&table, &self.metrics, &Stored::default(), Detail::PerAccount, |chunk| {
             page.push_str(std::str::from_utf8(&chunk).unwrap());
             true
         });
@@ -441,7 +441,7 @@ async fn a_first_start_with_patterns_alone_watches_nobody_and_is_ready() {
     let web = app.web();
     for detail in [Detail::PerAccount, Detail::PerOfficialAccount] {
         let mut written = 0;
-        exposition::write(&web.table, &web.metrics, &[], detail, |chunk| {
+        exposition::write(&web.table, &web.metrics, &Stored::default(), detail, |chunk| {
             written += chunk.len();
             true
         });

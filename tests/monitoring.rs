@@ -27,6 +27,7 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("wechat_kf_account_up", "gauge", &ACCOUNT),
     ("wechat_kf_account_unbound", "gauge", &ACCOUNT),
     ("wechat_kf_account_invalid", "gauge", &ACCOUNT),
+    ("kfwatch_account_blind", "gauge", &ACCOUNT),
     ("wechat_kf_sessions_started_total", "counter", &ACCOUNT),
     ("wechat_kf_sessions_ended_total", "counter", &ACCOUNT),
     ("kfwatch_poll_last_success_timestamp_seconds", "gauge", &ACCOUNT),
@@ -49,6 +50,7 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("kfwatch_token_refresh_failures_total", "counter", &OFFICIAL_ACCOUNT),
     ("kfwatch_token_replaced_total", "counter", &OFFICIAL_ACCOUNT),
     ("kfwatch_token_expiry_timestamp_seconds", "gauge", &OFFICIAL_ACCOUNT),
+    ("kfwatch_token_last_refresh_successful", "gauge", &OFFICIAL_ACCOUNT),
     ("kfwatch_sweeps_total", "counter", &[]),
     ("kfwatch_schedule_missed_ticks_total", "counter", &[]),
     ("kfwatch_sweep_duration_seconds", "histogram", &[]),
@@ -58,6 +60,7 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("kfwatch_sink_pending_events", "gauge", &SINK),
     ("kfwatch_store_commit_duration_seconds", "histogram", &[]),
     ("kfwatch_store_failures_total", "counter", &[]),
+    ("kfwatch_store_last_write_successful", "gauge", &[]),
     ("kfwatch_store_size_bytes", "gauge", &[]),
     ("kfwatch_upstream_clock_skew_seconds", "gauge", &[]),
     ("kfwatch_build_info", "gauge", &["version", "revision"]),
@@ -113,6 +116,7 @@ fn what_is_known_from_the_start_is_there_at_zero_and_what_is_not_known_is_absent
         "wechat_kf_account_up",
         "wechat_kf_account_unbound",
         "wechat_kf_account_invalid",
+        "kfwatch_account_blind",
         "kfwatch_poll_overdue",
         "kfwatch_polls_total",
         "kfwatch_poll_failures_total",
@@ -134,12 +138,14 @@ fn what_is_known_from_the_start_is_there_at_zero_and_what_is_not_known_is_absent
     ] {
         assert_eq!(metric(&text, series), Some(0.0), "{series}");
     }
+    assert_eq!(metric(&text, "kfwatch_store_last_write_successful"), Some(1.0));
     let page = Page::of(&daemon);
     for name in [
         "wechat_kf_active_sessions",
         "wechat_kf_oldest_session_timestamp_seconds",
         "kfwatch_poll_last_success_timestamp_seconds",
         "kfwatch_token_expiry_timestamp_seconds",
+        "kfwatch_token_last_refresh_successful",
         "kfwatch_api_errors_total",
         "wechat_kf_account_info",
         "wechat_kf_account_online",
@@ -152,6 +158,41 @@ fn what_is_known_from_the_start_is_there_at_zero_and_what_is_not_known_is_absent
         assert_eq!(page.series_of(name).count(), 0, "{name} is not known yet");
     }
     assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0, "scrapes call nobody");
+}
+
+#[test]
+fn an_account_that_only_fails_is_blind_until_it_answers_again() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let failing = Some("kf1@shop".to_owned());
+    wechat.control().inject(FaultRule { kf_account: failing, ..FaultRule::new(Fault::Errcode(-1)) });
+    let daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__BLIND_AFTER", "1s").daemon();
+    let blind = |kf_account: &str| {
+        let account = format!("{{official_account=\"shop\",kf_account=\"{kf_account}\"}}");
+        daemon.metric(&format!("kfwatch_account_blind{account}"))
+    };
+    let is = |value: f64| move |found: &f64| found.to_bits() == value.to_bits();
+    eventually("blindness", || blind("kf1@shop").filter(is(1.0)));
+    assert_eq!(blind("kf2@shop"), Some(0.0));
+    wechat.control().clear_faults();
+    eventually("sight", || blind("kf1@shop").filter(is(0.0)));
+}
+
+#[test]
+fn whether_a_token_was_to_be_had_is_told_of_each_official_account() {
+    let wechat = WeChat::play(quiet(&[("shop", 1), ("branch", 1)]));
+    let refused = Some("shop".to_owned());
+    wechat.control().inject(FaultRule { official_account: refused, ..FaultRule::new(Fault::Errcode(40164)) });
+    let home = Home::watching(&wechat, "").set("KFWATCH__HOLDS__ADDRESS_NOT_ALLOWED", "1s");
+    let daemon = home.daemon();
+    let last_refresh = |official_account: &str, value: f64| {
+        let series =
+            format!("kfwatch_token_last_refresh_successful{{official_account=\"{official_account}\"}}");
+        eventually(&series, || daemon.metric(&series).filter(|found| found.to_bits() == value.to_bits()));
+    };
+    last_refresh("branch", 1.0);
+    last_refresh("shop", 0.0);
+    wechat.control().clear_faults();
+    last_refresh("shop", 1.0);
 }
 
 #[test]

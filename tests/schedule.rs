@@ -160,7 +160,7 @@ impl Ticking {
 
     fn missed(&self) -> f64 {
         let mut page = Vec::new();
-        self.metrics.encode(0, &mut page).unwrap();
+        self.metrics.encode(&mut page).unwrap();
         support_ops::metric(&String::from_utf8(page).unwrap(), "kfwatch_schedule_missed_ticks_total").unwrap()
     }
 }

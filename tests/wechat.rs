@@ -45,8 +45,8 @@ impl CallObserver for Tally {
         *self.calls.lock().unwrap().entry((endpoint.as_str(), code)).or_default() += 1;
     }
 
-    fn token_refreshed(&self, _expires_at: i64) {
-        self.refreshed.fetch_add(1, Ordering::Relaxed);
+    fn token_refreshed(&self, expires_at: Option<i64>) {
+        self.refreshed.fetch_add(expires_at.is_some().into(), Ordering::Relaxed);
     }
 
     fn token_dropped(&self) {}

@@ -4,19 +4,17 @@
 //! stands in memory; nothing is allocated per series. All series of a family are written together, as the format
 //! asks, and no family name stands in the registry as well.
 
+mod calls;
 mod collected;
+mod stored;
 
-use std::{
-    io::Write,
-    sync::{PoisonError, atomic::Ordering},
-};
+use std::io::Write;
 
+pub use self::stored::Stored;
 use super::Metrics;
 use crate::{
     domain::account::{AccountState, Conclusion},
-    status::{AccountRows, OfficialAccountStatus, RowRef, Table, escaped},
-    store::Pending,
-    wechat::Endpoint,
+    status::{AccountRows, RowRef, Table},
 };
 
 /// How many bytes are handed on at a time.
@@ -31,14 +29,11 @@ pub enum Detail {
     PerOfficialAccount,
 }
 
-/// What each sink still has to deliver, as far as the store could be read.
-pub type PendingBySink = [(String, Option<Pending>)];
-
 /// Writes all families with free-form labels; `emit` takes the text in chunks and says whether to go on.
 pub fn write(
     table: &Table,
     metrics: &Metrics,
-    pending: &PendingBySink,
+    stored: &Stored,
     detail: Detail,
     emit: impl FnMut(Vec<u8>) -> bool,
 ) {
@@ -55,7 +50,8 @@ pub fn write(
     }
     page.collected(table);
     page.calls(table);
-    page.sinks(metrics, pending);
+    page.store(stored);
+    page.sinks(metrics, stored);
     page.flush();
 }
 
@@ -117,6 +113,14 @@ const ACCOUNT_FAMILIES: &[Family] = &[
         help: "1 if the last conclusive answer was errcode 65401: WeChat does not know the kf account.",
         fold: sum,
         value: |account| Some((account.row.conclusion == Some(Conclusion::Invalid)).into()),
+    },
+    Family {
+        name: "kfwatch_account_blind",
+        kind: "gauge",
+        help: "1 if no good or conclusive answer came for poll.blind_after since the first failure in a row: what is \
+               told of the kf account is old.",
+        fold: sum,
+        value: |account| Some((account.row.state == AccountState::Blind).into()),
     },
     Family {
         name: "wechat_kf_sessions_started_total",
@@ -209,120 +213,14 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         }
     }
 
-    /// What is counted for each official account as a whole.
-    fn calls(&mut self, table: &Table) {
-        let official_accounts = table.official_accounts();
-        self.header(
-            "kfwatch_api_requests_total",
-            "counter",
-            "Calls made to WeChat; the one repeat after a broken connection does not count.",
-        );
-        for official_account in official_accounts {
-            for (endpoint, requests) in Endpoint::ALL.iter().zip(&official_account.calls.requests) {
-                let requests = requests.load(Ordering::Relaxed);
-                // Most endpoints are none that this official account has a use for.
-                if requests > 0 || *endpoint == Endpoint::SessionList {
-                    let labels = [&official_account.labels, ",endpoint=\"", endpoint.as_str(), "\""];
-                    self.series("kfwatch_api_requests_total", &labels, requests);
-                }
-            }
-        }
-        self.header(
-            "kfwatch_api_errors_total",
-            "counter",
-            "Calls to WeChat that failed, by errcode or kind.",
-        );
-        for official_account in official_accounts {
-            let errors = official_account.calls.errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            for ((endpoint, code), count) in errors {
-                let labels = [&official_account.labels, ",endpoint=\"", endpoint, "\",code=\"", code, "\""];
-                self.series("kfwatch_api_errors_total", &labels, count);
-            }
-        }
-        self.tokens(official_accounts);
-    }
-
-    fn tokens(&mut self, official_accounts: &[std::sync::Arc<OfficialAccountStatus>]) {
-        type Value = fn(&OfficialAccountStatus) -> Option<u64>;
-        let families: [(&str, &str, &str, Value); 4] = [
-            ("kfwatch_token_refreshes_total", "counter", "Access tokens fetched.", |official_account| {
-                Some(official_account.calls.token_refreshes.load(Ordering::Relaxed))
-            }),
-            (
-                "kfwatch_token_refresh_failures_total",
-                "counter",
-                "Token fetches that failed.",
-                |official_account| {
-                    Some(official_account.calls.token_refresh_failures.load(Ordering::Relaxed))
-                },
-            ),
-            (
-                "kfwatch_token_replaced_total",
-                "counter",
-                "Access tokens that WeChat refused long before they expired, because another program fetched one.",
-                |official_account| Some(official_account.calls.token_replaced.load(Ordering::Relaxed)),
-            ),
-            (
-                "kfwatch_token_expiry_timestamp_seconds",
-                "gauge",
-                "When the present access token expires; absent while there is none.",
-                |official_account| {
-                    let expires_at = official_account.calls.token_expires_at.load(Ordering::Relaxed);
-                    (expires_at > 0).then_some(expires_at)
-                },
-            ),
-        ];
-        for (name, kind, help, value) in families {
-            self.header(name, kind, help);
-            for official_account in official_accounts {
-                if let Some(value) = value(official_account) {
-                    self.series(name, &[&official_account.labels], value);
-                }
-            }
-        }
-    }
-
-    fn sinks(&mut self, metrics: &Metrics, pending: &PendingBySink) {
-        type Value = fn(&Metrics, &str, Option<&Pending>) -> Option<u64>;
-        let families: [(&str, &str, &str, Value); 4] = [
-            (
-                "kfwatch_sink_delivered_events_total",
-                "counter",
-                "Events that the sink confirmed.",
-                |metrics, name, _| metrics.sink(name).map(|sink| sink.delivered.load(Ordering::Relaxed)),
-            ),
-            (
-                "kfwatch_sink_delivery_failures_total",
-                "counter",
-                "Attempts to deliver that failed.",
-                |metrics, name, _| metrics.sink(name).map(|sink| sink.failures.load(Ordering::Relaxed)),
-            ),
-            (
-                "kfwatch_sink_pending_events",
-                "gauge",
-                "Events of the log that the sink has not confirmed.",
-                |_, _, pending| pending.map(|pending| pending.events),
-            ),
-            (
-                "kfwatch_sink_oldest_pending_timestamp_seconds",
-                "gauge",
-                "When the oldest event that the sink has not confirmed was observed; absent without such events.",
-                |_, _, pending| pending?.oldest.and_then(|at| u64::try_from(at.as_second()).ok()),
-            ),
-        ];
-        for (name, kind, help, value) in families {
-            self.header(name, kind, help);
-            for (sink, pending) in pending {
-                if let Some(value) = value(metrics, sink, pending.as_ref()) {
-                    self.series(name, &["sink=\"", &escaped(sink), "\""], value);
-                }
-            }
-        }
-    }
-
     fn header(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to memory cannot fail.
         let _ = write!(self.chunk, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn value(&mut self, name: &str, value: u64) {
+        // Writing to memory cannot fail.
+        let _ = writeln!(self.chunk, "{name} {value}");
     }
 
     fn series(&mut self, name: &str, labels: &[&str], value: u64) {

@@ -16,7 +16,10 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use super::{error::StoreError, types::EventId};
+use super::{
+    error::StoreError,
+    types::{EventId, Writes},
+};
 
 pub(super) mod accounts;
 mod backup;
@@ -31,7 +34,7 @@ pub(super) mod tokens;
 mod writer;
 
 use schema::Content;
-use writer::Writer;
+use writer::{Told, Writer};
 
 /// Earlier versions can corrupt the file when two connections write and checkpoint at once.
 const OLDEST_SOUND_SQLITE: i32 = 3_051_003;
@@ -60,6 +63,7 @@ pub(super) struct Sqlite {
     /// `None` once closed.
     reader: Arc<Mutex<Option<Connection>>>,
     committed: watch::Receiver<EventId>,
+    writes: watch::Receiver<Writes>,
 }
 
 impl Sqlite {
@@ -86,8 +90,10 @@ impl Sqlite {
         let epoch = writer::take_lease(&mut connection)?;
         let (sender, committed) = watch::channel(events::last_id(&connection)?);
         let reader = Arc::new(Mutex::new(Some(connect_to_read(&path)?)));
-        let writer = Writer::start(connection, lock, epoch, sender)?;
-        Ok(Self { path, writer, reader, committed })
+        let (writes_sender, writes) = watch::channel(Writes::default());
+        let told = Told { committed: sender, writes: writes_sender };
+        let writer = Writer::start(connection, lock, epoch, told)?;
+        Ok(Self { path, writer, reader, committed, writes })
     }
 
     /// Queues a step for the next group of commits and waits for its commit.
@@ -117,6 +123,10 @@ impl Sqlite {
 
     pub(super) fn committed(&self) -> watch::Receiver<EventId> {
         self.committed.clone()
+    }
+
+    pub(super) fn writes(&self) -> Writes {
+        *self.writes.borrow()
     }
 
     /// Of the file and its write-ahead log; what does not exist counts nothing.

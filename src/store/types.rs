@@ -143,6 +143,22 @@ pub struct Pending {
     pub oldest: Option<Timestamp>,
 }
 
+/// How writing goes since the store was opened, whatever was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writes {
+    /// Transactions that failed.
+    pub failures: u64,
+    /// Whether the last one was committed.
+    pub last_succeeded: bool,
+}
+
+impl Default for Writes {
+    /// Opening the store has written to it.
+    fn default() -> Self {
+        Self { failures: 0, last_succeeded: true }
+    }
+}
+
 /// What [`prune`](super::Store::prune) removes.
 #[derive(Clone, Copy, Debug)]
 pub struct PruneLimits {

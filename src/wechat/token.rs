@@ -338,11 +338,10 @@ impl Source for TokenKeeper {
             let now = caller.client.now();
             let fetched = self.ask(floor, caller).await;
             match &fetched {
-                Ok(Fetched { lifetime, .. }) if self.tells_expiry() => {
+                Ok(Fetched { lifetime, .. }) => {
                     let expires_at = now.wall.as_second().saturating_add_unsigned(lifetime.as_secs());
-                    caller.observer.token_refreshed(expires_at);
+                    caller.observer.token_refreshed(self.tells_expiry().then_some(expires_at));
                 }
-                Ok(_) => {}
                 // That the component may not fetch yet, or what it failed with before, is no failure of this attempt.
                 Err(failure)
                     if failure.error == CallError::TokenNotYet

@@ -11,7 +11,7 @@ use kfwatch::{
     domain::clock::Clock,
     metrics::{
         Metrics,
-        exposition::{self, Detail},
+        exposition::{self, Detail, Stored},
     },
     poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
     schedule::cron::Schedule,
@@ -175,10 +175,16 @@ impl Stage {
     pub(crate) fn metric(&self, series: &str) -> Option<f64> {
         let statuses = self.cast.iter().map(|role| Arc::clone(&role.official_account.status)).collect();
         let mut page = String::new();
-        exposition::write(&Table::new(statuses), &self.metrics, &[], Detail::PerAccount, |chunk| {
-            page.push_str(std::str::from_utf8(&chunk).unwrap());
-            true
-        });
+        exposition::write(
+            &Table::new(statuses),
+            &self.metrics,
+            &Stored::default(),
+            Detail::PerAccount,
+            |chunk| {
+                page.push_str(std::str::from_utf8(&chunk).unwrap());
+                true
+            },
+        );
         let values = page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         values.map(|value| value.parse().unwrap()).next()
     }

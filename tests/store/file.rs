@@ -5,7 +5,7 @@ use std::{future::ready, os::unix::fs::PermissionsExt, pin::pin};
 use futures_util::future::join_all;
 use kfwatch::{
     domain::event::EventType,
-    store::{EventFilter, EventId, EventLog, Store, StoreError},
+    store::{EventFilter, EventId, EventLog, Store, StoreError, Writes},
 };
 use rusqlite::Connection;
 
@@ -75,12 +75,14 @@ async fn on_a_full_disk_nothing_is_half_stored_and_commits_go_on_when_there_is_s
         store.commit_poll(poll(&account, many.clone())),
     );
     assert!(matches!(failed, Err(StoreError::Full { .. })), "{failed:?}");
+    assert_eq!(store.writes(), Writes { failures: 1, last_succeeded: false });
     let survived = 1 + usize::from(with_it.is_ok());
     assert_eq!(events(&store).await.len(), survived);
     assert_eq!(register(&store, "a").await.snapshot.len(), survived);
 
     store.limit_pages(u32::MAX - 1).await.unwrap();
     let done = commit(&store, &account, many).await;
+    assert_eq!(store.writes(), Writes { failures: 1, last_succeeded: true });
     assert_eq!(done.sequence as usize, survived + 4);
     let all: Vec<u64> = (1..=done.sequence).collect();
     assert_eq!(sequences(&events(&store).await), all);

@@ -14,7 +14,10 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{events, file::Lock};
-use crate::store::{error::StoreError, types::EventId};
+use crate::store::{
+    error::StoreError,
+    types::{EventId, Writes},
+};
 
 /// Steps that may wait for the writer; further callers wait for a place. More than one group, so that the next group
 /// can form while one is synced.
@@ -25,6 +28,14 @@ const STEPS_PER_GROUP: usize = 1_000;
 
 /// A file is one shard.
 const SHARD: i64 = 0;
+
+/// Who hears of each group of commits.
+pub(super) struct Told {
+    /// The newest event.
+    pub(super) committed: watch::Sender<EventId>,
+    /// How writing goes.
+    pub(super) writes: watch::Sender<Writes>,
+}
 
 /// The queue to the writing thread.
 pub(super) struct Writer {
@@ -45,10 +56,10 @@ impl Writer {
         connection: Connection,
         lock: Lock,
         epoch: i64,
-        committed: watch::Sender<EventId>,
+        told: Told,
     ) -> Result<Self, StoreError> {
         let (queue, commands) = mpsc::channel(QUEUED_STEPS);
-        let worker = Worker { connection, epoch, committed };
+        let worker = Worker { connection, epoch, told };
         let thread = thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || worker.run(commands, lock))
@@ -149,7 +160,7 @@ where
 struct Worker {
     connection: Connection,
     epoch: i64,
-    committed: watch::Sender<EventId>,
+    told: Told,
 }
 
 impl Worker {
@@ -184,8 +195,13 @@ impl Worker {
             return;
         }
         let outcome = self.try_commit(&mut group);
+        // Before the callers are answered: who was told that its commit failed finds it counted.
+        self.told.writes.send_modify(|writes| {
+            writes.last_succeeded = outcome.is_ok();
+            writes.failures += u64::from(outcome.is_err());
+        });
         if let Ok(last) = &outcome {
-            self.committed.send_if_modified(|known| std::mem::replace(known, *last) != *last);
+            self.told.committed.send_if_modified(|known| std::mem::replace(known, *last) != *last);
         }
         for step in group {
             step.answer(outcome.clone().map(drop));

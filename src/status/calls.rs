@@ -1,0 +1,40 @@
+//! What is counted for one official account as a whole.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
+};
+
+/// How many endpoints [`CallCounters`] has room for.
+pub const COUNTED_ENDPOINTS: usize = 11;
+
+/// What was counted for one official account.
+#[derive(Default)]
+pub struct CallCounters {
+    /// Requests by endpoint, in the order of `Endpoint::ALL`.
+    pub requests: [AtomicU64; COUNTED_ENDPOINTS],
+    /// Failed requests by endpoint and code.
+    pub errors: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    /// Access tokens fetched.
+    pub token_refreshes: AtomicU64,
+    /// Token fetches that failed.
+    pub token_refresh_failures: AtomicU64,
+    /// Tokens that another program replaced.
+    pub token_replaced: AtomicU64,
+    /// When the present token expires, in UNIX seconds; 0 while there is none.
+    pub token_expires_at: AtomicU64,
+    /// Whether the last attempt to get an access token succeeded, once there was one.
+    last_refresh: Mutex<Option<bool>>,
+}
+
+impl CallCounters {
+    /// Whether the last attempt to get an access token succeeded; `None` before the first.
+    pub fn last_refresh(&self) -> Option<bool> {
+        *self.last_refresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An attempt to get an access token succeeded, or failed.
+    pub fn set_last_refresh(&self, succeeded: bool) {
+        *self.last_refresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(succeeded);
+    }
+}
