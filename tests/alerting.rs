@@ -266,7 +266,7 @@ fn telling() -> (WeChat, Home, Process) {
     // Writing to this device fails as on a full disk.
     let home = Home::watching(
         &wechat,
-        "[collectors]\nwaiting = \"1s\"\n[[sinks]]\nname = \"full\"\ntype = \"jsonl\"\npath = \"/dev/full\"\n",
+        "[collectors]\nwaiting = \"10s\"\n[[sinks]]\nname = \"full\"\ntype = \"jsonl\"\npath = \"/dev/full\"\n",
     );
     let daemon = home.daemon();
     let needed = [

@@ -86,7 +86,7 @@ step "preparation of Prometheus and Alertmanager" prepare_prometheus
 step "preparation of Python" prepare_python
 step "deploy/" check_deploy tests/deploy/*.sh
 export KFWATCH_TEST_PYTHON=$venv/bin/python
-step "tests with Prometheus" cargo test --locked --quiet --test monitoring -- --ignored
+step "tests with Prometheus" cargo test --locked --quiet --test monitoring --test alerting -- --ignored
 step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ignored
 step "benchmarks compile" cargo bench --no-run --locked --quiet
 
