@@ -71,7 +71,7 @@ fn an_unbound_account_is_told_with_its_runbook_until_it_is_bound_and_a_dead_daem
     daemon.signal("KILL");
     let silenced = eventually("the silenced alert of the other account", || {
         let alerts = site.alertmanager.alerts("WechatKfAccountUnbound");
-        alerts.into_iter().find(|alert| is_inhibited(alert))
+        alerts.into_iter().find(is_inhibited)
     });
     assert_eq!(silenced["labels"]["kf_account"], "kf2@shop");
     let down =
