@@ -88,11 +88,13 @@ step "preparation of Prometheus and Alertmanager" prepare_prometheus
 step "preparation of Python" prepare_python
 step "deploy/" check_deploy tests/deploy/*.sh
 export KFWATCH_TEST_PYTHON=$venv/bin/python
-step "tests with Prometheus" cargo test --locked --quiet --test monitoring --test dashboards -- --ignored
+step "tests with Prometheus" cargo test --locked --quiet \
+    --test monitoring --test alerting --test dashboards -- --ignored
 step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ignored
 step "benchmarks compile" cargo bench --no-run --locked --quiet
 
 if $long; then
+    step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
     step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
         cargo test --locked --release --quiet --test conservation
     step "slow tests of operation" cargo test --locked --quiet --test operations --test schedule -- --ignored
