@@ -46,8 +46,8 @@ step() {
 }
 
 prepare_prometheus() {
-    command -v prometheus promtool >/dev/null || install_packages prometheus
-    command -v prometheus-alertmanager amtool >/dev/null || install_packages prometheus-alertmanager
+    { command -v prometheus && command -v promtool; } >/dev/null || install_packages prometheus
+    { command -v prometheus-alertmanager && command -v amtool; } >/dev/null || install_packages prometheus-alertmanager
     prometheus --version 2>&1 | head -n 1
     prometheus-alertmanager --version 2>&1 | head -n 1
 }
