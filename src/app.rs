@@ -11,7 +11,9 @@ mod housekeeping;
 mod journal;
 mod operations;
 mod running;
+pub mod service_manager;
 mod sinks;
+mod standing;
 
 use std::{
     collections::HashMap,
@@ -23,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use self::{accounts::Watching, operations::operations, running::Running};
+use self::{accounts::Watching, operations::operations, running::Running, service_manager::ServiceManager};
 pub use self::{
     accounts::{Connections, accounts, watched_accounts},
     operations::operations_by_hand,
@@ -114,6 +116,7 @@ pub struct App {
     dispatchers: Vec<Dispatcher>,
     /// None where the system allows no socket.
     control: Option<ControlServer>,
+    service_manager: ServiceManager,
 }
 
 impl App {
@@ -151,7 +154,25 @@ impl App {
             ready: true.into(),
             scrapes: WebState::scrape_limit(),
         });
-        Ok(Self { config, store, metrics, clock, poller, watching, listeners, web, dispatchers, control })
+        let service_manager = ServiceManager::default();
+        Ok(Self {
+            config,
+            store,
+            metrics,
+            clock,
+            poller,
+            watching,
+            listeners,
+            web,
+            dispatchers,
+            control,
+            service_manager,
+        })
+    }
+
+    /// The same daemon, which keeps this service manager informed.
+    pub fn telling(self, service_manager: ServiceManager) -> Self {
+        Self { service_manager, ..self }
     }
 
     /// The configuration that it was built from.
@@ -173,12 +194,16 @@ impl App {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
         let drain_timeout = self.config.shutdown_timeout;
         let (web, store) = (Arc::clone(&self.web), self.store.clone());
+        let service_manager = self.service_manager.clone();
         let mut running = Running::spawn(self).await?;
+        service_manager.ready(&web).await;
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             ended = running.first_end() => ended,
         };
         web.ready.store(false, Ordering::Relaxed);
+        running.leave_uninformed().await;
+        service_manager.stopping().await;
         tracing::info!("Draining: running polls finish, sinks finish their attempt");
         running.drain(drain_timeout).await;
         if tokio::time::timeout(STORE_GRACE, store.close()).await.is_err() {

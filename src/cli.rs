@@ -4,8 +4,10 @@
 //! [`Failure`], which knows its exit code.
 
 mod check;
+mod completions;
 mod demo;
 mod events;
+mod man;
 mod output;
 mod poll;
 mod run;
@@ -52,6 +54,12 @@ enum Command {
     Events(events::EventsArgs),
     /// Run the simulated WeChat API alone and print a configuration for it; for tests, rehearsals, load
     Simulate(simulate::SimulateArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::ManArgs),
+    /// Print completions of the command line for a shell
+    #[command(hide = true)]
+    Completions(completions::CompletionsArgs),
 }
 
 /// Which configuration to use.
@@ -109,6 +117,8 @@ impl Cli {
                 init_logging("info", Format::Text)?;
                 signals::until_signal(|shutdown| simulate::run(args, shutdown)).await
             }
+            Command::Man(args) => man::run(&args),
+            Command::Completions(args) => completions::run(&args),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What kfwatch is about, without the world: accounts, snapshots, their difference, events, transfers, holds, streaks
-//! of failures.
+//! of failures, progress.
 //!
 //! Everything here is pure and synchronous: no clock is read, nothing is fetched or stored, and what cannot be
 //! expressed cannot fail. Time comes in as an argument ([`clock::Moment`]), so that a day can be rehearsed in a
@@ -11,6 +11,7 @@ pub mod clock;
 pub mod diff;
 pub mod event;
 pub mod holds;
+pub mod progress;
 pub mod snapshot;
 pub mod streak;
 pub mod transfer;

@@ -17,7 +17,10 @@ mod report;
 mod transfers;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,6 +37,7 @@ use crate::{
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
         holds::Holds,
+        progress::Work,
         streak::Streak,
         watch::Step,
     },
@@ -67,6 +71,9 @@ pub struct Poller {
     limits: PollLimits,
     /// Failures of the store, which are nobody's but its own.
     not_stored: Mutex<Streak<report::StoreReason>>,
+    /// Commits of polls that were begun, and those of them that ended, well or not.
+    commits_begun: AtomicU64,
+    commits_ended: AtomicU64,
 }
 
 /// The times that bound polls.
@@ -83,7 +90,8 @@ pub struct PollLimits {
 impl Poller {
     /// A poller that commits to this store.
     pub fn new(store: Store, metrics: Arc<Metrics>, clock: Arc<dyn Clock>, limits: PollLimits) -> Self {
-        Self { store, metrics, clock, limits, not_stored: Mutex::default() }
+        let (commits_begun, commits_ended) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { store, metrics, clock, limits, not_stored: Mutex::default(), commits_begun, commits_ended }
     }
 
     /// Polls the claimed account once, unless it is held back.
@@ -125,7 +133,8 @@ impl Poller {
             }
             return PollOutcome::Held;
         }
-        let (step, failure) = match claim.ask(&*self.clock, self.deadline(claim), &self.limits.holds).await {
+        let deadline = self.deadline(claim.official_account());
+        let (step, failure) = match claim.ask(&*self.clock, deadline, &self.limits.holds).await {
             Ok(mut step) => {
                 transfers::note_origins(claim.official_account(), account, &mut step);
                 (step, None)
@@ -139,9 +148,16 @@ impl Poller {
         }
     }
 
-    /// Waiting for permits is no fault of the far side.
-    fn deadline(&self, claim: &Claim) -> Duration {
-        let spacing = claim.official_account().pace().map(Pace::spacing).unwrap_or_default();
+    /// How commits get on. One that fails gets on as well.
+    pub fn commits(&self) -> Work {
+        let finished = self.commits_ended.load(Ordering::Relaxed);
+        Work { finished, waits: self.commits_begun.load(Ordering::Relaxed) != finished }
+    }
+
+    /// The longest time that a poll of this official account may take for asking. Waiting for permits is no fault of the
+    /// far side.
+    pub fn deadline(&self, official_account: &OfficialAccount) -> Duration {
+        let spacing = official_account.pace().map(Pace::spacing).unwrap_or_default();
         self.limits.deadline + spacing * PERMIT_WAITS
     }
 
@@ -164,7 +180,9 @@ impl Poller {
             let commit =
                 PollCommit { id: account.row(), account: account.account().clone(), changes, record };
             let started = self.clock.now();
+            self.commits_begun.fetch_add(1, Ordering::Relaxed);
             let committed = self.store.commit_poll(commit).await;
+            self.commits_ended.fetch_add(1, Ordering::Relaxed);
             let now = self.clock.now();
             report::log_commit(&self.not_stored, committed.as_ref().err(), started, now);
             committed?;

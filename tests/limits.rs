@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use kfwatch::{
     app::{self, Connections, clock::SystemClock},
     config::{Config, Environment},
-    domain::{clock::Clock, watch::Watch},
+    domain::{clock::Clock, progress::Work, watch::Watch},
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
     schedule::{
@@ -104,6 +104,24 @@ async fn a_lane_that_has_to_wait_takes_no_worker_and_holds_up_no_other_lane() {
     queued.tick();
     let lanes: Vec<usize> = std::iter::from_fn(|| queued.take()).map(|job| job.lane).collect();
     assert_eq!(lanes, [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn polls_wait_to_get_on_while_one_is_in_flight_or_could_be() {
+    let queued = Queued::new(&[Some(60)], 2, 16);
+    let work = |finished, waits| assert_eq!(queued.queue.work(), Work { finished, waits });
+    work(0, false);
+    queued.tick();
+    work(0, true);
+    let first = queued.take().unwrap();
+    work(0, true);
+    assert!(queued.take().is_none(), "the limit lets one through at a time");
+    queued.queue.done(first.lane);
+    work(1, false);
+    // Nobody lets the lane in again, though its time has come: that is work that nobody does.
+    eventually("the time of the lane", || queued.queue.work().waits.then_some(()));
+    queued.queue.close();
+    work(1, false);
 }
 
 #[tokio::test]

@@ -46,13 +46,15 @@ step() {
 }
 
 prepare_prometheus() {
-    command -v prometheus promtool >/dev/null || install_packages prometheus
-    command -v prometheus-alertmanager amtool >/dev/null || install_packages prometheus-alertmanager
+    { command -v prometheus && command -v promtool; } >/dev/null || install_packages prometheus
+    { command -v prometheus-alertmanager && command -v amtool; } >/dev/null || install_packages prometheus-alertmanager
     prometheus --version 2>&1 | head -n 1
     prometheus-alertmanager --version 2>&1 | head -n 1
 }
 
+# Pictures of dashboards show Chinese nicknames.
 prepare_python() {
+    install_packages fonts-noto-cjk
     cmp --quiet tests/python/requirements.txt "$venv/requirements.txt" && return
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
     python3 -m venv --clear "$venv"
@@ -86,12 +88,14 @@ step "preparation of Prometheus and Alertmanager" prepare_prometheus
 step "preparation of Python" prepare_python
 step "deploy/" check_deploy tests/deploy/*.sh
 export KFWATCH_TEST_PYTHON=$venv/bin/python
-step "tests with Prometheus" cargo test --locked --quiet --test monitoring -- --ignored
+step "tests with Prometheus" cargo test --locked --quiet \
+    --test monitoring --test alerting --test dashboards -- --ignored
 step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ignored
 step "tests with the CloudEvents SDK" cargo test --locked --quiet --test delivery -- --ignored
 step "benchmarks compile" cargo bench --no-run --locked --quiet
 
 if $long; then
+    step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
     step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
         cargo test --locked --release --quiet --test conservation
     step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \

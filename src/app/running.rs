@@ -9,10 +9,15 @@ use std::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{App, AppError, accounts::Watching, housekeeping::Housekeeping};
+use super::{
+    App, AppError,
+    accounts::Watching,
+    housekeeping::Housekeeping,
+    service_manager::{self, ServiceManager},
+};
 use crate::{
     dispatch::SinkEnded,
-    domain::clock::Clock,
+    domain::{clock::Clock, progress::Part},
     poll::Poller,
     schedule::{
         collectors::Collectors,
@@ -22,6 +27,7 @@ use crate::{
         worker::{self, MAX_REPEAT_REQUESTS, Workers},
     },
     store::StoreError,
+    web::WebState,
 };
 
 /// The running parts, by the order in which they are drained.
@@ -36,6 +42,7 @@ pub(super) struct Running {
     delivery: JoinSet<Result<(), SinkEnded>>,
     web: JoinSet<std::io::Result<()>>,
     web_handles: Vec<axum_server::Handle<SocketAddr>>,
+    informing: JoinSet<()>,
 }
 
 impl Running {
@@ -55,6 +62,7 @@ impl Running {
             delivery: JoinSet::new(),
             web: JoinSet::new(),
             web_handles: Vec::new(),
+            informing: JoinSet::new(),
         };
         // Half of the sinks' share of a drain, so that what is begun then can be finished.
         let begin_for = app.config.shutdown_timeout / 8;
@@ -84,7 +92,9 @@ impl Running {
             metrics: app.metrics,
             clock: Arc::clone(&app.clock),
         };
-        running.spawn_tickers(&context, app.watching, app.config.poll.spread);
+        let mut parts = running.spawn_tickers(&context, app.watching, app.config.poll.spread);
+        parts.extend(service_manager::parts(&running.queue, &context.poller, &official_accounts));
+        running.spawn_informing(app.service_manager, app.web, parts, Arc::clone(&app.clock));
         let housekeeping = Housekeeping {
             store: app.store,
             clock: app.clock,
@@ -133,11 +143,27 @@ impl Running {
         });
     }
 
-    fn spawn_tickers(&mut self, context: &TickerContext, watching: Watching, spread: Duration) {
+    /// What the watchdog sees of them is returned.
+    fn spawn_tickers(&mut self, context: &TickerContext, watching: Watching, spread: Duration) -> Vec<Part> {
+        let mut parts = Vec::new();
         for (schedule, (ticks, official_accounts)) in watching.by_schedule {
             let ticker = Ticker::new(context.clone(), schedule, spread, ticks, official_accounts);
+            parts.push(ticker.progress());
             let (triggers, stop) = (self.triggers.clone(), self.stop_polling.clone());
             self.polling.spawn(async { Ok(ticker.run(triggers, stop).await?) });
+        }
+        parts
+    }
+
+    fn spawn_informing(
+        &mut self,
+        service_manager: ServiceManager,
+        web: Arc<WebState>,
+        parts: Vec<Part>,
+        clock: Arc<dyn Clock>,
+    ) {
+        if service_manager.is_there() {
+            self.informing.spawn(service_manager.keep_informed(web, parts, clock));
         }
     }
 
@@ -157,8 +183,14 @@ impl Running {
                 Ok(Err(error)) => Err(AppError::Web(error)),
                 _ => Err(AppError::EndedUnexpectedly("the web server")),
             },
+            Some(_) = self.informing.join_next() => Err(AppError::EndedUnexpectedly("the watchdog's feeder")),
             ended = last_sink_end(&mut self.delivery) => Err(ended),
         }
+    }
+
+    /// Ends what the service manager is told about a daemon that runs.
+    pub(super) async fn leave_uninformed(&mut self) {
+        self.informing.shutdown().await;
     }
 
     /// Ends all parts, each when those before it have ended or used up their share of the time: a call that hangs must

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::{ConfigArgs, Failure, init_logging, signals};
 use crate::{
-    app::{App, clock::SystemClock},
-    config::Loaded,
+    app::{App, clock::SystemClock, service_manager::ServiceManager},
+    config::{Environment, Loaded},
     domain::clock::Clock,
 };
 
@@ -18,11 +18,13 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    let service_manager = ServiceManager::of_process(&Environment::of_process());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let now = clock.now().wall;
     // A signal during the start is heard as well: what was built by then is drained at once.
     signals::until_signal(|shutdown| async {
-        let app = App::build(config, clock).await?;
+        service_manager.starting("opening the store").await;
+        let app = App::build(config, clock).await?.telling(service_manager);
         for address in app.addresses() {
             tracing::info!(
                 %address,

@@ -109,7 +109,7 @@ impl Written {
             let key = at.name(name);
             let secret = report.take(&key, self.in_place)?;
             if let Some(file) =
-                report.file_of(&key).filter(|file| file.metadata().is_ok_and(|m| is_open_to_others(&m)))
+                report.file_of(&key).filter(|file| file.metadata().is_ok_and(|m| is_open_to_others(file, &m)))
             {
                 report.readable_secret(file);
             }
@@ -188,7 +188,7 @@ fn text_of_file<T>(
             _ => format!("cannot be read: {e}"),
         })
     })?;
-    if is_open_to_others(&metadata) {
+    if is_open_to_others(&path, &metadata) {
         report.readable_secret(path.clone());
     }
     let text = SecretString::from(String::from_utf8(bytes).map_err(|_| named("is not UTF-8".to_owned()))?);
@@ -238,13 +238,30 @@ fn one_line(text: &str) -> Result<&str, String> {
     Ok(line)
 }
 
-fn is_open_to_others(metadata: &Metadata) -> bool {
-    metadata.permissions().mode() & 0o077 != 0
+/// Where systemd shows a service its credentials. It lets one user read them by an access control list, which the mode
+/// shows as if the group could.
+const CREDENTIALS: &str = "/run/credentials";
+
+fn is_open_to_others(path: &Path, metadata: &Metadata) -> bool {
+    let mode = metadata.permissions().mode();
+    mode & 0o077 != 0 && !path.starts_with(CREDENTIALS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mode_of_a_file_says_who_may_read_it_but_not_among_credentials_of_systemd() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        std::fs::write(&file, "s3cret").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o440)).unwrap();
+        let metadata = file.metadata().unwrap();
+        assert!(is_open_to_others(&file, &metadata));
+        assert!(is_open_to_others(Path::new("/run/credentials.txt"), &metadata));
+        assert!(!is_open_to_others(Path::new("/run/credentials/kfwatch.service/secret"), &metadata));
+    }
 
     #[test]
     fn one_newline_at_the_end_is_no_part_of_a_secret() {

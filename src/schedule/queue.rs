@@ -15,7 +15,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::ticker::Sweep;
-use crate::poll::Claim;
+use crate::{domain::progress::Work, poll::Claim};
 
 /// A poll to be made.
 pub struct Job {
@@ -44,6 +44,9 @@ struct Lanes {
     ready: VecDeque<usize>,
     /// Lanes that are left out, with the time until when; each at most once, and not ready meanwhile.
     left_out: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Jobs taken, and those of them that are done.
+    taken: u64,
+    done: u64,
     closed: bool,
 }
 
@@ -69,7 +72,7 @@ impl PollQueue {
     pub fn new(lanes: usize, share: usize) -> Self {
         let lanes = (0..lanes).map(|_| Lane::default()).collect();
         let (ready, left_out) = (VecDeque::new(), BinaryHeap::new());
-        let lanes = Mutex::new(Lanes { lanes, ready, left_out, closed: false });
+        let lanes = Mutex::new(Lanes { lanes, ready, left_out, taken: 0, done: 0, closed: false });
         Self { lanes, work: Notify::new(), left_out: Notify::new(), share: share.max(1) }
     }
 
@@ -145,8 +148,18 @@ impl PollQueue {
     pub fn done(&self, lane: usize) {
         let mut lanes = self.lanes();
         lanes.lanes[lane].in_flight = lanes.lanes[lane].in_flight.saturating_sub(1);
+        lanes.done += 1;
         lanes.settle(lane, self.share);
         self.work.notify_one();
+    }
+
+    /// How polls get on. There is something to do while a poll is in flight, or could be if a worker took it; a lane whose
+    /// limit on requests lets nothing through has nothing to do until its time has come.
+    pub fn work(&self) -> Work {
+        let lanes = self.lanes();
+        let time_has_come = |Reverse((until, _)): &Reverse<(Instant, usize)>| *until <= Instant::now();
+        let takeable = !lanes.ready.is_empty() || lanes.left_out.peek().is_some_and(time_has_come);
+        Work { finished: lanes.done, waits: !lanes.closed && (lanes.taken != lanes.done || takeable) }
     }
 
     /// Drops what waits; [`next`](Self::next) gives `None` from now on.
@@ -177,6 +190,7 @@ impl Lanes {
             }
             let job = lane.waiting.pop_front();
             lane.in_flight += 1;
+            self.taken += 1;
             self.settle(index, share);
             return job;
         }

@@ -23,7 +23,10 @@ use super::{
     triggers::{Registration, TriggerError, Triggers},
 };
 use crate::{
-    domain::clock::{Clock, Moment},
+    domain::{
+        clock::{Clock, Moment},
+        progress::{Part, Work},
+    },
     metrics::Metrics,
     poll::{OfficialAccount, Poller, WatchedAccount},
 };
@@ -33,6 +36,9 @@ pub const GRACE: Duration = Duration::from_secs(2);
 
 /// The longest time without a look at the wall clock.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// A ticker that has not looked at the clock for so long stands still, which no load explains.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A trigger that comes so much before its time belongs to a tick that has been served already.
 const EARLY: Duration = Duration::from_millis(500);
@@ -97,6 +103,8 @@ pub struct Ticker {
     served: Option<Timestamp>,
     /// The sweep whose accounts are being let go, and the first that is still kept back.
     release: Option<(Arc<Sweep>, usize)>,
+    /// How often it has looked at the clock.
+    looks: Arc<AtomicU64>,
 }
 
 /// The kf accounts of a schedule in the order of their places in the spread.
@@ -127,7 +135,15 @@ impl Ticker {
         official_accounts: Vec<Scheduled>,
     ) -> Self {
         let accounts = Places { spread, official_accounts, lists: Vec::new(), in_order: Vec::new() };
-        Self { context, schedule, accounts, ticks, due: None, served: None, release: None }
+        let looks = Arc::default();
+        Self { context, schedule, accounts, ticks, due: None, served: None, release: None, looks }
+    }
+
+    /// What the watchdog sees of it. There is always something to do: at least a look at the clock.
+    pub fn progress(&self) -> Part {
+        let looks = Arc::clone(&self.looks);
+        let stall = format!("the schedule {:?} has not looked at the clock", self.schedule);
+        Part::new(stall, PATIENCE, move || Work { finished: looks.load(Ordering::Relaxed), waits: true })
     }
 
     /// Serves ticks until the drain begins.
@@ -148,6 +164,7 @@ impl Ticker {
                     self.look(now);
                 }
             }
+            self.looks.fetch_add(1, Ordering::Relaxed);
             self.let_go(now);
             registration = self.follow_utc_offset(&triggers, registration, now, &tick).await?;
         }

@@ -147,7 +147,10 @@ fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
             let file = options.create(true).mode(mode).open(path)?;
             // Whatever the umask is: the configuration says who may read it.
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-            if let Err(error) = std::os::unix::fs::fchown(&file, None, group) {
+            // A sandbox may forbid the call, which is no reason to fail where no group is asked for.
+            if group.is_some()
+                && let Err(error) = std::os::unix::fs::fchown(&file, None, group)
+            {
                 // Otherwise the next attempt would find it, and deliver to the wrong group.
                 std::fs::remove_file(path)?;
                 return Err(error);

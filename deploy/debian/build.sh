@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Builds the Debian package of this checkout, for the Debian that it runs on or newer, and prints where it is:
+#
+#   build.sh             kfwatch VERSION-1, VERSION being that of Cargo.toml
+#   build.sh VERSION     with this version of the package, for example 0.1.0-2
+#
+# Needs Rust, a C compiler and dpkg-dev; installs cargo-deb into the target directory where it is missing.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+crate_version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+version=${1:-$crate_version-1}
+target=${CARGO_TARGET_DIR:-$PWD/target}
+export CARGO_TARGET_DIR=$target PATH=$target/tools/bin:$PATH
+# Which libraries the package depends on, and from which version.
+command -v dpkg-shlibdeps >/dev/null || {
+    echo "build.sh: dpkg-shlibdeps is missing: install the package dpkg-dev" >&2
+    exit 1
+}
+command -v cargo-deb >/dev/null || cargo install cargo-deb --version "^3" --locked --root "$target/tools" >&2
+
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+KFWATCH_REVISION=$revision cargo build --release --locked --bin kfwatch >&2
+kfwatch=$target/release/kfwatch
+
+# What the program says of itself.
+parts=$target/release/debian
+rm -rf "$parts"
+mkdir -p "$parts/completions"
+"$kfwatch" man "$parts/man"
+gzip -9n "$parts/man"/*
+"$kfwatch" completions bash >"$parts/completions/kfwatch"
+"$kfwatch" completions zsh >"$parts/completions/_kfwatch"
+"$kfwatch" completions fish >"$parts/completions/kfwatch.fish"
+gzip -9n <CHANGELOG.md >"$parts/changelog.gz"
+date=$(git log -1 --format=%aD 2>/dev/null || date --rfc-email)
+gzip -9n >"$parts/changelog.Debian.gz" <<EOF
+kfwatch ($version) stable; urgency=medium
+
+  * What changed is in changelog.gz. The source is revision
+    $revision.
+
+ -- The kfwatch authors <kfwatch@users.noreply.github.com>  $date
+EOF
+
+# It would build again without the revision.
+cargo deb --no-build --locked --quiet --deb-version "$version" --output "$target/debian/"

@@ -1,0 +1,94 @@
+//! How the daemon stands, in one line for a person: what `systemctl status` shows.
+
+use crate::{
+    domain::account::AccountState,
+    status::{AccountRows, Table},
+    web::WebState,
+};
+
+/// How many kf accounts are in which state, how many sessions are open, how many events wait for the slowest sink.
+pub(super) async fn of(web: &WebState) -> String {
+    let mut pending = Some(0);
+    for sink in &web.sinks {
+        let events = web.store.pending(sink).await.ok().map(|pending| pending.events);
+        pending = pending.zip(events).map(|(most, events): (u64, u64)| most.max(events));
+    }
+    let pending = pending.map_or("unknown".to_owned(), |events| events.to_string());
+    format!("{}; events pending: {pending}", Counts::of(&web.table))
+}
+
+#[derive(Default)]
+struct Counts {
+    kf_accounts: usize,
+    /// In the order of [`SHOWN`].
+    in_state: [usize; SHOWN.len()],
+    sessions: u64,
+}
+
+/// The states that a watched kf account can be in.
+const SHOWN: [AccountState; 5] = [
+    AccountState::Ok,
+    AccountState::Unbound,
+    AccountState::Invalid,
+    AccountState::Blind,
+    AccountState::Unknown,
+];
+
+impl Counts {
+    fn of(table: &Table) -> Self {
+        let mut counts = Self::default();
+        for account in table.read().iter().flat_map(AccountRows::iter) {
+            counts.count(account.row.state, account.row.sessions);
+        }
+        counts
+    }
+
+    fn count(&mut self, state: AccountState, sessions: Option<u64>) {
+        self.kf_accounts += 1;
+        self.sessions += sessions.unwrap_or(0);
+        if let Some(place) = SHOWN.iter().position(|shown| *shown == state) {
+            self.in_state[place] += 1;
+        }
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", numbered(self.kf_accounts as u64, "kf account"))?;
+        let states = SHOWN.iter().zip(self.in_state).filter(|(_, count)| *count > 0);
+        for (n, (state, count)) in states.enumerate() {
+            write!(f, "{} {count} {}", if n == 0 { ":" } else { "," }, state.as_str())?;
+        }
+        write!(f, "; {}", numbered(self.sessions, "session"))
+    }
+}
+
+fn numbered(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_that_nobody_is_in_are_left_out() {
+        let check = |accounts: &[(AccountState, Option<u64>)], expected: &str| {
+            let mut counts = Counts::default();
+            accounts.iter().for_each(|(state, sessions)| counts.count(*state, *sessions));
+            assert_eq!(counts.to_string(), expected);
+        };
+        check(&[], "0 kf accounts; 0 sessions");
+        check(&[(AccountState::Ok, Some(1))], "1 kf account: 1 ok; 1 session");
+        check(
+            &[
+                (AccountState::Unknown, None),
+                (AccountState::Unbound, Some(0)),
+                (AccountState::Ok, Some(140)),
+                (AccountState::Blind, Some(3)),
+                (AccountState::Ok, Some(0)),
+            ],
+            "5 kf accounts: 2 ok, 1 unbound, 1 blind, 1 unknown; 143 sessions",
+        );
+    }
+}

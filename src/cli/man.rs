@@ -1,0 +1,148 @@
+//! `kfwatch man`: the manual pages, for those who make packages. One page for kfwatch, one for each of its commands.
+//!
+//! Synopsis and options come from the definition of the command line. What an operator looks up beside them (exit status,
+//! signals, environment, files) is written by hand, in `man/operator.roff`.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::{Command, CommandFactory};
+use clap_mangen::{
+    Man,
+    roff::{Roff, bold, roman},
+};
+
+use super::{Cli, Failure};
+
+/// The sections of kfwatch(1) that the definition of the command line does not have.
+const OPERATOR: &str = include_str!("man/operator.roff");
+
+/// Where the source, the issues and the rest of the documentation are.
+const HOME: &str = "https://github.com/kfwatch/kfwatch";
+
+/// Options of `kfwatch man`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ManArgs {
+    /// The directory to write them to; created if it is missing
+    directory: PathBuf,
+}
+
+/// Writes the pages.
+pub(super) fn run(args: &ManArgs) -> Result<(), Failure> {
+    let directory = &args.directory;
+    write_to(directory)
+        .with_context(|| format!("write manual pages to {}", directory.display()))
+        .map_err(Failure::Other)
+}
+
+fn write_to(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    for (name, page) in pages()? {
+        fs::write(directory.join(name), page)?;
+    }
+    Ok(())
+}
+
+/// The file name and the roff text of each page, that of kfwatch first.
+fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut program = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
+    program.build();
+    let commands: Vec<&Command> =
+        program.get_subcommands().filter(|command| !command.is_hide_set()).collect();
+    let names: Vec<&str> = commands.iter().filter_map(|command| command.get_display_name()).collect();
+    let mut pages = vec![page(&program, OPERATOR, &names)?];
+    for command in commands {
+        pages.push(page(command, "", &["kfwatch"])?);
+    }
+    Ok(pages)
+}
+
+fn page(command: &Command, sections: &str, see_also: &[&str]) -> io::Result<(String, Vec<u8>)> {
+    let man = Man::new(command.clone())
+        .source(concat!("kfwatch ", env!("CARGO_PKG_VERSION")))
+        .manual("User Commands");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    page.extend_from_slice(sections.as_bytes());
+    references(see_also).to_writer(&mut page)?;
+    Ok((man.get_filename(), page))
+}
+
+/// The last section: other pages of section 1, and where the rest is.
+fn references(names: &[&str]) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["SEE ALSO"]);
+    for name in names {
+        roff.text([bold(*name), roman("(1),")]);
+    }
+    roff.text([roman(HOME)]);
+    roff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{EX_CONFIG, EX_UNAVAILABLE};
+
+    fn page_of(name: &str) -> String {
+        let page = pages().unwrap().into_iter().find(|(file, _)| file == name);
+        String::from_utf8(page.unwrap_or_else(|| panic!("no page {name}")).1).unwrap()
+    }
+
+    #[test]
+    fn there_is_a_page_for_kfwatch_and_each_command_but_hidden_ones() {
+        let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
+        let expected = ["", "-run", "-demo", "-check", "-poll", "-events", "-simulate"];
+        assert_eq!(names, expected.map(|command| format!("kfwatch{command}.1")));
+        assert!(page_of("kfwatch-events.1").contains(r"\-\-since"));
+        assert!(page_of("kfwatch.1").contains("kfwatch\\-poll(1)"));
+    }
+
+    #[test]
+    fn the_page_of_kfwatch_has_what_an_operator_looks_up() {
+        let page = page_of("kfwatch.1");
+        for section in ["OPTIONS", "COMMANDS", "EXIT STATUS", "SIGNALS", "ENVIRONMENT", "FILES", "SEE ALSO"] {
+            let heading = format!("\n.SH {section}\n");
+            let quoted = format!("\n.SH \"{section}\"\n");
+            assert!(page.contains(&heading) || page.contains(&quoted), "{section} in {page}");
+        }
+    }
+
+    #[test]
+    fn the_exit_codes_are_those_of_the_program_and_of_the_readme() {
+        let status = OPERATOR.split(".SH ").find(|section| section.starts_with("EXIT STATUS")).unwrap();
+        let of_page: Vec<&str> =
+            status.split(".TP\n.B ").skip(1).filter_map(|item| item.lines().next()).collect();
+        let readme = include_str!("../../README.md");
+        let of_readme: Vec<&str> = readme
+            .lines()
+            .skip_while(|line| !line.starts_with("| exit code |"))
+            .skip(2)
+            .map_while(|line| line.strip_prefix("| ")?.split(' ').next())
+            .collect();
+        assert_eq!(of_page, of_readme);
+        for code in [EX_UNAVAILABLE, EX_CONFIG] {
+            assert!(of_page.contains(&code.to_string().as_str()), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_pages_are_written_into_a_directory_that_it_makes() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("share/man1");
+        run(&ManArgs { directory: directory.clone() }).unwrap();
+        assert!(fs::read_to_string(directory.join("kfwatch-run.1")).unwrap().contains(".TH"));
+        let error = run(&ManArgs { directory: directory.join("kfwatch.1") }).unwrap_err();
+        assert!(crate::chain(&error).starts_with("write manual pages to /"), "{error}");
+    }
+}

@@ -1,0 +1,78 @@
+//! A way to break each rule, in a copy of the operator's dashboard.
+
+use serde_json::{Value, json};
+
+/// A rule, how it is broken, and the change that breaks it once.
+pub(crate) type Break = (&'static str, &'static str, fn(&mut Value));
+
+/// The first panel that is no row is a stat of one query.
+const FIRST: usize = 1;
+
+pub(crate) const BREAKS: &[Break] = &[
+    ("template-datasource-rule", "another label", |board| {
+        variable(board, "datasource")["label"] = json!("Source")
+    }),
+    ("template-datasource-rule", "another name", |board| variable(board, "datasource")["name"] = json!("ds")),
+    ("template-job-rule", "one job alone", |board| variable(board, "job")["multi"] = json!(false)),
+    ("template-job-rule", "no variable", |board| variable(board, "job")["name"] = json!("work")),
+    ("template-instance-rule", "other value for all", |board| {
+        variable(board, "instance")["allValue"] = json!(".*")
+    }),
+    ("template-instance-rule", "another label", |board| {
+        variable(board, "instance")["label"] = json!("instance")
+    }),
+    ("template-label-promql-rule", "no PromQL", |board| {
+        variable(board, "instance")["query"]["query"] = json!("label_values(up{job=}, instance)");
+    }),
+    ("template-label-promql-rule", "no label_values", |board| {
+        variable(board, "instance")["query"]["query"] = json!("up");
+    }),
+    ("template-on-time-change-reload-rule", "never", |board| variable(board, "job")["refresh"] = json!(1)),
+    ("panel-datasource-rule", "a fixed one", |board| panel(board)["datasource"]["uid"] = json!("prometheus")),
+    ("panel-datasource-rule", "in a query", |board| panel(board)["targets"][0]["datasource"] = Value::Null),
+    ("panel-title-description-rule", "no title", |board| panel(board)["title"] = json!("")),
+    ("panel-title-description-rule", "no description", |board| panel(board)["description"] = Value::Null),
+    ("panel-units-rule", "none", |board| {
+        panel(board)["fieldConfig"]["defaults"] = json!({});
+    }),
+    ("panel-no-targets-rule", "none", |board| panel(board)["targets"] = json!([])),
+    ("target-promql-rule", "no PromQL", |board| query(board, "min(up{")),
+    ("target-promql-rule", "no such variable", |board| query(board, "up{x=\"$shop\"}")),
+    ("target-rate-interval-rule", "a window", |board| query(board, "rate(kfwatch_polls_total{JI}[5m])")),
+    ("target-job-rule", "none", |board| query(board, "up{instance=~\"$instance\"}")),
+    ("target-job-rule", "a fixed one", |board| query(board, "up{job=\"kfwatch\", instance=~\"$instance\"}")),
+    ("target-instance-rule", "none", |board| query(board, "up{job=~\"$job\"}")),
+    ("target-instance-rule", "in a variable", |board| {
+        variable(board, "official_account")["query"]["query"] =
+            json!("label_values(wechat_kf_account_up{job=~\"$job\"}, official_account)");
+    }),
+    ("target-counter-agg-rule", "bare", |board| query(board, "sum(kfwatch_polls_total{JI})")),
+    ("target-counter-agg-rule", "rate of a gauge", |board| query(board, "rate(up{JI}[$__rate_interval])")),
+    ("uneditable-dashboard", "editable", |board| board["editable"] = json!(true)),
+    ("provisioned", "another uid", |board| board["uid"] = json!("a1b2c3")),
+    ("provisioned", "inputs", |board| board["__inputs"] = json!([])),
+    ("provisioned", "an id", |board| board["id"] = json!(7)),
+    ("provisioned", "no tags", |board| board["tags"] = json!([])),
+    ("provisioned", "an old schema", |board| board["schemaVersion"] = json!(14)),
+    ("unique ids", "one twice", |board| panel(board)["id"] = json!(1)),
+    ("unique titles", "one twice", |board| panel(board)["title"] = json!("Version")),
+    ("grid", "overlap", |board| panel(board)["gridPos"]["w"] = json!(4)),
+    ("grid", "too far right", |board| panel(board)["gridPos"] = json!({"x": 20, "y": 500, "w": 5, "h": 4})),
+    ("links", "no runbook", |board| board["links"][1]["url"] = json!("https://example.org")),
+    ("links", "no other dashboard", |board| board["links"][0]["tags"] = json!([])),
+];
+
+fn panel(board: &mut Value) -> &mut Value {
+    &mut board["panels"][FIRST]
+}
+
+/// Asks another query; `JI` in it stands for the matchers of job and instance.
+fn query(board: &mut Value, expression: &str) {
+    let expression = expression.replace("JI", "job=~\"$job\", instance=~\"$instance\"");
+    panel(board)["targets"][0]["expr"] = json!(expression);
+}
+
+fn variable<'a>(board: &'a mut Value, name: &str) -> &'a mut Value {
+    let variables = board["templating"]["list"].as_array_mut().unwrap();
+    variables.iter_mut().find(|variable| variable["name"] == name).unwrap()
+}

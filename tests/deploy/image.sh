@@ -1,0 +1,119 @@
+# The image: what the Dockerfile says, and the file system that it copies, run in a chroot as the user of the container.
+# No container engine is needed. Needs root for the chroot.
+#
+#   image.sh [BINARY]    target/debug/kfwatch unless given
+. tests/lib.sh
+command -v openssl >/dev/null || install_packages openssl
+test -e /etc/ssl/certs/ca-certificates.crt || install_packages ca-certificates
+test -d /usr/share/zoneinfo || install_packages tzdata
+
+binary=${1:-$target/debug/kfwatch}
+work=$(mktemp -d "$target/image.XXXXXX")
+tree=$work/rootfs
+children=()
+cleanup() {
+    for child in "${children[@]}"; do
+        kill "$child" 2>/dev/null || true
+    done
+    as_root rm -rf "$work"
+}
+trap cleanup EXIT
+
+fail() {
+    echo "image.sh: $1" >&2
+    exit 1
+}
+
+# Waits for a line that a program in the background writes to a file.
+line_of() {
+    for _ in $(seq 100); do
+        if [[ -s $1 ]]; then
+            head -n 1 "$1"
+            return
+        fi
+        sleep 0.1
+    done
+    fail "nothing in $1"
+}
+
+# Runs kfwatch in the image, without any variable of this shell, at most for ten seconds.
+in_image() {
+    as_root env -i "${variables[@]}" timeout --preserve-status --signal=TERM "${seconds:-10}" \
+        /usr/sbin/chroot --userspec=65532:65532 "$tree" /usr/bin/kfwatch "$@"
+}
+variables=()
+
+# The context of the build is enough for cargo to understand the package.
+mkdir "$work/context"
+sed -n 's/^!//p' deploy/docker/Dockerfile.dockerignore | xargs -I{} cp -R --parents {} "$work/context"
+cargo metadata --locked --no-deps --format-version 1 --manifest-path "$work/context/Cargo.toml" >/dev/null
+
+as_root sh "$work/context/deploy/docker/rootfs.sh" "$binary" "$tree"
+echo "the tree: $(as_root du -sm "$tree" | cut -f1) MB, of which kfwatch $(du -m "$binary" | cut -f1) MB"
+as_root "$venv/bin/python" tests/python/image.py "$tree"
+
+# Its user can write to its data and to /tmp, and nowhere else.
+writable=$(as_root find "$tree" ! -type l \( -uid 65532 -o -gid 65532 -o -perm /o+w -o -perm /u+s,g+s \) -printf '/%P\n' | sort)
+[[ $writable == $'/tmp\n/var/lib/kfwatch' ]] || fail "not only these belong to the user: $writable"
+
+events=$(in_image demo --for 5s --listen 127.0.0.1:0 2>"$work/demo.log" | wc -l) || true
+((events > 0)) || fail "the demo had no events: $(cat "$work/demo.log")"
+echo "the demo: $events events"
+
+# WeChat behind TLS, at a name that only the image's own files resolve, with a certificate that only its own bundle trusts.
+openssl req -x509 -newkey rsa:2048 -nodes -subj "/CN=Test CA" -days 2 \
+    -keyout "$work/ca.key" -out "$work/ca.pem" 2>/dev/null
+openssl req -newkey rsa:2048 -nodes -subj "/CN=api.weixin.test" -keyout "$work/server.key" -out "$work/server.csr" 2>/dev/null
+openssl x509 -req -in "$work/server.csr" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 2 \
+    -extfile <(echo "subjectAltName = DNS:api.weixin.test") -out "$work/server.pem" 2>/dev/null
+"$target/debug/kfwatch" simulate --listen 127.0.0.1:0 >"$work/simulated.toml" 2>"$work/simulator.log" &
+children+=($!)
+line_of "$work/simulated.toml" >/dev/null
+port=$(sed -n 's|^base_url = "http://127.0.0.1:\([0-9]*\)"$|\1|p' "$work/simulated.toml")
+python3 tests/python/tls_proxy.py "$work/server.pem" "$work/server.key" "$port" >"$work/proxy.port" &
+children+=($!)
+tls_port=$(line_of "$work/proxy.port")
+
+{
+    sed "s|http://127.0.0.1:$port|https://api.weixin.test:$tls_port|" "$work/simulated.toml"
+    cat <<'EOF'
+[poll]
+schedule = "* * * * * *"
+timezone = "Asia/Urumqi"
+[web]
+listen = "127.0.0.1:0"
+[store]
+path = "/var/lib/kfwatch/kfwatch.db"
+[[sinks]]
+name = "archive"
+type = "jsonl"
+path = "/var/lib/kfwatch/events.jsonl"
+EOF
+} >"$work/config.toml"
+as_root install --owner=65532 --mode=400 "$work/config.toml" "$tree/etc/kfwatch/config.toml"
+# A container engine writes this file.
+echo "127.0.0.1 api.weixin.test" | as_root tee "$tree/etc/hosts" >/dev/null
+
+in_image check >"$work/check" || fail "check: $(cat "$work/check")"
+grep -q "Asia/Urumqi" "$work/check" || fail "no time zone in $(cat "$work/check")"
+
+status=0
+in_image check --online >"$work/online" 2>&1 || status=$?
+grep -qi "certificate" "$work/online" || fail "a certificate that nobody trusts was taken ($status): $(cat "$work/online")"
+as_root tee -a "$tree/etc/ssl/certs/ca-certificates.crt" <"$work/ca.pem" >/dev/null
+status=0
+in_image check --online >"$work/online" 2>&1 || status=$?
+# 69: the simulated accounts have troubles of their own, which means that all of them were asked.
+[[ $status == 69 && $(<"$work/online") == *"errcode 65402"* ]] || fail "check --online ($status): $(cat "$work/online")"
+echo "HTTPS: the name and the certificate found in the image's own files"
+
+seconds=4 in_image run 2>"$work/run.log" || fail "run: $(cat "$work/run.log")"
+as_root grep -q '"type":"kf.session.started"' "$tree/var/lib/kfwatch/events.jsonl" || fail "no events: $(cat "$work/run.log")"
+owners=$(as_root find "$tree/var/lib/kfwatch" -type f -printf '%u %m\n' | sort -u)
+[[ $owners == "65532 600" ]] || fail "files of the volume: $owners"
+
+variables=(KFWATCH__STORE__PATH=/kfwatch.db)
+status=0
+in_image run 2>"$work/run.log" || status=$?
+[[ $status == 1 && $(<"$work/run.log") == *"Permission denied"* ]] || fail "/ is writable ($status): $(cat "$work/run.log")"
+echo "the volume is written, / cannot be"

@@ -1,0 +1,9 @@
+# The image's program built as the Dockerfile builds it, optimized and from the files of the context alone, and run in its tree.
+. tests/lib.sh
+
+context=$(mktemp -d "$target/context.XXXXXX")
+trap 'rm -rf "$context"' EXIT
+sed -n 's/^!//p' deploy/docker/Dockerfile.dockerignore | xargs -I{} cp -R --parents {} "$context"
+(cd "$context" && KFWATCH_REVISION=of-the-image cargo build --release --locked --quiet --bin kfwatch)
+grep --quiet --text of-the-image "$target/release/kfwatch"
+bash -euo pipefail tests/deploy/image.sh "$target/release/kfwatch"

@@ -1,0 +1,158 @@
+# The unit and the configuration of the service: what systemd says of the unit, what kfwatch says of the configuration, and
+# whether the daemon does nothing that the unit forbids. Systemd itself does not run here.
+. tests/lib.sh
+install_packages systemd strace
+cargo build --locked --quiet
+kfwatch=$target/debug/kfwatch
+unit=deploy/systemd/kfwatch.service
+highest_exposure=2.0
+
+work=$(mktemp -d)
+simulator=""
+daemon=""
+cleanup() {
+    if [[ -n $daemon ]]; then kill -KILL "$daemon" 2>/dev/null || true; fi
+    if [[ -n $simulator ]]; then kill "$simulator" 2>/dev/null || true; fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+fail() {
+    echo "systemd.sh: $*" >&2
+    exit 1
+}
+
+eventually() {
+    local attempt
+    for ((attempt = 0; attempt < 300; attempt++)); do
+        if "$@"; then return; fi
+        sleep 0.2
+    done
+    fail "not within 60 s: $*"
+}
+
+# systemd-analyze finds no mistake, in a directory where the programs of the unit exist. It ends with 0 even for a key that
+# does not exist: only what it prints counts.
+root=$work/root
+mkdir -p "$root/etc/systemd/system" "$root/usr/bin" "$root/usr/lib/systemd"
+ln -s usr/bin "$root/bin"
+ln -s usr/lib "$root/lib"
+cp -r /lib/systemd/system "$root/usr/lib/systemd/"
+install -m 755 "$kfwatch" "$root/usr/bin/kfwatch"
+install -m 755 /dev/null "$root/usr/bin/kill"
+verify() {
+    cp "$1" "$root/etc/systemd/system/kfwatch.service"
+    systemd-analyze verify --man=no --root="$root" kfwatch.service 2>&1
+}
+said=$(verify "$unit") || fail "systemd-analyze verify: $said"
+[[ -z $said ]] || fail "systemd-analyze verify: $said"
+sed 's/^WatchdogSec=/WatchdogSeconds=/' "$unit" >"$work/wrong.service"
+[[ $(verify "$work/wrong.service") == *WatchdogSeconds* ]] || fail "systemd-analyze verify overlooks an unknown key"
+
+exposure=$(systemd-analyze security --offline=true --no-pager "$unit" | sed -n 's/.*Overall exposure level[^:]*: \([0-9.]*\).*/\1/p')
+echo "exposure $exposure"
+awk -v is="$exposure" -v most=$highest_exposure 'BEGIN { exit !(is != "" && is + 0 < most) }' ||
+    fail "the exposure is not below $highest_exposure"
+
+# The shipped configuration is refused with what is to be filled in, and accepted once it is.
+said=$("$kfwatch" check -c deploy/systemd/config.toml 2>&1) && fail "check accepts a configuration that is not filled in"
+for key in appid kf_accounts secret_file; do
+    grep -q "official_accounts\.[a-z.]*$key: " <<<"$said" || fail "check does not ask for $key: $said"
+done
+(($(wc -l <<<"$said") == 3)) || fail "check asks for more than what is to be filled in: $said"
+
+# A simulated WeChat, whose first official account is filled in.
+"$kfwatch" simulate --listen 127.0.0.1:0 >"$work/simulated.toml" 2>"$work/simulator.log" &
+simulator=$!
+eventually grep -qs '^secret = ' "$work/simulated.toml"
+first() { sed -n "s/^$1 = //p" "$work/simulated.toml" | head -n 1; }
+state=$work/state
+credentials=$work/credentials
+mkdir -m 700 "$state" "$credentials"
+filled_in() {
+    sed -e "s|^appid = .*|appid = $(first appid)|" -e 's|^kf_accounts = .*|kf_accounts = ["*"]|' \
+        -e "s|/run/credentials/kfwatch.service/|$credentials/|" deploy/systemd/config.toml
+}
+(umask 077 && first secret | tr -d '"' >"$credentials/shop.secret")
+filled_in >"$work/checked.toml"
+"$kfwatch" check -c "$work/checked.toml"
+
+# The same configuration runs for a while, with the state directory and WeChat's address moved; by name, so that a name is
+# looked up.
+{
+    filled_in | sed -e "s|/var/lib/kfwatch/|$state/|" -e 's|^listen = .*|listen = ["127.0.0.1:0"]|'
+    printf '[poll]\nschedule = "* * * * * *"\n[api]\nbase_url = %s\n' "$(first base_url | sed 's/127\.0\.0\.1/localhost/')"
+} >"$work/config.toml"
+
+# What SystemCallFilter= allows, one name a line.
+expand() {
+    local name
+    while read -r name; do
+        case $name in
+            '#'* | '') ;;
+            @*) expand "$name" ;;
+            *) echo "$name" ;;
+        esac
+    done < <(systemd-analyze syscall-filter --no-pager "$1" | sed 1d)
+}
+allowed() {
+    local filter item name members
+    local -A names=()
+    for name in $(expand @default); do names[$name]=1; done
+    while read -r filter; do
+        for item in ${filter#\~}; do
+            members=$item
+            if [[ $item == @* ]]; then members=$(expand "$item"); fi
+            for name in $members; do
+                if [[ $filter == \~* ]]; then unset "names[$name]"; else names[$name]=1; fi
+            done
+        done
+    done < <(sed -n 's/^SystemCallFilter=//p' "$unit")
+    printf '%s\n' "${!names[@]}"
+}
+
+if ! strace -qq -o /dev/null true; then
+    echo "systemd.sh: no process may be traced here: what the daemon does in its sandbox is not shown"
+    exit 0
+fi
+# As an ordinary user without capabilities, as in the unit: root may and does more.
+trace=$work/trace
+as_service=()
+if ((EUID == 0)); then
+    as_service=(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all)
+    touch "$trace"
+    chown -R 65534:65534 "$state" "$credentials" "$trace"
+    chmod 755 "$work"
+fi
+(umask 077 && exec "${as_service[@]}" strace -f -qq -o "$trace" "$root/usr/bin/kfwatch" run -c "$work/config.toml") \
+    >"$work/stdout" 2>"$work/daemon.log" &
+tracer=$!
+eventually test -s "$state/kfwatch.db-lock"
+daemon=$(<"$state/kfwatch.db-lock")
+eventually test -s "$state/events.jsonl"
+"$kfwatch" poll -c "$work/config.toml" >"$work/poll.log" 2>&1 || (($? == 1)) || fail "poll does not reach the daemon"
+kill -HUP "$daemon"
+kill -TERM "$daemon"
+wait "$tracer" || fail "the daemon ended with $?: $(cat "$work/daemon.log")"
+daemon=""
+[[ ! -s $work/stdout ]] || fail "the journal would get $(head -c 200 "$work/stdout")"
+! find "$state" -perm /077 | grep . || fail "these files are open to others"
+
+sed -nE 's/^[0-9]+ +([a-z0-9_]+)\(.*/\1/p' "$trace" | sort -u >"$work/used"
+used=$(wc -l <"$work/used")
+((used > 40)) || fail "only $used system calls were seen"
+forbidden=$(allowed | sort -u | comm -23 "$work/used" -)
+[[ -z $forbidden ]] || fail "SystemCallFilter forbids what the daemon does: $forbidden"
+
+executable=$(grep -E '(mprotect|pkey_mprotect)\(.*PROT_EXEC|mmap\(.*PROT_WRITE\|PROT_EXEC' "$trace") || true
+[[ -z $executable ]] || fail "MemoryDenyWriteExecute forbids what the daemon does: $executable"
+
+families=$(sed -nE 's/.* socket(pair)?\((AF_[A-Z0-9]+),.*/\2/p' "$trace" | sort -u)
+permitted=$(sed -n 's/^RestrictAddressFamilies=//p' "$unit" | tr ' ' '\n' | sort)
+others=$(comm -23 <(echo "$families") <(echo "$permitted"))
+[[ -z $others ]] || fail "RestrictAddressFamilies forbids what the daemon does: $others"
+
+written=$(grep -E '^[0-9]+ +(openat|unlink|unlinkat|rename|renameat2?|mkdir|mkdirat|ftruncate|chmod|fchmodat)\(' "$trace" |
+    grep -E 'O_WRONLY|O_RDWR|O_CREAT|unlink|rename|mkdir|chmod' | grep -vE "\"($state/|/dev/null\")") || true
+[[ -z $written ]] || fail "the daemon writes outside of its state directory: $written"
+echo "$used system calls seen, all of them allowed; families $(xargs <<<"$families")"

@@ -1,0 +1,111 @@
+"""Reads dashboards by Grafana's own types, and the files that provision them.
+
+Usage: dashboards.py PROVISIONING_DIRECTORY DASHBOARD.json...
+
+Whatever a type of Grafana's does not know is lost when it reads a dashboard and writes it again; so what comes back must be
+what was read. Prints what is wrong, one line each, and exits with 1.
+"""
+
+import json
+import pathlib
+import sys
+
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
+
+# What a current Grafana knows and these types (of Grafana 10.1) do not, and pass over: ends of paths.
+NEWER = {
+    ".options.wideLayout": "stat panels that show name and value put one beside the other",
+    ".options.namePlacement": "where bar gauges write their names",
+    ".options.sizing": "bar gauges choose their height",
+    ".options.tooltip.mode": "heatmaps: the tooltip of one cell; before, it was called show",
+    ".options.tooltip.showColorScale": "heatmaps: no scale in the tooltip",
+}
+NEWER_SEEN = set()
+# Keys that these types fill in: of intervals and constants among variables, and what panels do not need.
+FILLED_IN = {
+    "id", "auto", "auto_min", "auto_count", "style", "frameIndex", "showTypeIcons", "show", "fieldConfig", "repeatDirection",
+    "transparent",
+}
+
+
+def differences(read, written, path=""):
+    """What is not the same in both, as sentences."""
+    if isinstance(read, dict) and isinstance(written, dict):
+        for key in read.keys() | written.keys():
+            place = f"{path}.{key}"
+            if key not in written:
+                newer = [end for end in NEWER if place.endswith(end)]
+                NEWER_SEEN.update(newer)
+                if not newer:
+                    yield f"{place} is unknown to Grafana's types"
+            elif key not in read:
+                if key not in FILLED_IN and written[key] not in (None, [], {}, ""):
+                    yield f"{place} is absent, and would be {written[key]!r}: write it"
+            else:
+                yield from differences(read[key], written[key], place)
+    elif isinstance(read, list) and isinstance(written, list) and len(read) == len(written):
+        for index, (one, other) in enumerate(zip(read, written)):
+            yield from differences(one, other, f"{path}[{index}]")
+    elif read != written or isinstance(read, bool) != isinstance(written, bool):
+        yield f"{path} is {read!r}, and Grafana's types make {written!r} of it"
+
+
+def typed(dashboard):
+    """Whether options, custom fields and queries became the types of their panels, not anonymous dictionaries."""
+    for panel in dashboard.panels:
+        if not isinstance(panel, Panel):
+            continue
+        if isinstance(panel.options, dict):
+            yield f"the options of {panel.title!r} ({panel.type_val}) have no type"
+        for target in panel.targets or []:
+            if type(target).__module__ != "grafana_foundation_sdk.models.prometheus":
+                yield f"a query of {panel.title!r} is no query of Prometheus: set its datasource"
+
+
+def complaints_of_dashboard(file):
+    text = file.read_text()
+    read = json.loads(text)
+    if json.dumps(read, ensure_ascii=False, indent=2) + "\n" != text:
+        yield "is not formatted: json.dumps with indent=2 and ensure_ascii=False"
+    dashboard = Dashboard.from_json(read)
+    yield from typed(dashboard)
+    yield from differences(read, json.loads(json.dumps(dashboard, cls=JSONEncoder)))
+
+
+def complaints_of_provisioning(directory):
+    """What Grafana would make of the files: keys that it knows, and the paths and names that the dashboards rely on."""
+    sources = yaml.safe_load((directory / "datasources/kfwatch.yaml").read_text())
+    known = {"name", "uid", "type", "access", "url", "isDefault", "editable", "jsonData"}
+    for source in sources["datasources"]:
+        if unknown := source.keys() - known:
+            yield f"datasources: unknown keys {sorted(unknown)}"
+        if (source["uid"], source["type"], source["access"]) != ("prometheus", "prometheus", "proxy"):
+            yield "datasources: uid and type must be prometheus, and access proxy"
+        if not source["url"].startswith("$"):
+            yield "datasources: the url must come from the environment"
+    provided = yaml.safe_load((directory / "dashboards/kfwatch.yaml").read_text())
+    known = {"name", "type", "folder", "disableDeletion", "allowUiUpdates", "updateIntervalSeconds", "options"}
+    for provider in provided["providers"]:
+        if unknown := provider.keys() - known:
+            yield f"dashboards: unknown keys {sorted(unknown)}"
+        if provider["type"] != "file" or provider["options"] != {"path": "/var/lib/grafana/dashboards/kfwatch"}:
+            yield "dashboards: must be files of /var/lib/grafana/dashboards/kfwatch"
+    if sources["apiVersion"] != 1 or provided["apiVersion"] != 1:
+        yield "apiVersion must be 1"
+
+
+def main():
+    register_default_plugins()
+    provisioning, *files = map(pathlib.Path, sys.argv[1:])
+    complaints = [f"{provisioning}: {complaint}" for complaint in complaints_of_provisioning(provisioning)]
+    for file in files:
+        complaints += [f"{file.name}: {complaint}" for complaint in complaints_of_dashboard(file)]
+    complaints += [f"NEWER has {key}, which is not needed" for key in sorted(NEWER.keys() - NEWER_SEEN)]
+    print("\n".join(complaints))
+    sys.exit(1 if complaints else 0)
+
+
+main()

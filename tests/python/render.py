@@ -1,0 +1,70 @@
+"""Draws dashboards with the data of a Prometheus, roughly as Grafana would, for a human to look at.
+
+Usage: render.py PROMETHEUS_URL SECONDS SCRAPE_INTERVAL OUTPUT_DIRECTORY DASHBOARD.json...
+
+Writes one picture for each dashboard. Prints one JSON object: dashboards by uid, and in each what every panel shows, by
+title: a number of series, rows or cells.
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import font_manager, pyplot
+from matplotlib.patches import Rectangle
+
+from render_data import Prometheus
+from render_panels import BACK, DRAW, TEXT, Box
+
+COLUMN, ROW, MARGIN = 80, 38, 4
+
+
+def font_with_chinese():
+    """The family that shows nicknames, of Debian's fonts-noto-cjk."""
+    files = [file for file in font_manager.findSystemFonts() if "NotoSansCJK-Regular" in file]
+    if not files:
+        sys.exit("render.py: install a font with Chinese characters (Debian: fonts-noto-cjk)")
+    # It may be newer than the list of fonts that matplotlib keeps.
+    font_manager.fontManager.addfont(files[0])
+    return font_manager.get_font(files[0]).family_name
+
+
+def picture(dashboard, prometheus):
+    """The figure, and what its panels show."""
+    height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"]) * ROW
+    width = 24 * COLUMN
+    figure = pyplot.figure(figsize=(width / 100, height / 100), dpi=100, facecolor="#111217")
+    sheet = Box(figure, 0, 0, width, height).sheet(0)
+    shown = {}
+    for panel in dashboard["panels"]:
+        grid = panel["gridPos"]
+        left, top = grid["x"] * COLUMN + MARGIN, grid["y"] * ROW + MARGIN
+        wide, tall = grid["w"] * COLUMN - 2 * MARGIN, grid["h"] * ROW - 2 * MARGIN
+        if panel["type"] == "row":
+            sheet.text(left + 8, top + tall / 2, "▾ " + panel["title"], color=TEXT, fontsize=12, va="center")
+            continue
+        sheet.add_patch(Rectangle((left, top), wide, tall, facecolor=BACK, edgecolor="#2c2f36"))
+        sheet.text(left + 10, top + 14, panel["title"], color=TEXT, fontsize=9.5, va="center", weight="bold")
+        shown[panel["title"]] = DRAW[panel["type"]](panel, dashboard, prometheus, Box(figure, left, top, wide, tall))
+    return figure, shown
+
+
+def main():
+    url, seconds, scrape_interval, output, *files = sys.argv[1:]
+    pyplot.rcParams["font.family"] = ["DejaVu Sans", font_with_chinese()]
+    prometheus = Prometheus(url, int(time.time()), int(seconds), int(scrape_interval))
+    found = {}
+    for file in files:
+        dashboard = json.loads(pathlib.Path(file).read_text())
+        figure, found[dashboard["uid"]] = picture(dashboard, prometheus)
+        figure.savefig(pathlib.Path(output) / f"{dashboard['uid']}.png")
+        pyplot.close(figure)
+    json.dump(found, sys.stdout)
+
+
+main()

@@ -1,0 +1,34 @@
+"""Speaks TLS in front of a server that does not.
+
+    tls_proxy.py CERTIFICATE KEY PORT    of the server behind; prints its own port, serves until it is killed
+"""
+
+import asyncio
+import ssl
+import sys
+
+
+async def pump(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass  # One side has gone; the other learns of it by the close.
+    finally:
+        writer.close()
+
+
+async def main(certificate, key, port):
+    async def connected(reader, writer):
+        behind, to_behind = await asyncio.open_connection("127.0.0.1", int(port))
+        await asyncio.gather(pump(reader, to_behind), pump(behind, writer))
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,136 @@
+//! Which series and labels an expression of PromQL names, as a parser of the language sees it.
+
+use std::{collections::BTreeSet, convert::Infallible, time::Duration};
+
+use promql_parser::{
+    label::Labels,
+    parser::{self, AggregateExpr, BinaryExpr, Expr, LabelModifier, VectorMatchCardinality, VectorSelector},
+    util::{ExprVisitor, walk_expr},
+};
+
+/// Functions that make sense of counters.
+const OF_COUNTERS: [&str; 4] = ["rate", "irate", "increase", "resets"];
+
+/// A selector of series in an expression.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selector {
+    /// The metric's name, empty if the selector has none.
+    pub(crate) metric: String,
+    /// Label, operator (`=`, `!=`, `=~`, `!~`) and value.
+    pub(crate) matchers: Vec<(String, String, String)>,
+    /// Directly inside of `rate`, `irate`, `increase` or `resets`.
+    pub(crate) in_rate: bool,
+    /// The window, as in `[5m]`.
+    pub(crate) range: Option<Duration>,
+}
+
+/// All selectors of an expression, in their order there. Variables of Grafana must have been replaced before.
+pub(crate) fn selectors(expression: &str) -> Vec<Selector> {
+    let mut visitor = Visitor::default();
+    visitor.read(expression);
+    visitor.selectors
+}
+
+/// The labels that an expression groups, matches or joins by: those of `by`, `without`, `on`, `ignoring`, `group_left` and
+/// `group_right`.
+pub(crate) fn grouping_labels(expression: &str) -> BTreeSet<String> {
+    let mut visitor = Visitor::default();
+    visitor.read(expression);
+    visitor.labels
+}
+
+#[derive(Default)]
+struct Visitor {
+    selectors: Vec<Selector>,
+    labels: BTreeSet<String>,
+    /// Whether the arguments now visited are those of a function of counters.
+    in_rate: bool,
+}
+
+impl Visitor {
+    fn read(&mut self, expression: &str) {
+        let parsed = parser::parse(expression).map_err(|error| format!("{expression}: {error}")).unwrap();
+        let Ok(_) = walk_expr(self, &parsed);
+    }
+
+    fn select(&mut self, selector: &VectorSelector, range: Option<Duration>) {
+        let written = selector.matchers.matchers.iter().chain(selector.matchers.or_matchers.iter().flatten());
+        let matchers = written
+            .filter(|matcher| matcher.name != "__name__")
+            .map(|matcher| (matcher.name.clone(), matcher.op.to_string(), matcher.value.clone()))
+            .collect();
+        let metric = selector.name.clone().unwrap_or_default();
+        self.selectors.push(Selector { metric, matchers, in_rate: self.in_rate, range });
+    }
+
+    fn group(&mut self, labels: &Labels) {
+        self.labels.extend(labels.labels.iter().cloned());
+    }
+
+    fn modified(&mut self, modifier: Option<&LabelModifier>) {
+        if let Some(modifier) = modifier {
+            self.group(modifier.labels());
+        }
+    }
+}
+
+impl ExprVisitor for Visitor {
+    type Error = Infallible;
+
+    fn pre_visit(&mut self, expression: &Expr) -> Result<bool, Infallible> {
+        match expression {
+            Expr::VectorSelector(selector) => self.select(selector, None),
+            Expr::MatrixSelector(matrix) => self.select(&matrix.vs, Some(matrix.range)),
+            Expr::Call(call) => self.in_rate = OF_COUNTERS.contains(&call.func.name),
+            Expr::Aggregate(AggregateExpr { modifier, param, .. }) => {
+                self.modified(modifier.as_ref());
+                // The walk leaves parameters, as of topk, out.
+                if let Some(param) = param {
+                    walk_expr(self, param)?;
+                }
+            }
+            Expr::Binary(BinaryExpr { modifier: Some(modifier), .. }) => {
+                self.modified(modifier.matching.as_ref());
+                if let VectorMatchCardinality::ManyToOne(labels) | VectorMatchCardinality::OneToMany(labels) =
+                    &modifier.card
+                {
+                    self.group(labels);
+                }
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn post_visit(&mut self, expression: &Expr) -> Result<bool, Infallible> {
+        if let Expr::Call(_) = expression {
+            self.in_rate = false;
+        }
+        Ok(true)
+    }
+}
+
+#[test]
+fn selectors_and_labels_of_an_expression_are_found() {
+    let found = selectors(
+        "topk(scalar(c), sum by (a) (increase(x_total{job=\"j\", b!~\"k\"}[5m]))) / on (d) group_left (e) max_over_time(y[1h]) unless z",
+    );
+    let plain = |metric: &str| Selector {
+        metric: metric.to_owned(),
+        matchers: Vec::new(),
+        in_rate: false,
+        range: None,
+    };
+    let matcher = |label: &str, op: &str, value: &str| (label.to_owned(), op.to_owned(), value.to_owned());
+    let counter = Selector {
+        matchers: vec![matcher("job", "=", "j"), matcher("b", "!~", "k")],
+        in_rate: true,
+        range: Some(Duration::from_mins(5)),
+        ..plain("x_total")
+    };
+    let gauge = Selector { range: Some(Duration::from_hours(1)), ..plain("y") };
+    assert_eq!(found, [plain("c"), counter, gauge, plain("z")]);
+    let labels =
+        grouping_labels("sum by (a) (x) / on (d) group_left (e) y unless ignoring (f) max without (g) (z)");
+    assert_eq!(labels.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "d", "e", "f", "g"]);
+}
