@@ -1,6 +1,6 @@
 //! What the owner of a receiver relies on: every event comes, in order, signed, whatever fails and whoever is killed.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
 mod support_delivery;
 #[expect(dead_code, reason = "not every test needs every helper")]
@@ -161,7 +161,7 @@ fn compare(received: &[Delivery], log: &[String], rounds: usize) {
         assert_eq!(delivery.path, "/kf", "no redirect is followed");
         assert_eq!(delivery.header("content-type"), "application/cloudevents+json; charset=utf-8");
         delivery.verify(KEYS[0]);
-        let n = *number.get(delivery.id()).expect("an event that is not in the log");
+        let n = number.get(delivery.id()).copied().unwrap_or_else(|| panic!("not in the log: {delivery:?}"));
         assert_eq!(delivery.body, log[n], "the same bytes each time, those of the log");
         if seen.insert(n) {
             first.entry(delivery.account()).or_default().push(n);
