@@ -65,6 +65,7 @@ struct Receiver {
     address: SocketAddr,
     received: watch::Receiver<usize>,
     last: Arc<Mutex<Instant>>,
+    _serving: JoinSet<()>,
 }
 
 impl Receiver {
@@ -80,8 +81,9 @@ impl Receiver {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", post(handler));
-        tokio::spawn(async { axum::serve(listener, router).await });
-        Self { address, received, last }
+        let mut serving = JoinSet::new();
+        serving.spawn(async { axum::serve(listener, router).await.unwrap() });
+        Self { address, received, last, _serving: serving }
     }
 
     fn url(&self) -> String {
