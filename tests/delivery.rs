@@ -45,6 +45,18 @@ fn eventually_delivered(daemon: &Process) {
     eventually("nothing pending", || of_crm(daemon, "pending_events").filter(|pending| *pending <= 0.0));
 }
 
+fn eventually_logged(daemon: &Process, text: &str) {
+    eventually(text, || daemon.stderr().contains(text).then_some(()));
+}
+
+/// Waits until so many events are confirmed, as kfwatch sees it, and no others pending.
+fn eventually_delivered_after(daemon: &Process, events: usize) {
+    eventually("the deliveries", || {
+        of_crm(daemon, "delivered_events_total").filter(|delivered| *delivered >= events as f64)
+    });
+    eventually_delivered(daemon);
+}
+
 /// The event log, a line of JSON each.
 fn event_log(home: &Home) -> Vec<String> {
     let printed = home.run("events --format json");
@@ -147,7 +159,8 @@ fn troubled_answer(random: &mut fastrand::Rng) -> Answer {
         7 => Answer::status(401),
         8 => Answer::status(422),
         9 => Answer::status(404),
-        10..=20 => Answer::Slow(Duration::from_millis(100)),
+        10 => Answer::Cut,
+        11..=20 => Answer::Slow(Duration::from_millis(100)),
         _ => Answer::status(204),
     }
 }
@@ -194,16 +207,14 @@ fn a_receiver_that_answers_410_gets_nothing_more_until_the_url_is_changed() {
     assert_eq!(of_crm(&daemon, "stopped"), Some(0.0));
     open(&wechat.control(), "kf1@shop", "oA");
     eventually("the stop", || of_crm(&daemon, "stopped").filter(|stopped| *stopped >= 1.0));
-    let log = daemon.stderr();
-    assert!(log.contains("ERROR Delivery has ended: the receiver answers 410 Gone"), "{log}");
+    eventually_logged(&daemon, "ERROR Delivery has ended: the receiver answers 410 Gone");
     open(&wechat.control(), "kf2@shop", "oB");
     eventually("another event", || of_crm(&daemon, "pending_events").filter(|pending| *pending >= 2.0));
     terminate(daemon);
 
     let daemon = home.daemon();
     assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "a restart does not forget");
-    let log = daemon.stderr();
-    assert!(log.contains("Delivery has ended before: the receiver answers 410 Gone"), "{log}");
+    eventually_logged(&daemon, "ERROR Delivery has ended before: the receiver answers 410 Gone");
     open(&wechat.control(), "kf2@shop", "oC");
     eventually("one event more", || of_crm(&daemon, "pending_events").filter(|pending| *pending >= 3.0));
     terminate(daemon);
@@ -296,11 +307,37 @@ fn redirects_are_not_followed_and_count_as_failures() {
     eventually("the redirect", || {
         of_crm(&daemon, "delivery_failures_total").filter(|failures| *failures >= 2.0)
     });
-    assert!(daemon.stderr().contains("will be tried again: the receiver answers 307"), "{}", daemon.stderr());
+    eventually_logged(&daemon, "will be tried again: the receiver answers 307");
     receiver.answer(|_| Answer::status(200));
     eventually_delivered(&daemon);
     assert_eq!(elsewhere.received().len(), 0);
-    assert!(daemon.stderr().contains("Delivery goes on"));
+    eventually_logged(&daemon, "Delivery goes on");
+}
+
+#[test]
+fn a_confirmation_counts_whatever_becomes_of_its_body() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let receiver = Receiver::start();
+    let mut answers = [Answer::Cut, Answer::Stall].into_iter();
+    receiver.answer(move |_| answers.next().unwrap_or(Answer::status(204)));
+    for openid in ["oA", "oB", "oC"] {
+        open(&wechat.control(), "kf1@shop", openid);
+    }
+    let home = home(&wechat, &crm(&receiver.url("kf"), "timeout = \"10m\""));
+    let daemon = home.daemon();
+    eventually_delivered_after(&daemon, 3);
+    assert_eq!(receiver.received().len(), 3);
+    assert_eq!(of_crm(&daemon, "delivery_failures_total"), Some(0.0));
+}
+
+#[test]
+fn a_ca_file_without_a_usable_certificate_is_refused_as_configuration() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = home(&wechat, &crm("https://crm.example/kf", "ca_file = \"ca.pem\""));
+    home.write("ca.pem", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
+    let ended = home.run("run");
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(ended.stderr.contains("ca_file of sink \"crm\": "), "{ended:?}");
 }
 
 #[test]

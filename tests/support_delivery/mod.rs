@@ -75,6 +75,10 @@ pub(crate) enum Answer {
     Garbage,
     /// 200 after a time.
     Slow(Duration),
+    /// 200 and half a body, and the end of the connection.
+    Cut,
+    /// 200 and half a body, and nothing more.
+    Stall,
 }
 
 impl Answer {
@@ -178,7 +182,7 @@ fn serve(connection: &TcpStream, shared: &Shared) {
         let answer = shared.decide.lock().unwrap()(&delivery);
         let confirms = match &answer {
             Answer::Status(status, ..) => (200..300).contains(status),
-            Answer::Slow(_) => true,
+            Answer::Slow(_) | Answer::Cut | Answer::Stall => true,
             Answer::Hang | Answer::Reset | Answer::Garbage => false,
         };
         let place = {
@@ -198,13 +202,24 @@ fn serve(connection: &TcpStream, shared: &Shared) {
             Answer::Slow(_) => writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
             Answer::Garbage => writer.write_all(b"220 mail.example ESMTP\r\n\r\n"),
             Answer::Reset => writer.write_all(b"HTTP/1.1 2"),
-            // Reads until the other side closes.
-            Answer::Hang => reader.read(&mut [0]).map(|_| ()),
+            Answer::Cut | Answer::Stall => {
+                writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+            }
+            Answer::Hang => Ok(()),
         };
-        if sent.is_err() || !matches!(answer, Answer::Status(..) | Answer::Slow(_)) {
+        if sent.is_err() {
             break;
         }
         shared.received.lock().unwrap()[place].confirmed = confirms;
+        match answer {
+            Answer::Status(..) | Answer::Slow(_) => {}
+            // Until the other side closes; how it does so is all the same.
+            Answer::Hang | Answer::Stall => {
+                let _ = reader.read(&mut [0]);
+                break;
+            }
+            Answer::Reset | Answer::Garbage | Answer::Cut => break,
+        }
     }
     let _ = connection.shutdown(Shutdown::Both);
 }
