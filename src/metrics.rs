@@ -2,8 +2,9 @@
 //!
 //! Families whose labels are closed sets live in a registry of the `prometheus` crate. Families with labels from the
 //! configuration (accounts, sinks) are written by [`exposition`] straight from the account table, and what the store
-//! itself knows straight from there: with 100,000 accounts that costs little, and label maps of the crate take two different label sets for one when their values
-//! concatenate alike. Both kinds stand in one page; no family name appears twice.
+//! itself knows straight from there: with 100,000 accounts that costs little, and label maps of the crate take two
+//! different label sets for one when their values concatenate alike. Both kinds stand in one page; no family name appears
+//! twice.
 
 pub mod exposition;
 

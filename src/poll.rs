@@ -9,6 +9,7 @@
 mod account;
 mod claim;
 mod collector;
+mod commits;
 mod discovery;
 mod held;
 mod kf_list;
@@ -17,20 +18,20 @@ mod report;
 mod transfers;
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use self::held::{cause, conclusion};
 pub use self::{
     account::{WatchedAccount, watch},
     claim::Claim,
     collector::Collection,
     discovery::{Discovery, Leaving, Patterns},
     official_account::OfficialAccount,
+};
+use self::{
+    commits::Commits,
+    held::{cause, conclusion},
 };
 use crate::{
     domain::{
@@ -72,8 +73,7 @@ pub struct Poller {
     /// Failures of the store, which are nobody's but its own.
     not_stored: Mutex<Streak<report::StoreReason>>,
     /// Commits of polls that were begun, and those of them that ended, well or not.
-    commits_begun: AtomicU64,
-    commits_ended: AtomicU64,
+    commits: Commits,
 }
 
 /// The times that bound polls.
@@ -90,8 +90,7 @@ pub struct PollLimits {
 impl Poller {
     /// A poller that commits to this store.
     pub fn new(store: Store, metrics: Arc<Metrics>, clock: Arc<dyn Clock>, limits: PollLimits) -> Self {
-        let (commits_begun, commits_ended) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { store, metrics, clock, limits, not_stored: Mutex::default(), commits_begun, commits_ended }
+        Self { store, metrics, clock, limits, not_stored: Mutex::default(), commits: Commits::default() }
     }
 
     /// Polls the claimed account once, unless it is held back.
@@ -150,8 +149,7 @@ impl Poller {
 
     /// How commits get on. One that fails gets on as well.
     pub fn commits(&self) -> Work {
-        let finished = self.commits_ended.load(Ordering::Relaxed);
-        Work { finished, waits: self.commits_begun.load(Ordering::Relaxed) != finished }
+        self.commits.work()
     }
 
     /// The longest time that a poll of this official account may take for asking. Waiting for permits is no fault of the
@@ -180,9 +178,9 @@ impl Poller {
             let commit =
                 PollCommit { id: account.row(), account: account.account().clone(), changes, record };
             let started = self.clock.now();
-            self.commits_begun.fetch_add(1, Ordering::Relaxed);
+            let under_way = self.commits.begin();
             let committed = self.store.commit_poll(commit).await;
-            self.commits_ended.fetch_add(1, Ordering::Relaxed);
+            drop(under_way);
             let now = self.clock.now();
             report::log_commit(&self.not_stored, committed.as_ref().err(), started, now);
             committed?;

@@ -9,6 +9,7 @@
 
 pub mod collectors;
 pub mod cron;
+mod places;
 pub mod queue;
 pub mod ticker;
 pub mod triggers;

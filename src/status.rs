@@ -59,6 +59,8 @@ pub struct AccountStatus {
 pub struct Collected {
     /// The customers who wait, as getwaitcase told.
     pub waiting: Option<WaitingQueue>,
+    /// How many kf accounts are online, watched or not, as getonlinekflist told.
+    pub online_accounts: Option<u64>,
     /// The quota of getsessionlist.
     pub quota: Option<Quota>,
     /// When each collector last succeeded, in the order of [`Collector::ALL`].

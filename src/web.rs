@@ -59,7 +59,7 @@ const MAX_CONCURRENT_SCRAPES: usize = 8;
 /// Chunks of a page of metrics that wait for a slow reader.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-/// How long the store may take to say what sinks have pending, before a page goes without that.
+/// How long the store may take to say what a sink has pending, before it is done without.
 const PENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a reader of a page may stand still.
@@ -91,6 +91,20 @@ impl WebState {
     /// The bound of the scrapes.
     pub fn scrape_limit() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES))
+    }
+
+    /// What the store knows, as far as it says so in time: everything else is worth having even when it fails or hangs.
+    pub async fn stored(&self) -> Stored {
+        let mut stored = Stored {
+            size_bytes: self.store.size_bytes(),
+            writes: self.store.writes(),
+            pending: Vec::with_capacity(self.sinks.len()),
+        };
+        for sink in &self.sinks {
+            let read = tokio::time::timeout(PENDING_TIMEOUT, self.store.pending(sink)).await;
+            stored.pending.push((sink.clone(), read.ok().and_then(Result::ok)));
+        }
+        stored
     }
 }
 
@@ -157,16 +171,7 @@ async fn metrics(State(state): State<Arc<WebState>>) -> Response {
     let Ok(permit) = Arc::clone(&state.scrapes).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n").into_response();
     };
-    let mut stored = Stored {
-        size_bytes: state.store.size_bytes(),
-        writes: state.store.writes(),
-        pending: Vec::with_capacity(state.sinks.len()),
-    };
-    for sink in &state.sinks {
-        // The other families are worth having even when the store fails or hangs.
-        let read = tokio::time::timeout(PENDING_TIMEOUT, state.store.pending(sink)).await;
-        stored.pending.push((sink.clone(), read.ok().and_then(Result::ok)));
-    }
+    let stored = state.stored().await;
     let (chunks, body) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let page = Page { chunks, reader: Handle::current() };
     tokio::task::spawn_blocking(move || page.write(&state, &stored, permit));

@@ -9,6 +9,7 @@ export CARGO_TARGET_DIR=$target CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 mkdir -p "$target"
 
 # The programs that tests use from PyPI.
+# shellcheck disable=SC2034 # for those who source this
 venv=$target/python-venv
 
 as_root() {
@@ -24,17 +25,15 @@ install_packages() {
             missing+=("$package")
     done
     ((${#missing[@]})) || return 0
-    local policy=/usr/sbin/policy-rc.d
-    local added=false
-    if [[ ! -e $policy ]]; then
-        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
-        as_root chmod 755 $policy
-        added=true
-    fi
-    local status=0
-    as_root apt-get -qq update &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
-            "${missing[@]}" || status=$?
-    if $added; then as_root rm -f $policy; fi
-    return $status
+    # In a subshell, whose trap removes the file again whatever ends it.
+    (
+        policy=/usr/sbin/policy-rc.d
+        if [[ ! -e $policy ]]; then
+            trap 'as_root rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+            as_root chmod 755 $policy
+        fi
+        as_root apt-get -qq update
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "${missing[@]}"
+    )
 }

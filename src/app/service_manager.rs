@@ -173,11 +173,12 @@ impl Connection {
         }
     }
 
-    /// Has the log told when parts begin to stand still, and when they get on again.
+    /// Has the log told of each part that begins to stand still, and when all get on again.
     fn note(&self, stalls: Vec<Stall>) {
         let mut known = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
-        match (known.is_empty(), stalls.is_empty()) {
-            (true, false) => {
+        let another = stalls.iter().any(|stall| known.iter().all(|known| known.what != stall.what));
+        match (another, stalls.is_empty() && !known.is_empty()) {
+            (true, _) => {
                 let restarts = match self.watchdog {
                     Some(_) => {
                         "The watchdog is not fed any more, so that the service manager restarts kfwatch"
@@ -186,7 +187,7 @@ impl Connection {
                 };
                 tracing::error!("Polling stands still: {}. {restarts}", list(&stalls));
             }
-            (false, true) => tracing::info!("Polling gets on again"),
+            (_, true) => tracing::info!("Polling gets on again"),
             _ => {}
         }
         *known = stalls;

@@ -8,12 +8,10 @@ use crate::{
 
 /// How many kf accounts are in which state, how many sessions are open, how many events wait for the slowest sink.
 pub(super) async fn of(web: &WebState) -> String {
-    let mut pending = Some(0);
-    for sink in &web.sinks {
-        let events = web.store.pending(sink).await.ok().map(|pending| pending.events);
-        pending = pending.zip(events).map(|(most, events): (u64, u64)| most.max(events));
-    }
-    let pending = pending.map_or("unknown".to_owned(), |events| events.to_string());
+    let stored = web.stored().await;
+    let pending = stored.pending.iter().map(|(_, pending)| pending.map(|pending| pending.events));
+    let most = pending.reduce(|most, events| Some(most?.max(events?))).unwrap_or(Some(0));
+    let pending = most.map_or("unknown".to_owned(), |events| events.to_string());
     format!("{}; events pending: {pending}", Counts::of(&web.table))
 }
 

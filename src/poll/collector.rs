@@ -189,6 +189,8 @@ impl OfficialAccount {
 
     /// An account that is not listed is offline; how many sessions it has accepted is then not known.
     fn take_online(&self, listed: &[OnlineAccount]) {
+        let online = listed.iter().filter(|account| account.online).count();
+        self.status.collected().online_accounts = Some(online as u64);
         let listed: HashMap<&str, &OnlineAccount> =
             listed.iter().map(|account| (&*account.kf_account, account)).collect();
         for account in self.status.accounts().iter() {

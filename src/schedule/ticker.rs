@@ -5,7 +5,6 @@
 //! next one is nearer than it seemed. Ticks that were missed are counted and fall together into one.
 
 use std::{
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cron::Schedule,
+    places::Places,
     queue::{Job, PollQueue},
     triggers::{Registration, TriggerError, Triggers},
 };
@@ -28,7 +28,7 @@ use crate::{
         progress::{Part, Work},
     },
     metrics::Metrics,
-    poll::{OfficialAccount, Poller, WatchedAccount},
+    poll::{OfficialAccount, Poller},
 };
 
 /// How long a trigger may be late before its tick counts as missed. The scheduler looks every half second.
@@ -107,23 +107,6 @@ pub struct Ticker {
     looks: Arc<AtomicU64>,
 }
 
-/// The kf accounts of a schedule in the order of their places in the spread.
-struct Places {
-    spread: Duration,
-    official_accounts: Vec<Scheduled>,
-    /// The lists that `in_order` was made of: it is made anew when one of them was swapped.
-    lists: Vec<Arc<Vec<Arc<WatchedAccount>>>>,
-    in_order: Vec<Place>,
-}
-
-/// A kf account and when it is let go after a tick.
-struct Place {
-    after: Duration,
-    account: Arc<WatchedAccount>,
-    /// The index of its official account.
-    of: usize,
-}
-
 impl Ticker {
     /// A ticker for the official accounts of one schedule; each kf account is polled at its own fixed place within
     /// `spread` after the tick.
@@ -134,7 +117,7 @@ impl Ticker {
         ticks: Arc<AtomicU64>,
         official_accounts: Vec<Scheduled>,
     ) -> Self {
-        let accounts = Places { spread, official_accounts, lists: Vec::new(), in_order: Vec::new() };
+        let accounts = Places::new(spread, official_accounts);
         let looks = Arc::default();
         Self { context, schedule, accounts, ticks, due: None, served: None, release: None, looks }
     }
@@ -279,38 +262,4 @@ impl Ticker {
         triggers.remove(registration).await?;
         triggers.register(&self.schedule, now.wall, tick).await
     }
-}
-
-impl Places {
-    /// Takes over the kf accounts that came, and drops those that went.
-    fn follow(&mut self) {
-        let lists = || self.official_accounts.iter().map(|scheduled| scheduled.official_account.accounts());
-        let same = self.lists.len() == self.official_accounts.len()
-            && self.lists.iter().zip(lists()).all(|(known, list)| Arc::ptr_eq(known, &list));
-        if same {
-            return;
-        }
-        self.lists = lists().collect();
-        let accounts = self
-            .lists
-            .iter()
-            .enumerate()
-            .flat_map(|(of, list)| list.iter().map(move |account| (of, account)));
-        let places = accounts.map(|(of, account)| Place {
-            after: place(account, self.spread),
-            account: Arc::clone(account),
-            of,
-        });
-        self.in_order = places.collect();
-        self.in_order.sort_by_key(|place| place.after);
-    }
-}
-
-/// Where in the spread an account is polled: by a hash of its names, the same at every tick.
-fn place(account: &WatchedAccount, spread: Duration) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    let account = &account.status.account;
-    (&account.appid, &account.kf_account).hash(&mut hasher);
-    // The upper half of the hash as a fraction of one.
-    spread.mul_f64((hasher.finish() >> 32) as f64 / f64::from(u32::MAX))
 }

@@ -13,7 +13,12 @@ struct Family {
     value: fn(&Collected) -> Option<u64>,
 }
 
-const FAMILIES: [Family; 4] = [
+const FAMILIES: [Family; 5] = [
+    Family {
+        name: "wechat_kf_online_accounts",
+        help: "Kf accounts of the official account that are online, watched or not, as getonlinekflist last said.",
+        value: |collected| collected.online_accounts,
+    },
     Family {
         name: "wechat_kf_waiting_users",
         help: "Customers who wait for an agent, as getwaitcase last said.",
