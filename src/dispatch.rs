@@ -11,6 +11,7 @@
 
 mod cursor;
 mod outage;
+mod reader;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     cursor::Cursor,
     outage::{Outage, wait_after},
+    reader::Reader,
     window::Window,
 };
 use crate::{
@@ -33,12 +35,6 @@ use crate::{
     sink::{DeliveryError, Pace, Sink},
     store::{DeadLetter, EventFilter, EventId, RegisteredSink, Store, StoredEvent},
 };
-
-/// How many events are read ahead of what the sink has confirmed: about half a megabyte.
-const READ_AHEAD: usize = 1000;
-
-/// How far one read looks through the log for events that the sink wants: other readers of the store wait for it.
-const LOOK_THROUGH: i64 = 20_000;
 
 /// How often the log is looked at without a wake-up.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -61,15 +57,12 @@ pub struct DispatchContext {
 pub struct Dispatcher {
     name: String,
     sink: Arc<Sink>,
-    /// What the sink wants of the log.
-    wanted: EventFilter,
+    reader: Reader,
     window: Window,
     cursor: Cursor,
     outage: Outage,
     /// Why the sink wants no more events, if it does not.
     stopped: Option<String>,
-    /// The log is not read before, after it could not be.
-    read_at: Duration,
     log: Log,
     store: Store,
     metrics: Arc<Metrics>,
@@ -82,7 +75,6 @@ struct Log {
     failures: Streak<String>,
     /// Never told as ended: each reason is told once in a while, however many events have it.
     dead_letters: Streak<String>,
-    reading: Streak<()>,
 }
 
 /// The sink has ended for good; its undelivered events stay in the log.
@@ -114,13 +106,12 @@ impl Dispatcher {
         let DispatchContext { store, metrics, clock } = context;
         Self {
             sink: Arc::new(sink),
-            wanted,
+            reader: Reader::new(name.clone(), wanted, store.clone(), Arc::clone(&clock)),
             window: Window::behind(cursor),
             cursor: Cursor::new(name.clone(), cursor, store.clone()),
             name,
             outage: Outage::default(),
             stopped: registered.stopped.clone(),
-            read_at: Duration::ZERO,
             log: Log::default(),
             store,
             metrics,
@@ -163,40 +154,11 @@ impl Dispatcher {
 
     /// Reads on in the log if there is room, and lets events in whose wait is over. Says when to look again.
     async fn look(&mut self, newest: EventId) -> Instant {
+        let is_behind = self.reader.read_on(&mut self.window, newest).await;
         let now = self.clock.now().monotonic;
-        let has_room = |window: &Window| window.len() <= READ_AHEAD / 2 && window.read_to() < newest;
-        if has_room(&self.window) && self.read_at <= now {
-            self.read().await;
-        }
-        let is_behind = has_room(&self.window) && self.read_at <= now;
         let next = self.window.let_in(now).map(|until| until.saturating_sub(now));
         let waits = [self.outage.wait(now), next, is_behind.then_some(Duration::ZERO)];
         Instant::now() + waits.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min)
-    }
-
-    async fn read(&mut self) {
-        let after = self.window.read_to();
-        let mut filter = EventFilter { after, ..self.wanted.clone() };
-        if !(filter.types.is_empty() && filter.official_accounts.is_empty()) {
-            filter.until = Some(EventId(after.0.saturating_add(LOOK_THROUGH)));
-        }
-        let read = self.store.read_events(filter, READ_AHEAD).await;
-        let now = self.clock.now();
-        match read {
-            Ok(page) => {
-                self.window.add(page.events, page.next);
-                if self.log.reading.succeeded(now).is_some() {
-                    tracing::info!(sink = %self.name, "The event log can be read again");
-                }
-            }
-            Err(error) => {
-                self.read_at = now.monotonic + LOOK_INTERVAL;
-                if self.log.reading.failed((), now) {
-                    let error = crate::chain(&error);
-                    tracing::error!(sink = %self.name, "The event log cannot be read, and will be again: {error}");
-                }
-            }
-        }
     }
 
     /// What to deliver next, if an attempt more may begin.
