@@ -17,7 +17,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub(super) struct Outage {
     failures: u32,
     /// When the last failure that counted was known.
-    failed_at: Duration,
+    failed_at: Option<Duration>,
     /// No attempt begins before.
     resume_at: Option<Duration>,
     /// Whether the attempt is under way that shows whether the sink is back.
@@ -48,7 +48,7 @@ impl Outage {
         }
         if !is_late {
             self.failures = self.failures.saturating_add(1);
-            self.failed_at = now;
+            self.failed_at = Some(now);
             self.probing = false;
         }
         let own = wait_after(self.failures, jitter);
@@ -59,13 +59,13 @@ impl Outage {
     /// An attempt that began at `begun` has shown that the sink is there.
     pub(super) fn answered(&mut self, begun: Duration) {
         if !self.is_late(begun) {
-            *self = Self::default();
+            *self = Self { failed_at: self.failed_at, ..Self::default() };
         }
     }
 
-    /// Whether the attempt was under way already when the sink was found to be gone.
+    /// Whether the attempt was under way already when the sink was found to be gone, be it back by now or not.
     fn is_late(&self, begun: Duration) -> bool {
-        self.failures > 0 && begun <= self.failed_at
+        self.failed_at.is_some_and(|failed_at| begun <= failed_at)
     }
 }
 
@@ -117,7 +117,8 @@ mod tests {
         outage.answered(ms(0));
         assert!(!outage.lets_begin(ms(502), 1, 8), "an answer from before the failure shows nothing");
         outage.answered(ms(501));
-        assert!(outage.lets_begin(ms(502), 7, 8));
+        outage.failed(ms(0), ms(502), None, 0.0);
+        assert!(outage.lets_begin(ms(502), 7, 8), "nor does a time-out from before");
         outage.failed(ms(502), ms(503), None, 0.0);
         assert_eq!(outage.wait(ms(503)), Some(ms(500)), "waits begin anew");
     }
