@@ -12,6 +12,8 @@ mod support_ops;
 mod alerts;
 #[path = "alerting/inhibitions.rs"]
 mod inhibitions;
+#[path = "alerting/message.rs"]
+mod message;
 #[path = "alerting/routes.rs"]
 mod routes;
 
