@@ -50,31 +50,34 @@ pub(crate) fn grouping_labels(expression: &str) -> BTreeSet<String> {
 /// selector. What rules record is looked up in `recorded`, by name.
 pub(crate) fn labels_found(expression: &str, recorded: &BTreeMap<String, String>) -> BTreeSet<String> {
     let parsed = parser::parse(expression).map_err(|error| format!("{expression}: {error}")).unwrap();
-    kept_by(&parsed, recorded)
+    kept_by(&parsed, recorded).ok_or_else(|| format!("{expression}: aggregate by labels")).unwrap()
 }
 
-fn kept_by(expression: &Expr, recorded: &BTreeMap<String, String>) -> BTreeSet<String> {
+/// None where they depend on what is found.
+fn kept_by(expression: &Expr, recorded: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
     match expression {
         Expr::Aggregate(AggregateExpr { modifier: Some(LabelModifier::Include(labels)), .. }) => {
-            labels.labels.iter().cloned().collect()
+            Some(labels.labels.iter().cloned().collect())
         }
-        Expr::Aggregate(AggregateExpr { modifier: None, .. }) => BTreeSet::new(),
+        Expr::Aggregate(AggregateExpr { modifier: None, .. }) => Some(BTreeSet::new()),
         Expr::Binary(BinaryExpr { lhs, rhs, .. }) if lhs.value_type() == ValueType::Scalar => {
             kept_by(rhs, recorded)
         }
         Expr::Binary(BinaryExpr { lhs, .. }) => kept_by(lhs, recorded),
         Expr::Paren(inner) => kept_by(&inner.expr, recorded),
-        Expr::Call(call) if call.func.name == "absent" => match call.args.first().as_deref() {
-            Some(Expr::VectorSelector(selector)) => {
-                let named = selector.matchers.matchers.iter().filter(|matcher| matcher.op == MatchOp::Equal);
-                named.map(|matcher| matcher.name.clone()).filter(|name| name != "__name__").collect()
+        Expr::Call(call) if call.func.name == "absent" => match call.args.first().as_deref()? {
+            Expr::VectorSelector(selector) => {
+                let matchers = &selector.matchers.matchers;
+                let named = matchers.iter().filter(|matcher| matcher.op == MatchOp::Equal);
+                let names = named.map(|matcher| matcher.name.clone());
+                Some(names.filter(|name| name != "__name__").collect())
             }
-            other => panic!("absent of {other:?}: its labels are not known"),
+            _ => None,
         },
-        Expr::VectorSelector(VectorSelector { name: Some(name), .. }) if recorded.contains_key(name) => {
-            labels_found(&recorded[name], recorded)
+        Expr::VectorSelector(VectorSelector { name: Some(name), .. }) => {
+            recorded.get(name).map(|expression| labels_found(expression, recorded))
         }
-        other => panic!("aggregate by labels, so that those of the alert are known: {other}"),
+        _ => None,
     }
 }
 
