@@ -211,13 +211,13 @@ fn inhibited(alertmanager: &Alertmanager) -> BTreeMap<String, bool> {
     alerts.iter().map(|alert| (key(alert["labels"].as_object().unwrap()), is_inhibited(alert))).collect()
 }
 
-/// The shipped file, with receivers that nobody listens at, and a rule for [`MARK`].
+/// The shipped file, with receivers that send nothing, and a rule for [`MARK`].
 fn rules_and_mark() -> String {
     let mut file = yaml("alertmanager/alertmanager.yml");
     let [first, second] = MARK.map(|name| format!("alertname = {name}"));
     let mark = json!({"source_matchers": [first], "target_matchers": [second]});
     file["inhibit_rules"].as_array_mut().unwrap().push(mark);
-    // Nothing is sent: no test of this file takes half a minute, the first group_wait.
+    // What arrives is tested beside this.
     file["receivers"] = list(&file["receivers"]).iter().map(|it| json!({"name": it["name"]})).collect();
     // JSON is YAML.
     file.to_string()
