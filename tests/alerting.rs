@@ -8,6 +8,15 @@ mod support_monitoring;
 #[expect(dead_code, reason = "not every test needs every helper")]
 mod support_ops;
 
+#[path = "alerting/alerts.rs"]
+mod alerts;
+#[path = "alerting/inhibitions.rs"]
+mod inhibitions;
+#[path = "alerting/message.rs"]
+mod message;
+#[path = "alerting/routes.rs"]
+mod routes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -20,19 +20,20 @@ for name in CustomersWaitLong NobodyOnline SessionsOnOfflineAccount; do
 done
 goes_to team-lead alertname=WechatKfSessionOpenTooLong severity=info official_account=shop kf_account=kf1@shop
 
-# Six alerts, of which the message lists four, and a resolved one.
+# Six alerts, of which the message describes one and names three more, and a resolved one.
 data=$(mktemp)
 trap 'rm -f "$data"' EXIT
 alert() {
-    printf '{"status":"%s","annotations":{"description":"%s"}}' "$1" "$2"
+    printf '{"status":"%s","labels":{"official_account":"shop","kf_account":"%s"},"annotations":{"description":"%s is so. / 如此。"}}' \
+        "$1" "$2" "$2"
 }
-printf '{"status":"firing","commonLabels":{"severity":"warning","official_account":"shop"},"commonAnnotations":{"summary":"%s","runbook_url":"%s"},"alerts":[%s,%s,%s,%s,%s,%s,%s]}' \
+printf '{"commonLabels":{"severity":"warning","official_account":"shop"},"commonAnnotations":{"summary":"%s","runbook_url":"%s"},"alerts":[%s,%s,%s,%s,%s,%s,%s]}' \
     "It is so." "https://example.com/#it" \
     "$(alert firing one)" "$(alert firing two)" "$(alert firing three)" "$(alert firing four)" \
     "$(alert firing five)" "$(alert firing six)" "$(alert resolved 七)" >"$data"
 expected='[warning] shop: It is so.
 Firing / 触发 (6):
-- one
+- one is so. / 如此。
 - two
 - three
 - four

@@ -1,17 +1,18 @@
 //! A real Alertmanager, and who receives what it sends.
 
 use std::{
-    net::SocketAddr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
 };
 
 use axum::{Router, extract::State, http::Uri, response::IntoResponse};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::free_address;
-use crate::support_ops::{Home, eventually, get};
+use crate::support_ops::{Home, PATIENCE, eventually, get};
 
 /// Debian's name of the program, and its own.
 const PROGRAMS: [&str; 2] = ["prometheus-alertmanager", "alertmanager"];
@@ -42,15 +43,36 @@ impl Alertmanager {
                 .ok()
         };
         let child = PROGRAMS.iter().find_map(spawn).unwrap();
-        eventually("Alertmanager", || std::net::TcpStream::connect(address).ok());
+        eventually("Alertmanager", || TcpStream::connect(address).ok());
         Self { child, address }
     }
 
     /// The alerts of this name that are active, silenced or not.
     pub(crate) fn alerts(&self, name: &str) -> Vec<Value> {
+        self.all_alerts().into_iter().filter(|alert| alert["labels"]["alertname"] == name).collect()
+    }
+
+    /// All alerts that are active, silenced or not.
+    pub(crate) fn all_alerts(&self) -> Vec<Value> {
         let answer = get(self.address, "/api/v2/alerts", "");
-        let alerts: Vec<Value> = serde_json::from_slice(&answer.body).unwrap_or_default();
-        alerts.into_iter().filter(|alert| alert["labels"]["alertname"] == name).collect()
+        serde_json::from_slice(&answer.body).unwrap_or_default()
+    }
+
+    /// Brings alerts, each with `labels` and maybe `annotations`, in this order, as Prometheus does.
+    pub(crate) fn bring(&self, alerts: &[Value]) {
+        let body = json!(alerts).to_string();
+        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!(
+            "POST /api/v2/alerts HTTP/1.0\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some("200"), "{answer}");
     }
 }
 
@@ -86,18 +108,22 @@ impl Receiver {
 
     /// The alerts of this name and status that came by webhook.
     pub(crate) fn alerts(&self, name: &str, status: &str) -> Vec<Value> {
-        let received = self.received.lock().unwrap();
-        let messages = received.iter().filter_map(|(_, body)| serde_json::from_str::<Value>(body).ok());
+        let messages = self.messages("").into_iter();
         let alerts = messages.flat_map(|message| message["alerts"].as_array().cloned().unwrap_or_default());
         alerts.filter(|alert| alert["labels"]["alertname"] == name && alert["status"] == status).collect()
     }
 
     /// The texts that came for WeCom.
     pub(crate) fn texts(&self) -> Vec<String> {
-        let received = self.received.lock().unwrap();
-        let sent = received.iter().filter(|(path, _)| path.ends_with("/message/send"));
-        let messages = sent.filter_map(|(_, body)| serde_json::from_str::<Value>(body).ok());
+        let messages = self.messages("/message/send").into_iter();
         messages.filter_map(|message| Some(message["text"]["content"].as_str()?.to_owned())).collect()
+    }
+
+    /// All that came to paths with this end.
+    pub(crate) fn messages(&self, end_of_path: &str) -> Vec<Value> {
+        let received = self.received.lock().unwrap();
+        let sent = received.iter().filter(|(path, _)| path.ends_with(end_of_path));
+        sent.filter_map(|(_, body)| serde_json::from_str(body).ok()).collect()
     }
 }
 

@@ -1,10 +1,17 @@
 //! Which series and labels an expression of PromQL names, as a parser of the language sees it.
 
-use std::{collections::BTreeSet, convert::Infallible, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    time::Duration,
+};
 
 use promql_parser::{
-    label::Labels,
-    parser::{self, AggregateExpr, BinaryExpr, Expr, LabelModifier, VectorMatchCardinality, VectorSelector},
+    label::{Labels, MatchOp},
+    parser::{
+        self, AggregateExpr, BinaryExpr, Expr, LabelModifier, VectorMatchCardinality, VectorSelector,
+        value::ValueType,
+    },
     util::{ExprVisitor, walk_expr},
 };
 
@@ -37,6 +44,41 @@ pub(crate) fn grouping_labels(expression: &str) -> BTreeSet<String> {
     let mut visitor = Visitor::default();
     visitor.read(expression);
     visitor.labels
+}
+
+/// The labels of what an expression finds: those that its outermost aggregation keeps, or that `absent` reads from its
+/// selector. What rules record is looked up in `recorded`, by name.
+pub(crate) fn labels_found(expression: &str, recorded: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let parsed = parser::parse(expression).map_err(|error| format!("{expression}: {error}")).unwrap();
+    kept_by(&parsed, recorded).ok_or_else(|| format!("{expression}: aggregate by labels")).unwrap()
+}
+
+/// None where they depend on what is found.
+fn kept_by(expression: &Expr, recorded: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
+    match expression {
+        Expr::Aggregate(AggregateExpr { modifier: Some(LabelModifier::Include(labels)), .. }) => {
+            Some(labels.labels.iter().cloned().collect())
+        }
+        Expr::Aggregate(AggregateExpr { modifier: None, .. }) => Some(BTreeSet::new()),
+        Expr::Binary(BinaryExpr { lhs, rhs, .. }) if lhs.value_type() == ValueType::Scalar => {
+            kept_by(rhs, recorded)
+        }
+        Expr::Binary(BinaryExpr { lhs, .. }) => kept_by(lhs, recorded),
+        Expr::Paren(inner) => kept_by(&inner.expr, recorded),
+        Expr::Call(call) if call.func.name == "absent" => match call.args.first().as_deref()? {
+            Expr::VectorSelector(selector) => {
+                let matchers = &selector.matchers.matchers;
+                let named = matchers.iter().filter(|matcher| matcher.op == MatchOp::Equal);
+                let names = named.map(|matcher| matcher.name.clone());
+                Some(names.filter(|name| name != "__name__").collect())
+            }
+            _ => None,
+        },
+        Expr::VectorSelector(VectorSelector { name: Some(name), .. }) => {
+            recorded.get(name).map(|expression| labels_found(expression, recorded))
+        }
+        _ => None,
+    }
 }
 
 #[derive(Default)]
@@ -133,4 +175,20 @@ fn selectors_and_labels_of_an_expression_are_found() {
     let labels =
         grouping_labels("sum by (a) (x) / on (d) group_left (e) y unless ignoring (f) max without (g) (z)");
     assert_eq!(labels.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "d", "e", "f", "g"]);
+}
+
+#[test]
+fn labels_of_what_an_expression_finds_are_those_of_its_outermost_aggregation() {
+    let recorded = BTreeMap::from([("a:r".to_owned(), "sum by (a) (x) / sum by (a) (y)".to_owned())]);
+    let checks = [
+        ("time() - max by (a, b) (max by (a, b, c) (x)) > 3", vec!["a", "b"]),
+        ("(sum by (a) (x) or sum by (a) (y)) and on (a) count by (a, b) (z)", vec!["a"]),
+        ("a:r > 0.5 and on (a) sum by (a) (x) > 5", vec!["a"]),
+        ("absent(up{job=\"j\", instance!=\"i\"})", vec!["job"]),
+        ("sum(x)", vec![]),
+    ];
+    for (expression, labels) in checks {
+        let found = labels_found(expression, &recorded);
+        assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), labels, "{expression}");
+    }
 }
