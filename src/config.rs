@@ -41,6 +41,7 @@ pub use self::environment::Environment;
 pub use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::{Mistake, Mistakes, Place};
 pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES};
+pub use self::setting::duration;
 pub use self::sink::MAX_SINKS;
 pub use crate::domain::holds::Holds;
 pub use crate::logging::Format as LogFormat;
