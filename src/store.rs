@@ -25,9 +25,9 @@ mod event_log;
 mod sqlite;
 mod types;
 
+pub use backup::{BackupProblem, BackupSummary, Copied, Observer, Restored};
 pub use error::StoreError;
 pub use event_log::{EventFilter, EventLog, EventPage};
-pub use backup::{BackupProblem, BackupSummary, Copied, Observer, Restored};
 pub use types::*;
 
 use self::sqlite::{Sqlite, accounts, commit, dead_letters, events, prune, sinks, tokens};

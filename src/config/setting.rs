@@ -122,7 +122,8 @@ impl Leaf for i64 {
 /// A duration as people write it: `90s`, `1h 30m`, `7d`. Days and weeks have a fixed length; months and years have none,
 /// and are refused.
 pub fn duration(text: &str) -> Option<Duration> {
-    let duration = text.parse::<Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
+    let duration =
+        text.parse::<Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
     duration.ok().and_then(|duration| Duration::try_from(duration).ok())
 }
 
@@ -130,8 +131,9 @@ impl Leaf for Duration {
     fn read(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::String(text) => {
-                let wrong =
-                    || format!("{} is not a duration; write it like \"90s\", \"5m\" or \"1h 30m\"", quote(&text));
+                let wrong = || {
+                    format!("{} is not a duration; write it like \"90s\", \"5m\" or \"1h 30m\"", quote(&text))
+                };
                 duration(&text).ok_or_else(wrong)
             }
             ValueKind::I64(number) => Err(format!("is a number without a unit; write it like \"{number}s\"")),

@@ -75,7 +75,8 @@ pub enum StoreError {
     },
     /// The content is damaged.
     #[error(
-        "the store is damaged: move the file away with its -wal and -shm, then restore a backup, or start with a new store"
+        "the store is damaged: restore a backup (`kfwatch restore FILE`), or move the file away with its -wal and -shm and \
+         start with a new store"
     )]
     Corrupt {
         /// What was found.

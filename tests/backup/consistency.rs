@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    os::unix::fs::{MetadataExt, chown},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -29,7 +30,8 @@ fn a_backup_taken_while_polling_is_a_state_that_was() {
         let ended = home.run(&format!("backup copy-{round}.db"));
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
         let copy = home.path(&format!("copy-{round}.db"));
-        let held = format!("3 kf accounts, {} open sessions, {} events", sessions(&copy).len(), events(&copy));
+        let held =
+            format!("3 kf accounts, {} open sessions, {} events", sessions(&copy).len(), events(&copy));
         assert!(ended.stdout.contains(&held), "{held}: {ended:?}");
         assert!(ended.stdout.contains("the newest of 20"), "{ended:?}");
         assert_eq!(mode(&copy), 0o600);
@@ -85,6 +87,24 @@ fn a_backup_needs_no_daemon_and_leaves_the_store_alone() {
     assert_eq!(std::fs::read(&store).unwrap(), before);
     holds_together(&home.path("copy.db"));
     assert_eq!(events(&home.path("copy.db")), 10);
+}
+
+#[test]
+fn what_root_restores_belongs_to_the_owner_of_the_store() {
+    let home = home();
+    let store = home.path("kfwatch.db");
+    grow(&store, 0, 3);
+    if chown(&store, Some(4711), Some(4712)).is_err() {
+        println!("not tried: only root can give a file away");
+        return;
+    }
+    assert_eq!(home.run("backup copy.db").code, Some(0));
+    std::fs::remove_file(home.path("kfwatch.db-lock")).unwrap();
+    assert_eq!(home.run("restore copy.db").code, Some(0));
+    for name in ["kfwatch.db", "kfwatch.db-lock"] {
+        let metadata = home.path(name).metadata().unwrap();
+        assert_eq!((metadata.uid(), metadata.gid(), mode(&home.path(name))), (4711, 4712, 0o600), "{name}");
+    }
 }
 
 /// Sequences have no gaps, and the snapshots are what the events lead to.

@@ -43,7 +43,9 @@ fn restore_gives_back_what_was_backed_up_and_no_sequence_twice() {
     let open = |kf: &str, openid: &str| control.open_session(&appid(0), kf, openid, None).unwrap();
     let close = |kf: &str, openid: &str| control.close_session(&appid(0), kf, openid).unwrap();
     let told = |kind: &str, openid: &str, times: usize| {
-        eventually(&format!("{openid} {kind}"), || (of(&delivered(&home), kind, openid).len() >= times).then_some(()));
+        eventually(&format!("{openid} {kind}"), || {
+            (of(&delivered(&home), kind, openid).len() >= times).then_some(())
+        });
     };
 
     let daemon = home.daemon();
@@ -116,11 +118,13 @@ fn events_are_counted_right_and_their_ids_are_new_after_restores() {
         run(async {
             let more = 1_000 * i64::try_from(round).unwrap();
             let store = open_with(&path, more, 2).await;
-            let sink = |name: &str, start| SinkRegistration { name: name.to_owned(), start, destination: None };
+            let sink =
+                |name: &str, start| SinkRegistration { name: name.to_owned(), start, destination: None };
             let sinks = vec![sink("all", Start::Beginning), sink("new", Start::Now)];
             store.register_sinks(sinks, at(0)).await.unwrap();
             assert_eq!(store.pending("all").await.unwrap().events, 5 + 2 * round);
-            let newest = number(&read(&path), "SELECT min(id) FROM (SELECT id FROM events ORDER BY id DESC LIMIT 2)");
+            let newest =
+                number(&read(&path), "SELECT min(id) FROM (SELECT id FROM events ORDER BY id DESC LIMIT 2)");
             assert!(newest > used, "{newest} was used before ({used})");
             store.close().await;
         });

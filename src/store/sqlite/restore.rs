@@ -108,9 +108,10 @@ fn remove_traces(path: &Path) -> Result<(), StoreError> {
     let prefix = file::beside(path, KEPT);
     for entry in file::directory_of(path).read_dir().map_err(io)? {
         let kept = entry.map_err(io)?.path();
-        let is_kept = kept.file_name().zip(prefix.file_name()).is_some_and(|(name, prefix)| {
-            name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes())
-        });
+        let is_kept = kept
+            .file_name()
+            .zip(prefix.file_name())
+            .is_some_and(|(name, prefix)| name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()));
         if is_kept && kept.symlink_metadata().is_ok_and(|kept| present.contains(&identity(&kept))) {
             fs::remove_file(&kept).map_err(io)?;
         }
@@ -143,9 +144,7 @@ fn prepare(
     tx.commit()?;
     let summary = backup::summary(partial, &connection)?;
     drop(connection);
-    File::open(partial)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| StoreError::io(partial, error))?;
+    File::open(partial).and_then(|file| file.sync_all()).map_err(|error| StoreError::io(partial, error))?;
     Ok(summary)
 }
 
@@ -241,4 +240,81 @@ fn free_name(path: &Path, now: Timestamp) -> Result<PathBuf, StoreError> {
         std::iter::once("").chain(LOGS).all(|part| file::beside(name, part).symlink_metadata().is_err())
     };
     names.find(is_free).ok_or_else(|| StoreError::TooManyBackups(file::beside(path, &first)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ops::ControlFlow, sync::Arc};
+
+    use super::*;
+    use crate::store::{Observer, sqlite::Sqlite};
+
+    fn connection(path: &Path) -> Connection {
+        connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap()
+    }
+
+    fn watch(path: &Path, kf_account: &str) {
+        let sql = "INSERT INTO accounts (official_account, appid, kf_account, configured, state, baseline_taken, keyless)
+                   VALUES ('shop', 'wx', ?1, 1, 'ok', 1, 0)";
+        connection(path).execute(sql, [kf_account]).unwrap();
+    }
+
+    /// The names of the kf accounts, as whoever opens the store finds them, a crash at this moment assumed.
+    fn found(path: &Path) -> Vec<String> {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let copy = elsewhere.path().join("kfwatch.db");
+        for part in ["", "-wal", "-journal"] {
+            if file::beside(path, part).exists() {
+                fs::copy(file::beside(path, part), file::beside(&copy, part)).unwrap();
+            }
+        }
+        let connection = connection(&copy);
+        schema::require_current(&copy, &connection).unwrap();
+        let mut statement = connection.prepare("SELECT kf_account FROM accounts ORDER BY id").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn after_each_step_there_is_the_old_store_or_the_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, backup, image] =
+            ["kfwatch.db", "backup.db", "image"].map(|name| directory.path().join(name));
+        let observer: Observer = Arc::new(|_| ControlFlow::Continue(()));
+        drop(Sqlite::open(&path).unwrap());
+        watch(&path, "a");
+        backup::take(&path, &backup, &observer).unwrap();
+        // A daemon that was killed: its last commits are in the log.
+        let open = connection(&path);
+        schema::require_current(&path, &open).unwrap();
+        watch(&path, "b");
+        fs::copy(file::beside(&path, "-wal"), &image).unwrap();
+        let main = fs::read(&path).unwrap();
+        drop(open);
+        fs::write(&path, main).unwrap();
+        fs::rename(image, file::beside(&path, "-wal")).unwrap();
+
+        let (old, new) = (["a", "b"], ["a"]);
+        assert_eq!(found(&path), old);
+        let partial = Partial(file::beside(&path, PARTIAL));
+        prepare(&backup, &path, &partial.0, &observer).unwrap();
+        assert_eq!(found(&path), old);
+        fold(&path).unwrap();
+        assert_eq!(found(&path), old);
+        let kept = keep(&path, Timestamp::UNIX_EPOCH).unwrap().unwrap();
+        assert_eq!(
+            (found(&path), found(&kept)),
+            (old.map(str::to_owned).into(), old.map(str::to_owned).into())
+        );
+        // Killed here, the next restore finds a second name of what is still the store.
+        remove_traces(&path).unwrap();
+        assert!(!kept.exists() && !partial.0.exists());
+        assert_eq!(found(&path), old);
+
+        prepare(&backup, &path, &partial.0, &observer).unwrap();
+        let kept = keep(&path, Timestamp::UNIX_EPOCH).unwrap().unwrap();
+        file::rename_for_good(&partial.0, &path).unwrap();
+        assert_eq!(found(&path), new);
+        remove_traces(&path).unwrap();
+        assert_eq!(found(&kept), old);
+    }
 }
