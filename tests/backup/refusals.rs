@@ -58,6 +58,17 @@ fn a_store_of_another_version_is_not_backed_up() {
 }
 
 #[test]
+fn a_damaged_store_is_found_by_a_backup() {
+    let home = home_with_store();
+    let mut content = fs::read(home.path("kfwatch.db")).unwrap();
+    let middle = content.len() / 2;
+    // Events, of which the start of a daemon reads nothing.
+    content[middle..middle + 8192].fill(0xa5);
+    fs::write(home.path("kfwatch.db"), content).unwrap();
+    refused(&home, "backup copy.db", &["the store is damaged", "restore a backup"]);
+}
+
+#[test]
 fn what_is_no_sound_backup_is_not_restored() {
     let home = home_with_store();
     assert_eq!(home.run("backup good.db").code, Some(0));

@@ -31,6 +31,15 @@ fn sequence(event: &Value) -> u64 {
     text(event, "/sequence").parse().unwrap()
 }
 
+fn no_number_is_used_for_two_events(deliveries: &[Value]) {
+    let mut numbered = BTreeMap::new();
+    for event in deliveries {
+        let number = (text(event, "/source"), sequence(event));
+        let other = numbered.insert(number, event).filter(|other| other != &event);
+        assert_eq!(other, None, "one number for two events: {event}");
+    }
+}
+
 #[test]
 fn restore_gives_back_what_was_backed_up_and_no_sequence_twice() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
@@ -88,12 +97,7 @@ fn restore_gives_back_what_was_backed_up_and_no_sequence_twice() {
     open("kf1@shop", "oE");
     told("started", "oE", 1);
     let all = delivered(&home);
-    let mut numbered = BTreeMap::new();
-    for event in &all {
-        let number = (text(event, "/source"), sequence(event));
-        let other = numbered.insert(number, event).filter(|other| other != &event);
-        assert_eq!(other, None, "one number for two events: {event}");
-    }
+    no_number_is_used_for_two_events(&all);
     for (kind, openid) in [("ended", "oA"), ("started", "oC"), ("started", "oN")] {
         let twice = of(&all, kind, openid);
         assert_eq!(text(twice[0], "/id"), text(twice[1], "/id"), "{kind} {openid}");
@@ -129,6 +133,21 @@ fn events_are_counted_right_and_their_ids_are_new_after_restores() {
             store.close().await;
         });
     }
+}
+
+#[test]
+fn a_closed_store_that_was_copied_can_be_restored_and_so_can_the_one_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let [path, copy] = ["kfwatch.db", "copy.db"].map(|name| directory.path().join(name));
+    grow(&path, 0, 5);
+    fs::copy(&path, &copy).unwrap();
+    grow(&path, 10, 2);
+    let restored = Store::restore(&path, &copy, at(0), &unobserved()).unwrap();
+    assert_eq!(events(&path), 5);
+    let again = Store::restore(&path, &restored.kept.unwrap(), at(0), &unobserved()).unwrap();
+    assert_eq!((again.summary.events, events(&path)), (7, 7));
+    grow(&path, 20, 1);
+    assert_eq!(kept(directory.path()).len(), 2);
 }
 
 #[test]

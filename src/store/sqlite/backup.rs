@@ -50,9 +50,12 @@ pub(in crate::store) fn take(
     // Removed when it is dropped without having got its name.
     let partial = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(file::directory_of(to));
     let partial = partial.map_err(|error| StoreError::io(to, error).of_copy(to))?;
-    let summary = copy(connection, partial.path(), observer).map_err(|error| error.of_copy(to))?;
-    let synced = partial.as_file().sync_all().map_err(|error| StoreError::io(to, error).of_copy(to));
-    synced?;
+    fill_private(connection, partial.path(), observer).map_err(|error| match error {
+        // What it is made of.
+        StoreError::Corrupt { .. } => error,
+        error => error.of_copy(to),
+    })?;
+    let summary = check_and_sync(partial.path()).map_err(|error| error.of_copy(to))?;
     partial.persist_noclobber(to).map_err(|persisting| match persisting.error.kind() {
         ErrorKind::AlreadyExists => problem(BackupProblem::Exists),
         _ => StoreError::io(to, persisting.error).of_copy(to),
@@ -61,12 +64,8 @@ pub(in crate::store) fn take(
     Ok(summary)
 }
 
-/// Fills the empty file and checks what came of it.
-fn copy(
-    mut connection: Connection,
-    partial: &Path,
-    observer: &Observer,
-) -> Result<BackupSummary, StoreError> {
+/// Fills the empty file, and lets the observer watch and stop it.
+fn fill_private(mut connection: Connection, partial: &Path, observer: &Observer) -> Result<(), StoreError> {
     let Some(name) = partial.to_str() else {
         return Err(StoreError::Unsuitable(format!("{} is not UTF-8", partial.display())));
     };
@@ -86,11 +85,14 @@ fn copy(
             observer(Copied { bytes, of: of.unsigned_abs() }).is_break()
         }),
     )?;
-    vacuum_into(&connection, name)?;
-    drop(connection);
+    vacuum_into(&connection, name)
+}
+
+fn check_and_sync(partial: &Path) -> Result<BackupSummary, StoreError> {
     let copy = super::connect_to_read(partial)?;
     schema::require_current(partial, &copy)?;
     schema::check_whole(&copy)?;
+    File::open(partial).and_then(|file| file.sync_all()).map_err(|error| StoreError::io(partial, error))?;
     summary(partial, &copy)
 }
 

@@ -68,7 +68,7 @@ struct Partial(PathBuf);
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        for suffix in ["", "-journal"] {
+        for suffix in ["", "-wal", "-journal", "-shm"] {
             fs::remove_file(file::beside(&self.0, suffix)).ok();
         }
     }
