@@ -45,7 +45,7 @@ fn a_restore_killed_at_any_moment_leaves_the_old_store_or_the_new_one() {
         fs::remove_file(&path).unwrap();
         put();
         let mut restore = home.spawn("restore backup.db");
-        let deadline = Instant::now() + whole.mul_f64(1.1 * f64::from(kill) / f64::from(KILLS));
+        let deadline = Instant::now() + whole.mul_f64(1.6 * f64::from(kill) / f64::from(KILLS));
         while Instant::now() < deadline && restore.is_running() {
             std::thread::yield_now();
         }
