@@ -42,6 +42,7 @@ pub use self::environment::Environment;
 pub use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::{Mistake, Mistakes, Place};
 pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES};
+pub use self::setting::duration;
 pub use self::sink::MAX_SINKS;
 use crate::domain::event::EventType;
 pub use crate::domain::holds::Holds;

@@ -19,11 +19,13 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
+mod backup;
 mod error;
 mod event_log;
 mod sqlite;
 mod types;
 
+pub use backup::{BackupProblem, BackupSummary, Copied, Observer, Restored};
 pub use error::StoreError;
 pub use event_log::{EventFilter, EventLog, EventPage};
 pub use types::*;
@@ -46,6 +48,29 @@ impl Store {
     /// Blocks for as long as the file system takes.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Self { sqlite: Arc::new(Sqlite::open(path)?) })
+    }
+
+    /// Makes a copy of the store in a new file, as it was at one moment, while a daemon runs on it or not. The daemon goes
+    /// on committing; its write-ahead log grows meanwhile. The file has mode 0600 and gets its name when it is whole,
+    /// checked and synced; when this fails, nothing is left of it.
+    ///
+    /// Blocks for as long as it takes.
+    pub fn back_up(path: &Path, to: &Path, observer: &Observer) -> Result<BackupSummary, StoreError> {
+        sqlite::backup::take(path, to, observer)
+    }
+
+    /// Puts a backup in the store's place, while no daemon runs on it. The store before is kept beside it, and if this fails
+    /// or is killed, it still is the store. Sequences, ids of events and the epoch of the lease go on behind all that were
+    /// used since the backup was made; the rest is as of the backup. One of an older version is migrated.
+    ///
+    /// Blocks for as long as it takes.
+    pub fn restore(
+        path: &Path,
+        from: &Path,
+        now: Timestamp,
+        observer: &Observer,
+    ) -> Result<Restored, StoreError> {
+        sqlite::restore::restore(path, from, now, observer)
     }
 
     /// Brings the configured accounts in, each given once: inserts those not seen before, takes over changed names of

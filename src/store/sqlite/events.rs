@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::convert;
+use super::{convert, renumber};
 use crate::store::{
     error::StoreError,
     event_log::{EventFilter, EventPage},
@@ -19,6 +19,22 @@ pub(in crate::store) fn last_id(connection: &Connection) -> Result<EventId, Stor
     let mut statement = connection.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?;
     let last = statement.query_row([], |row| row.get(0)).optional()?;
     Ok(last.map_or(EventId::BEGINNING, EventId))
+}
+
+/// How many events there are after this one. Its cost grows with the restores among them, not with their number.
+///
+/// Ids have no gaps but those of restores, which end at the beginning of a block: a transaction that is rolled back gives
+/// its ids back, and only the oldest events are pruned.
+pub(super) fn count_after(connection: &Connection, after: EventId) -> Result<u64, StoreError> {
+    let mut first_after = connection.prepare_cached("SELECT min(id) FROM events WHERE id > ?1")?;
+    let mut last_before = connection.prepare_cached("SELECT max(id) FROM events WHERE id < ?1")?;
+    let (mut count, mut counted_to) = (0, after.0);
+    while let Some(first) = first_after.query_row([counted_to], |row| row.get::<_, Option<i64>>(0))? {
+        let last: i64 = last_before.query_row([renumber::next_block(first)], |row| row.get(0))?;
+        count += last - first + 1;
+        counted_to = last;
+    }
+    Ok(count.unsigned_abs())
 }
 
 pub(in crate::store) fn read_after(

@@ -78,6 +78,9 @@ CREATE TABLE refresh_tokens (
 ";
 
 const VERSION_3: &str = "
+-- How often a backup was put in the store's place; each time, sequences and ids of events skip what may be used already.
+ALTER TABLE lease ADD COLUMN restores INTEGER NOT NULL DEFAULT 0;
+
 -- Where the sink delivers to, as far as it matters for a stop; when and why it wanted no more events.
 ALTER TABLE sinks ADD COLUMN destination TEXT;
 ALTER TABLE sinks ADD COLUMN stopped_at INTEGER;
@@ -186,13 +189,21 @@ fn check_tables(found: &[(String, String)], version: i64) -> Result<(), StoreErr
     }
 }
 
+/// Refuses what is damaged anywhere. Reads all of the file.
+pub(super) fn check_whole(connection: &Connection) -> Result<(), StoreError> {
+    verdict_of(connection, "the file", "PRAGMA quick_check(1)")
+}
+
 fn check_content(connection: &Connection, table: &str) -> Result<(), StoreError> {
-    let verdict: String =
-        connection.query_row(&format!("PRAGMA integrity_check({table})"), [], |row| row.get(0))?;
+    verdict_of(connection, table, &format!("PRAGMA integrity_check({table})"))
+}
+
+fn verdict_of(connection: &Connection, what: &str, check: &str) -> Result<(), StoreError> {
+    let verdict: String = connection.query_row(check, [], |row| row.get(0))?;
     if verdict == "ok" {
         Ok(())
     } else {
-        Err(StoreError::corrupt(format!("{table}: {}", verdict.replace('\n', "; "))))
+        Err(StoreError::corrupt(format!("{what}: {}", verdict.replace('\n', "; "))))
     }
 }
 

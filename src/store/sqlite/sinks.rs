@@ -70,13 +70,10 @@ pub(in crate::store) fn pending(connection: &Connection, name: &str) -> Result<O
     let Some((cursor, stopped)) = sink else { return Ok(None) };
     let dead_letters = dead_letters::count(&tx, name)?;
     let mut statement =
-        tx.prepare_cached("SELECT id, observed_at FROM events WHERE id > ?1 ORDER BY id LIMIT 1")?;
-    let first: Option<(i64, i64)> =
-        statement.query_row([cursor], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((first, observed_at)) = first else {
+        tx.prepare_cached("SELECT observed_at FROM events WHERE id > ?1 ORDER BY id LIMIT 1")?;
+    let Some(observed_at) = statement.query_row([cursor], |row| row.get(0)).optional()? else {
         return Ok(Some(Pending { dead_letters, stopped, ..Pending::default() }));
     };
-    // Ids have no gaps: a transaction that is rolled back gives them back, and only the oldest events are pruned.
-    let events = (events::last_id(&tx)?.0 - first + 1).unsigned_abs();
+    let events = events::count_after(&tx, EventId(cursor))?;
     Ok(Some(Pending { events, oldest: Some(convert::time(observed_at)?), dead_letters, stopped }))
 }
