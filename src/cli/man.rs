@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn there_is_a_page_for_kfwatch_and_each_command_but_hidden_ones() {
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        let expected = ["", "-run", "-demo", "-check", "-poll", "-events", "-simulate"];
+        let expected =
+            ["", "-run", "-demo", "-check", "-poll", "-events", "-backup", "-restore", "-simulate"];
         assert_eq!(names, expected.map(|command| format!("kfwatch{command}.1")));
         assert!(page_of("kfwatch-events.1").contains(r"\-\-since"));
         assert!(page_of("kfwatch.1").contains("kfwatch\\-poll(1)"));
