@@ -262,8 +262,8 @@ fn rules(prometheus: &Prometheus) -> Option<BTreeMap<String, String>> {
 fn of_alert(rules: &BTreeMap<String, String>, rule: &str, selector: &Selector) -> BTreeSet<String> {
     let (_, op, name) = selector.matchers.iter().find(|(label, ..)| label == "alertname").unwrap();
     assert_eq!(op, "=", "{rule}");
-    let expression = rules.get(name).unwrap_or_else(|| panic!("{rule}: there is no alert {name}"));
-    labels_found(expression, rules)
+    assert!(rules.contains_key(name), "{rule}: there is no alert {name}");
+    labels_found(&rules[name], rules)
 }
 
 /// Checks that the selector finds series on the page, and tells their labels.
