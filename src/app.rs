@@ -37,7 +37,7 @@ use crate::{
         server::ControlServer,
         socket::{ControlSocket, SocketError},
     },
-    dispatch::{Dispatcher, SinkEnded},
+    dispatch::{DispatchContext, Dispatcher, SinkEnded},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
     poll::{PollLimits, Poller},
@@ -127,7 +127,12 @@ impl App {
         let socket = control_socket(&config.store.path);
         let metrics = Arc::new(Metrics::new(config.sinks.iter().map(|sink| sink.name.clone()))?);
         // Before anything can be committed: a sink that starts "now" gets all that this daemon will commit.
-        let dispatchers = sinks::dispatchers(&config.sinks, &store, &metrics, clock.now().wall).await?;
+        let dispatching = DispatchContext {
+            store: store.clone(),
+            metrics: Arc::clone(&metrics),
+            clock: Arc::clone(&clock),
+        };
+        let dispatchers = sinks::dispatchers(&config.sinks, &dispatching).await?;
         let connections = Connections::build(&config, &store, Arc::clone(&clock)).await?;
         let mut watching = Watching::restore(&config, &store, &metrics, &connections).await?;
         let limits = PollLimits {

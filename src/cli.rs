@@ -3,6 +3,7 @@
 //! Results go to standard output, logs and everything said to people to standard error. A command fails with a
 //! [`Failure`], which knows its exit code.
 
+mod backup;
 mod check;
 mod completions;
 mod demo;
@@ -10,6 +11,7 @@ mod events;
 mod man;
 mod output;
 mod poll;
+mod restore;
 mod run;
 mod signals;
 pub mod simulate;
@@ -52,6 +54,10 @@ enum Command {
     Poll(poll::PollArgs),
     /// Read the event log
     Events(events::EventsArgs),
+    /// Copy the store into a new file, also while the daemon runs
+    Backup(backup::BackupArgs),
+    /// Put a backup in the store's place, while no daemon runs; keeps the store before
+    Restore(restore::RestoreArgs),
     /// Run the simulated WeChat API alone and print a configuration for it; for tests, rehearsals, load
     Simulate(simulate::SimulateArgs),
     /// Write the manual pages
@@ -113,6 +119,8 @@ impl Cli {
             Command::Check(args) => check::run(args).await,
             Command::Poll(args) => poll::run(args).await,
             Command::Events(args) => events::run(args).await,
+            Command::Backup(args) => backup::run(args).await,
+            Command::Restore(args) => restore::run(args).await,
             Command::Simulate(args) => {
                 init_logging("info", Format::Text)?;
                 signals::until_signal(|shutdown| simulate::run(args, shutdown)).await

@@ -24,6 +24,7 @@ mod secret;
 mod setting;
 mod sink;
 mod token;
+mod webhook;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -41,10 +42,13 @@ pub use self::environment::Environment;
 pub use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::{Mistake, Mistakes, Place};
 pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES};
+pub use self::setting::duration;
 pub use self::sink::MAX_SINKS;
+use crate::domain::event::EventType;
 pub use crate::domain::holds::Holds;
 pub use crate::logging::Format as LogFormat;
 use crate::schedule::{collectors::Intervals, cron::Schedule};
+pub use crate::sink::webhook::WebhookOptions;
 pub use crate::wechat::{
     http::HttpVersion,
     token::{ComponentCredentials, TicketSource, TokenSource},
@@ -227,10 +231,14 @@ pub struct Sink {
     pub target: SinkTarget,
     /// Where it starts in the event log when it was not seen before.
     pub start: SinkStart,
+    /// The kinds of event that it gets; none given means all.
+    pub types: Vec<EventType>,
+    /// The names of the official accounts whose events it gets; none given means all.
+    pub official_accounts: Vec<String>,
 }
 
 /// Where a sink's events go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum SinkTarget {
     /// JSON lines on standard output.
     Stdout,
@@ -243,6 +251,8 @@ pub enum SinkTarget {
         /// The name of the group that it is given to.
         group: Option<String>,
     },
+    /// An HTTP server that each event is posted to.
+    Webhook(Box<WebhookOptions>),
 }
 
 /// Where a new sink starts in the event log.

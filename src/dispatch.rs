@@ -1,41 +1,80 @@
 //! From the event log to one sink: read behind the cursor, deliver, move the cursor.
 //!
 //! Each sink has a dispatcher of its own, so that a slow or dead sink holds back neither polling nor the others. The
-//! cursor moves only when the sink has confirmed; what a crash leaves between the two is delivered again. A commit
-//! wakes the dispatcher at once; it also looks by itself now and then, so that a lost wake-up delays and loses nothing.
+//! cursor moves only when the sink has confirmed, and stands below the lowest event that is not ([`window`]); what a crash
+//! leaves between the two is delivered again. A commit wakes the dispatcher at once; it also looks by itself now and then,
+//! so that a lost wake-up delays and loses nothing.
+//!
+//! What fails for the sink as a whole makes it wait, longer from failure to failure, with one attempt at a time until one
+//! succeeds ([`outage`]). What the sink refuses for the event's own sake holds back only the events of its kf account, and
+//! becomes a dead letter after [`MAX_REFUSALS`].
+
+mod cursor;
+mod outage;
+mod reader;
+mod window;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    metrics::Metrics,
-    sink::{DeliveryError, Sink},
-    store::{EventId, Store, StoreError},
+use self::{
+    cursor::Cursor,
+    outage::{Outage, wait_after},
+    reader::Reader,
+    window::Window,
 };
-
-/// How many events are read and delivered at a time: about half a megabyte.
-const BATCH: usize = 1000;
+use crate::{
+    domain::{
+        clock::{Clock, Moment},
+        streak::Streak,
+    },
+    metrics::Metrics,
+    sink::{DeliveryError, Pace, Sink},
+    store::{DeadLetter, EventFilter, EventId, RegisteredSink, Store, StoredEvent},
+};
 
 /// How often the log is looked at without a wake-up.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The first wait after a failed attempt.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// How often a sink may refuse an event before it becomes a dead letter.
+const MAX_REFUSALS: u32 = 5;
 
-/// The longest wait after failed attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// What dispatchers share.
+#[derive(Clone)]
+pub struct DispatchContext {
+    /// The log and the cursors.
+    pub store: Store,
+    /// Told of deliveries.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
 
 /// Delivers the log to one sink.
 pub struct Dispatcher {
     name: String,
-    sink: Sink,
-    /// Up to where the sink has confirmed.
-    cursor: EventId,
-    /// Up to where that is stored.
-    stored: EventId,
+    sink: Arc<Sink>,
+    reader: Reader,
+    window: Window,
+    cursor: Cursor,
+    outage: Outage,
+    /// Why the sink wants no more events, if it does not.
+    stopped: Option<String>,
+    log: Log,
     store: Store,
     metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What the log was told of, so that it hears of what changes.
+#[derive(Default)]
+struct Log {
+    failures: Streak<String>,
+    /// Never told as ended: each reason is told once in a while, however many events have it.
+    dead_letters: Streak<String>,
 }
 
 /// The sink has ended for good; its undelivered events stay in the log.
@@ -47,109 +86,217 @@ pub struct SinkEnded {
     source: DeliveryError,
 }
 
+/// Events that were delivered together, and what became of that.
+struct Attempt {
+    events: Vec<Arc<StoredEvent>>,
+    begun: Moment,
+    outcome: Result<(), DeliveryError>,
+}
+
 impl Dispatcher {
-    /// A dispatcher that goes on behind `cursor`.
-    pub fn new(name: String, sink: Sink, cursor: EventId, store: Store, metrics: Arc<Metrics>) -> Self {
-        Self { name, sink, cursor, stored: cursor, store, metrics }
+    /// A dispatcher that goes on where the sink stands, with those events that pass the filter.
+    pub fn new(
+        name: String,
+        sink: Sink,
+        wanted: EventFilter,
+        registered: &RegisteredSink,
+        context: DispatchContext,
+    ) -> Self {
+        let cursor = registered.cursor;
+        let DispatchContext { store, metrics, clock } = context;
+        Self {
+            sink: Arc::new(sink),
+            reader: Reader::new(name.clone(), wanted, store.clone(), Arc::clone(&clock)),
+            window: Window::behind(cursor),
+            cursor: Cursor::new(name.clone(), cursor, store.clone()),
+            name,
+            outage: Outage::default(),
+            stopped: registered.stopped.clone(),
+            log: Log::default(),
+            store,
+            metrics,
+            clock,
+        }
     }
 
-    /// Delivers until `drain`, and then what is in the log by then, unless an attempt fails or it is aborted.
-    pub async fn run(mut self, drain: CancellationToken) -> Result<(), SinkEnded> {
+    /// Delivers until `drain`, and then what is in the log by then: new attempts begin for so long at most, none after a
+    /// failure, and those under way are finished.
+    pub async fn run(mut self, drain: CancellationToken, begin_for: Duration) -> Result<(), SinkEnded> {
         let mut committed = self.store.committed();
-        let mut failures = 0;
+        let mut under_way: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
+        let mut begin_until: Option<Instant> = None;
+        if let Some(reason) = &self.stopped {
+            tracing::error!(sink = %self.name, "Delivery has ended before: {reason}; {UNTIL_RESUMED}");
+        }
         loop {
             // Marked as seen before reading, so that a commit in between wakes us again.
-            committed.borrow_and_update();
-            let delivered = self.deliver_batch().await;
-            let wait = match delivered {
-                Ok(more) => {
-                    self.recovered(std::mem::take(&mut failures));
-                    if more {
-                        continue;
-                    }
-                    LOOK_INTERVAL
-                }
-                Err(DeliveryError::Gone) => {
-                    return Err(SinkEnded { name: self.name, source: DeliveryError::Gone });
-                }
-                Err(DeliveryError::Retryable { reason, after }) => {
-                    failures += 1;
-                    self.failed(failures, &reason);
-                    after.unwrap_or_default().max(wait_after(failures, fastrand::f64())).min(LONGEST_WAIT)
-                }
-            };
+            let newest = *committed.borrow_and_update();
+            let look_at = self.look(newest).await;
+            while begin_until.is_none_or(|until| Instant::now() < until)
+                && let Some(events) = self.next(under_way.len())
+            {
+                under_way.push(attempt(Arc::clone(&self.sink), events, Arc::clone(&self.clock)));
+            }
+            if begin_until.is_some() && under_way.is_empty() {
+                self.cursor.finish(self.window.cursor()).await;
+                return Ok(());
+            }
             tokio::select! {
                 biased; // What the last polls committed is delivered before the drain is obeyed.
-                _ = committed.changed(), if failures == 0 => {}
-                () = drain.cancelled() => return Ok(()),
-                () = tokio::time::sleep(wait) => {}
+                () = self.cursor.store(self.window.cursor()) => {}
+                Some(attempt) = under_way.next(), if !under_way.is_empty() => self.settle(attempt).await?,
+                Ok(()) = committed.changed() => {}
+                () = drain.cancelled(), if begin_until.is_none() => begin_until = Some(Instant::now() + begin_for),
+                () = tokio::time::sleep_until(look_at) => {}
             }
         }
     }
 
-    /// Whether there was anything to deliver, so that there may be more.
-    async fn deliver_batch(&mut self) -> Result<bool, DeliveryError> {
-        let events = self.store.read_events_after(self.cursor, BATCH).await.map_err(retryable)?;
-        if let Some(last) = events.last().map(|event| event.id) {
-            self.sink.deliver(&events).await?;
-            // Confirmed: not to be delivered again by this process, whatever becomes of the stored cursor.
-            self.cursor = last;
-            if let Some(counters) = self.metrics.sink(&self.name) {
-                counters.delivered(events.len() as u64);
-            }
-        }
-        self.store_cursor().await;
-        Ok(!events.is_empty())
+    /// Reads on in the log if there is room, and lets events in whose wait is over. Says when to look again.
+    async fn look(&mut self, newest: EventId) -> Instant {
+        let is_behind = self.reader.read_on(&mut self.window, newest).await;
+        let now = self.clock.now().monotonic;
+        let next = self.window.let_in(now).map(|until| until.saturating_sub(now));
+        let waits = [self.outage.wait(now), next, is_behind.then_some(Duration::ZERO)];
+        Instant::now() + waits.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min)
     }
 
-    /// Stores how far the sink has confirmed. A store that fails (a full disk, say) does not keep events from being
-    /// delivered: the cursor is stored the next time, and a crash until then delivers again.
-    async fn store_cursor(&mut self) {
-        if self.stored == self.cursor {
-            return;
+    /// What to deliver next, if an attempt more may begin.
+    fn next(&mut self, under_way: usize) -> Option<Vec<Arc<StoredEvent>>> {
+        let (together, most) = match self.sink.pace() {
+            Pace::Together(most) => (most, 1),
+            Pace::OneByOne(most) => (1, most),
+        };
+        let now = self.clock.now().monotonic;
+        if self.stopped.is_some() || !self.outage.lets_begin(now, under_way, most) {
+            return None;
         }
-        match self.store.advance_cursor(&self.name, self.cursor).await {
-            Ok(()) => self.stored = self.cursor,
-            Err(error) => tracing::debug!(sink = %self.name, "Cursor not stored: {}", crate::chain(&error)),
+        let events = match self.sink.pace() {
+            Pace::Together(_) => self.window.take_together(together),
+            Pace::OneByOne(_) => self.window.take_one().into_iter().collect(),
+        };
+        if events.is_empty() {
+            return None;
         }
+        self.outage.begin();
+        Some(events)
     }
 
-    fn failed(&self, failures: u32, reason: &str) {
-        if let Some(counters) = self.metrics.sink(&self.name) {
+    /// Takes note of what became of an attempt.
+    async fn settle(&mut self, attempt: Attempt) -> Result<(), SinkEnded> {
+        let Attempt { events, begun, outcome } = attempt;
+        if outcome.is_err()
+            && let Some(counters) = self.metrics.sink(&self.name)
+        {
             counters.failed();
         }
-        if failures == 1 {
-            tracing::error!(sink = %self.name, "Delivery stands still and will be tried again: {reason}");
+        match outcome {
+            Ok(()) => {
+                self.window.settle(&events);
+                if let Some(counters) = self.metrics.sink(&self.name) {
+                    counters.delivered(events.len() as u64);
+                }
+                self.answered(begun);
+            }
+            Err(DeliveryError::Retryable { reason, after }) => {
+                self.window.put_back(&events);
+                self.failed(begun, reason, after);
+            }
+            Err(DeliveryError::Refused { reason, answer }) => {
+                self.answered(begun);
+                for event in &events {
+                    self.refused(event, &reason, &answer).await;
+                }
+            }
+            Err(DeliveryError::Stopped { reason }) => {
+                self.window.put_back(&events);
+                self.stop(reason).await;
+            }
+            Err(source @ DeliveryError::Gone) => return Err(SinkEnded { name: self.name.clone(), source }),
+        }
+        Ok(())
+    }
+
+    /// The sink is there, and will not have this event.
+    async fn refused(&mut self, event: &Arc<StoredEvent>, reason: &str, answer: &str) {
+        let refusals = self.window.refusals(event) + 1;
+        if refusals >= MAX_REFUSALS && self.bury(event, reason, answer).await {
+            self.window.settle(std::slice::from_ref(event));
+            return;
+        }
+        tracing::debug!(sink = %self.name, event = event.id.0, refusals, "An event was refused: {reason}");
+        let until = self.clock.now().monotonic + wait_after(refusals, fastrand::f64());
+        self.window.delay(event, until);
+    }
+
+    /// Whether it is a dead letter now; a store that fails leaves it to the next attempt.
+    async fn bury(&mut self, event: &StoredEvent, reason: &str, answer: &str) -> bool {
+        let now = self.clock.now();
+        let letter = DeadLetter {
+            sink: self.name.clone(),
+            event: event.clone(),
+            reason: format!("{reason}: {answer}").trim_end_matches(": ").to_owned(),
+            died_at: now.wall,
+        };
+        if let Err(error) = self.store.bury(letter).await {
+            tracing::debug!(sink = %self.name, "Dead letter not stored: {}", crate::chain(&error));
+            return false;
+        }
+        let (sink, event, attempts) = (&self.name, event.id.0, MAX_REFUSALS);
+        let what = "An event is given up, and kept as a dead letter";
+        if self.log.dead_letters.failed(reason.to_owned(), now) {
+            tracing::error!(%sink, event, attempts, "{what}: {reason}");
         } else {
-            tracing::debug!(sink = %self.name, failures, "Delivery still stands still: {reason}");
+            tracing::debug!(%sink, event, attempts, "{what}: {reason}");
+        }
+        true
+    }
+
+    /// The sink wants no more events. What is under way is finished; the rest stays in the log.
+    async fn stop(&mut self, reason: String) {
+        if self.stopped.is_some() {
+            return;
+        }
+        tracing::error!(sink = %self.name, "Delivery has ended: {reason}; {UNTIL_RESUMED}");
+        if let Err(error) = self.store.stop_sink(&self.name, &reason, self.clock.now().wall).await {
+            // A restart tries once more, and is told the same.
+            tracing::warn!(sink = %self.name, "That is not remembered: {}", crate::chain(&error));
+        }
+        self.stopped = Some(reason);
+    }
+
+    /// Nothing can be delivered at present: all attempts wait.
+    fn failed(&mut self, begun: Moment, reason: String, after: Option<Duration>) {
+        let now = self.clock.now();
+        self.outage.failed(begun.monotonic, now.monotonic, after, fastrand::f64());
+        let what = "Delivery stands still and will be tried again";
+        if self.log.failures.failed(reason.clone(), now) {
+            tracing::error!(sink = %self.name, "{what}: {reason}");
+        } else {
+            tracing::debug!(sink = %self.name, "{what}: {reason}");
         }
     }
 
-    fn recovered(&self, failures: u32) {
-        if failures > 0 {
-            tracing::info!(sink = %self.name, failures, "Delivery goes on");
+    /// The sink is there.
+    fn answered(&mut self, begun: Moment) {
+        self.outage.answered(begun.monotonic);
+        if let Some(recovery) = self.log.failures.succeeded(begun) {
+            tracing::info!(sink = %self.name, failures = recovery.failures, "Delivery goes on");
         }
     }
 }
 
-fn retryable(error: StoreError) -> DeliveryError {
-    DeliveryError::Retryable { reason: crate::chain(&error), after: None }
-}
+/// What ends a stop, for the log.
+const UNTIL_RESUMED: &str = "its events are kept until its url is changed, and delivered then";
 
-/// Doubles from failure to failure, shortened by up to a fifth.
-fn wait_after(failures: u32, jitter: f64) -> Duration {
-    let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_WAIT);
-    wait.mul_f64(1.0 - 0.2 * jitter)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_a_cap() {
-        let waits = [1, 2, 3, 8, 9, 100].map(|failures| wait_after(failures, 0.0).as_millis());
-        assert_eq!(waits, [500, 1000, 2000, 60_000, 60_000, 60_000]);
-        assert!(wait_after(1, 1.0) >= Duration::from_millis(400));
-    }
+fn attempt(
+    sink: Arc<Sink>,
+    events: Vec<Arc<StoredEvent>>,
+    clock: Arc<dyn Clock>,
+) -> BoxFuture<'static, Attempt> {
+    let begun = clock.now();
+    Box::pin(async move {
+        let outcome = sink.deliver(&events).await;
+        Attempt { events, begun, outcome }
+    })
 }

@@ -2,17 +2,21 @@
 //! it reads no log, keeps no cursor and waits for nothing: that is [`crate::dispatch`]'s.
 
 pub mod jsonl;
+pub mod webhook;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::store::StoredEvent;
 use jsonl::JsonlSink;
+use webhook::WebhookSink;
 
 /// One configured destination.
 #[derive(Debug)]
 pub enum Sink {
     /// JSON lines, to standard output or a file.
     Jsonl(JsonlSink),
+    /// Events by HTTP.
+    Webhook(Box<WebhookSink>),
 }
 
 /// Why events were not confirmed.
@@ -26,16 +30,53 @@ pub enum DeliveryError {
         /// How long to wait at least, if the sink said so.
         after: Option<Duration>,
     },
+    /// The sink is there and refuses these events for their own sake.
+    #[error("{reason}")]
+    Refused {
+        /// In what way; fit for the log.
+        reason: String,
+        /// What it said, shortened; it may repeat personal data of the event.
+        answer: String,
+    },
+    /// The sink wants no more events, until a person says otherwise.
+    #[error("{reason}")]
+    Stopped {
+        /// How it said so.
+        reason: String,
+    },
     /// Whoever read the events has gone for good.
     #[error("the reader of standard output has gone")]
     Gone,
 }
 
+/// How events are handed to a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Up to so many in the order of the log, and the next ones when those are confirmed.
+    Together(usize),
+    /// One by one, with up to so many deliveries under way, and of each kf account one.
+    OneByOne(usize),
+}
+
 impl Sink {
+    /// How events are to be handed to it.
+    pub fn pace(&self) -> Pace {
+        match self {
+            Self::Jsonl(_) => Pace::Together(jsonl::BATCH),
+            Self::Webhook(sink) => Pace::OneByOne(sink.max_in_flight()),
+        }
+    }
+
     /// Delivers events in order; `Ok` means that all of them are confirmed.
-    pub async fn deliver(&mut self, events: &[StoredEvent]) -> Result<(), DeliveryError> {
+    pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<(), DeliveryError> {
         match self {
             Self::Jsonl(sink) => sink.deliver(events).await,
+            Self::Webhook(sink) => {
+                for event in events {
+                    sink.deliver(event).await?;
+                }
+                Ok(())
+            }
         }
     }
 }

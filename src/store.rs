@@ -19,16 +19,18 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
+mod backup;
 mod error;
 mod event_log;
 mod sqlite;
 mod types;
 
+pub use backup::{BackupProblem, BackupSummary, Copied, Observer, Restored};
 pub use error::StoreError;
 pub use event_log::{EventFilter, EventLog, EventPage};
 pub use types::*;
 
-use self::sqlite::{Sqlite, accounts, commit, events, prune, sinks, tokens};
+use self::sqlite::{Sqlite, accounts, commit, dead_letters, events, prune, sinks, tokens};
 use crate::domain::account::Account;
 
 /// The open store. Clones share it; when the last one is dropped, what is queued is committed and the file is free.
@@ -46,6 +48,29 @@ impl Store {
     /// Blocks for as long as the file system takes.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Self { sqlite: Arc::new(Sqlite::open(path)?) })
+    }
+
+    /// Makes a copy of the store in a new file, as it was at one moment, while a daemon runs on it or not. The daemon goes
+    /// on committing; its write-ahead log grows meanwhile. The file has mode 0600 and gets its name when it is whole,
+    /// checked and synced; when this fails, nothing is left of it.
+    ///
+    /// Blocks for as long as it takes.
+    pub fn back_up(path: &Path, to: &Path, observer: &Observer) -> Result<BackupSummary, StoreError> {
+        sqlite::backup::take(path, to, observer)
+    }
+
+    /// Puts a backup in the store's place, while no daemon runs on it. The store before is kept beside it, and if this fails
+    /// or is killed, it still is the store. Sequences, ids of events and the epoch of the lease go on behind all that were
+    /// used since the backup was made; the rest is as of the backup. One of an older version is migrated.
+    ///
+    /// Blocks for as long as it takes.
+    pub fn restore(
+        path: &Path,
+        from: &Path,
+        now: Timestamp,
+        observer: &Observer,
+    ) -> Result<Restored, StoreError> {
+        sqlite::restore::restore(path, from, now, observer)
     }
 
     /// Brings the configured accounts in, each given once: inserts those not seen before, takes over changed names of
@@ -93,14 +118,14 @@ impl Store {
         self.sqlite.write(move |tx| accounts::record_sightings(tx, &sightings)).await
     }
 
-    /// Brings the configured sinks in and returns their cursors in the same order. A sink not seen before starts where
+    /// Brings the configured sinks in and returns how they stand, in the same order. A sink not seen before starts where
     /// its registration says; the others go on where they stood. Stored sinks that are not given count as removed from
     /// `now` on. Idempotent.
     pub async fn register_sinks(
         &self,
         registrations: Vec<SinkRegistration>,
         now: Timestamp,
-    ) -> Result<Vec<EventId>, StoreError> {
+    ) -> Result<Vec<RegisteredSink>, StoreError> {
         self.sqlite.write(move |tx| sinks::register(tx, &registrations, now)).await
     }
 
@@ -113,6 +138,11 @@ impl Store {
         self.sqlite.read(move |connection| events::read_after(connection, after, limit)).await
     }
 
+    /// The first events that match, at most `limit`, and how far was looked; one consistent view of the log.
+    pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
+        self.sqlite.read(move |connection| events::read_matching(connection, &filter, limit)).await
+    }
+
     /// Moves a sink's cursor forward to `to`; never back. Idempotent.
     pub async fn advance_cursor(&self, sink: &str, to: EventId) -> Result<(), StoreError> {
         let sink = sink.to_owned();
@@ -120,7 +150,26 @@ impl Store {
         if known { Ok(()) } else { Err(StoreError::UnknownSink) }
     }
 
-    /// What a sink still has to deliver. Its cost does not depend on how much that is.
+    /// Remembers that a sink wants no more events, until it is resumed or delivers to another destination. Idempotent.
+    pub async fn stop_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+        let (sink, reason) = (sink.to_owned(), reason.to_owned());
+        self.sqlite.write(move |tx| sinks::stop(tx, &sink, &reason, at)).await
+    }
+
+    /// Keeps an event that a sink refused for good. Idempotent: the last reason counts. Moves no cursor: a crash before
+    /// that delivers, and perhaps buries, the event again.
+    pub async fn bury(&self, letter: DeadLetter) -> Result<(), StoreError> {
+        self.sqlite.write(move |tx| dead_letters::bury(tx, &letter)).await
+    }
+
+    /// How many dead letters a sink has.
+    pub async fn dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
+        let sink = sink.to_owned();
+        self.sqlite.read(move |connection| dead_letters::count(connection, &sink)).await
+    }
+
+    /// What a sink still has to deliver, and how it stands. Reading it costs the same however many events that is: all
+    /// behind the cursor are counted, also those that the sink does not want and has not passed yet.
     pub async fn pending(&self, sink: &str) -> Result<Pending, StoreError> {
         let sink = sink.to_owned();
         self.sqlite

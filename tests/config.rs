@@ -12,7 +12,7 @@ use std::time::Duration;
 use kfwatch::config::{
     Config, Environment, Holds, Loaded, Mistakes, SinkStart, SinkTarget, Token, TokenSource,
 };
-use kfwatch::domain::holds::Wait;
+use kfwatch::domain::{event::EventType, holds::Wait};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -90,6 +90,8 @@ fn the_optional_parts_of_the_example_are_valid() {
             ("tokens.header", "Authorization: Bearer s3cret\n"),
             ("platform.secret", "s3cret"),
             ("merchant.refresh", "refreshtoken@@@s3cret"),
+            ("crm.keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nwhsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\n"),
+            ("crm.header", "X-Api-Key: s3cret\n"),
         ]);
         let secret = "0123456789abcdef0123456789abcdef";
         let config = load_in(&dir, &[("SHOP_SECRET", secret)]).unwrap().config;
@@ -99,7 +101,13 @@ fn the_optional_parts_of_the_example_are_valid() {
             panic!("not stable")
         };
         assert_eq!(read.expose_secret(), secret);
-        assert_eq!(config.sinks.len(), 2);
+        assert_eq!(config.sinks.len(), 3);
+        assert_eq!(config.sinks[1].types, [EventType::SessionStarted, EventType::SessionEnded]);
+        assert_eq!(config.sinks[1].official_accounts, ["shop"]);
+        let SinkTarget::Webhook(options) = &config.sinks[2].target else { panic!("no webhook") };
+        assert_eq!((options.keys.len(), options.headers.len(), options.max_in_flight), (2, 1, 8));
+        let ca_file = dir.path().join("ca.pem");
+        assert_eq!((&options.ca_file, options.timeout), (&Some(ca_file), Duration::from_secs(15)));
         assert_eq!(config.api.ca_file, Some(dir.path().join("ca.pem")));
     }
 }
@@ -191,6 +199,45 @@ fn no_secret_is_in_a_message_or_in_debug_output() {
         let loaded = load_in(&dir_with(&[("config.toml", &text), ("h", &header)]), &[]).unwrap();
         assert!(!format!("{loaded:?}").contains(secret), "{loaded:?}");
     }
+}
+
+#[test]
+fn nothing_secret_of_a_webhook_is_in_a_message_or_in_debug_output() {
+    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let webhook =
+        |keys: &str| format!("[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\n{keys}\n{OFFICIAL_ACCOUNT}");
+    let url = "url = \"https://me:s3cret-1@crm.example/s3cret-1?key=s3cret-1\"";
+    for keys in [
+        "url = \"http://me:s3cret-1@crm.example/s3cret-1\"".to_owned(),
+        "url = \"s3cret-1\"".to_owned(),
+        "url = [\"s3cret-1\"]".to_owned(),
+        format!("{url}\nsecret_file = \"{key}\""),
+        format!("{url}\nsecret_env = \"{key}\""),
+        format!("{url}\nsecret = \"{key}{key}\""),
+        format!("{url}\nsecret = \"{}\"", key.trim_start_matches("whsec_")),
+        format!("{url}\nheader_files = [\"{key}\"]"),
+    ] {
+        let mistakes = load(&webhook(&keys)).unwrap_err();
+        let shown = format!("{mistakes} {mistakes:?}");
+        assert!(!shown.contains("s3cret-1") && !shown.contains("MfKQ"), "{shown}");
+    }
+    let text = webhook(&format!("{url}\nsecret = \"{key}\"\nheader_files = \"h\""));
+    let loaded = load_in(&dir_with(&[("config.toml", &text), ("h", "X-Api-Key: s3cret-1")]), &[]).unwrap();
+    let shown = format!("{loaded:?}");
+    assert!(!shown.contains("s3cret-1") && !shown.contains("MfKQ"), "{shown}");
+    assert!(shown.contains("https://crm.example") && shown.contains("x-api-key"), "{shown}");
+}
+
+#[test]
+fn a_webhook_without_a_key_is_warned_of() {
+    let webhook = "[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\nurl = \"https://crm.example/kf\"\n";
+    let warnings = load(&format!("{webhook}{OFFICIAL_ACCOUNT}")).unwrap().warnings;
+    let expected =
+        "sink \"crm\" signs nothing: its receiver cannot tell its events from forged ones; set secret_file";
+    assert_eq!(warnings, [expected]);
+    let key = "secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
+    let dir = dir_with(&[("config.toml", &format!("{webhook}{key}{OFFICIAL_ACCOUNT}"))]);
+    assert_eq!(load_in(&dir, &[]).unwrap().warnings, Vec::<String>::new());
 }
 
 #[test]
@@ -306,7 +353,8 @@ fn paths_are_relative_to_the_main_file() {
     assert_eq!(config.store.path, Path::new("/etc/kfwatch/data/kf.db"));
     let file =
         SinkTarget::File { path: "/var/log/kf.jsonl".into(), mode: 0o640, group: Some("adm".to_owned()) };
-    assert_eq!((&config.sinks[0].target, config.sinks[0].start), (&file, SinkStart::Beginning));
+    assert_eq!(format!("{:?}", config.sinks[0].target), format!("{file:?}"));
+    assert_eq!(config.sinks[0].start, SinkStart::Beginning);
 }
 
 #[test]

@@ -38,7 +38,7 @@ const RULES: [Rule; 15] = [
     ),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
     rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),
-    rule("config", &["domain", "logging", "schedule", "wechat"], "it makes values, and runs nothing"),
+    rule("config", &["domain", "logging", "schedule", "sink", "wechat"], "it makes values, and runs nothing"),
     rule(
         "app",
         &[

@@ -60,6 +60,8 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("kfwatch_sink_delivered_events_total", "counter", &SINK),
     ("kfwatch_sink_delivery_failures_total", "counter", &SINK),
     ("kfwatch_sink_pending_events", "gauge", &SINK),
+    ("kfwatch_sink_dead_letters", "gauge", &SINK),
+    ("kfwatch_sink_stopped", "gauge", &SINK),
     ("kfwatch_store_commit_duration_seconds", "histogram", &[]),
     ("kfwatch_store_failures_total", "counter", &[]),
     ("kfwatch_store_last_write_successful", "gauge", &[]),

@@ -443,6 +443,7 @@ fn events_reads_the_log_with_filters_and_in_three_formats() {
         ("--type started --type ended", 3),
         ("--type state_changed", 0),
         ("--since 1h", 3),
+        ("--since 7d", 3),
         ("--since 2000-01-01T00:00:00Z", 3),
         ("--since 2999-01-01T00:00:00Z", 0),
     ] {

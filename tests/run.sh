@@ -91,12 +91,15 @@ export KFWATCH_TEST_PYTHON=$venv/bin/python
 step "tests with Prometheus" cargo test --locked --quiet \
     --test monitoring --test alerting --test dashboards -- --ignored
 step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ignored
+step "tests with the CloudEvents SDK" cargo test --locked --quiet --test delivery -- --ignored
 step "benchmarks compile" cargo bench --no-run --locked --quiet
 
 if $long; then
     step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
     step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
         cargo test --locked --release --quiet --test conservation
+    step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
+        cargo test --locked --release --quiet --test delivery
     step "slow tests of operation" cargo test --locked --quiet --test operations --test schedule -- --ignored
     step "slow tests of the store" cargo test --locked --release --quiet --test store -- --ignored
 fi

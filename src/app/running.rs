@@ -64,8 +64,10 @@ impl Running {
             web_handles: Vec::new(),
             informing: JoinSet::new(),
         };
+        // Half of the sinks' share of a drain, so that what is begun then can be finished.
+        let begin_for = app.config.shutdown_timeout / 8;
         for dispatcher in app.dispatchers {
-            running.delivery.spawn(dispatcher.run(running.stop_delivery.clone()));
+            running.delivery.spawn(dispatcher.run(running.stop_delivery.clone(), begin_for));
         }
         for listener in app.listeners {
             let handle = axum_server::Handle::new();

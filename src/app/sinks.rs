@@ -2,37 +2,38 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
-    dispatch::Dispatcher,
-    metrics::Metrics,
+    dispatch::{DispatchContext, Dispatcher},
+    domain::clock::Clock,
     sink::{
         Sink,
         jsonl::{JsonlSink, Target},
+        webhook::WebhookSink,
     },
-    store::{SinkRegistration, Start, Store},
+    store::{EventFilter, SinkRegistration, Start},
 };
 
 /// Registers the sinks with the store and makes a dispatcher for each.
 pub(super) async fn dispatchers(
     sinks: &[config::Sink],
-    store: &Store,
-    metrics: &Arc<Metrics>,
-    now: Timestamp,
+    context: &DispatchContext,
 ) -> Result<Vec<Dispatcher>, AppError> {
+    // Before the store knows of any: a sink that cannot be built has changed nothing.
+    let built = sinks.iter().map(|sink| build(sink, &context.clock)).collect::<Result<Vec<_>, _>>()?;
     let registrations = sinks.iter().map(registration).collect();
-    let cursors = store.register_sinks(registrations, now).await?;
-    sinks
-        .iter()
-        .zip(cursors)
-        .map(|(sink, cursor)| {
-            let target = Sink::Jsonl(JsonlSink::new(target(sink)?));
-            Ok(Dispatcher::new(sink.name.clone(), target, cursor, store.clone(), Arc::clone(metrics)))
-        })
-        .collect()
+    let now = context.clock.now().wall;
+    let registered = context.store.register_sinks(registrations, now).await?;
+    let dispatchers = sinks.iter().zip(built).zip(registered).map(|((sink, built), registered)| {
+        let wanted = EventFilter {
+            types: sink.types.clone(),
+            official_accounts: sink.official_accounts.clone(),
+            ..EventFilter::default()
+        };
+        Dispatcher::new(sink.name.clone(), built, wanted, &registered, context.clone())
+    });
+    Ok(dispatchers.collect())
 }
 
 fn registration(sink: &config::Sink) -> SinkRegistration {
@@ -40,13 +41,29 @@ fn registration(sink: &config::Sink) -> SinkRegistration {
         SinkStart::Now => Start::Now,
         SinkStart::Beginning => Start::Beginning,
     };
-    SinkRegistration { name: sink.name.clone(), start }
+    let destination = match &sink.target {
+        SinkTarget::Webhook(options) => Some(options.destination()),
+        SinkTarget::Stdout | SinkTarget::File { .. } => None,
+    };
+    SinkRegistration { name: sink.name.clone(), start, destination }
 }
 
-fn target(sink: &config::Sink) -> Result<Target, AppError> {
-    let SinkTarget::File { path, mode, group } = sink.target.clone() else { return Ok(Target::Stdout) };
-    let group = group.map(|group| group_id(&sink.name, &group)).transpose()?;
-    Ok(Target::File { path, mode, group })
+fn build(sink: &config::Sink, clock: &Arc<dyn Clock>) -> Result<Sink, AppError> {
+    Ok(match &sink.target {
+        SinkTarget::Stdout => Sink::Jsonl(JsonlSink::new(Target::Stdout)),
+        SinkTarget::File { path, mode, group } => {
+            let group = group.as_ref().map(|group| group_id(&sink.name, group)).transpose()?;
+            Sink::Jsonl(JsonlSink::new(Target::File { path: path.clone(), mode: *mode, group }))
+        }
+        SinkTarget::Webhook(options) => {
+            let webhook = WebhookSink::build((**options).clone(), Arc::clone(clock));
+            // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
+            Sink::Webhook(Box::new(webhook.map_err(|error| AppError::Unusable {
+                what: format!("ca_file of sink {:?}", sink.name),
+                reason: crate::chain(&error),
+            })?))
+        }
+    })
 }
 
 fn group_id(sink: &str, group: &str) -> Result<u32, AppError> {

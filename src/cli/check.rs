@@ -92,6 +92,7 @@ fn describe(config: &Config, now: Timestamp) -> String {
     let sinks = config.sinks.iter().map(|sink| match &sink.target {
         SinkTarget::Stdout => format!("{} (standard output)", sink.name),
         SinkTarget::File { path, .. } => format!("{} ({})", sink.name, path.display()),
+        SinkTarget::Webhook(options) => format!("{} ({})", sink.name, options.receiver()),
     });
     let found = match official_accounts().any(|account| !account.patterns.is_empty()) {
         true => ", and those that getkflist lists and a pattern matches",

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::{Failure, init_logging, signals, simulate};
 use crate::{
     app::{App, clock::SystemClock},
-    config::{Config, Environment},
+    config::{self, Config, Environment},
     logging::Format,
     simulator::{Scenario, Simulator},
     status::{AccountRows, Row},
@@ -120,7 +120,5 @@ fn summarize(web: &WebState) {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration =
-        text.parse().map_err(|_| "write a duration such as 30s or 5m".to_owned())?;
-    Duration::try_from(span).map_err(|_| "a duration cannot be negative".to_owned())
+    config::duration(text).ok_or_else(|| "write a duration such as 30s or 5m".to_owned())
 }

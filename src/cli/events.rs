@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{ConfigArgs, Failure, output};
 use crate::{
     app::clock::SystemClock,
+    config,
     domain::{clock::Clock, event::EventType},
     store::{EventFilter, EventLog, StoredEvent},
 };
@@ -26,7 +27,7 @@ pub(super) struct EventsArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Only events observed since: a time such as 2026-11-22T07:00:00Z, or an age such as 2h
+    /// Only events observed since: a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Since>,
 
@@ -80,7 +81,7 @@ impl From<Kind> for EventType {
 #[derive(Clone, Copy, Debug)]
 enum Since {
     At(Timestamp),
-    Ago(SignedDuration),
+    Ago(Duration),
 }
 
 /// Prints the events that match.
@@ -246,7 +247,6 @@ fn since(text: &str) -> Result<Since, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(Since::At(at));
     }
-    let age = text.parse::<SignedDuration>().ok().filter(|age| !age.is_negative());
-    age.map(Since::Ago)
-        .ok_or_else(|| "write a time such as 2026-11-22T07:00:00Z, or an age such as 2h".to_owned())
+    let wrong = || "write a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d".to_owned();
+    config::duration(text).map(Since::Ago).ok_or_else(wrong)
 }

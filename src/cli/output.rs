@@ -36,6 +36,18 @@ pub(super) fn known(value: Option<impl Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }
 
+/// A number of bytes as people read it.
+pub(super) fn bytes(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    let mut number = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    while number >= 999.95 && unit + 1 < units.len() {
+        number /= 1000.0;
+        unit += 1;
+    }
+    if bytes < 1000 { format!("{bytes} bytes") } else { format!("{number:.1} {}", units[unit]) }
+}
+
 /// Prints one JSON object a line.
 pub(super) fn print_json(rows: &[impl Serialize]) -> Result<(), Failure> {
     let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();

@@ -113,7 +113,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn check_ca_file(key: &Key<'_>, path: PathBuf, report: &mut Report) -> PathBuf {
+pub(super) fn check_ca_file(key: &Key<'_>, path: PathBuf, report: &mut Report) -> PathBuf {
     let shown = quote(&path.display().to_string());
     let problem = match std::fs::read(&path) {
         Err(e) => {

@@ -1,5 +1,6 @@
 //! Checks everything that was read, and makes a [`Config`] of it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -14,6 +15,7 @@ use super::official_account::{OfficialAccounts, note_schedule_error};
 use super::report::Report;
 use super::request_limit::{request_limit, warn_of_excess};
 use super::setting::Setting;
+use super::webhook::Around;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
 use super::{api, holds, sink};
 use crate::schedule::{
@@ -43,6 +45,7 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded,
     let root = Key::root(0);
     let mut keys = report.section(&root, section);
     let main_accounts = (0, std::mem::take(&mut keys.official_accounts));
+    let sinks = std::mem::take(&mut keys.sinks);
     let (rest, inherited) = check_main(keys, &base_dir, &mut report);
 
     let mut lists = vec![main_accounts];
@@ -60,11 +63,16 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<Loaded,
     }
     checked.check_totals(complete, &mut report);
     warn_of_excess(&official_accounts, &mut report);
-    let (config, warnings) = report.finish(rest.map(|rest| Config { official_accounts, ..rest }))?;
+    let names: HashSet<&str> = official_accounts.iter().map(|account| account.name.as_str()).collect();
+    // One that was not understood may be one that a sink names.
+    let names = (complete && checked.all_understood(&official_accounts)).then_some(&names);
+    let around = Around { base_dir: &base_dir, environment };
+    let sinks = sink::sinks(sinks, around, names, &mut report);
+    let (config, warnings) = report.finish(rest.map(|rest| Config { official_accounts, sinks, ..rest }))?;
     Ok(Loaded { config, warnings })
 }
 
-/// Everything but the official accounts, and what `[poll]` gives them.
+/// Everything but the official accounts and the sinks, and what `[poll]` gives them.
 fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<Config>, Inherited) {
     let root = Key::root(0);
     let key = root.name("shutdown_timeout");
@@ -89,7 +97,6 @@ fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<
     let metrics = report.section(&root.name("metrics"), keys.metrics);
     let per_account =
         report.take(&root.name("metrics").name("per_account"), metrics.per_account).unwrap_or(true);
-    let sinks = sink::sinks(keys.sinks, base_dir, report);
     let config = api.map(|api| Config {
         shutdown_timeout,
         web,
@@ -101,7 +108,7 @@ fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<
         collectors,
         metrics: Metrics { per_account },
         official_accounts: Vec::new(),
-        sinks,
+        sinks: Vec::new(),
     });
     (config, inherited)
 }

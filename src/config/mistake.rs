@@ -119,6 +119,9 @@ impl fmt::Display for Place {
 /// the wrong key is not shown.
 pub(super) fn quote(text: &str) -> String {
     const LONGEST: usize = 80;
+    if text.starts_with(SIGNING_KEY) {
+        return format!("a text that begins with {SIGNING_KEY}");
+    }
     if looks_like_a_secret(text) {
         return "a text of 32 hexadecimal digits".to_owned();
     }
@@ -128,10 +131,13 @@ pub(super) fn quote(text: &str) -> String {
     }
 }
 
-/// Whether this has the form of WeChat's AppSecrets.
+/// Whether this has the form of WeChat's AppSecrets, or of keys that sign events.
 pub(super) fn looks_like_a_secret(text: &str) -> bool {
-    text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit())
+    text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit()) || text.starts_with(SIGNING_KEY)
 }
+
+/// What a key that signs events begins with.
+const SIGNING_KEY: &str = "whsec_";
 
 /// The candidate that was probably meant, if one is close.
 pub(super) fn closest<'a>(written: &str, candidates: &[&'a str]) -> Option<&'a str> {

@@ -67,6 +67,11 @@ impl<'a> OfficialAccounts<'a> {
         accounts.filter_map(|(n, section)| self.official_account(&list.index(n), section, report)).collect()
     }
 
+    /// Whether these are all that were written.
+    pub(super) fn all_understood(&self, accounts: &[OfficialAccount]) -> bool {
+        self.official_accounts == accounts.len()
+    }
+
     /// What can only be known at the end; `complete`: all files could be read.
     pub(super) fn check_totals(&self, complete: bool, report: &mut Report) {
         let root = Key::root(0);

@@ -69,6 +69,31 @@ impl Written {
         environment: &Environment,
         report: &mut Report,
     ) -> Option<SecretString> {
+        let (_, secrets) =
+            self.read_by(at, (base_dir, environment), |text| Ok(vec![one_word(text)?]), report)?;
+        secrets.into_iter().next()
+    }
+
+    /// Reads a secret that may be left out, and of which a file may hold several, one a line. With the key that it was
+    /// found at.
+    pub(super) fn read_several(
+        self,
+        at: &Key<'_>,
+        base_dir: &Path,
+        environment: &Environment,
+        report: &mut Report,
+    ) -> Option<(String, Vec<SecretString>)> {
+        self.read_by(at, (base_dir, environment), words_by_line, report)
+    }
+
+    /// Reads what is written, a file by `read_file`. With the key that it was found at.
+    fn read_by(
+        self,
+        at: &Key<'_>,
+        (base_dir, environment): (&Path, &Environment),
+        read_file: ReadFile,
+        report: &mut Report,
+    ) -> Option<(String, Vec<SecretString>)> {
         if self.count() > 1 {
             let problem = format!("has more than one {}; write only one of {}", self.noun(), self.keys());
             report.wrong(at, problem);
@@ -77,9 +102,9 @@ impl Written {
         let (name, noun) = (self.name, self.noun());
         let [file_key, variable_key] = [format!("{name}_file"), format!("{name}_env")];
         let (key, read) = if let Some(file) = report.take(&at.name(&file_key), self.file) {
-            (at.name(&file_key), from_file(&file, name, base_dir, report))
+            (file_key, from_file(&file, name, base_dir, read_file, report))
         } else if let Some(variable) = report.take(&at.name(&variable_key), self.variable) {
-            (at.name(&variable_key), from_variable(&variable, name, environment))
+            (variable_key, from_variable(&variable, name, environment).map(|secret| vec![secret]))
         } else {
             let key = at.name(name);
             let secret = report.take(&key, self.in_place)?;
@@ -88,9 +113,11 @@ impl Written {
             {
                 report.readable_secret(file);
             }
-            (key, one_word(secret.expose_secret()).map_err(|problem| format!("the {noun} {problem}")))
+            let word = one_word(secret.expose_secret()).map_err(|problem| format!("the {noun} {problem}"));
+            (name.to_owned(), word.map(|secret| vec![secret]))
         };
-        read.map_err(|problem| report.wrong(&key, problem)).ok()
+        let secrets = read.map_err(|problem| report.wrong(&at.name(&key), problem)).ok()?;
+        Some((key, secrets))
     }
 }
 
@@ -101,35 +128,42 @@ pub(super) fn header(
     base_dir: &Path,
     report: &mut Report,
 ) -> Option<(HeaderName, HeaderValue)> {
-    let header = line_of_file(file, base_dir, report, |line| {
-        let (name, value) = line.split_once(':')?;
-        let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
-        let mut value = HeaderValue::from_str(value.trim()).ok().filter(|value| !value.is_empty())?;
-        value.set_sensitive(true);
-        Some((name, value))
+    let shown = quote(&base_dir.join(file).display().to_string());
+    let header = text_of_file(file, base_dir, report, |text| {
+        let line = one_line(text).map_err(|problem| format!("{shown} {problem}"))?;
+        let example = "write one line like \"Authorization: Bearer …\"";
+        header_of(line).ok_or_else(|| format!("{shown} holds no HTTP header; {example}"))
     });
-    match header {
-        Ok(Some(header)) => return Some(header),
-        Ok(None) => {
-            let shown = quote(&base_dir.join(file).display().to_string());
-            let example = "write one line like \"Authorization: Bearer …\"";
-            report.wrong(key, format!("{shown} holds no HTTP header; {example}"));
-        }
-        Err(problem) => report.wrong(key, problem),
-    }
-    None
+    header.flatten().map_err(|problem| report.wrong(key, problem)).ok()
 }
 
-fn from_file(file: &str, name: &str, base_dir: &Path, report: &mut Report) -> Result<SecretString, String> {
+fn header_of(line: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = line.split_once(':')?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+    let mut value = HeaderValue::from_str(value.trim()).ok().filter(|value| !value.is_empty())?;
+    value.set_sensitive(true);
+    Some((name, value))
+}
+
+/// What is made of a file with secrets.
+type ReadFile = fn(&str) -> Result<Vec<SecretString>, String>;
+
+fn from_file(
+    file: &str,
+    name: &str,
+    base_dir: &Path,
+    read: ReadFile,
+    report: &mut Report,
+) -> Result<Vec<SecretString>, String> {
     if looks_like_a_secret(file) {
         return Err(format!("looks like a secret itself, not like a file; write it as {name}"));
     }
     let shown = quote(&base_dir.join(file).display().to_string());
-    line_of_file(file, base_dir, report, one_word)?.map_err(|problem| format!("{shown} {problem}"))
+    text_of_file(file, base_dir, report, read)?.map_err(|problem| format!("{shown} {problem}"))
 }
 
-/// What `read` makes of the only line of a file.
-fn line_of_file<T>(
+/// What `read` makes of a short file.
+fn text_of_file<T>(
     file: &str,
     base_dir: &Path,
     report: &mut Report,
@@ -158,7 +192,7 @@ fn line_of_file<T>(
         report.readable_secret(path.clone());
     }
     let text = SecretString::from(String::from_utf8(bytes).map_err(|_| named("is not UTF-8".to_owned()))?);
-    one_line(text.expose_secret()).map(read).map_err(named)
+    Ok(read(text.expose_secret()))
 }
 
 fn from_variable(variable: &str, name: &str, environment: &Environment) -> Result<SecretString, String> {
@@ -177,6 +211,16 @@ fn one_word(text: &str) -> Result<SecretString, String> {
         return Err("has a space or an unprintable character in it; a secret has none".to_owned());
     }
     Ok(line.into())
+}
+
+/// Secrets, one a line.
+fn words_by_line(text: &str) -> Result<Vec<SecretString>, String> {
+    if text.len() > MAX_SECRET_BYTES {
+        return Err(format!("is longer than {MAX_SECRET_BYTES} bytes"));
+    }
+    let lines = text.lines().filter(|line| !line.is_empty());
+    let words: Vec<SecretString> = lines.map(one_word).collect::<Result<_, _>>()?;
+    if words.is_empty() { Err("is empty".to_owned()) } else { Ok(words) }
 }
 
 /// The text without the newline that editors put at the end.

@@ -119,16 +119,22 @@ impl Leaf for i64 {
     }
 }
 
+/// A duration as people write it: `90s`, `1h 30m`, `7d`. Days and weeks have a fixed length; months and years have none,
+/// and are refused.
+pub fn duration(text: &str) -> Option<Duration> {
+    let duration =
+        text.parse::<Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
+    duration.ok().and_then(|duration| Duration::try_from(duration).ok())
+}
+
 impl Leaf for Duration {
     fn read(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::String(text) => {
-                // Days and weeks of fixed length; months and years have none, and are refused.
-                let duration =
-                    text.parse::<Span>().and_then(|s| s.to_duration(SpanRelativeTo::days_are_24_hours()));
-                duration.ok().and_then(|duration| Self::try_from(duration).ok()).ok_or_else(|| {
+                let wrong = || {
                     format!("{} is not a duration; write it like \"90s\", \"5m\" or \"1h 30m\"", quote(&text))
-                })
+                };
+                duration(&text).ok_or_else(wrong)
             }
             ValueKind::I64(number) => Err(format!("is a number without a unit; write it like \"{number}s\"")),
             other => Err(expected("a duration in quotes, like \"90s\"", &other)),

@@ -96,7 +96,8 @@ impl<'a> Tokens<'a> {
         let header_key = at.name("header_file");
         let header_file = report.take(&header_key, header_file);
         let header = header_file.and_then(|file| secret::header(&header_key, &file, self.base_dir, report));
-        let url = check_url(&at.name(key), &url?, allow_insecure, report)?;
+        let example = "https://tokens.example/shop";
+        let url = check_url(&at.name(key), &url?, (example, allow_insecure), report)?;
         Some(TextServer { url, header, json_pointer: None })
     }
 
@@ -212,10 +213,15 @@ fn check_json_pointer(at: &Key<'_>, setting: Setting<String>, report: &mut Repor
     Some(json_pointer)
 }
 
-/// A URL that may hold secrets anywhere, and is not quoted.
-fn check_url(key: &Key<'_>, text: &SecretString, allow_insecure: bool, report: &mut Report) -> Option<Url> {
+/// A URL that may hold secrets anywhere, and is not quoted; `example` is one as it would be written.
+pub(super) fn check_url(
+    key: &Key<'_>,
+    text: &SecretString,
+    (example, allow_insecure): (&str, bool),
+    report: &mut Report,
+) -> Option<Url> {
     let Some(url) = parse_url(text.expose_secret()) else {
-        report.wrong(key, "is not an http or https URL; write it like \"https://tokens.example/shop\"");
+        report.wrong(key, format!("is not an http or https URL; write it like {example:?}"));
         return None;
     };
     if url.scheme() == "http" && !allow_insecure && !is_loopback(&url) {

@@ -15,6 +15,9 @@ use std::{
 use super::DeliveryError;
 use crate::store::StoredEvent;
 
+/// How many events are written and synced together: about half a megabyte.
+pub(super) const BATCH: usize = 1000;
+
 /// How much of the end of a file is read at a time in search of the last line's end.
 const TAIL_BLOCK: u64 = 4096;
 
@@ -60,7 +63,7 @@ impl JsonlSink {
     }
 
     /// Writes the events, each as one line.
-    pub async fn deliver(&mut self, events: &[StoredEvent]) -> Result<(), DeliveryError> {
+    pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<(), DeliveryError> {
         let mut lines = String::with_capacity(events.iter().map(|event| event.json.len() + 1).sum());
         for event in events {
             lines.push_str(&event.json);
@@ -204,15 +207,15 @@ mod tests {
         store::{AccountRow, EventId},
     };
 
-    fn event(json: &str) -> StoredEvent {
-        StoredEvent {
+    fn event(json: &str) -> Arc<StoredEvent> {
+        Arc::new(StoredEvent {
             id: EventId(1),
             account: AccountRow(1),
             sequence: 1,
             event_type: EventType::SessionStarted,
             observed_at: jiff::Timestamp::UNIX_EPOCH,
             json: json.to_owned(),
-        }
+        })
     }
 
     fn sink(path: &Path) -> JsonlSink {
@@ -270,7 +273,7 @@ mod tests {
     async fn a_file_that_was_moved_away_is_opened_anew() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
-        let mut sink = sink(&path);
+        let sink = sink(&path);
         sink.deliver(&[event("1")]).await.unwrap();
         std::fs::rename(&path, directory.path().join("events.jsonl.1")).unwrap();
         sink.deliver(&[event("2")]).await.unwrap();
@@ -281,7 +284,7 @@ mod tests {
     async fn a_file_that_cannot_be_written_is_tried_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing").join("events.jsonl");
-        let mut sink = sink(&path);
+        let sink = sink(&path);
         assert!(matches!(sink.deliver(&[event("1")]).await, Err(DeliveryError::Retryable { .. })));
         std::fs::create_dir(path.parent().unwrap()).unwrap();
         sink.deliver(&[event("1")]).await.unwrap();

@@ -6,6 +6,8 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use rusqlite::ErrorCode;
 
+use super::backup::BackupProblem;
+
 /// What went wrong, and what to do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -73,7 +75,8 @@ pub enum StoreError {
     },
     /// The content is damaged.
     #[error(
-        "the store is damaged: move the file away with its -wal and -shm, then restore a backup, or start with a new store"
+        "the store is damaged: restore a backup (`kfwatch restore FILE`), or move the file away with its -wal and -shm and \
+         start with a new store"
     )]
     Corrupt {
         /// What was found.
@@ -91,6 +94,17 @@ pub enum StoreError {
         /// What SQLite or the system said.
         source: Cause,
     },
+    /// A copy of the store could not be made, or cannot be put in its place.
+    #[error("{}: {problem}", path.display())]
+    Backup {
+        /// The copy.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: BackupProblem,
+    },
+    /// Somebody reads the store that is to be replaced.
+    #[error("{} is open in another program: end every `kfwatch events` and sqlite3 that reads it first", .0.display())]
+    BeingRead(PathBuf),
     /// SQLite itself cannot be relied on.
     #[error("this build cannot keep a store safely: {0}")]
     Unsuitable(String),
@@ -113,6 +127,11 @@ pub(crate) type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another kfwatch".to_owned(), |pid| format!("another kfwatch (process {pid})"))
+}
+
+fn was_interrupted(cause: &Cause) -> bool {
+    let error = cause.downcast_ref::<rusqlite::Error>();
+    error.and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::OperationInterrupted)
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -140,6 +159,32 @@ impl StoreError {
         let what: String = what.into();
         let source: Box<dyn std::error::Error + Send + Sync> = what.into();
         Self::Corrupt { source: source.into() }
+    }
+
+    pub(super) fn backup(path: &std::path::Path, problem: BackupProblem) -> Self {
+        Self::Backup { path: path.to_path_buf(), problem }
+    }
+
+    /// The same of a copy, of which other things are to be said than of the store.
+    pub(super) fn of_copy(self, path: &std::path::Path) -> Self {
+        let problem = match self {
+            Self::NoDirectory(_) => BackupProblem::NoDirectory,
+            Self::Missing(_) => BackupProblem::Missing,
+            Self::NotAFile(_) => BackupProblem::Foreign("no regular file"),
+            Self::Permission { .. } => BackupProblem::NoPermission,
+            Self::Foreign { what, .. } => BackupProblem::Foreign(what),
+            Self::Corrupt { source } => BackupProblem::Damaged(source.to_string()),
+            Self::Full { .. } => BackupProblem::Full,
+            Self::Unavailable { source } if was_interrupted(&source) => BackupProblem::Stopped,
+            Self::Unavailable { source } | Self::ReadOnly { source } => {
+                BackupProblem::Unavailable(source.to_string())
+            }
+            Self::Newer { found, known, .. } => {
+                return Self::Newer { path: path.to_path_buf(), found, known };
+            }
+            other => return other,
+        };
+        Self::backup(path, problem)
     }
 
     pub(super) fn io(path: &std::path::Path, error: io::Error) -> Self {

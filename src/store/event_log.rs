@@ -23,10 +23,14 @@ pub struct EventLog {
 pub struct EventFilter {
     /// Those after this one.
     pub after: EventId,
+    /// Those up to this one, so that a reader of few events does not look through the whole log at once.
+    pub until: Option<EventId>,
     /// Those observed then or later.
     pub since: Option<Timestamp>,
     /// Those of one kf account, `kf_account` or `official_account/kf_account`, or of all of one `official_account`.
     pub account: Option<String>,
+    /// Those of official accounts of these names; none given means all.
+    pub official_accounts: Vec<String>,
     /// Those of these kinds; none given means all.
     pub types: Vec<EventType>,
 }

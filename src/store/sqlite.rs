@@ -22,12 +22,15 @@ use super::{
 };
 
 pub(super) mod accounts;
-mod backup;
+pub(super) mod backup;
 pub(super) mod commit;
 mod convert;
+pub(super) mod dead_letters;
 pub(super) mod events;
 mod file;
 pub(super) mod prune;
+mod renumber;
+pub(super) mod restore;
 mod schema;
 pub(super) mod sinks;
 pub(super) mod tokens;

@@ -106,6 +106,17 @@ pub struct SinkRegistration {
     pub name: String,
     /// Where it starts if it was not seen before.
     pub start: Start,
+    /// Where it delivers to, without secrets: a sink that was stopped goes on when this changes.
+    pub destination: Option<String>,
+}
+
+/// How a registered sink stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredSink {
+    /// Up to where it has confirmed.
+    pub cursor: EventId,
+    /// Why it wants no more events, if it does not.
+    pub stopped: Option<String>,
 }
 
 /// Where in the log a new sink starts.
@@ -134,13 +145,31 @@ pub struct StoredEvent {
     pub json: String,
 }
 
-/// What a sink still has to deliver.
+/// What a sink still has to deliver, and what it will not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// How many events.
+    /// How many events of the log are behind the cursor, whether the sink wants them or not. It passes those that it
+    /// does not want as soon as it has confirmed what comes before them.
     pub events: u64,
     /// When the first of them was observed.
     pub oldest: Option<Timestamp>,
+    /// Events that it refused for good.
+    pub dead_letters: u64,
+    /// Whether it wants no more events.
+    pub stopped: bool,
+}
+
+/// An event that a sink refused for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The sink.
+    pub sink: String,
+    /// The event, whole: the log may prune it.
+    pub event: StoredEvent,
+    /// What the sink said last.
+    pub reason: String,
+    /// When it was given up.
+    pub died_at: Timestamp,
 }
 
 /// How writing goes since the store was opened, whatever was to be written.

@@ -2,11 +2,14 @@
 
 use kfwatch::{
     domain::{
-        account::{AccountState, Conclusion},
+        account::{Account, AccountState, Conclusion},
         event::EventType,
         watch::Sighting,
     },
-    store::{EventId, Pending, PollCommit, Pruned, Record, Seen, SinkRegistration, Start, StoreError},
+    store::{
+        DeadLetter, EventFilter, EventId, Pending, PollCommit, Pruned, Record, Seen, SinkRegistration, Start,
+        StoreError,
+    },
 };
 
 use super::support::*;
@@ -28,6 +31,9 @@ macro_rules! contract {
             a_new_sink_starts_now_or_at_the_beginning,
             a_removed_sink_keeps_its_cursor_for_a_time,
             pending_counts_what_a_sink_has_to_deliver,
+            what_a_sink_wants_is_read_and_the_rest_is_passed,
+            a_stop_is_remembered_until_the_destination_changes,
+            a_dead_letter_outlives_its_event,
             pruning_never_passes_a_present_sink,
             ids_are_not_used_again_when_the_log_was_emptied,
             an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever,
@@ -227,10 +233,11 @@ pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1), started("o-2", 2)]).await;
-    let registrations = [("late", Start::Now), ("all", Start::Beginning)]
-        .map(|(name, start)| SinkRegistration { name: name.to_owned(), start });
-    let cursors = store.register_sinks(registrations.to_vec(), at(0)).await.unwrap();
-    assert_eq!(cursors, [EventId(2), EventId::BEGINNING]);
+    let registrations =
+        [("late", Start::Now), ("all", Start::Beginning)].map(|(name, start)| sink(name, start));
+    let registered = store.register_sinks(registrations.to_vec(), at(0)).await.unwrap();
+    let cursors = registered.into_iter().map(|sink| sink.cursor);
+    assert!(cursors.eq([EventId(2), EventId::BEGINNING]));
 }
 
 pub(crate) async fn a_removed_sink_keeps_its_cursor_for_a_time(place: &Place) {
@@ -253,10 +260,83 @@ pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
     let account = register(&store, "a").await;
     commit(&store, &account, (1..=5).map(|n| started("o-1", n)).collect()).await;
     store.advance_cursor("log", EventId(2)).await.unwrap();
-    assert_eq!(store.pending("log").await.unwrap(), Pending { events: 3, oldest: Some(at(3)) });
+    assert_eq!(
+        store.pending("log").await.unwrap(),
+        Pending { events: 3, oldest: Some(at(3)), ..Pending::default() }
+    );
     assert_eq!(store.read_events_after(EventId(2), 2).await.unwrap().len(), 2);
     store.advance_cursor("log", EventId(5)).await.unwrap();
     assert_eq!(store.pending("log").await.unwrap(), Pending::default());
+}
+
+pub(crate) async fn what_a_sink_wants_is_read_and_the_rest_is_passed(place: &Place) {
+    let store = place.open();
+    let branch = Account { official_account: "branch".into(), appid: "wx1".into(), ..account("b") };
+    let registered = store.register_accounts(vec![account("a"), branch]).await.unwrap().configured;
+    for account in &registered {
+        commit(&store, account, vec![started("o-1", 1), ended("o-1", 1)]).await;
+    }
+    commit(&store, &registered[0], vec![started("o-2", 2)]).await;
+    let read = async |filter: EventFilter, limit| {
+        let page = store.read_events(filter, limit).await.unwrap();
+        (page.events.iter().map(|event| event.id.0).collect::<Vec<_>>(), page.next.0)
+    };
+    let of = |names: &[&str]| EventFilter {
+        official_accounts: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..EventFilter::default()
+    };
+    assert_eq!(read(of(&[]), 9).await, (vec![1, 2, 3, 4, 5], 5));
+    assert_eq!(read(of(&["branch"]), 9).await, (vec![3, 4], 5), "the last one is passed");
+    assert_eq!(read(of(&["branch"]), 1).await, (vec![3], 3), "as far as was looked");
+    assert_eq!(read(of(&["nowhere"]), 9).await, (vec![], 5));
+    assert_eq!(read(of(&["branch", "shop"]), 9).await.0.len(), 5);
+    let types = vec![EventType::SessionEnded];
+    assert_eq!(read(EventFilter { types: types.clone(), ..of(&["shop"]) }, 9).await, (vec![2], 5));
+    let until = EventFilter { after: EventId(2), until: Some(EventId(3)), types, ..of(&["branch"]) };
+    assert_eq!(read(until.clone(), 9).await, (vec![], 3), "not beyond where it was to look");
+    assert_eq!(read(EventFilter { until: Some(EventId(99)), ..until }, 9).await, (vec![4], 5));
+    assert_eq!(read(EventFilter { after: EventId(5), ..of(&["shop"]) }, 9).await, (vec![], 5));
+}
+
+pub(crate) async fn a_stop_is_remembered_until_the_destination_changes(place: &Place) {
+    let mut store = place.open();
+    let to = |url: &str| {
+        vec![SinkRegistration { destination: Some(url.to_owned()), ..sink("crm", Start::Beginning) }]
+    };
+    store.register_sinks(to("old"), at(0)).await.unwrap();
+    store.stop_sink("crm", "gone", at(1)).await.unwrap();
+    assert!(store.pending("crm").await.unwrap().stopped);
+    for _ in 0..2 {
+        store = place.reopen(store).await;
+        let stopped = store.register_sinks(to("old"), at(2)).await.unwrap().remove(0).stopped;
+        assert_eq!(stopped.as_deref(), Some("gone"));
+    }
+    assert_eq!(store.register_sinks(to("new"), at(3)).await.unwrap().remove(0).stopped, None);
+    assert!(!store.pending("crm").await.unwrap().stopped);
+    assert_eq!(store.register_sinks(to("old"), at(4)).await.unwrap().remove(0).stopped, None);
+}
+
+pub(crate) async fn a_dead_letter_outlives_its_event(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log", "crm"], Start::Beginning, 0).await;
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    let event = events(&store).await.remove(0);
+    for reason in ["first", "again"] {
+        let letter =
+            DeadLetter { sink: "crm".into(), event: event.clone(), reason: reason.into(), died_at: at(2) };
+        store.bury(letter).await.unwrap();
+    }
+    assert_eq!(store.pending("crm").await.unwrap().dead_letters, 1, "each event once");
+    assert_eq!(store.pending("log").await.unwrap().dead_letters, 0);
+    assert_eq!(store.pending("crm").await.unwrap().events, 1, "it moves no cursor");
+    for sink in ["log", "crm"] {
+        store.advance_cursor(sink, event.id).await.unwrap();
+    }
+    store.prune(everything_before(1_000)).await.unwrap();
+    assert!(events(&store).await.is_empty());
+    let store = place.reopen(store).await;
+    assert_eq!(store.pending("crm").await.unwrap().dead_letters, 1);
 }
 
 pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {

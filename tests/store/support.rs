@@ -125,8 +125,13 @@ pub(crate) async fn register(store: &Store, kf_account: &str) -> StoredAccount {
 }
 
 pub(crate) async fn sinks(store: &Store, names: &[&str], start: Start, ms: i64) -> Vec<EventId> {
-    let sinks = names.iter().map(|name| SinkRegistration { name: (*name).to_owned(), start }).collect();
-    store.register_sinks(sinks, at(ms)).await.unwrap()
+    let sinks = names.iter().map(|name| sink(name, start)).collect();
+    let registered = store.register_sinks(sinks, at(ms)).await.unwrap();
+    registered.into_iter().map(|sink| sink.cursor).collect()
+}
+
+pub(crate) fn sink(name: &str, start: Start) -> SinkRegistration {
+    SinkRegistration { name: name.to_owned(), start, destination: None }
 }
 
 pub(crate) async fn events(store: &Store) -> Vec<StoredEvent> {

@@ -51,7 +51,7 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     /// What sinks have delivered, and what they still have to.
     pub(super) fn sinks(&mut self, metrics: &Metrics, stored: &Stored) {
         type Value = fn(&Metrics, &str, Option<&Pending>) -> Option<u64>;
-        let families: [(&str, &str, &str, Value); 4] = [
+        let families: [(&str, &str, &str, Value); 6] = [
             (
                 "kfwatch_sink_delivered_events_total",
                 "counter",
@@ -67,7 +67,7 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
             (
                 "kfwatch_sink_pending_events",
                 "gauge",
-                "Events of the log that the sink has not confirmed.",
+                "Events of the log behind what the sink has confirmed, wanted by it or not.",
                 |_, _, pending| pending.map(|pending| pending.events),
             ),
             (
@@ -75,6 +75,18 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
                 "gauge",
                 "When the oldest event that the sink has not confirmed was observed; absent without such events.",
                 |_, _, pending| pending?.oldest.and_then(|at| u64::try_from(at.as_second()).ok()),
+            ),
+            (
+                "kfwatch_sink_dead_letters",
+                "gauge",
+                "Events that the sink refused for good and that are kept apart.",
+                |_, _, pending| pending.map(|pending| pending.dead_letters),
+            ),
+            (
+                "kfwatch_sink_stopped",
+                "gauge",
+                "1 if the sink wants no more events until a person changes something.",
+                |_, _, pending| pending.map(|pending| pending.stopped.into()),
             ),
         ];
         for (name, kind, help, value) in families {

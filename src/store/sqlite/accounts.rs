@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, Row, Transaction, params};
 
-use super::convert;
+use super::{convert, renumber};
 use crate::{
     domain::{
         account::{Account, AccountState},
@@ -162,15 +162,17 @@ fn insert(tx: &Transaction<'_>, account: &Account) -> Result<StoredAccount, Stor
     let record = Record::default();
     let id = tx
         .prepare_cached(
+            // It may have come before, after the backup that was restored, and have had events then.
             "INSERT INTO accounts
-                 (official_account, appid, kf_account, configured, state, baseline_taken, keyless)
-             VALUES (?1, ?2, ?3, true, ?4, false, false)",
+                 (official_account, appid, kf_account, configured, state, baseline_taken, keyless, sequence)
+             VALUES (?1, ?2, ?3, true, ?4, false, false, ?5 * (SELECT coalesce(max(restores), 0) FROM lease))",
         )?
         .insert(params![
             account.official_account,
             account.appid,
             account.kf_account,
-            record.state.as_str()
+            record.state.as_str(),
+            renumber::SEQUENCES_SKIPPED,
         ])?;
     Ok(StoredAccount { id: AccountRow(id), account: account.clone(), record, snapshot: Snapshot::default() })
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::convert;
+use super::{convert, renumber};
 use crate::store::{
     error::StoreError,
     event_log::{EventFilter, EventPage},
@@ -11,11 +11,30 @@ use crate::store::{
 
 const COLUMNS: &str = "id, account, sequence, type, observed_at, json";
 
+/// Whose an event is. Looked up for each event: a list of all kf accounts of an official account may be long.
+const OFFICIAL_ACCOUNT: &str = "(SELECT official_account FROM accounts WHERE accounts.id = events.account)";
+
 /// The newest event ever committed, whether it is retained or not.
 pub(in crate::store) fn last_id(connection: &Connection) -> Result<EventId, StoreError> {
     let mut statement = connection.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?;
     let last = statement.query_row([], |row| row.get(0)).optional()?;
     Ok(last.map_or(EventId::BEGINNING, EventId))
+}
+
+/// How many events there are after this one. Its cost grows with the restores among them, not with their number.
+///
+/// Ids have no gaps but those of restores, which end at the beginning of a block: a transaction that is rolled back gives
+/// its ids back, and only the oldest events are pruned.
+pub(super) fn count_after(connection: &Connection, after: EventId) -> Result<u64, StoreError> {
+    let mut first_after = connection.prepare_cached("SELECT min(id) FROM events WHERE id > ?1")?;
+    let mut last_before = connection.prepare_cached("SELECT max(id) FROM events WHERE id < ?1")?;
+    let (mut count, mut counted_to) = (0, after.0);
+    while let Some(first) = first_after.query_row([counted_to], |row| row.get::<_, Option<i64>>(0))? {
+        let last: i64 = last_before.query_row([renumber::next_block(first)], |row| row.get(0))?;
+        count += last - first + 1;
+        counted_to = last;
+    }
+    Ok(count.unsigned_abs())
 }
 
 pub(in crate::store) fn read_after(
@@ -40,20 +59,24 @@ pub(in crate::store) fn read_matching(
 ) -> Result<EventPage, StoreError> {
     let tx = connection.unchecked_transaction()?;
     let last = last_id(&tx)?;
+    let until = filter.until.map_or(last, |until| until.min(last));
     let accounts = filter.account.as_deref().map(|name| accounts_named(&tx, name)).transpose()?;
     let sql = format!(
-        "SELECT {COLUMNS} FROM events WHERE id > ?1 AND {} ORDER BY id LIMIT ?2",
+        "SELECT {COLUMNS} FROM events
+         WHERE id > ?1 AND id <= ?2 AND {} AND (?3 = '[]' OR {OFFICIAL_ACCOUNT} IN (SELECT value FROM json_each(?3)))
+         ORDER BY id LIMIT ?4",
         condition(filter, accounts)
     );
     let mut statement = tx.prepare_cached(&sql)?;
-    let mut rows = statement.query((filter.after.0, limit_of(limit)))?;
+    let names = serde_json::Value::from(filter.official_accounts.clone()).to_string();
+    let mut rows = statement.query((filter.after.0, until.0, names, limit_of(limit)))?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
         events.push(event(row)?);
     }
     let next = match events.last() {
         Some(event) if events.len() >= limit => event.id,
-        _ => last.max(filter.after),
+        _ => until.max(filter.after),
     };
     Ok(EventPage { events, next })
 }

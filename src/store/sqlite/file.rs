@@ -13,7 +13,7 @@ use std::{
 use crate::store::error::StoreError;
 
 /// Openids are personal data: only the owner may read them.
-const MODE: u32 = 0o600;
+pub(super) const MODE: u32 = 0o600;
 
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
@@ -26,10 +26,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Follows links, so that two paths to one file share one lock.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     if !directory.is_dir() {
         return Err(StoreError::NoDirectory(directory.to_path_buf()));
     }
@@ -59,6 +56,22 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Foreign { path: path.to_path_buf(), what: "no SQLite file" });
     }
     Ok(())
+}
+
+/// The directory that holds a file.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What was created, renamed or removed there survives a crash from now on.
+pub(super) fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+    File::open(directory_of(path))?.sync_all()
+}
+
+/// Replaces what has the other name, and sees to it that this survives a crash.
+pub(super) fn rename_for_good(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::rename(from, to)?;
+    sync_directory_of(to)
 }
 
 /// Keeps a second daemon out until it is dropped. The file stays then: removing it could remove another daemon's.

@@ -16,7 +16,7 @@ const APPLICATION_ID: i64 = 0x6b66_7761;
 const VERSION: i64 = VERSIONS.len() as i64;
 
 /// What each version brought, from version 1 on. Times are UNIX milliseconds.
-const VERSIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const VERSIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 -- Who may write: every commit checks the epoch. One file is one shard, 0.
@@ -74,6 +74,30 @@ CREATE TABLE refresh_tokens (
     appid TEXT PRIMARY KEY,
     token TEXT NOT NULL,
     stored_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_3: &str = "
+-- How often a backup was put in the store's place; each time, sequences and ids of events skip what may be used already.
+ALTER TABLE lease ADD COLUMN restores INTEGER NOT NULL DEFAULT 0;
+
+-- Where the sink delivers to, as far as it matters for a stop; when and why it wanted no more events.
+ALTER TABLE sinks ADD COLUMN destination TEXT;
+ALTER TABLE sinks ADD COLUMN stopped_at INTEGER;
+ALTER TABLE sinks ADD COLUMN stopped_reason TEXT;
+
+-- Events that a sink refused for good, with their body: the log may prune them.
+CREATE TABLE dead_letters (
+    sink TEXT NOT NULL,
+    event INTEGER NOT NULL,
+    account INTEGER NOT NULL REFERENCES accounts (id),
+    sequence INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    observed_at INTEGER NOT NULL,
+    json TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    died_at INTEGER NOT NULL,
+    PRIMARY KEY (sink, event)
 ) STRICT, WITHOUT ROWID;
 ";
 
@@ -165,13 +189,21 @@ fn check_tables(found: &[(String, String)], version: i64) -> Result<(), StoreErr
     }
 }
 
+/// Refuses what is damaged anywhere. Reads all of the file.
+pub(super) fn check_whole(connection: &Connection) -> Result<(), StoreError> {
+    verdict_of(connection, "the file", "PRAGMA quick_check(1)")
+}
+
 fn check_content(connection: &Connection, table: &str) -> Result<(), StoreError> {
-    let verdict: String =
-        connection.query_row(&format!("PRAGMA integrity_check({table})"), [], |row| row.get(0))?;
+    verdict_of(connection, table, &format!("PRAGMA integrity_check({table})"))
+}
+
+fn verdict_of(connection: &Connection, what: &str, check: &str) -> Result<(), StoreError> {
+    let verdict: String = connection.query_row(check, [], |row| row.get(0))?;
     if verdict == "ok" {
         Ok(())
     } else {
-        Err(StoreError::corrupt(format!("{table}: {}", verdict.replace('\n', "; "))))
+        Err(StoreError::corrupt(format!("{what}: {}", verdict.replace('\n', "; "))))
     }
 }
 

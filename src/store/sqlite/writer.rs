@@ -125,6 +125,16 @@ pub(super) fn take_lease(connection: &mut Connection) -> Result<i64, StoreError>
     Ok(epoch)
 }
 
+/// Raises the epoch of a copy above all that the store can have reached meanwhile, and counts the restore.
+pub(super) fn raise_lease(tx: &Transaction<'_>, by: i64) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO lease (shard, owner, epoch, restores) VALUES (?1, 'restore', ?2, 1)
+         ON CONFLICT DO UPDATE SET epoch = epoch + ?2, restores = restores + 1",
+        (SHARD, by),
+    )?;
+    Ok(())
+}
+
 /// A step of which neither the work's nor the answer's type is known any more.
 trait Step: Send {
     fn apply(&mut self, tx: &Transaction<'_>) -> Result<(), StoreError>;

@@ -1,0 +1,255 @@
+//! How many events a second go to a webhook, and how long one takes from its commit to its receipt.
+//!
+//! Beside it, in turn in the same run: a loop that posts the same bodies to the same receiver with as many requests in
+//! flight, and does nothing else: it reads no log, signs nothing, keeps no order and moves no cursor. Store, dispatcher and
+//! receiver share one process and its two threads.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, body::Bytes, http::StatusCode, routing::post};
+use jiff::Timestamp;
+use kfwatch::{
+    app::clock::SystemClock,
+    dispatch::{DispatchContext, Dispatcher},
+    domain::{
+        account::{Account, AccountState, Conclusion},
+        clock::Clock,
+        event::{Change, OwnedSession},
+        watch::Sighting,
+    },
+    metrics::Metrics,
+    sink::{
+        Sink,
+        webhook::{SigningKey, WebhookOptions, WebhookSink},
+    },
+    store::{EventFilter, EventId, PollCommit, Record, SinkRegistration, Start, Store, StoredAccount},
+};
+use reqwest::header::HeaderMap;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+#[path = "support/median.rs"]
+mod median;
+#[path = "support/report.rs"]
+mod report;
+
+use median::median;
+use report::Report;
+
+const ACCOUNTS: usize = 1000;
+const EVENTS: usize = 20_000;
+const ROUNDS: usize = 5;
+const LATENCIES: usize = 2000;
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut report = Report::new();
+    runtime.block_on(async {
+        let receiver = Receiver::start().await;
+        for in_flight in [8, 64] {
+            throughput(&receiver, in_flight, &mut report).await;
+        }
+        latency(&receiver, &mut report).await;
+    });
+    report.print();
+}
+
+/// Answers 204, and says how many requests it has had by now.
+struct Receiver {
+    address: SocketAddr,
+    received: watch::Receiver<usize>,
+    last: Arc<Mutex<Instant>>,
+    _serving: JoinSet<()>,
+}
+
+impl Receiver {
+    async fn start() -> Self {
+        let (count, received) = watch::channel(0);
+        let last = Arc::new(Mutex::new(Instant::now()));
+        let note = Arc::clone(&last);
+        let handler = async move |_: Bytes| {
+            *note.lock().unwrap() = Instant::now();
+            count.send_modify(|count| *count += 1);
+            StatusCode::NO_CONTENT
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", post(handler));
+        let mut serving = JoinSet::new();
+        serving.spawn(async { axum::serve(listener, router).await.unwrap() });
+        Self { address, received, last, _serving: serving }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    async fn wait_for(&self, count: usize) {
+        self.received.clone().wait_for(|received| *received >= count).await.unwrap();
+    }
+
+    fn count(&self) -> usize {
+        *self.received.borrow()
+    }
+}
+
+async fn throughput(receiver: &Receiver, in_flight: usize, report: &mut Report) {
+    let site = Site::new().await;
+    for round in 0..(EVENTS / ACCOUNTS) as i64 {
+        let mut commits = JoinSet::new();
+        for account in &site.accounts {
+            let (store, commit) = (site.store.clone(), started(account, round));
+            commits.spawn(async move { store.commit_poll(commit).await.unwrap() });
+        }
+        commits.join_all().await;
+    }
+    let events = site.store.read_events_after(EventId::BEGINNING, EVENTS).await.unwrap();
+    let bodies: Arc<Vec<String>> = Arc::new(events.into_iter().map(|event| event.json).collect());
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(15)).build().unwrap();
+    let mut rates = [const { Vec::new() }; 2];
+    for round in 0..=ROUNDS {
+        let sink = format!("crm{round}");
+        let before = receiver.count();
+        let begun = Instant::now();
+        let running = site.deliver(&sink, receiver, in_flight, Start::Beginning).await;
+        receiver.wait_for(before + EVENTS).await;
+        let delivered = begun.elapsed();
+        running.end().await;
+        let begun = Instant::now();
+        post_all(&http, receiver.url(), &bodies, in_flight).await;
+        let posted = begun.elapsed();
+        // The first round opens connections.
+        if round > 0 {
+            rates[0].push(EVENTS as f64 / delivered.as_secs_f64());
+            rates[1].push(EVENTS as f64 / posted.as_secs_f64());
+        }
+    }
+    let [ours, bare] = rates.map(|rates| median(&rates));
+    report.row(
+        [
+            &format!("events a second to a webhook, {in_flight} in flight"),
+            &format!("{ours:.0}"),
+            &format!("a loop that only posts: {bare:.0}"),
+        ],
+        Some(bare / ours),
+        "",
+    );
+}
+
+async fn post_all(http: &reqwest::Client, url: String, bodies: &Arc<Vec<String>>, in_flight: usize) {
+    let mut tasks = JoinSet::new();
+    for first in 0..in_flight {
+        let (http, url, bodies) = (http.clone(), url.clone(), Arc::clone(bodies));
+        tasks.spawn(async move {
+            for body in bodies.iter().skip(first).step_by(in_flight) {
+                let response = http.post(&url).body(body.clone()).send().await.unwrap();
+                assert!(response.bytes().await.unwrap().is_empty());
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+async fn latency(receiver: &Receiver, report: &mut Report) {
+    let site = Site::new().await;
+    let running = site.deliver("crm", receiver, 8, Start::Now).await;
+    let mut latencies = Vec::new();
+    for n in 0..LATENCIES {
+        let before = receiver.count();
+        let account = &site.accounts[n % ACCOUNTS];
+        site.store.commit_poll(started(account, (n / ACCOUNTS) as i64)).await.unwrap();
+        let committed = Instant::now();
+        receiver.wait_for(before + 1).await;
+        latencies.push(receiver.last.lock().unwrap().saturating_duration_since(committed));
+    }
+    running.end().await;
+    latencies.sort();
+    for (name, at) in [("p50", LATENCIES / 2), ("p99", LATENCIES * 99 / 100)] {
+        let figure = format!("{:.2} ms", latencies[at].as_secs_f64() * 1000.0);
+        report.row([&format!("from commit to receipt, {name}"), &figure, ""], None, "");
+    }
+}
+
+struct Site {
+    store: Store,
+    accounts: Vec<StoredAccount>,
+    _directory: tempfile::TempDir,
+}
+
+struct Running {
+    drain: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    async fn end(self) {
+        self.drain.cancel();
+        self.tasks.join_all().await;
+    }
+}
+
+impl Site {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let account = |n| Account {
+            official_account: "shop".into(),
+            appid: "wx0123456789abcdef".into(),
+            kf_account: format!("kf{n}@test").into(),
+        };
+        let accounts =
+            store.register_accounts((0..ACCOUNTS).map(account).collect()).await.unwrap().configured;
+        Self { store, accounts, _directory: directory }
+    }
+
+    async fn deliver(&self, name: &str, receiver: &Receiver, in_flight: usize, start: Start) -> Running {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let registration = SinkRegistration { name: name.to_owned(), start, destination: None };
+        let registered = self.store.register_sinks(vec![registration], clock.now().wall).await.unwrap();
+        let key = SigningKey::parse(&"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()).unwrap();
+        let options = WebhookOptions {
+            url: receiver.url().parse().unwrap(),
+            keys: vec![key],
+            headers: HeaderMap::new(),
+            ca_file: None,
+            timeout: Duration::from_secs(15),
+            max_in_flight: in_flight,
+        };
+        let sink = Sink::Webhook(Box::new(WebhookSink::build(options, Arc::clone(&clock)).unwrap()));
+        let metrics = Arc::new(Metrics::new([name.to_owned()]).unwrap());
+        let context = DispatchContext { store: self.store.clone(), metrics, clock };
+        let dispatcher =
+            Dispatcher::new(name.to_owned(), sink, EventFilter::default(), &registered[0], context);
+        let drain = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let run = dispatcher.run(drain.clone(), Duration::from_secs(1));
+        tasks.spawn(async { run.await.unwrap() });
+        Running { drain, tasks }
+    }
+}
+
+fn started(stored: &StoredAccount, round: i64) -> PollCommit {
+    let createtime = 1_795_000_000 + round;
+    let at = Timestamp::from_second(createtime + 5).unwrap();
+    let openid = format!("oDF3iY9P32sK_5GgYi{:010}", stored.id.0);
+    let change = Change::SessionStarted {
+        session: OwnedSession { openid: openid.into(), createtime },
+        observed_at: at,
+        baseline: false,
+        transferred_from: None,
+    };
+    let sighting = Sighting {
+        baseline_taken: true,
+        keyless: false,
+        listed_sent_at: Some(at),
+        last_success_at: Some(at),
+    };
+    let record = Record { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), sighting };
+    PollCommit { id: stored.id, account: stored.account.clone(), changes: vec![change], record }
+}

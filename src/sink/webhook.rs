@@ -1,0 +1,324 @@
+//! Events by HTTP: one POST each, as structured CloudEvents, signed as Standard Webhooks.
+//!
+//! 2xx confirms. 400, 413 and 422 concern the event; 410 says that nothing more is wanted; everything else is the
+//! receiver's or the network's trouble, and another attempt may succeed. Redirects are not followed: they would take
+//! signed personal data to a place that nobody configured. The URL may hold a secret and is never shown.
+
+mod signature;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use reqwest::{
+    Certificate, Client, ClientBuilder, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    redirect,
+};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+pub use self::signature::SigningKey;
+use super::DeliveryError;
+use crate::{domain::clock::Clock, store::StoredEvent};
+
+/// The media type of a CloudEvent in structured mode.
+const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/cloudevents+json; charset=utf-8");
+
+/// How much of an answer is read, in bytes: the connection is kept if that was all of it.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// How long an answer's body is waited for: its status has said all that matters.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How much of an answer is kept with a dead letter, in characters.
+const ANSWER_CHARS: usize = 200;
+
+/// Idle connections are closed before most servers would.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// The headers that a webhook has anyway, or that HTTP itself makes: none of them can be added.
+pub const OWN_HEADERS: [&str; 11] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "transfer-encoding",
+    "upgrade",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+];
+
+/// Where to post, and how.
+#[derive(Clone)]
+pub struct WebhookOptions {
+    /// Where to; may hold secrets anywhere.
+    pub url: Url,
+    /// Signing keys, the newest first; without any, nothing is signed.
+    pub keys: Vec<SigningKey>,
+    /// Headers to send along, none of [`OWN_HEADERS`]; values may be secrets.
+    pub headers: HeaderMap,
+    /// A file with PEM certificates to trust instead of those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The longest time until an answer.
+    pub timeout: Duration,
+    /// Deliveries that may be under way.
+    pub max_in_flight: usize,
+}
+
+impl WebhookOptions {
+    /// Scheme, host and port of the receiver: what may be shown of the URL.
+    pub fn receiver(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+
+    /// What is stored of the URL, to see whether it changes: a hash of all of it behind what may be shown.
+    pub fn destination(&self) -> String {
+        let hash = Sha256::digest(self.url.as_str());
+        format!("{} {}", self.receiver(), BASE64_URL_SAFE_NO_PAD.encode(&hash[..12]))
+    }
+}
+
+impl fmt::Debug for WebhookOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&HeaderName> = self.headers.keys().collect();
+        f.debug_struct("WebhookOptions")
+            .field("receiver", &self.receiver())
+            .field("keys", &self.keys)
+            .field("headers", &headers)
+            .field("ca_file", &self.ca_file)
+            .field("timeout", &self.timeout)
+            .field("max_in_flight", &self.max_in_flight)
+            .finish()
+    }
+}
+
+/// The HTTP client of a webhook could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookBuildError {
+    /// The file with certificates.
+    #[error("{} cannot be read", path.display())]
+    CaFile {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// What is in it, or else the TLS library.
+    #[error("cannot set up the HTTP client")]
+    Client(#[from] reqwest::Error),
+}
+
+/// A sink that posts.
+pub struct WebhookSink {
+    http: Client,
+    options: WebhookOptions,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for WebhookSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WebhookSink").field(&self.options).finish()
+    }
+}
+
+impl WebhookSink {
+    /// Builds the client; connects to nothing yet.
+    pub fn build(options: WebhookOptions, clock: Arc<dyn Clock>) -> Result<Self, WebhookBuildError> {
+        let http = match &options.ca_file {
+            Some(path) => {
+                let pem = std::fs::read(path)
+                    .map_err(|source| WebhookBuildError::CaFile { path: path.clone(), source })?;
+                builder(&options).tls_certs_only(Certificate::from_pem_bundle(&pem)?).build()?
+            }
+            // The client to WeChat warns of a system without a CA store.
+            None => {
+                let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS;
+                let built_in = roots.iter().filter_map(|root| Certificate::from_der(root).ok());
+                builder(&options).build().or_else(|_| builder(&options).tls_certs_only(built_in).build())?
+            }
+        };
+        Ok(Self { http, options, clock })
+    }
+
+    /// Deliveries that may be under way.
+    pub fn max_in_flight(&self) -> usize {
+        self.options.max_in_flight
+    }
+
+    /// Posts one event.
+    pub async fn deliver(&self, event: &StoredEvent) -> Result<(), DeliveryError> {
+        let id = id_of(event)?;
+        let timestamp = self.clock.now().wall.as_second().to_string();
+        let mut request = self
+            .http
+            .post(self.options.url.clone())
+            .headers(self.options.headers.clone())
+            .header(CONTENT_TYPE, MEDIA_TYPE)
+            .header("webhook-id", id)
+            .header("webhook-timestamp", &timestamp);
+        if !self.options.keys.is_empty() {
+            let signatures = signature::signatures(&self.options.keys, id, &timestamp, event.json.as_bytes());
+            request = request.header("webhook-signature", signatures);
+        }
+        match request.body(event.json.clone()).send().await {
+            Ok(response) => self.judge(response).await,
+            Err(error) => Err(DeliveryError::Retryable { reason: reason(error), after: None }),
+        }
+    }
+
+    async fn judge(&self, response: Response) -> Result<(), DeliveryError> {
+        let status = response.status();
+        let after = retry_after(response.headers(), self.clock.now().wall);
+        let answer = beginning(response).await;
+        match status {
+            status if status.is_success() => Ok(()),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                Err(DeliveryError::Refused { reason: format!("the receiver answers {status}"), answer })
+            }
+            StatusCode::GONE => {
+                Err(DeliveryError::Stopped { reason: format!("the receiver answers {status}") })
+            }
+            status => {
+                Err(DeliveryError::Retryable { reason: format!("the receiver answers {status}"), after })
+            }
+        }
+    }
+}
+
+fn builder(options: &WebhookOptions) -> ClientBuilder {
+    Client::builder()
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .no_proxy()
+        .retry(reqwest::retry::never())
+        .user_agent(concat!("kfwatch/", env!("CARGO_PKG_VERSION")))
+        .timeout(options.timeout)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(options.max_in_flight)
+}
+
+/// The innermost cause, which says most, without the URL.
+fn reason(error: reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "the receiver did not answer in time".to_owned();
+    }
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// The id of the event, which its receiver drops duplicates by. An event without one that can be sent can never be
+/// delivered.
+fn id_of(event: &StoredEvent) -> Result<&str, DeliveryError> {
+    #[derive(Deserialize)]
+    struct Identified<'a> {
+        id: &'a str,
+    }
+    let identified: Option<Identified<'_>> = serde_json::from_str(&event.json).ok();
+    let id = identified.map(|identified| identified.id);
+    id.filter(|id| HeaderValue::from_str(id).is_ok()).ok_or_else(|| DeliveryError::Refused {
+        reason: "the event log is damaged here: this is no event with an id".to_owned(),
+        answer: String::new(),
+    })
+}
+
+/// The beginning of an answer, on one line. Whatever of it cannot be read does not matter.
+async fn beginning(response: Response) -> String {
+    let mut kept = Vec::new();
+    // A body that comes slowly, or never, costs its connection, and no more time.
+    let _ = tokio::time::timeout(ANSWER_PATIENCE, read_beginning(response, &mut kept)).await;
+    let text = String::from_utf8_lossy(&kept);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ANSWER_CHARS).collect()
+}
+
+async fn read_beginning(mut response: Response, kept: &mut Vec<u8>) {
+    let mut read = 0;
+    while let Ok(Some(chunk)) = response.chunk().await {
+        read += chunk.len();
+        let room = (ANSWER_CHARS * 4).saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if read > MAX_ANSWER_BYTES {
+            break;
+        }
+    }
+}
+
+/// In seconds, or as a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::event::EventType,
+        store::{AccountRow, EventId},
+    };
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "2026-11-22T07:22:45Z".parse().unwrap();
+        let check = |value: &str, expected: Option<u64>| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
+            assert_eq!(retry_after(&headers, now), expected.map(Duration::from_secs), "{value}");
+        };
+        check("7", Some(7));
+        check("Sun, 22 Nov 2026 07:23:00 GMT", Some(15));
+        check("Sun, 22 Nov 2026 07:00:00 GMT", Some(0));
+        check("soon", None);
+        check("-1", None);
+    }
+
+    #[test]
+    fn an_event_without_an_id_that_can_be_sent_is_refused_for_its_own_sake() {
+        for json in ["", "{\"id\"", "{}", "{\"id\":7}", "{\"id\":\"a\\nb\"}"] {
+            let event = StoredEvent {
+                id: EventId(1),
+                account: AccountRow(1),
+                sequence: 1,
+                event_type: EventType::SessionStarted,
+                observed_at: Timestamp::UNIX_EPOCH,
+                json: json.to_owned(),
+            };
+            assert!(matches!(id_of(&event), Err(DeliveryError::Refused { .. })), "{json}");
+        }
+    }
+
+    #[test]
+    fn the_destination_changes_with_the_url_and_shows_no_secret() {
+        let options = |url: &str| WebhookOptions {
+            url: url.parse().unwrap(),
+            keys: Vec::new(),
+            headers: HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("s3cret"))]),
+            ca_file: None,
+            timeout: Duration::from_secs(1),
+            max_in_flight: 1,
+        };
+        let urls = [
+            "https://crm.example/s3cret",
+            "https://crm.example/s3cret2",
+            "https://crm.example/s3cret?key=s3cret",
+            "https://me:s3cret@crm.example/s3cret",
+            "https://crm.example:8443/s3cret",
+        ];
+        let destinations: std::collections::HashSet<String> =
+            urls.iter().map(|url| options(url).destination()).collect();
+        assert_eq!(destinations.len(), urls.len());
+        assert!(destinations.iter().all(|destination| destination.starts_with("https://crm.example")));
+        let shown = format!("{destinations:?} {:?}", urls.map(options));
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+}
