@@ -30,11 +30,14 @@ use serde_json::{Value, json};
 use support_monitoring::{
     Page, Prometheus,
     alertmanager::{Alertmanager, Receiver},
-    promql::{Selector, grouping_labels, selectors},
+    promql::{Selector, grouping_labels, labels_found, selectors},
 };
 use support_ops::{Home, Process, WeChat, appid, eventually, get, quiet};
 
 const RUNBOOK: &str = "https://github.com/kfwatch/kfwatch/blob/main/deploy/runbook.md#";
+
+/// What Prometheus says itself of the alerts that it evaluates.
+const OF_ALERTS: &str = "ALERTS";
 
 /// What Prometheus adds to every series that it scrapes.
 const OF_PROMETHEUS: [&str; 2] = ["job", "instance"];
@@ -110,7 +113,9 @@ fn a_refused_secret_is_told_and_silences_the_blindness_that_it_causes() {
     let refused =
         FaultRule { endpoint: Some(Endpoint::StableToken), ..FaultRule::new(Fault::Errcode(40125)) };
     wechat.control().inject(refused);
-    let home = Home::watching(&wechat, "").set("KFWATCH__POLL__BLIND_AFTER", "2s");
+    // Tokens are tried again every second or two, so that the end is seen soon.
+    let home = Home::watching(&wechat, "[holds]\nnot_authorized = [\"0s\", \"2s\"]\n")
+        .set("KFWATCH__POLL__BLIND_AFTER", "2s");
     let daemon = home.daemon();
     let site = Site::start(&home, daemon.address());
     let told = eventually("the alert of the token", || {
@@ -123,7 +128,21 @@ fn a_refused_secret_is_told_and_silences_the_blindness_that_it_causes() {
     for name in ["WechatKfAccountBlind", "WechatKfOfficialAccountBlind"] {
         let blind = eventually(name, || site.alertmanager.alerts(name).pop());
         assert!(is_inhibited(&blind), "{blind}");
-        assert!(site.receiver.alerts(name, "firing").is_empty(), "{name}");
+    }
+
+    wechat.control().clear_faults();
+    eventually("the end of the token's alert", || {
+        site.receiver.alerts("WechatKfTokenRefreshFailing", "resolved").pop()
+    });
+    // What followed from it ends later, and nobody is told of it even then.
+    for inhibitor in ["WechatKfNoCallsInhibitor", "WechatKfAllBlindInhibitor"] {
+        eventually("the end of what silences", || {
+            site.alertmanager.alerts(inhibitor).is_empty().then_some(())
+        });
+    }
+    for name in ["WechatKfAccountBlind", "WechatKfOfficialAccountBlind", "WechatKfPollsFailing"] {
+        assert_eq!(site.alertmanager.alerts(name), [Value::Null; 0], "{name} still fires");
+        assert_eq!(site.receiver.alerts(name, "firing"), [Value::Null; 0], "{name} was told");
     }
 }
 
@@ -142,7 +161,10 @@ fn every_metric_and_label_that_the_rules_name_is_on_a_live_page() {
         let mut labels: BTreeSet<String> = OF_PROMETHEUS.map(str::to_owned).into();
         let selectors = selectors(expression);
         for selector in selectors.iter().filter(|selector| !recorded.contains(selector.metric.as_str())) {
-            labels.extend(named_by(&page, rule, selector));
+            labels.extend(match selector.metric.as_str() {
+                OF_ALERTS => of_alert(&rules, rule, selector),
+                _ => named_by(&page, rule, selector),
+            });
         }
         for label in grouping_labels(expression) {
             assert!(labels.contains(&label), "{rule}: no series has the label {label}");
@@ -200,7 +222,7 @@ fn shipped(name: &str) -> String {
 /// Shortens intervals and windows of the shipped files, and nothing else: minutes to seconds, hours to minutes, and what is
 /// given in seconds to one.
 fn minutes_as_seconds(text: &str) -> String {
-    const BEFORE: [&str; 5] = ["for: ", "_interval: ", "group_wait: ", "[", "offset "];
+    const BEFORE: [&str; 6] = ["for: ", "_interval: ", "group_wait: ", "[", ":", "offset "];
     BEFORE.iter().fold(text.to_owned(), |text, before| {
         let mut parts = text.split(before);
         let mut shortened = parts.next().unwrap_or_default().to_owned();
@@ -234,6 +256,14 @@ fn rules(prometheus: &Prometheus) -> Option<BTreeMap<String, String>> {
     let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     Some(rules.map(|rule| (text(&rule["name"]), text(&rule["query"]))).collect())
+}
+
+/// Checks that the selector names one of these alerts, and tells the labels of that.
+fn of_alert(rules: &BTreeMap<String, String>, rule: &str, selector: &Selector) -> BTreeSet<String> {
+    let (_, op, name) = selector.matchers.iter().find(|(label, ..)| label == "alertname").unwrap();
+    assert_eq!(op, "=", "{rule}");
+    assert!(rules.contains_key(name), "{rule}: there is no alert {name}");
+    labels_found(&rules[name], rules)
 }
 
 /// Checks that the selector finds series on the page, and tells their labels.

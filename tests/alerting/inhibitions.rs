@@ -22,7 +22,7 @@ struct Row {
 }
 
 /// One for each inhibit rule, in the file's order.
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     Row { sources: &["Absent"], silences: |alert| alert.is_ours() && !alert.is("Absent"), equal: &[] },
     Row {
         sources: &["TargetDown"],
@@ -49,7 +49,12 @@ const ROWS: [Row; 9] = [
         equal: &["official_account"],
     },
     Row {
-        sources: &["OfficialAccountBlind"],
+        sources: &["NoCallsInhibitor"],
+        silences: |alert| alert.is_one_of(&WITHOUT_CALLS),
+        equal: &["official_account"],
+    },
+    Row {
+        sources: &["OfficialAccountBlind", "AllBlindInhibitor"],
         silences: |alert| alert.is_one_of(&["AccountBlind", "PollsFailing"]),
         equal: &["official_account"],
     },
