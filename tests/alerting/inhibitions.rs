@@ -22,12 +22,14 @@ struct Row {
 }
 
 /// One for each inhibit rule, in the file's order.
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 11] = [
     Row { sources: &["Absent"], silences: |alert| alert.is_ours() && !alert.is("Absent"), equal: &[] },
     Row {
         sources: &["TargetDown"],
         silences: |alert| {
-            alert.is_one_of(&["TicksMissed", "SinkLagging", "StoreFailing", "ClockSkewed", "Restarting"])
+            let of_sinks = &["SinkLagging", "SinkStopped", "DeadLetters"];
+            let of_machine = &["TicksMissed", "StoreFailing", "ClockSkewed", "Restarting"];
+            alert.is_one_of(of_sinks) || alert.is_one_of(of_machine)
         },
         equal: &["instance"],
     },
@@ -67,6 +69,11 @@ const ROWS: [Row; 10] = [
         sources: &["AccountBlind", "AccountUnbound", "AccountInvalid"],
         silences: |alert| alert.is("SessionOpenTooLong"),
         equal: &["official_account", "kf_account"],
+    },
+    Row {
+        sources: &["SinkStopped"],
+        silences: |alert| alert.is("SinkLagging"),
+        equal: &["instance", "sink"],
     },
     Row {
         sources: &["PollerStalled"],
