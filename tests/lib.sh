@@ -37,3 +37,27 @@ install_packages() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "${missing[@]}"
     )
 }
+
+# Starts `kfwatch demo` with its log in $2/demo.log, and waits until it serves its pages, at $address. The process is $demo.
+start_demo() {
+    local binary=$1 log=$2/demo.log attempt
+    : >"$log"
+    "$binary" demo --listen 127.0.0.1:0 >/dev/null 2>>"$log" &
+    demo=$!
+    address=
+    for ((attempt = 0; attempt < 100; attempt++)); do
+        # It prints where it listens.
+        address=$(sed -n 's|^ *metrics *\(http://[^/]*\)/metrics$|\1|p' "$log")
+        if [[ -n $address ]] && curl --silent --fail --output /dev/null "$address/-/ready"; then return; fi
+        sleep 0.1
+    done
+    { echo "the demo did not serve its pages:"; cat "$log"; } >&2
+    return 1
+}
+
+# Ends the demo, if one was started.
+stop_demo() {
+    [[ -n ${demo-} ]] || return 0
+    kill "$demo" 2>/dev/null || true
+    wait "$demo" 2>/dev/null || true
+}

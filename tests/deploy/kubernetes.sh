@@ -9,30 +9,13 @@ command -v shellcheck >/dev/null || install_packages shellcheck
 shellcheck deploy/kubernetes/prometheus-operator/prometheusrule.sh
 
 work=$(mktemp --directory)
-demo=
-cleanup() {
-    if [[ -n $demo ]]; then
-        kill "$demo" 2>/dev/null || true
-        wait "$demo" 2>/dev/null || true
-    fi
-    rm -rf "$work"
-}
-trap cleanup EXIT
+trap 'stop_demo; rm -rf "$work"' EXIT
 
 kubectl kustomize deploy/kubernetes >"$work/core.yaml"
 kubectl kustomize deploy/kubernetes/prometheus-operator >"$work/operator.yaml"
 
-# A demo to ask for the probes' paths; it prints where it listens.
-: >"$work/demo.log"
-"$kfwatch" demo --listen 127.0.0.1:0 >/dev/null 2>>"$work/demo.log" &
-demo=$!
-address=
-for ((attempt = 0; attempt < 100; attempt++)); do
-    address=$(sed -n 's|^ *metrics *\(http://[^/]*\)/metrics$|\1|p' "$work/demo.log")
-    if [[ -n $address ]] && curl --silent --fail --output /dev/null "$address/-/ready"; then break; fi
-    sleep 0.1
-done
-[[ -n $address ]] || { echo "the demo did not start:"; cat "$work/demo.log"; exit 1; } >&2
+# A demo to ask for the probes' paths.
+start_demo "$kfwatch" "$work"
 
 "$venv/bin/python" tests/python/kubernetes.py core "$work/core.yaml" "$address"
 "$venv/bin/python" tests/python/kubernetes.py operator "$work/operator.yaml" "$work/core.yaml" \
