@@ -216,7 +216,7 @@ fn table(accounts: usize) -> Table {
             last_success_at: Some(Timestamp::from_second(1_795_331_551).unwrap()),
             ..Sighting::default()
         },
-        departed: None,
+        ..Watch::default()
     };
     let status = |n| {
         let account = account(&format!("kf{n}@oa0"));

@@ -6,23 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use kfwatch::{
     app::{self, Connections, clock::SystemClock},
-    config::{Config, Environment, Token, TokenSource},
+    config::{Config, Environment},
     domain::clock::Clock,
     metrics::Metrics,
     poll::{PollLimits, Poller, WatchedAccount},
@@ -34,9 +24,12 @@ use kfwatch::{
     status::AccountStatus,
     store::Store,
 };
-use reqwest::Url;
 use tokio::{sync::mpsc, task::JoinSet};
 
+#[path = "support/cpu.rs"]
+mod cpu;
+#[path = "support/loops.rs"]
+mod loops;
 #[path = "support/median.rs"]
 mod median;
 #[path = "support/process.rs"]
@@ -44,10 +37,10 @@ mod process;
 #[path = "support/report.rs"]
 mod report;
 
+use loops::{IN_FLIGHT, Loops, Targets, measured};
 use median::median;
 use report::Report;
 
-const IN_FLIGHT: usize = 64;
 const OFFICIAL_ACCOUNTS: usize = 10;
 const ROUNDS: usize = 9;
 
@@ -92,13 +85,9 @@ async fn measure() {
 async fn compare(configuration: &str, sessions: &str, report: &mut Report) {
     let directory = tempfile::tempdir().unwrap();
     let config = Config::from_toml(configuration, directory.path(), &Environment::default()).unwrap().config;
-    let targets = Arc::new(Targets::learn(&config).await);
-    let requests = targets.urls.len() as f64;
+    let loops = Loops::new(Targets::learn(&config, usize::MAX).await, &config);
+    let requests = loops.requests();
     let daemon = Daemon::start(&config).await;
-    let plain = reqwest::Client::builder().no_proxy().build().unwrap();
-    let bounded = reqwest::Client::builder().no_proxy().timeout(config.api.timeout);
-    let bounded = bounded.connect_timeout(config.api.connect_timeout).build().unwrap();
-    let hyper = Client::builder(TokioExecutor::new()).build_http();
 
     // The first sweep stores the baselines, and all pools connect.
     daemon.sweep().await;
@@ -106,9 +95,9 @@ async fn compare(configuration: &str, sessions: &str, report: &mut Report) {
     for round in 0..=ROUNDS {
         let measured = [
             measured(requests, daemon.sweep()).await,
-            measured(requests, reqwest_loop(&plain, &targets)).await,
-            measured(requests, reqwest_loop(&bounded, &targets)).await,
-            measured(requests, hyper_loop(&hyper, &targets)).await,
+            measured(requests, loops.reqwest()).await,
+            measured(requests, loops.reqwest_with_timeouts()).await,
+            measured(requests, loops.hyper()).await,
         ];
         if round > 0 {
             figures.iter_mut().zip(measured).for_each(|(figures, measured)| figures.push(measured));
@@ -136,23 +125,6 @@ async fn compare(configuration: &str, sessions: &str, report: &mut Report) {
         let target = if index == 1 && sessions == "10" { "≤ 1.3" } else { "" };
         report.row([&what, &figure, &baseline], Some(micros(0) / micros(index)), target);
     }
-}
-
-/// CPU time of this process in µs a request, and requests a second.
-async fn measured(requests: f64, sweep: impl Future<Output = ()>) -> (f64, f64) {
-    let (begun, cpu) = (Instant::now(), cpu_nanos());
-    sweep.await;
-    ((cpu_nanos() - cpu) as f64 / 1e3 / requests, requests / begun.elapsed().as_secs_f64())
-}
-
-/// Time that the threads of this process ran: the first number of each one's schedstat.
-fn cpu_nanos() -> u64 {
-    let threads = std::fs::read_dir("/proc/self/task").unwrap();
-    let nanos = |thread: std::io::Result<std::fs::DirEntry>| {
-        let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    threads.filter_map(nanos).sum()
 }
 
 /// The daemon's parts from the queue on, as the daemon puts them together.
@@ -247,115 +219,4 @@ async fn accounts(
     let mut mixed: Vec<_> = accounts.into_iter().enumerate().collect();
     mixed.sort_by_key(|(index, _)| index % kf_accounts);
     mixed.into_iter().map(|(_, account)| account).collect()
-}
-
-/// What the bare loops ask for, and the sessions that they expect.
-struct Targets {
-    urls: Vec<Url>,
-    known: Vec<HashMap<String, i64>>,
-}
-
-#[derive(serde::Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow)]
-    sessionlist: Vec<Listed<'a>>,
-}
-
-#[derive(serde::Deserialize)]
-struct Listed<'a> {
-    createtime: i64,
-    openid: &'a str,
-}
-
-#[derive(serde::Deserialize)]
-struct TokenAnswer {
-    access_token: String,
-}
-
-impl Targets {
-    async fn learn(config: &Config) -> Self {
-        use secrecy::ExposeSecret;
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut targets = Self { urls: Vec::new(), known: Vec::new() };
-        for official_account in &config.official_accounts {
-            let Token::Own(TokenSource::Stable { secret }) = &official_account.token else { continue };
-            let body = format!(
-                r#"{{"grant_type":"client_credential","appid":"{}","secret":"{}"}}"#,
-                official_account.appid,
-                secret.expose_secret()
-            );
-            let url = config.api.base_url.join("/cgi-bin/stable_token").unwrap();
-            let answer = client.post(url).body(body).send().await.unwrap().bytes().await.unwrap();
-            let TokenAnswer { access_token } = serde_json::from_slice(&answer).unwrap();
-            for kf_account in &official_account.kf_accounts {
-                let mut url = config.api.base_url.join("/customservice/kfsession/getsessionlist").unwrap();
-                url.set_query(Some(&format!("access_token={access_token}&kf_account={kf_account}")));
-                let body = client.get(url.clone()).send().await.unwrap().bytes().await.unwrap();
-                let answer: Answer<'_> = serde_json::from_slice(&body).unwrap();
-                let sessions = answer.sessionlist.iter();
-                targets
-                    .known
-                    .push(sessions.map(|listed| (listed.openid.to_owned(), listed.createtime)).collect());
-                targets.urls.push(url);
-            }
-        }
-        targets
-    }
-
-    fn compare(&self, index: usize, body: &Bytes) {
-        let answer: Answer<'_> = serde_json::from_slice(body).unwrap();
-        let known = &self.known[index];
-        let same = |listed: &Listed<'_>| known.get(listed.openid) == Some(&listed.createtime);
-        assert!(answer.sessionlist.len() == known.len() && answer.sessionlist.iter().all(same));
-    }
-}
-
-async fn reqwest_loop(client: &reqwest::Client, targets: &Arc<Targets>) {
-    let client = client.clone();
-    in_flight(targets, move |index, targets| {
-        let client = client.clone();
-        async move {
-            let response = client.get(targets.urls[index].clone()).send().await.unwrap();
-            targets.compare(index, &response.bytes().await.unwrap());
-        }
-    })
-    .await;
-}
-
-async fn hyper_loop(client: &Client<HttpConnector, Empty<Bytes>>, targets: &Arc<Targets>) {
-    let client = client.clone();
-    in_flight(targets, move |index, targets| {
-        let client = client.clone();
-        async move {
-            let response = client.get(targets.urls[index].as_str().parse().unwrap()).await.unwrap();
-            response.into_body().collect().await.unwrap();
-        }
-    })
-    .await;
-}
-
-/// All targets once, so many at a time.
-async fn in_flight<F>(
-    targets: &Arc<Targets>,
-    request: impl Fn(usize, Arc<Targets>) -> F + Clone + Send + 'static,
-) where
-    F: Future<Output = ()> + Send,
-{
-    let next = Arc::new(AtomicUsize::new(0));
-    let mut tasks = JoinSet::new();
-    for _ in 0..IN_FLIGHT {
-        let (next, targets, request) = (Arc::clone(&next), Arc::clone(targets), request.clone());
-        tasks.spawn(async move {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= targets.urls.len() {
-                    return;
-                }
-                request(index, Arc::clone(&targets)).await;
-            }
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        done.unwrap();
-    }
 }

@@ -11,7 +11,7 @@
 mod support;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::Duration,
 };
@@ -26,7 +26,7 @@ use self::support::{
     disk::SmallDisk,
     events::{Account, Event, Session, name_based},
     eventually,
-    history::{Exchange, History, Life, Then, Told},
+    history::{self, Exchange, History, Life, Then, Told},
     replay::{self, Tally},
     site::{Site, Tokens},
     wall_ms,
@@ -80,10 +80,10 @@ async fn every_session_that_was_seen_has_one_start_and_every_one_that_vanished_o
     assert_eq!(finished.stdout, Vec::<String>::new(), "the events go to the file alone");
 
     let lives = [Life { from_ms, to_ms: wall_ms(), killed: false }];
-    let ledger = whole_ledger(&control);
+    let ledger = history::whole_ledger(&control);
     let log = site.event_log();
-    let histories = histories(&accounts, &ledger, &lives);
-    let tally = compare_all(&histories, &log);
+    let histories = History::all(&accounts, &ledger, &lives);
+    let tally = replay::compare_all(&histories, &log);
     assert_eq!(site.delivered(), log, "without a crash every event is delivered once, in order");
     report("truth", &ledger, &tally);
     assert_variety(&ledger, &tally);
@@ -120,7 +120,7 @@ async fn whenever_it_is_killed_no_event_is_lost_and_none_is_committed_twice() {
         killed_at_some_moment(Daemon::spawn(&site.config()), &control, &mut moments);
         lives.push(Life { from_ms, to_ms: wall_ms(), killed: true });
         // Requests of the dead are answered before those of the next begin.
-        whole_ledger(&control);
+        history::whole_ledger(&control);
     }
     let from_ms = wall_ms();
     let daemon = Daemon::start(&site.config());
@@ -134,10 +134,10 @@ async fn whenever_it_is_killed_no_event_is_lost_and_none_is_committed_twice() {
     assert_eq!(finished.code, Some(0), "{:#?}", finished.stderr);
     lives.push(Life { from_ms, to_ms: wall_ms(), killed: false });
 
-    let ledger = whole_ledger(&control);
+    let ledger = history::whole_ledger(&control);
     let log = site.event_log();
-    let histories = histories(&accounts, &ledger, &lives);
-    let tally = compare_all(&histories, &log);
+    let histories = History::all(&accounts, &ledger, &lives);
+    let tally = replay::compare_all(&histories, &log);
     report("kill", &ledger, &tally);
     let duplicates = assert_delivered_at_least_once(&site.delivered(), &log);
     let hits = Hits::of(&histories, &log, &lives);
@@ -245,8 +245,8 @@ async fn what_ended_while_the_daemon_was_down_is_told_by_the_first_poll_with_the
     daemon.terminate();
     lives.push(Life { from_ms, to_ms: wall_ms(), killed: false });
 
-    let ledger = whole_ledger(&shop.control);
-    let tally = compare_all(&histories(&shop.accounts, &ledger, &lives), &shop.site.event_log());
+    let ledger = history::whole_ledger(&shop.control);
+    let tally = replay::compare_all(&History::all(&shop.accounts, &ledger, &lives), &shop.site.event_log());
     assert_eq!((tally.started, tally.baseline, tally.ended, tally.state_changes), (2, 2, 1, 1));
 }
 
@@ -366,14 +366,14 @@ async fn a_full_disk_stops_the_snapshots_and_loses_nothing() {
     let finished = daemon.terminate();
     assert_eq!(finished.code, Some(0), "{:#?}", finished.stderr);
 
-    let ledger = whole_ledger(&shop.control);
+    let ledger = history::whole_ledger(&shop.control);
     let lives = [Life { from_ms, to_ms: wall_ms(), killed: false }];
-    let mut histories = histories(&shop.accounts, &ledger, &lives);
+    let mut histories = History::all(&shop.accounts, &ledger, &lives);
     for exchange in histories.iter_mut().flat_map(|history| &mut history.exchanges) {
         exchange.uncertain |= (full_from_ms..=freed_ms).contains(&exchange.received_ms);
     }
     let log = shop.site.event_log();
-    let tally = compare_all(&histories, &log);
+    let tally = replay::compare_all(&histories, &log);
     assert_eq!((tally.started, tally.ended), (arrived + 1, 1));
     assert_eq!(shop.site.delivered(), log);
 }
@@ -444,28 +444,9 @@ fn series(family: &str, kf_account: &str) -> String {
     format!("{family}{{official_account=\"shop\",kf_account=\"{kf_account}\"}}")
 }
 
-/// Compares every account's history with its events; no event may be left over.
-fn compare_all(histories: &[History], log: &[Event]) -> Tally {
-    let ids: BTreeSet<&str> = log.iter().map(Event::id).collect();
-    assert_eq!(ids.len(), log.len(), "an id was given twice");
-    let mut by_account = by_account(log);
-    let mut tally = Tally::default();
-    let mut wrong = Vec::new();
-    for history in histories {
-        let key = (history.account.appid.clone(), history.account.kf_account.clone());
-        match replay::compare(history, &by_account.remove(&key).unwrap_or_default()) {
-            Ok(right) => tally += right,
-            Err(reason) => wrong.push(reason),
-        }
-    }
-    assert!(wrong.is_empty(), "{} accounts are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(by_account.is_empty(), "events of accounts that nobody configured: {by_account:?}");
-    tally
-}
-
 /// A comparison that accepts everything would prove nothing.
 fn assert_the_comparison_notices_lies(histories: &[History], log: &[Event]) {
-    let by_account = by_account(log);
+    let by_account = replay::by_account(log);
     let of = |history: &History| {
         by_account[&(history.account.appid.clone(), history.account.kf_account.clone())].clone()
     };
@@ -582,39 +563,8 @@ fn report(test: &str, ledger: &Ledger, tally: &Tally) {
     );
 }
 
-fn histories(accounts: &[(AccountToWatch, Tokens)], ledger: &Ledger, lives: &[Life]) -> Vec<History> {
-    let account = |official: &AccountToWatch, kf_account: &String| Account {
-        official_account: official.name.clone(),
-        appid: official.appid.clone(),
-        kf_account: kf_account.clone(),
-    };
-    accounts
-        .iter()
-        .flat_map(|(official, _)| official.kf_accounts.iter().map(move |kf| account(official, kf)))
-        .map(|account| History::of(&account, ledger, lives))
-        .collect()
-}
-
-fn by_account(log: &[Event]) -> HashMap<(String, String), Vec<Event>> {
-    let mut by_account = HashMap::<_, Vec<Event>>::new();
-    for event in log {
-        by_account.entry(event.account()).or_default().push(event.clone());
-    }
-    by_account
-}
-
 fn closed_sessions(ledger: &Ledger) -> usize {
     ledger.sessions.iter().filter(|session| session.closed_at_ms.is_some()).count()
-}
-
-/// The ledger once the daemon is gone and the last request is booked.
-fn whole_ledger(control: &Control) -> Ledger {
-    let ledger = eventually("every request is in the ledger", SOON, || {
-        let ledger = control.ledger();
-        (ledger.polls.len() as u64 == control.requests(Endpoint::GetSessionList)).then_some(ledger)
-    });
-    assert!(!ledger.incomplete);
-    ledger
 }
 
 /// What people do while the daemon watches: agents bind and unbind their WeChat, a customer comes back at once.

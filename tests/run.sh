@@ -3,7 +3,7 @@
 # compiler; other programs that tests need are installed from Debian's packages and PyPI, only where they are missing.
 #
 #   tests/run.sh          what CI runs
-#   tests/run.sh --long   more rounds of kill -9, and the slow tests in a release build
+#   tests/run.sh --long   more rounds of kill -9, half an hour of soak, and the slow tests in a release build
 set -euo pipefail
 
 usage() {
@@ -101,6 +101,10 @@ if $long; then
         cargo test --locked --release --quiet --test conservation
     step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
         cargo test --locked --release --quiet --test delivery
+    step "a sweep of many accounts" env KFWATCH_SWEEP_ACCOUNTS="${KFWATCH_SWEEP_ACCOUNTS:-20000}" \
+        cargo test --locked --release --quiet --test sweep
+    step "soak" env KFWATCH_SOAK_MINUTES="${KFWATCH_SOAK_MINUTES:-30}" \
+        cargo test --locked --release --quiet --test soak -- --ignored --nocapture
     step "slow tests of operation" cargo test --locked --quiet --test operations --test schedule -- --ignored
     step "slow tests of the store" cargo test --locked --release --quiet --test store -- --ignored
 fi

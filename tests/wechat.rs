@@ -21,7 +21,7 @@ use kfwatch::{
     simulator::{Control, Endpoint as Simulated, Fault, FaultRule, OnConnection, Scenario, Simulator},
     wechat::{
         CallObserver, Endpoint,
-        client::OfficialAccountClient,
+        client::{Answered, OfficialAccountClient},
         error::{CallError, CallFailure},
         pace::Pace,
         token::{FETCH_FLOOR, TokenKeeper, TokenSource},
@@ -114,9 +114,9 @@ impl Conversation {
     /// How many sessions are listed; `None` without a list.
     async fn poll(&self) -> Result<Option<usize>, CallFailure> {
         self.client
-            .session_list(&self.kf_account, |list, _| match list {
-                SessionList::Listed(observed) => Some(observed.sessions().len()),
-                SessionList::Keyless => None,
+            .session_list(&self.kf_account, None, |answered, _| match answered {
+                Answered::Anew(SessionList::Listed(observed), _) => Some(observed.sessions().len()),
+                Answered::Anew(SessionList::Keyless, _) | Answered::AsKnown => None,
             })
             .await
     }
@@ -366,6 +366,51 @@ async fn a_connection_that_broke_before_any_answer_costs_nothing() {
 }
 
 #[tokio::test]
+async fn connections_are_kept_for_ten_minutes_and_then_opened_anew() {
+    const NEW_CONNECTION: i64 = -1;
+
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    conversation.control.inject(FaultRule {
+        on_connection: Some(OnConnection::First),
+        ..FaultRule::new(Fault::Errcode(NEW_CONNECTION))
+    });
+    conversation.poll().await.unwrap();
+    conversation.pass(Duration::from_secs(590));
+    conversation.poll().await.unwrap();
+    conversation.pass(Duration::from_secs(10));
+    let failure = conversation.poll().await.unwrap_err();
+    assert_eq!(failure.error.errcode(), Some(NEW_CONNECTION));
+    conversation.poll().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_answered_while_new_connections_are_opened() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    let polled = conversation.control.requests(Simulated::GetSessionList);
+    let in_flight = async {
+        let answer = conversation.poll_with(Fault::Slow(Duration::from_secs(1))).await;
+        (answer, Instant::now())
+    };
+    let meanwhile = async {
+        while conversation.control.requests(Simulated::GetSessionList) == polled {
+            tokio::task::yield_now().await;
+        }
+        conversation.pass(Duration::from_secs(600));
+        conversation.control.inject(FaultRule {
+            on_connection: Some(OnConnection::Reused),
+            ..FaultRule::new(Fault::Errcode(-1))
+        });
+        (conversation.poll().await, Instant::now())
+    };
+    let ((slow, slow_at), (other, other_at)) = tokio::join!(in_flight, meanwhile);
+    assert_eq!(other.unwrap(), Some(2), "on a new connection");
+    assert!(other_at < slow_at, "the slow one was in flight all the time");
+    assert_eq!(slow.unwrap(), Some(2));
+}
+
+#[tokio::test]
 async fn each_broken_answer_is_told_apart() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
@@ -421,7 +466,7 @@ async fn nobody_listening_is_a_failed_connection() {
     conversation.poll().await.unwrap();
     let Conversation { _simulator: simulator, client, kf_account, .. } = conversation;
     simulator.stop().await;
-    let failure = client.session_list(&kf_account, |_, _| ()).await.unwrap_err();
+    let failure = client.session_list(&kf_account, None, |_, _| ()).await.unwrap_err();
     assert_eq!((failure.class, failure.error.code()), (ErrorClass::Busy, "connect"));
     assert!(!failure.to_string().contains("access_token"), "{failure}");
 }

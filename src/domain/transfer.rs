@@ -71,7 +71,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{clock::Moment, watch::Answer};
+    use crate::domain::{
+        clock::Moment,
+        watch::{Answer, Fingerprint, Listed},
+    };
 
     fn at(seconds: u64) -> Moment {
         let since_start = Duration::from_secs(seconds);
@@ -85,7 +88,9 @@ mod tests {
                 openids.iter().map(|&openid| Session { openid: openid.into(), createtime: 7 }).collect(),
             )
         });
-        let answer = Answer { observed: observed.as_ref(), sent_at: at(second), received_at: at(second + 1) };
+        let text = Fingerprint::new(second);
+        let listed = observed.as_ref().map_or(Listed::Nothing, |observed| Listed::Sessions(observed, text));
+        let answer = Answer { listed, sent_at: at(second), received_at: at(second + 1) };
         let step = watch.answered(answer, "getsessionlist");
         watch.apply(step);
     }

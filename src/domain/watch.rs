@@ -4,7 +4,7 @@
 //! ends sessions only when the next good answer confirms it. The result of an answer is a [`Step`], which takes
 //! effect when the store has committed it and not before: see [`Watch::apply`].
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -29,6 +29,20 @@ pub struct Watch {
     pub sighting: Sighting,
     /// The sessions that ended in the latest good answer; not stored.
     pub departed: Option<Arc<Departed>>,
+    /// Of the answer that listed the snapshot, if there was one since the start; not stored. Eight bytes for each account,
+    /// for which an unchanged answer is not parsed.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// A hash of an answer's text, with a key of this process: no customer can choose an openid so that two answers share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(NonZeroU64);
+
+impl Fingerprint {
+    /// Takes the hash.
+    pub fn new(hash: u64) -> Self {
+        Self(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
+    }
 }
 
 /// What is known of the answers behind a snapshot. All moments are in whole milliseconds.
@@ -47,12 +61,23 @@ pub struct Sighting {
 /// A good answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
-    /// The sessions it lists; `None` for success without a list.
-    pub observed: Option<&'a Observed<'a>>,
+    /// The sessions that it lists.
+    pub listed: Listed<'a>,
     /// When its request was sent.
     pub sent_at: Moment,
     /// When it had been received whole.
     pub received_at: Moment,
+}
+
+/// What a good answer lists.
+#[derive(Clone, Copy, Debug)]
+pub enum Listed<'a> {
+    /// The sessions of the snapshot: its text is that of the answer that listed them.
+    Same,
+    /// These sessions.
+    Sessions(&'a Observed<'a>, Fingerprint),
+    /// It is a success without a list.
+    Nothing,
 }
 
 /// A failure as far as it is told to consumers.
@@ -77,6 +102,8 @@ pub struct Step {
     pub sighting: Sighting,
     /// The sessions that ended in the latest good answer.
     pub departed: Option<Arc<Departed>>,
+    /// Of the answer that listed the sessions from now on.
+    pub fingerprint: Option<Fingerprint>,
     /// Whether more than moments changed, so that it must be stored before it takes effect.
     pub must_commit: bool,
 }
@@ -85,19 +112,28 @@ impl Watch {
     /// What a good answer makes of it. `source` is the call that answered.
     pub fn answered(&self, answer: Answer<'_>, source: &'static str) -> Step {
         let nothing = Observed::default();
-        // An absent list counts as an empty one when the good answer before had none either.
-        let confirmed = answer.observed.or((self.sighting.keyless).then_some(&nothing));
+        let (confirmed, fingerprint) = match answer.listed {
+            Listed::Same => (None, self.fingerprint),
+            Listed::Sessions(observed, fingerprint) => (Some(observed), Some(fingerprint)),
+            // An absent list counts as an empty one when the good answer before had none either.
+            Listed::Nothing if self.sighting.keyless => (Some(&nothing), None),
+            Listed::Nothing => (None, self.fingerprint),
+        };
+        let keyless = matches!(answer.listed, Listed::Nothing);
         let received_at = answer.received_at.ceil_ms();
         let mut step = self.concluded(Conclusion::Ok, answer.received_at, Cause { errcode: None, source });
-        step.sighting.keyless = answer.observed.is_none();
+        step.sighting.keyless = keyless;
         step.sighting.last_success_at = Some(received_at);
-        if let Some(observed) = confirmed {
+        step.fingerprint = fingerprint;
+        if confirmed.is_some() || !keyless {
             step.sighting.baseline_taken = true;
             step.sighting.listed_sent_at = Some(answer.sent_at.floor_ms());
-            if !self.snapshot.equals(observed) {
-                step.changes.extend(self.session_changes(observed, received_at));
-                step.snapshot = Some(Snapshot::from(observed));
-            }
+        }
+        if let Some(observed) = confirmed
+            && !self.snapshot.equals(observed)
+        {
+            step.changes.extend(self.session_changes(observed, received_at));
+            step.snapshot = Some(Snapshot::from(observed));
         }
         step.departed = Departed::among(&step.changes);
         step.must_commit = !step.changes.is_empty()
@@ -134,6 +170,7 @@ impl Watch {
         self.standing = step.standing;
         self.sighting = step.sighting;
         self.departed = step.departed;
+        self.fingerprint = step.fingerprint;
         if let Some(snapshot) = step.snapshot {
             self.snapshot = snapshot;
         }
@@ -161,6 +198,7 @@ impl Watch {
             snapshot: None,
             sighting: self.sighting,
             departed: self.departed.clone(),
+            fingerprint: self.fingerprint,
             must_commit,
         }
     }
@@ -209,6 +247,8 @@ fn owned(session: &Session<'_>) -> OwnedSession {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
     use super::*;
 
     const SOURCE: &str = "getsessionlist";
@@ -239,8 +279,15 @@ mod tests {
                     openids.iter().map(|&openid| Session { openid: openid.into(), createtime: 7 }).collect(),
                 )
             });
-            let step =
-                self.watch.answered(Answer { observed: observed.as_ref(), sent_at, received_at }, SOURCE);
+            let listed = observed.as_ref().map_or(Listed::Nothing, |observed| {
+                // As an answer of the same text is met with.
+                let fingerprint = fingerprint(observed);
+                match self.watch.fingerprint == Some(fingerprint) {
+                    true => Listed::Same,
+                    false => Listed::Sessions(observed, fingerprint),
+                }
+            });
+            let step = self.watch.answered(Answer { listed, sent_at, received_at }, SOURCE);
             self.take(step)
         }
 
@@ -257,6 +304,10 @@ mod tests {
             self.watch.apply(step);
             changes
         }
+    }
+
+    fn fingerprint(observed: &Observed<'_>) -> Fingerprint {
+        Fingerprint::new(BuildHasherDefault::<DefaultHasher>::default().hash_one(observed.sessions()))
     }
 
     fn short(change: &Change) -> String {

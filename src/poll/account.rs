@@ -89,5 +89,6 @@ pub fn watch(stored: StoredAccount) -> Watch {
         snapshot: stored.snapshot,
         sighting: stored.record.sighting,
         departed: None,
+        fingerprint: None,
     }
 }

@@ -17,10 +17,11 @@ use crate::{
     domain::{
         clock::{Clock, Moment},
         holds::{ErrorClass, Holds, Scope},
-        watch::{Answer, Cause, Step},
+        watch::{Answer, Cause, Listed, Step},
     },
     wechat::{
         Endpoint,
+        client::{Answered, Exchanged},
         error::{CallError, CallFailure},
         wire::SessionList,
     },
@@ -92,24 +93,29 @@ impl Claim {
             Ok(answer) => answer,
             Err(_) => Err(timed_out(Endpoint::SessionList, begun)),
         };
-        self.learn(begun, clock.now(), answer.as_ref().err(), holds);
+        self.learn(begun, clock, answer.as_ref().err(), holds);
         answer
     }
 
     /// Asks for the account's sessions and compares them with what is known.
     async fn observe(&self) -> Result<Step, CallFailure> {
         let client = &self.official_account.client;
+        // Nobody changes it meanwhile: whoever would needs the claim.
+        let known = self.account.memory().watch.fingerprint;
         if !self.has_permit.swap(false, Ordering::Relaxed) {
             client.permit().await;
         }
         client
-            .session_list(&self.account.account().kf_account, |list, exchanged| {
-                let observed = match &list {
-                    SessionList::Listed(observed) => Some(observed),
-                    SessionList::Keyless => None,
+            .session_list(&self.account.account().kf_account, known, |answered, exchanged| {
+                let listed = match &answered {
+                    Answered::AsKnown => Listed::Same,
+                    Answered::Anew(SessionList::Listed(observed), fingerprint) => {
+                        Listed::Sessions(observed, *fingerprint)
+                    }
+                    Answered::Anew(SessionList::Keyless, _) => Listed::Nothing,
                 };
-                let answer =
-                    Answer { observed, sent_at: exchanged.sent_at, received_at: exchanged.received_at };
+                let Exchanged { sent_at, received_at } = exchanged;
+                let answer = Answer { listed, sent_at, received_at };
                 self.account.memory().watch.answered(answer, Endpoint::SessionList.as_str())
             })
             .await
@@ -129,7 +135,7 @@ impl Claim {
     }
 
     /// Holds back what failed, and releases what is shown to work.
-    fn learn(&self, sent_at: Moment, now: Moment, failure: Option<&CallFailure>, holds: &Holds) {
+    fn learn(&self, sent_at: Moment, clock: &dyn Clock, failure: Option<&CallFailure>, holds: &Holds) {
         let mut memory = self.account.memory();
         let mut shared = self.official_account.hold();
         let Some(failure) = failure else {
@@ -146,7 +152,7 @@ impl Claim {
             Scope::OfficialAccount => &mut *shared,
             Scope::KfAccount => &mut memory.hold,
         };
-        *held = Some(Held::after(holds, *held, failure, now));
+        *held = Some(Held::after(holds, *held, failure, clock.now()));
         // A refusal that concerns the kf account alone shows that the official account works.
         if conclusion(failure).is_some() {
             release(&mut shared, sent_at);

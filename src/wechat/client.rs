@@ -18,6 +18,7 @@ use crate::domain::{
     agents::{KfList, OnlineAccount, Quota, WaitingQueue},
     clock::Moment,
     holds::ErrorClass,
+    watch::Fingerprint,
 };
 
 /// When an answer was asked for and had.
@@ -27,6 +28,15 @@ pub struct Exchanged {
     pub sent_at: Moment,
     /// When the answer had been received whole.
     pub received_at: Moment,
+}
+
+/// A well-formed answer of getsessionlist, compared with one before.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answered<'a> {
+    /// The same text as the one that is known.
+    AsKnown,
+    /// Another text, what it says, and by what it is known again.
+    Anew(SessionList<'a>, Fingerprint),
 }
 
 /// Calls WeChat for one official account. Whoever calls has a [permit](OfficialAccountClient::permit); a repeat takes its own.
@@ -75,15 +85,24 @@ impl OfficialAccountClient {
         self.tokens.standing(self.client.now())
     }
 
-    /// The open sessions of one kf account: what `read` makes of them, as they borrow from the answer.
+    /// The open sessions of one kf account: what `read` makes of them, as they borrow from the answer. One of the `known`
+    /// fingerprint is not parsed: at 100,000 accounts that also leaves the memory of their sessions alone.
     /// `GET /customservice/kfsession/getsessionlist`.
     pub async fn session_list<R>(
         &self,
         kf_account: &str,
-        read: impl Fn(SessionList<'_>, Exchanged) -> R,
+        known: Option<Fingerprint>,
+        read: impl Fn(Answered<'_>, Exchanged) -> R,
     ) -> Result<R, CallFailure> {
-        let question = Question::SessionsOf(kf_account);
-        self.call(question, |text, exchanged| Ok(read(wire::session_list(text)?, exchanged))).await
+        self.call(Question::SessionsOf(kf_account), |text, exchanged| {
+            let fingerprint = self.client.fingerprint(text);
+            let answered = match known == Some(fingerprint) {
+                true => Answered::AsKnown,
+                false => Answered::Anew(wire::session_list(text)?, fingerprint),
+            };
+            Ok(read(answered, exchanged))
+        })
+        .await
     }
 
     /// All kf accounts of the official account. `GET /cgi-bin/customservice/getkflist`.
@@ -146,9 +165,10 @@ impl OfficialAccountClient {
 
     /// Once every call has been refused for its token for a while, the refusal becomes a worse one.
     fn judge_token<R>(&self, answer: &mut Result<R, CallFailure>) {
-        let now = self.client.now();
         match answer {
-            Err(failure) if failure.error.rejects_token() => failure.class = self.tokens.rejected(now),
+            Err(failure) if failure.error.rejects_token() => {
+                failure.class = self.tokens.rejected(self.client.now());
+            }
             // Failures without an errcode say nothing of the token.
             Err(failure) if failure.error.errcode().is_none() => {}
             _ => self.tokens.accepted(),
@@ -180,15 +200,17 @@ impl OfficialAccountClient {
         sent_at: Moment,
     ) -> Result<Bytes, CallError> {
         let mut url = self.client.url(question.endpoint());
-        url.query_pairs_mut().append_pair("access_token", token.expose());
         match question {
             Question::SessionsOf(kf_account) => {
                 // A literal `@` is legal in a query, and calls of this family have refused `%40`.
-                let query = format!("{}&kf_account={kf_account}", url.query().unwrap_or_default());
-                url.set_query(Some(&query));
+                url.set_query(Some(&format!("{}&kf_account={kf_account}", token.in_query())));
+            }
+            Question::Plain(_) | Question::SessionListQuota => url.set_query(Some(token.in_query())),
+        }
+        match question {
+            Question::SessionsOf(_) | Question::Plain(_) => {
                 self.client.get(url, sent_at, &*self.observer).await
             }
-            Question::Plain(_) => self.client.get(url, sent_at, &*self.observer).await,
             Question::SessionListQuota => {
                 let fields = BTreeMap::from([("cgi_path", QUOTED_PATH.into())]);
                 self.client.exchange(self.client.post(url, &fields)).await

@@ -1,23 +1,30 @@
-//! The HTTP client: a connection pool, bounded in time and size, silent about secrets.
+//! The HTTP client: connections that are kept and replaced, bounded in time and size, silent about secrets.
 //!
 //! Redirects are not followed and no `Referer` is sent, because both would carry the token to another host; every
 //! error of the HTTP library loses its URL here. A request is repeated only when a kept-alive connection broke before
 //! any answer.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod connections;
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{
-    Certificate, Method, Proxy, Request, Response, Url,
+    Method, Request, Response, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
+use self::connections::{Connections, Peer};
 use super::{CallObserver, Endpoint, error::CallError, skew::ClockSkew, wire::WireError};
-use crate::domain::clock::{Clock, Moment};
-
-/// Idle connections are closed before WeChat would close them: a request on a connection that is just being closed
-/// fails without an answer.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(25);
+use crate::domain::{
+    clock::{Clock, Moment},
+    watch::Fingerprint,
+};
 
 /// Which version of HTTP to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,32 +61,24 @@ pub struct ClientOptions {
 #[error("cannot set up the HTTP client: {0}")]
 pub struct ClientBuildError(String);
 
-/// The connection pool, shared by all official accounts.
+/// The connections, shared by all official accounts.
 pub struct WechatClient {
-    http: reqwest::Client,
+    wechat: Connections,
     /// For the operator's own servers, where there are any.
-    servers: Option<reqwest::Client>,
+    servers: Option<Connections>,
     /// Parsed once: one is needed for every poll. In the order of [`Endpoint::ALL`].
     endpoints: Vec<Url>,
     max_body_bytes: usize,
     clock: Arc<dyn Clock>,
     skew: ClockSkew,
+    /// The key of fingerprints.
+    fingerprints: RandomState,
 }
 
 impl WechatClient {
-    /// Builds the pool; connects to nothing yet.
+    /// Sets it up; connects to nothing yet.
     pub fn build(options: &ClientOptions, clock: Arc<dyn Clock>) -> Result<Self, ClientBuildError> {
-        let http = match builder(options)?.build() {
-            Ok(http) => http,
-            Err(error) if options.ca_pem.is_none() => {
-                tracing::warn!(
-                    "No usable CA store on this system ({}); using the built-in roots",
-                    reason(error)
-                );
-                builder(options)?.tls_certs_only(built_in_roots()).build().map_err(ClientBuildError::from)?
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let wechat = Connections::new(Peer::Wechat, options.clone(), clock.now())?;
         let mut base_url = options.base_url.clone();
         if !base_url.path().ends_with('/') {
             // Otherwise `join` would replace the last segment.
@@ -91,28 +90,21 @@ impl WechatClient {
             base_url.join(endpoint.path()).map_err(|error| ClientBuildError(error.to_string()))
         };
         let endpoints = Endpoint::ALL.into_iter().map(url).collect::<Result<_, _>>()?;
-        let skew = ClockSkew::default();
-        Ok(Self { http, servers: None, endpoints, max_body_bytes: options.max_body_bytes, clock, skew })
+        Ok(Self {
+            wechat,
+            servers: None,
+            endpoints,
+            max_body_bytes: options.max_body_bytes,
+            clock,
+            skew: ClockSkew::default(),
+            fingerprints: RandomState::new(),
+        })
     }
 
-    /// Makes it able to ask the operator's own servers, too: they are not reached through the proxy to WeChat, and the
-    /// certificates of `ca_pem` are trusted beside the system's.
+    /// Makes it able to ask the operator's own servers, too.
     pub fn with_servers(self, options: &ClientOptions) -> Result<Self, ClientBuildError> {
-        let roots = match &options.ca_pem {
-            Some(pem) => Certificate::from_pem_bundle(pem)?,
-            None => Vec::new(),
-        };
-        let http = match bounded(options).no_proxy().tls_certs_merge(roots.clone()).build() {
-            Ok(http) => http,
-            Err(error) => {
-                tracing::warn!(
-                    "No usable CA store on this system ({}); using the built-in roots",
-                    reason(error)
-                );
-                bounded(options).no_proxy().tls_certs_only(built_in_roots().chain(roots)).build()?
-            }
-        };
-        Ok(Self { servers: Some(http), ..self })
+        let servers = Connections::new(Peer::OwnServers, options.clone(), self.clock.now())?;
+        Ok(Self { servers: Some(servers), ..self })
     }
 
     /// How many seconds this machine's clock was ahead of WeChat's when that was last seen, and whether that is too many.
@@ -122,6 +114,11 @@ impl WechatClient {
 
     pub(super) fn now(&self) -> Moment {
         self.clock.now()
+    }
+
+    /// By what an answer is known again.
+    pub(super) fn fingerprint(&self, text: &str) -> Fingerprint {
+        Fingerprint::new(self.fingerprints.hash_one(text))
     }
 
     pub(super) fn url(&self, endpoint: Endpoint) -> Url {
@@ -139,7 +136,7 @@ impl WechatClient {
 
     /// One request and its whole answer.
     pub(super) async fn exchange(&self, request: Request) -> Result<Bytes, CallError> {
-        let response = self.http.execute(request).await;
+        let response = self.wechat.execute(request, self.now()).await;
         self.read(response.map_err(call_error)?).await
     }
 
@@ -152,11 +149,11 @@ impl WechatClient {
         let Some(servers) = &self.servers else {
             return Err(CallError::Connect("kfwatch is not set up to ask token servers".into()));
         };
-        let mut request = servers.get(url);
+        let mut request = Request::new(Method::GET, url);
         if let Some((name, value)) = header {
-            request = request.header(name, value);
+            request.headers_mut().insert(name, value.clone());
         }
-        self.read(request.send().await.map_err(call_error)?).await
+        self.read(servers.execute(request, self.now()).await.map_err(call_error)?).await
     }
 
     /// One GET that changes nothing at WeChat, and its whole answer: repeated once at once when its connection broke
@@ -167,10 +164,9 @@ impl WechatClient {
         sent_at: Moment,
         observer: &dyn CallObserver,
     ) -> Result<Bytes, CallError> {
-        let response = match self.http.execute(Request::new(Method::GET, url.clone())).await {
-            Err(error) if broke_before_answer(&error) => {
-                self.http.execute(Request::new(Method::GET, url)).await
-            }
+        let request = || Request::new(Method::GET, url.clone());
+        let response = match self.wechat.execute(request(), sent_at).await {
+            Err(error) if broke_before_answer(&error) => self.wechat.execute(request(), sent_at).await,
             first => first,
         };
         let response = response.map_err(call_error)?;
@@ -211,39 +207,6 @@ impl WechatClient {
         whole.extend_from_slice(&more);
         Ok(whole.freeze())
     }
-}
-
-/// What holds for every client.
-fn bounded(options: &ClientOptions) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .user_agent(concat!("kfwatch/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .retry(reqwest::retry::never())
-        .connect_timeout(options.connect_timeout)
-        .timeout(options.timeout)
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-}
-
-fn builder(options: &ClientOptions) -> Result<reqwest::ClientBuilder, ClientBuildError> {
-    let builder = bounded(options);
-    let builder = match options.http_version {
-        HttpVersion::Http1 => builder.http1_only(),
-        HttpVersion::Http2 => builder.http2_prior_knowledge(),
-        HttpVersion::Auto => builder,
-    };
-    let builder = match &options.proxy {
-        Some(proxy) => builder.proxy(Proxy::all(proxy.clone())?),
-        None => builder.no_proxy(),
-    };
-    Ok(match &options.ca_pem {
-        Some(pem) => builder.tls_certs_only(Certificate::from_pem_bundle(pem)?),
-        None => builder,
-    })
-}
-
-fn built_in_roots() -> impl Iterator<Item = Certificate> {
-    webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().filter_map(|root| Certificate::from_der(root).ok())
 }
 
 impl From<reqwest::Error> for ClientBuildError {

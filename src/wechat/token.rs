@@ -20,7 +20,7 @@ mod list;
 mod text;
 
 use std::{
-    fmt,
+    fmt, iter,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -110,15 +110,28 @@ pub trait TokenJournal: Send + Sync + 'static {
 
 /// A token as it goes into a request.
 #[derive(Clone)]
-pub struct AccessToken(Arc<SecretString>);
+pub struct AccessToken(Arc<Spellings>);
+
+struct Spellings {
+    plain: SecretString,
+    /// Encoded once and not for every poll.
+    in_query: SecretString,
+}
 
 impl AccessToken {
     fn new(token: SecretString) -> Self {
-        Self(Arc::new(token))
+        let encoded = form_urlencoded::byte_serialize(token.expose_secret().as_bytes());
+        let in_query = iter::once("access_token=").chain(encoded).collect::<String>();
+        Self(Arc::new(Spellings { plain: token, in_query: in_query.into() }))
     }
 
     pub(super) fn expose(&self) -> &str {
-        self.0.expose_secret()
+        self.0.plain.expose_secret()
+    }
+
+    /// The parameter of a query that holds it.
+    pub(super) fn in_query(&self) -> &str {
+        self.0.in_query.expose_secret()
     }
 }
 
@@ -209,9 +222,7 @@ impl TokenKeeper {
         observer: &dyn CallObserver,
     ) -> Result<AccessToken, CallFailure> {
         let caller = Caller { client, observer };
-        let token = self.token.current(self, caller).await?;
-        self.note_successor(&token, caller);
-        Ok(token)
+        self.token.current(self, caller).await
     }
 
     /// How the present token stands, if there is one.
@@ -237,6 +248,7 @@ impl TokenKeeper {
             self.early_ends().refused = Some(used.clone());
         }
         let other = self.token.other_than(used, self, Caller { client, observer }).await?;
+        // Another poll may have fetched it before this one had noted what was refused.
         self.note_successor(other.as_ref().unwrap_or(used), Caller { client, observer });
         Ok(other)
     }
@@ -338,7 +350,8 @@ impl Source for TokenKeeper {
             let now = caller.client.now();
             let fetched = self.ask(floor, caller).await;
             match &fetched {
-                Ok(Fetched { lifetime, .. }) => {
+                Ok(Fetched { token, lifetime }) => {
+                    self.note_successor(token, caller);
                     let expires_at = now.wall.as_second().saturating_add_unsigned(lifetime.as_secs());
                     caller.observer.token_refreshed(self.tells_expiry().then_some(expires_at));
                 }

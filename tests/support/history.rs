@@ -1,13 +1,20 @@
 //! What the daemon was told about one kf account: the ledger's answers in order, with what is uncertain about each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
-use kfwatch::simulator::{Answered, Ledger, PollRecord, SessionRecord};
+use kfwatch::simulator::{AccountToWatch, Answered, Control, Endpoint, Ledger, PollRecord, SessionRecord};
 
 use super::{
     events::{Account, Session},
-    site::CLIENT_TIMEOUT_MS,
+    eventually,
+    site::{CLIENT_TIMEOUT_MS, Tokens},
 };
+
+/// For the answers that are under way when the daemon ends.
+const BOOKED_WITHIN: Duration = Duration::from_secs(20);
 
 /// One process of the daemon, from its start to its end.
 #[derive(Debug, Clone, Copy)]
@@ -67,18 +74,57 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// Those of all kf accounts.
+    pub(crate) fn all(
+        accounts: &[(AccountToWatch, Tokens)],
+        ledger: &Ledger,
+        lives: &[Life],
+    ) -> Vec<History> {
+        let mut polls = HashMap::<_, Vec<&PollRecord>>::new();
+        for poll in &ledger.polls {
+            polls.entry((&*poll.appid, &*poll.kf_account)).or_default().push(poll);
+        }
+        let mut sessions = HashMap::<_, Vec<&SessionRecord>>::new();
+        for session in &ledger.sessions {
+            sessions.entry((&*session.appid, &*session.kf_account)).or_default().push(session);
+        }
+        let kf_accounts = accounts.iter().flat_map(|(official, _)| {
+            official.kf_accounts.iter().map(move |kf_account| (official, kf_account))
+        });
+        kf_accounts
+            .map(|(AccountToWatch { name, appid, .. }, kf_account)| {
+                let key = (&**appid, &**kf_account);
+                let [official_account, appid] = [name, appid].map(String::clone);
+                let account = Account { official_account, appid, kf_account: kf_account.clone() };
+                let sessions = sessions.remove(&key).unwrap_or_default();
+                History::told_by(account, polls.remove(&key).unwrap_or_default(), &sessions, (ledger, lives))
+            })
+            .collect()
+    }
+
+    /// That of one kf account.
     pub(crate) fn of(account: &Account, ledger: &Ledger, lives: &[Life]) -> History {
         let is_ours =
             |appid: &str, kf_account: &str| appid == account.appid && kf_account == account.kf_account;
-        let mut polls: Vec<&PollRecord> =
-            ledger.polls.iter().filter(|poll| is_ours(&poll.appid, &poll.kf_account)).collect();
+        let polls = ledger.polls.iter().filter(|poll| is_ours(&poll.appid, &poll.kf_account)).collect();
+        let ours = ledger.sessions.iter().filter(|session| is_ours(&session.appid, &session.kf_account));
+        History::told_by(account.clone(), polls, &ours.collect::<Vec<_>>(), (ledger, lives))
+    }
+
+    fn told_by(
+        account: Account,
+        mut polls: Vec<&PollRecord>,
+        sessions: &[&SessionRecord],
+        (ledger, lives): (&Ledger, &[Life]),
+    ) -> History {
         // At most one is in flight, so the order of their beginnings is the order of all.
         polls.sort_by_key(|poll| poll.received_at_ms);
         let exchanges = (0..polls.len()).map(|at| exchange(&polls, at, lives, ledger)).collect();
-        let ours = ledger.sessions.iter().filter(|session| is_ours(&session.appid, &session.kf_account));
-        let truth =
-            ours.map(|record| (session(record), (record.opened_at_ms, record.closed_at_ms))).collect();
-        History { account: account.clone(), exchanges, truth }
+        let truth = sessions
+            .iter()
+            .map(|record| (session(record), (record.opened_at_ms, record.closed_at_ms)))
+            .collect();
+        History { account, exchanges, truth }
     }
 }
 
@@ -135,4 +181,14 @@ fn told(answer: &Answered, ledger: &Ledger) -> (Told, bool) {
         Answered::Refused(errcode) => (Told::Refused(*errcode), false),
         Answered::Failed(_) => (Told::Nothing, false),
     }
+}
+
+/// The ledger once the daemon is gone and the last request is booked.
+pub(crate) fn whole_ledger(control: &Control) -> Ledger {
+    let ledger = eventually("every request is in the ledger", BOOKED_WITHIN, || {
+        let ledger = control.ledger();
+        (ledger.polls.len() as u64 == control.requests(Endpoint::GetSessionList)).then_some(ledger)
+    });
+    assert!(!ledger.incomplete);
+    ledger
 }

@@ -51,6 +51,34 @@ impl Turn {
     }
 }
 
+/// Compares every account's history with its events; no event may be left over.
+pub(crate) fn compare_all(histories: &[History], log: &[Event]) -> Tally {
+    let ids: BTreeSet<&str> = log.iter().map(Event::id).collect();
+    assert_eq!(ids.len(), log.len(), "an id was given twice");
+    let mut by_account = by_account(log);
+    let mut tally = Tally::default();
+    let mut wrong = Vec::new();
+    for history in histories {
+        let key = (history.account.appid.clone(), history.account.kf_account.clone());
+        match compare(history, &by_account.remove(&key).unwrap_or_default()) {
+            Ok(right) => tally += right,
+            Err(reason) => wrong.push(reason),
+        }
+    }
+    assert!(wrong.is_empty(), "{} accounts are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(by_account.is_empty(), "events of accounts that nobody configured: {by_account:?}");
+    tally
+}
+
+/// The events of each account, in order.
+pub(crate) fn by_account(log: &[Event]) -> HashMap<(String, String), Vec<Event>> {
+    let mut by_account = HashMap::<_, Vec<Event>>::new();
+    for event in log {
+        by_account.entry(event.account()).or_default().push(event.clone());
+    }
+    by_account
+}
+
 /// Compares; says what is wrong.
 pub(crate) fn compare(history: &History, events: &[Event]) -> Result<Tally, String> {
     let model = Model { history, events, repeats: repeats(events) };

@@ -46,6 +46,10 @@ impl Site {
         self.directory.path().join("config.toml")
     }
 
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
+    }
+
     pub(crate) fn sink_file(&self) -> PathBuf {
         self.directory.path().join("events.jsonl")
     }

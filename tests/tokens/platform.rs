@@ -21,7 +21,7 @@ use kfwatch::{
     domain::clock::{Clock, Moment},
     wechat::{
         CallObserver, Endpoint,
-        client::OfficialAccountClient,
+        client::{Answered, OfficialAccountClient},
         error::{CallError, CallFailure},
         http::{ClientOptions, HttpVersion, WechatClient},
         token::{
@@ -209,7 +209,10 @@ pub(crate) struct Account {
 
 impl Account {
     pub(crate) async fn poll(&self) -> Result<(), CallFailure> {
-        self.client.session_list("kf@test", |list, _| assert!(matches!(list, SessionList::Listed(_)))).await
+        let listed = |answered: Answered<'_>, _| {
+            assert!(matches!(answered, Answered::Anew(SessionList::Listed(_), _)));
+        };
+        self.client.session_list("kf@test", None, listed).await
     }
 
     /// The failure of a poll, which shows nothing that was sent.

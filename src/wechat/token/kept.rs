@@ -39,7 +39,7 @@ pub(super) trait Source: Send + Sync {
 
 /// What a source gave.
 pub(super) struct Fetched {
-    token: AccessToken,
+    pub(super) token: AccessToken,
     pub(super) lifetime: Duration,
 }
 

@@ -1,0 +1,222 @@
+//! A soak: half an hour of churn, as much as a shop sees in weeks. Customers come and go, and so do kf accounts; what the
+//! daemon holds on to must not grow. `KFWATCH_SOAK_MINUTES` makes it shorter or longer.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not their helpers"
+)]
+
+#[expect(dead_code, reason = "not every test needs every helper")]
+mod support;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use kfwatch::simulator::{AccountToWatch, Control, Scenario, Simulator};
+
+use self::support::{
+    daemon::Daemon,
+    site::{Site, Tokens},
+};
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+const OFFICIAL_ACCOUNTS: usize = 10;
+
+/// On each official account at the start.
+const KF_ACCOUNTS: usize = 30;
+
+const SESSIONS: u32 = 5;
+
+/// Share of sessions replaced every minute.
+const CHURN: f64 = 4.0;
+
+/// Between two looks; at each, one kf account leaves and another comes.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What has grown up to here is warming up: all connections, the first events pruned, the allocator's reserves.
+const WARM_UP: Duration = Duration::from_secs(600);
+
+/// A shorter soak warms up for this part of it.
+const SHORTEST_WARM_UP: u32 = 3;
+
+/// What the daemon holds, and how it gets on.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    resident_kib: f64,
+    files: f64,
+    wal_kib: f64,
+    /// Of polls and commits since the sample before, in milliseconds.
+    call_ms: f64,
+    commit_ms: f64,
+}
+
+/// A measured quantity, and how much larger it may be at the end than after warming up.
+struct Quantity {
+    name: &'static str,
+    of: fn(&Sample) -> f64,
+    times: f64,
+    plus: f64,
+}
+
+const QUANTITIES: [Quantity; 5] = [
+    Quantity { name: "resident KiB", of: |sample| sample.resident_kib, times: 1.1, plus: 2048.0 },
+    Quantity { name: "open files", of: |sample| sample.files, times: 1.0, plus: 8.0 },
+    Quantity { name: "WAL KiB", of: |sample| sample.wal_kib, times: 1.5, plus: 4096.0 },
+    Quantity { name: "call ms", of: |sample| sample.call_ms, times: 2.0, plus: 5.0 },
+    Quantity { name: "commit ms", of: |sample| sample.commit_ms, times: 2.0, plus: 5.0 },
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half an hour; tests/run.sh --long runs it"]
+async fn a_long_churn_leaves_memory_files_log_and_latency_flat() {
+    let minutes = minutes();
+    let scenario = Scenario::load(OFFICIAL_ACCOUNTS, KF_ACCOUNTS, SESSIONS, CHURN);
+    let simulator = Simulator::start(scenario.clone(), LOOPBACK).await.unwrap();
+    let accounts = scenario.accounts();
+    let site = Site::new();
+    configure(&site, &simulator, &accounts);
+    let daemon = Daemon::start(&site.config());
+
+    let mut churn = Churn::new(simulator.control(), accounts);
+    let mut samples = Vec::new();
+    let mut latency = Latency::default();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60 * minutes) {
+        std::thread::sleep(LOOK);
+        churn.go_on();
+        samples.push((begun.elapsed(), sample(&daemon, &site, &mut latency)));
+        if samples.len() % 30 == 0 {
+            print_last(&samples);
+        }
+    }
+    let changed =
+        |kind: &str| daemon.metric(&format!("kfwatch_events_total{{event_type=\"{kind}\"}}")).unwrap();
+    let [ended, came_and_went] = ["kf.session.ended", "kf.account.state_changed"].map(changed);
+    println!(
+        "soak: {} samples, {ended} sessions ended, {came_and_went} kf accounts came or went",
+        samples.len()
+    );
+    assert!(ended > 100.0 * minutes as f64 && came_and_went > 10.0 * minutes as f64, "there was no churn");
+    let finished = daemon.terminate();
+    assert_eq!(finished.code, Some(0), "{:#?}", finished.stderr);
+
+    let warm_up = WARM_UP.min(begun.elapsed() / SHORTEST_WARM_UP);
+    samples.retain(|(at, _)| *at >= warm_up);
+    let third = samples.len() / 3;
+    let [early, late] = [&samples[..third], &samples[samples.len() - third..]];
+    let mut grown = Vec::new();
+    for Quantity { name, of, times, plus } in QUANTITIES {
+        let [early, late] = [early, late].map(|samples| median(samples.iter().map(|(_, sample)| of(sample))));
+        println!("soak: {name}: {early:.1} in the first third after warming up, {late:.1} in the last");
+        if late > early * times + plus {
+            grown.push(name);
+        }
+    }
+    assert!(grown.is_empty(), "grew all the time: {grown:?}");
+}
+
+/// `KFWATCH_SOAK_MINUTES`, or half an hour.
+fn minutes() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
+    let minutes = std::env::var("KFWATCH_SOAK_MINUTES");
+    minutes.map_or(30, |minutes| minutes.parse().unwrap())
+}
+
+/// Every kf account that getkflist lists is watched, and events are soon forgotten.
+fn configure(site: &Site, simulator: &Simulator, accounts: &[AccountToWatch]) {
+    let patterns = accounts
+        .iter()
+        .cloned()
+        .map(|account| (AccountToWatch { kf_accounts: vec!["*".to_owned()], ..account }, Tokens::Stable));
+    site.configure(simulator, &patterns.collect::<Vec<_>>());
+    let config = fs::read_to_string(site.config()).unwrap();
+    let config = config
+        .replace("kf_list = \"off\"", "kf_list = \"10s\"")
+        .replace("[store]\n", "[store]\nevent_retention = \"1m\"\n");
+    fs::write(site.config(), config).unwrap();
+}
+
+/// The kf accounts that come and go; customers do by themselves.
+struct Churn {
+    control: Control,
+    accounts: Vec<AccountToWatch>,
+    random: fastrand::Rng,
+}
+
+impl Churn {
+    fn new(control: Control, accounts: Vec<AccountToWatch>) -> Self {
+        Self { control, accounts, random: fastrand::Rng::with_seed(7) }
+    }
+
+    /// One leaves, and one that has left comes back.
+    fn go_on(&mut self) {
+        let official = &self.accounts[self.random.usize(..self.accounts.len())];
+        let pick =
+            |random: &mut fastrand::Rng| &official.kf_accounts[random.usize(..official.kf_accounts.len())];
+        self.control.remove_kf_account(&official.appid, pick(&mut self.random)).unwrap();
+        self.control.add_kf_account(&official.appid, pick(&mut self.random)).unwrap();
+    }
+}
+
+/// Sums and counts of the daemon's histograms, as last seen.
+#[derive(Default)]
+struct Latency {
+    calls: [f64; 2],
+    commits: [f64; 2],
+}
+
+impl Latency {
+    fn mean_since(before: &mut [f64; 2], now: [f64; 2]) -> f64 {
+        let [sum, count] = [now[0] - before[0], now[1] - before[1]];
+        *before = now;
+        if count > 0.0 { sum / count * 1e3 } else { 0.0 }
+    }
+}
+
+fn sample(daemon: &Daemon, site: &Site, latency: &mut Latency) -> Sample {
+    let process = format!("/proc/{}", daemon.pid());
+    let status = fs::read_to_string(format!("{process}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let wal = fs::metadata(wal(site.store())).map_or(0, |file| file.len());
+    let histogram = |name: &str, labels: &str| {
+        ["sum", "count"].map(|part| daemon.metric(&format!("{name}_{part}{labels}")).unwrap())
+    };
+    let calls = histogram("kfwatch_api_request_duration_seconds", "{endpoint=\"getsessionlist\"}");
+    let commits = histogram("kfwatch_store_commit_duration_seconds", "");
+    Sample {
+        resident_kib: resident.trim_end_matches("kB").trim().parse().unwrap(),
+        files: fs::read_dir(format!("{process}/fd")).unwrap().count() as f64,
+        wal_kib: wal as f64 / 1024.0,
+        call_ms: Latency::mean_since(&mut latency.calls, calls),
+        commit_ms: Latency::mean_since(&mut latency.commits, commits),
+    }
+}
+
+fn wal(store: &Path) -> std::path::PathBuf {
+    let mut path = store.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
+}
+
+/// The medians of the last minute.
+fn print_last(samples: &[(Duration, Sample)]) {
+    let (at, _) = samples[samples.len() - 1];
+    let last = samples.iter().rev().take_while(|(sampled, _)| *sampled + Duration::from_secs(60) > at);
+    let last: Vec<&Sample> = last.map(|(_, sample)| sample).collect();
+    let medians = QUANTITIES.map(|Quantity { name, of, .. }| {
+        format!("{name} {:.1}", median(last.iter().map(|sample| of(sample))))
+    });
+    println!("soak: {:.0} min: {}", at.as_secs_f64() / 60.0, medians.join(", "));
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

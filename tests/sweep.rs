@@ -1,0 +1,102 @@
+//! Whole sweeps of many accounts by the real binary: every account once in each, and every event true, while pages of
+//! metrics are read all the time.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not their helpers"
+)]
+
+#[expect(dead_code, reason = "not every test needs every helper")]
+mod support;
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use kfwatch::simulator::{Endpoint, Ledger, Scenario, Simulator};
+
+use self::support::{
+    daemon::Daemon,
+    eventually,
+    history::{self, History, Life},
+    replay,
+    site::{Site, Tokens},
+    wall_ms,
+};
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// Official accounts among which the kf accounts are divided.
+const OFFICIAL_ACCOUNTS: usize = 20;
+
+const SESSIONS: u32 = 3;
+
+/// Share of sessions replaced every minute: some accounts change in each sweep, most do not.
+const CHURN: f64 = 0.5;
+
+/// Sweeps after the one that takes the baselines.
+const SWEEPS: u64 = 2;
+
+/// From tick to tick: so wide that a sweep is over long before the next one begins.
+const PERIOD: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_sweep_polls_every_account_once_and_tells_the_truth_while_it_is_scraped() {
+    let accounts = accounts();
+    let kf_accounts = accounts / OFFICIAL_ACCOUNTS;
+    let scenario =
+        Scenario { ledger: true, ..Scenario::load(OFFICIAL_ACCOUNTS, kf_accounts, SESSIONS, CHURN) };
+    let simulator = Simulator::start(scenario.clone(), LOOPBACK).await.unwrap();
+    let control = simulator.control();
+    let watched: Vec<_> = scenario.accounts().into_iter().map(|account| (account, Tokens::Stable)).collect();
+    let site = Site::new();
+    site.configure(&simulator, &watched);
+    let config = std::fs::read_to_string(site.config()).unwrap();
+    let schedule = format!("schedule = \"*/{} * * * * *\"", PERIOD.as_secs());
+    std::fs::write(site.config(), config.replace("schedule = \"* * * * * *\"", &schedule)).unwrap();
+
+    let from_ms = wall_ms();
+    let daemon = Daemon::start(&site.config());
+    let bound = PERIOD * (2 * SWEEPS as u32 + 4);
+    let finished = eventually("the sweeps are done", bound, || {
+        let swept = daemon.metric("kfwatch_sweeps_total").unwrap();
+        (swept > SWEEPS as f64).then_some(swept)
+    });
+    assert_eq!(finished, SWEEPS as f64 + 1.0);
+    assert_eq!(daemon.metric("kfwatch_schedule_missed_ticks_total"), Some(0.0));
+    let finished = daemon.terminate();
+    assert_eq!(finished.code, Some(0), "{:#?}", finished.stderr);
+
+    let lives = [Life { from_ms, to_ms: wall_ms(), killed: false }];
+    let ledger = history::whole_ledger(&control);
+    assert_each_sweep_polled_all_once(&ledger, kf_accounts * OFFICIAL_ACCOUNTS);
+    assert_eq!(control.requests(Endpoint::GetSessionList), ledger.polls.len() as u64);
+    assert_eq!(control.max_in_flight_of_any_kf_account(), 1);
+    let tally = replay::compare_all(&History::all(&watched, &ledger, &lives), &site.event_log());
+    println!("sweep: {accounts} accounts, {} sessions, {tally:?}", ledger.sessions.len());
+    assert!(tally.baseline > accounts && tally.started > tally.baseline && tally.ended > 0, "{tally:?}");
+}
+
+/// `KFWATCH_SWEEP_ACCOUNTS`, or few enough for every run.
+fn accounts() -> usize {
+    #[expect(clippy::disallowed_methods, reason = "the size of a test is no configuration of the program")]
+    let accounts = std::env::var("KFWATCH_SWEEP_ACCOUNTS");
+    accounts.map_or(1_000, |accounts| accounts.parse().unwrap())
+}
+
+/// The first poll of every account before the second one of any, and so on: each sweep had every account once.
+fn assert_each_sweep_polled_all_once(ledger: &Ledger, accounts: usize) {
+    let mut times = HashMap::<_, Vec<i64>>::new();
+    for poll in &ledger.polls {
+        times.entry((&*poll.appid, &*poll.kf_account)).or_default().push(poll.received_at_ms);
+    }
+    assert_eq!(times.len(), accounts, "an account was missed");
+    times.values_mut().for_each(|polls| polls.sort_unstable());
+    for ((appid, kf_account), polls) in &times {
+        assert_eq!(polls.len() as u64, SWEEPS + 1, "{kf_account} of {appid}: {polls:?}");
+    }
+    for sweep in 1..times.values().next().map_or(0, Vec::len) {
+        let last_before = times.values().map(|polls| polls[sweep - 1]).max();
+        let first = times.values().map(|polls| polls[sweep]).min();
+        assert!(last_before < first, "an account was polled twice in sweep {sweep}, and another not at all");
+    }
+}
