@@ -188,10 +188,14 @@ impl Poller {
         }
         counts.record(&self.metrics);
         report::log_transition(account, account.state(), step.standing.state);
+        let unchanged = !step.must_commit;
         let mut memory = account.memory();
         memory.watch.apply(step);
         let mut row = account.status.row();
-        row.observe(&memory.watch);
+        match unchanged {
+            true => row.observe_unchanged(&memory.watch),
+            false => row.observe(&memory.watch),
+        }
         row.started += counts.started;
         row.ended += counts.ended.len() as u64;
         Ok(())

@@ -270,12 +270,17 @@ impl Collected {
 impl Row {
     /// Takes over what is known of the account.
     pub fn observe(&mut self, watch: &Watch) {
-        self.state = watch.standing.state;
-        self.conclusion = watch.standing.conclusion;
-        self.last_success_at = watch.sighting.last_success_at;
+        self.observe_unchanged(watch);
         // Before the baseline the number of sessions is not zero but unknown.
         self.sessions = watch.sighting.baseline_taken.then_some(watch.snapshot.len() as u64);
         self.oldest_createtime = watch.snapshot.oldest_createtime();
+    }
+
+    /// The same, where nothing had to be committed: the sessions, which nobody has looked at, are left in their memory.
+    pub fn observe_unchanged(&mut self, watch: &Watch) {
+        self.state = watch.standing.state;
+        self.conclusion = watch.standing.conclusion;
+        self.last_success_at = watch.sighting.last_success_at;
     }
 }
 

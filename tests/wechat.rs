@@ -366,6 +366,29 @@ async fn a_connection_that_broke_before_any_answer_costs_nothing() {
 }
 
 #[tokio::test]
+async fn an_answer_is_known_again_until_it_changes() {
+    let conversation = Conversation::stable().await;
+    let Conversation { client, control, appid, kf_account, .. } = &conversation;
+    let ask = async |known| {
+        let new = |answered: Answered<'_>, _| match answered {
+            Answered::AsKnown => None,
+            Answered::Anew(_, fingerprint) => Some(fingerprint),
+        };
+        client.session_list(kf_account, known, new).await
+    };
+    let first = ask(None).await.unwrap();
+    assert!(first.is_some());
+    assert_eq!(ask(first).await.unwrap(), None);
+    control.open_session(appid, kf_account, "oNew", None).unwrap();
+    let second = ask(first).await.unwrap();
+    assert!(second.is_some() && second != first);
+    control.close_session(appid, kf_account, "oNew").unwrap();
+    assert_eq!(ask(first).await.unwrap(), None);
+    control.inject(FaultRule { times: Some(1), ..FaultRule::new(Fault::Errcode(65402)) });
+    assert_eq!(ask(first).await.unwrap_err().error.errcode(), Some(65402));
+}
+
+#[tokio::test]
 async fn connections_are_kept_for_ten_minutes_and_then_opened_anew() {
     const NEW_CONNECTION: i64 = -1;
 

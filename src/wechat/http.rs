@@ -149,11 +149,14 @@ impl WechatClient {
         let Some(servers) = &self.servers else {
             return Err(CallError::Connect("kfwatch is not set up to ask token servers".into()));
         };
-        let mut request = Request::new(Method::GET, url);
+        let now = self.now();
+        // Other than `Request::new`, this takes user name and password out of the URL, and sends them as they should be.
+        let mut request = servers.client(now).get(url);
         if let Some((name, value)) = header {
-            request.headers_mut().insert(name, value.clone());
+            request = request.header(name, value);
         }
-        self.read(servers.execute(request, self.now()).await.map_err(call_error)?).await
+        let request = request.build().map_err(call_error)?;
+        self.read(servers.execute(request, now).await.map_err(call_error)?).await
     }
 
     /// One GET that changes nothing at WeChat, and its whole answer: repeated once at once when its connection broke

@@ -78,7 +78,8 @@ impl Connections {
         answer
     }
 
-    fn client(&self, now: Moment) -> Client {
+    /// The client to use at this moment, replaced if its time has come.
+    pub(super) fn client(&self, now: Moment) -> Client {
         let opened = self.opened.load();
         // Whoever comes while another replaces it uses the one that is there.
         if self.is_due(&opened, now)
