@@ -43,8 +43,11 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What has grown up to here is warming up: all connections, the first events pruned, the allocator's reserves.
 const WARM_UP: Duration = Duration::from_secs(600);
 
-/// A shorter soak warms up for this part of it.
-const SHORTEST_WARM_UP: u32 = 3;
+/// A shorter soak warms up for a third of it, but not for less.
+const SHORTEST_WARM_UP: Duration = Duration::from_secs(240);
+
+/// What is shorter has nothing left to compare.
+const SHORTEST_MINUTES: u64 = 6;
 
 /// A bare call, and a bare sync, is the mean of so many.
 const BARE_ROUNDS: u32 = 5;
@@ -81,6 +84,7 @@ const QUANTITIES: [Quantity; 5] = [
 #[ignore = "takes half an hour; tests/run.sh --long runs it"]
 async fn a_long_churn_leaves_memory_files_log_and_latency_flat() {
     let minutes = minutes();
+    assert!(minutes >= SHORTEST_MINUTES, "too short to compare anything: KFWATCH_SOAK_MINUTES={minutes}");
     let scenario = Scenario::load(OFFICIAL_ACCOUNTS, KF_ACCOUNTS, SESSIONS, CHURN);
     let simulator = Simulator::start(scenario.clone(), LOOPBACK).await.unwrap();
     let accounts = scenario.accounts();
@@ -112,7 +116,7 @@ async fn a_long_churn_leaves_memory_files_log_and_latency_flat() {
     let finished = daemon.terminate();
     assert_eq!(finished.code, Some(0), "{:#?}", finished.stderr);
 
-    let warm_up = WARM_UP.min(begun.elapsed() / SHORTEST_WARM_UP);
+    let warm_up = WARM_UP.min(begun.elapsed() / 3).max(SHORTEST_WARM_UP);
     samples.retain(|(at, _)| *at >= warm_up);
     let third = samples.len() / 3;
     let [early, late] = [&samples[..third], &samples[samples.len() - third..]];
