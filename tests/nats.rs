@@ -80,7 +80,7 @@ fn beyond_the_duplicate_window_events_come_again_unchanged_and_none_is_lost() {
 /// Kills the daemon in each round and the server in some, and freezes the server in others. Says how many messages came
 /// again.
 fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
-    let rounds = rounds("KFWATCH_DELIVERY_ROUNDS", 24);
+    let rounds = rounds("KFWATCH_DELIVERY_ROUNDS", 20);
     let wechat = WeChat::play(lively());
     let mut server = Server::start();
     server.anyone().create_stream_with_window(duplicate_window);
@@ -98,20 +98,25 @@ fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
                 pause(random.u64(0..1_500));
             }
             1 => {
-                server.signal("STOP");
-                pause(random.u64(0..600));
+                freeze(&server, &daemon, &mut random);
                 server.signal("CONT");
-                pause(random.u64(0..600));
+                pause(random.u64(0..1_500));
             }
             2 => {
-                // What it was sent it stores, and nobody is there to hear of it.
-                server.signal("STOP");
-                pause(random.u64(600..1_500));
+                // What was sent to it is in nobody's file.
+                freeze(&server, &daemon, &mut random);
+                server.kill();
+                drop(daemon);
+                server.revive();
+                continue;
+            }
+            _ => {
+                // What was sent to it is stored, and nobody hears of that.
+                freeze(&server, &daemon, &mut random);
                 drop(daemon);
                 server.signal("CONT");
                 continue;
             }
-            _ => {}
         }
         drop(daemon); // kill -9
     }
@@ -129,6 +134,13 @@ fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
     println!("nats: {rounds} rounds, {} events, {again} times stored again", log.len());
     assert!(log.len() > 5 * rounds, "too little happened");
     again
+}
+
+/// Stops a server that events are being sent to, for long enough that others follow.
+fn freeze(server: &Server, daemon: &Process, random: &mut fastrand::Rng) {
+    eventually("a delivery", || of_bus(daemon, "delivered_events_total").filter(|events| *events >= 1.0));
+    server.signal("STOP");
+    pause(random.u64(800..2_000));
 }
 
 #[test]
