@@ -73,7 +73,7 @@ impl Connection {
             biased; // An answer that came before the connection broke counts.
             answered = tokio::time::timeout(self.options.timeout, confirmed) => answered,
             () = self.heard.broken.cancelled() => {
-                return Err(retryable(reason::broken(self.heard.complaint())));
+                return Err(retryable(reason::broken(self.heard.complaint(), &self.options)));
             }
         };
         let error = match answered {
