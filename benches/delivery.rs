@@ -224,7 +224,7 @@ impl Site {
         let sink = Sink::Webhook(Box::new(WebhookSink::build(options, Arc::clone(&clock)).unwrap()));
         let metrics = Arc::new(Metrics::new([name.to_owned()]).unwrap());
         let context = DispatchContext { store: self.store.clone(), metrics, clock };
-        let dispatcher =
+        let (dispatcher, _) =
             Dispatcher::new(name.to_owned(), sink, EventFilter::default(), &registered[0], context);
         let drain = CancellationToken::new();
         let mut tasks = JoinSet::new();

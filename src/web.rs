@@ -40,7 +40,7 @@ use crate::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    status::Table,
+    status::{SinkStatus, Table},
     store::Store,
 };
 
@@ -75,8 +75,8 @@ pub struct WebState {
     pub metrics: Arc<Metrics>,
     /// The store, for what sinks have pending.
     pub store: Store,
-    /// The names of the sinks.
-    pub sinks: Vec<String>,
+    /// The sinks.
+    pub sinks: Vec<Arc<SinkStatus>>,
     /// Which series the metrics have.
     pub detail: Detail,
     /// The time.
@@ -101,8 +101,8 @@ impl WebState {
             pending: Vec::with_capacity(self.sinks.len()),
         };
         for sink in &self.sinks {
-            let read = tokio::time::timeout(PENDING_TIMEOUT, self.store.pending(sink)).await;
-            stored.pending.push((sink.clone(), read.ok().and_then(Result::ok)));
+            let read = tokio::time::timeout(PENDING_TIMEOUT, self.store.pending(&sink.name)).await;
+            stored.pending.push((sink.name.clone(), read.ok().and_then(Result::ok)));
         }
         stored
     }

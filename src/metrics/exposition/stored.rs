@@ -1,12 +1,7 @@
-//! What the store knows: its own condition, and what each sink still has to deliver.
+//! What the store knows of its own condition.
 
-use std::sync::atomic::Ordering;
-
-use super::{Metrics, Page};
-use crate::{
-    status::escaped,
-    store::{Pending, Writes},
-};
+use super::Page;
+use crate::store::{Pending, Writes};
 
 /// What a scrape reads from the store.
 #[derive(Debug, Default)]
@@ -45,57 +40,6 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         for (name, kind, help, value) in families {
             self.header(name, kind, help);
             self.value(name, value);
-        }
-    }
-
-    /// What sinks have delivered, and what they still have to.
-    pub(super) fn sinks(&mut self, metrics: &Metrics, stored: &Stored) {
-        type Value = fn(&Metrics, &str, Option<&Pending>) -> Option<u64>;
-        let families: [(&str, &str, &str, Value); 6] = [
-            (
-                "kfwatch_sink_delivered_events_total",
-                "counter",
-                "Events that the sink confirmed.",
-                |metrics, name, _| metrics.sink(name).map(|sink| sink.delivered.load(Ordering::Relaxed)),
-            ),
-            (
-                "kfwatch_sink_delivery_failures_total",
-                "counter",
-                "Attempts to deliver that failed.",
-                |metrics, name, _| metrics.sink(name).map(|sink| sink.failures.load(Ordering::Relaxed)),
-            ),
-            (
-                "kfwatch_sink_pending_events",
-                "gauge",
-                "Events of the log behind what the sink has confirmed, wanted by it or not.",
-                |_, _, pending| pending.map(|pending| pending.events),
-            ),
-            (
-                "kfwatch_sink_oldest_pending_timestamp_seconds",
-                "gauge",
-                "When the oldest event that the sink has not confirmed was observed; absent without such events.",
-                |_, _, pending| pending?.oldest.and_then(|at| u64::try_from(at.as_second()).ok()),
-            ),
-            (
-                "kfwatch_sink_dead_letters",
-                "gauge",
-                "Events that the sink refused for good and that are kept apart.",
-                |_, _, pending| pending.map(|pending| pending.dead_letters),
-            ),
-            (
-                "kfwatch_sink_stopped",
-                "gauge",
-                "1 if the sink wants no more events until a person changes something.",
-                |_, _, pending| pending.map(|pending| pending.stopped.into()),
-            ),
-        ];
-        for (name, kind, help, value) in families {
-            self.header(name, kind, help);
-            for (sink, pending) in &stored.pending {
-                if let Some(value) = value(metrics, sink, pending.as_ref()) {
-                    self.series(name, &["sink=\"", &escaped(sink), "\""], value);
-                }
-            }
         }
     }
 }

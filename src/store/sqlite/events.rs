@@ -108,7 +108,8 @@ fn accounts_named(connection: &Connection, name: &str) -> Result<Vec<i64>, Store
     Ok(ids.collect::<Result<_, _>>()?)
 }
 
-fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
+/// From a row that begins with [`COLUMNS`], or those of a dead letter.
+pub(super) fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
     Ok(StoredEvent {
         id: EventId(row.get(0)?),
         account: AccountRow(row.get(1)?),
@@ -119,6 +120,6 @@ fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
     })
 }
 
-fn limit_of(limit: usize) -> i64 {
+pub(super) fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
