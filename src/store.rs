@@ -176,9 +176,7 @@ impl Store {
     }
 
     /// One step towards a smaller store: removes the oldest events that every present sink has delivered, however young they
-    /// are; if there is none, suspends the sink that is furthest behind: it is stopped, and no longer holds events back.
-    /// What is removed then before it had confirmed it is noted as its gap, and its cursor moves behind it. To be repeated
-    /// until there is enough room.
+    /// are; suspended sinks hold nothing back, and their gap grows. To be repeated until there is enough room.
     pub async fn make_room(&self, limits: RoomLimits) -> Result<Room, StoreError> {
         self.sqlite.write(move |tx| prune::make_room(tx, limits)).await
     }

@@ -44,6 +44,18 @@ impl Stage {
         self.control().open_session(&appid(0), kf_account, openid, None).unwrap();
     }
 
+    /// What stands in the configuration instead of its part on the store.
+    fn with_store(self, keys: &str) -> Self {
+        let configuration = std::fs::read_to_string(self.home.path("config.toml")).unwrap();
+        self.home.write("config.toml", &format!("{configuration}\n[store]\n{keys}\n"));
+        self
+    }
+
+    /// The store, while no daemon runs.
+    fn store(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.home.path("kfwatch.db")).unwrap()
+    }
+
     /// A command that must succeed.
     fn run(&self, arguments: &str) -> Ended {
         let ended = self.home.run(arguments);
@@ -342,4 +354,96 @@ fn a_sink_that_left_the_configuration_keeps_its_place() {
     let _daemon = stage.home.daemon();
     // oA once more, and oB, which came while its name was wrong.
     stage.eventually_confirmed(4);
+}
+
+/// Copies of the newest event, with ids of their own, so many that the store has more than so many bytes of them.
+fn fill(store: &rusqlite::Connection, bytes: usize) {
+    let copies = bytes / 500;
+    store
+        .execute(
+            "INSERT INTO events (account, sequence, type, createtime, session_id, observed_at, json)
+             WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < ?1)
+             SELECT account, sequence + n, type, createtime, randomblob(16), observed_at + n,
+                    replace(json, '\"id\":\"', '\"id\":\"' || printf('%08d', n))
+             FROM copies, (SELECT * FROM events ORDER BY id DESC LIMIT 1)",
+            [copies as i64],
+        )
+        .unwrap();
+    store
+        .execute_batch(
+            "UPDATE accounts SET sequence = (SELECT max(sequence) FROM events WHERE account = accounts.id)
+             WHERE id IN (SELECT account FROM events)",
+        )
+        .unwrap();
+}
+
+#[test]
+fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_says_what_it_missed() {
+    const BOUND: u64 = 16 << 20;
+    let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    let file = "[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = \"events.jsonl\"";
+    let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
+    stage.home.write("config.toml", &format!("{configuration}\n{file}\n"));
+    stage.receiver.kill();
+    stage.open("kf1@shop", "oA");
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "pending_events", 1.0);
+    terminate(daemon);
+    let store = stage.store();
+    fill(&store, 16 << 20);
+    let events: i64 = store.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
+    drop(store);
+
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "suspended", 1.0);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0));
+    eventually("room", || daemon.stderr().contains("the oldest events were removed").then_some(()));
+    assert!(
+        daemon.stderr().contains("mend the sink, and run \"kfwatch sinks resume crm\""),
+        "{}",
+        daemon.stderr()
+    );
+    assert_eq!(daemon.metric("kfwatch_sink_suspended{sink=\"file\"}"), Some(0.0));
+    let lost = of_crm(&daemon, "lost_events_total").unwrap();
+    assert!(lost > 0.0 && lost < events as f64 / 2.0, "{lost} of {events}: no more than is needed");
+    let table = stage.run("sinks").stdout;
+    assert!(table.contains("suspended: it was furthest behind"), "{table}");
+    assert!(table.contains(&format!("crm: {lost} events were removed before it had them")), "{table}");
+
+    stage.receiver.revive();
+    stage.run("sinks resume crm");
+    let rest = events as usize - lost as usize;
+    stage.eventually_confirmed(rest);
+    eventually_is(&daemon, "pending_events", 0.0);
+    assert_eq!((of_crm(&daemon, "suspended"), of_crm(&daemon, "lost_events_total")), (Some(0.0), Some(lost)));
+    assert_eq!(stage.confirmed().len(), rest, "what it missed and what it got is all there was");
+    let lines = std::fs::read_to_string(stage.home.path("events.jsonl")).unwrap().lines().count();
+    assert_eq!(lines, events as usize, "the other one missed nothing");
+    terminate(daemon);
+    assert_eq!(stage.sinks()[1]["lost_events"], 0);
+}
+
+#[test]
+fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log() {
+    let stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBad");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    terminate(daemon);
+    let store = stage.store();
+    let copies = "WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < 9998)
+         INSERT INTO dead_letters
+             SELECT sink, -n, account, sequence, type, observed_at, json, reason, died_at, retry FROM copies, dead_letters";
+    assert_eq!(store.execute(copies, []).unwrap(), 9_998);
+    drop(store);
+    let daemon = stage.home.daemon();
+    stage.open("kf2@shop", "oBad");
+    eventually_is(&daemon, "stopped", 1.0);
+    stage.open("kf3@shop", "oGood");
+    eventually_is(&daemon, "pending_events", 1.0);
+    let table = stage.run("sinks").stdout;
+    assert!(table.contains("stopped: it has 10000 dead letters, and no more are kept"), "{table}");
+    stage.run("events dead --sink crm --drop");
+    stage.run("sinks resume crm");
+    stage.eventually_confirmed(1);
 }

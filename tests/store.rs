@@ -12,6 +12,7 @@ mod store {
     mod file;
     mod migration;
     mod refusals;
+    mod room;
     mod speed;
 
     contract!(sqlite, super::support::sqlite_file);

@@ -40,6 +40,12 @@ const MAKE_ROOM_FROM: u64 = 95;
 /// Down to which share, so that it is not made all the time.
 const MAKE_ROOM_TO: u64 = 90;
 
+/// How long the sink that is furthest behind may take to confirm something before it is suspended.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// What a suspended sink is told to be stopped for.
+const SUSPENDED: &str = "it was furthest behind when the store had reached event_log_max_bytes";
+
 /// How long a store that has no room to make, or fails to, is left alone.
 const ROOM_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -151,50 +157,61 @@ impl Housekeeping {
             [MAKE_ROOM_FROM, MAKE_ROOM_TO].map(|share| self.limits.event_log_max_bytes / 100 * share);
         // Fails only when the store is closed, and then the end is near.
         while used.wait_for(|used| *used > from).await.is_ok() {
-            if !self.make_room(to).await {
+            if let Err(error) = self.make_room(to).await {
+                self.not_stored("No room made in the store", &error);
                 tokio::time::sleep(ROOM_RETRY_AFTER).await;
             }
         }
         std::future::pending().await
     }
 
-    /// Removes the oldest events until the store is no larger than that. Whether it could.
-    async fn make_room(&self, bytes: u64) -> bool {
-        let limits = |now| RoomLimits { bytes, batch: PRUNE_BATCH, now };
-        let mut events = 0;
-        let is_enough = loop {
-            match self.store.make_room(limits(self.clock.now().wall)).await {
-                Ok(Room::Removed { events: removed }) => events += removed,
-                Ok(Room::Suspended { sink, reason, pending }) => {
-                    tracing::error!(
-                        %sink,
-                        pending,
-                        "Delivery is suspended, and the oldest events are removed before the sink has them: {reason}; mend the \
-                         sink, and run \"kfwatch sinks resume {sink}\", or raise event_log_max_bytes"
-                    );
-                    self.sinks.suspended(&sink, reason).await;
+    /// Removes the oldest events until the store is no larger than that, or has no more.
+    async fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let limits = RoomLimits { bytes, batch: PRUNE_BATCH };
+        let (mut events, mut waited_for) = (0, None);
+        loop {
+            match self.store.make_room(limits).await? {
+                Room::Removed { events: removed } => events += removed,
+                Room::HeldBack { sink, cursor } => {
+                    let is_full = *self.store.used_bytes().borrow() > self.limits.event_log_max_bytes;
+                    // Once in any case; then while it gets on, and there is room for what comes meanwhile.
+                    let may_take_time =
+                        waited_for.replace(cursor).is_none_or(|before| before != cursor && !is_full);
+                    if may_take_time {
+                        tokio::time::sleep(CATCH_UP).await;
+                    } else {
+                        self.suspend(&sink).await?;
+                    }
                 }
-                Ok(Room::Enough) => break true,
-                Ok(Room::NothingLeft) => {
+                Room::Enough => break,
+                Room::NothingLeft => {
                     tracing::error!(
                         bytes,
                         "The store is too large without any events: raise store.event_log_max_bytes"
                     );
-                    break false;
-                }
-                Err(error) => {
-                    self.not_stored("No room made in the store", &error);
-                    break false;
+                    tokio::time::sleep(ROOM_RETRY_AFTER).await;
+                    break;
                 }
             }
-        };
+        }
         if events > 0 {
             tracing::warn!(
                 events,
                 "The store has reached event_log_max_bytes: the oldest events were removed"
             );
         }
-        is_enough
+        Ok(())
+    }
+
+    async fn suspend(&self, sink: &str) -> Result<(), StoreError> {
+        self.store.suspend_sink(sink, SUSPENDED, self.clock.now().wall).await?;
+        tracing::error!(
+            %sink,
+            "Delivery is suspended, and the oldest events are removed before the sink has them: {SUSPENDED}; mend the sink, and \
+             run \"kfwatch sinks resume {sink}\", or raise event_log_max_bytes"
+        );
+        self.sinks.suspended(sink, SUSPENDED.to_owned()).await;
+        Ok(())
     }
 
     fn not_stored(&self, what: &str, error: &StoreError) {

@@ -54,6 +54,13 @@ impl Store {
         self.sqlite.write(move |tx| sinks::stop(tx, &sink, &reason, at)).await
     }
 
+    /// Stops a sink, and has it hold back pruning no longer: what is removed before it has confirmed it is noted as its gap,
+    /// and its cursor moves behind it. Idempotent.
+    pub async fn suspend_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+        let (sink, reason) = (sink.to_owned(), reason.to_owned());
+        self.sqlite.write(move |tx| sinks::suspend(tx, &sink, &reason, at)).await
+    }
+
     /// Lets a sink that was stopped or suspended get events again, and says where it goes on. Idempotent.
     pub async fn resume_sink(&self, sink: &str) -> Result<RegisteredSink, StoreError> {
         let sink = sink.to_owned();

@@ -43,7 +43,7 @@ macro_rules! contract {
             a_dead_letter_is_retried_until_it_is_delivered_or_refused_again,
             dead_letters_expire_and_are_counted,
             what_is_kept_of_a_removed_sink_goes_with_it,
-            room_is_made_of_what_everybody_has_before_anybody_is_suspended,
+            room_is_made_of_what_everybody_has_or_is_suspended_from_getting,
             the_gap_of_a_suspended_sink_is_what_was_removed_before_it_had_it,
             a_sink_that_is_stopped_keeps_its_reason_when_it_is_suspended,
             pruning_never_passes_a_present_sink,

@@ -2,14 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use super::{convert, dead_letters, events, sinks};
+use super::{convert, dead_letters, sinks};
 use crate::store::{
     error::StoreError,
     types::{EventId, PruneLimits, Pruned, Room, RoomLimits},
 };
-
-/// What a suspended sink is told to be stopped for.
-const SUSPENDED: &str = "it was furthest behind when the store had reached event_log_max_bytes";
 
 /// What one transaction removed.
 pub(in crate::store) struct Batch {
@@ -28,8 +25,7 @@ pub(in crate::store) fn prune_batch(tx: &Transaction<'_>, limits: PruneLimits) -
     Ok(Batch { pruned: Pruned { events, snapshots, sinks, dead_letters }, more })
 }
 
-/// Removes a batch of the oldest events that nobody still has to deliver, whatever their age; if there is none, suspends the
-/// sink that they are kept for.
+/// Removes a batch of the oldest events that nobody still has to deliver, whatever their age.
 pub(in crate::store) fn make_room(tx: &Transaction<'_>, limits: RoomLimits) -> Result<Room, StoreError> {
     if used_bytes(tx)? <= limits.bytes {
         return Ok(Room::Enough);
@@ -46,11 +42,7 @@ pub(in crate::store) fn make_room(tx: &Transaction<'_>, limits: RoomLimits) -> R
         )
         .optional()?;
     match furthest_behind {
-        Some((sink, cursor)) if cursor < oldest => {
-            sinks::suspend(tx, &sink, SUSPENDED, limits.now)?;
-            let pending = events::count_after(tx, EventId(cursor))?;
-            Ok(Room::Suspended { sink, reason: SUSPENDED.to_owned(), pending })
-        }
+        Some((sink, cursor)) if cursor < oldest => Ok(Room::HeldBack { sink, cursor: EventId(cursor) }),
         furthest_behind => {
             let deliverable = furthest_behind.map_or(i64::MAX, |(_, cursor)| cursor);
             let last = deliverable.min(oldest + rows_of(limits.batch) - 1);

@@ -53,7 +53,7 @@ pub(in crate::store) fn stop(
 }
 
 /// One that is stopped already stays so for its own reason.
-pub(super) fn suspend(
+pub(in crate::store) fn suspend(
     tx: &Transaction<'_>,
     sink: &str,
     reason: &str,

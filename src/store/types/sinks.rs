@@ -108,8 +108,6 @@ pub struct RoomLimits {
     pub bytes: u64,
     /// How many events one transaction removes at most: commits of polls wait for it.
     pub batch: usize,
-    /// The time.
-    pub now: Timestamp,
 }
 
 /// What was done to make room.
@@ -122,14 +120,12 @@ pub enum Room {
         /// How many.
         events: u64,
     },
-    /// The sink that was furthest behind gets no more events, and holds back pruning no longer.
-    Suspended {
-        /// Its name.
+    /// The oldest event is one that a sink still has to deliver.
+    HeldBack {
+        /// The sink that is furthest behind.
         sink: String,
-        /// Why, for people.
-        reason: String,
-        /// How many events it had not confirmed.
-        pending: u64,
+        /// Up to where it has confirmed.
+        cursor: EventId,
     },
     /// There are no events left to remove: what is too large is the rest of the store.
     NothingLeft,
