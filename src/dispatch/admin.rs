@@ -265,7 +265,10 @@ impl SinkAdmin {
 
     fn report(&self, stored: StoredSink) -> SinkReport {
         let row = self.orders_of(&stored.name).map(|orders| orders.status.read());
-        let state = self.state(&stored, row.as_ref());
+        let state = match &stored {
+            StoredSink { removed_at: Some(_), .. } => "removed",
+            stored => stored.pending.halted().or(row.as_ref().map(SinkRow::state)).unwrap_or("unknown"),
+        };
         let StoredSink { name, stopped, pending, gap, .. } = stored;
         let SinkRow { last_delivery_at, last_failure, .. } = row.unwrap_or_default();
         SinkReport {
@@ -281,17 +284,6 @@ impl SinkAdmin {
             last_delivery_at: last_delivery_at.map(millis),
             last_failure_at: last_failure.as_ref().map(|(at, _)| millis(*at)),
             last_failure: last_failure.map(|(_, reason)| reason),
-        }
-    }
-
-    fn state(&self, stored: &StoredSink, row: Option<&SinkRow>) -> &'static str {
-        match row {
-            _ if stored.removed_at.is_some() => "removed",
-            _ if stored.pending.suspended => "suspended",
-            _ if stored.stopped.is_some() => "stopped",
-            Some(row) if row.is_failing => "failing",
-            Some(_) => "delivering",
-            None => "unknown",
         }
     }
 }

@@ -23,6 +23,13 @@ pub struct SinkRow {
     pub is_failing: bool,
 }
 
+impl SinkRow {
+    /// The word for how deliveries go.
+    pub fn state(&self) -> &'static str {
+        if self.is_failing { "failing" } else { "delivering" }
+    }
+}
+
 impl SinkStatus {
     /// Nothing has happened yet.
     pub fn new(name: String) -> Self {

@@ -53,6 +53,17 @@ pub struct Pending {
     pub suspended: bool,
 }
 
+impl Pending {
+    /// The word for a sink that gets no more events until it is resumed; `None` for one that does.
+    pub fn halted(&self) -> Option<&'static str> {
+        match self {
+            Self { suspended: true, .. } => Some("suspended"),
+            Self { stopped: true, .. } => Some("stopped"),
+            _ => None,
+        }
+    }
+}
+
 /// A sink as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredSink {
