@@ -27,7 +27,7 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Options of `kfwatch events`.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct EventsArgs {
     #[command(subcommand)]
     command: Option<Command>,

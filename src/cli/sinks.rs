@@ -12,7 +12,7 @@ use crate::{
 
 /// Options of `kfwatch sinks`.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct SinksArgs {
     #[command(subcommand)]
     command: Option<Command>,
