@@ -34,7 +34,11 @@ pub(super) enum Site {
 impl Site {
     /// Sets up the log, and finds out who is to carry out a command for this configuration.
     pub(super) async fn find(loaded: &Loaded) -> Result<Self, Failure> {
-        let store = match StoreHolder::find(loaded)? {
+        let holder = StoreHolder::find(loaded)?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let store = match holder {
             StoreHolder::Daemon(daemon) => return Ok(Self::Daemon(daemon)),
             StoreHolder::Here(store) => store,
         };

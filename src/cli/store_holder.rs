@@ -28,11 +28,8 @@ pub(super) struct Daemon {
 impl StoreHolder {
     /// Sets up the log, and finds out who has the store of this configuration.
     pub(super) fn find(loaded: &Loaded) -> Result<Self, Failure> {
-        let Loaded { config, warnings } = loaded;
+        let config = &loaded.config;
         init_logging("warn", config.log.format)?;
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
         let path = &config.store.path;
         match path.exists().then(|| Store::open(path)).transpose() {
             Ok(store) => Ok(Self::Here(store)),
