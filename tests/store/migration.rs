@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kfwatch::store::{EventLog, Store, StoreError};
+use kfwatch::store::{EventId, EventLog, Store, StoreError};
 use rusqlite::Connection;
 use secrecy::ExposeSecret;
 
@@ -74,6 +74,28 @@ async fn a_store_of_version_1_keeps_everything() {
     let store = Store::open(&file.path).unwrap();
     assert_eq!(store.refresh_tokens().await.unwrap()["wx0123456789abcdef"].expose_secret(), "refresh");
     assert_eq!(copies(&file).len(), 1, "a store of this version is not migrated again");
+}
+
+#[tokio::test]
+async fn a_store_of_version_3_keeps_its_stopped_sinks_and_dead_letters() {
+    let file = version_1();
+    let connection = Connection::open(&file.path).unwrap();
+    connection.execute_batch(include_str!("version_2.sql")).unwrap();
+    connection.execute_batch(include_str!("version_3.sql")).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA user_version = 3;
+             UPDATE sinks SET destination = 'there', stopped_at = 1795000000004, stopped_reason = 'gone';
+             INSERT INTO dead_letters VALUES ('log', 40, 1, 1, 1, 1795000000001, '{}', 'no', 1795000000002);",
+        )
+        .unwrap();
+    drop(connection);
+    let store = Store::open(&file.path).unwrap();
+    let log = store.sinks().await.unwrap().remove(0);
+    assert_eq!((log.stopped.as_deref(), log.pending.dead_letters, log.pending.events), (Some("gone"), 1, 1));
+    let letter = store.dead_letters("log", EventId::BEGINNING, 9).await.unwrap().remove(0);
+    assert_eq!((letter.event.id, letter.reason.as_str(), letter.retry), (EventId(40), "no", false));
+    assert_eq!(copies(&file), [file.directory.path().join("kfwatch.db-backup-v3")]);
 }
 
 #[tokio::test]
