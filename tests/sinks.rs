@@ -447,3 +447,70 @@ fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log()
     stage.run("sinks resume crm");
     stage.eventually_confirmed(1);
 }
+
+#[test]
+fn whatever_is_ordered_and_whoever_is_killed_every_event_comes_and_at_first_in_order() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut faults = random.fork();
+    let stage = Stage::set(move |_| match faults.u8(0..20) {
+        0 if faults.bool() => Answer::status(410),
+        1..=6 => Answer::status(422),
+        7 => Answer::status(500),
+        8..=10 => Answer::Slow(Duration::from_millis(50)),
+        _ => Answer::status(204),
+    });
+    let commands = [
+        "sinks resume crm",
+        "events replay --sink crm --since 1h",
+        "events replay --sink crm --since 2s",
+        "events dead --sink crm --retry",
+        "sinks",
+    ];
+    let mut opened = 0;
+    for _ in 0..4 {
+        let daemon = stage.home.daemon();
+        for _ in 0..6 {
+            opened += 1;
+            stage.open(&format!("kf{}@shop", random.u8(1..=3)), &format!("o{opened}"));
+        }
+        let started = "kfwatch_events_total{event_type=\"kf.session.started\"}";
+        eventually("the events", || daemon.metric(started).filter(|events| *events >= 6.0));
+        for _ in 0..random.u8(0..6) {
+            stage.run(random.choice(commands).unwrap());
+        }
+        drop(daemon); // kill -9
+        if random.bool() {
+            stage.run(random.choice(commands).unwrap());
+        }
+    }
+    let daemon = stage.home.daemon();
+    stage.receiver.answer(|_| Answer::status(204));
+    stage.run("sinks resume crm");
+    eventually("every session", || (rows(&stage.run("events --format json")).len() >= opened).then_some(()));
+    eventually("everything", || {
+        if of_crm(&daemon, "dead_letters") > Some(0.0) {
+            stage.run("events dead --sink crm --retry");
+        }
+        let is_done =
+            of_crm(&daemon, "dead_letters") == Some(0.0) && of_crm(&daemon, "pending_events") == Some(0.0);
+        is_done.then_some(())
+    });
+    let log = rows(&stage.run("events --format json"));
+    let received = stage.receiver.received();
+    for kf_account in ["kf1@shop", "kf2@shop", "kf3@shop"] {
+        let ids = |of: &Value| (of["data"]["kf_account"] == kf_account).then(|| of["id"].to_string());
+        let told: Vec<String> = log.iter().filter_map(ids).collect();
+        let mut first: Vec<String> = Vec::new();
+        for id in received.iter().filter_map(|delivery| ids(&delivery.json())) {
+            if !first.contains(&id) {
+                first.push(id);
+            }
+        }
+        assert_eq!(first, told, "{kf_account}");
+        let confirmed: std::collections::HashSet<String> =
+            stage.confirmed().iter().filter_map(|delivery| ids(&delivery.json())).collect();
+        assert_eq!(confirmed.len(), told.len(), "{kf_account}");
+    }
+    println!("sinks: {} events, received {} times", log.len(), received.len());
+    assert!(received.len() > log.len() + 20, "too little happened");
+}
