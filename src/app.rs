@@ -152,6 +152,7 @@ impl App {
             table: Table::new(watching.statuses()),
             metrics: Arc::clone(&metrics),
             store: store.clone(),
+            event_log_max_bytes: config.store.event_log_max_bytes,
             sinks,
             detail: if config.metrics.per_account { Detail::PerAccount } else { Detail::PerOfficialAccount },
             clock: Arc::clone(&clock),

@@ -181,6 +181,11 @@ impl Store {
         self.sqlite.write(move |tx| prune::make_room(tx, limits)).await
     }
 
+    /// How many events the log has. Reading it costs the same however many that is.
+    pub async fn count_events(&self) -> Result<u64, StoreError> {
+        self.sqlite.read(|connection| events::count_after(connection, EventId::BEGINNING)).await
+    }
+
     /// How many bytes of the file are in use, and a wake-up whenever that changes. What was removed leaves room in the file that
     /// is used again, so that the file does not grow beyond the most that was ever in use.
     pub fn used_bytes(&self) -> watch::Receiver<u64> {

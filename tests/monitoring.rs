@@ -69,6 +69,9 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("kfwatch_store_failures_total", "counter", &[]),
     ("kfwatch_store_last_write_successful", "gauge", &[]),
     ("kfwatch_store_size_bytes", "gauge", &[]),
+    ("kfwatch_store_used_bytes", "gauge", &[]),
+    ("kfwatch_store_event_log_max_bytes", "gauge", &[]),
+    ("kfwatch_store_events", "gauge", &[]),
     ("kfwatch_upstream_clock_skew_seconds", "gauge", &[]),
     ("kfwatch_build_info", "gauge", &["version", "revision"]),
 ];

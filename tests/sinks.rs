@@ -408,6 +408,7 @@ fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_say
     assert!(lost > 0.0 && lost < events as f64 / 2.0, "{lost} of {events}: no more than is needed");
     let table = stage.run("sinks").stdout;
     assert!(table.contains("suspended: it was furthest behind"), "{table}");
+    assert!(table.contains("crm: failed last at 20") && !table.contains("it answered since"), "{table}");
     assert!(table.contains(&format!("crm: {lost} events were removed before it had them")), "{table}");
 
     stage.receiver.revive();

@@ -130,7 +130,7 @@ fn remarks(sinks: &[SinkReport]) -> String {
             ));
         }
         if let (Some(at), Some(failure)) = (&report.last_failure_at, &report.last_failure) {
-            let is_over = if report.state == "failing" { "" } else { "; it answered since" };
+            let is_over = if report.state == "delivering" { "; it answered since" } else { "" };
             remark(format!("failed last at {at}: {failure}{is_over}"));
         }
         if report.dead_letters > 0 {

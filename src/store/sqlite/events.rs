@@ -25,7 +25,7 @@ pub(in crate::store) fn last_id(connection: &Connection) -> Result<EventId, Stor
 ///
 /// Ids have no gaps but those of restores, which end at the beginning of a block: a transaction that is rolled back gives
 /// its ids back, and only the oldest events are pruned.
-pub(super) fn count_after(connection: &Connection, after: EventId) -> Result<u64, StoreError> {
+pub(in crate::store) fn count_after(connection: &Connection, after: EventId) -> Result<u64, StoreError> {
     let mut first_after = connection.prepare_cached("SELECT min(id) FROM events WHERE id > ?1")?;
     let mut last_before = connection.prepare_cached("SELECT max(id) FROM events WHERE id < ?1")?;
     let (mut count, mut counted_to) = (0, after.0);
