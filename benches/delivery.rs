@@ -34,6 +34,9 @@ use reqwest::header::HeaderMap;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+#[path = "delivery/nats.rs"]
+mod nats;
+
 #[path = "support/median.rs"]
 mod median;
 #[path = "support/report.rs"]
@@ -56,6 +59,7 @@ fn main() {
             throughput(&receiver, in_flight, &mut report).await;
         }
         latency(&receiver, &mut report).await;
+        nats::measure(&mut report).await;
     });
     report.print();
 }

@@ -7,27 +7,18 @@ mod support_delivery;
 mod support_ops;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use kfwatch::simulator::{Control, CustomerFlow, Fault, FaultRule, Scenario, Spread};
+use kfwatch::simulator::{Fault, FaultRule};
 use serde_json::Value;
-use support_delivery::{Answer, Delivery, KEYS, Receiver};
-use support_ops::{Home, Process, WeChat, appid, eventually, quiet};
-
-/// A home whose daemon polls every second and collects nothing else.
-fn home(wechat: &WeChat, sinks: &str) -> Home {
-    let home = Home::new().without_collectors();
-    configure(&home, wechat, sinks);
-    home
-}
-
-fn configure(home: &Home, wechat: &WeChat, sinks: &str) {
-    let poll = "[poll]\nschedule = \"* * * * * *\"\n[web]\nlisten = \"127.0.0.1:0\"";
-    home.write("config.toml", &format!("{}\n{poll}\n{sinks}", wechat.configuration()));
-}
+use support_delivery::{
+    Answer, Delivery, KEYS, Receiver,
+    scene::{assert_delivered, configure, event_log, home, lively, open, pause, rounds, terminate},
+};
+use support_ops::{Process, WeChat, appid, eventually, quiet};
 
 /// The sink "crm" with a signing key; `more` are further keys.
 fn crm(url: &str, more: &str) -> String {
@@ -57,24 +48,6 @@ fn eventually_delivered_after(daemon: &Process, events: usize) {
     eventually_delivered(daemon);
 }
 
-/// The event log, a line of JSON each.
-fn event_log(home: &Home) -> Vec<String> {
-    let printed = home.run("events --format json");
-    assert_eq!(printed.code, Some(0), "{printed:?}");
-    printed.stdout.lines().map(str::to_owned).collect()
-}
-
-fn open(control: &Control, kf_account: &str, openid: &str) {
-    control.open_session(&appid(0), kf_account, openid, None).unwrap();
-}
-
-fn terminate(daemon: Process) -> support_ops::Ended {
-    daemon.signal("TERM");
-    let ended = daemon.ended();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    ended
-}
-
 /// Waits until kfwatch has delivered that many events that were confirmed.
 fn eventually_confirmed(receiver: &Receiver, events: usize) {
     eventually("the deliveries", || (receiver.confirmed() >= events).then_some(()));
@@ -82,7 +55,7 @@ fn eventually_confirmed(receiver: &Receiver, events: usize) {
 
 #[test]
 fn nothing_is_lost_reordered_or_made_up_whatever_fails_and_whoever_is_killed() {
-    let rounds = rounds();
+    let rounds = rounds("KFWATCH_DELIVERY_ROUNDS", 12);
     let wechat = WeChat::play(lively());
     let mut receiver = Receiver::start();
     let home = home(&wechat, &crm(&receiver.url("kf"), "timeout = \"300ms\"\nstart = \"beginning\""));
@@ -114,37 +87,6 @@ fn nothing_is_lost_reordered_or_made_up_whatever_fails_and_whoever_is_killed() {
     compare(&receiver.received(), &event_log(&home), rounds);
 }
 
-/// `KFWATCH_DELIVERY_ROUNDS`, or enough for every run.
-fn rounds() -> usize {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
-    let rounds = std::env::var("KFWATCH_DELIVERY_ROUNDS");
-    rounds.map_or(12, |rounds| rounds.parse().unwrap())
-}
-
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
-}
-
-/// Two official accounts with six kf accounts each, and customers who come and go all the time.
-fn lively() -> Scenario {
-    let spread = |mean, min, max| Spread {
-        mean: Duration::from_millis(mean),
-        min: Duration::from_millis(min),
-        max: Duration::from_millis(max),
-    };
-    Scenario {
-        seed: 5,
-        customers: CustomerFlow {
-            initial: 2,
-            gap: Some(spread(300, 50, 3_000)),
-            wait: spread(300, 0, 2_000),
-            stay: Some(spread(2_000, 500, 5_000)),
-            returning: 0.4,
-        },
-        ..quiet(&[("north", 6), ("south", 6)])
-    }
-}
-
 /// Mostly good. A failure makes kfwatch wait for half a second at least, so that they must not be too many.
 fn troubled_answer(random: &mut fastrand::Rng) -> Answer {
     let with = |status, header: &str| Answer::Status(status, format!("{header}\r\n"), "no".to_owned());
@@ -166,35 +108,17 @@ fn troubled_answer(random: &mut fastrand::Rng) -> Answer {
 }
 
 fn compare(received: &[Delivery], log: &[String], rounds: usize) {
-    let number: HashMap<String, usize> = log.iter().enumerate().map(|(n, line)| (id_of(line), n)).collect();
-    assert_eq!(number.len(), log.len(), "ids are unique");
-    let mut first: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
     for delivery in received {
         assert_eq!(delivery.path, "/kf", "no redirect is followed");
         assert_eq!(delivery.header("content-type"), "application/cloudevents+json; charset=utf-8");
         delivery.verify(KEYS[0]);
-        let n = number.get(delivery.id()).copied().unwrap_or_else(|| panic!("not in the log: {delivery:?}"));
-        assert_eq!(delivery.body, log[n], "the same bytes each time, those of the log");
-        if seen.insert(n) {
-            first.entry(delivery.account()).or_default().push(n);
-        }
     }
-    assert_eq!(seen.len(), log.len(), "every event came");
-    for (account, numbers) in &first {
-        assert!(numbers.is_sorted(), "{account:?}: {numbers:?}");
-    }
+    let again = assert_delivered(received.iter().map(|delivery| (delivery.id(), &*delivery.body)), log);
     let confirmed: BTreeSet<&str> =
         received.iter().filter(|delivery| delivery.confirmed).map(Delivery::id).collect();
     assert_eq!(confirmed.len(), log.len(), "every event was confirmed");
-    let again = received.len() - log.len();
     println!("delivery: {rounds} rounds, {} events, {again} times received again", log.len());
     assert!(log.len() > 5 * rounds && again > rounds / 2, "too little happened");
-}
-
-fn id_of(line: &str) -> String {
-    let event: Value = serde_json::from_str(line).unwrap();
-    event["id"].as_str().unwrap().to_owned()
 }
 
 #[test]

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 pub use self::signature::SigningKey;
-use super::DeliveryError;
+use super::{DeliveryError, damaged};
 use crate::{domain::clock::Clock, store::StoredEvent};
 
 /// The media type of a CloudEvent in structured mode.
@@ -214,8 +214,7 @@ fn reason(error: reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// The id of the event, which its receiver drops duplicates by. An event without one that can be sent can never be
-/// delivered.
+/// The id of the event, which its receiver drops duplicates by.
 fn id_of(event: &StoredEvent) -> Result<&str, DeliveryError> {
     #[derive(Deserialize)]
     struct Identified<'a> {
@@ -223,10 +222,7 @@ fn id_of(event: &StoredEvent) -> Result<&str, DeliveryError> {
     }
     let identified: Option<Identified<'_>> = serde_json::from_str(&event.json).ok();
     let id = identified.map(|identified| identified.id);
-    id.filter(|id| HeaderValue::from_str(id).is_ok()).ok_or_else(|| DeliveryError::Refused {
-        reason: "the event log is damaged here: this is no event with an id".to_owned(),
-        answer: String::new(),
-    })
+    id.filter(|id| HeaderValue::from_str(id).is_ok()).ok_or_else(damaged)
 }
 
 /// The beginning of an answer, on one line. Whatever of it cannot be read does not matter.

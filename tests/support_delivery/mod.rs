@@ -1,6 +1,8 @@
 //! A receiver of webhooks that shares nothing with kfwatch: plain HTTP/1.1 on loopback, as well or as badly behaved as a test
 //! wants it, and able to die and come back on the same port.
 
+pub(crate) mod scene;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -47,9 +49,7 @@ impl Delivery {
 
     /// Official account and kf account.
     pub(crate) fn account(&self) -> (String, String) {
-        let json = self.json();
-        let text = |key: &str| json["data"][key].as_str().unwrap().to_owned();
-        (text("official_account"), text("kf_account"))
+        scene::account_of(&self.body)
     }
 
     /// Fails unless the signature is good for this key, in the eyes of the reference implementation.
