@@ -94,6 +94,7 @@ pub(super) async fn run(args: EventsArgs) -> Result<(), Failure> {
         Since::Ago(age) => clock.now().wall.checked_sub(age).unwrap_or(Timestamp::MIN),
     });
     let mut filter = EventFilter {
+        after: since.map(|since| log.before(since)).transpose()?.unwrap_or_default(),
         since,
         account: args.account,
         types: args.types.into_iter().map(EventType::from).collect(),
