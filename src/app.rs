@@ -196,6 +196,12 @@ impl App {
         Arc::clone(&self.web)
     }
 
+    /// Has the files of all sinks opened anew, each at its next delivery, whenever it is called while the daemon runs.
+    pub fn reopen_files(&self) -> impl Fn() + use<> {
+        let sinks: Vec<_> = self.dispatchers.iter().map(Dispatcher::sink).collect();
+        move || sinks.iter().for_each(|sink| sink.reopen_file())
+    }
+
     /// Runs until `shutdown` is done or a part fails, then drains.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
         let drain_timeout = self.config.shutdown_timeout;

@@ -135,6 +135,11 @@ impl Dispatcher {
         (dispatcher, Orders::new(sender, status))
     }
 
+    /// Where it delivers to.
+    pub fn sink(&self) -> Arc<Sink> {
+        Arc::clone(&self.sink)
+    }
+
     /// Delivers until `drain`, and then what is in the log by then: new attempts begin for so long at most, none after a
     /// failure, and those under way are finished.
     pub async fn run(mut self, drain: CancellationToken, begin_for: Duration) -> Result<(), SinkEnded> {

@@ -10,6 +10,7 @@ mod store {
 
     mod crash;
     mod file;
+    mod large;
     mod migration;
     mod refusals;
     mod room;

@@ -124,8 +124,10 @@ async fn read(args: EventsArgs) -> Result<(), Failure> {
     let loaded = args.config.load()?;
     let log = EventLog::open(&loaded.config.store.path)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let since = args.since.map(|since| since.before(clock.now().wall));
     let mut filter = EventFilter {
-        since: args.since.map(|since| since.before(clock.now().wall)),
+        after: since.map(|since| log.before(since)).transpose()?.unwrap_or_default(),
+        since,
         account: args.account,
         types: args.types.into_iter().map(EventType::from).collect(),
         ..EventFilter::default()
