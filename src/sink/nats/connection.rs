@@ -26,7 +26,7 @@ pub(super) struct Connection {
     jetstream: Context,
     options: Arc<NatsOptions>,
     heard: Arc<Heard>,
-    /// A message was left without an answer.
+    /// A message was not answered.
     doubtful: AtomicBool,
 }
 
@@ -81,7 +81,7 @@ impl Connection {
             Ok(Err(error)) => error,
             Err(_) => async_nats::jetstream::context::PublishErrorKind::TimedOut.into(),
         };
-        if reason::is_no_answer(&error) {
+        if !reason::is_answer(&error) {
             self.doubtful.store(true, Ordering::Relaxed);
         }
         let has_jetstream = self.jetstream.client().server_info().jetstream;

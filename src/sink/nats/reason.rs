@@ -49,9 +49,9 @@ pub(super) fn broken(complaint: Option<String>, options: &NatsOptions) -> String
         .map_or_else(|| what.to_owned(), |complaint| format!("{what}: {}", unvaried(&complaint, options)))
 }
 
-/// Whether nothing came back for a message: the connection may be gone without anybody having said so.
-pub(super) fn is_no_answer(error: &PublishError) -> bool {
-    matches!(error.kind(), PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe)
+/// Whether the server answered. Without that the connection may be gone, and what it knows of the server's limits be old.
+pub(super) fn is_answer(error: &PublishError) -> bool {
+    error.kind() == PublishErrorKind::StreamNotFound || answer(error).is_some()
 }
 
 /// Why a message was not stored.
