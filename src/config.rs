@@ -111,8 +111,12 @@ pub struct Log {
 pub struct Store {
     /// The database file; absolute.
     pub path: PathBuf,
-    /// How long events are kept after they were delivered.
+    /// How long events are kept after they were observed, longer while a sink has not confirmed them.
     pub event_retention: Duration,
+    /// How large the store may become, in bytes, before events are removed earlier.
+    pub event_log_max_bytes: u64,
+    /// How long dead letters are kept.
+    pub dead_letter_retention: Duration,
 }
 
 /// `[api]`

@@ -72,6 +72,13 @@ impl Sink {
         }
     }
 
+    /// Closes its file, if it has one; the next delivery opens it anew. Waits for nothing.
+    pub fn reopen_file(&self) {
+        if let Self::Jsonl(sink) = self {
+            sink.reopen();
+        }
+    }
+
     /// Delivers events in order; `Ok` means that all of them are confirmed.
     pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<(), DeliveryError> {
         match self {

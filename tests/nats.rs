@@ -1,7 +1,7 @@
 //! What the owner of a stream relies on: every event is in it, in order, once within its duplicate window, whatever fails and
 //! whoever is killed. Needs the program nats-server, and openssl for certificates; tests/run.sh runs these tests.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 #[path = "support_delivery/scene.rs"]
 mod scene;

@@ -107,8 +107,8 @@ if $long; then
     step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
     step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
         cargo test --locked --release --quiet --test conservation
-    step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
-        cargo test --locked --release --quiet --test delivery
+    step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-500}" \
+        cargo test --locked --release --quiet --test delivery_faults
     step "many rounds of delivery to NATS" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
         cargo test --locked --release --quiet --test nats -- --ignored
     step "slow tests of operation" cargo test --locked --quiet --test operations --test schedule -- --ignored

@@ -212,7 +212,7 @@ async fn deliver(site: &Site, url: &str, stream: &str, in_flight: usize, start: 
     let sink = Sink::Nats(NatsSink::build(options).unwrap());
     let metrics = Arc::new(Metrics::new([stream.to_owned()]).unwrap());
     let context = DispatchContext { store: site.store.clone(), metrics, clock };
-    let dispatcher =
+    let (dispatcher, _) =
         Dispatcher::new(stream.to_owned(), sink, EventFilter::default(), &registered[0], context);
     let drain = CancellationToken::new();
     let mut tasks = JoinSet::new();

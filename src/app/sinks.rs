@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
-    dispatch::{DispatchContext, Dispatcher},
+    dispatch::{DispatchContext, Dispatcher, Orders},
     domain::clock::Clock,
     sink::{
         Sink,
@@ -16,11 +16,11 @@ use crate::{
     store::{EventFilter, SinkRegistration, Start},
 };
 
-/// Registers the sinks with the store and makes a dispatcher for each.
+/// Registers the sinks with the store and makes a dispatcher for each, which takes orders.
 pub(super) async fn dispatchers(
     sinks: &[config::Sink],
     context: &DispatchContext,
-) -> Result<Vec<Dispatcher>, AppError> {
+) -> Result<Vec<(Dispatcher, Orders)>, AppError> {
     // Before the store knows of any: a sink that cannot be built has changed nothing.
     let built = sinks.iter().map(|sink| build(sink, &context.clock)).collect::<Result<Vec<_>, _>>()?;
     let registrations = sinks.iter().map(registration).collect();

@@ -54,6 +54,8 @@ pub(super) struct Log {
 pub(super) struct Store {
     pub(super) path: Setting<String>,
     pub(super) event_retention: Setting<Duration>,
+    pub(super) event_log_max_bytes: Setting<i64>,
+    pub(super) dead_letter_retention: Setting<Duration>,
 }
 
 #[derive(Default, Deserialize)]

@@ -207,11 +207,39 @@ fn reason(error: reqwest::Error) -> String {
         return "the receiver did not answer in time".to_owned();
     }
     let error = error.without_url();
+    if let Some(reason) = certificate_refused(&error) {
+        return reason;
+    }
     let mut cause: &dyn std::error::Error = &error;
     while let Some(source) = cause.source() {
         cause = source;
     }
     cause.to_string()
+}
+
+/// If that is what went wrong: what is wrong with the certificate, and what helps.
+fn certificate_refused(error: &reqwest::Error) -> Option<String> {
+    use rustls::CertificateError as Wrong;
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    let wrong = loop {
+        if let Some(rustls::Error::InvalidCertificate(wrong)) = cause.downcast_ref() {
+            break wrong;
+        }
+        cause = match cause.downcast_ref::<std::io::Error>() {
+            // What it carries is not its source.
+            Some(carrier) => carrier.get_ref()?,
+            None => cause.source()?,
+        };
+    };
+    let what_helps = match wrong {
+        Wrong::UnknownIssuer => "set ca_file to the certificate of the authority that signed it, and restart",
+        Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
+            "put a name that it has into url, and restart, or have one made for this name"
+        }
+        Wrong::Expired | Wrong::ExpiredContext { .. } => "have it renewed",
+        _ => "have it looked at by whoever runs the receiver",
+    };
+    Some(format!("the receiver's certificate is refused ({wrong}): {what_helps}"))
 }
 
 /// The id of the event, which its receiver drops duplicates by.

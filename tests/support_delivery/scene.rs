@@ -83,7 +83,8 @@ pub(crate) fn assert_delivered<'a>(
     let mut seen = BTreeSet::new();
     let mut again = 0;
     for (id, body) in received {
-        let n = number.get(id).copied().unwrap_or_else(|| panic!("not in the log: {id} {body}"));
+        assert!(number.contains_key(id), "not in the log: {id} {body}");
+        let n = number[id];
         assert_eq!(body, log[n], "the same bytes each time, those of the log");
         if seen.insert(n) {
             first.entry(account_of(body)).or_default().push(n);
