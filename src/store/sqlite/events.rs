@@ -1,7 +1,7 @@
 //! Reading the event log.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use super::{convert, renumber};
 use crate::store::{
@@ -66,9 +66,10 @@ pub(in crate::store) fn read_after(
 /// [`STRIDE`] is looked at until one is as late as that. A look that finds the clock set back says nothing of what is before it.
 /// What one stride hides is passed over: that a clock was ahead by more than [`OUT_OF_ORDER_MS`] in between, or that it was set
 /// back by as much and is still not behind the look before.
-pub(in crate::store) fn before(connection: &Connection, since: Timestamp) -> Result<EventId, StoreError> {
-    let tx = connection.unchecked_transaction()?;
-    if count_after(&tx, EventId::BEGINNING)? < SMALL_LOG {
+///
+/// In one view of the log: within a transaction.
+pub(super) fn before(tx: &Transaction<'_>, since: Timestamp) -> Result<EventId, StoreError> {
+    if count_after(tx, EventId::BEGINNING)? < SMALL_LOG {
         return Ok(EventId::BEGINNING);
     }
     let sooner = convert::ms(since).saturating_sub(OUT_OF_ORDER_MS);
@@ -85,6 +86,14 @@ pub(in crate::store) fn before(connection: &Connection, since: Timestamp) -> Res
         from = id.saturating_add(STRIDE);
     }
     Ok(passed)
+}
+
+/// As [`before`], of the log as it is now.
+pub(in crate::store) fn read_before(
+    connection: &Connection,
+    since: Timestamp,
+) -> Result<EventId, StoreError> {
+    before(&connection.unchecked_transaction()?, since)
 }
 
 pub(in crate::store) fn read_matching(

@@ -101,8 +101,8 @@ pub(in crate::store) fn rewind(
     let Some(cursor) = cursor.optional()? else { return Ok(None) };
     let first = tx
         .query_row(
-            "SELECT id, observed_at FROM events WHERE observed_at >= ?1 AND id <= ?2 ORDER BY id LIMIT 1",
-            (convert::ms(since), cursor),
+            "SELECT id, observed_at FROM events WHERE id > ?1 AND id <= ?2 AND observed_at >= ?3 ORDER BY id LIMIT 1",
+            (events::before(tx, since)?.0, cursor, convert::ms(since)),
             |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
         )
         .optional()?;
