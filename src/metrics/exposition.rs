@@ -6,6 +6,7 @@
 
 mod calls;
 mod collected;
+mod sinks;
 mod stored;
 
 use std::io::Write;
