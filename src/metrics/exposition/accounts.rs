@@ -5,6 +5,8 @@
 //! waiting for that memory would take most of a page's time. So the accounts are visited once and taken down in a
 //! [`Sheet`], where each family finds its values, and the text of the label sets, in one piece and in order.
 
+use std::iter;
+
 use super::{Detail, Page};
 use crate::{
     domain::account::{AccountState, Conclusion},
@@ -20,9 +22,9 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         };
         for (family, column) in FAMILIES.iter().zip(&sheet.columns) {
             self.header(family.name, family.kind, family.help);
-            for (labels, value) in sheet.labels.iter().zip(column) {
-                if *value != ABSENT {
-                    self.series(family.name, &[labels], *value);
+            for (labels, value) in sheet.labels.iter().zip(column.iter()) {
+                if let Some(value) = value {
+                    self.series(family.name, &[labels], value);
                 }
             }
         }
@@ -42,25 +44,21 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     }
 }
 
-/// In a column: no value. None of ours gets there.
-const ABSENT: u64 = u64::MAX;
-
 /// The values of one page: a line for each kf account or official account, a column for each family.
 #[derive(Default)]
 struct Sheet {
     /// The label sets, without braces.
     labels: Texts,
-    columns: [Vec<u64>; FAMILIES.len()],
+    columns: [Column; FAMILIES.len()],
     /// The nicknames as label values, empty where none is known; no lines where they are not wanted.
     nicknames: Texts,
 }
 
 impl Sheet {
     fn of_accounts(table: &Table) -> Self {
-        let of_all: Vec<_> = table.official_accounts().iter().map(|of| (of, of.accounts())).collect();
-        let mut sheet = Self::with_room(of_all.iter().map(|(_, accounts)| accounts.len()).sum());
-        for (of, accounts) in &of_all {
-            for account in accounts.iter() {
+        let mut sheet = Self::default();
+        for of in table.official_accounts() {
+            for account in of.accounts().iter() {
                 account.look(|read| sheet.take_down(of, read));
             }
         }
@@ -68,7 +66,7 @@ impl Sheet {
     }
 
     fn of_official_accounts(table: &Table) -> Self {
-        let mut sheet = Self::with_room(table.official_accounts().len());
+        let mut sheet = Self::default();
         for official_account in table.official_accounts() {
             let mut folded = [None; FAMILIES.len()];
             for account in official_account.accounts().iter() {
@@ -80,24 +78,14 @@ impl Sheet {
                 });
             }
             sheet.labels.add(|text| text.push_str(&official_account.labels));
-            sheet
-                .columns
-                .iter_mut()
-                .zip(folded)
-                .for_each(|(column, value)| column.push(value.unwrap_or(ABSENT)));
+            sheet.columns.iter_mut().zip(folded).for_each(|(column, value)| column.add(value));
         }
-        sheet
-    }
-
-    fn with_room(lines: usize) -> Self {
-        let mut sheet = Self::default();
-        sheet.columns.iter_mut().for_each(|column| column.reserve_exact(lines));
         sheet
     }
 
     fn take_down(&mut self, of: &OfficialAccountStatus, read: &RowRef<'_>) {
         for (family, column) in FAMILIES.iter().zip(&mut self.columns) {
-            column.push((family.value)(read).unwrap_or(ABSENT));
+            column.add((family.value)(read));
         }
         self.labels.add(|text| {
             text.push_str(&of.labels);
@@ -106,6 +94,39 @@ impl Sheet {
             text.push('"');
         });
         self.nicknames.add(|text| push_escaped(text, read.agent.nickname.as_deref().unwrap_or_default()));
+    }
+}
+
+/// Values one after the other, seven bits a byte, the lowest first: most are small, and several pages may be written at
+/// once. A value counts one more than it is; 0 is one that is absent.
+#[derive(Default)]
+struct Column {
+    bytes: Vec<u8>,
+}
+
+impl Column {
+    fn add(&mut self, value: Option<u64>) {
+        let mut rest = value.map_or(0, |value| value.saturating_add(1));
+        while rest > 0x7f {
+            self.bytes.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.bytes.push(rest as u8);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Option<u64>> {
+        let mut bytes = self.bytes.iter();
+        iter::from_fn(move || {
+            let (mut value, mut shift) = (0, 0);
+            loop {
+                let byte = *bytes.next()?;
+                value |= u64::from(byte & 0x7f) << shift;
+                if byte <= 0x7f {
+                    return Some(value.checked_sub(1));
+                }
+                shift += 7;
+            }
+        })
     }
 }
 
@@ -260,3 +281,20 @@ const FAMILIES: [Family; 15] = [
         value: |account| account.agent.accepted_cases,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_column_gives_back_what_was_added(shifts in prop::collection::vec((0..64u32, any::<u64>()), 0..50)) {
+            let values = shifts.iter().map(|&(shift, value)| (shift < 60).then_some((value >> shift).min(u64::MAX - 1)));
+            let mut column = Column::default();
+            values.clone().for_each(|value| column.add(value));
+            prop_assert_eq!(column.iter().collect::<Vec<_>>(), values.collect::<Vec<_>>());
+        }
+    }
+}
