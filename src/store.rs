@@ -110,7 +110,9 @@ impl Store {
     /// A change that the stored snapshot or state already shows makes no event. So a commit whose answer was lost
     /// (its future was dropped, say) can be repeated.
     pub async fn commit_poll(&self, commit: PollCommit) -> Result<Committed, StoreError> {
-        self.sqlite.write(move |tx| commit::commit_poll(tx, &commit)).await?.ok_or(StoreError::UnknownAccount)
+        let drafts = commit::drafts(&commit);
+        let committed = self.sqlite.write(move |tx| commit::commit_poll(tx, &commit, drafts)).await?;
+        committed.ok_or(StoreError::UnknownAccount)
     }
 
     /// Stores when accounts whose polls changed nothing were last seen. Idempotent; unknown accounts are passed over.

@@ -94,6 +94,7 @@ step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ign
 step "tests with the CloudEvents SDK" cargo test --locked --quiet --test delivery -- --ignored
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
+step "instructions of the hot functions" tests/instructions.sh
 
 if $long; then
     step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
