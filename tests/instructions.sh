@@ -18,12 +18,12 @@ command -v valgrind >/dev/null || install_packages valgrind
 # Our own code optimized, on top of the dependencies of the tests as they are: another profile would build all of those
 # again, which takes minutes. Theirs are counted as well, and more of them than in a release: it is the change of a count
 # that says something, not the number.
-program=$(cargo build --locked --quiet --bench instructions --message-format=json \
+program=$(cargo build --locked --quiet --example instructions --message-format=json \
     --config 'profile.dev.opt-level=2' --config 'profile.dev.debug-assertions=false' \
     --config 'profile.dev.overflow-checks=false' --config 'profile.dev.package."*".opt-level=0' \
     --config 'profile.dev.package."*".debug-assertions=true' \
     --config 'profile.dev.package."*".overflow-checks=true' |
-    sed -n 's|.*"executable":"\([^"]*/instructions-[^"]*\)".*|\1|p')
+    sed -n 's|.*"executable":"\([^"]*/instructions[^"]*\)".*|\1|p')
 
 # Lines of a name and the instructions of one call.
 count() {
