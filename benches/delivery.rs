@@ -1,4 +1,5 @@
-//! How many events a second go to a webhook, and how long one takes from its commit to its receipt.
+//! How many events a second go to a sink, and how long one takes from its commit to its receipt. This file has the webhook, and
+//! what all have in common; the modules have the others.
 //!
 //! Beside it, in turn in the same run: a loop that posts the same bodies to the same receiver with as many requests in
 //! flight, and does nothing else: it reads no log, signs nothing, keeps no order and moves no cursor. Store, dispatcher and
@@ -34,8 +35,14 @@ use reqwest::header::HeaderMap;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+#[path = "delivery/dead_sink.rs"]
+mod dead_sink;
+#[path = "delivery/file.rs"]
+mod file;
 #[path = "support/median.rs"]
 mod median;
+#[path = "delivery/nats.rs"]
+mod nats;
 #[path = "support/report.rs"]
 mod report;
 
@@ -47,6 +54,9 @@ const EVENTS: usize = 20_000;
 const ROUNDS: usize = 5;
 const LATENCIES: usize = 2000;
 
+/// A sink that is ended has delivered all by then, or nobody waits for it any more.
+const LONGEST_DRAIN: Duration = Duration::from_secs(60);
+
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut report = Report::new();
@@ -56,6 +66,10 @@ fn main() {
             throughput(&receiver, in_flight, &mut report).await;
         }
         latency(&receiver, &mut report).await;
+        file::throughput(&mut report).await;
+        file::latency(&mut report).await;
+        nats::measure(&mut report).await;
+        dead_sink::latency(&mut report).await;
     });
     report.print();
 }
@@ -101,23 +115,14 @@ impl Receiver {
 
 async fn throughput(receiver: &Receiver, in_flight: usize, report: &mut Report) {
     let site = Site::new().await;
-    for round in 0..(EVENTS / ACCOUNTS) as i64 {
-        let mut commits = JoinSet::new();
-        for account in &site.accounts {
-            let (store, commit) = (site.store.clone(), started(account, round));
-            commits.spawn(async move { store.commit_poll(commit).await.unwrap() });
-        }
-        commits.join_all().await;
-    }
-    let events = site.store.read_events_after(EventId::BEGINNING, EVENTS).await.unwrap();
-    let bodies: Arc<Vec<String>> = Arc::new(events.into_iter().map(|event| event.json).collect());
+    let bodies = Arc::new(site.fill().await);
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(15)).build().unwrap();
     let mut rates = [const { Vec::new() }; 2];
     for round in 0..=ROUNDS {
         let sink = format!("crm{round}");
         let before = receiver.count();
         let begun = Instant::now();
-        let running = site.deliver(&sink, receiver, in_flight, Start::Beginning).await;
+        let running = site.deliver(&sink, webhook(receiver, in_flight), Start::Beginning).await;
         receiver.wait_for(before + EVENTS).await;
         let delivered = begun.elapsed();
         running.end().await;
@@ -158,7 +163,7 @@ async fn post_all(http: &reqwest::Client, url: String, bodies: &Arc<Vec<String>>
 
 async fn latency(receiver: &Receiver, report: &mut Report) {
     let site = Site::new().await;
-    let running = site.deliver("crm", receiver, 8, Start::Now).await;
+    let running = site.deliver("crm", webhook(receiver, 8), Start::Now).await;
     let mut latencies = Vec::new();
     for n in 0..LATENCIES {
         let before = receiver.count();
@@ -169,11 +174,20 @@ async fn latency(receiver: &Receiver, report: &mut Report) {
         latencies.push(receiver.last.lock().unwrap().saturating_duration_since(committed));
     }
     running.end().await;
-    latencies.sort();
-    for (name, at) in [("p50", LATENCIES / 2), ("p99", LATENCIES * 99 / 100)] {
-        let figure = format!("{:.2} ms", latencies[at].as_secs_f64() * 1000.0);
-        report.row([&format!("from commit to receipt, {name}"), &figure, ""], None, "");
+    report_latencies("a webhook", latencies, report);
+}
+
+fn report_latencies(of: &str, mut latencies: Vec<Duration>, report: &mut Report) {
+    for (name, percent) in [("p50", 50), ("p99", 99)] {
+        let figure = format!("{:.2} ms", percentile(&mut latencies, percent) * 1000.0);
+        report.row([&format!("from commit to receipt by {of}, {name}"), &figure, ""], None, "");
     }
+}
+
+/// In seconds.
+fn percentile(latencies: &mut [Duration], percent: usize) -> f64 {
+    latencies.sort();
+    latencies[latencies.len() * percent / 100].as_secs_f64()
 }
 
 struct Site {
@@ -208,30 +222,61 @@ impl Site {
         Self { store, accounts, _directory: directory }
     }
 
-    async fn deliver(&self, name: &str, receiver: &Receiver, in_flight: usize, start: Start) -> Running {
+    /// Puts [`EVENTS`] into the log, and gives their texts.
+    async fn fill(&self) -> Vec<String> {
+        for round in 0..(EVENTS / ACCOUNTS) as i64 {
+            let mut commits = JoinSet::new();
+            for account in &self.accounts {
+                let (store, commit) = (self.store.clone(), started(account, round));
+                commits.spawn(async move { store.commit_poll(commit).await.unwrap() });
+            }
+            commits.join_all().await;
+        }
+        let events = self.store.read_events_after(EventId::BEGINNING, EVENTS).await.unwrap();
+        events.into_iter().map(|event| event.json).collect()
+    }
+
+    /// Sinks that are registered together, because the others count as removed.
+    async fn deliver_to_all(&self, sinks: Vec<(String, Sink)>, start: Start) -> Running {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let registration = SinkRegistration { name: name.to_owned(), start, destination: None };
-        let registered = self.store.register_sinks(vec![registration], clock.now().wall).await.unwrap();
-        let key = SigningKey::parse(&"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()).unwrap();
-        let options = WebhookOptions {
-            url: receiver.url().parse().unwrap(),
-            keys: vec![key],
-            headers: HeaderMap::new(),
-            ca_file: None,
-            timeout: Duration::from_secs(15),
-            max_in_flight: in_flight,
-        };
-        let sink = Sink::Webhook(Box::new(WebhookSink::build(options, Arc::clone(&clock)).unwrap()));
-        let metrics = Arc::new(Metrics::new([name.to_owned()]).unwrap());
+        let registration =
+            |(name, _): &(String, Sink)| SinkRegistration { name: name.clone(), start, destination: None };
+        let registrations = sinks.iter().map(registration).collect();
+        let registered = self.store.register_sinks(registrations, clock.now().wall).await.unwrap();
+        let metrics = Arc::new(Metrics::new(sinks.iter().map(|(name, _)| name.clone())).unwrap());
         let context = DispatchContext { store: self.store.clone(), metrics, clock };
-        let dispatcher =
-            Dispatcher::new(name.to_owned(), sink, EventFilter::default(), &registered[0], context);
         let drain = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let run = dispatcher.run(drain.clone(), Duration::from_secs(1));
-        tasks.spawn(async { run.await.unwrap() });
+        for ((name, sink), registered) in sinks.into_iter().zip(registered) {
+            let (dispatcher, _) =
+                Dispatcher::new(name, sink, EventFilter::default(), &registered, context.clone());
+            let run = dispatcher.run(drain.clone(), LONGEST_DRAIN);
+            tasks.spawn(async { run.await.unwrap() });
+        }
         Running { drain, tasks }
     }
+
+    async fn deliver(&self, name: &str, sink: Sink, start: Start) -> Running {
+        self.deliver_to_all(vec![(name.to_owned(), sink)], start).await
+    }
+}
+
+fn webhook(receiver: &Receiver, in_flight: usize) -> Sink {
+    webhook_to(&receiver.url(), in_flight, Duration::from_secs(15))
+}
+
+fn webhook_to(url: &str, max_in_flight: usize, timeout: Duration) -> Sink {
+    let key = SigningKey::parse(&"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()).unwrap();
+    let options = WebhookOptions {
+        url: url.parse().unwrap(),
+        keys: vec![key],
+        headers: HeaderMap::new(),
+        ca_file: None,
+        timeout,
+        max_in_flight,
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    Sink::Webhook(Box::new(WebhookSink::build(options, clock).unwrap()))
 }
 
 fn started(stored: &StoredAccount, round: i64) -> PollCommit {

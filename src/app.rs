@@ -37,7 +37,7 @@ use crate::{
         server::ControlServer,
         socket::{ControlSocket, SocketError},
     },
-    dispatch::{DispatchContext, Dispatcher, SinkEnded},
+    dispatch::{DispatchContext, Dispatcher, Orders, SinkEnded, admin::SinkAdmin},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
     poll::{PollLimits, Poller},
@@ -114,6 +114,7 @@ pub struct App {
     listeners: Vec<Listener>,
     web: Arc<WebState>,
     dispatchers: Vec<Dispatcher>,
+    sink_admin: Arc<SinkAdmin>,
     /// None where the system allows no socket.
     control: Option<ControlServer>,
     service_manager: ServiceManager,
@@ -132,7 +133,10 @@ impl App {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         };
-        let dispatchers = sinks::dispatchers(&config.sinks, &dispatching).await?;
+        let (dispatchers, orders): (Vec<_>, Vec<_>) =
+            sinks::dispatchers(&config.sinks, &dispatching).await?.into_iter().unzip();
+        let sinks = orders.iter().map(Orders::status).collect();
+        let sink_admin = Arc::new(SinkAdmin::new(store.clone(), orders));
         let connections = Connections::build(&config, &store, Arc::clone(&clock)).await?;
         let mut watching = Watching::restore(&config, &store, &metrics, &connections).await?;
         let limits = PollLimits {
@@ -143,12 +147,13 @@ impl App {
         let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
         watching.announce_left(&poller).await?;
         let operations = operations(&config, &watching.official_accounts, Arc::clone(&clock));
-        let control = socket.map(|socket| ControlServer::new(socket, operations));
+        let control = socket.map(|socket| ControlServer::new(socket, operations, Arc::clone(&sink_admin)));
         let web = Arc::new(WebState {
             table: Table::new(watching.statuses()),
             metrics: Arc::clone(&metrics),
             store: store.clone(),
-            sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
+            event_log_max_bytes: config.store.event_log_max_bytes,
+            sinks,
             detail: if config.metrics.per_account { Detail::PerAccount } else { Detail::PerOfficialAccount },
             clock: Arc::clone(&clock),
             ready: true.into(),
@@ -165,6 +170,7 @@ impl App {
             listeners,
             web,
             dispatchers,
+            sink_admin,
             control,
             service_manager,
         })
@@ -188,6 +194,12 @@ impl App {
     /// What is known of every account, also while the daemon runs.
     pub fn web(&self) -> Arc<WebState> {
         Arc::clone(&self.web)
+    }
+
+    /// Has the files of all sinks opened anew, each at its next delivery, whenever it is called while the daemon runs.
+    pub fn reopen_files(&self) -> impl Fn() + use<> {
+        let sinks: Vec<_> = self.dispatchers.iter().map(Dispatcher::sink).collect();
+        move || sinks.iter().for_each(|sink| sink.reopen_file())
     }
 
     /// Runs until `shutdown` is done or a part fails, then drains.

@@ -15,7 +15,9 @@ mod restore;
 mod run;
 mod signals;
 pub mod simulate;
+mod sinks;
 mod site;
+mod store_holder;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -52,8 +54,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Poll every account once, by the running daemon if there is one; commits nothing, exits 1 if a poll failed
     Poll(poll::PollArgs),
-    /// Read the event log
+    /// Read the event log; replay it to a sink, look at dead letters
     Events(events::EventsArgs),
+    /// Show how sinks stand; resume one that was stopped
+    Sinks(sinks::SinksArgs),
     /// Copy the store into a new file, also while the daemon runs
     Backup(backup::BackupArgs),
     /// Put a backup in the store's place, while no daemon runs; keeps the store before
@@ -119,6 +123,7 @@ impl Cli {
             Command::Check(args) => check::run(args).await,
             Command::Poll(args) => poll::run(args).await,
             Command::Events(args) => events::run(args).await,
+            Command::Sinks(args) => sinks::run(args).await,
             Command::Backup(args) => backup::run(args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Simulate(args) => {

@@ -16,6 +16,7 @@ mod kf_accounts;
 mod layers;
 mod locate;
 mod mistake;
+mod nats;
 mod official_account;
 mod raw;
 mod report;
@@ -48,7 +49,7 @@ use crate::domain::event::EventType;
 pub use crate::domain::holds::Holds;
 pub use crate::logging::Format as LogFormat;
 use crate::schedule::{collectors::Intervals, cron::Schedule};
-pub use crate::sink::webhook::WebhookOptions;
+pub use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
 pub use crate::wechat::{
     http::HttpVersion,
     token::{ComponentCredentials, TicketSource, TokenSource},
@@ -110,8 +111,12 @@ pub struct Log {
 pub struct Store {
     /// The database file; absolute.
     pub path: PathBuf,
-    /// How long events are kept after they were delivered.
+    /// How long events are kept after they were observed, longer while a sink has not confirmed them.
     pub event_retention: Duration,
+    /// How large the store may become, in bytes, before events are removed earlier.
+    pub event_log_max_bytes: u64,
+    /// How long dead letters are kept.
+    pub dead_letter_retention: Duration,
 }
 
 /// `[api]`
@@ -253,6 +258,8 @@ pub enum SinkTarget {
     },
     /// An HTTP server that each event is posted to.
     Webhook(Box<WebhookOptions>),
+    /// A stream of NATS JetStream that each event is published to.
+    Nats(Box<NatsOptions>),
 }
 
 /// Where a new sink starts in the event log.

@@ -7,9 +7,13 @@
 //!
 //! What fails for the sink as a whole makes it wait, longer from failure to failure, with one attempt at a time until one
 //! succeeds ([`outage`]). What the sink refuses for the event's own sake holds back only the events of its kf account, and
-//! becomes a dead letter after [`MAX_REFUSALS`].
+//! becomes a dead letter after [`MAX_REFUSALS`] ([`letters`]). What a person wants of a sink ([`admin`]) comes as an order, and
+//! is carried out when nothing is under way.
 
+pub mod admin;
 mod cursor;
+mod letters;
+mod orders;
 mod outage;
 mod reader;
 mod window;
@@ -17,11 +21,14 @@ mod window;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+pub use self::orders::Orders;
 use self::{
     cursor::Cursor,
+    letters::Letters,
+    orders::{MAX_ORDERS, Order},
     outage::{Outage, wait_after},
     reader::Reader,
     window::Window,
@@ -33,7 +40,8 @@ use crate::{
     },
     metrics::Metrics,
     sink::{DeliveryError, Pace, Sink},
-    store::{DeadLetter, EventFilter, EventId, RegisteredSink, Store, StoredEvent},
+    status::SinkStatus,
+    store::{EventFilter, EventId, RegisteredSink, Store, StoredEvent},
 };
 
 /// How often the log is looked at without a wake-up.
@@ -41,6 +49,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a sink may refuse an event before it becomes a dead letter.
 const MAX_REFUSALS: u32 = 5;
+
+/// How many dead letters a sink may have before it is stopped: some six megabytes. A receiver that refuses so many refuses
+/// everything, and then the log is the better place for what comes.
+const MAX_DEAD_LETTERS: u64 = 10_000;
 
 /// What dispatchers share.
 #[derive(Clone)]
@@ -61,20 +73,17 @@ pub struct Dispatcher {
     window: Window,
     cursor: Cursor,
     outage: Outage,
-    /// Why the sink wants no more events, if it does not.
+    /// Why the sink gets no more events, if it does not.
     stopped: Option<String>,
-    log: Log,
+    letters: Letters,
+    orders: mpsc::Receiver<Order>,
+    /// The order that waits until nothing is under way.
+    order: Option<Order>,
+    failures: Streak<String>,
+    status: Arc<SinkStatus>,
     store: Store,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
-}
-
-/// What the log was told of, so that it hears of what changes.
-#[derive(Default)]
-struct Log {
-    failures: Streak<String>,
-    /// Never told as ended: each reason is told once in a while, however many events have it.
-    dead_letters: Streak<String>,
 }
 
 /// The sink has ended for good; its undelivered events stay in the log.
@@ -94,29 +103,41 @@ struct Attempt {
 }
 
 impl Dispatcher {
-    /// A dispatcher that goes on where the sink stands, with those events that pass the filter.
+    /// A dispatcher that goes on where the sink stands, with those events that pass the filter; and where it takes orders.
     pub fn new(
         name: String,
         sink: Sink,
         wanted: EventFilter,
         registered: &RegisteredSink,
         context: DispatchContext,
-    ) -> Self {
+    ) -> (Self, Orders) {
         let cursor = registered.cursor;
         let DispatchContext { store, metrics, clock } = context;
-        Self {
+        let (sender, orders) = mpsc::channel(MAX_ORDERS);
+        let status = Arc::new(SinkStatus::new(name.clone()));
+        let dispatcher = Self {
             sink: Arc::new(sink),
             reader: Reader::new(name.clone(), wanted, store.clone(), Arc::clone(&clock)),
             window: Window::behind(cursor),
             cursor: Cursor::new(name.clone(), cursor, store.clone()),
+            letters: Letters::new(name.clone(), store.clone()),
             name,
             outage: Outage::default(),
             stopped: registered.stopped.clone(),
-            log: Log::default(),
+            orders,
+            order: None,
+            failures: Streak::default(),
+            status: Arc::clone(&status),
             store,
             metrics,
             clock,
-        }
+        };
+        (dispatcher, Orders::new(sender, status))
+    }
+
+    /// Where it delivers to.
+    pub fn sink(&self) -> Arc<Sink> {
+        Arc::clone(&self.sink)
     }
 
     /// Delivers until `drain`, and then what is in the log by then: new attempts begin for so long at most, none after a
@@ -137,6 +158,12 @@ impl Dispatcher {
             {
                 under_way.push(attempt(Arc::clone(&self.sink), events, Arc::clone(&self.clock)));
             }
+            if under_way.is_empty()
+                && let Some(order) = self.order.take()
+            {
+                self.carry_out(order).await;
+                continue;
+            }
             if begin_until.is_some() && under_way.is_empty() {
                 self.cursor.finish(self.window.cursor()).await;
                 return Ok(());
@@ -145,6 +172,7 @@ impl Dispatcher {
                 biased; // What the last polls committed is delivered before the drain is obeyed.
                 () = self.cursor.store(self.window.cursor()) => {}
                 Some(attempt) = under_way.next(), if !under_way.is_empty() => self.settle(attempt).await?,
+                Some(order) = self.orders.recv(), if self.order.is_none() => self.order = Some(order),
                 Ok(()) = committed.changed() => {}
                 () = drain.cancelled(), if begin_until.is_none() => begin_until = Some(Instant::now() + begin_for),
                 () = tokio::time::sleep_until(look_at) => {}
@@ -155,6 +183,7 @@ impl Dispatcher {
     /// Reads on in the log if there is room, and lets events in whose wait is over. Says when to look again.
     async fn look(&mut self, newest: EventId) -> Instant {
         let is_behind = self.reader.read_on(&mut self.window, newest).await;
+        self.letters.look(&mut self.window, self.clock.now().monotonic).await;
         let now = self.clock.now().monotonic;
         let next = self.window.let_in(now).map(|until| until.saturating_sub(now));
         let waits = [self.outage.wait(now), next, is_behind.then_some(Duration::ZERO)];
@@ -168,7 +197,8 @@ impl Dispatcher {
             Pace::OneByOne(most) => (1, most),
         };
         let now = self.clock.now().monotonic;
-        if self.stopped.is_some() || !self.outage.lets_begin(now, under_way, most) {
+        let is_held = self.stopped.is_some() || self.order.is_some();
+        if is_held || !self.outage.lets_begin(now, under_way, most) {
             return None;
         }
         let events = match self.sink.pace() {
@@ -192,10 +222,14 @@ impl Dispatcher {
         }
         match outcome {
             Ok(()) => {
+                for event in events.iter().filter(|event| self.window.is_dead_letter(event)) {
+                    self.letters.delivered(event, self.clock.now().monotonic).await;
+                }
                 self.window.settle(&events);
                 if let Some(counters) = self.metrics.sink(&self.name) {
                     counters.delivered(events.len() as u64);
                 }
+                self.status.delivered(self.clock.now().wall);
                 self.answered(begun);
             }
             Err(DeliveryError::Retryable { reason, after }) => {
@@ -217,11 +251,16 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// The sink is there, and will not have this event.
+    /// The sink is there, and will not have this event. One that was a dead letter is one again at once.
     async fn refused(&mut self, event: &Arc<StoredEvent>, reason: &str, answer: &str) {
         let refusals = self.window.refusals(event) + 1;
-        if refusals >= MAX_REFUSALS && self.bury(event, reason, answer).await {
+        let is_given_up = refusals >= MAX_REFUSALS || self.window.is_dead_letter(event);
+        if is_given_up && let Some(letters) = self.letters.bury(event, reason, answer, self.clock.now()).await
+        {
             self.window.settle(std::slice::from_ref(event));
+            if letters >= MAX_DEAD_LETTERS {
+                self.stop(format!("it has {letters} dead letters, and no more are kept")).await;
+            }
             return;
         }
         tracing::debug!(sink = %self.name, event = event.id.0, refusals, "An event was refused: {reason}");
@@ -229,30 +268,7 @@ impl Dispatcher {
         self.window.delay(event, until);
     }
 
-    /// Whether it is a dead letter now; a store that fails leaves it to the next attempt.
-    async fn bury(&mut self, event: &StoredEvent, reason: &str, answer: &str) -> bool {
-        let now = self.clock.now();
-        let letter = DeadLetter {
-            sink: self.name.clone(),
-            event: event.clone(),
-            reason: format!("{reason}: {answer}").trim_end_matches(": ").to_owned(),
-            died_at: now.wall,
-        };
-        if let Err(error) = self.store.bury(letter).await {
-            tracing::debug!(sink = %self.name, "Dead letter not stored: {}", crate::chain(&error));
-            return false;
-        }
-        let (sink, event, attempts) = (&self.name, event.id.0, MAX_REFUSALS);
-        let what = "An event is given up, and kept as a dead letter";
-        if self.log.dead_letters.failed(reason.to_owned(), now) {
-            tracing::error!(%sink, event, attempts, "{what}: {reason}");
-        } else {
-            tracing::debug!(%sink, event, attempts, "{what}: {reason}");
-        }
-        true
-    }
-
-    /// The sink wants no more events. What is under way is finished; the rest stays in the log.
+    /// The sink gets no more events. What is under way is finished; the rest stays in the log.
     async fn stop(&mut self, reason: String) {
         if self.stopped.is_some() {
             return;
@@ -269,8 +285,9 @@ impl Dispatcher {
     fn failed(&mut self, begun: Moment, reason: String, after: Option<Duration>) {
         let now = self.clock.now();
         self.outage.failed(begun.monotonic, now.monotonic, after, fastrand::f64());
+        self.status.failed(now.wall, reason.clone());
         let what = "Delivery stands still and will be tried again";
-        if self.log.failures.failed(reason.clone(), now) {
+        if self.failures.failed(reason.clone(), now) {
             tracing::error!(sink = %self.name, "{what}: {reason}");
         } else {
             tracing::debug!(sink = %self.name, "{what}: {reason}");
@@ -280,14 +297,16 @@ impl Dispatcher {
     /// The sink is there.
     fn answered(&mut self, begun: Moment) {
         self.outage.answered(begun.monotonic);
-        if let Some(recovery) = self.log.failures.succeeded(begun) {
+        self.status.answered();
+        if let Some(recovery) = self.failures.succeeded(begun) {
             tracing::info!(sink = %self.name, failures = recovery.failures, "Delivery goes on");
         }
     }
 }
 
 /// What ends a stop, for the log.
-const UNTIL_RESUMED: &str = "its events are kept until its url is changed, and delivered then";
+const UNTIL_RESUMED: &str =
+    "its events are kept until \"kfwatch sinks resume\" or another url, and delivered then";
 
 fn attempt(
     sink: Arc<Sink>,

@@ -4,9 +4,17 @@
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 
-/// What is always quieter than asked for: libraries that log their inner life, or the bytes of a request.
-const QUIETER: [&str; 6] =
-    ["tokio_cron_scheduler=warn", "hyper=warn", "hyper_util=warn", "h2=warn", "reqwest=warn", "rustls=warn"];
+/// What is always quieter than asked for: libraries that log their inner life, the bytes of a request, or as an error what
+/// its sink tells, each time anew.
+const QUIETER: [&str; 7] = [
+    "tokio_cron_scheduler=warn",
+    "hyper=warn",
+    "hyper_util=warn",
+    "h2=warn",
+    "reqwest=warn",
+    "rustls=warn",
+    "async_nats=off",
+];
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,14 @@
 //! it reads no log, keeps no cursor and waits for nothing: that is [`crate::dispatch`]'s.
 
 pub mod jsonl;
+pub mod nats;
 pub mod webhook;
 
 use std::{sync::Arc, time::Duration};
 
 use crate::store::StoredEvent;
 use jsonl::JsonlSink;
+use nats::NatsSink;
 use webhook::WebhookSink;
 
 /// One configured destination.
@@ -17,6 +19,8 @@ pub enum Sink {
     Jsonl(JsonlSink),
     /// Events by HTTP.
     Webhook(Box<WebhookSink>),
+    /// Events to NATS JetStream.
+    Nats(NatsSink),
 }
 
 /// Why events were not confirmed.
@@ -64,6 +68,14 @@ impl Sink {
         match self {
             Self::Jsonl(_) => Pace::Together(jsonl::BATCH),
             Self::Webhook(sink) => Pace::OneByOne(sink.max_in_flight()),
+            Self::Nats(sink) => Pace::OneByOne(sink.max_in_flight()),
+        }
+    }
+
+    /// Closes its file, if it has one; the next delivery opens it anew. Waits for nothing.
+    pub fn reopen_file(&self) {
+        if let Self::Jsonl(sink) = self {
+            sink.reopen();
         }
     }
 
@@ -77,6 +89,20 @@ impl Sink {
                 }
                 Ok(())
             }
+            Self::Nats(sink) => {
+                for event in events {
+                    sink.deliver(event).await?;
+                }
+                Ok(())
+            }
         }
+    }
+}
+
+/// Of an event from which what its sink needs cannot be read: it can never be delivered.
+fn damaged() -> DeliveryError {
+    DeliveryError::Refused {
+        reason: "the event log is damaged here: this is no whole event".to_owned(),
+        answer: String::new(),
     }
 }

@@ -5,6 +5,7 @@
 //! consistent within each account. Nothing here calls WeChat or reads the store.
 
 mod calls;
+mod sinks;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -14,7 +15,10 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
-pub use self::calls::{COUNTED_ENDPOINTS, CallCounters};
+pub use self::{
+    calls::{COUNTED_ENDPOINTS, CallCounters},
+    sinks::{SinkRow, SinkStatus},
+};
 use crate::domain::{
     account::{Account, AccountState, Conclusion},
     agents::{Binding, Collector, Quota, WaitingQueue},

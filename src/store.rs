@@ -22,6 +22,7 @@ use tokio::sync::watch;
 mod backup;
 mod error;
 mod event_log;
+mod sinks;
 mod sqlite;
 mod types;
 
@@ -30,7 +31,7 @@ pub use error::StoreError;
 pub use event_log::{EventFilter, EventLog, EventPage};
 pub use types::*;
 
-use self::sqlite::{Sqlite, accounts, commit, dead_letters, events, prune, sinks, tokens};
+use self::sqlite::{Sqlite, accounts, commit, events, prune, tokens};
 use crate::domain::account::Account;
 
 /// The open store. Clones share it; when the last one is dropped, what is queued is committed and the file is free.
@@ -120,17 +121,6 @@ impl Store {
         self.sqlite.write(move |tx| accounts::record_sightings(tx, &sightings)).await
     }
 
-    /// Brings the configured sinks in and returns how they stand, in the same order. A sink not seen before starts where
-    /// its registration says; the others go on where they stood. Stored sinks that are not given count as removed from
-    /// `now` on. Idempotent.
-    pub async fn register_sinks(
-        &self,
-        registrations: Vec<SinkRegistration>,
-        now: Timestamp,
-    ) -> Result<Vec<RegisteredSink>, StoreError> {
-        self.sqlite.write(move |tx| sinks::register(tx, &registrations, now)).await
-    }
-
     /// The events after `after` in the order of their ids, at most `limit`.
     pub async fn read_events_after(
         &self,
@@ -143,41 +133,6 @@ impl Store {
     /// The first events that match, at most `limit`, and how far was looked; one consistent view of the log.
     pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
         self.sqlite.read(move |connection| events::read_matching(connection, &filter, limit)).await
-    }
-
-    /// Moves a sink's cursor forward to `to`; never back. Idempotent.
-    pub async fn advance_cursor(&self, sink: &str, to: EventId) -> Result<(), StoreError> {
-        let sink = sink.to_owned();
-        let known = self.sqlite.write(move |tx| sinks::advance_cursor(tx, &sink, to)).await?;
-        if known { Ok(()) } else { Err(StoreError::UnknownSink) }
-    }
-
-    /// Remembers that a sink wants no more events, until it is resumed or delivers to another destination. Idempotent.
-    pub async fn stop_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
-        let (sink, reason) = (sink.to_owned(), reason.to_owned());
-        self.sqlite.write(move |tx| sinks::stop(tx, &sink, &reason, at)).await
-    }
-
-    /// Keeps an event that a sink refused for good. Idempotent: the last reason counts. Moves no cursor: a crash before
-    /// that delivers, and perhaps buries, the event again.
-    pub async fn bury(&self, letter: DeadLetter) -> Result<(), StoreError> {
-        self.sqlite.write(move |tx| dead_letters::bury(tx, &letter)).await
-    }
-
-    /// How many dead letters a sink has.
-    pub async fn dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
-        let sink = sink.to_owned();
-        self.sqlite.read(move |connection| dead_letters::count(connection, &sink)).await
-    }
-
-    /// What a sink still has to deliver, and how it stands. Reading it costs the same however many events that is: all
-    /// behind the cursor are counted, also those that the sink does not want and has not passed yet.
-    pub async fn pending(&self, sink: &str) -> Result<Pending, StoreError> {
-        let sink = sink.to_owned();
-        self.sqlite
-            .read(move |connection| sinks::pending(connection, &sink))
-            .await?
-            .ok_or(StoreError::UnknownSink)
     }
 
     /// Remembers across restarts when an access token of the official account was last fetched.
@@ -208,8 +163,9 @@ impl Store {
     }
 
     /// Removes what has outlived its time, in small transactions between which polls are committed: events that every
-    /// present sink has delivered, snapshots of unwatched accounts, cursors of removed sinks. Ids and sequences are
-    /// not used again. When it fails half way, what was removed so far stays removed, and the next call goes on.
+    /// present sink has delivered (but for suspended ones, whose gap grows), snapshots of unwatched accounts, dead letters, removed
+    /// sinks. Ids and sequences are not used again. When it fails half way, what was removed so far stays removed, and
+    /// the next call goes on.
     pub async fn prune(&self, limits: PruneLimits) -> Result<Pruned, StoreError> {
         let mut total = Pruned::default();
         loop {
@@ -219,6 +175,23 @@ impl Store {
                 return Ok(total);
             }
         }
+    }
+
+    /// One step towards a smaller store: removes the oldest events that every present sink has delivered, however young they
+    /// are; suspended sinks hold nothing back, and their gap grows. To be repeated until there is enough room.
+    pub async fn make_room(&self, limits: RoomLimits) -> Result<Room, StoreError> {
+        self.sqlite.write(move |tx| prune::make_room(tx, limits)).await
+    }
+
+    /// How many events the log has. Reading it costs the same however many that is.
+    pub async fn count_events(&self) -> Result<u64, StoreError> {
+        self.sqlite.read(|connection| events::count_after(connection, EventId::BEGINNING)).await
+    }
+
+    /// How many bytes of the file are in use, and a wake-up whenever that changes. What was removed leaves room in the file that
+    /// is used again, so that the file does not grow beyond the most that was ever in use.
+    pub fn used_bytes(&self) -> watch::Receiver<u64> {
+        self.sqlite.used_bytes()
     }
 
     /// The newest committed event, and a wake-up whenever there is a newer one.

@@ -40,8 +40,8 @@ use crate::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    status::Table,
-    store::Store,
+    status::{SinkStatus, Table},
+    store::{Store, StoreError},
 };
 
 /// How long a client may take to send its request's header.
@@ -59,8 +59,8 @@ const MAX_CONCURRENT_SCRAPES: usize = 8;
 /// Chunks of a page of metrics that wait for a slow reader.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-/// How long the store may take to say what a sink has pending, before it is done without.
-const PENDING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the store may take to say what is in its log, or what a sink has pending of it, before it is done without.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a reader of a page may stand still.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,8 +75,10 @@ pub struct WebState {
     pub metrics: Arc<Metrics>,
     /// The store, for what sinks have pending.
     pub store: Store,
-    /// The names of the sinks.
-    pub sinks: Vec<String>,
+    /// How large the store may become before sinks lose events.
+    pub event_log_max_bytes: u64,
+    /// The sinks.
+    pub sinks: Vec<Arc<SinkStatus>>,
     /// Which series the metrics have.
     pub detail: Detail,
     /// The time.
@@ -95,17 +97,24 @@ impl WebState {
 
     /// What the store knows, as far as it says so in time: everything else is worth having even when it fails or hangs.
     pub async fn stored(&self) -> Stored {
+        let used_bytes = *self.store.used_bytes().borrow();
         let mut stored = Stored {
             size_bytes: self.store.size_bytes(),
+            used_bytes,
+            event_log_max_bytes: self.event_log_max_bytes,
+            events: in_time(self.store.count_events()).await,
             writes: self.store.writes(),
             pending: Vec::with_capacity(self.sinks.len()),
         };
         for sink in &self.sinks {
-            let read = tokio::time::timeout(PENDING_TIMEOUT, self.store.pending(sink)).await;
-            stored.pending.push((sink.clone(), read.ok().and_then(Result::ok)));
+            stored.pending.push((sink.name.clone(), in_time(self.store.pending(&sink.name)).await));
         }
         stored
     }
+}
+
+async fn in_time<T>(read: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    tokio::time::timeout(READ_TIMEOUT, read).await.ok()?.ok()
 }
 
 /// An address that is listened on.

@@ -147,6 +147,50 @@ fn a_refused_secret_is_told_and_silences_the_blindness_that_it_causes() {
 }
 
 #[test]
+#[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
+fn a_suspended_sink_is_told_once_to_everybody_until_it_is_resumed() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let sinks = ["crm", "archive"]
+        .map(|name| format!("[[sinks]]\nname = \"{name}\"\ntype = \"jsonl\"\npath = \"{name}.jsonl\"\n"));
+    let home = Home::watching(&wechat, &sinks.concat());
+    let daemon = home.daemon();
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().code, Some(0));
+    // tests/sinks.rs shows how it comes to this.
+    let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
+    let suspend =
+        "UPDATE sinks SET suspended_at = 1, stopped_at = 1, stopped_reason = 'full' WHERE name = 'crm'";
+    assert_eq!(store.execute(suspend, []).unwrap(), 1);
+    drop(store);
+
+    let daemon = home.daemon();
+    let site = Site::start(&home, daemon.address());
+    let told =
+        eventually("the alert of the sink", || site.receiver.alerts("WechatKfSinkSuspended", "firing").pop());
+    let instance = site.target.to_string();
+    assert_eq!(
+        told["labels"],
+        json!({"alertname": "WechatKfSinkSuspended", "severity": "critical", "instance": instance, "sink": "crm"})
+    );
+    eventually("the message to WeCom", || {
+        site.receiver
+            .texts()
+            .into_iter()
+            .find(|text| text.contains(&format!("已满，{instance} 的输出 crm 落后")))
+    });
+    let stopped = eventually("that it is stopped", || site.alertmanager.alerts("WechatKfSinkStopped").pop());
+    assert!(is_inhibited(&stopped), "{stopped}");
+
+    assert_eq!(home.run("sinks resume crm").code, Some(0));
+    eventually("the end of the alert", || site.receiver.alerts("WechatKfSinkSuspended", "resolved").pop());
+    assert_eq!(site.receiver.alerts("WechatKfSinkStopped", "firing"), [Value::Null; 0], "told twice");
+    assert!(site.receiver.alerts("WechatKfSinkSuspended", "firing").iter().all(|alert| {
+        // The other one delivers.
+        alert["labels"]["sink"] == "crm"
+    }));
+}
+
+#[test]
 #[ignore = "needs prometheus; tests/run.sh runs it"]
 fn every_metric_and_label_that_the_rules_name_is_on_a_live_page() {
     let (_wechat, home, daemon) = telling();

@@ -13,6 +13,7 @@ use kfwatch::config::{
     Config, Environment, Holds, Loaded, Mistakes, SinkStart, SinkTarget, Token, TokenSource,
 };
 use kfwatch::domain::{event::EventType, holds::Wait};
+use kfwatch::sink::nats::{Login, NatsOptions};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -92,6 +93,7 @@ fn the_optional_parts_of_the_example_are_valid() {
             ("merchant.refresh", "refreshtoken@@@s3cret"),
             ("crm.keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nwhsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\n"),
             ("crm.header", "X-Api-Key: s3cret\n"),
+            ("kf.creds", &credentials()),
         ]);
         let secret = "0123456789abcdef0123456789abcdef";
         let config = load_in(&dir, &[("SHOP_SECRET", secret)]).unwrap().config;
@@ -101,7 +103,7 @@ fn the_optional_parts_of_the_example_are_valid() {
             panic!("not stable")
         };
         assert_eq!(read.expose_secret(), secret);
-        assert_eq!(config.sinks.len(), 3);
+        assert_eq!(config.sinks.len(), 4);
         assert_eq!(config.sinks[1].types, [EventType::SessionStarted, EventType::SessionEnded]);
         assert_eq!(config.sinks[1].official_accounts, ["shop"]);
         let SinkTarget::Webhook(options) = &config.sinks[2].target else { panic!("no webhook") };
@@ -109,7 +111,97 @@ fn the_optional_parts_of_the_example_are_valid() {
         let ca_file = dir.path().join("ca.pem");
         assert_eq!((&options.ca_file, options.timeout), (&Some(ca_file), Duration::from_secs(15)));
         assert_eq!(config.api.ca_file, Some(dir.path().join("ca.pem")));
+        // What the example shows are the defaults, but for these two.
+        let SinkTarget::Nats(options) = &config.sinks[3].target else { panic!("not NATS") };
+        assert!(matches!(options.login, Login::Credentials(_)));
+        let shown = NatsOptions { login: Login::None, ca_file: None, ..(**options).clone() };
+        assert_eq!(format!("{shown:?}"), format!("{:?}", nats("")));
     }
+}
+
+/// A file as nsc writes it; the JWT is none, which only a server sees.
+fn credentials() -> String {
+    let seed = nkeys::KeyPair::new_user().seed().unwrap();
+    format!(
+        "-----BEGIN NATS USER JWT-----\ns3cret-1.s3cret-1.s3cret-1\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+}
+
+fn nats(keys: &str) -> NatsOptions {
+    let url = if keys.contains("url = ") { "" } else { "url = \"nats://127.0.0.1:4222\"" };
+    let text = format!("[[sinks]]\nname = \"bus\"\ntype = \"nats\"\n{url}\n{keys}\n{OFFICIAL_ACCOUNT}");
+    let sink = load(&text).unwrap().config.sinks.remove(0);
+    let SinkTarget::Nats(options) = sink.target else { unreachable!("it is of type nats") };
+    *options
+}
+
+#[test]
+fn servers_of_nats_are_one_or_several_and_encrypted_unless_on_this_machine_or_allowed() {
+    let servers = |keys: &str| nats(keys).servers();
+    assert_eq!(
+        servers("url = \"tls://a.example, tls://b.example:4223\""),
+        "tls://a.example, tls://b.example:4223"
+    );
+    assert_eq!(
+        servers("url = \"nats://[::1]:4222,nats://localhost\""),
+        "nats://[::1]:4222, nats://localhost"
+    );
+    assert_eq!(servers("url = \"nats://a.example\"\nallow_insecure = true"), "nats://a.example");
+}
+
+#[test]
+fn there_are_four_ways_to_log_in_to_nats() {
+    let login = |keys: &str| format!("{:?}", nats(keys).login);
+    assert_eq!(login(""), "None");
+    let dir = dir_with(&[
+        ("kf.creds", &credentials()),
+        ("kf.nk", &(nkeys::KeyPair::new_user().seed().unwrap() + "\n")),
+    ]);
+    for (key, file, expected) in
+        [("credentials_file", "kf.creds", "Credentials("), ("nkey_file", "kf.nk", "Nkey(")]
+    {
+        assert!(login(&format!("{key} = {:?}", dir.path().join(file))).starts_with(expected));
+    }
+    let password = login("user = \"kfwatch\"\nsecret = \"s3cret-1\"");
+    assert!(password.starts_with("Password { user: \"kfwatch\""), "{password}");
+    let token = login("secret = \"s3cret-1\"");
+    assert!(token.starts_with("Token("), "{token}");
+    assert!(!password.contains("s3cret-1") && !token.contains("s3cret-1"));
+}
+
+#[test]
+fn nothing_secret_of_nats_is_in_a_message_or_in_debug_output() {
+    let seed = nkeys::KeyPair::new_user().seed().unwrap();
+    let nats = |keys: &str| format!("[[sinks]]\nname = \"bus\"\ntype = \"nats\"\n{keys}\n{OFFICIAL_ACCOUNT}");
+    let url = "url = \"tls://nats.example\"";
+    for keys in [
+        "url = \"nats://me:s3cret-1@127.0.0.1\"".to_owned(),
+        "url = \"tls://s3cret-1@nats.example\"".to_owned(),
+        "url = \"s3cret-1\"".to_owned(),
+        "url = \"tls://nats.example?s3cret-1\"".to_owned(),
+        format!("{url}\nnkey_file = \"{seed}\""),
+        format!("{url}\ncredentials_file = \"\"\"{}\"\"\"", credentials()),
+        format!("{url}\nuser = \"s3cret-1\"\nnkey_file = \"kf.nk\"\nsecret = \"s3cret-1\""),
+        format!("{url}\nsecret = \"s3cret-1 \""),
+    ] {
+        let mistakes = load(&nats(&keys)).unwrap_err();
+        let shown = format!("{mistakes} {mistakes:?}");
+        assert!(!shown.contains("s3cret-1") && !shown.contains(&seed), "{shown}");
+    }
+    let cut = credentials().replace("SEED------", "");
+    let dir = dir_with(&[
+        ("cut.creds", &cut),
+        ("config.toml", &nats(&format!("{url}\ncredentials_file = \"cut.creds\""))),
+    ]);
+    let shown = load_in(&dir, &[]).unwrap_err().to_string();
+    assert!(shown.contains("cut.creds") && !shown.contains("s3cret-1"), "{shown}");
+    let dir = dir_with(&[
+        ("kf.creds", &credentials()),
+        ("config.toml", &nats(&format!("{url}\ncredentials_file = \"kf.creds\""))),
+    ]);
+    let shown = format!("{:?}", load_in(&dir, &[]).unwrap());
+    assert!(shown.contains("nats.example") && !shown.contains("s3cret-1"), "{shown}");
 }
 
 #[test]

@@ -1,33 +1,25 @@
-//! What the owner of a receiver relies on: every event comes, in order, signed, whatever fails and whoever is killed.
+//! What the owner of a receiver relies on: every event comes, in order, signed, until it is refused for good. What becomes of
+//! that under faults and kill -9 is in `delivery_faults.rs`.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+#[expect(dead_code, reason = "not every test needs every helper")]
 mod support_delivery;
 #[expect(dead_code, reason = "not every test needs every helper")]
 mod support_ops;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use kfwatch::simulator::{Control, CustomerFlow, Fault, FaultRule, Scenario, Spread};
 use serde_json::Value;
-use support_delivery::{Answer, Delivery, KEYS, Receiver};
-use support_ops::{Home, Process, WeChat, appid, eventually, quiet};
-
-/// A home whose daemon polls every second and collects nothing else.
-fn home(wechat: &WeChat, sinks: &str) -> Home {
-    let home = Home::new().without_collectors();
-    configure(&home, wechat, sinks);
-    home
-}
-
-fn configure(home: &Home, wechat: &WeChat, sinks: &str) {
-    let poll = "[poll]\nschedule = \"* * * * * *\"\n[web]\nlisten = \"127.0.0.1:0\"";
-    home.write("config.toml", &format!("{}\n{poll}\n{sinks}", wechat.configuration()));
-}
+use support_delivery::{
+    Answer, Delivery, KEYS, Receiver,
+    scene::{configure, home, open, terminate},
+};
+use support_ops::{Process, WeChat, appid, eventually, quiet};
 
 /// The sink "crm" with a signing key; `more` are further keys.
 fn crm(url: &str, more: &str) -> String {
@@ -57,144 +49,9 @@ fn eventually_delivered_after(daemon: &Process, events: usize) {
     eventually_delivered(daemon);
 }
 
-/// The event log, a line of JSON each.
-fn event_log(home: &Home) -> Vec<String> {
-    let printed = home.run("events --format json");
-    assert_eq!(printed.code, Some(0), "{printed:?}");
-    printed.stdout.lines().map(str::to_owned).collect()
-}
-
-fn open(control: &Control, kf_account: &str, openid: &str) {
-    control.open_session(&appid(0), kf_account, openid, None).unwrap();
-}
-
-fn terminate(daemon: Process) -> support_ops::Ended {
-    daemon.signal("TERM");
-    let ended = daemon.ended();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    ended
-}
-
 /// Waits until kfwatch has delivered that many events that were confirmed.
 fn eventually_confirmed(receiver: &Receiver, events: usize) {
     eventually("the deliveries", || (receiver.confirmed() >= events).then_some(()));
-}
-
-#[test]
-fn nothing_is_lost_reordered_or_made_up_whatever_fails_and_whoever_is_killed() {
-    let rounds = rounds();
-    let wechat = WeChat::play(lively());
-    let mut receiver = Receiver::start();
-    let home = home(&wechat, &crm(&receiver.url("kf"), "timeout = \"300ms\"\nstart = \"beginning\""));
-    let mut random = fastrand::Rng::with_seed(5);
-    for _ in 0..rounds {
-        let mut faults = random.fork();
-        receiver.answer(move |_| troubled_answer(&mut faults));
-        let daemon = home.spawn("run");
-        // The pauses are the point: where they end is not to depend on what anybody does.
-        pause(random.u64(0..1_500));
-        if random.bool() {
-            receiver.kill();
-            pause(random.u64(0..600));
-            receiver.revive();
-            pause(random.u64(0..1_500));
-        }
-        drop(daemon); // kill -9
-    }
-    receiver.answer(|_| Answer::status(204));
-    let daemon = home.daemon();
-    let polls = "kfwatch_polls_total{official_account=\"north\",kf_account=\"kf1@north\"}";
-    eventually("some polls", || daemon.metric(polls).filter(|polls| *polls >= 3.0));
-    wechat.control().inject(FaultRule::new(Fault::Errcode(-1)));
-    let failures = polls.replace("polls_total", "poll_failures_total");
-    eventually("nothing new happens", || daemon.metric(&failures).filter(|failures| *failures >= 2.0));
-    eventually_delivered(&daemon);
-    assert_eq!((of_crm(&daemon, "dead_letters"), of_crm(&daemon, "stopped")), (Some(0.0), Some(0.0)));
-    terminate(daemon);
-    compare(&receiver.received(), &event_log(&home), rounds);
-}
-
-/// `KFWATCH_DELIVERY_ROUNDS`, or enough for every run.
-fn rounds() -> usize {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
-    let rounds = std::env::var("KFWATCH_DELIVERY_ROUNDS");
-    rounds.map_or(12, |rounds| rounds.parse().unwrap())
-}
-
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
-}
-
-/// Two official accounts with six kf accounts each, and customers who come and go all the time.
-fn lively() -> Scenario {
-    let spread = |mean, min, max| Spread {
-        mean: Duration::from_millis(mean),
-        min: Duration::from_millis(min),
-        max: Duration::from_millis(max),
-    };
-    Scenario {
-        seed: 5,
-        customers: CustomerFlow {
-            initial: 2,
-            gap: Some(spread(300, 50, 3_000)),
-            wait: spread(300, 0, 2_000),
-            stay: Some(spread(2_000, 500, 5_000)),
-            returning: 0.4,
-        },
-        ..quiet(&[("north", 6), ("south", 6)])
-    }
-}
-
-/// Mostly good. A failure makes kfwatch wait for half a second at least, so that they must not be too many.
-fn troubled_answer(random: &mut fastrand::Rng) -> Answer {
-    let with = |status, header: &str| Answer::Status(status, format!("{header}\r\n"), "no".to_owned());
-    match random.u8(0..80) {
-        0 => Answer::status(500),
-        1 => with(429, "Retry-After: 1"),
-        2 => with(503, "Retry-After: Sun, 22 Nov 2026 00:00:00 GMT"),
-        3 => Answer::Hang,
-        4 => Answer::Reset,
-        5 => Answer::Garbage,
-        6 => with(302, "Location: /elsewhere"),
-        7 => Answer::status(401),
-        8 => Answer::status(422),
-        9 => Answer::status(404),
-        10 => Answer::Cut,
-        11..=20 => Answer::Slow(Duration::from_millis(100)),
-        _ => Answer::status(204),
-    }
-}
-
-fn compare(received: &[Delivery], log: &[String], rounds: usize) {
-    let number: HashMap<String, usize> = log.iter().enumerate().map(|(n, line)| (id_of(line), n)).collect();
-    assert_eq!(number.len(), log.len(), "ids are unique");
-    let mut first: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for delivery in received {
-        assert_eq!(delivery.path, "/kf", "no redirect is followed");
-        assert_eq!(delivery.header("content-type"), "application/cloudevents+json; charset=utf-8");
-        delivery.verify(KEYS[0]);
-        let n = number.get(delivery.id()).copied().unwrap_or_else(|| panic!("not in the log: {delivery:?}"));
-        assert_eq!(delivery.body, log[n], "the same bytes each time, those of the log");
-        if seen.insert(n) {
-            first.entry(delivery.account()).or_default().push(n);
-        }
-    }
-    assert_eq!(seen.len(), log.len(), "every event came");
-    for (account, numbers) in &first {
-        assert!(numbers.is_sorted(), "{account:?}: {numbers:?}");
-    }
-    let confirmed: BTreeSet<&str> =
-        received.iter().filter(|delivery| delivery.confirmed).map(Delivery::id).collect();
-    assert_eq!(confirmed.len(), log.len(), "every event was confirmed");
-    let again = received.len() - log.len();
-    println!("delivery: {rounds} rounds, {} events, {again} times received again", log.len());
-    assert!(log.len() > 5 * rounds && again > rounds / 2, "too little happened");
-}
-
-fn id_of(line: &str) -> String {
-    let event: Value = serde_json::from_str(line).unwrap();
-    event["id"].as_str().unwrap().to_owned()
 }
 
 #[test]

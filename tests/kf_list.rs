@@ -261,8 +261,13 @@ async fn what_is_listed_no_more_vanishes_and_its_sessions_do_not_end() {
     // Back within the time for which the snapshot is kept: what happened meanwhile is found.
     let week = Duration::from_secs(7 * 24 * 3600);
     let before = rehearsal.clock.now().wall - week;
-    let limits =
-        PruneLimits { events_before: before, unwatched_before: before, sinks_before: before, batch: 10 };
+    let limits = PruneLimits {
+        events_before: before,
+        unwatched_before: before,
+        sinks_before: before,
+        dead_letters_before: before,
+        batch: 10,
+    };
     assert_eq!(rehearsal.store.prune(limits).await.unwrap().snapshots, 0);
     rehearsal.list(&[1, 2]).await;
     rehearsal.close(1, "o-stays");

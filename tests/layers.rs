@@ -33,8 +33,8 @@ const RULES: [Rule; 15] = [
     rule("schedule", &["domain", "metrics", "poll"], "it knows when, not what"),
     rule(
         "control",
-        &["domain", "poll", "schedule", "wechat"],
-        "it asks what a person wants to know, and has no store to commit to",
+        &["dispatch", "domain", "poll", "schedule", "wechat"],
+        "it asks what a person wants to know or done about sinks, and has no store to commit polls to",
     ),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
     rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),

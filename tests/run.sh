@@ -52,6 +52,12 @@ prepare_prometheus() {
     prometheus-alertmanager --version 2>&1 | head -n 1
 }
 
+# Each test starts a server of its own.
+prepare_nats() {
+    install_packages nats-server openssl
+    PATH=$PATH:/usr/sbin nats-server --version
+}
+
 # Pictures of dashboards show Chinese nicknames.
 prepare_python() {
     install_packages fonts-noto-cjk
@@ -92,6 +98,8 @@ step "tests with Prometheus" cargo test --locked --quiet \
     --test monitoring --test alerting --test dashboards -- --ignored
 step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ignored
 step "tests with the CloudEvents SDK" cargo test --locked --quiet --test delivery -- --ignored
+step "preparation of NATS" prepare_nats
+step "tests with NATS" cargo test --locked --quiet --test nats -- --ignored
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
 step "instructions of the hot functions" tests/instructions.sh
@@ -100,8 +108,10 @@ if $long; then
     step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
     step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
         cargo test --locked --release --quiet --test conservation
-    step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
-        cargo test --locked --release --quiet --test delivery
+    step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-500}" \
+        cargo test --locked --release --quiet --test delivery_faults
+    step "many rounds of delivery to NATS" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
+        cargo test --locked --release --quiet --test nats -- --ignored
     step "slow tests of operation" cargo test --locked --quiet --test operations --test schedule -- --ignored
     step "slow tests of the store" cargo test --locked --release --quiet --test store -- --ignored
 fi

@@ -10,8 +10,10 @@ mod store {
 
     mod crash;
     mod file;
+    mod large;
     mod migration;
     mod refusals;
+    mod room;
     mod speed;
 
     contract!(sqlite, super::support::sqlite_file);

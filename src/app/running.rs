@@ -99,7 +99,8 @@ impl Running {
             store: app.store,
             clock: app.clock,
             official_accounts,
-            event_retention: app.config.store.event_retention,
+            sinks: app.sink_admin,
+            limits: app.config.store,
             not_stored: Mutex::default(),
         };
         running

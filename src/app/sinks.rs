@@ -5,21 +5,22 @@ use std::sync::Arc;
 use super::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
-    dispatch::{DispatchContext, Dispatcher},
+    dispatch::{DispatchContext, Dispatcher, Orders},
     domain::clock::Clock,
     sink::{
         Sink,
         jsonl::{JsonlSink, Target},
+        nats::NatsSink,
         webhook::WebhookSink,
     },
     store::{EventFilter, SinkRegistration, Start},
 };
 
-/// Registers the sinks with the store and makes a dispatcher for each.
+/// Registers the sinks with the store and makes a dispatcher for each, which takes orders.
 pub(super) async fn dispatchers(
     sinks: &[config::Sink],
     context: &DispatchContext,
-) -> Result<Vec<Dispatcher>, AppError> {
+) -> Result<Vec<(Dispatcher, Orders)>, AppError> {
     // Before the store knows of any: a sink that cannot be built has changed nothing.
     let built = sinks.iter().map(|sink| build(sink, &context.clock)).collect::<Result<Vec<_>, _>>()?;
     let registrations = sinks.iter().map(registration).collect();
@@ -43,7 +44,8 @@ fn registration(sink: &config::Sink) -> SinkRegistration {
     };
     let destination = match &sink.target {
         SinkTarget::Webhook(options) => Some(options.destination()),
-        SinkTarget::Stdout | SinkTarget::File { .. } => None,
+        // Nothing stops these.
+        SinkTarget::Stdout | SinkTarget::File { .. } | SinkTarget::Nats(_) => None,
     };
     SinkRegistration { name: sink.name.clone(), start, destination }
 }
@@ -57,13 +59,18 @@ fn build(sink: &config::Sink, clock: &Arc<dyn Clock>) -> Result<Sink, AppError> 
         }
         SinkTarget::Webhook(options) => {
             let webhook = WebhookSink::build((**options).clone(), Arc::clone(clock));
-            // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
-            Sink::Webhook(Box::new(webhook.map_err(|error| AppError::Unusable {
-                what: format!("ca_file of sink {:?}", sink.name),
-                reason: crate::chain(&error),
-            })?))
+            Sink::Webhook(Box::new(webhook.map_err(|error| bad_ca_file(&sink.name, &error))?))
+        }
+        SinkTarget::Nats(options) => {
+            let nats = NatsSink::build((**options).clone());
+            Sink::Nats(nats.map_err(|error| bad_ca_file(&sink.name, &error))?)
         }
     })
+}
+
+/// Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
+fn bad_ca_file(sink: &str, error: &dyn std::error::Error) -> AppError {
+    AppError::Unusable { what: format!("ca_file of sink {sink:?}"), reason: crate::chain(error) }
 }
 
 fn group_id(sink: &str, group: &str) -> Result<u32, AppError> {

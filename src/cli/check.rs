@@ -93,6 +93,9 @@ fn describe(config: &Config, now: Timestamp) -> String {
         SinkTarget::Stdout => format!("{} (standard output)", sink.name),
         SinkTarget::File { path, .. } => format!("{} ({})", sink.name, path.display()),
         SinkTarget::Webhook(options) => format!("{} ({})", sink.name, options.receiver()),
+        SinkTarget::Nats(options) => {
+            format!("{} ({} to {})", sink.name, options.subjects(), options.servers())
+        }
     });
     let found = match official_accounts().any(|account| !account.patterns.is_empty()) {
         true => ", and those that getkflist lists and a pattern matches",

@@ -1,9 +1,13 @@
-//! `kfwatch events`: the event log, beside a daemon that may be running. Takes no lock and changes nothing.
+//! `kfwatch events`: the event log, beside a daemon that may be running. Takes no lock and changes nothing; what is asked of
+//! sinks does ([`dead`], [`replay`]).
+
+mod dead;
+mod replay;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use clap::ValueEnum;
+use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -23,7 +27,11 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Options of `kfwatch events`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct EventsArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     #[command(flatten)]
     config: ConfigArgs,
 
@@ -46,6 +54,14 @@ pub(super) struct EventsArgs {
     /// How to print events
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Deliver events to a sink once more
+    Replay(replay::ReplayArgs),
+    /// Show the events that a sink has refused for good, send them again, or drop them
+    Dead(dead::DeadArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -78,22 +94,39 @@ impl From<Kind> for EventType {
     }
 }
 
+/// From when on.
 #[derive(Clone, Copy, Debug)]
 enum Since {
     At(Timestamp),
     Ago(Duration),
 }
 
-/// Prints the events that match.
+/// Carries the command out.
 pub(super) async fn run(args: EventsArgs) -> Result<(), Failure> {
+    match args.command {
+        Some(Command::Replay(args)) => replay::run(args).await,
+        Some(Command::Dead(args)) => dead::run(args).await,
+        None => read(args).await,
+    }
+}
+
+impl Since {
+    fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(age) => now.checked_sub(age).unwrap_or(Timestamp::MIN),
+        }
+    }
+}
+
+/// Prints the events that match.
+async fn read(args: EventsArgs) -> Result<(), Failure> {
     let loaded = args.config.load()?;
     let log = EventLog::open(&loaded.config.store.path)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let since = args.since.map(|since| match since {
-        Since::At(at) => at,
-        Since::Ago(age) => clock.now().wall.checked_sub(age).unwrap_or(Timestamp::MIN),
-    });
+    let since = args.since.map(|since| since.before(clock.now().wall));
     let mut filter = EventFilter {
+        after: since.map(|since| log.before(since)).transpose()?.unwrap_or_default(),
         since,
         account: args.account,
         types: args.types.into_iter().map(EventType::from).collect(),

@@ -1,4 +1,4 @@
-//! `kfwatch man`: the manual pages, for those who make packages. One page for kfwatch, one for each of its commands.
+//! `kfwatch man`: the manual pages, for those who make packages. One page for kfwatch, one for each of its commands and theirs.
 //!
 //! Synopsis and options come from the definition of the command line. What an operator looks up beside them (exit status,
 //! signals, environment, files) is written by hand, in `man/operator.roff`.
@@ -50,14 +50,26 @@ fn write_to(directory: &Path) -> io::Result<()> {
 fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
     program.build();
-    let commands: Vec<&Command> =
-        program.get_subcommands().filter(|command| !command.is_hide_set()).collect();
-    let names: Vec<&str> = commands.iter().filter_map(|command| command.get_display_name()).collect();
-    let mut pages = vec![page(&program, OPERATOR, &names)?];
-    for command in commands {
-        pages.push(page(command, "", &["kfwatch"])?);
-    }
+    let mut pages = vec![page(&program, OPERATOR, &names_below(&program))?];
+    add_pages_below(&program, "kfwatch", &mut pages)?;
     Ok(pages)
+}
+
+fn add_pages_below(parent: &Command, name: &str, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
+    for command in commands_below(parent) {
+        let see_also: Vec<&str> = [name].into_iter().chain(names_below(command)).collect();
+        pages.push(page(command, "", &see_also)?);
+        add_pages_below(command, command.get_display_name().unwrap_or_default(), pages)?;
+    }
+    Ok(())
+}
+
+fn commands_below(parent: &Command) -> impl Iterator<Item = &Command> {
+    parent.get_subcommands().filter(|command| !command.is_hide_set())
+}
+
+fn names_below(parent: &Command) -> Vec<&str> {
+    commands_below(parent).filter_map(Command::get_display_name).collect()
 }
 
 fn page(command: &Command, sections: &str, see_also: &[&str]) -> io::Result<(String, Vec<u8>)> {
@@ -102,9 +114,23 @@ mod tests {
     #[test]
     fn there_is_a_page_for_kfwatch_and_each_command_but_hidden_ones() {
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        let expected =
-            ["", "-run", "-demo", "-check", "-poll", "-events", "-backup", "-restore", "-simulate"];
+        let expected = [
+            "",
+            "-run",
+            "-demo",
+            "-check",
+            "-poll",
+            "-events",
+            "-events-replay",
+            "-events-dead",
+            "-sinks",
+            "-sinks-resume",
+            "-backup",
+            "-restore",
+            "-simulate",
+        ];
         assert_eq!(names, expected.map(|command| format!("kfwatch{command}.1")));
+        assert!(page_of("kfwatch-events-dead.1").contains(r"\-\-retry"));
         assert!(page_of("kfwatch-events.1").contains(r"\-\-since"));
         assert!(page_of("kfwatch.1").contains("kfwatch\\-poll(1)"));
     }

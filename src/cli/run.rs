@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 
 use super::{ConfigArgs, Failure, init_logging, signals};
@@ -32,7 +33,9 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
             );
         }
         announce(&app, now);
-        app.run(shutdown).await
+        let reopen = app.reopen_files();
+        let running = signals::reopening(reopen, Box::pin(app.run(shutdown)));
+        Ok::<_, Failure>(running.await.context("listen for signals")??)
     })
     .await
 }

@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT: the first begins the drain, a second ends the program at once.
+//! SIGTERM and SIGINT: the first begins the drain, a second ends the program at once. SIGHUP never ends it; the daemon
+//! reopens the files of its sinks.
 
 use std::future::Future;
 
@@ -17,6 +18,21 @@ where
     tokio::select! {
         done = run(shutdown.clone().cancelled_owned()) => Ok(done?),
         failure = second_signal(shutdown) => Err(failure),
+    }
+}
+
+/// Runs `work`, and meanwhile does `reopen` at each SIGHUP.
+pub(super) async fn reopening<T>(reopen: impl Fn(), work: impl Future<Output = T>) -> std::io::Result<T> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: files of sinks are closed, and opened anew at the next delivery");
+                reopen();
+            }
+        }
     }
 }
 
@@ -39,10 +55,7 @@ async fn listen(shutdown: CancellationToken) -> std::io::Result<()> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            _ = hangup.recv() => {
-                tracing::info!("SIGHUP: files of sinks are opened anew by themselves once they were moved away");
-                continue;
-            }
+            _ = hangup.recv() => continue,
         }
         if shutdown.is_cancelled() {
             return Ok(());

@@ -1,34 +1,28 @@
 //! Commands that call WeChat: by the running daemon, or, where none runs, by themselves.
-//!
-//! Whether a daemon runs is told by the store's lock. While a command works by itself it holds the lock, so that no
-//! daemon starts beside it. A store that does not exist is not created: it would belong to whoever gives the command,
-//! not to the daemon.
 
 use std::{collections::HashSet, sync::Arc};
 
 use futures_util::StreamExt;
 
-use super::{Failure, init_logging};
+use super::{
+    Failure,
+    store_holder::{Daemon, StoreHolder},
+};
 use crate::{
     app::{self, clock::SystemClock},
     config::{Config, Loaded},
     control::{
-        client::{ControlClient, ControlError},
         operations::Operations,
         report::{Checked, Polled},
     },
     domain::clock::Clock,
-    store::{Store, StoreError},
+    store::Store,
 };
 
 /// Who carries a command out.
 pub(super) enum Site {
     /// The daemon that runs.
-    Daemon {
-        client: ControlClient,
-        /// Who it is, for people.
-        name: String,
-    },
+    Daemon(Daemon),
     /// This command itself.
     Here {
         operations: Box<Operations>,
@@ -40,32 +34,24 @@ pub(super) enum Site {
 impl Site {
     /// Sets up the log, and finds out who is to carry out a command for this configuration.
     pub(super) async fn find(loaded: &Loaded) -> Result<Self, Failure> {
-        let Loaded { config, warnings } = loaded;
-        init_logging("warn", config.log.format)?;
-        for warning in warnings {
+        let holder = StoreHolder::find(loaded)?;
+        for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let path = &config.store.path;
-        let store = match path.exists().then(|| Store::open(path)).transpose() {
-            Ok(store) => store,
-            Err(StoreError::Locked { path, pid }) => {
-                let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-                let name = format!("the kfwatch that uses {}{process}", path.display());
-                let client = ControlClient::new(&path).map_err(|error| no_answer(&name, error))?;
-                return Ok(Self::Daemon { client, name });
-            }
-            Err(error) => return Err(error.into()),
+        let store = match holder {
+            StoreHolder::Daemon(daemon) => return Ok(Self::Daemon(daemon)),
+            StoreHolder::Here(store) => store,
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let operations = Box::new(app::operations_by_hand(config, store.as_ref(), clock).await?);
+        let operations = Box::new(app::operations_by_hand(&loaded.config, store.as_ref(), clock).await?);
         Ok(Self::Here { operations, store })
     }
 
     /// Polls every kf account once.
     pub(super) async fn polls(self, config: &Config) -> Result<Vec<Polled>, Failure> {
         match self {
-            Self::Daemon { client, name } => {
-                let polled = client.polls().await.map_err(|error| no_answer(&name, error))?;
+            Self::Daemon(daemon) => {
+                let polled = daemon.client.polls().await.map_err(|error| daemon.failed(error))?;
                 let names = polled.iter().map(|row| (&*row.official_account, row.kf_account.as_deref()));
                 note_differences(config, names.filter_map(|(of, account)| Some((of, account?))));
                 Ok(polled)
@@ -81,8 +67,8 @@ impl Site {
     /// Asks WeChat for all that tells whether everything is in order.
     pub(super) async fn checks(self, config: &Config) -> Result<Vec<Checked>, Failure> {
         match self {
-            Self::Daemon { client, name } => {
-                let checked = client.checks().await.map_err(|error| no_answer(&name, error))?;
+            Self::Daemon(daemon) => {
+                let checked = daemon.client.checks().await.map_err(|error| daemon.failed(error))?;
                 note_differences(
                     config,
                     checked.iter().map(Checked::names).filter_map(|(of, account)| Some((of, account?))),
@@ -102,10 +88,6 @@ async fn close(store: Option<Store>) {
     if let Some(store) = store {
         store.close().await;
     }
-}
-
-fn no_answer(name: &str, error: ControlError) -> Failure {
-    anyhow::Error::new(error).context(format!("ask {name}")).into()
 }
 
 /// How many kf accounts are named that only one of the two configurations has.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,6 +26,13 @@ use crate::schedule::{
 
 /// How many addresses the web server may listen on.
 const MAX_LISTEN: usize = 16;
+
+/// How large a store may become without saying so: 10 GiB, some 15 million events.
+const DEFAULT_STORE_BYTES: usize = 10 << 30;
+
+/// How large a store may be told to become: from 16 MiB, so that a burst of commits fits in what is kept free, to the 16 TiB
+/// that SQLite allows.
+const STORE_BYTES: RangeInclusive<usize> = 16 << 20..=16 << 40;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -181,7 +189,13 @@ fn check_store(keys: raw::Store, base_dir: &Path, report: &mut Report) -> Store 
     let key = store.name("event_retention");
     let event_retention =
         report.duration(&key, keys.event_retention, 30 * DAY, Duration::from_secs(1)..=3_650 * DAY);
-    Store { path: base_dir.join(path), event_retention }
+    let key = store.name("event_log_max_bytes");
+    let event_log_max_bytes =
+        report.number(&key, keys.event_log_max_bytes, DEFAULT_STORE_BYTES, STORE_BYTES) as u64;
+    let key = store.name("dead_letter_retention");
+    let dead_letter_retention =
+        report.duration(&key, keys.dead_letter_retention, 30 * DAY, Duration::from_secs(1)..=3_650 * DAY);
+    Store { path: base_dir.join(path), event_retention, event_log_max_bytes, dead_letter_retention }
 }
 
 fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, Inherited) {

@@ -54,6 +54,8 @@ pub(super) struct Log {
 pub(super) struct Store {
     pub(super) path: Setting<String>,
     pub(super) event_retention: Setting<Duration>,
+    pub(super) event_log_max_bytes: Setting<i64>,
+    pub(super) dead_letter_retention: Setting<Duration>,
 }
 
 #[derive(Default, Deserialize)]
@@ -158,6 +160,10 @@ pub(super) struct Sink {
     pub(super) secret_env: Setting<String>,
     pub(super) secret: Setting<SecretString>,
     pub(super) header_files: Setting<OneOrMore>,
+    pub(super) subject_prefix: Setting<String>,
+    pub(super) credentials_file: Setting<String>,
+    pub(super) nkey_file: Setting<String>,
+    pub(super) user: Setting<String>,
     pub(super) ca_file: Setting<String>,
     pub(super) timeout: Setting<Duration>,
     pub(super) max_in_flight: Setting<i64>,

@@ -13,8 +13,7 @@ use super::mistake::{Mistake, Mistakes, Place, closest, quote};
 use super::setting::{Interval, OneOrMore, Section, Setting, names_of};
 
 /// Keys that are planned, and refused until they do something: nobody shall believe in a setting without effect.
-const NOT_YET: [&str; 5] =
-    ["privacy", "web.web_config_file", "web.enable_reload", "store.url", "store.event_log_max_bytes"];
+const NOT_YET: [&str; 4] = ["privacy", "web.web_config_file", "web.enable_reload", "store.url"];
 
 /// How many files the warning about readable secrets names.
 const MAX_FILES_NAMED: usize = 3;

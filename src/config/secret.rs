@@ -20,6 +20,9 @@ use super::setting::Setting;
 /// The most bytes that a secret may have; an AppSecret has 32.
 const MAX_SECRET_BYTES: usize = 4096;
 
+/// The most bytes of a file with secrets: credentials of NATS list permissions.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+
 /// The three ways to give a secret, of which at most one is to be used: `NAME_file`, `NAME_env` and `NAME`.
 pub(super) struct Written {
     /// The name of the key for a secret in place.
@@ -45,6 +48,11 @@ impl Written {
             .iter()
             .filter(|absent| !**absent)
             .count()
+    }
+
+    /// Whether one of the ways is used.
+    pub(super) fn is_written(&self) -> bool {
+        self.count() > 0
     }
 
     /// Reads a secret that has to be there, in a table at `at`; what hinders it is noted in the report.
@@ -137,6 +145,41 @@ pub(super) fn header(
     header.flatten().map_err(|problem| report.wrong(key, problem)).ok()
 }
 
+/// Reads what logs in to a server from the file at a key; what is made of its text is said by a function, which gets it
+/// without spaces around it.
+pub(super) fn login<T>(
+    key: &Key<'_>,
+    file: &str,
+    base_dir: &Path,
+    read: fn(&SecretString) -> Result<T, &'static str>,
+    report: &mut Report,
+) -> Option<T> {
+    if looks_like_a_login(file) {
+        report.wrong(
+            key,
+            "looks like a secret itself, not like a file; write the path of a file that holds it",
+        );
+        return None;
+    }
+    let path = base_dir.join(file);
+    let shown = quote(&path.display().to_string());
+    if !path.exists() {
+        report.wrong(key, format!("{shown} does not exist; write the path of a file that holds it"));
+        return None;
+    }
+    let login = text_of_file(file, base_dir, report, |text| {
+        read(&text.trim().into()).map_err(|problem| format!("{shown} {problem}"))
+    });
+    login.flatten().map_err(|problem| report.wrong(key, problem)).ok()
+}
+
+/// Whether this is a seed of NATS or the text of a credentials file.
+fn looks_like_a_login(text: &str) -> bool {
+    let is_seed =
+        text.starts_with('S') && text.len() == 58 && text.chars().all(|c| c.is_ascii_alphanumeric());
+    is_seed || text.contains(['\n', '\r']) || text.contains("-----BEGIN")
+}
+
 fn header_of(line: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = line.split_once(':')?;
     let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
@@ -174,7 +217,7 @@ fn text_of_file<T>(
     let mut bytes = Vec::new();
     let metadata = File::open(&path).and_then(|file| {
         let metadata = file.metadata()?;
-        file.take(MAX_SECRET_BYTES as u64 + 2).read_to_end(&mut bytes)?;
+        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
         Ok(metadata)
     });
     let metadata = metadata.map_err(|e| {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::locate::Key;
 use super::mistake::quote;
+use super::nats::nats;
 use super::official_account::{MAX_OFFICIAL_ACCOUNTS, check_name};
 use super::report::Report;
 use super::setting::{OneOrMore, Section, Setting};
@@ -19,7 +20,7 @@ pub const MAX_SINKS: usize = 32;
 const DEFAULT_MODE: u32 = 0o600;
 
 /// The words of the key `type`.
-const KINDS: [(&str, Kind); 2] = [("jsonl", Kind::Jsonl), ("webhook", Kind::Webhook)];
+const KINDS: [(&str, Kind); 3] = [("jsonl", Kind::Jsonl), ("webhook", Kind::Webhook), ("nats", Kind::Nats)];
 
 /// The words of the key `types`: those of `kfwatch events --type`.
 const EVENT_TYPES: [(&str, EventType); 9] = [
@@ -38,6 +39,7 @@ const EVENT_TYPES: [(&str, EventType); 9] = [
 enum Kind {
     Jsonl,
     Webhook,
+    Nats,
 }
 
 /// The sinks of the main file; standard output when there is none. `names` are those of all official accounts, if they
@@ -89,11 +91,6 @@ fn sink(
     let key = at.name("type");
     let kind = std::mem::take(&mut section.keys.kind);
     let kind = report.require(&key, kind, "type = \"jsonl\"");
-    if let Some(planned @ "nats") = kind.as_deref() {
-        // Its other keys belong to it: to call them unknown would mislead.
-        report.not_yet(&key, &quote(planned));
-        return None;
-    }
     let kind = kind.and_then(|kind| report.word(&key, Setting::Given(kind), &KINDS));
     let mut keys = report.section(at, section);
     let name = check_name(&at.name("name"), std::mem::take(&mut keys.name), "name = \"log\"", report);
@@ -115,6 +112,7 @@ fn sink(
             }
             SinkTarget::Webhook(Box::new(options))
         }
+        Kind::Nats => SinkTarget::Nats(Box::new(nats(at, keys, around, report)?)),
     };
     Some(Sink {
         name: name?,
@@ -126,25 +124,35 @@ fn sink(
 }
 
 fn refuse_keys_of_others(at: &Key<'_>, keys: &raw::Sink, kind: Kind, report: &mut Report) {
-    for (key, absent, owner) in [
-        ("path", keys.path.is_absent(), Kind::Jsonl),
-        ("mode", keys.mode.is_absent(), Kind::Jsonl),
-        ("group", keys.group.is_absent(), Kind::Jsonl),
-        ("url", keys.url.is_absent(), Kind::Webhook),
-        ("allow_insecure", keys.allow_insecure.is_absent(), Kind::Webhook),
-        ("secret_file", keys.secret_file.is_absent(), Kind::Webhook),
-        ("secret_env", keys.secret_env.is_absent(), Kind::Webhook),
-        ("secret", keys.secret.is_absent(), Kind::Webhook),
-        ("header_files", keys.header_files.is_absent(), Kind::Webhook),
-        ("ca_file", keys.ca_file.is_absent(), Kind::Webhook),
-        ("timeout", keys.timeout.is_absent(), Kind::Webhook),
-        ("max_in_flight", keys.max_in_flight.is_absent(), Kind::Webhook),
+    let of_jsonl: &[Kind] = &[Kind::Jsonl];
+    let of_webhook: &[Kind] = &[Kind::Webhook];
+    let of_nats: &[Kind] = &[Kind::Nats];
+    let of_servers: &[Kind] = &[Kind::Webhook, Kind::Nats];
+    for (key, absent, owners) in [
+        ("path", keys.path.is_absent(), of_jsonl),
+        ("mode", keys.mode.is_absent(), of_jsonl),
+        ("group", keys.group.is_absent(), of_jsonl),
+        ("url", keys.url.is_absent(), of_servers),
+        ("allow_insecure", keys.allow_insecure.is_absent(), of_servers),
+        ("secret_file", keys.secret_file.is_absent(), of_servers),
+        ("secret_env", keys.secret_env.is_absent(), of_servers),
+        ("secret", keys.secret.is_absent(), of_servers),
+        ("header_files", keys.header_files.is_absent(), of_webhook),
+        ("ca_file", keys.ca_file.is_absent(), of_servers),
+        ("timeout", keys.timeout.is_absent(), of_servers),
+        ("max_in_flight", keys.max_in_flight.is_absent(), of_servers),
+        ("subject_prefix", keys.subject_prefix.is_absent(), of_nats),
+        ("credentials_file", keys.credentials_file.is_absent(), of_nats),
+        ("nkey_file", keys.nkey_file.is_absent(), of_nats),
+        ("user", keys.user.is_absent(), of_nats),
     ] {
-        if !absent && owner != kind {
-            let word =
-                |kind| KINDS.into_iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word);
-            let [owner, kind] = [owner, kind].map(word);
-            report.wrong(&at.name(key), format!("belongs to type = {owner:?}, not to {kind:?}; remove it"));
+        if !absent && !owners.contains(&kind) {
+            let words = |kinds: &[Kind]| {
+                let words = KINDS.iter().filter(|(_, kind)| kinds.contains(kind));
+                words.map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" | ")
+            };
+            let (owners, kind) = (words(owners), words(&[kind]));
+            report.wrong(&at.name(key), format!("belongs to type = {owners}, not to {kind}; remove it"));
         }
     }
 }
@@ -242,8 +250,8 @@ impl Used {
         let target = match &sink.target {
             SinkTarget::Stdout => None,
             SinkTarget::File { path, .. } => Some(path.clone()),
-            // Two with other filters may post to the same place.
-            SinkTarget::Webhook(_) => return,
+            // Two with other filters may send to the same place.
+            SinkTarget::Webhook(_) | SinkTarget::Nats(_) => return,
         };
         if let Some(first) = self.targets.insert(target, report.place_of(&path)) {
             report.wrong(&path, format!("is where the sink at {first} writes too; give each its own"));

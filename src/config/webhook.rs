@@ -28,7 +28,7 @@ const MAX_HEADERS: usize = 16;
 const MOST_IN_FLIGHT: usize = 64;
 
 /// The longest time-out: an event that hangs for so long holds back those of its kf account.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Where relative paths begin, and the variables.
 #[derive(Clone, Copy)]

@@ -16,6 +16,7 @@ use super::{
     report::{Checked, Polled},
     socket::{SocketError, path_beside},
 };
+use crate::dispatch::admin::{SinkAnswer, SinkCommand};
 
 /// A daemon that says nothing for so long, not even that it is still at it, hangs.
 const SILENCE: Duration = HEARTBEAT.saturating_mul(6);
@@ -98,14 +99,35 @@ impl ControlClient {
         self.rows(Command::Check).await
     }
 
+    /// Has something done about sinks.
+    pub async fn sinks(&self, command: SinkCommand) -> Result<SinkAnswer, ControlError> {
+        let asked = Command::Sinks(command.clone());
+        match command {
+            SinkCommand::Show => self.rows(asked).await.map(SinkAnswer::Sinks),
+            SinkCommand::DeadLetters { .. } => self.rows(asked).await.map(SinkAnswer::DeadLetters),
+            SinkCommand::Resume { .. }
+            | SinkCommand::Replay { .. }
+            | SinkCommand::RetryDeadLetters { .. }
+            | SinkCommand::DropDeadLetters { .. } => {
+                let done = self.rows(asked).await?.into_iter().next();
+                done.map(SinkAnswer::Done).ok_or(ControlError::BrokeOff)
+            }
+        }
+    }
+
     async fn rows<T: DeserializeOwned>(&self, command: Command) -> Result<Vec<T>, ControlError> {
         let url = format!("http://kfwatch{}", command.path());
-        let response = self.http.post(url).send().await.map_err(|error| self.transport_error(error))?;
+        let mut request = self.http.post(url);
+        if let Command::Sinks(command) = &command {
+            request = request.query(command);
+        }
+        let response = request.send().await.map_err(|error| self.transport_error(error))?;
         let version = response.headers().get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         let theirs = version.unwrap_or("of an unknown version").to_owned();
         match response.status() {
             StatusCode::OK => read(response).await,
-            StatusCode::NOT_FOUND => {
+            // Of what this kfwatch asks for, that one knows nothing, or not all.
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => {
                 Err(ControlError::OtherVersion { theirs, ours: env!("CARGO_PKG_VERSION") })
             }
             StatusCode::SERVICE_UNAVAILABLE => {

@@ -4,7 +4,7 @@
 //! closed; a request is a line and some headers, and whatever body it has is never read. A reader that goes, or stands
 //! still, ends its command, so that no kf account stays claimed for it.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::{net::UnixStream, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Command, HEARTBEAT, Line, VERSION_HEADER, operations::Operations, socket::ControlSocket};
+use crate::dispatch::admin::{SinkAdmin, SinkAnswer};
 
 /// Connections served at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 16;
@@ -47,13 +48,19 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// Carries out what is asked for through the socket.
 pub struct ControlServer {
     socket: ControlSocket,
+    work: Work,
+}
+
+/// What commands are carried out with.
+struct Work {
     operations: Operations,
+    sinks: Arc<SinkAdmin>,
 }
 
 impl ControlServer {
-    /// A server that carries commands out with these operations.
-    pub fn new(socket: ControlSocket, operations: Operations) -> Self {
-        Self { socket, operations }
+    /// A server that carries commands out with these operations, and what concerns sinks with these.
+    pub fn new(socket: ControlSocket, operations: Operations, sinks: Arc<SinkAdmin>) -> Self {
+        Self { socket, work: Work { operations, sinks } }
     }
 
     /// Serves until `stop`. A command that is under way then is told so.
@@ -61,7 +68,7 @@ impl ControlServer {
         let (orders, waiting) = mpsc::channel(MAX_WAITING);
         tokio::join!(
             serve(self.socket, orders, stop.clone()),
-            Box::pin(carry_out(&self.operations, waiting, stop))
+            Box::pin(carry_out(&self.work, waiting, stop))
         );
     }
 }
@@ -102,12 +109,13 @@ async fn serve_connection(stream: UnixStream, orders: mpsc::Sender<Order>) {
 }
 
 fn answer(request: &Request<Incoming>, orders: &mpsc::Sender<Order>) -> Response<Body> {
-    let (status, body) = match (Command::from_path(request.uri().path()), request.method()) {
+    let (status, body) = match (Command::from_uri(request.uri()), request.method()) {
         (None, _) => (StatusCode::NOT_FOUND, Body::from("there is no such command\n")),
         (Some(_), method) if method != Method::POST => {
             (StatusCode::METHOD_NOT_ALLOWED, Body::from("commands are POSTed\n"))
         }
-        (Some(command), _) => {
+        (Some(Err(error)), _) => (StatusCode::BAD_REQUEST, Body::from(format!("{}\n", error.body_text()))),
+        (Some(Ok(command)), _) => {
             let (lines, body) = mpsc::channel(LINES_IN_FLIGHT);
             match orders.try_send(Order { command, lines }) {
                 Ok(()) => (StatusCode::OK, Body::from_stream(with_heartbeat(body))),
@@ -143,7 +151,7 @@ struct Order {
 }
 
 /// Carries out one order after the other until `stop`.
-async fn carry_out(operations: &Operations, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
+async fn carry_out(work: &Work, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
     loop {
         let order = tokio::select! {
             () = stop.cancelled() => break,
@@ -156,7 +164,7 @@ async fn carry_out(operations: &Operations, mut orders: mpsc::Receiver<Order>, s
                 break;
             }
             () = order.lines.closed() => tracing::info!("Whoever gave the command has gone"),
-            carried_out = AssertUnwindSafe(order.carry_out(operations)).catch_unwind() => {
+            carried_out = AssertUnwindSafe(order.carry_out(work)).catch_unwind() => {
                 if carried_out.is_err() {
                     tracing::error!("A command panicked: this is a bug in kfwatch, please report it");
                     order.fail("it panicked: this is a bug in kfwatch, please report it");
@@ -171,10 +179,16 @@ async fn carry_out(operations: &Operations, mut orders: mpsc::Receiver<Order>, s
 }
 
 impl Order {
-    async fn carry_out(&self, operations: &Operations) {
-        match self.command {
-            Command::Poll => self.send(operations.polls()).await,
-            Command::Check => self.send(operations.checks()).await,
+    async fn carry_out(&self, work: &Work) {
+        match &self.command {
+            Command::Poll => self.send(work.operations.polls()).await,
+            Command::Check => self.send(work.operations.checks()).await,
+            Command::Sinks(command) => match work.sinks.carry_out(command.clone()).await {
+                Ok(SinkAnswer::Sinks(sinks)) => self.send(stream::iter(sinks)).await,
+                Ok(SinkAnswer::DeadLetters(letters)) => self.send(stream::iter(letters)).await,
+                Ok(SinkAnswer::Done(done)) => self.send(stream::iter([done])).await,
+                Err(error) => self.fail(&crate::chain(&error)),
+            },
         }
     }
 

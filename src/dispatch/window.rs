@@ -2,7 +2,8 @@
 //! to where all of them are settled.
 //!
 //! Of each kf account one delivery is under way at most, so that first deliveries are in order; different kf accounts
-//! overtake each other. The cursor stands below the lowest event that is not settled. Pure: the time is an argument.
+//! overtake each other. The cursor stands below the lowest event of the log that is not settled. Dead letters that are to be
+//! delivered once more are here as well, and move no cursor. Pure: the time is an argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -28,7 +29,17 @@ pub(super) struct Window {
 #[derive(Debug)]
 struct Slot {
     event: Arc<StoredEvent>,
+    origin: Origin,
     refusals: u32,
+}
+
+/// Where an event was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// In the log behind the cursor.
+    Log,
+    /// Among the dead letters: the cursor has passed it long ago.
+    DeadLetters,
 }
 
 impl Window {
@@ -53,25 +64,45 @@ impl Window {
         self.unsettled.len()
     }
 
-    /// Up to where all events are settled.
+    /// Up to where all events of the log are settled.
     pub(super) fn cursor(&self) -> EventId {
-        self.unsettled.first_key_value().map_or(self.read_to, |(first, _)| EventId(first.0 - 1))
+        let first = self.unsettled.iter().find(|(_, slot)| slot.origin == Origin::Log);
+        first.map_or(self.read_to, |(first, _)| EventId(first.0 - 1))
     }
 
     /// Takes in what was read: the log has no others up to `read_to` that this sink wants.
     pub(super) fn add(&mut self, events: Vec<StoredEvent>, read_to: EventId) {
         for event in events {
-            let id = event.id;
-            match self.lanes.get_mut(&event.account) {
-                Some(lane) => lane.push_back(id),
-                None => {
-                    self.lanes.insert(event.account, VecDeque::new());
-                    self.ready.insert(id);
-                }
-            }
-            self.unsettled.insert(id, Slot { event: Arc::new(event), refusals: 0 });
+            self.append(event, Origin::Log);
         }
         self.read_to = self.read_to.max(read_to);
+    }
+
+    /// Takes in dead letters that are to be delivered once more, behind what is there of their kf accounts. Those that the
+    /// log will still come to, or that are there already, are passed over.
+    pub(super) fn add_dead_letters(&mut self, letters: Vec<StoredEvent>) {
+        for letter in letters {
+            if letter.id <= self.read_to && !self.unsettled.contains_key(&letter.id) {
+                self.append(letter, Origin::DeadLetters);
+            }
+        }
+    }
+
+    fn append(&mut self, event: StoredEvent, origin: Origin) {
+        let id = event.id;
+        match self.lanes.get_mut(&event.account) {
+            Some(lane) => lane.push_back(id),
+            None => {
+                self.lanes.insert(event.account, VecDeque::new());
+                self.ready.insert(id);
+            }
+        }
+        self.unsettled.insert(id, Slot { event: Arc::new(event), origin, refusals: 0 });
+    }
+
+    /// Whether it was a dead letter before.
+    pub(super) fn is_dead_letter(&self, event: &StoredEvent) -> bool {
+        self.unsettled.get(&event.id).is_some_and(|slot| slot.origin == Origin::DeadLetters)
     }
 
     /// The next event to be delivered by itself; none if all are under way, or wait.

@@ -7,6 +7,7 @@
 mod accounts;
 mod calls;
 mod collected;
+mod sinks;
 mod stored;
 
 use std::io::Write;

@@ -1,15 +1,18 @@
 //! One event a line, to standard output or to a file.
 //!
 //! Standard output counts as confirmed when it is flushed. A file is appended to and synced before its events count as
-//! confirmed; it is opened anew when it was moved away (logrotate), and cut back to its last whole line when it is
-//! opened, because a crash may have left half of one: that event is not confirmed, and comes again.
+//! confirmed; it is opened anew when it was moved away (logrotate) and when it is told to, and cut back to its last whole
+//! line when it is opened, because a crash may have left half of one: that event is not confirmed, and comes again.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::DeliveryError;
@@ -47,6 +50,7 @@ pub enum Target {
 #[derive(Debug)]
 pub struct JsonlSink {
     writer: Arc<Mutex<Writer>>,
+    is_to_close: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -54,12 +58,24 @@ struct Writer {
     target: Target,
     /// The open file, if there is one.
     file: Option<File>,
+    /// Whether the file is to be opened anew before more is written. Outside of the lock, which a write may hold for long.
+    is_to_close: Arc<AtomicBool>,
 }
 
 impl JsonlSink {
     /// A sink that opens its target when there is something to deliver.
     pub fn new(target: Target) -> Self {
-        Self { writer: Arc::new(Mutex::new(Writer { target, file: None })) }
+        let is_to_close = Arc::<AtomicBool>::default();
+        let writer = Writer { target, file: None, is_to_close: Arc::clone(&is_to_close) };
+        Self { writer: Arc::new(Mutex::new(writer)), is_to_close }
+    }
+
+    /// Closes its file, after the write under way if there is one; the next delivery opens it anew by its path.
+    pub fn reopen(&self) {
+        self.is_to_close.store(true, Ordering::SeqCst);
+        if let Ok(mut writer) = self.writer.try_lock() {
+            writer.close_if_told();
+        }
     }
 
     /// Writes the events, each as one line.
@@ -92,13 +108,21 @@ impl Writer {
                 })
             }
             Target::File { path, mode, group } => {
+                self.close_if_told();
                 let written = self.append(&path, mode, group, lines);
                 if written.is_err() {
                     // Opened anew, the file is cut back to its last whole line.
                     self.file = None;
                 }
+                self.close_if_told();
                 written.map_err(|error| retryable(format!("{}: {error}", path.display())))
             }
+        }
+    }
+
+    fn close_if_told(&mut self) {
+        if self.is_to_close.swap(false, Ordering::SeqCst) {
+            self.file = None;
         }
     }
 
@@ -116,8 +140,9 @@ impl Writer {
             return file.write_all(lines);
         }
         let written = file.write_all(lines).and_then(|()| file.sync_data());
-        if written.is_err() {
-            // So that another attempt repeats no whole lines. If even this fails, it does.
+        // So that another attempt repeats no whole lines; if even this fails, it does. Only what was added: somebody may have
+        // emptied the file meanwhile.
+        if written.is_err() && file.metadata()?.len() > before.len() {
             let _ = file.set_len(before.len());
         }
         written
@@ -136,32 +161,40 @@ fn is_still_at(file: &File, path: &Path) -> bool {
 fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).append(true);
-    match options.open(path) {
-        Ok(mut file) => {
-            if file.metadata()?.is_file() {
-                cut_to_last_line(&mut file)?;
-            }
-            Ok(file)
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let file = options.create(true).mode(mode).open(path)?;
-            // Whatever the umask is: the configuration says who may read it.
-            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-            // A sandbox may forbid the call, which is no reason to fail where no group is asked for.
-            if group.is_some()
-                && let Err(error) = std::os::unix::fs::fchown(&file, None, group)
-            {
-                // Otherwise the next attempt would find it, and deliver to the wrong group.
-                std::fs::remove_file(path)?;
-                return Err(error);
-            }
-            if let Some(directory) = path.parent() {
-                // The name must survive a crash as well as the content.
-                File::open(directory)?.sync_all()?;
-            }
-            Ok(file)
-        }
-        Err(error) => Err(error),
+    let mut file = match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => create(path, mode, group)?,
+        opened => opened?,
+    };
+    if file.metadata()?.is_file() {
+        cut_to_last_line(&mut file)?;
+        // At each opening: whoever created the file may have been killed before this, or have failed at it.
+        sync_name(path)?;
+    }
+    Ok(file)
+}
+
+fn create(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(mode).open(path)?;
+    // Whatever the umask is: the configuration says who may read it.
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    // A sandbox may forbid the call, which is no reason to fail where no group is asked for.
+    if group.is_some()
+        && let Err(error) = std::os::unix::fs::fchown(&file, None, group)
+    {
+        // Otherwise the next attempt would find it, and deliver to the wrong group.
+        std::fs::remove_file(path)?;
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// The name must survive a crash as well as the content.
+fn sync_name(path: &Path) -> io::Result<()> {
+    let Some(directory) = path.parent() else { return Ok(()) };
+    match File::open(directory) {
+        // It may be one in which kfwatch owns a file and sees nothing else.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        opened => opened?.sync_all(),
     }
 }
 
@@ -278,6 +311,38 @@ mod tests {
         std::fs::rename(&path, directory.path().join("events.jsonl.1")).unwrap();
         sink.deliver(&[event("2")]).await.unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "2\n");
+    }
+
+    #[tokio::test]
+    async fn told_to_it_closes_its_file_at_once_and_opens_it_anew_at_the_next_delivery() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let sink = sink(&path);
+        sink.reopen();
+        sink.deliver(&[event("{\"a\":1}")]).await.unwrap();
+        sink.reopen();
+        assert!(sink.writer.lock().unwrap().file.is_none());
+        // Copied and emptied, and something of its own put in by half.
+        std::fs::write(&path, "{\"specver").unwrap();
+        sink.deliver(&[event("{\"a\":2}")]).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":2}\n");
+        assert!(sink.writer.lock().unwrap().file.is_some());
+    }
+
+    #[tokio::test]
+    async fn told_to_during_a_write_it_opens_its_file_anew_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let sink = sink(&path);
+        sink.deliver(&[event("{\"a\":1}")]).await.unwrap();
+        {
+            let writing = sink.writer.lock().unwrap();
+            sink.reopen();
+            assert!(writing.file.is_some());
+        }
+        std::fs::write(&path, "{\"specver").unwrap();
+        sink.deliver(&[event("{\"a\":2}")]).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":2}\n");
     }
 
     #[tokio::test]

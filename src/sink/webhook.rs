@@ -19,7 +19,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 pub use self::signature::SigningKey;
-use super::DeliveryError;
+use super::{DeliveryError, damaged};
 use crate::{domain::clock::Clock, store::StoredEvent};
 
 /// The media type of a CloudEvent in structured mode.
@@ -207,6 +207,9 @@ fn reason(error: reqwest::Error) -> String {
         return "the receiver did not answer in time".to_owned();
     }
     let error = error.without_url();
+    if let Some(reason) = certificate_refused(&error) {
+        return reason;
+    }
     let mut cause: &dyn std::error::Error = &error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -214,8 +217,32 @@ fn reason(error: reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// The id of the event, which its receiver drops duplicates by. An event without one that can be sent can never be
-/// delivered.
+/// If that is what went wrong: what is wrong with the certificate, and what helps.
+fn certificate_refused(error: &reqwest::Error) -> Option<String> {
+    use rustls::CertificateError as Wrong;
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    let wrong = loop {
+        if let Some(rustls::Error::InvalidCertificate(wrong)) = cause.downcast_ref() {
+            break wrong;
+        }
+        cause = match cause.downcast_ref::<std::io::Error>() {
+            // What it carries is not its source.
+            Some(carrier) => carrier.get_ref()?,
+            None => cause.source()?,
+        };
+    };
+    let what_helps = match wrong {
+        Wrong::UnknownIssuer => "set ca_file to the certificate of the authority that signed it, and restart",
+        Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
+            "put a name that it has into url, and restart, or have one made for this name"
+        }
+        Wrong::Expired | Wrong::ExpiredContext { .. } => "have it renewed",
+        _ => "have it looked at by whoever runs the receiver",
+    };
+    Some(format!("the receiver's certificate is refused ({wrong}): {what_helps}"))
+}
+
+/// The id of the event, which its receiver drops duplicates by.
 fn id_of(event: &StoredEvent) -> Result<&str, DeliveryError> {
     #[derive(Deserialize)]
     struct Identified<'a> {
@@ -223,10 +250,7 @@ fn id_of(event: &StoredEvent) -> Result<&str, DeliveryError> {
     }
     let identified: Option<Identified<'_>> = serde_json::from_str(&event.json).ok();
     let id = identified.map(|identified| identified.id);
-    id.filter(|id| HeaderValue::from_str(id).is_ok()).ok_or_else(|| DeliveryError::Refused {
-        reason: "the event log is damaged here: this is no event with an id".to_owned(),
-        answer: String::new(),
-    })
+    id.filter(|id| HeaderValue::from_str(id).is_ok()).ok_or_else(damaged)
 }
 
 /// The beginning of an answer, on one line. Whatever of it cannot be read does not matter.

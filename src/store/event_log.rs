@@ -51,6 +51,12 @@ impl EventLog {
         Ok(Self { connection: sqlite::open_for_reading(path)? })
     }
 
+    /// Behind which event to begin in order to read those observed at a time or later, without a look at all that came before.
+    /// In a large log, some of what was observed while the clock was wrong by more than an hour can be left out by that.
+    pub fn before(&self, since: Timestamp) -> Result<EventId, StoreError> {
+        events::read_before(&self.connection, since)
+    }
+
     /// The first events that match, at most `limit`; one consistent view of the log.
     pub fn read(&self, filter: &EventFilter, limit: usize) -> Result<EventPage, StoreError> {
         events::read_matching(&self.connection, filter, limit)

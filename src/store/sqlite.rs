@@ -67,6 +67,7 @@ pub(super) struct Sqlite {
     reader: Arc<Mutex<Option<Connection>>>,
     committed: watch::Receiver<EventId>,
     writes: watch::Receiver<Writes>,
+    used_bytes: watch::Receiver<u64>,
 }
 
 impl Sqlite {
@@ -94,9 +95,10 @@ impl Sqlite {
         let (sender, committed) = watch::channel(events::last_id(&connection)?);
         let reader = Arc::new(Mutex::new(Some(connect_to_read(&path)?)));
         let (writes_sender, writes) = watch::channel(Writes::default());
-        let told = Told { committed: sender, writes: writes_sender };
+        let (used_sender, used_bytes) = watch::channel(prune::used_bytes(&connection)?);
+        let told = Told { committed: sender, writes: writes_sender, used_bytes: used_sender };
         let writer = Writer::start(connection, lock, epoch, told)?;
-        Ok(Self { path, writer, reader, committed, writes })
+        Ok(Self { path, writer, reader, committed, writes, used_bytes })
     }
 
     /// Queues a step for the next group of commits and waits for its commit.
@@ -126,6 +128,10 @@ impl Sqlite {
 
     pub(super) fn committed(&self) -> watch::Receiver<EventId> {
         self.committed.clone()
+    }
+
+    pub(super) fn used_bytes(&self) -> watch::Receiver<u64> {
+        self.used_bytes.clone()
     }
 
     pub(super) fn writes(&self) -> Writes {

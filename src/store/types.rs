@@ -2,9 +2,13 @@
 //!
 //! Times are kept in whole milliseconds; finer ones are cut when they are stored.
 
+mod sinks;
+
 use std::ops::AddAssign;
 
 use jiff::Timestamp;
+
+pub use self::sinks::*;
 
 use crate::domain::{
     account::{Account, AccountState, Conclusion},
@@ -99,35 +103,6 @@ pub struct Seen {
     pub last_success_at: Option<Timestamp>,
 }
 
-/// A configured sink.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SinkRegistration {
-    /// Its name.
-    pub name: String,
-    /// Where it starts if it was not seen before.
-    pub start: Start,
-    /// Where it delivers to, without secrets: a sink that was stopped goes on when this changes.
-    pub destination: Option<String>,
-}
-
-/// How a registered sink stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegisteredSink {
-    /// Up to where it has confirmed.
-    pub cursor: EventId,
-    /// Why it wants no more events, if it does not.
-    pub stopped: Option<String>,
-}
-
-/// Where in the log a new sink starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With the first event committed after its registration.
-    Now,
-    /// With the oldest event that is retained.
-    Beginning,
-}
-
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
@@ -143,33 +118,6 @@ pub struct StoredEvent {
     pub observed_at: Timestamp,
     /// The whole event as one line of JSON.
     pub json: String,
-}
-
-/// What a sink still has to deliver, and what it will not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pending {
-    /// How many events of the log are behind the cursor, whether the sink wants them or not. It passes those that it
-    /// does not want as soon as it has confirmed what comes before them.
-    pub events: u64,
-    /// When the first of them was observed.
-    pub oldest: Option<Timestamp>,
-    /// Events that it refused for good.
-    pub dead_letters: u64,
-    /// Whether it wants no more events.
-    pub stopped: bool,
-}
-
-/// An event that a sink refused for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The sink.
-    pub sink: String,
-    /// The event, whole: the log may prune it.
-    pub event: StoredEvent,
-    /// What the sink said last.
-    pub reason: String,
-    /// When it was given up.
-    pub died_at: Timestamp,
 }
 
 /// How writing goes since the store was opened, whatever was to be written.
@@ -195,9 +143,11 @@ pub struct PruneLimits {
     pub events_before: Timestamp,
     /// Snapshots of accounts unwatched since before.
     pub unwatched_before: Timestamp,
-    /// Cursors of sinks removed before.
+    /// Sinks removed before, with all that is kept of them.
     pub sinks_before: Timestamp,
-    /// How many events, or accounts, one transaction removes at most: commits of polls wait for it.
+    /// Dead letters that died before.
+    pub dead_letters_before: Timestamp,
+    /// How many events, accounts or dead letters one transaction removes at most: commits of polls wait for it.
     pub batch: usize,
 }
 
@@ -208,8 +158,10 @@ pub struct Pruned {
     pub events: u64,
     /// Snapshots of unwatched accounts.
     pub snapshots: u64,
-    /// Cursors of removed sinks.
+    /// Removed sinks.
     pub sinks: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
 }
 
 impl AddAssign for Pruned {
@@ -217,5 +169,6 @@ impl AddAssign for Pruned {
         self.events += other.events;
         self.snapshots += other.snapshots;
         self.sinks += other.sinks;
+        self.dead_letters += other.dead_letters;
     }
 }

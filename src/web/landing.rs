@@ -1,6 +1,8 @@
-//! The page at `/`: version, links, every account with its state and sessions, and what collectors know beside.
+//! The page at `/`: version, links, every account with its state and sessions, what collectors know beside, and the sinks.
 //!
 //! It works without scripts. What needs a human comes first.
+
+mod sinks;
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -33,15 +35,17 @@ th { border-bottom: 2px solid #d5dbe1; font-weight: 600; } td { border-bottom: 1
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 table.of { width: auto; margin-bottom: 1.5rem; } td.kf { white-space: nowrap; } .name, .offline { color: #56616e; } .online { color: #1b7a36; }
 .state { border-radius: .6rem; padding: .1rem .6rem; font-size: .85rem; background: #e9edf0; }
-.ok { background: #d8f0de; } .unbound, .invalid { background: #fbd9d6; } .blind { background: #fdeac9; }
+.ok, .delivering { background: #d8f0de; } .unbound, .invalid, .stopped, .suspended { background: #fbd9d6; }
+.blind, .failing { background: #fdeac9; }
 @media (prefers-color-scheme: dark) { body { background: #14191f; color: #dfe5eb; } p, .name, .offline { color: #9aa6b2; }
 .online { color: #7fd497; }
-th, td { border-color: #2b343d; } .state { background: #2b343d; } .ok { background: #1d4d2b; }
-.unbound, .invalid { background: #6b211b; } .blind { background: #64480f; } }
+th, td { border-color: #2b343d; } .state { background: #2b343d; } .ok, .delivering { background: #1d4d2b; }
+.unbound, .invalid, .stopped, .suspended { background: #6b211b; } .blind, .failing { background: #64480f; } }
 ";
 
 pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     let now = state.clock.now();
+    let stored = state.stored().await;
     let read = state.table.read();
     let mut rows: Vec<RowRef<'_>> = read.iter().flat_map(AccountRows::iter).collect();
     // A stable sort: within each urgency the order of the configuration remains.
@@ -66,6 +70,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
                     a href="/-/healthy" { "healthy" }
                 }
                 (official_accounts(state.table.official_accounts()))
+                (sinks::table(&state.sinks, &stored, now))
                 (accounts(&rows, now))
                 @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " are shown; the metrics have all." } }
             }

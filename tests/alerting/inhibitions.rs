@@ -22,12 +22,12 @@ struct Row {
 }
 
 /// One for each inhibit rule, in the file's order.
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     Row { sources: &["Absent"], silences: |alert| alert.is_ours() && !alert.is("Absent"), equal: &[] },
     Row {
         sources: &["TargetDown"],
         silences: |alert| {
-            let of_sinks = &["SinkLagging", "SinkStopped", "DeadLetters"];
+            let of_sinks = &["SinkLagging", "SinkStopped", "SinkSuspended", "EventLogFilling", "DeadLetters"];
             let of_machine = &["TicksMissed", "StoreFailing", "ClockSkewed", "Restarting"];
             alert.is_one_of(of_sinks) || alert.is_one_of(of_machine)
         },
@@ -73,6 +73,11 @@ const ROWS: [Row; 11] = [
     Row {
         sources: &["SinkStopped"],
         silences: |alert| alert.is("SinkLagging"),
+        equal: &["instance", "sink"],
+    },
+    Row {
+        sources: &["SinkSuspended"],
+        silences: |alert| alert.is_one_of(&["SinkLagging", "SinkStopped"]),
         equal: &["instance", "sink"],
     },
     Row {

@@ -45,6 +45,8 @@ const FIXED_WINDOWS: &[(&str, u64, &str)] = &[
     ("kfwatch_token_replaced_total", 3600, "tokens are fetched every two hours"),
     ("kfwatch_token_refresh_failures_total", 3600, "tokens are fetched every two hours"),
     ("kfwatch_token_refreshes_total", 3600, "tokens are fetched every two hours"),
+    ("kfwatch_sink_expired_dead_letters_total", 86_400, "a day's dead letters expire at once"),
+    ("kfwatch_sink_lost_events_total", 86_400, "what the night has cost is asked in the morning"),
     ("kfwatch_api_requests_total", 900, "a day's need is reckoned from more than one tick of a schedule"),
     ("process_cpu_seconds_total", 600, "it counts whole seconds, so that a short window shows spikes"),
 ];

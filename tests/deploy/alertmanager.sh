@@ -15,6 +15,9 @@ goes_to operators alertname=WechatKfAccountUnbound severity=warning official_acc
 goes_to operators alertname=WechatKfCollectorStale severity=info official_account=shop collector=online
 goes_to everybody alertname=WechatKfTargetDown severity=critical job=kfwatch instance=127.0.0.1:9877
 goes_to everybody alertname=WechatKfTokenRefreshFailing severity=critical official_account=shop
+goes_to everybody alertname=WechatKfSinkSuspended severity=critical instance=127.0.0.1:9877 sink=crm
+goes_to operators alertname=WechatKfEventLogFilling severity=warning instance=127.0.0.1:9877 sink=crm
+goes_to operators alertname=WechatKfDeadLetters severity=warning instance=127.0.0.1:9877 sink=crm
 for name in CustomersWaitLong NobodyOnline SessionsOnOfflineAccount; do
     goes_to team-lead "alertname=WechatKf$name" severity=warning official_account=shop
 done

@@ -8,6 +8,7 @@ its kind, the Prometheus Operator's by shape, and all of them against each other
 
 import pathlib
 import sys
+import tomllib
 import urllib.request
 
 import kubernetes_validate
@@ -93,6 +94,17 @@ def check_references(objects, stateful_set):
         assert of_namespace == NAMESPACE, document["metadata"]
 
 
+def check_room(objects, stateful_set):
+    """The store, and the copy of it that a migration makes, fit into the volume with room for the sinks' files."""
+    [claim] = stateful_set["spec"]["volumeClaimTemplates"]
+    size = claim["spec"]["resources"]["requests"]["storage"]
+    assert size.endswith("Gi"), size
+    room = int(size.removesuffix("Gi")) << 30
+    configured = tomllib.loads(the(objects, "ConfigMap")["data"]["config.toml"])
+    store = configured["store"]["event_log_max_bytes"]
+    assert 2 * store < room, f"a volume of {size} is too small for twice {store} bytes: see config.toml"
+
+
 def check_probes(container, base_url):
     probes = [container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")]
     names = {port["name"] for port in container["ports"]}
@@ -109,6 +121,7 @@ def core(built, base_url=None):
     container = check_pod(stateful_set)
     check_services(objects, stateful_set)
     check_references(objects, stateful_set)
+    check_room(objects, stateful_set)
     check_probes(container, base_url)
     print(f"{len(objects)} objects are valid for Kubernetes {VERSION} and fit each other")
 

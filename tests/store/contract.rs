@@ -14,6 +14,10 @@ use kfwatch::{
 
 use super::support::*;
 
+mod sinks;
+
+pub(crate) use self::sinks::*;
+
 macro_rules! contract {
     ($backend:ident, $place:path) => {
         contract!($backend, $place,
@@ -34,6 +38,14 @@ macro_rules! contract {
             what_a_sink_wants_is_read_and_the_rest_is_passed,
             a_stop_is_remembered_until_the_destination_changes,
             a_dead_letter_outlives_its_event,
+            a_sink_that_is_resumed_goes_on_where_it_stood,
+            a_replay_moves_a_cursor_back_and_never_forward,
+            a_dead_letter_is_retried_until_it_is_delivered_or_refused_again,
+            dead_letters_expire_and_are_counted,
+            what_is_kept_of_a_removed_sink_goes_with_it,
+            room_is_made_of_what_everybody_has_or_is_suspended_from_getting,
+            the_gap_of_a_suspended_sink_is_what_was_removed_before_it_had_it,
+            a_sink_that_is_stopped_keeps_its_reason_when_it_is_suspended,
             pruning_never_passes_a_present_sink,
             ids_are_not_used_again_when_the_log_was_emptied,
             an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever,
@@ -323,8 +335,13 @@ pub(crate) async fn a_dead_letter_outlives_its_event(place: &Place) {
     commit(&store, &account, vec![started("o-1", 1)]).await;
     let event = events(&store).await.remove(0);
     for reason in ["first", "again"] {
-        let letter =
-            DeadLetter { sink: "crm".into(), event: event.clone(), reason: reason.into(), died_at: at(2) };
+        let letter = DeadLetter {
+            sink: "crm".into(),
+            event: event.clone(),
+            reason: reason.into(),
+            died_at: at(2_000),
+            retry: false,
+        };
         store.bury(letter).await.unwrap();
     }
     assert_eq!(store.pending("crm").await.unwrap().dead_letters, 1, "each event once");

@@ -39,7 +39,7 @@ async fn a_newer_schema_is_refused() {
     let file = store_file().await;
     change(&file, "PRAGMA user_version = 99");
     let (error, text) = refused(&file.path);
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 3, .. }));
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 4, .. }));
     assert!(text.contains("upgrade"), "{text}");
 }
 

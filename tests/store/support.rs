@@ -139,7 +139,13 @@ pub(crate) async fn events(store: &Store) -> Vec<StoredEvent> {
 }
 
 pub(crate) fn everything_before(ms: i64) -> PruneLimits {
-    PruneLimits { events_before: at(ms), unwatched_before: at(ms), sinks_before: at(ms), batch: 2 }
+    PruneLimits {
+        events_before: at(ms),
+        unwatched_before: at(ms),
+        sinks_before: at(ms),
+        dead_letters_before: at(ms),
+        batch: 2,
+    }
 }
 
 /// The openids and createtimes of a snapshot.

@@ -1,5 +1,10 @@
-//! A receiver of webhooks that shares nothing with kfwatch: plain HTTP/1.1 on loopback, as well or as badly behaved as a test
-//! wants it, and able to die and come back on the same port.
+//! A receiver of webhooks that shares nothing with kfwatch: HTTP/1.1 on loopback, plain or in TLS, as well or as badly behaved
+//! as a test wants it, and able to die and come back on the same port.
+
+pub(crate) mod eio;
+pub(crate) mod tls;
+
+pub(crate) mod scene;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -12,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 use standardwebhooks::Webhook;
 
@@ -25,6 +31,8 @@ pub(crate) struct Delivery {
     pub(crate) path: String,
     headers: Vec<(String, String)>,
     pub(crate) body: String,
+    /// Whether its signature was good for the first key when it came: later the reference implementation finds it too old.
+    pub(crate) signed: bool,
     /// Whether it was confirmed: set when the answer is sent.
     pub(crate) confirmed: bool,
 }
@@ -47,18 +55,20 @@ impl Delivery {
 
     /// Official account and kf account.
     pub(crate) fn account(&self) -> (String, String) {
-        let json = self.json();
-        let text = |key: &str| json["data"][key].as_str().unwrap().to_owned();
-        (text("official_account"), text("kf_account"))
+        scene::account_of(&self.body)
     }
 
     /// Fails unless the signature is good for this key, in the eyes of the reference implementation.
     pub(crate) fn verify(&self, key: &str) {
+        assert!(self.is_signed_with(key), "{self:?}");
+    }
+
+    fn is_signed_with(&self, key: &str) -> bool {
         let mut headers = reqwest::header::HeaderMap::new();
         for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
             headers.insert(name, self.header(name).parse().unwrap());
         }
-        Webhook::new(key).unwrap().verify(self.body.as_bytes(), &headers).unwrap();
+        Webhook::new(key).unwrap().verify(self.body.as_bytes(), &headers).is_ok()
     }
 }
 
@@ -79,6 +89,12 @@ pub(crate) enum Answer {
     Cut,
     /// 200 and half a body, and nothing more.
     Stall,
+    /// 200 and a body of a megabyte.
+    Huge,
+    /// 200 and a body that never ends, as fast as it is read.
+    Endless,
+    /// 200 and headers that never end.
+    EndlessHead,
 }
 
 impl Answer {
@@ -94,6 +110,7 @@ struct Shared {
     decide: Mutex<Decide>,
     connections: Mutex<Vec<TcpStream>>,
     dead: AtomicBool,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// A receiver, dead or alive.
@@ -106,12 +123,22 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// One that confirms everything.
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same behind TLS, as this certificate's server.
+    pub(crate) fn start_tls(config: ServerConfig) -> Self {
+        Self::start_with(Some(Arc::new(config)))
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let shared = Arc::new(Shared {
             received: Mutex::default(),
             decide: Mutex::new(Box::new(|_| Answer::status(204))),
             connections: Mutex::default(),
             dead: AtomicBool::new(false),
+            tls,
         });
         let mut receiver = Self { address: listener.local_addr().unwrap(), shared, acceptor: None };
         receiver.listen(listener);
@@ -133,6 +160,11 @@ impl Receiver {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
+    }
+
+    /// By the name that its certificate has, which leads to loopback.
+    pub(crate) fn https_url(&self, name: &str) -> String {
+        format!("https://{name}:{}/kf", self.address.port())
     }
 
     /// All its connections break, and new ones are refused.
@@ -163,7 +195,11 @@ impl Receiver {
                 }
                 shared.connections.lock().unwrap().push(connection.try_clone().unwrap());
                 let shared = Arc::clone(&shared);
-                std::thread::spawn(move || serve(&connection, &shared));
+                std::thread::spawn(move || {
+                    let socket = connection.try_clone().unwrap();
+                    serve(wrapped(connection, &shared), &shared);
+                    let _ = socket.shutdown(Shutdown::Both);
+                });
             }
         }));
     }
@@ -175,15 +211,30 @@ impl Drop for Receiver {
     }
 }
 
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+/// A handshake that fails, fails at the first read.
+fn wrapped(connection: TcpStream, shared: &Shared) -> Box<dyn Stream> {
+    match &shared.tls {
+        None => Box::new(connection),
+        Some(config) => {
+            let tls = ServerConnection::new(Arc::clone(config)).unwrap();
+            Box::new(StreamOwned::new(tls, connection))
+        }
+    }
+}
+
 /// Serves a connection until it breaks.
-fn serve(connection: &TcpStream, shared: &Shared) {
+fn serve(connection: Box<dyn Stream>, shared: &Shared) {
     let mut reader = BufReader::new(connection);
     while let Some(delivery) = read_request(&mut reader) {
         let answer = shared.decide.lock().unwrap()(&delivery);
         let confirms = match &answer {
             Answer::Status(status, ..) => (200..300).contains(status),
-            Answer::Slow(_) | Answer::Cut | Answer::Stall => true,
-            Answer::Hang | Answer::Reset | Answer::Garbage => false,
+            Answer::Slow(_) | Answer::Cut | Answer::Stall | Answer::Huge | Answer::Endless => true,
+            Answer::Hang | Answer::Reset | Answer::Garbage | Answer::EndlessHead => false,
         };
         let place = {
             let mut received = shared.received.lock().unwrap();
@@ -193,21 +244,8 @@ fn serve(connection: &TcpStream, shared: &Shared) {
         if let Answer::Slow(time) = answer {
             std::thread::sleep(time);
         }
-        let mut writer = connection;
-        let sent = match &answer {
-            Answer::Status(status, headers, body) => writer.write_all(
-                format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
-                    .as_bytes(),
-            ),
-            Answer::Slow(_) => writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-            Answer::Garbage => writer.write_all(b"220 mail.example ESMTP\r\n\r\n"),
-            Answer::Reset => writer.write_all(b"HTTP/1.1 2"),
-            Answer::Cut | Answer::Stall => {
-                writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
-            }
-            Answer::Hang => Ok(()),
-        };
-        if sent.is_err() {
+        let writer = reader.get_mut();
+        if writer.write_all(&beginning(&answer)).and_then(|()| writer.flush()).is_err() {
             break;
         }
         shared.received.lock().unwrap()[place].confirmed = confirms;
@@ -218,11 +256,36 @@ fn serve(connection: &TcpStream, shared: &Shared) {
                 let _ = reader.read(&mut [0]);
                 break;
             }
+            Answer::Huge => {
+                if writer.write_all(&vec![b'x'; MEGABYTE]).is_err() {
+                    break;
+                }
+            }
+            Answer::Endless => while writer.write_all(&[b'x'; 4096]).is_ok() {},
+            Answer::EndlessHead => while writer.write_all(b"X-More: and more\r\n").is_ok() {},
             Answer::Reset | Answer::Garbage | Answer::Cut => break,
         }
     }
-    let _ = connection.shutdown(Shutdown::Both);
 }
+
+/// The answer, or as much of it as decides what it is.
+fn beginning(answer: &Answer) -> Vec<u8> {
+    match answer {
+        Answer::Status(status, headers, body) => {
+            format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).into()
+        }
+        Answer::Slow(_) => b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(),
+        Answer::Garbage => b"220 mail.example ESMTP\r\n\r\n".into(),
+        Answer::Reset => b"HTTP/1.1 2".into(),
+        Answer::Cut | Answer::Stall => b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf".into(),
+        Answer::Huge => format!("HTTP/1.1 200 OK\r\nContent-Length: {MEGABYTE}\r\n\r\n").into(),
+        Answer::Endless => b"HTTP/1.1 200 OK\r\n\r\n".into(),
+        Answer::EndlessHead => b"HTTP/1.1 200 OK\r\n".into(),
+        Answer::Hang => Vec::new(),
+    }
+}
+
+const MEGABYTE: usize = 1024 * 1024;
 
 /// None when the connection ends or breaks before a whole request.
 fn read_request(reader: &mut impl BufRead) -> Option<Delivery> {
@@ -244,5 +307,8 @@ fn read_request(reader: &mut impl BufRead) -> Option<Delivery> {
     let length = headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()?;
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Delivery { path, headers, body: String::from_utf8(body).unwrap(), confirmed: false })
+    let body = String::from_utf8(body).unwrap();
+    let mut delivery = Delivery { path, headers, body, signed: false, confirmed: false };
+    delivery.signed = delivery.is_signed_with(KEYS[0]);
+    Some(delivery)
 }

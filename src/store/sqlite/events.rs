@@ -1,6 +1,7 @@
 //! Reading the event log.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use super::{convert, renumber};
 use crate::store::{
@@ -14,6 +15,15 @@ const COLUMNS: &str = "id, account, sequence, type, observed_at, json";
 /// Whose an event is. Looked up for each event: a list of all kf accounts of an official account may be long.
 const OFFICIAL_ACCOUNT: &str = "(SELECT official_account FROM accounts WHERE accounts.id = events.account)";
 
+/// How many ids are passed at a time in search of a time: ten million events with a thousand looks.
+const STRIDE: i64 = 10_000;
+
+/// A log of fewer events is read whole: that takes no longer than the eye needs.
+const SMALL_LOG: u64 = 100_000;
+
+/// How much out of order times may be in the log: polls are not committed in the order of their answers, and clocks are set.
+const OUT_OF_ORDER_MS: i64 = 3_600_000;
+
 /// The newest event ever committed, whether it is retained or not.
 pub(in crate::store) fn last_id(connection: &Connection) -> Result<EventId, StoreError> {
     let mut statement = connection.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?;
@@ -25,7 +35,7 @@ pub(in crate::store) fn last_id(connection: &Connection) -> Result<EventId, Stor
 ///
 /// Ids have no gaps but those of restores, which end at the beginning of a block: a transaction that is rolled back gives
 /// its ids back, and only the oldest events are pruned.
-pub(super) fn count_after(connection: &Connection, after: EventId) -> Result<u64, StoreError> {
+pub(in crate::store) fn count_after(connection: &Connection, after: EventId) -> Result<u64, StoreError> {
     let mut first_after = connection.prepare_cached("SELECT min(id) FROM events WHERE id > ?1")?;
     let mut last_before = connection.prepare_cached("SELECT max(id) FROM events WHERE id < ?1")?;
     let (mut count, mut counted_to) = (0, after.0);
@@ -50,6 +60,40 @@ pub(in crate::store) fn read_after(
         events.push(event(row)?);
     }
     Ok(events)
+}
+
+/// Behind which event those begin that were observed at a time or later: ids follow time, nearly, and so an event in each
+/// [`STRIDE`] is looked at until one is as late as that. A look that finds the clock set back says nothing of what is before it.
+/// What one stride hides is passed over: that a clock was ahead by more than [`OUT_OF_ORDER_MS`] in between, or that it was set
+/// back by as much and is still not behind the look before.
+///
+/// In one view of the log: within a transaction.
+pub(super) fn before(tx: &Transaction<'_>, since: Timestamp) -> Result<EventId, StoreError> {
+    if count_after(tx, EventId::BEGINNING)? < SMALL_LOG {
+        return Ok(EventId::BEGINNING);
+    }
+    let sooner = convert::ms(since).saturating_sub(OUT_OF_ORDER_MS);
+    let mut look =
+        tx.prepare_cached("SELECT id, observed_at FROM events WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    let (mut passed, mut latest, mut from) = (EventId::BEGINNING, i64::MIN, STRIDE);
+    while let Some((id, observed_at)) =
+        look.query_row([from], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
+        && observed_at < sooner
+    {
+        if observed_at >= latest {
+            (passed, latest) = (EventId(id), observed_at);
+        }
+        from = id.saturating_add(STRIDE);
+    }
+    Ok(passed)
+}
+
+/// As [`before`], of the log as it is now.
+pub(in crate::store) fn read_before(
+    connection: &Connection,
+    since: Timestamp,
+) -> Result<EventId, StoreError> {
+    before(&connection.unchecked_transaction()?, since)
 }
 
 pub(in crate::store) fn read_matching(
@@ -108,7 +152,8 @@ fn accounts_named(connection: &Connection, name: &str) -> Result<Vec<i64>, Store
     Ok(ids.collect::<Result<_, _>>()?)
 }
 
-fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
+/// From a row that begins with [`COLUMNS`], or those of a dead letter.
+pub(super) fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
     Ok(StoredEvent {
         id: EventId(row.get(0)?),
         account: AccountRow(row.get(1)?),
@@ -119,6 +164,6 @@ fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
     })
 }
 
-fn limit_of(limit: usize) -> i64 {
+pub(super) fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

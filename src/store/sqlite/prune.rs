@@ -1,11 +1,11 @@
-//! Removing what has outlived its time, a batch at a time.
+//! Removing what has outlived its time, and what there is no room for, a batch at a time.
 
-use rusqlite::Transaction;
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use super::convert;
+use super::{convert, dead_letters, sinks};
 use crate::store::{
     error::StoreError,
-    types::{PruneLimits, Pruned},
+    types::{EventId, PruneLimits, Pruned, Room, RoomLimits},
 };
 
 /// What one transaction removed.
@@ -16,19 +16,55 @@ pub(in crate::store) struct Batch {
 }
 
 pub(in crate::store) fn prune_batch(tx: &Transaction<'_>, limits: PruneLimits) -> Result<Batch, StoreError> {
-    let batch = i64::try_from(limits.batch.max(1)).unwrap_or(i64::MAX);
-    let sinks = tx.execute("DELETE FROM sinks WHERE removed_at < ?1", [convert::ms(limits.sinks_before)])?;
+    let batch = rows_of(limits.batch);
+    let sinks = sinks::forget_removed(tx, convert::ms(limits.sinks_before))?;
+    let dead_letters = dead_letters::expire(tx, convert::ms(limits.dead_letters_before), batch)?;
     let (events, more_events) = prune_events(tx, convert::ms(limits.events_before), batch)?;
     let (snapshots, more_snapshots) = prune_snapshots(tx, convert::ms(limits.unwatched_before), batch)?;
-    let pruned = Pruned { events, snapshots, sinks: sinks as u64 };
-    Ok(Batch { pruned, more: more_events || more_snapshots })
+    let more = more_events || more_snapshots || dead_letters.cast_signed() == batch;
+    Ok(Batch { pruned: Pruned { events, snapshots, sinks, dead_letters }, more })
+}
+
+/// Removes a batch of the oldest events that nobody still has to deliver, whatever their age.
+pub(in crate::store) fn make_room(tx: &Transaction<'_>, limits: RoomLimits) -> Result<Room, StoreError> {
+    if used_bytes(tx)? <= limits.bytes {
+        return Ok(Room::Enough);
+    }
+    let Some(oldest) = tx.query_row("SELECT min(id) FROM events", [], |row| row.get::<_, Option<i64>>(0))?
+    else {
+        return Ok(Room::NothingLeft);
+    };
+    let furthest_behind = tx
+        .query_row(
+            "SELECT name, cursor FROM sinks WHERE removed_at IS NULL AND suspended_at IS NULL ORDER BY cursor, name LIMIT 1",
+            [],
+            |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)),
+        )
+        .optional()?;
+    match furthest_behind {
+        Some((sink, cursor)) if cursor < oldest => Ok(Room::HeldBack { sink, cursor: EventId(cursor) }),
+        furthest_behind => {
+            let deliverable = furthest_behind.map_or(i64::MAX, |(_, cursor)| cursor);
+            let last = deliverable.min(oldest + rows_of(limits.batch) - 1);
+            Ok(Room::Removed { events: remove_events(tx, last)? })
+        }
+    }
+}
+
+/// What of the file is in use.
+pub(super) fn used_bytes(connection: &Connection) -> Result<u64, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+    )?;
+    Ok(statement.query_row([], |row| row.get::<_, i64>(0))?.unsigned_abs())
 }
 
 /// Removes from the old end up to the first event that is still wanted, so that the ids that remain have no gaps.
 fn prune_events(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<(u64, bool), StoreError> {
     let mut statement = tx.prepare_cached(
         "SELECT id, observed_at FROM events
-         WHERE id <= (SELECT coalesce(min(cursor), 9223372036854775807) FROM sinks WHERE removed_at IS NULL)
+         WHERE id <= (SELECT coalesce(min(cursor), 9223372036854775807) FROM sinks
+                      WHERE removed_at IS NULL AND suspended_at IS NULL)
          ORDER BY id LIMIT ?1",
     )?;
     let mut rows = statement.query([batch])?;
@@ -41,8 +77,13 @@ fn prune_events(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<(u64, b
         count += 1;
     }
     drop(rows);
-    let deleted = tx.prepare_cached("DELETE FROM events WHERE id <= ?1")?.execute([last])?;
-    Ok((deleted as u64, count == batch))
+    Ok((remove_events(tx, last)?, count == batch))
+}
+
+/// Removes events from the old end. What sinks that hold nothing back had not confirmed of them is noted as their gap.
+fn remove_events(tx: &Transaction<'_>, last: i64) -> Result<u64, StoreError> {
+    sinks::note_gaps(tx, last)?;
+    Ok(tx.prepare_cached("DELETE FROM events WHERE id <= ?1")?.execute([last])? as u64)
 }
 
 /// The account's row stays: its sequence goes on if it ever comes back, from a new baseline.
@@ -58,4 +99,8 @@ fn prune_snapshots(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<(u64
         delete.execute([id])?;
     }
     Ok((ids.len() as u64, ids.len() as i64 == batch))
+}
+
+fn rows_of(batch: usize) -> i64 {
+    i64::try_from(batch.max(1)).unwrap_or(i64::MAX)
 }

@@ -16,7 +16,7 @@ const APPLICATION_ID: i64 = 0x6b66_7761;
 const VERSION: i64 = VERSIONS.len() as i64;
 
 /// What each version brought, from version 1 on. Times are UNIX milliseconds.
-const VERSIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
+const VERSIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 const VERSION_1: &str = "
 -- Who may write: every commit checks the epoch. One file is one shard, 0.
@@ -101,9 +101,34 @@ CREATE TABLE dead_letters (
 ) STRICT, WITHOUT ROWID;
 ";
 
+const VERSION_4: &str = "
+-- Since when the sink holds back pruning no longer, because it was furthest behind when the store had reached its size. It
+-- is stopped as well.
+ALTER TABLE sinks ADD COLUMN suspended_at INTEGER;
+-- Dead letters that were removed for their age.
+ALTER TABLE sinks ADD COLUMN expired_dead_letters INTEGER NOT NULL DEFAULT 0;
+
+-- Events next to each other that were removed before a sink had confirmed them.
+CREATE TABLE gaps (
+    sink TEXT NOT NULL,
+    first_event INTEGER NOT NULL,
+    last_event INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    first_observed_at INTEGER NOT NULL,
+    last_observed_at INTEGER NOT NULL,
+    PRIMARY KEY (sink, first_event)
+) STRICT, WITHOUT ROWID;
+
+-- Whether the sink is to get it once more.
+ALTER TABLE dead_letters ADD COLUMN retry INTEGER NOT NULL DEFAULT 0;
+-- So that they are counted, and those to be delivered found, without reading their texts.
+CREATE INDEX dead_letters_by_sink ON dead_letters (sink, retry);
+CREATE INDEX dead_letters_by_age ON dead_letters (died_at);
+";
+
 /// Small enough to be read whole at every start. The snapshots are read whole a moment later, and what is damaged in the
 /// log is found by those who read it: checking gigabytes of it would keep the daemon from polling for minutes.
-const CHECKED_AT_START: [&str; 5] = ["lease", "accounts", "sinks", "token_fetches", "refresh_tokens"];
+const CHECKED_AT_START: [&str; 6] = ["lease", "accounts", "sinks", "gaps", "token_fetches", "refresh_tokens"];
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

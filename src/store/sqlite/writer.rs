@@ -13,7 +13,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{events, file::Lock};
+use super::{events, file::Lock, prune};
 use crate::store::{
     error::StoreError,
     types::{EventId, Writes},
@@ -35,6 +35,8 @@ pub(super) struct Told {
     pub(super) committed: watch::Sender<EventId>,
     /// How writing goes.
     pub(super) writes: watch::Sender<Writes>,
+    /// How many bytes of the file are in use.
+    pub(super) used_bytes: watch::Sender<u64>,
 }
 
 /// The queue to the writing thread.
@@ -210,8 +212,13 @@ impl Worker {
             writes.last_succeeded = outcome.is_ok();
             writes.failures += u64::from(outcome.is_err());
         });
-        if let Ok(last) = &outcome {
-            self.told.committed.send_if_modified(|known| std::mem::replace(known, *last) != *last);
+        if let Ok(Outcome { last_event, used_bytes }) = &outcome {
+            self.told
+                .committed
+                .send_if_modified(|known| std::mem::replace(known, *last_event) != *last_event);
+            self.told
+                .used_bytes
+                .send_if_modified(|known| std::mem::replace(known, *used_bytes) != *used_bytes);
         }
         for step in group {
             step.answer(outcome.clone().map(drop));
@@ -219,16 +226,23 @@ impl Worker {
     }
 
     /// One transaction: dropped before its commit, it is rolled back.
-    fn try_commit(&mut self, group: &mut [Box<dyn Step>]) -> Result<EventId, StoreError> {
+    fn try_commit(&mut self, group: &mut [Box<dyn Step>]) -> Result<Outcome, StoreError> {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         check_lease(&tx, self.epoch)?;
         for step in group {
             step.apply(&tx)?;
         }
-        let last = events::last_id(&tx)?;
+        let outcome = Outcome { last_event: events::last_id(&tx)?, used_bytes: prune::used_bytes(&tx)? };
         tx.commit()?;
-        Ok(last)
+        Ok(outcome)
     }
+}
+
+/// What a group of commits has led to.
+#[derive(Clone, Copy)]
+struct Outcome {
+    last_event: EventId,
+    used_bytes: u64,
 }
 
 fn check_lease(tx: &Transaction<'_>, epoch: i64) -> Result<(), StoreError> {

@@ -1,0 +1,240 @@
+//! Disks that are full (ENOSPC) and disks that fail (EIO), under the store and under the file of a sink.
+
+use std::{collections::HashSet, fs};
+
+use super::{
+    log::EventLog,
+    site::{
+        eventually_delivered, eventually_logged, file, home, lively, nothing_more_happens, of_sink,
+        terminate, times_logged, webhook,
+    },
+};
+use crate::{
+    disk::SmallDisk,
+    support_delivery::{
+        Delivery, Receiver,
+        eio::{
+            FailingDisk,
+            Trouble::{self, Cut, Sync, Write},
+        },
+    },
+    support_ops::{Home, Process, WeChat, eventually},
+};
+
+const STORE_FAILS: &str = "Polls are not stored";
+const SINK_FAILS: &str = "Delivery stands still and will be tried again";
+const SINK_GOES_ON: &str = "Delivery goes on";
+
+/// What goes wrong can happen this often before it is enough.
+const OFTEN: f64 = 2.0;
+
+fn store_failures(daemon: &Process) -> f64 {
+    daemon.metric("kfwatch_store_failures_total").unwrap()
+}
+
+fn last_write_succeeded(daemon: &Process) -> bool {
+    daemon.metric("kfwatch_store_last_write_successful").unwrap() >= 1.0
+}
+
+/// Waits until so many events came to the receiver, more than it has.
+fn eventually_more(receiver: &Receiver, events: usize) {
+    let before = receiver.received().len();
+    eventually("more events", || (receiver.received().len() >= before + events).then_some(()));
+}
+
+/// Waits until the store has failed often.
+fn eventually_fails_to_store(daemon: &Process) {
+    let before = store_failures(daemon);
+    eventually("the store fails", || (store_failures(daemon) >= before + OFTEN).then_some(()));
+    assert!(!last_write_succeeded(daemon));
+}
+
+/// Waits until the sink has failed again and again, and still delivers nothing.
+fn eventually_fails_to_deliver(daemon: &Process, sink: &str) {
+    let of = |name| of_sink(daemon, sink, name);
+    let failures = of("delivery_failures_total");
+    eventually("the first failure", || (of("delivery_failures_total") > failures).then_some(()));
+    let (delivered, pending) = (of("delivered_events_total"), of("pending_events"));
+    eventually("more failures and more events", || {
+        (of("delivery_failures_total") >= failures + OFTEN && of("pending_events") > pending).then_some(())
+    });
+    assert_eq!(of("delivered_events_total"), delivered, "nothing counts as delivered");
+}
+
+fn distinct(receiver: &Receiver) -> usize {
+    receiver.received().iter().map(Delivery::id).collect::<HashSet<_>>().len()
+}
+
+fn stored_cursor(home: &Home, sink: &str) -> i64 {
+    let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
+    store.query_row("SELECT cursor FROM sinks WHERE name = ?1", [sink], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_full_disk_of_the_store_holds_events_back_and_loses_none() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let store = format!("[store]\npath = {:?}\n", disk.path().join("kfwatch.db"));
+    let home = home(
+        &wechat,
+        &[store, webhook("crm", &receiver.url("kf"), ""), file("archive", "events.jsonl")].concat(),
+    );
+    let daemon = home.daemon();
+    eventually_more(&receiver, 20);
+
+    disk.fill();
+    // What the store has allocated already it may still use.
+    eventually_fails_to_store(&daemon);
+    let known = EventLog::of(&home).len();
+    eventually_fails_to_store(&daemon);
+    assert_eq!(EventLog::of(&home).len(), known, "nothing is told that is not stored");
+    assert_eq!(times_logged(&daemon.stderr(), STORE_FAILS), 1, "it is said once: {}", daemon.stderr());
+    assert!(daemon.stderr().contains("the disk of the store is full: make room"), "{}", daemon.stderr());
+    assert_eq!(daemon.get("/-/healthy").status, 200);
+
+    disk.make_room();
+    eventually_more(&receiver, 20);
+    eventually("the store is well", || last_write_succeeded(&daemon).then_some(()));
+    eventually_logged(&daemon, "Polls are stored again");
+
+    disk.fill();
+    eventually_fails_to_store(&daemon);
+    drop(daemon); // kill -9
+    let refused = home.run("run");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("full"), "{refused:?}");
+    disk.make_room();
+    let daemon = home.daemon();
+    nothing_more_happens(&wechat, &daemon);
+    eventually_delivered(&daemon, "crm");
+    eventually_delivered(&daemon, "archive");
+    terminate(daemon);
+    let log = EventLog::of(&home);
+    log.assert_posted("crm", &receiver.received());
+    log.assert_written("archive", &[fs::read_to_string(home.path("events.jsonl")).unwrap()]);
+}
+
+#[test]
+fn a_full_disk_of_a_sink_stops_this_sink_alone_and_it_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(2) else { return };
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let path = disk.path().join("events.jsonl");
+    let sinks = [webhook("crm", &receiver.url("kf"), ""), file("archive", path.to_str().unwrap())];
+    let home = home(&wechat, &sinks.concat());
+    let daemon = home.daemon();
+    eventually_more(&receiver, 20);
+    eventually_delivered(&daemon, "archive");
+
+    disk.fill();
+    eventually_fails_to_deliver(&daemon, "archive");
+    assert_eq!(stored_cursor(&home, "archive"), lines(&path) as i64, "the cursor stands where the file ends");
+    assert_eq!(times_logged(&daemon.stderr(), SINK_FAILS), 1, "it is said once: {}", daemon.stderr());
+    assert!(daemon.stderr().contains("events.jsonl: No space left on device"), "{}", daemon.stderr());
+    eventually_more(&receiver, 20);
+    assert!(last_write_succeeded(&daemon));
+
+    disk.make_room();
+    eventually_delivered(&daemon, "archive");
+    assert_eq!(times_logged(&daemon.stderr(), SINK_GOES_ON), 1);
+
+    disk.fill();
+    eventually_fails_to_deliver(&daemon, "archive");
+    drop(daemon); // kill -9
+    let daemon = home.daemon();
+    eventually_fails_to_deliver(&daemon, "archive");
+    disk.make_room();
+    nothing_more_happens(&wechat, &daemon);
+    eventually_delivered(&daemon, "crm");
+    eventually_delivered(&daemon, "archive");
+    terminate(daemon);
+    let log = EventLog::of(&home);
+    log.assert_posted("crm", &receiver.received());
+    log.assert_written("archive", &[fs::read_to_string(path).unwrap()]);
+}
+
+fn lines(path: &std::path::Path) -> usize {
+    fs::read_to_string(path).unwrap().lines().count()
+}
+
+/// What a disk does when it fails: lose what it took, refuse to take it, lose it and not take it back either.
+const TROUBLES: [&[Trouble]; 3] = [&[Sync], &[Write], &[Sync, Cut]];
+
+#[test]
+fn a_failing_disk_of_the_store_commits_nothing_that_is_told_and_loses_nothing() {
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let sinks = [webhook("crm", &receiver.url("kf"), ""), file("archive", "events.jsonl")];
+    let disk = FailingDisk::build();
+    let home = disk.under(home(&wechat, &sinks.concat()), "kfwatch.db");
+    for (round, troubles) in TROUBLES.into_iter().cycle().take(6).enumerate() {
+        let daemon = home.daemon();
+        eventually_more(&receiver, 20);
+        disk.fail(troubles);
+        eventually_fails_to_store(&daemon);
+        // What was committed before is delivered; that it is, the store cannot note.
+        let committed = EventLog::of(&home).len();
+        eventually("the committed events", || (distinct(&receiver) >= committed).then_some(()));
+        let (known, received) = (EventLog::of(&home).len(), receiver.received().len());
+        eventually_fails_to_store(&daemon);
+        assert_eq!((EventLog::of(&home).len(), receiver.received().len()), (known, received), "{troubles:?}");
+        assert_eq!(times_logged(&daemon.stderr(), STORE_FAILS), 1, "it is said once: {}", daemon.stderr());
+        assert!(
+            daemon.stderr().contains("the store cannot be read or written: check its disk"),
+            "{}",
+            daemon.stderr()
+        );
+        if round < TROUBLES.len() {
+            disk.mend();
+            eventually_more(&receiver, 20);
+            assert!(last_write_succeeded(&daemon));
+        }
+        drop(daemon); // kill -9, in later rounds while the disk still fails
+        disk.mend();
+        EventLog::of(&home);
+    }
+    let daemon = home.daemon();
+    nothing_more_happens(&wechat, &daemon);
+    eventually_delivered(&daemon, "crm");
+    eventually_delivered(&daemon, "archive");
+    terminate(daemon);
+    let log = EventLog::of(&home);
+    log.assert_posted("crm", &receiver.received());
+    log.assert_written("archive", &[fs::read_to_string(home.path("events.jsonl")).unwrap()]);
+}
+
+#[test]
+fn a_failing_disk_of_a_sink_confirms_nothing_and_loses_nothing() {
+    let wechat = WeChat::play(lively());
+    let disk = FailingDisk::build();
+    let home = disk.under(home(&wechat, &file("archive", "events.jsonl")), "events.jsonl");
+    for (round, troubles) in TROUBLES.into_iter().cycle().take(6).enumerate() {
+        let daemon = home.daemon();
+        eventually("events", || {
+            (of_sink(&daemon, "archive", "delivered_events_total") >= 20.0).then_some(())
+        });
+        disk.fail(troubles);
+        eventually_fails_to_deliver(&daemon, "archive");
+        let cursor = stored_cursor(&home, "archive");
+        let written = lines(&home.path("events.jsonl"));
+        assert!(written as i64 >= cursor, "{troubles:?}: {written} lines, cursor {cursor}");
+        assert_eq!(times_logged(&daemon.stderr(), SINK_FAILS), 1, "it is said once: {}", daemon.stderr());
+        assert!(daemon.stderr().contains("events.jsonl: Input/output error"), "{}", daemon.stderr());
+        assert_eq!(stored_cursor(&home, "archive"), cursor);
+        if round < TROUBLES.len() {
+            disk.mend();
+            eventually_delivered(&daemon, "archive");
+            assert_eq!(times_logged(&daemon.stderr(), SINK_GOES_ON), 1);
+        }
+        drop(daemon); // kill -9, in later rounds while the disk still fails
+        disk.mend();
+    }
+    let daemon = home.daemon();
+    nothing_more_happens(&wechat, &daemon);
+    eventually_delivered(&daemon, "archive");
+    terminate(daemon);
+    let log = EventLog::of(&home);
+    let again = log.assert_written("archive", &[fs::read_to_string(home.path("events.jsonl")).unwrap()]);
+    assert!(again > 0, "what could not be taken back is there twice");
+}

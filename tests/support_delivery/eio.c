@@ -1,0 +1,64 @@
+/*
+ * A disk that fails: preloaded into a program, it makes writes, syncs or cuts of files with a path prefix fail with EIO for as
+ * long as a file of that name ("write", "sync", "cut") stands in a directory of flags.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static int fails(int fd, const char *what) {
+    const char *prefix = getenv("EIO_PREFIX"), *flags = getenv("EIO_FLAGS");
+    char name[PATH_MAX], link[64];
+    int before = errno;
+    if (!prefix || !flags) return 0;
+    snprintf(name, sizeof name, "%s/%s", flags, what);
+    int is_on = access(name, F_OK) == 0;
+    errno = before;
+    if (!is_on) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, name, sizeof name - 1);
+    errno = before;
+    if (length < 0) return 0;
+    name[length] = 0;
+    if (strncmp(name, prefix, strlen(prefix)) != 0) return 0;
+    errno = EIO;
+    return 1;
+}
+
+ssize_t write(int fd, const void *bytes, size_t length) {
+    return fails(fd, "write") ? -1 : syscall(SYS_write, fd, bytes, length);
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int count) {
+    return fails(fd, "write") ? -1 : syscall(SYS_writev, fd, parts, count);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) {
+    return fails(fd, "write") ? -1 : syscall(SYS_pwrite64, fd, bytes, length, at);
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) {
+    return pwrite64(fd, bytes, length, at);
+}
+
+int fsync(int fd) {
+    return fails(fd, "sync") ? -1 : syscall(SYS_fsync, fd);
+}
+
+int fdatasync(int fd) {
+    return fails(fd, "sync") ? -1 : syscall(SYS_fdatasync, fd);
+}
+
+int ftruncate64(int fd, off64_t length) {
+    return fails(fd, "cut") ? -1 : syscall(SYS_ftruncate, fd, length);
+}
+
+int ftruncate(int fd, off_t length) {
+    return ftruncate64(fd, length);
+}

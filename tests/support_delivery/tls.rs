@@ -1,0 +1,55 @@
+//! A certificate authority for one test, and certificates of servers that it has signed.
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
+
+/// Signs certificates of servers.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// What a server shows, and proves it with; both also as PEM.
+pub(crate) struct Identity {
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Its own certificate, for a `ca_file`.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// For a server of this name.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        Identity {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            certificate: certificate.der().clone(),
+            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        }
+    }
+}
+
+impl Identity {
+    /// For a server in this process.
+    pub(crate) fn server(self) -> ServerConfig {
+        // Of several tests in one process the first has set it.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let builder = ServerConfig::builder().with_no_client_auth();
+        builder.with_single_cert(vec![self.certificate], self.key).unwrap()
+    }
+}
