@@ -1,4 +1,5 @@
-//! Resident memory of the daemon's own program: with the demo's accounts, and with a million sessions.
+//! Resident memory of the daemon's own program: with the demo's accounts, with many accounts, and with a million sessions;
+//! and how long it takes to start with those.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
 
@@ -19,38 +20,56 @@ use report::Report;
 const PATIENCE: Duration = Duration::from_secs(120);
 const MIB: f64 = 1024.0 * 1024.0;
 const DEMO_OFFICIAL_ACCOUNTS: usize = 3;
-const OFFICIAL_ACCOUNTS: usize = 10;
+/// As many as the configuration allows.
+const KF_ACCOUNTS_EACH: usize = 1000;
 const KF_ACCOUNTS: usize = 10_000;
+const MANY_KF_ACCOUNTS: usize = 100_000;
 const SESSIONS: usize = 100;
 
 fn main() {
     let mut report = Report::new();
-    let demo = resident(&[], 24);
-    mib(&mut report, "resident, the demo's 24 accounts", demo.steady, "≤ 30 MiB");
-    let [official_accounts, kf_accounts] =
-        [OFFICIAL_ACCOUNTS, KF_ACCOUNTS / OFFICIAL_ACCOUNTS].map(|count| count.to_string());
-    let load = |sessions: usize| {
-        let options = ["--load-official-accounts", &official_accounts, "--load-accounts", &kf_accounts];
-        let sessions = sessions.to_string();
-        resident(&[&options[..], &["--load-sessions", &sessions]].concat(), KF_ACCOUNTS)
-    };
-    let (without, with) = (load(0), load(SESSIONS));
-    mib(&mut report, "resident, 10,000 accounts without sessions", without.restarted, "");
-    let per_account = (without.restarted - demo.steady) / KF_ACCOUNTS as f64;
+    let demo = resident(24, None);
+    mib(&mut report, "resident, the demo's 24 accounts", demo.restarted.steady, "≤ 30 MiB");
+    let few = resident(KF_ACCOUNTS, Some(0));
+    let many = resident(MANY_KF_ACCOUNTS, Some(0));
+    let with = resident(KF_ACCOUNTS, Some(SESSIONS));
+    for (what, figure) in [("first start", few.first), ("restarted", few.restarted)] {
+        mib(&mut report, &format!("10,000 accounts without sessions, {what}"), figure.steady, "");
+    }
+    // As many connections and the same caches for both: what is left of the difference is the accounts'.
+    let more = (MANY_KF_ACCOUNTS - KF_ACCOUNTS) as f64;
+    for (what, few, many) in
+        [("first start", few.first, many.first), ("restarted", few.restarted, many.restarted)]
+    {
+        mib(&mut report, &format!("100,000 accounts without sessions, {what}"), many.steady, "");
+        bytes(&mut report, &format!("an account, {what}"), (many.steady - few.steady) / more, 1024);
+    }
+    let sessions = (KF_ACCOUNTS * SESSIONS) as f64;
+    for (what, without, with) in
+        [("first start", few.first, with.first), ("restarted", few.restarted, with.restarted)]
+    {
+        mib(&mut report, &format!("10,000 accounts, 1,000,000 sessions, {what}"), with.steady, "≤ 150 MiB");
+        mib(&mut report, "the most that it ever was", with.most, "");
+        bytes(&mut report, &format!("a session, {what}"), (with.steady - without.steady) / sessions, 64);
+        let grown = (with.later - with.steady) / MIB;
+        report.row(["grown after five times as many sweeps", &format!("{grown:.1} MiB"), ""], None, "flat");
+    }
+    let loaded = resident(MANY_KF_ACCOUNTS, Some(SESSIONS / 10));
+    let ready = loaded.restarted.ready.as_secs_f64();
     report.row(
-        ["a watched account", &format!("{per_account:.0} B"), "1 KiB"],
-        Some(per_account / 1024.0),
-        "≤ 1 KiB",
+        ["from exec to /-/ready, 100,000 accounts, 1,000,000 sessions", &format!("{ready:.2} s"), "2 s"],
+        Some(ready / 2.0),
+        "≤ 2 s",
     );
-    mib(&mut report, "resident, 10,000 accounts, 1,000,000 sessions, first start", with.steady, "≤ 150 MiB");
-    mib(&mut report, "the same after a restart", with.restarted, "≤ 150 MiB");
-    let per_session = (with.restarted - without.restarted) / (KF_ACCOUNTS * SESSIONS) as f64;
-    report.row(
-        ["a tracked session", &format!("{per_session:.0} B"), "64 B"],
-        Some(per_session / 64.0),
-        "≤ 64 B",
-    );
+    mib(&mut report, "resident then, after some sweeps", loaded.restarted.steady, "");
+    mib(&mut report, "the most that it was until it was ready", loaded.restarted.most_until_ready, "");
     report.print();
+}
+
+fn bytes(report: &mut Report, what: &str, figure: f64, limit: u32) {
+    let target = format!("≤ {limit} B");
+    let limit = f64::from(limit);
+    report.row([what, &format!("{figure:.0} B"), &format!("{limit} B")], Some(figure / limit), &target);
 }
 
 fn mib(report: &mut Report, what: &str, bytes: f64, target: &str) {
@@ -63,36 +82,83 @@ fn mib(report: &mut Report, what: &str, bytes: f64, target: &str) {
     );
 }
 
-/// Resident bytes after some sweeps.
+/// Of a daemon that saw all sessions start, and of one that restored them.
 struct Resident {
-    /// Of a daemon that saw all sessions start.
-    steady: f64,
-    /// Of one that restored them.
-    restarted: f64,
+    first: Run,
+    restarted: Run,
 }
 
-fn resident(load: &[&str], accounts: usize) -> Resident {
+/// One run of the daemon; memory in bytes.
+#[derive(Clone, Copy)]
+struct Run {
+    /// From its start until it said so.
+    ready: Duration,
+    most_until_ready: f64,
+    /// After four sweeps.
+    steady: f64,
+    /// After twenty.
+    later: f64,
+    most: f64,
+}
+
+/// Runs the daemon twice on one store: for the demo's accounts, or for a load of so many with so many sessions each.
+fn resident(accounts: usize, sessions: Option<usize>) -> Resident {
     let directory = tempfile::tempdir().unwrap();
-    let (_simulator, simulated) =
-        process::simulator(1, if load.is_empty() { DEMO_OFFICIAL_ACCOUNTS } else { OFFICIAL_ACCOUNTS }, load);
+    let load = sessions.map_or_else(Vec::new, |sessions| {
+        let official_accounts = (accounts / KF_ACCOUNTS_EACH).to_string();
+        let (each, sessions) = (KF_ACCOUNTS_EACH.to_string(), sessions.to_string());
+        let options = ["--load-official-accounts", "--load-accounts", "--load-sessions"];
+        options.into_iter().map(str::to_owned).zip([official_accounts, each, sessions]).collect()
+    });
+    let options: Vec<&str> = load.iter().flat_map(|(option, value)| [option.as_str(), value]).collect();
+    let official_accounts =
+        if load.is_empty() { DEMO_OFFICIAL_ACCOUNTS } else { accounts / KF_ACCOUNTS_EACH };
+    let (_simulator, simulated) = process::simulator(1, official_accounts, &options);
     // Free just now; nobody else is likely to take it meanwhile.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let path = directory.path().join("config.toml");
-    let rest = format!(
-        "\n[web]\nlisten = \"{address}\"\n[poll]\nschedule = \"* * * * * *\"\nspread = \"0s\"\n[api]\nmax_in_flight_per_official_account = 64\n"
-    );
-    let (head, rest) = rest.split_once("[api]\n").unwrap();
-    std::fs::write(&path, simulated.replace("[api]\n", &format!("[api]\n{rest}")) + head).unwrap();
+    let share = "[api]\nmax_in_flight_per_official_account = 64\n";
+    let rest =
+        format!("\n[web]\nlisten = \"{address}\"\n[poll]\nschedule = \"* * * * * *\"\nspread = \"0s\"\n");
+    std::fs::write(&path, simulated.replace("[api]\n", share) + &rest).unwrap();
     let run = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kfwatch"));
         command.arg("run").arg("--config").arg(&path).stdout(Stdio::null()).stderr(Stdio::null());
+        let begun = Instant::now();
         let daemon = Running(command.spawn().unwrap());
-        until_polled(&format!("http://{address}/metrics"), accounts * 4);
-        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.0.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1024.0
+        let ready = until_ready(&format!("http://{address}/-/ready"), begun);
+        let status = |what| status(daemon.0.id(), what);
+        let most_until_ready = status("VmHWM:");
+        let metrics = format!("http://{address}/metrics");
+        until_polled(&metrics, accounts * 4);
+        let steady = status("VmRSS:");
+        // Only where it is shown: that is many polls.
+        if sessions == Some(SESSIONS) {
+            until_polled(&metrics, accounts * 20);
+        }
+        Run { ready, most_until_ready, steady, later: status("VmRSS:"), most: status("VmHWM:") }
     };
-    Resident { steady: run(), restarted: run() }
+    Resident { first: run(), restarted: run() }
+}
+
+/// Bytes, as the kernel tells.
+fn status(process: u32, what: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    line.trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1024.0
+}
+
+/// Waits until the daemon is ready, and says how long after `begun` that was.
+fn until_ready(page: &str, begun: Instant) -> Duration {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    runtime.block_on(async {
+        while !client.get(page).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            assert!(begun.elapsed() < PATIENCE, "the daemon is not ready");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        begun.elapsed()
+    })
 }
 
 /// Waits until so many polls are done, as a scrape sees them.

@@ -1,73 +1,94 @@
-//! The parts of a poll, each against the least that anybody would have to do.
+//! The parts of a poll, and a page of metrics, each against the least that anybody would have to do, and with ten times the
+//! work beside it.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
 
-use std::{
-    hint::black_box,
-    sync::{Arc, atomic::AtomicU64},
-    time::{Duration, Instant},
-};
+use std::{hint::black_box, time::Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput};
-use jiff::Timestamp;
 use kfwatch::{
     domain::{
-        account::{Account, Standing},
-        diff::{EndReason, diff},
-        event::{Change, Numbered, OwnedSession, session_id},
-        snapshot::{Observed, Session, Snapshot},
-        watch::{Sighting, Watch},
+        diff::diff,
+        event::{ID_NAMESPACE, Numbered, session_id},
+        snapshot::Snapshot,
     },
     metrics::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    status::{AccountStatus, CallCounters, OfficialAccountStatus, Table},
-    wechat::wire,
+    status::Table,
 };
+use uuid::Uuid;
 
+#[path = "support/inputs.rs"]
+mod inputs;
 #[path = "support/median.rs"]
 mod median;
 #[path = "support/report.rs"]
 mod report;
 
+use inputs::{CREATETIME, account, answer, ended, observed, openids, read, table, watch};
 use median::median;
 use report::Report;
 
-const SCRAPED_ACCOUNTS: usize = 100_000;
-
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-        .sample_size(30)
-        .configure_from_args();
-    parse(&mut criterion);
-    compare(&mut criterion);
-    events(&mut criterion);
-    criterion.final_summary();
     let mut report = Report::new();
     answers(&mut report);
-    scrape(&mut report);
+    snapshots(&mut report);
+    events(&mut report);
+    scrapes(&mut report);
     report.print();
 }
 
-fn openid(n: usize) -> String {
-    // As random as real ones: sorted by chance only.
-    format!("oDF3iY{:022x}", (n as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) >> 40)
+/// Median µs of one call, over rounds of so many calls.
+fn micros<T>(calls: usize, mut call: impl FnMut() -> T) -> f64 {
+    let round = |_| {
+        let begun = Instant::now();
+        for _ in 0..calls {
+            black_box(call());
+        }
+        begun.elapsed().as_secs_f64() * 1e6 / calls as f64
+    };
+    median(&(0..31).map(round).collect::<Vec<_>>())
 }
 
-fn answer(sessions: usize) -> String {
-    let entry = |n: usize| format!(r#"{{"createtime":{},"openid":"{}"}}"#, 1_795_331_551 + n, openid(n));
-    format!(r#"{{"sessionlist":[{}]}}"#, (0..sessions).map(entry).collect::<Vec<_>>().join(","))
+/// What is measured once, and with ten times the work.
+struct Part<'a> {
+    /// With `{}` for the work.
+    what: &'a str,
+    work: [usize; 2],
+    /// What the limit is.
+    limit: &'a str,
+    target: &'a str,
 }
 
-fn read(body: &[u8]) -> usize {
-    let text = wire::text(body);
-    match wire::session_list(&text).unwrap() {
-        wire::SessionList::Listed(observed) => observed.sessions().len(),
-        wire::SessionList::Keyless => 0,
+impl Part<'_> {
+    /// A row for each amount of work, with its limit, and one for how the cost grows; `measure` gives both in µs.
+    fn measure(&self, report: &mut Report, mut measure: impl FnMut(usize) -> [f64; 2]) {
+        let ours = self.work.map(|work| {
+            let what = self.what.replace("{}", &work.to_string());
+            let [ours, limit] = measure(work);
+            let target = if work == self.work[1] { self.target } else { "" };
+            let baseline = format!("{}: {}", self.limit, time(limit));
+            report.row([&what, &time(ours), &baseline], Some(ours / limit), target);
+            ours
+        });
+        let growth = self.work[1] as f64 / self.work[0] as f64;
+        let baseline = format!("{growth:.0} times the work");
+        report.row(["the cost grows", "", &baseline], Some(ours[1] / ours[0]), "≤ 11");
     }
+}
+
+fn time(micros: f64) -> String {
+    match micros {
+        ..1.0 => format!("{:.0} ns", micros * 1e3),
+        ..1e3 => format!("{micros:.2} µs"),
+        _ => format!("{:.1} ms", micros / 1e3),
+    }
+}
+
+/// Calls in a round, so that one takes a few hundred µs.
+fn calls(work: usize) -> usize {
+    (20_000 / work).max(1)
 }
 
 #[derive(serde::Deserialize)]
@@ -84,146 +105,153 @@ struct BareSession<'a> {
     openid: &'a str,
 }
 
-fn read_bare(body: &[u8]) -> usize {
-    serde_json::from_slice::<Bare<'_>>(body).unwrap().sessionlist.len()
-}
-
-fn parse(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("parse");
-    for sessions in [10, 100] {
-        let body = answer(sessions).into_bytes();
-        group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_with_input(BenchmarkId::new("answer", sessions), &body, |b, body| b.iter(|| read(body)));
-        group.bench_with_input(BenchmarkId::new("bare_serde_json", sessions), &body, |b, body| {
-            b.iter(|| read_bare(body));
-        });
-        group
-            .bench_with_input(BenchmarkId::new("memcpy", sessions), &body, |b, body| b.iter(|| body.clone()));
-    }
-}
-
-fn observed(openids: &[String]) -> Observed<'_> {
-    let session = |openid: &'_ String| Session { openid: openid.clone().into(), createtime: 1_795_331_551 };
-    Observed::new(openids.iter().map(session).collect())
-}
-
-fn compare(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("compare");
-    for sessions in [10, 100, 1000] {
-        let openids: Vec<String> = (0..sessions).map(openid).collect();
-        let observed = observed(&openids);
-        let snapshot = Snapshot::from(&observed);
-        group.throughput(Throughput::Elements(sessions as u64));
-        group.bench_function(BenchmarkId::new("equals", sessions), |b| b.iter(|| snapshot.equals(&observed)));
-        group.bench_function(BenchmarkId::new("diff_unchanged", sessions), |b| {
-            b.iter(|| diff(&snapshot, &observed).is_empty());
-        });
-        group.bench_function(BenchmarkId::new("pack", sessions), |b| b.iter(|| Snapshot::from(&observed)));
-    }
-}
-
-fn account(kf_account: &str) -> Account {
-    Account {
-        official_account: "shop".into(),
-        appid: "wx0123456789abcdef".into(),
-        kf_account: kf_account.into(),
-    }
-}
-
-fn events(criterion: &mut Criterion) {
-    let account = account("test1@test");
-    let openid = openid(7);
-    let at = |ms: i64| Timestamp::from_millisecond(1_795_331_551_000 + ms).unwrap();
-    let change = Change::SessionEnded {
-        session: OwnedSession { openid: openid.as_str().into(), createtime: 1_795_331_551 },
-        reason: EndReason::Absent,
-        ended_between: [at(600_123), at(615_456)],
-    };
-    let event = Numbered { account: &account, change: &change, sequence: 42, repeats: 0 };
-    let mut group = criterion.benchmark_group("event");
-    group
-        .bench_function("session_id", |b| b.iter(|| session_id(&account, black_box(&openid), 1_795_331_551)));
-    group.bench_function("render", |b| b.iter(|| black_box(&event).render()));
-    let json = event.render();
-    group.bench_function("memcpy_of_the_json", |b| b.iter(|| black_box(&json).clone()));
-}
-
-/// Median µs of one call.
-fn micros<T>(calls: u32, mut call: impl FnMut() -> T) -> f64 {
-    let round = |_| {
-        let begun = Instant::now();
-        for _ in 0..calls {
-            black_box(call());
-        }
-        begun.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
-    };
-    median(&(0..31).map(round).collect::<Vec<_>>())
-}
-
 fn answers(report: &mut Report) {
-    for sessions in [10, 100] {
+    let read_bare = |body: &[u8]| serde_json::from_slice::<Bare<'_>>(body).unwrap().sessionlist.len();
+    let part = Part {
+        what: "an answer of {} sessions read",
+        work: [100, 1000],
+        limit: "bare serde_json",
+        target: "",
+    };
+    let of = |sessions| {
         let body = answer(sessions).into_bytes();
-        let calls = 20_000 / sessions as u32;
-        let (ours, bare) =
-            (micros(calls, || read(black_box(&body))), micros(calls, || read_bare(black_box(&body))));
-        let copy = micros(calls, || black_box(&body).clone());
-        let what = format!("an answer of {sessions} sessions read");
-        report.row(
-            [&what, &format!("{ours:.2} µs"), &format!("bare serde_json: {bare:.2} µs")],
-            Some(ours / bare),
-            "",
-        );
-        report.row(["", "", &format!("memcpy: {copy:.3} µs")], Some(ours / copy), "");
-    }
+        let calls = calls(sessions);
+        [micros(calls, || read(black_box(&body))), micros(calls, || read_bare(black_box(&body)))]
+    };
+    let [ours, bare] = of(10);
+    report.row(
+        ["an answer of 10 sessions read", &time(ours), &format!("bare serde_json: {}", time(bare))],
+        Some(ours / bare),
+        "",
+    );
+    part.measure(report, of);
+}
+
+/// What is done with the list of an answer: compared with the known one, and packed if it differs.
+fn snapshots(report: &mut Report) {
+    let part = |what, limit| Part { what, work: [100, 1000], limit, target: "" };
+    part("an unchanged answer of {} sessions compared", "memcmp").measure(report, |sessions| {
+        let openids = openids(sessions);
+        let (observed, snapshot) = (observed(&openids), watch(&openids).snapshot);
+        let (bytes, same) = (packed(&openids), packed(&openids));
+        let calls = calls(sessions);
+        [
+            micros(calls, || black_box(&snapshot).equals(black_box(&observed))),
+            micros(calls, || black_box(&bytes) == black_box(&same)),
+        ]
+    });
+    part("the difference of {} sessions to themselves", "memcmp").measure(report, |sessions| {
+        let openids = openids(sessions);
+        let (observed, snapshot) = (observed(&openids), watch(&openids).snapshot);
+        let (bytes, same) = (packed(&openids), packed(&openids));
+        let calls = calls(sessions);
+        [
+            micros(calls, || diff(black_box(&snapshot), black_box(&observed)).is_empty()),
+            micros(calls, || black_box(&bytes) == black_box(&same)),
+        ]
+    });
+    part("a snapshot of {} sessions packed", "memcpy of it").measure(report, |sessions| {
+        let openids = openids(sessions);
+        let observed = observed(&openids);
+        let bytes = packed(&openids);
+        let calls = calls(sessions);
+        [micros(calls, || Snapshot::from(black_box(&observed))), micros(calls, || black_box(&bytes).clone())]
+    });
+}
+
+/// As many bytes as a snapshot has: the openids, and twelve more for each.
+fn packed(openids: &[String]) -> Vec<u8> {
+    let bytes = openids.iter().flat_map(|openid| [openid.as_bytes(), &[0; 12]].concat());
+    bytes.collect()
+}
+
+fn events(report: &mut Report) {
+    let account = account("test1@test");
+    let all: Vec<String> = openids(1000);
+    let part = |what, limit| Part { what, work: [100, 1000], limit, target: "" };
+    part("{} session ids derived", "SHA-1 of their names").measure(report, |sessions| {
+        let names =
+            all.iter().map(|openid| format!("wx0123456789abcdef\ntest1@test\n{openid}\n{CREATETIME}"));
+        let names: Vec<String> = names.take(sessions).collect();
+        let derive = |openid: &String| session_id(&account, black_box(openid), CREATETIME).as_u128();
+        let hash = |name: &String| Uuid::new_v5(&ID_NAMESPACE, black_box(name).as_bytes()).as_u128();
+        let calls = calls(sessions * 10);
+        [
+            micros(calls, || all[..sessions].iter().map(derive).fold(0, u128::wrapping_add)),
+            micros(calls, || names.iter().map(hash).fold(0, u128::wrapping_add)),
+        ]
+    });
+    part("{} events rendered", "memcpy of their JSON").measure(report, |sessions| {
+        let changes: Vec<_> = all[..sessions].iter().map(|openid| ended(openid)).collect();
+        let render = |change| Numbered { account: &account, change, sequence: 42, repeats: 0 }.render();
+        let texts: Vec<String> = changes.iter().map(render).collect();
+        let calls = calls(sessions * 100);
+        [
+            micros(calls, || changes.iter().map(|change| render(black_box(change)).len()).sum::<usize>()),
+            micros(calls, || texts.iter().map(|text| black_box(text).clone().len()).sum::<usize>()),
+        ]
+    });
 }
 
 /// A page of metrics, streamed to nobody.
-fn scrape(report: &mut Report) {
+fn scrapes(report: &mut Report) {
     let metrics = Metrics::new([]).unwrap();
-    for accounts in [SCRAPED_ACCOUNTS / 10, SCRAPED_ACCOUNTS] {
-        let table = table(accounts);
-        let mut bytes = 0;
-        let ours = micros(1, || {
-            bytes = 0;
-            exposition::write(&table, &metrics, &Stored::default(), Detail::PerAccount, |chunk| {
-                bytes += black_box(&chunk).len();
-                true
-            });
-        });
-        let source = vec![b'x'; exposition::CHUNK];
-        let mut chunk = Vec::with_capacity(exposition::CHUNK);
-        let copy = micros(1, || {
-            for _ in 0..bytes / source.len() {
-                chunk.clear();
-                chunk.extend_from_slice(black_box(&source));
-                black_box(&chunk);
-            }
-        });
-        let what = format!("/metrics of {accounts} accounts, {:.0} MB", bytes as f64 / 1e6);
-        let target = if accounts == SCRAPED_ACCOUNTS { "≤ 40 ms" } else { "" };
-        let baseline = format!("memcpy in chunks: {:.1} ms", copy / 1e3);
-        report.row([&what, &format!("{:.1} ms", ours / 1e3), &baseline], Some(ours / copy), target);
+    let part = Part {
+        what: "/metrics of {} accounts",
+        work: [10_000, 100_000],
+        limit: "memcpy of the page in chunks",
+        target: "≤ 40 ms",
+    };
+    let tables = part.work.map(table);
+    let of = |accounts| if accounts == part.work[0] { &tables[0] } else { &tables[1] };
+    let mut pages = Vec::new();
+    part.measure(report, |accounts| {
+        let page = || page(of(accounts), &metrics);
+        let bytes = page();
+        pages.push(bytes);
+        [micros(1, page), micros(1, || copied(bytes))]
+    });
+    let walk = Part {
+        what: "of it, a look at the rows of {} accounts where they lie",
+        limit: "the same as a share of the page",
+        target: "",
+        ..part
+    };
+    walk.measure(report, |accounts| {
+        [micros(1, || walked(of(accounts))), micros(1, || page(of(accounts), &metrics))]
+    });
+    let growth = pages[1] as f64 / pages[0] as f64;
+    report.row(["the page grows", "", "10 times the accounts, with longer names"], Some(growth), "");
+}
+
+/// The bytes of a page.
+fn page(table: &Table, metrics: &Metrics) -> usize {
+    let mut bytes = 0;
+    exposition::write(table, metrics, &Stored::default(), Detail::PerAccount, |chunk| {
+        bytes += black_box(&chunk).len();
+        true
+    });
+    bytes
+}
+
+fn copied(bytes: usize) {
+    let source = vec![b'x'; exposition::CHUNK];
+    let mut chunk = Vec::with_capacity(exposition::CHUNK);
+    for _ in 0..bytes / source.len() {
+        chunk.clear();
+        chunk.extend_from_slice(black_box(&source));
+        black_box(&chunk);
     }
 }
 
-fn table(accounts: usize) -> Table {
-    let openids: Vec<String> = (0..10).map(openid).collect();
-    let watch = Watch {
-        standing: Standing::default(),
-        snapshot: Snapshot::from(&observed(&openids)),
-        sighting: Sighting {
-            baseline_taken: true,
-            last_success_at: Some(Timestamp::from_second(1_795_331_551).unwrap()),
-            ..Sighting::default()
-        },
-        ..Watch::default()
-    };
-    let status = |n| {
-        let account = account(&format!("kf{n}@oa0"));
-        Arc::new(AccountStatus::restored(account, Arc::<AtomicU64>::default(), &watch))
-    };
-    let accounts = (0..accounts).map(status).collect();
-    let official_account = OfficialAccountStatus::new("shop".into(), Arc::<CallCounters>::default());
-    official_account.set_accounts(accounts);
-    Table::new(vec![Arc::new(official_account)])
+/// The least that a page has to read: each row under its lock, and the name of its account.
+fn walked(table: &Table) -> u64 {
+    let mut sum = 0;
+    for official_account in table.official_accounts() {
+        for account in official_account.accounts().iter() {
+            let name = account.account.kf_account.len() as u64;
+            sum += account.look(|read| read.row.polls + name + u64::from(read.agent.online.is_some()));
+        }
+    }
+    sum
 }

@@ -76,7 +76,8 @@ async fn commits(in_flight: usize, report: &mut Report) {
     let [ours, sqlite, file] = rates.map(|rates| median(&rates));
     let what = format!("changed accounts committed, {in_flight} in flight");
     let figure = format!("{ours:.0}/s");
-    let target = if in_flight == 1000 { "≥ 30000/s" } else { "" };
+    // As many polls as the daemon has under way by itself, and as a group can hold.
+    let target = if in_flight >= 256 { "≥ 30000/s" } else { "" };
     let baseline = format!("bare SQLite, {in_flight} a transaction: {sqlite:.0}/s");
     report.row([&what, &figure, &baseline], Some(sqlite / ours), target);
     report.row(["", "", &format!("write + fdatasync of the bytes: {file:.0}/s")], Some(file / ours), "");
@@ -148,10 +149,25 @@ fn synced_writes(file: &mut std::fs::File, in_flight: usize) {
 }
 
 async fn restore(report: &mut Report) {
+    let mut all = Vec::new();
+    for sessions in [SESSIONS_RESTORED / 10, SESSIONS_RESTORED] {
+        let (ours, scan) = restored(sessions).await;
+        all.push(ours);
+        let baseline = format!("bare SQLite scan of the rows: {scan:.3} s");
+        let target = if sessions == SESSIONS_RESTORED { "≤ 2 s" } else { "" };
+        let what = format!("{sessions} sessions restored");
+        report.row([&what, &format!("{ours:.3} s"), &baseline], Some(ours / scan), target);
+    }
+    report.row(["the cost grows", "", "10 times the sessions"], Some(all[1] / all[0]), "≤ 11");
+}
+
+/// Seconds until the store is open and its accounts, of a hundred sessions each, registered; and those of a scan of the rows.
+async fn restored(sessions: i64) -> (f64, f64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("kfwatch.db");
+    let count = usize::try_from(sessions).unwrap() / 100;
     let store = Store::open(&path).unwrap();
-    registered(&store, ACCOUNTS).await;
+    registered(&store, count).await;
     store.close().await;
     drop(store);
     // Straight into the table: their events would take the bench a minute.
@@ -159,27 +175,21 @@ async fn restore(report: &mut Report) {
     let fill = "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n + 1 < ?1)
                 INSERT INTO sessions (account, openid, createtime)
                 SELECT 1 + n / 100, printf('oDF3iY9P32sK_5GgYi%010d', n), 1795000000 FROM n";
-    connection.execute(fill, [SESSIONS_RESTORED]).unwrap();
+    connection.execute(fill, [sessions]).unwrap();
     let (mut ours, mut scans) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let begun = Instant::now();
         let store = Store::open(&path).unwrap();
-        let accounts = registered(&store, ACCOUNTS).await;
+        let accounts = registered(&store, count).await;
         ours.push(begun.elapsed().as_secs_f64());
         let restored: usize = accounts.iter().map(|stored| stored.snapshot.len()).sum();
-        assert_eq!(restored as i64, SESSIONS_RESTORED);
+        assert_eq!(restored as i64, sessions);
         store.close().await;
         let begun = Instant::now();
         scan(&connection);
         scans.push(begun.elapsed().as_secs_f64());
     }
-    let (ours, scan) = (median(&ours), median(&scans));
-    let baseline = format!("bare SQLite scan of the rows: {scan:.2} s");
-    report.row(
-        ["1,000,000 sessions restored", &format!("{ours:.2} s"), &baseline],
-        Some(ours / scan),
-        "≤ 2 s",
-    );
+    (median(&ours), median(&scans))
 }
 
 fn scan(connection: &Connection) {

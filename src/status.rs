@@ -1,8 +1,8 @@
 //! The account table: what is known of every watched kf account at this moment, for metrics and pages.
 //!
-//! Polls write their account's row, one short lock each; readers copy all rows ([`Table::read`]) and then work on the
-//! copy, so that a slow scrape holds up no poll and one scrape is consistent within each account. Nothing here calls
-//! WeChat or reads the store.
+//! Polls write their account's row, one short lock each; readers take down what they want of all rows ([`Table::read`],
+//! or [`AccountStatus::look`] at each) and then work on that, so that a slow scrape holds up no poll and one scrape is
+//! consistent within each account. Nothing here calls WeChat or reads the store.
 
 mod calls;
 mod sinks;
@@ -49,8 +49,6 @@ pub struct OfficialAccountStatus {
 pub struct AccountStatus {
     /// Who it is.
     pub account: Account,
-    /// Its label set as metric text, without braces.
-    pub labels: Box<str>,
     /// How often its schedule has ticked; shared by all accounts of the schedule.
     pub ticks: Arc<AtomicU64>,
     /// What collectors know of it.
@@ -74,21 +72,14 @@ pub struct Collected {
 /// What collectors know of a kf account; `None` until it is known.
 #[derive(Clone, Debug, Default)]
 pub struct Agent {
-    nickname: Option<Nickname>,
+    /// The name that customers see.
+    pub nickname: Option<Arc<str>>,
     /// Whether a WeChat user is bound to it, as getkflist told.
     pub binding: Option<Binding>,
     /// Whether it is online.
     pub online: Option<bool>,
     /// How many sessions it has accepted, as getonlinekflist told.
     pub accepted_cases: Option<u64>,
-}
-
-/// The name that customers see.
-#[derive(Clone, Debug)]
-struct Nickname {
-    plain: Arc<str>,
-    /// As a label value of metric text; escaped once, when it is learnt.
-    label: Arc<str>,
 }
 
 /// What is known of one kf account.
@@ -165,7 +156,8 @@ impl Table {
 impl AccountRows {
     fn copy(official_account: &Arc<OfficialAccountStatus>) -> Self {
         let accounts = official_account.accounts();
-        let rows = accounts.iter().map(|account| account.read()).collect();
+        let copy = |read: &RowRef<'_>| (*read.row, read.agent.clone(), read.overdue);
+        let rows = accounts.iter().map(|account| account.look(copy)).collect();
         Self { official_account: Arc::clone(official_account), accounts, rows }
     }
 
@@ -202,14 +194,9 @@ impl OfficialAccountStatus {
 impl AccountStatus {
     /// The row of an account, with what the store knew of it.
     pub fn restored(account: Account, ticks: Arc<AtomicU64>, watch: &Watch) -> Self {
-        let labels = format!(
-            "official_account=\"{}\",kf_account=\"{}\"",
-            escaped(&account.official_account),
-            escaped(&account.kf_account)
-        );
         let mut row = Row::default();
         row.observe(watch);
-        Self { account, labels: labels.into(), ticks, agent: Mutex::default(), row: Mutex::new(row) }
+        Self { account, ticks, agent: Mutex::default(), row: Mutex::new(row) }
     }
 
     /// What collectors know of it, for writing.
@@ -227,35 +214,12 @@ impl AccountStatus {
         self.row().completed_tick = self.ticks.load(Ordering::Relaxed);
     }
 
-    fn read(&self) -> (Row, Agent, Overdue) {
+    /// Gives what `look` makes of the account as it is at this moment. Collectors that learn of it wait meanwhile; polls
+    /// do not.
+    pub fn look<T>(&self, look: impl FnOnce(&RowRef<'_>) -> T) -> T {
         let row = *self.row();
         let overdue = self.ticks.load(Ordering::Relaxed).saturating_sub(row.completed_tick) >= 2;
-        (row, self.agent().clone(), overdue)
-    }
-}
-
-impl Agent {
-    /// The name that customers see.
-    pub fn nickname(&self) -> Option<&str> {
-        self.nickname.as_ref().map(|nickname| &*nickname.plain)
-    }
-
-    /// The nickname as a label value of metric text, without quotes.
-    pub fn nickname_label(&self) -> Option<&str> {
-        self.nickname.as_ref().map(|nickname| &*nickname.label)
-    }
-
-    /// From now on customers see this name.
-    pub fn set_nickname(&mut self, nickname: Option<&Arc<str>>) {
-        let known = self.nickname.as_ref().map(|nickname| &nickname.plain);
-        if known == nickname {
-            return;
-        }
-        self.nickname = nickname.map(|plain| {
-            let label = escaped(plain);
-            let label = if label == **plain { Arc::clone(plain) } else { label.into() };
-            Nickname { plain: Arc::clone(plain), label }
-        });
+        look(&RowRef { status: self, row: &row, agent: &self.agent(), overdue })
     }
 }
 
@@ -291,12 +255,22 @@ impl Row {
 /// A label value as the text format wants it.
 pub fn escaped(value: &str) -> String {
     let mut result = String::with_capacity(value.len());
-    for c in value.chars() {
-        match c {
-            '\\' | '"' => result.extend(['\\', c]),
-            '\n' => result.push_str("\\n"),
-            c => result.push(c),
-        }
-    }
+    push_escaped(&mut result, value);
     result
+}
+
+/// Appends a label value as the text format wants it.
+pub fn push_escaped(text: &mut String, value: &str) {
+    let mut rest = value;
+    while let Some(at) = rest.find(['\\', '"', '\n']) {
+        let (plain, special) = rest.split_at(at);
+        text.push_str(plain);
+        text.push_str(match special.as_bytes()[0] {
+            b'\\' => "\\\\",
+            b'"' => "\\\"",
+            _ => "\\n",
+        });
+        rest = &special[1..];
+    }
+    text.push_str(rest);
 }

@@ -77,14 +77,14 @@ impl Store {
     /// Brings the configured accounts in, each given once: inserts those not seen before, takes over changed names of
     /// official accounts, and loads what is stored of all that concern the daemon. Idempotent.
     pub async fn register_accounts(&self, accounts: Vec<Account>) -> Result<Registered, StoreError> {
-        self.sqlite.write(move |tx| accounts::register(tx, &accounts)).await
+        self.sqlite.write(move |tx| accounts::register(tx, accounts)).await
     }
 
     /// Brings accounts in, each given once, that are watched from now on beside the present ones, which stay as they are:
     /// inserts those not seen before, takes the others up again with what is stored of them. Gives them in the same
     /// order. All or nothing; idempotent.
     pub async fn add_accounts(&self, accounts: Vec<Account>) -> Result<Vec<StoredAccount>, StoreError> {
-        self.sqlite.write(move |tx| accounts::add(tx, &accounts)).await
+        self.sqlite.write(move |tx| accounts::add(tx, accounts)).await
     }
 
     /// Commits what leaving makes of accounts, each as [`commit_poll`](Self::commit_poll) does, and lets them count as
@@ -111,7 +111,9 @@ impl Store {
     /// A change that the stored snapshot or state already shows makes no event. So a commit whose answer was lost
     /// (its future was dropped, say) can be repeated.
     pub async fn commit_poll(&self, commit: PollCommit) -> Result<Committed, StoreError> {
-        self.sqlite.write(move |tx| commit::commit_poll(tx, &commit)).await?.ok_or(StoreError::UnknownAccount)
+        let drafts = commit::drafts(&commit);
+        let committed = self.sqlite.write(move |tx| commit::commit_poll(tx, &commit, drafts)).await?;
+        committed.ok_or(StoreError::UnknownAccount)
     }
 
     /// Stores when accounts whose polls changed nothing were last seen. Idempotent; unknown accounts are passed over.

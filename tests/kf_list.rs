@@ -311,7 +311,7 @@ async fn what_was_said_of_a_named_account_is_forgotten_when_it_is_listed_no_more
     let known = || {
         let account = rehearsal.account(0);
         let agent = account.status.agent();
-        (agent.nickname_label().is_some(), agent.binding)
+        (agent.nickname.is_some(), agent.binding)
     };
     rehearsal.list(&[0, 1]).await;
     rehearsal.list(&[]).await;

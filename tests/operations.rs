@@ -240,9 +240,10 @@ fn a_second_signal_ends_it_at_once() {
 fn sighup_does_not_end_it() {
     let wechat = one_account();
     let mut daemon = Home::watching(&wechat, "").daemon();
+    // Before it polls it has no file open either.
+    eventually_up(&daemon);
     daemon.signal("HUP");
     eventually("the note", || daemon.stderr().contains("SIGHUP").then_some(()));
-    eventually_up(&daemon);
     assert!(daemon.is_running());
 }
 

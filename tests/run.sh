@@ -102,6 +102,7 @@ step "preparation of NATS" prepare_nats
 step "tests with NATS" cargo test --locked --quiet --test nats -- --ignored
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
+step "instructions of the hot functions" tests/instructions.sh
 
 if $long; then
     step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh

@@ -183,20 +183,21 @@ impl Watching {
         connections: &Connections,
     ) -> Result<Self, AppError> {
         let to_watch = watched_accounts(config, Some(store)).await?;
-        let registered = store.register_accounts(to_watch.iter().flatten().cloned().collect()).await?;
+        let counts: Vec<usize> = to_watch.iter().map(Vec::len).collect();
+        let registered = store.register_accounts(to_watch.into_iter().flatten().collect()).await?;
         let mut stored = registered.configured.into_iter();
         let mut watching =
             Self { official_accounts: Vec::new(), by_schedule: BySchedule::new(), left: registered.left };
-        for (lane, (configured, to_watch)) in config.official_accounts.iter().zip(&to_watch).enumerate() {
+        for (lane, (configured, count)) in config.official_accounts.iter().zip(counts).enumerate() {
             let official_account = connections.official_account(configured, metrics);
             let (ticks, scheduled) = watching.by_schedule.entry(configured.schedule.clone()).or_default();
-            let of_this = stored.by_ref().take(to_watch.len());
+            let of_this = stored.by_ref().take(count);
             let accounts = of_this.map(|stored| WatchedAccount::restored(stored, Arc::clone(ticks)));
             official_account.set_accounts(accounts.collect());
             if let Some(patterns) = patterns(configured) {
                 let appid = configured.appid.as_str().into();
                 official_account.set_discovery(Discovery::new(patterns, appid, Arc::clone(ticks)));
-                log_waiting(&configured.name, to_watch);
+                log_waiting(&configured.name, count);
             }
             scheduled.push(Scheduled { official_account: Arc::clone(&official_account), lane });
             watching.official_accounts.push(official_account);
@@ -255,8 +256,8 @@ pub(super) fn patterns(configured: &config::OfficialAccount) -> Option<Patterns>
     })
 }
 
-fn log_waiting(official_account: &str, watched: &[Account]) {
-    if watched.is_empty() {
+fn log_waiting(official_account: &str, watched: usize) {
+    if watched == 0 {
         tracing::info!(%official_account, "No kf account is known yet: waiting for getkflist");
     }
 }

@@ -108,8 +108,8 @@ pub struct Standing {
     /// The last conclusion; it outlives `blind` and `unwatched`, so that an unbound account stays marked as such
     /// while nothing can be heard of it.
     pub conclusion: Option<Conclusion>,
-    /// When the present row of failures began.
-    failing_since: Option<Moment>,
+    /// When the present row of failures began, on the monotonic clock.
+    failing_since: Option<Duration>,
 }
 
 impl Standing {
@@ -131,9 +131,9 @@ impl Standing {
     /// measured from the first failure in a row, not from the last good answer: a schedule of office hours is not
     /// blind in the morning because nobody asked during the night.
     pub fn failed(self, now: Moment, blind_after: Duration) -> (Self, Option<Transition>) {
-        let since = self.failing_since.unwrap_or(now);
+        let since = self.failing_since.unwrap_or(now.monotonic);
         let next = Self { failing_since: Some(since), ..self };
-        let blind = now.since(&since) >= blind_after;
+        let blind = now.monotonic.saturating_sub(since) >= blind_after;
         if !blind || self.state == AccountState::Blind {
             return (next, None);
         }

@@ -1,7 +1,7 @@
 //! Events: immutable facts in the past tense, as CloudEvents 1.0 in structured JSON.
 //!
-//! A poll yields [`Change`]s. The store numbers them when it commits ([`Numbered`]): only then does the event exist,
-//! and only then is its JSON rendered, once; every sink delivers the same bytes. Ids are UUIDv5 of what happened,
+//! A poll yields [`Change`]s. The store numbers them when it commits ([`Numbered`]): only then does the event exist, and
+//! only then is its JSON complete, for good; every sink delivers the same bytes. Ids are UUIDv5 of what happened,
 //! so that the same history always has the same ids and a consumer can drop duplicates.
 //!
 //! The openid is personal data: it stands in `data` alone, never in an attribute.
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+pub use self::render::Draft;
 use super::{
     account::{Account, Transition},
     agents::Binding,
@@ -316,6 +317,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_draft_with_its_number_is_the_event(sequence in any::<u64>(), repeats in 0..3u64, tricky in "[a-z\"\\\\:]{0,9}") {
+            let account = Account { kf_account: format!("\"sequence\":\"{tricky}").into(), ..account() };
+            let change = ended();
+            let event = Numbered { account: &account, change: &change, sequence, repeats };
+            prop_assert_eq!(Draft::of(&account, &change).numbered(&event), event.render());
+        }
+
         #[test]
         fn durations_hold_for_any_clock(createtime in -10_000_000_000..10_000_000_000i64, a in 0..9_999_999_999_999i64, b in 0..9_999_999_999_999i64) {
             let between = [a.min(b), a.max(b)].map(|ms| Timestamp::from_millisecond(ms).unwrap());

@@ -27,7 +27,8 @@ pub struct WatchedAccount {
 
 pub(super) struct Memory {
     pub(super) watch: Watch,
-    pub(super) hold: Option<Held>,
+    /// In a place of its own: few accounts are held back at a time, and then it is as large as half of the rest.
+    pub(super) hold: Option<Box<Held>>,
     /// Its failures that concern it alone.
     pub(super) streak: Streak<Reason>,
 }
@@ -79,6 +80,12 @@ impl WatchedAccount {
 
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    pub(super) fn held(&self) -> Option<Held> {
+        self.hold.as_deref().copied()
     }
 }
 

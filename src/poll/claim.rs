@@ -123,14 +123,14 @@ impl Claim {
 
     /// What holds the account back at this moment, and the cause of that.
     pub(super) fn held_at(&self, now: Moment) -> Option<Cause> {
-        let own = self.account.memory().hold;
+        let own = self.account.memory().held();
         let shared = *self.official_account.hold();
         [shared, own].into_iter().flatten().find(|held| held.hold.holds_at(now)).map(|held| held.cause)
     }
 
     /// Whether the account is held back at this moment because an answer said what it is: that is no failure to see it.
     pub(super) fn rests_at(&self, now: Moment) -> bool {
-        let own = self.account.memory().hold;
+        let own = self.account.memory().held();
         own.is_some_and(|held| held.hold.holds_at(now) && concluded(held.hold.class).is_some())
     }
 
@@ -148,11 +148,11 @@ impl Claim {
         if failure.class == ErrorClass::Busy && failure.error.lacks_token() {
             return;
         }
-        let held = match failure.class.scope() {
-            Scope::OfficialAccount => &mut *shared,
-            Scope::KfAccount => &mut memory.hold,
-        };
-        *held = Some(Held::after(holds, *held, failure, clock.now()));
+        let held = |previous| Held::after(holds, previous, failure, clock.now());
+        match failure.class.scope() {
+            Scope::OfficialAccount => *shared = Some(held(*shared)),
+            Scope::KfAccount => memory.hold = Some(Box::new(held(memory.held()))),
+        }
         // A refusal that concerns the kf account alone shows that the official account works.
         if conclusion(failure).is_some() {
             release(&mut shared, sent_at);

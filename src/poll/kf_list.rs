@@ -66,13 +66,15 @@ impl WatchedAccount {
 
 fn show(account: &WatchedAccount, listed: &ListedAccount) {
     let mut agent = account.status.agent();
-    agent.set_nickname(listed.nickname.as_ref());
+    if agent.nickname != listed.nickname {
+        agent.nickname.clone_from(&listed.nickname);
+    }
     agent.binding = Some(listed.binding);
 }
 
 /// What a list before said of an account may not be true any more.
 fn forget(account: &WatchedAccount) {
     let mut agent = account.status.agent();
-    agent.set_nickname(None);
+    agent.nickname = None;
     agent.binding = None;
 }

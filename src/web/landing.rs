@@ -118,7 +118,7 @@ fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
                     td { (account.status.account.official_account) }
                     td.kf {
                         (account.status.account.kf_account)
-                        @if let Some(nickname) = account.agent.nickname() { " " span.name { (nickname) } }
+                        @if let Some(nickname) = &account.agent.nickname { " " span.name { (nickname) } }
                     }
                     td { span.state.(account.row.state.as_str()) { (account.row.state.as_str()) } }
                     td { (agent(account, now)) }

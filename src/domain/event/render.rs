@@ -1,11 +1,15 @@
 //! An event as JSON. The order of keys is part of what consumers see, and stays.
+//!
+//! Rendering costs more than anything else that a commit computes, and commits pass through one thread. So whoever has a
+//! change to commit renders it ahead ([`Draft`]), and the store, which numbers events, only fills its number in.
 
 use jiff::Timestamp;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{Bounds, Change, Numbered, duration_bounds, millis};
 use crate::domain::{
-    account::AccountState,
+    account::{Account, AccountState},
     agents::{Binding, InvitationStatus},
 };
 
@@ -24,7 +28,7 @@ impl Numbered<'_> {
             subject: session_id.as_deref().unwrap_or(&self.account.kf_account),
             time: millis(self.change.observed_at()),
             datacontenttype: "application/json",
-            sequence: format!("{:020}", self.sequence),
+            sequence: format!("{:0SEQUENCE_DIGITS$}", self.sequence),
             data: Data {
                 official_account: &self.account.official_account,
                 appid: &self.account.appid,
@@ -34,6 +38,46 @@ impl Numbered<'_> {
         };
         // Strings, numbers and lists of strings always serialize.
         serde_json::to_string(&event).unwrap_or_default()
+    }
+}
+
+/// An event rendered before its number is known: as if it were the first of its kind for its session, with sequence 0.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    json: String,
+    session_id: Option<Uuid>,
+}
+
+/// What stands before a sequence. Nowhere else: within a string the quotes would be escaped.
+const BEFORE_SEQUENCE: &str = "\"sequence\":\"";
+
+/// The digits of any sequence.
+const SEQUENCE_DIGITS: usize = 20;
+
+impl Draft {
+    /// The draft of a change.
+    pub fn of(account: &Account, change: &Change) -> Self {
+        let json = Numbered { account, change, sequence: 0, repeats: 0 }.render();
+        Self { json, session_id: change.session_id(account) }
+    }
+
+    /// The id of the session concerned.
+    pub fn session_id(&self) -> Option<Uuid> {
+        self.session_id
+    }
+
+    /// The event with its number, as [`Numbered::render`] gives it. The draft has to be that of its change.
+    pub fn numbered(mut self, event: &Numbered<'_>) -> String {
+        match self.json.find(BEFORE_SEQUENCE) {
+            // The id would be another one; that is rare.
+            _ if event.repeats > 0 => event.render(),
+            None => event.render(),
+            Some(at) => {
+                let digits = at + BEFORE_SEQUENCE.len()..at + BEFORE_SEQUENCE.len() + SEQUENCE_DIGITS;
+                self.json.replace_range(digits, &format!("{:0SEQUENCE_DIGITS$}", event.sequence));
+                self.json
+            }
+        }
     }
 }
 

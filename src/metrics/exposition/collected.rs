@@ -1,9 +1,9 @@
-//! What collectors know of official accounts, and the names of their kf accounts.
+//! What collectors know of official accounts.
 
 use super::Page;
 use crate::{
     domain::agents::Collector,
-    status::{AccountRows, Collected, Table},
+    status::{Collected, Table},
 };
 
 /// A family with one value for each official account.
@@ -43,17 +43,6 @@ const FAMILIES: [Family; 5] = [
 ];
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
-    /// The names that customers see.
-    pub(super) fn nicknames(&mut self, rows: &[AccountRows]) {
-        let name = "wechat_kf_account_info";
-        self.header(name, "gauge", "The nickname of the kf account, as getkflist last said; always 1.");
-        for row in rows.iter().flat_map(AccountRows::iter) {
-            if let Some(nickname) = row.agent.nickname_label() {
-                self.series(name, &[&row.status.labels, ",nickname=\"", nickname, "\""], 1);
-            }
-        }
-    }
-
     /// What is known of each official account as a whole, and since when.
     pub(super) fn collected(&mut self, table: &Table) {
         for Family { name, help, value } in FAMILIES {

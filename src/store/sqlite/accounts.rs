@@ -1,6 +1,6 @@
 //! Bringing accounts in, at start and later, and noting when they were seen.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use rusqlite::{Connection, Row, Transaction, params};
 
@@ -17,46 +17,94 @@ use crate::{
     },
 };
 
+/// What is stored and what is configured is walked side by side in the order of names, so that neither stands in memory
+/// twice.
 pub(in crate::store) fn register(
     tx: &Transaction<'_>,
-    accounts: &[Account],
+    accounts: Vec<Account>,
 ) -> Result<Registered, StoreError> {
-    let mut stored = load_accounts(tx)?;
-    let configured = accounts
-        .iter()
-        .map(|account| {
-            let known = stored.remove(&(account.appid.clone(), account.kf_account.clone()));
-            bring_in(tx, account, known)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut left = Vec::new();
-    for row in stored.into_values() {
-        if row.configured {
-            tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?
-                .execute([row.stored.id.0])?;
-        }
-        if row.stored.record.state != AccountState::Unwatched {
-            left.push(row.stored);
-        }
+    let configured = accounts.into_iter().map(not_stored).collect();
+    let mut registered = Registered { configured, left: Vec::new() };
+    let outdated = match_stored(tx, &mut registered)?;
+    for id in outdated.no_longer_configured {
+        tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?.execute([id.0])?;
     }
-    left.sort_unstable_by_key(|account| account.id);
-    let mut registered = Registered { configured, left };
+    for n in outdated.configured_anew {
+        configure(tx, &registered.configured[n])?;
+    }
+    for account in registered.configured.iter_mut().filter(|account| account.id == NO_ROW) {
+        account.id = insert(tx, &account.account)?;
+    }
+    registered.left.sort_unstable_by_key(|account| account.id);
     load_snapshots(tx, &mut registered)?;
     Ok(registered)
 }
 
+/// What does not stand in the table as the configuration has it.
+#[derive(Default)]
+struct Outdated {
+    /// By their place in the configuration.
+    configured_anew: Vec<usize>,
+    no_longer_configured: Vec<AccountRow>,
+}
+
+/// Fills in the rows and records of the configured accounts that are stored, and finds those that left. Changes nothing
+/// in the table.
+fn match_stored(tx: &Transaction<'_>, registered: &mut Registered) -> Result<Outdated, StoreError> {
+    let Registered { configured, left } = registered;
+    let mut by_name: Vec<usize> = (0..configured.len()).collect();
+    by_name.sort_unstable_by(|&a, &b| name(&configured[a]).cmp(&name(&configured[b])));
+    let mut by_name = by_name.into_iter().peekable();
+    let mut outdated = Outdated::default();
+    // In the order of bytes, which is also that of our strings.
+    let sql = format!("SELECT {COLUMNS} FROM accounts ORDER BY appid, kf_account");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let stored = (text(row, 2)?, text(row, 3)?);
+        while by_name.next_if(|&n| name(&configured[n]) < stored).is_some() {}
+        let is_configured: bool = row.get(4)?;
+        if let Some(n) = by_name.next_if(|&n| name(&configured[n]) == stored) {
+            let account = &mut configured[n];
+            (account.id, account.record) = (AccountRow(row.get(0)?), record(row)?);
+            if !is_configured || *account.account.official_account != *text(row, 1)? {
+                outdated.configured_anew.push(n);
+            }
+        } else {
+            let account = account(row)?;
+            if is_configured {
+                outdated.no_longer_configured.push(account.id);
+            }
+            if account.record.state != AccountState::Unwatched {
+                left.push(account);
+            }
+        }
+    }
+    Ok(outdated)
+}
+
+/// By it accounts are told apart.
+fn name(stored: &StoredAccount) -> (&str, &str) {
+    (&stored.account.appid, &stored.account.kf_account)
+}
+
 pub(in crate::store) fn add(
     tx: &Transaction<'_>,
-    accounts: &[Account],
+    accounts: Vec<Account>,
 ) -> Result<Vec<StoredAccount>, StoreError> {
     accounts
-        .iter()
+        .into_iter()
         .map(|account| {
-            let mut known = load_account(tx, account)?;
-            if let Some(known) = &mut known {
-                known.stored.snapshot = load_snapshot(tx, known.stored.id)?;
+            let mut stored = not_stored(account);
+            match load_record(tx, &stored.account)? {
+                None => stored.id = insert(tx, &stored.account)?,
+                Some((id, record)) => {
+                    (stored.id, stored.record) = (id, record);
+                    stored.snapshot = load_snapshot(tx, id)?;
+                    configure(tx, &stored)?;
+                }
             }
-            bring_in(tx, account, known)
+            Ok(stored)
         })
         .collect()
 }
@@ -73,8 +121,12 @@ pub(in crate::store) fn watched(connection: &Connection) -> Result<Vec<Account>,
 
 /// All accounts that were ever brought in, for reading.
 pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
-    let configured = load_accounts(connection)?.into_values().map(|row| row.stored).collect();
-    let mut registered = Registered { configured, left: Vec::new() };
+    let mut registered = Registered::default();
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        registered.configured.push(account(row)?);
+    }
     load_snapshots(connection, &mut registered)?;
     Ok(registered.configured)
 }
@@ -91,75 +143,58 @@ pub(in crate::store) fn record_sightings(tx: &Transaction<'_>, sightings: &[Seen
     Ok(())
 }
 
-struct AccountsRow {
-    stored: StoredAccount,
-    configured: bool,
-}
-
 const COLUMNS: &str =
     "id, official_account, appid, kf_account, configured, state, conclusion, baseline_taken, keyless,
     listed_sent_at, last_success_at";
 
-/// Appid and kf account.
-type Key = (Arc<str>, Arc<str>);
+/// Until the account has one.
+const NO_ROW: AccountRow = AccountRow(0);
 
-fn load_accounts(tx: &Connection) -> Result<HashMap<Key, AccountsRow>, StoreError> {
-    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts"))?;
-    let mut rows = statement.query([])?;
-    let mut accounts = HashMap::new();
-    while let Some(row) = rows.next()? {
-        let loaded = account(row)?;
-        let Account { appid, kf_account, .. } = &loaded.stored.account;
-        accounts.insert((appid.clone(), kf_account.clone()), loaded);
-    }
-    Ok(accounts)
+fn not_stored(account: Account) -> StoredAccount {
+    StoredAccount { id: NO_ROW, account, record: Record::default(), snapshot: Snapshot::default() }
 }
 
-fn load_account(tx: &Connection, account: &Account) -> Result<Option<AccountsRow>, StoreError> {
+fn load_record(tx: &Connection, account: &Account) -> Result<Option<(AccountRow, Record)>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM accounts WHERE appid = ?1 AND kf_account = ?2");
     let mut statement = tx.prepare_cached(&sql)?;
     let mut rows = statement.query((&account.appid, &account.kf_account))?;
-    rows.next()?.map(self::account).transpose()
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(Some((AccountRow(row.get(0)?), record(row)?)))
 }
 
-fn account(row: &Row<'_>) -> Result<AccountsRow, StoreError> {
+fn account(row: &Row<'_>) -> Result<StoredAccount, StoreError> {
     let account = Account { official_account: row.get(1)?, appid: row.get(2)?, kf_account: row.get(3)? };
-    let conclusion: Option<String> = row.get(6)?;
-    let record = Record {
-        state: convert::state(&row.get::<_, String>(5)?)?,
-        conclusion: conclusion.as_deref().map(convert::conclusion).transpose()?,
+    let (id, record) = (AccountRow(row.get(0)?), record(row)?);
+    Ok(StoredAccount { id, account, record, snapshot: Snapshot::default() })
+}
+
+fn record(row: &Row<'_>) -> Result<Record, StoreError> {
+    let conclusion = row.get_ref(6)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+    Ok(Record {
+        state: convert::state(text(row, 5)?)?,
+        conclusion: conclusion.map(convert::conclusion).transpose()?,
         sighting: Sighting {
             baseline_taken: row.get(7)?,
             keyless: row.get(8)?,
             listed_sent_at: convert::optional_time(row.get(9)?)?,
             last_success_at: convert::optional_time(row.get(10)?)?,
         },
-    };
-    let stored =
-        StoredAccount { id: AccountRow(row.get(0)?), account, record, snapshot: Snapshot::default() };
-    Ok(AccountsRow { stored, configured: row.get(4)? })
+    })
 }
 
-/// The stored account under its configured name, and marked as configured: its snapshot is in use from now on.
-fn bring_in(
-    tx: &Transaction<'_>,
-    account: &Account,
-    known: Option<AccountsRow>,
-) -> Result<StoredAccount, StoreError> {
-    let Some(AccountsRow { mut stored, configured }) = known else {
-        return insert(tx, account);
-    };
-    if !configured || stored.account.official_account != account.official_account {
-        tx.prepare_cached("UPDATE accounts SET configured = true, official_account = ?2 WHERE id = ?1")?
-            .execute(params![stored.id.0, account.official_account])?;
-    }
-    // The configuration's strings are shared by all accounts of one official account; the loaded ones are not.
-    stored.account = account.clone();
-    Ok(stored)
+/// A column's text where it stands in the page.
+fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, StoreError> {
+    Ok(row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?)
 }
 
-fn insert(tx: &Transaction<'_>, account: &Account) -> Result<StoredAccount, StoreError> {
-    let record = Record::default();
+/// Lets the stored account count as configured, under its present name: its snapshot is in use from now on.
+fn configure(tx: &Transaction<'_>, stored: &StoredAccount) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE accounts SET configured = true, official_account = ?2 WHERE id = ?1")?
+        .execute(params![stored.id.0, stored.account.official_account])?;
+    Ok(())
+}
+
+fn insert(tx: &Transaction<'_>, account: &Account) -> Result<AccountRow, StoreError> {
     let id = tx
         .prepare_cached(
             // It may have come before, after the backup that was restored, and have had events then.
@@ -171,10 +206,10 @@ fn insert(tx: &Transaction<'_>, account: &Account) -> Result<StoredAccount, Stor
             account.official_account,
             account.appid,
             account.kf_account,
-            record.state.as_str(),
+            Record::default().state.as_str(),
             renumber::SEQUENCES_SKIPPED,
         ])?;
-    Ok(StoredAccount { id: AccountRow(id), account: account.clone(), record, snapshot: Snapshot::default() })
+    Ok(AccountRow(id))
 }
 
 fn load_snapshot(tx: &Connection, id: AccountRow) -> Result<Snapshot, StoreError> {
@@ -201,8 +236,7 @@ fn load_snapshots(tx: &Connection, registered: &mut Registered) -> Result<(), St
             packer.finish(current.and_then(|id| accounts.remove(&id)));
             current = Some(id);
         }
-        let openid = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
-        packer.add(openid, row.get(2)?);
+        packer.add(text(row, 1)?, row.get(2)?);
     }
     packer.finish(current.and_then(|id| accounts.remove(&id)));
     Ok(())

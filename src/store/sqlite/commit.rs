@@ -7,7 +7,7 @@ use super::{convert, events};
 use crate::{
     domain::{
         account::AccountState,
-        event::{Change, Numbered},
+        event::{Change, Draft, Numbered},
     },
     store::{
         error::StoreError,
@@ -15,10 +15,16 @@ use crate::{
     },
 };
 
-/// `None` if there is no such account; then nothing was changed.
+/// Renders the events that the changes may become. Not for the thread that writes: it has more than enough to do.
+pub(in crate::store) fn drafts(commit: &PollCommit) -> Vec<Draft> {
+    commit.changes.iter().map(|change| Draft::of(&commit.account, change)).collect()
+}
+
+/// `None` if there is no such account; then nothing was changed. `drafts` are those of its changes.
 pub(in crate::store) fn commit_poll(
     tx: &Transaction<'_>,
     commit: &PollCommit,
+    drafts: Vec<Draft>,
 ) -> Result<Option<Committed>, StoreError> {
     let mut statement = tx.prepare_cached("SELECT sequence, state FROM accounts WHERE id = ?1")?;
     let stored =
@@ -28,10 +34,10 @@ pub(in crate::store) fn commit_poll(
     };
     let state = convert::state(&state)?;
     let mut last_event = None;
-    for change in &commit.changes {
+    for (change, draft) in commit.changes.iter().zip(drafts) {
         if apply(tx, commit.id, state, change)? {
             sequence += 1;
-            last_event = Some(append(tx, commit, change, sequence)?);
+            last_event = Some(append(tx, commit, (change, draft), sequence)?);
         }
     }
     store_record(tx, commit, sequence)?;
@@ -44,7 +50,7 @@ pub(in crate::store) fn remove_accounts(
     leaving: &[PollCommit],
 ) -> Result<(), StoreError> {
     for commit in leaving {
-        commit_poll(tx, commit)?;
+        commit_poll(tx, commit, drafts(commit))?;
         tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?.execute([commit.id.0])?;
     }
     Ok(())
@@ -73,10 +79,10 @@ fn apply(
 fn append(
     tx: &Transaction<'_>,
     commit: &PollCommit,
-    change: &Change,
+    (change, draft): (&Change, Draft),
     sequence: i64,
 ) -> Result<EventId, StoreError> {
-    let session_id = change.session_id(&commit.account).map(Uuid::into_bytes);
+    let session_id = draft.session_id().map(Uuid::into_bytes);
     let event_type = convert::event_type_code(change.event_type());
     let createtime = match change {
         Change::SessionStarted { session, .. } | Change::SessionEnded { session, .. } => {
@@ -108,7 +114,7 @@ fn append(
             createtime,
             session_id,
             convert::ms(change.observed_at()),
-            event.render(),
+            draft.numbered(&event),
         ])?;
     Ok(EventId(id))
 }

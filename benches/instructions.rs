@@ -1,0 +1,109 @@
+//! The functions whose instructions are counted: `tests/instructions.sh` runs this program under callgrind, once for each,
+//! and compares with the counts that were committed. By itself it measures nothing.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    hint::black_box,
+    time::Duration,
+};
+
+use kfwatch::{
+    domain::{
+        clock::Moment,
+        diff::diff,
+        event::{Numbered, session_id},
+        snapshot::Snapshot,
+        watch::{Answer, Fingerprint, Listed},
+    },
+    metrics::{
+        Metrics,
+        exposition::{self, Detail, Stored},
+    },
+};
+
+#[path = "support/inputs.rs"]
+mod inputs;
+
+use inputs::{CREATETIME, account, answer, ended, observed, openid, openids, read, table, watch};
+
+/// So many that what happens now and then counts on average only.
+const CALLS: usize = 100;
+
+const NAMES: [&str; 8] = [
+    "parse_10_sessions",
+    "parse_100_sessions",
+    "diff_100_unchanged_sessions",
+    "pack_100_sessions",
+    "unchanged_answer_of_100_sessions",
+    "derive_session_id",
+    "render_event",
+    "metrics_of_1000_accounts",
+];
+
+fn main() {
+    // Called by cargo with options of its own, it has nothing to do.
+    match std::env::args().nth(1) {
+        Some(list) if list == "list" => NAMES.iter().for_each(|name| println!("{name} {CALLS}")),
+        Some(name) if NAMES.contains(&&*name) => run(&name),
+        _ => println!("instructions are counted by tests/instructions.sh"),
+    }
+}
+
+fn run(name: &str) {
+    let openids = openids(100);
+    let (observed, watch) = (observed(&openids), watch(&openids));
+    let account = account("test1@test");
+    match name {
+        "parse_10_sessions" => parse(10),
+        "parse_100_sessions" => parse(100),
+        "diff_100_unchanged_sessions" => {
+            counted(&|| drop(black_box(diff(black_box(&watch.snapshot), black_box(&observed)))));
+        }
+        "pack_100_sessions" => counted(&|| drop(black_box(Snapshot::from(black_box(&observed))))),
+        // What a poll that changed nothing does between reading its answer and waiting for the next tick.
+        "unchanged_answer_of_100_sessions" => {
+            let wall = jiff::Timestamp::from_second(CREATETIME + 60).unwrap();
+            let moment = Moment { wall, monotonic: Duration::from_secs(60) };
+            let text = answer(100);
+            let listed_before = Answer { listed: Listed::Same, sent_at: moment, received_at: moment };
+            counted(&|| {
+                let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(black_box(&text));
+                black_box(Fingerprint::new(hash));
+                drop(black_box(black_box(&watch).answered(black_box(listed_before), "getsessionlist")));
+            });
+        }
+        "derive_session_id" => {
+            let openid = openid(7);
+            counted(&|| _ = black_box(session_id(black_box(&account), black_box(&openid), CREATETIME)));
+        }
+        "render_event" => {
+            let change = ended(&openid(7));
+            let event = Numbered { account: &account, change: &change, sequence: 42, repeats: 0 };
+            counted(&|| drop(black_box(black_box(&event).render())));
+        }
+        _ => metrics(),
+    }
+}
+
+fn parse(sessions: usize) {
+    let body = answer(sessions);
+    counted(&|| _ = black_box(read(black_box(body.as_bytes()))));
+}
+
+fn metrics() {
+    let (table, metrics, stored) = (table(1000), Metrics::new([]).unwrap(), Stored::default());
+    counted(&|| {
+        let emit = |chunk| !black_box::<Vec<u8>>(chunk).is_empty();
+        exposition::write(black_box(&table), &metrics, &stored, Detail::PerAccount, emit);
+    });
+}
+
+/// Only what is called from here is counted: callgrind knows this function by its name.
+#[inline(never)]
+fn counted(call: &dyn Fn()) {
+    for _ in 0..CALLS {
+        call();
+    }
+}

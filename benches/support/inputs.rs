@@ -1,0 +1,100 @@
+//! What the benches of parts work on: made-up answers, accounts and events.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kfwatch::{
+    domain::{
+        account::{Account, AccountState, Conclusion, Standing},
+        diff::EndReason,
+        event::{Change, OwnedSession},
+        snapshot::{Observed, Session, Snapshot},
+        watch::{Sighting, Watch},
+    },
+    status::{AccountStatus, OfficialAccountStatus, Table},
+    wechat::wire,
+};
+
+/// When all sessions began.
+pub(crate) const CREATETIME: i64 = 1_795_331_551;
+
+/// As random as real ones: sorted by chance only.
+pub(crate) fn openid(n: usize) -> String {
+    format!("oDF3iY{:022x}", (n as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) >> 40)
+}
+
+/// So many openids.
+pub(crate) fn openids(sessions: usize) -> Vec<String> {
+    (0..sessions).map(openid).collect()
+}
+
+/// The body of an answer with so many sessions.
+pub(crate) fn answer(sessions: usize) -> String {
+    let entry = |n: usize| format!(r#"{{"createtime":{},"openid":"{}"}}"#, CREATETIME + n as i64, openid(n));
+    format!(r#"{{"sessionlist":[{}]}}"#, (0..sessions).map(entry).collect::<Vec<_>>().join(","))
+}
+
+/// Reads an answer as a poll does, and says how many sessions it lists.
+pub(crate) fn read(body: &[u8]) -> usize {
+    let text = wire::text(body);
+    match wire::session_list(&text).unwrap() {
+        wire::SessionList::Listed(observed) => observed.sessions().len(),
+        wire::SessionList::Keyless => 0,
+    }
+}
+
+/// What an answer with these sessions is read into.
+pub(crate) fn observed(openids: &[String]) -> Observed<'_> {
+    let sessions =
+        openids.iter().map(|openid| Session { openid: openid.as_str().into(), createtime: CREATETIME });
+    Observed::new(sessions.collect())
+}
+
+/// A kf account of the one official account.
+pub(crate) fn account(kf_account: &str) -> Account {
+    Account {
+        official_account: "shop".into(),
+        appid: "wx0123456789abcdef".into(),
+        kf_account: kf_account.into(),
+    }
+}
+
+/// The end of a session.
+pub(crate) fn ended(openid: &str) -> Change {
+    let at = |ms: i64| Timestamp::from_millisecond(CREATETIME * 1000 + ms).unwrap();
+    Change::SessionEnded {
+        session: OwnedSession { openid: openid.into(), createtime: CREATETIME },
+        reason: EndReason::Absent,
+        ended_between: [at(600_123), at(615_456)],
+    }
+}
+
+/// What is known of an account with these sessions, which the last poll listed.
+pub(crate) fn watch(openids: &[String]) -> Watch {
+    let seen_at = Timestamp::from_second(CREATETIME).ok();
+    Watch {
+        standing: Standing::restored(AccountState::Ok, Some(Conclusion::Ok)),
+        snapshot: Snapshot::from(&observed(openids)),
+        sighting: Sighting {
+            baseline_taken: true,
+            keyless: false,
+            listed_sent_at: seen_at,
+            last_success_at: seen_at,
+        },
+        ..Watch::default()
+    }
+}
+
+/// The table of one official account with so many kf accounts, each with ten sessions.
+pub(crate) fn table(accounts: usize) -> Table {
+    let watch = watch(&openids(10));
+    let shared = account("");
+    let status = |n| {
+        let account = Account { kf_account: format!("kf{n}@oa0").into(), ..shared.clone() };
+        Arc::new(AccountStatus::restored(account, Arc::default(), &watch))
+    };
+    let accounts = (0..accounts).map(status).collect();
+    let official_account = OfficialAccountStatus::new("shop".into(), Arc::default());
+    official_account.set_accounts(accounts);
+    Table::new(vec![Arc::new(official_account)])
+}
