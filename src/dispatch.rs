@@ -52,7 +52,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_REFUSALS: u32 = 5;
 
 /// How many dead letters a sink may have before it is stopped: some six megabytes. A receiver that refuses so many refuses
-/// everything, and then the log is the better place for what comes.
+/// everything, and then the log is the better place for what comes. One that is refused again adds none.
 const MAX_DEAD_LETTERS: u64 = 10_000;
 
 /// What dispatchers share.

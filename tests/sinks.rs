@@ -438,9 +438,18 @@ fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log()
     eventually_is(&daemon, "pending_events", 1.0);
     let table = stage.run("sinks").stdout;
     assert!(table.contains("stopped: it has 10000 dead letters, and no more are kept"), "{table}");
-    stage.run("events dead --sink crm --drop");
+    let failures = || of_crm(&daemon, "delivery_failures_total").unwrap();
+    let before = failures();
+    stage.run("events dead --sink crm --retry");
     stage.run("sinks resume crm");
-    stage.eventually_confirmed(1);
+    eventually("two that are refused again", || (failures() >= before + 2.0).then_some(()));
+    stage.open("kf3@shop", "oBetter");
+    stage.eventually_confirmed(2);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0), "they are no more than before");
+    stage.run("events dead --sink crm --drop");
+    eventually_is(&daemon, "dead_letters", 0.0);
+    stage.open("kf1@shop", "oBest");
+    stage.eventually_confirmed(3);
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Dispatcher {
         if is_given_up && let Some(letters) = self.letters.bury(event, reason, answer, self.clock.now()).await
         {
             self.window.settle(std::slice::from_ref(event));
-            if letters >= MAX_DEAD_LETTERS {
+            if letters >= MAX_DEAD_LETTERS && !was_dead_letter {
                 self.stop(format!("it has {letters} dead letters, and no more are kept")).await;
             }
             return;
