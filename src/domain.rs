@@ -1,5 +1,5 @@
 //! What kfwatch is about, without the world: accounts, snapshots, their difference, events, transfers, holds, streaks
-//! of failures, progress.
+//! of failures, progress, and what servers ask for by `Retry-After`.
 //!
 //! Everything here is pure and synchronous: no clock is read, nothing is fetched or stored, and what cannot be
 //! expressed cannot fail. Time comes in as an argument ([`clock::Moment`]), so that a day can be rehearsed in a
@@ -12,6 +12,7 @@ pub mod diff;
 pub mod event;
 pub mod holds;
 pub mod progress;
+pub mod retry_after;
 pub mod snapshot;
 pub mod streak;
 pub mod transfer;

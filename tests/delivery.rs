@@ -17,16 +17,13 @@ use std::{
 use serde_json::Value;
 use support_delivery::{
     Answer, Delivery, KEYS, Receiver,
-    scene::{configure, home, open, terminate},
+    scene::{self, configure, eventually_logged, file, home, open, terminate},
 };
 use support_ops::{Process, WeChat, appid, eventually, quiet};
 
 /// The sink "crm" with a signing key; `more` are further keys.
 fn crm(url: &str, more: &str) -> String {
-    format!(
-        "[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\nurl = \"{url}\"\nsecret = \"{}\"\n{more}\n",
-        KEYS[0]
-    )
+    scene::webhook("crm", url, more)
 }
 
 fn of_crm(daemon: &Process, name: &str) -> Option<f64> {
@@ -34,11 +31,7 @@ fn of_crm(daemon: &Process, name: &str) -> Option<f64> {
 }
 
 fn eventually_delivered(daemon: &Process) {
-    eventually("nothing pending", || of_crm(daemon, "pending_events").filter(|pending| *pending <= 0.0));
-}
-
-fn eventually_logged(daemon: &Process, text: &str) {
-    eventually(text, || daemon.stderr().contains(text).then_some(()));
+    scene::eventually_delivered(daemon, "crm");
 }
 
 /// Waits until so many events are confirmed, as kfwatch sees it, and no others pending.
@@ -263,7 +256,7 @@ fn a_dead_receiver_holds_back_neither_polling_nor_other_sinks() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let receiver = Receiver::start();
     receiver.answer(|_| Answer::Hang);
-    let file = "[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n";
+    let file = file("file", "events.jsonl");
     let home = home(&wechat, &format!("{}{file}", crm(&receiver.url("kf"), "timeout = \"2s\"")));
     let daemon = home.daemon();
     for n in 1..=5 {

@@ -1,6 +1,6 @@
 //! Whatever becomes of receivers, files, disks and processes, every sink gets every event of the log, and nothing else.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 #[path = "support/disk.rs"]
 mod disk;
@@ -14,7 +14,5 @@ mod delivery_faults {
     mod certificates;
     mod conservation;
     mod disks;
-    mod log;
     mod reopening;
-    mod site;
 }

@@ -1,10 +1,10 @@
 //! What the owner of a stream relies on: every event is in it, in order, once within its duplicate window, whatever fails and
-//! whoever is killed. Needs the program nats-server, and openssl for certificates; tests/run.sh runs these tests.
+//! whoever is killed. Needs the program nats-server; tests/run.sh runs these tests.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-#[path = "support_delivery/scene.rs"]
-mod scene;
+#[expect(dead_code, reason = "not every test needs every helper")]
+mod support_delivery;
 mod support_nats;
 #[expect(dead_code, reason = "not every test needs every helper")]
 mod support_ops;
@@ -12,14 +12,15 @@ mod support_ops;
 use std::time::{Duration, Instant};
 
 use async_nats::{ConnectOptions, jetstream::stream};
-use kfwatch::simulator::{Fault, FaultRule};
-use scene::{
-    account_of, assert_delivered, configure, event_log, home, lively, open, pause, rounds, terminate,
+use support_delivery::{
+    log::{EventLog, account_of, parsed, text},
+    scene::{
+        self, configure, eventually_logged, file, home, lively, nothing_more_happens, open, pause, rounds,
+        terminate,
+    },
+    tls::Authority,
 };
-use support_nats::{
-    Client, Received, Server,
-    logins::{Site, certificates},
-};
+use support_nats::{Client, Received, Server, logins::Site};
 use support_ops::{Process, WeChat, eventually, quiet};
 
 /// The sink "bus"; `more` are further keys.
@@ -37,11 +38,7 @@ fn eventually_pending(daemon: &Process, events: usize) {
 }
 
 fn eventually_delivered(daemon: &Process) {
-    eventually("nothing pending", || of_bus(daemon, "pending_events").filter(|pending| *pending <= 0.0));
-}
-
-fn eventually_logged(daemon: &Process, text: &str) {
-    eventually(text, || daemon.stderr().contains(text).then_some(()));
+    scene::eventually_delivered(daemon, "bus");
 }
 
 fn failures(daemon: &Process) -> f64 {
@@ -53,14 +50,16 @@ fn eventually_stored(client: &Client, events: u64) {
     eventually("the messages", || (client.stored() >= events).then_some(()));
 }
 
-fn assert_delivered_by(received: &[Received], log: &[String]) -> usize {
+/// The whole log is in the stream, each event as a message of its own kind. How often one was stored again.
+fn assert_published(received: &[Received], log: &EventLog) -> usize {
     for message in received {
-        let event: serde_json::Value = serde_json::from_str(&message.body).unwrap();
-        let kind = event["type"].as_str().unwrap().strip_prefix("kf.").unwrap();
-        assert_eq!(message.subject, format!("kf.{}.{kind}", account_of(&message.body).0));
+        let event = parsed(&message.body);
+        assert_eq!(message.id, text(&event, "/id"));
+        let of_kind = text(&event, "/type").strip_prefix("kf.").unwrap().to_owned();
+        assert_eq!(message.subject, format!("kf.{}.{of_kind}", account_of(&event).0));
         assert_eq!(message.content_type, "application/cloudevents+json");
     }
-    assert_delivered(received.iter().map(|message| (&*message.id, &*message.body)), log)
+    log.assert_received("bus", received.iter().map(|message| &*message.body))
 }
 
 #[test]
@@ -80,7 +79,7 @@ fn beyond_the_duplicate_window_events_come_again_unchanged_and_none_is_lost() {
 /// Kills the daemon in each round and the server in some, and freezes the server in others. Says how many messages came
 /// again.
 fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
-    let rounds = rounds("KFWATCH_DELIVERY_ROUNDS", 20);
+    let rounds = rounds(20);
     let wechat = WeChat::play(lively());
     let mut server = Server::start();
     server.anyone().create_stream_with_window(duplicate_window);
@@ -121,16 +120,12 @@ fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
         drop(daemon); // kill -9
     }
     let daemon = home.daemon();
-    let polls = "kfwatch_polls_total{official_account=\"north\",kf_account=\"kf1@north\"}";
-    eventually("some polls", || daemon.metric(polls).filter(|polls| *polls >= 3.0));
-    wechat.control().inject(FaultRule::new(Fault::Errcode(-1)));
-    let failed = polls.replace("polls_total", "poll_failures_total");
-    eventually("nothing new happens", || daemon.metric(&failed).filter(|failures| *failures >= 2.0));
+    nothing_more_happens(&wechat, &daemon);
     eventually_delivered(&daemon);
     assert_eq!((of_bus(&daemon, "dead_letters"), of_bus(&daemon, "stopped")), (Some(0.0), Some(0.0)));
     terminate(daemon);
-    let log = event_log(&home);
-    let again = assert_delivered_by(&server.anyone().consume(), &log);
+    let log = EventLog::of(&home);
+    let again = assert_published(&server.anyone().consume(), &log);
     println!("nats: {rounds} rounds, {} events, {again} times stored again", log.len());
     assert!(log.len() > 5 * rounds, "too little happened");
     again
@@ -163,7 +158,7 @@ fn a_missing_stream_is_told_with_the_command_that_creates_it_and_delivery_goes_o
     eventually_delivered(&daemon);
     eventually_logged(&daemon, "Delivery goes on");
     assert_eq!(daemon.stderr().matches("no stream takes").count(), 1, "{}", daemon.stderr());
-    assert_delivered_by(&server.anyone().consume(), &event_log(&home));
+    assert_published(&server.anyone().consume(), &EventLog::of(&home));
 }
 
 #[test]
@@ -187,7 +182,7 @@ fn a_server_that_is_away_from_the_start_and_for_long_is_pending_events_and_nothi
     let mut server = Server::start();
     server.anyone().create_stream();
     server.kill();
-    let file = "[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n";
+    let file = file("file", "events.jsonl");
     let home = home(&wechat, &format!("{}{file}", bus(&server, "")));
     let daemon = home.daemon();
     let of = || daemon.get("/-/ready").status;
@@ -212,7 +207,7 @@ fn a_server_that_is_away_from_the_start_and_for_long_is_pending_events_and_nothi
     eventually_delivered(&daemon);
     assert_eq!(of_bus(&daemon, "delivered_events_total"), Some(8.0));
     terminate(daemon);
-    assert_eq!(assert_delivered_by(&server.anyone().consume(), &event_log(&home)), 0);
+    assert_eq!(assert_published(&server.anyone().consume(), &EventLog::of(&home)), 0);
 }
 
 #[test]
@@ -235,7 +230,7 @@ fn a_server_that_hangs_costs_a_timeout_and_is_found_again_when_it_goes_on() {
     server.signal("CONT");
     eventually_delivered(&daemon);
     eventually_stored(&server.anyone(), 3);
-    assert_eq!(assert_delivered_by(&server.anyone().consume(), &event_log(&home)), 0);
+    assert_eq!(assert_published(&server.anyone().consume(), &EventLog::of(&home)), 0);
 }
 
 #[test]
@@ -281,13 +276,21 @@ fn a_full_stream_holds_events_back_and_loses_none() {
 }
 
 #[test]
-#[ignore = "needs nats-server and openssl; tests/run.sh runs it"]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
 fn tls_is_spoken_with_an_authority_of_ones_own_and_never_with_another() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let server = Server::configured(|directory| {
-        certificates(directory, "ours");
-        certificates(directory, "theirs");
-        let [certificate, key] = ["ours-server.pem", "ours-server.key"].map(|file| directory.join(file));
+        let [ours, theirs] = ["ours", "theirs"].map(Authority::new);
+        let identity = ours.identity("127.0.0.1");
+        let [certificate, key] = ["server.pem", "server.key"].map(|file| directory.join(file));
+        for (path, pem) in [
+            (&directory.join("ours.pem"), ours.pem()),
+            (&directory.join("theirs.pem"), theirs.pem()),
+            (&certificate, identity.certificate_pem),
+            (&key, identity.key_pem),
+        ] {
+            std::fs::write(path, pem).unwrap();
+        }
         format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}")
     });
     let client = server.client(ConnectOptions::new().add_root_certificates(server.path("ours.pem")));
@@ -442,7 +445,8 @@ fn permissions_that_are_missing_are_told() {
         let wechat = WeChat::play(quiet(&[("shop", 1)]));
         open(&wechat.control(), "kf1@shop", "oA");
         let login = format!("timeout = \"500ms\"\nuser = \"{user}\"\nsecret = \"a\"\nstart = \"beginning\"");
-        let daemon = home(&wechat, &bus(&server, &login)).daemon();
+        let home = home(&wechat, &bus(&server, &login));
+        let daemon = home.daemon();
         eventually_logged(&daemon, message);
         eventually("another attempt", || (failures(&daemon) >= 2.0).then_some(()));
         assert_eq!(daemon.stderr().matches("ERROR").count(), 1, "told once: {}", daemon.stderr());

@@ -54,7 +54,7 @@ prepare_prometheus() {
 
 # Each test starts a server of its own.
 prepare_nats() {
-    install_packages nats-server openssl
+    install_packages nats-server
     PATH=$PATH:/usr/sbin nats-server --version
 }
 

@@ -13,10 +13,11 @@ use std::{collections::HashSet, time::Duration};
 use kfwatch::simulator::Control;
 use serde_json::Value;
 use support_delivery::{
-    Answer, Delivery, KEYS, Receiver,
-    scene::{assert_delivered, event_log},
+    Answer, Delivery, Receiver,
+    log::EventLog,
+    scene::{self, terminate, webhook},
 };
-use support_ops::{Ended, Home, Process, WeChat, appid, eventually, quiet};
+use support_ops::{Ended, Home, Process, WeChat, eventually, quiet};
 
 /// A shop with three kf accounts, a daemon that polls it each second, and a receiver of its events.
 struct Stage {
@@ -30,12 +31,7 @@ impl Stage {
         let wechat = WeChat::play(quiet(&[("shop", 3)]));
         let receiver = Receiver::start();
         receiver.answer(answer);
-        let sink = format!(
-            "[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\nurl = \"{}\"\nsecret = \"{}\"\ntimeout = \"2s\"\n",
-            receiver.url("kf"),
-            KEYS[0]
-        );
-        let home = Home::watching(&wechat, &sink).without_collectors();
+        let home = scene::home(&wechat, &webhook("crm", &receiver.url("kf"), "timeout = \"2s\""));
         Self { wechat, receiver, home }
     }
 
@@ -44,7 +40,7 @@ impl Stage {
     }
 
     fn open(&self, kf_account: &str, openid: &str) {
-        self.control().open_session(&appid(0), kf_account, openid, None).unwrap();
+        scene::open(&self.control(), kf_account, openid);
     }
 
     /// What stands in the configuration instead of its part on the store.
@@ -93,11 +89,6 @@ fn of_crm(daemon: &Process, name: &str) -> Option<f64> {
 
 fn eventually_is(daemon: &Process, name: &str, value: f64) {
     eventually(name, || of_crm(daemon, name).filter(|found| (found - value).abs() < 0.5));
-}
-
-fn terminate(daemon: Process) {
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended().code, Some(0));
 }
 
 fn openid(delivery: &Delivery) -> String {
@@ -447,9 +438,18 @@ fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log()
     eventually_is(&daemon, "pending_events", 1.0);
     let table = stage.run("sinks").stdout;
     assert!(table.contains("stopped: it has 10000 dead letters, and no more are kept"), "{table}");
-    stage.run("events dead --sink crm --drop");
+    let failures = || of_crm(&daemon, "delivery_failures_total").unwrap();
+    let before = failures();
+    stage.run("events dead --sink crm --retry");
     stage.run("sinks resume crm");
-    stage.eventually_confirmed(1);
+    eventually("two that are refused again", || (failures() >= before + 2.0).then_some(()));
+    stage.open("kf3@shop", "oBetter");
+    stage.eventually_confirmed(2);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0), "they are no more than before");
+    stage.run("events dead --sink crm --drop");
+    eventually_is(&daemon, "dead_letters", 0.0);
+    stage.open("kf1@shop", "oBest");
+    stage.eventually_confirmed(3);
 }
 
 #[test]
@@ -499,9 +499,8 @@ fn whatever_is_ordered_and_whoever_is_killed_every_event_comes_and_at_first_in_o
             of_crm(&daemon, "dead_letters") == Some(0.0) && of_crm(&daemon, "pending_events") == Some(0.0);
         is_done.then_some(())
     });
-    let log = event_log(&stage.home);
-    let received = stage.receiver.received();
-    let again = assert_delivered(received.iter().map(|delivery| (delivery.id(), &*delivery.body)), &log);
+    let log = EventLog::of(&stage.home);
+    let again = log.assert_attempted("crm", &stage.receiver.received());
     let confirmed: HashSet<String> =
         stage.confirmed().iter().map(|delivery| delivery.id().to_owned()).collect();
     assert_eq!(confirmed.len(), log.len(), "every event was confirmed");

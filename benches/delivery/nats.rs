@@ -19,18 +19,13 @@ use async_nats::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use kfwatch::{
-    app::clock::SystemClock,
-    dispatch::{DispatchContext, Dispatcher},
-    domain::clock::Clock,
-    metrics::Metrics,
     sink::{
         Sink,
         nats::{Login, NatsOptions, NatsSink},
     },
-    store::{EventFilter, EventId, SinkRegistration, Start, StoredEvent},
+    store::{EventId, Start, StoredEvent},
 };
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::{ACCOUNTS, EVENTS, LATENCIES, ROUNDS, Running, Site, median::median, report::Report, started};
 
@@ -76,14 +71,7 @@ fn start(directory: &Path) -> Option<(process::Running, String)> {
 
 async fn throughput(jetstream: &jetstream::Context, url: &str, in_flight: usize, report: &mut Report) {
     let site = Site::new().await;
-    for round in 0..(EVENTS / ACCOUNTS) as i64 {
-        let mut commits = JoinSet::new();
-        for account in &site.accounts {
-            let (store, commit) = (site.store.clone(), started(account, round));
-            commits.spawn(async move { store.commit_poll(commit).await.unwrap() });
-        }
-        commits.join_all().await;
-    }
+    site.fill().await;
     let events = Arc::new(site.store.read_events_after(EventId::BEGINNING, EVENTS).await.unwrap());
     let mut rates = [const { Vec::new() }; 2];
     // The first round makes files and connections.
@@ -198,9 +186,6 @@ async fn publish(jetstream: &jetstream::Context, stream: &str, event: &StoredEve
 
 /// Delivers to a stream, by a sink of its name.
 async fn deliver(site: &Site, url: &str, stream: &str, in_flight: usize, start: Start) -> Running {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let registration = SinkRegistration { name: stream.to_owned(), start, destination: None };
-    let registered = site.store.register_sinks(vec![registration], clock.now().wall).await.unwrap();
     let options = NatsOptions {
         servers: vec![url.parse().unwrap()],
         subject_prefix: stream.to_owned(),
@@ -209,14 +194,5 @@ async fn deliver(site: &Site, url: &str, stream: &str, in_flight: usize, start: 
         timeout: Duration::from_secs(5),
         max_in_flight: in_flight,
     };
-    let sink = Sink::Nats(NatsSink::build(options).unwrap());
-    let metrics = Arc::new(Metrics::new([stream.to_owned()]).unwrap());
-    let context = DispatchContext { store: site.store.clone(), metrics, clock };
-    let (dispatcher, _) =
-        Dispatcher::new(stream.to_owned(), sink, EventFilter::default(), &registered[0], context);
-    let drain = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let run = dispatcher.run(drain.clone(), Duration::from_secs(1));
-    tasks.spawn(async { run.await.unwrap() });
-    Running { drain, tasks }
+    site.deliver(stream, Sink::Nats(NatsSink::build(options).unwrap()), start).await
 }

@@ -44,7 +44,7 @@ fn registration(sink: &config::Sink) -> SinkRegistration {
     };
     let destination = match &sink.target {
         SinkTarget::Webhook(options) => Some(options.destination()),
-        // Nothing stops these.
+        // They never say that they want no more; what else stops them, a person ends.
         SinkTarget::Stdout | SinkTarget::File { .. } | SinkTarget::Nats(_) => None,
     };
     SinkRegistration { name: sink.name.clone(), start, destination }

@@ -106,7 +106,15 @@ impl Dispatcher {
                 }
                 answer.send(dropped).ok();
             }
-            Order::Suspended(reason) => self.stopped = Some(reason),
+            Order::Suspended(reason) => self.suspended(reason).await,
+        }
+    }
+
+    /// Somebody may have resumed the sink since the store suspended it, by an order that came before this one.
+    async fn suspended(&mut self, reason: String) {
+        let is_over = self.store.pending(&self.name).await.is_ok_and(|pending| !pending.stopped);
+        if !is_over {
+            self.stopped = Some(reason);
         }
     }
 
@@ -114,5 +122,52 @@ impl Dispatcher {
         self.window = Window::behind(cursor);
         self.cursor = Cursor::new(self.name.clone(), cursor, self.store.clone());
         self.letters.are_wanted();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        dispatch::DispatchContext,
+        domain::clock::{Clock, Moment},
+        metrics::Metrics,
+        sink::{
+            Sink,
+            jsonl::{JsonlSink, Target},
+        },
+        store::{EventFilter, SinkRegistration, Start, Store},
+    };
+
+    /// It stands still.
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> Moment {
+            Moment { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_was_resumed_before_its_dispatcher_heard_of_the_suspension_stays_resumed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let registration = SinkRegistration { name: "log".to_owned(), start: Start::Now, destination: None };
+        let registered = store.register_sinks(vec![registration], Timestamp::UNIX_EPOCH).await.unwrap();
+        let metrics = Arc::new(Metrics::new(["log".to_owned()]).unwrap());
+        let context = DispatchContext { store: store.clone(), metrics, clock: Arc::new(Stopped) };
+        let sink = Sink::Jsonl(JsonlSink::new(Target::Stdout));
+        let (mut dispatcher, _orders) =
+            Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
+
+        store.suspend_sink("log", "too large", Timestamp::UNIX_EPOCH).await.unwrap();
+        dispatcher.carry_out(Order::Suspended("too large".to_owned())).await;
+        assert_eq!(dispatcher.stopped.as_deref(), Some("too large"));
+        for order in [Order::Resume(oneshot::channel().0), Order::Suspended("too large".to_owned())] {
+            dispatcher.carry_out(order).await;
+            assert_eq!(dispatcher.stopped, None);
+        }
     }
 }

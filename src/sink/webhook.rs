@@ -9,7 +9,6 @@ mod signature;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use jiff::Timestamp;
 use reqwest::{
     Certificate, Client, ClientBuilder, Response, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
@@ -20,7 +19,10 @@ use sha2::{Digest, Sha256};
 
 pub use self::signature::SigningKey;
 use super::{DeliveryError, damaged};
-use crate::{domain::clock::Clock, store::StoredEvent};
+use crate::{
+    domain::{clock::Clock, retry_after::retry_after},
+    store::StoredEvent,
+};
 
 /// The media type of a CloudEvent in structured mode.
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/cloudevents+json; charset=utf-8");
@@ -172,7 +174,8 @@ impl WebhookSink {
 
     async fn judge(&self, response: Response) -> Result<(), DeliveryError> {
         let status = response.status();
-        let after = retry_after(response.headers(), self.clock.now().wall);
+        let asked_for = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let after = asked_for.and_then(|value| retry_after(value, self.clock.now().wall));
         let answer = beginning(response).await;
         match status {
             status if status.is_success() => Ok(()),
@@ -274,37 +277,15 @@ async fn read_beginning(mut response: Response, kept: &mut Vec<u8>) {
     }
 }
 
-/// In seconds, or as a date.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO))
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::{
         domain::event::EventType,
         store::{AccountRow, EventId},
     };
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "2026-11-22T07:22:45Z".parse().unwrap();
-        let check = |value: &str, expected: Option<u64>| {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
-            assert_eq!(retry_after(&headers, now), expected.map(Duration::from_secs), "{value}");
-        };
-        check("7", Some(7));
-        check("Sun, 22 Nov 2026 07:23:00 GMT", Some(15));
-        check("Sun, 22 Nov 2026 07:00:00 GMT", Some(0));
-        check("soon", None);
-        check("-1", None);
-    }
 
     #[test]
     fn an_event_without_an_id_that_can_be_sent_is_refused_for_its_own_sake() {

@@ -54,7 +54,7 @@ impl EventLog {
     /// Behind which event to begin in order to read those observed at a time or later, without a look at all that came before.
     /// In a large log, some of what was observed while the clock was wrong by more than an hour can be left out by that.
     pub fn before(&self, since: Timestamp) -> Result<EventId, StoreError> {
-        events::read_before(&self.connection, since)
+        events::before(&self.connection, since)
     }
 
     /// The first events that match, at most `limit`; one consistent view of the log.

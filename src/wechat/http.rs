@@ -16,13 +16,14 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Method, Request, Response, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
 use self::connections::{Connections, Peer};
 use super::{CallObserver, Endpoint, error::CallError, skew::ClockSkew, wire::WireError};
 use crate::domain::{
     clock::{Clock, Moment},
+    retry_after::retry_after,
     watch::Fingerprint,
 };
 
@@ -185,7 +186,8 @@ impl WechatClient {
     async fn read(&self, mut response: Response) -> Result<Bytes, CallError> {
         let status = response.status();
         if !status.is_success() {
-            let retry_after = retry_after(response.headers(), self.now());
+            let asked_for = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let retry_after = asked_for.and_then(|value| retry_after(value, self.now().wall));
             return Err(CallError::Http { status: status.as_u16(), retry_after });
         }
         let limit = self.max_body_bytes;
@@ -257,14 +259,4 @@ pub(super) fn call_refused(error: WireError, secrets: &[&str]) -> CallError {
         }
         WireError::Malformed(reason) => CallError::Malformed(reason.into()),
     }
-}
-
-/// `Retry-After` as seconds or as a date (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap, now: Moment) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
-    Duration::try_from(date.duration_since(now.wall)).ok()
 }

@@ -1,17 +1,21 @@
 //! Receivers behind TLS: whom kfwatch trusts, and what it says of those it does not.
 
-use super::site::{
-    configure, eventually_delivered, eventually_logged, home, of_sink, terminate, times_logged, webhook,
-};
 use crate::{
-    support_delivery::{Receiver, tls::Authority},
-    support_ops::{Process, WeChat, appid, eventually, quiet},
+    support_delivery::{
+        Receiver,
+        scene::{
+            configure, eventually_delivered, eventually_logged, home, of_sink, open, terminate, times_logged,
+            webhook,
+        },
+        tls::Authority,
+    },
+    support_ops::{Process, WeChat, eventually, quiet},
 };
 
 /// An event that waits to be delivered to a receiver of this authority's, which is called `name`.
 fn receiver_of(authority: &Authority, name: &str) -> (WeChat, Receiver) {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    wechat.control().open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
+    open(&wechat.control(), "kf1@shop", "oA");
     (wechat, Receiver::start_tls(authority.identity(name).server()))
 }
 
@@ -41,7 +45,7 @@ fn a_receiver_with_a_certificate_of_its_own_authority_is_delivered_to() {
     let daemon = home.daemon();
     eventually_confirmed(&receiver, 1);
     receiver.kill();
-    wechat.control().open_session(&appid(0), "kf1@shop", "oB", None).unwrap();
+    open(&wechat.control(), "kf1@shop", "oB");
     eventually_logged(&daemon, "Delivery stands still");
     receiver.revive();
     eventually_confirmed(&receiver, 2);

@@ -9,15 +9,15 @@ use std::{
 
 use kfwatch::simulator::Scenario;
 
-use super::{
-    log::{EventLog, text},
-    site::{
-        eventually_delivered, eventually_polls, file, home, lively, nothing_more_happens, of_sink, terminate,
-        webhook,
-    },
-};
 use crate::{
-    support_delivery::{Answer, Delivery, Receiver},
+    support_delivery::{
+        Answer, Delivery, Receiver,
+        log::{EventLog, text},
+        scene::{
+            eventually_delivered, eventually_polls, file, home, lively, nothing_more_happens, of_sink, pause,
+            rounds, terminate, webhook,
+        },
+    },
     support_ops::{Home, Process, WeChat},
 };
 
@@ -35,7 +35,7 @@ struct Tally {
 
 #[test]
 fn every_sink_gets_every_event_in_order_whatever_fails_and_whoever_is_killed() {
-    let rounds = rounds();
+    let rounds = rounds(100);
     let met = &Met::default();
     // Two worlds that know nothing of each other, at the same time: they wait for the clock more than they work.
     let tallies = std::thread::scope(|scope| {
@@ -57,7 +57,8 @@ fn world(seed: u64, rounds: usize, met: &Met) -> Tally {
     let wechat = WeChat::play(Scenario { seed, ..lively() });
     let mut receivers = [Receiver::start(), Receiver::start()];
     let [crm, ends] = [0, 1].map(|n: usize| receivers[n].url("kf"));
-    let filter = "types = [\"ended\"]\nofficial_accounts = [\"south\"]\ntimeout = \"300ms\"";
+    let filter =
+        "types = [\"ended\"]\nofficial_accounts = [\"south\"]\ntimeout = \"300ms\"\nstart = \"beginning\"";
     let sinks = [
         webhook("crm", &crm, "timeout = \"300ms\""),
         webhook("ends", &ends, filter),
@@ -102,17 +103,6 @@ fn world(seed: u64, rounds: usize, met: &Met) -> Tally {
         log.assert_written("archive", &files.read()),
     ];
     Tally { events: log.len(), filtered: ended_in_the_south.len(), again, rotated: files.rotated }
-}
-
-/// `KFWATCH_DELIVERY_ROUNDS`, or enough for every run.
-fn rounds() -> usize {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
-    let rounds = std::env::var("KFWATCH_DELIVERY_ROUNDS");
-    rounds.map_or(100, |rounds| rounds.parse().unwrap())
-}
-
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
 }
 
 /// In the middle of a round: a receiver is killed and comes back, or both are, or the file is moved away, or none of it.

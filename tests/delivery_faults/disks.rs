@@ -2,13 +2,6 @@
 
 use std::{collections::HashSet, fs};
 
-use super::{
-    log::EventLog,
-    site::{
-        eventually_delivered, eventually_logged, file, home, lively, nothing_more_happens, of_sink,
-        terminate, times_logged, webhook,
-    },
-};
 use crate::{
     disk::SmallDisk,
     support_delivery::{
@@ -16,6 +9,11 @@ use crate::{
         eio::{
             FailingDisk,
             Trouble::{self, Cut, Sync, Write},
+        },
+        log::EventLog,
+        scene::{
+            eventually_delivered, eventually_logged, file, home, lively, nothing_more_happens, of_sink,
+            terminate, times_logged, webhook,
         },
     },
     support_ops::{Home, Process, WeChat, eventually},

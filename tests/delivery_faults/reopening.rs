@@ -2,18 +2,18 @@
 
 use std::{fs, path::Path};
 
-use kfwatch::simulator::Control;
-
-use super::{
-    log::EventLog,
-    site::{eventually_delivered, eventually_logged, file, home, of_sink, terminate},
+use crate::{
+    support_delivery::{
+        log::EventLog,
+        scene::{self, eventually_delivered, eventually_logged, file, home, of_sink, terminate},
+    },
+    support_ops::{Home, Process, WeChat, eventually, quiet},
 };
-use crate::support_ops::{Home, Process, WeChat, appid, eventually, quiet};
 
 const REOPENED: &str = "SIGHUP: files of sinks are closed";
 
-fn open(control: &Control, openid: &str) {
-    control.open_session(&appid(0), "kf1@shop", openid, None).unwrap();
+fn open(wechat: &WeChat, openid: &str) {
+    scene::open(&wechat.control(), "kf1@shop", openid);
 }
 
 fn read(home: &Home, name: &str) -> String {
@@ -35,7 +35,7 @@ fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let home = home(&wechat, &file("archive", "events.jsonl"));
     let daemon = home.daemon();
-    open(&wechat.control(), "oA");
+    open(&wechat, "oA");
     eventually_written(&home, "events.jsonl", "oA");
     eventually_delivered(&daemon, "archive");
     fs::rename(home.path("events.jsonl"), home.path("events.jsonl.1")).unwrap();
@@ -44,7 +44,7 @@ fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_
     daemon.signal("HUP");
     eventually("the file is closed", || (!has_open(&daemon, &moved)).then_some(()));
     assert!(!home.path("events.jsonl").exists(), "there is nothing to write");
-    open(&wechat.control(), "oB");
+    open(&wechat, "oB");
     eventually_written(&home, "events.jsonl", "oB");
     terminate(daemon);
     let files = [read(&home, "events.jsonl.1"), read(&home, "events.jsonl")];
@@ -56,14 +56,14 @@ fn at_sighup_a_file_that_was_emptied_or_spoiled_is_looked_at_again() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let home = home(&wechat, &file("archive", "events.jsonl"));
     let daemon = home.daemon();
-    open(&wechat.control(), "oA");
+    open(&wechat, "oA");
     eventually_written(&home, "events.jsonl", "oA");
     eventually_delivered(&daemon, "archive");
     // Copied and emptied; something that died in the middle of a line wrote to it, too.
     fs::write(home.path("events.jsonl"), "{\"specversion\":\"1.0\",\"id\":\"53bf").unwrap();
     daemon.signal("HUP");
     eventually_logged(&daemon, REOPENED);
-    open(&wechat.control(), "oB");
+    open(&wechat, "oB");
     eventually_written(&home, "events.jsonl", "oB");
     terminate(daemon);
     let text = read(&home, "events.jsonl");
@@ -80,7 +80,7 @@ fn a_sink_that_cannot_open_its_file_takes_sighup_as_well_and_goes_on_when_it_can
     let home = home(&wechat, &file("archive", "events.jsonl"));
     fs::create_dir(home.path("events.jsonl")).unwrap();
     let daemon = home.daemon();
-    open(&wechat.control(), "oA");
+    open(&wechat, "oA");
     eventually_logged(&daemon, "Delivery stands still and will be tried again");
     daemon.signal("HUP");
     eventually_logged(&daemon, REOPENED);

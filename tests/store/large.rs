@@ -76,8 +76,11 @@ async fn events_of_a_time_are_found_without_a_look_at_all_before_whatever_the_cl
     assert!(check(39_999) >= EventId(20_000));
     assert!(check(119_990) >= EventId(100_000));
     assert!(check(130_000) >= EventId(100_000), "nothing is that late");
-    // A pruned log begins somewhere.
     let store = Store::open(&file.path).unwrap();
+    sinks(&store, &["crm"], Start::Now, 1).await;
+    let (cursor, rewound) = store.rewind_cursor("crm", since(119_990)).await.unwrap();
+    assert_eq!((cursor, rewound.events), (EventId(119_989), 11), "a sink is moved back there as well");
+    // A pruned log begins somewhere.
     store.prune(PruneLimits { batch: 5000, ..everything_before(15_000 * GAP_MS) }).await.unwrap();
     assert!(check(119_990) >= EventId(100_000));
     for n in times {
@@ -141,6 +144,14 @@ async fn figures(count: i64) -> Figures {
     let moved = quickest(5, async || store.advance_cursor("a", EventId(count / 2)).await.unwrap());
     figures.push(("a cursor moves", moved.await));
     store.advance_cursor("b", EventId(count / 2)).await.unwrap();
+    let mut moved_back = Duration::MAX;
+    for _ in 0..5 {
+        store.advance_cursor("a", EventId(count)).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(store.rewind_cursor("a", since(count - 999)).await.unwrap().1.events, 1000);
+        moved_back = moved_back.min(begun.elapsed());
+    }
+    figures.push(("a replay of the last 1,000", moved_back));
     let begun = Instant::now();
     let limits = PruneLimits { batch: 5000, ..everything_before(20_001 * GAP_MS) };
     assert_eq!(store.prune(limits).await.unwrap().events, 20_000);

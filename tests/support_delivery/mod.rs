@@ -2,9 +2,9 @@
 //! as a test wants it, and able to die and come back on the same port.
 
 pub(crate) mod eio;
-pub(crate) mod tls;
-
+pub(crate) mod log;
 pub(crate) mod scene;
+pub(crate) mod tls;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -50,12 +50,12 @@ impl Delivery {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap()
+        log::parsed(&self.body)
     }
 
     /// Official account and kf account.
     pub(crate) fn account(&self) -> (String, String) {
-        scene::account_of(&self.body)
+        log::account_of(&self.json())
     }
 
     /// Fails unless the signature is good for this key, in the eyes of the reference implementation.

@@ -1,47 +1,58 @@
-//! What tests of delivery have in common, whatever they deliver to.
+//! What tests of delivery have in common, whatever they deliver to: a busy WeChat, a daemon that polls it every second, and sinks.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
-};
+use std::time::Duration;
 
-use kfwatch::simulator::{Control, CustomerFlow, Scenario, Spread};
-use serde_json::Value;
+use kfwatch::simulator::{Control, CustomerFlow, Endpoint, Fault, FaultRule, Scenario, Spread};
 
-use crate::support_ops::{Ended, Home, Process, WeChat, appid, quiet};
+use super::KEYS;
+use crate::support_ops::{Ended, Home, Process, WeChat, appid, eventually, quiet, secret};
 
-/// A home whose daemon polls every second and collects nothing else.
-pub(crate) fn home(wechat: &WeChat, sinks: &str) -> Home {
+/// A home whose daemon polls every second and collects nothing else; `more` is the rest of its configuration.
+pub(crate) fn home(wechat: &WeChat, more: &str) -> Home {
     let home = Home::new().without_collectors();
-    configure(&home, wechat, sinks);
+    configure(&home, wechat, more);
     home
 }
 
-pub(crate) fn configure(home: &Home, wechat: &WeChat, sinks: &str) {
+pub(crate) fn configure(home: &Home, wechat: &WeChat, more: &str) {
     let poll = "[poll]\nschedule = \"* * * * * *\"\n[web]\nlisten = \"127.0.0.1:0\"";
-    home.write("config.toml", &format!("{}\n{poll}\n{sinks}", wechat.configuration()));
+    home.write("config.toml", &format!("{}\n{poll}\n{more}", with_tokens_in_files(home, wechat)));
 }
 
+/// A token that a daemon fetches itself, the next one may not fetch again for ten seconds.
+fn with_tokens_in_files(home: &Home, wechat: &WeChat) -> String {
+    let mut text = wechat.configuration();
+    for index in 0..2 {
+        let fetched = format!("source = \"stable\"\nsecret = \"{}\"", secret(index));
+        if !text.contains(&fetched) {
+            continue;
+        }
+        let file = format!("{}.token", appid(index));
+        if !home.path(&file).exists() {
+            home.write(&file, &wechat.control().meddle(&appid(index)).unwrap());
+        }
+        text = text.replace(&fetched, &format!("source = \"file\"\npath = \"{file}\""));
+    }
+    assert!(!text.contains("stable"), "{text}");
+    text
+}
+
+/// A customer comes to a kf account of the first official account.
 pub(crate) fn open(control: &Control, kf_account: &str, openid: &str) {
     control.open_session(&appid(0), kf_account, openid, None).unwrap();
 }
 
-pub(crate) fn terminate(daemon: Process) -> Ended {
-    daemon.signal("TERM");
-    let ended = daemon.ended();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    ended
+/// A signed webhook; `more` are further keys.
+pub(crate) fn webhook(name: &str, url: &str, more: &str) -> String {
+    format!(
+        "[[sinks]]\nname = \"{name}\"\ntype = \"webhook\"\nurl = \"{url}\"\nsecret = \"{}\"\n{more}\n",
+        KEYS[0]
+    )
 }
 
-pub(crate) fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
-}
-
-/// The number in a variable of the environment, or enough for every run.
-pub(crate) fn rounds(variable: &str, enough: usize) -> usize {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
-    let rounds = std::env::var(variable);
-    rounds.map_or(enough, |rounds| rounds.parse().unwrap())
+/// A file.
+pub(crate) fn file(name: &str, path: &str) -> String {
+    format!("[[sinks]]\nname = \"{name}\"\ntype = \"jsonl\"\npath = \"{path}\"\n")
 }
 
 /// Two official accounts with six kf accounts each, and customers who come and go all the time.
@@ -64,49 +75,52 @@ pub(crate) fn lively() -> Scenario {
     }
 }
 
-/// The event log, a line of JSON each.
-pub(crate) fn event_log(home: &Home) -> Vec<String> {
-    let printed = home.run("events --format json");
-    assert_eq!(printed.code, Some(0), "{printed:?}");
-    printed.stdout.lines().map(str::to_owned).collect()
+pub(crate) fn of_sink(daemon: &Process, sink: &str, name: &str) -> f64 {
+    daemon.metric(&format!("kfwatch_sink_{name}{{sink=\"{sink}\"}}")).unwrap()
 }
 
-/// Every event of the log came with the bytes that it has there, nothing else came, and of each kf account the first
-/// deliveries came in order. What was received are ids and bodies; says how many of them came again.
-pub(crate) fn assert_delivered<'a>(
-    received: impl Iterator<Item = (&'a str, &'a str)>,
-    log: &[String],
-) -> usize {
-    let number: HashMap<String, usize> = log.iter().enumerate().map(|(n, line)| (id_of(line), n)).collect();
-    assert_eq!(number.len(), log.len(), "ids are unique");
-    let mut first: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    let mut again = 0;
-    for (id, body) in received {
-        assert!(number.contains_key(id), "not in the log: {id} {body}");
-        let n = number[id];
-        assert_eq!(body, log[n], "the same bytes each time, those of the log");
-        if seen.insert(n) {
-            first.entry(account_of(body)).or_default().push(n);
-        } else {
-            again += 1;
-        }
-    }
-    assert_eq!(seen.len(), log.len(), "every event came");
-    for (account, numbers) in &first {
-        assert!(numbers.is_sorted(), "{account:?}: {numbers:?}");
-    }
-    again
+pub(crate) fn eventually_delivered(daemon: &Process, sink: &str) {
+    eventually("nothing pending", || (of_sink(daemon, sink, "pending_events") <= 0.0).then_some(()));
 }
 
-fn id_of(line: &str) -> String {
-    let event: Value = serde_json::from_str(line).unwrap();
-    event["id"].as_str().unwrap().to_owned()
+pub(crate) fn eventually_logged(daemon: &Process, text: &str) {
+    eventually(text, || daemon.stderr().contains(text).then_some(()));
 }
 
-/// Official account and kf account.
-pub(crate) fn account_of(event: &str) -> (String, String) {
-    let event: Value = serde_json::from_str(event).unwrap();
-    let text = |key: &str| event["data"][key].as_str().unwrap().to_owned();
-    (text("official_account"), text("kf_account"))
+pub(crate) fn times_logged(log: &str, text: &str) -> usize {
+    log.matches(text).count()
+}
+
+/// Waits until everybody is polled.
+pub(crate) fn eventually_polls(wechat: &WeChat) {
+    let control = wechat.control();
+    let polls = || control.requests(Endpoint::GetSessionList);
+    let everybody = polls() + 12;
+    eventually("polls", || (polls() >= everybody).then_some(()));
+}
+
+/// Waits for polls of everybody, and lets every later one fail, so that the log ends somewhere.
+pub(crate) fn nothing_more_happens(wechat: &WeChat, daemon: &Process) {
+    (0..3).for_each(|_| eventually_polls(wechat));
+    wechat.control().inject(FaultRule::new(Fault::Errcode(-1)));
+    let failures = "kfwatch_poll_failures_total{official_account=\"north\",kf_account=\"kf1@north\"}";
+    eventually("nothing new happens", || daemon.metric(failures).filter(|failures| *failures >= 2.0));
+}
+
+pub(crate) fn terminate(daemon: Process) -> Ended {
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ended
+}
+
+pub(crate) fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// `KFWATCH_DELIVERY_ROUNDS`, or enough for every run.
+pub(crate) fn rounds(enough: usize) -> usize {
+    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
+    let rounds = std::env::var("KFWATCH_DELIVERY_ROUNDS");
+    rounds.map_or(enough, |rounds| rounds.parse().unwrap())
 }

@@ -1,6 +1,4 @@
-//! Keys, JWTs and certificates for servers of tests.
-
-use std::{path::Path, process::Command};
+//! Keys and JWTs for servers of tests.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use nkeys::KeyPair;
@@ -66,18 +64,4 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: Value) -> String {
     let signed = format!("{}.{}", part(&json!({"typ": "JWT", "alg": "ed25519-nkey"})), part(&claims));
     let signature = issuer.sign(signed.as_bytes()).unwrap();
     format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
-}
-
-/// Writes an authority `NAME.pem`, and `NAME-server.pem` with `NAME-server.key` for 127.0.0.1 by it.
-pub(crate) fn certificates(directory: &Path, name: &str) {
-    let script = "
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=$1 \
-            -keyout $1.key -out $1.pem
-        openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=server \
-            -keyout $1-server.key -out $1.csr
-        printf 'subjectAltName=IP:127.0.0.1\\n' > $1.ext
-        openssl x509 -req -in $1.csr -CA $1.pem -CAkey $1.key -CAcreateserial -days 2 -extfile $1.ext -out $1-server.pem";
-    let output =
-        Command::new("sh").args(["-ec", script, "sh", name]).current_dir(directory).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
 }

@@ -1,7 +1,7 @@
 //! Reading the event log.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{convert, renumber};
 use crate::store::{
@@ -62,19 +62,22 @@ pub(in crate::store) fn read_after(
     Ok(events)
 }
 
-/// Behind which event those begin that were observed at a time or later: ids follow time, nearly, and so an event in each
-/// [`STRIDE`] is looked at until one is as late as that. A look that finds the clock set back says nothing of what is before it.
-/// What one stride hides is passed over: that a clock was ahead by more than [`OUT_OF_ORDER_MS`] in between, or that it was set
-/// back by as much and is still not behind the look before.
-///
-/// In one view of the log: within a transaction.
-pub(super) fn before(tx: &Transaction<'_>, since: Timestamp) -> Result<EventId, StoreError> {
-    if count_after(tx, EventId::BEGINNING)? < SMALL_LOG {
+/// Behind which event those begin that were observed at a time or later, in one consistent view of the log.
+pub(in crate::store) fn before(connection: &Connection, since: Timestamp) -> Result<EventId, StoreError> {
+    find_before(&*connection.unchecked_transaction()?, since)
+}
+
+/// The same within a transaction: ids follow time, nearly, and so an event in each [`STRIDE`] is looked at until one is as
+/// late as that. A look that finds the clock set back says nothing of what is before it. What one stride hides is passed over:
+/// that a clock was ahead by more than [`OUT_OF_ORDER_MS`] in between, or that it was set back by as much and is still not
+/// behind the look before.
+pub(super) fn find_before(connection: &Connection, since: Timestamp) -> Result<EventId, StoreError> {
+    if count_after(connection, EventId::BEGINNING)? < SMALL_LOG {
         return Ok(EventId::BEGINNING);
     }
     let sooner = convert::ms(since).saturating_sub(OUT_OF_ORDER_MS);
     let mut look =
-        tx.prepare_cached("SELECT id, observed_at FROM events WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+        connection.prepare_cached("SELECT id, observed_at FROM events WHERE id >= ?1 ORDER BY id LIMIT 1")?;
     let (mut passed, mut latest, mut from) = (EventId::BEGINNING, i64::MIN, STRIDE);
     while let Some((id, observed_at)) =
         look.query_row([from], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
@@ -86,14 +89,6 @@ pub(super) fn before(tx: &Transaction<'_>, since: Timestamp) -> Result<EventId, 
         from = id.saturating_add(STRIDE);
     }
     Ok(passed)
-}
-
-/// As [`before`], of the log as it is now.
-pub(in crate::store) fn read_before(
-    connection: &Connection,
-    since: Timestamp,
-) -> Result<EventId, StoreError> {
-    before(&connection.unchecked_transaction()?, since)
 }
 
 pub(in crate::store) fn read_matching(

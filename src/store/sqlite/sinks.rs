@@ -99,10 +99,12 @@ pub(in crate::store) fn rewind(
 ) -> Result<Option<(EventId, Rewound)>, StoreError> {
     let cursor = tx.query_row("SELECT cursor FROM sinks WHERE name = ?1", [sink], |row| row.get::<_, i64>(0));
     let Some(cursor) = cursor.optional()? else { return Ok(None) };
+    // Commits of polls wait meanwhile: no look at all that came before.
+    let after = events::find_before(tx, since)?;
     let first = tx
         .query_row(
             "SELECT id, observed_at FROM events WHERE id > ?1 AND id <= ?2 AND observed_at >= ?3 ORDER BY id LIMIT 1",
-            (events::before(tx, since)?.0, cursor, convert::ms(since)),
+            (after.0, cursor, convert::ms(since)),
             |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
         )
         .optional()?;

@@ -1,0 +1,34 @@
+//! `Retry-After`, as servers write it (RFC 9110, section 10.2.3): WeChat's, and receivers' of events.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+
+/// How long a server asks to be left alone: seconds, or until a date, which may be over. `None` if it is neither.
+pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = DateTimeParser::new().parse_timestamp(value).ok()?;
+    Some(Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_seconds_or_a_date() {
+        let now: Timestamp = "2026-11-22T07:22:45Z".parse().unwrap();
+        let check = |value: &str, expected: Option<u64>| {
+            assert_eq!(retry_after(value, now), expected.map(Duration::from_secs), "{value}");
+        };
+        check("7", Some(7));
+        check(" 7 ", Some(7));
+        check("Sun, 22 Nov 2026 07:23:00 GMT", Some(15));
+        check("Sun, 22 Nov 2026 07:00:00 GMT", Some(0));
+        check("soon", None);
+        check("-1", None);
+    }
+}
