@@ -5,7 +5,7 @@
 //! a restart, so they are stored together at least every minute, and once more at the end of a drain.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     mem::Discriminant,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -107,6 +107,7 @@ impl Housekeeping {
     async fn store_sightings(&self, stored: &mut StoredSightings) -> Result<(), StoreError> {
         let accounts: Vec<Arc<WatchedAccount>> =
             self.official_accounts.iter().flat_map(|of| of.accounts().to_vec()).collect();
+        forget_all_but(stored, accounts.iter().map(|account| account.row()));
         // Others, not newer: the clock may have been set back.
         let differs = |account: &&Arc<WatchedAccount>| {
             stored.get(&account.row()).copied().flatten() != account.sighting().last_success_at
@@ -231,7 +232,31 @@ impl Housekeeping {
     }
 }
 
+/// Accounts that left are found by their number: those that came instead are added when theirs are stored.
+fn forget_all_but(stored: &mut StoredSightings, watched: impl ExactSizeIterator<Item = AccountRow>) {
+    if stored.len() > watched.len() {
+        let watched: HashSet<AccountRow> = watched.collect();
+        stored.retain(|account, _| watched.contains(account));
+    }
+}
+
 fn seen(account: &WatchedAccount) -> Seen {
     let Sighting { listed_sent_at, last_success_at, .. } = account.sighting();
     Seen { id: account.row(), listed_sent_at, last_success_at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_that_left_are_forgotten_also_when_others_came() {
+        let mut stored: StoredSightings = [1, 2, 3].map(|row| (AccountRow(row), None)).into();
+        forget_all_but(&mut stored, [AccountRow(1), AccountRow(3)].into_iter());
+        assert_eq!(stored, [1, 3].map(|row| (AccountRow(row), None)).into());
+        // One left and one came: the newcomer's is stored first.
+        stored.insert(AccountRow(4), None);
+        forget_all_but(&mut stored, [AccountRow(3), AccountRow(4)].into_iter());
+        assert_eq!(stored, [3, 4].map(|row| (AccountRow(row), None)).into());
+    }
 }

@@ -5,8 +5,6 @@
 //! waiting for that memory would take most of a page's time. So the accounts are visited once and taken down in a
 //! [`Sheet`], where each family finds its values, and the text of the label sets, in one piece and in order.
 
-use std::iter;
-
 use super::{Detail, Page};
 use crate::{
     domain::account::{AccountState, Conclusion},
@@ -22,10 +20,9 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         };
         for (family, column) in FAMILIES.iter().zip(&sheet.columns) {
             self.header(family.name, family.kind, family.help);
-            for (labels, value) in sheet.labels.iter().zip(column.iter()) {
-                if let Some(value) = value {
-                    self.series(family.name, &[labels], value);
-                }
+            let lines = sheet.labels.iter().zip(column);
+            for (labels, &value) in lines.filter(|(_, value)| **value != ABSENT) {
+                self.series(family.name, &[labels], value);
             }
         }
         if detail == Detail::PerAccount {
@@ -44,19 +41,28 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     }
 }
 
+/// Stands for a value that is absent: an `Option` would take twice the memory.
+const ABSENT: u64 = u64::MAX;
+
 /// The values of one page: a line for each kf account or official account, a column for each family.
 #[derive(Default)]
 struct Sheet {
     /// The label sets, without braces.
     labels: Texts,
-    columns: [Column; FAMILIES.len()],
+    /// [`ABSENT`] where there is no value.
+    columns: [Vec<u64>; FAMILIES.len()],
     /// The nicknames as label values, empty where none is known; no lines where they are not wanted.
     nicknames: Texts,
 }
 
 impl Sheet {
+    /// With room for so many.
+    fn of_lines(lines: usize) -> Self {
+        Self { columns: std::array::from_fn(|_| Vec::with_capacity(lines)), ..Self::default() }
+    }
+
     fn of_accounts(table: &Table) -> Self {
-        let mut sheet = Self::default();
+        let mut sheet = Self::of_lines(table.official_accounts().iter().map(|of| of.accounts().len()).sum());
         for of in table.official_accounts() {
             for account in of.accounts().iter() {
                 account.look(|read| sheet.take_down(of, read));
@@ -66,7 +72,7 @@ impl Sheet {
     }
 
     fn of_official_accounts(table: &Table) -> Self {
-        let mut sheet = Self::default();
+        let mut sheet = Self::of_lines(table.official_accounts().len());
         for official_account in table.official_accounts() {
             let mut folded = [None; FAMILIES.len()];
             for account in official_account.accounts().iter() {
@@ -78,14 +84,18 @@ impl Sheet {
                 });
             }
             sheet.labels.add(|text| text.push_str(&official_account.labels));
-            sheet.columns.iter_mut().zip(folded).for_each(|(column, value)| column.add(value));
+            sheet
+                .columns
+                .iter_mut()
+                .zip(folded)
+                .for_each(|(column, value)| column.push(value.unwrap_or(ABSENT)));
         }
         sheet
     }
 
     fn take_down(&mut self, of: &OfficialAccountStatus, read: &RowRef<'_>) {
         for (family, column) in FAMILIES.iter().zip(&mut self.columns) {
-            column.add((family.value)(read));
+            column.push((family.value)(read).unwrap_or(ABSENT));
         }
         self.labels.add(|text| {
             text.push_str(&of.labels);
@@ -94,39 +104,6 @@ impl Sheet {
             text.push('"');
         });
         self.nicknames.add(|text| push_escaped(text, read.agent.nickname.as_deref().unwrap_or_default()));
-    }
-}
-
-/// Values one after the other, seven bits a byte, the lowest first: most are small, and several pages may be written at
-/// once. A value counts one more than it is; 0 is one that is absent.
-#[derive(Default)]
-struct Column {
-    bytes: Vec<u8>,
-}
-
-impl Column {
-    fn add(&mut self, value: Option<u64>) {
-        let mut rest = value.map_or(0, |value| value.saturating_add(1));
-        while rest > 0x7f {
-            self.bytes.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        self.bytes.push(rest as u8);
-    }
-
-    fn iter(&self) -> impl Iterator<Item = Option<u64>> {
-        let mut bytes = self.bytes.iter();
-        iter::from_fn(move || {
-            let (mut value, mut shift) = (0, 0);
-            loop {
-                let byte = *bytes.next()?;
-                value |= u64::from(byte & 0x7f) << shift;
-                if byte <= 0x7f {
-                    return Some(value.checked_sub(1));
-                }
-                shift += 7;
-            }
-        })
     }
 }
 
@@ -281,20 +258,3 @@ const FAMILIES: [Family; 15] = [
         value: |account| account.agent.accepted_cases,
     },
 ];
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_column_gives_back_what_was_added(shifts in prop::collection::vec((0..64u32, any::<u64>()), 0..50)) {
-            let values = shifts.iter().map(|&(shift, value)| (shift < 60).then_some((value >> shift).min(u64::MAX - 1)));
-            let mut column = Column::default();
-            values.clone().for_each(|value| column.add(value));
-            prop_assert_eq!(column.iter().collect::<Vec<_>>(), values.collect::<Vec<_>>());
-        }
-    }
-}
