@@ -268,6 +268,19 @@ fn dead_letters_are_shown_sent_again_and_dropped_while_the_daemon_runs() {
 }
 
 #[test]
+fn a_dead_letter_that_a_replay_delivers_is_dead_no_longer() {
+    let stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBadA");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    eventually_is(&daemon, "pending_events", 0.0);
+    stage.receiver.answer(|_| Answer::status(204));
+    stage.run("events replay --sink crm --since 1h");
+    stage.eventually_confirmed(1);
+    eventually_is(&daemon, "dead_letters", 0.0);
+}
+
+#[test]
 fn dead_letters_sent_again_survive_a_crash_and_a_receiver_that_is_away() {
     let mut stage = Stage::set(refuse_bad);
     let daemon = stage.home.daemon();

@@ -1,6 +1,6 @@
 //! The dead letters of one sink: burying what it refused for good, and bringing in what is to be delivered once more.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use super::{MAX_REFUSALS, window::Window};
 use crate::{
@@ -20,6 +20,8 @@ pub(super) struct Letters {
     store: Store,
     /// When to look for those that are to be delivered once more; `None` if there are none.
     look_at: Option<Duration>,
+    /// Those behind the cursor, which the log brings once more; `None` until they were looked for.
+    behind: Option<HashSet<EventId>>,
     /// Never told as ended: each reason is told once in a while, however many events have it.
     told: Streak<String>,
 }
@@ -27,7 +29,7 @@ pub(super) struct Letters {
 impl Letters {
     /// Some may have been waiting since before a restart.
     pub(super) fn new(sink: String, store: Store) -> Self {
-        Self { sink, store, look_at: Some(Duration::ZERO), told: Streak::default() }
+        Self { sink, store, look_at: Some(Duration::ZERO), behind: None, told: Streak::default() }
     }
 
     /// There are some to be delivered once more.
@@ -35,10 +37,25 @@ impl Letters {
         self.look_at = Some(Duration::ZERO);
     }
 
+    /// The cursor stands elsewhere.
+    pub(super) fn look_anew(&mut self) {
+        *self =
+            Self { told: std::mem::take(&mut self.told), ..Self::new(self.sink.clone(), self.store.clone()) };
+    }
+
+    /// Whether the log brings one of them, which is dead no longer once it is confirmed.
+    pub(super) fn has_behind(&self, event: &StoredEvent) -> bool {
+        self.behind.as_ref().is_some_and(|behind| behind.contains(&event.id))
+    }
+
     /// Brings in those that are to be delivered once more, if it is time to look for them.
     pub(super) async fn look(&mut self, window: &mut Window, now: Duration) {
         if self.look_at.is_none_or(|look_at| now < look_at) {
             return;
+        }
+        if self.behind.is_none() {
+            let behind = self.store.dead_letters_behind(&self.sink, window.cursor()).await;
+            self.behind = behind.ok().map(HashSet::from_iter);
         }
         match self.store.dead_letters_to_retry(&self.sink, EventId::BEGINNING, AT_A_TIME).await {
             Ok(letters) if letters.is_empty() => self.look_at = None,

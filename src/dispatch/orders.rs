@@ -121,7 +121,7 @@ impl Dispatcher {
     fn go_on_behind(&mut self, cursor: EventId) {
         self.window = Window::behind(cursor);
         self.cursor = Cursor::new(self.name.clone(), cursor, self.store.clone());
-        self.letters.are_wanted();
+        self.letters.look_anew();
     }
 }
 

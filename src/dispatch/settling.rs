@@ -20,8 +20,11 @@ impl Dispatcher {
         }
         match outcome {
             Ok(()) => {
-                for event in events.iter().filter(|event| self.window.is_dead_letter(event)) {
-                    self.letters.delivered(event, self.clock.now().monotonic).await;
+                let was_dead = |event: &&Arc<StoredEvent>| {
+                    self.window.is_dead_letter(event) || self.letters.has_behind(event)
+                };
+                for event in events.iter().filter(was_dead).cloned().collect::<Vec<_>>() {
+                    self.letters.delivered(&event, self.clock.now().monotonic).await;
                 }
                 self.window.settle(&events);
                 if let Some(counters) = self.metrics.sink(&self.name) {

@@ -107,6 +107,12 @@ impl Store {
         self.sqlite.read(read).await
     }
 
+    /// Which events behind `after` are dead letters of a sink.
+    pub async fn dead_letters_behind(&self, sink: &str, after: EventId) -> Result<Vec<EventId>, StoreError> {
+        let sink = sink.to_owned();
+        self.sqlite.read(move |connection| dead_letters::behind(connection, &sink, after)).await
+    }
+
     /// Has all dead letters of a sink delivered once more, and says how many. They stay dead letters until they are confirmed.
     /// Idempotent.
     pub async fn retry_dead_letters(&self, sink: &str) -> Result<u64, StoreError> {

@@ -64,6 +64,18 @@ pub(in crate::store) fn read(
     Ok(letters)
 }
 
+/// Which events behind this one are a sink's.
+pub(in crate::store) fn behind(
+    connection: &Connection,
+    sink: &str,
+    after: EventId,
+) -> Result<Vec<EventId>, StoreError> {
+    let mut statement =
+        connection.prepare_cached("SELECT event FROM dead_letters WHERE sink = ?1 AND event > ?2")?;
+    let events = statement.query_map((sink, after.0), |row| Ok(EventId(row.get(0)?)))?;
+    Ok(events.collect::<Result<_, _>>()?)
+}
+
 /// Which dead letters are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Which {
