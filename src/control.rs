@@ -7,8 +7,8 @@
 //! here, and nothing at WeChat is changed. What concerns sinks is [`dispatch::admin`](crate::dispatch::admin)'s.
 //!
 //! The socket lies beside the store and is its owner's alone ([`socket`]). On it [`server`] speaks HTTP: `POST /v1/poll`,
-//! `POST /v1/check` or `POST /v1/sinks?action=…`, without a body, are answered with a line of JSON for each result, as it comes, and a last line
-//! that says that it was all. Empty lines in between mean that the daemon is still at it.
+//! `POST /v1/check` or `POST /v1/sinks?action=…`, without a body, are answered with a line of JSON for each result, as it comes,
+//! and a last line that says that it was all. Empty lines in between mean that the daemon is still at it.
 
 mod check;
 pub mod client;
@@ -40,8 +40,8 @@ impl Command {
     /// Where it is asked for. The version is that of the rows and lines: another one does not understand them.
     fn path(&self) -> &'static str {
         match self {
-            Self::Poll => "/v1/poll",
-            Self::Check => "/v1/check",
+            Self::Poll => POLL_PATH,
+            Self::Check => CHECK_PATH,
             Self::Sinks(_) => SINKS_PATH,
         }
     }
@@ -49,14 +49,16 @@ impl Command {
     /// `None` if there is nothing there to ask for; an error if what is asked for is not understood.
     fn from_uri(uri: &Uri) -> Option<Result<Self, QueryRejection>> {
         match uri.path() {
-            "/v1/poll" => Some(Ok(Self::Poll)),
-            "/v1/check" => Some(Ok(Self::Check)),
+            POLL_PATH => Some(Ok(Self::Poll)),
+            CHECK_PATH => Some(Ok(Self::Check)),
             SINKS_PATH => Some(Query::try_from_uri(uri).map(|Query(command)| Self::Sinks(command))),
             _ => None,
         }
     }
 }
 
+const POLL_PATH: &str = "/v1/poll";
+const CHECK_PATH: &str = "/v1/check";
 const SINKS_PATH: &str = "/v1/sinks";
 
 /// A line of an answer.

@@ -146,20 +146,20 @@ fn names(known: &[String]) -> String {
 #[derive(Debug)]
 pub struct SinkAdmin {
     store: Store,
-    /// Of the sinks that dispatchers run for; `None` while no daemon runs.
-    dispatchers: Option<HashMap<String, Orders>>,
+    /// Of the sinks that dispatchers run for; none while no daemon runs.
+    dispatchers: HashMap<String, Orders>,
 }
 
 impl SinkAdmin {
     /// In the daemon.
     pub fn new(store: Store, dispatchers: impl IntoIterator<Item = Orders>) -> Self {
         let dispatchers = dispatchers.into_iter().map(|orders| (orders.status.name.clone(), orders));
-        Self { store, dispatchers: Some(dispatchers.collect()) }
+        Self { store, dispatchers: dispatchers.collect() }
     }
 
     /// Where no daemon runs.
     pub fn without_daemon(store: Store) -> Self {
-        Self { store, dispatchers: None }
+        Self::new(store, [])
     }
 
     /// Carries a command out.
@@ -226,7 +226,7 @@ impl SinkAdmin {
     }
 
     fn orders_of(&self, sink: &str) -> Option<&Orders> {
-        self.dispatchers.as_ref()?.get(sink)
+        self.dispatchers.get(sink)
     }
 
     async fn known(&self, sink: &str) -> Result<StoredSink, SinkAdminError> {

@@ -90,9 +90,7 @@ impl Store {
         after: EventId,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let sink = sink.to_owned();
-        let read = move |connection: &_| dead_letters::read(connection, &sink, Which::All, after, limit);
-        self.sqlite.read(read).await
+        self.read_dead_letters(sink, Which::All, after, limit).await
     }
 
     /// Dead letters of a sink that are to be delivered once more, behind `after` in the order of the log, at most `limit`.
@@ -102,8 +100,18 @@ impl Store {
         after: EventId,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
+        self.read_dead_letters(sink, Which::ToRetry, after, limit).await
+    }
+
+    async fn read_dead_letters(
+        &self,
+        sink: &str,
+        which: Which,
+        after: EventId,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
         let sink = sink.to_owned();
-        let read = move |connection: &_| dead_letters::read(connection, &sink, Which::ToRetry, after, limit);
+        let read = move |connection: &_| dead_letters::read(connection, &sink, which, after, limit);
         self.sqlite.read(read).await
     }
 
