@@ -27,6 +27,17 @@ fn eventually_written(home: &Home, name: &str, openid: &str) {
     eventually(openid, || read(home, name).contains(openid).then_some(()));
 }
 
+/// A daemon that has written `oA` to `events.jsonl`, and keeps the file open.
+fn with_a_first_event() -> (WeChat, Home, Process) {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = home(&wechat, &file("archive", "events.jsonl"));
+    let daemon = home.daemon();
+    open(&wechat, "oA");
+    eventually_written(&home, "events.jsonl", "oA");
+    eventually_delivered(&daemon, "archive");
+    (wechat, home, daemon)
+}
+
 /// Whether the process has the file open.
 fn has_open(daemon: &Process, path: &Path) -> bool {
     let files = fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap();
@@ -35,12 +46,7 @@ fn has_open(daemon: &Process, path: &Path) -> bool {
 
 #[test]
 fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_the_next_event() {
-    let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let home = home(&wechat, &file("archive", "events.jsonl"));
-    let daemon = home.daemon();
-    open(&wechat, "oA");
-    eventually_written(&home, "events.jsonl", "oA");
-    eventually_delivered(&daemon, "archive");
+    let (wechat, home, daemon) = with_a_first_event();
     fs::rename(home.path("events.jsonl"), home.path("events.jsonl.1")).unwrap();
     let moved = home.path("events.jsonl.1").canonicalize().unwrap();
     assert!(has_open(&daemon, &moved));
@@ -56,12 +62,7 @@ fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_
 
 #[test]
 fn at_sighup_a_file_that_was_emptied_or_spoiled_is_looked_at_again() {
-    let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let home = home(&wechat, &file("archive", "events.jsonl"));
-    let daemon = home.daemon();
-    open(&wechat, "oA");
-    eventually_written(&home, "events.jsonl", "oA");
-    eventually_delivered(&daemon, "archive");
+    let (wechat, home, daemon) = with_a_first_event();
     // Copied and emptied; something that died in the middle of a line wrote to it, too, and the power failed.
     let left = "{\"specversion\":\"1.0\",\"id\":\"53bf".to_owned() + &"\0".repeat(100_000);
     fs::write(home.path("events.jsonl"), &left).unwrap();
