@@ -9,6 +9,7 @@
 //! line for a mistake. Nothing here opens a socket, a store or a sink, and nothing reads the clock.
 
 mod api;
+mod calls;
 mod check;
 mod environment;
 mod holds;
@@ -27,8 +28,6 @@ mod sink;
 mod token;
 mod webhook;
 
-use std::collections::HashMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -39,6 +38,8 @@ use glob::Pattern;
 use reqwest::Url;
 use secrecy::SecretString;
 
+pub use self::api::Proxy;
+pub use self::calls::CallsADay;
 pub use self::environment::Environment;
 pub use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::{Mistake, Mistakes, Place};
@@ -60,8 +61,6 @@ pub const PATH_VARIABLE: &str = "KFWATCH_CONFIG";
 
 /// Where a configuration file is looked for when nothing names one, in this order.
 pub const SEARCH_PATHS: [&str; 2] = ["config.toml", "/etc/kfwatch/config.toml"];
-
-const MINUTES_A_DAY: u64 = 24 * 60;
 
 /// Everything that can be configured, checked and complete.
 #[derive(Clone, Debug)]
@@ -142,25 +141,6 @@ pub struct Api {
     pub ca_file: Option<PathBuf>,
     /// The proxy for all calls to WeChat.
     pub proxy: Option<Proxy>,
-}
-
-/// An http or https proxy. Its URL may hold a password, so `Debug` shows only the host.
-#[derive(Clone)]
-pub struct Proxy {
-    url: Url,
-}
-
-impl Proxy {
-    /// The whole URL, credentials included.
-    pub fn url(&self) -> &Url {
-        &self.url
-    }
-}
-
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("host", &self.url.host_str()).finish_non_exhaustive()
-    }
 }
 
 /// `[poll]`, without what is resolved per official account: its schedule and its limit on requests.
@@ -280,37 +260,7 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// How many calls of getsessionlist an official account's schedule makes a day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CallsADay {
-    /// For each kf account.
-    pub each: u64,
-    /// What the limit on requests lets through for all of them, if there is one.
-    pub most: Option<u64>,
-}
-
-impl CallsADay {
-    /// For so many kf accounts.
-    pub fn of(self, kf_accounts: usize) -> u64 {
-        (self.each * kf_accounts as u64).min(self.most.unwrap_or(u64::MAX))
-    }
-}
-
 impl Config {
-    /// How many calls of getsessionlist each official account's schedule makes a day, from then on.
-    pub fn calls_a_day(&self, from: jiff::Timestamp) -> Vec<CallsADay> {
-        // Most official accounts share a schedule, and reckoning with one takes a while.
-        let mut ticks: HashMap<&Schedule, u64> = HashMap::new();
-        let calls = self.official_accounts.iter().map(|account| {
-            let schedule = &account.schedule;
-            CallsADay {
-                each: *ticks.entry(schedule).or_insert_with(|| schedule.ticks_per_day(from)),
-                most: account.max_requests_per_minute.map(|most| u64::from(most.get()) * MINUTES_A_DAY),
-            }
-        });
-        calls.collect()
-    }
-
     /// Which file to load: `explicit` if given, else the one that [`PATH_VARIABLE`] names, else the first of [`SEARCH_PATHS`]
     /// that exists.
     pub fn find(explicit: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, Mistakes> {
@@ -376,11 +326,5 @@ mod tests {
             "no configuration file: --config is not given, KFWATCH_CONFIG is not set, and there is no /nowhere/a.toml and \
              /nowhere/b.toml; write one, starting from config.example.toml"
         );
-    }
-
-    #[test]
-    fn debug_output_shows_no_password_of_a_proxy() {
-        let proxy = Proxy { url: "http://me:hunter2@proxy.example:3128".parse().unwrap() };
-        assert_eq!(format!("{proxy:?}"), r#"Proxy { host: Some("proxy.example"), .. }"#);
     }
 }

@@ -4,7 +4,7 @@
 //! A tick of a [`schedule`] makes [`poll`] ask [`wechat`] for an account's sessions and compare the answer with what
 //! is known ([`domain`]); the difference is committed to the [`store`] together with the new snapshot; [`dispatch`]
 //! reads the log from there for each [`sink`]. [`metrics`] and [`status`] see what happens, [`web`] shows it, [`control`]
-//! does what a person asks for, and [`app`] puts all of it together.
+//! does what a person asks for, and [`app`] puts all of it together. Whom connections [`trust`] is one answer for all.
 
 /// The revision of the source that was built, where the build was told of it.
 pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
@@ -26,6 +26,7 @@ pub mod simulator;
 pub mod sink;
 pub mod status;
 pub mod store;
+pub mod trust;
 pub mod web;
 pub mod wechat;
 

@@ -51,6 +51,13 @@ impl Store {
         Ok(Self { sqlite: Arc::new(Sqlite::open(path)?) })
     }
 
+    /// Opens an existing store to look into it, with or without a daemon beside: takes no lock, raises no epoch, and migrates
+    /// nothing. Refuses the same files as [`open`](Self::open), and one of an older version. What would write fails with
+    /// [`StoreError::OpenToRead`].
+    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { sqlite: Arc::new(Sqlite::open_to_read(path)?) })
+    }
+
     /// Makes a copy of the store in a new file, as it was at one moment, while a daemon runs on it or not. The daemon goes
     /// on committing; its write-ahead log grows meanwhile. The file has mode 0600 and gets its name when it is whole,
     /// checked and synced; when this fails, nothing is left of it.

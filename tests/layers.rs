@@ -16,15 +16,16 @@ struct Rule {
 }
 
 /// From the bottom to the top.
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 16] = [
     rule("domain", &[], "it is pure: values in, values out"),
     rule("logging", &[], "it only sets up the log"),
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
-    rule("wechat", &["domain"], "it calls WeChat, and knows nobody that it calls for"),
+    rule("trust", &[], "it reads certificates, for whoever asks"),
+    rule("wechat", &["domain", "trust"], "it calls WeChat, and knows nobody that it calls for"),
     rule("store", &["domain"], "it keeps what it is given"),
     rule(
         "sink",
-        &["domain", "store"],
+        &["domain", "store", "trust"],
         "it delivers stored events, and neither reads the log nor decides when",
     ),
     rule("status", &["domain"], "it is the table that polls write and readers copy"),
@@ -43,7 +44,7 @@ const RULES: [Rule; 15] = [
         "app",
         &[
             "config", "control", "dispatch", "domain", "metrics", "poll", "schedule", "sink", "status",
-            "store", "web", "wechat",
+            "store", "trust", "web", "wechat",
         ],
         "it puts the daemon together; commands, logging and the simulator are above or beside it",
     ),

@@ -275,10 +275,9 @@ fn a_full_stream_holds_events_back_and_loses_none() {
     assert_eq!((of_bus(&daemon, "dead_letters"), of_bus(&daemon, "pending_events")), (Some(0.0), Some(1.0)));
 }
 
-#[test]
-#[ignore = "needs nats-server; tests/run.sh runs it"]
-fn tls_is_spoken_with_an_authority_of_ones_own_and_never_with_another() {
-    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+/// A server that speaks TLS, with the certificate of its authority in `ours.pem`, and another's in `theirs.pem`; and who has
+/// its stream.
+fn behind_tls() -> (Server, Client) {
     let server = Server::configured(|directory| {
         let [ours, theirs] = ["ours", "theirs"].map(Authority::new);
         let identity = ours.identity("127.0.0.1");
@@ -295,6 +294,14 @@ fn tls_is_spoken_with_an_authority_of_ones_own_and_never_with_another() {
     });
     let client = server.client(ConnectOptions::new().add_root_certificates(server.path("ours.pem")));
     client.create_stream();
+    (server, client)
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn tls_is_spoken_with_an_authority_of_ones_own_and_never_with_another() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let (server, client) = behind_tls();
     let ca_file = |name: &str| format!("ca_file = {:?}", server.path(name));
     open(&wechat.control(), "kf1@shop", "oA");
 
@@ -321,6 +328,34 @@ fn tls_is_spoken_with_an_authority_of_ones_own_and_never_with_another() {
         terminate(daemon);
     }
     assert_eq!(client.stored(), 3);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn without_a_ca_file_the_system_is_trusted_and_without_a_ca_store_the_built_in_roots_are() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let (server, client) = behind_tls();
+    let [ours, nothing] = ["ours.pem", "nothing"].map(|name| server.path(name).to_str().unwrap().to_owned());
+    let bus = |more: &str| bus(&server, more).replace("nats://", "tls://");
+    let home =
+        |ca_store: &str| home(&wechat, &bus("")).set("SSL_CERT_FILE", ca_store).set("SSL_CERT_DIR", &nothing);
+    open(&wechat.control(), "kf1@shop", "oA");
+    let without_store = home(&nothing);
+    let daemon = without_store.daemon();
+    eventually_logged(&daemon, "invalid peer certificate: UnknownIssuer; ca_file must have the authority");
+    terminate(daemon);
+    assert_eq!(client.stored(), 0);
+    configure(&without_store, &wechat, &bus(&format!("ca_file = {ours:?}")));
+    let daemon = without_store.daemon();
+    eventually_stored(&client, 1);
+    terminate(daemon);
+
+    open(&wechat.control(), "kf1@shop", "oB");
+    let with_store = home(&ours);
+    std::fs::create_dir(&nothing).unwrap();
+    let daemon = with_store.daemon();
+    eventually_stored(&client, 2);
+    terminate(daemon);
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn official_account(
         timeout: Duration::from_secs(1),
         max_body_bytes: 1024,
         http_version: HttpVersion::Http1,
-        ca_pem: None,
+        ca: None,
         proxy: None,
     };
     let client = Arc::new(WechatClient::build(&options, Arc::clone(clock)).unwrap());

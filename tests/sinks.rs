@@ -339,6 +339,48 @@ fn a_sink_that_nobody_knows_is_refused_with_those_that_there_are() {
 }
 
 #[test]
+fn a_look_takes_no_lock_and_changes_nothing() {
+    let stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBad");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    terminate(daemon);
+    let epoch =
+        || -> i64 { stage.store().query_row("SELECT epoch FROM lease", [], |row| row.get(0)).unwrap() };
+    let before = epoch();
+    // As a daemon has it that starts at this moment.
+    let lock =
+        std::fs::File::options().read(true).write(true).open(stage.home.path("kfwatch.db-lock")).unwrap();
+    lock.try_lock().unwrap();
+    assert_eq!(stage.sinks()[0]["dead_letters"], 1);
+    assert_eq!(stage.dead().len(), 1);
+    for order in ["sinks resume crm", "events dead --sink crm --drop", "events replay --sink crm --since 1h"]
+    {
+        let refused = stage.home.run(order);
+        assert_eq!(refused.code, Some(1), "{order}: {refused:?}");
+        assert!(refused.stderr.contains("nobody listens on its control socket"), "{order}: {refused:?}");
+    }
+    drop(lock);
+    assert_eq!(epoch(), before, "nobody owned the store meanwhile");
+}
+
+#[test]
+fn a_look_leaves_a_store_of_an_older_version_as_it_is_and_says_what_migrates_it() {
+    let stage = Stage::set(|_| Answer::status(204));
+    let store = stage.store();
+    store.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    store.execute_batch(include_str!("store/version_1.sql")).unwrap();
+    store.execute_batch("PRAGMA application_id = 0x6b667761; PRAGMA user_version = 1").unwrap();
+    for look in ["sinks", "events dead --sink crm"] {
+        let refused = stage.home.run(look);
+        assert_eq!(refused.code, Some(1), "{look}: {refused:?}");
+        assert!(refused.stderr.contains("start the daemon once, which migrates it"), "{look}: {refused:?}");
+    }
+    let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!((version, stage.home.path("kfwatch.db-backup-v1").exists()), (1, false));
+}
+
+#[test]
 fn a_sink_that_left_the_configuration_keeps_its_place() {
     let stage = Stage::set(|_| Answer::status(204));
     let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();

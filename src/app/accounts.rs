@@ -27,6 +27,7 @@ use crate::{
     schedule::ticker::Scheduled,
     status::{CallCounters, OfficialAccountStatus},
     store::{Store, StoreError, StoredAccount},
+    trust::Roots,
     wechat::{
         CallObserver,
         client::OfficialAccountClient,
@@ -136,31 +137,23 @@ fn client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, 
         });
         if asks_servers { client.with_servers(&options) } else { Ok(client) }
     });
-    Ok(Arc::new(client.map_err(|error| match &config.api.ca_file {
-        // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
-        Some(path) => AppError::Unusable {
-            what: "api.ca_file".to_owned(),
-            reason: format!("the certificates in {} cannot be used: {error}", path.display()),
-        },
-        None => error.into(),
-    })?))
+    Ok(Arc::new(client?))
 }
 
 /// The client's options from the configuration.
 fn client_options(api: &config::Api) -> Result<ClientOptions, AppError> {
-    let ca_pem = api.ca_file.as_ref().map(|path| {
-        std::fs::read(path).map_err(|error| AppError::Unusable {
-            what: "api.ca_file".to_owned(),
-            reason: format!("{} cannot be read: {error}", path.display()),
-        })
-    });
+    // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
+    let ca = api.ca_file.as_deref().map(Roots::of_file).transpose().map_err(|error| AppError::Unusable {
+        what: "api.ca_file".to_owned(),
+        reason: crate::chain(&error),
+    })?;
     Ok(ClientOptions {
         base_url: api.base_url.clone(),
         connect_timeout: api.connect_timeout,
         timeout: api.timeout,
         max_body_bytes: api.max_body_bytes,
         http_version: api.http_version,
-        ca_pem: ca_pem.transpose()?,
+        ca,
         proxy: api.proxy.as_ref().map(|proxy| proxy.url().clone()),
     })
 }

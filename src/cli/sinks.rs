@@ -3,7 +3,10 @@
 
 use clap::Subcommand;
 
-use super::{ConfigArgs, Failure, output, store_holder::StoreHolder};
+use super::{
+    ConfigArgs, Failure, output,
+    store_holder::{StoreHolder, look},
+};
 use crate::{
     config::Loaded,
     dispatch::admin::{Done, SinkAdmin, SinkAnswer, SinkCommand, SinkReport},
@@ -48,7 +51,7 @@ pub(super) async fn run(args: SinksArgs) -> Result<(), Failure> {
             let done = order(&config.load()?, SinkCommand::Resume { sink }).await?;
             output::print(&format!("{}: resumed, with {} events to deliver\n", done.sink, done.events))
         }
-        None => match carry_out(&args.config.load()?, SinkCommand::Show).await? {
+        None => match look(&args.config.load()?, SinkCommand::Show).await? {
             SinkAnswer::Sinks(sinks) => print(&sinks, args.format),
             answer => Err(misunderstood(&answer)),
         },
@@ -76,7 +79,7 @@ pub(super) async fn order(loaded: &Loaded, command: SinkCommand) -> Result<Done,
 }
 
 /// By the daemon that has the store, or here.
-pub(super) async fn carry_out(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, Failure> {
+async fn carry_out(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, Failure> {
     match StoreHolder::find(loaded)? {
         StoreHolder::Daemon(daemon) => {
             daemon.client.sinks(command).await.map_err(|error| daemon.failed(error))
@@ -149,7 +152,7 @@ fn remarks(sinks: &[SinkReport]) -> String {
             remark(format!("{} dead letters were removed for their age", report.expired_dead_letters));
         }
         if report.state == "unknown" {
-            remark("no daemon runs that would deliver to it".to_owned());
+            remark("no daemon runs that could be asked how it delivers".to_owned());
         }
         if report.state == "removed" {
             remark(

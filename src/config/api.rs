@@ -1,5 +1,6 @@
-//! Checks `[api]`.
+//! Checks `[api]`, and keeps its proxy from being shown.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::locate::Key;
 use super::mistake::quote;
 use super::report::Report;
-use super::{Api, HttpVersion, Proxy, raw};
+use super::{Api, HttpVersion, raw};
 
 const DEFAULT_BASE_URL: &str = "https://api.weixin.qq.com";
 
@@ -21,6 +22,25 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// The most requests that may be under way: each has a connection of its own, and with it a file descriptor.
 const MOST_IN_FLIGHT: usize = 10_000;
+
+/// An http or https proxy. Its URL may hold a password, so `Debug` shows only the host.
+#[derive(Clone)]
+pub struct Proxy {
+    url: Url,
+}
+
+impl Proxy {
+    /// The whole URL, credentials included.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("host", &self.url.host_str()).finish_non_exhaustive()
+    }
+}
 
 pub(super) fn api(keys: raw::Api, base_dir: &Path, report: &mut Report) -> Option<Api> {
     let root = Key::root(0);
@@ -129,4 +149,15 @@ pub(super) fn check_ca_file(key: &Key<'_>, path: PathBuf, report: &mut Report) -
     };
     problem.into_iter().for_each(|problem| report.wrong(key, problem));
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_shows_no_password_of_a_proxy() {
+        let proxy = Proxy { url: "http://me:hunter2@proxy.example:3128".parse().unwrap() };
+        assert_eq!(format!("{proxy:?}"), r#"Proxy { host: Some("proxy.example"), .. }"#);
+    }
 }

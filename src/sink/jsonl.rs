@@ -2,12 +2,14 @@
 //!
 //! Standard output counts as confirmed when it is flushed. A file is appended to and synced before its events count as
 //! confirmed; it is opened anew when it was moved away (logrotate) and when it is told to, and cut back to its last whole
-//! line when it is opened, because a crash may have left half of one: that event is not confirmed, and comes again.
+//! line when it is opened, because a crash may have left part of one ([`repair`]).
+
+mod file;
+mod repair;
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    fs::File,
+    io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,20 +17,12 @@ use std::{
     },
 };
 
+use self::file::{is_still_at, open};
 use super::DeliveryError;
 use crate::store::StoredEvent;
 
 /// How many events are written and synced together: about half a megabyte.
 pub(super) const BATCH: usize = 1000;
-
-/// How much of the end of a file is read at a time in search of the last line's end.
-const TAIL_BLOCK: u64 = 4096;
-
-/// What every event begins with: a half line that begins otherwise is not ours to cut off.
-const EVENT_BEGINS_WITH: &[u8] = br#"{"specversion""#;
-
-/// Longer than any event.
-const MAX_EVENT_BYTES: usize = 64 * 1024;
 
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,87 +147,10 @@ fn retryable(reason: String) -> DeliveryError {
     DeliveryError::Retryable { reason, after: None }
 }
 
-fn is_still_at(file: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
-    (open.dev(), open.ino()) == (named.dev(), named.ino())
-}
-
-fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).append(true);
-    let mut file = match options.open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => create(path, mode, group)?,
-        opened => opened?,
-    };
-    if file.metadata()?.is_file() {
-        cut_to_last_line(&mut file)?;
-        // At each opening: whoever created the file may have been killed before this, or have failed at it.
-        sync_name(path)?;
-    }
-    Ok(file)
-}
-
-fn create(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).append(true).create(true).mode(mode).open(path)?;
-    // Whatever the umask is: the configuration says who may read it.
-    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    // A sandbox may forbid the call, which is no reason to fail where no group is asked for.
-    if group.is_some()
-        && let Err(error) = std::os::unix::fs::fchown(&file, None, group)
-    {
-        // Otherwise the next attempt would find it, and deliver to the wrong group.
-        std::fs::remove_file(path)?;
-        return Err(error);
-    }
-    Ok(file)
-}
-
-/// The name must survive a crash as well as the content.
-fn sync_name(path: &Path) -> io::Result<()> {
-    let Some(directory) = path.parent() else { return Ok(()) };
-    match File::open(directory) {
-        // It may be one in which kfwatch owns a file and sees nothing else.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
-        opened => opened?.sync_all(),
-    }
-}
-
-fn cut_to_last_line(file: &mut File) -> io::Result<()> {
-    let length = file.metadata()?.len();
-    let mut end = length;
-    let mut block = Vec::new();
-    let mut last_line = Vec::new();
-    while end > 0 {
-        let begin = end.saturating_sub(TAIL_BLOCK);
-        file.seek(SeekFrom::Start(begin))?;
-        block.clear();
-        Read::take(&mut *file, end - begin).read_to_end(&mut block)?;
-        if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
-            end = begin + at as u64 + 1;
-            last_line = [&block[at + 1..], &last_line].concat();
-            break;
-        }
-        end = begin;
-        last_line = [block.as_slice(), &last_line].concat();
-        if last_line.len() > MAX_EVENT_BYTES {
-            break;
-        }
-    }
-    let begins_alike = last_line.iter().zip(EVENT_BEGINS_WITH).all(|(found, expected)| found == expected);
-    if last_line.len() > MAX_EVENT_BYTES || !begins_alike {
-        return Err(io::Error::other("its last line is no event: set path to a file of kfwatch's own"));
-    }
-    if end < length {
-        tracing::warn!(
-            "The last line of a sink's file was incomplete and has been cut off; its event comes again"
-        );
-        file.set_len(end)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{io::Read, os::unix::fs::PermissionsExt};
+
     use super::*;
     use crate::{
         domain::event::EventType,
@@ -266,11 +183,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_half_written_line_is_cut_off() {
+    async fn what_a_crash_left_of_a_line_is_cut_off() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
-        let half = format!("{{\"specversion\":\"1.0\",\"id\":\"{}", "x".repeat(10_000));
-        for (expected, rest) in [("{\"a\":1}\n", &*half), ("", &*half), ("", "{\"sp"), ("{}\n", "")] {
+        let event_before = "{\"specversion\":\"1.0\",\"id\":\"1\"}\n";
+        let half = |length: usize| format!("{{\"specversion\":\"1.0\",\"id\":\"{}", "x".repeat(length));
+        let nul = |length: usize| "\0".repeat(length);
+        for (expected, rest) in [
+            ("{}\n", String::new()),
+            // By a kill in the middle of a write.
+            ("{\"a\":1}\n", half(10_000)),
+            ("{\"a\":1}\n", half(3_000_000)),
+            ("", half(10_000)),
+            ("", "{\"sp".to_owned()),
+            (event_before, "{\"sp".to_owned()),
+            // By a power cut: the file was grown, and its data not written, or not all of it.
+            (event_before, nul(1)),
+            (event_before, nul(100_000)),
+            (event_before, half(10_000) + &nul(3_000_000)),
+            (event_before, format!("{}{}{}", half(100), nul(4096), "x\"}}")),
+            (event_before, format!("{{\"sp{}", nul(4096))),
+            ("", nul(100_000)),
+            ("", half(100) + &nul(4096)),
+        ] {
             std::fs::write(&path, format!("{expected}{rest}")).unwrap();
             sink(&path).deliver(&[event("{\"c\":1}")]).await.unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{expected}{{\"c\":1}}\n"));
@@ -278,14 +213,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_whole_event_is_not_cut_off_for_the_lack_of_its_newline() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let whole = "{\"specversion\":\"1.0\",\"id\":\"1\",\"data\":{\"n\":\"}\"}}";
+        for (before, rest) in [("", ""), ("{}\n", ""), ("{}\n", "\0\0\0"), ("", "\0")] {
+            std::fs::write(&path, format!("{before}{whole}{rest}")).unwrap();
+            sink(&path).deliver(&[event("{\"c\":1}")]).await.unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{before}{whole}\n{{\"c\":1}}\n"));
+        }
+    }
+
+    #[tokio::test]
     async fn a_file_of_something_else_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
-        for content in
-            ["a letter without a last newline".to_owned(), "x".repeat(100_000), "{\"a\":1}\nnotes".to_owned()]
-        {
+        let nul = "\0".repeat(20_000);
+        for content in [
+            "a letter without a last newline".to_owned(),
+            "x".repeat(100_000),
+            "{\"a\":1}\nnotes".to_owned(),
+            "{\"specversion\":\"1.0\"}\nnotes\0\0\0".to_owned(),
+            // Archives and images end so, which may hold lines.
+            format!("events.jsonl.1{nul}{{\"specversion\":\"1.0\"}}\n{nul}"),
+            format!("{nul}{{\"specversion\":\"1.0\"}}\n{nul}"),
+            format!("{nul}x"),
+            format!("{{\"a\":1}}\n{nul}"),
+            "\u{1f}compressed{\"sp".to_owned(),
+            "a: \\\n{".to_owned(),
+        ] {
             std::fs::write(&path, &content).unwrap();
-            assert!(sink(&path).deliver(&[event("{\"c\":1}")]).await.is_err());
+            let refused = sink(&path).deliver(&[event("{\"c\":1}")]).await.unwrap_err().to_string();
+            assert!(refused.contains("events.jsonl: what it ends in is no event: set path"), "{refused}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
         }
     }

@@ -9,6 +9,7 @@
 
 mod connection;
 mod reason;
+mod trusted;
 
 use std::{
     path::PathBuf,
@@ -22,16 +23,15 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use self::connection::Connection;
 use super::{DeliveryError, damaged};
-use crate::store::StoredEvent;
+use crate::{
+    store::StoredEvent,
+    trust::{CaFileError, Roots},
+};
 
 /// The media type of a CloudEvent in structured mode.
 const MEDIA_TYPE: &str = "application/cloudevents+json";
@@ -109,25 +109,6 @@ impl Login {
     }
 }
 
-/// The file with certificates cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum NatsBuildError {
-    /// It cannot be read.
-    #[error("{} cannot be read", path.display())]
-    CaFile {
-        /// Its path.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// It is not PEM.
-    #[error("it is not PEM")]
-    Pem(#[from] rustls::pki_types::pem::Error),
-    /// A certificate in it is none.
-    #[error("a certificate in it cannot be used")]
-    Certificate(#[from] rustls::Error),
-}
-
 /// A connection that is being made, or was made, or could not be.
 type Connecting = Shared<BoxFuture<'static, Result<Arc<Connection>, Arc<str>>>>;
 
@@ -140,14 +121,8 @@ pub struct NatsSink {
 
 impl NatsSink {
     /// Checks what only the TLS library can judge; connects to nothing yet.
-    pub fn build(options: NatsOptions) -> Result<Self, NatsBuildError> {
-        if let Some(path) = &options.ca_file {
-            let pem = std::fs::read(path)
-                .map_err(|source| NatsBuildError::CaFile { path: path.clone(), source })?;
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                RootCertStore::empty().add(certificate?)?;
-            }
-        }
+    pub fn build(options: NatsOptions) -> Result<Self, CaFileError> {
+        options.ca_file.as_deref().map(Roots::of_file).transpose()?;
         Ok(Self { options: Arc::new(options), connecting: Mutex::new(None) })
     }
 

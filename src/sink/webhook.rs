@@ -10,7 +10,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use reqwest::{
-    Certificate, Client, ClientBuilder, Response, StatusCode, Url,
+    Client, ClientBuilder, Response, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect,
 };
@@ -22,6 +22,7 @@ use super::{DeliveryError, damaged};
 use crate::{
     domain::{clock::Clock, retry_after::retry_after},
     store::StoredEvent,
+    trust::{CaFileError, Roots},
 };
 
 /// The media type of a CloudEvent in structured mode.
@@ -102,14 +103,9 @@ impl fmt::Debug for WebhookOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookBuildError {
     /// The file with certificates.
-    #[error("{} cannot be read", path.display())]
-    CaFile {
-        /// Its path.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// What is in it, or else the TLS library.
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
+    /// The HTTP library.
     #[error("cannot set up the HTTP client")]
     Client(#[from] reqwest::Error),
 }
@@ -130,19 +126,9 @@ impl fmt::Debug for WebhookSink {
 impl WebhookSink {
     /// Builds the client; connects to nothing yet.
     pub fn build(options: WebhookOptions, clock: Arc<dyn Clock>) -> Result<Self, WebhookBuildError> {
-        let http = match &options.ca_file {
-            Some(path) => {
-                let pem = std::fs::read(path)
-                    .map_err(|source| WebhookBuildError::CaFile { path: path.clone(), source })?;
-                builder(&options).tls_certs_only(Certificate::from_pem_bundle(&pem)?).build()?
-            }
-            // The client to WeChat warns of a system without a CA store.
-            None => {
-                let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS;
-                let built_in = roots.iter().filter_map(|root| Certificate::from_der(root).ok());
-                builder(&options).build().or_else(|_| builder(&options).tls_certs_only(built_in).build())?
-            }
-        };
+        // The client to WeChat warns of a system without a CA store.
+        let roots = Roots::of_file_or_system(options.ca_file.as_deref())?;
+        let http = builder(&options).tls_certs_only(roots.for_http()).build()?;
         Ok(Self { http, options, clock })
     }
 

@@ -111,6 +111,9 @@ pub enum StoreError {
     /// Another owner took the store over; this one must not write any more.
     #[error("another daemon has taken the store over: this one has to stop")]
     LeaseLost,
+    /// Whoever opened the store wanted to read it, and no more.
+    #[error("the store is open to be read, not to be written to")]
+    OpenToRead,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -58,11 +58,12 @@ const WAL_LEFT_BYTES: i64 = 64 * 1024 * 1024;
 /// Statements kept prepared per connection: more than there are in this module.
 const PREPARED_STATEMENTS: usize = 64;
 
-/// An open file, its writer and its reader.
+/// An open file, its reader, and its writer.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     path: PathBuf,
-    writer: Writer,
+    /// `None` if it is only to be read.
+    writer: Option<Writer>,
     /// `None` once closed.
     reader: Arc<Mutex<Option<Connection>>>,
     committed: watch::Receiver<EventId>,
@@ -97,8 +98,18 @@ impl Sqlite {
         let (writes_sender, writes) = watch::channel(Writes::default());
         let (used_sender, used_bytes) = watch::channel(prune::used_bytes(&connection)?);
         let told = Told { committed: sender, writes: writes_sender, used_bytes: used_sender };
-        let writer = Writer::start(connection, lock, epoch, told)?;
+        let writer = Some(Writer::start(connection, lock, epoch, told)?);
         Ok(Self { path, writer, reader, committed, writes, used_bytes })
+    }
+
+    /// Beside whoever writes, of whom it hears nothing.
+    pub(super) fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        let connection = open_for_reading(path)?;
+        let (_, committed) = watch::channel(events::last_id(&connection)?);
+        let (_, writes) = watch::channel(Writes::default());
+        let (_, used_bytes) = watch::channel(prune::used_bytes(&connection)?);
+        let reader = Arc::new(Mutex::new(Some(connection)));
+        Ok(Self { path: path.to_path_buf(), writer: None, reader, committed, writes, used_bytes })
     }
 
     /// Queues a step for the next group of commits and waits for its commit.
@@ -107,8 +118,9 @@ impl Sqlite {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
+        let writer = self.writer.as_ref().ok_or(StoreError::OpenToRead)?;
         let (reply, answer) = oneshot::channel();
-        self.writer.queue(step, reply).await?;
+        writer.queue(step, reply).await?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
@@ -150,7 +162,9 @@ impl Sqlite {
             spawn_blocking(move || reader.lock().unwrap_or_else(PoisonError::into_inner).take().map(drop));
         // It fails only when the runtime is going down, and then the connection is dropped with the store.
         closing.await.ok();
-        self.writer.close().await;
+        if let Some(writer) = &self.writer {
+            writer.close().await;
+        }
     }
 }
 

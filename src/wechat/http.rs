@@ -21,10 +21,13 @@ use reqwest::{
 
 use self::connections::{Connections, Peer};
 use super::{CallObserver, Endpoint, error::CallError, skew::ClockSkew, wire::WireError};
-use crate::domain::{
-    clock::{Clock, Moment},
-    retry_after::retry_after,
-    watch::Fingerprint,
+use crate::{
+    domain::{
+        clock::{Clock, Moment},
+        retry_after::retry_after,
+        watch::Fingerprint,
+    },
+    trust::Roots,
 };
 
 /// Which version of HTTP to speak.
@@ -51,8 +54,8 @@ pub struct ClientOptions {
     pub max_body_bytes: usize,
     /// The version of HTTP.
     pub http_version: HttpVersion,
-    /// PEM certificates to trust instead of the system's.
-    pub ca_pem: Option<Vec<u8>>,
+    /// Whom to trust instead of those that the system does.
+    pub ca: Option<Roots>,
     /// A proxy for all calls.
     pub proxy: Option<Url>,
 }

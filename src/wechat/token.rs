@@ -11,32 +11,35 @@
 //! gives the same token until five minutes before its end, and a new one from then on (developers.weixin.qq.com,
 //! "Get access token" and "Get stable access token").
 
+mod access_token;
 mod appsecret;
 mod authorizer;
 mod caller;
 mod component;
+mod early_ends;
 mod kept;
 mod list;
 mod text;
 
 use std::{
-    fmt, iter,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
+pub use self::{
+    access_token::AccessToken,
+    component::{Component, ComponentCredentials, TicketSource},
+    text::TextServer,
+};
 use self::{
     authorizer::Authorizer,
     caller::Caller,
+    early_ends::EarlyEnds,
     kept::{Fetched, Floor, KeptToken, Source},
-};
-pub use self::{
-    component::{Component, ComponentCredentials, TicketSource},
-    text::TextServer,
 };
 use super::{
     CallObserver, Endpoint,
@@ -56,9 +59,6 @@ const SERVER_LIFETIME: Duration = Duration::from_secs(60);
 
 /// When every call has been refused for its token for so long, the official account is held back.
 const REJECTED_FOR_GOOD: Duration = Duration::from_secs(30);
-
-/// The log is told of tokens that other programs replace no more often than this.
-const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 /// Where tokens come from, for an official account that needs nobody else for them.
 #[derive(Clone, Debug)]
@@ -108,45 +108,6 @@ pub trait TokenJournal: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), String>>;
 }
 
-/// A token as it goes into a request.
-#[derive(Clone)]
-pub struct AccessToken(Arc<Spellings>);
-
-struct Spellings {
-    plain: SecretString,
-    /// Encoded once and not for every poll.
-    in_query: SecretString,
-}
-
-impl AccessToken {
-    fn new(token: SecretString) -> Self {
-        let encoded = form_urlencoded::byte_serialize(token.expose_secret().as_bytes());
-        let in_query = iter::once("access_token=").chain(encoded).collect::<String>();
-        Self(Arc::new(Spellings { plain: token, in_query: in_query.into() }))
-    }
-
-    pub(super) fn expose(&self) -> &str {
-        self.0.plain.expose_secret()
-    }
-
-    /// The parameter of a query that holds it.
-    pub(super) fn in_query(&self) -> &str {
-        self.0.in_query.expose_secret()
-    }
-}
-
-impl PartialEq for AccessToken {
-    fn eq(&self, other: &Self) -> bool {
-        self.expose() == other.expose()
-    }
-}
-
-impl fmt::Debug for AccessToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[REDACTED]")
-    }
-}
-
 /// How the present token stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenStanding {
@@ -161,17 +122,8 @@ pub struct TokenKeeper {
     appid: Arc<str>,
     supply: Supply,
     token: KeptToken,
-    early_ends: Mutex<EarlyEnds>,
+    early_ends: EarlyEnds,
     rejected_since: Mutex<Option<Moment>>,
-}
-
-/// Tokens that were refused long before their time.
-#[derive(Default)]
-struct EarlyEnds {
-    /// The last one, until it is known which one took its place.
-    refused: Option<AccessToken>,
-    /// When the log was last told of one.
-    told_at: Option<Moment>,
 }
 
 enum Supply {
@@ -210,7 +162,7 @@ impl TokenKeeper {
             appid,
             supply,
             token: KeptToken::new(floor),
-            early_ends: Mutex::default(),
+            early_ends: EarlyEnds::default(),
             rejected_since: Mutex::new(None),
         }
     }
@@ -245,7 +197,7 @@ impl TokenKeeper {
             observer.token_dropped();
         }
         if had_long_to_live == Some(true) {
-            self.early_ends().refused = Some(used.clone());
+            self.early_ends.note_refused(used.clone());
         }
         let other = self.token.other_than(used, self, Caller { client, observer }).await?;
         // Another poll may have fetched it before this one had noted what was refused.
@@ -253,29 +205,8 @@ impl TokenKeeper {
         Ok(other)
     }
 
-    /// Counts a token that ended early once there is another, which may be polls later: no fetch may be allowed yet.
     fn note_successor(&self, token: &AccessToken, caller: Caller<'_>) {
-        let mut early_ends = self.early_ends();
-        if early_ends.refused.take().is_none_or(|refused| refused == *token) {
-            return;
-        }
-        let Some(cause) = self.early_end() else { return };
-        caller.observer.token_replaced();
-        let now = caller.client.now();
-        // Two programs that fight over a token do so every few seconds.
-        if early_ends.told_at.is_none_or(|told_at| now.since(&told_at) >= TOLD_AGAIN_AFTER) {
-            early_ends.told_at = Some(now);
-            tracing::warn!(
-                appid = %self.appid,
-                "WeChat refused the access token of {} long before it expired and gave out another: {cause} (told once \
-                 an hour; kfwatch_token_replaced_total counts)",
-                self.appid
-            );
-        }
-    }
-
-    fn early_ends(&self) -> MutexGuard<'_, EarlyEnds> {
-        self.early_ends.lock().unwrap_or_else(PoisonError::into_inner)
+        self.early_ends.note_successor(token, &self.appid, self.early_end(), caller);
     }
 
     /// Notes that a call was refused for its token in spite of everything, and says how to react: once every call

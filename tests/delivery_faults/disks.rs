@@ -68,6 +68,25 @@ fn stored_cursor(home: &Home, sink: &str) -> i64 {
     store.query_row("SELECT cursor FROM sinks WHERE name = ?1", [sink], |row| row.get(0)).unwrap()
 }
 
+fn written(path: &std::path::Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// A failure is said once, with what is wrong.
+fn assert_said_once(daemon: &Process, failure: &str, because: &str) {
+    let log = daemon.stderr();
+    assert_eq!(times_logged(&log, failure), 1, "{log}");
+    assert!(log.contains(because), "{log}");
+}
+
+/// Lets nothing more happen, and waits until these sinks have all of it.
+fn log_at_the_end(wechat: &WeChat, home: &Home, daemon: Process, sinks: &[&str]) -> EventLog {
+    nothing_more_happens(wechat, &daemon);
+    sinks.iter().for_each(|sink| eventually_delivered(&daemon, sink));
+    terminate(daemon);
+    EventLog::of(home)
+}
+
 #[test]
 fn a_full_disk_of_the_store_holds_events_back_and_loses_none() {
     let Some(disk) = SmallDisk::mount(24) else { return };
@@ -87,8 +106,7 @@ fn a_full_disk_of_the_store_holds_events_back_and_loses_none() {
     let known = EventLog::of(&home).len();
     eventually_fails_to_store(&daemon);
     assert_eq!(EventLog::of(&home).len(), known, "nothing is told that is not stored");
-    assert_eq!(times_logged(&daemon.stderr(), STORE_FAILS), 1, "it is said once: {}", daemon.stderr());
-    assert!(daemon.stderr().contains("the disk of the store is full: make room"), "{}", daemon.stderr());
+    assert_said_once(&daemon, STORE_FAILS, "the disk of the store is full: make room");
     assert_eq!(daemon.get("/-/healthy").status, 200);
 
     disk.make_room();
@@ -104,13 +122,9 @@ fn a_full_disk_of_the_store_holds_events_back_and_loses_none() {
     assert!(refused.stderr.contains("full"), "{refused:?}");
     disk.make_room();
     let daemon = home.daemon();
-    nothing_more_happens(&wechat, &daemon);
-    eventually_delivered(&daemon, "crm");
-    eventually_delivered(&daemon, "archive");
-    terminate(daemon);
-    let log = EventLog::of(&home);
+    let log = log_at_the_end(&wechat, &home, daemon, &["crm", "archive"]);
     log.assert_posted("crm", &receiver.received());
-    log.assert_written("archive", &[fs::read_to_string(home.path("events.jsonl")).unwrap()]);
+    log.assert_written("archive", &[written(&home.path("events.jsonl"))]);
 }
 
 #[test]
@@ -127,9 +141,12 @@ fn a_full_disk_of_a_sink_stops_this_sink_alone_and_it_goes_on_when_there_is_room
 
     disk.fill();
     eventually_fails_to_deliver(&daemon, "archive");
-    assert_eq!(stored_cursor(&home, "archive"), lines(&path) as i64, "the cursor stands where the file ends");
-    assert_eq!(times_logged(&daemon.stderr(), SINK_FAILS), 1, "it is said once: {}", daemon.stderr());
-    assert!(daemon.stderr().contains("events.jsonl: No space left on device"), "{}", daemon.stderr());
+    assert_eq!(
+        stored_cursor(&home, "archive"),
+        written(&path).lines().count() as i64,
+        "the cursor stands where the file ends"
+    );
+    assert_said_once(&daemon, SINK_FAILS, "events.jsonl: No space left on device");
     eventually_more(&receiver, 20);
     assert!(last_write_succeeded(&daemon));
 
@@ -143,17 +160,9 @@ fn a_full_disk_of_a_sink_stops_this_sink_alone_and_it_goes_on_when_there_is_room
     let daemon = home.daemon();
     eventually_fails_to_deliver(&daemon, "archive");
     disk.make_room();
-    nothing_more_happens(&wechat, &daemon);
-    eventually_delivered(&daemon, "crm");
-    eventually_delivered(&daemon, "archive");
-    terminate(daemon);
-    let log = EventLog::of(&home);
+    let log = log_at_the_end(&wechat, &home, daemon, &["crm", "archive"]);
     log.assert_posted("crm", &receiver.received());
-    log.assert_written("archive", &[fs::read_to_string(path).unwrap()]);
-}
-
-fn lines(path: &std::path::Path) -> usize {
-    fs::read_to_string(path).unwrap().lines().count()
+    log.assert_written("archive", &[written(&path)]);
 }
 
 /// What a disk does when it fails: lose what it took, refuse to take it, lose it and not take it back either.
@@ -177,12 +186,7 @@ fn a_failing_disk_of_the_store_commits_nothing_that_is_told_and_loses_nothing() 
         let (known, received) = (EventLog::of(&home).len(), receiver.received().len());
         eventually_fails_to_store(&daemon);
         assert_eq!((EventLog::of(&home).len(), receiver.received().len()), (known, received), "{troubles:?}");
-        assert_eq!(times_logged(&daemon.stderr(), STORE_FAILS), 1, "it is said once: {}", daemon.stderr());
-        assert!(
-            daemon.stderr().contains("the store cannot be read or written: check its disk"),
-            "{}",
-            daemon.stderr()
-        );
+        assert_said_once(&daemon, STORE_FAILS, "the store cannot be read or written: check its disk");
         if round < TROUBLES.len() {
             disk.mend();
             eventually_more(&receiver, 20);
@@ -193,13 +197,9 @@ fn a_failing_disk_of_the_store_commits_nothing_that_is_told_and_loses_nothing() 
         EventLog::of(&home);
     }
     let daemon = home.daemon();
-    nothing_more_happens(&wechat, &daemon);
-    eventually_delivered(&daemon, "crm");
-    eventually_delivered(&daemon, "archive");
-    terminate(daemon);
-    let log = EventLog::of(&home);
+    let log = log_at_the_end(&wechat, &home, daemon, &["crm", "archive"]);
     log.assert_posted("crm", &receiver.received());
-    log.assert_written("archive", &[fs::read_to_string(home.path("events.jsonl")).unwrap()]);
+    log.assert_written("archive", &[written(&home.path("events.jsonl"))]);
 }
 
 #[test]
@@ -215,10 +215,9 @@ fn a_failing_disk_of_a_sink_confirms_nothing_and_loses_nothing() {
         disk.fail(troubles);
         eventually_fails_to_deliver(&daemon, "archive");
         let cursor = stored_cursor(&home, "archive");
-        let written = lines(&home.path("events.jsonl"));
+        let written = written(&home.path("events.jsonl")).lines().count();
         assert!(written as i64 >= cursor, "{troubles:?}: {written} lines, cursor {cursor}");
-        assert_eq!(times_logged(&daemon.stderr(), SINK_FAILS), 1, "it is said once: {}", daemon.stderr());
-        assert!(daemon.stderr().contains("events.jsonl: Input/output error"), "{}", daemon.stderr());
+        assert_said_once(&daemon, SINK_FAILS, "events.jsonl: Input/output error");
         assert_eq!(stored_cursor(&home, "archive"), cursor);
         if round < TROUBLES.len() {
             disk.mend();
@@ -229,10 +228,7 @@ fn a_failing_disk_of_a_sink_confirms_nothing_and_loses_nothing() {
         disk.mend();
     }
     let daemon = home.daemon();
-    nothing_more_happens(&wechat, &daemon);
-    eventually_delivered(&daemon, "archive");
-    terminate(daemon);
-    let log = EventLog::of(&home);
-    let again = log.assert_written("archive", &[fs::read_to_string(home.path("events.jsonl")).unwrap()]);
+    let log = log_at_the_end(&wechat, &home, daemon, &["archive"]);
+    let again = log.assert_written("archive", &[written(&home.path("events.jsonl"))]);
     assert!(again > 0, "what could not be taken back is there twice");
 }

@@ -1,11 +1,14 @@
 //! SIGHUP, and files that others move, empty and replace.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use crate::{
     support_delivery::{
+        eio::{FailingDisk, Trouble},
         log::EventLog,
-        scene::{self, eventually_delivered, eventually_logged, file, home, of_sink, terminate},
+        scene::{
+            self, eventually_delivered, eventually_logged, file, home, of_sink, terminate, times_logged,
+        },
     },
     support_ops::{Home, Process, WeChat, eventually, quiet},
 };
@@ -24,6 +27,17 @@ fn eventually_written(home: &Home, name: &str, openid: &str) {
     eventually(openid, || read(home, name).contains(openid).then_some(()));
 }
 
+/// A daemon that has written `oA` to `events.jsonl`, and keeps the file open.
+fn with_a_first_event() -> (WeChat, Home, Process) {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = home(&wechat, &file("archive", "events.jsonl"));
+    let daemon = home.daemon();
+    open(&wechat, "oA");
+    eventually_written(&home, "events.jsonl", "oA");
+    eventually_delivered(&daemon, "archive");
+    (wechat, home, daemon)
+}
+
 /// Whether the process has the file open.
 fn has_open(daemon: &Process, path: &Path) -> bool {
     let files = fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap();
@@ -32,12 +46,7 @@ fn has_open(daemon: &Process, path: &Path) -> bool {
 
 #[test]
 fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_the_next_event() {
-    let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let home = home(&wechat, &file("archive", "events.jsonl"));
-    let daemon = home.daemon();
-    open(&wechat, "oA");
-    eventually_written(&home, "events.jsonl", "oA");
-    eventually_delivered(&daemon, "archive");
+    let (wechat, home, daemon) = with_a_first_event();
     fs::rename(home.path("events.jsonl"), home.path("events.jsonl.1")).unwrap();
     let moved = home.path("events.jsonl.1").canonicalize().unwrap();
     assert!(has_open(&daemon, &moved));
@@ -53,19 +62,16 @@ fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_
 
 #[test]
 fn at_sighup_a_file_that_was_emptied_or_spoiled_is_looked_at_again() {
-    let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let home = home(&wechat, &file("archive", "events.jsonl"));
-    let daemon = home.daemon();
-    open(&wechat, "oA");
-    eventually_written(&home, "events.jsonl", "oA");
-    eventually_delivered(&daemon, "archive");
-    // Copied and emptied; something that died in the middle of a line wrote to it, too.
-    fs::write(home.path("events.jsonl"), "{\"specversion\":\"1.0\",\"id\":\"53bf").unwrap();
+    let (wechat, home, daemon) = with_a_first_event();
+    // Copied and emptied; something that died in the middle of a line wrote to it, too, and the power failed.
+    let left = "{\"specversion\":\"1.0\",\"id\":\"53bf".to_owned() + &"\0".repeat(100_000);
+    fs::write(home.path("events.jsonl"), &left).unwrap();
     daemon.signal("HUP");
     eventually_logged(&daemon, REOPENED);
     open(&wechat, "oB");
     eventually_written(&home, "events.jsonl", "oB");
-    terminate(daemon);
+    let log = terminate(daemon).stderr;
+    assert_eq!(times_logged(&log, &format!("{} bytes are cut off", left.len())), 1, "{log}");
     let text = read(&home, "events.jsonl");
     assert!(
         text.lines().count() == 1
@@ -89,4 +95,27 @@ fn a_sink_that_cannot_open_its_file_takes_sighup_as_well_and_goes_on_when_it_can
     eventually_written(&home, "events.jsonl", "oA");
     eventually_logged(&daemon, "Delivery goes on");
     terminate(daemon);
+}
+
+#[test]
+fn a_file_has_its_group_and_permissions_whenever_the_one_who_creates_it_is_killed() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let group = nix::unistd::Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
+    let owned = format!("mode = \"0662\"\ngroup = \"{}\"", group.name);
+    let disk = FailingDisk::build();
+    let home = disk.under(home(&wechat, &(file("archive", "events.jsonl") + &owned)), "");
+    let daemon = home.daemon();
+    disk.fail(&[Trouble::Own]);
+    open(&wechat, "oA");
+    assert_eq!(daemon.ended().code, None, "it is killed");
+    assert!(!home.path("events.jsonl").exists(), "whose it is is not said yet");
+    let daemon = home.daemon();
+    eventually_written(&home, "events.jsonl", "oA");
+    terminate(daemon);
+    let made = fs::metadata(home.path("events.jsonl")).unwrap();
+    assert_eq!((made.mode() & 0o777, made.gid()), (0o662, group.gid.as_raw()));
+    let left = fs::read_dir(home.path(""))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("events.jsonl."));
+    assert_eq!(left.count(), 0, "nothing is left of the first attempt");
 }

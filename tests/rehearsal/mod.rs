@@ -68,7 +68,7 @@ pub(crate) fn client(simulator: &Simulator, clock: &Arc<ScriptedClock>) -> Arc<W
         timeout: Duration::from_secs(5),
         max_body_bytes: 64 * 1024,
         http_version: HttpVersion::Http1,
-        ca_pem: None,
+        ca: None,
         proxy: None,
     };
     Arc::new(WechatClient::build(&options, Arc::clone(clock) as Arc<dyn Clock>).unwrap())

@@ -36,6 +36,24 @@ async fn a_second_daemon_is_told_who_runs() {
 }
 
 #[tokio::test]
+async fn who_only_reads_keeps_no_daemon_out_sees_what_it_commits_and_writes_nothing() {
+    let file = test_file();
+    let missing = Store::open_to_read(&file.path).unwrap_err();
+    assert!(matches!(missing, StoreError::Missing(_)) && !file.path.exists());
+    Store::open(&file.path).unwrap().close().await;
+    let reader = Store::open_to_read(&file.path).unwrap();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    assert_eq!(events(&reader).await.len(), 1);
+    assert!(matches!(reader.record_token_fetch("wx0", at(1)).await, Err(StoreError::OpenToRead)));
+    store.close().await;
+    Store::open(&file.path).unwrap().close().await;
+    reader.close().await;
+    assert!(matches!(reader.count_events().await, Err(StoreError::Closed)));
+}
+
+#[tokio::test]
 async fn a_store_that_is_dropped_commits_what_is_queued_and_frees_the_file() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();

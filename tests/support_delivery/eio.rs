@@ -9,6 +9,8 @@ use crate::support_ops::Home;
 /// What fails while it is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trouble {
+    /// Saying whose a file is: the first who is about to is killed.
+    Own,
     /// Writing to files.
     Write,
     /// Syncing what was written.
@@ -55,6 +57,7 @@ impl FailingDisk {
 
     fn flag(&self, trouble: Trouble) -> PathBuf {
         self.directory.path().join(match trouble {
+            Trouble::Own => "own",
             Trouble::Write => "write",
             Trouble::Sync => "sync",
             Trouble::Cut => "cut",

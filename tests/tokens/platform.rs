@@ -116,7 +116,7 @@ impl Platform {
             timeout: Duration::from_secs(5),
             max_body_bytes: 64 * 1024,
             http_version: HttpVersion::Http1,
-            ca_pem: None,
+            ca: None,
             proxy: proxy.map(|proxy| proxy.parse().unwrap()),
         };
         let clock = Arc::new(ScriptedClock::default());

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    super::{ConfigArgs, Failure, output, sinks},
+    super::{ConfigArgs, Failure, output, sinks, store_holder},
     field,
 };
 use crate::dispatch::admin::{DeadLetterReport, SinkAnswer, SinkCommand};
@@ -46,7 +46,7 @@ pub(super) async fn run(args: DeadArgs) -> Result<(), Failure> {
         let done = sinks::order(&loaded, SinkCommand::DropDeadLetters { sink }).await?;
         return output::print(&format!("{}: {} dead letters are dropped\n", done.sink, done.events));
     }
-    match sinks::carry_out(&loaded, SinkCommand::DeadLetters { sink }).await? {
+    match store_holder::look(&loaded, SinkCommand::DeadLetters { sink }).await? {
         SinkAnswer::DeadLetters(letters) => print(&letters, args.format),
         answer => Err(sinks::misunderstood(&answer)),
     }

@@ -18,7 +18,7 @@ use async_nats::{
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use super::{Login, Message, NatsOptions, reason};
+use super::{Login, Message, NatsOptions, reason, trusted::Trusted};
 use crate::sink::DeliveryError;
 
 /// A connection that stands, or stood.
@@ -28,6 +28,8 @@ pub(super) struct Connection {
     heard: Arc<Heard>,
     /// A message was not answered.
     doubtful: AtomicBool,
+    /// The library may look into it again.
+    _trusted: Trusted,
 }
 
 /// What the connection itself says.
@@ -42,7 +44,8 @@ impl Connection {
     /// Connects and logs in. The error says what to do about it.
     pub(super) async fn open(options: Arc<NatsOptions>) -> Result<Self, String> {
         let heard = Arc::<Heard>::default();
-        let connecting = prepare(&options, &heard)?.connect(options.servers.as_slice());
+        let trusted = Trusted::of(options.ca_file.as_deref()).map_err(|error| crate::chain(&error))?;
+        let connecting = trusted.alone(prepare(&options, &heard)?).connect(options.servers.as_slice());
         // The library's own limit is for each server, and leaves out the look-up of names.
         let within = options.timeout.saturating_mul(options.servers.len() as u32);
         let client = match tokio::time::timeout(within, connecting).await {
@@ -54,7 +57,7 @@ impl Connection {
             .timeout(options.timeout)
             .max_ack_inflight(options.max_in_flight)
             .build(client);
-        Ok(Self { jetstream, options, heard, doubtful: AtomicBool::new(false) })
+        Ok(Self { jetstream, options, heard, doubtful: AtomicBool::new(false), _trusted: trusted })
     }
 
     /// Whether another message may be sent through it.
@@ -130,10 +133,6 @@ fn prepare(options: &NatsOptions, heard: &Arc<Heard>) -> Result<ConnectOptions, 
             heard.hear(event);
             std::future::ready(())
         });
-    let prepared = match &options.ca_file {
-        Some(path) => prepared.add_root_certificates(path.clone()),
-        None => prepared,
-    };
     Ok(match &options.login {
         Login::None => prepared,
         Login::Credentials(text) => prepared

@@ -15,10 +15,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use reqwest::{Certificate, Client, ClientBuilder, Proxy, Request, Response};
+use reqwest::{Client, ClientBuilder, Proxy, Request, Response};
 
-use super::{ClientBuildError, ClientOptions, HttpVersion, reason};
-use crate::domain::clock::Moment;
+use super::{ClientBuildError, ClientOptions, HttpVersion};
+use crate::{domain::clock::Moment, trust::Roots};
 
 /// Idle connections are closed before WeChat would close them: a request on a connection that is just being closed
 /// fails without an answer.
@@ -39,7 +39,7 @@ pub(super) enum Peer {
     /// WeChat, or the proxy to it.
     Wechat,
     /// Token and ticket servers of the operator's: not reached through that proxy, and trusted by the system's
-    /// certificates beside those of `ca_pem`.
+    /// certificates beside those of `ca`.
     OwnServers,
 }
 
@@ -111,20 +111,12 @@ impl Connections {
 
 impl Peer {
     fn client(self, options: &ClientOptions) -> Result<Client, ClientBuildError> {
-        let ca = match &options.ca_pem {
-            Some(pem) => Certificate::from_pem_bundle(pem)?,
-            None => Vec::new(),
+        let roots = match (self, &options.ca) {
+            (Self::Wechat, Some(ca)) => ca.clone(),
+            (Self::OwnServers, Some(ca)) => system_roots().and(ca),
+            (_, None) => system_roots(),
         };
-        let builder = || self.builder(options);
-        let built = match self {
-            Self::Wechat if !ca.is_empty() => return Ok(builder()?.tls_certs_only(ca).build()?),
-            Self::Wechat => builder()?.build(),
-            Self::OwnServers => builder()?.tls_certs_merge(ca.clone()).build(),
-        };
-        built.or_else(|error| {
-            tracing::warn!("No usable CA store on this system ({}); using the built-in roots", reason(error));
-            Ok(builder()?.tls_certs_only(built_in_roots().chain(ca)).build()?)
-        })
+        Ok(self.builder(options)?.tls_certs_only(roots.for_http()).build()?)
     }
 
     fn builder(self, options: &ClientOptions) -> Result<ClientBuilder, ClientBuildError> {
@@ -148,8 +140,12 @@ impl Peer {
     }
 }
 
-fn built_in_roots() -> impl Iterator<Item = Certificate> {
-    webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().filter_map(|root| Certificate::from_der(root).ok())
+fn system_roots() -> Roots {
+    let roots = Roots::of_system();
+    if let Some(problem) = roots.no_ca_store() {
+        tracing::warn!("No usable CA store on this system ({problem}); using the built-in roots");
+    }
+    roots
 }
 
 #[cfg(test)]
@@ -175,7 +171,7 @@ mod tests {
             timeout: Duration::from_secs(5),
             max_body_bytes: 1024,
             http_version: HttpVersion::Http1,
-            ca_pem: None,
+            ca: None,
             proxy: None,
         };
         (Connections::new(Peer::Wechat, options, at(0)).unwrap(), base_url)
