@@ -45,6 +45,8 @@ impl Numbered<'_> {
 #[derive(Clone, Debug)]
 pub struct Draft {
     json: String,
+    /// Where the digits of the sequence begin.
+    sequence_at: Option<usize>,
     session_id: Option<Uuid>,
 }
 
@@ -58,7 +60,8 @@ impl Draft {
     /// The draft of a change.
     pub fn of(account: &Account, change: &Change) -> Self {
         let json = Numbered { account, change, sequence: 0, repeats: 0 }.render();
-        Self { json, session_id: change.session_id(account) }
+        let sequence_at = json.find(BEFORE_SEQUENCE).map(|at| at + BEFORE_SEQUENCE.len());
+        Self { json, sequence_at, session_id: change.session_id(account) }
     }
 
     /// The id of the session concerned.
@@ -68,15 +71,14 @@ impl Draft {
 
     /// The event with its number, as [`Numbered::render`] gives it. The draft has to be that of its change.
     pub fn numbered(mut self, event: &Numbered<'_>) -> String {
-        match self.json.find(BEFORE_SEQUENCE) {
-            // The id would be another one; that is rare.
-            _ if event.repeats > 0 => event.render(),
-            None => event.render(),
-            Some(at) => {
-                let digits = at + BEFORE_SEQUENCE.len()..at + BEFORE_SEQUENCE.len() + SEQUENCE_DIGITS;
-                self.json.replace_range(digits, &format!("{:0SEQUENCE_DIGITS$}", event.sequence));
+        match self.sequence_at {
+            Some(at) if event.repeats == 0 => {
+                let digits = format!("{:0SEQUENCE_DIGITS$}", event.sequence);
+                self.json.replace_range(at..at + SEQUENCE_DIGITS, &digits);
                 self.json
             }
+            // With repeats the id is another one; that is rare.
+            _ => event.render(),
         }
     }
 }

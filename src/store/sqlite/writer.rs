@@ -1,8 +1,10 @@
 //! The one thread that writes, and how it groups what waits.
 //!
 //! A sync of the disk costs as much as dozens of polls, so the steps that queue up while one group is synced form the
-//! next group: one transaction, one sync. Nobody waits for a group to fill. A step is answered after the commit; when
-//! anything in the group fails, all of it is rolled back and every caller is told.
+//! next group: one transaction, one sync. Those that come while its steps are applied still join it, because those who were
+//! just answered need less time to come back than their group takes: otherwise two halves of all callers would take turns,
+//! each with a sync of its own. Nobody waits for a group to fill. A step is answered after the commit; when anything in the
+//! group fails, all of it is rolled back and every caller is told.
 
 use std::{
     fmt,
@@ -64,7 +66,7 @@ impl Writer {
         let worker = Worker { connection, epoch, told };
         let thread = thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || worker.run(commands, lock))
+            .spawn(move || worker.run(Queue { commands, closing: Vec::new() }, lock))
             .map_err(|error| StoreError::Unavailable { source: std::sync::Arc::new(error) })?;
         Ok(Self { queue: Some(queue), thread: Mutex::new(Some(thread)) })
     }
@@ -168,6 +170,45 @@ where
     }
 }
 
+/// The thread's end of the queue.
+struct Queue {
+    commands: mpsc::Receiver<Command>,
+    /// Who waits for the end.
+    closing: Vec<oneshot::Sender<()>>,
+}
+
+impl Queue {
+    /// Waits until there is something to do; `None` once there never will be.
+    fn wait(&mut self) -> Option<Vec<Box<dyn Step>>> {
+        let first = self.commands.blocking_recv()?;
+        let mut group = Vec::from_iter(self.step_of(first));
+        self.fill(&mut group);
+        Some(group)
+    }
+
+    /// Adds what has come by now, as far as the group has room.
+    fn fill(&mut self, group: &mut Vec<Box<dyn Step>>) {
+        while group.len() < STEPS_PER_GROUP
+            && let Ok(command) = self.commands.try_recv()
+        {
+            group.extend(self.step_of(command));
+        }
+    }
+
+    /// `None` if somebody closes.
+    fn step_of(&mut self, command: Command) -> Option<Box<dyn Step>> {
+        match command {
+            Command::Step(step) => Some(step),
+            Command::Close(reply) => {
+                self.closing.push(reply);
+                // What was sent before is still received.
+                self.commands.close();
+                None
+            }
+        }
+    }
+}
+
 /// What the thread owns.
 struct Worker {
     connection: Connection,
@@ -176,37 +217,24 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, mut commands: mpsc::Receiver<Command>, lock: Lock) {
-        let mut closing = Vec::new();
-        let mut received = Vec::with_capacity(STEPS_PER_GROUP);
-        while commands.blocking_recv_many(&mut received, STEPS_PER_GROUP) > 0 {
-            let mut group = Vec::with_capacity(received.len());
-            for command in received.drain(..) {
-                match command {
-                    Command::Step(step) => group.push(step),
-                    Command::Close(reply) => {
-                        closing.push(reply);
-                        // What was sent before is still received.
-                        commands.close();
-                    }
-                }
-            }
-            self.commit_group(group);
+    fn run(mut self, mut queue: Queue, lock: Lock) {
+        while let Some(group) = queue.wait() {
+            self.commit_group(group, &mut queue);
         }
         // Folds the log into the file. If it cannot, the log stays, and the next owner finds everything in it.
         self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").ok();
         drop(self.connection);
         drop(lock);
-        for reply in closing {
+        for reply in queue.closing {
             reply.send(()).ok();
         }
     }
 
-    fn commit_group(&mut self, mut group: Vec<Box<dyn Step>>) {
+    fn commit_group(&mut self, mut group: Vec<Box<dyn Step>>, queue: &mut Queue) {
         if group.is_empty() {
             return;
         }
-        let outcome = self.try_commit(&mut group);
+        let outcome = self.try_commit(&mut group, queue);
         // Before the callers are answered: who was told that its commit failed finds it counted.
         self.told.writes.send_modify(|writes| {
             writes.last_succeeded = outcome.is_ok();
@@ -226,11 +254,20 @@ impl Worker {
     }
 
     /// One transaction: dropped before its commit, it is rolled back.
-    fn try_commit(&mut self, group: &mut [Box<dyn Step>]) -> Result<Outcome, StoreError> {
+    fn try_commit(
+        &mut self,
+        group: &mut Vec<Box<dyn Step>>,
+        queue: &mut Queue,
+    ) -> Result<Outcome, StoreError> {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         check_lease(&tx, self.epoch)?;
-        for step in group {
-            step.apply(&tx)?;
+        let mut applied = 0;
+        while applied < group.len() {
+            for step in &mut group[applied..] {
+                step.apply(&tx)?;
+            }
+            applied = group.len();
+            queue.fill(group);
         }
         let outcome = Outcome { last_event: events::last_id(&tx)?, used_bytes: prune::used_bytes(&tx)? };
         tx.commit()?;
@@ -249,4 +286,66 @@ fn check_lease(tx: &Transaction<'_>, epoch: i64) -> Result<(), StoreError> {
     let mut statement = tx.prepare_cached("SELECT epoch FROM lease WHERE shard = ?1")?;
     let current: Option<i64> = statement.query_row([SHARD], |row| row.get(0)).optional()?;
     if current == Some(epoch) { Ok(()) } else { Err(StoreError::LeaseLost) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Sqlite, *};
+
+    type Answer = oneshot::Receiver<Result<(), StoreError>>;
+
+    /// A step that is being applied until it is told to go on.
+    async fn held(writer: &Writer) -> (Answer, std::sync::mpsc::SyncSender<()>) {
+        let (begun, applying) = oneshot::channel();
+        let (go_on, told) = std::sync::mpsc::sync_channel(1);
+        let step = move || {
+            begun.send(()).unwrap();
+            told.recv().unwrap();
+            Ok(())
+        };
+        let answer = queued(writer, step).await;
+        applying.await.unwrap();
+        (answer, go_on)
+    }
+
+    async fn queued(
+        writer: &Writer,
+        step: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+    ) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        writer.queue(|_: &Transaction<'_>| step(), reply).await.unwrap();
+        answer
+    }
+
+    fn store() -> (tempfile::TempDir, Sqlite) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&directory.path().join("kfwatch.db")).unwrap();
+        (directory, store)
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_group_is_applied_is_committed_with_it_or_not_at_all() {
+        let (_directory, store) = store();
+        let (first, go_on) = held(&store.writer).await;
+        let second = queued(&store.writer, || Err(StoreError::UnknownAccount)).await;
+        go_on.send(()).unwrap();
+        for answer in [first, second] {
+            assert!(matches!(answer.await.unwrap(), Err(StoreError::UnknownAccount)));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_store_is_closed_is_committed() {
+        let (_directory, store) = store();
+        let (first, go_on) = held(&store.writer).await;
+        let second = queued(&store.writer, || Ok(())).await;
+        // Closing is sent before the step under way goes on.
+        tokio::join!(store.writer.close(), async { go_on.send(()).unwrap() });
+        for answer in [first, second] {
+            answer.await.unwrap().unwrap();
+        }
+        let (reply, _) = oneshot::channel();
+        let late = store.writer.queue(|_| Ok(()), reply).await;
+        assert!(matches!(late, Err(StoreError::Closed)), "{late:?}");
+    }
 }
