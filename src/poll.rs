@@ -190,7 +190,7 @@ impl Poller {
         report::log_transition(account, account.state(), step.standing.state);
         let unchanged = !step.must_commit;
         let mut memory = account.memory();
-        memory.watch.apply(step);
+        memory.apply(step);
         let mut row = account.status.row();
         match unchanged {
             true => row.observe_unchanged(&memory.watch),

@@ -10,10 +10,10 @@ use crate::{
     domain::{
         account::{Account, AccountState, Standing},
         streak::Streak,
-        watch::{Sighting, Watch},
+        watch::{Sighting, Step, Watch},
     },
     status::AccountStatus,
-    store::{AccountRow, StoredAccount},
+    store::{AccountRow, Seen, StoredAccount},
 };
 
 /// A kf account as polls know it.
@@ -22,7 +22,12 @@ pub struct WatchedAccount {
     pub status: Arc<AccountStatus>,
     row: AccountRow,
     memory: Mutex<Memory>,
+    /// Whether somebody holds its claim.
     pub(super) claimed: AtomicBool,
+    /// Whether the next call of whoever holds its claim has its permit already.
+    pub(super) has_permit: AtomicBool,
+    /// Whether it is not watched any more, and its claim never given back.
+    pub(super) left: AtomicBool,
 }
 
 pub(super) struct Memory {
@@ -31,13 +36,22 @@ pub(super) struct Memory {
     pub(super) hold: Option<Box<Held>>,
     /// Its failures that concern it alone.
     pub(super) streak: Streak<Reason>,
+    /// Whether its sighting may be another than the stored one.
+    sighting_waits: bool,
 }
 
 impl WatchedAccount {
     /// An account with what the store knows of it.
     pub fn new(status: Arc<AccountStatus>, row: AccountRow, watch: Watch) -> Self {
-        let memory = Mutex::new(Memory { watch, hold: None, streak: Streak::default() });
-        Self { status, row, memory, claimed: AtomicBool::new(false) }
+        let memory = Memory { watch, hold: None, streak: Streak::default(), sighting_waits: false };
+        Self {
+            status,
+            row,
+            memory: Mutex::new(memory),
+            claimed: AtomicBool::new(false),
+            has_permit: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+        }
     }
 
     /// An account as it was stored, polled at these ticks.
@@ -60,9 +74,21 @@ impl WatchedAccount {
         self.memory().watch.clone()
     }
 
-    /// When it was last seen, as far as that may be newer than what is stored.
-    pub fn sighting(&self) -> Sighting {
-        self.memory().watch.sighting
+    /// Whether when it was last seen is still to be stored.
+    pub fn sighting_waits(&self) -> bool {
+        self.memory().sighting_waits
+    }
+
+    /// When it was last seen, for the store.
+    pub fn seen(&self) -> Seen {
+        let Sighting { listed_sent_at, last_success_at, .. } = self.memory().watch.sighting;
+        Seen { id: self.row, listed_sent_at, last_success_at }
+    }
+
+    /// That is stored now. It may have been seen again meanwhile.
+    pub fn sighting_stored(&self, stored: &Seen) {
+        let mut memory = self.memory();
+        memory.sighting_waits &= memory.watch.sighting.last_success_at != stored.last_success_at;
     }
 
     pub(super) fn leaving(&self) -> Leaving {
@@ -84,6 +110,13 @@ impl WatchedAccount {
 }
 
 impl Memory {
+    /// Takes the step, after it was committed if it had to be. Its sighting waits even then: an older one may be on its way
+    /// to the store, behind the commit.
+    pub(super) fn apply(&mut self, step: Step) {
+        self.sighting_waits |= step.sighting != self.watch.sighting;
+        self.watch.apply(step);
+    }
+
     pub(super) fn held(&self) -> Option<Held> {
         self.hold.as_deref().copied()
     }
@@ -97,5 +130,35 @@ pub fn watch(stored: StoredAccount) -> Watch {
         sighting: stored.record.sighting,
         departed: None,
         fingerprint: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sighting_waits_until_that_very_one_is_stored() {
+        let names = ["shop", "wx0123456789abcdef", "kf1@shop"].map(Arc::from);
+        let [official_account, appid, kf_account] = names;
+        let account = Account { official_account, appid, kf_account };
+        let status = AccountStatus::restored(account, Arc::default(), &Watch::default());
+        let account = WatchedAccount::new(Arc::new(status), AccountRow(1), Watch::default());
+        let see = |second| {
+            let sighting = Sighting { last_success_at: second, ..Sighting::default() };
+            account.memory().apply(Step { sighting, ..Step::default() });
+        };
+        let [first, second] = [1, 2].map(|second| jiff::Timestamp::from_second(second).ok());
+        assert!(!account.sighting_waits(), "what was restored is stored");
+        see(second);
+        let seen = account.seen();
+        // The clock was set back meanwhile.
+        see(first);
+        account.sighting_stored(&seen);
+        assert!(account.sighting_waits());
+        account.sighting_stored(&account.seen());
+        assert!(!account.sighting_waits());
+        see(first);
+        assert!(!account.sighting_waits(), "the same again is nothing to store");
     }
 }
