@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kfwatch::{
     domain::{
         account::{Account, AccountState, Conclusion, Standing},
+        clock::UnixMs,
         diff::EndReason,
         event::{Change, OwnedSession},
         snapshot::{Observed, Session, Snapshot},
@@ -71,7 +72,7 @@ pub(crate) fn ended(openid: &str) -> Change {
 
 /// What is known of an account with these sessions, which the last poll listed.
 pub(crate) fn watch(openids: &[String]) -> Watch {
-    let seen_at = Timestamp::from_second(CREATETIME).ok();
+    let seen_at = Timestamp::from_second(CREATETIME).ok().map(UnixMs::from);
     Watch {
         standing: Standing::restored(AccountState::Ok, Some(Conclusion::Ok)),
         snapshot: Snapshot::from(&observed(openids)),
@@ -91,10 +92,10 @@ pub(crate) fn table(accounts: usize) -> Table {
     let shared = account("");
     let status = |n| {
         let account = Account { kf_account: format!("kf{n}@oa0").into(), ..shared.clone() };
-        Arc::new(AccountStatus::restored(account, Arc::default(), &watch))
+        AccountStatus::restored(account, &watch)
     };
-    let accounts = (0..accounts).map(status).collect();
-    let official_account = OfficialAccountStatus::new("shop".into(), Arc::default());
-    official_account.set_accounts(accounts);
+    let accounts: Vec<_> = (0..accounts).map(status).collect();
+    let official_account = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
+    official_account.set_kf_accounts(Arc::new(accounts));
     Table::new(vec![Arc::new(official_account)])
 }

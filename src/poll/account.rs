@@ -1,9 +1,6 @@
 //! A kf account as polls know it, with what is known of it.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
 use super::{discovery::Leaving, held::Held, report::Reason};
 use crate::{
@@ -12,14 +9,14 @@ use crate::{
         streak::Streak,
         watch::{Sighting, Step, Watch},
     },
-    status::AccountStatus,
+    status::{AccountStatus, KfAccounts, OfficialAccountStatus},
     store::{AccountRow, Seen, StoredAccount},
 };
 
 /// A kf account as polls know it.
 pub struct WatchedAccount {
     /// What readers are shown of it.
-    pub status: Arc<AccountStatus>,
+    pub status: AccountStatus,
     row: AccountRow,
     memory: Mutex<Memory>,
     /// Whether somebody holds its claim.
@@ -42,7 +39,8 @@ pub(super) struct Memory {
 
 impl WatchedAccount {
     /// An account with what the store knows of it.
-    pub fn new(status: Arc<AccountStatus>, row: AccountRow, watch: Watch) -> Self {
+    pub fn new(account: Account, row: AccountRow, watch: Watch) -> Self {
+        let status = AccountStatus::restored(account, &watch);
         let memory = Memory { watch, hold: None, streak: Streak::default(), sighting_waits: false };
         Self {
             status,
@@ -54,14 +52,13 @@ impl WatchedAccount {
         }
     }
 
-    /// An account as it was stored, polled at these ticks.
-    pub fn restored(stored: StoredAccount, ticks: Arc<AtomicU64>) -> Arc<Self> {
+    /// An account of this official account, as it was stored.
+    pub fn restored(stored: StoredAccount, of: &OfficialAccountStatus) -> Arc<Self> {
         let (row, account) = (stored.id, stored.account.clone());
-        let watch = watch(stored);
-        let status = AccountStatus::restored(account, ticks, &watch);
+        let restored = Self::new(account, row, watch(stored));
         // The ticks before it came were none of its own.
-        status.completed();
-        Arc::new(Self::new(Arc::new(status), row, watch))
+        of.completed(&restored.status);
+        Arc::new(restored)
     }
 
     /// The store's row of it.
@@ -109,6 +106,16 @@ impl WatchedAccount {
     }
 }
 
+impl KfAccounts for Vec<Arc<WatchedAccount>> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn status(&self, index: usize) -> &AccountStatus {
+        &self[index].status
+    }
+}
+
 impl Memory {
     /// Takes the step, after it was committed if it had to be. Its sighting waits even then: an older one may be on its way
     /// to the store, behind the commit.
@@ -136,19 +143,29 @@ pub fn watch(stored: StoredAccount) -> Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{domain::clock::UnixMs, poll::Claim, status::Row};
+
+    /// ARCHITECTURE.md counts what an account takes: where one of these grows, that does.
+    #[test]
+    fn an_account_takes_as_little_memory_as_we_say() {
+        assert_eq!(size_of::<Row>(), 120);
+        assert_eq!(size_of::<Memory>(), 120);
+        assert_eq!(size_of::<WatchedAccount>(), 320);
+        assert_eq!(size_of::<Claim>(), 16);
+    }
 
     #[test]
     fn a_sighting_waits_until_that_very_one_is_stored() {
         let names = ["shop", "wx0123456789abcdef", "kf1@shop"].map(Arc::from);
         let [official_account, appid, kf_account] = names;
         let account = Account { official_account, appid, kf_account };
-        let status = AccountStatus::restored(account, Arc::default(), &Watch::default());
-        let account = WatchedAccount::new(Arc::new(status), AccountRow(1), Watch::default());
+        let account = WatchedAccount::new(account, AccountRow(1), Watch::default());
         let see = |second| {
             let sighting = Sighting { last_success_at: second, ..Sighting::default() };
             account.memory().apply(Step { sighting, ..Step::default() });
         };
-        let [first, second] = [1, 2].map(|second| jiff::Timestamp::from_second(second).ok());
+        let [first, second] =
+            [1, 2].map(|second| jiff::Timestamp::from_second(second).ok().map(UnixMs::from));
         assert!(!account.sighting_waits(), "what was restored is stored");
         see(second);
         let seen = account.seen();

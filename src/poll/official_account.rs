@@ -54,8 +54,9 @@ impl OfficialAccount {
 
     /// From now on these are watched; readers are shown them, too.
     pub fn set_accounts(&self, accounts: Vec<Arc<WatchedAccount>>) {
-        self.status.set_accounts(accounts.iter().map(|account| Arc::clone(&account.status)).collect());
-        self.accounts.store(Arc::new(accounts));
+        let accounts = Arc::new(accounts);
+        self.status.set_kf_accounts(Arc::<Vec<_>>::clone(&accounts));
+        self.accounts.store(accounts);
     }
 
     /// From now on kf accounts come and go with what getkflist lists.

@@ -98,3 +98,13 @@ impl Share {
         spread.mul_f64(f64::from(self.0) / f64::from(u32::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_takes_twelve_bytes() {
+        assert_eq!(size_of::<Place>(), 12);
+    }
+}
