@@ -190,8 +190,7 @@ impl Poller {
         counts.record(&self.metrics);
         report::log_transition(account, account.state(), step.standing.state);
         let unchanged = !step.must_commit;
-        let mut memory = account.memory();
-        memory.apply(step);
+        let memory = account.apply(step);
         let mut row = account.status.row();
         match unchanged {
             true => row.observe_unchanged(&memory.watch),

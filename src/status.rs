@@ -58,7 +58,7 @@ pub trait KfAccounts: Send + Sync {
     fn status(&self, index: usize) -> &AccountStatus;
 }
 
-/// One kf account.
+/// What readers are shown of one kf account.
 pub struct AccountStatus {
     /// Who it is.
     pub account: Account,

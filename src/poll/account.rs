@@ -1,6 +1,9 @@
 //! A kf account as polls know it, with what is known of it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use super::{discovery::Leaving, held::Held, report::Reason};
 use crate::{
@@ -19,6 +22,8 @@ pub struct WatchedAccount {
     pub status: AccountStatus,
     row: AccountRow,
     memory: Mutex<Memory>,
+    /// Whether its sighting may be another than the stored one. Changes under the lock of the memory.
+    sighting_waits: AtomicBool,
     /// Whether somebody holds its claim.
     pub(super) claimed: AtomicBool,
     /// Whether the next call of whoever holds its claim has its permit already.
@@ -33,19 +38,18 @@ pub(super) struct Memory {
     pub(super) hold: Option<Box<Held>>,
     /// Its failures that concern it alone.
     pub(super) streak: Streak<Reason>,
-    /// Whether its sighting may be another than the stored one.
-    sighting_waits: bool,
 }
 
 impl WatchedAccount {
     /// An account with what the store knows of it.
     pub fn new(account: Account, row: AccountRow, watch: Watch) -> Self {
         let status = AccountStatus::restored(account, &watch);
-        let memory = Memory { watch, hold: None, streak: Streak::default(), sighting_waits: false };
+        let memory = Memory { watch, hold: None, streak: Streak::default() };
         Self {
             status,
             row,
             memory: Mutex::new(memory),
+            sighting_waits: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
             has_permit: AtomicBool::new(false),
             left: AtomicBool::new(false),
@@ -73,7 +77,7 @@ impl WatchedAccount {
 
     /// Whether when it was last seen is still to be stored.
     pub fn sighting_waits(&self) -> bool {
-        self.memory().sighting_waits
+        self.sighting_waits.load(Ordering::Relaxed)
     }
 
     /// When it was last seen, for the store.
@@ -84,8 +88,21 @@ impl WatchedAccount {
 
     /// That is stored now. It may have been seen again meanwhile.
     pub fn sighting_stored(&self, stored: &Seen) {
+        let memory = self.memory();
+        if memory.watch.sighting.last_success_at == stored.last_success_at {
+            self.sighting_waits.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the step, after it was committed if it had to be, and gives what is known from then on. The sighting waits even
+    /// if it was committed: an older one may be on its way to the store, behind the commit.
+    pub(super) fn apply(&self, step: Step) -> MutexGuard<'_, Memory> {
         let mut memory = self.memory();
-        memory.sighting_waits &= memory.watch.sighting.last_success_at != stored.last_success_at;
+        if memory.watch.sighting != step.sighting {
+            self.sighting_waits.store(true, Ordering::Relaxed);
+        }
+        memory.watch.apply(step);
+        memory
     }
 
     pub(super) fn leaving(&self) -> Leaving {
@@ -117,13 +134,6 @@ impl KfAccounts for Vec<Arc<WatchedAccount>> {
 }
 
 impl Memory {
-    /// Takes the step, after it was committed if it had to be. Its sighting waits even then: an older one may be on its way
-    /// to the store, behind the commit.
-    pub(super) fn apply(&mut self, step: Step) {
-        self.sighting_waits |= step.sighting != self.watch.sighting;
-        self.watch.apply(step);
-    }
-
     pub(super) fn held(&self) -> Option<Held> {
         self.hold.as_deref().copied()
     }
@@ -149,8 +159,8 @@ mod tests {
     #[test]
     fn an_account_takes_as_little_memory_as_we_say() {
         assert_eq!(size_of::<Row>(), 120);
-        assert_eq!(size_of::<Memory>(), 120);
-        assert_eq!(size_of::<WatchedAccount>(), 320);
+        assert_eq!(size_of::<Memory>(), 112);
+        assert_eq!(size_of::<WatchedAccount>(), 312);
         assert_eq!(size_of::<Claim>(), 16);
     }
 
@@ -162,7 +172,7 @@ mod tests {
         let account = WatchedAccount::new(account, AccountRow(1), Watch::default());
         let see = |second| {
             let sighting = Sighting { last_success_at: second, ..Sighting::default() };
-            account.memory().apply(Step { sighting, ..Step::default() });
+            drop(account.apply(Step { sighting, ..Step::default() }));
         };
         let [first, second] =
             [1, 2].map(|second| jiff::Timestamp::from_second(second).ok().map(UnixMs::from));

@@ -54,7 +54,10 @@ impl Places {
             let places = list.iter().zip(0..);
             self.in_order.extend(places.map(|(account, nth)| Place { share: Share::of(account), of, nth }));
         }
-        self.in_order.sort_by_key(|place| place.share);
+        // Without a spread all have one place, and stay as they are configured.
+        if !self.spread.is_zero() {
+            self.in_order.sort_by_key(|place| place.share);
+        }
     }
 
     /// How many there are.
