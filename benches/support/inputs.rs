@@ -12,7 +12,9 @@ use kfwatch::{
         snapshot::{Observed, Session, Snapshot},
         watch::{Sighting, Watch},
     },
-    status::{AccountStatus, OfficialAccountStatus, Table},
+    poll::WatchedAccount,
+    status::{OfficialAccountStatus, Table},
+    store::AccountRow,
     wechat::wire,
 };
 
@@ -90,11 +92,12 @@ pub(crate) fn watch(openids: &[String]) -> Watch {
 pub(crate) fn table(accounts: usize) -> Table {
     let watch = watch(&openids(10));
     let shared = account("");
-    let status = |n| {
+    let watched = |n: usize| {
         let account = Account { kf_account: format!("kf{n}@oa0").into(), ..shared.clone() };
-        AccountStatus::restored(account, &watch)
+        Arc::new(WatchedAccount::new(account, AccountRow(0), watch.clone()))
     };
-    let accounts: Vec<_> = (0..accounts).map(status).collect();
+    // Each in a place of its own, as the daemon has them.
+    let accounts: Vec<_> = (0..accounts).map(watched).collect();
     let official_account = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
     official_account.set_kf_accounts(Arc::new(accounts));
     Table::new(vec![Arc::new(official_account)])
