@@ -292,8 +292,8 @@ fn started(stored: &StoredAccount, round: i64) -> PollCommit {
     let sighting = Sighting {
         baseline_taken: true,
         keyless: false,
-        listed_sent_at: Some(at),
-        last_success_at: Some(at),
+        listed_sent_at: Some(at.into()),
+        last_success_at: Some(at.into()),
     };
     let record = Record { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), sighting };
     PollCommit { id: stored.id, account: stored.account.clone(), changes: vec![change], record }

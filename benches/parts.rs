@@ -248,10 +248,10 @@ fn copied(bytes: usize) {
 fn walked(table: &Table) -> u64 {
     let mut sum = 0;
     for official_account in table.official_accounts() {
-        for account in official_account.accounts().iter() {
-            let name = account.account.kf_account.len() as u64;
-            sum += account.look(|read| read.row.polls + name + u64::from(read.agent.online.is_some()));
-        }
+        official_account.look(|read| {
+            let known = u64::from(read.row.polls) + u64::from(read.row.agent.online.is_some());
+            sum += known + read.account.kf_account.len() as u64;
+        });
     }
     sum
 }

@@ -5,10 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use kfwatch::{
     app::{self, Connections, clock::SystemClock},
@@ -21,7 +18,6 @@ use kfwatch::{
         ticker::{Scheduled, Sweep, TickerContext},
         worker::{MAX_REPEAT_REQUESTS, Workers},
     },
-    status::AccountStatus,
     store::Store,
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -182,9 +178,9 @@ impl Daemon {
 
     /// That what was measured is what was meant.
     fn check(&self) {
-        let sweeps = ROUNDS as u64 + 2;
+        let sweeps = ROUNDS as u32 + 2;
         for (_, account) in &self.accounts {
-            let row = *account.status.row();
+            let row = account.status.row();
             assert_eq!((row.polls, row.failures, row.started, row.ended), (sweeps, 0, 0, 0));
         }
     }
@@ -204,14 +200,12 @@ async fn accounts(
     let mut stored = store.register_accounts(configured).await.unwrap().configured.into_iter();
     let mut accounts = Vec::new();
     for (lane, configured) in config.official_accounts.iter().enumerate() {
-        let official_account = connections.official_account(configured, metrics);
-        let ticks = Arc::<AtomicU64>::default();
+        let official_account = connections.official_account(configured, Arc::default(), metrics);
         for stored in stored.by_ref().take(configured.kf_accounts.len()) {
             let (row, account) = (stored.id, stored.account.clone());
             let watch = app::watch(stored);
-            let status = Arc::new(AccountStatus::restored(account, Arc::clone(&ticks), &watch));
             let scheduled = Scheduled { official_account: Arc::clone(&official_account), lane };
-            accounts.push((scheduled, Arc::new(WatchedAccount::new(status, row, watch))));
+            accounts.push((scheduled, Arc::new(WatchedAccount::new(account, row, watch))));
         }
     }
     // As the daemon lets them go: the official accounts mixed.

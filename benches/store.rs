@@ -234,8 +234,8 @@ fn turnover(stored: &StoredAccount, round: i64) -> PollCommit {
     let sighting = Sighting {
         baseline_taken: true,
         keyless: false,
-        listed_sent_at: Some(at(round)),
-        last_success_at: Some(at(round + 1)),
+        listed_sent_at: Some(at(round).into()),
+        last_success_at: Some(at(round + 1).into()),
     };
     let record = Record { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), sighting };
     PollCommit { id: stored.id, account: stored.account.clone(), changes: vec![ended, started], record }

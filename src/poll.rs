@@ -108,8 +108,9 @@ impl Poller {
     }
 
     /// Notes a poll that panicked.
-    pub fn panicked(&self, account: &WatchedAccount) {
-        account.status.completed();
+    pub fn panicked(&self, claim: &Claim) {
+        let account = claim.account();
+        claim.official_account().status.completed(&account.status);
         let mut row = account.status.row();
         row.polls += 1;
         row.failures += 1;
@@ -163,7 +164,7 @@ impl Poller {
         let watch = &account.memory().watch;
         match conclusion(failure) {
             Some(conclusion) => {
-                watch.concluded(conclusion, now, cause(failure)).telling(account.status.agent().binding)
+                watch.concluded(conclusion, now, cause(failure)).telling(account.status.row().agent.binding)
             }
             None => watch.failed(now, self.limits.blind_after, cause(failure)),
         }
@@ -189,27 +190,26 @@ impl Poller {
         counts.record(&self.metrics);
         report::log_transition(account, account.state(), step.standing.state);
         let unchanged = !step.must_commit;
-        let mut memory = account.memory();
-        memory.watch.apply(step);
+        let memory = account.apply(step);
         let mut row = account.status.row();
         match unchanged {
             true => row.observe_unchanged(&memory.watch),
             false => row.observe(&memory.watch),
         }
         row.started += counts.started;
-        row.ended += counts.ended.len() as u64;
+        row.ended += counts.ended.len() as u32;
         Ok(())
     }
 
     /// Everything that is told of a poll, at one place: counters, row, log.
     fn record(&self, claim: &Claim, outcome: &PollOutcome, begun_at: Moment) {
         let account = claim.account();
-        account.status.completed();
+        claim.official_account().status.completed(&account.status);
         let mut row = account.status.row();
         let asked = !matches!(outcome, PollOutcome::Held);
         let succeeded = matches!(outcome, PollOutcome::Succeeded);
-        row.polls += u64::from(asked);
-        row.failures += u64::from(asked && !succeeded);
+        row.polls += u32::from(asked);
+        row.failures += u32::from(asked && !succeeded);
         row.up = succeeded;
         let code = match outcome {
             PollOutcome::Succeeded => None,
@@ -225,7 +225,7 @@ impl Poller {
 
 /// What a poll adds to the counters.
 struct Counts {
-    started: u64,
+    started: u32,
     ended: Vec<(i64, i64)>,
     events: [(EventType, u64); 3],
 }
@@ -235,7 +235,7 @@ impl Counts {
         let mut counts = Self { started: 0, ended: Vec::new(), events: EventType::ALL.map(|kind| (kind, 0)) };
         for change in changes {
             match change {
-                Change::SessionStarted { baseline, .. } => counts.started += u64::from(!baseline),
+                Change::SessionStarted { baseline, .. } => counts.started += u32::from(!baseline),
                 Change::SessionEnded { session, ended_between, .. } => {
                     let bounds = duration_bounds(session.createtime, *ended_between);
                     counts.ended.push((bounds.min, bounds.max));

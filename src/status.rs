@@ -1,8 +1,8 @@
 //! The account table: what is known of every watched kf account at this moment, for metrics and pages.
 //!
-//! Polls write their account's row, one short lock each; readers take down what they want of all rows ([`Table::read`],
-//! or [`AccountStatus::look`] at each) and then work on that, so that a slow scrape holds up no poll and one scrape is
-//! consistent within each account. Nothing here calls WeChat or reads the store.
+//! Polls and collectors write their account's row, one short lock each; readers take down what they want of all rows
+//! ([`Table::read`], or [`OfficialAccountStatus::look`] at each) and then work on that, so that a slow scrape holds up no
+//! poll and one scrape is consistent within each account. Nothing here calls WeChat or reads the store.
 
 mod calls;
 mod sinks;
@@ -22,6 +22,7 @@ pub use self::{
 use crate::domain::{
     account::{Account, AccountState, Conclusion},
     agents::{Binding, Collector, Quota, WaitingQueue},
+    clock::UnixMs,
     watch::Watch,
 };
 
@@ -39,20 +40,28 @@ pub struct OfficialAccountStatus {
     pub labels: Box<str>,
     /// What was counted for it as a whole.
     pub calls: Arc<CallCounters>,
+    /// How often its schedule has ticked; shared by all official accounts of the schedule.
+    ticks: Arc<AtomicU64>,
     /// What collectors know of it.
     collected: Mutex<Collected>,
     /// Its kf accounts. Swapped whole when one comes or goes.
-    accounts: ArcSwap<Vec<Arc<AccountStatus>>>,
+    kf_accounts: ArcSwap<Arc<dyn KfAccounts>>,
 }
 
-/// One kf account.
+/// The kf accounts of an official account. Whoever polls them keeps them, each in one place of memory with all that is
+/// known of it; readers are shown what is theirs.
+pub trait KfAccounts: Send + Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// The one of this index, which is less than that.
+    fn status(&self, index: usize) -> &AccountStatus;
+}
+
+/// What readers are shown of one kf account.
 pub struct AccountStatus {
     /// Who it is.
     pub account: Account,
-    /// How often its schedule has ticked; shared by all accounts of the schedule.
-    pub ticks: Arc<AtomicU64>,
-    /// What collectors know of it.
-    agent: Mutex<Agent>,
     row: Mutex<Row>,
 }
 
@@ -79,11 +88,12 @@ pub struct Agent {
     /// Whether it is online.
     pub online: Option<bool>,
     /// How many sessions it has accepted, as getonlinekflist told.
-    pub accepted_cases: Option<u64>,
+    pub accepted_cases: Option<u32>,
 }
 
-/// What is known of one kf account.
-#[derive(Clone, Copy, Debug, Default)]
+/// What is known of one kf account. Counters in four bytes, because there is a row for each: they have room for a poll a
+/// second in a hundred years.
+#[derive(Clone, Debug, Default)]
 pub struct Row {
     /// Its state as told to consumers of events.
     pub state: AccountState,
@@ -92,23 +102,25 @@ pub struct Row {
     /// Whether the last poll succeeded; false also while it is held back.
     pub up: bool,
     /// Its open sessions, once known.
-    pub sessions: Option<u64>,
-    /// The createtime of the session open longest, in UNIX seconds.
-    pub oldest_createtime: Option<i64>,
+    pub sessions: Option<u32>,
+    /// The createtime of the session open longest.
+    pub oldest_createtime: Option<UnixMs>,
     /// When the last successful poll's answer was received.
-    pub last_success_at: Option<Timestamp>,
+    pub last_success_at: Option<UnixMs>,
     /// Polls made.
-    pub polls: u64,
+    pub polls: u32,
     /// Polls that failed.
-    pub failures: u64,
+    pub failures: u32,
     /// Ticks that found the previous poll not finished.
-    pub overruns: u64,
+    pub overruns: u32,
     /// Sessions that started, without baselines.
-    pub started: u64,
+    pub started: u32,
     /// Sessions that ended.
-    pub ended: u64,
+    pub ended: u32,
     /// The code of the last failure, while the account is not up.
     pub failing_with: Option<&'static str>,
+    /// What collectors know of it.
+    pub agent: Agent,
     /// The tick of its schedule up to which a poll has been completed.
     completed_tick: u64,
 }
@@ -117,21 +129,19 @@ pub struct Row {
 pub struct AccountRows {
     /// The official account.
     pub official_account: Arc<OfficialAccountStatus>,
-    accounts: Arc<Vec<Arc<AccountStatus>>>,
-    rows: Vec<(Row, Agent, Overdue)>,
+    kf_accounts: Arc<dyn KfAccounts>,
+    rows: Vec<(Row, Overdue)>,
 }
 
 /// Whether two ticks of an account's schedule have passed without a completed poll.
 type Overdue = bool;
 
-/// A copy of one row with what identifies it.
+/// One row with what identifies it.
 pub struct RowRef<'a> {
     /// Whose row it is.
-    pub status: &'a AccountStatus,
-    /// What polls know.
+    pub account: &'a Account,
+    /// What is known.
     pub row: &'a Row,
-    /// What collectors know.
-    pub agent: &'a Agent,
     /// Whether two ticks of its schedule have passed without a completed poll.
     pub overdue: bool,
 }
@@ -155,29 +165,33 @@ impl Table {
 
 impl AccountRows {
     fn copy(official_account: &Arc<OfficialAccountStatus>) -> Self {
-        let accounts = official_account.accounts();
-        let copy = |read: &RowRef<'_>| (*read.row, read.agent.clone(), read.overdue);
-        let rows = accounts.iter().map(|account| account.look(copy)).collect();
-        Self { official_account: Arc::clone(official_account), accounts, rows }
+        let kf_accounts = official_account.kf_accounts();
+        let mut rows = Vec::with_capacity(kf_accounts.count());
+        official_account.look_at(&*kf_accounts, |read| rows.push((read.row.clone(), read.overdue)));
+        Self { official_account: Arc::clone(official_account), kf_accounts, rows }
     }
 
     /// The rows, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = RowRef<'_>> {
-        let rows = self.accounts.iter().zip(&self.rows);
-        rows.map(|(status, (row, agent, overdue))| RowRef { status, row, agent, overdue: *overdue })
+        let rows = self.rows.iter().enumerate();
+        rows.map(|(index, (row, overdue))| {
+            let account = &self.kf_accounts.status(index).account;
+            RowRef { account, row, overdue: *overdue }
+        })
     }
 }
 
 impl OfficialAccountStatus {
-    /// A new row for an official account, without kf accounts.
-    pub fn new(name: Arc<str>, calls: Arc<CallCounters>) -> Self {
+    /// A new row for an official account, without kf accounts, whose schedule ticks with `ticks`.
+    pub fn new(name: Arc<str>, calls: Arc<CallCounters>, ticks: Arc<AtomicU64>) -> Self {
         let labels = format!("official_account=\"{}\"", escaped(&name)).into();
-        Self { name, labels, calls, collected: Mutex::default(), accounts: ArcSwap::default() }
+        let kf_accounts = ArcSwap::from_pointee(Arc::new(Vec::<AccountStatus>::new()) as Arc<dyn KfAccounts>);
+        Self { name, labels, calls, ticks, collected: Mutex::default(), kf_accounts }
     }
 
     /// Its kf accounts.
-    pub fn accounts(&self) -> Arc<Vec<Arc<AccountStatus>>> {
-        self.accounts.load_full()
+    pub fn kf_accounts(&self) -> Arc<dyn KfAccounts> {
+        Arc::clone(&self.kf_accounts.load())
     }
 
     /// What collectors know of it, for writing.
@@ -186,40 +200,50 @@ impl OfficialAccountStatus {
     }
 
     /// From now on these are its kf accounts.
-    pub fn set_accounts(&self, accounts: Vec<Arc<AccountStatus>>) {
-        self.accounts.store(Arc::new(accounts));
+    pub fn set_kf_accounts(&self, kf_accounts: Arc<dyn KfAccounts>) {
+        self.kf_accounts.store(Arc::new(kf_accounts));
+    }
+
+    /// A poll of the kf account was completed, or a tick decided against one.
+    pub fn completed(&self, account: &AccountStatus) {
+        account.row().completed_tick = self.ticks.load(Ordering::Relaxed);
+    }
+
+    /// Shows each of its kf accounts as it is at this moment. The account's polls wait meanwhile: what `look` does is short.
+    pub fn look(&self, look: impl FnMut(&RowRef<'_>)) {
+        self.look_at(&*self.kf_accounts(), look);
+    }
+
+    fn look_at(&self, kf_accounts: &dyn KfAccounts, mut look: impl FnMut(&RowRef<'_>)) {
+        for status in (0..kf_accounts.count()).map(|index| kf_accounts.status(index)) {
+            let row = status.row();
+            let overdue = self.ticks.load(Ordering::Relaxed).saturating_sub(row.completed_tick) >= 2;
+            look(&RowRef { account: &status.account, row: &row, overdue });
+        }
+    }
+}
+
+impl KfAccounts for Vec<AccountStatus> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn status(&self, index: usize) -> &AccountStatus {
+        &self[index]
     }
 }
 
 impl AccountStatus {
     /// The row of an account, with what the store knew of it.
-    pub fn restored(account: Account, ticks: Arc<AtomicU64>, watch: &Watch) -> Self {
+    pub fn restored(account: Account, watch: &Watch) -> Self {
         let mut row = Row::default();
         row.observe(watch);
-        Self { account, ticks, agent: Mutex::default(), row: Mutex::new(row) }
-    }
-
-    /// What collectors know of it, for writing.
-    pub fn agent(&self) -> MutexGuard<'_, Agent> {
-        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { account, row: Mutex::new(row) }
     }
 
     /// Its row, for writing.
     pub fn row(&self) -> MutexGuard<'_, Row> {
         self.row.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A poll was completed, or a tick decided against one.
-    pub fn completed(&self) {
-        self.row().completed_tick = self.ticks.load(Ordering::Relaxed);
-    }
-
-    /// Gives what `look` makes of the account as it is at this moment. Collectors that learn of it wait meanwhile; polls
-    /// do not.
-    pub fn look<T>(&self, look: impl FnOnce(&RowRef<'_>) -> T) -> T {
-        let row = *self.row();
-        let overdue = self.ticks.load(Ordering::Relaxed).saturating_sub(row.completed_tick) >= 2;
-        look(&RowRef { status: self, row: &row, agent: &self.agent(), overdue })
     }
 }
 
@@ -240,8 +264,10 @@ impl Row {
     pub fn observe(&mut self, watch: &Watch) {
         self.observe_unchanged(watch);
         // Before the baseline the number of sessions is not zero but unknown.
-        self.sessions = watch.sighting.baseline_taken.then_some(watch.snapshot.len() as u64);
-        self.oldest_createtime = watch.snapshot.oldest_createtime();
+        self.sessions = watch.sighting.baseline_taken.then_some(watch.snapshot.len() as u32);
+        let oldest = watch.snapshot.oldest_createtime();
+        self.oldest_createtime =
+            oldest.and_then(|seconds| Timestamp::from_second(seconds).ok()).map(UnixMs::from);
     }
 
     /// The same, where nothing had to be committed: the sessions, which nobody has looked at, are left in their memory.

@@ -25,7 +25,7 @@ use kfwatch::{
     },
     poll::{Collection, OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
     simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
-    status::{AccountStatus, OfficialAccountStatus, Table},
+    status::{OfficialAccountStatus, Table},
     store::Store,
     wechat::{
         client::OfficialAccountClient,
@@ -70,7 +70,7 @@ impl Rehearsal {
         let tokens = TokenKeeper::new(appid(0).into(), source, Arc::new(NoJournal), None, clock.now());
         let observer = Arc::new(metrics.call_observer(Arc::default()));
         let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);
-        let status = OfficialAccountStatus::new("shop".into(), Arc::default());
+        let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
         let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
         let named = kf_accounts.iter().map(|kf_account| Account {
             official_account: "shop".into(),
@@ -81,8 +81,7 @@ impl Rehearsal {
         let watched = registered.configured.into_iter().map(|stored| {
             let (row, account) = (stored.id, stored.account.clone());
             let watch = app::watch(stored);
-            let status = AccountStatus::restored(account, Arc::default(), &watch);
-            Arc::new(WatchedAccount::new(Arc::new(status), row, watch))
+            Arc::new(WatchedAccount::new(account, row, watch))
         });
         official_account.set_accounts(watched.collect());
         let limits = PollLimits {
@@ -263,8 +262,12 @@ async fn what_is_collected_is_shown_for_each_account_and_vanishes_with_it() {
         "who is not listed is offline"
     );
     assert!(rehearsal.metrics(&format!("wechat_kf_account_accepted_cases{{{second}")).is_empty());
-    let bindings: Vec<_> =
-        rehearsal.official_account.accounts().iter().map(|account| account.status.agent().binding).collect();
+    let bindings: Vec<_> = rehearsal
+        .official_account
+        .accounts()
+        .iter()
+        .map(|account| account.status.row().agent.binding)
+        .collect();
     assert_eq!(bindings, [Some(Binding::Bound), Some(Binding::Unbound(None)), Some(Binding::Bound)]);
     assert_eq!(rehearsal.metrics("kfwatch_collector_last_success_timestamp_seconds").len(), 4);
 

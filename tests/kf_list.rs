@@ -74,14 +74,14 @@ impl Rehearsal {
         let observer = Arc::new(metrics.call_observer(Arc::default()));
         let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);
         let name: Arc<str> = "shop".into();
-        let status = Arc::new(OfficialAccountStatus::new(Arc::clone(&name), Arc::default()));
-        let official_account = Arc::new(OfficialAccount::new(status, client));
+        let ticks = Arc::new(AtomicU64::new(100));
+        let status = OfficialAccountStatus::new(Arc::clone(&name), Arc::default(), ticks);
+        let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
         let named = Account {
             official_account: name,
             appid: Arc::clone(&appid),
             kf_account: configured.kf_accounts[0].as_str().into(),
         };
-        let ticks = Arc::new(AtomicU64::new(100));
         let patterns = Patterns {
             named: HashSet::from([Arc::clone(&named.kf_account)]),
             matching: vec!["kf*".parse().unwrap()],
@@ -89,9 +89,10 @@ impl Rehearsal {
             most,
         };
         let stored = store.register_accounts(vec![named]).await.unwrap().configured;
-        let watched = stored.into_iter().map(|stored| WatchedAccount::restored(stored, Arc::clone(&ticks)));
+        let watched =
+            stored.into_iter().map(|stored| WatchedAccount::restored(stored, &official_account.status));
         official_account.set_accounts(watched.collect());
-        official_account.set_discovery(Discovery::new(patterns, appid, ticks));
+        official_account.set_discovery(Discovery::new(patterns, appid));
         let limits = PollLimits {
             deadline: Duration::from_secs(20),
             blind_after: Duration::from_secs(300),
@@ -222,7 +223,10 @@ async fn told(store: &Store, kf_accounts: &[String]) -> Vec<String> {
 const UNBOUND: Binding = Binding::Unbound(None);
 
 fn invited(status: InvitationStatus, expires_at: Option<&str>) -> Binding {
-    Binding::Unbound(Some(Invitation { status, expires_at: expires_at.map(|time| time.parse().unwrap()) }))
+    Binding::Unbound(Some(Invitation {
+        status,
+        expires_at: expires_at.map(|time| time.parse::<jiff::Timestamp>().unwrap().into()),
+    }))
 }
 
 #[tokio::test]
@@ -310,7 +314,7 @@ async fn what_was_said_of_a_named_account_is_forgotten_when_it_is_listed_no_more
     let rehearsal = Rehearsal::new().await;
     let known = || {
         let account = rehearsal.account(0);
-        let agent = account.status.agent();
+        let agent = &account.status.row().agent;
         (agent.nickname.is_some(), agent.binding)
     };
     rehearsal.list(&[0, 1]).await;
@@ -400,8 +404,9 @@ async fn restart(directory: &Path, appid: &str, kf_accounts: &str) -> App {
 
 fn watched_by(app: &App) -> Vec<String> {
     let web = app.web();
-    let accounts = web.table.official_accounts()[0].accounts();
-    accounts.iter().map(|account| account.account.to_string()).collect()
+    let mut watched = Vec::new();
+    web.table.official_accounts()[0].look(|read| watched.push(read.account.to_string()));
+    watched
 }
 
 #[tokio::test]
@@ -417,7 +422,7 @@ async fn the_discovered_are_watched_again_after_a_restart_without_waiting_for_a_
     let app = restart(directory.path(), &appid, &format!("kf_accounts = [\"{named}\", \"*\"]")).await;
     let expected: Vec<String> = kf_accounts[..3].iter().map(|name| format!("renamed/{name}")).collect();
     assert_eq!(watched_by(&app), expected);
-    let row = *app.web().table.official_accounts()[0].accounts()[2].row();
+    let row = app.web().table.official_accounts()[0].kf_accounts().status(2).row().clone();
     assert_eq!((row.state, row.sessions), (AccountState::Ok, Some(1)), "with what was known of them");
     drop(app);
 

@@ -20,7 +20,6 @@ use kfwatch::{
         ticker::{Sweep, TickerContext},
     },
     simulator::{Control, Endpoint, Fault, FaultRule},
-    status::AccountStatus,
     store::{AccountRow, Store},
 };
 use support_ops::{Home, PATIENCE, Process, WeChat, appid, eventually, quiet};
@@ -54,11 +53,9 @@ impl Queued {
         let metrics = Arc::new(Metrics::new([]).unwrap());
         let connections = Connections::without_store(&config, Arc::clone(&clock)).unwrap();
         let official_account = |configured| {
-            let official_account = connections.official_account(configured, &metrics);
-            let accounts = app::accounts(configured).map(|account| {
-                let status = AccountStatus::restored(account, Arc::default(), &Watch::default());
-                Arc::new(WatchedAccount::new(Arc::new(status), AccountRow(0), Watch::default()))
-            });
+            let official_account = connections.official_account(configured, Arc::default(), &metrics);
+            let accounts = app::accounts(configured)
+                .map(|account| Arc::new(WatchedAccount::new(account, AccountRow(0), Watch::default())));
             official_account.set_accounts(accounts.collect());
             official_account
         };

@@ -22,7 +22,7 @@ use kfwatch::{
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
     simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
-    status::{AccountStatus, OfficialAccountStatus},
+    status::OfficialAccountStatus,
     store::{EventId, Store},
     wechat::{
         client::OfficialAccountClient,
@@ -69,7 +69,7 @@ impl Rehearsal {
             let observer = Arc::new(metrics.call_observer(Arc::default()));
             let name: Arc<str> = official_account.name.as_str().into();
             let shared = Arc::new(OfficialAccount::new(
-                Arc::new(OfficialAccountStatus::new(Arc::clone(&name), Arc::default())),
+                Arc::new(OfficialAccountStatus::new(Arc::clone(&name), Arc::default(), Arc::default())),
                 OfficialAccountClient::new(Arc::clone(&client), tokens, observer),
             ));
             let named = official_account.kf_accounts.iter().map(|kf_account| Account {
@@ -81,8 +81,7 @@ impl Rehearsal {
             let watched = registered.configured.into_iter().map(|stored| {
                 let (row, account) = (stored.id, stored.account.clone());
                 let watch = app::watch(stored);
-                let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
-                Arc::new(WatchedAccount::new(status, row, watch))
+                Arc::new(WatchedAccount::new(account, row, watch))
             });
             shared.set_accounts(watched.collect());
             accounts

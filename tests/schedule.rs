@@ -30,7 +30,7 @@ use kfwatch::{
         triggers::Triggers,
     },
     simulator::{Endpoint, Fault, FaultRule},
-    status::{AccountStatus, OfficialAccountStatus},
+    status::OfficialAccountStatus,
     store::{AccountRow, Store},
     wechat::{
         client::OfficialAccountClient,
@@ -197,10 +197,9 @@ fn official_account(
         TokenKeeper::new("wx0000000000000000".into(), source, Arc::new(NoJournal), None, clock.now());
     let observer = Arc::new(metrics.call_observer(Arc::default()));
     let client = OfficialAccountClient::new(client, tokens, observer);
-    let status = OfficialAccountStatus::new("shop".into(), Arc::default());
+    let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::clone(ticks));
     let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
-    let status = Arc::new(AccountStatus::restored(account, Arc::clone(ticks), &Watch::default()));
-    let account = WatchedAccount::new(status, AccountRow(1), Watch::default());
+    let account = WatchedAccount::new(account, AccountRow(1), Watch::default());
     official_account.set_accounts(vec![Arc::new(account)]);
     official_account
 }

@@ -6,12 +6,15 @@ use jiff::Timestamp;
 use kfwatch::{
     domain::{
         account::{Account, AccountState, Conclusion, Standing},
+        clock::UnixMs,
         diff::EndReason,
         event::{Change, OwnedSession},
         snapshot::{Observed, Session, Snapshot},
         watch::{Sighting, Watch},
     },
-    status::{AccountStatus, OfficialAccountStatus, Table},
+    poll::WatchedAccount,
+    status::{OfficialAccountStatus, Table},
+    store::AccountRow,
     wechat::wire,
 };
 
@@ -71,7 +74,7 @@ pub(crate) fn ended(openid: &str) -> Change {
 
 /// What is known of an account with these sessions, which the last poll listed.
 pub(crate) fn watch(openids: &[String]) -> Watch {
-    let seen_at = Timestamp::from_second(CREATETIME).ok();
+    let seen_at = Timestamp::from_second(CREATETIME).ok().map(UnixMs::from);
     Watch {
         standing: Standing::restored(AccountState::Ok, Some(Conclusion::Ok)),
         snapshot: Snapshot::from(&observed(openids)),
@@ -89,12 +92,13 @@ pub(crate) fn watch(openids: &[String]) -> Watch {
 pub(crate) fn table(accounts: usize) -> Table {
     let watch = watch(&openids(10));
     let shared = account("");
-    let status = |n| {
+    let watched = |n: usize| {
         let account = Account { kf_account: format!("kf{n}@oa0").into(), ..shared.clone() };
-        Arc::new(AccountStatus::restored(account, Arc::default(), &watch))
+        Arc::new(WatchedAccount::new(account, AccountRow(0), watch.clone()))
     };
-    let accounts = (0..accounts).map(status).collect();
-    let official_account = OfficialAccountStatus::new("shop".into(), Arc::default());
-    official_account.set_accounts(accounts);
+    // Each in a place of its own, as the daemon has them.
+    let accounts: Vec<_> = (0..accounts).map(watched).collect();
+    let official_account = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
+    official_account.set_kf_accounts(Arc::new(accounts));
     Table::new(vec![Arc::new(official_account)])
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -80,10 +80,11 @@ impl Connections {
         Ok(Self { client, journal, recorded, components: Mutex::default(), clock })
     }
 
-    /// One official account without kf accounts yet; its calls are counted for these metrics.
+    /// One official account without kf accounts yet, polled at these ticks; its calls are counted for these metrics.
     pub fn official_account(
         &self,
         configured: &config::OfficialAccount,
+        ticks: Arc<AtomicU64>,
         metrics: &Metrics,
     ) -> Arc<OfficialAccount> {
         let calls = Arc::<CallCounters>::default();
@@ -104,7 +105,7 @@ impl Connections {
         };
         let pace = configured.max_requests_per_minute.map(|most| Pace::new(most, Arc::clone(&self.clock)));
         let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer).paced(pace);
-        let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls);
+        let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls, ticks);
         Arc::new(OfficialAccount::new(Arc::new(status), client))
     }
 
@@ -182,14 +183,14 @@ impl Watching {
         let mut watching =
             Self { official_accounts: Vec::new(), by_schedule: BySchedule::new(), left: registered.left };
         for (lane, (configured, count)) in config.official_accounts.iter().zip(counts).enumerate() {
-            let official_account = connections.official_account(configured, metrics);
             let (ticks, scheduled) = watching.by_schedule.entry(configured.schedule.clone()).or_default();
+            let official_account = connections.official_account(configured, Arc::clone(ticks), metrics);
             let of_this = stored.by_ref().take(count);
-            let accounts = of_this.map(|stored| WatchedAccount::restored(stored, Arc::clone(ticks)));
+            let accounts = of_this.map(|stored| WatchedAccount::restored(stored, &official_account.status));
             official_account.set_accounts(accounts.collect());
             if let Some(patterns) = patterns(configured) {
                 let appid = configured.appid.as_str().into();
-                official_account.set_discovery(Discovery::new(patterns, appid, Arc::clone(ticks)));
+                official_account.set_discovery(Discovery::new(patterns, appid));
                 log_waiting(&configured.name, count);
             }
             scheduled.push(Scheduled { official_account: Arc::clone(&official_account), lane });

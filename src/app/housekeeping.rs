@@ -5,7 +5,6 @@
 //! a restart, so they are stored together at least every minute, and once more at the end of a drain.
 
 use std::{
-    collections::{HashMap, HashSet},
     mem::Discriminant,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -17,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config,
     dispatch::admin::SinkAdmin,
-    domain::{clock::Clock, streak::Streak, watch::Sighting},
+    domain::{clock::Clock, streak::Streak},
     poll::{OfficialAccount, WatchedAccount},
-    store::{AccountRow, PruneLimits, Pruned, Room, RoomLimits, Seen, Store, StoreError},
+    store::{PruneLimits, Pruned, Room, RoomLimits, Seen, Store, StoreError},
 };
 
 /// How often send times are stored.
@@ -52,9 +51,6 @@ const ROOM_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How many sightings are stored in one transaction: polls wait for it.
 const SIGHTINGS_BATCH: usize = 10_000;
 
-/// When accounts were last seen, as far as it is stored.
-type StoredSightings = HashMap<AccountRow, Option<Timestamp>>;
-
 /// What housekeeping works on.
 pub(super) struct Housekeeping {
     pub(super) store: Store,
@@ -74,24 +70,23 @@ impl Housekeeping {
         polling_stops: CancellationToken,
         polls_done: CancellationToken,
     ) -> Result<(), StoreError> {
-        let mut stored = StoredSightings::new();
         tokio::select! {
             () = polling_stops.cancelled() => {}
-            lost = self.keep_sightings(&mut stored) => return lost,
+            lost = self.keep_sightings() => return lost,
             // Its batches are transactions of their own: it can be dropped between two of them.
             () = self.keep_pruning() => {}
             () = self.keep_room() => {}
         }
         polls_done.cancelled().await;
-        self.store_sightings(&mut stored).await
+        self.store_sightings().await
     }
 
     /// Returns only when the lease is lost.
-    async fn keep_sightings(&self, stored: &mut StoredSightings) -> Result<(), StoreError> {
+    async fn keep_sightings(&self) -> Result<(), StoreError> {
         let mut interval = tokio::time::interval(SIGHTINGS_INTERVAL);
         loop {
             interval.tick().await;
-            self.store_sightings(stored).await?;
+            self.store_sightings().await?;
         }
     }
 
@@ -103,23 +98,19 @@ impl Housekeeping {
         }
     }
 
-    /// Stores the sightings that are others than those in `stored`.
-    async fn store_sightings(&self, stored: &mut StoredSightings) -> Result<(), StoreError> {
-        let accounts: Vec<Arc<WatchedAccount>> =
-            self.official_accounts.iter().flat_map(|of| of.accounts().to_vec()).collect();
-        forget_all_but(stored, accounts.iter().map(|account| account.row()));
-        // Others, not newer: the clock may have been set back.
-        let differs = |account: &&Arc<WatchedAccount>| {
-            stored.get(&account.row()).copied().flatten() != account.sighting().last_success_at
-        };
-        let others: Vec<_> = accounts.iter().filter(differs).collect();
-        for batch in others.chunks(SIGHTINGS_BATCH) {
+    /// Stores the sightings that wait for it.
+    async fn store_sightings(&self) -> Result<(), StoreError> {
+        let mut waiting: Vec<Arc<WatchedAccount>> = Vec::new();
+        for of in &self.official_accounts {
+            waiting.extend(of.accounts().iter().filter(|account| account.sighting_waits()).cloned());
+        }
+        for batch in waiting.chunks(SIGHTINGS_BATCH) {
             // Read as late as possible: a poll may have committed a newer one meanwhile.
-            let sightings: Vec<Seen> = batch.iter().map(|account| seen(account)).collect();
+            let sightings: Vec<Seen> = batch.iter().map(|account| account.seen()).collect();
             match self.store.record_sightings(sightings.clone()).await {
                 Ok(()) => {
                     self.stored();
-                    stored.extend(sightings.iter().map(|seen| (seen.id, seen.last_success_at)));
+                    batch.iter().zip(&sightings).for_each(|(account, seen)| account.sighting_stored(seen));
                 }
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
@@ -229,34 +220,5 @@ impl Housekeeping {
         if let Some(recovery) = streak.succeeded(self.clock.now()) {
             tracing::info!(failures = recovery.failures, "Times of the last polls are stored again");
         }
-    }
-}
-
-/// Accounts that left are found by their number: those that came instead are added when theirs are stored.
-fn forget_all_but(stored: &mut StoredSightings, watched: impl ExactSizeIterator<Item = AccountRow>) {
-    if stored.len() > watched.len() {
-        let watched: HashSet<AccountRow> = watched.collect();
-        stored.retain(|account, _| watched.contains(account));
-    }
-}
-
-fn seen(account: &WatchedAccount) -> Seen {
-    let Sighting { listed_sent_at, last_success_at, .. } = account.sighting();
-    Seen { id: account.row(), listed_sent_at, last_success_at }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn accounts_that_left_are_forgotten_also_when_others_came() {
-        let mut stored: StoredSightings = [1, 2, 3].map(|row| (AccountRow(row), None)).into();
-        forget_all_but(&mut stored, [AccountRow(1), AccountRow(3)].into_iter());
-        assert_eq!(stored, [1, 3].map(|row| (AccountRow(row), None)).into());
-        // One left and one came: the newcomer's is stored first.
-        stored.insert(AccountRow(4), None);
-        forget_all_but(&mut stored, [AccountRow(3), AccountRow(4)].into_iter());
-        assert_eq!(stored, [3, 4].map(|row| (AccountRow(row), None)).into());
     }
 }

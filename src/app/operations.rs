@@ -9,7 +9,6 @@ use crate::{
     domain::{account::Account, clock::Clock, watch::Watch},
     metrics::Metrics,
     poll::{Discovery, OfficialAccount, WatchedAccount},
-    status::AccountStatus,
     store::{AccountRow, Store},
 };
 
@@ -55,17 +54,16 @@ pub async fn operations_by_hand(
         stored.into_iter().map(|stored| (key(&stored.account), watch(stored))).collect();
     let metrics = Metrics::new([])?;
     let official_accounts = config.official_accounts.iter().zip(lists).map(|(configured, accounts)| {
-        let official_account = connections.official_account(configured, &metrics);
+        let official_account = connections.official_account(configured, Arc::default(), &metrics);
         let watched = accounts.into_iter().map(|account| {
             let watch = known.remove(&key(&account)).unwrap_or_default();
-            let status = Arc::new(AccountStatus::restored(account, Arc::default(), &watch));
             // Nothing is committed, so the row does not matter.
-            Arc::new(WatchedAccount::new(status, AccountRow(0), watch))
+            Arc::new(WatchedAccount::new(account, AccountRow(0), watch))
         });
         official_account.set_accounts(watched.collect());
         if let Some(patterns) = patterns(configured) {
             let appid = configured.appid.as_str().into();
-            official_account.set_discovery(Discovery::new(patterns, appid, Arc::default()));
+            official_account.set_discovery(Discovery::new(patterns, appid));
         }
         official_account
     });

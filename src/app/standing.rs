@@ -1,10 +1,6 @@
 //! How the daemon stands, in one line for a person: what `systemctl status` shows.
 
-use crate::{
-    domain::account::AccountState,
-    status::{AccountRows, Table},
-    web::WebState,
-};
+use crate::{domain::account::AccountState, status::Table, web::WebState};
 
 /// How many kf accounts are in which state, how many sessions are open, how many events wait for the slowest sink.
 pub(super) async fn of(web: &WebState) -> String {
@@ -35,15 +31,15 @@ const SHOWN: [AccountState; 5] = [
 impl Counts {
     fn of(table: &Table) -> Self {
         let mut counts = Self::default();
-        for account in table.read().iter().flat_map(AccountRows::iter) {
-            counts.count(account.row.state, account.row.sessions);
+        for official_account in table.official_accounts() {
+            official_account.look(|account| counts.count(account.row.state, account.row.sessions));
         }
         counts
     }
 
-    fn count(&mut self, state: AccountState, sessions: Option<u64>) {
+    fn count(&mut self, state: AccountState, sessions: Option<u32>) {
         self.kf_accounts += 1;
-        self.sessions += sessions.unwrap_or(0);
+        self.sessions += u64::from(sessions.unwrap_or(0));
         if let Some(place) = SHOWN.iter().position(|shown| *shown == state) {
             self.in_state[place] += 1;
         }
@@ -71,7 +67,7 @@ mod tests {
 
     #[test]
     fn states_that_nobody_is_in_are_left_out() {
-        let check = |accounts: &[(AccountState, Option<u64>)], expected: &str| {
+        let check = |accounts: &[(AccountState, Option<u32>)], expected: &str| {
             let mut counts = Counts::default();
             accounts.iter().for_each(|(state, sessions)| counts.count(*state, *sessions));
             assert_eq!(counts.to_string(), expected);

@@ -107,7 +107,7 @@ fn introduce(app: &App, simulator: &Simulator) {
 fn summarize(web: &WebState) {
     let read = web.table.read();
     let rows: Vec<&Row> = read.iter().flat_map(AccountRows::iter).map(|account| account.row).collect();
-    let sum = |of: fn(&Row) -> u64| rows.iter().map(|row| of(row)).sum::<u64>();
+    let sum = |of: fn(&Row) -> u32| rows.iter().map(|row| u64::from(of(row))).sum::<u64>();
     eprintln!(
         "\nIn all: {} polls of {} kf accounts, {} of them failed; {} sessions started, {} ended, {} are open.",
         sum(|row| row.polls),

@@ -49,7 +49,7 @@ fn announce(app: &App, now: Timestamp) {
     let official_accounts = web.table.official_accounts();
     let mut all_calls = 0;
     for (n, (of, calls)) in official_accounts.iter().zip(app.config().calls_a_day(now)).enumerate() {
-        let (name, kf_accounts) = (&of.name, of.accounts().len());
+        let (name, kf_accounts) = (&of.name, of.kf_accounts().count());
         let calls_a_day = calls.of(kf_accounts);
         all_calls += calls_a_day;
         if n < ANNOUNCED {

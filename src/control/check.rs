@@ -245,7 +245,9 @@ impl<'a> Lists<'a> {
             nickname: listed.and_then(|listed| listed.nickname.as_deref()).map(str::to_owned),
             bound,
             invitation: invitation.map(|invitation| invitation.status.as_str().to_owned()),
-            invitation_expires_at: invitation.and_then(|invitation| invitation.expires_at).map(millis),
+            invitation_expires_at: invitation
+                .and_then(|invitation| invitation.expires_at)
+                .map(|at| millis(at.timestamp())),
             // Who is not online is not listed.
             online: self.online.as_ref().map(|online| online.get(name).is_some_and(|account| account.online)),
             result: asked.map_or("not_asked", Asked::result).to_owned(),

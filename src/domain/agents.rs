@@ -6,7 +6,7 @@
 
 use std::{fmt, sync::Arc};
 
-use jiff::Timestamp;
+use super::clock::UnixMs;
 
 /// What is collected of an official account, with one call each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,7 +88,7 @@ pub struct Invitation {
     /// What became of it.
     pub status: InvitationStatus,
     /// Until when it can be accepted.
-    pub expires_at: Option<Timestamp>,
+    pub expires_at: Option<UnixMs>,
 }
 
 /// What became of an invitation.
@@ -124,7 +124,7 @@ pub struct OnlineAccount {
     /// Whether it is online: `status` other than 0.
     pub online: bool,
     /// How many sessions it has accepted.
-    pub accepted_cases: Option<u64>,
+    pub accepted_cases: Option<u32>,
 }
 
 /// Customers who wait for an agent, as getwaitcase tells.
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_binding_reads_as_a_sentence_in_the_log() {
         let invited = |status, expires_at: Option<&str>| {
-            let expires_at = expires_at.map(|time| time.parse().unwrap());
+            let expires_at = expires_at.map(|time| time.parse::<jiff::Timestamp>().unwrap().into());
             Binding::Unbound(Some(Invitation { status, expires_at }))
         };
         for (binding, expected) in [

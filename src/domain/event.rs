@@ -286,7 +286,7 @@ mod tests {
             );
         };
         let invited = |status, expires_at: Option<&str>| {
-            let expires_at = expires_at.map(|time| time.parse().unwrap());
+            let expires_at = expires_at.map(|time| time.parse::<Timestamp>().unwrap().into());
             Some(Binding::Unbound(Some(Invitation { status, expires_at })))
         };
         check(None, "");

@@ -8,9 +8,8 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::{
+    clock::UnixMs,
     event::Change,
     snapshot::{Observed, Session, Snapshot},
     watch::Watch,
@@ -21,14 +20,14 @@ use super::{
 pub struct Departed {
     sessions: Snapshot,
     /// When the last request that listed them was sent.
-    last_listed: Timestamp,
+    last_listed: UnixMs,
 }
 
 /// When a customer was last seen on a kf account: the greater, the later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LastSeen {
     /// When the last request was sent whose answer listed the customer.
-    sent_at: Option<Timestamp>,
+    sent_at: Option<UnixMs>,
     /// The session's createtime, which decides between answers of the same moment.
     createtime: i64,
 }
@@ -39,7 +38,7 @@ impl Departed {
         let mut last_listed = None;
         let ended = changes.iter().filter_map(|change| match change {
             Change::SessionEnded { session, ended_between: [listed, _], .. } => {
-                last_listed = Some(*listed);
+                last_listed = Some(UnixMs::from(*listed));
                 Some(Session { openid: (&*session.openid).into(), createtime: session.createtime })
             }
             Change::SessionStarted { .. } | Change::StateChanged { .. } => None,
@@ -78,7 +77,7 @@ mod tests {
 
     fn at(seconds: u64) -> Moment {
         let since_start = Duration::from_secs(seconds);
-        Moment { wall: Timestamp::UNIX_EPOCH + since_start, monotonic: since_start }
+        Moment { wall: jiff::Timestamp::UNIX_EPOCH + since_start, monotonic: since_start }
     }
 
     /// The answer to a request sent at this second.
@@ -96,7 +95,7 @@ mod tests {
     }
 
     fn seen_at(watch: &Watch, openid: &str) -> Option<i64> {
-        watch.last_seen(openid).and_then(|seen| seen.sent_at).map(Timestamp::as_second)
+        watch.last_seen(openid).and_then(|seen| seen.sent_at).map(|at| at.timestamp().as_second())
     }
 
     proptest! {

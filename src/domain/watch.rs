@@ -6,12 +6,10 @@
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-
 use super::{
     account::{AccountState, Conclusion, Standing, Transition},
     agents::Binding,
-    clock::Moment,
+    clock::{Moment, UnixMs},
     diff::{EndReason, diff},
     event::{Change, OwnedSession},
     snapshot::{Observed, Session, Snapshot},
@@ -45,7 +43,7 @@ impl Fingerprint {
     }
 }
 
-/// What is known of the answers behind a snapshot. All moments are in whole milliseconds.
+/// What is known of the answers behind a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sighting {
     /// Whether a good answer was ever taken as the baseline.
@@ -53,9 +51,9 @@ pub struct Sighting {
     /// Whether the last good answer had no list: an empty list that is not confirmed yet.
     pub keyless: bool,
     /// When the request was sent whose answer last determined the snapshot.
-    pub listed_sent_at: Option<Timestamp>,
+    pub listed_sent_at: Option<UnixMs>,
     /// When the last good answer was received.
-    pub last_success_at: Option<Timestamp>,
+    pub last_success_at: Option<UnixMs>,
 }
 
 /// A good answer.
@@ -182,7 +180,7 @@ impl Watch {
         now: Moment,
         cause: Cause,
     ) -> Step {
-        let observed_at = now.ceil_ms();
+        let observed_at = now.ceil_ms().into();
         let change = transition.map(|transition| Change::StateChanged {
             transition,
             observed_at,
@@ -204,7 +202,7 @@ impl Watch {
     }
 
     /// Ends first: a customer who comes back has left before.
-    fn session_changes(&self, observed: &Observed<'_>, received_at: Timestamp) -> Vec<Change> {
+    fn session_changes(&self, observed: &Observed<'_>, received_at: UnixMs) -> Vec<Change> {
         let difference = diff(&self.snapshot, observed);
         let baseline = !self.sighting.baseline_taken;
         // The wall clock may have been set back between the two: bounds stay in order even then.
@@ -215,7 +213,7 @@ impl Watch {
             .map(|(session, reason)| ended(session, *reason, last_listed, received_at));
         let started = difference.started.iter().map(|session| Change::SessionStarted {
             session: owned(session),
-            observed_at: received_at,
+            observed_at: received_at.into(),
             baseline,
             transferred_from: None,
         });
@@ -237,8 +235,9 @@ impl Step {
     }
 }
 
-fn ended(session: &Session<'_>, reason: EndReason, last_listed: Timestamp, received_at: Timestamp) -> Change {
-    Change::SessionEnded { session: owned(session), reason, ended_between: [last_listed, received_at] }
+fn ended(session: &Session<'_>, reason: EndReason, last_listed: UnixMs, received_at: UnixMs) -> Change {
+    let ended_between = [last_listed, received_at].map(UnixMs::timestamp);
+    Change::SessionEnded { session: owned(session), reason, ended_between }
 }
 
 fn owned(session: &Session<'_>) -> OwnedSession {

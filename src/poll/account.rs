@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64},
+    atomic::{AtomicBool, Ordering},
 };
 
 use super::{discovery::Leaving, held::Held, report::Reason};
@@ -10,19 +10,26 @@ use crate::{
     domain::{
         account::{Account, AccountState, Standing},
         streak::Streak,
-        watch::{Sighting, Watch},
+        watch::{Sighting, Step, Watch},
     },
-    status::AccountStatus,
-    store::{AccountRow, StoredAccount},
+    status::{AccountStatus, KfAccounts, OfficialAccountStatus},
+    store::{AccountRow, Seen, StoredAccount},
 };
 
 /// A kf account as polls know it.
 pub struct WatchedAccount {
     /// What readers are shown of it.
-    pub status: Arc<AccountStatus>,
+    pub status: AccountStatus,
     row: AccountRow,
     memory: Mutex<Memory>,
+    /// Whether its sighting may be another than the stored one. Changes under the lock of the memory.
+    sighting_waits: AtomicBool,
+    /// Whether somebody holds its claim.
     pub(super) claimed: AtomicBool,
+    /// Whether the next call of whoever holds its claim has its permit already.
+    pub(super) has_permit: AtomicBool,
+    /// Whether it is not watched any more, and its claim never given back.
+    pub(super) left: AtomicBool,
 }
 
 pub(super) struct Memory {
@@ -35,19 +42,27 @@ pub(super) struct Memory {
 
 impl WatchedAccount {
     /// An account with what the store knows of it.
-    pub fn new(status: Arc<AccountStatus>, row: AccountRow, watch: Watch) -> Self {
-        let memory = Mutex::new(Memory { watch, hold: None, streak: Streak::default() });
-        Self { status, row, memory, claimed: AtomicBool::new(false) }
+    pub fn new(account: Account, row: AccountRow, watch: Watch) -> Self {
+        let status = AccountStatus::restored(account, &watch);
+        let memory = Memory { watch, hold: None, streak: Streak::default() };
+        Self {
+            status,
+            row,
+            memory: Mutex::new(memory),
+            sighting_waits: AtomicBool::new(false),
+            claimed: AtomicBool::new(false),
+            has_permit: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+        }
     }
 
-    /// An account as it was stored, polled at these ticks.
-    pub fn restored(stored: StoredAccount, ticks: Arc<AtomicU64>) -> Arc<Self> {
+    /// An account of this official account, as it was stored.
+    pub fn restored(stored: StoredAccount, of: &OfficialAccountStatus) -> Arc<Self> {
         let (row, account) = (stored.id, stored.account.clone());
-        let watch = watch(stored);
-        let status = AccountStatus::restored(account, ticks, &watch);
+        let restored = Self::new(account, row, watch(stored));
         // The ticks before it came were none of its own.
-        status.completed();
-        Arc::new(Self::new(Arc::new(status), row, watch))
+        of.completed(&restored.status);
+        Arc::new(restored)
     }
 
     /// The store's row of it.
@@ -60,9 +75,34 @@ impl WatchedAccount {
         self.memory().watch.clone()
     }
 
-    /// When it was last seen, as far as that may be newer than what is stored.
-    pub fn sighting(&self) -> Sighting {
-        self.memory().watch.sighting
+    /// Whether when it was last seen is still to be stored.
+    pub fn sighting_waits(&self) -> bool {
+        self.sighting_waits.load(Ordering::Relaxed)
+    }
+
+    /// When it was last seen, for the store.
+    pub fn seen(&self) -> Seen {
+        let Sighting { listed_sent_at, last_success_at, .. } = self.memory().watch.sighting;
+        Seen { id: self.row, listed_sent_at, last_success_at }
+    }
+
+    /// That is stored now. It may have been seen again meanwhile.
+    pub fn sighting_stored(&self, stored: &Seen) {
+        let memory = self.memory();
+        if memory.watch.sighting.last_success_at == stored.last_success_at {
+            self.sighting_waits.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the step, after it was committed if it had to be, and gives what is known from then on. The sighting waits even
+    /// if it was committed: an older one may be on its way to the store, behind the commit.
+    pub(super) fn apply(&self, step: Step) -> MutexGuard<'_, Memory> {
+        let mut memory = self.memory();
+        if memory.watch.sighting != step.sighting {
+            self.sighting_waits.store(true, Ordering::Relaxed);
+        }
+        memory.watch.apply(step);
+        memory
     }
 
     pub(super) fn leaving(&self) -> Leaving {
@@ -83,6 +123,16 @@ impl WatchedAccount {
     }
 }
 
+impl KfAccounts for Vec<Arc<WatchedAccount>> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn status(&self, index: usize) -> &AccountStatus {
+        &self[index].status
+    }
+}
+
 impl Memory {
     pub(super) fn held(&self) -> Option<Held> {
         self.hold.as_deref().copied()
@@ -97,5 +147,45 @@ pub fn watch(stored: StoredAccount) -> Watch {
         sighting: stored.record.sighting,
         departed: None,
         fingerprint: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{domain::clock::UnixMs, poll::Claim, status::Row};
+
+    /// ARCHITECTURE.md counts what an account takes: where one of these grows, that does.
+    #[test]
+    fn an_account_takes_as_little_memory_as_we_say() {
+        assert_eq!(size_of::<Row>(), 120);
+        assert_eq!(size_of::<Memory>(), 112);
+        assert_eq!(size_of::<WatchedAccount>(), 312);
+        assert_eq!(size_of::<Claim>(), 16);
+    }
+
+    #[test]
+    fn a_sighting_waits_until_that_very_one_is_stored() {
+        let names = ["shop", "wx0123456789abcdef", "kf1@shop"].map(Arc::from);
+        let [official_account, appid, kf_account] = names;
+        let account = Account { official_account, appid, kf_account };
+        let account = WatchedAccount::new(account, AccountRow(1), Watch::default());
+        let see = |second| {
+            let sighting = Sighting { last_success_at: second, ..Sighting::default() };
+            drop(account.apply(Step { sighting, ..Step::default() }));
+        };
+        let [first, second] =
+            [1, 2].map(|second| jiff::Timestamp::from_second(second).ok().map(UnixMs::from));
+        assert!(!account.sighting_waits(), "what was restored is stored");
+        see(second);
+        let seen = account.seen();
+        // The clock was set back meanwhile.
+        see(first);
+        account.sighting_stored(&seen);
+        assert!(account.sighting_waits());
+        account.sighting_stored(&account.seen());
+        assert!(!account.sighting_waits());
+        see(first);
+        assert!(!account.sighting_waits(), "the same again is nothing to store");
     }
 }

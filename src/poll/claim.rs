@@ -1,10 +1,7 @@
 //! The right to poll a kf account, and the one way to ask for its sessions.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -27,19 +24,15 @@ use crate::{
     },
 };
 
-/// The right to poll an account, held by one poll at a time.
+/// The right to poll an account, held by one poll at a time. No more than two pointers: of every account, one may wait.
 pub struct Claim {
-    pub(super) account: Arc<WatchedAccount>,
-    pub(super) official_account: Arc<OfficialAccount>,
-    /// Whether the next call has its permit already.
-    pub(super) has_permit: AtomicBool,
-    /// Whether the account is never to be polled again.
-    pub(super) kept: bool,
+    account: Arc<WatchedAccount>,
+    official_account: Arc<OfficialAccount>,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.kept {
+        if self.account.left.load(Ordering::Relaxed) {
             return;
         }
         self.account.claimed.store(false, Ordering::Release);
@@ -48,6 +41,19 @@ impl Drop for Claim {
 }
 
 impl Claim {
+    /// Claims the account, unless it is claimed.
+    pub(super) fn take(
+        official_account: &Arc<OfficialAccount>,
+        account: &Arc<WatchedAccount>,
+    ) -> Option<Self> {
+        if account.claimed.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        // One that was not used is lost with the claim that it was for.
+        account.has_permit.store(false, Ordering::Relaxed);
+        Some(Self { account: Arc::clone(account), official_account: Arc::clone(official_account) })
+    }
+
     /// The account that is claimed.
     pub fn account(&self) -> &Arc<WatchedAccount> {
         &self.account
@@ -64,7 +70,7 @@ impl Claim {
         let Some(pace) = self.official_account.pace() else { return Ok(()) };
         if self.held_at(self.official_account.client.now()).is_none() {
             pace.try_permit()?;
-            self.has_permit.store(true, Ordering::Relaxed);
+            self.account.has_permit.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -72,12 +78,12 @@ impl Claim {
     /// Waits until the official account's limit lets the next call through.
     pub async fn wait_for_permit(&self) {
         self.official_account.permit().await;
-        self.has_permit.store(true, Ordering::Relaxed);
+        self.account.has_permit.store(true, Ordering::Relaxed);
     }
 
     /// Gives it back never: the account is not polled any more.
-    pub(super) fn keep(mut self) {
-        self.kept = true;
+    pub(super) fn keep(self) {
+        self.account.left.store(true, Ordering::Relaxed);
     }
 
     /// Asks for the account's sessions, for at most `deadline`, and compares them with what is known. What failed is held
@@ -102,7 +108,7 @@ impl Claim {
         let client = &self.official_account.client;
         // Nobody changes it meanwhile: whoever would needs the claim.
         let known = self.account.memory().watch.fingerprint;
-        if !self.has_permit.swap(false, Ordering::Relaxed) {
+        if !self.account.has_permit.swap(false, Ordering::Relaxed) {
             client.permit().await;
         }
         client

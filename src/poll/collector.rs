@@ -193,9 +193,9 @@ impl OfficialAccount {
         self.status.collected().online_accounts = Some(online as u64);
         let listed: HashMap<&str, &OnlineAccount> =
             listed.iter().map(|account| (&*account.kf_account, account)).collect();
-        for account in self.status.accounts().iter() {
-            let listed = listed.get(&*account.account.kf_account);
-            let mut agent = account.agent();
+        for account in self.accounts().iter() {
+            let listed = listed.get(&*account.account().kf_account);
+            let agent = &mut account.status.row().agent;
             agent.online = Some(listed.is_some_and(|listed| listed.online));
             agent.accepted_cases = listed.and_then(|listed| listed.accepted_cases);
         }

@@ -6,11 +6,7 @@
 //! a whim of the API than the end of all kf accounts, and changes nothing; and where an entry could not be read, it may be
 //! any account's, and nobody goes.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use glob::Pattern;
@@ -24,7 +20,6 @@ use crate::{
         event::EventType,
         watch::Watch,
     },
-    status::AccountStatus,
     store::{AccountRow, PollCommit, Record, StoreError},
     wechat::Endpoint,
 };
@@ -60,8 +55,6 @@ impl Patterns {
 pub struct Discovery {
     patterns: Patterns,
     appid: Arc<str>,
-    /// The ticks of its schedule.
-    ticks: Arc<AtomicU64>,
     /// What the last list was warned of. Locked while a list is taken: two at once would undo each other's accounts.
     warned: Mutex<Option<Oddity>>,
 }
@@ -74,9 +67,9 @@ enum Oddity {
 }
 
 impl Discovery {
-    /// For the official account of this appid, polled at these ticks.
-    pub fn new(patterns: Patterns, appid: Arc<str>, ticks: Arc<AtomicU64>) -> Self {
-        Self { patterns, appid, ticks, warned: Mutex::default() }
+    /// For the official account of this appid.
+    pub fn new(patterns: Patterns, appid: Arc<str>) -> Self {
+        Self { patterns, appid, warned: Mutex::default() }
     }
 
     /// Logs what is odd about a list, unless it was about the one before.
@@ -130,9 +123,8 @@ impl OfficialAccount {
                 appid: Arc::clone(&discovery.appid),
                 kf_account: Arc::clone(name),
             };
-            let status = AccountStatus::restored(account, Arc::clone(&discovery.ticks), &Watch::default());
             // Nothing of it is stored, so there is no row.
-            Arc::new(WatchedAccount::new(Arc::new(status), AccountRow(0), Watch::default()))
+            Arc::new(WatchedAccount::new(account, AccountRow(0), Watch::default()))
         };
         wanted.take(room).map(account).collect()
     }
@@ -256,8 +248,7 @@ impl Poller {
             kf_account: Arc::clone(kf_account),
         };
         let stored = self.store.add_accounts(coming.iter().map(account).collect()).await?;
-        let new =
-            stored.into_iter().map(|stored| WatchedAccount::restored(stored, Arc::clone(&discovery.ticks)));
+        let new = stored.into_iter().map(|stored| WatchedAccount::restored(stored, &official_account.status));
         official_account.set_accounts(official_account.accounts().iter().cloned().chain(new).collect());
         tracing::info!(
             official_account = %official_account.status.name, kf_accounts = coming.len(),

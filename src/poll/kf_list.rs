@@ -65,7 +65,7 @@ impl WatchedAccount {
 }
 
 fn show(account: &WatchedAccount, listed: &ListedAccount) {
-    let mut agent = account.status.agent();
+    let agent = &mut account.status.row().agent;
     if agent.nickname != listed.nickname {
         agent.nickname.clone_from(&listed.nickname);
     }
@@ -74,7 +74,7 @@ fn show(account: &WatchedAccount, listed: &ListedAccount) {
 
 /// What a list before said of an account may not be true any more.
 fn forget(account: &WatchedAccount) {
-    let mut agent = account.status.agent();
+    let agent = &mut account.status.row().agent;
     agent.nickname = None;
     agent.binding = None;
 }

@@ -1,9 +1,6 @@
 //! An official account as far as the polls of its kf accounts share it: its client, its holds, and whom it has.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
@@ -57,8 +54,9 @@ impl OfficialAccount {
 
     /// From now on these are watched; readers are shown them, too.
     pub fn set_accounts(&self, accounts: Vec<Arc<WatchedAccount>>) {
-        self.status.set_accounts(accounts.iter().map(|account| Arc::clone(&account.status)).collect());
-        self.accounts.store(Arc::new(accounts));
+        let accounts = Arc::new(accounts);
+        self.status.set_kf_accounts(Arc::<Vec<_>>::clone(&accounts));
+        self.accounts.store(accounts);
     }
 
     /// From now on kf accounts come and go with what getkflist lists.
@@ -77,13 +75,7 @@ impl OfficialAccount {
 
     /// Claims one of its kf accounts for a poll; `None` while another poll of it is waiting or in flight.
     pub fn claim(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Option<Claim> {
-        let free = !account.claimed.swap(true, Ordering::Acquire);
-        free.then(|| Claim {
-            account: Arc::clone(account),
-            official_account: Arc::clone(self),
-            has_permit: AtomicBool::new(false),
-            kept: false,
-        })
+        Claim::take(self, account)
     }
 
     /// Claims one of its kf accounts as soon as it is free.

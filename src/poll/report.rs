@@ -128,7 +128,7 @@ pub(super) fn log_transition(account: &WatchedAccount, from: AccountState, to: A
         );
     }
     if to == AccountState::Unbound && from != AccountState::Unbound {
-        let binding = account.status.agent().binding;
+        let binding = account.status.row().agent.binding;
         if let Some(binding) = binding {
             tracing::warn!(account = %account.account(), "The account is unbound; getkflist says: {binding}");
         }

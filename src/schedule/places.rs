@@ -2,6 +2,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -12,19 +13,25 @@ use crate::poll::WatchedAccount;
 /// The kf accounts of a schedule in the order of their places in the spread.
 pub(super) struct Places {
     spread: Duration,
-    pub(super) official_accounts: Vec<Scheduled>,
-    /// The lists that `in_order` was made of: it is made anew when one of them was swapped.
+    official_accounts: Vec<Scheduled>,
+    /// The kf accounts of each: the order is made anew when one of these lists was swapped.
     lists: Vec<Arc<Vec<Arc<WatchedAccount>>>>,
-    pub(super) in_order: Vec<Place>,
+    in_order: Vec<Place>,
 }
 
-/// A kf account and when it is let go after a tick.
-pub(super) struct Place {
-    pub(super) after: Duration,
-    pub(super) account: Arc<WatchedAccount>,
+/// Where a kf account is found, and when it is let go after a tick. In four bytes each, because there is one of every kf
+/// account.
+struct Place {
+    share: Share,
     /// The index of its official account.
-    pub(super) of: usize,
+    of: u32,
+    /// Its index among the kf accounts of that one.
+    nth: u32,
 }
+
+/// How much of the spread comes before a place, as a fraction of the largest number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Share(u32);
 
 impl Places {
     /// Of nobody, until they [follow](Self::follow).
@@ -41,26 +48,66 @@ impl Places {
             return;
         }
         self.lists = lists().collect();
-        let accounts = self
-            .lists
-            .iter()
-            .enumerate()
-            .flat_map(|(of, list)| list.iter().map(move |account| (of, account)));
-        let places = accounts.map(|(of, account)| Place {
-            after: place(account, self.spread),
-            account: Arc::clone(account),
-            of,
-        });
-        self.in_order = places.collect();
-        self.in_order.sort_by_key(|place| place.after);
+        // With no more room than they need.
+        self.in_order = Vec::with_capacity(self.lists.iter().map(|list| list.len()).sum());
+        for (list, of) in self.lists.iter().zip(0..) {
+            let places = list.iter().zip(0..);
+            self.in_order.extend(places.map(|(account, nth)| Place { share: Share::of(account), of, nth }));
+        }
+        // Without a spread all have one place, and stay as they are configured.
+        if !self.spread.is_zero() {
+            self.in_order.sort_by_key(|place| place.share);
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.in_order.len()
+    }
+
+    /// How long after a tick the one of this index is let go, if there is one.
+    pub(super) fn after(&self, index: usize) -> Option<Duration> {
+        Some(self.in_order.get(index)?.share.of_spread(self.spread))
+    }
+
+    /// The index up to which those from `first` on are let go until so long after a tick.
+    pub(super) fn end(&self, first: usize, elapsed: Duration) -> usize {
+        let has_come = |place: &Place| place.share.of_spread(self.spread) <= elapsed;
+        first + self.in_order[first..].partition_point(has_come)
+    }
+
+    /// The kf accounts of these indices, each with its official account.
+    pub(super) fn accounts(
+        &self,
+        indices: Range<usize>,
+    ) -> impl Iterator<Item = (&Scheduled, &Arc<WatchedAccount>)> {
+        self.in_order[indices].iter().map(|place| {
+            let of = place.of as usize;
+            (&self.official_accounts[of], &self.lists[of][place.nth as usize])
+        })
     }
 }
 
-/// Where in the spread an account is polled: by a hash of its names, the same at every tick.
-fn place(account: &WatchedAccount, spread: Duration) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    let account = &account.status.account;
-    (&account.appid, &account.kf_account).hash(&mut hasher);
-    // The upper half of the hash as a fraction of one.
-    spread.mul_f64((hasher.finish() >> 32) as f64 / f64::from(u32::MAX))
+impl Share {
+    /// By a hash of its names, the same at every tick.
+    fn of(account: &WatchedAccount) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let account = &account.status.account;
+        (&account.appid, &account.kf_account).hash(&mut hasher);
+        Self((hasher.finish() >> 32) as u32)
+    }
+
+    fn of_spread(self, spread: Duration) -> Duration {
+        spread.mul_f64(f64::from(self.0) / f64::from(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_takes_twelve_bytes() {
+        assert_eq!(size_of::<Place>(), 12);
+    }
 }

@@ -52,9 +52,18 @@ struct Lanes {
 
 #[derive(Default)]
 struct Lane {
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<Run>,
     in_flight: usize,
     place: Place,
+}
+
+/// Jobs that wait one behind the other and differ in their claims alone: mostly those of a tick. What waits may be every
+/// kf account, so that each is to take little.
+struct Run {
+    sweep: Arc<Sweep>,
+    repeats: usize,
+    /// Never none.
+    claims: VecDeque<Claim>,
 }
 
 /// Where a lane stands.
@@ -84,7 +93,7 @@ impl PollQueue {
         }
         for job in jobs {
             let index = job.lane;
-            lanes.lanes[index].waiting.push_back(job);
+            lanes.lanes[index].push(job);
             lanes.settle(index, self.share);
             self.work.notify_one();
         }
@@ -182,13 +191,13 @@ impl Lanes {
         while let Some(index) = self.ready.pop_front() {
             let lane = &mut self.lanes[index];
             lane.place = Place::Aside;
-            let Some(first) = lane.waiting.front() else { continue };
-            if let Err(wait) = first.claim.admit() {
+            let Some(first) = lane.first() else { continue };
+            if let Err(wait) = first.admit() {
                 lane.place = Place::LeftOut;
                 self.left_out.push(Reverse((Instant::now() + wait, index)));
                 continue;
             }
-            let job = lane.waiting.pop_front();
+            let job = lane.pop(index);
             lane.in_flight += 1;
             self.taken += 1;
             self.settle(index, share);
@@ -217,5 +226,32 @@ impl Lanes {
             lane.place = Place::Ready;
             self.ready.push_back(index);
         }
+    }
+}
+
+impl Lane {
+    fn push(&mut self, job: Job) {
+        let Job { claim, sweep, repeats, .. } = job;
+        match self.waiting.back_mut() {
+            Some(run) if Arc::ptr_eq(&run.sweep, &sweep) && run.repeats == repeats => {
+                run.claims.push_back(claim);
+            }
+            _ => self.waiting.push_back(Run { sweep, repeats, claims: [claim].into() }),
+        }
+    }
+
+    fn first(&self) -> Option<&Claim> {
+        self.waiting.front()?.claims.front()
+    }
+
+    /// Takes the first job out of the lane, which is the one of this index.
+    fn pop(&mut self, lane: usize) -> Option<Job> {
+        let run = self.waiting.front_mut()?;
+        let claim = run.claims.pop_front()?;
+        let (sweep, repeats) = (Arc::clone(&run.sweep), run.repeats);
+        if run.claims.is_empty() {
+            self.waiting.pop_front();
+        }
+        Some(Job { claim, lane, sweep, repeats })
     }
 }

@@ -224,25 +224,23 @@ impl Ticker {
 
     fn let_go_until(&mut self, elapsed: Duration) {
         let Some((sweep, first)) = self.release.take() else { return };
-        let places = &self.accounts.in_order;
-        let end = first + places[first..].partition_point(|place| place.after <= elapsed);
-        self.context.queue.push(places[first..end].iter().filter_map(|place| {
-            let Scheduled { official_account, lane } = &self.accounts.official_accounts[place.of];
-            let Some(claim) = official_account.claim(&place.account) else {
-                self.context.poller.overrun(&place.account);
+        let end = self.accounts.end(first, elapsed);
+        self.context.queue.push(self.accounts.accounts(first..end).filter_map(|(scheduled, account)| {
+            let Scheduled { official_account, lane } = scheduled;
+            let Some(claim) = official_account.claim(account) else {
+                self.context.poller.overrun(account);
                 return None;
             };
             Some(Job { claim, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 })
         }));
-        if end < places.len() {
+        if end < self.accounts.len() {
             self.release = Some((sweep, end));
         }
     }
 
     fn next_look(&self, now: Moment) -> Duration {
         let release = self.release.as_ref().and_then(|(sweep, next)| {
-            let place = self.accounts.in_order.get(*next)?;
-            Some(place.after.saturating_sub(now.since(&sweep.started)))
+            Some(self.accounts.after(*next)?.saturating_sub(now.since(&sweep.started)))
         });
         LONGEST_SLEEP.min(release.unwrap_or(LONGEST_SLEEP))
     }

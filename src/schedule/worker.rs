@@ -48,7 +48,7 @@ impl Workers {
                 // `Retry-After` asked for more time than this repeat left: the next one may come.
                 Ok(PollOutcome::Held) if job.repeats > 0 => self.repeat(job),
                 Ok(_) => {}
-                Err(_) => self.poller.panicked(job.claim.account()),
+                Err(_) => self.poller.panicked(&job.claim),
             }
         }
     }

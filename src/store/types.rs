@@ -12,6 +12,7 @@ pub use self::sinks::*;
 
 use crate::domain::{
     account::{Account, AccountState, Conclusion},
+    clock::UnixMs,
     event::{Change, EventType},
     snapshot::Snapshot,
     watch,
@@ -98,9 +99,9 @@ pub struct Seen {
     /// The account's row.
     pub id: AccountRow,
     /// See [`watch::Sighting::listed_sent_at`]; `None` leaves what is stored.
-    pub listed_sent_at: Option<Timestamp>,
+    pub listed_sent_at: Option<UnixMs>,
     /// See [`watch::Sighting::last_success_at`]; `None` leaves what is stored.
-    pub last_success_at: Option<Timestamp>,
+    pub last_success_at: Option<UnixMs>,
 }
 
 /// An event of the log.

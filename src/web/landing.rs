@@ -15,7 +15,7 @@ use crate::{
     domain::{
         account::AccountState,
         agents::{Binding, Invitation, InvitationStatus},
-        clock::Moment,
+        clock::{Moment, UnixMs},
     },
     status::{AccountRows, Collected, OfficialAccountStatus, RowRef},
 };
@@ -50,7 +50,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     let mut rows: Vec<RowRef<'_>> = read.iter().flat_map(AccountRows::iter).collect();
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|account| urgency(account.row.state));
-    let sessions: u64 = rows.iter().filter_map(|account| account.row.sessions).sum();
+    let sessions: u64 = rows.iter().filter_map(|account| account.row.sessions).map(u64::from).sum();
     let troubled = rows.iter().filter(|account| urgency(account.row.state) < CALM).count();
     html! {
         (DOCTYPE)
@@ -115,15 +115,15 @@ fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
             } }
             tbody { @for account in rows.iter().take(MAX_ROWS) {
                 tr {
-                    td { (account.status.account.official_account) }
+                    td { (account.account.official_account) }
                     td.kf {
-                        (account.status.account.kf_account)
-                        @if let Some(nickname) = &account.agent.nickname { " " span.name { (nickname) } }
+                        (account.account.kf_account)
+                        @if let Some(nickname) = &account.row.agent.nickname { " " span.name { (nickname) } }
                     }
                     td { span.state.(account.row.state.as_str()) { (account.row.state.as_str()) } }
                     td { (agent(account, now)) }
                     td.n { (known(account.row.sessions)) }
-                    td.n { (known(account.row.oldest_createtime.and_then(|at| Some(ago(Timestamp::from_second(at).ok()?, now))))) }
+                    td.n { (known(account.row.oldest_createtime.map(|at| ago(at, now)))) }
                     td.n { (known(account.row.last_success_at.map(|at| ago(at, now) + " ago"))) }
                     td { (account.row.failing_with.unwrap_or_default()) }
                 }
@@ -134,7 +134,7 @@ fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
 
 /// Whether somebody is online for the account; or, where nobody is bound, what became of the invitation.
 fn agent(account: &RowRef<'_>, now: Moment) -> Markup {
-    let (state, agent) = (account.row.state, account.agent);
+    let (state, agent) = (account.row.state, &account.row.agent);
     // What getsessionlist answers always wins over the list.
     match (agent.binding.filter(|_| state != AccountState::Ok), agent.online) {
         (Some(Binding::Unbound(Some(invitation))), _) => html! { (invited(invitation, now)) },
@@ -146,7 +146,8 @@ fn agent(account: &RowRef<'_>, now: Moment) -> Markup {
 }
 
 fn invited(invitation: Invitation, now: Moment) -> String {
-    let left = invitation.expires_at.filter(|at| *at > now.wall).map(|at| span(at.duration_since(now.wall)));
+    let expires_at = invitation.expires_at.map(UnixMs::timestamp);
+    let left = expires_at.filter(|at| *at > now.wall).map(|at| span(at.duration_since(now.wall)));
     match (invitation.status, left) {
         (InvitationStatus::Waiting, Some(left)) => format!("invited, {left} left"),
         (InvitationStatus::Waiting, None) => "invited".to_owned(),
@@ -161,8 +162,8 @@ fn known(value: Option<impl std::fmt::Display>) -> String {
 }
 
 /// How long ago that was.
-fn ago(then: Timestamp, now: Moment) -> String {
-    span(now.wall.duration_since(then))
+fn ago(then: impl Into<Timestamp>, now: Moment) -> String {
+    span(now.wall.duration_since(then.into()))
 }
 
 /// A time in its two largest units.

@@ -71,11 +71,11 @@ impl Stage {
         let connections = Connections::build(&config, &store, Arc::clone(&by_clock)).await.unwrap();
         let mut cast = Vec::new();
         for configured in &config.official_accounts {
-            let official_account = connections.official_account(configured, &metrics);
+            let official_account = connections.official_account(configured, Arc::default(), &metrics);
             let accounts = app::accounts(configured).collect();
             let registered = store.register_accounts(accounts).await.unwrap();
             let watched = registered.configured.into_iter();
-            let watched = watched.map(|stored| WatchedAccount::restored(stored, Arc::default()));
+            let watched = watched.map(|stored| WatchedAccount::restored(stored, &official_account.status));
             official_account.set_accounts(watched.collect());
             cast.push(Role {
                 name: configured.name.clone(),

@@ -143,12 +143,15 @@ pub(crate) async fn sightings_are_stored_and_leave_what_they_do_not_know(place: 
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
-    let seen = Seen { id: account.id, listed_sent_at: None, last_success_at: Some(at(9)) };
+    let seen = Seen { id: account.id, listed_sent_at: None, last_success_at: Some(at(9).into()) };
     store.record_sightings(vec![seen]).await.unwrap();
     let account = register(&store, "a").await;
     assert_eq!(
         account.record,
-        Record { sighting: Sighting { last_success_at: Some(at(9)), ..watched().sighting }, ..watched() }
+        Record {
+            sighting: Sighting { last_success_at: Some(at(9).into()), ..watched().sighting },
+            ..watched()
+        }
     );
     assert_eq!(account.snapshot.len(), 1);
 }

@@ -96,8 +96,8 @@ pub(crate) fn watched() -> Record {
         sighting: Sighting {
             baseline_taken: true,
             keyless: false,
-            listed_sent_at: Some(at(1)),
-            last_success_at: Some(at(2)),
+            listed_sent_at: Some(at(1).into()),
+            last_success_at: Some(at(2).into()),
         },
     }
 }

@@ -8,7 +8,6 @@ use kfwatch::{
     domain::{clock::Clock, holds::Holds, watch::Watch},
     metrics::Metrics,
     poll::{OfficialAccount, WatchedAccount},
-    status::AccountStatus,
     store::{AccountRow, Store},
     wechat::token::FETCH_FLOOR,
 };
@@ -43,7 +42,7 @@ fn load(directory: &Path, main: &str) -> Config {
 fn official_accounts(config: &Config, connections: &Connections) -> Vec<Arc<OfficialAccount>> {
     let metrics = Metrics::new([]).unwrap();
     let configured = config.official_accounts.iter();
-    configured.map(|configured| connections.official_account(configured, &metrics)).collect()
+    configured.map(|configured| connections.official_account(configured, Arc::default(), &metrics)).collect()
 }
 
 #[tokio::test]
@@ -62,8 +61,7 @@ async fn a_rotated_refresh_token_outlives_a_restart() {
         let connections = Connections::build(&config, &store, clock).await.unwrap();
         let official_account = official_accounts(&config, &connections).remove(0);
         let account = kfwatch::app::accounts(&config.official_accounts[0]).next().unwrap();
-        let status = Arc::new(AccountStatus::restored(account, Arc::default(), &Watch::default()));
-        let watched = Arc::new(WatchedAccount::new(status, AccountRow(0), Watch::default()));
+        let watched = Arc::new(WatchedAccount::new(account, AccountRow(0), Watch::default()));
         let claim = official_account.claim(&watched).unwrap();
         claim.ask(&*platform.clock, Duration::from_secs(20), &Holds::default()).await.unwrap();
         let stored = store.refresh_tokens().await.unwrap();

@@ -7,7 +7,10 @@
 
 use super::{Detail, Page};
 use crate::{
-    domain::account::{AccountState, Conclusion},
+    domain::{
+        account::{AccountState, Conclusion},
+        clock::UnixMs,
+    },
     status::{OfficialAccountStatus, RowRef, Table, push_escaped},
 };
 
@@ -62,11 +65,10 @@ impl Sheet {
     }
 
     fn of_accounts(table: &Table) -> Self {
-        let mut sheet = Self::of_lines(table.official_accounts().iter().map(|of| of.accounts().len()).sum());
+        let lines = table.official_accounts().iter().map(|of| of.kf_accounts().count());
+        let mut sheet = Self::of_lines(lines.sum());
         for of in table.official_accounts() {
-            for account in of.accounts().iter() {
-                account.look(|read| sheet.take_down(of, read));
-            }
+            of.look(|read| sheet.take_down(of, read));
         }
         sheet
     }
@@ -75,14 +77,12 @@ impl Sheet {
         let mut sheet = Self::of_lines(table.official_accounts().len());
         for official_account in table.official_accounts() {
             let mut folded = [None; FAMILIES.len()];
-            for account in official_account.accounts().iter() {
-                account.look(|read| {
-                    for (family, folded) in FAMILIES.iter().zip(&mut folded) {
-                        let value = (family.value)(read);
-                        *folded = folded.zip(value).map(|(a, b)| (family.fold)(a, b)).or(*folded).or(value);
-                    }
-                });
-            }
+            official_account.look(|read| {
+                for (family, folded) in FAMILIES.iter().zip(&mut folded) {
+                    let value = (family.value)(read);
+                    *folded = folded.zip(value).map(|(a, b)| (family.fold)(a, b)).or(*folded).or(value);
+                }
+            });
             sheet.labels.add(|text| text.push_str(&official_account.labels));
             sheet
                 .columns
@@ -100,10 +100,10 @@ impl Sheet {
         self.labels.add(|text| {
             text.push_str(&of.labels);
             text.push_str(",kf_account=\"");
-            push_escaped(text, &read.status.account.kf_account);
+            push_escaped(text, &read.account.kf_account);
             text.push('"');
         });
-        self.nicknames.add(|text| push_escaped(text, read.agent.nickname.as_deref().unwrap_or_default()));
+        self.nicknames.add(|text| push_escaped(text, read.row.agent.nickname.as_deref().unwrap_or_default()));
     }
 }
 
@@ -145,22 +145,25 @@ const fn earliest(a: u64, b: u64) -> u64 {
     if a < b { a } else { b }
 }
 
+/// Since the UNIX epoch, unless before.
+fn seconds(moment: UnixMs) -> Option<u64> {
+    moment.timestamp().as_second().try_into().ok()
+}
+
 const FAMILIES: [Family; 15] = [
     Family {
         name: "wechat_kf_active_sessions",
         kind: "gauge",
         help: "Sessions that the last successful poll listed.",
         fold: sum,
-        value: |account| account.row.sessions,
+        value: |account| account.row.sessions.map(u64::from),
     },
     Family {
         name: "wechat_kf_oldest_session_timestamp_seconds",
         kind: "gauge",
         help: "When the session open longest began, as of the last successful poll; absent without sessions.",
         fold: earliest,
-        value: |account| {
-            account.row.oldest_createtime.map(|createtime| u64::try_from(createtime).unwrap_or(0))
-        },
+        value: |account| account.row.oldest_createtime.map(|at| seconds(at).unwrap_or(0)),
     },
     Family {
         name: "wechat_kf_account_up",
@@ -199,21 +202,21 @@ const FAMILIES: [Family; 15] = [
         kind: "counter",
         help: "Sessions that started, without those found by the first poll.",
         fold: sum,
-        value: |account| Some(account.row.started),
+        value: |account| Some(account.row.started.into()),
     },
     Family {
         name: "wechat_kf_sessions_ended_total",
         kind: "counter",
         help: "Sessions that ended.",
         fold: sum,
-        value: |account| Some(account.row.ended),
+        value: |account| Some(account.row.ended.into()),
     },
     Family {
         name: "kfwatch_poll_last_success_timestamp_seconds",
         kind: "gauge",
         help: "When the answer of the last successful poll was received.",
         fold: earliest,
-        value: |account| account.row.last_success_at.and_then(|at| u64::try_from(at.as_second()).ok()),
+        value: |account| account.row.last_success_at.and_then(seconds),
     },
     Family {
         name: "kfwatch_poll_overdue",
@@ -227,34 +230,34 @@ const FAMILIES: [Family; 15] = [
         kind: "counter",
         help: "Polls made. They follow the schedule of kfwatch; scrapes cause none.",
         fold: sum,
-        value: |account| Some(account.row.polls),
+        value: |account| Some(account.row.polls.into()),
     },
     Family {
         name: "kfwatch_poll_failures_total",
         kind: "counter",
         help: "Polls that failed, or whose answer could not be stored.",
         fold: sum,
-        value: |account| Some(account.row.failures),
+        value: |account| Some(account.row.failures.into()),
     },
     Family {
         name: "kfwatch_poll_overruns_total",
         kind: "counter",
         help: "Ticks that found the account's previous poll not finished.",
         fold: sum,
-        value: |account| Some(account.row.overruns),
+        value: |account| Some(account.row.overruns.into()),
     },
     Family {
         name: "wechat_kf_account_online",
         kind: "gauge",
         help: "1 if getonlinekflist last said that the kf account is online.",
         fold: sum,
-        value: |account| account.agent.online.map(u64::from),
+        value: |account| account.row.agent.online.map(u64::from),
     },
     Family {
         name: "wechat_kf_account_accepted_cases",
         kind: "gauge",
         help: "Sessions that the kf account has accepted, as getonlinekflist last said; absent while it is not listed there.",
         fold: sum,
-        value: |account| account.agent.accepted_cases,
+        value: |account| account.row.agent.accepted_cases.map(u64::from),
     },
 ];

@@ -14,12 +14,12 @@ pub(super) fn time(ms: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_millisecond(ms).map_err(|error| StoreError::corrupt(format!("a time: {error}")))
 }
 
-pub(super) fn optional_time(ms: Option<i64>) -> Result<Option<Timestamp>, StoreError> {
-    ms.map(time).transpose()
+pub(super) fn optional_time<T: From<Timestamp>>(ms: Option<i64>) -> Result<Option<T>, StoreError> {
+    ms.map(|ms| time(ms).map(T::from)).transpose()
 }
 
-pub(super) fn ms(time: Timestamp) -> i64 {
-    time.as_millisecond()
+pub(super) fn ms(time: impl Into<Timestamp>) -> i64 {
+    time.into().as_millisecond()
 }
 
 pub(super) fn state(name: &str) -> Result<AccountState, StoreError> {

@@ -17,8 +17,11 @@ use super::{
     scalar::{Integer, Text},
 };
 use crate::{
-    domain::agents::{
-        Binding, Invitation, InvitationStatus, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue,
+    domain::{
+        agents::{
+            Binding, Invitation, InvitationStatus, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue,
+        },
+        clock::UnixMs,
     },
     wechat::is_kf_account,
 };
@@ -48,7 +51,8 @@ pub fn online_kf_list(text: &str) -> Result<Vec<OnlineAccount>, WireError> {
     let (accounts, _) = accounts(&answer(text)?, "kf_online_list", |kf_account, entry| OnlineAccount {
         kf_account: kf_account.into(),
         online: entry.integer("status") != Some(0),
-        accepted_cases: entry.count("accepted_case"),
+        // More than any agent can have is none that could be read.
+        accepted_cases: entry.count("accepted_case").and_then(|cases| cases.try_into().ok()),
     })?;
     Ok(accounts)
 }
@@ -134,7 +138,7 @@ fn binding(entry: &Object<'_>) -> Binding {
         _ => InvitationStatus::Other,
     });
     let invited = entry.text("invite_wx").map(|_| InvitationStatus::Other);
-    let expires_at = entry.time("invite_expire_time");
+    let expires_at = entry.time("invite_expire_time").map(UnixMs::from);
     Binding::Unbound(status.or(invited).map(|status| Invitation { status, expires_at }))
 }
 
@@ -209,11 +213,11 @@ mod tests {
     }
 
     fn invited(status: InvitationStatus, expires_at: Option<i64>) -> Binding {
-        let expires_at = expires_at.map(|seconds| Timestamp::from_second(seconds).unwrap());
+        let expires_at = expires_at.map(|seconds| Timestamp::from_second(seconds).unwrap().into());
         Binding::Unbound(Some(Invitation { status, expires_at }))
     }
 
-    fn online(kf_account: &str, online: bool, accepted_cases: Option<u64>) -> OnlineAccount {
+    fn online(kf_account: &str, online: bool, accepted_cases: Option<u32>) -> OnlineAccount {
         OnlineAccount { kf_account: kf_account.into(), online, accepted_cases }
     }
 
