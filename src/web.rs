@@ -41,7 +41,7 @@ use crate::{
         exposition::{self, Detail, Stored},
     },
     status::{SinkStatus, Table},
-    store::{Store, StoreError},
+    store::{Pending, Store, StoreError},
 };
 
 /// How long a client may take to send its request's header.
@@ -107,7 +107,12 @@ impl WebState {
             pending: Vec::with_capacity(self.sinks.len()),
         };
         for sink in &self.sinks {
-            stored.pending.push((sink.name.clone(), in_time(self.store.pending(&sink.name)).await));
+            let pending = in_time(self.store.pending(&sink.name)).await;
+            // Also a stop of which the store could not be told yet.
+            let is_stopped = sink.read().stopped.is_some();
+            let pending =
+                pending.map(|pending| Pending { stopped: pending.stopped || is_stopped, ..pending });
+            stored.pending.push((sink.name.clone(), pending));
         }
         stored
     }

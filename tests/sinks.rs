@@ -50,7 +50,7 @@ impl Stage {
         self
     }
 
-    /// The store, while no daemon runs.
+    /// The store, with or without a daemon beside.
     fn store(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.home.path("kfwatch.db")).unwrap()
     }
@@ -168,6 +168,57 @@ fn a_stopped_sink_is_resumed_while_no_daemon_runs() {
     let daemon = stage.home.daemon();
     stage.eventually_confirmed(1);
     eventually_is(&daemon, "stopped", 0.0);
+}
+
+/// Lets the store refuse to remember stops, as a full disk does at a bad moment.
+const FORGETFUL: &str = "CREATE TRIGGER forgetful BEFORE UPDATE OF stopped_reason ON sinks
+                         BEGIN SELECT RAISE(ABORT, 'no room'); END";
+
+#[test]
+fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes_it() {
+    let stage = Stage::set(|_| Answer::status(410));
+    let daemon = stage.home.daemon();
+    let store = stage.store();
+    store.execute_batch(FORGETFUL).unwrap();
+    stage.open("kf1@shop", "oA");
+    eventually_is(&daemon, "stopped", 1.0);
+    let sinks = stage.sinks();
+    assert_eq!(
+        [&sinks[0]["state"], &sinks[0]["stopped_reason"]],
+        ["stopped", "the receiver answers 410 Gone"]
+    );
+    let page = daemon.get("/").text();
+    assert!(page.contains(">stopped</span>") && !page.contains(">delivering</span>"), "{page}");
+    let stored_reason = || -> Option<String> {
+        store.query_row("SELECT stopped_reason FROM sinks", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(stored_reason(), None);
+    let refused = stage.home.run("sinks resume crm");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "what cannot be resumed stays stopped");
+
+    store.execute_batch("DROP TRIGGER forgetful").unwrap();
+    assert_eq!(eventually("the stop in the store", stored_reason), "the receiver answers 410 Gone");
+    drop(daemon); // kill -9
+    let daemon = stage.home.daemon();
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "a restart does not forget");
+    assert_eq!(stage.receiver.received().len(), 1);
+}
+
+#[test]
+fn a_stop_that_was_never_stored_is_resumed_like_any_other() {
+    let stage = Stage::set(|_| Answer::status(410));
+    let daemon = stage.home.daemon();
+    let store = stage.store();
+    store.execute_batch(FORGETFUL).unwrap();
+    stage.open("kf1@shop", "oA");
+    eventually_is(&daemon, "stopped", 1.0);
+    stage.receiver.answer(|_| Answer::status(204));
+    store.execute_batch("DROP TRIGGER forgetful").unwrap();
+    stage.run("sinks resume crm");
+    stage.eventually_confirmed(1);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0));
+    assert_eq!(stage.sinks()[0]["stopped_reason"], Value::Null);
 }
 
 #[test]

@@ -5,15 +5,15 @@ use std::{collections::HashSet, fs};
 use crate::{
     disk::SmallDisk,
     support_delivery::{
-        Delivery, Receiver,
+        Answer, Delivery, Receiver,
         eio::{
             FailingDisk,
             Trouble::{self, Cut, Sync, Write},
         },
         log::EventLog,
         scene::{
-            eventually_delivered, eventually_logged, file, home, lively, nothing_more_happens, of_sink,
-            terminate, times_logged, webhook,
+            eventually_delivered, eventually_logged, eventually_polls, file, home, lively,
+            nothing_more_happens, of_sink, terminate, times_logged, webhook,
         },
     },
     support_ops::{Home, Process, WeChat, eventually},
@@ -235,4 +235,39 @@ fn a_failing_disk_of_a_sink_confirms_nothing_and_loses_nothing() {
     let log = EventLog::of(&home);
     let again = log.assert_written("archive", &[fs::read_to_string(home.path("events.jsonl")).unwrap()]);
     assert!(again > 0, "what could not be taken back is there twice");
+}
+
+#[test]
+fn a_sink_that_is_stopped_while_the_disk_of_the_store_is_full_shows_it_and_is_stopped_for_good() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let store = disk.path().join("kfwatch.db");
+    let home = home(
+        &wechat,
+        &[format!("[store]\npath = {store:?}\n"), webhook("crm", &receiver.url("kf"), "")].concat(),
+    );
+    let daemon = home.daemon();
+    eventually_more(&receiver, 5);
+    receiver.answer(|_| Answer::status(500));
+    eventually("events that wait", || (of_sink(&daemon, "crm", "pending_events") >= 5.0).then_some(()));
+    disk.fill();
+    eventually_fails_to_store(&daemon);
+    receiver.answer(|_| Answer::status(410));
+    eventually("the stop", || (of_sink(&daemon, "crm", "stopped") >= 1.0).then_some(()));
+    let shown = home.run("sinks").stdout;
+    assert!(shown.contains("crm: stopped: the receiver answers 410 Gone"), "{shown}");
+
+    disk.make_room();
+    let store = rusqlite::Connection::open(store).unwrap();
+    let stored = || -> Option<String> {
+        store.query_row("SELECT stopped_reason FROM sinks", [], |row| row.get(0)).unwrap()
+    };
+    eventually("the stop in the store", stored);
+    drop(daemon); // kill -9
+    let received = receiver.received().len();
+    let daemon = home.daemon();
+    eventually_logged(&daemon, "Delivery has ended before: the receiver answers 410 Gone");
+    eventually_polls(&wechat);
+    assert_eq!(receiver.received().len(), received);
 }
