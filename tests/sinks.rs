@@ -371,6 +371,42 @@ fn a_dead_letter_that_is_sent_again_waits_for_its_turn_in_its_kf_account() {
 }
 
 #[test]
+fn an_order_of_a_sink_whose_receiver_hangs_holds_up_orders_of_this_sink_alone() {
+    let mut stage = Stage::set(|_| Answer::Hang);
+    let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
+    let other = Receiver::start();
+    let patient = configuration.replace("timeout = \"2s\"", "timeout = \"10m\"");
+    stage.home.write("config.toml", &format!("{patient}\n{}", webhook("other", &other.url("kf"), "")));
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oA");
+    eventually("the attempt that hangs", || (!stage.receiver.received().is_empty()).then_some(()));
+    eventually("the other one's", || (other.confirmed() >= 1).then_some(()));
+    let mut orders = ["events replay --sink crm --since 1h", "sinks resume crm"].map(|order| {
+        let given = stage.home.spawn(order);
+        eventually("the order", || (times_ordered(&daemon, "sink: \"crm\"") >= 1).then_some(()));
+        given
+    });
+    stage.run("sinks");
+    stage.run("events dead --sink crm");
+    stage.run("sinks resume other");
+    stage.run("events replay --sink other --since 1h");
+    eventually("the event once more", || (other.confirmed() >= 2).then_some(()));
+    assert!(orders.iter_mut().all(Process::is_running), "they wait for the receiver that hangs");
+    assert_eq!(times_ordered(&daemon, "sink: \"crm\""), 1 + 1, "looked at once, and ordered once by now");
+    stage.receiver.kill();
+    for order in orders {
+        let ended = order.ended();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
+/// How many commands were begun that name this.
+fn times_ordered(daemon: &Process, what: &str) -> usize {
+    let log = daemon.stderr();
+    log.lines().filter(|line| line.contains("Carrying out a command") && line.contains(what)).count()
+}
+
+#[test]
 fn a_sink_that_nobody_knows_is_refused_with_those_that_there_are() {
     let stage = Stage::set(|_| Answer::status(204));
     let ended = stage.home.run("sinks resume crm");
