@@ -1,6 +1,10 @@
 //! Disks that are full (ENOSPC) and disks that fail (EIO), under the store and under the file of a sink.
 
-use std::{collections::HashSet, fs};
+use std::{
+    collections::HashSet,
+    fs,
+    time::{Duration, Instant},
+};
 
 use crate::{
     disk::SmallDisk,
@@ -8,7 +12,7 @@ use crate::{
         Answer, Delivery, Receiver,
         eio::{
             FailingDisk,
-            Trouble::{self, Cut, Sync, Write},
+            Trouble::{self, Cut, Read, Sync, Write},
         },
         log::EventLog,
         scene::{
@@ -16,7 +20,7 @@ use crate::{
             nothing_more_happens, of_sink, terminate, times_logged, webhook,
         },
     },
-    support_ops::{Home, Process, WeChat, eventually},
+    support_ops::{Home, Process, WeChat, eventually, metric, quiet},
 };
 
 const STORE_FAILS: &str = "Polls are not stored";
@@ -270,4 +274,32 @@ fn a_sink_that_is_stopped_while_the_disk_of_the_store_is_full_shows_it_and_is_st
     eventually_logged(&daemon, "Delivery has ended before: the receiver answers 410 Gone");
     eventually_polls(&wechat);
     assert_eq!(receiver.received().len(), received);
+}
+
+#[test]
+fn a_disk_of_the_store_that_hangs_holds_a_scrape_up_once_and_not_for_each_sink() {
+    const SINKS: usize = 32;
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let disk = FailingDisk::build();
+    let sinks: String =
+        (1..=SINKS).map(|sink| file(&format!("file{sink}"), &format!("{sink}.jsonl"))).collect();
+    let home = disk.under(home(&wechat, &sinks), "kfwatch.db");
+    let daemon = home.daemon();
+    eventually_delivered(&daemon, "file1");
+    // What the daemon has read of the store counts no longer, and has to be read again.
+    let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
+    store.execute("UPDATE sinks SET destination = destination", ()).unwrap();
+    disk.fail(&[Read]);
+    let scrape = || {
+        let begun = Instant::now();
+        let page = daemon.get("/metrics").text();
+        assert!(metric(&page, "kfwatch_sink_delivered_events_total{sink=\"file1\"}").is_some(), "{page}");
+        (begun.elapsed(), metric(&page, "kfwatch_store_events"))
+    };
+    let (took, events) =
+        eventually("the store hangs", || Some(scrape()).filter(|(_, events)| events.is_none()));
+    assert_eq!(events, None);
+    assert!(took < Duration::from_secs(SINKS as u64 / 4), "{took:?}: each sink has waited");
+    disk.mend();
+    eventually("the store is back", || scrape().1);
 }
