@@ -189,6 +189,8 @@ fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes
     );
     let page = daemon.get("/").text();
     assert!(page.contains(">stopped</span>") && !page.contains(">delivering</span>"), "{page}");
+    let why = "crm</b>: stopped: the receiver answers 410 Gone<br>when that is mended: <code>kfwatch sinks resume crm</code>";
+    assert!(page.contains(why), "{page}");
     let stored_reason = || -> Option<String> {
         store.query_row("SELECT stopped_reason FROM sinks", [], |row| row.get(0)).unwrap()
     };
