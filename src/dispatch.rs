@@ -154,7 +154,7 @@ impl Dispatcher {
         loop {
             // Marked as seen before reading, so that a commit in between wakes us again.
             let newest = *committed.borrow_and_update();
-            let look_at = self.look(newest).await;
+            let look_at = self.look(newest, under_way.len()).await;
             while begin_until.is_none_or(|until| Instant::now() < until)
                 && let Some(events) = self.next(under_way.len())
             {
@@ -184,8 +184,13 @@ impl Dispatcher {
 
     /// Reads on in the log if there is room, lets events in whose wait is over, and tells the store what it does not know.
     /// Says when to look again.
-    async fn look(&mut self, newest: EventId) -> Instant {
-        let is_behind = self.reader.read_on(&mut self.window, newest).await;
+    async fn look(&mut self, newest: EventId, under_way: usize) -> Instant {
+        let spare = match self.sink.pace() {
+            // All that is here goes together.
+            Pace::Together(_) => 0,
+            Pace::OneByOne(most) => most.saturating_sub(under_way),
+        };
+        let is_behind = self.reader.read_on(&mut self.window, newest, spare).await;
         self.letters.look(&mut self.window, self.clock.now().monotonic).await;
         let retry = self.stop.tell_store(self.clock.now()).await;
         let now = self.clock.now().monotonic;

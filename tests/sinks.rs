@@ -15,7 +15,7 @@ use serde_json::Value;
 use support_delivery::{
     Answer, Delivery, Receiver,
     log::EventLog,
-    scene::{self, terminate, webhook},
+    scene::{self, copy_newest_event, terminate, webhook},
 };
 use support_ops::{Ended, Home, Process, WeChat, eventually, quiet};
 
@@ -452,27 +452,6 @@ fn a_sink_that_left_the_configuration_keeps_its_place() {
     stage.eventually_confirmed(4);
 }
 
-/// Copies of the newest event, with ids of their own, so many that the store has more than so many bytes of them.
-fn fill(store: &rusqlite::Connection, bytes: usize) {
-    let copies = bytes / 500;
-    store
-        .execute(
-            "INSERT INTO events (account, sequence, type, createtime, session_id, observed_at, json)
-             WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < ?1)
-             SELECT account, sequence + n, type, createtime, randomblob(16), observed_at + n,
-                    replace(json, '\"id\":\"', '\"id\":\"' || printf('%08d', n))
-             FROM copies, (SELECT * FROM events ORDER BY id DESC LIMIT 1)",
-            [copies as i64],
-        )
-        .unwrap();
-    store
-        .execute_batch(
-            "UPDATE accounts SET sequence = (SELECT max(sequence) FROM events WHERE account = accounts.id)
-             WHERE id IN (SELECT account FROM events)",
-        )
-        .unwrap();
-}
-
 #[test]
 fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_says_what_it_missed() {
     const BOUND: u64 = 16 << 20;
@@ -486,7 +465,7 @@ fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_say
     eventually_is(&daemon, "pending_events", 1.0);
     terminate(daemon);
     let store = stage.store();
-    fill(&store, 16 << 20);
+    copy_newest_event(&store, (16 << 20) / 500);
     let events: i64 = store.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
     drop(store);
 
