@@ -500,6 +500,51 @@ fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_say
 }
 
 #[test]
+fn a_kill_between_a_suspension_and_the_pruning_that_it_allows_loses_nothing_that_is_not_told() {
+    const BOUND: u64 = 16 << 20;
+    let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    stage.receiver.kill();
+    stage.open("kf1@shop", "oA");
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "pending_events", 1.0);
+    terminate(daemon);
+    let store = stage.store();
+    copy_newest_event(&store, (16 << 20) / 500);
+    let events = || -> usize {
+        store.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).unwrap() as usize
+    };
+    let all = events();
+    let not_yet = "CREATE TRIGGER not_yet BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'not yet'); END";
+    store.execute_batch(not_yet).unwrap();
+
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "suspended", 1.0);
+    eventually("the pruning", || daemon.stderr().contains("No room made in the store").then_some(()));
+    drop(daemon); // kill -9
+    assert_eq!(events(), all, "the suspension is stored, and nothing is removed yet");
+    store.execute_batch("DROP TRIGGER not_yet").unwrap();
+    let suspended = &stage.sinks()[0];
+    assert_eq!(
+        [&suspended["state"], &suspended["lost_events"]],
+        [&Value::from("suspended"), &Value::from(0)]
+    );
+
+    let daemon = stage.home.daemon();
+    eventually("room", || daemon.stderr().contains("the oldest events were removed").then_some(()));
+    let lost = of_crm(&daemon, "lost_events_total").unwrap() as usize;
+    assert!(lost > 0 && lost < all / 2, "{lost} of {all}: no more than is needed");
+    assert_eq!(events(), all - lost);
+    stage.receiver.revive();
+    stage.run("sinks resume crm");
+    stage.eventually_confirmed(all - lost);
+    eventually_is(&daemon, "pending_events", 0.0);
+    let confirmed: HashSet<String> =
+        stage.confirmed().iter().map(|delivery| delivery.id().to_owned()).collect();
+    assert_eq!(confirmed.len(), all - lost, "what it missed and what it got is all there was");
+    assert_eq!(of_crm(&daemon, "lost_events_total"), Some(lost as f64));
+}
+
+#[test]
 fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log() {
     let stage = Stage::set(refuse_bad);
     let daemon = stage.home.daemon();
