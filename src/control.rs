@@ -16,6 +16,7 @@ pub mod operations;
 pub mod report;
 pub mod server;
 pub mod socket;
+mod turns;
 
 use std::time::Duration;
 

@@ -17,6 +17,7 @@ mod orders;
 mod outage;
 mod reader;
 mod settling;
+mod stop;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -32,6 +33,7 @@ use self::{
     orders::{MAX_ORDERS, Order},
     outage::Outage,
     reader::Reader,
+    stop::Stop,
     window::Window,
 };
 use crate::{
@@ -74,8 +76,7 @@ pub struct Dispatcher {
     window: Window,
     cursor: Cursor,
     outage: Outage,
-    /// Why the sink gets no more events, if it does not.
-    stopped: Option<String>,
+    stop: Stop,
     letters: Letters,
     orders: mpsc::Receiver<Order>,
     /// The order that waits until nothing is under way.
@@ -122,9 +123,9 @@ impl Dispatcher {
             window: Window::behind(cursor),
             cursor: Cursor::new(name.clone(), cursor, store.clone()),
             letters: Letters::new(name.clone(), store.clone()),
+            stop: Stop::known(name.clone(), registered.stopped.clone(), store.clone(), Arc::clone(&status)),
             name,
             outage: Outage::default(),
-            stopped: registered.stopped.clone(),
             orders,
             order: None,
             failures: Streak::default(),
@@ -147,13 +148,13 @@ impl Dispatcher {
         let mut committed = self.store.committed();
         let mut under_way: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
         let mut begin_until: Option<Instant> = None;
-        if let Some(reason) = &self.stopped {
+        if let Some(reason) = self.stop.reason() {
             tracing::error!(sink = %self.name, "Delivery has ended before: {reason}; {}", self.until_resumed());
         }
         loop {
             // Marked as seen before reading, so that a commit in between wakes us again.
             let newest = *committed.borrow_and_update();
-            let look_at = self.look(newest).await;
+            let look_at = self.look(newest, under_way.len()).await;
             while begin_until.is_none_or(|until| Instant::now() < until)
                 && let Some(events) = self.next(under_way.len())
             {
@@ -181,13 +182,20 @@ impl Dispatcher {
         }
     }
 
-    /// Reads on in the log if there is room, and lets events in whose wait is over. Says when to look again.
-    async fn look(&mut self, newest: EventId) -> Instant {
-        let is_behind = self.reader.read_on(&mut self.window, newest).await;
+    /// Reads on in the log if there is room, lets events in whose wait is over, and tells the store what it does not know.
+    /// Says when to look again.
+    async fn look(&mut self, newest: EventId, under_way: usize) -> Instant {
+        let spare = match self.sink.pace() {
+            // All that is here goes together.
+            Pace::Together(_) => 0,
+            Pace::OneByOne(most) => most.saturating_sub(under_way),
+        };
+        let is_behind = self.reader.read_on(&mut self.window, newest, spare).await;
         self.letters.look(&mut self.window, self.clock.now().monotonic).await;
+        let retry = self.stop.tell_store(self.clock.now()).await;
         let now = self.clock.now().monotonic;
         let next = self.window.let_in(now).map(|until| until.saturating_sub(now));
-        let waits = [self.outage.wait(now), next, is_behind.then_some(Duration::ZERO)];
+        let waits = [self.outage.wait(now), next, retry, is_behind.then_some(Duration::ZERO)];
         Instant::now() + waits.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min)
     }
 
@@ -198,7 +206,7 @@ impl Dispatcher {
             Pace::OneByOne(most) => (1, most),
         };
         let now = self.clock.now().monotonic;
-        let is_held = self.stopped.is_some() || self.order.is_some();
+        let is_held = self.stop.reason().is_some() || self.order.is_some();
         if is_held || !self.outage.lets_begin(now, under_way, most) {
             return None;
         }

@@ -137,6 +137,11 @@ impl Store {
         self.sqlite.read(move |connection| events::read_after(connection, after, limit)).await
     }
 
+    /// Those of these events that the log has, in the order of the log.
+    pub async fn read_these_events(&self, ids: Vec<EventId>) -> Result<Vec<StoredEvent>, StoreError> {
+        self.sqlite.read(move |connection| events::read_these(connection, &ids)).await
+    }
+
     /// The first events that match, at most `limit`, and how far was looked; one consistent view of the log.
     pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
         self.sqlite.read(move |connection| events::read_matching(connection, &filter, limit)).await

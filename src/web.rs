@@ -28,6 +28,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
 };
 use tower_http::{
     CompressionLevel, catch_panic::CatchPanicLayer, compression::CompressionLayer,
@@ -41,7 +42,7 @@ use crate::{
         exposition::{self, Detail, Stored},
     },
     status::{SinkStatus, Table},
-    store::{Store, StoreError},
+    store::{Pending, Store, StoreError},
 };
 
 /// How long a client may take to send its request's header.
@@ -59,7 +60,7 @@ const MAX_CONCURRENT_SCRAPES: usize = 8;
 /// Chunks of a page of metrics that wait for a slow reader.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-/// How long the store may take to say what is in its log, or what a sink has pending of it, before it is done without.
+/// How long the store may take to say what is in its log, and what all sinks have pending of it, before it is done without.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a reader of a page may stand still.
@@ -97,24 +98,34 @@ impl WebState {
 
     /// What the store knows, as far as it says so in time: everything else is worth having even when it fails or hangs.
     pub async fn stored(&self) -> Stored {
+        let deadline = Instant::now() + READ_TIMEOUT;
         let used_bytes = *self.store.used_bytes().borrow();
         let mut stored = Stored {
             size_bytes: self.store.size_bytes(),
             used_bytes,
             event_log_max_bytes: self.event_log_max_bytes,
-            events: in_time(self.store.count_events()).await,
+            events: in_time(deadline, self.store.count_events()).await,
             writes: self.store.writes(),
             pending: Vec::with_capacity(self.sinks.len()),
         };
         for sink in &self.sinks {
-            stored.pending.push((sink.name.clone(), in_time(self.store.pending(&sink.name)).await));
+            let pending = in_time(deadline, self.store.pending(&sink.name)).await;
+            // Also a stop of which the store could not be told yet.
+            let is_stopped = sink.read().stopped.is_some();
+            let pending =
+                pending.map(|pending| Pending { stopped: pending.stopped || is_stopped, ..pending });
+            stored.pending.push((sink.name.clone(), pending));
         }
         stored
     }
 }
 
-async fn in_time<T>(read: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
-    tokio::time::timeout(READ_TIMEOUT, read).await.ok()?.ok()
+/// Nothing is asked after the deadline: each read of a store that hangs keeps a thread.
+async fn in_time<T>(deadline: Instant, read: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    if Instant::now() >= deadline {
+        return None;
+    }
+    tokio::time::timeout_at(deadline, read).await.ok()?.ok()
 }
 
 /// An address that is listened on.
@@ -213,5 +224,26 @@ impl Page {
     fn send(&self, chunk: io::Result<Vec<u8>>) -> bool {
         let sending = self.chunks.send_timeout(chunk, STALL_TIMEOUT);
         self.reader.block_on(sending).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_share_a_deadline_and_nothing_is_asked_after_it() {
+        let begun = Instant::now();
+        let deadline = begun + READ_TIMEOUT;
+        let read = async |share| {
+            tokio::time::sleep(READ_TIMEOUT.mul_f64(share)).await;
+            Ok(share)
+        };
+        let mut in_time_were = Vec::new();
+        for share in [0.4, 0.5, 100.0, 0.0] {
+            in_time_were.extend(in_time(deadline, read(share)).await);
+        }
+        assert_eq!(in_time_were, [0.4, 0.5]);
+        assert_eq!(begun.elapsed(), READ_TIMEOUT);
     }
 }

@@ -53,6 +53,16 @@ fn say(home: &Home, bytes: &[u8]) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+/// Asks for a poll: what the answer begins with, and the rest of it.
+fn ask(home: &Home) -> (String, UnixStream) {
+    let mut stream = UnixStream::connect(socket(home)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"POST /v1/poll HTTP/1.1\r\nhost: kfwatch\r\n\r\n").unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    (String::from_utf8(status.to_vec()).unwrap(), stream)
+}
+
 #[test]
 fn a_poll_beside_a_running_daemon_is_made_by_it_and_commits_nothing() {
     let wechat = WeChat::play(quiet(&[("shop", 2), ("branch", 1)]));
@@ -105,23 +115,31 @@ fn more_commands_than_can_wait_are_refused() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
-    let ask = || {
-        let mut stream = UnixStream::connect(socket(&home)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(b"POST /v1/poll HTTP/1.1\r\nhost: kfwatch\r\n\r\n").unwrap();
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).unwrap();
-        (String::from_utf8(status.to_vec()).unwrap(), stream)
-    };
-    let under_way = ask();
+    let under_way = ask(&home);
     eventually("the call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
-    let waiting = [ask(), ask(), ask(), ask()];
+    let waiting = [(); 4].map(|()| ask(&home));
     for (status, _) in waiting.iter().chain([&under_way]) {
         assert_eq!(status, "HTTP/1.1 200");
     }
     let ended = home.run("poll");
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("4 commands wait already: try again when they are done"), "{ended:?}");
+}
+
+#[test]
+fn a_look_at_sinks_waits_for_no_poll_and_who_no_longer_waits_leaves_a_place() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
+    let (home, _daemon) = idle(&wechat);
+    let under_way = ask(&home);
+    eventually("the call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
+    let waiting = [(); 4].map(|()| ask(&home));
+    let ended = home.run("sinks --format json");
+    assert_eq!((ended.code, rows(&ended).len()), (Some(0), 1), "{ended:?}");
+    assert_eq!(ask(&home).0, "HTTP/1.1 503", "all of them are still there");
+    drop(waiting);
+    eventually("a place", || (ask(&home).0 == "HTTP/1.1 200").then_some(()));
+    drop(under_way);
 }
 
 #[test]

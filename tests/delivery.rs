@@ -9,7 +9,7 @@ mod support_delivery;
 mod support_ops;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use std::{
 use serde_json::Value;
 use support_delivery::{
     Answer, Delivery, KEYS, Receiver,
-    scene::{self, configure, eventually_logged, file, home, open, terminate},
+    scene::{self, configure, copy_newest_event, eventually_logged, file, home, open, terminate},
 };
 use support_ops::{Process, WeChat, appid, eventually, quiet};
 
@@ -122,6 +122,51 @@ fn what_is_refused_becomes_a_dead_letter_after_five_attempts_while_other_kf_acco
     assert!(!log.contains("oRefused"), "the answer repeats personal data, and is not logged: {log}");
     let daemon = home.daemon();
     assert_eq!(of_crm(&daemon, "dead_letters"), Some(3.0), "they are kept");
+}
+
+#[test]
+fn thousands_of_events_behind_a_refused_one_hold_back_no_other_kf_account_and_come_in_order() {
+    const WAITING: usize = 2_000;
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let mut receiver = Receiver::start();
+    receiver.kill();
+    open(&wechat.control(), "kf1@shop", "oA");
+    let home = home(&wechat, &crm(&receiver.url("kf"), ""));
+    let daemon = home.daemon();
+    eventually("the event", || of_crm(&daemon, "pending_events").filter(|pending| *pending >= 1.0));
+    terminate(daemon);
+    copy_newest_event(&rusqlite::Connection::open(home.path("kfwatch.db")).unwrap(), WAITING);
+
+    let is_refused = |delivery: &Delivery| delivery.account().1 == "kf1@shop";
+    receiver.answer(move |delivery| Answer::status(if is_refused(delivery) { 422 } else { 204 }));
+    receiver.revive();
+    let daemon = home.daemon();
+    for n in 1..=3 {
+        open(&wechat.control(), "kf2@shop", &format!("o{n}"));
+        eventually_confirmed(&receiver, n);
+    }
+    let given_up = of_crm(&daemon, "dead_letters").unwrap();
+    assert!(given_up < 10.0, "they were not confirmed because all of the others are given up: {given_up}");
+    assert!(of_crm(&daemon, "pending_events").unwrap() > WAITING as f64 - given_up, "the cursor waits");
+
+    receiver.answer(|_| Answer::status(204));
+    eventually_confirmed(&receiver, WAITING / 2);
+    drop(daemon); // kill -9
+    let daemon = home.daemon();
+    eventually_delivered(&daemon);
+    assert_eq!(home.run("events dead --sink crm --retry").code, Some(0));
+    eventually("those given up", || of_crm(&daemon, "dead_letters").filter(|letters| *letters <= 0.0));
+    let received: Vec<Delivery> = receiver.received().into_iter().filter(is_refused).collect();
+    let mut ids = HashSet::new();
+    let first: Vec<String> = received
+        .iter()
+        .filter(|delivery| ids.insert(delivery.id().to_owned()))
+        .map(|delivery| delivery.id().to_owned())
+        .collect();
+    assert!(first[1..].is_sorted() && first[0].len() < first[1].len(), "{first:?}");
+    let confirmed = received.iter().filter(|delivery| delivery.confirmed);
+    let confirmed: HashSet<String> = confirmed.map(|delivery| delivery.id().to_owned()).collect();
+    assert_eq!(confirmed.len(), WAITING + 1, "each of them was confirmed");
 }
 
 #[test]

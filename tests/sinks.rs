@@ -15,7 +15,7 @@ use serde_json::Value;
 use support_delivery::{
     Answer, Delivery, Receiver,
     log::EventLog,
-    scene::{self, terminate, webhook},
+    scene::{self, copy_newest_event, terminate, webhook},
 };
 use support_ops::{Ended, Home, Process, WeChat, eventually, quiet};
 
@@ -50,7 +50,7 @@ impl Stage {
         self
     }
 
-    /// The store, while no daemon runs.
+    /// The store, with or without a daemon beside.
     fn store(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.home.path("kfwatch.db")).unwrap()
     }
@@ -168,6 +168,59 @@ fn a_stopped_sink_is_resumed_while_no_daemon_runs() {
     let daemon = stage.home.daemon();
     stage.eventually_confirmed(1);
     eventually_is(&daemon, "stopped", 0.0);
+}
+
+/// Lets the store refuse to remember stops, as a full disk does at a bad moment.
+const FORGETFUL: &str = "CREATE TRIGGER forgetful BEFORE UPDATE OF stopped_reason ON sinks
+                         BEGIN SELECT RAISE(ABORT, 'no room'); END";
+
+#[test]
+fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes_it() {
+    let stage = Stage::set(|_| Answer::status(410));
+    let daemon = stage.home.daemon();
+    let store = stage.store();
+    store.execute_batch(FORGETFUL).unwrap();
+    stage.open("kf1@shop", "oA");
+    eventually_is(&daemon, "stopped", 1.0);
+    let sinks = stage.sinks();
+    assert_eq!(
+        [&sinks[0]["state"], &sinks[0]["stopped_reason"]],
+        ["stopped", "the receiver answers 410 Gone"]
+    );
+    let page = daemon.get("/").text();
+    assert!(page.contains(">stopped</span>") && !page.contains(">delivering</span>"), "{page}");
+    let why = "crm</b>: stopped: the receiver answers 410 Gone<br>when that is mended: <code>kfwatch sinks resume crm</code>";
+    assert!(page.contains(why), "{page}");
+    let stored_reason = || -> Option<String> {
+        store.query_row("SELECT stopped_reason FROM sinks", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(stored_reason(), None);
+    let refused = stage.home.run("sinks resume crm");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "what cannot be resumed stays stopped");
+
+    store.execute_batch("DROP TRIGGER forgetful").unwrap();
+    assert_eq!(eventually("the stop in the store", stored_reason), "the receiver answers 410 Gone");
+    drop(daemon); // kill -9
+    let daemon = stage.home.daemon();
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "a restart does not forget");
+    assert_eq!(stage.receiver.received().len(), 1);
+}
+
+#[test]
+fn a_stop_that_was_never_stored_is_resumed_like_any_other() {
+    let stage = Stage::set(|_| Answer::status(410));
+    let daemon = stage.home.daemon();
+    let store = stage.store();
+    store.execute_batch(FORGETFUL).unwrap();
+    stage.open("kf1@shop", "oA");
+    eventually_is(&daemon, "stopped", 1.0);
+    stage.receiver.answer(|_| Answer::status(204));
+    store.execute_batch("DROP TRIGGER forgetful").unwrap();
+    stage.run("sinks resume crm");
+    stage.eventually_confirmed(1);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0));
+    assert_eq!(stage.sinks()[0]["stopped_reason"], Value::Null);
 }
 
 #[test]
@@ -320,6 +373,42 @@ fn a_dead_letter_that_is_sent_again_waits_for_its_turn_in_its_kf_account() {
 }
 
 #[test]
+fn an_order_of_a_sink_whose_receiver_hangs_holds_up_orders_of_this_sink_alone() {
+    let mut stage = Stage::set(|_| Answer::Hang);
+    let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
+    let other = Receiver::start();
+    let patient = configuration.replace("timeout = \"2s\"", "timeout = \"10m\"");
+    stage.home.write("config.toml", &format!("{patient}\n{}", webhook("other", &other.url("kf"), "")));
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oA");
+    eventually("the attempt that hangs", || (!stage.receiver.received().is_empty()).then_some(()));
+    eventually("the other one's", || (other.confirmed() >= 1).then_some(()));
+    let mut orders = ["events replay --sink crm --since 1h", "sinks resume crm"].map(|order| {
+        let given = stage.home.spawn(order);
+        eventually("the order", || (times_ordered(&daemon, "sink: \"crm\"") >= 1).then_some(()));
+        given
+    });
+    stage.run("sinks");
+    stage.run("events dead --sink crm");
+    stage.run("sinks resume other");
+    stage.run("events replay --sink other --since 1h");
+    eventually("the event once more", || (other.confirmed() >= 2).then_some(()));
+    assert!(orders.iter_mut().all(Process::is_running), "they wait for the receiver that hangs");
+    assert_eq!(times_ordered(&daemon, "sink: \"crm\""), 1 + 1, "looked at once, and ordered once by now");
+    stage.receiver.kill();
+    for order in orders {
+        let ended = order.ended();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
+/// How many commands were begun that name this.
+fn times_ordered(daemon: &Process, what: &str) -> usize {
+    let log = daemon.stderr();
+    log.lines().filter(|line| line.contains("Carrying out a command") && line.contains(what)).count()
+}
+
+#[test]
 fn a_sink_that_nobody_knows_is_refused_with_those_that_there_are() {
     let stage = Stage::set(|_| Answer::status(204));
     let ended = stage.home.run("sinks resume crm");
@@ -405,27 +494,6 @@ fn a_sink_that_left_the_configuration_keeps_its_place() {
     stage.eventually_confirmed(4);
 }
 
-/// Copies of the newest event, with ids of their own, so many that the store has more than so many bytes of them.
-fn fill(store: &rusqlite::Connection, bytes: usize) {
-    let copies = bytes / 500;
-    store
-        .execute(
-            "INSERT INTO events (account, sequence, type, createtime, session_id, observed_at, json)
-             WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < ?1)
-             SELECT account, sequence + n, type, createtime, randomblob(16), observed_at + n,
-                    replace(json, '\"id\":\"', '\"id\":\"' || printf('%08d', n))
-             FROM copies, (SELECT * FROM events ORDER BY id DESC LIMIT 1)",
-            [copies as i64],
-        )
-        .unwrap();
-    store
-        .execute_batch(
-            "UPDATE accounts SET sequence = (SELECT max(sequence) FROM events WHERE account = accounts.id)
-             WHERE id IN (SELECT account FROM events)",
-        )
-        .unwrap();
-}
-
 #[test]
 fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_says_what_it_missed() {
     const BOUND: u64 = 16 << 20;
@@ -439,7 +507,7 @@ fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_say
     eventually_is(&daemon, "pending_events", 1.0);
     terminate(daemon);
     let store = stage.store();
-    fill(&store, 16 << 20);
+    copy_newest_event(&store, (16 << 20) / 500);
     let events: i64 = store.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
     drop(store);
 
@@ -471,6 +539,51 @@ fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_say
     assert_eq!(lines, events as usize, "the other one missed nothing");
     terminate(daemon);
     assert_eq!(stage.sinks()[1]["lost_events"], 0);
+}
+
+#[test]
+fn a_kill_between_a_suspension_and_the_pruning_that_it_allows_loses_nothing_that_is_not_told() {
+    const BOUND: u64 = 16 << 20;
+    let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    stage.receiver.kill();
+    stage.open("kf1@shop", "oA");
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "pending_events", 1.0);
+    terminate(daemon);
+    let store = stage.store();
+    copy_newest_event(&store, (16 << 20) / 500);
+    let events = || -> usize {
+        store.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).unwrap() as usize
+    };
+    let all = events();
+    let not_yet = "CREATE TRIGGER not_yet BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'not yet'); END";
+    store.execute_batch(not_yet).unwrap();
+
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "suspended", 1.0);
+    eventually("the pruning", || daemon.stderr().contains("No room made in the store").then_some(()));
+    drop(daemon); // kill -9
+    assert_eq!(events(), all, "the suspension is stored, and nothing is removed yet");
+    store.execute_batch("DROP TRIGGER not_yet").unwrap();
+    let suspended = &stage.sinks()[0];
+    assert_eq!(
+        [&suspended["state"], &suspended["lost_events"]],
+        [&Value::from("suspended"), &Value::from(0)]
+    );
+
+    let daemon = stage.home.daemon();
+    eventually("room", || daemon.stderr().contains("the oldest events were removed").then_some(()));
+    let lost = of_crm(&daemon, "lost_events_total").unwrap() as usize;
+    assert!(lost > 0 && lost < all / 2, "{lost} of {all}: no more than is needed");
+    assert_eq!(events(), all - lost);
+    stage.receiver.revive();
+    stage.run("sinks resume crm");
+    stage.eventually_confirmed(all - lost);
+    eventually_is(&daemon, "pending_events", 0.0);
+    let confirmed: HashSet<String> =
+        stage.confirmed().iter().map(|delivery| delivery.id().to_owned()).collect();
+    assert_eq!(confirmed.len(), all - lost, "what it missed and what it got is all there was");
+    assert_eq!(of_crm(&daemon, "lost_events_total"), Some(lost as f64));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The daemon's side of the control socket.
 //!
-//! One command is carried out at a time; a few may wait for their turn, more are refused. Connections ask once and are
-//! closed; a request is a line and some headers, and whatever body it has is never read. A reader that goes, or stands
-//! still, ends its command, so that no kf account stays claimed for it.
+//! Commands that cannot disturb each other are carried out side by side, the others take turns ([`turns`](super::turns)).
+//! Connections ask once and are closed; a request is a line and some headers, and whatever body it has is never read. A reader
+//! that goes, or stands still, ends its command, so that no kf account stays claimed for it.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
@@ -18,14 +18,16 @@ use serde::Serialize;
 use tokio::{net::UnixStream, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, HEARTBEAT, Line, VERSION_HEADER, operations::Operations, socket::ControlSocket};
+use super::{
+    Command, HEARTBEAT, Line, VERSION_HEADER,
+    operations::Operations,
+    socket::ControlSocket,
+    turns::{Turn, Turns},
+};
 use crate::dispatch::admin::{SinkAdmin, SinkAnswer};
 
 /// Connections served at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 16;
-
-/// Commands that wait for the one that is carried out.
-const MAX_WAITING: usize = 4;
 
 /// The largest head of a request in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -65,21 +67,26 @@ impl ControlServer {
 
     /// Serves until `stop`. A command that is under way then is told so.
     pub async fn run(self, stop: CancellationToken) {
-        let (orders, waiting) = mpsc::channel(MAX_WAITING);
-        tokio::join!(
-            serve(self.socket, orders, stop.clone()),
-            Box::pin(carry_out(&self.work, waiting, stop))
-        );
+        // Each connection gives one.
+        let (orders, given) = mpsc::channel(MAX_CONNECTIONS);
+        let desk = Desk { turns: Turns::new(), orders };
+        tokio::join!(serve(self.socket, desk, stop.clone()), Box::pin(carry_out(&self.work, given, stop)));
     }
 }
 
-async fn serve(socket: ControlSocket, orders: mpsc::Sender<Order>, stop: CancellationToken) {
+/// Where commands are given.
+struct Desk {
+    turns: Turns,
+    orders: mpsc::Sender<Order>,
+}
+
+async fn serve(socket: ControlSocket, desk: Desk, stop: CancellationToken) {
     let mut connections = FuturesUnordered::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             accepted = socket.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok(stream) => connections.push(serve_connection(stream, orders.clone())),
+                Ok(stream) => connections.push(serve_connection(stream, &desk)),
                 Err(error) => {
                     tracing::warn!("Control socket: a connection was not accepted: {error}");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
@@ -94,8 +101,8 @@ async fn serve(socket: ControlSocket, orders: mpsc::Sender<Order>, stop: Cancell
     tokio::time::timeout(CLOSING_GRACE, answered).await.ok();
 }
 
-async fn serve_connection(stream: UnixStream, orders: mpsc::Sender<Order>) {
-    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &orders))));
+async fn serve_connection(stream: UnixStream, desk: &Desk) {
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(desk.answer(&request))));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -108,30 +115,40 @@ async fn serve_connection(stream: UnixStream, orders: mpsc::Sender<Order>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, orders: &mpsc::Sender<Order>) -> Response<Body> {
-    let (status, body) = match (Command::from_uri(request.uri()), request.method()) {
-        (None, _) => (StatusCode::NOT_FOUND, Body::from("there is no such command\n")),
-        (Some(_), method) if method != Method::POST => {
-            (StatusCode::METHOD_NOT_ALLOWED, Body::from("commands are POSTed\n"))
-        }
-        (Some(Err(error)), _) => (StatusCode::BAD_REQUEST, Body::from(format!("{}\n", error.body_text()))),
-        (Some(Ok(command)), _) => {
-            let (lines, body) = mpsc::channel(LINES_IN_FLIGHT);
-            match orders.try_send(Order { command, lines }) {
-                Ok(()) => (StatusCode::OK, Body::from_stream(with_heartbeat(body))),
-                Err(_) => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    Body::from(format!("{MAX_WAITING} commands wait already: try again when they are done")),
-                ),
+impl Desk {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let (status, body) = match (Command::from_uri(request.uri()), request.method()) {
+            (None, _) => (StatusCode::NOT_FOUND, Body::from("there is no such command\n")),
+            (Some(_), method) if method != Method::POST => {
+                (StatusCode::METHOD_NOT_ALLOWED, Body::from("commands are POSTed\n"))
             }
-        }
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
-    response.headers_mut().insert(VERSION_HEADER, version);
-    response
+            (Some(Err(error)), _) => {
+                (StatusCode::BAD_REQUEST, Body::from(format!("{}\n", error.body_text())))
+            }
+            (Some(Ok(command)), _) => match self.take(command) {
+                Ok(lines) => (StatusCode::OK, Body::from_stream(with_heartbeat(lines))),
+                Err(why) => (StatusCode::SERVICE_UNAVAILABLE, Body::from(why)),
+            },
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+        response.headers_mut().insert(VERSION_HEADER, version);
+        response
+    }
+
+    /// Gives a place and an order, and where its lines will come from; or why there can be none.
+    fn take(&self, command: Command) -> Result<mpsc::Receiver<Bytes>, String> {
+        let turn = self.turns.place(&command).map_err(|refused| refused.to_string())?;
+        let (lines, answer) = mpsc::channel(LINES_IN_FLIGHT);
+        let given = self.orders.try_send(Order { command, turn, lines });
+        given.map_err(|_| STOPPING.to_owned())?;
+        Ok(answer)
+    }
 }
+
+/// What is said to who has given a command, or wants to.
+const STOPPING: &str = "the daemon is being stopped";
 
 fn with_heartbeat(lines: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Bytes, Infallible>> {
     let next = |mut lines: mpsc::Receiver<Bytes>| async {
@@ -144,46 +161,65 @@ fn with_heartbeat(lines: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Byt
     stream::unfold(lines, next).fuse()
 }
 
-/// A command, and where its lines go.
+/// A command, its place among others, and where its lines go.
 struct Order {
     command: Command,
+    turn: Turn,
     lines: mpsc::Sender<Bytes>,
 }
 
-/// Carries out one order after the other until `stop`.
+/// Carries orders out until `stop`, and tells those then that are not done.
 async fn carry_out(work: &Work, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
+    let mut under_way = FuturesUnordered::new();
     loop {
-        let order = tokio::select! {
-            () = stop.cancelled() => break,
-            Some(order) = orders.recv() => order,
-        };
-        tracing::info!(command = ?order.command, "Carrying out a command of the control socket");
         tokio::select! {
-            () = stop.cancelled() => {
-                order.fail("the daemon is being stopped");
-                break;
-            }
-            () = order.lines.closed() => tracing::info!("Whoever gave the command has gone"),
-            carried_out = AssertUnwindSafe(order.carry_out(work)).catch_unwind() => {
-                if carried_out.is_err() {
-                    tracing::error!("A command panicked: this is a bug in kfwatch, please report it");
-                    order.fail("it panicked: this is a bug in kfwatch, please report it");
-                }
-            }
+            () = stop.cancelled() => break,
+            Some(order) = orders.recv() => under_way.push(order.until_done(work, &stop)),
+            Some(()) = under_way.next() => {}
         }
     }
     orders.close();
     while let Ok(order) = orders.try_recv() {
-        order.fail("the daemon is being stopped");
+        under_way.push(order.until_done(work, &stop));
     }
+    while under_way.next().await.is_some() {}
 }
 
 impl Order {
-    async fn carry_out(&self, work: &Work) {
-        match &self.command {
+    /// Waits for its turn and does it, unless `stop` comes before, or who gave it goes.
+    async fn until_done(self, work: &Work, stop: &CancellationToken) {
+        let Self { command, turn, lines } = self;
+        let answer = Answer { lines: &lines };
+        let doing = async {
+            let _turn = turn.come().await;
+            tracing::info!(?command, "Carrying out a command of the control socket");
+            answer.to(command, work).await;
+        };
+        tokio::select! {
+            biased; // Whatever is done by then: nothing new begins when the daemon stops.
+            () = stop.cancelled() => answer.fail(STOPPING),
+            () = lines.closed() => tracing::info!("Whoever gave a command has gone"),
+            done = AssertUnwindSafe(doing).catch_unwind() => {
+                if done.is_err() {
+                    tracing::error!("A command panicked: this is a bug in kfwatch, please report it");
+                    answer.fail("it panicked: this is a bug in kfwatch, please report it");
+                }
+            }
+        }
+    }
+}
+
+/// The lines that say what came of a command.
+struct Answer<'a> {
+    lines: &'a mpsc::Sender<Bytes>,
+}
+
+impl Answer<'_> {
+    async fn to(&self, command: Command, work: &Work) {
+        match command {
             Command::Poll => self.send(work.operations.polls()).await,
             Command::Check => self.send(work.operations.checks()).await,
-            Command::Sinks(command) => match work.sinks.carry_out(command.clone()).await {
+            Command::Sinks(command) => match work.sinks.carry_out(command).await {
                 Ok(SinkAnswer::Sinks(sinks)) => self.send(stream::iter(sinks)).await,
                 Ok(SinkAnswer::DeadLetters(letters)) => self.send(stream::iter(letters)).await,
                 Ok(SinkAnswer::Done(done)) => self.send(stream::iter([done])).await,

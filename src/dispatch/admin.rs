@@ -243,11 +243,13 @@ impl SinkAdmin {
         from: Option<Timestamp>,
     ) -> Result<SinkAnswer, SinkAdminError> {
         let stored = self.known(&sink).await?;
+        let unstored = || self.orders_of(&sink)?.status.read().stopped;
+        let stopped_reason = stored.stopped.or_else(unstored);
         Ok(SinkAnswer::Done(Done {
             sink,
             events,
             from: from.map(millis),
-            stopped_reason: stored.stopped,
+            stopped_reason,
             is_configured: stored.removed_at.is_none(),
         }))
     }
@@ -270,11 +272,11 @@ impl SinkAdmin {
             stored => stored.pending.halted().or(row.as_ref().map(SinkRow::state)).unwrap_or("unknown"),
         };
         let StoredSink { name, stopped, pending, gap, .. } = stored;
-        let SinkRow { last_delivery_at, last_failure, .. } = row.unwrap_or_default();
+        let SinkRow { last_delivery_at, last_failure, stopped: unstored, .. } = row.unwrap_or_default();
         SinkReport {
             sink: name,
             state: state.to_owned(),
-            stopped_reason: stopped,
+            stopped_reason: stopped.or(unstored),
             pending_events: pending.events,
             oldest_pending_at: pending.oldest.map(millis),
             dead_letters: pending.dead_letters,

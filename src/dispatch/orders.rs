@@ -75,7 +75,7 @@ impl Dispatcher {
                 let resumed = self.store.resume_sink(&self.name).await;
                 if let Ok(registered) = &resumed {
                     tracing::info!(sink = %self.name, "Delivery is resumed");
-                    self.stopped = None;
+                    self.stop.end();
                     self.outage = Outage::default();
                     self.go_on_behind(registered.cursor);
                 }
@@ -114,7 +114,7 @@ impl Dispatcher {
     async fn suspended(&mut self, reason: String) {
         let is_over = self.store.pending(&self.name).await.is_ok_and(|pending| !pending.stopped);
         if !is_over {
-            self.stopped = Some(reason);
+            self.stop.begun_by_store(reason);
         }
     }
 
@@ -164,10 +164,10 @@ mod tests {
 
         store.suspend_sink("log", "too large", Timestamp::UNIX_EPOCH).await.unwrap();
         dispatcher.carry_out(Order::Suspended("too large".to_owned())).await;
-        assert_eq!(dispatcher.stopped.as_deref(), Some("too large"));
+        assert_eq!(dispatcher.stop.reason(), Some("too large"));
         for order in [Order::Resume(oneshot::channel().0), Order::Suspended("too large".to_owned())] {
             dispatcher.carry_out(order).await;
-            assert_eq!(dispatcher.stopped, None);
+            assert_eq!(dispatcher.stop.reason(), None);
         }
     }
 }

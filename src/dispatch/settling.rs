@@ -45,7 +45,7 @@ impl Dispatcher {
             }
             Err(DeliveryError::Stopped { reason }) => {
                 self.window.put_back(&events);
-                self.stop(reason).await;
+                self.stop(reason);
             }
             Err(source @ DeliveryError::Gone) => return Err(SinkEnded { name: self.name.clone(), source }),
         }
@@ -61,7 +61,7 @@ impl Dispatcher {
         {
             self.window.settle(std::slice::from_ref(event));
             if letters >= MAX_DEAD_LETTERS && !was_dead_letter {
-                self.stop(format!("it has {letters} dead letters, and no more are kept")).await;
+                self.stop(format!("it has {letters} dead letters, and no more are kept"));
             }
             return;
         }
@@ -71,16 +71,11 @@ impl Dispatcher {
     }
 
     /// The sink gets no more events. What is under way is finished; the rest stays in the log.
-    async fn stop(&mut self, reason: String) {
-        if self.stopped.is_some() {
-            return;
+    fn stop(&mut self, reason: String) {
+        if self.stop.reason().is_none() {
+            tracing::error!(sink = %self.name, "Delivery has ended: {reason}; {}", self.until_resumed());
+            self.stop.begin(reason, self.clock.now().wall);
         }
-        tracing::error!(sink = %self.name, "Delivery has ended: {reason}; {}", self.until_resumed());
-        if let Err(error) = self.store.stop_sink(&self.name, &reason, self.clock.now().wall).await {
-            // A restart tries once more, and is told the same.
-            tracing::warn!(sink = %self.name, "That is not remembered: {}", crate::chain(&error));
-        }
-        self.stopped = Some(reason);
     }
 
     /// What ends a stop, for the log. Not that events are kept: those of a suspended sink are not.

@@ -3,7 +3,11 @@
 //!
 //! Of each kf account one delivery is under way at most, so that first deliveries are in order; different kf accounts
 //! overtake each other. The cursor stands below the lowest event of the log that is not settled. Dead letters that are to be
-//! delivered once more are here as well, and move no cursor. Pure: the time is an argument.
+//! delivered once more are here as well, and move no cursor.
+//!
+//! What waits behind others of its kf account may be put aside ([`put_waiting_aside`](Window::put_waiting_aside)), so that there
+//! is room for other kf accounts: of it only the id is kept, until its turn is near and it is read again. Pure: the time is an
+//! argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -13,11 +17,18 @@ use std::{
 
 use crate::store::{AccountRow, EventId, StoredEvent};
 
+/// How many events of a kf account are read again together.
+const READ_TOGETHER: usize = 50;
+
 /// Events that were read and are not settled, and those settled before an earlier one was.
 #[derive(Debug)]
 pub(super) struct Window {
     unsettled: BTreeMap<EventId, Slot>,
-    /// What follows in each kf account behind its first unsettled event. Without an entry none is unsettled.
+    /// Those of the log that are not settled either, and of which no more is kept than this.
+    aside: BTreeSet<EventId>,
+    /// First unsettled events of their kf accounts that have to be read again.
+    missing: BTreeMap<EventId, AccountRow>,
+    /// The unsettled events of each kf account in their order, also those put aside. Without an entry there are none.
     lanes: HashMap<AccountRow, VecDeque<EventId>>,
     /// First unsettled events of their kf accounts that may be delivered now.
     ready: BTreeSet<EventId>,
@@ -47,6 +58,8 @@ impl Window {
     pub(super) fn behind(cursor: EventId) -> Self {
         Self {
             unsettled: BTreeMap::new(),
+            aside: BTreeSet::new(),
+            missing: BTreeMap::new(),
             lanes: HashMap::new(),
             ready: BTreeSet::new(),
             delayed: BTreeSet::new(),
@@ -59,15 +72,21 @@ impl Window {
         self.read_to
     }
 
-    /// How many events are not settled.
+    /// How many events are here whole.
     pub(super) fn len(&self) -> usize {
         self.unsettled.len()
     }
 
+    /// How many are put aside.
+    pub(super) fn aside(&self) -> usize {
+        self.aside.len()
+    }
+
     /// Up to where all events of the log are settled.
     pub(super) fn cursor(&self) -> EventId {
-        let first = self.unsettled.iter().find(|(_, slot)| slot.origin == Origin::Log);
-        first.map_or(self.read_to, |(first, _)| EventId(first.0 - 1))
+        let whole = self.unsettled.iter().find(|(_, slot)| slot.origin == Origin::Log).map(|(id, _)| id);
+        let first = whole.into_iter().chain(self.aside.first()).min();
+        first.map_or(self.read_to, |first| EventId(first.0 - 1))
     }
 
     /// Takes in what was read: the log has no others up to `read_to` that this sink wants.
@@ -82,21 +101,68 @@ impl Window {
     /// log will still come to, or that are there already, are passed over.
     pub(super) fn add_dead_letters(&mut self, letters: Vec<StoredEvent>) {
         for letter in letters {
-            if letter.id <= self.read_to && !self.unsettled.contains_key(&letter.id) {
+            let is_here = self.unsettled.contains_key(&letter.id) || self.aside.contains(&letter.id);
+            if letter.id <= self.read_to && !is_here {
                 self.append(letter, Origin::DeadLetters);
+            }
+        }
+    }
+
+    /// Puts events of the log aside that wait behind others of their kf accounts, if there is nothing else to be done: nothing
+    /// may be delivered, and nothing more was to be read for want of room. Only where kf accounts overtake each other: what is
+    /// under way is first of its kf account then.
+    pub(super) fn put_waiting_aside(&mut self) {
+        if !self.ready.is_empty() {
+            return;
+        }
+        let Self { unsettled, aside, lanes, .. } = self;
+        unsettled.retain(|id, slot| {
+            let is_first = lanes.get(&slot.event.account).and_then(VecDeque::front) == Some(id);
+            let stays = is_first || slot.origin == Origin::DeadLetters;
+            if !stays {
+                aside.insert(*id);
+            }
+            stays
+        });
+    }
+
+    /// What has to be read again, at most so much, and of each kf account some together.
+    pub(super) fn missing(&self, most: usize) -> Vec<(AccountRow, EventId)> {
+        let next_ones = |account: &AccountRow| {
+            let account = *account;
+            let lane = self.lanes.get(&account).into_iter().flatten();
+            let put_aside = lane.copied().filter(|id| self.aside.contains(id));
+            put_aside.take(READ_TOGETHER).map(move |id| (account, id))
+        };
+        self.missing.values().flat_map(next_ones).take(most).collect()
+    }
+
+    /// Takes in what was read again of what was missing. What the log has no longer counts as settled: the sink was suspended, and
+    /// it is noted that it misses these.
+    pub(super) fn add_again(&mut self, missing: &[(AccountRow, EventId)], events: Vec<StoredEvent>) {
+        for event in events {
+            self.aside.remove(&event.id);
+            if self.missing.remove(&event.id).is_some() {
+                self.ready.insert(event.id);
+            }
+            let slot = Slot { event: Arc::new(event), origin: Origin::Log, refusals: 0 };
+            self.unsettled.insert(slot.event.id, slot);
+        }
+        for (account, id) in missing {
+            if self.aside.remove(id) {
+                self.missing.remove(id);
+                self.leave_lane(*account, *id);
             }
         }
     }
 
     fn append(&mut self, event: StoredEvent, origin: Origin) {
         let id = event.id;
-        match self.lanes.get_mut(&event.account) {
-            Some(lane) => lane.push_back(id),
-            None => {
-                self.lanes.insert(event.account, VecDeque::new());
-                self.ready.insert(id);
-            }
+        let lane = self.lanes.entry(event.account).or_default();
+        if lane.is_empty() {
+            self.ready.insert(id);
         }
+        lane.push_back(id);
         self.unsettled.insert(id, Slot { event: Arc::new(event), origin, refusals: 0 });
     }
 
@@ -128,11 +194,29 @@ impl Window {
             self.unsettled.remove(&event.id);
             // It may have become ready when the one before it in its kf account was settled, a moment ago.
             self.ready.remove(&event.id);
-            if let Some(next) = self.lanes.get_mut(&event.account).and_then(VecDeque::pop_front) {
-                self.ready.insert(next);
-            } else {
-                self.lanes.remove(&event.account);
+            self.leave_lane(event.account, event.id);
+        }
+    }
+
+    /// The next one has its turn, if this one was the first of its kf account.
+    fn leave_lane(&mut self, account: AccountRow, id: EventId) {
+        let Some(lane) = self.lanes.get_mut(&account) else { return };
+        // The first, unless a dead letter stands behind a younger event and both were delivered together.
+        let place = lane.iter().position(|other| *other == id);
+        if let Some(place) = place {
+            lane.remove(place);
+        }
+        match lane.front() {
+            None => {
+                self.lanes.remove(&account);
             }
+            Some(next) if self.aside.contains(next) => {
+                self.missing.insert(*next, account);
+            }
+            Some(next) if place == Some(0) => {
+                self.ready.insert(*next);
+            }
+            Some(_) => {}
         }
     }
 
@@ -230,6 +314,63 @@ mod tests {
         assert_eq!(ids(&window.take_together(4)), [5]);
     }
 
+    /// Reads of what is missing one event, as a small page would have it.
+    fn read_again(window: &mut Window, accounts: &[i64]) {
+        let missing = window.missing(1);
+        let events = missing.iter().map(|(_, id)| event(id.0, accounts[id.0 as usize - 1])).collect();
+        window.add_again(&missing, events);
+    }
+
+    #[test]
+    fn what_waits_is_put_aside_while_nothing_can_be_delivered_and_read_again_in_its_turn() {
+        let accounts = [1, 1, 1, 2];
+        let mut window = window(&accounts);
+        let first = window.take_one().unwrap();
+        window.put_waiting_aside();
+        assert_eq!(window.len(), 4, "the other kf account's may be delivered");
+        let other = window.take_one().unwrap();
+        window.put_waiting_aside();
+        assert_eq!((window.len(), window.aside()), (2, 2), "what is under way stays");
+        assert!(window.missing(9).is_empty(), "their turn has not come");
+        window.settle(&[other]);
+        window.settle(&[first]);
+        assert_eq!((window.cursor(), window.take_one()), (EventId(1), None));
+        assert_eq!(window.missing(9), [(AccountRow(1), EventId(2)), (AccountRow(1), EventId(3))]);
+        read_again(&mut window, &accounts);
+        assert_eq!(window.take_one().map(|event| event.id.0), Some(2));
+        assert_eq!((window.cursor(), window.aside()), (EventId(1), 1));
+    }
+
+    #[test]
+    fn what_the_log_has_no_longer_is_passed_over() {
+        let accounts = [1, 1, 1, 1];
+        let mut window = window(&accounts);
+        let first = window.take_one().unwrap();
+        window.put_waiting_aside();
+        window.settle(&[first]);
+        let missing = window.missing(9);
+        assert_eq!(missing.len(), 3);
+        window.add_again(&missing, vec![event(3, 1)]);
+        let third = window.take_one().unwrap();
+        assert_eq!((third.id.0, window.cursor()), (3, EventId(2)));
+        window.settle(&[third]);
+        assert_eq!((window.cursor(), window.len(), window.aside()), (EventId(4), 0, 0));
+    }
+
+    #[test]
+    fn a_dead_letter_that_the_log_brings_as_well_is_not_there_twice() {
+        let mut window = window(&[1, 1, 2]);
+        let under_way = [window.take_one().unwrap(), window.take_one().unwrap()];
+        window.put_waiting_aside();
+        window.add_dead_letters(vec![event(2, 1)]);
+        window.settle(&under_way);
+        read_again(&mut window, &[1, 1, 2]);
+        let again = window.take_one().unwrap();
+        assert!(!window.is_dead_letter(&again));
+        window.settle(&[again]);
+        assert_eq!((window.cursor(), window.take_one()), (EventId(3), None));
+    }
+
     #[test]
     fn what_was_refused_holds_back_its_own_kf_account_alone() {
         let mut window = window(&[1, 1, 2]);
@@ -249,7 +390,7 @@ mod tests {
         #[test]
         fn order_and_cursor_hold_whatever_happens(
             accounts in prop::collection::vec(0_i64..4, 1..40),
-            choices in prop::collection::vec((0_u8..4, any::<prop::sample::Index>()), 0..200),
+            choices in prop::collection::vec((0_u8..6, any::<prop::sample::Index>()), 0..200),
         ) {
             let mut window = window(&accounts);
             let mut under_way: Vec<Arc<StoredEvent>> = Vec::new();
@@ -264,8 +405,10 @@ mod tests {
                             under_way.push(event);
                         }
                     }
+                    2 => window.put_waiting_aside(),
+                    3 => read_again(&mut window, &accounts),
                     _ if under_way.is_empty() => {}
-                    2 => {
+                    4 => {
                         let event = under_way.swap_remove(index.index(under_way.len()));
                         settled.insert(event.id.0);
                         window.settle(&[event]);
@@ -278,7 +421,15 @@ mod tests {
                 let lowest = (1..=accounts.len() as i64).find(|id| !settled.contains(id));
                 let expected = lowest.map_or(accounts.len() as i64, |id| id - 1);
                 prop_assert_eq!(window.cursor(), EventId(expected));
-                prop_assert_eq!(window.len(), accounts.len() - settled.len());
+                prop_assert_eq!(window.len() + window.aside(), accounts.len() - settled.len());
+            }
+            window.put_back(&under_way);
+            while settled.len() < accounts.len() {
+                read_again(&mut window, &accounts);
+                let event = window.take_one();
+                prop_assert!(event.is_some(), "something waits for ever");
+                window.settle(&[event.clone().unwrap()]);
+                prop_assert!(settled.insert(event.unwrap().id.0), "twice");
             }
         }
     }

@@ -21,12 +21,18 @@ pub struct SinkRow {
     pub last_failure: Option<(Timestamp, String)>,
     /// Whether that was the last that was heard of the sink.
     pub is_failing: bool,
+    /// Why the sink gets no more events until it is resumed, if it does not: also when the store could not be told yet.
+    pub stopped: Option<String>,
 }
 
 impl SinkRow {
     /// The word for how deliveries go.
     pub fn state(&self) -> &'static str {
-        if self.is_failing { "failing" } else { "delivering" }
+        match self {
+            Self { stopped: Some(_), .. } => "stopped",
+            Self { is_failing: true, .. } => "failing",
+            _ => "delivering",
+        }
     }
 }
 
@@ -51,6 +57,11 @@ impl SinkStatus {
         let mut row = self.row();
         row.last_failure = Some((at, reason));
         row.is_failing = true;
+    }
+
+    /// The sink gets no more events until it is resumed, for this reason; or it gets them.
+    pub fn set_stopped(&self, reason: Option<String>) {
+        self.row().stopped = reason;
     }
 
     /// A copy of what is known.

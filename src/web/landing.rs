@@ -37,9 +37,10 @@ table.of { width: auto; margin-bottom: 1.5rem; } td.kf { white-space: nowrap; } 
 .state { border-radius: .6rem; padding: .1rem .6rem; font-size: .85rem; background: #e9edf0; }
 .ok, .delivering { background: #d8f0de; } .unbound, .invalid, .stopped, .suspended { background: #fbd9d6; }
 .blind, .failing { background: #fdeac9; }
+.remark { color: inherit; overflow-wrap: anywhere; } code { background: #e9edf0; border-radius: .3rem; padding: .1rem .35rem; }
 @media (prefers-color-scheme: dark) { body { background: #14191f; color: #dfe5eb; } p, .name, .offline { color: #9aa6b2; }
 .online { color: #7fd497; }
-th, td { border-color: #2b343d; } .state { background: #2b343d; } .ok, .delivering { background: #1d4d2b; }
+th, td { border-color: #2b343d; } .state, code { background: #2b343d; } .ok, .delivering { background: #1d4d2b; }
 .unbound, .invalid, .stopped, .suspended { background: #6b211b; } .blind, .failing { background: #64480f; } }
 ";
 

@@ -1,22 +1,26 @@
 //! Disks that are full (ENOSPC) and disks that fail (EIO), under the store and under the file of a sink.
 
-use std::{collections::HashSet, fs};
+use std::{
+    collections::HashSet,
+    fs,
+    time::{Duration, Instant},
+};
 
 use crate::{
     disk::SmallDisk,
     support_delivery::{
-        Delivery, Receiver,
+        Answer, Delivery, Receiver,
         eio::{
             FailingDisk,
-            Trouble::{self, Cut, Sync, Write},
+            Trouble::{self, Cut, Read, Sync, Write},
         },
         log::EventLog,
         scene::{
-            eventually_delivered, eventually_logged, file, home, lively, nothing_more_happens, of_sink,
-            terminate, times_logged, webhook,
+            eventually_delivered, eventually_logged, eventually_polls, file, home, lively,
+            nothing_more_happens, of_sink, terminate, times_logged, webhook,
         },
     },
-    support_ops::{Home, Process, WeChat, eventually},
+    support_ops::{Home, Process, WeChat, eventually, metric, quiet},
 };
 
 const STORE_FAILS: &str = "Polls are not stored";
@@ -231,4 +235,67 @@ fn a_failing_disk_of_a_sink_confirms_nothing_and_loses_nothing() {
     let log = log_at_the_end(&wechat, &home, daemon, &["archive"]);
     let again = log.assert_written("archive", &[written(&home.path("events.jsonl"))]);
     assert!(again > 0, "what could not be taken back is there twice");
+}
+
+#[test]
+fn a_sink_that_is_stopped_while_the_disk_of_the_store_is_full_shows_it_and_is_stopped_for_good() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let store = disk.path().join("kfwatch.db");
+    let home = home(
+        &wechat,
+        &[format!("[store]\npath = {store:?}\n"), webhook("crm", &receiver.url("kf"), "")].concat(),
+    );
+    let daemon = home.daemon();
+    eventually_more(&receiver, 5);
+    receiver.answer(|_| Answer::status(500));
+    eventually("events that wait", || (of_sink(&daemon, "crm", "pending_events") >= 5.0).then_some(()));
+    disk.fill();
+    eventually_fails_to_store(&daemon);
+    receiver.answer(|_| Answer::status(410));
+    eventually("the stop", || (of_sink(&daemon, "crm", "stopped") >= 1.0).then_some(()));
+    let shown = home.run("sinks").stdout;
+    assert!(shown.contains("crm: stopped: the receiver answers 410 Gone"), "{shown}");
+
+    disk.make_room();
+    let store = rusqlite::Connection::open(store).unwrap();
+    let stored = || -> Option<String> {
+        store.query_row("SELECT stopped_reason FROM sinks", [], |row| row.get(0)).unwrap()
+    };
+    eventually("the stop in the store", stored);
+    drop(daemon); // kill -9
+    let received = receiver.received().len();
+    let daemon = home.daemon();
+    eventually_logged(&daemon, "Delivery has ended before: the receiver answers 410 Gone");
+    eventually_polls(&wechat);
+    assert_eq!(receiver.received().len(), received);
+}
+
+#[test]
+fn a_disk_of_the_store_that_hangs_holds_a_scrape_up_once_and_not_for_each_sink() {
+    const SINKS: usize = 32;
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let disk = FailingDisk::build();
+    let sinks: String =
+        (1..=SINKS).map(|sink| file(&format!("file{sink}"), &format!("{sink}.jsonl"))).collect();
+    let home = disk.under(home(&wechat, &sinks), "kfwatch.db");
+    let daemon = home.daemon();
+    eventually_delivered(&daemon, "file1");
+    // What the daemon has read of the store counts no longer, and has to be read again.
+    let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
+    store.execute("UPDATE sinks SET destination = destination", ()).unwrap();
+    disk.fail(&[Read]);
+    let scrape = || {
+        let begun = Instant::now();
+        let page = daemon.get("/metrics").text();
+        assert!(metric(&page, "kfwatch_sink_delivered_events_total{sink=\"file1\"}").is_some(), "{page}");
+        (begun.elapsed(), metric(&page, "kfwatch_store_events"))
+    };
+    let (took, events) =
+        eventually("the store hangs", || Some(scrape()).filter(|(_, events)| events.is_none()));
+    assert_eq!(events, None);
+    assert!(took < Duration::from_secs(SINKS as u64 / 4), "{took:?}: each sink has waited");
+    disk.mend();
+    eventually("the store is back", || scrape().1);
 }

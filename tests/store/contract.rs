@@ -280,6 +280,8 @@ pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
         Pending { events: 3, oldest: Some(at(3)), ..Pending::default() }
     );
     assert_eq!(store.read_events_after(EventId(2), 2).await.unwrap().len(), 2);
+    let these = store.read_these_events([4, 1, 9].map(EventId).into()).await.unwrap();
+    assert_eq!(these.iter().map(|event| event.id.0).collect::<Vec<_>>(), [1, 4], "there is no 9");
     store.advance_cursor("log", EventId(5)).await.unwrap();
     assert_eq!(store.pending("log").await.unwrap(), Pending::default());
 }

@@ -1,6 +1,6 @@
 /*
- * A disk that fails: preloaded into a program, it makes writes, syncs or cuts of files with a path prefix fail with EIO for as
- * long as a file of that name ("write", "sync", "cut") stands in a directory of flags.
+ * A disk that fails: preloaded into a program, it makes writes, syncs or cuts of files with a path prefix fail with EIO, and reads
+ * hang, for as long as a file of that name ("write", "sync", "cut", "read") stands in a directory of flags.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,6 +30,20 @@ static int fails(int fd, const char *what) {
     if (strncmp(name, prefix, strlen(prefix)) != 0) return 0;
     errno = EIO;
     return 1;
+}
+
+static void hang(int fd) {
+    while (fails(fd, "read")) usleep(10000);
+}
+
+ssize_t read(int fd, void *bytes, size_t length) {
+    hang(fd);
+    return syscall(SYS_read, fd, bytes, length);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t length, off64_t at) {
+    hang(fd);
+    return syscall(SYS_pread64, fd, bytes, length, at);
 }
 
 ssize_t write(int fd, const void *bytes, size_t length) {

@@ -1,4 +1,4 @@
-//! A disk that fails with EIO when a test wants it, for some files of a daemon.
+//! A disk that fails with EIO, or hangs, when a test wants it, for some files of a daemon.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -17,6 +17,8 @@ pub(crate) enum Trouble {
     Sync,
     /// Making files shorter.
     Cut,
+    /// Reading from files, which hangs.
+    Read,
 }
 
 /// The failing disk of one home.
@@ -49,7 +51,7 @@ impl FailingDisk {
     }
 
     pub(crate) fn mend(&self) {
-        for trouble in [Trouble::Write, Trouble::Sync, Trouble::Cut] {
+        for trouble in [Trouble::Write, Trouble::Sync, Trouble::Cut, Trouble::Read] {
             // Those that did not fail have no flag.
             let _ = fs::remove_file(self.flag(trouble));
         }
@@ -61,6 +63,7 @@ impl FailingDisk {
             Trouble::Write => "write",
             Trouble::Sync => "sync",
             Trouble::Cut => "cut",
+            Trouble::Read => "read",
         })
     }
 }

@@ -42,6 +42,26 @@ pub(crate) fn open(control: &Control, kf_account: &str, openid: &str) {
     control.open_session(&appid(0), kf_account, openid, None).unwrap();
 }
 
+/// Puts so many copies of the newest event behind it, with ids of their own, in the store of a daemon that does not run.
+pub(crate) fn copy_newest_event(store: &rusqlite::Connection, copies: usize) {
+    store
+        .execute(
+            "INSERT INTO events (account, sequence, type, createtime, session_id, observed_at, json)
+             WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < ?1)
+             SELECT account, sequence + n, type, createtime, randomblob(16), observed_at + n,
+                    replace(json, '\"id\":\"', '\"id\":\"' || printf('%08d', n))
+             FROM copies, (SELECT * FROM events ORDER BY id DESC LIMIT 1)",
+            [copies as i64],
+        )
+        .unwrap();
+    store
+        .execute_batch(
+            "UPDATE accounts SET sequence = (SELECT max(sequence) FROM events WHERE account = accounts.id)
+             WHERE id IN (SELECT account FROM events)",
+        )
+        .unwrap();
+}
+
 /// A signed webhook; `more` are further keys.
 pub(crate) fn webhook(name: &str, url: &str, more: &str) -> String {
     format!(

@@ -1,7 +1,7 @@
 //! Reading the event log.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, Rows};
 
 use super::{convert, renumber};
 use crate::store::{
@@ -54,7 +54,22 @@ pub(in crate::store) fn read_after(
 ) -> Result<Vec<StoredEvent>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM events WHERE id > ?1 ORDER BY id LIMIT ?2");
     let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query((after.0, limit_of(limit)))?;
+    all(statement.query((after.0, limit_of(limit)))?)
+}
+
+/// Those of these that the log has.
+pub(in crate::store) fn read_these(
+    connection: &Connection,
+    ids: &[EventId],
+) -> Result<Vec<StoredEvent>, StoreError> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM events WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let ids: serde_json::Value = ids.iter().map(|id| id.0).collect();
+    all(statement.query([ids.to_string()])?)
+}
+
+fn all(mut rows: Rows<'_>) -> Result<Vec<StoredEvent>, StoreError> {
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
         events.push(event(row)?);
@@ -108,11 +123,7 @@ pub(in crate::store) fn read_matching(
     );
     let mut statement = tx.prepare_cached(&sql)?;
     let names = serde_json::Value::from(filter.official_accounts.clone()).to_string();
-    let mut rows = statement.query((filter.after.0, until.0, names, limit_of(limit)))?;
-    let mut events = Vec::new();
-    while let Some(row) = rows.next()? {
-        events.push(event(row)?);
-    }
+    let events = all(statement.query((filter.after.0, until.0, names, limit_of(limit)))?)?;
     let next = match events.last() {
         Some(event) if events.len() >= limit => event.id,
         _ => until.max(filter.after),

@@ -5,22 +5,48 @@ use std::sync::Arc;
 use maud::{Markup, html};
 
 use super::{ago, known};
-use crate::{domain::clock::Moment, metrics::exposition::Stored, status::SinkStatus};
+use crate::{
+    domain::clock::Moment,
+    metrics::exposition::Stored,
+    status::{SinkRow, SinkStatus},
+    store::Pending,
+};
 
-/// A row for each sink; what the store did not say in time is left open.
+/// What is shown of a sink; what the store did not say in time is left open.
+struct Shown<'a> {
+    name: &'a str,
+    row: SinkRow,
+    pending: Option<&'a Pending>,
+}
+
+impl Shown<'_> {
+    fn state(&self) -> &'static str {
+        self.pending.and_then(Pending::halted).unwrap_or(self.row.state())
+    }
+
+    fn is_halted(&self) -> bool {
+        self.row.stopped.is_some() || self.pending.and_then(Pending::halted).is_some()
+    }
+}
+
+/// A row for each sink, and below what to do about those that get nothing.
 pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> Markup {
-    let rows = sinks
-        .iter()
-        .zip(&stored.pending)
-        .map(|(status, (_, pending))| (&status.name, status.read(), pending));
+    let sinks = sinks.iter().zip(&stored.pending);
+    let sinks: Vec<Shown<'_>> = sinks
+        .map(|(status, (_, pending))| Shown {
+            name: &status.name,
+            row: status.read(),
+            pending: pending.as_ref(),
+        })
+        .collect();
     html! {
         table.of {
             thead { tr {
                 th { "Sink" } th { "State" } th.n { "Pending events" } th.n { "Oldest" } th.n { "Last delivery" }
                 th.n { "Dead letters" } th.n { "Lost" } th { "Last failure" }
             } }
-            tbody { @for (name, row, pending) in rows {
-                @let state = pending.as_ref().and_then(crate::store::Pending::halted).unwrap_or(row.state());
+            tbody { @for sink @ Shown { name, row, pending } in &sinks {
+                @let state = sink.state();
                 tr {
                     td { (name) }
                     td { span.state.(state) { (state) } }
@@ -34,6 +60,57 @@ pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> 
                     }
                 }
             } }
+        }
+        @for sink in sinks.iter().filter(|sink| sink.is_halted()) { (remark(sink)) }
+    }
+}
+
+/// Why a sink gets nothing, and what ends that: in the words of `kfwatch sinks`.
+fn remark(sink: &Shown<'_>) -> Markup {
+    html! {
+        p.remark {
+            b { (sink.name) } ": " (sink.state())
+            // Of one that was suspended a moment ago, its dispatcher may not know yet.
+            @if let Some(reason) = &sink.row.stopped { ": " (reason) }
+            br;
+            "when that is mended: " code { "kfwatch sinks resume " (sink.name) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn shown(stopped: Option<&str>, pending: Option<Pending>) -> String {
+        let status = SinkStatus::new("crm".to_owned());
+        status.set_stopped(stopped.map(str::to_owned));
+        let stored = Stored { pending: vec![("crm".to_owned(), pending)], ..Stored::default() };
+        let now = Moment { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
+        table(&[Arc::new(status)], &stored, now).into_string()
+    }
+
+    #[test]
+    fn why_a_sink_gets_nothing_and_what_ends_that_is_shown_and_escaped() {
+        let command = "when that is mended: <code>kfwatch sinks resume crm</code>";
+        let stopped = Pending { stopped: true, ..Pending::default() };
+        let suspended = Pending { suspended: true, ..stopped };
+        for (pending, state) in
+            [(Some(stopped), "stopped"), (Some(suspended), "suspended"), (None, "stopped")]
+        {
+            let page = shown(Some("<script>x</script> & y"), pending);
+            let why = format!("<b>crm</b>: {state}: &lt;script&gt;x&lt;/script&gt; &amp; y<br>{command}");
+            assert!(page.contains(&why), "{page}");
+        }
+        let page = shown(None, Some(suspended));
+        assert!(page.contains(&format!("<b>crm</b>: suspended<br>{command}")), "{page}");
+        for pending in [None, Some(Pending::default())] {
+            let page = shown(None, pending);
+            assert!(page.contains(">delivering</span>") && !page.contains("resume"), "{page}");
         }
     }
 }
