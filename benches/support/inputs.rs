@@ -85,13 +85,26 @@ pub(crate) fn watch(openids: &[String]) -> Watch {
     }
 }
 
-/// The table of one official account with so many kf accounts, each with ten sessions.
+/// The table of one official account with so many kf accounts. No two that follow each other have the same numbers.
 pub(crate) fn table(accounts: usize) -> Table {
     let watch = watch(&openids(10));
     let shared = account("");
-    let status = |n| {
+    let status = |n: usize| {
         let account = Account { kf_account: format!("kf{n}@oa0").into(), ..shared.clone() };
-        Arc::new(AccountStatus::restored(account, Arc::default(), &watch))
+        let status = AccountStatus::restored(account, Arc::default(), &watch);
+        let random = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let mut row = status.row();
+        row.up = !random.is_multiple_of(100);
+        row.sessions = Some(random % 20);
+        row.oldest_createtime =
+            row.sessions.filter(|open| *open > 0).map(|_| CREATETIME - random as i64 % 7200);
+        row.last_success_at = Timestamp::from_second(CREATETIME + random as i64 % 60).ok();
+        row.polls = 14_400 + random % 10;
+        row.failures = random % 3;
+        row.started = 300 + random % 100;
+        row.ended = row.started - random % 20;
+        drop(row);
+        Arc::new(status)
     };
     let accounts = (0..accounts).map(status).collect();
     let official_account = OfficialAccountStatus::new("shop".into(), Arc::default());
