@@ -287,6 +287,10 @@ pub fn escaped(value: &str) -> String {
 
 /// Appends a label value as the text format wants it.
 pub fn push_escaped(text: &mut String, value: &str) {
+    // Nearly no value has one. Not `any`: without an early end this is done in vectors.
+    if !value.bytes().fold(false, |found, byte| found | matches!(byte, b'\\' | b'"' | b'\n')) {
+        return text.push_str(value);
+    }
     let mut rest = value;
     while let Some(at) = rest.find(['\\', '"', '\n']) {
         let (plain, special) = rest.split_at(at);

@@ -88,13 +88,29 @@ pub(crate) fn watch(openids: &[String]) -> Watch {
     }
 }
 
-/// The table of one official account with so many kf accounts, each with ten sessions.
+/// The table of one official account with so many kf accounts. No two that follow each other have the same numbers.
 pub(crate) fn table(accounts: usize) -> Table {
     let watch = watch(&openids(10));
     let shared = account("");
     let watched = |n: usize| {
         let account = Account { kf_account: format!("kf{n}@oa0").into(), ..shared.clone() };
-        Arc::new(WatchedAccount::new(account, AccountRow(0), watch.clone()))
+        let watched = WatchedAccount::new(account, AccountRow(0), watch.clone());
+        let random = ((n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
+        let seconds = |seconds: i64| Timestamp::from_second(seconds).ok().map(UnixMs::from);
+        let mut row = watched.status.row();
+        row.up = !random.is_multiple_of(100);
+        row.sessions = Some(random % 20);
+        row.oldest_createtime = match random % 20 {
+            0 => None,
+            _ => seconds(CREATETIME - i64::from(random) % 7200),
+        };
+        row.last_success_at = seconds(CREATETIME + i64::from(random) % 60);
+        row.polls = 14_400 + random % 10;
+        row.failures = random % 3;
+        row.started = 300 + random % 100;
+        row.ended = row.started - random % 20;
+        drop(row);
+        Arc::new(watched)
     };
     // Each in a place of its own, as the daemon has them.
     let accounts: Vec<_> = (0..accounts).map(watched).collect();

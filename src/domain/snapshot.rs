@@ -25,6 +25,10 @@ pub struct Observed<'a> {
 impl<'a> Observed<'a> {
     /// Takes the entries of an answer in any order; duplicates collapse.
     pub fn new(mut sessions: Vec<Session<'a>>) -> Self {
+        if sessions.len() >= MANY {
+            nearly_sort(&mut sessions);
+        }
+        // What is in order already, this only looks at.
         sessions.sort_unstable();
         sessions.dedup();
         Self { sessions }
@@ -34,6 +38,35 @@ impl<'a> Observed<'a> {
     pub fn sessions(&self) -> &[Session<'a>] {
         &self.sessions
     }
+}
+
+/// So many sessions are worth a sort of their own.
+const MANY: usize = 32;
+
+/// Sorts by the beginning of the openids, which tells nearly all of them apart.
+///
+/// Openids of an official account begin alike and lie all over the answer: to compare two takes a call, two looks into that
+/// memory, and a branch that nobody foresees. So of each the eight bytes behind the common beginning are taken, once, as a
+/// number; numbers are quick to sort.
+fn nearly_sort(sessions: &mut [Session<'_>]) {
+    let Some((first, others)) = sessions.split_first() else { return };
+    let first = first.openid.as_bytes();
+    let alike = others.iter().fold(first.len(), |alike, other| {
+        let other = other.openid.as_bytes();
+        match other.starts_with(&first[..alike]) {
+            true => alike,
+            false => first.iter().zip(other).take_while(|(a, b)| a == b).count(),
+        }
+    });
+    sessions.sort_by_cached_key(|session| {
+        let distinct = session.openid.as_bytes().get(alike..).unwrap_or_default();
+        let mut bytes = [0; 8];
+        match distinct.first_chunk() {
+            Some(first) => bytes = *first,
+            None => bytes[..distinct.len()].copy_from_slice(distinct),
+        }
+        u64::from_be_bytes(bytes)
+    });
 }
 
 /// The sessions of one account, packed.
@@ -168,6 +201,18 @@ mod tests {
             let snapshot = Snapshot::from(&Observed::new(listed.collect()));
             let newest = sessions.iter().filter(|(of, _)| *of == openid).map(|(_, createtime)| *createtime).max();
             prop_assert_eq!(snapshot.createtime_of(&openid), newest);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sessions_are_sorted_whatever_their_openids_begin_with(
+            sessions in prop::collection::vec(("(oABCDE|)[\\x00ab微]{0,12}", 0..2i64), 0..3 * MANY),
+        ) {
+            let listed = sessions.iter().map(|(openid, createtime)| Session { openid: openid.into(), createtime: *createtime });
+            let sorted: std::collections::BTreeSet<_> = listed.clone().collect();
+            let observed = Observed::new(listed.collect());
+            prop_assert!(observed.sessions().iter().eq(&sorted));
         }
     }
 

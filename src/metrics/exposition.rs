@@ -7,6 +7,8 @@
 mod accounts;
 mod calls;
 mod collected;
+mod lines;
+mod sheet;
 mod sinks;
 mod stored;
 
@@ -18,6 +20,9 @@ use crate::status::Table;
 
 /// How many bytes are handed on at a time.
 pub const CHUNK: usize = 64 * 1024;
+
+/// Room for so much is kept, so that a chunk does not grow.
+const LONGEST_LINE: usize = 1024;
 
 /// Which series a page has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +77,11 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         self.chunk.extend_from_slice(b"} ");
         self.chunk.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
         self.chunk.push(b'\n');
-        // Room for the longest line is kept, so that a chunk does not grow.
-        if self.chunk.len() > CHUNK - 1024 {
+        self.flush_if_full();
+    }
+
+    fn flush_if_full(&mut self) {
+        if self.chunk.len() > CHUNK - LONGEST_LINE {
             self.flush();
         }
     }
@@ -81,5 +89,86 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     fn flush(&mut self) {
         let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
         self.open = self.open && (self.emit)(full);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        domain::{account::Account, watch::Watch},
+        status::{AccountStatus, OfficialAccountStatus, Row},
+    };
+
+    /// Two official accounts, one with names of all lengths that end at and behind a block, and one with few.
+    fn table() -> Table {
+        let official_account = |name: &str, kf_accounts: Vec<String>| {
+            let status = |kf_account: String| {
+                let account = Account {
+                    official_account: name.into(),
+                    appid: "wx1".into(),
+                    kf_account: kf_account.as_str().into(),
+                };
+                let status = AccountStatus::restored(account, &Watch::default());
+                let polls = kf_account.len() as u32;
+                let mut row = status.row();
+                row.polls = if polls.is_multiple_of(7) { polls << 24 } else { polls };
+                row.sessions = polls.is_multiple_of(3).then_some(polls / 10);
+                row.agent.nickname = polls.is_multiple_of(5).then(|| kf_account.as_str().into());
+                drop(row);
+                status
+            };
+            let of = OfficialAccountStatus::new(name.into(), Arc::default(), Arc::default());
+            of.set_kf_accounts(Arc::new(kf_accounts.into_iter().map(status).collect::<Vec<_>>()));
+            Arc::new(of)
+        };
+        Table::new(vec![
+            official_account(
+                "sh\"op",
+                (0..100).map(|len| "微kf\\@".chars().cycle().take(len).collect()).collect(),
+            ),
+            official_account("none", Vec::new()),
+            official_account(&"o".repeat(64), vec!["kf1@oa".into(), "kf2@oa".into()]),
+        ])
+    }
+
+    #[test]
+    fn each_line_has_the_labels_and_the_value_of_its_account() {
+        let (table, metrics) = (table(), Metrics::new([]).unwrap());
+        let mut page = Vec::new();
+        write(&table, &metrics, &Stored::default(), Detail::PerAccount, |chunk| {
+            page.extend(chunk);
+            true
+        });
+        let page = String::from_utf8(page).unwrap();
+        let lines = |name: &str| -> Vec<&str> {
+            page.lines().filter(|line| line.split('{').next() == Some(name)).collect()
+        };
+        let expected = |name: &str, value: fn(&Row) -> Option<String>| -> Vec<String> {
+            let mut lines = Vec::new();
+            for of in table.official_accounts() {
+                of.look(|read| {
+                    let kf_account = crate::status::escaped(&read.account.kf_account);
+                    let line = |value| format!("{name}{{{},kf_account=\"{kf_account}\"{value}", of.labels);
+                    lines.extend(value(read.row).map(line));
+                });
+            }
+            lines
+        };
+        let value = |name: &str, value: fn(&Row) -> Option<String>| {
+            let expected = expected(name, value);
+            assert!(!expected.is_empty(), "{name}");
+            assert_eq!(lines(name), expected, "{name}");
+        };
+        value("kfwatch_polls_total", |row| Some(format!("}} {}", row.polls)));
+        value("wechat_kf_active_sessions", |row| Some(format!("}} {}", row.sessions?)));
+        value("wechat_kf_account_up", |_| Some("} 0".into()));
+        value("wechat_kf_account_info", |row| {
+            let nickname = row.agent.nickname.as_deref().filter(|nickname| !nickname.is_empty())?;
+            Some(format!(",nickname=\"{}\"}} 1", crate::status::escaped(nickname)))
+        });
+        assert!(lines("wechat_kf_account_online").is_empty());
     }
 }

@@ -323,11 +323,15 @@ mod tests {
         (directory, store)
     }
 
+    fn writer(store: &Sqlite) -> &Writer {
+        store.writer.as_ref().unwrap()
+    }
+
     #[tokio::test]
     async fn what_comes_while_a_group_is_applied_is_committed_with_it_or_not_at_all() {
         let (_directory, store) = store();
-        let (first, go_on) = held(&store.writer).await;
-        let second = queued(&store.writer, || Err(StoreError::UnknownAccount)).await;
+        let (first, go_on) = held(writer(&store)).await;
+        let second = queued(writer(&store), || Err(StoreError::UnknownAccount)).await;
         go_on.send(()).unwrap();
         for answer in [first, second] {
             assert!(matches!(answer.await.unwrap(), Err(StoreError::UnknownAccount)));
@@ -337,15 +341,15 @@ mod tests {
     #[tokio::test]
     async fn what_came_before_the_store_is_closed_is_committed() {
         let (_directory, store) = store();
-        let (first, go_on) = held(&store.writer).await;
-        let second = queued(&store.writer, || Ok(())).await;
+        let (first, go_on) = held(writer(&store)).await;
+        let second = queued(writer(&store), || Ok(())).await;
         // Closing is sent before the step under way goes on.
-        tokio::join!(store.writer.close(), async { go_on.send(()).unwrap() });
+        tokio::join!(writer(&store).close(), async { go_on.send(()).unwrap() });
         for answer in [first, second] {
             answer.await.unwrap().unwrap();
         }
         let (reply, _) = oneshot::channel();
-        let late = store.writer.queue(|_| Ok(()), reply).await;
+        let late = writer(&store).queue(|_| Ok(()), reply).await;
         assert!(matches!(late, Err(StoreError::Closed)), "{late:?}");
     }
 }
