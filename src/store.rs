@@ -17,7 +17,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use jiff::Timestamp;
 use secrecy::SecretString;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 mod backup;
 mod error;
@@ -34,10 +34,16 @@ pub use types::*;
 use self::sqlite::{Sqlite, accounts, commit, events, prune, tokens};
 use crate::domain::account::Account;
 
+/// Events that are rendered and wait to be committed, some two megabytes. Accounts that are seen for the first time bring a hundred
+/// each, and everybody else two.
+const MAX_RENDERED_EVENTS: usize = 4096;
+
 /// The open store. Clones share it; when the last one is dropped, what is queued is committed and the file is free.
 #[derive(Clone, Debug)]
 pub struct Store {
     sqlite: Arc<Sqlite>,
+    /// Room for events that are rendered.
+    rendering: Arc<Semaphore>,
 }
 
 impl Store {
@@ -48,14 +54,14 @@ impl Store {
     ///
     /// Blocks for as long as the file system takes.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { sqlite: Arc::new(Sqlite::open(path)?) })
+        Ok(Self::of(Sqlite::open(path)?))
     }
 
     /// Opens an existing store to look into it, with or without a daemon beside: takes no lock, raises no epoch, and migrates
     /// nothing. Refuses the same files as [`open`](Self::open), and one of an older version. What would write fails with
     /// [`StoreError::OpenToRead`].
     pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { sqlite: Arc::new(Sqlite::open_to_read(path)?) })
+        Ok(Self::of(Sqlite::open_to_read(path)?))
     }
 
     /// Makes a copy of the store in a new file, as it was at one moment, while a daemon runs on it or not. The daemon goes
@@ -118,8 +124,15 @@ impl Store {
     /// A change that the stored snapshot or state already shows makes no event. So a commit whose answer was lost
     /// (its future was dropped, say) can be repeated.
     pub async fn commit_poll(&self, commit: PollCommit) -> Result<Committed, StoreError> {
+        let events = commit.changes.len().min(MAX_RENDERED_EVENTS) as u32;
+        // Given back when the step has been applied.
+        let room = Arc::clone(&self.rendering).acquire_many_owned(events).await;
         let drafts = commit::drafts(&commit);
-        let committed = self.sqlite.write(move |tx| commit::commit_poll(tx, &commit, drafts)).await?;
+        let committed = self.sqlite.write(move |tx| {
+            let _room = room;
+            commit::commit_poll(tx, &commit, drafts)
+        });
+        let committed = committed.await?;
         committed.ok_or(StoreError::UnknownAccount)
     }
 
@@ -231,5 +244,9 @@ impl Store {
     /// calls fail with [`StoreError::Closed`]. Idempotent.
     pub async fn close(&self) {
         self.sqlite.close().await;
+    }
+
+    fn of(sqlite: Sqlite) -> Self {
+        Self { sqlite: Arc::new(sqlite), rendering: Arc::new(Semaphore::new(MAX_RENDERED_EVENTS)) }
     }
 }

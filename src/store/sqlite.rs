@@ -45,8 +45,8 @@ const OLDEST_SOUND_SQLITE: i32 = 3_051_003;
 /// How long a statement waits for another process that writes to the file (an operator's sqlite3).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The writer's page cache in KiB: holds the tables of 10,000 accounts; a larger store reads from the system's.
-const WRITER_CACHE_KIB: i64 = 16 * 1024;
+/// The writer's page cache in KiB: what a group of commits changes; the rest is read from the system's.
+const WRITER_CACHE_KIB: i64 = 4 * 1024;
 
 /// Pages (of 4 KiB) in the write-ahead log after which it is folded into the file: 16 MiB, so that a burst of commits
 /// syncs the file itself once for some thousand polls.
