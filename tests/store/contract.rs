@@ -24,6 +24,7 @@ macro_rules! contract {
             a_restart_continues,
             a_commit_can_be_repeated,
             sequences_have_no_gaps_under_concurrent_commits,
+            accounts_with_thousands_of_new_sessions_are_committed_side_by_side,
             a_session_listed_again_after_its_end_is_a_new_event,
             sightings_are_stored_and_leave_what_they_do_not_know,
             an_unknown_account_fails_alone,
@@ -124,6 +125,20 @@ pub(crate) async fn sequences_have_no_gaps_under_concurrent_commits(place: &Plac
     }
     let ids: Vec<_> = events.iter().map(|event| event.id.0).collect();
     assert_eq!(ids, (1..=300).collect::<Vec<_>>());
+}
+
+/// More events than a store may have in memory at once.
+pub(crate) async fn accounts_with_thousands_of_new_sessions_are_committed_side_by_side(place: &Place) {
+    let store = place.open();
+    let accounts = ["a", "b", "c"].map(account).to_vec();
+    let registered = store.register_accounts(accounts).await.unwrap().configured;
+    let commits = registered.iter().map(|account| {
+        let sessions = (0..5_000).map(|number| started(&format!("o-{number}"), 1));
+        commit(&store, account, sessions.collect())
+    });
+    for committed in futures_util::future::join_all(commits).await {
+        assert_eq!(committed.sequence, 5_000);
+    }
 }
 
 pub(crate) async fn a_session_listed_again_after_its_end_is_a_new_event(place: &Place) {
