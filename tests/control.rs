@@ -63,6 +63,13 @@ fn ask(home: &Home) -> (String, UnixStream) {
     (String::from_utf8(status.to_vec()).unwrap(), stream)
 }
 
+/// Asks for a poll, which hangs, and for as many behind it as may wait.
+fn ask_for_all_places(wechat: &WeChat, home: &Home) -> ((String, UnixStream), [(String, UnixStream); 4]) {
+    let under_way = ask(home);
+    eventually("the call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
+    (under_way, [(); 4].map(|()| ask(home)))
+}
+
 #[test]
 fn a_poll_beside_a_running_daemon_is_made_by_it_and_commits_nothing() {
     let wechat = WeChat::play(quiet(&[("shop", 2), ("branch", 1)]));
@@ -115,9 +122,7 @@ fn more_commands_than_can_wait_are_refused() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
-    let under_way = ask(&home);
-    eventually("the call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
-    let waiting = [(); 4].map(|()| ask(&home));
+    let (under_way, waiting) = ask_for_all_places(&wechat, &home);
     for (status, _) in waiting.iter().chain([&under_way]) {
         assert_eq!(status, "HTTP/1.1 200");
     }
@@ -131,9 +136,7 @@ fn a_look_at_sinks_waits_for_no_poll_and_who_no_longer_waits_leaves_a_place() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
-    let under_way = ask(&home);
-    eventually("the call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
-    let waiting = [(); 4].map(|()| ask(&home));
+    let (under_way, waiting) = ask_for_all_places(&wechat, &home);
     let ended = home.run("sinks --format json");
     assert_eq!((ended.code, rows(&ended).len()), (Some(0), 1), "{ended:?}");
     assert_eq!(ask(&home).0, "HTTP/1.1 503", "all of them are still there");

@@ -50,6 +50,12 @@ impl Stage {
         self
     }
 
+    /// Has the daemon stop the sink, whose receiver refuses the first event for good.
+    fn stop(&self, daemon: &Process) {
+        self.open("kf1@shop", "oA");
+        eventually_is(daemon, "stopped", 1.0);
+    }
+
     /// The store, with or without a daemon beside.
     fn store(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.home.path("kfwatch.db")).unwrap()
@@ -139,8 +145,7 @@ fn sinks_shows_where_each_stands_and_what_is_wrong_with_it() {
 fn a_stopped_sink_is_resumed_while_the_daemon_runs() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
-    stage.open("kf1@shop", "oA");
-    eventually_is(&daemon, "stopped", 1.0);
+    stage.stop(&daemon);
     stage.open("kf2@shop", "oB");
     eventually_is(&daemon, "pending_events", 2.0);
     let table = stage.run("sinks").stdout;
@@ -160,8 +165,7 @@ fn a_stopped_sink_is_resumed_while_the_daemon_runs() {
 fn a_stopped_sink_is_resumed_while_no_daemon_runs() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
-    stage.open("kf1@shop", "oA");
-    eventually_is(&daemon, "stopped", 1.0);
+    stage.stop(&daemon);
     terminate(daemon);
     stage.receiver.answer(|_| Answer::status(204));
     stage.run("sinks resume crm");
@@ -180,8 +184,7 @@ fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes
     let daemon = stage.home.daemon();
     let store = stage.store();
     store.execute_batch(FORGETFUL).unwrap();
-    stage.open("kf1@shop", "oA");
-    eventually_is(&daemon, "stopped", 1.0);
+    stage.stop(&daemon);
     let sinks = stage.sinks();
     assert_eq!(
         [&sinks[0]["state"], &sinks[0]["stopped_reason"]],
@@ -213,8 +216,7 @@ fn a_stop_that_was_never_stored_is_resumed_like_any_other() {
     let daemon = stage.home.daemon();
     let store = stage.store();
     store.execute_batch(FORGETFUL).unwrap();
-    stage.open("kf1@shop", "oA");
-    eventually_is(&daemon, "stopped", 1.0);
+    stage.stop(&daemon);
     stage.receiver.answer(|_| Answer::status(204));
     store.execute_batch("DROP TRIGGER forgetful").unwrap();
     stage.run("sinks resume crm");
