@@ -1,9 +1,10 @@
 //! The lines of a family, each much like the one before.
 //!
 //! A page of 100,000 accounts has more than a million of them, and what each is made of is short. So the text before the
-//! name is put together once for each official account; texts are appended in blocks of a fixed length, which are a few
-//! instructions, where a copy of any length is a call; and digits are written where they stay, because a processor waits when
-//! it has to read at once, in larger pieces, what it has just written.
+//! name is put together once for each official account; texts are copied in blocks of a fixed length, which are a few
+//! instructions, where a copy of any length is a call; they go to a slice, where a `Vec` would be asked for room by each; and
+//! digits are written where they stay, because a processor waits when it has to read at once, in larger pieces, what it has
+//! just written.
 
 use super::Page;
 
@@ -13,7 +14,7 @@ const HEAD_BLOCK: usize = 128;
 /// And a name in pieces of that many.
 pub(super) const NAME_BLOCK: usize = 32;
 
-/// Room enough for what stands behind a name, 24 bytes at most, and for the rest of the last block of a text before it.
+/// Room enough for what stands behind a name, 24 bytes at most, and for the rest of the last block of a text.
 const BEHIND_NAME: usize = 24 + HEAD_BLOCK;
 
 /// A text with what stands behind it in memory, up to the end of its last block.
