@@ -99,6 +99,25 @@ const PAIRS: [[u8; 2]; 100] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::exposition::{CHUNK, Chunk};
+
+    #[test]
+    fn a_line_is_whole_wherever_a_chunk_ends() {
+        let (head, name) = ("h".repeat(HEAD_BLOCK + 1), "n".repeat(NAME_BLOCK + 1));
+        let line = format!("{head}{name}\"}} {}\n", u64::MAX);
+        let padded = [name.as_bytes(), &[b' '; NAME_BLOCK]].concat();
+        for len in CHUNK - 512..=CHUNK {
+            let mut text = Vec::new();
+            let emit = |chunk| {
+                text.extend::<Vec<u8>>(chunk);
+                true
+            };
+            let mut page = Page { chunk: Chunk { bytes: vec![b'x'; CHUNK], len }, emit, open: true };
+            page.lines(&head, [Padded::new(&padded, name.len())].into_iter(), [Some(u64::MAX)].into_iter());
+            page.flush();
+            assert_eq!(String::from_utf8_lossy(&text[len..]), line);
+        }
+    }
 
     #[test]
     fn a_text_of_any_length_is_written_whole() {
