@@ -12,17 +12,12 @@ mod sheet;
 mod sinks;
 mod stored;
 
-use std::io::Write;
-
 pub use self::stored::Stored;
 use super::Metrics;
 use crate::status::Table;
 
 /// How many bytes are handed on at a time.
 pub const CHUNK: usize = 64 * 1024;
-
-/// Room for so much is kept, so that a chunk does not grow.
-const LONGEST_LINE: usize = 1024;
 
 /// Which series a page has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +36,7 @@ pub fn write(
     detail: Detail,
     emit: impl FnMut(Vec<u8>) -> bool,
 ) {
-    let mut page = Page { chunk: Vec::with_capacity(CHUNK), emit, open: true };
+    let mut page = Page { chunk: Chunk::new(), emit, open: true };
     page.accounts(table, detail);
     page.collected(table);
     page.calls(table);
@@ -50,8 +45,22 @@ pub fn write(
     page.flush();
 }
 
+/// The text that is handed on next. Its memory is there from the beginning, and so a line is written to a slice of it: with
+/// a `Vec` that grows, each piece of it would have to be asked for room.
+struct Chunk {
+    bytes: Vec<u8>,
+    /// How much of it is text.
+    len: usize,
+}
+
+impl Chunk {
+    fn new() -> Self {
+        Self { bytes: vec![0; CHUNK], len: 0 }
+    }
+}
+
 struct Page<E> {
-    chunk: Vec<u8>,
+    chunk: Chunk,
     emit: E,
     /// Whether somebody still reads.
     open: bool,
@@ -59,36 +68,49 @@ struct Page<E> {
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     fn header(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to memory cannot fail.
-        let _ = write!(self.chunk, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for text in ["# HELP ", name, " ", help, "\n# TYPE ", name, " ", kind, "\n"] {
+            self.append(text);
+        }
     }
 
     fn value(&mut self, name: &str, value: u64) {
-        // Writing to memory cannot fail.
-        let _ = writeln!(self.chunk, "{name} {value}");
+        for text in [name, " ", itoa::Buffer::new().format(value), "\n"] {
+            self.append(text);
+        }
     }
 
     fn series(&mut self, name: &str, labels: &[&str], value: u64) {
-        self.chunk.extend_from_slice(name.as_bytes());
-        self.chunk.push(b'{');
-        for part in labels {
-            self.chunk.extend_from_slice(part.as_bytes());
-        }
-        self.chunk.extend_from_slice(b"} ");
-        self.chunk.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-        self.chunk.push(b'\n');
-        self.flush_if_full();
+        self.append(name);
+        self.append("{");
+        labels.iter().for_each(|part| self.append(part));
+        self.append("} ");
+        self.append(itoa::Buffer::new().format(value));
+        self.append("\n");
     }
 
-    fn flush_if_full(&mut self) {
-        if self.chunk.len() > CHUNK - LONGEST_LINE {
-            self.flush();
+    fn append(&mut self, text: &str) {
+        self.room(text.len())[..text.len()].copy_from_slice(text.as_bytes());
+        self.chunk.len += text.len();
+    }
+
+    /// What follows the text, so many bytes at least. What is written there counts once `chunk.len` says so.
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        if self.chunk.bytes.len() - self.chunk.len < bytes {
+            self.turn_over(bytes);
         }
+        &mut self.chunk.bytes[self.chunk.len..]
+    }
+
+    #[cold]
+    fn turn_over(&mut self, bytes: usize) {
+        self.flush();
+        self.chunk.bytes.resize(bytes.max(CHUNK), 0);
     }
 
     fn flush(&mut self) {
-        let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
-        self.open = self.open && (self.emit)(full);
+        let Chunk { mut bytes, len } = std::mem::replace(&mut self.chunk, Chunk::new());
+        bytes.truncate(len);
+        self.open = self.open && (self.emit)(bytes);
     }
 }
 

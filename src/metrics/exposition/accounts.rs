@@ -1,5 +1,7 @@
 //! What is known of each kf account.
 
+use std::ops::Range;
+
 use super::{Detail, Page, sheet::Sheet};
 use crate::{
     domain::{
@@ -24,11 +26,11 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
             self.header(family.name, family.kind, family.help);
             match family.value {
                 Value::Number(_) => {
-                    self.column(family.name, sheet, sheet.numbers(numbers));
+                    self.column(family.name, sheet, |lines| sheet.numbers(numbers, lines));
                     numbers += 1;
                 }
                 Value::Flag(_) => {
-                    self.column(family.name, sheet, sheet.flags(flags));
+                    self.column(family.name, sheet, |lines| sheet.flags(flags, lines));
                     flags += 1;
                 }
             }
@@ -36,10 +38,15 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         self.nicknames(sheet);
     }
 
-    fn column(&mut self, name: &str, sheet: &Sheet<'_>, mut values: impl Iterator<Item = Option<u64>>) {
+    fn column<V: Iterator<Item = Option<u64>>>(
+        &mut self,
+        name: &str,
+        sheet: &Sheet<'_>,
+        values: impl Fn(Range<usize>) -> V,
+    ) {
         for (official_account, lines) in sheet.official_accounts() {
             let head = [name, "{", &official_account.labels, ",kf_account=\""].concat();
-            self.lines(&head, sheet.names.padded(lines), &mut values);
+            self.lines(&head, sheet.names.padded(lines.clone()), values(lines));
         }
     }
 

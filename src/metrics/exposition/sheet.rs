@@ -7,11 +7,11 @@
 //! memory that was not there before is what a page waits for next: four bytes for a number, two for all flags, and of the
 //! label sets only the name.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     accounts::{FLAGS, NUMBERS},
-    lines::Padded,
+    lines::{NAME_BLOCK, Padded},
 };
 use crate::status::{OfficialAccountStatus, RowRef, Table, push_escaped};
 
@@ -63,14 +63,14 @@ impl<'a> Sheet<'a> {
         self.official_accounts.iter().map(|(official_account, lines)| (*official_account, lines.clone()))
     }
 
-    /// A column of numbers; its place is that in [`NUMBERS`].
-    pub(super) fn numbers(&self, place: usize) -> impl Iterator<Item = Option<u64>> {
-        self.numbers[place].iter()
+    /// Some lines of a column of numbers; its place is that in [`NUMBERS`].
+    pub(super) fn numbers(&self, place: usize, lines: Range<usize>) -> impl Iterator<Item = Option<u64>> {
+        self.numbers[place].of(lines)
     }
 
-    /// A column of flags; its place is that in [`FLAGS`].
-    pub(super) fn flags(&self, place: usize) -> impl Iterator<Item = Option<u64>> {
-        self.flags.iter(place)
+    /// Some lines of a column of flags; its place is that in [`FLAGS`].
+    pub(super) fn flags(&self, place: usize, lines: Range<usize>) -> impl Iterator<Item = Option<u64>> {
+        self.flags.of(place, lines)
     }
 }
 
@@ -78,17 +78,17 @@ impl<'a> Sheet<'a> {
 struct Numbers {
     /// The numbers, [`ABSENT`](Self::ABSENT), or [`LARGE`](Self::LARGE).
     small: Vec<u32>,
-    /// Those that are too large, in order.
-    large: Vec<u64>,
+    /// Those that are too large, by their line.
+    large: BTreeMap<usize, u64>,
 }
 
 impl Numbers {
     const ABSENT: u32 = u32::MAX;
-    /// Stands for the next one of the large numbers.
+    /// Stands for one of the large numbers.
     const LARGE: u32 = u32::MAX - 1;
 
     fn of_lines(lines: usize) -> Self {
-        Self { small: Vec::with_capacity(lines), large: Vec::new() }
+        Self { small: Vec::with_capacity(lines), large: BTreeMap::new() }
     }
 
     fn add(&mut self, number: Option<u64>) {
@@ -102,15 +102,19 @@ impl Numbers {
 
     #[cold]
     fn add_large(&mut self, number: u64) -> u32 {
-        self.large.push(number);
+        self.large.insert(self.small.len(), number);
         Self::LARGE
     }
 
-    fn iter(&self) -> impl Iterator<Item = Option<u64>> {
-        let mut large = self.large.iter().copied();
-        self.small.iter().map(move |&small| match small {
+    #[cold]
+    fn large(&self, line: usize) -> Option<u64> {
+        self.large.get(&line).copied()
+    }
+
+    fn of(&self, lines: Range<usize>) -> impl Iterator<Item = Option<u64>> {
+        self.small[lines.clone()].iter().zip(lines).map(|(&small, line)| match small {
             Self::ABSENT => None,
-            Self::LARGE => large.next(),
+            Self::LARGE => self.large(line),
             small => Some(small.into()),
         })
     }
@@ -126,9 +130,9 @@ impl Flags {
         self.0.push(flags.fold(0, |before, flag| (before << 2) | flag.map_or(0b10, u16::from)));
     }
 
-    fn iter(&self, place: usize) -> impl Iterator<Item = Option<u64>> {
+    fn of(&self, place: usize, lines: Range<usize>) -> impl Iterator<Item = Option<u64>> {
         let behind = FLAGS.len() - 1 - place;
-        self.0.iter().map(move |all| {
+        self.0[lines].iter().map(move |all| {
             let bits = (all >> (2 * behind)) & 0b11;
             (bits < 0b10).then_some(bits.into())
         })
@@ -154,7 +158,7 @@ impl Texts {
 
     /// Lets the last text be read like those before it; no text comes behind.
     fn pad(&mut self) {
-        self.text.push_str(Padded::PADDING);
+        self.text.push_str(&" ".repeat(NAME_BLOCK));
     }
 
     /// The texts of some lines.
@@ -163,7 +167,7 @@ impl Texts {
     }
 
     /// The same, each with what stands behind it.
-    pub(super) fn padded(&self, lines: Range<usize>) -> impl Iterator<Item = Padded<'_>> {
+    pub(super) fn padded(&self, lines: Range<usize>) -> impl Iterator<Item = Padded<'_, NAME_BLOCK>> {
         self.bounds(lines).map(|text| Padded::new(&self.text.as_bytes()[text.start..], text.len()))
     }
 
@@ -184,7 +188,9 @@ mod tests {
         let all: Vec<_> = numbers.iter().flat_map(|&number| [Some(number), None, Some(1)]).collect();
         let mut column = Numbers::of_lines(0);
         all.iter().for_each(|&number| column.add(number));
-        assert_eq!(column.iter().collect::<Vec<_>>(), all);
+        for begin in 0..all.len() {
+            assert_eq!(column.of(begin..all.len()).collect::<Vec<_>>(), all[begin..]);
+        }
     }
 
     #[test]
@@ -195,7 +201,7 @@ mod tests {
         (0..3).for_each(|n| flags.add(line(n)));
         for place in 0..FLAGS.len() {
             let column: Vec<_> = (0..3).map(|n| line(n).nth(place).flatten().map(u64::from)).collect();
-            assert_eq!(flags.iter(place).collect::<Vec<_>>(), column, "{place}");
+            assert_eq!(flags.of(place, 0..3).collect::<Vec<_>>(), column, "{place}");
         }
     }
 }
