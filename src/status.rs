@@ -5,6 +5,7 @@
 //! poll and one scrape is consistent within each account. Nothing here calls WeChat or reads the store.
 
 mod calls;
+mod label;
 mod sinks;
 
 use std::sync::{
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 
 pub use self::{
     calls::{COUNTED_ENDPOINTS, CallCounters},
+    label::{escaped, push_escaped},
     sinks::{SinkRow, SinkStatus},
 };
 use crate::domain::{
@@ -276,31 +278,4 @@ impl Row {
         self.conclusion = watch.standing.conclusion;
         self.last_success_at = watch.sighting.last_success_at;
     }
-}
-
-/// A label value as the text format wants it.
-pub fn escaped(value: &str) -> String {
-    let mut result = String::with_capacity(value.len());
-    push_escaped(&mut result, value);
-    result
-}
-
-/// Appends a label value as the text format wants it.
-pub fn push_escaped(text: &mut String, value: &str) {
-    // Nearly no value has one. Not `any`: without an early end this is done in vectors.
-    if !value.bytes().fold(false, |found, byte| found | matches!(byte, b'\\' | b'"' | b'\n')) {
-        return text.push_str(value);
-    }
-    let mut rest = value;
-    while let Some(at) = rest.find(['\\', '"', '\n']) {
-        let (plain, special) = rest.split_at(at);
-        text.push_str(plain);
-        text.push_str(match special.as_bytes()[0] {
-            b'\\' => "\\\\",
-            b'"' => "\\\"",
-            _ => "\\n",
-        });
-        rest = &special[1..];
-    }
-    text.push_str(rest);
 }
