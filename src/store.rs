@@ -34,8 +34,8 @@ pub use types::*;
 use self::sqlite::{Sqlite, accounts, commit, events, prune, tokens};
 use crate::domain::account::Account;
 
-/// Events that are rendered and wait to be committed, some two megabytes. Accounts that are seen for the first time bring a hundred
-/// each, and everybody else two.
+/// Events that are rendered and wait to be committed: some three megabytes. Kf accounts that are seen for the first time bring all
+/// their sessions; one that brings more than this waits until no other is rendered.
 const MAX_RENDERED_EVENTS: usize = 4096;
 
 /// The open store. Clones share it; when the last one is dropped, what is queued is committed and the file is free.

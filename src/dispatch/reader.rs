@@ -46,12 +46,12 @@ impl Reader {
         }
         let goes_on =
             make_room(window, newest, spare) && self.read(window).await && make_room(window, newest, spare);
-        goes_on || !window.missing(1).is_empty()
+        goes_on || window.misses_some()
     }
 
     /// Whether that went well.
     async fn read_again(&mut self, window: &mut Window) -> bool {
-        let missing = window.missing(READ_AHEAD);
+        let missing = window.missing(READ_AHEAD.saturating_sub(window.len()));
         if missing.is_empty() {
             return true;
         }
@@ -98,7 +98,8 @@ fn make_room(window: &mut Window, newest: EventId, spare: usize) -> bool {
         return false;
     }
     let is_full = |window: &Window| window.len() > READ_AHEAD / 2;
-    if is_full(window) && spare > 0 {
+    // The first event of each stays. Where these alone fill it, the others would come and go for nothing.
+    if is_full(window) && spare > 0 && window.kf_accounts() <= READ_AHEAD / 2 {
         window.put_waiting_aside();
     }
     !is_full(window)

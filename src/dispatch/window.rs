@@ -17,7 +17,7 @@ use std::{
 
 use crate::store::{AccountRow, EventId, StoredEvent};
 
-/// How many events of a kf account are read again together.
+/// How many events of a kf account are read again together, at most.
 const READ_TOGETHER: usize = 50;
 
 /// Events that were read and are not settled, and those settled before an earlier one was.
@@ -82,6 +82,11 @@ impl Window {
         self.aside.len()
     }
 
+    /// How many kf accounts they are of, with those put aside.
+    pub(super) fn kf_accounts(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Up to where all events of the log are settled.
     pub(super) fn cursor(&self) -> EventId {
         let whole = self.unsettled.iter().find(|(_, slot)| slot.origin == Origin::Log).map(|(id, _)| id);
@@ -126,15 +131,22 @@ impl Window {
         });
     }
 
-    /// What has to be read again, at most so much, and of each kf account some together.
-    pub(super) fn missing(&self, most: usize) -> Vec<(AccountRow, EventId)> {
+    /// Whether anything has to be read again.
+    pub(super) fn misses_some(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
+    /// What has to be read again: with room for so many, some together of each kf account, and one of each in any case, or it
+    /// would wait for ever.
+    pub(super) fn missing(&self, room: usize) -> Vec<(AccountRow, EventId)> {
+        let each = (room / self.missing.len().max(1)).clamp(1, READ_TOGETHER);
         let next_ones = |account: &AccountRow| {
             let account = *account;
             let lane = self.lanes.get(&account).into_iter().flatten();
             let put_aside = lane.copied().filter(|id| self.aside.contains(id));
-            put_aside.take(READ_TOGETHER).map(move |id| (account, id))
+            put_aside.take(each).map(move |id| (account, id))
         };
-        self.missing.values().flat_map(next_ones).take(most).collect()
+        self.missing.values().flat_map(next_ones).collect()
     }
 
     /// Takes in what was read again of what was missing. What the log has no longer counts as settled: the sink was suspended, and
@@ -339,6 +351,19 @@ mod tests {
         read_again(&mut window, &accounts);
         assert_eq!(window.take_one().map(|event| event.id.0), Some(2));
         assert_eq!((window.cursor(), window.aside()), (EventId(1), 1));
+    }
+
+    #[test]
+    fn however_many_kf_accounts_have_their_turn_no_more_is_read_again_than_there_is_room_for() {
+        let accounts: Vec<i64> = (0..400).map(|n| n % 40).collect();
+        let mut window = window(&accounts);
+        let first_ones: Vec<_> = std::iter::from_fn(|| window.take_one()).collect();
+        window.put_waiting_aside();
+        window.settle(&first_ones);
+        assert_eq!((window.len(), window.aside()), (0, 360));
+        for (room, missing) in [(1000, 360), (100, 80), (3, 40), (0, 40)] {
+            assert_eq!(window.missing(room).len(), missing, "{room}");
+        }
     }
 
     #[test]
