@@ -56,6 +56,14 @@ impl Stage {
         eventually_is(daemon, "stopped", 1.0);
     }
 
+    /// The same, while the store refuses to remember stops, as a full disk does at a bad moment. Gives the store.
+    fn stop_in_vain(&self, daemon: &Process) -> rusqlite::Connection {
+        let store = self.store();
+        store.execute_batch(FORGETFUL).unwrap();
+        self.stop(daemon);
+        store
+    }
+
     /// The store, with or without a daemon beside.
     fn store(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.home.path("kfwatch.db")).unwrap()
@@ -174,7 +182,7 @@ fn a_stopped_sink_is_resumed_while_no_daemon_runs() {
     eventually_is(&daemon, "stopped", 0.0);
 }
 
-/// Lets the store refuse to remember stops, as a full disk does at a bad moment.
+/// Lets the store refuse to remember stops.
 const FORGETFUL: &str = "CREATE TRIGGER forgetful BEFORE UPDATE OF stopped_reason ON sinks
                          BEGIN SELECT RAISE(ABORT, 'no room'); END";
 
@@ -182,9 +190,7 @@ const FORGETFUL: &str = "CREATE TRIGGER forgetful BEFORE UPDATE OF stopped_reaso
 fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes_it() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
-    let store = stage.store();
-    store.execute_batch(FORGETFUL).unwrap();
-    stage.stop(&daemon);
+    let store = stage.stop_in_vain(&daemon);
     let sinks = stage.sinks();
     assert_eq!(
         [&sinks[0]["state"], &sinks[0]["stopped_reason"]],
@@ -214,9 +220,7 @@ fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes
 fn a_stop_that_was_never_stored_is_resumed_like_any_other() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
-    let store = stage.store();
-    store.execute_batch(FORGETFUL).unwrap();
-    stage.stop(&daemon);
+    let store = stage.stop_in_vain(&daemon);
     stage.receiver.answer(|_| Answer::status(204));
     store.execute_batch("DROP TRIGGER forgetful").unwrap();
     stage.run("sinks resume crm");
