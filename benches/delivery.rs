@@ -22,14 +22,16 @@ use kfwatch::{
         account::{Account, AccountState, Conclusion},
         clock::Clock,
         event::{Change, OwnedSession},
-        watch::Sighting,
+        tracker::LastSeen,
     },
     metrics::Metrics,
     sink::{
         Sink,
         webhook::{SigningKey, WebhookOptions, WebhookSink},
     },
-    store::{EventFilter, EventId, PollCommit, Record, SinkRegistration, Start, Store, StoredAccount},
+    store::{
+        AccountRecord, EventFilter, LogPosition, PollCommit, SinkRegistration, Start, Store, StoredAccount,
+    },
 };
 use reqwest::header::HeaderMap;
 use tokio::{sync::watch, task::JoinSet};
@@ -232,7 +234,7 @@ impl Site {
             }
             commits.join_all().await;
         }
-        let events = self.store.read_events_after(EventId::BEGINNING, EVENTS).await.unwrap();
+        let events = self.store.read_events_after(LogPosition::BEGINNING, EVENTS).await.unwrap();
         events.into_iter().map(|event| event.json).collect()
     }
 
@@ -289,12 +291,12 @@ fn started(stored: &StoredAccount, round: i64) -> PollCommit {
         baseline: false,
         transferred_from: None,
     };
-    let sighting = Sighting {
+    let last_seen = LastSeen {
         baseline_taken: true,
         keyless: false,
         listed_sent_at: Some(at.into()),
         last_success_at: Some(at.into()),
     };
-    let record = Record { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), sighting };
+    let record = AccountRecord { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), last_seen };
     PollCommit { id: stored.id, account: stored.account.clone(), changes: vec![change], record }
 }

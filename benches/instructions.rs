@@ -15,7 +15,7 @@ use kfwatch::{
         diff::diff,
         event::{Numbered, session_id},
         snapshot::Snapshot,
-        watch::{Answer, Fingerprint, Listed},
+        tracker::{Answer, Fingerprint, Listed},
     },
     metrics::{
         Metrics,

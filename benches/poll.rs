@@ -141,7 +141,7 @@ impl Daemon {
         let limits = PollLimits {
             deadline: config.api.timeout * 3,
             blind_after: config.poll.blind_after,
-            holds: config.holds,
+            backoff_policy: config.backoff_policy,
         };
         let poller = Arc::new(Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock), limits));
         let queue =
@@ -166,8 +166,8 @@ impl Daemon {
         let sweep = Sweep::begin(&self.context, self.context.clock.now(), None);
         let over = Arc::downgrade(&sweep);
         let job = |(Scheduled { official_account, lane }, account): &Scheduling| {
-            let claim = official_account.claim(account).unwrap();
-            Job { claim, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 }
+            let guard = official_account.guard(account).unwrap();
+            Job { guard, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 }
         };
         self.context.queue.push(self.accounts.iter().map(job).collect::<Vec<_>>());
         drop(sweep);

@@ -13,9 +13,9 @@ use kfwatch::{
         account::{Account, AccountState, Conclusion},
         diff::EndReason,
         event::{Change, OwnedSession},
-        watch::Sighting,
+        tracker::LastSeen,
     },
-    store::{PollCommit, Record, Store, StoredAccount},
+    store::{AccountRecord, PollCommit, Store, StoredAccount},
 };
 use rusqlite::{Connection, params};
 use tokio::task::JoinSet;
@@ -231,12 +231,12 @@ fn turnover(stored: &StoredAccount, round: i64) -> PollCommit {
         reason: EndReason::Replaced,
         ended_between: [at(round), at(round + 1)],
     };
-    let sighting = Sighting {
+    let last_seen = LastSeen {
         baseline_taken: true,
         keyless: false,
         listed_sent_at: Some(at(round).into()),
         last_success_at: Some(at(round + 1).into()),
     };
-    let record = Record { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), sighting };
+    let record = AccountRecord { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), last_seen };
     PollCommit { id: stored.id, account: stored.account.clone(), changes: vec![ended, started], record }
 }

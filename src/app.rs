@@ -12,8 +12,8 @@ mod journal;
 mod operations;
 mod running;
 pub mod service_manager;
+mod service_status;
 mod sinks;
-mod standing;
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ use crate::{
         server::ControlServer,
         socket::{ControlSocket, SocketError},
     },
-    dispatch::{DispatchContext, Dispatcher, Orders, SinkEnded, admin::SinkAdmin},
+    dispatch::{DispatchContext, Dispatcher, DispatcherCommands, SinkEnded, admin::SinkAdmin},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
     poll::{PollLimits, Poller},
@@ -135,14 +135,14 @@ impl App {
         };
         let (dispatchers, orders): (Vec<_>, Vec<_>) =
             sinks::dispatchers(&config.sinks, &dispatching).await?.into_iter().unzip();
-        let sinks = orders.iter().map(Orders::status).collect();
+        let sinks = orders.iter().map(DispatcherCommands::status).collect();
         let sink_admin = Arc::new(SinkAdmin::new(store.clone(), orders));
         let connections = Connections::build(&config, &store, Arc::clone(&clock)).await?;
         let mut watching = Watching::restore(&config, &store, &metrics, &connections).await?;
         let limits = PollLimits {
             deadline: poll_deadline(&config),
             blind_after: config.poll.blind_after,
-            holds: config.holds,
+            backoff_policy: config.backoff_policy,
         };
         let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
         watching.announce_left(&poller).await?;

@@ -9,10 +9,10 @@
 //! line for a mistake. Nothing here opens a socket, a store or a sink, and nothing reads the clock.
 
 mod api;
+mod backoff;
 mod calls;
 mod check;
 mod environment;
-mod holds;
 mod kf_accounts;
 mod layers;
 mod locate;
@@ -46,8 +46,8 @@ pub use self::mistake::{Mistake, Mistakes, Place};
 pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES};
 pub use self::setting::duration;
 pub use self::sink::MAX_SINKS;
+pub use crate::domain::backoff::BackoffPolicy;
 use crate::domain::event::EventType;
-pub use crate::domain::holds::Holds;
 pub use crate::logging::Format as LogFormat;
 use crate::schedule::{collectors::Intervals, cron::Schedule};
 pub use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
@@ -78,7 +78,7 @@ pub struct Config {
     /// When accounts are polled.
     pub poll: Poll,
     /// How long failures hold back what failed: first waits not longer than longest ones, these from a second to a day.
-    pub holds: Holds,
+    pub backoff_policy: BackoffPolicy,
     /// How often what else of official accounts is collected.
     pub collectors: Intervals,
     /// What is exported.

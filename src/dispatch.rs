@@ -11,10 +11,10 @@
 //! is carried out when nothing is under way.
 
 pub mod admin;
+mod circuit_breaker;
+mod commands;
 mod cursor;
-mod letters;
-mod orders;
-mod outage;
+mod dead_letters;
 mod reader;
 mod settling;
 mod stop;
@@ -26,12 +26,12 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::orders::Orders;
+pub use self::commands::DispatcherCommands;
 use self::{
+    circuit_breaker::CircuitBreaker,
+    commands::{DispatcherCommand, MAX_ORDERS},
     cursor::Cursor,
-    letters::Letters,
-    orders::{MAX_ORDERS, Order},
-    outage::Outage,
+    dead_letters::DeadLetters,
     reader::Reader,
     stop::Stop,
     window::Window,
@@ -39,12 +39,12 @@ use self::{
 use crate::{
     domain::{
         clock::{Clock, Moment},
-        streak::Streak,
+        failure_streak::FailureStreak,
     },
     metrics::Metrics,
     sink::{DeliveryError, Pace, Sink},
     status::SinkStatus,
-    store::{EventFilter, EventId, RegisteredSink, Store, StoredEvent},
+    store::{EventFilter, LogPosition, RegisteredSink, Store, StoredEvent},
 };
 
 /// How often the log is looked at without a wake-up.
@@ -75,13 +75,13 @@ pub struct Dispatcher {
     reader: Reader,
     window: Window,
     cursor: Cursor,
-    outage: Outage,
+    circuit_breaker: CircuitBreaker,
     stop: Stop,
-    letters: Letters,
-    orders: mpsc::Receiver<Order>,
+    letters: DeadLetters,
+    orders: mpsc::Receiver<DispatcherCommand>,
     /// The order that waits until nothing is under way.
-    order: Option<Order>,
-    failures: Streak<String>,
+    order: Option<DispatcherCommand>,
+    failures: FailureStreak<String>,
     status: Arc<SinkStatus>,
     store: Store,
     metrics: Arc<Metrics>,
@@ -112,7 +112,7 @@ impl Dispatcher {
         wanted: EventFilter,
         registered: &RegisteredSink,
         context: DispatchContext,
-    ) -> (Self, Orders) {
+    ) -> (Self, DispatcherCommands) {
         let cursor = registered.cursor;
         let DispatchContext { store, metrics, clock } = context;
         let (sender, orders) = mpsc::channel(MAX_ORDERS);
@@ -122,19 +122,19 @@ impl Dispatcher {
             reader: Reader::new(name.clone(), wanted, store.clone(), Arc::clone(&clock)),
             window: Window::behind(cursor),
             cursor: Cursor::new(name.clone(), cursor, store.clone()),
-            letters: Letters::new(name.clone(), store.clone()),
+            letters: DeadLetters::new(name.clone(), store.clone()),
             stop: Stop::known(name.clone(), registered.stopped.clone(), store.clone(), Arc::clone(&status)),
             name,
-            outage: Outage::default(),
+            circuit_breaker: CircuitBreaker::default(),
             orders,
             order: None,
-            failures: Streak::default(),
+            failures: FailureStreak::default(),
             status: Arc::clone(&status),
             store,
             metrics,
             clock,
         };
-        (dispatcher, Orders::new(sender, status))
+        (dispatcher, DispatcherCommands::new(sender, status))
     }
 
     /// Where it delivers to.
@@ -184,7 +184,7 @@ impl Dispatcher {
 
     /// Reads on in the log if there is room, lets events in whose wait is over, and tells the store what it does not know.
     /// Says when to look again.
-    async fn look(&mut self, newest: EventId, under_way: usize) -> Instant {
+    async fn look(&mut self, newest: LogPosition, under_way: usize) -> Instant {
         let spare = match self.sink.pace() {
             // All that is here goes together.
             Pace::Together(_) => 0,
@@ -195,7 +195,7 @@ impl Dispatcher {
         let retry = self.stop.tell_store(self.clock.now()).await;
         let now = self.clock.now().monotonic;
         let next = self.window.let_in(now).map(|until| until.saturating_sub(now));
-        let waits = [self.outage.wait(now), next, retry, is_behind.then_some(Duration::ZERO)];
+        let waits = [self.circuit_breaker.wait(now), next, retry, is_behind.then_some(Duration::ZERO)];
         Instant::now() + waits.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min)
     }
 
@@ -207,7 +207,7 @@ impl Dispatcher {
         };
         let now = self.clock.now().monotonic;
         let is_held = self.stop.reason().is_some() || self.order.is_some();
-        if is_held || !self.outage.lets_begin(now, under_way, most) {
+        if is_held || !self.circuit_breaker.lets_begin(now, under_way, most) {
             return None;
         }
         let events = match self.sink.pace() {
@@ -217,7 +217,7 @@ impl Dispatcher {
         if events.is_empty() {
             return None;
         }
-        self.outage.begin();
+        self.circuit_breaker.begin();
         Some(events)
     }
 }

@@ -7,13 +7,13 @@
 
 pub mod account;
 pub mod agents;
+pub mod backoff;
 pub mod clock;
 pub mod diff;
 pub mod event;
-pub mod holds;
+pub mod failure_streak;
 pub mod progress;
 pub mod retry_after;
 pub mod snapshot;
-pub mod streak;
+pub mod tracker;
 pub mod transfer;
-pub mod watch;

@@ -26,7 +26,7 @@ pub mod simulator;
 pub mod sink;
 pub mod status;
 pub mod store;
-pub mod trust;
+pub mod tls;
 pub mod web;
 pub mod wechat;
 

@@ -1,17 +1,17 @@
 //! One poll: ask for the sessions of one kf account, compare the answer, commit the difference.
 //!
 //! The schedule, a person's command and the first poll after a restart all come through here. An account can only be
-//! polled by whoever holds its [`Claim`], so that it never has two polls in flight. A failure holds back what failed
-//! ([`crate::domain::holds`]); a poll that is held back asks nothing, but still counts towards `blind`, unless what
+//! polled by whoever holds its [`PollGuard`], so that it never has two polls in flight. A failure holds back what failed
+//! ([`crate::domain::backoff`]); a poll that is held back asks nothing, but still counts towards `blind`, unless what
 //! holds it back was a conclusive answer about the kf account. Nothing takes effect before the store has committed it: when
 //! the store fails, the snapshot stands still and the next poll finds the same difference again.
 
 mod account;
-mod claim;
+mod backoff;
 mod collector;
 mod commits;
 mod discovery;
-mod held;
+mod guard;
 mod kf_list;
 mod official_account;
 mod report;
@@ -24,27 +24,27 @@ use std::{
 
 pub use self::{
     account::{WatchedAccount, watch},
-    claim::Claim,
     collector::Collection,
     discovery::{Discovery, Leaving, Patterns},
+    guard::PollGuard,
     official_account::OfficialAccount,
 };
 use self::{
+    backoff::{cause, conclusion},
     commits::Commits,
-    held::{cause, conclusion},
 };
 use crate::{
     domain::{
+        backoff::BackoffPolicy,
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
-        holds::Holds,
+        failure_streak::FailureStreak,
         progress::Work,
-        streak::Streak,
-        watch::Step,
+        tracker::TrackerUpdate,
     },
     metrics::Metrics,
-    store::{PollCommit, Record, Store, StoreError},
-    wechat::{error::CallFailure, pace::Pace},
+    store::{AccountRecord, PollCommit, Store, StoreError},
+    wechat::{error::CallFailure, rate_limit::RateLimiter},
 };
 
 /// How a poll ended.
@@ -53,7 +53,7 @@ pub enum PollOutcome {
     /// The answer was taken.
     Succeeded,
     /// A failure before holds it back: nothing was asked.
-    Held,
+    BackedOff,
     /// The call failed.
     Failed(CallFailure),
     /// The answer was good but could not be stored: it will be found again by the next poll.
@@ -71,7 +71,7 @@ pub struct Poller {
     clock: Arc<dyn Clock>,
     limits: PollLimits,
     /// Failures of the store, which are nobody's but its own.
-    not_stored: Mutex<Streak<report::StoreReason>>,
+    not_stored: Mutex<FailureStreak<report::StoreReason>>,
     /// Commits of polls that were begun, and those of them that ended, well or not.
     commits: Commits,
 }
@@ -84,7 +84,7 @@ pub struct PollLimits {
     /// How long failures last before the account counts as blind.
     pub blind_after: Duration,
     /// How long failures hold back what failed.
-    pub holds: Holds,
+    pub backoff_policy: BackoffPolicy,
 }
 
 impl Poller {
@@ -94,10 +94,10 @@ impl Poller {
     }
 
     /// Polls the claimed account once, unless it is held back.
-    pub async fn poll(&self, claim: &Claim) -> PollOutcome {
+    pub async fn poll(&self, guard: &PollGuard) -> PollOutcome {
         let begun_at = self.clock.now();
-        let outcome = self.poll_unobserved(claim, begun_at).await;
-        self.record(claim, &outcome, begun_at);
+        let outcome = self.poll_unobserved(guard, begun_at).await;
+        self.record(guard, &outcome, begun_at);
         outcome
     }
 
@@ -108,9 +108,9 @@ impl Poller {
     }
 
     /// Notes a poll that panicked.
-    pub fn panicked(&self, claim: &Claim) {
-        let account = claim.account();
-        claim.official_account().status.completed(&account.status);
+    pub fn panicked(&self, guard: &PollGuard) {
+        let account = guard.account();
+        guard.official_account().status.completed(&account.status);
         let mut row = account.status.row();
         row.polls += 1;
         row.failures += 1;
@@ -120,23 +120,23 @@ impl Poller {
         report::log_panic(account, self.clock.now());
     }
 
-    async fn poll_unobserved(&self, claim: &Claim, now: Moment) -> PollOutcome {
-        let account = claim.account();
-        if let Some(cause) = claim.held_at(now) {
-            if claim.rests_at(now) {
-                return PollOutcome::Held;
+    async fn poll_unobserved(&self, guard: &PollGuard, now: Moment) -> PollOutcome {
+        let account = guard.account();
+        if let Some(cause) = guard.held_at(now) {
+            if guard.rests_at(now) {
+                return PollOutcome::BackedOff;
             }
             let step = account.memory().watch.failed(now, self.limits.blind_after, cause);
             if let Err(error) = self.commit(account, step).await {
                 // Found again at the next tick; nothing was asked, so no poll has failed.
                 tracing::debug!(account = %account.account(), "Blindness not stored: {error}");
             }
-            return PollOutcome::Held;
+            return PollOutcome::BackedOff;
         }
-        let deadline = self.deadline(claim.official_account());
-        let (step, failure) = match claim.ask(&*self.clock, deadline, &self.limits.holds).await {
+        let deadline = self.deadline(guard.official_account());
+        let (step, failure) = match guard.ask(&*self.clock, deadline, &self.limits.backoff_policy).await {
             Ok(mut step) => {
-                transfers::note_origins(claim.official_account(), account, &mut step);
+                transfers::note_origins(guard.official_account(), account, &mut step);
                 (step, None)
             }
             Err(failure) => (self.after_failure(account, &failure, self.clock.now()), Some(failure)),
@@ -156,11 +156,11 @@ impl Poller {
     /// The longest time that a poll of this official account may take for asking. Waiting for permits is no fault of the
     /// far side.
     pub fn deadline(&self, official_account: &OfficialAccount) -> Duration {
-        let spacing = official_account.pace().map(Pace::spacing).unwrap_or_default();
+        let spacing = official_account.rate_limiter().map(RateLimiter::spacing).unwrap_or_default();
         self.limits.deadline + spacing * PERMIT_WAITS
     }
 
-    fn after_failure(&self, account: &WatchedAccount, failure: &CallFailure, now: Moment) -> Step {
+    fn after_failure(&self, account: &WatchedAccount, failure: &CallFailure, now: Moment) -> TrackerUpdate {
         let watch = &account.memory().watch;
         match conclusion(failure) {
             Some(conclusion) => {
@@ -171,11 +171,11 @@ impl Poller {
     }
 
     /// Stores the step if it must be, and only then lets it take effect.
-    async fn commit(&self, account: &WatchedAccount, mut step: Step) -> Result<(), StoreError> {
+    async fn commit(&self, account: &WatchedAccount, mut step: TrackerUpdate) -> Result<(), StoreError> {
         let changes = std::mem::take(&mut step.changes);
         let counts = Counts::of(&changes);
         if step.must_commit {
-            let record = Record::after(&step);
+            let record = AccountRecord::after(&step);
             let commit =
                 PollCommit { id: account.row(), account: account.account().clone(), changes, record };
             let started = self.clock.now();
@@ -188,7 +188,7 @@ impl Poller {
             self.metrics.committed(now.since(&started));
         }
         counts.record(&self.metrics);
-        report::log_transition(account, account.state(), step.standing.state);
+        report::log_transition(account, account.state(), step.condition.state);
         let unchanged = !step.must_commit;
         let memory = account.apply(step);
         let mut row = account.status.row();
@@ -202,24 +202,24 @@ impl Poller {
     }
 
     /// Everything that is told of a poll, at one place: counters, row, log.
-    fn record(&self, claim: &Claim, outcome: &PollOutcome, begun_at: Moment) {
-        let account = claim.account();
-        claim.official_account().status.completed(&account.status);
+    fn record(&self, guard: &PollGuard, outcome: &PollOutcome, begun_at: Moment) {
+        let account = guard.account();
+        guard.official_account().status.completed(&account.status);
         let mut row = account.status.row();
-        let asked = !matches!(outcome, PollOutcome::Held);
+        let asked = !matches!(outcome, PollOutcome::BackedOff);
         let succeeded = matches!(outcome, PollOutcome::Succeeded);
         row.polls += u32::from(asked);
         row.failures += u32::from(asked && !succeeded);
         row.up = succeeded;
         let code = match outcome {
             PollOutcome::Succeeded => None,
-            PollOutcome::Held => return,
+            PollOutcome::BackedOff => return,
             PollOutcome::Failed(failure) => Some(failure.error.code()),
             PollOutcome::NotStored(_) => Some("store"),
         };
         row.failing_with = code;
         drop(row);
-        report::log(claim, outcome, begun_at, &*self.clock);
+        report::log(guard, outcome, begun_at, &*self.clock);
     }
 }
 

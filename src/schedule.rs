@@ -9,8 +9,8 @@
 
 pub mod collectors;
 pub mod cron;
-mod places;
 pub mod queue;
+mod spread;
 pub mod ticker;
 pub mod triggers;
 pub mod worker;

@@ -25,7 +25,7 @@ use crate::domain::{
     account::{Account, AccountState, Conclusion},
     agents::{Binding, Collector, Quota, WaitingQueue},
     clock::UnixMs,
-    watch::Watch,
+    tracker::AccountTracker,
 };
 
 /// All watched accounts, in the order of the configuration.
@@ -64,7 +64,7 @@ pub trait KfAccounts: Send + Sync {
 pub struct AccountStatus {
     /// Who it is.
     pub account: Account,
-    row: Mutex<Row>,
+    row: Mutex<AccountView>,
 }
 
 /// What collectors know of an official account; `None` until it is known.
@@ -96,7 +96,7 @@ pub struct Agent {
 /// What is known of one kf account. Counters in four bytes, because there is a row for each: they have room for a poll a
 /// second in a hundred years.
 #[derive(Clone, Debug, Default)]
-pub struct Row {
+pub struct AccountView {
     /// Its state as told to consumers of events.
     pub state: AccountState,
     /// The last conclusive answer.
@@ -128,22 +128,22 @@ pub struct Row {
 }
 
 /// A copy of the rows of one official account.
-pub struct AccountRows {
+pub struct OfficialAccountViews {
     /// The official account.
     pub official_account: Arc<OfficialAccountStatus>,
     kf_accounts: Arc<dyn KfAccounts>,
-    rows: Vec<(Row, Overdue)>,
+    rows: Vec<(AccountView, Overdue)>,
 }
 
 /// Whether two ticks of an account's schedule have passed without a completed poll.
 type Overdue = bool;
 
 /// One row with what identifies it.
-pub struct RowRef<'a> {
+pub struct AccountViewRef<'a> {
     /// Whose row it is.
     pub account: &'a Account,
     /// What is known.
-    pub row: &'a Row,
+    pub row: &'a AccountView,
     /// Whether two ticks of its schedule have passed without a completed poll.
     pub overdue: bool,
 }
@@ -160,12 +160,12 @@ impl Table {
     }
 
     /// All rows as they are now, by official account.
-    pub fn read(&self) -> Vec<AccountRows> {
-        self.official_accounts.iter().map(AccountRows::copy).collect()
+    pub fn read(&self) -> Vec<OfficialAccountViews> {
+        self.official_accounts.iter().map(OfficialAccountViews::copy).collect()
     }
 }
 
-impl AccountRows {
+impl OfficialAccountViews {
     fn copy(official_account: &Arc<OfficialAccountStatus>) -> Self {
         let kf_accounts = official_account.kf_accounts();
         let mut rows = Vec::with_capacity(kf_accounts.count());
@@ -174,11 +174,11 @@ impl AccountRows {
     }
 
     /// The rows, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = RowRef<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = AccountViewRef<'_>> {
         let rows = self.rows.iter().enumerate();
         rows.map(|(index, (row, overdue))| {
             let account = &self.kf_accounts.status(index).account;
-            RowRef { account, row, overdue: *overdue }
+            AccountViewRef { account, row, overdue: *overdue }
         })
     }
 }
@@ -212,15 +212,15 @@ impl OfficialAccountStatus {
     }
 
     /// Shows each of its kf accounts as it is at this moment. The account's polls wait meanwhile: what `look` does is short.
-    pub fn look(&self, look: impl FnMut(&RowRef<'_>)) {
+    pub fn look(&self, look: impl FnMut(&AccountViewRef<'_>)) {
         self.look_at(&*self.kf_accounts(), look);
     }
 
-    fn look_at(&self, kf_accounts: &dyn KfAccounts, mut look: impl FnMut(&RowRef<'_>)) {
+    fn look_at(&self, kf_accounts: &dyn KfAccounts, mut look: impl FnMut(&AccountViewRef<'_>)) {
         for status in (0..kf_accounts.count()).map(|index| kf_accounts.status(index)) {
             let row = status.row();
             let overdue = self.ticks.load(Ordering::Relaxed).saturating_sub(row.completed_tick) >= 2;
-            look(&RowRef { account: &status.account, row: &row, overdue });
+            look(&AccountViewRef { account: &status.account, row: &row, overdue });
         }
     }
 }
@@ -237,14 +237,14 @@ impl KfAccounts for Vec<AccountStatus> {
 
 impl AccountStatus {
     /// The row of an account, with what the store knew of it.
-    pub fn restored(account: Account, watch: &Watch) -> Self {
-        let mut row = Row::default();
+    pub fn restored(account: Account, watch: &AccountTracker) -> Self {
+        let mut row = AccountView::default();
         row.observe(watch);
         Self { account, row: Mutex::new(row) }
     }
 
     /// Its row, for writing.
-    pub fn row(&self) -> MutexGuard<'_, Row> {
+    pub fn row(&self) -> MutexGuard<'_, AccountView> {
         self.row.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -261,21 +261,21 @@ impl Collected {
     }
 }
 
-impl Row {
+impl AccountView {
     /// Takes over what is known of the account.
-    pub fn observe(&mut self, watch: &Watch) {
+    pub fn observe(&mut self, watch: &AccountTracker) {
         self.observe_unchanged(watch);
         // Before the baseline the number of sessions is not zero but unknown.
-        self.sessions = watch.sighting.baseline_taken.then_some(watch.snapshot.len() as u32);
+        self.sessions = watch.last_seen.baseline_taken.then_some(watch.snapshot.len() as u32);
         let oldest = watch.snapshot.oldest_createtime();
         self.oldest_createtime =
             oldest.and_then(|seconds| Timestamp::from_second(seconds).ok()).map(UnixMs::from);
     }
 
     /// The same, where nothing had to be committed: the sessions, which nobody has looked at, are left in their memory.
-    pub fn observe_unchanged(&mut self, watch: &Watch) {
-        self.state = watch.standing.state;
-        self.conclusion = watch.standing.conclusion;
-        self.last_success_at = watch.sighting.last_success_at;
+    pub fn observe_unchanged(&mut self, watch: &AccountTracker) {
+        self.state = watch.condition.state;
+        self.conclusion = watch.condition.conclusion;
+        self.last_success_at = watch.last_seen.last_success_at;
     }
 }

@@ -89,7 +89,7 @@ impl Store {
 
     /// Brings the configured accounts in, each given once: inserts those not seen before, takes over changed names of
     /// official accounts, and loads what is stored of all that concern the daemon. Idempotent.
-    pub async fn register_accounts(&self, accounts: Vec<Account>) -> Result<Registered, StoreError> {
+    pub async fn register_accounts(&self, accounts: Vec<Account>) -> Result<RegisteredAccounts, StoreError> {
         self.sqlite.write(move |tx| accounts::register(tx, accounts)).await
     }
 
@@ -137,21 +137,21 @@ impl Store {
     }
 
     /// Stores when accounts whose polls changed nothing were last seen. Idempotent; unknown accounts are passed over.
-    pub async fn record_sightings(&self, sightings: Vec<Seen>) -> Result<(), StoreError> {
+    pub async fn record_sightings(&self, sightings: Vec<LastSeenUpdate>) -> Result<(), StoreError> {
         self.sqlite.write(move |tx| accounts::record_sightings(tx, &sightings)).await
     }
 
     /// The events after `after` in the order of their ids, at most `limit`.
     pub async fn read_events_after(
         &self,
-        after: EventId,
+        after: LogPosition,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         self.sqlite.read(move |connection| events::read_after(connection, after, limit)).await
     }
 
     /// Those of these events that the log has, in the order of the log.
-    pub async fn read_these_events(&self, ids: Vec<EventId>) -> Result<Vec<StoredEvent>, StoreError> {
+    pub async fn read_these_events(&self, ids: Vec<LogPosition>) -> Result<Vec<StoredEvent>, StoreError> {
         self.sqlite.read(move |connection| events::read_these(connection, &ids)).await
     }
 
@@ -210,7 +210,7 @@ impl Store {
 
     /// How many events the log has. Reading it costs the same however many that is.
     pub async fn count_events(&self) -> Result<u64, StoreError> {
-        self.sqlite.read(|connection| events::count_after(connection, EventId::BEGINNING)).await
+        self.sqlite.read(|connection| events::count_after(connection, LogPosition::BEGINNING)).await
     }
 
     /// How many bytes of the file are in use, and a wake-up whenever that changes. What was removed leaves room in the file that
@@ -220,7 +220,7 @@ impl Store {
     }
 
     /// The newest committed event, and a wake-up whenever there is a newer one.
-    pub fn committed(&self) -> watch::Receiver<EventId> {
+    pub fn committed(&self) -> watch::Receiver<LogPosition> {
         self.sqlite.committed()
     }
 

@@ -9,7 +9,7 @@
 pub mod client;
 pub mod error;
 pub mod http;
-pub mod pace;
+pub mod rate_limit;
 mod skew;
 pub mod token;
 pub mod wire;

@@ -51,7 +51,7 @@ fn an_unbound_account_is_told_with_its_runbook_until_it_is_bound_and_a_dead_daem
         control.set_kf_state(&appid(0), kf_account, KfState::Unbound).unwrap();
     }
     // Unbound accounts are asked again every second, so that the end is seen soon.
-    let home = Home::watching(&wechat, "[holds]\nunbound = [\"0s\", \"1s\"]\n");
+    let home = Home::watching(&wechat, "[backoff]\nunbound = [\"0s\", \"1s\"]\n");
     let daemon = home.daemon();
     let site = Site::start(&home, daemon.address());
     let of_first = |status: &str| {
@@ -114,7 +114,7 @@ fn a_refused_secret_is_told_and_silences_the_blindness_that_it_causes() {
         FaultRule { endpoint: Some(Endpoint::StableToken), ..FaultRule::new(Fault::Errcode(40125)) };
     wechat.control().inject(refused);
     // Tokens are tried again every second or two, so that the end is seen soon.
-    let home = Home::watching(&wechat, "[holds]\nnot_authorized = [\"0s\", \"2s\"]\n")
+    let home = Home::watching(&wechat, "[backoff]\nnot_authorized = [\"0s\", \"2s\"]\n")
         .set("KFWATCH__POLL__BLIND_AFTER", "2s");
     let daemon = home.daemon();
     let site = Site::start(&home, daemon.address());

@@ -29,7 +29,7 @@ use kfwatch::{
     store::Store,
     wechat::{
         client::OfficialAccountClient,
-        token::{TokenKeeper, TokenSource},
+        token::{TokenProvider, TokenSource},
     },
 };
 use rehearsal::{NoJournal, ScriptedClock};
@@ -67,7 +67,7 @@ impl Rehearsal {
         let clock = Arc::new(ScriptedClock::default());
         let metrics = Arc::new(Metrics::new([]).unwrap());
         let source = TokenSource::Stable { secret: SecretString::from(secret(0)) };
-        let tokens = TokenKeeper::new(appid(0).into(), source, Arc::new(NoJournal), None, clock.now());
+        let tokens = TokenProvider::new(appid(0).into(), source, Arc::new(NoJournal), None, clock.now());
         let observer = Arc::new(metrics.call_observer(Arc::default()));
         let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);
         let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
@@ -87,7 +87,7 @@ impl Rehearsal {
         let limits = PollLimits {
             deadline,
             blind_after: Duration::from_secs(300),
-            holds: kfwatch::domain::holds::Holds::default(),
+            backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
         };
         let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock) as Arc<dyn Clock>, limits);
         Self { simulator, clock, metrics, poller, official_account, _directory: directory }
@@ -110,7 +110,7 @@ impl Rehearsal {
     async fn collect(&self, collector: Collector) -> &'static str {
         match self.poller.collect(&self.official_account, collector).await {
             Collection::Succeeded => "ok",
-            Collection::Held => "held",
+            Collection::BackedOff => "held",
             Collection::Failed(failure) => failure.error.code(),
             Collection::NotStored(_) => "not stored",
         }
@@ -126,10 +126,10 @@ impl Rehearsal {
 
     /// A poll of the first kf account.
     async fn poll(&self) -> &'static str {
-        let claim = self.official_account.claim(&self.official_account.accounts()[0]).unwrap();
-        match self.poller.poll(&claim).await {
+        let guard = self.official_account.guard(&self.official_account.accounts()[0]).unwrap();
+        match self.poller.poll(&guard).await {
             PollOutcome::Succeeded => "ok",
-            PollOutcome::Held => "held",
+            PollOutcome::BackedOff => "held",
             PollOutcome::Failed(failure) => failure.error.code(),
             PollOutcome::NotStored(_) => "not stored",
         }
@@ -281,13 +281,13 @@ async fn who_waits_and_what_is_left_of_the_quota_is_shown() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.collect_all().await;
     let waiting = "wechat_kf_waiting";
-    assert_eq!(rehearsal.metrics(waiting), ["wechat_kf_waiting_users{official_account=\"shop\"} 0"]);
+    assert_eq!(rehearsal.metrics(waiting), ["wechat_kf_waiting_customers{official_account=\"shop\"} 0"]);
     let queue = WaitingQueue { users: 150, oldest_message_at: Some(1_700_000_000) };
     rehearsal.official_account.status.collected().waiting = Some(queue);
     let oldest = "wechat_kf_waiting_oldest_message_timestamp_seconds{official_account=\"shop\"} 1700000000";
     assert_eq!(
         rehearsal.metrics(waiting),
-        ["wechat_kf_waiting_users{official_account=\"shop\"} 150", oldest]
+        ["wechat_kf_waiting_customers{official_account=\"shop\"} 150", oldest]
     );
     rehearsal.poll().await;
     rehearsal.pass(MINUTE);
@@ -415,7 +415,7 @@ fn a_refused_collector_is_told_once_with_a_remedy_and_polls_go_on() {
     let told: Vec<&str> = log.lines().filter(|line| line.contains("48001")).collect();
     assert_eq!(told.len(), 1, "{log}");
     assert!(told[0].contains("collector=\"kf_list\"") && told[0].contains("remedy="), "{}", told[0]);
-    assert!(daemon.metric("wechat_kf_waiting_users{official_account=\"shop\"}").is_some());
+    assert!(daemon.metric("wechat_kf_waiting_customers{official_account=\"shop\"}").is_some());
 }
 
 #[test]

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kfwatch::config::{
-    Config, Environment, Holds, Loaded, Mistakes, SinkStart, SinkTarget, Token, TokenSource,
+    BackoffPolicy, Config, Environment, Loaded, Mistakes, SinkStart, SinkTarget, Token, TokenSource,
 };
-use kfwatch::domain::{event::EventType, holds::Wait};
+use kfwatch::domain::{backoff::BackoffRange, event::EventType};
 use kfwatch::sink::nats::{Login, NatsOptions};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -428,11 +428,16 @@ fn an_official_account_has_its_own_schedule_or_that_of_poll() {
 
 #[test]
 fn one_duration_is_the_first_wait_and_the_longest() {
-    let text = format!("[holds]\nbusy = \"30s\"\nunbound = [\"10s\", \"24h\"]\n{OFFICIAL_ACCOUNT}");
-    let holds = load(&text).unwrap().config.holds;
-    let wait =
-        |first, longest| Wait { first: Duration::from_secs(first), longest: Duration::from_secs(longest) };
-    assert_eq!(holds, Holds { busy: wait(30, 30), unbound: wait(10, 86_400), ..Holds::default() });
+    let text = format!("[backoff]\nbusy = \"30s\"\nunbound = [\"10s\", \"24h\"]\n{OFFICIAL_ACCOUNT}");
+    let holds = load(&text).unwrap().config.backoff_policy;
+    let wait = |first, longest| BackoffRange {
+        first: Duration::from_secs(first),
+        longest: Duration::from_secs(longest),
+    };
+    assert_eq!(
+        holds,
+        BackoffPolicy { busy: wait(30, 30), unbound: wait(10, 86_400), ..BackoffPolicy::default() }
+    );
 }
 
 #[test]

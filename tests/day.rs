@@ -287,7 +287,7 @@ fn key(account: &Account) -> (String, String) {
     (account.appid.clone(), account.kf_account.clone())
 }
 
-/// Holds where customers are said to have come from against the ledger, and takes it out of the events; gives how many
+/// BackoffPolicy where customers are said to have come from against the ledger, and takes it out of the events; gives how many
 /// are said to have come from a colleague.
 fn origins_are_true(account: &Account, role: &Role, ledger: &Ledger, told: &mut [Event]) -> usize {
     let mut transfers = 0;

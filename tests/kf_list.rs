@@ -28,10 +28,10 @@ use kfwatch::{
     poll::{Discovery, OfficialAccount, Patterns, PollLimits, Poller, WatchedAccount},
     simulator::{KfState, Scenario, Simulator},
     status::{OfficialAccountStatus, Table},
-    store::{EventId, PruneLimits, Store},
+    store::{LogPosition, PruneLimits, Store},
     wechat::{
         client::OfficialAccountClient,
-        token::{TokenKeeper, TokenSource},
+        token::{TokenProvider, TokenSource},
     },
 };
 use rehearsal::{NoJournal, ScriptedClock};
@@ -70,7 +70,7 @@ impl Rehearsal {
         let metrics = Arc::new(Metrics::new([]).unwrap());
         let appid: Arc<str> = configured.appid.as_str().into();
         let source = TokenSource::Stable { secret: SecretString::from(configured.secret) };
-        let tokens = TokenKeeper::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
+        let tokens = TokenProvider::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
         let observer = Arc::new(metrics.call_observer(Arc::default()));
         let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);
         let name: Arc<str> = "shop".into();
@@ -96,7 +96,7 @@ impl Rehearsal {
         let limits = PollLimits {
             deadline: Duration::from_secs(20),
             blind_after: Duration::from_secs(300),
-            holds: kfwatch::domain::holds::Holds::default(),
+            backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
         };
         let poller =
             Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock) as Arc<dyn Clock>, limits);
@@ -137,8 +137,8 @@ impl Rehearsal {
         self.simulator.control().advance(TICK);
         for &number in kf_accounts {
             let account = self.account(number);
-            let claim = self.official_account.claim(&account).unwrap();
-            self.poller.poll(&claim).await;
+            let guard = self.official_account.guard(&account).unwrap();
+            self.poller.poll(&guard).await;
         }
     }
 
@@ -192,7 +192,7 @@ fn entry(kf_account: &str, binding: Binding) -> ListedAccount {
 }
 
 async fn told(store: &Store, kf_accounts: &[String]) -> Vec<String> {
-    let events = store.read_events_after(EventId::BEGINNING, 10_000).await.unwrap();
+    let events = store.read_events_after(LogPosition::BEGINNING, 10_000).await.unwrap();
     let short = |json: &str| {
         let event: Value = serde_json::from_str(json).unwrap();
         let data = &event["data"];
@@ -359,12 +359,12 @@ async fn a_poll_that_hangs_keeps_its_account_until_the_next_list() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1, 2]).await;
     let hangs = rehearsal.account(1);
-    let claim = rehearsal.official_account.claim(&hangs).unwrap();
+    let guard = rehearsal.official_account.guard(&hangs).unwrap();
     rehearsal.list(&[0]).await;
     assert_eq!(rehearsal.watched(), [0, 1]);
     rehearsal.open(1, "o-late");
-    rehearsal.poller.poll(&claim).await;
-    drop(claim);
+    rehearsal.poller.poll(&guard).await;
+    drop(guard);
     rehearsal.list(&[0]).await;
     assert_eq!(rehearsal.watched(), [0]);
     assert_eq!(
@@ -378,14 +378,14 @@ async fn an_account_that_left_is_polled_by_nobody_who_still_knows_it() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1]).await;
     let left = rehearsal.account(1);
-    let claim = rehearsal.official_account.claim(&left).unwrap();
+    let guard = rehearsal.official_account.guard(&left).unwrap();
     let poll = async {
-        rehearsal.poller.poll(&claim).await;
-        drop(claim);
+        rehearsal.poller.poll(&guard).await;
+        drop(guard);
     };
     tokio::join!(rehearsal.list(&[0]), poll);
     assert_eq!(rehearsal.watched(), [0], "it left when the poll was done");
-    assert!(rehearsal.official_account.claim(&left).is_none());
+    assert!(rehearsal.official_account.guard(&left).is_none());
     assert_eq!(rehearsal.told().await, ["1: ok>unwatched by getkflist"]);
     rehearsal.list(&[1]).await;
     rehearsal.poll(&[1]).await;
@@ -475,7 +475,7 @@ async fn unbound_by_the_list_is_told_before_any_poll_and_taken_over_by_the_poll(
 
     rehearsal.poll(&[1]).await;
     assert_eq!(rehearsal.told().await.len(), 1, "65402 is no news");
-    assert_eq!(rehearsal.account(1).watch().standing.conclusion, Some(Conclusion::Unbound));
+    assert_eq!(rehearsal.account(1).watch().condition.conclusion, Some(Conclusion::Unbound));
     rehearsal.list_with(&[(1, Binding::Bound)]).await;
     assert_eq!(
         rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(),
@@ -508,7 +508,7 @@ async fn unbound_by_the_list_is_taken_back_by_the_list_even_after_a_restart() {
     let of_0 = stored.iter().find(|stored| *stored.account.kf_account == *rehearsal.kf_accounts[0]).unwrap();
     let known_to_list = Some(Conclusion::ListedUnbound);
     assert_eq!((of_0.record.state, of_0.record.conclusion), (AccountState::Unbound, known_to_list));
-    assert_eq!(kfwatch::app::watch(of_0.clone()).standing, rehearsal.account(0).watch().standing);
+    assert_eq!(kfwatch::app::watch(of_0.clone()).condition, rehearsal.account(0).watch().condition);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use kfwatch::{
     app::{self, Connections, clock::SystemClock},
     config::{Config, Environment},
-    domain::{clock::Clock, progress::Work, watch::Watch},
+    domain::{clock::Clock, progress::Work, tracker::AccountTracker},
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
     schedule::{
@@ -20,7 +20,7 @@ use kfwatch::{
         ticker::{Sweep, TickerContext},
     },
     simulator::{Control, Endpoint, Fault, FaultRule},
-    store::{AccountRow, Store},
+    store::{AccountId, Store},
 };
 use support_ops::{Home, PATIENCE, Process, WeChat, appid, eventually, quiet};
 
@@ -54,8 +54,9 @@ impl Queued {
         let connections = Connections::without_store(&config, Arc::clone(&clock)).unwrap();
         let official_account = |configured| {
             let official_account = connections.official_account(configured, Arc::default(), &metrics);
-            let accounts = app::accounts(configured)
-                .map(|account| Arc::new(WatchedAccount::new(account, AccountRow(0), Watch::default())));
+            let accounts = app::accounts(configured).map(|account| {
+                Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()))
+            });
             official_account.set_accounts(accounts.collect());
             official_account
         };
@@ -63,7 +64,7 @@ impl Queued {
         let limits = PollLimits {
             deadline: PATIENCE,
             blind_after: PATIENCE,
-            holds: kfwatch::domain::holds::Holds::default(),
+            backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
         };
         let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock), limits);
         let queue = Arc::new(PollQueue::new(config.official_accounts.len(), share));
@@ -76,8 +77,8 @@ impl Queued {
         let sweep = Sweep::begin(&self.context, self.context.clock.now(), None);
         for (lane, official_account) in self.lanes.iter().enumerate() {
             let accounts = official_account.accounts();
-            let claims = accounts.iter().filter_map(|account| official_account.claim(account));
-            self.queue.push(claims.map(|claim| Job { claim, lane, sweep: Arc::clone(&sweep), repeats: 0 }));
+            let claims = accounts.iter().filter_map(|account| official_account.guard(account));
+            self.queue.push(claims.map(|guard| Job { guard, lane, sweep: Arc::clone(&sweep), repeats: 0 }));
         }
     }
 
@@ -148,7 +149,7 @@ async fn jobs_that_wait_for_their_limit_are_all_taken_in_turn() {
             taken
                 .entry(job.lane)
                 .or_default()
-                .push(job.claim.account().status.account.kf_account.to_string());
+                .push(job.guard.account().status.account.kf_account.to_string());
         }
         queued.queue.close();
     };

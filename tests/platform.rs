@@ -41,7 +41,7 @@ fn platform(merchants: usize, rotation: Rotation) -> (WeChat, Home) {
     let home = Home::new();
     let mut text = format!(
         "api.base_url = \"http://{}\"\npoll.schedule = \"* * * * * *\"\nweb.listen = \"127.0.0.1:0\"\n\
-         [holds]\nnot_authorized = \"1s\"\n",
+         [backoff]\nnot_authorized = \"1s\"\n",
         wechat.address()
     );
     for (index, (name, refresh_token)) in names.iter().zip(refresh_tokens).enumerate() {

@@ -16,17 +16,17 @@ use kfwatch::{
     domain::{
         account::{Account, AccountState},
         agents::Collector,
+        backoff::{BackoffPolicy, BackoffRange},
         clock::Clock,
-        holds::{Holds, Wait},
     },
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
     simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
     status::OfficialAccountStatus,
-    store::{EventId, Store},
+    store::{LogPosition, Store},
     wechat::{
         client::OfficialAccountClient,
-        token::{TokenKeeper, TokenSource},
+        token::{TokenProvider, TokenSource},
     },
 };
 use rehearsal::{NoJournal, ScriptedClock};
@@ -49,10 +49,10 @@ struct Rehearsal {
 
 impl Rehearsal {
     async fn new() -> Self {
-        Self::with(Holds::default()).await
+        Self::with(BackoffPolicy::default()).await
     }
 
-    async fn with(holds: Holds) -> Self {
+    async fn with(backoff_policy: BackoffPolicy) -> Self {
         let scenario = Scenario { ledger: false, ..Scenario::load(2, 2, 1, 0.0) };
         let configured = scenario.accounts();
         let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -65,7 +65,8 @@ impl Rehearsal {
         for official_account in configured {
             let appid: Arc<str> = official_account.appid.as_str().into();
             let source = TokenSource::Stable { secret: SecretString::from(official_account.secret) };
-            let tokens = TokenKeeper::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
+            let tokens =
+                TokenProvider::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
             let observer = Arc::new(metrics.call_observer(Arc::default()));
             let name: Arc<str> = official_account.name.as_str().into();
             let shared = Arc::new(OfficialAccount::new(
@@ -87,7 +88,8 @@ impl Rehearsal {
             accounts
                 .extend(shared.accounts().iter().map(|account| (Arc::clone(&shared), Arc::clone(account))));
         }
-        let limits = PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER, holds };
+        let limits =
+            PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER, backoff_policy };
         let poller = Poller::new(store.clone(), metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
         Self { simulator, clock, store, poller, accounts, _directory: directory }
     }
@@ -125,10 +127,10 @@ impl Rehearsal {
     async fn tick(&self) -> Vec<&'static str> {
         let mut outcomes = Vec::new();
         for (official_account, account) in &self.accounts {
-            let claim = official_account.claim(account).unwrap();
-            outcomes.push(match self.poller.poll(&claim).await {
+            let guard = official_account.guard(account).unwrap();
+            outcomes.push(match self.poller.poll(&guard).await {
                 PollOutcome::Succeeded => "ok",
-                PollOutcome::Held => "held",
+                PollOutcome::BackedOff => "held",
                 PollOutcome::Failed(failure) => failure.error.code(),
                 PollOutcome::NotStored(_) => "not stored",
             });
@@ -158,7 +160,7 @@ impl Rehearsal {
     }
 
     async fn events(&self) -> Vec<Value> {
-        let events = self.store.read_events_after(EventId::BEGINNING, 10_000).await.unwrap();
+        let events = self.store.read_events_after(LogPosition::BEGINNING, 10_000).await.unwrap();
         events.iter().map(|event| serde_json::from_str(&event.json).unwrap()).collect()
     }
 
@@ -316,8 +318,8 @@ async fn ticks_that_are_held_back_count_towards_blindness() {
 
 #[tokio::test]
 async fn an_unbound_account_that_is_rarely_asked_is_not_blind() {
-    let rarely = Wait { first: 3 * BLIND_AFTER, longest: 3 * BLIND_AFTER };
-    let rehearsal = Rehearsal::with(Holds { unbound: rarely, ..Holds::default() }).await;
+    let rarely = BackoffRange { first: 3 * BLIND_AFTER, longest: 3 * BLIND_AFTER };
+    let rehearsal = Rehearsal::with(BackoffPolicy { unbound: rarely, ..BackoffPolicy::default() }).await;
     rehearsal.tick().await;
     rehearsal.refuse(65402, Some(0));
     let asked = rehearsal.ticks(Duration::from_secs(3600)).await;
@@ -329,21 +331,21 @@ async fn an_unbound_account_that_is_rarely_asked_is_not_blind() {
 async fn an_account_has_one_claim_at_a_time() {
     let rehearsal = Rehearsal::new().await;
     let (official_account, account) = &rehearsal.accounts[0];
-    let claim = official_account.claim(account);
-    assert!(claim.is_some());
-    assert!(official_account.claim(account).is_none());
-    let waiting = official_account.claim_when_free(account);
+    let guard = official_account.guard(account);
+    assert!(guard.is_some());
+    assert!(official_account.guard(account).is_none());
+    let waiting = official_account.guard_when_free(account);
     tokio::pin!(waiting);
     tokio::select! {
         biased;
         _ = &mut waiting => panic!("two claims at a time"),
         () = std::future::ready(()) => {}
     }
-    drop(claim);
-    let claim = waiting.await;
-    assert!(official_account.claim(account).is_none());
-    drop(claim);
-    assert!(official_account.claim(account).is_some());
+    drop(guard);
+    let guard = waiting.await;
+    assert!(official_account.guard(account).is_none());
+    drop(guard);
+    assert!(official_account.guard(account).is_some());
 }
 
 #[tokio::test]
@@ -401,10 +403,10 @@ async fn a_failure_neither_lengthens_nor_ends_the_wait_of_another() {
 #[tokio::test]
 async fn configured_holds_are_kept() {
     let second = Duration::from_secs(1);
-    let often = Wait { first: Duration::ZERO, longest: second };
-    let rarely = Wait { first: 300 * second, longest: 300 * second };
-    let holds = Holds { unbound: often, not_authorized: rarely, ..Holds::default() };
-    let rehearsal = Rehearsal::with(holds).await;
+    let often = BackoffRange { first: Duration::ZERO, longest: second };
+    let rarely = BackoffRange { first: 300 * second, longest: 300 * second };
+    let backoff_policy = BackoffPolicy { unbound: often, not_authorized: rarely, ..BackoffPolicy::default() };
+    let rehearsal = Rehearsal::with(backoff_policy).await;
     rehearsal.tick().await;
     rehearsal.refuse_at(0, 65402, true);
     rehearsal.refuse_at(2, 48001, false);

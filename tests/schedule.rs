@@ -17,9 +17,9 @@ use jiff::Timestamp;
 use kfwatch::{
     domain::{
         account::Account,
+        backoff::BackoffPolicy,
         clock::{Clock, Moment},
-        holds::Holds,
-        watch::Watch,
+        tracker::AccountTracker,
     },
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
@@ -31,11 +31,11 @@ use kfwatch::{
     },
     simulator::{Endpoint, Fault, FaultRule},
     status::OfficialAccountStatus,
-    store::{AccountRow, Store},
+    store::{AccountId, Store},
     wechat::{
         client::OfficialAccountClient,
         http::{ClientOptions, HttpVersion, WechatClient},
-        token::{TokenJournal, TokenKeeper, TokenSource},
+        token::{TokenJournal, TokenProvider, TokenSource},
     },
 };
 use support_ops::{Home, Process, WeChat, appid, eventually, quiet};
@@ -117,7 +117,7 @@ impl Ticking {
             let limits = PollLimits {
                 deadline: Duration::from_secs(1),
                 blind_after: Duration::from_secs(300),
-                holds: Holds::default(),
+                backoff_policy: BackoffPolicy::default(),
             };
             let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&shared), limits);
             let context = TickerContext {
@@ -140,7 +140,7 @@ impl Ticking {
             handle.block_on(async {
                 while let Some(job) = queue.next().await {
                     taken.lock().unwrap().push(shared.now().wall);
-                    drop(job.claim);
+                    drop(job.guard);
                     queue.done(job.lane);
                 }
             });
@@ -194,12 +194,12 @@ fn official_account(
     let client = Arc::new(WechatClient::build(&options, Arc::clone(clock)).unwrap());
     let source = TokenSource::File { path: "nowhere".into(), json_pointer: None };
     let tokens =
-        TokenKeeper::new("wx0000000000000000".into(), source, Arc::new(NoJournal), None, clock.now());
+        TokenProvider::new("wx0000000000000000".into(), source, Arc::new(NoJournal), None, clock.now());
     let observer = Arc::new(metrics.call_observer(Arc::default()));
     let client = OfficialAccountClient::new(client, tokens, observer);
     let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::clone(ticks));
     let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
-    let account = WatchedAccount::new(account, AccountRow(1), Watch::default());
+    let account = WatchedAccount::new(account, AccountId(1), AccountTracker::default());
     official_account.set_accounts(vec![Arc::new(account)]);
     official_account
 }

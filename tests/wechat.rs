@@ -17,14 +17,14 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use kfwatch::{
-    domain::{agents::Binding, clock::Clock, holds::ErrorClass},
+    domain::{agents::Binding, backoff::ErrorClass, clock::Clock},
     simulator::{Control, Endpoint as Simulated, Fault, FaultRule, OnConnection, Scenario, Simulator},
     wechat::{
         CallObserver, Endpoint,
         client::{Answered, OfficialAccountClient},
         error::{CallError, CallFailure},
-        pace::Pace,
-        token::{FETCH_FLOOR, TokenKeeper, TokenSource},
+        rate_limit::RateLimiter,
+        token::{FETCH_FLOOR, TokenProvider, TokenSource},
         wire::SessionList,
     },
 };
@@ -91,7 +91,7 @@ impl Conversation {
         let client = rehearsal::client(&simulator, &clock);
         let source = source(SecretString::from(account.secret.as_str()));
         let appid = account.appid.as_str().into();
-        let tokens = TokenKeeper::new(appid, source, Arc::new(NoJournal), last_fetch_ago, clock.now());
+        let tokens = TokenProvider::new(appid, source, Arc::new(NoJournal), last_fetch_ago, clock.now());
         let tally = Arc::new(Tally::default());
         Self {
             control: simulator.control(),
@@ -107,8 +107,8 @@ impl Conversation {
     /// The same, with a limit on its calls.
     fn at_most_a_minute(self, calls: u32) -> Self {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let pace = NonZeroU32::new(calls).map(|calls| Pace::new(calls, clock));
-        Self { client: self.client.paced(pace), ..self }
+        let rate_limiter = NonZeroU32::new(calls).map(|calls| RateLimiter::new(calls, clock));
+        Self { client: self.client.paced(rate_limiter), ..self }
     }
 
     /// How many sessions are listed; `None` without a list.
@@ -319,10 +319,10 @@ async fn how_a_token_stands_is_told_without_fetching_one() {
     assert_eq!(conversation.client.token_standing(), None);
     conversation.poll().await.unwrap();
     conversation.pass(Duration::from_secs(200));
-    let standing = conversation.client.token_standing().unwrap();
-    let left = standing.expires_in.unwrap();
-    assert!((200..210).contains(&standing.age.as_secs()), "{standing:?}");
-    assert!((6990..=7000).contains(&left.as_secs()), "{standing:?}");
+    let condition = conversation.client.token_standing().unwrap();
+    let left = condition.expires_in.unwrap();
+    assert!((200..210).contains(&condition.age.as_secs()), "{condition:?}");
+    assert!((6990..=7000).contains(&left.as_secs()), "{condition:?}");
     conversation.pass(Duration::from_secs(7000));
     assert_eq!(conversation.client.token_standing(), None);
     assert_eq!(conversation.token_fetches(), 1);

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kfwatch::{
     domain::{
-        account::{Account, AccountState, Conclusion, Standing},
+        account::{Account, AccountCondition, AccountState, Conclusion},
         clock::UnixMs,
         diff::EndReason,
         event::{Change, OwnedSession},
-        snapshot::{Observed, Session, Snapshot},
-        watch::{Sighting, Watch},
+        snapshot::{ObservedSessions, Session, Snapshot},
+        tracker::{AccountTracker, LastSeen},
     },
     poll::WatchedAccount,
     status::{OfficialAccountStatus, Table},
-    store::AccountRow,
+    store::AccountId,
     wechat::wire,
 };
 
@@ -47,10 +47,10 @@ pub(crate) fn read(body: &[u8]) -> usize {
 }
 
 /// What an answer with these sessions is read into.
-pub(crate) fn observed(openids: &[String]) -> Observed<'_> {
+pub(crate) fn observed(openids: &[String]) -> ObservedSessions<'_> {
     let sessions =
         openids.iter().map(|openid| Session { openid: openid.as_str().into(), createtime: CREATETIME });
-    Observed::new(sessions.collect())
+    ObservedSessions::new(sessions.collect())
 }
 
 /// A kf account of the one official account.
@@ -73,18 +73,18 @@ pub(crate) fn ended(openid: &str) -> Change {
 }
 
 /// What is known of an account with these sessions, which the last poll listed.
-pub(crate) fn watch(openids: &[String]) -> Watch {
+pub(crate) fn watch(openids: &[String]) -> AccountTracker {
     let seen_at = Timestamp::from_second(CREATETIME).ok().map(UnixMs::from);
-    Watch {
-        standing: Standing::restored(AccountState::Ok, Some(Conclusion::Ok)),
+    AccountTracker {
+        condition: AccountCondition::restored(AccountState::Ok, Some(Conclusion::Ok)),
         snapshot: Snapshot::from(&observed(openids)),
-        sighting: Sighting {
+        last_seen: LastSeen {
             baseline_taken: true,
             keyless: false,
             listed_sent_at: seen_at,
             last_success_at: seen_at,
         },
-        ..Watch::default()
+        ..AccountTracker::default()
     }
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn table(accounts: usize) -> Table {
     let shared = account("");
     let watched = |n: usize| {
         let account = Account { kf_account: format!("kf{n}@oa0").into(), ..shared.clone() };
-        let watched = WatchedAccount::new(account, AccountRow(0), watch.clone());
+        let watched = WatchedAccount::new(account, AccountId(0), watch.clone());
         let random = ((n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
         let seconds = |seconds: i64| Timestamp::from_second(seconds).ok().map(UnixMs::from);
         let mut row = watched.status.row();

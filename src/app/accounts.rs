@@ -27,13 +27,13 @@ use crate::{
     schedule::ticker::Scheduled,
     status::{CallCounters, OfficialAccountStatus},
     store::{Store, StoreError, StoredAccount},
-    trust::Roots,
+    tls::TlsRoots,
     wechat::{
         CallObserver,
         client::OfficialAccountClient,
         http::{ClientOptions, WechatClient},
-        pace::Pace,
-        token::{Authorization, Component, TokenJournal, TokenKeeper},
+        rate_limit::RateLimiter,
+        token::{Authorization, Component, TokenJournal, TokenProvider},
     },
 };
 
@@ -94,17 +94,19 @@ impl Connections {
         let appid: Arc<str> = configured.appid.as_str().into();
         let journal = Arc::clone(&self.journal);
         let tokens = match &configured.token {
-            Token::Own(source) => TokenKeeper::new(appid, source.clone(), journal, ago, now),
+            Token::Own(source) => TokenProvider::new(appid, source.clone(), journal, ago, now),
             Token::Component { credentials, refresh_token } => {
                 let component = self.component(credentials, now);
                 let stored = self.recorded.refresh_tokens.get(&configured.appid);
                 let refresh_token = stored.or(refresh_token.as_ref()).cloned();
                 let authorization = Authorization { component, refresh_token };
-                TokenKeeper::of_component(appid, authorization, journal, ago, now)
+                TokenProvider::of_component(appid, authorization, journal, ago, now)
             }
         };
-        let pace = configured.max_requests_per_minute.map(|most| Pace::new(most, Arc::clone(&self.clock)));
-        let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer).paced(pace);
+        let rate_limiter =
+            configured.max_requests_per_minute.map(|most| RateLimiter::new(most, Arc::clone(&self.clock)));
+        let client =
+            OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer).paced(rate_limiter);
         let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls, ticks);
         Arc::new(OfficialAccount::new(Arc::new(status), client))
     }
@@ -144,9 +146,8 @@ fn client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, 
 /// The client's options from the configuration.
 fn client_options(api: &config::Api) -> Result<ClientOptions, AppError> {
     // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
-    let ca = api.ca_file.as_deref().map(Roots::of_file).transpose().map_err(|error| AppError::Unusable {
-        what: "api.ca_file".to_owned(),
-        reason: crate::chain(&error),
+    let ca = api.ca_file.as_deref().map(TlsRoots::of_file).transpose().map_err(|error| {
+        AppError::Unusable { what: "api.ca_file".to_owned(), reason: crate::chain(&error) }
     })?;
     Ok(ClientOptions {
         base_url: api.base_url.clone(),

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config,
     dispatch::admin::SinkAdmin,
-    domain::{clock::Clock, streak::Streak},
+    domain::{clock::Clock, failure_streak::FailureStreak},
     poll::{OfficialAccount, WatchedAccount},
-    store::{PruneLimits, Pruned, Room, RoomLimits, Seen, Store, StoreError},
+    store::{LastSeenUpdate, PruneLimits, Pruned, Room, RoomLimits, Store, StoreError},
 };
 
 /// How often send times are stored.
@@ -59,7 +59,7 @@ pub(super) struct Housekeeping {
     pub(super) sinks: Arc<SinkAdmin>,
     pub(super) limits: config::Store,
     /// Failures of the store, told once and not every half a minute.
-    pub(super) not_stored: Mutex<Streak<Discriminant<StoreError>>>,
+    pub(super) not_stored: Mutex<FailureStreak<Discriminant<StoreError>>>,
 }
 
 impl Housekeeping {
@@ -102,15 +102,15 @@ impl Housekeeping {
     async fn store_sightings(&self) -> Result<(), StoreError> {
         let mut waiting: Vec<Arc<WatchedAccount>> = Vec::new();
         for of in &self.official_accounts {
-            waiting.extend(of.accounts().iter().filter(|account| account.sighting_waits()).cloned());
+            waiting.extend(of.accounts().iter().filter(|account| account.last_seen_pending()).cloned());
         }
         for batch in waiting.chunks(SIGHTINGS_BATCH) {
             // Read as late as possible: a poll may have committed a newer one meanwhile.
-            let sightings: Vec<Seen> = batch.iter().map(|account| account.seen()).collect();
+            let sightings: Vec<LastSeenUpdate> = batch.iter().map(|account| account.seen()).collect();
             match self.store.record_sightings(sightings.clone()).await {
                 Ok(()) => {
                     self.stored();
-                    batch.iter().zip(&sightings).for_each(|(account, seen)| account.sighting_stored(seen));
+                    batch.iter().zip(&sightings).for_each(|(account, seen)| account.last_seen_stored(seen));
                 }
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
@@ -207,8 +207,8 @@ impl Housekeeping {
     }
 
     fn not_stored(&self, what: &str, error: &StoreError) {
-        let mut streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
-        if streak.failed(std::mem::discriminant(error), self.clock.now()) {
+        let mut failure_streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure_streak.failed(std::mem::discriminant(error), self.clock.now()) {
             tracing::warn!("{what}: {}", crate::chain(error));
         } else {
             tracing::debug!("{what}: {}", crate::chain(error));
@@ -216,8 +216,8 @@ impl Housekeeping {
     }
 
     fn stored(&self) {
-        let mut streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(recovery) = streak.succeeded(self.clock.now()) {
+        let mut failure_streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recovery) = failure_streak.succeeded(self.clock.now()) {
             tracing::info!(failures = recovery.failures, "Times of the last polls are stored again");
         }
     }

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
 use crate::{
-    domain::{clock::Moment, streak::Streak},
+    domain::{clock::Moment, failure_streak::FailureStreak},
     store::{Store, StoreError},
     wechat::token::TokenJournal,
 };
@@ -19,7 +19,7 @@ use crate::{
 pub(super) struct StoreJournal {
     store: Store,
     /// Failures of the store, which are told once for all official accounts.
-    not_recorded: Mutex<Streak<Discriminant<StoreError>>>,
+    not_recorded: Mutex<FailureStreak<Discriminant<StoreError>>>,
 }
 
 impl StoreJournal {
@@ -28,15 +28,15 @@ impl StoreJournal {
     }
 
     fn log(&self, recorded: Result<(), StoreError>, at: Moment) {
-        let mut streak = self.not_recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failure_streak = self.not_recorded.lock().unwrap_or_else(PoisonError::into_inner);
         match recorded {
             Err(error) => {
-                if streak.failed(std::mem::discriminant(&error), at) {
+                if failure_streak.failed(std::mem::discriminant(&error), at) {
                     tracing::warn!("Token fetches are not recorded: {}", crate::chain(&error));
                 }
             }
             Ok(()) => {
-                if let Some(recovery) = streak.succeeded(at) {
+                if let Some(recovery) = failure_streak.succeeded(at) {
                     tracing::info!(failures = recovery.failures, "Token fetches are recorded again");
                 }
             }

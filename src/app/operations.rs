@@ -6,10 +6,10 @@ use super::{AppError, Connections, accounts::patterns, poll_deadline, watch, wat
 use crate::{
     config::{self, Config, Token},
     control::operations::{Limits, Operated, Operations},
-    domain::{account::Account, clock::Clock, watch::Watch},
+    domain::{account::Account, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
     poll::{Discovery, OfficialAccount, WatchedAccount},
-    store::{AccountRow, Store},
+    store::{AccountId, Store},
 };
 
 /// Commands for official accounts in the order of the configuration.
@@ -27,7 +27,7 @@ pub(super) fn operations(
         in_flight: config.api.max_in_flight,
         per_official_account: config.api.max_in_flight_per_official_account,
         deadline: poll_deadline(config),
-        holds: config.holds,
+        backoff_policy: config.backoff_policy,
     };
     Operations::new(operated.collect(), clock, limits)
 }
@@ -50,7 +50,7 @@ pub async fn operations_by_hand(
     };
     let lists = watched_accounts(config, store).await?;
     let key = |account: &Account| (Arc::clone(&account.appid), Arc::clone(&account.kf_account));
-    let mut known: HashMap<_, Watch> =
+    let mut known: HashMap<_, AccountTracker> =
         stored.into_iter().map(|stored| (key(&stored.account), watch(stored))).collect();
     let metrics = Metrics::new([])?;
     let official_accounts = config.official_accounts.iter().zip(lists).map(|(configured, accounts)| {
@@ -58,7 +58,7 @@ pub async fn operations_by_hand(
         let watched = accounts.into_iter().map(|account| {
             let watch = known.remove(&key(&account)).unwrap_or_default();
             // Nothing is committed, so the row does not matter.
-            Arc::new(WatchedAccount::new(account, AccountRow(0), watch))
+            Arc::new(WatchedAccount::new(account, AccountId(0), watch))
         });
         official_account.set_accounts(watched.collect());
         if let Some(patterns) = patterns(configured) {

@@ -18,7 +18,7 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::{sync::Semaphore, time::MissedTickBehavior};
 
-use super::standing;
+use super::service_status;
 use crate::{
     config::Environment,
     domain::{
@@ -195,11 +195,11 @@ impl Connection {
 
     /// One line for a person.
     async fn status(&self, web: &WebState) -> String {
-        let standing = standing::of(web).await;
+        let condition = service_status::of(web).await;
         let stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
         match stalls.is_empty() {
-            true => standing,
-            false => format!("Polling stands still: {}; {standing}", list(&stalls)),
+            true => condition,
+            false => format!("Polling stands still: {}; {condition}", list(&stalls)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
-    dispatch::{DispatchContext, Dispatcher, Orders},
+    dispatch::{DispatchContext, Dispatcher, DispatcherCommands},
     domain::clock::Clock,
     sink::{
         Sink,
@@ -20,7 +20,7 @@ use crate::{
 pub(super) async fn dispatchers(
     sinks: &[config::Sink],
     context: &DispatchContext,
-) -> Result<Vec<(Dispatcher, Orders)>, AppError> {
+) -> Result<Vec<(Dispatcher, DispatcherCommands)>, AppError> {
     // Before the store knows of any: a sink that cannot be built has changed nothing.
     let built = sinks.iter().map(|sink| build(sink, &context.clock)).collect::<Result<Vec<_>, _>>()?;
     let registrations = sinks.iter().map(registration).collect();

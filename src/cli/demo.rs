@@ -10,7 +10,7 @@ use crate::{
     config::{self, Config, Environment},
     logging::Format,
     simulator::{Scenario, Simulator},
-    status::{AccountRows, Row},
+    status::{AccountView, OfficialAccountViews},
     web::{Listener, WebState},
 };
 
@@ -106,8 +106,9 @@ fn introduce(app: &App, simulator: &Simulator) {
 
 fn summarize(web: &WebState) {
     let read = web.table.read();
-    let rows: Vec<&Row> = read.iter().flat_map(AccountRows::iter).map(|account| account.row).collect();
-    let sum = |of: fn(&Row) -> u32| rows.iter().map(|row| u64::from(of(row))).sum::<u64>();
+    let rows: Vec<&AccountView> =
+        read.iter().flat_map(OfficialAccountViews::iter).map(|account| account.row).collect();
+    let sum = |of: fn(&AccountView) -> u32| rows.iter().map(|row| u64::from(of(row))).sum::<u64>();
     eprintln!(
         "\nIn all: {} polls of {} kf accounts, {} of them failed; {} sessions started, {} ended, {} are open.",
         sum(|row| row.polls),

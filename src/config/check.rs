@@ -18,7 +18,7 @@ use super::request_limit::{request_limit, warn_of_excess};
 use super::setting::Setting;
 use super::webhook::Around;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
-use super::{api, holds, sink};
+use super::{api, backoff, sink};
 use crate::schedule::{
     collectors::Intervals,
     cron::{MAX_EXPRESSIONS, Schedule},
@@ -97,8 +97,8 @@ fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<
     let api = api::api(api, base_dir, report);
     let poll = report.section(&root.name("poll"), keys.poll);
     let (poll, inherited) = check_poll(poll, report);
-    let holds = report.section(&root.name("holds"), keys.holds);
-    let holds = holds::holds(holds, report);
+    let backoff_policy = report.section(&root.name("backoff"), keys.backoff);
+    let backoff_policy = backoff::policy(backoff_policy, report);
     let collectors = report.section(&root.name("collectors"), keys.collectors);
     let collectors = check_collectors(collectors, report);
     let inherited = Inherited { kf_list: collectors.kf_list, ..inherited };
@@ -112,7 +112,7 @@ fn check_main(keys: raw::Root, base_dir: &Path, report: &mut Report) -> (Option<
         store,
         api,
         poll,
-        holds,
+        backoff_policy,
         collectors,
         metrics: Metrics { per_account },
         official_accounts: Vec::new(),

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::setting::{Interval, OneOrMore, Section, Setting};
-use crate::domain::holds::Wait;
+use crate::domain::backoff::BackoffRange;
 
 /// The main file.
 #[derive(Default, Deserialize)]
@@ -22,7 +22,7 @@ pub(super) struct Root {
     pub(super) store: Section<Store>,
     pub(super) api: Section<Api>,
     pub(super) poll: Section<Poll>,
-    pub(super) holds: Section<Holds>,
+    pub(super) backoff: Section<Backoff>,
     pub(super) collectors: Section<Collectors>,
     pub(super) metrics: Section<Metrics>,
     pub(super) official_accounts: Setting<Vec<Section<OfficialAccount>>>,
@@ -85,16 +85,16 @@ pub(super) struct Poll {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Holds {
-    pub(super) token_rejected: Setting<Wait>,
-    pub(super) busy: Setting<Wait>,
+pub(super) struct Backoff {
+    pub(super) token_rejected: Setting<BackoffRange>,
+    pub(super) busy: Setting<BackoffRange>,
     pub(super) day_quota: Setting<Duration>,
-    pub(super) address_not_allowed: Setting<Wait>,
-    pub(super) not_authorized: Setting<Wait>,
-    pub(super) not_enabled: Setting<Wait>,
-    pub(super) unbound: Setting<Wait>,
-    pub(super) bad_request: Setting<Wait>,
-    pub(super) unknown: Setting<Wait>,
+    pub(super) address_not_allowed: Setting<BackoffRange>,
+    pub(super) not_authorized: Setting<BackoffRange>,
+    pub(super) not_enabled: Setting<BackoffRange>,
+    pub(super) unbound: Setting<BackoffRange>,
+    pub(super) bad_request: Setting<BackoffRange>,
+    pub(super) unknown: Setting<BackoffRange>,
 }
 
 #[derive(Default, Deserialize)]

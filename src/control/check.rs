@@ -16,8 +16,8 @@ use super::{
 use crate::{
     domain::{
         agents::{Binding, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue},
+        backoff::ErrorClass,
         event::millis,
-        holds::ErrorClass,
     },
     poll::{OfficialAccount, WatchedAccount},
     schedule::cron::Schedule,
@@ -154,7 +154,7 @@ fn official_account(
 ) -> CheckedOfficialAccount {
     let of = &operated.official_account;
     let calls = |ticks: u64| ticks.saturating_mul(kf_accounts as u64);
-    let most = of.pace().map_or(u64::MAX, |limit| (A_DAY / limit.spacing().as_secs_f64()) as u64);
+    let most = of.rate_limiter().map_or(u64::MAX, |limit| (A_DAY / limit.spacing().as_secs_f64()) as u64);
     let calls_a_day = calls(pace.a_day).min(most);
     let standing = of.client().token_standing();
     let quota = collected.quota.as_ref().ok();

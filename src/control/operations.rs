@@ -21,10 +21,10 @@ use super::{
 use crate::{
     domain::{
         account::Account,
+        backoff::BackoffPolicy,
         clock::Clock,
         event::{Change, millis},
-        holds::Holds,
-        watch::Step,
+        tracker::TrackerUpdate,
     },
     poll::{OfficialAccount, WatchedAccount},
     schedule::cron::Schedule,
@@ -60,7 +60,7 @@ pub struct Limits {
     /// The longest time for one poll, with token fetches and repeats; and for another poll of the account to end.
     pub deadline: Duration,
     /// How long failures hold back what failed.
-    pub holds: Holds,
+    pub backoff_policy: BackoffPolicy,
 }
 
 /// What came of asking for the sessions of a kf account.
@@ -160,11 +160,11 @@ impl Operations {
 
     async fn ask(&self, of: &Arc<OfficialAccount>, account: &Arc<WatchedAccount>) -> Asked {
         let deadline = self.limits.deadline;
-        let Ok(claim) = tokio::time::timeout(deadline, of.claim_when_free(account)).await else {
+        let Ok(guard) = tokio::time::timeout(deadline, of.guard_when_free(account)).await else {
             return Asked::NeverFree;
         };
-        claim.wait_for_permit().await;
-        let asked = claim.ask(&*self.clock, deadline, &self.limits.holds).await;
+        guard.wait_for_permit().await;
+        let asked = guard.ask(&*self.clock, deadline, &self.limits.backoff_policy).await;
         // Still claimed: nobody has moved the snapshot meanwhile.
         asked.map_or_else(Asked::Failed, |step| Asked::Listed(Found::of(step, account)))
     }
@@ -178,7 +178,7 @@ impl Operations {
 }
 
 impl Found {
-    fn of(step: Step, account: &WatchedAccount) -> Self {
+    fn of(step: TrackerUpdate, account: &WatchedAccount) -> Self {
         let snapshot = step.snapshot.unwrap_or_else(|| account.watch().snapshot);
         let count = |of: fn(&Change) -> bool| step.changes.iter().filter(|change| of(change)).count() as u64;
         Self {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::holds::ErrorClass,
+    domain::backoff::ErrorClass,
     wechat::{
         CallKind,
         error::{CallError, CallFailure, Remedy},

@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::orders::{Order, Orders};
+use super::commands::{DispatcherCommand, DispatcherCommands};
 use crate::{
     domain::event::millis,
     status::SinkRow,
-    store::{DeadLetter, EventId, Rewound, Store, StoreError, StoredSink},
+    store::{DeadLetter, LogPosition, Rewound, Store, StoreError, StoredSink},
 };
 
 /// How many dead letters are read at a time.
@@ -147,12 +147,12 @@ fn names(known: &[String]) -> String {
 pub struct SinkAdmin {
     store: Store,
     /// Of the sinks that dispatchers run for; none while no daemon runs.
-    dispatchers: HashMap<String, Orders>,
+    dispatchers: HashMap<String, DispatcherCommands>,
 }
 
 impl SinkAdmin {
     /// In the daemon.
-    pub fn new(store: Store, dispatchers: impl IntoIterator<Item = Orders>) -> Self {
+    pub fn new(store: Store, dispatchers: impl IntoIterator<Item = DispatcherCommands>) -> Self {
         let dispatchers = dispatchers.into_iter().map(|orders| (orders.status.name.clone(), orders));
         Self { store, dispatchers: dispatchers.collect() }
     }
@@ -175,7 +175,7 @@ impl SinkAdmin {
             }
             SinkCommand::Resume { sink } => {
                 let pending = self.known(&sink).await?.pending.events;
-                match self.ordered(&sink, Order::Resume).await {
+                match self.ordered(&sink, DispatcherCommand::Resume).await {
                     Some(resumed) => resumed?,
                     None => self.store.resume_sink(&sink).await.map(drop)?,
                 }
@@ -184,7 +184,7 @@ impl SinkAdmin {
             SinkCommand::Replay { sink, since } => {
                 self.known(&sink).await?;
                 let Rewound { events, from } =
-                    match self.ordered(&sink, |answer| Order::Replay(since, answer)).await {
+                    match self.ordered(&sink, |answer| DispatcherCommand::Replay(since, answer)).await {
                         Some(rewound) => rewound?,
                         None => self.store.rewind_cursor(&sink, since).await?.1,
                     };
@@ -192,7 +192,7 @@ impl SinkAdmin {
             }
             SinkCommand::RetryDeadLetters { sink } => {
                 self.known(&sink).await?;
-                let letters = match self.ordered(&sink, Order::Retry).await {
+                let letters = match self.ordered(&sink, DispatcherCommand::Retry).await {
                     Some(retried) => retried?,
                     None => self.store.retry_dead_letters(&sink).await?,
                 };
@@ -200,7 +200,7 @@ impl SinkAdmin {
             }
             SinkCommand::DropDeadLetters { sink } => {
                 self.known(&sink).await?;
-                let letters = match self.ordered(&sink, Order::Drop).await {
+                let letters = match self.ordered(&sink, DispatcherCommand::Drop).await {
                     Some(dropped) => dropped?,
                     None => self.store.drop_dead_letters(&sink).await?,
                 };
@@ -220,12 +220,12 @@ impl SinkAdmin {
     async fn ordered<T>(
         &self,
         sink: &str,
-        order: impl FnOnce(tokio::sync::oneshot::Sender<Result<T, StoreError>>) -> Order,
+        order: impl FnOnce(tokio::sync::oneshot::Sender<Result<T, StoreError>>) -> DispatcherCommand,
     ) -> Option<Result<T, StoreError>> {
         self.orders_of(sink)?.give(order).await
     }
 
-    fn orders_of(&self, sink: &str) -> Option<&Orders> {
+    fn orders_of(&self, sink: &str) -> Option<&DispatcherCommands> {
         self.dispatchers.get(sink)
     }
 
@@ -256,7 +256,7 @@ impl SinkAdmin {
 
     async fn dead_letters(&self, sink: &str) -> Result<Vec<DeadLetterReport>, StoreError> {
         let mut reports = Vec::new();
-        let mut after = EventId::BEGINNING;
+        let mut after = LogPosition::BEGINNING;
         loop {
             let page = self.store.dead_letters(sink, after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(reports) };

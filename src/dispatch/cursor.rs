@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::store::{EventId, Store, StoreError};
+use crate::store::{LogPosition, Store, StoreError};
 
 /// How long a store that failed is left alone.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -13,21 +13,21 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Stores how far a sink has confirmed, one write at a time.
 pub(super) struct Cursor {
     sink: String,
-    stored: EventId,
+    stored: LogPosition,
     store: Store,
-    writing: Option<(EventId, BoxFuture<'static, Result<(), StoreError>>)>,
+    writing: Option<(LogPosition, BoxFuture<'static, Result<(), StoreError>>)>,
     /// Not before, after a failure.
     retry_at: Option<Instant>,
 }
 
 impl Cursor {
     /// The store has this cursor.
-    pub(super) fn new(sink: String, stored: EventId, store: Store) -> Self {
+    pub(super) fn new(sink: String, stored: LogPosition, store: Store) -> Self {
         Self { sink, stored, store, writing: None, retry_at: None }
     }
 
     /// Goes on storing the cursor if it moved, else waits for ever. Can be dropped at any time, and goes on at the next call.
-    pub(super) async fn store(&mut self, cursor: EventId) {
+    pub(super) async fn store(&mut self, cursor: LogPosition) {
         if self.writing.is_none() {
             if cursor == self.stored {
                 std::future::pending::<()>().await;
@@ -41,7 +41,7 @@ impl Cursor {
     }
 
     /// Stores the cursor if it moved, for the last time.
-    pub(super) async fn finish(&mut self, cursor: EventId) {
+    pub(super) async fn finish(&mut self, cursor: LogPosition) {
         self.end().await;
         if cursor != self.stored {
             self.begin(cursor);
@@ -49,7 +49,7 @@ impl Cursor {
         }
     }
 
-    fn begin(&mut self, cursor: EventId) {
+    fn begin(&mut self, cursor: LogPosition) {
         let (store, sink) = (self.store.clone(), self.sink.clone());
         self.writing = Some((cursor, Box::pin(async move { store.advance_cursor(&sink, cursor).await })));
     }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::window::Window;
 use crate::{
-    domain::{clock::Clock, streak::Streak},
-    store::{EventFilter, EventId, Store, StoreError},
+    domain::{clock::Clock, failure_streak::FailureStreak},
+    store::{EventFilter, LogPosition, Store, StoreError},
 };
 
 /// How many events are read ahead of what the sink has confirmed: about half a megabyte.
@@ -29,18 +29,18 @@ pub(super) struct Reader {
     clock: Arc<dyn Clock>,
     /// Not before, after a failure.
     retry_at: Duration,
-    told: Streak<()>,
+    told: FailureStreak<()>,
 }
 
 impl Reader {
     pub(super) fn new(sink: String, wanted: EventFilter, store: Store, clock: Arc<dyn Clock>) -> Self {
-        Self { sink, wanted, store, clock, retry_at: Duration::ZERO, told: Streak::default() }
+        Self { sink, wanted, store, clock, retry_at: Duration::ZERO, told: FailureStreak::default() }
     }
 
     /// Reads again what was put aside and has its turn, and on if the window has room and the log goes on, up to `newest`.
     /// The sink could take so many events of kf accounts that nothing is under way of (`spare`). Whether to do so again at once:
     /// it may want nothing of what was looked through, or can take nothing of it yet.
-    pub(super) async fn read_on(&mut self, window: &mut Window, newest: EventId, spare: usize) -> bool {
+    pub(super) async fn read_on(&mut self, window: &mut Window, newest: LogPosition, spare: usize) -> bool {
         if self.retry_at > self.clock.now().monotonic || !self.read_again(window).await {
             return false;
         }
@@ -64,7 +64,7 @@ impl Reader {
         let after = window.read_to();
         let mut filter = EventFilter { after, ..self.wanted.clone() };
         if !(filter.types.is_empty() && filter.official_accounts.is_empty()) {
-            filter.until = Some(EventId(after.0.saturating_add(LOOK_THROUGH)));
+            filter.until = Some(LogPosition(after.0.saturating_add(LOOK_THROUGH)));
         }
         let read = self.store.read_events(filter, READ_AHEAD).await;
         self.told_of(read).map(|page| window.add(page.events, page.next)).is_some()
@@ -93,7 +93,7 @@ impl Reader {
 }
 
 /// Whether there is more to read and room for it: what waits makes room for what the sink could take at once.
-fn make_room(window: &mut Window, newest: EventId, spare: usize) -> bool {
+fn make_room(window: &mut Window, newest: LogPosition, spare: usize) -> bool {
     if window.read_to() >= newest || window.aside() >= PUT_ASIDE {
         return false;
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Attempt, Dispatcher, MAX_DEAD_LETTERS, MAX_REFUSALS, SinkEnded, outage::wait_after};
+use super::{Attempt, Dispatcher, MAX_DEAD_LETTERS, MAX_REFUSALS, SinkEnded, circuit_breaker::wait_after};
 use crate::{
     domain::clock::Moment,
     sink::{DeliveryError, Sink},
@@ -87,7 +87,7 @@ impl Dispatcher {
     /// Nothing can be delivered at present: all attempts wait.
     fn failed(&mut self, begun: Moment, reason: String, after: Option<Duration>) {
         let now = self.clock.now();
-        self.outage.failed(begun.monotonic, now.monotonic, after, fastrand::f64());
+        self.circuit_breaker.failed(begun.monotonic, now.monotonic, after, fastrand::f64());
         self.status.failed(now.wall, reason.clone());
         let what = "Delivery stands still and will be tried again";
         if self.failures.failed(reason.clone(), now) {
@@ -99,7 +99,7 @@ impl Dispatcher {
 
     /// The sink is there.
     fn answered(&mut self, begun: Moment) {
-        self.outage.answered(begun.monotonic);
+        self.circuit_breaker.answered(begun.monotonic);
         self.status.answered();
         if let Some(recovery) = self.failures.succeeded(begun) {
             tracing::info!(sink = %self.name, failures = recovery.failures, "Delivery goes on");

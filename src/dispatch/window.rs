@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use crate::store::{AccountRow, EventId, StoredEvent};
+use crate::store::{AccountId, LogPosition, StoredEvent};
 
 /// How many events of a kf account are read again together, at most.
 const READ_TOGETHER: usize = 50;
@@ -23,18 +23,18 @@ const READ_TOGETHER: usize = 50;
 /// Events that were read and are not settled, and those settled before an earlier one was.
 #[derive(Debug)]
 pub(super) struct Window {
-    unsettled: BTreeMap<EventId, Slot>,
+    unsettled: BTreeMap<LogPosition, Slot>,
     /// Those of the log that are not settled either, and of which no more is kept than this.
-    aside: BTreeSet<EventId>,
+    aside: BTreeSet<LogPosition>,
     /// First unsettled events of their kf accounts that have to be read again.
-    missing: BTreeMap<EventId, AccountRow>,
+    missing: BTreeMap<LogPosition, AccountId>,
     /// The unsettled events of each kf account in their order, also those put aside. Without an entry there are none.
-    lanes: HashMap<AccountRow, VecDeque<EventId>>,
+    lanes: HashMap<AccountId, VecDeque<LogPosition>>,
     /// First unsettled events of their kf accounts that may be delivered now.
-    ready: BTreeSet<EventId>,
+    ready: BTreeSet<LogPosition>,
     /// First unsettled events of their kf accounts that have to wait, on the monotonic clock.
-    delayed: BTreeSet<(Duration, EventId)>,
-    read_to: EventId,
+    delayed: BTreeSet<(Duration, LogPosition)>,
+    read_to: LogPosition,
 }
 
 #[derive(Debug)]
@@ -55,7 +55,7 @@ enum Origin {
 
 impl Window {
     /// Nothing was read behind this cursor.
-    pub(super) fn behind(cursor: EventId) -> Self {
+    pub(super) fn behind(cursor: LogPosition) -> Self {
         Self {
             unsettled: BTreeMap::new(),
             aside: BTreeSet::new(),
@@ -68,7 +68,7 @@ impl Window {
     }
 
     /// Up to where the log was read.
-    pub(super) fn read_to(&self) -> EventId {
+    pub(super) fn read_to(&self) -> LogPosition {
         self.read_to
     }
 
@@ -88,14 +88,14 @@ impl Window {
     }
 
     /// Up to where all events of the log are settled.
-    pub(super) fn cursor(&self) -> EventId {
+    pub(super) fn cursor(&self) -> LogPosition {
         let whole = self.unsettled.iter().find(|(_, slot)| slot.origin == Origin::Log).map(|(id, _)| id);
         let first = whole.into_iter().chain(self.aside.first()).min();
-        first.map_or(self.read_to, |first| EventId(first.0 - 1))
+        first.map_or(self.read_to, |first| LogPosition(first.0 - 1))
     }
 
     /// Takes in what was read: the log has no others up to `read_to` that this sink wants.
-    pub(super) fn add(&mut self, events: Vec<StoredEvent>, read_to: EventId) {
+    pub(super) fn add(&mut self, events: Vec<StoredEvent>, read_to: LogPosition) {
         for event in events {
             self.append(event, Origin::Log);
         }
@@ -138,9 +138,9 @@ impl Window {
 
     /// What has to be read again: with room for so many, some together of each kf account, and one of each in any case, or it
     /// would wait for ever.
-    pub(super) fn missing(&self, room: usize) -> Vec<(AccountRow, EventId)> {
+    pub(super) fn missing(&self, room: usize) -> Vec<(AccountId, LogPosition)> {
         let each = (room / self.missing.len().max(1)).clamp(1, READ_TOGETHER);
-        let next_ones = |account: &AccountRow| {
+        let next_ones = |account: &AccountId| {
             let account = *account;
             let lane = self.lanes.get(&account).into_iter().flatten();
             let put_aside = lane.copied().filter(|id| self.aside.contains(id));
@@ -151,7 +151,7 @@ impl Window {
 
     /// Takes in what was read again of what was missing. What the log has no longer counts as settled: the sink was suspended, and
     /// it is noted that it misses these.
-    pub(super) fn add_again(&mut self, missing: &[(AccountRow, EventId)], events: Vec<StoredEvent>) {
+    pub(super) fn add_again(&mut self, missing: &[(AccountId, LogPosition)], events: Vec<StoredEvent>) {
         for event in events {
             self.aside.remove(&event.id);
             if self.missing.remove(&event.id).is_some() {
@@ -211,7 +211,7 @@ impl Window {
     }
 
     /// The next one has its turn, if this one was the first of its kf account.
-    fn leave_lane(&mut self, account: AccountRow, id: EventId) {
+    fn leave_lane(&mut self, account: AccountId, id: LogPosition) {
         let Some(lane) = self.lanes.get_mut(&account) else { return };
         // The first, unless a dead letter stands behind a younger event and both were delivered together.
         let place = lane.iter().position(|other| *other == id);
@@ -277,8 +277,8 @@ mod tests {
 
     fn event(id: i64, account: i64) -> StoredEvent {
         StoredEvent {
-            id: EventId(id),
-            account: AccountRow(account),
+            id: LogPosition(id),
+            account: AccountId(account),
             sequence: 1,
             event_type: EventType::SessionStarted,
             observed_at: jiff::Timestamp::UNIX_EPOCH,
@@ -287,9 +287,9 @@ mod tests {
     }
 
     fn window(accounts: &[i64]) -> Window {
-        let mut window = Window::behind(EventId(0));
+        let mut window = Window::behind(LogPosition(0));
         let events = (1..).zip(accounts).map(|(id, account)| event(id, *account)).collect();
-        window.add(events, EventId(accounts.len() as i64));
+        window.add(events, LogPosition(accounts.len() as i64));
         window
     }
 
@@ -305,12 +305,12 @@ mod tests {
         assert_eq!((first.id.0, other.id.0), (1, 3));
         assert!(window.take_one().is_none(), "the second of a kf account waits for the first");
         window.settle(&[other]);
-        assert_eq!(window.cursor(), EventId(0));
+        assert_eq!(window.cursor(), LogPosition(0));
         window.settle(&[first]);
-        assert_eq!(window.cursor(), EventId(1));
+        assert_eq!(window.cursor(), LogPosition(1));
         let second = window.take_one().unwrap();
         window.settle(&[second]);
-        assert_eq!((window.cursor(), window.len()), (EventId(3), 0));
+        assert_eq!((window.cursor(), window.len()), (LogPosition(3), 0));
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
         let taken = window.take_together(4);
         assert_eq!(ids(&taken), [1, 2, 3, 4]);
         window.settle(&taken);
-        assert_eq!(window.cursor(), EventId(4));
+        assert_eq!(window.cursor(), LogPosition(4));
         assert_eq!(ids(&window.take_together(4)), [5]);
     }
 
@@ -346,11 +346,11 @@ mod tests {
         assert!(window.missing(9).is_empty(), "their turn has not come");
         window.settle(&[other]);
         window.settle(&[first]);
-        assert_eq!((window.cursor(), window.take_one()), (EventId(1), None));
-        assert_eq!(window.missing(9), [(AccountRow(1), EventId(2)), (AccountRow(1), EventId(3))]);
+        assert_eq!((window.cursor(), window.take_one()), (LogPosition(1), None));
+        assert_eq!(window.missing(9), [(AccountId(1), LogPosition(2)), (AccountId(1), LogPosition(3))]);
         read_again(&mut window, &accounts);
         assert_eq!(window.take_one().map(|event| event.id.0), Some(2));
-        assert_eq!((window.cursor(), window.aside()), (EventId(1), 1));
+        assert_eq!((window.cursor(), window.aside()), (LogPosition(1), 1));
     }
 
     #[test]
@@ -377,9 +377,9 @@ mod tests {
         assert_eq!(missing.len(), 3);
         window.add_again(&missing, vec![event(3, 1)]);
         let third = window.take_one().unwrap();
-        assert_eq!((third.id.0, window.cursor()), (3, EventId(2)));
+        assert_eq!((third.id.0, window.cursor()), (3, LogPosition(2)));
         window.settle(&[third]);
-        assert_eq!((window.cursor(), window.len(), window.aside()), (EventId(4), 0, 0));
+        assert_eq!((window.cursor(), window.len(), window.aside()), (LogPosition(4), 0, 0));
     }
 
     #[test]
@@ -393,7 +393,7 @@ mod tests {
         let again = window.take_one().unwrap();
         assert!(!window.is_dead_letter(&again));
         window.settle(&[again]);
-        assert_eq!((window.cursor(), window.take_one()), (EventId(3), None));
+        assert_eq!((window.cursor(), window.take_one()), (LogPosition(3), None));
     }
 
     #[test]
@@ -445,7 +445,7 @@ mod tests {
                 }
                 let lowest = (1..=accounts.len() as i64).find(|id| !settled.contains(id));
                 let expected = lowest.map_or(accounts.len() as i64, |id| id - 1);
-                prop_assert_eq!(window.cursor(), EventId(expected));
+                prop_assert_eq!(window.cursor(), LogPosition(expected));
                 prop_assert_eq!(window.len() + window.aside(), accounts.len() - settled.len());
             }
             window.put_back(&under_way);

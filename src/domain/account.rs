@@ -1,6 +1,6 @@
 //! Who is watched, and what is concluded about each account.
 //!
-//! [`Standing`] is the little state machine behind `kf.account.state_changed`: answers that say something about the
+//! [`AccountCondition`] is the little state machine behind `kf.account.state_changed`: answers that say something about the
 //! account move it at once, failures move it to `blind` only when they have lasted. It decides; it neither emits
 //! nor stores.
 
@@ -102,7 +102,7 @@ pub struct Transition {
 
 /// What is concluded about one account at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct AccountCondition {
     /// The state as told to consumers.
     pub state: AccountState,
     /// The last conclusion; it outlives `blind` and `unwatched`, so that an unbound account stays marked as such
@@ -112,7 +112,7 @@ pub struct Standing {
     failing_since: Option<Duration>,
 }
 
-impl Standing {
+impl AccountCondition {
     /// As it was stored: failures are counted anew after a restart.
     pub fn restored(state: AccountState, conclusion: Option<Conclusion>) -> Self {
         Self { state, conclusion, failing_since: None }
@@ -185,55 +185,56 @@ mod tests {
 
     #[test]
     fn the_first_good_answer_is_no_transition() {
-        let (standing, announced) = Standing::default().concluded(Conclusion::Ok);
-        assert_eq!((standing.state, announced), (AccountState::Ok, None));
+        let (condition, announced) = AccountCondition::default().concluded(Conclusion::Ok);
+        assert_eq!((condition.state, announced), (AccountState::Ok, None));
     }
 
     #[test]
     fn an_unbound_account_is_announced_once_and_again_when_bound() {
-        let (standing, announced) = Standing::default().concluded(Conclusion::Unbound);
+        let (condition, announced) = AccountCondition::default().concluded(Conclusion::Unbound);
         assert_eq!(announced, transition(AccountState::Unknown, AccountState::Unbound));
-        let (standing, announced) = standing.concluded(Conclusion::Unbound);
+        let (condition, announced) = condition.concluded(Conclusion::Unbound);
         assert_eq!(announced, None);
-        let (_, announced) = standing.concluded(Conclusion::Ok);
+        let (_, announced) = condition.concluded(Conclusion::Ok);
         assert_eq!(announced, transition(AccountState::Unbound, AccountState::Ok));
     }
 
     #[test]
     fn failures_make_blind_only_when_they_last() {
-        let (standing, _) = Standing::default().concluded(Conclusion::Unbound);
-        let (standing, announced) = standing.failed(at(1000), BLIND_AFTER);
+        let (condition, _) = AccountCondition::default().concluded(Conclusion::Unbound);
+        let (condition, announced) = condition.failed(at(1000), BLIND_AFTER);
         assert_eq!(announced, None);
-        let (standing, announced) = standing.failed(at(1299), BLIND_AFTER);
+        let (condition, announced) = condition.failed(at(1299), BLIND_AFTER);
         assert_eq!(announced, None);
-        let (standing, announced) = standing.failed(at(1300), BLIND_AFTER);
+        let (condition, announced) = condition.failed(at(1300), BLIND_AFTER);
         assert_eq!(announced, transition(AccountState::Unbound, AccountState::Blind));
-        assert_eq!(standing.conclusion, Some(Conclusion::Unbound), "the last conclusion outlives blindness");
-        let (standing, announced) = standing.failed(at(9000), BLIND_AFTER);
+        assert_eq!(condition.conclusion, Some(Conclusion::Unbound), "the last conclusion outlives blindness");
+        let (condition, announced) = condition.failed(at(9000), BLIND_AFTER);
         assert_eq!(announced, None);
-        let (_, announced) = standing.concluded(Conclusion::Unbound);
+        let (_, announced) = condition.concluded(Conclusion::Unbound);
         assert_eq!(announced, transition(AccountState::Blind, AccountState::Unbound));
     }
 
     #[test]
     fn a_success_in_between_starts_the_measure_anew() {
-        let (standing, _) = Standing::default().failed(at(0), BLIND_AFTER);
-        let (standing, _) = standing.concluded(Conclusion::Ok);
-        let (standing, _) = standing.failed(at(299), BLIND_AFTER);
-        let (standing, announced) = standing.failed(at(301), BLIND_AFTER);
-        assert_eq!((standing.state, announced), (AccountState::Ok, None));
+        let (condition, _) = AccountCondition::default().failed(at(0), BLIND_AFTER);
+        let (condition, _) = condition.concluded(Conclusion::Ok);
+        let (condition, _) = condition.failed(at(299), BLIND_AFTER);
+        let (condition, announced) = condition.failed(at(301), BLIND_AFTER);
+        assert_eq!((condition.state, announced), (AccountState::Ok, None));
     }
 
     #[test]
     fn an_account_that_comes_back_is_announced_by_its_first_conclusion() {
-        let (standing, announced) = Standing::restored(AccountState::Ok, Some(Conclusion::Ok)).unwatched();
+        let (condition, announced) =
+            AccountCondition::restored(AccountState::Ok, Some(Conclusion::Ok)).unwatched();
         assert_eq!(announced, transition(AccountState::Ok, AccountState::Unwatched));
-        assert_eq!(standing.unwatched().1, None);
+        assert_eq!(condition.unwatched().1, None);
         assert_eq!(
-            standing.concluded(Conclusion::Ok).1,
+            condition.concluded(Conclusion::Ok).1,
             transition(AccountState::Unwatched, AccountState::Ok)
         );
-        let (failing, _) = standing.failed(at(0), BLIND_AFTER);
+        let (failing, _) = condition.failed(at(0), BLIND_AFTER);
         assert_eq!(
             failing.failed(at(300), BLIND_AFTER).1,
             transition(AccountState::Unwatched, AccountState::Blind)
@@ -243,29 +244,29 @@ mod tests {
     #[test]
     fn what_getkflist_says_counts_only_until_getsessionlist_has_said_something() {
         const UNBOUND: Binding = Binding::Unbound(None);
-        let (unbound, announced) = Standing::default().listed(UNBOUND);
+        let (unbound, announced) = AccountCondition::default().listed(UNBOUND);
         assert_eq!(announced, transition(AccountState::Unknown, AccountState::Unbound));
         assert_eq!(unbound.listed(UNBOUND), (unbound, None), "said again");
         let (bound, announced) = unbound.listed(Binding::Bound);
         assert_eq!(announced, transition(AccountState::Unbound, AccountState::Unknown));
-        assert_eq!(bound, Standing::default());
+        assert_eq!(bound, AccountCondition::default());
         for said in [Conclusion::Ok, Conclusion::Unbound, Conclusion::Invalid] {
-            let (standing, _) = unbound.concluded(said);
-            assert_eq!(standing.conclusion, Some(said));
-            assert_eq!(standing.listed(UNBOUND), (standing, None));
-            assert_eq!(standing.listed(Binding::Bound), (standing, None));
+            let (condition, _) = unbound.concluded(said);
+            assert_eq!(condition.conclusion, Some(said));
+            assert_eq!(condition.listed(UNBOUND), (condition, None));
+            assert_eq!(condition.listed(Binding::Bound), (condition, None));
         }
     }
 
     #[test]
     fn a_refusal_that_getkflist_foretold_is_no_second_transition() {
-        let (unbound, _) = Standing::default().listed(Binding::Unbound(None));
+        let (unbound, _) = AccountCondition::default().listed(Binding::Unbound(None));
         assert_eq!(unbound.concluded(Conclusion::Unbound).1, None);
     }
 
     #[test]
     fn what_getkflist_repeats_neither_ends_nor_hides_blindness() {
-        let (unbound, _) = Standing::default().listed(Binding::Unbound(None));
+        let (unbound, _) = AccountCondition::default().listed(Binding::Unbound(None));
         let (failing, _) = unbound.failed(at(0), BLIND_AFTER);
         let (blind, announced) = failing.failed(at(300), BLIND_AFTER);
         assert_eq!(announced, transition(AccountState::Unbound, AccountState::Blind));
@@ -278,7 +279,7 @@ mod tests {
     fn an_account_that_comes_back_unbound_is_announced_again() {
         let listed = Some(Conclusion::ListedUnbound);
         let (back, announced) =
-            Standing::restored(AccountState::Unwatched, listed).listed(Binding::Unbound(None));
+            AccountCondition::restored(AccountState::Unwatched, listed).listed(Binding::Unbound(None));
         assert_eq!((back.state, back.conclusion), (AccountState::Unbound, listed));
         assert_eq!(announced, transition(AccountState::Unwatched, AccountState::Unbound));
     }

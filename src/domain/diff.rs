@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::snapshot::{Observed, Session, Snapshot};
+use super::snapshot::{ObservedSessions, Session, Snapshot};
 
 /// Why a session counts as ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Diff<'_> {
 }
 
 /// Compares two moments of one account. Nothing is allocated for sessions that stayed.
-pub fn diff<'a>(previous: &'a Snapshot, current: &'a Observed<'_>) -> Diff<'a> {
+pub fn diff<'a>(previous: &'a Snapshot, current: &'a ObservedSessions<'_>) -> Diff<'a> {
     let mut difference = walk(previous, current);
     let started = &difference.started;
     for (session, reason) in &mut difference.ended {
@@ -52,7 +52,7 @@ pub fn diff<'a>(previous: &'a Snapshot, current: &'a Observed<'_>) -> Diff<'a> {
 }
 
 /// One walk over both, which are sorted alike; every end is `Absent` still.
-fn walk<'a>(previous: &'a Snapshot, current: &'a Observed<'_>) -> Diff<'a> {
+fn walk<'a>(previous: &'a Snapshot, current: &'a ObservedSessions<'_>) -> Diff<'a> {
     let mut result = Diff::default();
     let mut old = previous.iter().peekable();
     let mut new = current.sessions().iter().peekable();
@@ -93,8 +93,10 @@ mod tests {
         prop::collection::vec(("[a-e]{1,2}", 0..4i64), 0..12)
     }
 
-    fn observed(sessions: &[(String, i64)]) -> Observed<'_> {
-        Observed::new(sessions.iter().map(|(openid, createtime)| session(openid, *createtime)).collect())
+    fn observed(sessions: &[(String, i64)]) -> ObservedSessions<'_> {
+        ObservedSessions::new(
+            sessions.iter().map(|(openid, createtime)| session(openid, *createtime)).collect(),
+        )
     }
 
     fn session(openid: &str, createtime: i64) -> Session<'_> {
@@ -102,10 +104,10 @@ mod tests {
     }
 
     /// Leaves out what ended and adds what started.
-    fn apply<'a>(previous: &'a Snapshot, difference: &Diff<'a>) -> Observed<'a> {
+    fn apply<'a>(previous: &'a Snapshot, difference: &Diff<'a>) -> ObservedSessions<'a> {
         let stayed =
             previous.iter().filter(|session| !difference.ended.iter().any(|(ended, _)| ended == session));
-        Observed::new(stayed.chain(difference.started.iter().cloned()).collect())
+        ObservedSessions::new(stayed.chain(difference.started.iter().cloned()).collect())
     }
 
     proptest! {
@@ -141,8 +143,8 @@ mod tests {
 
     #[test]
     fn the_same_customer_with_a_new_createtime_is_an_end_and_a_start() {
-        let previous = Snapshot::from(&Observed::new(vec![session("o-a", 1), session("o-b", 1)]));
-        let current = Observed::new(vec![session("o-a", 2)]);
+        let previous = Snapshot::from(&ObservedSessions::new(vec![session("o-a", 1), session("o-b", 1)]));
+        let current = ObservedSessions::new(vec![session("o-a", 2)]);
         let difference = diff(&previous, &current);
         assert_eq!(
             difference.ended,

@@ -1,6 +1,6 @@
 //! The sessions of one kf account as seen in one poll.
 //!
-//! An answer is read into an [`Observed`] that borrows from the answer's text; only when it differs from what is
+//! An answer is read into an [`ObservedSessions`] that borrows from the answer's text; only when it differs from what is
 //! known is it packed into a [`Snapshot`], which is what stays in memory: all openids in one string and twelve
 //! bytes a session beside it, because a daemon may hold a million of them. Both are sorted by openid and createtime
 //! and hold no session twice, so that they are compared in one walk.
@@ -18,11 +18,11 @@ pub struct Session<'a> {
 
 /// The sessions that one answer listed, sorted, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Observed<'a> {
+pub struct ObservedSessions<'a> {
     sessions: Vec<Session<'a>>,
 }
 
-impl<'a> Observed<'a> {
+impl<'a> ObservedSessions<'a> {
     /// Takes the entries of an answer in any order; duplicates collapse.
     pub fn new(mut sessions: Vec<Session<'a>>) -> Self {
         if sessions.len() >= MANY {
@@ -147,14 +147,14 @@ impl Snapshot {
     }
 
     /// Whether an answer lists exactly these sessions.
-    pub fn equals(&self, observed: &Observed<'_>) -> bool {
+    pub fn equals(&self, observed: &ObservedSessions<'_>) -> bool {
         self.len() == observed.sessions.len()
             && self.iter().zip(&observed.sessions).all(|(known, seen)| known == *seen)
     }
 }
 
-impl From<&Observed<'_>> for Snapshot {
-    fn from(observed: &Observed<'_>) -> Self {
+impl From<&ObservedSessions<'_>> for Snapshot {
+    fn from(observed: &ObservedSessions<'_>) -> Self {
         let mut openids =
             String::with_capacity(observed.sessions.iter().map(|session| session.openid.len()).sum());
         let mut entries = Vec::with_capacity(observed.sessions.len());
@@ -172,8 +172,8 @@ mod tests {
 
     use super::*;
 
-    fn observed(sessions: &[(&'static str, i64)]) -> Observed<'static> {
-        Observed::new(
+    fn observed(sessions: &[(&'static str, i64)]) -> ObservedSessions<'static> {
+        ObservedSessions::new(
             sessions
                 .iter()
                 .map(|&(openid, createtime)| Session { openid: openid.into(), createtime })
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(snapshot.oldest_createtime(), Some(1));
         assert!(snapshot.equals(&seen));
         assert!(!snapshot.equals(&observed(&[("o-b", 7), ("o-a", 9), ("o-a", 8), ("微信", 2)])));
-        assert!(!snapshot.equals(&Observed::default()));
+        assert!(!snapshot.equals(&ObservedSessions::default()));
     }
 
     proptest! {
@@ -198,7 +198,7 @@ mod tests {
             sessions in prop::collection::vec(("[a-c]{1,2}", 0..3i64), 0..12), openid in "[a-c]{0,2}",
         ) {
             let listed = sessions.iter().map(|(openid, createtime)| Session { openid: openid.into(), createtime: *createtime });
-            let snapshot = Snapshot::from(&Observed::new(listed.collect()));
+            let snapshot = Snapshot::from(&ObservedSessions::new(listed.collect()));
             let newest = sessions.iter().filter(|(of, _)| *of == openid).map(|(_, createtime)| *createtime).max();
             prop_assert_eq!(snapshot.createtime_of(&openid), newest);
         }
@@ -211,7 +211,7 @@ mod tests {
         ) {
             let listed = sessions.iter().map(|(openid, createtime)| Session { openid: openid.into(), createtime: *createtime });
             let sorted: std::collections::BTreeSet<_> = listed.clone().collect();
-            let observed = Observed::new(listed.collect());
+            let observed = ObservedSessions::new(listed.collect());
             prop_assert!(observed.sessions().iter().eq(&sorted));
         }
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::{
     clock::UnixMs,
     event::Change,
-    snapshot::{Observed, Session, Snapshot},
-    watch::Watch,
+    snapshot::{ObservedSessions, Session, Snapshot},
+    tracker::AccountTracker,
 };
 
 /// The sessions that ended in an account's latest good answer. There are never more than one answer had listed.
@@ -43,18 +43,18 @@ impl Departed {
             }
             Change::SessionStarted { .. } | Change::StateChanged { .. } => None,
         });
-        let sessions = Snapshot::from(&Observed::new(ended.collect()));
+        let sessions = Snapshot::from(&ObservedSessions::new(ended.collect()));
         last_listed.map(|last_listed| Arc::new(Self { sessions, last_listed }))
     }
 }
 
-impl Watch {
+impl AccountTracker {
     /// When the customer was last seen here, if a session stands or ended in the latest good answer.
     pub fn last_seen(&self, openid: &str) -> Option<LastSeen> {
         let stands = self
             .snapshot
             .createtime_of(openid)
-            .map(|createtime| LastSeen { sent_at: self.sighting.listed_sent_at, createtime });
+            .map(|createtime| LastSeen { sent_at: self.last_seen.listed_sent_at, createtime });
         let ended = self.departed.as_ref().and_then(|departed| {
             let createtime = departed.sessions.createtime_of(openid)?;
             Some(LastSeen { sent_at: Some(departed.last_listed), createtime })
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         clock::Moment,
-        watch::{Answer, Fingerprint, Listed},
+        tracker::{Answer, Fingerprint, Listed},
     };
 
     fn at(seconds: u64) -> Moment {
@@ -81,9 +81,9 @@ mod tests {
     }
 
     /// The answer to a request sent at this second.
-    fn answer(watch: &mut Watch, second: u64, openids: Option<&[&str]>) {
+    fn answer(watch: &mut AccountTracker, second: u64, openids: Option<&[&str]>) {
         let observed = openids.map(|openids| {
-            Observed::new(
+            ObservedSessions::new(
                 openids.iter().map(|&openid| Session { openid: openid.into(), createtime: 7 }).collect(),
             )
         });
@@ -94,7 +94,7 @@ mod tests {
         watch.apply(step);
     }
 
-    fn seen_at(watch: &Watch, openid: &str) -> Option<i64> {
+    fn seen_at(watch: &AccountTracker, openid: &str) -> Option<i64> {
         watch.last_seen(openid).and_then(|seen| seen.sent_at).map(|at| at.timestamp().as_second())
     }
 
@@ -103,7 +103,7 @@ mod tests {
         fn known_are_those_who_are_there_and_those_whom_the_latest_answer_ended(
             answers in prop::collection::vec(prop::option::of(prop::collection::btree_set("[a-d]", 0..4)), 1..8),
         ) {
-            let mut watch = Watch::default();
+            let mut watch = AccountTracker::default();
             let mut before = BTreeSet::new();
             for (second, openids) in (0..).zip(&answers) {
                 before = watch.snapshot.iter().map(|session| session.openid.into_owned()).collect();
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_customer_who_left_is_known_until_the_next_good_answer() {
-        let mut watch = Watch::default();
+        let mut watch = AccountTracker::default();
         answer(&mut watch, 10, Some(&["a", "b"]));
         answer(&mut watch, 20, Some(&["b"]));
         assert_eq!((seen_at(&watch, "a"), seen_at(&watch, "b")), (Some(10), Some(20)));
@@ -129,10 +129,10 @@ mod tests {
 
     #[test]
     fn a_failure_forgets_nobody_and_an_unconfirmed_empty_list_is_a_good_answer() {
-        let mut watch = Watch::default();
+        let mut watch = AccountTracker::default();
         answer(&mut watch, 10, Some(&["a"]));
         answer(&mut watch, 20, Some(&[]));
-        let cause = crate::domain::watch::Cause { errcode: Some(-1), source: "getsessionlist" };
+        let cause = crate::domain::tracker::FailureCause { errcode: Some(-1), source: "getsessionlist" };
         let failed = watch.failed(at(30), Duration::from_secs(300), cause);
         watch.apply(failed);
         assert_eq!(seen_at(&watch, "a"), Some(10));
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_customer_who_came_back_is_there_now() {
-        let mut watch = Watch::default();
+        let mut watch = AccountTracker::default();
         answer(&mut watch, 10, Some(&["a"]));
         answer(&mut watch, 20, Some(&[]));
         answer(&mut watch, 30, Some(&["a"]));

@@ -7,8 +7,8 @@
 mod accounts;
 mod calls;
 mod collected;
+mod columns;
 mod lines;
-mod sheet;
 mod sinks;
 mod stored;
 
@@ -120,8 +120,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{account::Account, watch::Watch},
-        status::{AccountStatus, OfficialAccountStatus, Row},
+        domain::{account::Account, tracker::AccountTracker},
+        status::{AccountStatus, AccountView, OfficialAccountStatus},
     };
 
     /// Two official accounts, one with names of all lengths that end at and behind a block, and one with few.
@@ -133,7 +133,7 @@ mod tests {
                     appid: "wx1".into(),
                     kf_account: kf_account.as_str().into(),
                 };
-                let status = AccountStatus::restored(account, &Watch::default());
+                let status = AccountStatus::restored(account, &AccountTracker::default());
                 let polls = kf_account.len() as u32;
                 let mut row = status.row();
                 row.polls = if polls.is_multiple_of(7) { polls << 24 } else { polls };
@@ -168,7 +168,7 @@ mod tests {
         let lines = |name: &str| -> Vec<&str> {
             page.lines().filter(|line| line.split('{').next() == Some(name)).collect()
         };
-        let expected = |name: &str, value: fn(&Row) -> Option<String>| -> Vec<String> {
+        let expected = |name: &str, value: fn(&AccountView) -> Option<String>| -> Vec<String> {
             let mut lines = Vec::new();
             for of in table.official_accounts() {
                 of.look(|read| {
@@ -179,7 +179,7 @@ mod tests {
             }
             lines
         };
-        let value = |name: &str, value: fn(&Row) -> Option<String>| {
+        let value = |name: &str, value: fn(&AccountView) -> Option<String>| {
             let expected = expected(name, value);
             assert!(!expected.is_empty(), "{name}");
             assert_eq!(lines(name), expected, "{name}");

@@ -5,25 +5,25 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::{discovery::Leaving, held::Held, report::Reason};
+use super::{backoff::ActiveBackoff, discovery::Leaving, report::Reason};
 use crate::{
     domain::{
-        account::{Account, AccountState, Standing},
-        streak::Streak,
-        watch::{Sighting, Step, Watch},
+        account::{Account, AccountCondition, AccountState},
+        failure_streak::FailureStreak,
+        tracker::{AccountTracker, LastSeen, TrackerUpdate},
     },
     status::{AccountStatus, KfAccounts, OfficialAccountStatus},
-    store::{AccountRow, Seen, StoredAccount},
+    store::{AccountId, LastSeenUpdate, StoredAccount},
 };
 
 /// A kf account as polls know it.
 pub struct WatchedAccount {
     /// What readers are shown of it.
     pub status: AccountStatus,
-    row: AccountRow,
+    row: AccountId,
     memory: Mutex<Memory>,
     /// Whether its sighting may be another than the stored one. Changes under the lock of the memory.
-    sighting_waits: AtomicBool,
+    last_seen_pending: AtomicBool,
     /// Whether somebody holds its claim.
     pub(super) claimed: AtomicBool,
     /// Whether the next call of whoever holds its claim has its permit already.
@@ -33,23 +33,23 @@ pub struct WatchedAccount {
 }
 
 pub(super) struct Memory {
-    pub(super) watch: Watch,
+    pub(super) watch: AccountTracker,
     /// In a place of its own: few accounts are held back at a time, and then it is as large as half of the rest.
-    pub(super) hold: Option<Box<Held>>,
+    pub(super) hold: Option<Box<ActiveBackoff>>,
     /// Its failures that concern it alone.
-    pub(super) streak: Streak<Reason>,
+    pub(super) failure_streak: FailureStreak<Reason>,
 }
 
 impl WatchedAccount {
     /// An account with what the store knows of it.
-    pub fn new(account: Account, row: AccountRow, watch: Watch) -> Self {
+    pub fn new(account: Account, row: AccountId, watch: AccountTracker) -> Self {
         let status = AccountStatus::restored(account, &watch);
-        let memory = Memory { watch, hold: None, streak: Streak::default() };
+        let memory = Memory { watch, hold: None, failure_streak: FailureStreak::default() };
         Self {
             status,
             row,
             memory: Mutex::new(memory),
-            sighting_waits: AtomicBool::new(false),
+            last_seen_pending: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
             has_permit: AtomicBool::new(false),
             left: AtomicBool::new(false),
@@ -66,40 +66,40 @@ impl WatchedAccount {
     }
 
     /// The store's row of it.
-    pub fn row(&self) -> AccountRow {
+    pub fn row(&self) -> AccountId {
         self.row
     }
 
     /// What is known of it.
-    pub fn watch(&self) -> Watch {
+    pub fn watch(&self) -> AccountTracker {
         self.memory().watch.clone()
     }
 
     /// Whether when it was last seen is still to be stored.
-    pub fn sighting_waits(&self) -> bool {
-        self.sighting_waits.load(Ordering::Relaxed)
+    pub fn last_seen_pending(&self) -> bool {
+        self.last_seen_pending.load(Ordering::Relaxed)
     }
 
     /// When it was last seen, for the store.
-    pub fn seen(&self) -> Seen {
-        let Sighting { listed_sent_at, last_success_at, .. } = self.memory().watch.sighting;
-        Seen { id: self.row, listed_sent_at, last_success_at }
+    pub fn seen(&self) -> LastSeenUpdate {
+        let LastSeen { listed_sent_at, last_success_at, .. } = self.memory().watch.last_seen;
+        LastSeenUpdate { id: self.row, listed_sent_at, last_success_at }
     }
 
     /// That is stored now. It may have been seen again meanwhile.
-    pub fn sighting_stored(&self, stored: &Seen) {
+    pub fn last_seen_stored(&self, stored: &LastSeenUpdate) {
         let memory = self.memory();
-        if memory.watch.sighting.last_success_at == stored.last_success_at {
-            self.sighting_waits.store(false, Ordering::Relaxed);
+        if memory.watch.last_seen.last_success_at == stored.last_success_at {
+            self.last_seen_pending.store(false, Ordering::Relaxed);
         }
     }
 
     /// Takes the step, after it was committed if it had to be, and gives what is known from then on. The sighting waits even
     /// if it was committed: an older one may be on its way to the store, behind the commit.
-    pub(super) fn apply(&self, step: Step) -> MutexGuard<'_, Memory> {
+    pub(super) fn apply(&self, step: TrackerUpdate) -> MutexGuard<'_, Memory> {
         let mut memory = self.memory();
-        if memory.watch.sighting != step.sighting {
-            self.sighting_waits.store(true, Ordering::Relaxed);
+        if memory.watch.last_seen != step.last_seen {
+            self.last_seen_pending.store(true, Ordering::Relaxed);
         }
         memory.watch.apply(step);
         memory
@@ -111,7 +111,7 @@ impl WatchedAccount {
 
     /// Its state as told to consumers.
     pub(super) fn state(&self) -> AccountState {
-        self.memory().watch.standing.state
+        self.memory().watch.condition.state
     }
 
     pub(super) fn account(&self) -> &Account {
@@ -134,17 +134,17 @@ impl KfAccounts for Vec<Arc<WatchedAccount>> {
 }
 
 impl Memory {
-    pub(super) fn held(&self) -> Option<Held> {
+    pub(super) fn held(&self) -> Option<ActiveBackoff> {
         self.hold.as_deref().copied()
     }
 }
 
 /// What the store knows of an account.
-pub fn watch(stored: StoredAccount) -> Watch {
-    Watch {
-        standing: Standing::restored(stored.record.state, stored.record.conclusion),
+pub fn watch(stored: StoredAccount) -> AccountTracker {
+    AccountTracker {
+        condition: AccountCondition::restored(stored.record.state, stored.record.conclusion),
         snapshot: stored.snapshot,
-        sighting: stored.record.sighting,
+        last_seen: stored.record.last_seen,
         departed: None,
         fingerprint: None,
     }
@@ -153,15 +153,15 @@ pub fn watch(stored: StoredAccount) -> Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::clock::UnixMs, poll::Claim, status::Row};
+    use crate::{domain::clock::UnixMs, poll::PollGuard, status::AccountView};
 
     /// ARCHITECTURE.md counts what an account takes: where one of these grows, that does.
     #[test]
     fn an_account_takes_as_little_memory_as_we_say() {
-        assert_eq!(size_of::<Row>(), 120);
+        assert_eq!(size_of::<AccountView>(), 120);
         assert_eq!(size_of::<Memory>(), 112);
         assert_eq!(size_of::<WatchedAccount>(), 312);
-        assert_eq!(size_of::<Claim>(), 16);
+        assert_eq!(size_of::<PollGuard>(), 16);
     }
 
     #[test]
@@ -169,23 +169,23 @@ mod tests {
         let names = ["shop", "wx0123456789abcdef", "kf1@shop"].map(Arc::from);
         let [official_account, appid, kf_account] = names;
         let account = Account { official_account, appid, kf_account };
-        let account = WatchedAccount::new(account, AccountRow(1), Watch::default());
+        let account = WatchedAccount::new(account, AccountId(1), AccountTracker::default());
         let see = |second| {
-            let sighting = Sighting { last_success_at: second, ..Sighting::default() };
-            drop(account.apply(Step { sighting, ..Step::default() }));
+            let last_seen = LastSeen { last_success_at: second, ..LastSeen::default() };
+            drop(account.apply(TrackerUpdate { last_seen, ..TrackerUpdate::default() }));
         };
         let [first, second] =
             [1, 2].map(|second| jiff::Timestamp::from_second(second).ok().map(UnixMs::from));
-        assert!(!account.sighting_waits(), "what was restored is stored");
+        assert!(!account.last_seen_pending(), "what was restored is stored");
         see(second);
         let seen = account.seen();
         // The clock was set back meanwhile.
         see(first);
-        account.sighting_stored(&seen);
-        assert!(account.sighting_waits());
-        account.sighting_stored(&account.seen());
-        assert!(!account.sighting_waits());
+        account.last_seen_stored(&seen);
+        assert!(account.last_seen_pending());
+        account.last_seen_stored(&account.seen());
+        assert!(!account.last_seen_pending());
         see(first);
-        assert!(!account.sighting_waits(), "the same again is nothing to store");
+        assert!(!account.last_seen_pending(), "the same again is nothing to store");
     }
 }

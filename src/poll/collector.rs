@@ -1,6 +1,6 @@
 //! One collection: ask what an official account's agents and customers do beside the sessions, and show it.
 //!
-//! A collector that fails is held back by itself, with the waits of polls ([`crate::domain::holds`]); it holds back no
+//! A collector that fails is held back by itself, with the waits of polls ([`crate::domain::backoff`]); it holds back no
 //! poll and no other collector, because what it may not ask says nothing of what others may. The other way round, it asks
 //! nothing while polls are held back because any call would be refused. What was collected last stays on show;
 //! when that was, is shown with it.
@@ -13,15 +13,15 @@ use std::{
 
 use super::{
     OfficialAccount, Poller,
-    claim::timed_out,
+    guard::timed_out,
     report::{self, Reason},
 };
 use crate::{
     domain::{
         agents::{Collector, KfList, OnlineAccount, Quota, WaitingQueue},
+        backoff::{Backoff, Failure},
         clock::Moment,
-        holds::{Failure, Hold},
-        streak::Streak,
+        failure_streak::FailureStreak,
     },
     store::StoreError,
     wechat::{Endpoint, error::CallFailure},
@@ -33,7 +33,7 @@ pub enum Collection {
     /// The answer was taken.
     Succeeded,
     /// A failure before holds it back: nothing was asked.
-    Held,
+    BackedOff,
     /// The call failed.
     Failed(CallFailure),
     /// The answer was good, but what follows from it could not be stored: that will be found again.
@@ -43,8 +43,8 @@ pub enum Collection {
 /// What is remembered of one collector of an official account.
 #[derive(Debug, Default)]
 pub(super) struct CollectorState {
-    hold: Option<Hold>,
-    streak: Streak<Reason>,
+    hold: Option<Backoff>,
+    failure_streak: FailureStreak<Reason>,
 }
 
 impl Poller {
@@ -55,9 +55,9 @@ impl Poller {
         official_account: &OfficialAccount,
         collector: Collector,
     ) -> Result<(), Duration> {
-        match official_account.pace() {
-            Some(pace) if !official_account.holds(collector, self.clock.now()) => {
-                pace.try_permit_beside_polls()
+        match official_account.rate_limiter() {
+            Some(rate_limiter) if !official_account.backoff_policy(collector, self.clock.now()) => {
+                rate_limiter.try_permit_beside_polls()
             }
             _ => Ok(()),
         }
@@ -67,8 +67,8 @@ impl Poller {
     /// account and collector.
     pub async fn collect(&self, official_account: &Arc<OfficialAccount>, collector: Collector) -> Collection {
         let now = self.clock.now();
-        if official_account.holds(collector, now) {
-            return Collection::Held;
+        if official_account.backoff_policy(collector, now) {
+            return Collection::BackedOff;
         }
         let asked = tokio::time::timeout(self.limits.deadline, ask(official_account, collector));
         let collection = match asked.await {
@@ -90,7 +90,8 @@ impl Poller {
 
     /// Notes a collection that panicked.
     pub fn collection_panicked(&self, official_account: &OfficialAccount, collector: Collector) {
-        let is_news = official_account.collector(collector).streak.failed(Reason::PANIC, self.clock.now());
+        let is_news =
+            official_account.collector(collector).failure_streak.failed(Reason::PANIC, self.clock.now());
         if is_news {
             let (official_account, collector) = (&official_account.status.name, collector.as_str());
             tracing::error!(
@@ -99,7 +100,7 @@ impl Poller {
         }
     }
 
-    /// Holds the collector back or releases it, and logs what changed.
+    /// BackoffPolicy the collector back or releases it, and logs what changed.
     fn learn(
         &self,
         official_account: &OfficialAccount,
@@ -110,10 +111,10 @@ impl Poller {
         let mut state = official_account.collector(collector);
         let of = &official_account.status.name;
         match collection {
-            Collection::Held => {}
+            Collection::BackedOff => {}
             Collection::Succeeded => {
                 state.hold = None;
-                if let Some(recovery) = state.streak.succeeded(now) {
+                if let Some(recovery) = state.failure_streak.succeeded(now) {
                     report::log_collected_again(of, collector, recovery);
                 }
             }
@@ -123,19 +124,25 @@ impl Poller {
                     sent_at: failure.sent_at,
                     retry_after: failure.error.retry_after(),
                 };
-                let hold = Hold::after(&self.limits.holds, state.hold.as_ref(), failed, now, fastrand::f64());
+                let hold = Backoff::after(
+                    &self.limits.backoff_policy,
+                    state.hold.as_ref(),
+                    failed,
+                    now,
+                    fastrand::f64(),
+                );
                 state.hold = Some(hold);
                 // What polls meet as well is told once for all.
                 if failure.concerns_every_call() {
-                    if official_account.streak().failed(Reason::of(failure), now) {
+                    if official_account.failure_streak().failed(Reason::of(failure), now) {
                         report::log_failure(of, failure);
                     }
-                } else if state.streak.failed(Reason::of(failure), now) {
+                } else if state.failure_streak.failed(Reason::of(failure), now) {
                     report::log_collection_failure(of, collector, failure);
                 }
             }
             Collection::NotStored(error) => {
-                if state.streak.failed(Reason::STORE, now) {
+                if state.failure_streak.failed(Reason::STORE, now) {
                     let (collector, error) = (collector.as_str(), crate::chain(error));
                     tracing::error!(official_account = %of, collector, "Collection not stored: {error}");
                 }
@@ -182,8 +189,8 @@ impl OfficialAccount {
     }
 
     /// Whether the collector would ask in vain: it failed itself, or every call would fail.
-    fn holds(&self, collector: Collector, now: Moment) -> bool {
-        self.collector(collector).hold.is_some_and(|hold| hold.holds_at(now))
+    fn backoff_policy(&self, collector: Collector, now: Moment) -> bool {
+        self.collector(collector).hold.is_some_and(|hold| hold.is_active_at(now))
             || self.refuses_every_call_at(now)
     }
 

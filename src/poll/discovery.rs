@@ -12,15 +12,15 @@ use futures_util::future::join_all;
 use glob::Pattern;
 use tokio::sync::Mutex;
 
-use super::{Claim, OfficialAccount, Poller, WatchedAccount};
+use super::{OfficialAccount, PollGuard, Poller, WatchedAccount};
 use crate::{
     domain::{
         account::Account,
         agents::{KfList, ListedAccount},
         event::EventType,
-        watch::Watch,
+        tracker::AccountTracker,
     },
-    store::{AccountRow, PollCommit, Record, StoreError},
+    store::{AccountId, AccountRecord, PollCommit, StoreError},
     wechat::Endpoint,
 };
 
@@ -124,7 +124,7 @@ impl OfficialAccount {
                 kf_account: Arc::clone(name),
             };
             // Nothing of it is stored, so there is no row.
-            Arc::new(WatchedAccount::new(account, AccountRow(0), Watch::default()))
+            Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()))
         };
         wanted.take(room).map(account).collect()
     }
@@ -133,11 +133,11 @@ impl OfficialAccount {
 /// An account that is not to be watched any more.
 pub struct Leaving {
     /// The store's row of it.
-    pub row: AccountRow,
+    pub row: AccountId,
     /// Who it is.
     pub account: Account,
     /// What is known of it.
-    pub watch: Watch,
+    pub watch: AccountTracker,
 }
 
 impl Poller {
@@ -155,7 +155,7 @@ impl Poller {
             .into_iter()
             .map(|Leaving { row, account, watch }| {
                 let step = watch.unwatched(now, source);
-                let record = Record::after(&step);
+                let record = AccountRecord::after(&step);
                 PollCommit { id: row, account, changes: step.changes, record }
             })
             .collect();
@@ -218,16 +218,16 @@ impl Poller {
         let present = official_account.accounts();
         let leaving = present.iter().filter(|account| !stays(account));
         let claims = leaving
-            .map(|account| tokio::time::timeout(CLAIM_PATIENCE, official_account.claim_when_free(account)));
-        let claims: Vec<Claim> = join_all(claims).await.into_iter().flatten().collect();
+            .map(|account| tokio::time::timeout(CLAIM_PATIENCE, official_account.guard_when_free(account)));
+        let claims: Vec<PollGuard> = join_all(claims).await.into_iter().flatten().collect();
         if claims.is_empty() {
             return Ok(present);
         }
-        let leaving = claims.iter().map(|claim| claim.account().leaving()).collect();
+        let leaving = claims.iter().map(|guard| guard.account().leaving()).collect();
         self.unwatch(leaving, Endpoint::KfList.as_str()).await?;
-        let gone: HashSet<AccountRow> = claims.iter().map(|claim| claim.account().row()).collect();
+        let gone: HashSet<AccountId> = claims.iter().map(|guard| guard.account().row()).collect();
         // Never given back: what still knows the accounts can poll them no more.
-        claims.into_iter().for_each(Claim::keep);
+        claims.into_iter().for_each(PollGuard::keep);
         let stayed = present.iter().filter(|account| !gone.contains(&account.row())).cloned();
         official_account.set_accounts(stayed.collect());
         Ok(official_account.accounts())

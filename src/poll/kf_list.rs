@@ -47,11 +47,11 @@ impl Poller {
         account: &Arc<WatchedAccount>,
         binding: Binding,
     ) -> Result<(), StoreError> {
-        let Ok(claim) = tokio::time::timeout(CLAIM_PATIENCE, official_account.claim_when_free(account)).await
+        let Ok(guard) = tokio::time::timeout(CLAIM_PATIENCE, official_account.guard_when_free(account)).await
         else {
             return Ok(());
         };
-        let account = claim.account();
+        let account = guard.account();
         let step = account.memory().watch.listed(binding, self.clock.now(), Endpoint::KfList.as_str());
         self.commit(account, step).await
     }
@@ -59,8 +59,8 @@ impl Poller {
 
 impl WatchedAccount {
     fn concludes_from(&self, binding: Binding) -> bool {
-        let standing = self.memory().watch.standing;
-        standing.listed(binding).0 != standing
+        let condition = self.memory().watch.condition;
+        condition.listed(binding).0 != condition
     }
 }
 

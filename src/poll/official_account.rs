@@ -6,13 +6,13 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
 use super::{
-    account::WatchedAccount, claim::Claim, collector::CollectorState, discovery::Discovery, held::Held,
-    report::Reason,
+    account::WatchedAccount, backoff::ActiveBackoff, collector::CollectorState, discovery::Discovery,
+    guard::PollGuard, report::Reason,
 };
 use crate::{
-    domain::{agents::Collector, clock::Moment, streak::Streak},
+    domain::{agents::Collector, clock::Moment, failure_streak::FailureStreak},
     status::OfficialAccountStatus,
-    wechat::{client::OfficialAccountClient, pace::Pace},
+    wechat::{client::OfficialAccountClient, rate_limit::RateLimiter},
 };
 
 /// An official account as far as the polls of its kf accounts share it.
@@ -20,8 +20,8 @@ pub struct OfficialAccount {
     /// What readers are shown of it.
     pub status: Arc<OfficialAccountStatus>,
     pub(super) client: OfficialAccountClient,
-    hold: Mutex<Option<Held>>,
-    streak: Mutex<Streak<Reason>>,
+    hold: Mutex<Option<ActiveBackoff>>,
+    failure_streak: Mutex<FailureStreak<Reason>>,
     /// What holds its collectors back.
     pub(super) collectors: [Mutex<CollectorState>; Collector::ALL.len()],
     /// The kf accounts that are watched at present. Swapped whole when one comes or goes.
@@ -39,7 +39,7 @@ impl OfficialAccount {
             status,
             client,
             hold: Mutex::default(),
-            streak: Mutex::default(),
+            failure_streak: Mutex::default(),
             collectors: Default::default(),
             accounts: ArcSwap::default(),
             discovery: ArcSwapOption::empty(),
@@ -74,27 +74,27 @@ impl OfficialAccount {
     }
 
     /// Claims one of its kf accounts for a poll; `None` while another poll of it is waiting or in flight.
-    pub fn claim(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Option<Claim> {
-        Claim::take(self, account)
+    pub fn guard(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Option<PollGuard> {
+        PollGuard::take(self, account)
     }
 
     /// Claims one of its kf accounts as soon as it is free.
-    pub async fn claim_when_free(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Claim {
+    pub async fn guard_when_free(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> PollGuard {
         loop {
             // Interest is registered before looking, so that a release in between is not slept through.
             let released = self.released.notified();
             tokio::pin!(released);
             released.as_mut().enable();
-            if let Some(claim) = self.claim(account) {
-                return claim;
+            if let Some(guard) = self.guard(account) {
+                return guard;
             }
             released.await;
         }
     }
 
     /// Its failures that concern all of its kf accounts.
-    pub(super) fn streak(&self) -> MutexGuard<'_, Streak<Reason>> {
-        self.streak.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn failure_streak(&self) -> MutexGuard<'_, FailureStreak<Reason>> {
+        self.failure_streak.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until its limit on requests lets another call through, for calls that do not come from the queue of polls.
@@ -102,14 +102,14 @@ impl OfficialAccount {
         self.client.permit().await;
     }
 
-    /// The pace of its calls, if it has a limit.
-    pub fn pace(&self) -> Option<&Pace> {
-        self.client.pace()
+    /// The rate_limiter of its calls, if it has a limit.
+    pub fn rate_limiter(&self) -> Option<&RateLimiter> {
+        self.client.rate_limiter()
     }
 
     /// Whether its polls are held back at this moment by a failure that any other call would meet, too.
     pub(super) fn refuses_every_call_at(&self, now: Moment) -> bool {
-        self.hold().is_some_and(|held| held.every_call && held.hold.holds_at(now))
+        self.hold().is_some_and(|held| held.every_call && held.hold.is_active_at(now))
     }
 
     /// Whether its polls are held back, or have not succeeded since they were.
@@ -117,7 +117,7 @@ impl OfficialAccount {
         self.hold().is_some()
     }
 
-    pub(super) fn hold(&self) -> MutexGuard<'_, Option<Held>> {
+    pub(super) fn hold(&self) -> MutexGuard<'_, Option<ActiveBackoff>> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
 //! What is logged of polls: the first failure of its kind, and the end of failing with a count. What repeats is for the
-//! counters. Which failures are told is decided by [`Streak`]; here is decided whose they are, so that what
+//! counters. Which failures are told is decided by [`FailureStreak`]; here is decided whose they are, so that what
 //! concerns a whole official account, or the store, is told once and not once per kf account.
 
 use std::{
@@ -10,14 +10,14 @@ use std::{
 
 use jiff::SignedDuration;
 
-use super::{Claim, OfficialAccount, PollOutcome, WatchedAccount, held::conclusion};
+use super::{OfficialAccount, PollGuard, PollOutcome, WatchedAccount, backoff::conclusion};
 use crate::{
     domain::{
         account::AccountState,
         agents::Collector,
+        backoff::{ErrorClass, Scope},
         clock::{Clock, Moment},
-        holds::{ErrorClass, Scope},
-        streak::{Recovery, Streak},
+        failure_streak::{FailureStreak, Recovery},
     },
     store::StoreError,
     wechat::{
@@ -53,18 +53,18 @@ impl Reason {
 }
 
 /// Logs the outcome of a poll that began at `begun_at`.
-pub(super) fn log(claim: &Claim, outcome: &PollOutcome, begun_at: Moment, clock: &dyn Clock) {
-    let (account, official_account) = (claim.account(), claim.official_account());
+pub(super) fn log(guard: &PollGuard, outcome: &PollOutcome, begun_at: Moment, clock: &dyn Clock) {
+    let (account, official_account) = (guard.account(), guard.official_account());
     match outcome {
         PollOutcome::Succeeded => {
             log_calls_succeed(official_account, begun_at);
-            let recovery = account.memory().streak.succeeded(begun_at);
+            let recovery = account.memory().failure_streak.succeeded(begun_at);
             if let Some(recovery) = recovery {
                 log_recovery(Who::KfAccount(account), recovery);
             }
         }
         PollOutcome::Failed(failure) if concerned(failure) == Scope::OfficialAccount => {
-            let is_news = official_account.streak().failed(Reason::of(failure), clock.now());
+            let is_news = official_account.failure_streak().failed(Reason::of(failure), clock.now());
             if is_news {
                 log_failure(&official_account.status.name, failure);
             } else {
@@ -76,7 +76,7 @@ pub(super) fn log(claim: &Claim, outcome: &PollOutcome, begun_at: Moment, clock:
             if conclusion(failure).is_some() {
                 log_calls_succeed(official_account, failure.sent_at);
             }
-            let is_news = account.memory().streak.failed(Reason::of(failure), clock.now());
+            let is_news = account.memory().failure_streak.failed(Reason::of(failure), clock.now());
             if is_news {
                 log_failure(&account.account().to_string(), failure);
             } else {
@@ -84,25 +84,25 @@ pub(super) fn log(claim: &Claim, outcome: &PollOutcome, begun_at: Moment, clock:
             }
         }
         // The store has said so itself.
-        PollOutcome::NotStored(_) | PollOutcome::Held => log_again(account, outcome),
+        PollOutcome::NotStored(_) | PollOutcome::BackedOff => log_again(account, outcome),
     }
 }
 
 /// Logs how a commit that was begun at `begun_at` ended. A full disk fails all accounts, and is told once.
 pub(super) fn log_commit(
-    not_stored: &Mutex<Streak<StoreReason>>,
+    not_stored: &Mutex<FailureStreak<StoreReason>>,
     error: Option<&StoreError>,
     begun_at: Moment,
     now: Moment,
 ) {
-    let mut streak = not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut failure_streak = not_stored.lock().unwrap_or_else(PoisonError::into_inner);
     match error {
-        Some(error) if streak.failed(std::mem::discriminant(error), now) => {
+        Some(error) if failure_streak.failed(std::mem::discriminant(error), now) => {
             tracing::error!("Polls are not stored: {}", crate::chain(error));
         }
         Some(_) => {}
         None => {
-            if let Some(recovery) = streak.succeeded(begun_at) {
+            if let Some(recovery) = failure_streak.succeeded(begun_at) {
                 let told = told(recovery, "commit");
                 tracing::info!(failed_commits = recovery.failures, "Polls are stored again {told}");
             }
@@ -112,7 +112,7 @@ pub(super) fn log_commit(
 
 /// Logs that a poll panicked.
 pub(super) fn log_panic(account: &WatchedAccount, now: Moment) {
-    let is_news = account.memory().streak.failed(Reason::PANIC, now);
+    let is_news = account.memory().failure_streak.failed(Reason::PANIC, now);
     if is_news {
         tracing::error!(account = %account.account(), "A poll panicked: this is a bug in kfwatch, please report it");
     }
@@ -146,7 +146,7 @@ fn concerned(failure: &CallFailure) -> Scope {
 
 /// The official account is answered again.
 pub(super) fn log_calls_succeed(official_account: &OfficialAccount, begun_at: Moment) {
-    let recovery = official_account.streak().succeeded(begun_at);
+    let recovery = official_account.failure_streak().succeeded(begun_at);
     if let Some(recovery) = recovery {
         log_recovery(Who::OfficialAccount(official_account), recovery);
     }

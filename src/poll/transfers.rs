@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use super::{OfficialAccount, WatchedAccount};
-use crate::domain::{event::Change, transfer::LastSeen, watch::Step};
+use crate::domain::{event::Change, tracker::TrackerUpdate, transfer::LastSeen};
 
 /// Notes at each start of a step, baselines excepted, from where its customer has come.
 ///
 /// The memory of the official account's other kf accounts stands where the store stands. They are looked at one after
 /// the other, so that no two are locked at once.
-pub(super) fn note_origins(official_account: &OfficialAccount, account: &WatchedAccount, step: &mut Step) {
+pub(super) fn note_origins(
+    official_account: &OfficialAccount,
+    account: &WatchedAccount,
+    step: &mut TrackerUpdate,
+) {
     let mut starts: Vec<Start<'_>> = step
         .changes
         .iter_mut()

@@ -23,7 +23,7 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{agents::Collector, clock::Clock, holds::ErrorClass},
+    domain::{agents::Collector, backoff::ErrorClass, clock::Clock},
     poll::{Collection, OfficialAccount, Poller},
 };
 
@@ -190,7 +190,7 @@ impl Collectors {
         let repeat = match AssertUnwindSafe(collection).catch_unwind().await {
             Ok(Collection::Failed(failure)) => failure.class == ErrorClass::Busy,
             // `Retry-After` asked for more time than this repeat left: the next one may come.
-            Ok(Collection::Held) => turn.repeats > 0,
+            Ok(Collection::BackedOff) => turn.repeats > 0,
             Ok(Collection::Succeeded | Collection::NotStored(_)) => false,
             Err(_) => {
                 self.poller.collection_panicked(official_account, turn.collector);

@@ -4,7 +4,7 @@
 //! over until one of its polls is done. Thus an official account whose every call hangs holds its share and no more,
 //! and the others go on. A lane whose limit on requests lets nothing through at present is left out until it does
 //! ([`PollQueue::keep_time`]), so that its polls wait here and not in workers. The queue holds an account at most once
-//! (it holds its [`Claim`]), which bounds it by the number of accounts.
+//! (it holds its [`PollGuard`]), which bounds it by the number of accounts.
 
 use std::{
     cmp::Reverse,
@@ -15,12 +15,12 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::ticker::Sweep;
-use crate::{domain::progress::Work, poll::Claim};
+use crate::{domain::progress::Work, poll::PollGuard};
 
 /// A poll to be made.
 pub struct Job {
     /// The account.
-    pub claim: Claim,
+    pub guard: PollGuard,
     /// The lane of its official account.
     pub lane: usize,
     /// The sweep it belongs to, which is over when its last job is dropped.
@@ -63,7 +63,7 @@ struct Run {
     sweep: Arc<Sweep>,
     repeats: usize,
     /// Never none.
-    claims: VecDeque<Claim>,
+    claims: VecDeque<PollGuard>,
 }
 
 /// Where a lane stands.
@@ -118,7 +118,7 @@ impl PollQueue {
                 }
                 if let Some(job) = job {
                     // Nobody else is on the way to the rest of a lane that was let in again for one job.
-                    if job.claim.official_account().pace().is_some() {
+                    if job.guard.official_account().rate_limiter().is_some() {
                         self.work.notify_one();
                     }
                     return Some(job);
@@ -231,27 +231,27 @@ impl Lanes {
 
 impl Lane {
     fn push(&mut self, job: Job) {
-        let Job { claim, sweep, repeats, .. } = job;
+        let Job { guard, sweep, repeats, .. } = job;
         match self.waiting.back_mut() {
             Some(run) if Arc::ptr_eq(&run.sweep, &sweep) && run.repeats == repeats => {
-                run.claims.push_back(claim);
+                run.claims.push_back(guard);
             }
-            _ => self.waiting.push_back(Run { sweep, repeats, claims: [claim].into() }),
+            _ => self.waiting.push_back(Run { sweep, repeats, claims: [guard].into() }),
         }
     }
 
-    fn first(&self) -> Option<&Claim> {
+    fn first(&self) -> Option<&PollGuard> {
         self.waiting.front()?.claims.front()
     }
 
     /// Takes the first job out of the lane, which is the one of this index.
     fn pop(&mut self, lane: usize) -> Option<Job> {
         let run = self.waiting.front_mut()?;
-        let claim = run.claims.pop_front()?;
+        let guard = run.claims.pop_front()?;
         let (sweep, repeats) = (Arc::clone(&run.sweep), run.repeats);
         if run.claims.is_empty() {
             self.waiting.pop_front();
         }
-        Some(Job { claim, lane, sweep, repeats })
+        Some(Job { guard, lane, sweep, repeats })
     }
 }

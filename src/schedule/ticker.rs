@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cron::Schedule,
-    places::Places,
     queue::{Job, PollQueue},
+    spread::SpreadPlan,
     triggers::{Registration, TriggerError, Triggers},
 };
 use crate::{
@@ -94,7 +94,7 @@ impl Drop for Sweep {
 pub struct Ticker {
     context: TickerContext,
     schedule: Schedule,
-    accounts: Places,
+    accounts: SpreadPlan,
     /// How often it has ticked; readers of the account table see by it which accounts are overdue.
     ticks: Arc<AtomicU64>,
     /// When the next tick is due.
@@ -117,7 +117,7 @@ impl Ticker {
         ticks: Arc<AtomicU64>,
         official_accounts: Vec<Scheduled>,
     ) -> Self {
-        let accounts = Places::new(spread, official_accounts);
+        let accounts = SpreadPlan::new(spread, official_accounts);
         let looks = Arc::default();
         Self { context, schedule, accounts, ticks, due: None, served: None, release: None, looks }
     }
@@ -227,11 +227,11 @@ impl Ticker {
         let end = self.accounts.end(first, elapsed);
         self.context.queue.push(self.accounts.accounts(first..end).filter_map(|(scheduled, account)| {
             let Scheduled { official_account, lane } = scheduled;
-            let Some(claim) = official_account.claim(account) else {
+            let Some(guard) = official_account.guard(account) else {
                 self.context.poller.overrun(account);
                 return None;
             };
-            Some(Job { claim, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 })
+            Some(Job { guard, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 })
         }));
         if end < self.accounts.len() {
             self.release = Some((sweep, end));

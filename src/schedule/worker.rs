@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, time::DelayQueue};
 
 use super::queue::{Job, PollQueue};
 use crate::{
-    domain::{clock::Clock, holds::ErrorClass},
+    domain::{backoff::ErrorClass, clock::Clock},
     poll::{PollOutcome, Poller},
 };
 
@@ -41,14 +41,14 @@ impl Workers {
     /// One worker: makes polls until the queue is closed.
     pub async fn work(self: Arc<Self>) {
         while let Some(job) = self.queue.next().await {
-            let outcome = AssertUnwindSafe(self.poller.poll(&job.claim)).catch_unwind().await;
+            let outcome = AssertUnwindSafe(self.poller.poll(&job.guard)).catch_unwind().await;
             self.queue.done(job.lane);
             match outcome {
                 Ok(PollOutcome::Failed(failure)) if failure.class == ErrorClass::Busy => self.repeat(job),
                 // `Retry-After` asked for more time than this repeat left: the next one may come.
-                Ok(PollOutcome::Held) if job.repeats > 0 => self.repeat(job),
+                Ok(PollOutcome::BackedOff) if job.repeats > 0 => self.repeat(job),
                 Ok(_) => {}
-                Err(_) => self.poller.panicked(&job.claim),
+                Err(_) => self.poller.panicked(&job.guard),
             }
         }
     }

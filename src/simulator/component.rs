@@ -28,7 +28,7 @@ pub(super) struct Component {
     pub(super) secret: Box<str>,
     pub(super) parameter: ComponentParameter,
     pub(super) ticket_header: Option<RequiredHeader>,
-    /// Places in the scenario of the official accounts that have ever granted it, in the order of its list.
+    /// SpreadPlan in the scenario of the official accounts that have ever granted it, in the order of its list.
     pub(super) authorizers: Vec<usize>,
     pub(super) desk: Mutex<TokenDesk>,
     pub(super) tickets: Mutex<Tickets>,

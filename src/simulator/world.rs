@@ -57,7 +57,7 @@ pub(super) struct OfficialAccount {
     pub(super) in_flight: InFlight,
     kf_accounts: RwLock<KfAccounts>,
     transfers: TransferPolicy,
-    /// Places of the kf accounts among which sessions are transferred; none without transfers.
+    /// SpreadPlan of the kf accounts among which sessions are transferred; none without transfers.
     colleagues: Vec<usize>,
     order: Mutex<()>,
 }

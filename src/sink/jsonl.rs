@@ -154,13 +154,13 @@ mod tests {
     use super::*;
     use crate::{
         domain::event::EventType,
-        store::{AccountRow, EventId},
+        store::{AccountId, LogPosition},
     };
 
     fn event(json: &str) -> Arc<StoredEvent> {
         Arc::new(StoredEvent {
-            id: EventId(1),
-            account: AccountRow(1),
+            id: LogPosition(1),
+            account: AccountId(1),
             sequence: 1,
             event_type: EventType::SessionStarted,
             observed_at: jiff::Timestamp::UNIX_EPOCH,

@@ -30,7 +30,7 @@ use self::connection::Connection;
 use super::{DeliveryError, damaged};
 use crate::{
     store::StoredEvent,
-    trust::{CaFileError, Roots},
+    tls::{CaFileError, TlsRoots},
 };
 
 /// The media type of a CloudEvent in structured mode.
@@ -122,7 +122,7 @@ pub struct NatsSink {
 impl NatsSink {
     /// Checks what only the TLS library can judge; connects to nothing yet.
     pub fn build(options: NatsOptions) -> Result<Self, CaFileError> {
-        options.ca_file.as_deref().map(Roots::of_file).transpose()?;
+        options.ca_file.as_deref().map(TlsRoots::of_file).transpose()?;
         Ok(Self { options: Arc::new(options), connecting: Mutex::new(None) })
     }
 
@@ -205,13 +205,13 @@ mod tests {
     use super::*;
     use crate::{
         domain::event::EventType,
-        store::{AccountRow, EventId},
+        store::{AccountId, LogPosition},
     };
 
     fn event(event_type: EventType, json: &str) -> StoredEvent {
         StoredEvent {
-            id: EventId(1),
-            account: AccountRow(1),
+            id: LogPosition(1),
+            account: AccountId(1),
             sequence: 1,
             event_type,
             observed_at: jiff::Timestamp::UNIX_EPOCH,

@@ -22,7 +22,7 @@ use super::{DeliveryError, damaged};
 use crate::{
     domain::{clock::Clock, retry_after::retry_after},
     store::StoredEvent,
-    trust::{CaFileError, Roots},
+    tls::{CaFileError, TlsRoots},
 };
 
 /// The media type of a CloudEvent in structured mode.
@@ -127,7 +127,7 @@ impl WebhookSink {
     /// Builds the client; connects to nothing yet.
     pub fn build(options: WebhookOptions, clock: Arc<dyn Clock>) -> Result<Self, WebhookBuildError> {
         // The client to WeChat warns of a system without a CA store.
-        let roots = Roots::of_file_or_system(options.ca_file.as_deref())?;
+        let roots = TlsRoots::of_file_or_system(options.ca_file.as_deref())?;
         let http = builder(&options).tls_certs_only(roots.for_http()).build()?;
         Ok(Self { http, options, clock })
     }
@@ -270,15 +270,15 @@ mod tests {
     use super::*;
     use crate::{
         domain::event::EventType,
-        store::{AccountRow, EventId},
+        store::{AccountId, LogPosition},
     };
 
     #[test]
     fn an_event_without_an_id_that_can_be_sent_is_refused_for_its_own_sake() {
         for json in ["", "{\"id\"", "{}", "{\"id\":7}", "{\"id\":\"a\\nb\"}"] {
             let event = StoredEvent {
-                id: EventId(1),
-                account: AccountRow(1),
+                id: LogPosition(1),
+                account: AccountId(1),
                 sequence: 1,
                 event_type: EventType::SessionStarted,
                 observed_at: Timestamp::UNIX_EPOCH,

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::{
     error::StoreError,
     sqlite::{self, events},
-    types::{EventId, StoredEvent},
+    types::{LogPosition, StoredEvent},
 };
 use crate::domain::event::EventType;
 
@@ -22,9 +22,9 @@ pub struct EventLog {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
     /// Those after this one.
-    pub after: EventId,
+    pub after: LogPosition,
     /// Those up to this one, so that a reader of few events does not look through the whole log at once.
-    pub until: Option<EventId>,
+    pub until: Option<LogPosition>,
     /// Those observed then or later.
     pub since: Option<Timestamp>,
     /// Those of one kf account, `kf_account` or `official_account/kf_account`, or of all of one `official_account`.
@@ -42,7 +42,7 @@ pub struct EventPage {
     pub events: Vec<StoredEvent>,
     /// Everything up to here was looked at: with this as the next `after`, a reader that follows the log looks at no
     /// event twice, however few match.
-    pub next: EventId,
+    pub next: LogPosition,
 }
 
 impl EventLog {
@@ -53,7 +53,7 @@ impl EventLog {
 
     /// Behind which event to begin in order to read those observed at a time or later, without a look at all that came before.
     /// In a large log, some of what was observed while the clock was wrong by more than an hour can be left out by that.
-    pub fn before(&self, since: Timestamp) -> Result<EventId, StoreError> {
+    pub fn before(&self, since: Timestamp) -> Result<LogPosition, StoreError> {
         events::before(&self.connection, since)
     }
 

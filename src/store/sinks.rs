@@ -9,7 +9,7 @@ use super::{
         dead_letters::{self, Which},
         sinks,
     },
-    types::{DeadLetter, EventId, Pending, RegisteredSink, Rewound, SinkRegistration, StoredSink},
+    types::{DeadLetter, LogPosition, Pending, RegisteredSink, Rewound, SinkRegistration, StoredSink},
 };
 
 impl Store {
@@ -30,7 +30,7 @@ impl Store {
     }
 
     /// Moves a sink's cursor forward to `to`; never back. Idempotent.
-    pub async fn advance_cursor(&self, sink: &str, to: EventId) -> Result<(), StoreError> {
+    pub async fn advance_cursor(&self, sink: &str, to: LogPosition) -> Result<(), StoreError> {
         let sink = sink.to_owned();
         let known = self.sqlite.write(move |tx| sinks::advance_cursor(tx, &sink, to)).await?;
         if known { Ok(()) } else { Err(StoreError::UnknownSink) }
@@ -42,7 +42,7 @@ impl Store {
         &self,
         sink: &str,
         since: Timestamp,
-    ) -> Result<(EventId, Rewound), StoreError> {
+    ) -> Result<(LogPosition, Rewound), StoreError> {
         let sink = sink.to_owned();
         let rewound = self.sqlite.write(move |tx| sinks::rewind(tx, &sink, since)).await?;
         rewound.ok_or(StoreError::UnknownSink)
@@ -87,7 +87,7 @@ impl Store {
     pub async fn dead_letters(
         &self,
         sink: &str,
-        after: EventId,
+        after: LogPosition,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.read_dead_letters(sink, Which::All, after, limit).await
@@ -97,7 +97,7 @@ impl Store {
     pub async fn dead_letters_to_retry(
         &self,
         sink: &str,
-        after: EventId,
+        after: LogPosition,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         self.read_dead_letters(sink, Which::ToRetry, after, limit).await
@@ -107,7 +107,7 @@ impl Store {
         &self,
         sink: &str,
         which: Which,
-        after: EventId,
+        after: LogPosition,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let sink = sink.to_owned();
@@ -116,7 +116,11 @@ impl Store {
     }
 
     /// Which events behind `after` are dead letters of a sink.
-    pub async fn dead_letters_behind(&self, sink: &str, after: EventId) -> Result<Vec<EventId>, StoreError> {
+    pub async fn dead_letters_behind(
+        &self,
+        sink: &str,
+        after: LogPosition,
+    ) -> Result<Vec<LogPosition>, StoreError> {
         let sink = sink.to_owned();
         self.sqlite.read(move |connection| dead_letters::behind(connection, &sink, after)).await
     }
@@ -129,7 +133,7 @@ impl Store {
     }
 
     /// The sink has confirmed this one after all. Idempotent.
-    pub async fn dead_letter_delivered(&self, sink: &str, event: EventId) -> Result<(), StoreError> {
+    pub async fn dead_letter_delivered(&self, sink: &str, event: LogPosition) -> Result<(), StoreError> {
         let sink = sink.to_owned();
         self.sqlite.write(move |tx| dead_letters::delivered(tx, &sink, event)).await
     }

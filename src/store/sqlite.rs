@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     error::StoreError,
-    types::{EventId, Writes},
+    types::{LogPosition, Writes},
 };
 
 pub(super) mod accounts;
@@ -66,7 +66,7 @@ pub(super) struct Sqlite {
     writer: Option<Writer>,
     /// `None` once closed.
     reader: Arc<Mutex<Option<Connection>>>,
-    committed: watch::Receiver<EventId>,
+    committed: watch::Receiver<LogPosition>,
     writes: watch::Receiver<Writes>,
     used_bytes: watch::Receiver<u64>,
 }
@@ -138,7 +138,7 @@ impl Sqlite {
         reading.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    pub(super) fn committed(&self) -> watch::Receiver<EventId> {
+    pub(super) fn committed(&self) -> watch::Receiver<LogPosition> {
         self.committed.clone()
     }
 
@@ -175,7 +175,7 @@ impl Drop for Sqlite {
     }
 }
 
-/// Holds for this connection, until it is closed.
+/// BackoffPolicy for this connection, until it is closed.
 pub(super) fn limit_pages(connection: &Connection, pages: u32) -> Result<(), StoreError> {
     Ok(connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?)
 }

@@ -15,37 +15,37 @@ use crate::domain::{
     clock::UnixMs,
     event::{Change, EventType},
     snapshot::Snapshot,
-    watch,
+    tracker,
 };
 
 /// The stored row of an account: stands for it in every later call, and is never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AccountRow(pub i64);
+pub struct AccountId(pub i64);
 
 /// The place of an event in the log: ids rise in the order of commits and are never used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventId(pub i64);
+pub struct LogPosition(pub i64);
 
-impl EventId {
+impl LogPosition {
     /// Before the first event.
     pub const BEGINNING: Self = Self(0);
 }
 
 /// What is stored of an account beside its sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct AccountRecord {
     /// The state as told to consumers.
     pub state: AccountState,
     /// The last conclusion.
     pub conclusion: Option<Conclusion>,
     /// What is known of the answers behind its sessions.
-    pub sighting: watch::Sighting,
+    pub last_seen: tracker::LastSeen,
 }
 
-impl Record {
+impl AccountRecord {
     /// What is to be stored after a step.
-    pub fn after(step: &watch::Step) -> Self {
-        Self { state: step.standing.state, conclusion: step.standing.conclusion, sighting: step.sighting }
+    pub fn after(step: &tracker::TrackerUpdate) -> Self {
+        Self { state: step.condition.state, conclusion: step.condition.conclusion, last_seen: step.last_seen }
     }
 }
 
@@ -53,18 +53,18 @@ impl Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAccount {
     /// Its row.
-    pub id: AccountRow,
+    pub id: AccountId,
     /// Who it is.
     pub account: Account,
     /// What is known of it.
-    pub record: Record,
+    pub record: AccountRecord,
     /// Its open sessions.
     pub snapshot: Snapshot,
 }
 
 /// What a registration of accounts found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Registered {
+pub struct RegisteredAccounts {
     /// The configured accounts, in the order given.
     pub configured: Vec<StoredAccount>,
     /// Accounts that are stored, not configured, and not yet announced as unwatched.
@@ -75,32 +75,32 @@ pub struct Registered {
 #[derive(Clone, Debug)]
 pub struct PollCommit {
     /// The account's row.
-    pub id: AccountRow,
+    pub id: AccountId,
     /// The account.
     pub account: Account,
     /// What happened, in order.
     pub changes: Vec<Change>,
     /// What is known of the account from now on.
-    pub record: Record,
+    pub record: AccountRecord,
 }
 
 /// A commit that is on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// The newest event of the log at the time, of whatever account.
-    pub last_event: EventId,
+    pub last_event: LogPosition,
     /// The sequence of the account's newest event; 0 before its first.
     pub sequence: u64,
 }
 
 /// A poll that changed nothing: when the account was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct LastSeenUpdate {
     /// The account's row.
-    pub id: AccountRow,
-    /// See [`watch::Sighting::listed_sent_at`]; `None` leaves what is stored.
+    pub id: AccountId,
+    /// See [`tracker::LastSeen::listed_sent_at`]; `None` leaves what is stored.
     pub listed_sent_at: Option<UnixMs>,
-    /// See [`watch::Sighting::last_success_at`]; `None` leaves what is stored.
+    /// See [`tracker::LastSeen::last_success_at`]; `None` leaves what is stored.
     pub last_success_at: Option<UnixMs>,
 }
 
@@ -108,9 +108,9 @@ pub struct Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
     /// Its place in the log.
-    pub id: EventId,
+    pub id: LogPosition,
     /// Whose event it is: deliveries are in order within an account.
-    pub account: AccountRow,
+    pub account: AccountId,
     /// Its number among the account's events.
     pub sequence: u64,
     /// Its kind.

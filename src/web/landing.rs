@@ -17,7 +17,7 @@ use crate::{
         agents::{Binding, Invitation, InvitationStatus},
         clock::{Moment, UnixMs},
     },
-    status::{AccountRows, Collected, OfficialAccountStatus, RowRef},
+    status::{AccountViewRef, Collected, OfficialAccountStatus, OfficialAccountViews},
 };
 
 /// The most accounts shown; a page of a hundred thousand rows helps nobody.
@@ -48,7 +48,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     let now = state.clock.now();
     let stored = state.stored().await;
     let read = state.table.read();
-    let mut rows: Vec<RowRef<'_>> = read.iter().flat_map(AccountRows::iter).collect();
+    let mut rows: Vec<AccountViewRef<'_>> = read.iter().flat_map(OfficialAccountViews::iter).collect();
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|account| urgency(account.row.state));
     let sessions: u64 = rows.iter().filter_map(|account| account.row.sessions).map(u64::from).sum();
@@ -107,7 +107,7 @@ fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
     }
 }
 
-fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
+fn accounts(rows: &[AccountViewRef<'_>], now: Moment) -> Markup {
     html! {
         table {
             thead { tr {
@@ -134,7 +134,7 @@ fn accounts(rows: &[RowRef<'_>], now: Moment) -> Markup {
 }
 
 /// Whether somebody is online for the account; or, where nobody is bound, what became of the invitation.
-fn agent(account: &RowRef<'_>, now: Moment) -> Markup {
+fn agent(account: &AccountViewRef<'_>, now: Moment) -> Markup {
     let (state, agent) = (account.row.state, &account.row.agent);
     // What getsessionlist answers always wins over the list.
     match (agent.binding.filter(|_| state != AccountState::Ok), agent.online) {

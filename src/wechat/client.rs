@@ -10,15 +10,15 @@ use super::{
     CallObserver, Endpoint,
     error::{CallError, CallFailure},
     http::{WechatClient, call_refused},
-    pace::Pace,
-    token::{AccessToken, TokenKeeper, TokenStanding},
+    rate_limit::RateLimiter,
+    token::{AccessToken, TokenProvider, TokenStatus},
     wire::{self, SessionList, WireError, agents},
 };
 use crate::domain::{
     agents::{KfList, OnlineAccount, Quota, WaitingQueue},
+    backoff::ErrorClass,
     clock::Moment,
-    holds::ErrorClass,
-    watch::Fingerprint,
+    tracker::Fingerprint,
 };
 
 /// When an answer was asked for and had.
@@ -42,25 +42,25 @@ pub enum Answered<'a> {
 /// Calls WeChat for one official account. Whoever calls has a [permit](OfficialAccountClient::permit); a repeat takes its own.
 pub struct OfficialAccountClient {
     client: Arc<WechatClient>,
-    tokens: TokenKeeper,
+    tokens: TokenProvider,
     observer: Arc<dyn CallObserver>,
-    pace: Option<Pace>,
+    rate_limiter: Option<RateLimiter>,
 }
 
 impl OfficialAccountClient {
     /// Puts together what a call needs.
-    pub fn new(client: Arc<WechatClient>, tokens: TokenKeeper, observer: Arc<dyn CallObserver>) -> Self {
-        Self { client, tokens, observer, pace: None }
+    pub fn new(client: Arc<WechatClient>, tokens: TokenProvider, observer: Arc<dyn CallObserver>) -> Self {
+        Self { client, tokens, observer, rate_limiter: None }
     }
 
-    /// The same, at this pace.
-    pub fn paced(self, pace: Option<Pace>) -> Self {
-        Self { pace, ..self }
+    /// The same, at this rate_limiter.
+    pub fn paced(self, rate_limiter: Option<RateLimiter>) -> Self {
+        Self { rate_limiter, ..self }
     }
 
-    /// The pace of its calls, if it has a limit.
-    pub fn pace(&self) -> Option<&Pace> {
-        self.pace.as_ref()
+    /// The rate_limiter of its calls, if it has a limit.
+    pub fn rate_limiter(&self) -> Option<&RateLimiter> {
+        self.rate_limiter.as_ref()
     }
 
     /// How many seconds this machine's clock was ahead of WeChat's when that was last seen, and whether that is too many.
@@ -75,13 +75,13 @@ impl OfficialAccountClient {
 
     /// Waits until its limit lets another call through.
     pub async fn permit(&self) {
-        if let Some(pace) = &self.pace {
-            pace.permit().await;
+        if let Some(rate_limiter) = &self.rate_limiter {
+            rate_limiter.permit().await;
         }
     }
 
     /// How the present access token stands, if there is one. Fetches none.
-    pub fn token_standing(&self) -> Option<TokenStanding> {
+    pub fn token_standing(&self) -> Option<TokenStatus> {
         self.tokens.standing(self.client.now())
     }
 
@@ -154,11 +154,11 @@ impl OfficialAccountClient {
     /// all who waited for it would call at once.
     async fn token(&self) -> Result<AccessToken, CallFailure> {
         let current = self.tokens.current(&self.client, &*self.observer);
-        let Some(pace) = &self.pace else { return current.await };
+        let Some(rate_limiter) = &self.rate_limiter else { return current.await };
         let asked_at = self.client.now();
         let token = current.await?;
-        if self.client.now().since(&asked_at) > pace.spacing() {
-            pace.permit().await;
+        if self.client.now().since(&asked_at) > rate_limiter.spacing() {
+            rate_limiter.permit().await;
         }
         Ok(token)
     }

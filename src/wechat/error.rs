@@ -1,7 +1,7 @@
 //! What a failed call means: how to react, and what a human should do.
 //!
 //! What WeChat's errcodes mean at which call is in one table, [`errcodes`]; what is done about a class is in
-//! [`crate::domain::holds`]; what a human should do is the [`Remedy`], which log, commands and pages share.
+//! [`crate::domain::backoff`]; what a human should do is the [`Remedy`], which log, commands and pages share.
 
 mod errcodes;
 mod remedies;
@@ -18,8 +18,8 @@ use self::{
 };
 use super::{CallKind, Endpoint};
 use crate::domain::{
+    backoff::{ErrorClass, Scope},
     clock::Moment,
-    holds::{ErrorClass, Scope},
 };
 
 /// Why a call gave no usable answer. Its text holds no URL, no token and no part of a body but `errmsg`.

@@ -25,9 +25,9 @@ use crate::{
     domain::{
         clock::{Clock, Moment},
         retry_after::retry_after,
-        watch::Fingerprint,
+        tracker::Fingerprint,
     },
-    trust::Roots,
+    tls::TlsRoots,
 };
 
 /// Which version of HTTP to speak.
@@ -55,7 +55,7 @@ pub struct ClientOptions {
     /// The version of HTTP.
     pub http_version: HttpVersion,
     /// Whom to trust instead of those that the system does.
-    pub ca: Option<Roots>,
+    pub ca: Option<TlsRoots>,
     /// A proxy for all calls.
     pub proxy: Option<Url>,
 }

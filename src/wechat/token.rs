@@ -14,10 +14,10 @@
 mod access_token;
 mod appsecret;
 mod authorizer;
+mod cache;
 mod caller;
 mod component;
-mod early_ends;
-mod kept;
+mod early_expirations;
 mod list;
 mod text;
 
@@ -37,16 +37,16 @@ pub use self::{
 };
 use self::{
     authorizer::Authorizer,
+    cache::{Fetched, MinFetchInterval, Source, TokenCache},
     caller::Caller,
-    early_ends::EarlyEnds,
-    kept::{Fetched, Floor, KeptToken, Source},
+    early_expirations::EarlyExpirations,
 };
 use super::{
     CallObserver, Endpoint,
     error::{CallError, CallFailure},
     http::WechatClient,
 };
-use crate::domain::{clock::Moment, holds::ErrorClass};
+use crate::domain::{backoff::ErrorClass, clock::Moment};
 
 /// The least time between two token fetches of one official account, or of one component.
 pub const FETCH_FLOOR: Duration = Duration::from_secs(10);
@@ -110,7 +110,7 @@ pub trait TokenJournal: Send + Sync + 'static {
 
 /// How the present token stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenStanding {
+pub struct TokenStatus {
     /// How long ago it was fetched or read.
     pub age: Duration,
     /// How long it is still valid; `None` where its source does not say.
@@ -118,11 +118,11 @@ pub struct TokenStanding {
 }
 
 /// Keeps the token of one official account.
-pub struct TokenKeeper {
+pub struct TokenProvider {
     appid: Arc<str>,
     supply: Supply,
-    token: KeptToken,
-    early_ends: EarlyEnds,
+    token: TokenCache,
+    early_expirations: EarlyExpirations,
     rejected_since: Mutex<Option<Moment>>,
 }
 
@@ -131,7 +131,7 @@ enum Supply {
     Component(Authorizer),
 }
 
-impl TokenKeeper {
+impl TokenProvider {
     /// `last_fetch_ago`: how long ago a fetch was last recorded, if ever; `now` is the moment of that reckoning.
     pub fn new(
         appid: Arc<str>,
@@ -140,8 +140,8 @@ impl TokenKeeper {
         last_fetch_ago: Option<Duration>,
         now: Moment,
     ) -> Self {
-        let floor = Floor::new(Arc::clone(&appid), journal, last_fetch_ago, now);
-        Self::supplied(appid, Supply::Own(source), floor)
+        let min_fetch_interval = MinFetchInterval::new(Arc::clone(&appid), journal, last_fetch_ago, now);
+        Self::supplied(appid, Supply::Own(source), min_fetch_interval)
     }
 
     /// The same for an official account that has authorized a component.
@@ -152,17 +152,18 @@ impl TokenKeeper {
         last_fetch_ago: Option<Duration>,
         now: Moment,
     ) -> Self {
-        let floor = Floor::new(Arc::clone(&appid), Arc::clone(&journal), last_fetch_ago, now);
+        let min_fetch_interval =
+            MinFetchInterval::new(Arc::clone(&appid), Arc::clone(&journal), last_fetch_ago, now);
         let authorizer = Authorizer::new(Arc::clone(&appid), authorization, journal);
-        Self::supplied(appid, Supply::Component(authorizer), floor)
+        Self::supplied(appid, Supply::Component(authorizer), min_fetch_interval)
     }
 
-    fn supplied(appid: Arc<str>, supply: Supply, floor: Floor) -> Self {
+    fn supplied(appid: Arc<str>, supply: Supply, min_fetch_interval: MinFetchInterval) -> Self {
         Self {
             appid,
             supply,
-            token: KeptToken::new(floor),
-            early_ends: EarlyEnds::default(),
+            token: TokenCache::new(min_fetch_interval),
+            early_expirations: EarlyExpirations::default(),
             rejected_since: Mutex::new(None),
         }
     }
@@ -178,7 +179,7 @@ impl TokenKeeper {
     }
 
     /// How the present token stands, if there is one.
-    pub(super) fn standing(&self, now: Moment) -> Option<TokenStanding> {
+    pub(super) fn standing(&self, now: Moment) -> Option<TokenStatus> {
         self.token.standing(self, now)
     }
 
@@ -197,7 +198,7 @@ impl TokenKeeper {
             observer.token_dropped();
         }
         if had_long_to_live == Some(true) {
-            self.early_ends.note_refused(used.clone());
+            self.early_expirations.note_refused(used.clone());
         }
         let other = self.token.other_than(used, self, Caller { client, observer }).await?;
         // Another poll may have fetched it before this one had noted what was refused.
@@ -206,7 +207,7 @@ impl TokenKeeper {
     }
 
     fn note_successor(&self, token: &AccessToken, caller: Caller<'_>) {
-        self.early_ends.note_successor(token, &self.appid, self.early_end(), caller);
+        self.early_expirations.note_successor(token, &self.appid, self.early_end(), caller);
     }
 
     /// Notes that a call was refused for its token in spite of everything, and says how to react: once every call
@@ -234,7 +235,11 @@ impl TokenKeeper {
         }
     }
 
-    async fn ask(&self, floor: &mut Floor, caller: Caller<'_>) -> Result<Fetched, CallFailure> {
+    async fn ask(
+        &self,
+        min_fetch_interval: &mut MinFetchInterval,
+        caller: Caller<'_>,
+    ) -> Result<Fetched, CallFailure> {
         let now = caller.client.now();
         match &self.supply {
             Supply::Own(TokenSource::File { path, json_pointer }) => {
@@ -246,19 +251,19 @@ impl TokenKeeper {
                 }
             }
             Supply::Own(TokenSource::Server(server)) => {
-                floor.record(now).await;
+                min_fetch_interval.record(now).await;
                 Ok(Fetched::new(server.ask(caller).await?, SERVER_LIFETIME))
             }
             Supply::Own(TokenSource::Stable { secret } | TokenSource::Classic { secret }) => {
-                floor.record(now).await;
+                min_fetch_interval.record(now).await;
                 appsecret::fetch(self.endpoint(), &self.appid, secret, caller).await
             }
-            Supply::Component(authorizer) => authorizer.fetch(floor, caller).await,
+            Supply::Component(authorizer) => authorizer.fetch(min_fetch_interval, caller).await,
         }
     }
 }
 
-impl Source for TokenKeeper {
+impl Source for TokenProvider {
     fn endpoint(&self) -> Endpoint {
         match self.supply {
             Supply::Own(TokenSource::Stable { .. }) => Endpoint::StableToken,
@@ -274,12 +279,12 @@ impl Source for TokenKeeper {
 
     fn fetch<'a>(
         &'a self,
-        floor: &'a mut Floor,
+        min_fetch_interval: &'a mut MinFetchInterval,
         caller: Caller<'a>,
     ) -> BoxFuture<'a, Result<Fetched, CallFailure>> {
         Box::pin(async move {
             let now = caller.client.now();
-            let fetched = self.ask(floor, caller).await;
+            let fetched = self.ask(min_fetch_interval, caller).await;
             match &fetched {
                 Ok(Fetched { token, lifetime }) => {
                     self.note_successor(token, caller);

@@ -20,13 +20,13 @@ use serde::{
 };
 
 use self::scalar::{Errcode, Text, errcode, integer, seconds};
-use crate::domain::snapshot::{Observed, Session};
+use crate::domain::snapshot::{ObservedSessions, Session};
 
 /// A well-formed answer of getsessionlist.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SessionList<'a> {
     /// These sessions are open.
-    Listed(Observed<'a>),
+    Listed(ObservedSessions<'a>),
     /// Success without a list: the key is absent, or null. Whether WeChat means an empty list is not documented.
     Keyless,
 }
@@ -82,7 +82,7 @@ pub fn session_list(text: &str) -> Result<SessionList<'_>, WireError> {
         return Err(refused(envelope.errcode, &envelope.errmsg));
     }
     match envelope.list {
-        List::Sessions(sessions) => Ok(SessionList::Listed(Observed::new(sessions))),
+        List::Sessions(sessions) => Ok(SessionList::Listed(ObservedSessions::new(sessions))),
         List::Absent if envelope.unknown_keys => {
             Err(WireError::Malformed("an object without sessionlist, with other keys".into()))
         }

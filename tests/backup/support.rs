@@ -11,9 +11,9 @@ use kfwatch::{
     domain::{
         account::{Account, AccountState, Conclusion},
         event::{Change, OwnedSession},
-        watch::Sighting,
+        tracker::LastSeen,
     },
-    store::{Observer, PollCommit, Record, Store, StoredAccount},
+    store::{AccountRecord, Observer, PollCommit, Store, StoredAccount},
 };
 use rusqlite::{Connection, OpenFlags};
 
@@ -42,8 +42,8 @@ pub(super) fn started(number: i64) -> Change {
 }
 
 pub(super) async fn commit(store: &Store, stored: &StoredAccount, changes: Vec<Change>) {
-    let sighting = Sighting { baseline_taken: true, ..Sighting::default() };
-    let record = Record { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), sighting };
+    let last_seen = LastSeen { baseline_taken: true, ..LastSeen::default() };
+    let record = AccountRecord { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), last_seen };
     let commit = PollCommit { id: stored.id, account: stored.account.clone(), changes, record };
     store.commit_poll(commit).await.unwrap();
 }

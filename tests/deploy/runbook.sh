@@ -11,7 +11,7 @@ trap 'stop_demo; rm -rf "$work"' EXIT
 start_demo "$kfwatch" "$work"
 for ((attempt = 0; attempt < 100; attempt++)); do
     if curl --silent --fail --output "$work/metrics" "$address/metrics" &&
-        grep --quiet '^wechat_kf_waiting_users' "$work/metrics"; then break; fi
+        grep --quiet '^wechat_kf_waiting_customers' "$work/metrics"; then break; fi
     sleep 0.1
 done
 [[ -s $work/metrics ]] || { echo "the demo did not serve its metrics:"; cat "$work/demo.log"; exit 1; } >&2

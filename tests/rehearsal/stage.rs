@@ -17,7 +17,7 @@ use kfwatch::{
     schedule::cron::Schedule,
     simulator::{Control, Ledger, Scenario, Simulator},
     status::Table,
-    store::{EventId, Store},
+    store::{LogPosition, Store},
 };
 use tempfile::TempDir;
 
@@ -88,7 +88,7 @@ impl Stage {
         let limits = PollLimits {
             deadline: Duration::from_secs(20),
             blind_after: config.poll.blind_after,
-            holds: config.holds,
+            backoff_policy: config.backoff_policy,
         };
         let poller = Poller::new(store.clone(), Arc::clone(&metrics), by_clock, limits);
         Self { clock, control, store, metrics, poller, cast, _simulator: simulator, _directory: directory }
@@ -129,8 +129,8 @@ impl Stage {
         let from_ms = self.now().as_millisecond();
         let official_account = &self.cast[role].official_account;
         let accounts = official_account.accounts();
-        let claims = accounts.iter().map(|account| official_account.claim(account).unwrap());
-        join_all(claims.map(async |claim| self.poller.poll(&claim).await)).await;
+        let claims = accounts.iter().map(|account| official_account.guard(account).unwrap());
+        join_all(claims.map(async |guard| self.poller.poll(&guard).await)).await;
         (role, Tick { from_ms, to_ms: self.now().as_millisecond() + 1 })
     }
 
@@ -164,7 +164,7 @@ impl Stage {
     /// The events, by appid and kf account.
     pub(crate) async fn events(&self) -> BTreeMap<(String, String), Vec<Event>> {
         let mut events = BTreeMap::<_, Vec<Event>>::new();
-        for event in self.store.read_events_after(EventId::BEGINNING, 1_000_000).await.unwrap() {
+        for event in self.store.read_events_after(LogPosition::BEGINNING, 1_000_000).await.unwrap() {
             let event = Event::parse(&event.json);
             events.entry(event.account()).or_default().push(event);
         }

@@ -4,11 +4,11 @@ use kfwatch::{
     domain::{
         account::{Account, AccountState, Conclusion},
         event::EventType,
-        watch::Sighting,
+        tracker::LastSeen,
     },
     store::{
-        DeadLetter, EventFilter, EventId, Pending, PollCommit, Pruned, Record, Seen, SinkRegistration, Start,
-        StoreError,
+        AccountRecord, DeadLetter, EventFilter, LastSeenUpdate, LogPosition, Pending, PollCommit, Pruned,
+        SinkRegistration, Start, StoreError,
     },
 };
 
@@ -73,14 +73,14 @@ pub(crate) async fn a_restart_continues(place: &Place) {
     let store = place.open();
     sinks(&store, &["log"], Start::Now, 0).await;
     let first = register(&store, "a").await;
-    assert_eq!(first.record, Record::default());
+    assert_eq!(first.record, AccountRecord::default());
     let done = commit(&store, &first, vec![started("o-1", 1), started("o-2", 2), ended("o-1", 1)]).await;
-    assert_eq!((done.sequence, done.last_event), (3, EventId(3)));
-    store.advance_cursor("log", EventId(2)).await.unwrap();
+    assert_eq!((done.sequence, done.last_event), (3, LogPosition(3)));
+    store.advance_cursor("log", LogPosition(2)).await.unwrap();
 
     let store = place.reopen(store).await;
-    assert_eq!(sinks(&store, &["log"], Start::Now, 0).await, [EventId(2)]);
-    assert_eq!(*store.committed().borrow(), EventId(3));
+    assert_eq!(sinks(&store, &["log"], Start::Now, 0).await, [LogPosition(2)]);
+    assert_eq!(*store.committed().borrow(), LogPosition(3));
     let again = register(&store, "a").await;
     assert_eq!((again.id, again.record), (first.id, watched()));
     assert_eq!(listed(&again), [("o-2".to_owned(), 2)].into());
@@ -158,13 +158,13 @@ pub(crate) async fn sightings_are_stored_and_leave_what_they_do_not_know(place: 
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
-    let seen = Seen { id: account.id, listed_sent_at: None, last_success_at: Some(at(9).into()) };
+    let seen = LastSeenUpdate { id: account.id, listed_sent_at: None, last_success_at: Some(at(9).into()) };
     store.record_sightings(vec![seen]).await.unwrap();
     let account = register(&store, "a").await;
     assert_eq!(
         account.record,
-        Record {
-            sighting: Sighting { last_success_at: Some(at(9).into()), ..watched().sighting },
+        AccountRecord {
+            last_seen: LastSeen { last_success_at: Some(at(9).into()), ..watched().last_seen },
             ..watched()
         }
     );
@@ -180,7 +180,7 @@ pub(crate) async fn an_unknown_account_fails_alone(place: &Place) {
     );
     good.unwrap();
     assert!(matches!(bad, Err(StoreError::UnknownAccount)));
-    assert!(matches!(store.advance_cursor("nobody", EventId(1)).await, Err(StoreError::UnknownSink)));
+    assert!(matches!(store.advance_cursor("nobody", LogPosition(1)).await, Err(StoreError::UnknownSink)));
     assert!(matches!(store.pending("nobody").await, Err(StoreError::UnknownSink)));
 }
 
@@ -241,10 +241,10 @@ pub(crate) async fn an_account_that_comes_again_brings_its_history(place: &Place
 pub(crate) async fn what_getkflist_alone_concluded_survives(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
-    let record = Record {
+    let record = AccountRecord {
         state: AccountState::Unbound,
         conclusion: Some(Conclusion::ListedUnbound),
-        ..Record::default()
+        ..AccountRecord::default()
     };
     store.commit_poll(PollCommit { record, ..poll(&account, vec![]) }).await.unwrap();
     let store = place.reopen(store).await;
@@ -254,9 +254,9 @@ pub(crate) async fn what_getkflist_alone_concluded_survives(place: &Place) {
 pub(crate) async fn a_cursor_never_moves_back(place: &Place) {
     let store = place.open();
     sinks(&store, &["log"], Start::Now, 0).await;
-    store.advance_cursor("log", EventId(7)).await.unwrap();
-    store.advance_cursor("log", EventId(3)).await.unwrap();
-    assert_eq!(sinks(&store, &["log"], Start::Beginning, 0).await, [EventId(7)]);
+    store.advance_cursor("log", LogPosition(7)).await.unwrap();
+    store.advance_cursor("log", LogPosition(3)).await.unwrap();
+    assert_eq!(sinks(&store, &["log"], Start::Beginning, 0).await, [LogPosition(7)]);
 }
 
 pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
@@ -267,20 +267,20 @@ pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
         [("late", Start::Now), ("all", Start::Beginning)].map(|(name, start)| sink(name, start));
     let registered = store.register_sinks(registrations.to_vec(), at(0)).await.unwrap();
     let cursors = registered.into_iter().map(|sink| sink.cursor);
-    assert!(cursors.eq([EventId(2), EventId::BEGINNING]));
+    assert!(cursors.eq([LogPosition(2), LogPosition::BEGINNING]));
 }
 
 pub(crate) async fn a_removed_sink_keeps_its_cursor_for_a_time(place: &Place) {
     let store = place.open();
     sinks(&store, &["log", "crm"], Start::Now, 0).await;
-    store.advance_cursor("crm", EventId(5)).await.unwrap();
+    store.advance_cursor("crm", LogPosition(5)).await.unwrap();
     sinks(&store, &["log"], Start::Now, 100).await;
     sinks(&store, &["log"], Start::Now, 200).await;
     assert_eq!(store.prune(everything_before(100)).await.unwrap().sinks, 0);
-    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 300).await[1], EventId(5));
+    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 300).await[1], LogPosition(5));
     sinks(&store, &["log"], Start::Now, 400).await;
     assert_eq!(store.prune(everything_before(401)).await.unwrap().sinks, 1);
-    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 500).await[1], EventId(0));
+    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 500).await[1], LogPosition(0));
 }
 
 pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
@@ -289,15 +289,15 @@ pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
     assert_eq!(store.pending("log").await.unwrap(), Pending::default());
     let account = register(&store, "a").await;
     commit(&store, &account, (1..=5).map(|n| started("o-1", n)).collect()).await;
-    store.advance_cursor("log", EventId(2)).await.unwrap();
+    store.advance_cursor("log", LogPosition(2)).await.unwrap();
     assert_eq!(
         store.pending("log").await.unwrap(),
         Pending { events: 3, oldest: Some(at(3)), ..Pending::default() }
     );
-    assert_eq!(store.read_events_after(EventId(2), 2).await.unwrap().len(), 2);
-    let these = store.read_these_events([4, 1, 9].map(EventId).into()).await.unwrap();
+    assert_eq!(store.read_events_after(LogPosition(2), 2).await.unwrap().len(), 2);
+    let these = store.read_these_events([4, 1, 9].map(LogPosition).into()).await.unwrap();
     assert_eq!(these.iter().map(|event| event.id.0).collect::<Vec<_>>(), [1, 4], "there is no 9");
-    store.advance_cursor("log", EventId(5)).await.unwrap();
+    store.advance_cursor("log", LogPosition(5)).await.unwrap();
     assert_eq!(store.pending("log").await.unwrap(), Pending::default());
 }
 
@@ -324,10 +324,10 @@ pub(crate) async fn what_a_sink_wants_is_read_and_the_rest_is_passed(place: &Pla
     assert_eq!(read(of(&["branch", "shop"]), 9).await.0.len(), 5);
     let types = vec![EventType::SessionEnded];
     assert_eq!(read(EventFilter { types: types.clone(), ..of(&["shop"]) }, 9).await, (vec![2], 5));
-    let until = EventFilter { after: EventId(2), until: Some(EventId(3)), types, ..of(&["branch"]) };
+    let until = EventFilter { after: LogPosition(2), until: Some(LogPosition(3)), types, ..of(&["branch"]) };
     assert_eq!(read(until.clone(), 9).await, (vec![], 3), "not beyond where it was to look");
-    assert_eq!(read(EventFilter { until: Some(EventId(99)), ..until }, 9).await, (vec![4], 5));
-    assert_eq!(read(EventFilter { after: EventId(5), ..of(&["shop"]) }, 9).await, (vec![], 5));
+    assert_eq!(read(EventFilter { until: Some(LogPosition(99)), ..until }, 9).await, (vec![4], 5));
+    assert_eq!(read(EventFilter { after: LogPosition(5), ..of(&["shop"]) }, 9).await, (vec![], 5));
 }
 
 pub(crate) async fn a_stop_is_remembered_until_the_destination_changes(place: &Place) {
@@ -381,8 +381,8 @@ pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {
     sinks(&store, &["log", "crm"], Start::Now, 0).await;
     let account = register(&store, "a").await;
     commit(&store, &account, (1..=9).map(|n| started("o-1", n)).collect()).await;
-    store.advance_cursor("log", EventId(9)).await.unwrap();
-    store.advance_cursor("crm", EventId(5)).await.unwrap();
+    store.advance_cursor("log", LogPosition(9)).await.unwrap();
+    store.advance_cursor("crm", LogPosition(5)).await.unwrap();
     assert_eq!(store.prune(everything_before(4)).await.unwrap().events, 3, "younger events are retained");
     assert_eq!(store.prune(everything_before(1000)).await.unwrap().events, 2, "crm stands at 5");
     assert_eq!(sequences(&events(&store).await), [6, 7, 8, 9]);
@@ -402,9 +402,9 @@ pub(crate) async fn ids_are_not_used_again_when_the_log_was_emptied(place: &Plac
     assert_eq!(pruned, Pruned { events: 3, ..Pruned::default() });
     let store = place.reopen(store).await;
     let account = register(&store, "a").await;
-    assert_eq!(sinks(&store, &["new"], Start::Now, 0).await, [EventId(3)]);
+    assert_eq!(sinks(&store, &["new"], Start::Now, 0).await, [LogPosition(3)]);
     let done = commit(&store, &account, vec![ended("o-1", 1)]).await;
-    assert_eq!((done.last_event, done.sequence), (EventId(4), 4));
+    assert_eq!((done.last_event, done.sequence), (LogPosition(4), 4));
 }
 
 pub(crate) async fn an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever(
@@ -425,7 +425,7 @@ pub(crate) async fn an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_s
     assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 1);
     assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 0);
     let back = register(&store, "a").await;
-    assert!(back.snapshot.is_empty() && !back.record.sighting.baseline_taken);
+    assert!(back.snapshot.is_empty() && !back.record.last_seen.baseline_taken);
     assert_eq!(back.record.state, AccountState::Unwatched);
     assert_eq!(commit(&store, &back, vec![started("o-1", 1)]).await.sequence, 3);
 }
@@ -460,7 +460,7 @@ pub(crate) async fn a_commit_wakes_the_dispatchers(place: &Place) {
     assert!(!committed.has_changed().unwrap(), "a registration is no event");
     commit(&store, &account, vec![started("o-1", 1)]).await;
     committed.changed().await.unwrap();
-    assert_eq!(*committed.borrow(), EventId(1));
+    assert_eq!(*committed.borrow(), LogPosition(1));
     assert_eq!(events(&store).await[0].event_type, EventType::SessionStarted);
 }
 

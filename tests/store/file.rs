@@ -5,7 +5,7 @@ use std::{future::ready, os::unix::fs::PermissionsExt, pin::pin};
 use futures_util::future::join_all;
 use kfwatch::{
     domain::event::EventType,
-    store::{EventFilter, EventId, EventLog, Store, StoreError, Writes},
+    store::{EventFilter, EventLog, LogPosition, Store, StoreError, Writes},
 };
 use rusqlite::Connection;
 
@@ -150,17 +150,20 @@ async fn the_event_log_is_read_beside_the_daemon() {
         (page.events.iter().map(|event| event.id.0).collect::<Vec<_>>(), page.next)
     };
     let all = EventFilter::default;
-    assert_eq!(ids(all(), 9), (vec![1, 2, 3, 4], EventId(4)));
-    assert_eq!(ids(all(), 2), (vec![1, 2], EventId(2)));
-    assert_eq!(ids(EventFilter { after: EventId(4), ..all() }, 9), (vec![], EventId(4)));
+    assert_eq!(ids(all(), 9), (vec![1, 2, 3, 4], LogPosition(4)));
+    assert_eq!(ids(all(), 2), (vec![1, 2], LogPosition(2)));
+    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9), (vec![], LogPosition(4)));
     assert_eq!(ids(EventFilter { since: Some(at(3)), ..all() }, 9).0, [4]);
-    assert_eq!(ids(EventFilter { types: vec![EventType::SessionEnded], ..all() }, 9), (vec![3], EventId(4)));
+    assert_eq!(
+        ids(EventFilter { types: vec![EventType::SessionEnded], ..all() }, 9),
+        (vec![3], LogPosition(4))
+    );
     for name in ["b", "shop/b"] {
         assert_eq!(ids(EventFilter { account: Some(name.to_owned()), ..all() }, 9).0, [4]);
     }
-    assert_eq!(ids(EventFilter { account: Some("c".to_owned()), ..all() }, 9), (vec![], EventId(4)));
+    assert_eq!(ids(EventFilter { account: Some("c".to_owned()), ..all() }, 9), (vec![], LogPosition(4)));
     commit(&store, &registered[1], vec![ended("o-3", 3)]).await;
-    assert_eq!(ids(EventFilter { after: EventId(4), ..all() }, 9).0, [5], "a follower sees what is new");
+    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9).0, [5], "a follower sees what is new");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kfwatch::store::{EventFilter, EventId, EventLog, PruneLimits, Start, Store};
+use kfwatch::store::{EventFilter, EventLog, LogPosition, PruneLimits, Start, Store};
 use rusqlite::Connection;
 
 use super::support::*;
@@ -72,17 +72,17 @@ async fn events_of_a_time_are_found_without_a_look_at_all_before_whatever_the_cl
     for n in times {
         check(n);
     }
-    assert_eq!(check(1), EventId::BEGINNING);
-    assert!(check(39_999) >= EventId(20_000));
-    assert!(check(119_990) >= EventId(100_000));
-    assert!(check(130_000) >= EventId(100_000), "nothing is that late");
+    assert_eq!(check(1), LogPosition::BEGINNING);
+    assert!(check(39_999) >= LogPosition(20_000));
+    assert!(check(119_990) >= LogPosition(100_000));
+    assert!(check(130_000) >= LogPosition(100_000), "nothing is that late");
     let store = Store::open(&file.path).unwrap();
     sinks(&store, &["crm"], Start::Now, 1).await;
     let (cursor, rewound) = store.rewind_cursor("crm", since(119_990)).await.unwrap();
-    assert_eq!((cursor, rewound.events), (EventId(119_989), 11), "a sink is moved back there as well");
+    assert_eq!((cursor, rewound.events), (LogPosition(119_989), 11), "a sink is moved back there as well");
     // A pruned log begins somewhere.
     store.prune(PruneLimits { batch: 5000, ..everything_before(15_000 * GAP_MS) }).await.unwrap();
-    assert!(check(119_990) >= EventId(100_000));
+    assert!(check(119_990) >= LogPosition(100_000));
     for n in times {
         check(n);
     }
@@ -125,7 +125,7 @@ async fn figures(count: i64) -> Figures {
     let store = Store::open(&file.path).unwrap();
     for (what, from) in [("a sink reads from the old end", 0), ("from the new end", count - 20_000)] {
         let took = quickest(5, async || {
-            let mut after = EventId(from);
+            let mut after = LogPosition(from);
             for _ in 0..20 {
                 let page =
                     store.read_events(EventFilter { after, ..EventFilter::default() }, 1000).await.unwrap();
@@ -141,12 +141,12 @@ async fn figures(count: i64) -> Figures {
         }
     });
     figures.push(("a hundred scrapes ask what is pending", pending.await));
-    let moved = quickest(5, async || store.advance_cursor("a", EventId(count / 2)).await.unwrap());
+    let moved = quickest(5, async || store.advance_cursor("a", LogPosition(count / 2)).await.unwrap());
     figures.push(("a cursor moves", moved.await));
-    store.advance_cursor("b", EventId(count / 2)).await.unwrap();
+    store.advance_cursor("b", LogPosition(count / 2)).await.unwrap();
     let mut moved_back = Duration::MAX;
     for _ in 0..5 {
-        store.advance_cursor("a", EventId(count)).await.unwrap();
+        store.advance_cursor("a", LogPosition(count)).await.unwrap();
         let begun = Instant::now();
         assert_eq!(store.rewind_cursor("a", since(count - 999)).await.unwrap().1.events, 1000);
         moved_back = moved_back.min(begun.elapsed());
@@ -182,7 +182,7 @@ async fn read_beside(file: &TestFile, count: i64) -> Figures {
         read(EventFilter { after: log.before(since).unwrap(), since: Some(since), ..of_account() }, 51, 50);
     });
     let follow = quickest(20, async || {
-        (0..100).for_each(|_| read(EventFilter { after: EventId(count), ..of_account() }, 1000, 0));
+        (0..100).for_each(|_| read(EventFilter { after: LogPosition(count), ..of_account() }, 1000, 0));
     });
     let begun = Instant::now();
     let matching = log.read(&of_account(), usize::MAX).unwrap().events.len();

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kfwatch::store::{EventId, EventLog, Store, StoreError};
+use kfwatch::store::{EventLog, LogPosition, Store, StoreError};
 use rusqlite::Connection;
 use secrecy::ExposeSecret;
 
@@ -93,8 +93,8 @@ async fn a_store_of_version_3_keeps_its_stopped_sinks_and_dead_letters() {
     let store = Store::open(&file.path).unwrap();
     let log = store.sinks().await.unwrap().remove(0);
     assert_eq!((log.stopped.as_deref(), log.pending.dead_letters, log.pending.events), (Some("gone"), 1, 1));
-    let letter = store.dead_letters("log", EventId::BEGINNING, 9).await.unwrap().remove(0);
-    assert_eq!((letter.event.id, letter.reason.as_str(), letter.retry), (EventId(40), "no", false));
+    let letter = store.dead_letters("log", LogPosition::BEGINNING, 9).await.unwrap().remove(0);
+    assert_eq!((letter.event.id, letter.reason.as_str(), letter.retry), (LogPosition(40), "no", false));
     assert_eq!(copies(&file), [file.directory.path().join("kfwatch.db-backup-v3")]);
 }
 

@@ -1,6 +1,6 @@
 //! A log that is kept within its size: the file does not grow beyond it, however much passes through.
 
-use kfwatch::store::{EventId, Room, RoomLimits, Start};
+use kfwatch::store::{LogPosition, Room, RoomLimits, Start};
 
 use super::support::*;
 
@@ -13,7 +13,7 @@ async fn a_file_does_not_grow_beyond_its_bound_however_much_passes_through() {
     sinks(&store, &["dead", "log"], Start::Beginning, 0).await;
     let account = register(&store, "a").await;
     let used = store.used_bytes();
-    let (mut suspended, mut passed, mut newest) = (Vec::new(), 0, EventId::BEGINNING);
+    let (mut suspended, mut passed, mut newest) = (Vec::new(), 0, LogPosition::BEGINNING);
     for round in 0..400 {
         let changes = (0..100).map(|n| started(&format!("o-{round}-{n}"), n)).collect();
         newest = commit(&store, &account, changes).await.last_event;
@@ -37,7 +37,7 @@ async fn a_file_does_not_grow_beyond_its_bound_however_much_passes_through() {
         assert!(*used.borrow() <= BOUND);
     }
     assert_eq!(suspended, ["dead"], "once, and nobody else");
-    assert_eq!(newest, EventId(passed));
+    assert_eq!(newest, LogPosition(passed));
     let dead = store.pending("dead").await.unwrap();
     assert_eq!(
         dead.events + dead.lost_events,

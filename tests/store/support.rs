@@ -1,4 +1,4 @@
-//! Places to open a store in, and builders of what goes into it.
+//! SpreadPlan to open a store in, and builders of what goes into it.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -8,11 +8,11 @@ use kfwatch::{
         account::{Account, AccountState, Conclusion, Transition},
         diff::EndReason,
         event::{Change, OwnedSession},
-        watch::Sighting,
+        tracker::LastSeen,
     },
     store::{
-        AccountRow, Committed, EventId, PollCommit, PruneLimits, Record, SinkRegistration, Start, Store,
-        StoreError, StoredAccount, StoredEvent,
+        AccountId, AccountRecord, Committed, LogPosition, PollCommit, PruneLimits, SinkRegistration, Start,
+        Store, StoreError, StoredAccount, StoredEvent,
     },
 };
 use tempfile::TempDir;
@@ -89,11 +89,11 @@ pub(crate) fn left(ms: i64) -> Change {
     became(AccountState::Ok, AccountState::Unwatched, ms)
 }
 
-pub(crate) fn watched() -> Record {
-    Record {
+pub(crate) fn watched() -> AccountRecord {
+    AccountRecord {
         state: AccountState::Ok,
         conclusion: Some(Conclusion::Ok),
-        sighting: Sighting {
+        last_seen: LastSeen {
             baseline_taken: true,
             keyless: false,
             listed_sent_at: Some(at(1).into()),
@@ -102,8 +102,8 @@ pub(crate) fn watched() -> Record {
     }
 }
 
-pub(crate) fn unwatched() -> Record {
-    Record { state: AccountState::Unwatched, ..watched() }
+pub(crate) fn unwatched() -> AccountRecord {
+    AccountRecord { state: AccountState::Unwatched, ..watched() }
 }
 
 pub(crate) fn poll(stored: &StoredAccount, changes: Vec<Change>) -> PollCommit {
@@ -111,7 +111,7 @@ pub(crate) fn poll(stored: &StoredAccount, changes: Vec<Change>) -> PollCommit {
 }
 
 pub(crate) fn unknown_account() -> PollCommit {
-    PollCommit { id: AccountRow(4711), account: account("nobody"), changes: vec![], record: watched() }
+    PollCommit { id: AccountId(4711), account: account("nobody"), changes: vec![], record: watched() }
 }
 
 pub(crate) async fn commit(store: &Store, stored: &StoredAccount, changes: Vec<Change>) -> Committed {
@@ -124,7 +124,7 @@ pub(crate) async fn register(store: &Store, kf_account: &str) -> StoredAccount {
     registered.configured.into_iter().next().unwrap()
 }
 
-pub(crate) async fn sinks(store: &Store, names: &[&str], start: Start, ms: i64) -> Vec<EventId> {
+pub(crate) async fn sinks(store: &Store, names: &[&str], start: Start, ms: i64) -> Vec<LogPosition> {
     let sinks = names.iter().map(|name| sink(name, start)).collect();
     let registered = store.register_sinks(sinks, at(ms)).await.unwrap();
     registered.into_iter().map(|sink| sink.cursor).collect()
@@ -135,7 +135,7 @@ pub(crate) fn sink(name: &str, start: Start) -> SinkRegistration {
 }
 
 pub(crate) async fn events(store: &Store) -> Vec<StoredEvent> {
-    store.read_events_after(EventId::BEGINNING, usize::MAX).await.unwrap()
+    store.read_events_after(LogPosition::BEGINNING, usize::MAX).await.unwrap()
 }
 
 pub(crate) fn everything_before(ms: i64) -> PruneLimits {

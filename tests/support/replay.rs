@@ -31,7 +31,7 @@ struct State {
     sessions: BTreeSet<Session>,
     keyless: bool,
     baseline_taken: bool,
-    standing: &'static str,
+    condition: &'static str,
     /// The exchanges that last determined the sessions: as is certainly stored, and as is known to the process.
     listed: Option<[usize; 2]>,
     /// Whether the process that knew has been killed since.
@@ -87,7 +87,7 @@ pub(crate) fn compare(history: &History, events: &[Event]) -> Result<Tally, Stri
         sessions: BTreeSet::new(),
         keyless: false,
         baseline_taken: false,
-        standing: "unknown",
+        condition: "unknown",
         listed: None,
         crashed: false,
     }];
@@ -245,7 +245,7 @@ impl Model<'_> {
 
 impl State {
     fn moved(&mut self, Turn { to, errcode, source }: Turn) -> Option<Expected> {
-        let from = std::mem::replace(&mut self.standing, to);
+        let from = std::mem::replace(&mut self.condition, to);
         let silent = from == to || (from == "unknown" && to == "ok");
         (!silent).then_some(Expected::StateChanged { from, to, errcode, source })
     }

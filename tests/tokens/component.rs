@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 use kfwatch::{
-    domain::holds::ErrorClass,
+    domain::backoff::ErrorClass,
     wechat::{
         Endpoint,
         error::CallError,

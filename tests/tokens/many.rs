@@ -5,10 +5,10 @@ use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::Path, sync::A
 use kfwatch::{
     app::Connections,
     config::{Config, Environment},
-    domain::{clock::Clock, holds::Holds, watch::Watch},
+    domain::{backoff::BackoffPolicy, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
     poll::{OfficialAccount, WatchedAccount},
-    store::{AccountRow, Store},
+    store::{AccountId, Store},
     wechat::token::FETCH_FLOOR,
 };
 use secrecy::ExposeSecret;
@@ -61,9 +61,9 @@ async fn a_rotated_refresh_token_outlives_a_restart() {
         let connections = Connections::build(&config, &store, clock).await.unwrap();
         let official_account = official_accounts(&config, &connections).remove(0);
         let account = kfwatch::app::accounts(&config.official_accounts[0]).next().unwrap();
-        let watched = Arc::new(WatchedAccount::new(account, AccountRow(0), Watch::default()));
-        let claim = official_account.claim(&watched).unwrap();
-        claim.ask(&*platform.clock, Duration::from_secs(20), &Holds::default()).await.unwrap();
+        let watched = Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()));
+        let guard = official_account.guard(&watched).unwrap();
+        guard.ask(&*platform.clock, Duration::from_secs(20), &BackoffPolicy::default()).await.unwrap();
         let stored = store.refresh_tokens().await.unwrap();
         assert_eq!(stored["wx0000000000000000"].expose_secret(), format!("refresh-wx0000000000000000-{run}"));
         store.close().await;

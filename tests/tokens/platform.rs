@@ -25,7 +25,7 @@ use kfwatch::{
         error::{CallError, CallFailure},
         http::{ClientOptions, HttpVersion, WechatClient},
         token::{
-            Authorization, Component, ComponentCredentials, TicketSource, TokenJournal, TokenKeeper,
+            Authorization, Component, ComponentCredentials, TicketSource, TokenJournal, TokenProvider,
             TokenSource,
         },
         wire::SessionList,
@@ -179,16 +179,22 @@ impl Platform {
         let authorization =
             Authorization { component: Arc::clone(component), refresh_token: refresh_token.map(Into::into) };
         let journal = Arc::clone(&self.journal) as Arc<dyn TokenJournal>;
-        self.account(TokenKeeper::of_component(appid.into(), authorization, journal, None, self.clock.now()))
+        self.account(TokenProvider::of_component(
+            appid.into(),
+            authorization,
+            journal,
+            None,
+            self.clock.now(),
+        ))
     }
 
     pub(crate) fn own(&self, source: TokenSource, last_fetch_ago: Option<Duration>) -> Account {
         let journal = Arc::clone(&self.journal) as Arc<dyn TokenJournal>;
         let appid = "wx0123456789abcdef".into();
-        self.account(TokenKeeper::new(appid, source, journal, last_fetch_ago, self.clock.now()))
+        self.account(TokenProvider::new(appid, source, journal, last_fetch_ago, self.clock.now()))
     }
 
-    fn account(&self, tokens: TokenKeeper) -> Account {
+    fn account(&self, tokens: TokenProvider) -> Account {
         let tally = Arc::new(Tally::default());
         let observer = Arc::clone(&tally) as Arc<dyn CallObserver>;
         Account { client: OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer), tally }

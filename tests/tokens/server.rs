@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use kfwatch::{
-    domain::holds::ErrorClass,
+    domain::backoff::ErrorClass,
     wechat::{
         Endpoint,
         error::CallError,

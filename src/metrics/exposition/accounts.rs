@@ -2,60 +2,60 @@
 
 use std::ops::Range;
 
-use super::{Detail, Page, sheet::Sheet};
+use super::{Detail, Page, columns::Columns};
 use crate::{
     domain::{
         account::{AccountState, Conclusion},
         clock::UnixMs,
     },
-    status::{OfficialAccountStatus, RowRef, Table},
+    status::{AccountViewRef, OfficialAccountStatus, Table},
 };
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     /// All families about kf accounts.
     pub(super) fn accounts(&mut self, table: &Table, detail: Detail) {
         match detail {
-            Detail::PerAccount => self.per_account(&Sheet::take_down(table)),
+            Detail::PerAccount => self.per_account(&Columns::take_down(table)),
             Detail::PerOfficialAccount => self.per_official_account(table),
         }
     }
 
-    fn per_account(&mut self, sheet: &Sheet<'_>) {
+    fn per_account(&mut self, columns: &Columns<'_>) {
         let (mut numbers, mut flags) = (0, 0);
         for family in &FAMILIES {
             self.header(family.name, family.kind, family.help);
             match family.value {
                 Value::Number(_) => {
-                    self.column(family.name, sheet, |lines| sheet.numbers(numbers, lines));
+                    self.column(family.name, columns, |lines| columns.numbers(numbers, lines));
                     numbers += 1;
                 }
                 Value::Flag(_) => {
-                    self.column(family.name, sheet, |lines| sheet.flags(flags, lines));
+                    self.column(family.name, columns, |lines| columns.flags(flags, lines));
                     flags += 1;
                 }
             }
         }
-        self.nicknames(sheet);
+        self.nicknames(columns);
     }
 
     fn column<V: Iterator<Item = Option<u64>>>(
         &mut self,
         name: &str,
-        sheet: &Sheet<'_>,
+        columns: &Columns<'_>,
         values: impl Fn(Range<usize>) -> V,
     ) {
-        for (official_account, lines) in sheet.official_accounts() {
+        for (official_account, lines) in columns.official_accounts() {
             let head = [name, "{", &official_account.labels, ",kf_account=\""].concat();
-            self.lines(&head, sheet.names.padded(lines.clone()), values(lines));
+            self.lines(&head, columns.names.padded(lines.clone()), values(lines));
         }
     }
 
     /// The names that customers see.
-    fn nicknames(&mut self, sheet: &Sheet<'_>) {
+    fn nicknames(&mut self, columns: &Columns<'_>) {
         let name = "wechat_kf_account_info";
         self.header(name, "gauge", "The nickname of the kf account, as getkflist last said; always 1.");
-        for (official_account, lines) in sheet.official_accounts() {
-            let named = sheet.names.of(lines.clone()).zip(sheet.nicknames.of(lines));
+        for (official_account, lines) in columns.official_accounts() {
+            let named = columns.names.of(lines.clone()).zip(columns.nicknames.of(lines));
             for (kf_account, nickname) in named.filter(|(_, nickname)| !nickname.is_empty()) {
                 let of = &*official_account.labels;
                 let labels = [of, ",kf_account=\"", kf_account, "\",nickname=\"", nickname, "\""];
@@ -108,11 +108,11 @@ enum Value {
     Flag(Flag),
 }
 
-type Number = fn(&RowRef<'_>) -> Option<u64>;
-type Flag = fn(&RowRef<'_>) -> Option<bool>;
+type Number = fn(&AccountViewRef<'_>) -> Option<u64>;
+type Flag = fn(&AccountViewRef<'_>) -> Option<bool>;
 
 impl Value {
-    fn of(self, read: &RowRef<'_>) -> Option<u64> {
+    fn of(self, read: &AccountViewRef<'_>) -> Option<u64> {
         match self {
             Self::Number(number) => number(read),
             Self::Flag(flag) => flag(read).map(u64::from),

@@ -20,7 +20,7 @@ const FAMILIES: [Family; 5] = [
         value: |collected| collected.online_accounts,
     },
     Family {
-        name: "wechat_kf_waiting_users",
+        name: "wechat_kf_waiting_customers",
         help: "Customers who wait for an agent, as getwaitcase last said.",
         value: |collected| collected.waiting.map(|queue| queue.users),
     },

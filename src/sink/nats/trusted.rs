@@ -8,7 +8,7 @@ use std::{io, path::Path};
 
 use async_nats::ConnectOptions;
 
-use crate::trust::{CaFileError, Roots};
+use crate::tls::{CaFileError, TlsRoots};
 
 /// Certificates, held for the library.
 #[cfg(target_os = "linux")]
@@ -34,14 +34,14 @@ pub(super) enum TrustError {
 impl Trusted {
     /// Those of this file, or of the system. The client to WeChat warns of a system without a CA store.
     pub(super) fn of(ca_file: Option<&Path>) -> Result<Self, TrustError> {
-        Ok(Self::hold(&Roots::of_file_or_system(ca_file)?)?)
+        Ok(Self::hold(&TlsRoots::of_file_or_system(ca_file)?)?)
     }
 }
 
 #[cfg(target_os = "linux")]
 impl Trusted {
     /// Writes them down.
-    fn hold(roots: &Roots) -> io::Result<Self> {
+    fn hold(roots: &TlsRoots) -> io::Result<Self> {
         use nix::sys::memfd::{MFdFlags, memfd_create};
         let mut file = std::fs::File::from(memfd_create(c"trusted certificates", MFdFlags::MFD_CLOEXEC)?);
         io::Write::write_all(&mut file, roots.pem().as_bytes())?;
@@ -58,7 +58,7 @@ impl Trusted {
 #[cfg(not(target_os = "linux"))]
 impl Trusted {
     /// Makes a configuration of them.
-    fn hold(roots: &Roots) -> io::Result<Self> {
+    fn hold(roots: &TlsRoots) -> io::Result<Self> {
         let mut store = rustls::RootCertStore::empty();
         store.add_parsable_certificates(roots.certificates().iter().cloned());
         Ok(Self(rustls::ClientConfig::builder().with_root_certificates(store).with_no_client_auth()))

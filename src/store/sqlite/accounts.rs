@@ -8,12 +8,12 @@ use super::{convert, renumber};
 use crate::{
     domain::{
         account::{Account, AccountState},
-        snapshot::{Observed, Session, Snapshot},
-        watch::Sighting,
+        snapshot::{ObservedSessions, Session, Snapshot},
+        tracker::LastSeen,
     },
     store::{
         error::StoreError,
-        types::{AccountRow, Record, Registered, Seen, StoredAccount},
+        types::{AccountId, AccountRecord, LastSeenUpdate, RegisteredAccounts, StoredAccount},
     },
 };
 
@@ -22,9 +22,9 @@ use crate::{
 pub(in crate::store) fn register(
     tx: &Transaction<'_>,
     accounts: Vec<Account>,
-) -> Result<Registered, StoreError> {
+) -> Result<RegisteredAccounts, StoreError> {
     let configured = accounts.into_iter().map(not_stored).collect();
-    let mut registered = Registered { configured, left: Vec::new() };
+    let mut registered = RegisteredAccounts { configured, left: Vec::new() };
     let outdated = match_stored(tx, &mut registered)?;
     for id in outdated.no_longer_configured {
         tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?.execute([id.0])?;
@@ -45,13 +45,13 @@ pub(in crate::store) fn register(
 struct Outdated {
     /// By their place in the configuration.
     configured_anew: Vec<usize>,
-    no_longer_configured: Vec<AccountRow>,
+    no_longer_configured: Vec<AccountId>,
 }
 
 /// Fills in the rows and records of the configured accounts that are stored, and finds those that left. Changes nothing
 /// in the table.
-fn match_stored(tx: &Transaction<'_>, registered: &mut Registered) -> Result<Outdated, StoreError> {
-    let Registered { configured, left } = registered;
+fn match_stored(tx: &Transaction<'_>, registered: &mut RegisteredAccounts) -> Result<Outdated, StoreError> {
+    let RegisteredAccounts { configured, left } = registered;
     let mut by_name: Vec<usize> = (0..configured.len()).collect();
     by_name.sort_unstable_by(|&a, &b| name(&configured[a]).cmp(&name(&configured[b])));
     let mut by_name = by_name.into_iter().peekable();
@@ -66,7 +66,7 @@ fn match_stored(tx: &Transaction<'_>, registered: &mut Registered) -> Result<Out
         let is_configured: bool = row.get(4)?;
         if let Some(n) = by_name.next_if(|&n| name(&configured[n]) == stored) {
             let account = &mut configured[n];
-            (account.id, account.record) = (AccountRow(row.get(0)?), record(row)?);
+            (account.id, account.record) = (AccountId(row.get(0)?), record(row)?);
             if !is_configured || *account.account.official_account != *text(row, 1)? {
                 outdated.configured_anew.push(n);
             }
@@ -121,7 +121,7 @@ pub(in crate::store) fn watched(connection: &Connection) -> Result<Vec<Account>,
 
 /// All accounts that were ever brought in, for reading.
 pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
-    let mut registered = Registered::default();
+    let mut registered = RegisteredAccounts::default();
     let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -131,13 +131,16 @@ pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAcco
     Ok(registered.configured)
 }
 
-pub(in crate::store) fn record_sightings(tx: &Transaction<'_>, sightings: &[Seen]) -> Result<(), StoreError> {
+pub(in crate::store) fn record_sightings(
+    tx: &Transaction<'_>,
+    sightings: &[LastSeenUpdate],
+) -> Result<(), StoreError> {
     let mut statement = tx.prepare_cached(
         "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
                 last_success_at = coalesce(?3, last_success_at)
          WHERE id = ?1",
     )?;
-    for Seen { id, listed_sent_at, last_success_at } in sightings {
+    for LastSeenUpdate { id, listed_sent_at, last_success_at } in sightings {
         statement.execute((id.0, listed_sent_at.map(convert::ms), last_success_at.map(convert::ms)))?;
     }
     Ok(())
@@ -148,32 +151,32 @@ const COLUMNS: &str =
     listed_sent_at, last_success_at";
 
 /// Until the account has one.
-const NO_ROW: AccountRow = AccountRow(0);
+const NO_ROW: AccountId = AccountId(0);
 
 fn not_stored(account: Account) -> StoredAccount {
-    StoredAccount { id: NO_ROW, account, record: Record::default(), snapshot: Snapshot::default() }
+    StoredAccount { id: NO_ROW, account, record: AccountRecord::default(), snapshot: Snapshot::default() }
 }
 
-fn load_record(tx: &Connection, account: &Account) -> Result<Option<(AccountRow, Record)>, StoreError> {
+fn load_record(tx: &Connection, account: &Account) -> Result<Option<(AccountId, AccountRecord)>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM accounts WHERE appid = ?1 AND kf_account = ?2");
     let mut statement = tx.prepare_cached(&sql)?;
     let mut rows = statement.query((&account.appid, &account.kf_account))?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some((AccountRow(row.get(0)?), record(row)?)))
+    Ok(Some((AccountId(row.get(0)?), record(row)?)))
 }
 
 fn account(row: &Row<'_>) -> Result<StoredAccount, StoreError> {
     let account = Account { official_account: row.get(1)?, appid: row.get(2)?, kf_account: row.get(3)? };
-    let (id, record) = (AccountRow(row.get(0)?), record(row)?);
+    let (id, record) = (AccountId(row.get(0)?), record(row)?);
     Ok(StoredAccount { id, account, record, snapshot: Snapshot::default() })
 }
 
-fn record(row: &Row<'_>) -> Result<Record, StoreError> {
+fn record(row: &Row<'_>) -> Result<AccountRecord, StoreError> {
     let conclusion = row.get_ref(6)?.as_str_or_null().map_err(rusqlite::Error::from)?;
-    Ok(Record {
+    Ok(AccountRecord {
         state: convert::state(text(row, 5)?)?,
         conclusion: conclusion.map(convert::conclusion).transpose()?,
-        sighting: Sighting {
+        last_seen: LastSeen {
             baseline_taken: row.get(7)?,
             keyless: row.get(8)?,
             listed_sent_at: convert::optional_time(row.get(9)?)?,
@@ -194,7 +197,7 @@ fn configure(tx: &Transaction<'_>, stored: &StoredAccount) -> Result<(), StoreEr
     Ok(())
 }
 
-fn insert(tx: &Transaction<'_>, account: &Account) -> Result<AccountRow, StoreError> {
+fn insert(tx: &Transaction<'_>, account: &Account) -> Result<AccountId, StoreError> {
     let id = tx
         .prepare_cached(
             // It may have come before, after the backup that was restored, and have had events then.
@@ -206,22 +209,22 @@ fn insert(tx: &Transaction<'_>, account: &Account) -> Result<AccountRow, StoreEr
             account.official_account,
             account.appid,
             account.kf_account,
-            Record::default().state.as_str(),
+            AccountRecord::default().state.as_str(),
             renumber::SEQUENCES_SKIPPED,
         ])?;
-    Ok(AccountRow(id))
+    Ok(AccountId(id))
 }
 
-fn load_snapshot(tx: &Connection, id: AccountRow) -> Result<Snapshot, StoreError> {
+fn load_snapshot(tx: &Connection, id: AccountId) -> Result<Snapshot, StoreError> {
     let mut statement = tx.prepare_cached("SELECT openid, createtime FROM sessions WHERE account = ?1")?;
     let sessions = statement.query_map([id.0], |row| {
         Ok(Session { openid: row.get::<_, String>(0)?.into(), createtime: row.get(1)? })
     })?;
-    Ok(Snapshot::from(&Observed::new(sessions.collect::<Result<_, _>>()?)))
+    Ok(Snapshot::from(&ObservedSessions::new(sessions.collect::<Result<_, _>>()?)))
 }
 
 /// One walk over all sessions in the order of accounts; a snapshot is packed as soon as its account is complete.
-fn load_snapshots(tx: &Connection, registered: &mut Registered) -> Result<(), StoreError> {
+fn load_snapshots(tx: &Connection, registered: &mut RegisteredAccounts) -> Result<(), StoreError> {
     let all = registered.configured.iter_mut().chain(&mut registered.left);
     let mut accounts: HashMap<i64, &mut StoredAccount> = all.map(|account| (account.id.0, account)).collect();
     let mut statement = tx.prepare_cached(
@@ -263,7 +266,7 @@ impl Packer {
                 let openid = self.openids[std::mem::replace(&mut begin, end)..end].into();
                 Session { openid, createtime }
             });
-            account.snapshot = Snapshot::from(&Observed::new(sessions.collect()));
+            account.snapshot = Snapshot::from(&ObservedSessions::new(sessions.collect()));
         }
         self.openids.clear();
         self.sessions.clear();

@@ -21,7 +21,7 @@ use super::{convert, events, file, open_for_reading, schema};
 use crate::store::{
     backup::{BackupProblem, BackupSummary, Copied, Observer},
     error::StoreError,
-    types::EventId,
+    types::LogPosition,
 };
 
 /// The name of a copy on demand while it is not whole begins so.
@@ -109,7 +109,7 @@ pub(super) fn summary(path: &Path, connection: &Connection) -> Result<BackupSumm
         bytes: path.metadata().map_err(|error| StoreError::io(path, error))?.len(),
         accounts: count("accounts")?,
         open_sessions: count("sessions")?,
-        events: events::count_after(connection, EventId::BEGINNING)?,
+        events: events::count_after(connection, LogPosition::BEGINNING)?,
         newest_event,
     })
 }

@@ -11,7 +11,7 @@ use crate::{
     },
     store::{
         error::StoreError,
-        types::{AccountRow, Committed, EventId, PollCommit, Record},
+        types::{AccountId, AccountRecord, Committed, LogPosition, PollCommit},
     },
 };
 
@@ -59,7 +59,7 @@ pub(in crate::store) fn remove_accounts(
 /// Moves the snapshot; says whether the change is news to the store.
 fn apply(
     tx: &Transaction<'_>,
-    id: AccountRow,
+    id: AccountId,
     state: AccountState,
     change: &Change,
 ) -> Result<bool, StoreError> {
@@ -81,7 +81,7 @@ fn append(
     commit: &PollCommit,
     (change, draft): (&Change, Draft),
     sequence: i64,
-) -> Result<EventId, StoreError> {
+) -> Result<LogPosition, StoreError> {
     let session_id = draft.session_id().map(Uuid::into_bytes);
     let event_type = convert::event_type_code(change.event_type());
     let createtime = match change {
@@ -116,11 +116,11 @@ fn append(
             convert::ms(change.observed_at()),
             draft.numbered(&event),
         ])?;
-    Ok(EventId(id))
+    Ok(LogPosition(id))
 }
 
 fn store_record(tx: &Transaction<'_>, commit: &PollCommit, sequence: i64) -> Result<(), StoreError> {
-    let Record { state, conclusion, sighting } = commit.record;
+    let AccountRecord { state, conclusion, last_seen } = commit.record;
     let unwatched_at = commit.changes.iter().rev().find_map(|change| match change {
         Change::StateChanged { transition, observed_at, .. } if transition.to == AccountState::Unwatched => {
             Some(convert::ms(*observed_at))
@@ -137,10 +137,10 @@ fn store_record(tx: &Transaction<'_>, commit: &PollCommit, sequence: i64) -> Res
         sequence,
         state.as_str(),
         conclusion.map(convert::conclusion_name),
-        sighting.baseline_taken,
-        sighting.keyless,
-        sighting.listed_sent_at.map(convert::ms),
-        sighting.last_success_at.map(convert::ms),
+        last_seen.baseline_taken,
+        last_seen.keyless,
+        last_seen.listed_sent_at.map(convert::ms),
+        last_seen.last_success_at.map(convert::ms),
         unwatched_at,
     ])?;
     Ok(())

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Transaction};
 use super::{convert, events};
 use crate::store::{
     error::StoreError,
-    types::{DeadLetter, EventId},
+    types::{DeadLetter, LogPosition},
 };
 
 /// Says how many the sink has by now.
@@ -42,7 +42,7 @@ pub(in crate::store) fn read(
     connection: &Connection,
     sink: &str,
     which: Which,
-    after: EventId,
+    after: LogPosition,
     limit: usize,
 ) -> Result<Vec<DeadLetter>, StoreError> {
     let mut statement = connection.prepare_cached(
@@ -68,11 +68,11 @@ pub(in crate::store) fn read(
 pub(in crate::store) fn behind(
     connection: &Connection,
     sink: &str,
-    after: EventId,
-) -> Result<Vec<EventId>, StoreError> {
+    after: LogPosition,
+) -> Result<Vec<LogPosition>, StoreError> {
     let mut statement =
         connection.prepare_cached("SELECT event FROM dead_letters WHERE sink = ?1 AND event > ?2")?;
-    let events = statement.query_map((sink, after.0), |row| Ok(EventId(row.get(0)?)))?;
+    let events = statement.query_map((sink, after.0), |row| Ok(LogPosition(row.get(0)?)))?;
     Ok(events.collect::<Result<_, _>>()?)
 }
 
@@ -93,7 +93,7 @@ pub(in crate::store) fn retry(tx: &Transaction<'_>, sink: &str) -> Result<u64, S
 pub(in crate::store) fn delivered(
     tx: &Transaction<'_>,
     sink: &str,
-    event: EventId,
+    event: LogPosition,
 ) -> Result<(), StoreError> {
     tx.prepare_cached("DELETE FROM dead_letters WHERE sink = ?1 AND event = ?2")?.execute((sink, event.0))?;
     Ok(())

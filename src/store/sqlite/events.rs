@@ -7,7 +7,7 @@ use super::{convert, renumber};
 use crate::store::{
     error::StoreError,
     event_log::{EventFilter, EventPage},
-    types::{AccountRow, EventId, StoredEvent},
+    types::{AccountId, LogPosition, StoredEvent},
 };
 
 const COLUMNS: &str = "id, account, sequence, type, observed_at, json";
@@ -25,17 +25,17 @@ const SMALL_LOG: u64 = 100_000;
 const OUT_OF_ORDER_MS: i64 = 3_600_000;
 
 /// The newest event ever committed, whether it is retained or not.
-pub(in crate::store) fn last_id(connection: &Connection) -> Result<EventId, StoreError> {
+pub(in crate::store) fn last_id(connection: &Connection) -> Result<LogPosition, StoreError> {
     let mut statement = connection.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?;
     let last = statement.query_row([], |row| row.get(0)).optional()?;
-    Ok(last.map_or(EventId::BEGINNING, EventId))
+    Ok(last.map_or(LogPosition::BEGINNING, LogPosition))
 }
 
 /// How many events there are after this one. Its cost grows with the restores among them, not with their number.
 ///
 /// Ids have no gaps but those of restores, which end at the beginning of a block: a transaction that is rolled back gives
 /// its ids back, and only the oldest events are pruned.
-pub(in crate::store) fn count_after(connection: &Connection, after: EventId) -> Result<u64, StoreError> {
+pub(in crate::store) fn count_after(connection: &Connection, after: LogPosition) -> Result<u64, StoreError> {
     let mut first_after = connection.prepare_cached("SELECT min(id) FROM events WHERE id > ?1")?;
     let mut last_before = connection.prepare_cached("SELECT max(id) FROM events WHERE id < ?1")?;
     let (mut count, mut counted_to) = (0, after.0);
@@ -49,7 +49,7 @@ pub(in crate::store) fn count_after(connection: &Connection, after: EventId) -> 
 
 pub(in crate::store) fn read_after(
     connection: &Connection,
-    after: EventId,
+    after: LogPosition,
     limit: usize,
 ) -> Result<Vec<StoredEvent>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM events WHERE id > ?1 ORDER BY id LIMIT ?2");
@@ -60,7 +60,7 @@ pub(in crate::store) fn read_after(
 /// Those of these that the log has.
 pub(in crate::store) fn read_these(
     connection: &Connection,
-    ids: &[EventId],
+    ids: &[LogPosition],
 ) -> Result<Vec<StoredEvent>, StoreError> {
     let sql =
         format!("SELECT {COLUMNS} FROM events WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id");
@@ -78,7 +78,7 @@ fn all(mut rows: Rows<'_>) -> Result<Vec<StoredEvent>, StoreError> {
 }
 
 /// Behind which event those begin that were observed at a time or later, in one consistent view of the log.
-pub(in crate::store) fn before(connection: &Connection, since: Timestamp) -> Result<EventId, StoreError> {
+pub(in crate::store) fn before(connection: &Connection, since: Timestamp) -> Result<LogPosition, StoreError> {
     find_before(&*connection.unchecked_transaction()?, since)
 }
 
@@ -86,20 +86,20 @@ pub(in crate::store) fn before(connection: &Connection, since: Timestamp) -> Res
 /// late as that. A look that finds the clock set back says nothing of what is before it. What one stride hides is passed over:
 /// that a clock was ahead by more than [`OUT_OF_ORDER_MS`] in between, or that it was set back by as much and is still not
 /// behind the look before.
-pub(super) fn find_before(connection: &Connection, since: Timestamp) -> Result<EventId, StoreError> {
-    if count_after(connection, EventId::BEGINNING)? < SMALL_LOG {
-        return Ok(EventId::BEGINNING);
+pub(super) fn find_before(connection: &Connection, since: Timestamp) -> Result<LogPosition, StoreError> {
+    if count_after(connection, LogPosition::BEGINNING)? < SMALL_LOG {
+        return Ok(LogPosition::BEGINNING);
     }
     let sooner = convert::ms(since).saturating_sub(OUT_OF_ORDER_MS);
     let mut look =
         connection.prepare_cached("SELECT id, observed_at FROM events WHERE id >= ?1 ORDER BY id LIMIT 1")?;
-    let (mut passed, mut latest, mut from) = (EventId::BEGINNING, i64::MIN, STRIDE);
+    let (mut passed, mut latest, mut from) = (LogPosition::BEGINNING, i64::MIN, STRIDE);
     while let Some((id, observed_at)) =
         look.query_row([from], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
         && observed_at < sooner
     {
         if observed_at >= latest {
-            (passed, latest) = (EventId(id), observed_at);
+            (passed, latest) = (LogPosition(id), observed_at);
         }
         from = id.saturating_add(STRIDE);
     }
@@ -161,8 +161,8 @@ fn accounts_named(connection: &Connection, name: &str) -> Result<Vec<i64>, Store
 /// From a row that begins with [`COLUMNS`], or those of a dead letter.
 pub(super) fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
     Ok(StoredEvent {
-        id: EventId(row.get(0)?),
-        account: AccountRow(row.get(1)?),
+        id: LogPosition(row.get(0)?),
+        account: AccountId(row.get(1)?),
         sequence: row.get::<_, i64>(2)?.unsigned_abs(),
         event_type: convert::event_type(row.get(3)?)?,
         observed_at: convert::time(row.get(4)?)?,

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 use super::{convert, dead_letters, sinks};
 use crate::store::{
     error::StoreError,
-    types::{EventId, PruneLimits, Pruned, Room, RoomLimits},
+    types::{LogPosition, PruneLimits, Pruned, Room, RoomLimits},
 };
 
 /// What one transaction removed.
@@ -42,7 +42,7 @@ pub(in crate::store) fn make_room(tx: &Transaction<'_>, limits: RoomLimits) -> R
         )
         .optional()?;
     match furthest_behind {
-        Some((sink, cursor)) if cursor < oldest => Ok(Room::HeldBack { sink, cursor: EventId(cursor) }),
+        Some((sink, cursor)) if cursor < oldest => Ok(Room::HeldBack { sink, cursor: LogPosition(cursor) }),
         furthest_behind => {
             let deliverable = furthest_behind.map_or(i64::MAX, |(_, cursor)| cursor);
             let last = deliverable.min(oldest + rows_of(limits.batch) - 1);

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 use super::{convert, dead_letters, events};
 use crate::store::{
     error::StoreError,
-    types::{EventId, Gap, Pending, RegisteredSink, Rewound, SinkRegistration, Start, StoredSink},
+    types::{Gap, LogPosition, Pending, RegisteredSink, Rewound, SinkRegistration, Start, StoredSink},
 };
 
 pub(in crate::store) fn register(
@@ -20,7 +20,7 @@ pub(in crate::store) fn register(
     for SinkRegistration { name, start, destination } in registrations {
         let start = match start {
             Start::Now => last,
-            Start::Beginning => EventId::BEGINNING,
+            Start::Beginning => LogPosition::BEGINNING,
         };
         let sink = tx.query_row(
             "INSERT INTO sinks (name, cursor, removed_at, destination) VALUES (?1, ?2, NULL, ?3)
@@ -32,7 +32,7 @@ pub(in crate::store) fn register(
                  suspended_at = iif(destination IS excluded.destination, suspended_at, NULL)
              RETURNING cursor, stopped_reason",
             (name, start.0, destination),
-            |row| Ok(RegisteredSink { cursor: EventId(row.get(0)?), stopped: row.get(1)? }),
+            |row| Ok(RegisteredSink { cursor: LogPosition(row.get(0)?), stopped: row.get(1)? }),
         )?;
         registered.push(sink);
     }
@@ -76,7 +76,7 @@ pub(in crate::store) fn resume(
     let resumed = tx.query_row(
         "UPDATE sinks SET stopped_at = NULL, stopped_reason = NULL, suspended_at = NULL WHERE name = ?1 RETURNING cursor",
         [sink],
-        |row| Ok(RegisteredSink { cursor: EventId(row.get(0)?), stopped: None }),
+        |row| Ok(RegisteredSink { cursor: LogPosition(row.get(0)?), stopped: None }),
     );
     Ok(resumed.optional()?)
 }
@@ -85,7 +85,7 @@ pub(in crate::store) fn resume(
 pub(in crate::store) fn advance_cursor(
     tx: &Transaction<'_>,
     sink: &str,
-    to: EventId,
+    to: LogPosition,
 ) -> Result<bool, StoreError> {
     let mut statement = tx.prepare_cached("UPDATE sinks SET cursor = max(cursor, ?2) WHERE name = ?1")?;
     Ok(statement.execute((sink, to.0))? > 0)
@@ -96,7 +96,7 @@ pub(in crate::store) fn rewind(
     tx: &Transaction<'_>,
     sink: &str,
     since: Timestamp,
-) -> Result<Option<(EventId, Rewound)>, StoreError> {
+) -> Result<Option<(LogPosition, Rewound)>, StoreError> {
     let cursor = tx.query_row("SELECT cursor FROM sinks WHERE name = ?1", [sink], |row| row.get::<_, i64>(0));
     let Some(cursor) = cursor.optional()? else { return Ok(None) };
     // Commits of polls wait meanwhile: no look at all that came before.
@@ -109,11 +109,11 @@ pub(in crate::store) fn rewind(
         )
         .optional()?;
     let Some((first, observed_at)) = first else {
-        return Ok(Some((EventId(cursor), Rewound { events: 0, from: None })));
+        return Ok(Some((LogPosition(cursor), Rewound { events: 0, from: None })));
     };
-    let to = EventId(first - 1);
+    let to = LogPosition(first - 1);
     tx.execute("UPDATE sinks SET cursor = ?2 WHERE name = ?1", (sink, to.0))?;
-    let events = events::count_after(tx, to)? - events::count_after(tx, EventId(cursor))?;
+    let events = events::count_after(tx, to)? - events::count_after(tx, LogPosition(cursor))?;
     Ok(Some((to, Rewound { events, from: Some(convert::time(observed_at)?) })))
 }
 
@@ -133,7 +133,7 @@ pub(in crate::store) fn pending(connection: &Connection, name: &str) -> Result<O
             lost_events: row.get::<_, i64>(4)?.unsigned_abs(),
             ..Pending::default()
         };
-        Ok((EventId(row.get(0)?), pending))
+        Ok((LogPosition(row.get(0)?), pending))
     });
     let Some((cursor, pending)) = sink.optional()? else { return Ok(None) };
     let pending = Pending { dead_letters: dead_letters::count(&tx, name)?, ..pending };

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{events, file::Lock, prune};
 use crate::store::{
     error::StoreError,
-    types::{EventId, Writes},
+    types::{LogPosition, Writes},
 };
 
 /// Steps that may wait for the writer; further callers wait for a place. More than one group, so that the next group
@@ -34,7 +34,7 @@ const SHARD: i64 = 0;
 /// Who hears of each group of commits.
 pub(super) struct Told {
     /// The newest event.
-    pub(super) committed: watch::Sender<EventId>,
+    pub(super) committed: watch::Sender<LogPosition>,
     /// How writing goes.
     pub(super) writes: watch::Sender<Writes>,
     /// How many bytes of the file are in use.
@@ -278,7 +278,7 @@ impl Worker {
 /// What a group of commits has led to.
 #[derive(Clone, Copy)]
 struct Outcome {
-    last_event: EventId,
+    last_event: LogPosition,
     used_bytes: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{EventId, StoredEvent};
+use super::{LogPosition, StoredEvent};
 
 /// A configured sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct SinkRegistration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisteredSink {
     /// Up to where it has confirmed.
-    pub cursor: EventId,
+    pub cursor: LogPosition,
     /// Why it gets no more events, if it does not.
     pub stopped: Option<String>,
 }
@@ -136,7 +136,7 @@ pub enum Room {
         /// The sink that is furthest behind.
         sink: String,
         /// Up to where it has confirmed.
-        cursor: EventId,
+        cursor: LogPosition,
     },
     /// There are no events left to remove: what is too large is the rest of the store.
     NothingLeft,

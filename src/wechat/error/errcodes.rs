@@ -6,7 +6,7 @@
 //! they are counted by their number: they say that something meddles, or that kfwatch is wrong.
 
 use super::remedies::*;
-use crate::{domain::holds::ErrorClass, wechat::Endpoint};
+use crate::{domain::backoff::ErrorClass, wechat::Endpoint};
 
 /// What an errcode means at some calls.
 pub(super) struct Errcode {

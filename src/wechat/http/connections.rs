@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use reqwest::{Client, ClientBuilder, Proxy, Request, Response};
 
 use super::{ClientBuildError, ClientOptions, HttpVersion};
-use crate::{domain::clock::Moment, trust::Roots};
+use crate::{domain::clock::Moment, tls::TlsRoots};
 
 /// Idle connections are closed before WeChat would close them: a request on a connection that is just being closed
 /// fails without an answer.
@@ -140,8 +140,8 @@ impl Peer {
     }
 }
 
-fn system_roots() -> Roots {
-    let roots = Roots::of_system();
+fn system_roots() -> TlsRoots {
+    let roots = TlsRoots::of_system();
     if let Some(problem) = roots.no_ca_store() {
         tracing::warn!("No usable CA store on this system ({problem}); using the built-in roots");
     }

@@ -3,7 +3,7 @@
 use reqwest::{Method, Request};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{caller::Caller, kept::Fetched};
+use super::{cache::Fetched, caller::Caller};
 use crate::wechat::{Endpoint, error::CallFailure, http::call_refused, wire};
 
 /// Fetches an access token: `GET /cgi-bin/token` or `POST /cgi-bin/stable_token`.

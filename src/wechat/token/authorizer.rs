@@ -16,9 +16,9 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Authorization, Component, TokenJournal,
+    cache::{Fetched, MinFetchInterval},
     caller::Caller,
     component::ComponentCall,
-    kept::{Fetched, Floor},
 };
 use crate::wechat::{
     Endpoint,
@@ -52,7 +52,11 @@ impl Authorizer {
 
     /// Fetches a token. Only a call for this official account counts at its floor: when the component has no token,
     /// that must not keep this one waiting once it has.
-    pub(super) async fn fetch(&self, floor: &mut Floor, caller: Caller<'_>) -> Result<Fetched, CallFailure> {
+    pub(super) async fn fetch(
+        &self,
+        min_fetch_interval: &mut MinFetchInterval,
+        caller: Caller<'_>,
+    ) -> Result<Fetched, CallFailure> {
         self.store_unstored(caller).await?;
         self.component.token(caller).await?;
         let refresh_token = match self.known().token {
@@ -61,7 +65,7 @@ impl Authorizer {
                 self.listed(caller).await?.ok_or_else(|| self.failure(CallError::NoRefreshToken, caller))?
             }
         };
-        floor.record(caller.client.now()).await;
+        min_fetch_interval.record(caller.client.now()).await;
         let answer = self.ask(&refresh_token, caller).await;
         let Err(refused) = answer else { return answer };
         if refused.error.errcode() != Some(REFRESH_TOKEN_INVALID) {

@@ -26,13 +26,13 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     AccessToken, TokenJournal,
+    cache::{Fetched, MinFetchInterval, Source, TokenCache},
     caller::Caller,
-    kept::{Fetched, Floor, KeptToken, Source},
     list::AuthorizerList,
     text::{self, TextServer},
 };
 use crate::{
-    domain::{clock::Moment, holds::ErrorClass},
+    domain::{backoff::ErrorClass, clock::Moment},
     wechat::{
         Endpoint,
         error::{CallError, CallFailure},
@@ -72,7 +72,7 @@ pub enum TicketSource {
 /// A component, shared by the official accounts that have authorized it.
 pub struct Component {
     credentials: Arc<ComponentCredentials>,
-    token: KeptToken,
+    token: TokenCache,
     /// Whether `access_token` is the parameter that works.
     renamed: AtomicBool,
     list: AuthorizerList,
@@ -95,8 +95,9 @@ impl Component {
         last_fetch_ago: Option<Duration>,
         now: Moment,
     ) -> Self {
-        let floor = Floor::new(Arc::clone(&credentials.appid), journal, last_fetch_ago, now);
-        let token = KeptToken::new(floor);
+        let min_fetch_interval =
+            MinFetchInterval::new(Arc::clone(&credentials.appid), journal, last_fetch_ago, now);
+        let token = TokenCache::new(min_fetch_interval);
         Self { credentials, token, renamed: AtomicBool::new(false), list: AuthorizerList::default() }
     }
 
@@ -165,18 +166,22 @@ impl Component {
     }
 
     /// The ticket, with the fetch recorded: after a file was read, which calls nobody, but before a server is asked.
-    async fn ticket(&self, floor: &mut Floor, caller: Caller<'_>) -> Result<SecretString, CallFailure> {
+    async fn ticket(
+        &self,
+        min_fetch_interval: &mut MinFetchInterval,
+        caller: Caller<'_>,
+    ) -> Result<SecretString, CallFailure> {
         let now = caller.client.now();
         match &self.credentials.ticket {
             TicketSource::File { path, json_pointer } => {
                 let ticket = text::from_file(path, json_pointer.as_deref()).map_err(|problem| {
                     CallFailure::new(self.endpoint(), CallError::TicketFile(problem.into()), now)
                 })?;
-                floor.record(now).await;
+                min_fetch_interval.record(now).await;
                 Ok(ticket)
             }
             TicketSource::Server(server) => {
-                floor.record(now).await;
+                min_fetch_interval.record(now).await;
                 server.ask(caller).await
             }
         }
@@ -194,11 +199,11 @@ impl Source for Component {
 
     fn fetch<'a>(
         &'a self,
-        floor: &'a mut Floor,
+        min_fetch_interval: &'a mut MinFetchInterval,
         caller: Caller<'a>,
     ) -> BoxFuture<'a, Result<Fetched, CallFailure>> {
         Box::pin(async move {
-            let ticket = self.ticket(floor, caller).await?;
+            let ticket = self.ticket(min_fetch_interval, caller).await?;
             let secrets = [self.credentials.secret.expose_secret(), ticket.expose_secret()];
             let fields = BTreeMap::from([
                 ("component_appid", self.appid().into()),

@@ -1,7 +1,7 @@
 //! What every backend keeps for sinks that a person has to do with: stopped, suspended, replayed, with dead letters.
 
 use kfwatch::store::{
-    DeadLetter, EventId, Gap, Pending, Rewound, Room, RoomLimits, Start, Store, StoreError, StoredEvent,
+    DeadLetter, Gap, LogPosition, Pending, Rewound, Room, RoomLimits, Start, Store, StoreError, StoredEvent,
 };
 
 use super::super::support::*;
@@ -35,12 +35,12 @@ pub(crate) async fn a_sink_that_is_resumed_goes_on_where_it_stood(place: &Place)
     let store = place.open();
     sinks(&store, &["crm"], Start::Beginning, 0).await;
     log_of(&store, 3).await;
-    store.advance_cursor("crm", EventId(2)).await.unwrap();
+    store.advance_cursor("crm", LogPosition(2)).await.unwrap();
     store.stop_sink("crm", "gone", at(1)).await.unwrap();
     assert_eq!(store.sinks().await.unwrap()[0].stopped.as_deref(), Some("gone"));
     for _ in 0..2 {
         let resumed = store.resume_sink("crm").await.unwrap();
-        assert_eq!((resumed.cursor, resumed.stopped), (EventId(2), None));
+        assert_eq!((resumed.cursor, resumed.stopped), (LogPosition(2), None));
     }
     let store = place.reopen(store).await;
     assert!(!store.pending("crm").await.unwrap().stopped);
@@ -51,12 +51,12 @@ pub(crate) async fn a_replay_moves_a_cursor_back_and_never_forward(place: &Place
     let store = place.open();
     sinks(&store, &["crm"], Start::Beginning, 0).await;
     log_of(&store, 5).await;
-    store.advance_cursor("crm", EventId(4)).await.unwrap();
+    store.advance_cursor("crm", LogPosition(4)).await.unwrap();
     let rewind = async |ms| store.rewind_cursor("crm", at(ms)).await.unwrap();
-    assert_eq!(rewind(5).await, (EventId(4), Rewound { events: 0, from: None }), "it stands before that");
-    assert_eq!(rewind(3).await, (EventId(2), Rewound { events: 2, from: Some(at(3)) }));
-    assert_eq!(rewind(4).await, (EventId(2), Rewound { events: 0, from: None }));
-    assert_eq!(rewind(-9).await, (EventId(0), Rewound { events: 2, from: Some(at(1)) }), "all there is");
+    assert_eq!(rewind(5).await, (LogPosition(4), Rewound { events: 0, from: None }), "it stands before that");
+    assert_eq!(rewind(3).await, (LogPosition(2), Rewound { events: 2, from: Some(at(3)) }));
+    assert_eq!(rewind(4).await, (LogPosition(2), Rewound { events: 0, from: None }));
+    assert_eq!(rewind(-9).await, (LogPosition(0), Rewound { events: 2, from: Some(at(1)) }), "all there is");
     let store = place.reopen(store).await;
     assert_eq!(store.pending("crm").await.unwrap().events, 5);
     assert!(matches!(store.rewind_cursor("nobody", at(0)).await, Err(StoreError::UnknownSink)));
@@ -70,12 +70,12 @@ pub(crate) async fn a_dead_letter_is_retried_until_it_is_delivered_or_refused_ag
         assert_eq!(store.bury(letter("crm", event, 1)).await.unwrap(), n);
     }
     store.bury(letter("log", &events[0], 1)).await.unwrap();
-    assert_eq!(store.dead_letters("crm", EventId(1), 1).await.unwrap(), [letter("crm", &events[1], 1)]);
-    assert!(store.dead_letters_to_retry("crm", EventId::BEGINNING, 9).await.unwrap().is_empty());
+    assert_eq!(store.dead_letters("crm", LogPosition(1), 1).await.unwrap(), [letter("crm", &events[1], 1)]);
+    assert!(store.dead_letters_to_retry("crm", LogPosition::BEGINNING, 9).await.unwrap().is_empty());
     assert_eq!(store.retry_dead_letters("crm").await.unwrap(), 3);
 
     let store = place.reopen(store).await;
-    let to_retry = async || store.dead_letters_to_retry("crm", EventId::BEGINNING, 9).await.unwrap();
+    let to_retry = async || store.dead_letters_to_retry("crm", LogPosition::BEGINNING, 9).await.unwrap();
     assert_eq!(to_retry().await[0], DeadLetter { retry: true, ..letter("crm", &events[0], 1) });
     store.dead_letter_delivered("crm", events[0].id).await.unwrap();
     store.bury(letter("crm", &events[1], 2)).await.unwrap();
@@ -113,25 +113,25 @@ pub(crate) async fn what_is_kept_of_a_removed_sink_goes_with_it(place: &Place) {
     assert_eq!(store.sinks().await.unwrap()[0].removed_at, Some(at(1)));
     store.prune(everything_before(2)).await.unwrap();
     assert!(store.sinks().await.unwrap().is_empty());
-    assert!(store.dead_letters("crm", EventId::BEGINNING, 9).await.unwrap().is_empty());
+    assert!(store.dead_letters("crm", LogPosition::BEGINNING, 9).await.unwrap().is_empty());
 }
 
 pub(crate) async fn room_is_made_of_what_everybody_has_or_is_suspended_from_getting(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm", "log"], Start::Beginning, 0).await;
     log_of(&store, 6).await;
-    store.advance_cursor("crm", EventId(3)).await.unwrap();
-    store.advance_cursor("log", EventId(5)).await.unwrap();
+    store.advance_cursor("crm", LogPosition(3)).await.unwrap();
+    store.advance_cursor("log", LogPosition(5)).await.unwrap();
     let enough = RoomLimits { bytes: u64::MAX, ..as_little_as_can_be() };
     assert_eq!(store.make_room(enough).await.unwrap(), Room::Enough);
     let next = async || store.make_room(as_little_as_can_be()).await.unwrap();
     assert_eq!(next().await, Room::Removed { events: 2 }, "no more than a batch");
     assert_eq!(next().await, Room::Removed { events: 1 }, "not beyond crm");
-    assert_eq!(next().await, Room::HeldBack { sink: "crm".to_owned(), cursor: EventId(3) });
+    assert_eq!(next().await, Room::HeldBack { sink: "crm".to_owned(), cursor: LogPosition(3) });
     suspend(&store, "crm").await;
     assert_eq!(store.pending("crm").await.unwrap().lost_events, 0, "it may be resumed in time");
     assert_eq!(next().await, Room::Removed { events: 2 }, "crm holds nothing back any more");
-    assert_eq!(next().await, Room::HeldBack { sink: "log".to_owned(), cursor: EventId(5) });
+    assert_eq!(next().await, Room::HeldBack { sink: "log".to_owned(), cursor: LogPosition(5) });
     suspend(&store, "log").await;
     assert_eq!(next().await, Room::Removed { events: 1 });
     assert_eq!(next().await, Room::NothingLeft);
@@ -141,8 +141,8 @@ pub(crate) async fn the_gap_of_a_suspended_sink_is_what_was_removed_before_it_ha
     let store = place.open();
     sinks(&store, &["crm", "log"], Start::Beginning, 0).await;
     log_of(&store, 9).await;
-    store.advance_cursor("crm", EventId(1)).await.unwrap();
-    store.advance_cursor("log", EventId(9)).await.unwrap();
+    store.advance_cursor("crm", LogPosition(1)).await.unwrap();
+    store.advance_cursor("log", LogPosition(9)).await.unwrap();
     let next = async |store: &Store| store.make_room(as_little_as_can_be()).await.unwrap();
     assert_eq!(next(&store).await, Room::Removed { events: 1 });
     suspend(&store, "crm").await;
@@ -162,8 +162,8 @@ pub(crate) async fn the_gap_of_a_suspended_sink_is_what_was_removed_before_it_ha
     assert_eq!(crm.pending, expected);
     assert_eq!(crm.gap, Some(Gap { events: 4, observed_between: [at(2), at(5)] }));
     assert_eq!(crm.stopped.as_deref(), Some("too large"));
-    assert_eq!(store.resume_sink("crm").await.unwrap().cursor, EventId(5), "it goes on behind the gap");
-    store.advance_cursor("crm", EventId(6)).await.unwrap();
+    assert_eq!(store.resume_sink("crm").await.unwrap().cursor, LogPosition(5), "it goes on behind the gap");
+    store.advance_cursor("crm", LogPosition(6)).await.unwrap();
     assert_eq!(next(&store).await, Room::Removed { events: 1 });
     suspend(&store, "crm").await;
     assert_eq!(next(&store).await, Room::Removed { events: 2 });

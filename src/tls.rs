@@ -19,7 +19,7 @@ use rustls::{
 
 /// Certificates of authorities, each of which the TLS library takes.
 #[derive(Clone, Debug)]
-pub struct Roots {
+pub struct TlsRoots {
     certificates: Vec<CertificateDer<'static>>,
     no_ca_store: Option<String>,
 }
@@ -56,7 +56,7 @@ pub enum CaFileError {
     },
 }
 
-impl Roots {
+impl TlsRoots {
     /// All of a PEM file.
     pub fn of_file(path: &Path) -> Result<Self, CaFileError> {
         let at = || path.to_path_buf();
@@ -142,14 +142,14 @@ mod tests {
 
     #[test]
     fn what_the_system_trusts_is_trusted_as_far_as_it_can_be_used() {
-        let roots = Roots::or_built_in([built_in(2), vec![none()]].concat(), "a damaged file".to_owned());
+        let roots = TlsRoots::or_built_in([built_in(2), vec![none()]].concat(), "a damaged file".to_owned());
         assert_eq!((roots.certificates.len(), roots.no_ca_store()), (2, None));
     }
 
     #[test]
     fn where_the_system_trusts_nobody_the_built_in_roots_stand_in() {
         for found in [Vec::new(), vec![none()]] {
-            let roots = Roots::or_built_in(found, "there is none".to_owned());
+            let roots = TlsRoots::or_built_in(found, "there is none".to_owned());
             assert!(roots.certificates.len() > 100);
             assert_eq!(roots.no_ca_store(), Some("there is none"));
             assert!(roots.certificates.iter().all(|certificate| check(certificate).is_ok()));
@@ -163,15 +163,15 @@ mod tests {
         let path = directory.path().join("ca.pem");
         let of = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            Roots::of_file(&path)
+            TlsRoots::of_file(&path)
         };
-        let good = Roots::or_built_in(built_in(3), String::new());
+        let good = TlsRoots::or_built_in(built_in(3), String::new());
         assert_eq!(of(&good.pem()).unwrap().certificates, built_in(3));
         let bad = good.pem() + "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         assert!(matches!(of(&bad), Err(CaFileError::Unusable { .. })));
         assert!(matches!(of("-----BEGIN CERTIFICATE-----\nMAA="), Err(CaFileError::NotPem { .. })));
         assert!(matches!(of("a letter"), Err(CaFileError::Empty(_))));
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(Roots::of_file(&path), Err(CaFileError::Unreadable { .. })));
+        assert!(matches!(TlsRoots::of_file(&path), Err(CaFileError::Unreadable { .. })));
     }
 }

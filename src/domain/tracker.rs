@@ -1,30 +1,30 @@
 //! What is known of one kf account, and what an answer makes of it: the rules that decide which events there are.
 //!
 //! Only a complete success answer changes the snapshot. A failure never ends a session, and success without a list
-//! ends sessions only when the next good answer confirms it. The result of an answer is a [`Step`], which takes
-//! effect when the store has committed it and not before: see [`Watch::apply`].
+//! ends sessions only when the next good answer confirms it. The result of an answer is a [`TrackerUpdate`], which takes
+//! effect when the store has committed it and not before: see [`AccountTracker::apply`].
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{
-    account::{AccountState, Conclusion, Standing, Transition},
+    account::{AccountCondition, AccountState, Conclusion, Transition},
     agents::Binding,
     clock::{Moment, UnixMs},
     diff::{EndReason, diff},
     event::{Change, OwnedSession},
-    snapshot::{Observed, Session, Snapshot},
+    snapshot::{ObservedSessions, Session, Snapshot},
     transfer::Departed,
 };
 
 /// What is known of one kf account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Watch {
+pub struct AccountTracker {
     /// What is concluded about the account.
-    pub standing: Standing,
+    pub condition: AccountCondition,
     /// Its sessions as last observed.
     pub snapshot: Snapshot,
     /// What is known of the answers behind the snapshot.
-    pub sighting: Sighting,
+    pub last_seen: LastSeen,
     /// The sessions that ended in the latest good answer; not stored.
     pub departed: Option<Arc<Departed>>,
     /// Of the answer that listed the snapshot, if there was one since the start; not stored. Eight bytes for each account,
@@ -45,7 +45,7 @@ impl Fingerprint {
 
 /// What is known of the answers behind a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sighting {
+pub struct LastSeen {
     /// Whether a good answer was ever taken as the baseline.
     pub baseline_taken: bool,
     /// Whether the last good answer had no list: an empty list that is not confirmed yet.
@@ -73,14 +73,14 @@ pub enum Listed<'a> {
     /// The sessions of the snapshot: its text is that of the answer that listed them.
     Same,
     /// These sessions.
-    Sessions(&'a Observed<'a>, Fingerprint),
+    Sessions(&'a ObservedSessions<'a>, Fingerprint),
     /// It is a success without a list.
     Nothing,
 }
 
 /// A failure as far as it is told to consumers.
 #[derive(Clone, Copy, Debug)]
-pub struct Cause {
+pub struct FailureCause {
     /// The errcode, if there was one.
     pub errcode: Option<i64>,
     /// The call that failed.
@@ -89,15 +89,15 @@ pub struct Cause {
 
 /// From one knowledge of an account to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Step {
+pub struct TrackerUpdate {
     /// What happened, in the order in which the events are to be numbered.
     pub changes: Vec<Change>,
     /// The standing from now on.
-    pub standing: Standing,
+    pub condition: AccountCondition,
     /// The sessions from now on, unless they are the same.
     pub snapshot: Option<Snapshot>,
     /// The sighting from now on.
-    pub sighting: Sighting,
+    pub last_seen: LastSeen,
     /// The sessions that ended in the latest good answer.
     pub departed: Option<Arc<Departed>>,
     /// Of the answer that listed the sessions from now on.
@@ -106,26 +106,27 @@ pub struct Step {
     pub must_commit: bool,
 }
 
-impl Watch {
+impl AccountTracker {
     /// What a good answer makes of it. `source` is the call that answered.
-    pub fn answered(&self, answer: Answer<'_>, source: &'static str) -> Step {
-        let nothing = Observed::default();
+    pub fn answered(&self, answer: Answer<'_>, source: &'static str) -> TrackerUpdate {
+        let nothing = ObservedSessions::default();
         let (confirmed, fingerprint) = match answer.listed {
             Listed::Same => (None, self.fingerprint),
             Listed::Sessions(observed, fingerprint) => (Some(observed), Some(fingerprint)),
             // An absent list counts as an empty one when the good answer before had none either.
-            Listed::Nothing if self.sighting.keyless => (Some(&nothing), None),
+            Listed::Nothing if self.last_seen.keyless => (Some(&nothing), None),
             Listed::Nothing => (None, self.fingerprint),
         };
         let keyless = matches!(answer.listed, Listed::Nothing);
         let received_at = answer.received_at.ceil_ms();
-        let mut step = self.concluded(Conclusion::Ok, answer.received_at, Cause { errcode: None, source });
-        step.sighting.keyless = keyless;
-        step.sighting.last_success_at = Some(received_at);
+        let mut step =
+            self.concluded(Conclusion::Ok, answer.received_at, FailureCause { errcode: None, source });
+        step.last_seen.keyless = keyless;
+        step.last_seen.last_success_at = Some(received_at);
         step.fingerprint = fingerprint;
         if confirmed.is_some() || !keyless {
-            step.sighting.baseline_taken = true;
-            step.sighting.listed_sent_at = Some(answer.sent_at.floor_ms());
+            step.last_seen.baseline_taken = true;
+            step.last_seen.listed_sent_at = Some(answer.sent_at.floor_ms());
         }
         if let Some(observed) = confirmed
             && !self.snapshot.equals(observed)
@@ -135,38 +136,39 @@ impl Watch {
         }
         step.departed = Departed::among(&step.changes);
         step.must_commit = !step.changes.is_empty()
-            || step.standing.state != self.standing.state
-            || step.standing.conclusion != self.standing.conclusion
-            || step.sighting.keyless != self.sighting.keyless
-            || step.sighting.baseline_taken != self.sighting.baseline_taken;
+            || step.condition.state != self.condition.state
+            || step.condition.conclusion != self.condition.conclusion
+            || step.last_seen.keyless != self.last_seen.keyless
+            || step.last_seen.baseline_taken != self.last_seen.baseline_taken;
         step
     }
 
     /// What a refusal that says something about the account makes of it: unbound, or invalid.
-    pub fn concluded(&self, conclusion: Conclusion, now: Moment, cause: Cause) -> Step {
-        self.moved(self.standing.concluded(conclusion), now, cause)
+    pub fn concluded(&self, conclusion: Conclusion, now: Moment, cause: FailureCause) -> TrackerUpdate {
+        self.moved(self.condition.concluded(conclusion), now, cause)
     }
 
     /// What a failed poll, or one that was held back, makes of it.
-    pub fn failed(&self, now: Moment, blind_after: Duration, cause: Cause) -> Step {
-        self.moved(self.standing.failed(now, blind_after), now, cause)
+    pub fn failed(&self, now: Moment, blind_after: Duration, cause: FailureCause) -> TrackerUpdate {
+        self.moved(self.condition.failed(now, blind_after), now, cause)
     }
 
     /// What getkflist makes of it by saying whether a WeChat user is bound. `source` is that call.
-    pub fn listed(&self, binding: Binding, now: Moment, source: &'static str) -> Step {
-        self.moved(self.standing.listed(binding), now, Cause { errcode: None, source }).telling(Some(binding))
+    pub fn listed(&self, binding: Binding, now: Moment, source: &'static str) -> TrackerUpdate {
+        self.moved(self.condition.listed(binding), now, FailureCause { errcode: None, source })
+            .telling(Some(binding))
     }
 
     /// What leaving makes of it: its sessions do not end. `source` is what it left: the configuration, or the answers
     /// of a call.
-    pub fn unwatched(&self, now: Moment, source: &'static str) -> Step {
-        self.moved(self.standing.unwatched(), now, Cause { errcode: None, source })
+    pub fn unwatched(&self, now: Moment, source: &'static str) -> TrackerUpdate {
+        self.moved(self.condition.unwatched(), now, FailureCause { errcode: None, source })
     }
 
     /// Takes the step, after it was committed if it had to be.
-    pub fn apply(&mut self, step: Step) {
-        self.standing = step.standing;
-        self.sighting = step.sighting;
+    pub fn apply(&mut self, step: TrackerUpdate) {
+        self.condition = step.condition;
+        self.last_seen = step.last_seen;
         self.departed = step.departed;
         self.fingerprint = step.fingerprint;
         if let Some(snapshot) = step.snapshot {
@@ -176,10 +178,10 @@ impl Watch {
 
     fn moved(
         &self,
-        (standing, transition): (Standing, Option<Transition>),
+        (condition, transition): (AccountCondition, Option<Transition>),
         now: Moment,
-        cause: Cause,
-    ) -> Step {
+        cause: FailureCause,
+    ) -> TrackerUpdate {
         let observed_at = now.ceil_ms().into();
         let change = transition.map(|transition| Change::StateChanged {
             transition,
@@ -189,12 +191,12 @@ impl Watch {
             binding: None,
         });
         let must_commit =
-            standing.state != self.standing.state || standing.conclusion != self.standing.conclusion;
-        Step {
+            condition.state != self.condition.state || condition.conclusion != self.condition.conclusion;
+        TrackerUpdate {
             changes: Vec::from_iter(change),
-            standing,
+            condition,
             snapshot: None,
-            sighting: self.sighting,
+            last_seen: self.last_seen,
             departed: self.departed.clone(),
             fingerprint: self.fingerprint,
             must_commit,
@@ -202,11 +204,11 @@ impl Watch {
     }
 
     /// Ends first: a customer who comes back has left before.
-    fn session_changes(&self, observed: &Observed<'_>, received_at: UnixMs) -> Vec<Change> {
+    fn session_changes(&self, observed: &ObservedSessions<'_>, received_at: UnixMs) -> Vec<Change> {
         let difference = diff(&self.snapshot, observed);
-        let baseline = !self.sighting.baseline_taken;
+        let baseline = !self.last_seen.baseline_taken;
         // The wall clock may have been set back between the two: bounds stay in order even then.
-        let last_listed = self.sighting.listed_sent_at.unwrap_or(received_at).min(received_at);
+        let last_listed = self.last_seen.listed_sent_at.unwrap_or(received_at).min(received_at);
         let ended = difference
             .ended
             .iter()
@@ -221,7 +223,7 @@ impl Watch {
     }
 }
 
-impl Step {
+impl TrackerUpdate {
     /// Tells along with a change to `unbound` what getkflist last said of the binding, if it has said anything.
     pub fn telling(mut self, said: Option<Binding>) -> Self {
         for change in &mut self.changes {
@@ -254,14 +256,14 @@ mod tests {
 
     /// A watch and a clock that runs a second with every answer.
     struct Rehearsal {
-        watch: Watch,
+        watch: AccountTracker,
         now: Moment,
     }
 
     impl Rehearsal {
         fn new() -> Self {
             let wall = "2026-11-22T07:00:00Z".parse().unwrap();
-            Self { watch: Watch::default(), now: Moment { wall, monotonic: Duration::ZERO } }
+            Self { watch: AccountTracker::default(), now: Moment { wall, monotonic: Duration::ZERO } }
         }
 
         fn pass(&mut self, duration: Duration) -> Moment {
@@ -274,7 +276,7 @@ mod tests {
             let sent_at = self.pass(Duration::from_millis(990));
             let received_at = self.pass(Duration::from_millis(10));
             let observed = openids.map(|openids| {
-                Observed::new(
+                ObservedSessions::new(
                     openids.iter().map(|&openid| Session { openid: openid.into(), createtime: 7 }).collect(),
                 )
             });
@@ -292,12 +294,15 @@ mod tests {
 
         fn fail(&mut self, after: Duration) -> Vec<String> {
             let now = self.pass(after);
-            let step =
-                self.watch.failed(now, Duration::from_secs(300), Cause { errcode: Some(-1), source: SOURCE });
+            let step = self.watch.failed(
+                now,
+                Duration::from_secs(300),
+                FailureCause { errcode: Some(-1), source: SOURCE },
+            );
             self.take(step)
         }
 
-        fn take(&mut self, step: Step) -> Vec<String> {
+        fn take(&mut self, step: TrackerUpdate) -> Vec<String> {
             assert!(step.must_commit || step.changes.is_empty(), "a change that is not stored");
             let changes = step.changes.iter().map(short).collect();
             self.watch.apply(step);
@@ -305,7 +310,7 @@ mod tests {
         }
     }
 
-    fn fingerprint(observed: &Observed<'_>) -> Fingerprint {
+    fn fingerprint(observed: &ObservedSessions<'_>) -> Fingerprint {
         Fingerprint::new(BuildHasherDefault::<DefaultHasher>::default().hash_one(observed.sessions()))
     }
 
@@ -398,10 +403,10 @@ mod tests {
     fn an_unbound_account_keeps_its_sessions() {
         let mut rehearsal = Rehearsal::new();
         rehearsal.answer(Some(&["a"]));
-        let cause = Cause { errcode: Some(65402), source: SOURCE };
+        let cause = FailureCause { errcode: Some(65402), source: SOURCE };
         let step = rehearsal.watch.concluded(Conclusion::Unbound, rehearsal.now, cause);
         assert_eq!(rehearsal.take(step), ["ok>unbound"]);
-        assert_eq!(rehearsal.watch.standing.state, AccountState::Unbound);
+        assert_eq!(rehearsal.watch.condition.state, AccountState::Unbound);
         assert_eq!(rehearsal.answer(Some(&["a"])), ["unbound>ok"]);
     }
 

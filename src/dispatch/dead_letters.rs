@@ -4,8 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use super::{MAX_REFUSALS, window::Window};
 use crate::{
-    domain::{clock::Moment, streak::Streak},
-    store::{DeadLetter, EventId, Store, StoredEvent},
+    domain::{clock::Moment, failure_streak::FailureStreak},
+    store::{DeadLetter, LogPosition, Store, StoredEvent},
 };
 
 /// How many dead letters are brought in at a time: they stand before the log, and their texts in memory.
@@ -15,21 +15,21 @@ const AT_A_TIME: usize = 100;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// The dead letters of a sink.
-pub(super) struct Letters {
+pub(super) struct DeadLetters {
     sink: String,
     store: Store,
     /// When to look for those that are to be delivered once more; `None` if there are none.
     look_at: Option<Duration>,
     /// Those behind the cursor, which the log brings once more; `None` until they were looked for.
-    behind: Option<HashSet<EventId>>,
+    behind: Option<HashSet<LogPosition>>,
     /// Never told as ended: each reason is told once in a while, however many events have it.
-    told: Streak<String>,
+    told: FailureStreak<String>,
 }
 
-impl Letters {
+impl DeadLetters {
     /// Some may have been waiting since before a restart.
     pub(super) fn new(sink: String, store: Store) -> Self {
-        Self { sink, store, look_at: Some(Duration::ZERO), behind: None, told: Streak::default() }
+        Self { sink, store, look_at: Some(Duration::ZERO), behind: None, told: FailureStreak::default() }
     }
 
     /// There are some to be delivered once more.
@@ -57,7 +57,7 @@ impl Letters {
             let behind = self.store.dead_letters_behind(&self.sink, window.cursor()).await;
             self.behind = behind.ok().map(HashSet::from_iter);
         }
-        match self.store.dead_letters_to_retry(&self.sink, EventId::BEGINNING, AT_A_TIME).await {
+        match self.store.dead_letters_to_retry(&self.sink, LogPosition::BEGINNING, AT_A_TIME).await {
             Ok(letters) if letters.is_empty() => self.look_at = None,
             Ok(letters) => {
                 self.look_at = Some(now + LOOK_AGAIN_AFTER);

@@ -3,7 +3,7 @@
 //! A hold only skips ticks of the schedule and never adds calls (repeats of busy polls are made
 //! elsewhere); nothing is held for ever, because people fix the far side without telling us. Waits double
 //! from failure to failure up to the class's cap, are shortened by up to a fifth at random so that accounts do not
-//! move in step, end at a success, and are forgotten at a restart. Waits are configurable ([`Holds`]). Some classes go
+//! move in step, end at a success, and are forgotten at a restart. Waits are configurable ([`BackoffPolicy`]). Some classes go
 //! by WeChat's own clock instead: quotas are counted by it, and an administrator's refusal lasts for whole hours.
 
 use std::time::Duration;
@@ -116,7 +116,7 @@ const JITTER: f64 = 0.2;
 
 /// How long failures of a class hold: the first one, and at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wait {
+pub struct BackoffRange {
     /// After the first failure; zero to try again at the next tick. Not longer than `longest`.
     pub first: Duration,
     /// What it grows to from failure to failure; not zero.
@@ -126,42 +126,42 @@ pub struct Wait {
 /// How long failures hold, by class. What WeChat's own clock decides (the quota of a minute, an administrator's refusal)
 /// is not among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holds {
+pub struct BackoffPolicy {
     /// Every call is refused for its access token.
-    pub token_rejected: Wait,
+    pub token_rejected: BackoffRange,
     /// WeChat or the way to it is busy.
-    pub busy: Wait,
+    pub busy: BackoffRange,
     /// The quota of this day is used up: so long, but not beyond midnight in China.
     pub day_quota: Duration,
     /// Our address is not allowed.
-    pub address_not_allowed: Wait,
+    pub address_not_allowed: BackoffRange,
     /// Credentials, grants or authorization are missing.
-    pub not_authorized: Wait,
+    pub not_authorized: BackoffRange,
     /// Customer service is not enabled.
-    pub not_enabled: Wait,
+    pub not_enabled: BackoffRange,
     /// The kf account is not bound, or does not exist.
-    pub unbound: Wait,
+    pub unbound: BackoffRange,
     /// The request was wrong.
-    pub bad_request: Wait,
+    pub bad_request: BackoffRange,
     /// An errcode that we do not know.
-    pub unknown: Wait,
+    pub unknown: BackoffRange,
 }
 
-impl Wait {
+impl BackoffRange {
     const fn seconds(first: u64, longest: u64) -> Self {
         Self { first: Duration::from_secs(first), longest: Duration::from_secs(longest) }
     }
 }
 
-impl Default for Holds {
+impl Default for BackoffPolicy {
     fn default() -> Self {
-        let soon = Wait::seconds(0, MINUTE);
-        let for_people = Wait::seconds(MINUTE, 5 * MINUTE);
+        let soon = BackoffRange::seconds(0, MINUTE);
+        let for_people = BackoffRange::seconds(MINUTE, 5 * MINUTE);
         Self {
-            token_rejected: Wait::seconds(10, 2 * MINUTE),
+            token_rejected: BackoffRange::seconds(10, 2 * MINUTE),
             busy: soon,
             day_quota: Duration::from_secs(30 * MINUTE),
-            address_not_allowed: Wait::seconds(30, 2 * MINUTE),
+            address_not_allowed: BackoffRange::seconds(30, 2 * MINUTE),
             not_authorized: for_people,
             not_enabled: for_people,
             unbound: soon,
@@ -171,7 +171,7 @@ impl Default for Holds {
     }
 }
 
-impl Holds {
+impl BackoffPolicy {
     fn rule(&self, class: ErrorClass) -> Rule {
         match class {
             ErrorClass::TokenRejected => Rule::Growing(self.token_rejected),
@@ -191,7 +191,7 @@ impl Holds {
 }
 
 enum Rule {
-    Growing(Wait),
+    Growing(BackoffRange),
     Hours(u64),
     NextMinute,
     NextDayInChina { at_most: Duration },
@@ -199,7 +199,7 @@ enum Rule {
 
 /// A failure that stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
+pub struct Backoff {
     /// The class of the failure.
     pub class: ErrorClass,
     /// Until when it holds, on the monotonic clock.
@@ -221,19 +221,25 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
 }
 
-impl Hold {
+impl Backoff {
     /// The hold after a failure that is known at `now`, by the rules of `holds`. `jitter` is a random number from 0 to 1.
     ///
     /// A request that was already under way when the previous hold was set belongs to the same failure, and does
     /// not make the wait grow: sixteen requests in flight that fail together are one failure.
-    pub fn after(holds: &Holds, previous: Option<&Hold>, failure: Failure, now: Moment, jitter: f64) -> Self {
+    pub fn after(
+        backoff_policy: &BackoffPolicy,
+        previous: Option<&Backoff>,
+        failure: Failure,
+        now: Moment,
+        jitter: f64,
+    ) -> Self {
         let Failure { class, sent_at, retry_after } = failure;
         let same = previous.filter(|hold| hold.class == class);
         if let Some(hold) = same.filter(|hold| sent_at.monotonic < hold.set_at) {
             return *hold;
         }
         let failures = same.map_or(1, |hold| hold.failures.saturating_add(1));
-        let rule = holds.rule(class);
+        let rule = backoff_policy.rule(class);
         let (wait, cap) = match rule {
             Rule::Growing(wait) => (grown(wait, failures), wait.longest),
             Rule::Hours(hours) => (Duration::from_secs(hours * HOUR), Duration::from_secs(hours * HOUR)),
@@ -257,7 +263,7 @@ impl Hold {
     }
 
     /// Whether it still holds.
-    pub fn holds_at(&self, now: Moment) -> bool {
+    pub fn is_active_at(&self, now: Moment) -> bool {
         now.monotonic < self.until
     }
 
@@ -267,7 +273,7 @@ impl Hold {
     }
 }
 
-fn grown(Wait { first, longest }: Wait, failures: u32) -> Duration {
+fn grown(BackoffRange { first, longest }: BackoffRange, failures: u32) -> Duration {
     if failures <= 1 {
         return first.min(longest);
     }
@@ -307,8 +313,8 @@ mod tests {
         Moment { wall: wall.parse().unwrap(), monotonic: Duration::from_secs(seconds) }
     }
 
-    fn after(previous: Option<&Hold>, failure: Failure, now: Moment, jitter: f64) -> Hold {
-        Hold::after(&Holds::default(), previous, failure, now, jitter)
+    fn after(previous: Option<&Backoff>, failure: Failure, now: Moment, jitter: f64) -> Backoff {
+        Backoff::after(&BackoffPolicy::default(), previous, failure, now, jitter)
     }
 
     fn failure(class: ErrorClass, sent_at: Moment) -> Failure {
@@ -317,7 +323,7 @@ mod tests {
 
     /// The waits in seconds of failures in a row, each sent when the hold before had passed.
     fn waits(class: ErrorClass, count: usize) -> Vec<u64> {
-        let mut hold: Option<Hold> = None;
+        let mut hold: Option<Backoff> = None;
         let mut now = at("2026-11-22T07:22:45Z", 1000);
         let mut waits = Vec::new();
         for _ in 0..count {
@@ -398,16 +404,20 @@ mod tests {
     #[test]
     fn configured_waits_are_kept() {
         let now = at("2026-11-22T04:00:00Z", 0);
-        let wait = Wait::seconds(5, 20);
-        let holds =
-            Holds { busy: wait, unbound: wait, day_quota: Duration::from_secs(60), ..Holds::default() };
+        let wait = BackoffRange::seconds(5, 20);
+        let backoff_policy = BackoffPolicy {
+            busy: wait,
+            unbound: wait,
+            day_quota: Duration::from_secs(60),
+            ..BackoffPolicy::default()
+        };
         let mut waits = Vec::new();
         for class in [ErrorClass::Busy, ErrorClass::InvalidAccount, ErrorClass::DayQuota] {
-            let mut hold: Option<Hold> = None;
+            let mut hold: Option<Backoff> = None;
             for _ in 0..3 {
                 // Each fails just when the one before has passed.
                 let now = Moment { monotonic: hold.map_or(Duration::ZERO, |hold| hold.until), ..now };
-                let next = Hold::after(&holds, hold.as_ref(), failure(class, now), now, 0.0);
+                let next = Backoff::after(&backoff_policy, hold.as_ref(), failure(class, now), now, 0.0);
                 waits.push((next.until - now.monotonic).as_secs());
                 hold = Some(next);
             }
@@ -426,18 +436,18 @@ mod tests {
 
     prop_compose! {
         /// As the configuration accepts it: the longest from a second to a day, the first not longer.
-        fn accepted()(longest in 1..=24 * HOUR, share in 0.0..=1.0f64) -> Wait {
+        fn accepted()(longest in 1..=24 * HOUR, share in 0.0..=1.0f64) -> BackoffRange {
             let longest = Duration::from_secs(longest);
-            Wait { first: longest.mul_f64(share), longest }
+            BackoffRange { first: longest.mul_f64(share), longest }
         }
     }
 
     prop_compose! {
-        fn accepted_holds()(waits in prop::array::uniform8(accepted()), day_quota in 1..=24 * HOUR) -> Holds {
+        fn accepted_holds()(waits in prop::array::uniform8(accepted()), day_quota in 1..=24 * HOUR) -> BackoffPolicy {
             let [token_rejected, busy, address_not_allowed, not_authorized, not_enabled, unbound, bad_request, unknown] =
                 waits;
             let day_quota = Duration::from_secs(day_quota);
-            Holds {
+            BackoffPolicy {
                 token_rejected, busy, day_quota, address_not_allowed, not_authorized, not_enabled, unbound, bad_request,
                 unknown,
             }
@@ -447,22 +457,22 @@ mod tests {
     proptest! {
         #[test]
         fn every_wait_ends_and_jitter_only_shortens(
-            holds in prop_oneof![Just(Holds::default()), accepted_holds()],
+            backoff_policy in prop_oneof![Just(BackoffPolicy::default()), accepted_holds()],
             classes in prop::collection::vec(prop::sample::select(&CLASSES[..]), 1..40),
             jitter in 0.0..=1.0f64,
             second in 0..200_000i64,
             retry_after in prop::option::of(0..=u64::MAX / 2),
         ) {
             let mut now = Moment { wall: jiff::Timestamp::from_second(second).unwrap(), monotonic: Duration::ZERO };
-            let mut hold: Option<Hold> = None;
+            let mut hold: Option<Backoff> = None;
             for class in classes {
                 let failure = Failure { class, sent_at: now, retry_after: retry_after.map(Duration::from_secs) };
-                let plain = Hold::after(&holds, hold.as_ref(), failure, now, 0.0);
-                let jittered = Hold::after(&holds, hold.as_ref(), failure, now, jitter);
+                let plain = Backoff::after(&backoff_policy, hold.as_ref(), failure, now, 0.0);
+                let jittered = Backoff::after(&backoff_policy, hold.as_ref(), failure, now, jitter);
                 prop_assert!(jittered.until <= plain.until);
                 prop_assert!(plain.until - now.monotonic <= Duration::from_secs(86_400));
                 prop_assert!((jittered.until - now.monotonic).as_secs_f64() >= 0.79 * (plain.until - now.monotonic).as_secs_f64());
-                prop_assert!(!plain.holds_at(Moment { monotonic: plain.until, ..now }), "asked again then");
+                prop_assert!(!plain.is_active_at(Moment { monotonic: plain.until, ..now }), "asked again then");
                 now.monotonic = plain.until;
                 hold = Some(plain);
             }

@@ -1,9 +1,9 @@
-//! The pace of one official account's calls: `max_requests_per_minute`, evenly spaced.
+//! The rate_limiter of one official account's calls: `max_requests_per_minute`, evenly spaced.
 //!
 //! Each call takes a permit just before it is made; token calls need none, for they have a floor of their own. Permits go
 //! to two kinds of callers: the queue of polls, which must not stand still and asks again later
-//! ([`Pace::try_permit`]), and all other calls: those of collectors, which ask again later as well
-//! ([`Pace::try_permit_beside_polls`]), and repeats with a new token, which are under way and wait ([`Pace::permit`]). When both want more than there is they take turns, so that neither starves the other.
+//! ([`RateLimiter::try_permit`]), and all other calls: those of collectors, which ask again later as well
+//! ([`RateLimiter::try_permit_beside_polls`]), and repeats with a new token, which are under way and wait ([`RateLimiter::permit`]). When both want more than there is they take turns, so that neither starves the other.
 //!
 //! Waiting is done on tokio's timer and not by governor, whose own timer is a thread of its own.
 
@@ -14,7 +14,7 @@ use std::{
 };
 
 use governor::{
-    Quota, RateLimiter,
+    Quota,
     clock::Clock as _,
     middleware::NoOpMiddleware,
     state::{InMemoryState, NotKeyed},
@@ -27,8 +27,8 @@ use crate::domain::clock::Clock;
 const LATE_TIMERS_MATTER_FROM: u32 = 6_000;
 
 /// Spaces the calls of one official account.
-pub struct Pace {
-    limiter: RateLimiter<NotKeyed, InMemoryState, Monotonic, NoOpMiddleware<Duration>>,
+pub struct RateLimiter {
+    limiter: governor::RateLimiter<NotKeyed, InMemoryState, Monotonic, NoOpMiddleware<Duration>>,
     spacing: Duration,
     turns: Mutex<Turns>,
 }
@@ -50,13 +50,13 @@ struct Turns {
     call_comes_back: bool,
 }
 
-impl Pace {
+impl RateLimiter {
     /// Lets so many calls a minute through: no 60 s see more than one call more, and for each full 6,000 of the limit
     /// another one.
     pub fn new(max_requests_per_minute: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
         let quota = quota(max_requests_per_minute);
         Self {
-            limiter: RateLimiter::direct_with_clock(quota, Monotonic(clock)),
+            limiter: governor::RateLimiter::direct_with_clock(quota, Monotonic(clock)),
             spacing: quota.replenish_interval(),
             turns: Mutex::default(),
         }
@@ -176,9 +176,9 @@ mod tests {
         }
     }
 
-    fn pace(max_requests_per_minute: u32) -> (Pace, Arc<ByHand>) {
+    fn rate_limiter(max_requests_per_minute: u32) -> (RateLimiter, Arc<ByHand>) {
         let clock = Arc::new(ByHand::default());
-        (Pace::new(NonZeroU32::new(max_requests_per_minute).unwrap(), Arc::clone(&clock) as _), clock)
+        (RateLimiter::new(NonZeroU32::new(max_requests_per_minute).unwrap(), Arc::clone(&clock) as _), clock)
     }
 
     #[test]
@@ -192,32 +192,32 @@ mod tests {
             let quota = quota(NonZeroU32::new(limit).unwrap());
             assert_eq!((quota.replenish_interval(), quota.burst_size().get()), (spacing, at_once), "{limit}");
         }
-        let (pace, clock) = pace(120);
-        assert_eq!(pace.try_permit(), Ok(()));
-        assert_eq!(pace.try_permit(), Err(Duration::from_millis(500)));
+        let (rate_limiter, clock) = rate_limiter(120);
+        assert_eq!(rate_limiter.try_permit(), Ok(()));
+        assert_eq!(rate_limiter.try_permit(), Err(Duration::from_millis(500)));
         clock.pass(Duration::from_millis(200));
-        assert_eq!(pace.try_permit(), Err(Duration::from_millis(300)));
+        assert_eq!(rate_limiter.try_permit(), Err(Duration::from_millis(300)));
         clock.pass(Duration::from_millis(300));
-        assert_eq!(pace.try_permit(), Ok(()));
+        assert_eq!(rate_limiter.try_permit(), Ok(()));
     }
 
     #[test]
     fn time_without_calls_is_not_made_up_for() {
-        let (pace, clock) = pace(60);
+        let (rate_limiter, clock) = rate_limiter(60);
         clock.pass(10 * MINUTE);
-        assert_eq!(pace.try_permit(), Ok(()));
-        assert_eq!(pace.try_permit(), Err(Duration::from_secs(1)));
+        assert_eq!(rate_limiter.try_permit(), Ok(()));
+        assert_eq!(rate_limiter.try_permit(), Err(Duration::from_secs(1)));
     }
 
     #[test]
     fn the_queue_and_waiting_calls_take_turns() {
-        let (pace, clock) = pace(60);
-        let _waiting = Waiting::among(&pace.turns);
+        let (rate_limiter, clock) = rate_limiter(60);
+        let _waiting = Waiting::among(&rate_limiter.turns);
         let mut permits = Vec::new();
         for _ in 0..10 {
             // The queue is always the first to ask.
             for caller in [Caller::Queue, Caller::Call] {
-                if pace.take(caller).is_ok() {
+                if rate_limiter.take(caller).is_ok() {
                     permits.push(caller);
                 }
             }
@@ -229,11 +229,11 @@ mod tests {
 
     #[test]
     fn the_queue_and_calls_that_come_back_take_turns() {
-        let (pace, clock) = pace(60);
+        let (rate_limiter, clock) = rate_limiter(60);
         let (mut polls, mut calls) = (0, 0);
         for _ in 0..10 {
-            polls += u32::from(pace.try_permit().is_ok());
-            calls += u32::from(pace.try_permit_beside_polls().is_ok());
+            polls += u32::from(rate_limiter.try_permit().is_ok());
+            calls += u32::from(rate_limiter.try_permit_beside_polls().is_ok());
             clock.pass(Duration::from_secs(1));
         }
         assert_eq!((polls, calls), (5, 5));
@@ -241,24 +241,24 @@ mod tests {
 
     #[test]
     fn who_waited_and_went_away_holds_nobody_up_for_long() {
-        let (pace, clock) = pace(60);
-        assert_eq!(pace.try_permit(), Ok(()));
-        assert!(pace.try_permit().is_err(), "the queue waits, and is never seen again");
+        let (rate_limiter, clock) = rate_limiter(60);
+        assert_eq!(rate_limiter.try_permit(), Ok(()));
+        assert!(rate_limiter.try_permit().is_err(), "the queue waits, and is never seen again");
         for _ in 0..3 {
             clock.pass(2 * Duration::from_secs(1));
-            let permits = [pace.take(Caller::Call), pace.take(Caller::Call)];
+            let permits = [rate_limiter.take(Caller::Call), rate_limiter.take(Caller::Call)];
             assert!(permits.contains(&Ok(())), "{permits:?}");
         }
     }
 
     #[tokio::test]
     async fn a_call_waits_for_its_permit() {
-        let (pace, clock) = pace(60_000);
+        let (rate_limiter, clock) = rate_limiter(60_000);
         // What is let through at once is used up.
-        while pace.try_permit().is_ok() {}
+        while rate_limiter.try_permit().is_ok() {}
         clock.pass(Duration::from_millis(2));
-        tokio::time::timeout(MINUTE, pace.permit()).await.unwrap();
-        assert_eq!(pace.turns.lock().unwrap().calls_waiting, 0);
+        tokio::time::timeout(MINUTE, rate_limiter.permit()).await.unwrap();
+        assert_eq!(rate_limiter.turns.lock().unwrap().calls_waiting, 0);
     }
 
     proptest! {
@@ -267,11 +267,11 @@ mod tests {
             limit in 1_u32..5_999,
             steps in proptest::collection::vec(0_u64..2_000, 1..400),
         ) {
-            let (pace, clock) = pace(limit);
+            let (rate_limiter, clock) = rate_limiter(limit);
             let mut permits: Vec<Duration> = Vec::new();
             for step in steps {
                 clock.pass(Duration::from_millis(step));
-                if pace.try_permit().is_ok() {
+                if rate_limiter.try_permit().is_ok() {
                     permits.push(clock.now().monotonic);
                 }
             }

@@ -21,7 +21,7 @@ const MOST_REASONS: usize = 8;
 /// The failures of one thing: a kf account, an official account, the store. Takes no more than a pointer while nothing
 /// fails.
 #[derive(Debug)]
-pub struct Streak<R>(Option<Box<Run<R>>>);
+pub struct FailureStreak<R>(Option<Box<Run<R>>>);
 
 #[derive(Debug)]
 struct Run<R> {
@@ -43,13 +43,13 @@ pub struct Recovery {
     pub lasted: Duration,
 }
 
-impl<R> Default for Streak<R> {
+impl<R> Default for FailureStreak<R> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<R: PartialEq> Streak<R> {
+impl<R: PartialEq> FailureStreak<R> {
     /// Notes a failure that is known at `now`. Whether it is to be told.
     pub fn failed(&mut self, reason: R, now: Moment) -> bool {
         let run = self.0.get_or_insert_with(|| Box::new(Run::new(now)));
@@ -116,12 +116,12 @@ mod tests {
 
     /// What is told of outcomes at these seconds: `.` for a success, letters for failures with that reason.
     fn told(outcomes: &[(u64, char)]) -> Vec<String> {
-        let mut streak = Streak::default();
+        let mut failure_streak = FailureStreak::default();
         let tell = |&(second, outcome): &(u64, char)| match outcome {
-            '.' => streak
+            '.' => failure_streak
                 .succeeded(at(second))
                 .map(|end| format!("{second}: {} in {}s", end.failures, end.lasted.as_secs())),
-            reason => streak.failed(reason, at(second)).then(|| format!("{second}: {reason}")),
+            reason => failure_streak.failed(reason, at(second)).then(|| format!("{second}: {reason}")),
         };
         outcomes.iter().filter_map(tell).collect()
     }
@@ -173,13 +173,13 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_what_has_worked_for_a_minute() {
-        let mut streak = Streak::default();
-        assert!(streak.failed('a', at(0)));
-        assert!(streak.succeeded(at(10)).is_some());
-        assert_eq!(streak.succeeded(at(69)), None);
-        assert!(streak.0.is_some());
-        assert_eq!(streak.succeeded(at(70)), None);
-        assert!(streak.0.is_none());
+        let mut failure_streak = FailureStreak::default();
+        assert!(failure_streak.failed('a', at(0)));
+        assert!(failure_streak.succeeded(at(10)).is_some());
+        assert_eq!(failure_streak.succeeded(at(69)), None);
+        assert!(failure_streak.0.is_some());
+        assert_eq!(failure_streak.succeeded(at(70)), None);
+        assert!(failure_streak.0.is_none());
     }
 
     proptest! {
@@ -187,14 +187,14 @@ mod tests {
         fn the_log_is_short_and_its_last_word_is_true(
             steps in prop::collection::vec((1..40u64, prop::sample::select(&['.', '.', 'a', 'b', 'c'][..])), 1..300),
         ) {
-            let (mut streak, mut now) = (Streak::default(), 0);
+            let (mut failure_streak, mut now) = (FailureStreak::default(), 0);
             let (mut told_failing, mut cleared_at, mut failing_since) = (false, None::<u64>, None);
             let (mut failures, mut counted, mut lines) = (0, 0, 0);
             for (seconds, outcome) in steps {
                 now += seconds;
                 if outcome == '.' {
                     failing_since = None;
-                    if let Some(end) = streak.succeeded(at(now)) {
+                    if let Some(end) = failure_streak.succeeded(at(now)) {
                         prop_assert!(told_failing, "an end only of what was told");
                         prop_assert!(cleared_at.is_none_or(|before| now - before >= QUIET.as_secs()));
                         counted += end.failures;
@@ -205,7 +205,7 @@ mod tests {
                 } else {
                     failures += 1;
                     let since = *failing_since.get_or_insert(now);
-                    if streak.failed(outcome, at(now)) {
+                    if failure_streak.failed(outcome, at(now)) {
                         (told_failing, lines) = (true, lines + 1);
                     }
                     prop_assert!(told_failing || now - since < QUIET.as_secs(), "what lasts is told");
@@ -218,10 +218,10 @@ mod tests {
 
         #[test]
         fn any_number_of_reasons_costs_a_bounded_number_of_lines(reasons in prop::collection::vec(any::<u32>(), 1..200)) {
-            let mut streak = Streak::default();
-            let told = reasons.iter().filter(|reason| streak.failed(**reason, at(1))).count();
+            let mut failure_streak = FailureStreak::default();
+            let told = reasons.iter().filter(|reason| failure_streak.failed(**reason, at(1))).count();
             prop_assert!(told <= MOST_REASONS);
-            prop_assert_eq!(streak.succeeded(at(2)).map(|end| end.failures), Some(reasons.len() as u64));
+            prop_assert_eq!(failure_streak.succeeded(at(2)).map(|end| end.failures), Some(reasons.len() as u64));
         }
     }
 }

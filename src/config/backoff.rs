@@ -1,4 +1,4 @@
-//! Checks `[holds]`.
+//! Checks `[backoff]`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use config::ValueKind;
 use super::locate::Key;
 use super::report::{Report, friendly};
 use super::setting::{Leaf, Setting};
-use super::{Holds, raw};
-use crate::domain::holds::Wait;
+use super::{BackoffPolicy, raw};
+use crate::domain::backoff::BackoffRange;
 
 /// What a wait may grow to: failures are asked about again at least once a day, for ever.
 const LONGEST: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
-pub(super) fn holds(keys: raw::Holds, report: &mut Report) -> Holds {
+pub(super) fn policy(keys: raw::Backoff, report: &mut Report) -> BackoffPolicy {
     let root = Key::root(0);
-    let at = root.name("holds");
-    let defaults = Holds::default();
+    let at = root.name("backoff");
+    let defaults = BackoffPolicy::default();
     let mut wait = |name, setting, default| check_wait(&at.name(name), setting, default, report);
-    let holds = Holds {
+    let backoff_policy = BackoffPolicy {
         token_rejected: wait("token_rejected", keys.token_rejected, defaults.token_rejected),
         busy: wait("busy", keys.busy, defaults.busy),
         address_not_allowed: wait(
@@ -35,10 +35,18 @@ pub(super) fn holds(keys: raw::Holds, report: &mut Report) -> Holds {
         day_quota: defaults.day_quota,
     };
     let key = at.name("day_quota");
-    Holds { day_quota: report.duration(&key, keys.day_quota, defaults.day_quota, LONGEST), ..holds }
+    BackoffPolicy {
+        day_quota: report.duration(&key, keys.day_quota, defaults.day_quota, LONGEST),
+        ..backoff_policy
+    }
 }
 
-fn check_wait(key: &Key<'_>, setting: Setting<Wait>, default: Wait, report: &mut Report) -> Wait {
+fn check_wait(
+    key: &Key<'_>,
+    setting: Setting<BackoffRange>,
+    default: BackoffRange,
+    report: &mut Report,
+) -> BackoffRange {
     let Some(wait) = report.take(key, setting) else { return default };
     let [first, longest, least, most] =
         [wait.first, wait.longest, *LONGEST.start(), *LONGEST.end()].map(friendly);
@@ -59,7 +67,7 @@ fn check_wait(key: &Key<'_>, setting: Setting<Wait>, default: Wait, report: &mut
 }
 
 /// The first and the longest wait, or one for both.
-impl Leaf for Wait {
+impl Leaf for BackoffRange {
     fn read(value: ValueKind) -> Result<Self, String> {
         let ValueKind::Array(values) = value else {
             return Duration::read(value).map(|wait| Self { first: wait, longest: wait });

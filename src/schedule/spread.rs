@@ -11,7 +11,7 @@ use super::ticker::Scheduled;
 use crate::poll::WatchedAccount;
 
 /// The kf accounts of a schedule in the order of their places in the spread.
-pub(super) struct Places {
+pub(super) struct SpreadPlan {
     spread: Duration,
     official_accounts: Vec<Scheduled>,
     /// The kf accounts of each: the order is made anew when one of these lists was swapped.
@@ -33,7 +33,7 @@ struct Place {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Share(u32);
 
-impl Places {
+impl SpreadPlan {
     /// Of nobody, until they [follow](Self::follow).
     pub(super) fn new(spread: Duration, official_accounts: Vec<Scheduled>) -> Self {
         Self { spread, official_accounts, lists: Vec::new(), in_order: Vec::new() }

@@ -3,7 +3,7 @@
 //! A page says everything of one family before it begins with the next, so it would visit every account once for each
 //! family; and at 100,000 accounts, whose rows and names lie scattered over more memory than a processor's caches hold,
 //! waiting for that memory would take most of a page's time. So the accounts are visited once and taken down in a
-//! [`Sheet`], where each family finds its values in one piece and in order. What is taken down is kept small, because
+//! [`Columns`], where each family finds its values in one piece and in order. What is taken down is kept small, because
 //! memory that was not there before is what a page waits for next: four bytes for a number, two for all flags, and of the
 //! label sets only the name.
 
@@ -13,10 +13,10 @@ use super::{
     accounts::{FLAGS, NUMBERS},
     lines::{NAME_BLOCK, Padded},
 };
-use crate::status::{OfficialAccountStatus, RowRef, Table, push_escaped};
+use crate::status::{AccountViewRef, OfficialAccountStatus, Table, push_escaped};
 
 /// The values of one page: a line for each kf account, a column for each family.
-pub(super) struct Sheet<'a> {
+pub(super) struct Columns<'a> {
     /// The names of kf accounts as label values.
     pub(super) names: Texts,
     /// The nicknames as label values, empty where none is known.
@@ -27,12 +27,12 @@ pub(super) struct Sheet<'a> {
     flags: Flags,
 }
 
-impl<'a> Sheet<'a> {
+impl<'a> Columns<'a> {
     /// Visits all kf accounts.
     pub(super) fn take_down(table: &'a Table) -> Self {
         let official_accounts = table.official_accounts();
         let lines = official_accounts.iter().map(|of| of.kf_accounts().count()).sum();
-        let mut sheet = Self {
+        let mut columns = Self {
             official_accounts: Vec::with_capacity(official_accounts.len()),
             names: Texts::of_lines(lines),
             nicknames: Texts::of_lines(lines),
@@ -40,16 +40,16 @@ impl<'a> Sheet<'a> {
             flags: Flags(Vec::with_capacity(lines)),
         };
         for official_account in official_accounts {
-            let begin = sheet.names.ends.len();
-            official_account.look(|read| sheet.add(read));
-            sheet.official_accounts.push((official_account, begin..sheet.names.ends.len()));
+            let begin = columns.names.ends.len();
+            official_account.look(|read| columns.add(read));
+            columns.official_accounts.push((official_account, begin..columns.names.ends.len()));
         }
-        sheet.names.pad();
-        sheet.nicknames.pad();
-        sheet
+        columns.names.pad();
+        columns.nicknames.pad();
+        columns
     }
 
-    fn add(&mut self, read: &RowRef<'_>) {
+    fn add(&mut self, read: &AccountViewRef<'_>) {
         for (number, column) in NUMBERS.iter().zip(&mut self.numbers) {
             column.add(number(read));
         }

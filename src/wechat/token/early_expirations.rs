@@ -13,7 +13,7 @@ const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 /// Those of one official account.
 #[derive(Default)]
-pub(super) struct EarlyEnds(Mutex<Noted>);
+pub(super) struct EarlyExpirations(Mutex<Noted>);
 
 #[derive(Default)]
 struct Noted {
@@ -23,7 +23,7 @@ struct Noted {
     told_at: Option<Moment>,
 }
 
-impl EarlyEnds {
+impl EarlyExpirations {
     /// This one was refused, and is used no more.
     pub(super) fn note_refused(&self, token: AccessToken) {
         self.noted().refused = Some(token);

@@ -7,14 +7,14 @@ use std::{
 
 use super::{
     account::WatchedAccount,
-    held::{Held, concluded, conclusion, release},
+    backoff::{ActiveBackoff, concluded, conclusion, release},
     official_account::OfficialAccount,
 };
 use crate::{
     domain::{
+        backoff::{BackoffPolicy, ErrorClass, Scope},
         clock::{Clock, Moment},
-        holds::{ErrorClass, Holds, Scope},
-        watch::{Answer, Cause, Listed, Step},
+        tracker::{Answer, FailureCause, Listed, TrackerUpdate},
     },
     wechat::{
         Endpoint,
@@ -25,12 +25,12 @@ use crate::{
 };
 
 /// The right to poll an account, held by one poll at a time. No more than two pointers: of every account, one may wait.
-pub struct Claim {
+pub struct PollGuard {
     account: Arc<WatchedAccount>,
     official_account: Arc<OfficialAccount>,
 }
 
-impl Drop for Claim {
+impl Drop for PollGuard {
     fn drop(&mut self) {
         if self.account.left.load(Ordering::Relaxed) {
             return;
@@ -40,7 +40,7 @@ impl Drop for Claim {
     }
 }
 
-impl Claim {
+impl PollGuard {
     /// Claims the account, unless it is claimed.
     pub(super) fn take(
         official_account: &Arc<OfficialAccount>,
@@ -67,9 +67,9 @@ impl Claim {
     /// Takes the permit that the official account's limit asks of a poll, so that the poll need not wait for it; if there
     /// is none, says when to ask again. A poll that is held back makes no call, and needs none.
     pub fn admit(&self) -> Result<(), Duration> {
-        let Some(pace) = self.official_account.pace() else { return Ok(()) };
+        let Some(rate_limiter) = self.official_account.rate_limiter() else { return Ok(()) };
         if self.held_at(self.official_account.client.now()).is_none() {
-            pace.try_permit()?;
+            rate_limiter.try_permit()?;
             self.account.has_permit.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -92,19 +92,19 @@ impl Claim {
         &self,
         clock: &dyn Clock,
         deadline: Duration,
-        holds: &Holds,
-    ) -> Result<Step, CallFailure> {
+        backoff_policy: &BackoffPolicy,
+    ) -> Result<TrackerUpdate, CallFailure> {
         let begun = clock.now();
         let answer = match tokio::time::timeout(deadline, self.observe()).await {
             Ok(answer) => answer,
             Err(_) => Err(timed_out(Endpoint::SessionList, begun)),
         };
-        self.learn(begun, clock, answer.as_ref().err(), holds);
+        self.learn(begun, clock, answer.as_ref().err(), backoff_policy);
         answer
     }
 
     /// Asks for the account's sessions and compares them with what is known.
-    async fn observe(&self) -> Result<Step, CallFailure> {
+    async fn observe(&self) -> Result<TrackerUpdate, CallFailure> {
         let client = &self.official_account.client;
         // Nobody changes it meanwhile: whoever would needs the claim.
         let known = self.account.memory().watch.fingerprint;
@@ -128,20 +128,26 @@ impl Claim {
     }
 
     /// What holds the account back at this moment, and the cause of that.
-    pub(super) fn held_at(&self, now: Moment) -> Option<Cause> {
+    pub(super) fn held_at(&self, now: Moment) -> Option<FailureCause> {
         let own = self.account.memory().held();
         let shared = *self.official_account.hold();
-        [shared, own].into_iter().flatten().find(|held| held.hold.holds_at(now)).map(|held| held.cause)
+        [shared, own].into_iter().flatten().find(|held| held.hold.is_active_at(now)).map(|held| held.cause)
     }
 
     /// Whether the account is held back at this moment because an answer said what it is: that is no failure to see it.
     pub(super) fn rests_at(&self, now: Moment) -> bool {
         let own = self.account.memory().held();
-        own.is_some_and(|held| held.hold.holds_at(now) && concluded(held.hold.class).is_some())
+        own.is_some_and(|held| held.hold.is_active_at(now) && concluded(held.hold.class).is_some())
     }
 
-    /// Holds back what failed, and releases what is shown to work.
-    fn learn(&self, sent_at: Moment, clock: &dyn Clock, failure: Option<&CallFailure>, holds: &Holds) {
+    /// BackoffPolicy back what failed, and releases what is shown to work.
+    fn learn(
+        &self,
+        sent_at: Moment,
+        clock: &dyn Clock,
+        failure: Option<&CallFailure>,
+        backoff_policy: &BackoffPolicy,
+    ) {
         let mut memory = self.account.memory();
         let mut shared = self.official_account.hold();
         let Some(failure) = failure else {
@@ -154,7 +160,7 @@ impl Claim {
         if failure.class == ErrorClass::Busy && failure.error.lacks_token() {
             return;
         }
-        let held = |previous| Held::after(holds, previous, failure, clock.now());
+        let held = |previous| ActiveBackoff::after(backoff_policy, previous, failure, clock.now());
         match failure.class.scope() {
             Scope::OfficialAccount => *shared = Some(held(*shared)),
             Scope::KfAccount => memory.hold = Some(Box::new(held(memory.held()))),

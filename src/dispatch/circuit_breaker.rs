@@ -14,7 +14,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The failures of a sink as a whole, one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Outage {
+pub(super) struct CircuitBreaker {
     failures: u32,
     /// When the last failure that counted was known.
     failed_at: Option<Duration>,
@@ -24,7 +24,7 @@ pub(super) struct Outage {
     probing: bool,
 }
 
-impl Outage {
+impl CircuitBreaker {
     /// How long no attempt may begin.
     pub(super) fn wait(&self, now: Duration) -> Option<Duration> {
         self.resume_at.and_then(|resume_at| resume_at.checked_sub(now)).filter(|wait| !wait.is_zero())
@@ -92,49 +92,55 @@ mod tests {
 
     #[test]
     fn attempts_that_were_under_way_together_are_one_failure_however_late_they_end() {
-        let mut outage = Outage::default();
-        outage.failed(ms(10), ms(100), None, 0.0);
+        let mut circuit_breaker = CircuitBreaker::default();
+        circuit_breaker.failed(ms(10), ms(100), None, 0.0);
         for late in [100, 300, 15_000] {
-            outage.failed(ms(20), ms(late), None, 0.0);
+            circuit_breaker.failed(ms(20), ms(late), None, 0.0);
         }
-        assert_eq!(outage.wait(ms(100)), Some(ms(500)));
-        assert!(outage.lets_begin(ms(600), 7, 8));
-        outage.begin();
-        outage.failed(ms(601), ms(700), None, 0.0);
-        assert_eq!(outage.wait(ms(700)), Some(ms(1000)), "this one tried again");
+        assert_eq!(circuit_breaker.wait(ms(100)), Some(ms(500)));
+        assert!(circuit_breaker.lets_begin(ms(600), 7, 8));
+        circuit_breaker.begin();
+        circuit_breaker.failed(ms(601), ms(700), None, 0.0);
+        assert_eq!(circuit_breaker.wait(ms(700)), Some(ms(1000)), "this one tried again");
     }
 
     #[test]
     fn one_attempt_shows_whether_the_sink_is_back_and_then_all_go_on() {
-        let mut outage = Outage::default();
-        assert!(outage.lets_begin(ms(0), 7, 8));
-        assert!(!outage.lets_begin(ms(0), 8, 8));
-        outage.failed(ms(0), ms(1), None, 0.0);
-        assert!(!outage.lets_begin(ms(500), 0, 8));
-        assert!(outage.lets_begin(ms(501), 3, 8), "hanging attempts do not keep it from being tried");
-        outage.begin();
-        assert!(!outage.lets_begin(ms(502), 1, 8));
-        outage.answered(ms(0));
-        assert!(!outage.lets_begin(ms(502), 1, 8), "an answer from before the failure shows nothing");
-        outage.answered(ms(501));
-        outage.failed(ms(0), ms(502), None, 0.0);
-        assert!(outage.lets_begin(ms(502), 7, 8), "nor does a time-out from before");
-        outage.failed(ms(502), ms(503), None, 0.0);
-        assert_eq!(outage.wait(ms(503)), Some(ms(500)), "waits begin anew");
+        let mut circuit_breaker = CircuitBreaker::default();
+        assert!(circuit_breaker.lets_begin(ms(0), 7, 8));
+        assert!(!circuit_breaker.lets_begin(ms(0), 8, 8));
+        circuit_breaker.failed(ms(0), ms(1), None, 0.0);
+        assert!(!circuit_breaker.lets_begin(ms(500), 0, 8));
+        assert!(
+            circuit_breaker.lets_begin(ms(501), 3, 8),
+            "hanging attempts do not keep it from being tried"
+        );
+        circuit_breaker.begin();
+        assert!(!circuit_breaker.lets_begin(ms(502), 1, 8));
+        circuit_breaker.answered(ms(0));
+        assert!(
+            !circuit_breaker.lets_begin(ms(502), 1, 8),
+            "an answer from before the failure shows nothing"
+        );
+        circuit_breaker.answered(ms(501));
+        circuit_breaker.failed(ms(0), ms(502), None, 0.0);
+        assert!(circuit_breaker.lets_begin(ms(502), 7, 8), "nor does a time-out from before");
+        circuit_breaker.failed(ms(502), ms(503), None, 0.0);
+        assert_eq!(circuit_breaker.wait(ms(503)), Some(ms(500)), "waits begin anew");
     }
 
     #[test]
     fn a_wait_that_the_sink_asks_for_is_kept_within_limits() {
         for (told, expected) in [(0, 500), (100, 500), (7_000, 7_000), (86_400_000, 60_000)] {
-            let mut outage = Outage::default();
-            outage.failed(ms(0), ms(1), Some(ms(told)), 0.0);
-            assert_eq!(outage.wait(ms(1)), Some(ms(expected)), "{told}");
+            let mut circuit_breaker = CircuitBreaker::default();
+            circuit_breaker.failed(ms(0), ms(1), Some(ms(told)), 0.0);
+            assert_eq!(circuit_breaker.wait(ms(1)), Some(ms(expected)), "{told}");
         }
-        let mut outage = Outage::default();
-        outage.failed(ms(1), ms(2), None, 0.0);
-        outage.failed(ms(1), ms(3), Some(ms(20_000)), 0.0);
-        assert_eq!(outage.wait(ms(3)), Some(ms(20_000)), "also when a late answer asks for it");
-        outage.failed(ms(1), ms(4), Some(ms(1)), 0.0);
-        assert_eq!(outage.wait(ms(3)), Some(ms(20_000)), "and never shortened");
+        let mut circuit_breaker = CircuitBreaker::default();
+        circuit_breaker.failed(ms(1), ms(2), None, 0.0);
+        circuit_breaker.failed(ms(1), ms(3), Some(ms(20_000)), 0.0);
+        assert_eq!(circuit_breaker.wait(ms(3)), Some(ms(20_000)), "also when a late answer asks for it");
+        circuit_breaker.failed(ms(1), ms(4), Some(ms(1)), 0.0);
+        assert_eq!(circuit_breaker.wait(ms(3)), Some(ms(20_000)), "and never shortened");
     }
 }

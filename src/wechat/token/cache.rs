@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
-use super::{AccessToken, FETCH_FLOOR, TokenJournal, TokenStanding, caller::Caller};
+use super::{AccessToken, FETCH_FLOOR, TokenJournal, TokenStatus, caller::Caller};
 use crate::{
     domain::clock::Moment,
     wechat::{
@@ -32,7 +32,7 @@ pub(super) trait Source: Send + Sync {
     /// Fetches a token, after it has recorded that at the floor; what calls nobody need not be recorded.
     fn fetch<'a>(
         &'a self,
-        floor: &'a mut Floor,
+        min_fetch_interval: &'a mut MinFetchInterval,
         caller: Caller<'a>,
     ) -> BoxFuture<'a, Result<Fetched, CallFailure>>;
 }
@@ -50,14 +50,14 @@ impl Fetched {
 }
 
 /// Keeps fetches apart.
-pub(super) struct Floor {
+pub(super) struct MinFetchInterval {
     appid: Arc<str>,
     journal: Arc<dyn TokenJournal>,
     /// The earliest next fetch, on the monotonic clock.
     not_before: Duration,
 }
 
-impl Floor {
+impl MinFetchInterval {
     /// `last_fetch_ago`: how long ago a fetch was last recorded, if ever; `now` is the moment of that reckoning.
     pub(super) fn new(
         appid: Arc<str>,
@@ -84,7 +84,7 @@ impl Floor {
 }
 
 /// The token and whoever fetches it.
-pub(super) struct KeptToken {
+pub(super) struct TokenCache {
     cached: Mutex<Option<Cached>>,
     /// Held by whoever fetches.
     fetching: tokio::sync::Mutex<Fetching>,
@@ -100,14 +100,14 @@ struct Cached {
 }
 
 struct Fetching {
-    floor: Floor,
+    min_fetch_interval: MinFetchInterval,
     /// What the last fetch failed with and when, for those who waited for it or may not fetch yet.
     last_failure: Option<(CallFailure, Moment)>,
 }
 
-impl KeptToken {
-    pub(super) fn new(floor: Floor) -> Self {
-        let fetching = Fetching { floor, last_failure: None };
+impl TokenCache {
+    pub(super) fn new(min_fetch_interval: MinFetchInterval) -> Self {
+        let fetching = Fetching { min_fetch_interval, last_failure: None };
         Self { cached: Mutex::new(None), fetching: tokio::sync::Mutex::new(fetching) }
     }
 
@@ -167,9 +167,9 @@ impl KeptToken {
     }
 
     /// How the present token stands, if there is one.
-    pub(super) fn standing(&self, source: &dyn Source, now: Moment) -> Option<TokenStanding> {
+    pub(super) fn standing(&self, source: &dyn Source, now: Moment) -> Option<TokenStatus> {
         let cached = self.cached().filter(|cached| now.monotonic < cached.expires_at)?;
-        Some(TokenStanding {
+        Some(TokenStatus {
             age: now.monotonic.saturating_sub(cached.fetched_at),
             expires_in: source.tells_expiry().then(|| cached.expires_at.saturating_sub(now.monotonic)),
         })
@@ -179,22 +179,24 @@ impl KeptToken {
     /// for one that hung to make another, they would do so one after the other.
     async fn fetch(
         &self,
-        Fetching { floor, last_failure }: &mut Fetching,
+        Fetching { min_fetch_interval, last_failure }: &mut Fetching,
         asked_at: Moment,
         source: &dyn Source,
         caller: Caller<'_>,
     ) -> Result<AccessToken, CallFailure> {
         let now = caller.client.now();
         match last_failure {
-            Some((failure, at)) if at.monotonic > asked_at.monotonic || now.monotonic < floor.not_before => {
+            Some((failure, at))
+                if at.monotonic > asked_at.monotonic || now.monotonic < min_fetch_interval.not_before =>
+            {
                 return Err(failure.clone());
             }
-            None if now.monotonic < floor.not_before => {
+            None if now.monotonic < min_fetch_interval.not_before => {
                 return Err(CallFailure::new(source.endpoint(), CallError::TokenNotYet, now));
             }
             _ => {}
         }
-        match source.fetch(floor, caller).await {
+        match source.fetch(min_fetch_interval, caller).await {
             Ok(Fetched { token, lifetime }) => {
                 *last_failure = None;
                 // A short-lived token is not renewed all the time: a quarter of its life is margin enough.
@@ -209,7 +211,7 @@ impl KeptToken {
             }
             Err(failure) => {
                 let failed_at = caller.client.now();
-                floor.failed(now, failed_at);
+                min_fetch_interval.failed(now, failed_at);
                 *last_failure = Some((failure.clone(), failed_at));
                 Err(failure)
             }

@@ -3,32 +3,37 @@
 use crate::{
     domain::{
         account::Conclusion,
+        backoff::{Backoff, BackoffPolicy, ErrorClass, Failure},
         clock::Moment,
-        holds::{ErrorClass, Failure, Hold, Holds},
-        watch::Cause,
+        tracker::FailureCause,
     },
     wechat::error::CallFailure,
 };
 
 /// A hold, and what consumers are told of its cause.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
-    pub(super) hold: Hold,
-    pub(super) cause: Cause,
+pub(super) struct ActiveBackoff {
+    pub(super) hold: Backoff,
+    pub(super) cause: FailureCause,
     /// Whether any call of the official account would fail for the same reason.
     pub(super) every_call: bool,
 }
 
-impl Held {
+impl ActiveBackoff {
     /// What holds after this failure: a hold that goes on keeps its own cause.
-    pub(super) fn after(holds: &Holds, previous: Option<Self>, failure: &CallFailure, now: Moment) -> Self {
+    pub(super) fn after(
+        backoff_policy: &BackoffPolicy,
+        previous: Option<Self>,
+        failure: &CallFailure,
+        now: Moment,
+    ) -> Self {
         let failed = Failure {
             class: failure.class,
             sent_at: failure.sent_at,
             retry_after: failure.error.retry_after(),
         };
         let of_previous = previous.map(|held| held.hold);
-        let hold = Hold::after(holds, of_previous.as_ref(), failed, now, fastrand::f64());
+        let hold = Backoff::after(backoff_policy, of_previous.as_ref(), failed, now, fastrand::f64());
         match previous {
             Some(held) if held.hold == hold => held,
             _ => Self { hold, cause: cause(failure), every_call: failure.concerns_every_call() },
@@ -37,7 +42,7 @@ impl Held {
 }
 
 /// Ends a hold that a success shows to be over.
-pub(super) fn release(held: &mut Option<Held>, sent_at: Moment) {
+pub(super) fn release(held: &mut Option<ActiveBackoff>, sent_at: Moment) {
     if held.is_some_and(|held| held.hold.ended_by_request_sent_at(sent_at)) {
         *held = None;
     }
@@ -58,8 +63,8 @@ pub(super) fn concluded(class: ErrorClass) -> Option<Conclusion> {
 }
 
 /// What consumers are told of a failure.
-pub(super) fn cause(failure: &CallFailure) -> Cause {
-    Cause { errcode: failure.error.errcode(), source: failure.endpoint.as_str() }
+pub(super) fn cause(failure: &CallFailure) -> FailureCause {
+    FailureCause { errcode: failure.error.errcode(), source: failure.endpoint.as_str() }
 }
 
 #[cfg(test)]
@@ -79,11 +84,11 @@ mod tests {
         let refused = |code, sent_at| {
             CallFailure::new(Endpoint::SessionList, CallError::Refused { code, message: "".into() }, sent_at)
         };
-        let holds = Holds::default();
-        let quota = Held::after(&holds, None, &refused(45009, at(0)), at(5));
-        let late = Held::after(&holds, Some(quota), &refused(40164, at(1)), at(6));
+        let backoff_policy = BackoffPolicy::default();
+        let quota = ActiveBackoff::after(&backoff_policy, None, &refused(45009, at(0)), at(5));
+        let late = ActiveBackoff::after(&backoff_policy, Some(quota), &refused(40164, at(1)), at(6));
         assert_eq!((late.hold, late.cause.errcode, late.every_call), (quota.hold, Some(45009), false));
-        let later = Held::after(&holds, Some(late), &refused(40164, at(7)), at(8));
+        let later = ActiveBackoff::after(&backoff_policy, Some(late), &refused(40164, at(7)), at(8));
         assert_eq!((later.cause.errcode, later.every_call), (Some(40164), true));
     }
 }

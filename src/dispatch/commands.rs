@@ -6,10 +6,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Dispatcher, cursor::Cursor, outage::Outage, window::Window};
+use super::{Dispatcher, circuit_breaker::CircuitBreaker, cursor::Cursor, window::Window};
 use crate::{
     status::SinkStatus,
-    store::{EventId, Rewound, StoreError},
+    store::{LogPosition, Rewound, StoreError},
 };
 
 /// How many orders may wait: people give them one by one.
@@ -17,7 +17,7 @@ pub(super) const MAX_ORDERS: usize = 4;
 
 /// An order, and where its result goes. Whoever gave it may have gone.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum DispatcherCommand {
     /// Deliver again, although the sink was stopped or suspended.
     Resume(Answer<()>),
     /// Deliver what was observed since once more.
@@ -34,13 +34,13 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// Where a dispatcher takes orders, and how it says that it does.
 #[derive(Clone, Debug)]
-pub struct Orders {
-    sender: mpsc::Sender<Order>,
+pub struct DispatcherCommands {
+    sender: mpsc::Sender<DispatcherCommand>,
     pub(super) status: Arc<SinkStatus>,
 }
 
-impl Orders {
-    pub(super) fn new(sender: mpsc::Sender<Order>, status: Arc<SinkStatus>) -> Self {
+impl DispatcherCommands {
+    pub(super) fn new(sender: mpsc::Sender<DispatcherCommand>, status: Arc<SinkStatus>) -> Self {
         Self { sender, status }
     }
 
@@ -52,7 +52,7 @@ impl Orders {
     /// Gives an order and waits for what comes of it. `None` if the dispatcher has ended, or ends before that.
     pub(super) async fn give<T>(
         &self,
-        order: impl FnOnce(Answer<T>) -> Order,
+        order: impl FnOnce(Answer<T>) -> DispatcherCommand,
     ) -> Option<Result<T, StoreError>> {
         let (answer, result) = oneshot::channel();
         self.sender.send(order(answer)).await.ok()?;
@@ -61,27 +61,27 @@ impl Orders {
 
     /// The store has suspended the sink. A dispatcher that has ended needs not know.
     pub(super) async fn suspended(&self, reason: String) {
-        self.sender.send(Order::Suspended(reason)).await.ok();
+        self.sender.send(DispatcherCommand::Suspended(reason)).await.ok();
     }
 }
 
 impl Dispatcher {
     /// Only while nothing is under way.
-    pub(super) async fn carry_out(&mut self, order: Order) {
+    pub(super) async fn carry_out(&mut self, order: DispatcherCommand) {
         // What the store has of the cursor must not be older than what an order changes it from.
         self.cursor.finish(self.window.cursor()).await;
         match order {
-            Order::Resume(answer) => {
+            DispatcherCommand::Resume(answer) => {
                 let resumed = self.store.resume_sink(&self.name).await;
                 if let Ok(registered) = &resumed {
                     tracing::info!(sink = %self.name, "Delivery is resumed");
                     self.stop.end();
-                    self.outage = Outage::default();
+                    self.circuit_breaker = CircuitBreaker::default();
                     self.go_on_behind(registered.cursor);
                 }
                 answer.send(resumed.map(drop)).ok();
             }
-            Order::Replay(since, answer) => {
+            DispatcherCommand::Replay(since, answer) => {
                 let rewound = self.store.rewind_cursor(&self.name, since).await;
                 if let Ok((cursor, Rewound { events, .. })) = &rewound {
                     tracing::info!(sink = %self.name, events, "Events are delivered once more");
@@ -89,7 +89,7 @@ impl Dispatcher {
                 }
                 answer.send(rewound.map(|(_, rewound)| rewound)).ok();
             }
-            Order::Retry(answer) => {
+            DispatcherCommand::Retry(answer) => {
                 let retried = self.store.retry_dead_letters(&self.name).await;
                 if let Ok(letters) = &retried {
                     tracing::info!(sink = %self.name, letters, "Dead letters are delivered once more");
@@ -97,7 +97,7 @@ impl Dispatcher {
                 }
                 answer.send(retried).ok();
             }
-            Order::Drop(answer) => {
+            DispatcherCommand::Drop(answer) => {
                 let dropped = self.store.drop_dead_letters(&self.name).await;
                 if let Ok(letters) = &dropped {
                     tracing::info!(sink = %self.name, letters, "Dead letters are dropped");
@@ -106,7 +106,7 @@ impl Dispatcher {
                 }
                 answer.send(dropped).ok();
             }
-            Order::Suspended(reason) => self.suspended(reason).await,
+            DispatcherCommand::Suspended(reason) => self.suspended(reason).await,
         }
     }
 
@@ -118,7 +118,7 @@ impl Dispatcher {
         }
     }
 
-    fn go_on_behind(&mut self, cursor: EventId) {
+    fn go_on_behind(&mut self, cursor: LogPosition) {
         self.window = Window::behind(cursor);
         self.cursor = Cursor::new(self.name.clone(), cursor, self.store.clone());
         self.letters.look_anew();
@@ -163,9 +163,12 @@ mod tests {
             Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
 
         store.suspend_sink("log", "too large", Timestamp::UNIX_EPOCH).await.unwrap();
-        dispatcher.carry_out(Order::Suspended("too large".to_owned())).await;
+        dispatcher.carry_out(DispatcherCommand::Suspended("too large".to_owned())).await;
         assert_eq!(dispatcher.stop.reason(), Some("too large"));
-        for order in [Order::Resume(oneshot::channel().0), Order::Suspended("too large".to_owned())] {
+        for order in [
+            DispatcherCommand::Resume(oneshot::channel().0),
+            DispatcherCommand::Suspended("too large".to_owned()),
+        ] {
             dispatcher.carry_out(order).await;
             assert_eq!(dispatcher.stop.reason(), None);
         }
