@@ -20,11 +20,11 @@ command -v dpkg-shlibdeps >/dev/null || {
 command -v cargo-deb >/dev/null || cargo install cargo-deb --version "^3" --locked --root "$target/tools" >&2
 
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-KFWATCH_REVISION=$revision cargo build --release --locked --bin kfwatch >&2
-kfwatch=$target/release/kfwatch
+KFWATCH_REVISION=$revision cargo build --profile dist --locked --bin kfwatch >&2
+kfwatch=$target/dist/kfwatch
 
 # What the program says of itself.
-parts=$target/release/debian
+parts=$target/dist/debian
 rm -rf "$parts"
 mkdir -p "$parts/completions"
 "$kfwatch" man "$parts/man"
@@ -44,4 +44,4 @@ kfwatch ($version) stable; urgency=medium
 EOF
 
 # It would build again without the revision.
-cargo deb --no-build --locked --quiet --deb-version "$version" --output "$target/debian/"
+cargo deb --no-build --profile dist --locked --quiet --deb-version "$version" --output "$target/debian/"

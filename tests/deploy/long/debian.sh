@@ -92,7 +92,7 @@ as_kfwatch kfwatch check --config /etc/kfwatch/config.toml >"$work/check" 2>&1 |
 grep -F 'FILL IN' "$work/check" | sed 's/^/check of the placeholders: /'
 
 # The operator's configuration, for a simulated WeChat outside of the chroot.
-"$target/release/kfwatch" simulate --listen 127.0.0.1:0 >"$work/simulated.toml" 2>"$work/simulator.log" &
+"$target/dist/kfwatch" simulate --listen 127.0.0.1:0 >"$work/simulated.toml" 2>"$work/simulator.log" &
 simulator=$!
 for _ in $(seq 100); do
     [[ ! -s $work/simulated.toml ]] || break
