@@ -1,5 +1,5 @@
-//! The parts of a poll, and a page of metrics, each against the least that anybody would have to do, and with ten times the
-//! work beside it.
+//! The parts of a poll and a scrape of /metrics. Each is compared with the least work that the task needs, and with ten times
+//! the work.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
 
@@ -39,19 +39,25 @@ fn main() {
     report.print();
 }
 
-/// Median µs of one call, over rounds of so many calls.
-fn micros<T>(calls: usize, mut call: impl FnMut() -> T) -> f64 {
-    let round = |_| {
-        let begun = Instant::now();
-        for _ in 0..calls {
-            black_box(call());
-        }
-        begun.elapsed().as_secs_f64() * 1e6 / calls as f64
-    };
-    median(&(0..31).map(round).collect::<Vec<_>>())
+/// Median µs per call of both, over rounds of `calls` calls that alternate.
+fn micros<A, B>(calls: usize, mut ours: impl FnMut() -> A, mut limit: impl FnMut() -> B) -> [f64; 2] {
+    let mut rounds = [const { Vec::new() }; 2];
+    for _ in 0..31 {
+        rounds[0].push(timed(calls, &mut ours));
+        rounds[1].push(timed(calls, &mut limit));
+    }
+    rounds.map(|rounds| median(&rounds))
 }
 
-/// What is measured once, and with ten times the work.
+fn timed<T>(calls: usize, call: &mut impl FnMut() -> T) -> f64 {
+    let begun = Instant::now();
+    for _ in 0..calls {
+        black_box(call());
+    }
+    begun.elapsed().as_secs_f64() * 1e6 / calls as f64
+}
+
+/// Something that is measured with some work, and with ten times as much.
 struct Part<'a> {
     /// With `{}` for the work.
     what: &'a str,
@@ -62,7 +68,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// A row for each amount of work, with its limit, and one for how the cost grows; `measure` gives both in µs.
+    /// Reports a row for each amount of work, and one for the growth of the cost. `measure` returns µs of ours and of the limit.
     fn measure(&self, report: &mut Report, mut measure: impl FnMut(usize) -> [f64; 2]) {
         let ours = self.work.map(|work| {
             let what = self.what.replace("{}", &work.to_string());
@@ -116,7 +122,7 @@ fn answers(report: &mut Report) {
     let of = |sessions| {
         let body = answer(sessions).into_bytes();
         let calls = calls(sessions);
-        [micros(calls, || read(black_box(&body))), micros(calls, || read_bare(black_box(&body)))]
+        micros(calls, || read(black_box(&body)), || read_bare(black_box(&body)))
     };
     let [ours, bare] = of(10);
     report.row(
@@ -127,7 +133,7 @@ fn answers(report: &mut Report) {
     part.measure(report, of);
 }
 
-/// What is done with the list of an answer: compared with the known one, and packed if it differs.
+/// What a poll does with a session list: it compares the list with the snapshot, and packs it if it differs.
 fn snapshots(report: &mut Report) {
     let part = |what, limit| Part { what, work: [100, 1000], limit, target: "" };
     part("an unchanged answer of {} sessions compared", "memcmp").measure(report, |sessions| {
@@ -135,27 +141,29 @@ fn snapshots(report: &mut Report) {
         let (observed, snapshot) = (observed(&openids), watch(&openids).snapshot);
         let (bytes, same) = (packed(&openids), packed(&openids));
         let calls = calls(sessions);
-        [
-            micros(calls, || black_box(&snapshot).equals(black_box(&observed))),
-            micros(calls, || black_box(&bytes) == black_box(&same)),
-        ]
+        micros(
+            calls,
+            || black_box(&snapshot).equals(black_box(&observed)),
+            || black_box(&bytes) == black_box(&same),
+        )
     });
     part("the difference of {} sessions to themselves", "memcmp").measure(report, |sessions| {
         let openids = openids(sessions);
         let (observed, snapshot) = (observed(&openids), watch(&openids).snapshot);
         let (bytes, same) = (packed(&openids), packed(&openids));
         let calls = calls(sessions);
-        [
-            micros(calls, || diff(black_box(&snapshot), black_box(&observed)).is_empty()),
-            micros(calls, || black_box(&bytes) == black_box(&same)),
-        ]
+        micros(
+            calls,
+            || diff(black_box(&snapshot), black_box(&observed)).is_empty(),
+            || black_box(&bytes) == black_box(&same),
+        )
     });
     part("a snapshot of {} sessions packed", "memcpy of it").measure(report, |sessions| {
         let openids = openids(sessions);
         let observed = observed(&openids);
         let bytes = packed(&openids);
         let calls = calls(sessions);
-        [micros(calls, || Snapshot::from(black_box(&observed))), micros(calls, || black_box(&bytes).clone())]
+        micros(calls, || Snapshot::from(black_box(&observed)), || black_box(&bytes).clone())
     });
 }
 
@@ -176,24 +184,26 @@ fn events(report: &mut Report) {
         let derive = |openid: &String| session_id(&account, black_box(openid), CREATETIME).as_u128();
         let hash = |name: &String| Uuid::new_v5(&ID_NAMESPACE, black_box(name).as_bytes()).as_u128();
         let calls = calls(sessions * 10);
-        [
-            micros(calls, || all[..sessions].iter().map(derive).fold(0, u128::wrapping_add)),
-            micros(calls, || names.iter().map(hash).fold(0, u128::wrapping_add)),
-        ]
+        micros(
+            calls,
+            || all[..sessions].iter().map(derive).fold(0, u128::wrapping_add),
+            || names.iter().map(hash).fold(0, u128::wrapping_add),
+        )
     });
     part("{} events rendered", "memcpy of their JSON").measure(report, |sessions| {
         let changes: Vec<_> = all[..sessions].iter().map(|openid| ended(openid)).collect();
         let render = |change| Numbered { account: &account, change, sequence: 42, repeats: 0 }.render();
         let texts: Vec<String> = changes.iter().map(render).collect();
         let calls = calls(sessions * 100);
-        [
-            micros(calls, || changes.iter().map(|change| render(black_box(change)).len()).sum::<usize>()),
-            micros(calls, || texts.iter().map(|text| black_box(text).clone().len()).sum::<usize>()),
-        ]
+        micros(
+            calls,
+            || changes.iter().map(|change| render(black_box(change)).len()).sum::<usize>(),
+            || texts.iter().map(|text| black_box(text).clone().len()).sum::<usize>(),
+        )
     });
 }
 
-/// A page of metrics, streamed to nobody.
+/// A scrape whose bytes are dropped.
 fn scrapes(report: &mut Report) {
     let metrics = Metrics::new([]).unwrap();
     let part = Part {
@@ -209,22 +219,20 @@ fn scrapes(report: &mut Report) {
         let page = || page(of(accounts), &metrics);
         let bytes = page();
         pages.push(bytes);
-        [micros(1, page), micros(1, || copied(bytes))]
+        micros(1, page, || copied(bytes))
     });
     let walk = Part {
-        what: "of it, a look at the rows of {} accounts where they lie",
-        limit: "the same as a share of the page",
+        what: "of it, reading the views of {} accounts",
+        limit: "the whole scrape",
         target: "",
         ..part
     };
-    walk.measure(report, |accounts| {
-        [micros(1, || walked(of(accounts))), micros(1, || page(of(accounts), &metrics))]
-    });
+    walk.measure(report, |accounts| micros(1, || walked(of(accounts)), || page(of(accounts), &metrics)));
     let growth = pages[1] as f64 / pages[0] as f64;
     report.row(["the page grows", "", "10 times the accounts, with longer names"], Some(growth), "");
 }
 
-/// The bytes of a page.
+/// The size of a scrape in bytes.
 fn page(table: &Table, metrics: &Metrics) -> usize {
     let mut bytes = 0;
     exposition::write(table, metrics, &Stored::default(), Detail::PerAccount, |chunk| {
@@ -244,7 +252,7 @@ fn copied(bytes: usize) {
     }
 }
 
-/// The least that a page has to read: each row under its lock, and the name of its account.
+/// The least that a scrape has to read: the view of each account under its lock, and its name.
 fn walked(table: &Table) -> u64 {
     let mut sum = 0;
     for official_account in table.official_accounts() {

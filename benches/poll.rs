@@ -1,7 +1,7 @@
-//! What one whole unchanged poll costs this process, against bare loops that only do what cannot be left out.
+//! CPU of one unchanged poll, compared with bare loops that request the same session lists.
 //!
-//! All run in turn in one process on one core, against the same simulator in another process on another core, with
-//! [`IN_FLIGHT`] requests in flight. The daemon's side is the daemon's own code, from the queue to the account's row.
+//! The daemon's parts and the loops alternate in one process on one core; the simulator runs in another process on another
+//! core. [`IN_FLIGHT`] requests are in flight. The daemon's side is its own code, from the queue to the account's view.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
 
@@ -33,14 +33,14 @@ mod process;
 #[path = "support/report.rs"]
 mod report;
 
-use loops::{IN_FLIGHT, Loops, Targets, measured};
+use loops::{IN_FLIGHT, Loop, Loops, Targets, measured};
 use median::median;
 use report::Report;
 
 const OFFICIAL_ACCOUNTS: usize = 10;
 const ROUNDS: usize = 9;
 
-/// Says that this is the process to be measured, already on its processor.
+/// Argument of the process that is measured, which `taskset` has already put on its core.
 const MEASURED: &str = "--measured";
 
 fn main() {
@@ -81,46 +81,43 @@ async fn measure() {
 async fn compare(configuration: &str, sessions: &str, report: &mut Report) {
     let directory = tempfile::tempdir().unwrap();
     let config = Config::from_toml(configuration, directory.path(), &Environment::default()).unwrap().config;
-    let loops = Loops::new(Targets::learn(&config, usize::MAX).await, &config);
+    let loops = Loops::new(Targets::learn(&config, usize::MAX).await);
     let requests = loops.requests();
     let daemon = Daemon::start(&config).await;
 
-    // The first sweep stores the baselines, and all pools connect.
+    // The first sweep stores the baselines; the first round opens all connections.
     daemon.sweep().await;
-    let mut figures = [const { Vec::new() }; 4];
+    let mut ours = Vec::new();
+    let mut bare = Loop::ALL.map(|_| Vec::new());
     for round in 0..=ROUNDS {
-        let measured = [
-            measured(requests, daemon.sweep()).await,
-            measured(requests, loops.reqwest()).await,
-            measured(requests, loops.reqwest_with_timeouts()).await,
-            measured(requests, loops.hyper()).await,
-        ];
+        let figures = measured(requests, daemon.sweep()).await;
         if round > 0 {
-            figures.iter_mut().zip(measured).for_each(|(figures, measured)| figures.push(measured));
+            ours.push(figures);
+        }
+        for (which, bare) in Loop::ALL.into_iter().zip(&mut bare) {
+            let figures = measured(requests, loops.run(which)).await;
+            if round > 0 {
+                bare.push(figures);
+            }
         }
     }
     daemon.check();
-    let micros = |index: usize| {
-        let cpu: Vec<f64> = figures[index].iter().map(|(cpu, _)| *cpu).collect();
-        median(&cpu)
-    };
-    let rate = |index: usize| {
-        let rates: Vec<f64> = figures[index].iter().map(|(_, rate)| *rate).collect();
-        median(&rates)
-    };
+    let (cpu, rate) = medians(&ours);
     let what = format!("unchanged poll, {sessions} sessions");
-    let figure = format!("{:.1} µs CPU, {:.0}/s", micros(0), rate(0));
-    let baselines = [
-        "bare reqwest + serde_json + set comparison",
-        "the same with time-outs",
-        "bare hyper-util client, body read",
-    ];
-    for (index, baseline) in baselines.iter().enumerate() {
-        let index = index + 1;
-        let baseline = format!("{baseline}: {:.1} µs, {:.0}/s", micros(index), rate(index));
-        let target = if index == 1 && sessions == "10" { "≤ 1.3" } else { "" };
-        report.row([&what, &figure, &baseline], Some(micros(0) / micros(index)), target);
+    let figure = format!("{cpu:.1} µs CPU, {rate:.0}/s");
+    for (which, bare) in Loop::ALL.into_iter().zip(&bare) {
+        let (bare_cpu, bare_rate) = medians(bare);
+        let baseline = format!("{}: {bare_cpu:.1} µs, {bare_rate:.0}/s", which.name());
+        // At 100 sessions the hash maps miss the caches of the processor.
+        let target = if sessions == "10" { which.target() } else { "" };
+        report.row([&what, &figure, &baseline], Some(cpu / bare_cpu), target);
     }
+}
+
+/// The medians of the CPU times and of the rates.
+fn medians(figures: &[(f64, f64)]) -> (f64, f64) {
+    let (cpu, rates): (Vec<f64>, Vec<f64>) = figures.iter().copied().unzip();
+    (median(&cpu), median(&rates))
 }
 
 /// The daemon's parts from the queue on, as the daemon puts them together.

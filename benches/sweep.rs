@@ -1,12 +1,14 @@
 //! Whole sweeps of `kfwatch run`, the program itself, against the simulator in another process, each on a core of its own.
 //!
-//! For each number of accounts a daemon that finds nothing changed, beside bare loops with as many requests in flight on the
-//! same core in the same minute; at last a daemon that finds changes and is scraped. The schedule is so wide that a sweep is
-//! over long before the next one: then all of the processor time between two quiet moments belongs to whole sweeps, and
-//! every account must have been polled once in each.
+//! For each number of accounts, rounds of the daemon and of the bare loops alternate on the same core, and the medians are
+//! compared. Last, a daemon whose accounts change is scraped during its sweeps. The schedule leaves time between two sweeps,
+//! so that the CPU time between two idle moments belongs to whole sweeps, and every account has exactly one poll in each.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
-#![expect(clippy::disallowed_methods, reason = "what a bench measures is no configuration of the program")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot continue ends")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the variables select what is measured; they are no configuration of kfwatch"
+)]
 
 use std::time::Duration;
 
@@ -16,7 +18,6 @@ mod baselines;
 mod cpu;
 #[path = "sweep/daemon.rs"]
 mod daemon;
-#[expect(dead_code, reason = "not every bench runs every loop")]
 #[path = "support/loops.rs"]
 mod loops;
 #[path = "support/median.rs"]
@@ -33,18 +34,21 @@ use daemon::{Daemon, Load, Sweeps, timed_scrape};
 use median::median;
 use report::Report;
 
-/// The processor of the daemon and of the loops; the simulator has the other one.
+/// The core of the daemon and of the loops; the simulator has the other one.
 const MEASURED: usize = 0;
 
-/// What is measured, each by a variable of the environment.
+/// Rounds of the daemon and of the loops, which alternate.
+const ROUNDS: u32 = 5;
+
+/// What to measure. Each field is set by a variable of the environment.
 struct Scope {
-    /// `KFWATCH_SWEEP_ACCOUNTS`: numbers of kf accounts, from few to many.
+    /// `KFWATCH_SWEEP_ACCOUNTS`: numbers of kf accounts, ascending.
     accounts: Vec<usize>,
     /// `KFWATCH_SWEEP_SESSIONS`: open sessions on each.
     sessions: usize,
-    /// `KFWATCH_SWEEP_CHANGED`: the share of accounts whose sessions change between two sweeps; 0 leaves that part out.
+    /// `KFWATCH_SWEEP_CHANGED`: the share of accounts whose sessions change between two sweeps; 0 omits that part.
     changed: f64,
-    /// `KFWATCH_SWEEP_SECONDS`: how long to measure each.
+    /// `KFWATCH_SWEEP_SECONDS`: how long to measure each number of accounts.
     seconds: u64,
 }
 
@@ -52,14 +56,13 @@ fn main() {
     if std::env::args().any(|argument| argument == baselines::LOOPS) {
         return baselines::run_loops();
     }
-    let scope = Scope::of_environment();
+    let scope = Scope::from_environment();
     let mut report = Report::new();
-    let mut before = None;
+    let mut previous = None;
     for &accounts in &scope.accounts {
-        let (sweeps, baselines) = unchanged(accounts, &scope);
-        report_unchanged(&mut report, accounts, &sweeps, &baselines);
-        if let Some((fewer, cost)) = before.replace((accounts, sweeps.cpu_of_one())) {
-            report_growth(&mut report, [fewer, accounts], sweeps.cpu_of_one() / cost);
+        let cpu_of_sweep = unchanged(&mut report, accounts, &scope);
+        if let Some((fewer, cost)) = previous.replace((accounts, cpu_of_sweep)) {
+            report_growth(&mut report, [fewer, accounts], cpu_of_sweep / cost);
         }
     }
     if let (Some(&accounts), true) = (scope.accounts.last(), scope.changed > 0.0) {
@@ -69,7 +72,7 @@ fn main() {
 }
 
 impl Scope {
-    fn of_environment() -> Self {
+    fn from_environment() -> Self {
         let variable = |name: &str, default: &str| {
             std::env::var(format!("KFWATCH_SWEEP_{name}")).unwrap_or_else(|_| default.to_owned())
         };
@@ -89,36 +92,45 @@ impl Scope {
     }
 }
 
-fn unchanged(accounts: usize, scope: &Scope) -> (Sweeps, Baselines) {
-    let daemon = Daemon::start(&scope.load(accounts, 0.0));
+/// Returns the µs of CPU that one sweep takes.
+fn unchanged(report: &mut Report, accounts: usize, scope: &Scope) -> f64 {
+    let mut daemon = Daemon::start(scope.load(accounts, 0.0));
     let mut baselines = Baselines::start(&daemon.configuration);
-    baselines.measure();
-    let sweeps = daemon.measure(Duration::from_secs(scope.seconds), |_| ());
-    baselines.measure();
-    (sweeps, baselines)
-}
-
-fn report_unchanged(report: &mut Report, accounts: usize, sweeps: &Sweeps, baselines: &Baselines) {
-    let what = format!("{accounts} unchanged accounts, {} sweeps of {:.2} s", sweeps.count, sweeps.seconds);
-    let figure = format!("{:.1} µs CPU, {:.0}/s", sweeps.cpu_of_poll(), sweeps.rate());
-    for Baseline { name, cpu, rate } in baselines.medians() {
-        let target = if name == baselines::REQWEST { "≤ 1.3" } else { "" };
-        let baseline = format!("{name}: {cpu:.1} µs, {rate:.0}/s");
-        report.row([&what, &figure, &baseline], Some(sweeps.cpu_of_poll() / cpu), target);
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        rounds.push(daemon.measure(Duration::from_secs(scope.seconds) / ROUNDS, |_| ()));
+        // A daemon that had to be restarted has a new simulator.
+        baselines.measure(&daemon.configuration);
     }
-    let per_core = 1e6 / sweeps.cpu_of_poll();
-    let figure = format!("{per_core:.0}/s");
+    let middle = |figure: fn(&Sweeps) -> f64| median(&rounds.iter().map(figure).collect::<Vec<_>>());
+    let cpu = middle(Sweeps::cpu_of_poll);
+    let sweeps: u32 = rounds.iter().map(|round| round.count).sum();
+    let what =
+        format!("{accounts} unchanged accounts, {sweeps} sweeps of {:.2} s", middle(|round| round.seconds));
+    let figure = format!("{cpu:.1} µs CPU, {:.0}/s", middle(Sweeps::rate));
+    for Baseline { name, target, cpu: bare, rate } in baselines.medians() {
+        let baseline = format!("{name}: {bare:.1} µs, {rate:.0}/s");
+        report.row([&what, &figure, &baseline], Some(cpu / bare), target);
+    }
+    let per_core = 1e6 / cpu;
+    let parsed = baselines.medians().into_iter().find(|baseline| !baseline.target.is_empty());
+    let bare = parsed.map_or(f64::NAN, |baseline| 1e6 / baseline.cpu);
     report.row(
-        [&format!("{accounts} accounts, per core used"), &figure, "40,000/s"],
-        Some(per_core / 4e4),
-        "≥ 1",
+        [
+            &format!("{accounts} accounts, polls/s per core"),
+            &format!("{per_core:.0}/s"),
+            &format!("bare loop: {bare:.0}/s"),
+        ],
+        Some(per_core / bare),
+        "≥ 0.7",
     );
-    let resident = format!("{:.1} MiB", sweeps.resident as f64 / f64::from(1 << 20));
+    let resident = format!("{:.1} MiB", middle(|round| round.resident as f64) / f64::from(1 << 20));
     report.row([&format!("{accounts} accounts, resident"), &resident, ""], None, "");
+    middle(Sweeps::cpu_of_sweep)
 }
 
 fn report_growth(report: &mut Report, [fewer, more]: [usize; 2], cost: f64) {
-    let what = format!("CPU of a sweep of {more} accounts, as often that of {fewer}");
+    let what = format!("CPU of a sweep of {more} accounts, compared with {fewer}");
     let times = more as f64 / fewer as f64;
     report.row(
         [&what, &format!("{cost:.1} times"), &format!("{times:.0} times the accounts")],
@@ -128,29 +140,25 @@ fn report_growth(report: &mut Report, [fewer, more]: [usize; 2], cost: f64) {
 }
 
 fn changed(report: &mut Report, accounts: usize, scope: &Scope) {
-    let daemon = Daemon::start(&scope.load(accounts, scope.changed));
+    let mut daemon = Daemon::start(scope.load(accounts, scope.changed));
     let span = Duration::from_secs(scope.seconds);
     let unscraped = daemon.measure(span, |_| ());
     let mut scrapes = Vec::new();
     let scraped = daemon.measure(span, |address| scrapes.push(millis(timed_scrape(address))));
-    let quiet = millis(daemon.scrape_while_quiet());
+    let idle = millis(daemon.scrape_while_idle());
     let what = format!("{accounts} accounts, {:.1} % of them changed", 1e2 * unscraped.committed());
     let figure = format!("{:.1} µs CPU, {:.0}/s", unscraped.cpu_of_poll(), unscraped.rate());
     report.row([&what, &figure, ""], None, "");
     report.row(["their commits", &unscraped.commits(), ""], None, "");
     let sweeping = median(&scrapes);
     report.row(
-        [
-            "a page of metrics while sweeping",
-            &format!("{sweeping:.0} ms"),
-            &format!("while quiet: {quiet:.0} ms"),
-        ],
-        Some(sweeping / quiet),
+        ["/metrics during a sweep", &format!("{sweeping:.0} ms"), &format!("while idle: {idle:.0} ms")],
+        Some(sweeping / idle),
         "",
     );
     let sweep = |sweeps: &Sweeps| format!("{:.2} s, calls {}", sweeps.seconds, sweeps.calls());
     report.row(
-        ["a sweep with such a page", &sweep(&scraped), &format!("without: {}", sweep(&unscraped))],
+        ["a sweep with such a scrape", &sweep(&scraped), &format!("without: {}", sweep(&unscraped))],
         Some(scraped.seconds / unscraped.seconds),
         "",
     );

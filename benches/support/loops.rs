@@ -1,4 +1,4 @@
-//! Bare loops that ask for the same sessions as the daemon, and do only what cannot be left out.
+//! Bare loops that request the same session lists as the daemon. Each loop does less than the one before.
 
 use std::{
     collections::HashMap,
@@ -24,42 +24,77 @@ use crate::cpu;
 /// Requests in flight, of the daemon and of the loops.
 pub(crate) const IN_FLIGHT: usize = 64;
 
-/// The loops with their clients, which keep their connections.
+/// The loops, which are the baselines of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loop {
+    /// reqwest, serde_json, and a look-up of every session in a hash map per account: a poll without a store.
+    HashMaps,
+    /// reqwest and serde_json alone: the baseline of the target in DESIGN.
+    Parsed,
+    /// hyper-util's client, which reads the body and does not parse it.
+    Hyper,
+}
+
+impl Loop {
+    pub(crate) const ALL: [Self; 3] = [Self::HashMaps, Self::Parsed, Self::Hyper];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::HashMaps => "reqwest + serde_json + a hash map per account",
+            Self::Parsed => "bare reqwest + serde_json",
+            Self::Hyper => "bare hyper-util, body not parsed",
+        }
+    }
+
+    /// The ratio that the daemon has to reach at most.
+    pub(crate) fn target(self) -> &'static str {
+        if self == Self::Parsed { "≤ 1.3" } else { "" }
+    }
+}
+
+/// The targets with the clients, which keep their connections.
 pub(crate) struct Loops {
     targets: Arc<Targets>,
-    plain: reqwest::Client,
-    bounded: reqwest::Client,
+    reqwest: reqwest::Client,
     hyper: Client<HttpConnector, Empty<Bytes>>,
 }
 
 impl Loops {
-    pub(crate) fn new(targets: Targets, config: &Config) -> Self {
-        let bounded = reqwest::Client::builder().no_proxy().timeout(config.api.timeout);
+    pub(crate) fn new(targets: Targets) -> Self {
         Self {
             targets: Arc::new(targets),
-            plain: reqwest::Client::builder().no_proxy().build().unwrap(),
-            bounded: bounded.connect_timeout(config.api.connect_timeout).build().unwrap(),
+            reqwest: reqwest::Client::builder().no_proxy().build().unwrap(),
             hyper: Client::builder(TokioExecutor::new()).build_http(),
         }
     }
 
-    /// How many requests each loop makes.
+    /// Number of requests that one run of a loop makes.
     pub(crate) fn requests(&self) -> f64 {
         self.targets.urls.len() as f64
     }
 
-    /// reqwest, serde_json, and a look at every session.
-    pub(crate) async fn reqwest(&self) {
-        reqwest_loop(&self.plain, &self.targets).await;
+    /// Requests every target once.
+    pub(crate) async fn run(&self, which: Loop) {
+        match which {
+            Loop::HashMaps => self.run_reqwest(Targets::compare).await,
+            Loop::Parsed => self.run_reqwest(Targets::parse).await,
+            Loop::Hyper => self.run_hyper().await,
+        }
     }
 
-    /// The same with the daemon's time-outs.
-    pub(crate) async fn reqwest_with_timeouts(&self) {
-        reqwest_loop(&self.bounded, &self.targets).await;
+    async fn run_reqwest(&self, read: fn(&Targets, usize, &[u8])) {
+        let client = self.reqwest.clone();
+        in_flight(&self.targets, move |index, targets| {
+            let client = client.clone();
+            async move {
+                let response = client.get(targets.urls[index].clone()).send().await.unwrap();
+                read(&targets, index, &response.bytes().await.unwrap());
+            }
+        })
+        .await;
     }
 
-    /// hyper-util's client, which only reads the body.
-    pub(crate) async fn hyper(&self) {
+    async fn run_hyper(&self) {
         let client = self.hyper.clone();
         in_flight(&self.targets, move |index, targets| {
             let client = client.clone();
@@ -72,7 +107,7 @@ impl Loops {
     }
 }
 
-/// CPU time of this process in µs a request, and requests a second.
+/// CPU time of this process in µs per request, and requests per second.
 pub(crate) async fn measured(requests: f64, sweep: impl Future<Output = ()>) -> (f64, f64) {
     let (begun, cpu) = (Instant::now(), cpu::used_by(std::process::id()));
     sweep.await;
@@ -80,31 +115,31 @@ pub(crate) async fn measured(requests: f64, sweep: impl Future<Output = ()>) -> 
     (cpu.as_secs_f64() * 1e6 / requests, requests / begun.elapsed().as_secs_f64())
 }
 
-/// What the bare loops ask for, and the sessions that they expect.
+/// The requests of the bare loops, and the sessions that each response must list.
 pub(crate) struct Targets {
     urls: Vec<Url>,
     known: Vec<HashMap<String, i64>>,
 }
 
 #[derive(serde::Deserialize)]
-struct Answer<'a> {
+struct SessionList<'a> {
     #[serde(borrow)]
-    sessionlist: Vec<Listed<'a>>,
+    sessionlist: Vec<Session<'a>>,
 }
 
 #[derive(serde::Deserialize)]
-struct Listed<'a> {
+struct Session<'a> {
     createtime: i64,
     openid: &'a str,
 }
 
 #[derive(serde::Deserialize)]
-struct TokenAnswer {
+struct AccessToken {
     access_token: String,
 }
 
 impl Targets {
-    /// Learns them from the simulator, so many at most, of all official accounts the same number.
+    /// Requests at most `most` session lists from the simulator, equally many of each official account.
     pub(crate) async fn learn(config: &Config, most: usize) -> Self {
         use secrecy::ExposeSecret;
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -119,12 +154,12 @@ impl Targets {
             );
             let url = config.api.base_url.join("/cgi-bin/stable_token").unwrap();
             let answer = client.post(url).body(body).send().await.unwrap().bytes().await.unwrap();
-            let TokenAnswer { access_token } = serde_json::from_slice(&answer).unwrap();
+            let AccessToken { access_token } = serde_json::from_slice(&answer).unwrap();
             for kf_account in official_account.kf_accounts.iter().take(most) {
                 let mut url = config.api.base_url.join("/customservice/kfsession/getsessionlist").unwrap();
                 url.set_query(Some(&format!("access_token={access_token}&kf_account={kf_account}")));
                 let body = client.get(url.clone()).send().await.unwrap().bytes().await.unwrap();
-                let answer: Answer<'_> = serde_json::from_slice(&body).unwrap();
+                let answer: SessionList<'_> = serde_json::from_slice(&body).unwrap();
                 let sessions = answer.sessionlist.iter();
                 targets
                     .known
@@ -135,27 +170,20 @@ impl Targets {
         targets
     }
 
-    fn compare(&self, index: usize, body: &Bytes) {
-        let answer: Answer<'_> = serde_json::from_slice(body).unwrap();
+    fn compare(&self, index: usize, body: &[u8]) {
+        let answer: SessionList<'_> = serde_json::from_slice(body).unwrap();
         let known = &self.known[index];
-        let same = |listed: &Listed<'_>| known.get(listed.openid) == Some(&listed.createtime);
+        let same = |listed: &Session<'_>| known.get(listed.openid) == Some(&listed.createtime);
         assert!(answer.sessionlist.len() == known.len() && answer.sessionlist.iter().all(same));
+    }
+
+    fn parse(&self, index: usize, body: &[u8]) {
+        let answer: SessionList<'_> = serde_json::from_slice(body).unwrap();
+        assert_eq!(answer.sessionlist.len(), self.known[index].len());
     }
 }
 
-async fn reqwest_loop(client: &reqwest::Client, targets: &Arc<Targets>) {
-    let client = client.clone();
-    in_flight(targets, move |index, targets| {
-        let client = client.clone();
-        async move {
-            let response = client.get(targets.urls[index].clone()).send().await.unwrap();
-            targets.compare(index, &response.bytes().await.unwrap());
-        }
-    })
-    .await;
-}
-
-/// All targets once, so many at a time.
+/// Requests all targets once, [`IN_FLIGHT`] at a time.
 async fn in_flight<F>(
     targets: &Arc<Targets>,
     request: impl Fn(usize, Arc<Targets>) -> F + Clone + Send + 'static,
