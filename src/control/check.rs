@@ -18,12 +18,13 @@ use crate::{
         agents::{Binding, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue},
         backoff::ErrorClass,
         event::millis,
+        remedy::Remedy,
     },
     poll::{OfficialAccount, WatchedAccount},
     schedule::cron::Schedule,
     wechat::{
         CallKind, Endpoint,
-        error::{CallError, CallFailure, Remedy},
+        error::{CallError, CallFailure},
     },
 };
 

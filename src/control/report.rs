@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::backoff::ErrorClass,
+    domain::{backoff::ErrorClass, remedy::Remedy},
     wechat::{
         CallKind,
-        error::{CallError, CallFailure, Remedy},
+        error::{CallError, CallFailure},
     },
 };
 

@@ -1,53 +1,44 @@
-//! What a failed call means: how to react, and what a human should do.
+//! The errors of calls to WeChat: why a call failed, the class that decides the backoff, and the remedy.
 //!
-//! What WeChat's errcodes mean at which call is in one table, [`errcodes`]; what is done about a class is in
-//! [`crate::domain::backoff`]; what a human should do is the [`Remedy`], which log, commands and pages share.
-
-mod errcodes;
-mod remedies;
+//! The meaning of each errcode is in [`crate::domain::errcode`], the backoff of each class in
+//! [`crate::domain::backoff`]. This is the only place that gives a failed call its class.
 
 use std::time::Duration;
 
-pub use self::remedies::Remedy;
-use self::{
-    errcodes::{errcode, label},
-    remedies::{
-        AUTHORIZE, NETWORK, PLATFORM_SECRET, PROXY, SECRET, STORE, TICKET_FILE, TOKEN_FILE, TOKEN_SERVER,
-        TOO_LARGE,
-    },
-};
-use super::{CallKind, Endpoint};
 use crate::domain::{
     backoff::{ErrorClass, Scope},
     clock::Moment,
+    endpoint::{CallKind, Endpoint},
+    errcode,
+    remedy::{self, Remedy},
 };
 
-/// Why a call gave no usable answer. Its text holds no URL, no token and no part of a body but `errmsg`.
+/// Why a call failed. The text contains no URL, no token and no part of a body except `errmsg`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// WeChat answered with an errcode other than 0.
+    /// The answer has an errcode other than 0.
     #[error("errcode {code}: {message}")]
     Refused {
         /// The errcode.
         code: i64,
-        /// The errmsg, shortened, without secrets.
+        /// The errmsg: shortened, with secrets removed.
         message: Box<str>,
     },
-    /// No whole answer came in time.
+    /// The answer did not arrive completely before the timeout.
     #[error("no answer in time")]
     Timeout,
-    /// No connection could be made, or it broke before an answer.
+    /// The connection could not be established, or broke before the answer.
     #[error("connection failed: {0}")]
     Connect(Box<str>),
-    /// A status other than success.
+    /// The HTTP status is not 2xx.
     #[error("HTTP status {status}")]
     Http {
         /// The status.
         status: u16,
-        /// What the answer asked for in `Retry-After`.
+        /// The value of `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// The answer is not what the API promises.
+    /// The answer does not have the documented form.
     #[error("malformed answer: {0}")]
     Malformed(Box<str>),
     /// The answer is larger than `api.max_body_bytes`.
@@ -56,42 +47,42 @@ pub enum CallError {
         /// The limit.
         limit: usize,
     },
-    /// A token is needed, and the last fetch was too short ago for another.
+    /// A token is needed, but the minimum interval since the last token fetch has not passed.
     #[error("no access token, and the next fetch is not allowed yet")]
     TokenNotYet,
-    /// The file with the token cannot be used.
+    /// The token file has no usable token.
     #[error("token file: {0}")]
     TokenFile(Box<str>),
-    /// The file with the component's ticket cannot be used.
+    /// The file with the component's ticket has no usable ticket.
     #[error("ticket file: {0}")]
     TicketFile(Box<str>),
-    /// Nobody knows a refresh token of the official account, WeChat's list included.
+    /// No refresh token is known for the official account, and WeChat's list has none either.
     #[error("no refresh token: the official account is not among those that have authorized the component")]
     NoRefreshToken,
-    /// WeChat gave out a new refresh token, which must not be used before it is stored.
+    /// WeChat issued a new refresh token, which must not be used before it is stored.
     #[error("the new refresh token could not be stored: {0}")]
     RefreshTokenNotStored(Box<str>),
 }
 
-/// A failed call with all that the reaction to it depends on.
+/// A failed call, with everything that decides the reaction to it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {error}", endpoint.as_str())]
 pub struct CallFailure {
     /// The call that failed.
     pub endpoint: Endpoint,
-    /// How to react.
+    /// The class that decides the backoff.
     pub class: ErrorClass,
     /// When the request was sent.
     pub sent_at: Moment,
-    /// Why it failed. (Not a `source`: the text above has it already.)
+    /// Why it failed. Not a `source`, because the text of this type already includes it.
     pub error: CallError,
 }
 
 impl CallError {
-    /// The value of the label `code`: errcodes of the table by their number, everything else by a word.
+    /// The value of the label `code`: the number of an errcode that is in the table, a word for everything else.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Refused { code, .. } => label(*code).unwrap_or("other"),
+            Self::Refused { code, .. } => errcode::label(*code).unwrap_or("other"),
             Self::Timeout => "timeout",
             Self::Connect(_) => "connect",
             Self::Http { .. } => "http",
@@ -105,7 +96,7 @@ impl CallError {
         }
     }
 
-    /// The errcode, if WeChat gave one.
+    /// The errcode, if the answer has one.
     pub fn errcode(&self) -> Option<i64> {
         match self {
             Self::Refused { code, .. } => Some(*code),
@@ -113,7 +104,7 @@ impl CallError {
         }
     }
 
-    /// How long the answer asked us to wait.
+    /// How long the server asked us to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Http { retry_after, .. } => *retry_after,
@@ -121,15 +112,10 @@ impl CallError {
         }
     }
 
-    /// How to react when this endpoint failed so.
+    /// The class of this error at this endpoint.
     pub fn class(&self, endpoint: Endpoint) -> ErrorClass {
         match self {
-            Self::Refused { code, .. } => match (errcode(*code, endpoint), code) {
-                (Some(known), _) => known.class,
-                // These ranges are about requests, whatever the one code says of them.
-                (None, 41_000..=41_999 | 43_000..=43_999) => ErrorClass::BadRequest,
-                (None, _) => ErrorClass::Unknown,
-            },
+            Self::Refused { code, .. } => errcode::class(*code, endpoint),
             Self::TokenFile(_) | Self::TicketFile(_) | Self::NoRefreshToken => ErrorClass::NotAuthorized,
             Self::Timeout
             | Self::Connect(_)
@@ -141,44 +127,44 @@ impl CallError {
         }
     }
 
-    /// Whether the token used is the reason.
+    /// Whether WeChat rejected the token that was used.
     pub fn rejects_token(&self) -> bool {
         matches!(self, Self::Refused { code: 40001 | 40014 | 42001, .. })
     }
 
-    /// Whether all that was missing is a token that is accepted.
+    /// Whether the call failed only because it had no valid token.
     pub fn lacks_token(&self) -> bool {
         self.rejects_token() || matches!(self, Self::TokenNotYet)
     }
 
-    /// What a human should do, where a human can do something.
+    /// What a human should do, if a human can do something.
     pub fn remedy(&self, endpoint: Endpoint) -> Option<Remedy> {
         match self {
             Self::TokenNotYet => None,
-            Self::TokenFile(_) => Some(TOKEN_FILE),
-            Self::TicketFile(_) => Some(TICKET_FILE),
-            Self::NoRefreshToken => Some(AUTHORIZE),
-            Self::RefreshTokenNotStored(_) => Some(STORE),
-            _ if endpoint == Endpoint::TokenServer => Some(TOKEN_SERVER),
-            Self::Refused { code, .. } => errcode(*code, endpoint).and_then(|known| known.remedy),
-            // Wrong credentials have been answered with an empty page.
-            Self::Malformed(_) if endpoint == Endpoint::ComponentToken => Some(PLATFORM_SECRET),
-            Self::Malformed(_) if endpoint.kind() == CallKind::Token => Some(SECRET),
-            Self::Connect(_) | Self::Timeout => Some(NETWORK),
-            Self::TooLarge { .. } => Some(TOO_LARGE),
-            Self::Http { .. } | Self::Malformed(_) => Some(PROXY),
+            Self::TokenFile(_) => Some(remedy::TOKEN_FILE),
+            Self::TicketFile(_) => Some(remedy::TICKET_FILE),
+            Self::NoRefreshToken => Some(remedy::AUTHORIZE),
+            Self::RefreshTokenNotStored(_) => Some(remedy::STORE),
+            _ if endpoint == Endpoint::TokenServer => Some(remedy::TOKEN_SERVER),
+            Self::Refused { code, .. } => errcode::remedy(*code, endpoint),
+            // WeChat has answered wrong credentials with an empty page.
+            Self::Malformed(_) if endpoint == Endpoint::ComponentToken => Some(remedy::PLATFORM_SECRET),
+            Self::Malformed(_) if endpoint.kind() == CallKind::Token => Some(remedy::SECRET),
+            Self::Connect(_) | Self::Timeout => Some(remedy::NETWORK),
+            Self::TooLarge { .. } => Some(remedy::TOO_LARGE),
+            Self::Http { .. } | Self::Malformed(_) => Some(remedy::PROXY),
         }
     }
 }
 
 impl CallFailure {
-    /// The failure of a call that was sent then, with the class that it has.
+    /// A call that was sent at `sent_at` and failed, with its class.
     pub fn new(endpoint: Endpoint, error: CallError, sent_at: Moment) -> Self {
         Self { endpoint, class: error.class(endpoint), sent_at, error }
     }
 
-    /// Whether any other call for the official account would fail for the same reason, so that it is held back as a
-    /// whole. Other failures of a collector hold back that collector alone.
+    /// Whether every other call for the official account would fail for the same reason. Then the whole official account
+    /// backs off; after any other failure of a collector, only that collector does.
     pub fn concerns_every_call(&self) -> bool {
         let fetching = self.endpoint.kind() == CallKind::Token;
         self.class.concerns_every_call() || (fetching && self.class.scope() == Scope::OfficialAccount)
@@ -187,92 +173,14 @@ impl CallFailure {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn refused(code: i64) -> CallError {
         CallError::Refused { code, message: "".into() }
     }
 
-    /// Each code with its class at token calls with an AppSecret, at polls and at collectors, and whether a human can do
-    /// something about it.
     #[test]
-    fn every_errcode_has_the_class_of_the_contract_at_every_kind_of_call() {
-        use ErrorClass::*;
-        for (codes, classes, human) in [
-            (&[-1, 61450][..], [Busy; 3], false),
-            (&[40001], [NotAuthorized, TokenRejected, TokenRejected], true),
-            (&[40014, 42001], [BadRequest, TokenRejected, TokenRejected], true),
-            (&[40013, 40125, 40243, 42007], [NotAuthorized; 3], true),
-            (&[40164, 45035, 61004], [AddressNotAllowed; 3], true),
-            (&[89501, 89502, 89503, 89504, 89505], [AddressNotAllowed; 3], true),
-            (&[89506], [AddressRefusedForDay; 3], true),
-            (&[89507], [AddressRefusedForHour; 3], true),
-            (&[45009, 48006], [DayQuota; 3], true),
-            (&[45011], [MinuteQuota; 3], true),
-            (&[48001, 48004, 50002, 61003, 61005, 61006, 61007], [NotAuthorized; 3], true),
-            (&[61011, 61014, 61015, 61023, 61024, 61028], [NotAuthorized; 3], true),
-            (&[65400], [NotEnabled; 3], true),
-            (&[61452, 65401], [BadRequest, InvalidAccount, BadRequest], true),
-            (&[65402], [BadRequest, UnboundAccount, BadRequest], true),
-            (&[40002, 40003, 41001, 41002, 41004, 41018, 43001, 43002, 43003, 47001], [BadRequest; 3], true),
-            (&[61451, 61453, 61454, 61455, 61456, 61457, 61458, 61459], [BadRequest; 3], true),
-            (&[65403, 65404, 65405, 65406, 65407, 65408, 65409, 65410], [BadRequest; 3], true),
-            (&[65411, 65412, 65413, 65414, 65415, 65416, 65417], [BadRequest; 3], true),
-            (&[76001, 76021], [BadRequest; 3], true),
-            (&[76003, 76022], [BadRequest; 3], true),
-        ] {
-            for &code in codes {
-                let error = refused(code);
-                let at = [Endpoint::StableToken, Endpoint::SessionList, Endpoint::WaitCase];
-                assert_eq!(at.map(|endpoint| error.class(endpoint)), classes, "{code}");
-                assert_eq!(error.code(), code.to_string());
-                for endpoint in Endpoint::ALL.into_iter().filter(|at| *at != Endpoint::TokenServer) {
-                    assert_eq!(error.remedy(endpoint).is_some(), human, "{code} at {}", endpoint.as_str());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_code_means_what_it_means_at_the_call_that_was_made() {
-        use ErrorClass::*;
-        for (code, endpoint, class, advice) in [
-            (40001, Endpoint::Token, NotAuthorized, "AppSecret"),
-            (40001, Endpoint::ComponentToken, NotAuthorized, "open.weixin.qq.com"),
-            (40001, Endpoint::AuthorizerToken, TokenRejected, "component_access_token"),
-            (40001, Endpoint::SessionList, TokenRejected, "/cgi-bin/token"),
-            (42001, Endpoint::AuthorizerList, TokenRejected, "component_access_token"),
-            (40013, Endpoint::AuthorizerToken, NotAuthorized, "component"),
-            (40125, Endpoint::ComponentToken, NotAuthorized, "component"),
-            (61005, Endpoint::ComponentToken, NotAuthorized, "api_start_push_ticket"),
-            (61006, Endpoint::ComponentToken, NotAuthorized, "authorization event URL"),
-            (61023, Endpoint::AuthorizerToken, NotAuthorized, "api_get_authorizer_list"),
-            (61004, Endpoint::StableToken, AddressNotAllowed, "developer console"),
-            (61004, Endpoint::SessionList, AddressNotAllowed, "open.weixin.qq.com"),
-            (40164, Endpoint::ComponentToken, AddressNotAllowed, "open.weixin.qq.com"),
-            (61024, Endpoint::StableToken, NotAuthorized, "source = \"component\""),
-            (61015, Endpoint::SessionList, NotAuthorized, "authorizer_access_token"),
-            (45009, Endpoint::Token, DayQuota, "stable"),
-            (45009, Endpoint::SessionList, DayQuota, "poll less often"),
-            (45009, Endpoint::WaitCase, DayQuota, "[collectors]"),
-            (48001, Endpoint::KfList, NotAuthorized, "[collectors]"),
-            (61007, Endpoint::SessionList, NotAuthorized, "permission set"),
-            (65400, Endpoint::OnlineKfList, NotEnabled, "test accounts"),
-            (76003, Endpoint::Quota, NotAuthorized, "[collectors]"),
-            (76022, Endpoint::Quota, NotAuthorized, "[collectors]"),
-            (76021, Endpoint::Quota, BadRequest, "bug"),
-            (65402, Endpoint::SessionList, UnboundAccount, "inviteworker"),
-        ] {
-            assert_eq!(refused(code).class(endpoint), class, "{code} at {}", endpoint.as_str());
-            let remedy = refused(code).remedy(endpoint).unwrap();
-            assert!(remedy.en.contains(advice), "{code} at {}: {}", endpoint.as_str(), remedy.en);
-        }
-    }
-
-    #[test]
-    fn an_unknown_errcode_is_counted_as_other_and_told_by_its_number() {
+    fn unknown_errcode_is_labelled_other_and_shown_by_number() {
         for (code, class) in [
             (12_345, ErrorClass::Unknown),
             (41_099, ErrorClass::BadRequest),
@@ -286,18 +194,22 @@ mod tests {
     }
 
     #[test]
-    fn a_token_server_is_itself_the_place_to_look() {
+    fn known_errcode_is_its_own_label() {
+        assert_eq!(refused(65402).code(), "65402");
+    }
+
+    #[test]
+    fn any_token_server_failure_points_to_the_token_server() {
         for error in [refused(40001), refused(7), CallError::Timeout, CallError::Malformed("".into())] {
-            assert_eq!(error.remedy(Endpoint::TokenServer), Some(TOKEN_SERVER), "{error}");
+            assert_eq!(error.remedy(Endpoint::TokenServer), Some(remedy::TOKEN_SERVER), "{error}");
         }
     }
 
     #[test]
-    fn what_concerns_every_call_is_known_from_call_and_class() {
+    fn call_and_class_decide_whether_every_call_is_affected() {
         let failure = |code, endpoint| {
-            let error = refused(code);
             let sent_at = Moment { wall: jiff::Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
-            CallFailure { endpoint, class: error.class(endpoint), sent_at, error }
+            CallFailure::new(endpoint, refused(code), sent_at)
         };
         for (code, endpoint, expected) in [
             (40001, Endpoint::WaitCase, true),
@@ -315,21 +227,6 @@ mod tests {
         ] {
             let failure = failure(code, endpoint);
             assert_eq!(failure.concerns_every_call(), expected, "{failure}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_errcode_at_no_call_is_without_class_and_label(
-            code in prop_oneof![any::<i64>(), 40_000..90_000i64], index in 0..Endpoint::ALL.len(),
-        ) {
-            let (error, endpoint) = (refused(code), Endpoint::ALL[index]);
-            let known = error.code() != "other";
-            let unknown = matches!(error.class(endpoint), ErrorClass::Unknown);
-            prop_assert!(!(known && unknown));
-            prop_assert!(known || unknown || error.class(endpoint) == ErrorClass::BadRequest);
-            let conclusive = matches!(error.class(endpoint), ErrorClass::InvalidAccount | ErrorClass::UnboundAccount);
-            prop_assert!(!conclusive || endpoint == Endpoint::SessionList, "only polls conclude");
         }
     }
 }

@@ -91,7 +91,7 @@ impl WechatClient {
         }
         // Only a base URL that cannot be a base fails here, and the configuration refuses those.
         let url = |endpoint: Endpoint| {
-            base_url.join(endpoint.path()).map_err(|error| ClientBuildError(error.to_string()))
+            base_url.join(path(endpoint)).map_err(|error| ClientBuildError(error.to_string()))
         };
         let endpoints = Endpoint::ALL.into_iter().map(url).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -214,6 +214,23 @@ impl WechatClient {
         whole.extend_from_slice(&body);
         whole.extend_from_slice(&more);
         Ok(whole.freeze())
+    }
+}
+
+/// The path of a call under the base URL. The token server has its own URL.
+fn path(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::Token => "cgi-bin/token",
+        Endpoint::StableToken => "cgi-bin/stable_token",
+        Endpoint::TokenServer => "",
+        Endpoint::ComponentToken => "cgi-bin/component/api_component_token",
+        Endpoint::AuthorizerToken => "cgi-bin/component/api_authorizer_token",
+        Endpoint::AuthorizerList => "cgi-bin/component/api_get_authorizer_list",
+        Endpoint::SessionList => "customservice/kfsession/getsessionlist",
+        Endpoint::KfList => "cgi-bin/customservice/getkflist",
+        Endpoint::OnlineKfList => "cgi-bin/customservice/getonlinekflist",
+        Endpoint::WaitCase => "customservice/kfsession/getwaitcase",
+        Endpoint::Quota => "cgi-bin/openapi/quota/get",
     }
 }
 
