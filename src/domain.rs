@@ -12,6 +12,7 @@ pub mod clock;
 pub mod diff;
 pub mod endpoint;
 pub mod errcode;
+pub mod error_class;
 pub mod event;
 pub mod failure_streak;
 pub mod progress;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use config::ValueKind;
 
 use super::locate::Key;
+use super::raw::{self, BackoffWaits};
 use super::report::{Report, friendly};
 use super::setting::{Leaf, Setting};
-use super::{BackoffPolicy, raw};
-use crate::domain::backoff::BackoffRange;
+use crate::domain::backoff::{BackoffPolicy, ExponentialBackoff};
 
 /// What a wait may grow to: failures are asked about again at least once a day, for ever.
 const LONGEST: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
@@ -43,31 +43,28 @@ pub(super) fn policy(keys: raw::Backoff, report: &mut Report) -> BackoffPolicy {
 
 fn check_wait(
     key: &Key<'_>,
-    setting: Setting<BackoffRange>,
-    default: BackoffRange,
+    setting: Setting<BackoffWaits>,
+    default: ExponentialBackoff,
     report: &mut Report,
-) -> BackoffRange {
-    let Some(wait) = report.take(key, setting) else { return default };
-    let [first, longest, least, most] =
-        [wait.first, wait.longest, *LONGEST.start(), *LONGEST.end()].map(friendly);
-    if !LONGEST.contains(&wait.longest) {
-        report.wrong(
-            key,
-            format!("{longest} is out of range; write a longest wait from {least} to {most}, and a first one from 0s"),
-        );
-    } else if wait.first > wait.longest {
-        report.wrong(
-            key,
-            format!(
-                "the first wait, {first}, is longer than the longest, {longest}; write the shorter one first"
-            ),
-        );
-    }
-    wait
+) -> ExponentialBackoff {
+    let Some(BackoffWaits { first, longest }) = report.take(key, setting) else { return default };
+    let [first_text, longest_text, least, most] =
+        [first, longest, *LONGEST.start(), *LONGEST.end()].map(friendly);
+    let mistake = match ExponentialBackoff::try_new(first, longest) {
+        _ if !LONGEST.contains(&longest) => format!(
+            "{longest_text} is out of range; write a longest wait from {least} to {most}, and a first one from 0s"
+        ),
+        Ok(backoff) => return backoff,
+        Err(_) => format!(
+            "the first wait, {first_text}, is longer than the longest, {longest_text}; write the shorter one first"
+        ),
+    };
+    report.wrong(key, mistake);
+    default
 }
 
 /// The first and the longest wait, or one for both.
-impl Leaf for BackoffRange {
+impl Leaf for BackoffWaits {
     fn read(value: ValueKind) -> Result<Self, String> {
         let ValueKind::Array(values) = value else {
             return Duration::read(value).map(|wait| Self { first: wait, longest: wait });

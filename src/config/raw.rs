@@ -9,7 +9,6 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::setting::{Interval, OneOrMore, Section, Setting};
-use crate::domain::backoff::BackoffRange;
 
 /// The main file.
 #[derive(Default, Deserialize)]
@@ -86,15 +85,22 @@ pub(super) struct Poll {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Backoff {
-    pub(super) token_rejected: Setting<BackoffRange>,
-    pub(super) busy: Setting<BackoffRange>,
+    pub(super) token_rejected: Setting<BackoffWaits>,
+    pub(super) busy: Setting<BackoffWaits>,
     pub(super) day_quota: Setting<Duration>,
-    pub(super) address_not_allowed: Setting<BackoffRange>,
-    pub(super) not_authorized: Setting<BackoffRange>,
-    pub(super) not_enabled: Setting<BackoffRange>,
-    pub(super) unbound: Setting<BackoffRange>,
-    pub(super) bad_request: Setting<BackoffRange>,
-    pub(super) unknown: Setting<BackoffRange>,
+    pub(super) address_not_allowed: Setting<BackoffWaits>,
+    pub(super) not_authorized: Setting<BackoffWaits>,
+    pub(super) not_enabled: Setting<BackoffWaits>,
+    pub(super) unbound: Setting<BackoffWaits>,
+    pub(super) bad_request: Setting<BackoffWaits>,
+    pub(super) unknown: Setting<BackoffWaits>,
+}
+
+/// The first and the longest wait of a backoff, not checked against each other.
+#[derive(Clone, Copy)]
+pub(super) struct BackoffWaits {
+    pub(super) first: Duration,
+    pub(super) longest: Duration,
 }
 
 #[derive(Default, Deserialize)]

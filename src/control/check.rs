@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{
         agents::{Binding, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue},
-        backoff::ErrorClass,
+        error_class::ErrorClass,
         event::millis,
         remedy::Remedy,
     },

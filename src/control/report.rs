@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{backoff::ErrorClass, remedy::Remedy},
+    domain::{error_class::ErrorClass, remedy::Remedy},
     wechat::{
         CallKind,
         error::{CallError, CallFailure},

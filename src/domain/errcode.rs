@@ -6,8 +6,8 @@
 //! counted by number, and show that a proxy changes requests or that kfwatch has a bug.
 
 use super::{
-    backoff::ErrorClass,
     endpoint::Endpoint,
+    error_class::ErrorClass,
     remedy::{self, Remedy},
 };
 

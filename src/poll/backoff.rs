@@ -3,8 +3,9 @@
 use crate::{
     domain::{
         account::Conclusion,
-        backoff::{Backoff, BackoffPolicy, ErrorClass, Failure},
+        backoff::{Backoff, BackoffPolicy, FailedCall},
         clock::Moment,
+        error_class::ErrorClass,
         tracker::FailureCause,
     },
     wechat::error::CallFailure,
@@ -27,7 +28,7 @@ impl ActiveBackoff {
         failure: &CallFailure,
         now: Moment,
     ) -> Self {
-        let failed = Failure {
+        let failed = FailedCall {
             class: failure.class,
             sent_at: failure.sent_at,
             retry_after: failure.error.retry_after(),

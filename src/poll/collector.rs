@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{
         agents::{Collector, KfList, OnlineAccount, Quota, WaitingQueue},
-        backoff::{Backoff, Failure},
+        backoff::{Backoff, FailedCall},
         clock::Moment,
         failure_streak::FailureStreak,
     },
@@ -119,7 +119,7 @@ impl Poller {
                 }
             }
             Collection::Failed(failure) => {
-                let failed = Failure {
+                let failed = FailedCall {
                     class: failure.class,
                     sent_at: failure.sent_at,
                     retry_after: failure.error.retry_after(),

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     domain::{
-        backoff::{BackoffPolicy, ErrorClass, Scope},
+        backoff::BackoffPolicy,
         clock::{Clock, Moment},
+        error_class::{ErrorClass, Scope},
         tracker::{Answer, FailureCause, Listed, TrackerUpdate},
     },
     wechat::{

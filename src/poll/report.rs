@@ -15,8 +15,8 @@ use crate::{
     domain::{
         account::AccountState,
         agents::Collector,
-        backoff::{ErrorClass, Scope},
         clock::{Clock, Moment},
+        error_class::{ErrorClass, Scope},
         failure_streak::{FailureStreak, Recovery},
     },
     store::StoreError,

@@ -5,7 +5,7 @@
 //! after the first. One task with a heap serves all turns: ten thousand official accounts are forty thousand entries, not
 //! timers. A turn goes back into the heap when its collection is done, so that there is never a second one beside it, and
 //! turns that passed meanwhile fall together. A collection that found WeChat busy is repeated soon, but not for ever
-//! ([`MAX_REPEATS`]).
+//! ([`RETRIES`]).
 //!
 //! No official account has more than one collection in flight, and none waits in flight for its limit on requests: one
 //! that hangs, or may ask little, takes no more than its share from the others.
@@ -23,7 +23,7 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{agents::Collector, backoff::ErrorClass, clock::Clock},
+    domain::{agents::Collector, backoff::RetryDelays, clock::Clock, error_class::ErrorClass},
     poll::{Collection, OfficialAccount, Poller},
 };
 
@@ -31,11 +31,8 @@ use crate::{
 /// thousand official accounts need 370.
 pub const MAX_COLLECTIONS_IN_FLIGHT: usize = 64;
 
-/// How long after a busy answer a collection is repeated, give or take a fifth.
-const REPEAT_AFTER: Duration = Duration::from_secs(20);
-
-/// How often in a row; then it waits for its interval.
-const MAX_REPEATS: u8 = 2;
+/// The retries of a collection that found WeChat busy; after them its interval applies again.
+const RETRIES: RetryDelays = RetryDelays(&[Duration::from_secs(20), Duration::from_secs(20)]);
 
 /// The shortest time after which a permit is asked for again.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
@@ -208,17 +205,15 @@ impl Collectors {
         let place = place(&self.official_accounts[of].status.name, collector);
         let now = self.clock.now().monotonic;
         let due = next_after(now, interval, interval.mul_f64(place));
-        let repeated = repeat.then(|| repeat_after(now, done.repeats, fastrand::f64())).flatten();
+        let repeated = repeat
+            .then(|| RETRIES.next(done.repeats.into(), fastrand::f64()))
+            .flatten()
+            .map(|delay| now + delay);
         match repeated.filter(|repeated| *repeated < due) {
             Some(due) => Turn { due, repeats: done.repeats + 1, ..done },
             None => Turn { due, repeats: 0, ..done },
         }
     }
-}
-
-/// When to repeat a collection that found WeChat busy, after so many repeats. `jitter` is a random number from 0 to 1.
-fn repeat_after(now: Duration, repeats: u8, jitter: f64) -> Option<Duration> {
-    (repeats < MAX_REPEATS).then(|| now + REPEAT_AFTER.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0)))
 }
 
 /// The first moment at this offset within an interval that is no sooner than half an interval from now.
@@ -304,16 +299,6 @@ mod tests {
             assert_eq!(taken, turn(collector, 0));
             assert_eq!(turns.take_due(Duration::ZERO), None);
             turns.put_back(Turn { due: Duration::MAX, ..taken });
-        }
-    }
-
-    #[test]
-    fn a_busy_collection_is_repeated_soon_and_not_for_ever() {
-        let now = Duration::from_secs(1000);
-        for (repeats, jitter, expected) in
-            [(0, 0.0, Some(1016)), (0, 0.5, Some(1020)), (1, 1.0, Some(1024)), (2, 0.0, None)]
-        {
-            assert_eq!(repeat_after(now, repeats, jitter), expected.map(Duration::from_secs), "{repeats}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! There are as many workers as requests may be in flight, so that nothing of an account at rest is kept but its row.
 //! A poll that panics is one failed poll. When the next tick is far off, a poll that found WeChat busy is repeated a
-//! few times in between ([`REPEATS`]).
+//! few times in between ([`RETRIES`]).
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -12,12 +12,13 @@ use tokio_util::{sync::CancellationToken, time::DelayQueue};
 
 use super::queue::{Job, PollQueue};
 use crate::{
-    domain::{backoff::ErrorClass, clock::Clock},
+    domain::{backoff::RetryDelays, clock::Clock, error_class::ErrorClass},
     poll::{PollOutcome, Poller},
 };
 
-/// How long after a busy answer a poll is repeated, one after the other.
-const REPEATS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
+/// The retries of a poll that found WeChat busy.
+const RETRIES: RetryDelays =
+    RetryDelays(&[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)]);
 
 /// Polls are repeated only if the next tick is farther off than this.
 const FAR_OFF: Duration = Duration::from_secs(60);
@@ -32,7 +33,7 @@ pub struct Workers {
     /// Who makes them.
     pub poller: Arc<Poller>,
     /// Where those go that are to be repeated.
-    pub repeats: mpsc::Sender<Job>,
+    pub repeats: mpsc::Sender<(Job, Duration)>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -56,23 +57,25 @@ impl Workers {
     fn repeat(&self, job: Job) {
         let now = self.clock.now().wall;
         let far_off = job.sweep.next_due.is_none_or(|due| due > now + FAR_OFF);
-        if far_off && job.repeats < REPEATS.len() {
+        if far_off && let Some(delay) = RETRIES.next(job.repeats, fastrand::f64()) {
             // Full: the next tick will do.
-            let _ = self.repeats.try_send(job);
+            let _ = self.repeats.try_send((job, delay));
         }
     }
 }
 
 /// Puts polls into the queue again when their time has come, until the drain begins.
-pub async fn repeat(queue: Arc<PollQueue>, mut requests: mpsc::Receiver<Job>, drain: CancellationToken) {
+pub async fn repeat(
+    queue: Arc<PollQueue>,
+    mut requests: mpsc::Receiver<(Job, Duration)>,
+    drain: CancellationToken,
+) {
     let mut waiting = DelayQueue::new();
     loop {
         tokio::select! {
             () = drain.cancelled() => return,
-            Some(job) = requests.recv() => {
-                if let Some(delay) = REPEATS.get(job.repeats) {
-                    waiting.insert(job, *delay);
-                }
+            Some((job, delay)) = requests.recv() => {
+                waiting.insert(job, delay);
             }
             Some(expired) = waiting.next(), if !waiting.is_empty() => {
                 let mut job = expired.into_inner();

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::domain::{
     agents::{KfList, OnlineAccount, Quota, WaitingQueue},
-    backoff::ErrorClass,
     clock::Moment,
+    error_class::ErrorClass,
     tracker::Fingerprint,
 };
 

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use crate::domain::{
-    backoff::{ErrorClass, Scope},
     clock::Moment,
     endpoint::{CallKind, Endpoint},
     errcode,
+    error_class::{ErrorClass, Scope},
     remedy::{self, Remedy},
 };
 

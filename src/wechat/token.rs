@@ -46,7 +46,7 @@ use super::{
     error::{CallError, CallFailure},
     http::WechatClient,
 };
-use crate::domain::{backoff::ErrorClass, clock::Moment};
+use crate::domain::{clock::Moment, error_class::ErrorClass};
 
 /// The least time between two token fetches of one official account, or of one component.
 pub const FETCH_FLOOR: Duration = Duration::from_secs(10);

@@ -32,7 +32,7 @@ use super::{
     text::{self, TextServer},
 };
 use crate::{
-    domain::{backoff::ErrorClass, clock::Moment},
+    domain::{clock::Moment, error_class::ErrorClass},
     wechat::{
         Endpoint,
         error::{CallError, CallFailure},

@@ -1,0 +1,216 @@
+//! The operator's own token server.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use futures_util::future::join_all;
+use kfwatch::{
+    domain::error_class::ErrorClass,
+    wechat::{
+        Endpoint,
+        error::CallError,
+        token::{FETCH_FLOOR, TextServer, TokenSource},
+    },
+};
+
+use super::platform::Platform;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn source(platform: &Platform, path: &str) -> TokenSource {
+    let url = format!("{}{path}", platform.url).parse().unwrap();
+    TokenSource::Server(TextServer { url, header: None, json_pointer: None })
+}
+
+/// From now on the server gives this token, and WeChat accepts no other.
+fn replace_token(platform: &Platform, token: &str) {
+    platform.world().served = (200, format!("{token}\n"));
+    platform.world().accepted = token.to_owned();
+}
+
+#[tokio::test]
+async fn a_token_is_believed_for_a_minute() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    for _ in 0..10 {
+        account.poll().await.unwrap();
+    }
+    assert_eq!(platform.asked("/token"), 1);
+    platform.clock.pass(MINUTE);
+    account.poll().await.unwrap();
+    assert_eq!(platform.asked("/token"), 2);
+    assert_eq!(account.tally.of(Endpoint::TokenServer), 2, "each exchange is told");
+    assert_eq!(account.tally.refreshed.load(Ordering::Relaxed), 0, "nobody knows when it expires");
+    assert_eq!(*platform.journal.fetches.lock().unwrap(), ["wx0123456789abcdef"; 2]);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_asked_for_again_but_not_within_the_floor() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    account.poll().await.unwrap();
+    replace_token(&platform, "served-2");
+    assert_eq!(account.failure().await.class, ErrorClass::Busy);
+    assert_eq!(platform.asked("/token"), 1);
+    platform.clock.pass(FETCH_FLOOR);
+    account.poll().await.unwrap();
+    platform.clock.pass(FETCH_FLOOR);
+    replace_token(&platform, "served-3");
+    account.poll().await.unwrap();
+    assert_eq!(platform.asked("/token"), 3);
+    assert_eq!(account.tally.dropped.load(Ordering::Relaxed), 2);
+    assert_eq!(account.tally.replaced.load(Ordering::Relaxed), 0, "others are meant to fetch tokens there");
+}
+
+#[tokio::test]
+async fn the_floor_holds_across_a_restart() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), Some(Duration::from_secs(3)));
+    assert_eq!(account.failure().await.error, CallError::TokenNotYet);
+    assert_eq!(platform.asked("/token"), 0);
+    platform.clock.pass(Duration::from_secs(7));
+    account.poll().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_header_goes_along_and_the_token_is_found_in_json() {
+    let platform = Platform::start().await;
+    platform.world().served = (200, r#"{"data":{"token":"served-1","expires_in":1}}"#.to_owned());
+    let url = format!("{}/token?key=s3cret", platform.url).parse().unwrap();
+    let header = ("x-key".parse().unwrap(), "Bearer s3cret".parse().unwrap());
+    let json_pointer = Some("/data/token".to_owned());
+    let source = TokenSource::Server(TextServer { url, header: Some(header), json_pointer });
+    let account = platform.own(source, None);
+    account.poll().await.unwrap();
+    let asked = platform.world().asked[0].clone();
+    assert_eq!((asked.key.as_deref(), asked.query["key"].as_str()), (Some("Bearer s3cret"), "s3cret"));
+}
+
+#[tokio::test]
+async fn user_name_and_password_of_the_url_are_sent_as_such() {
+    let platform = Platform::start().await;
+    let url = platform.url.replace("http://", "http://me:s3cret@").parse().unwrap();
+    let source = TokenSource::Server(TextServer { url, header: None, json_pointer: None });
+    platform.own(source, None).poll().await.unwrap();
+    assert_eq!(platform.world().asked[0].key.as_deref(), Some("Basic bWU6czNjcmV0"));
+}
+
+#[tokio::test]
+async fn each_failure_is_told_apart_and_shows_nothing_of_the_exchange() {
+    let platform = Platform::start().await;
+    let url = format!("{}/token?key=s3cret", platform.url).parse().unwrap();
+    let header = ("authorization".parse().unwrap(), "Bearer s3cret-too".parse().unwrap());
+    let server = TextServer { url, header: Some(header), json_pointer: None };
+    let account = platform.own(TokenSource::Server(server), None);
+    for (status, body, expected) in [
+        (500, "s3cret", "token_server: HTTP status 500"),
+        (401, "s3cret", "token_server: HTTP status 401"),
+        (302, "served-1", "token_server: HTTP status 302"),
+        (200, "", "token_server: malformed answer: does not hold one token"),
+        (200, "<p>s3cret", "token_server: malformed answer: HTML or XML, not a token"),
+        (
+            200,
+            r#"{"s3cret":1}"#,
+            "token_server: malformed answer: JSON, and no json_pointer says where in it",
+        ),
+        (
+            200,
+            r#"{"errcode":"40164","errmsg":"s3cret-too is not on the list"}"#,
+            "token_server: errcode 40164: [REDACTED] is not on the list",
+        ),
+    ] {
+        platform.world().served = (status, body.to_owned());
+        let failure = account.failure().await;
+        assert_eq!(failure.to_string(), expected);
+        assert_eq!(failure.endpoint, Endpoint::TokenServer);
+        platform.clock.pass(FETCH_FLOOR);
+    }
+    assert_eq!(platform.asked("/elsewhere"), 0, "no redirect is followed");
+    assert_eq!(account.tally.failed.load(Ordering::Relaxed), 7);
+    platform.world().served = (200, "served-1".to_owned());
+    account.poll().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_was_not_refused_is_used_on_while_its_server_is_down() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    account.poll().await.unwrap();
+    platform.world().served = (503, String::new());
+    for _ in 0..5 {
+        platform.clock.pass(MINUTE);
+        account.poll().await.unwrap();
+    }
+    assert_eq!(platform.asked("/token"), 6);
+    platform.world().accepted = "served-2".to_owned();
+    platform.clock.pass(MINUTE);
+    let failure = account.failure().await;
+    assert_eq!((failure.endpoint, failure.class), (Endpoint::SessionList, ErrorClass::Busy));
+}
+
+#[tokio::test]
+async fn it_is_not_asked_through_the_proxy_to_wechat() {
+    let platform = Platform::behind(Some("http://127.0.0.1:9")).await;
+    let account = platform.own(source(&platform, "/token"), None);
+    let failure = account.failure().await;
+    assert_eq!((failure.endpoint, failure.error.code()), (Endpoint::SessionList, "connect"));
+    assert_eq!(platform.asked("/token"), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_delays_one_poll_alone() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    account.poll().await.unwrap();
+    platform.clock.pass(MINUTE);
+    let release = platform.hold_next();
+    let mut slow = Box::pin(account.poll());
+    platform.asked_by(&mut slow, "/token", 2).await;
+    platform.clock.pass(FETCH_FLOOR);
+    let others = join_all((0..20).map(|_| account.poll()));
+    for answer in tokio::time::timeout(Duration::from_secs(4), others).await.unwrap() {
+        answer.unwrap();
+    }
+    drop(release);
+    slow.await.unwrap();
+    assert_eq!(platform.asked("/token"), 2);
+}
+
+#[tokio::test]
+async fn who_waited_for_a_fetch_that_hung_shares_its_failure_and_the_floor_is_counted_from_its_end() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    platform.world().served = (503, String::new());
+    let release = platform.hold_next();
+    let mut polls = join_all((0..20).map(|_| account.failure()));
+    platform.asked_by(&mut polls, "/token", 1).await;
+    platform.clock.pass(FETCH_FLOOR);
+    drop(release);
+    for failure in polls.await {
+        assert_eq!(failure.to_string(), "token_server: HTTP status 503");
+    }
+    account.failure().await;
+    assert_eq!(platform.asked("/token"), 1);
+    platform.clock.pass(FETCH_FLOOR);
+    account.failure().await;
+    assert_eq!(platform.asked("/token"), 2);
+}
+
+#[tokio::test]
+async fn a_late_refusal_does_not_drop_a_token_that_was_given_again_since() {
+    let platform = Platform::start().await;
+    let account = platform.own(source(&platform, "/token"), None);
+    account.poll().await.unwrap();
+    platform.clock.pass(FETCH_FLOOR);
+    platform.world().accepted = "another".to_owned();
+    let release = platform.hold_next();
+    let mut late = Box::pin(account.poll());
+    platform.asked_by(&mut late, "getsessionlist", 2).await;
+    platform.clock.pass(Duration::from_secs(1));
+    account.failure().await;
+    assert_eq!(platform.asked("/token"), 2);
+    drop(release);
+    assert_eq!(late.await.unwrap_err().error.errcode(), Some(40001));
+    platform.world().accepted = "served-1".to_owned();
+    account.poll().await.unwrap();
+    assert_eq!(account.tally.dropped.load(Ordering::Relaxed), 1);
+}
