@@ -1,10 +1,9 @@
-//! What Prometheus scrapes.
+//! The metrics that Prometheus scrapes.
 //!
-//! Families whose labels are closed sets live in a registry of the `prometheus` crate. Families with labels from the
-//! configuration (accounts, sinks) are written by [`exposition`] straight from the account table, and what the store
-//! itself knows straight from there: with 100,000 accounts that costs little, and label maps of the crate take two
-//! different label sets for one when their values concatenate alike. Both kinds stand in one page; no family name appears
-//! twice.
+//! Families whose labels are closed sets are in a registry of the `prometheus` crate. Families with labels from the
+//! configuration (accounts, sinks) are written by [`exposition`] directly from the tables of accounts and sinks, because that
+//! is cheap with 100,000 accounts, and because the crate's label maps confuse two label sets whose values concatenate to the
+//! same text. A scrape returns both kinds; no family name occurs twice.
 
 pub mod exposition;
 
@@ -29,23 +28,23 @@ use crate::{
 
 const _: () = assert!(COUNTED_ENDPOINTS == Endpoint::ALL.len());
 
-/// Upper bounds in seconds for calls to WeChat: from a loopback to the default time-out.
+/// Upper bounds in seconds for calls to WeChat: from loopback to the default timeout.
 const CALL_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Upper bounds in seconds for a sweep: from a few accounts to a hundred thousand.
 const SWEEP_BUCKETS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
 
-/// Upper bounds in seconds for a commit: from a fast local disk to a struggling one.
+/// Upper bounds in seconds for a commit: from a fast local disk to an overloaded one.
 const COMMIT_BUCKETS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
-/// Upper bounds in seconds for customer sessions: half a minute to two days, after which WeChat allows no reply.
+/// Upper bounds in seconds for customer sessions: from half a minute to two days, after which WeChat allows no reply.
 const SESSION_BUCKETS: [f64; 12] =
     [30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 21_600.0, 86_400.0, 172_800.0];
 
-/// Ends that are known less exactly than this do not count in the histogram of durations.
+/// Sessions whose end is known less exactly than this are left out of the histogram of durations.
 const LONGEST_USEFUL_END_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The metrics with closed label sets, and the counters of sinks.
+/// The metrics with closed label sets, and the counters per sink.
 pub struct Metrics {
     registry: Registry,
     session_duration: Histogram,
@@ -59,7 +58,7 @@ pub struct Metrics {
     sinks: HashMap<String, SinkCounters>,
 }
 
-/// What is counted for one sink.
+/// The counters of one sink.
 #[derive(Debug, Default)]
 pub struct SinkCounters {
     delivered: AtomicU64,
@@ -67,31 +66,28 @@ pub struct SinkCounters {
 }
 
 impl Metrics {
-    /// All metrics, at zero, for sinks of these names.
+    /// Creates all metrics, at zero, for sinks with these names.
     pub fn new(sinks: impl IntoIterator<Item = String>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let metrics = Self {
             session_duration: histogram(
                 "wechat_kf_session_duration_seconds",
-                "How long ended sessions lasted at most, of those whose end is known to within five minutes.",
+                "Duration of ended sessions (upper bound), without those whose end is known less exactly than to five minutes.",
                 &SESSION_BUCKETS,
             )?,
             call_duration: HistogramVec::new(
-                HistogramOpts::new("kfwatch_api_request_duration_seconds", "How long calls to WeChat took.")
+                HistogramOpts::new("kfwatch_api_request_duration_seconds", "Duration of calls to WeChat.")
                     .buckets(CALL_BUCKETS.to_vec()),
                 &["endpoint"],
             )?,
-            sweeps: IntCounter::new(
-                "kfwatch_sweeps_total",
-                "Ticks of schedules whose polls have all been done.",
-            )?,
+            sweeps: IntCounter::new("kfwatch_sweeps_total", "Ticks whose polls are all done.")?,
             missed_ticks: IntCounter::new(
                 "kfwatch_schedule_missed_ticks_total",
-                "Ticks of schedules that passed without being served in time.",
+                "Ticks of schedules that were skipped because they came too late.",
             )?,
             sweep_duration: histogram(
                 "kfwatch_sweep_duration_seconds",
-                "From a tick of a schedule until its last poll was done.",
+                "Time from a tick of a schedule until its last poll was done.",
                 &SWEEP_BUCKETS,
             )?,
             events: IntCounterVec::new(
@@ -100,12 +96,12 @@ impl Metrics {
             )?,
             commit_duration: histogram(
                 "kfwatch_store_commit_duration_seconds",
-                "How long a poll waited for its changes to be committed.",
+                "Time that a poll waited until its changes were committed.",
                 &COMMIT_BUCKETS,
             )?,
             clock_skew: KnownGauge::unknown(
                 "kfwatch_upstream_clock_skew_seconds",
-                "How far this machine's clock is ahead of WeChat's, behind if negative, to about a second; absent until \
+                "How far the clock of this machine is ahead of WeChat's (negative: behind), to about a second; absent until \
                  known.",
             )?,
             sinks: sinks.into_iter().map(|name| (name, SinkCounters::default())).collect(),
@@ -115,42 +111,42 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A session ended between these two moments, in seconds after it began.
+    /// Records the end of a session that lasted between `min` and `max` seconds.
     pub fn session_ended(&self, min: i64, max: i64) {
         if Duration::from_secs(max.saturating_sub(min).unsigned_abs()) <= LONGEST_USEFUL_END_INTERVAL {
             self.session_duration.observe(max as f64);
         }
     }
 
-    /// Events of this type were committed.
+    /// Counts committed events of this type.
     pub fn events_committed(&self, event_type: EventType, count: u64) {
         self.events.with_label_values(&[event_type.as_str()]).inc_by(count);
     }
 
-    /// A poll's changes were committed after it waited so long.
+    /// Records how long a poll waited for its commit.
     pub fn committed(&self, waited: Duration) {
         self.commit_duration.observe(waited.as_secs_f64());
     }
 
-    /// All polls of a tick are done.
+    /// Records a tick whose polls are all done, `duration` after it.
     pub fn swept(&self, duration: Duration) {
         self.sweeps.inc();
         self.sweep_duration.observe(duration.as_secs_f64());
     }
 
-    /// So many ticks passed without being served in time.
+    /// Counts ticks that were skipped because they came too late.
     pub fn ticks_missed(&self, count: u64) {
         self.missed_ticks.inc_by(count);
     }
 
-    /// What is counted for the sink of that name.
+    /// Returns the counters of the sink with this name.
     pub fn sink(&self, name: &str) -> Option<&SinkCounters> {
         self.sinks.get(name)
     }
 
-    /// A view of calls made for one official account.
+    /// Returns an observer that counts the calls for one official account.
     pub fn call_observer(&self, counters: std::sync::Arc<CallCounters>) -> impl CallObserver + use<> {
-        Calls {
+        CallMetrics {
             durations: Endpoint::ALL
                 .map(|endpoint| self.call_duration.with_label_values(&[endpoint.as_str()])),
             clock_skew: self.clock_skew.clone(),
@@ -158,14 +154,14 @@ impl Metrics {
         }
     }
 
-    /// The families of the registry as text.
+    /// Appends the families of the registry as text.
     pub fn encode(&self, into: &mut Vec<u8>) -> Result<(), prometheus::Error> {
         TextEncoder::new().encode(&self.registry.gather(), into)
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
         let build_info = IntGaugeVec::new(
-            Opts::new("kfwatch_build_info", "The version that runs, always 1."),
+            Opts::new("kfwatch_build_info", "The running version; always 1."),
             &["version", "revision"],
         )?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), crate::REVISION]).set(1);
@@ -196,25 +192,25 @@ impl Metrics {
 }
 
 impl SinkCounters {
-    /// Events were confirmed by the sink.
+    /// Counts events that the sink acknowledged.
     pub fn delivered(&self, events: u64) {
         self.delivered.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// An attempt failed.
+    /// Counts a failed attempt.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Counts the calls made for one official account.
-struct Calls {
+/// Counts the calls for one official account.
+struct CallMetrics {
     durations: [Histogram; Endpoint::ALL.len()],
     clock_skew: KnownGauge,
     counters: std::sync::Arc<CallCounters>,
 }
 
-impl CallObserver for Calls {
+impl CallObserver for CallMetrics {
     fn called(&self, endpoint: Endpoint, elapsed: Duration, error: Option<&CallError>) {
         for (index, candidate) in
             Endpoint::ALL.into_iter().enumerate().filter(|(_, candidate)| *candidate == endpoint)
@@ -231,7 +227,7 @@ impl CallObserver for Calls {
 
     fn token_refreshed(&self, expires_at: Option<i64>) {
         self.counters.set_last_refresh(true);
-        // Reading a file or asking a server is no refresh.
+        // A token read from a file or a token server is not a refresh.
         if let Some(expires_at) = expires_at {
             self.counters.token_refreshes.fetch_add(1, Ordering::Relaxed);
             self.counters.token_expires_at.store(expires_at.unsigned_abs(), Ordering::Relaxed);

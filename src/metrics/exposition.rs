@@ -1,34 +1,34 @@
-//! The families with free-form labels, written as text (format 0.0.4) straight from the account table.
+//! Writes the families with free-form labels as text (format 0.0.4), from the tables of official accounts and sinks.
 //!
-//! Output goes out in chunks of [`CHUNK`] bytes through a callback, so that a page of a hundred megabytes never
-//! stands in memory; nothing is allocated per series. All series of a family are written together, as the format
-//! asks, and no family name stands in the registry as well.
+//! The text is passed on in chunks of [`CHUNK`] bytes, so that a response of a hundred megabytes is never in memory as a
+//! whole. The format wants all series of a family together. No family here has the name of one in the registry.
 
 mod accounts;
 mod calls;
 mod collected;
 mod columns;
-mod lines;
+mod family;
 mod sinks;
 mod stored;
 
+use self::family::Family;
 pub use self::stored::Stored;
 use super::Metrics;
 use crate::status::Table;
 
-/// How many bytes are handed on at a time.
+/// Size of a chunk in bytes. A chunk can be longer by one line.
 pub const CHUNK: usize = 64 * 1024;
 
-/// Which series a page has.
+/// Which series describe kf accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// One series for each kf account.
+    /// One series per kf account.
     PerAccount,
     /// Sums per official account.
     PerOfficialAccount,
 }
 
-/// Writes all families with free-form labels; `emit` takes the text in chunks and says whether to go on.
+/// Writes all families with free-form labels. `emit` receives the text in chunks; writing stops when it returns false.
 pub fn write(
     table: &Table,
     metrics: &Metrics,
@@ -36,7 +36,7 @@ pub fn write(
     detail: Detail,
     emit: impl FnMut(Vec<u8>) -> bool,
 ) {
-    let mut page = Page { chunk: Chunk::new(), emit, open: true };
+    let mut page = Page { chunk: Vec::with_capacity(CHUNK), emit, open: true };
     page.accounts(table, detail);
     page.collected(table);
     page.calls(table);
@@ -45,72 +45,58 @@ pub fn write(
     page.flush();
 }
 
-/// The text that is handed on next. Its memory is there from the beginning, and so a line is written to a slice of it: with
-/// a `Vec` that grows, each piece of it would have to be asked for room.
-struct Chunk {
-    bytes: Vec<u8>,
-    /// How much of it is text.
-    len: usize,
-}
-
-impl Chunk {
-    fn new() -> Self {
-        Self { bytes: vec![0; CHUNK], len: 0 }
-    }
-}
-
 struct Page<E> {
-    chunk: Chunk,
+    chunk: Vec<u8>,
     emit: E,
-    /// Whether somebody still reads.
+    /// Whether the reader still accepts text.
     open: bool,
 }
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
+    /// Writes families with one value per item; each item has its label set as metric text, without braces.
+    fn families<'a, T: 'a>(
+        &mut self,
+        families: &[Family<T>],
+        items: impl Iterator<Item = (&'a str, &'a T)> + Clone,
+    ) {
+        for family in families {
+            self.header(family.name, family.kind, family.help);
+            for (labels, item) in items.clone() {
+                if let Some(value) = (family.value)(item) {
+                    self.series(family.name, labels, value);
+                }
+            }
+        }
+    }
+
     fn header(&mut self, name: &str, kind: &str, help: &str) {
-        for text in ["# HELP ", name, " ", help, "\n# TYPE ", name, " ", kind, "\n"] {
-            self.append(text);
+        self.line(&["# HELP ", name, " ", help]);
+        self.line(&["# TYPE ", name, " ", kind]);
+    }
+
+    /// Writes a series; without `labels` it has no braces.
+    fn series(&mut self, name: &str, labels: &str, value: u64) {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(value);
+        match labels {
+            "" => self.line(&[name, " ", digits]),
+            labels => self.line(&[name, "{", labels, "} ", digits]),
         }
     }
 
-    fn value(&mut self, name: &str, value: u64) {
-        for text in [name, " ", itoa::Buffer::new().format(value), "\n"] {
-            self.append(text);
+    fn line(&mut self, parts: &[&str]) {
+        if self.chunk.len() >= CHUNK {
+            self.flush();
         }
-    }
-
-    fn series(&mut self, name: &str, labels: &[&str], value: u64) {
-        self.append(name);
-        self.append("{");
-        labels.iter().for_each(|part| self.append(part));
-        self.append("} ");
-        self.append(itoa::Buffer::new().format(value));
-        self.append("\n");
-    }
-
-    fn append(&mut self, text: &str) {
-        self.room(text.len())[..text.len()].copy_from_slice(text.as_bytes());
-        self.chunk.len += text.len();
-    }
-
-    /// What follows the text, so many bytes at least. What is written there counts once `chunk.len` says so.
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
-        if self.chunk.bytes.len() - self.chunk.len < bytes {
-            self.turn_over(bytes);
+        for part in parts {
+            self.chunk.extend_from_slice(part.as_bytes());
         }
-        &mut self.chunk.bytes[self.chunk.len..]
-    }
-
-    #[cold]
-    fn turn_over(&mut self, bytes: usize) {
-        self.flush();
-        self.chunk.bytes.resize(bytes.max(CHUNK), 0);
+        self.chunk.push(b'\n');
     }
 
     fn flush(&mut self) {
-        let Chunk { mut bytes, len } = std::mem::replace(&mut self.chunk, Chunk::new());
-        bytes.truncate(len);
-        self.open = self.open && (self.emit)(bytes);
+        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
+        self.open = self.open && (self.emit)(chunk);
     }
 }
 
@@ -124,7 +110,7 @@ mod tests {
         status::{AccountStatus, AccountView, OfficialAccountStatus},
     };
 
-    /// Two official accounts, one with names of all lengths that end at and behind a block, and one with few.
+    /// An official account with names of many lengths, one without kf accounts, and one with a long name.
     fn table() -> Table {
         let official_account = |name: &str, kf_accounts: Vec<String>| {
             let status = |kf_account: String| {
@@ -157,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_has_the_labels_and_the_value_of_its_account() {
+    fn every_line_has_the_labels_and_value_of_its_account() {
         let (table, metrics) = (table(), Metrics::new([]).unwrap());
         let mut page = Vec::new();
         write(&table, &metrics, &Stored::default(), Detail::PerAccount, |chunk| {
