@@ -104,7 +104,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exit code, as the README lists them.
+    /// The exit code, as docs/en/reference/command-line.md lists them.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::App(AppError::Unusable { .. }) => EX_CONFIG.into(),

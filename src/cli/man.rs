@@ -146,18 +146,18 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_codes_are_those_of_the_program_and_of_the_readme() {
+    fn exit_codes_match_the_program_and_the_reference() {
         let status = OPERATOR.split(".SH ").find(|section| section.starts_with("EXIT STATUS")).unwrap();
         let of_page: Vec<&str> =
             status.split(".TP\n.B ").skip(1).filter_map(|item| item.lines().next()).collect();
-        let readme = include_str!("../../README.md");
-        let of_readme: Vec<&str> = readme
+        let reference = include_str!("../../docs/en/reference/command-line.md");
+        let of_reference: Vec<&str> = reference
             .lines()
             .skip_while(|line| !line.starts_with("| exit code |"))
             .skip(2)
             .map_while(|line| line.strip_prefix("| ")?.split(' ').next())
             .collect();
-        assert_eq!(of_page, of_readme);
+        assert_eq!(of_page, of_reference);
         for code in [EX_UNAVAILABLE, EX_CONFIG] {
             assert!(of_page.contains(&code.to_string().as_str()), "{code}");
         }

@@ -1,0 +1,104 @@
+//! Every relative link and every path of the documentation leads somewhere.
+
+use std::{
+    collections::BTreeSet,
+    path::{Component, Path, PathBuf},
+};
+
+use crate::markdown::{Page, code_spans, page, pages, root, without_code_spans};
+
+/// Where paths in backticks may begin.
+const DIRECTORIES: [&str; 5] = ["src/", "tests/", "benches/", "deploy/", "docs/"];
+
+/// The targets of all links of a page.
+fn links(page: &Page) -> Vec<String> {
+    let prose = page.prose();
+    let texts = prose.iter().map(|line| without_code_spans(line));
+    let targets = texts.flat_map(|text| {
+        let parts = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()));
+        parts.collect::<Vec<_>>()
+    });
+    targets.collect()
+}
+
+/// A path without `.` and `..`.
+fn normalized(path: &Path) -> PathBuf {
+    let mut normalized = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => assert!(normalized.pop(), "{} leaves the repository", path.display()),
+            Component::CurDir => {}
+            component => normalized.push(component),
+        }
+    }
+    normalized
+}
+
+/// What is wrong with a link.
+fn problem(page: &Page, link: &str, pages: &[Page]) -> Option<String> {
+    if link.starts_with("http://") || link.starts_with("https://") || link.starts_with("mailto:") {
+        return None;
+    }
+    let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+    let target = match path {
+        "" => page.path.clone(),
+        _ => normalized(&page.path.parent().unwrap().join(path)),
+    };
+    if !root().join(&target).exists() {
+        return Some(format!("{} does not exist", target.display()));
+    }
+    let anchor = anchor?;
+    let Some(target) = pages.iter().find(|page| page.path == target) else {
+        return Some(format!("{} is no page", target.display()));
+    };
+    (!target.anchors().iter().any(|name| name == anchor)).then(|| format!("no heading #{anchor}"))
+}
+
+#[test]
+fn relative_links_resolve() {
+    let pages = pages();
+    let mut problems = Vec::new();
+    let mut count = 0;
+    for page in &pages {
+        for link in links(page) {
+            count += 1;
+            let problem = problem(page, &link, &pages);
+            problems.extend(problem.map(|problem| format!("{}: {link}: {problem}", page.path.display())));
+        }
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(count > 150, "only {count} links");
+}
+
+#[test]
+fn named_paths_exist() {
+    let mut missing = Vec::new();
+    for page in pages() {
+        for line in page.prose() {
+            let paths = code_spans(line).into_iter().filter(|span| {
+                DIRECTORIES.iter().any(|directory| span.starts_with(directory))
+                    && span.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
+            });
+            let absent = paths.filter(|path| !root().join(path).exists());
+            missing.extend(absent.map(|path| format!("{}: {path}", page.path.display())));
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn summary_lists_exactly_the_pages_of_the_book() {
+    let summary = page("docs/en/SUMMARY.md");
+    let directory = Path::new("docs/en");
+    let listed: BTreeSet<PathBuf> =
+        links(&summary).iter().map(|link| normalized(&directory.join(link))).collect();
+    let mut existing: BTreeSet<PathBuf> =
+        pages().into_iter().map(|page| page.path).filter(|path| path.starts_with(directory)).collect();
+    existing.remove(&summary.path);
+    assert_eq!(listed, existing);
+}
+
+#[test]
+fn pages_are_limited_in_length() {
+    assert!(page("README.md").text.lines().count() <= 150);
+}
