@@ -12,8 +12,8 @@ const DIRECTORIES: [&str; 5] = ["src/", "tests/", "benches/", "deploy/", "docs/"
 
 /// The targets of all links of a page.
 fn links(page: &Page) -> Vec<String> {
-    let prose = page.prose();
-    let texts = prose.iter().map(|line| without_code_spans(line));
+    let paragraphs = page.paragraphs();
+    let texts = paragraphs.iter().map(|paragraph| without_code_spans(paragraph));
     let targets = texts.flat_map(|text| {
         let parts = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()));
         parts.collect::<Vec<_>>()
@@ -74,8 +74,8 @@ fn relative_links_resolve() {
 fn named_paths_exist() {
     let mut missing = Vec::new();
     for page in pages() {
-        for line in page.prose() {
-            let paths = code_spans(line).into_iter().filter(|span| {
+        for paragraph in page.paragraphs() {
+            let paths = code_spans(&paragraph).into_iter().filter(|span| {
                 DIRECTORIES.iter().any(|directory| span.starts_with(directory))
                     && span.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
             });

@@ -73,7 +73,8 @@ impl Page {
                 }
                 (None, Some(language)) => {
                     let indent = &line[..line.len() - trimmed.len()];
-                    let block = Block { language: language.trim().to_owned(), text: String::new(), line: n + 2 };
+                    let block =
+                        Block { language: language.trim().to_owned(), text: String::new(), line: n + 2 };
                     Some((indent, block))
                 }
                 (Some((_, block)), Some("")) => {
@@ -98,6 +99,12 @@ impl Page {
     /// The lines outside of code blocks.
     pub(crate) fn prose(&self) -> Vec<&str> {
         self.split().0
+    }
+
+    /// What stands between empty lines outside of code blocks, each in one line: a link may be broken into two.
+    pub(crate) fn paragraphs(&self) -> Vec<String> {
+        let text = self.prose().join("\n");
+        text.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect()
     }
 
     /// The headings of all levels with their tables. The first section is what precedes the second heading.

@@ -117,7 +117,8 @@ fn reference_lists_exactly_the_metrics_of_a_live_page() {
     let (text, mut exported) = loop {
         let text = demo.metrics();
         let families = exported(&text);
-        let is_whole = is_complete(&text, &families) && documented.keys().all(|name| families.contains_key(name));
+        let is_whole =
+            is_complete(&text, &families) && documented.keys().all(|name| families.contains_key(name));
         if is_whole || Instant::now() > deadline {
             break (text, families);
         }
