@@ -48,8 +48,8 @@ pub use self::setting::duration;
 pub use self::sink::MAX_SINKS;
 pub use crate::domain::backoff::BackoffPolicy;
 use crate::domain::event::EventType;
+use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule};
 pub use crate::logging::Format as LogFormat;
-use crate::schedule::{collectors::Intervals, cron::Schedule};
 pub use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
 pub use crate::wechat::{
     http::HttpVersion,
@@ -80,7 +80,7 @@ pub struct Config {
     /// How long failures hold back what failed: first waits not longer than longest ones, these from a second to a day.
     pub backoff_policy: BackoffPolicy,
     /// How often what else of official accounts is collected.
-    pub collectors: Intervals,
+    pub collectors: CollectorIntervals,
     /// What is exported.
     pub metrics: Metrics,
     /// Whom to poll: at least one, names and appids unique, in the order of the files.

@@ -8,7 +8,6 @@
 //! schedule but an interval ([`collectors`]).
 
 pub mod collectors;
-pub mod cron;
 pub mod queue;
 mod spread;
 pub mod ticker;

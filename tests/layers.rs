@@ -34,12 +34,12 @@ const RULES: [Rule; 16] = [
     rule("schedule", &["domain", "metrics", "poll"], "it knows when, not what"),
     rule(
         "control",
-        &["dispatch", "domain", "poll", "schedule", "wechat"],
+        &["dispatch", "domain", "poll", "wechat"],
         "it asks what a person wants to know or done about sinks, and has no store to commit polls to",
     ),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
     rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),
-    rule("config", &["domain", "logging", "schedule", "sink", "wechat"], "it makes values, and runs nothing"),
+    rule("config", &["domain", "logging", "sink", "wechat"], "it makes values, and runs nothing"),
     rule(
         "app",
         &[

@@ -19,12 +19,12 @@ use kfwatch::{
         account::Account,
         backoff::BackoffPolicy,
         clock::{Clock, Moment},
+        cron::Schedule,
         tracker::AccountTracker,
     },
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
     schedule::{
-        cron::Schedule,
         queue::PollQueue,
         ticker::{Scheduled, Ticker, TickerContext},
         triggers::Triggers,

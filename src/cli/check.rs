@@ -12,8 +12,7 @@ use super::{ConfigArgs, Failure, output};
 use crate::{
     app::clock::SystemClock,
     config::{Config, Loaded, OfficialAccount, SinkTarget},
-    domain::{agents::Collector, clock::Clock},
-    schedule::collectors::Intervals,
+    domain::{agents::Collector, clock::Clock, collector_intervals::CollectorIntervals},
 };
 
 /// How many of the next ticks are shown.
@@ -113,8 +112,8 @@ fn describe(config: &Config, now: Timestamp) -> String {
 }
 
 /// What is called beside getsessionlist.
-fn collectors(intervals: &Intervals, official_accounts: usize) -> String {
-    let written = Collector::ALL.map(|collector| match intervals.of(collector) {
+fn collectors(intervals: &CollectorIntervals, official_accounts: usize) -> String {
+    let written = Collector::ALL.map(|collector| match intervals.get(collector) {
         Some(interval) => {
             let interval = SignedDuration::try_from(interval).unwrap_or(SignedDuration::MAX);
             format!("{} every {interval:#}", collector.as_str())

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Config;
-use crate::schedule::cron::Schedule;
+use crate::domain::cron::Schedule;
 
 const MINUTES_A_DAY: u64 = 24 * 60;
 

@@ -19,8 +19,8 @@ use super::setting::Setting;
 use super::webhook::Around;
 use super::{Config, Environment, Loaded, Log, LogFormat, Metrics, Poll, Store, Web, raw};
 use super::{api, backoff, sink};
-use crate::schedule::{
-    collectors::Intervals,
+use crate::domain::{
+    collector_intervals::CollectorIntervals,
     cron::{MAX_EXPRESSIONS, Schedule},
 };
 
@@ -219,13 +219,13 @@ fn check_poll(keys: raw::Poll, report: &mut Report) -> (Poll, Inherited) {
     )
 }
 
-fn check_collectors(keys: raw::Collectors, report: &mut Report) -> Intervals {
+fn check_collectors(keys: raw::Collectors, report: &mut Report) -> CollectorIntervals {
     let root = Key::root(0);
     let collectors = root.name("collectors");
     let mut interval = |name: &str, setting, default| {
         report.interval(&collectors.name(name), setting, default, Duration::from_secs(10)..=7 * DAY)
     };
-    Intervals {
+    CollectorIntervals {
         kf_list: interval("kf_list", keys.kf_list, 5 * MINUTE),
         online: interval("online", keys.online, MINUTE),
         waiting: interval("waiting", keys.waiting, MINUTE),

@@ -14,7 +14,7 @@ use super::request_limit::request_limit;
 use super::setting::{OneOrMore, Section, Setting};
 use super::token::Tokens;
 use super::{Environment, OfficialAccount, raw};
-use crate::schedule::cron::{MAX_EXPRESSIONS, Schedule, ScheduleError};
+use crate::domain::cron::{ExpressionError, MAX_EXPRESSIONS, Schedule, ScheduleError};
 
 /// How many official accounts there may be.
 pub const MAX_OFFICIAL_ACCOUNTS: usize = 100_000;
@@ -179,8 +179,8 @@ impl Schedules {
 pub(super) fn note_schedule_error(at: &Key<'_>, error: &ScheduleError, report: &mut Report) {
     let (key, remedy) = match error {
         ScheduleError::Timezone(_) => ("timezone", "write the name of one, for example \"Asia/Shanghai\""),
-        ScheduleError::Never(_) => ("schedule", "write a date that exists"),
-        ScheduleError::Empty | ScheduleError::TooMany(_) | ScheduleError::Syntax { .. } => {
+        ScheduleError::Expression(ExpressionError::Never(_)) => ("schedule", "write a date that exists"),
+        ScheduleError::Empty | ScheduleError::TooMany(_) | ScheduleError::Expression(_) => {
             ("schedule", "write five or six fields, for example \"*/15 * * * * *\"")
         }
     };

@@ -8,7 +8,7 @@ use super::OfficialAccount;
 use super::locate::Key;
 use super::report::{Report, friendly};
 use super::setting::Setting;
-use crate::schedule::cron::Schedule;
+use crate::domain::cron::Schedule;
 
 /// The highest limit: 10,000 calls a second, more than one machine makes for one official account.
 const MOST: usize = 600_000;

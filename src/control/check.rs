@@ -16,12 +16,12 @@ use super::{
 use crate::{
     domain::{
         agents::{Binding, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue},
+        cron::Schedule,
         error_class::ErrorClass,
         event::millis,
         remedy::Remedy,
     },
     poll::{OfficialAccount, WatchedAccount},
-    schedule::cron::Schedule,
     wechat::{
         CallKind, Endpoint,
         error::{CallError, CallFailure},

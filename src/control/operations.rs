@@ -23,11 +23,11 @@ use crate::{
         account::Account,
         backoff::BackoffPolicy,
         clock::Clock,
+        cron::Schedule,
         event::{Change, millis},
         tracker::TrackerUpdate,
     },
     poll::{OfficialAccount, WatchedAccount},
-    schedule::cron::Schedule,
     wechat::error::CallFailure,
 };
 

@@ -1,14 +1,9 @@
 //! Where in the spread of a tick each kf account is polled.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    ops::Range,
-    sync::Arc,
-    time::Duration,
-};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::ticker::Scheduled;
-use crate::poll::WatchedAccount;
+use crate::{domain::spread::SpreadOffset, poll::WatchedAccount};
 
 /// The kf accounts of a schedule in the order of their places in the spread.
 pub(super) struct SpreadPlan {
@@ -22,16 +17,12 @@ pub(super) struct SpreadPlan {
 /// Where a kf account is found, and when it is let go after a tick. In four bytes each, because there is one of every kf
 /// account.
 struct Place {
-    share: Share,
+    offset: SpreadOffset,
     /// The index of its official account.
     of: u32,
     /// Its index among the kf accounts of that one.
     nth: u32,
 }
-
-/// How much of the spread comes before a place, as a fraction of the largest number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Share(u32);
 
 impl SpreadPlan {
     /// Of nobody, until they [follow](Self::follow).
@@ -52,11 +43,11 @@ impl SpreadPlan {
         self.in_order = Vec::with_capacity(self.lists.iter().map(|list| list.len()).sum());
         for (list, of) in self.lists.iter().zip(0..) {
             let places = list.iter().zip(0..);
-            self.in_order.extend(places.map(|(account, nth)| Place { share: Share::of(account), of, nth }));
+            self.in_order.extend(places.map(|(account, nth)| Place { offset: offset_of(account), of, nth }));
         }
         // Without a spread all have one place, and stay as they are configured.
         if !self.spread.is_zero() {
-            self.in_order.sort_by_key(|place| place.share);
+            self.in_order.sort_by_key(|place| place.offset);
         }
     }
 
@@ -67,12 +58,12 @@ impl SpreadPlan {
 
     /// How long after a tick the one of this index is let go, if there is one.
     pub(super) fn after(&self, index: usize) -> Option<Duration> {
-        Some(self.in_order.get(index)?.share.of_spread(self.spread))
+        Some(self.in_order.get(index)?.offset.within(self.spread))
     }
 
     /// The index up to which those from `first` on are let go until so long after a tick.
     pub(super) fn end(&self, first: usize, elapsed: Duration) -> usize {
-        let has_come = |place: &Place| place.share.of_spread(self.spread) <= elapsed;
+        let has_come = |place: &Place| place.offset.within(self.spread) <= elapsed;
         first + self.in_order[first..].partition_point(has_come)
     }
 
@@ -88,18 +79,9 @@ impl SpreadPlan {
     }
 }
 
-impl Share {
-    /// By a hash of its names, the same at every tick.
-    fn of(account: &WatchedAccount) -> Self {
-        let mut hasher = DefaultHasher::new();
-        let account = &account.status.account;
-        (&account.appid, &account.kf_account).hash(&mut hasher);
-        Self((hasher.finish() >> 32) as u32)
-    }
-
-    fn of_spread(self, spread: Duration) -> Duration {
-        spread.mul_f64(f64::from(self.0) / f64::from(u32::MAX))
-    }
+fn offset_of(account: &WatchedAccount) -> SpreadOffset {
+    let account = &account.status.account;
+    SpreadOffset::new((&account.appid, &account.kf_account))
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cron::Schedule,
     queue::{Job, PollQueue},
     spread::SpreadPlan,
     triggers::{Registration, TriggerError, Triggers},
@@ -25,6 +24,7 @@ use super::{
 use crate::{
     domain::{
         clock::{Clock, Moment},
+        cron::Schedule,
         progress::{Part, Work},
     },
     metrics::Metrics,

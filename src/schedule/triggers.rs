@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use uuid::Uuid;
 
-use super::cron::Schedule;
+use crate::domain::cron::Schedule;
 
 /// The scheduler; there is one in a daemon, because its tasks outlive it.
 #[derive(Clone)]

@@ -8,13 +8,12 @@ use jiff::Timestamp;
 use kfwatch::{
     app::{self, Connections},
     config::{Config, Environment},
-    domain::clock::Clock,
+    domain::{clock::Clock, cron::Schedule},
     metrics::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
     poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
-    schedule::cron::Schedule,
     simulator::{Control, Ledger, Scenario, Simulator},
     status::Table,
     store::{LogPosition, Store},

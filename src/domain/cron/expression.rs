@@ -1,0 +1,128 @@
+//! One cron expression.
+//!
+//! croner parses it, set up exactly as tokio-cron-scheduler sets it up, so that whatever is accepted here is accepted there
+//! and means the same. croner only sees local time without a zone. The conversion to a moment is made here, because with a
+//! zone croner can return a moment earlier than the given one (in the hour that a clock shows twice).
+
+use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
+use chrono_tz::{GapInfo, Tz};
+use croner::parser::{CronParser, Seconds};
+use croner::{Cron, JobType};
+
+use super::utc_offset;
+
+/// No clock change moves a clock back by more.
+const MAX_CLOCK_CHANGE: TimeDelta = TimeDelta::hours(3);
+
+pub(super) struct Expression {
+    /// Six fields, upper case, names of days and months as numbers.
+    text: String,
+    cron: Cron,
+}
+
+/// Why a cron expression is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ExpressionError {
+    /// The parser refused it.
+    #[error("{expression:?} is not a cron expression: {reason}")]
+    Syntax {
+        /// As it was written.
+        expression: String,
+        /// What the parser reported.
+        reason: String,
+    },
+    /// No date matches it, as with 30 February.
+    #[error("{0:?} never comes")]
+    Never(String),
+}
+
+impl Expression {
+    pub(super) fn parse(written: &str) -> Result<Self, ExpressionError> {
+        let syntax = |reason: String| ExpressionError::Syntax { expression: written.to_owned(), reason };
+        let fields: Vec<&str> = written.split_whitespace().collect();
+        let six_fields = match fields.as_slice() {
+            [nickname] if nickname.starts_with('@') => fields.join(" "),
+            fields if fields.len() == 5 => format!("0 {}", fields.join(" ")),
+            fields if fields.len() == 6 => fields.join(" "),
+            [] => return Err(syntax("it is empty".to_owned())),
+            [_] => return Err(syntax("it has 1 field".to_owned())),
+            // A seventh field would be a year, after which the schedule would silently end.
+            fields => return Err(syntax(format!("it has {} fields", fields.len()))),
+        };
+        let parser = CronParser::builder().seconds(Seconds::Required).dom_and_dow(true).build();
+        let cron =
+            parser.parse(&six_fields).map_err(|e| syntax(e.to_string().trim_end_matches('.').to_owned()))?;
+        // Without a year no expression can have had its last match, so any moment will do as the start.
+        if next_on_clock(&cron, DateTime::UNIX_EPOCH.naive_utc()).is_none() {
+            return Err(ExpressionError::Never(written.to_owned()));
+        }
+        Ok(Self { text: cron.pattern.to_string(), cron })
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The first moment later than `after` at which the zone's clock shows a matching time.
+    pub(super) fn next_after(&self, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
+        let clock = after.with_timezone(&zone).naive_local();
+        let ahead = self.first_moment(clock, after, zone)?;
+        // The clock may go back between `after` and then, and show times again that it has already shown.
+        let soon = after + MAX_CLOCK_CHANGE;
+        let goes_back = i64::from(utc_offset(after, zone) - utc_offset(soon, zone));
+        let comes_before = ahead <= soon && utc_offset(ahead, zone) == utc_offset(after, zone);
+        if goes_back <= 0 || comes_before {
+            return Some(ahead);
+        }
+        let again = self.first_moment(clock - TimeDelta::seconds(goes_back), after, zone);
+        again.into_iter().chain([ahead]).min()
+    }
+
+    /// Of the matching times that the clock shows after `clock`, the first one whose moment is later than `after`.
+    fn first_moment(&self, clock: NaiveDateTime, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
+        let mut clock = clock;
+        loop {
+            clock = next_on_clock(&self.cron, clock)?;
+            let moments = match (zone.from_local_datetime(&clock), self.cron.determine_job_type()) {
+                (MappedLocalTime::Single(moment), _) => [Some(moment), None],
+                (MappedLocalTime::Ambiguous(first, _), JobType::FixedTime) => [Some(first), None],
+                (MappedLocalTime::Ambiguous(first, second), JobType::IntervalWildcard) => {
+                    [Some(first), Some(second)]
+                }
+                (MappedLocalTime::None, JobType::FixedTime) => {
+                    [GapInfo::new(&clock, &zone).and_then(|g| g.end), None]
+                }
+                (MappedLocalTime::None, JobType::IntervalWildcard) => [None, None],
+            };
+            if let Some(moment) = moments.into_iter().flatten().map(|m| m.to_utc()).find(|m| *m > after) {
+                return Some(moment);
+            }
+        }
+    }
+
+    pub(super) fn matches_day(&self, day: NaiveDate) -> bool {
+        let pattern = &self.cron.pattern;
+        pattern.month_match(day.month()).unwrap_or(false)
+            && pattern.day_match(day.year(), day.month(), day.day()).unwrap_or(false)
+    }
+
+    /// The seconds of a matching day at which it ticks.
+    pub(super) fn seconds_of_day(&self) -> impl Iterator<Item = usize> {
+        let pattern = &self.cron.pattern;
+        let matching = |range: u32, matches: &dyn Fn(u32) -> bool| -> Vec<usize> {
+            (0..range).filter(|n| matches(*n)).map(|n| n as usize).collect()
+        };
+        let hours = matching(24, &|hour| pattern.hour_match(hour).unwrap_or(false));
+        let minutes = matching(60, &|minute| pattern.minute_match(minute).unwrap_or(false));
+        let seconds = matching(60, &|second| pattern.second_match(second).unwrap_or(false));
+        let starts = hours
+            .into_iter()
+            .flat_map(move |hour| minutes.clone().into_iter().map(move |minute| (hour * 60 + minute) * 60));
+        starts.flat_map(move |start| seconds.clone().into_iter().map(move |second| start + second))
+    }
+}
+
+/// The next time after `clock` that the expression matches, on a clock that is never changed.
+fn next_on_clock(cron: &Cron, clock: NaiveDateTime) -> Option<NaiveDateTime> {
+    cron.find_next_occurrence(&clock.and_utc(), false).ok().map(|next| next.naive_utc())
+}
