@@ -77,6 +77,11 @@ check_deploy() {
     done
 }
 
+# Runs the tests of these modules that `cargo test` leaves out, because they need other programs or much time.
+ignored_tests() {
+    cargo test --locked --quiet --test it -- "${@/%/::}" --ignored
+}
+
 demo() {
     local events
     events=$("$target/debug/kfwatch" demo --for 5s --listen 127.0.0.1:0 | wc -l)
@@ -97,12 +102,11 @@ step "preparation of Prometheus and Alertmanager" prepare_prometheus
 step "preparation of Python" prepare_python
 step "deploy/" check_deploy tests/deploy/*.sh
 export KFWATCH_TEST_PYTHON=$venv/bin/python
-step "tests with Prometheus" cargo test --locked --quiet \
-    --test monitoring --test alerting --test dashboards -- --ignored
-step "tests with wechatpy" cargo test --locked --quiet --test simulator -- --ignored
-step "tests with the CloudEvents SDK" cargo test --locked --quiet --test delivery -- --ignored
+step "tests with Prometheus" ignored_tests monitoring alerting dashboards
+step "tests with wechatpy" ignored_tests simulator
+step "tests with the CloudEvents SDK" ignored_tests delivery
 step "preparation of NATS" prepare_nats
-step "tests with NATS" cargo test --locked --quiet --test nats -- --ignored
+step "tests with NATS" ignored_tests nats
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
 step "instructions of the hot functions" tests/instructions.sh
@@ -110,15 +114,15 @@ step "instructions of the hot functions" tests/instructions.sh
 if $long; then
     step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
     step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
-        cargo test --locked --release --quiet --test conservation
+        cargo test --locked --release --quiet --test it -- conservation:: --skip delivery_faults::
     step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-500}" \
-        cargo test --locked --release --quiet --test delivery_faults
+        cargo test --locked --release --quiet --test it -- delivery_faults::
     step "many rounds of delivery to NATS" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
-        cargo test --locked --release --quiet --test nats -- --ignored
+        cargo test --locked --release --quiet --test it -- nats:: --ignored
     step "a sweep of many accounts" env KFWATCH_SWEEP_ACCOUNTS="${KFWATCH_SWEEP_ACCOUNTS:-20000}" \
         cargo test --locked --release --quiet --test sweep
     step "soak" env KFWATCH_SOAK_MINUTES="${KFWATCH_SOAK_MINUTES:-30}" \
         cargo test --locked --release --quiet --test soak -- --ignored --nocapture
-    step "slow tests of operation" cargo test --locked --quiet --test operations --test schedule -- --ignored
-    step "slow tests of the store" cargo test --locked --release --quiet --test store -- --ignored
+    step "slow tests of operation" ignored_tests operations schedule
+    step "slow tests of the store" cargo test --locked --release --quiet --test it -- store:: --ignored
 fi

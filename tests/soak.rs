@@ -8,13 +8,13 @@
 )]
 
 #[expect(dead_code, reason = "not every test needs every helper")]
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -202,7 +202,7 @@ impl Bare {
             (0..BARE_ROUNDS).for_each(|_| work());
             begun.elapsed().as_secs_f64() / f64::from(BARE_ROUNDS)
         };
-        let mut file = fs::File::create(site.store().with_extension("yardstick")).unwrap();
+        let mut file = fs::File::create(site.config().with_file_name("yardstick")).unwrap();
         let sync = timed(Box::new(|| {
             file.write_all(&[0; 4096]).unwrap();
             file.sync_data().unwrap();
@@ -221,7 +221,7 @@ fn sample(daemon: &Daemon, site: &Site, latency: &mut Latency, bare: Bare) -> Sa
     let status = fs::read_to_string(format!("{process}/status")).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let resident = resident.unwrap_or_else(|| panic!("the daemon has ended: {:#?}", daemon.log()));
-    let wal = fs::metadata(wal(site.store())).map_or(0, |file| file.len());
+    let wal = fs::metadata(site.config().with_file_name("kfwatch.db-wal")).map_or(0, |file| file.len());
     let histogram = |name: &str, labels: &str| {
         ["sum", "count"].map(|part| daemon.metric(&format!("{name}_{part}{labels}")).unwrap())
     };
@@ -234,12 +234,6 @@ fn sample(daemon: &Daemon, site: &Site, latency: &mut Latency, bare: Bare) -> Sa
         calls: Latency::mean_since(&mut latency.calls, calls) / bare.call,
         commits: Latency::mean_since(&mut latency.commits, commits) / bare.sync,
     }
-}
-
-fn wal(store: &Path) -> std::path::PathBuf {
-    let mut path = store.as_os_str().to_owned();
-    path.push("-wal");
-    path.into()
 }
 
 /// The medians of the last minute.

@@ -8,6 +8,7 @@
 )]
 
 #[expect(dead_code, reason = "not every test needs every helper")]
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};

@@ -1,0 +1,359 @@
+//! The shipped rules and routes at work: a real Prometheus and a real Alertmanager beside the daemon and a simulated WeChat API.
+//! Only intervals are shortened: a minute takes a second.
+
+mod alerts;
+mod inhibitions;
+mod message;
+mod routes;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
+
+use crate::support::process::{Home, Process, WeChat, appid, eventually, get, quiet};
+use crate::support::{
+    alertmanager::{Alertmanager, Receiver},
+    metrics_page::Page,
+    prometheus::Prometheus,
+    promql::{Selector, grouping_labels, labels_found, selectors},
+};
+use kfwatch::simulator::{CustomerFlow, Endpoint, Fault, FaultRule, KfState, Spread};
+use serde_json::{Value, json};
+
+const RUNBOOK: &str = "https://github.com/kfwatch/kfwatch/blob/main/deploy/runbook.md#";
+
+/// What Prometheus says itself of the alerts that it evaluates.
+const OF_ALERTS: &str = "ALERTS";
+
+/// What Prometheus adds to every series that it scrapes.
+const OF_PROMETHEUS: [&str; 2] = ["job", "instance"];
+
+#[test]
+#[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
+fn an_unbound_account_is_told_with_its_runbook_until_it_is_bound_and_a_dead_daemon_silences_its_accounts() {
+    let wechat = WeChat::play(quiet(&[("shop", 3)]));
+    let control = wechat.control();
+    for kf_account in ["kf1@shop", "kf2@shop"] {
+        control.set_kf_state(&appid(0), kf_account, KfState::Unbound).unwrap();
+    }
+    // Unbound accounts are asked again every second, so that the end is seen soon.
+    let home = Home::watching(&wechat, "[backoff]\nunbound = [\"0s\", \"1s\"]\n");
+    let daemon = home.daemon();
+    let site = Site::start(&home, daemon.address());
+    let of_first = |status: &str| {
+        let alerts = site.receiver.alerts("WechatKfAccountUnbound", status);
+        alerts.into_iter().find(|alert| alert["labels"]["kf_account"] == "kf1@shop")
+    };
+    let firing = eventually("the unbound account's alert", || of_first("firing"));
+    let labels = json!({
+        "alertname": "WechatKfAccountUnbound", "severity": "warning", "official_account": "shop", "kf_account": "kf1@shop"
+    });
+    assert_eq!(firing["labels"], labels);
+    let annotations = &firing["annotations"];
+    assert_eq!(
+        annotations["summary"],
+        "A kf account is not bound to a WeChat user and cannot serve customers."
+    );
+    assert_eq!(annotations["runbook_url"], format!("{RUNBOOK}wechatkfaccountunbound"));
+    let description = annotations["description"].as_str().unwrap();
+    assert!(description.starts_with("kf1@shop of shop answers errcode 65402."), "{description}");
+    assert!(description.contains("shop 的客服帐号 kf1@shop 返回错误码 65402"), "{description}");
+
+    control.set_kf_state(&appid(0), "kf1@shop", KfState::Bound).unwrap();
+    eventually("the end of the alert", || of_first("resolved"));
+    assert!(site.receiver.alerts("WechatKfAccountUnbound", "firing").iter().all(|alert| {
+        // The third account was never unbound.
+        alert["labels"]["kf_account"] != "kf3@shop"
+    }));
+
+    daemon.signal("KILL");
+    let silenced = eventually("the silenced alert of the other account", || {
+        let alerts = site.alertmanager.alerts("WechatKfAccountUnbound");
+        alerts.into_iter().find(is_inhibited)
+    });
+    assert_eq!(silenced["labels"]["kf_account"], "kf2@shop");
+    let down =
+        eventually("the dead target's alert", || site.receiver.alerts("WechatKfTargetDown", "firing").pop());
+    let instance = json!({
+        "alertname": "WechatKfTargetDown", "severity": "critical", "job": "kfwatch", "instance": site.target.to_string()
+    });
+    assert_eq!(down["labels"], instance);
+    // Critical: to WeCom as well, in the shipped words.
+    let text = eventually("the message to WeCom", || site.receiver.texts().pop());
+    assert!(
+        text.starts_with("[critical] Prometheus cannot scrape kfwatch.\nFiring / 触发 (1):\n- "),
+        "{text}"
+    );
+    assert!(text.ends_with(&format!("\nRunbook / 处理手册: {RUNBOOK}wechatkftargetdown")), "{text}");
+    assert!(site.receiver.alerts("WechatKfTargetDownInhibitor", "firing").is_empty());
+    assert!(site.receiver.alerts("WechatKfAccountUnbound", "resolved").iter().all(|alert| {
+        // The other one is unbound still: nobody was told otherwise.
+        alert["labels"]["kf_account"] == "kf1@shop"
+    }));
+}
+
+#[test]
+#[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
+fn a_refused_secret_is_told_and_silences_the_blindness_that_it_causes() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let refused =
+        FaultRule { endpoint: Some(Endpoint::StableToken), ..FaultRule::new(Fault::Errcode(40125)) };
+    wechat.control().inject(refused);
+    // Tokens are tried again every second or two, so that the end is seen soon.
+    let home = Home::watching(&wechat, "[backoff]\nnot_authorized = [\"0s\", \"2s\"]\n")
+        .set("KFWATCH__POLL__BLIND_AFTER", "2s");
+    let daemon = home.daemon();
+    let site = Site::start(&home, daemon.address());
+    let told = eventually("the alert of the token", || {
+        site.receiver.alerts("WechatKfTokenRefreshFailing", "firing").pop()
+    });
+    assert_eq!(
+        told["labels"],
+        json!({"alertname": "WechatKfTokenRefreshFailing", "severity": "critical", "official_account": "shop"})
+    );
+    for name in ["WechatKfAccountBlind", "WechatKfOfficialAccountBlind"] {
+        let blind = eventually(name, || site.alertmanager.alerts(name).pop());
+        assert!(is_inhibited(&blind), "{blind}");
+    }
+
+    wechat.control().clear_faults();
+    eventually("the end of the token's alert", || {
+        site.receiver.alerts("WechatKfTokenRefreshFailing", "resolved").pop()
+    });
+    // What followed from it ends later, and nobody is told of it even then.
+    for inhibitor in ["WechatKfNoCallsInhibitor", "WechatKfAllBlindInhibitor"] {
+        eventually("the end of what silences", || {
+            site.alertmanager.alerts(inhibitor).is_empty().then_some(())
+        });
+    }
+    for name in ["WechatKfAccountBlind", "WechatKfOfficialAccountBlind", "WechatKfPollsFailing"] {
+        assert_eq!(site.alertmanager.alerts(name), [Value::Null; 0], "{name} still fires");
+        assert_eq!(site.receiver.alerts(name, "firing"), [Value::Null; 0], "{name} was told");
+    }
+}
+
+#[test]
+#[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
+fn a_suspended_sink_is_told_once_to_everybody_until_it_is_resumed() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let sinks = ["crm", "archive"]
+        .map(|name| format!("[[sinks]]\nname = \"{name}\"\ntype = \"jsonl\"\npath = \"{name}.jsonl\"\n"));
+    let home = Home::watching(&wechat, &sinks.concat());
+    let daemon = home.daemon();
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().code, Some(0));
+    // tests/sinks.rs shows how it comes to this.
+    let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
+    let suspend =
+        "UPDATE sinks SET suspended_at = 1, stopped_at = 1, stopped_reason = 'full' WHERE name = 'crm'";
+    assert_eq!(store.execute(suspend, []).unwrap(), 1);
+    drop(store);
+
+    let daemon = home.daemon();
+    let site = Site::start(&home, daemon.address());
+    let told =
+        eventually("the alert of the sink", || site.receiver.alerts("WechatKfSinkSuspended", "firing").pop());
+    let instance = site.target.to_string();
+    assert_eq!(
+        told["labels"],
+        json!({"alertname": "WechatKfSinkSuspended", "severity": "critical", "instance": instance, "sink": "crm"})
+    );
+    eventually("the message to WeCom", || {
+        site.receiver
+            .texts()
+            .into_iter()
+            .find(|text| text.contains(&format!("已满，{instance} 的输出 crm 落后")))
+    });
+    let stopped = eventually("that it is stopped", || site.alertmanager.alerts("WechatKfSinkStopped").pop());
+    assert!(is_inhibited(&stopped), "{stopped}");
+
+    assert_eq!(home.run("sinks resume crm").code, Some(0));
+    eventually("the end of the alert", || site.receiver.alerts("WechatKfSinkSuspended", "resolved").pop());
+    assert_eq!(site.receiver.alerts("WechatKfSinkStopped", "firing"), [Value::Null; 0], "told twice");
+    assert!(site.receiver.alerts("WechatKfSinkSuspended", "firing").iter().all(|alert| {
+        // The other one delivers.
+        alert["labels"]["sink"] == "crm"
+    }));
+}
+
+#[test]
+#[ignore = "needs prometheus; tests/run.sh runs it"]
+fn every_metric_and_label_that_the_rules_name_is_on_a_live_page() {
+    let (_wechat, home, daemon) = telling();
+    let page = Page::of(&daemon);
+    home.write("kfwatch.rules.yml", &shipped("prometheus/kfwatch.rules.yml"));
+    let prometheus = Prometheus::start(&home, "rule_files: [kfwatch.rules.yml]\n");
+    let rules = eventually("the rules", || rules(&prometheus));
+    assert!(rules.len() > 20, "{}", rules.len());
+    let recorded: BTreeSet<&str> =
+        rules.keys().map(String::as_str).filter(|name| name.contains(':')).collect();
+    for (rule, expression) in &rules {
+        let mut labels: BTreeSet<String> = OF_PROMETHEUS.map(str::to_owned).into();
+        let selectors = selectors(expression);
+        for selector in selectors.iter().filter(|selector| !recorded.contains(selector.metric.as_str())) {
+            labels.extend(match selector.metric.as_str() {
+                OF_ALERTS => of_alert(&rules, rule, selector),
+                _ => named_by(&page, rule, selector),
+            });
+        }
+        for label in grouping_labels(expression) {
+            assert!(labels.contains(&label), "{rule}: no series has the label {label}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_has_its_section_in_the_runbook() {
+    let rules = shipped("prometheus/kfwatch.rules.yml");
+    let runbook = shipped("runbook.md");
+    let sections: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 20, "{}", alerts.len());
+    for alert in alerts {
+        assert!(sections.contains(alert), "deploy/runbook.md has no section for {alert}");
+        let link = format!("runbook_url: {RUNBOOK}{}\n", alert.to_lowercase());
+        assert_eq!(rules.matches(&link).count(), 1, "{link}");
+    }
+}
+
+/// The servers with the shipped files.
+struct Site {
+    receiver: Receiver,
+    alertmanager: Alertmanager,
+    target: SocketAddr,
+    _prometheus: Prometheus,
+}
+
+impl Site {
+    fn start(home: &Home, target: SocketAddr) -> Self {
+        let receiver = Receiver::start();
+        home.write("kfwatch.tmpl", &shipped("alertmanager/kfwatch.tmpl"));
+        let routes = minutes_as_seconds(&shipped("alertmanager/alertmanager.yml"))
+            .replace("127.0.0.1:9095", &receiver.address.to_string())
+            .replace(
+                "global:\n",
+                &format!("global:\n  wechat_api_url: http://{}/cgi-bin/\n", receiver.address),
+            );
+        let alertmanager = Alertmanager::start(home, &routes);
+        home.write("kfwatch.rules.yml", &minutes_as_seconds(&shipped("prometheus/kfwatch.rules.yml")));
+        let scrapes = minutes_as_seconds(&shipped("prometheus/prometheus.yml"))
+            .replace("127.0.0.1:9093", &alertmanager.address.to_string())
+            .replace("127.0.0.1:9877", &target.to_string());
+        let prometheus = Prometheus::start(home, &scrapes);
+        Self { receiver, alertmanager, target, _prometheus: prometheus }
+    }
+}
+
+/// A file of deploy/.
+fn shipped(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)).unwrap_or_default()
+}
+
+/// Shortens intervals and windows of the shipped files, and nothing else: minutes to seconds, hours to minutes, and what is
+/// given in seconds to one.
+fn minutes_as_seconds(text: &str) -> String {
+    const BEFORE: [&str; 6] = ["for: ", "_interval: ", "group_wait: ", "[", ":", "offset "];
+    BEFORE.iter().fold(text.to_owned(), |text, before| {
+        let mut parts = text.split(before);
+        let mut shortened = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            shortened.push_str(before);
+            let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let (number, rest) = part.split_at(digits);
+            let seconds = match (number.parse::<u64>(), rest.chars().next()) {
+                (Ok(_), Some('s')) => Some(1),
+                (Ok(minutes), Some('m')) => Some(minutes),
+                (Ok(hours), Some('h')) => Some(60 * hours),
+                _ => None,
+            };
+            match seconds {
+                Some(seconds) => shortened.push_str(&format!("{seconds}s{}", &rest[1..])),
+                None => shortened.push_str(part),
+            }
+        }
+        shortened
+    })
+}
+
+fn is_inhibited(alert: &Value) -> bool {
+    alert["status"]["inhibitedBy"].as_array().is_some_and(|by| !by.is_empty())
+}
+
+/// The expressions of the rules by name, as Prometheus has read them.
+fn rules(prometheus: &Prometheus) -> Option<BTreeMap<String, String>> {
+    let answer: Value = serde_json::from_slice(&get(prometheus.address, "/api/v1/rules", "").body).ok()?;
+    let groups = answer["data"]["groups"].as_array().filter(|groups| !groups.is_empty())?;
+    let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    Some(rules.map(|rule| (text(&rule["name"]), text(&rule["query"]))).collect())
+}
+
+/// Checks that the selector names one of these alerts, and tells the labels of that.
+fn of_alert(rules: &BTreeMap<String, String>, rule: &str, selector: &Selector) -> BTreeSet<String> {
+    let (_, op, name) = selector.matchers.iter().find(|(label, ..)| label == "alertname").unwrap();
+    assert_eq!(op, "=", "{rule}");
+    assert!(rules.contains_key(name), "{rule}: there is no alert {name}");
+    labels_found(&rules[name], rules)
+}
+
+/// Checks that the selector finds series on the page, and tells their labels.
+fn named_by(page: &Page, rule: &str, selector: &Selector) -> BTreeSet<String> {
+    // Made by Prometheus itself.
+    if selector.metric == "up" {
+        return BTreeSet::new();
+    }
+    let series: Vec<_> = page.series.iter().filter(|(name, _)| *name == selector.metric).collect();
+    assert!(!series.is_empty(), "{rule}: the page has no {}", selector.metric);
+    for (label, op, value) in &selector.matchers {
+        if OF_PROMETHEUS.contains(&label.as_str()) {
+            continue;
+        }
+        let has = |(_, labels): &&(String, BTreeMap<String, String>)| match labels.get(label) {
+            Some(found) => op != "=" || found == value,
+            None => false,
+        };
+        assert!(series.iter().any(has), "{rule}: no {} has {label}{op}{value:?}", selector.metric);
+    }
+    series.iter().flat_map(|(_, labels)| labels.keys().cloned()).collect()
+}
+
+/// A daemon whose page tells everything that it ever tells: sessions, somebody who waits, errors, and events that cannot be
+/// delivered.
+fn telling() -> (WeChat, Home, Process) {
+    let mut scenario = quiet(&[("shop", 3)]);
+    // Somebody comes every second and waits for an hour.
+    let constant = |time| Spread { mean: time, min: time, max: time };
+    scenario.official_accounts[0].kf_accounts[2].customers = Some(CustomerFlow {
+        gap: Some(constant(Duration::from_secs(1))),
+        wait: constant(Duration::from_hours(1)),
+        ..CustomerFlow::default()
+    });
+    let wechat = WeChat::play(scenario);
+    let control = wechat.control();
+    control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
+    control.set_kf_state(&appid(0), "kf2@shop", KfState::Unbound).unwrap();
+    // Writing to this device fails as on a full disk.
+    let home = Home::watching(
+        &wechat,
+        "[collectors]\nwaiting = \"10s\"\n[[sinks]]\nname = \"full\"\ntype = \"jsonl\"\npath = \"/dev/full\"\n",
+    );
+    let daemon = home.daemon();
+    let needed = [
+        "wechat_kf_oldest_session_timestamp_seconds{",
+        "wechat_kf_waiting_oldest_message_timestamp_seconds{",
+        "wechat_kf_api_quota_remaining{",
+        "wechat_kf_account_online{",
+        "kfwatch_sink_oldest_pending_timestamp_seconds{",
+        "kfwatch_api_errors_total{",
+        "kfwatch_upstream_clock_skew_seconds ",
+    ];
+    eventually("everything that is ever told", || {
+        let page = daemon.get("/metrics").text();
+        needed.iter().all(|series| page.lines().any(|line| line.starts_with(series))).then_some(())
+    });
+    (wechat, home, daemon)
+}

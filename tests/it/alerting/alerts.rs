@@ -1,0 +1,96 @@
+//! The alerts and routes of deploy/, as their files say them, and synthetic alerts of the same names and labels.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::shipped;
+use crate::support::promql::labels_found;
+
+/// What all alerts of kfwatch begin with.
+pub(crate) const PREFIX: &str = "WechatKf";
+
+/// An alert of the rules file.
+pub(crate) struct Alert {
+    pub(crate) name: String,
+    pub(crate) severity: String,
+    /// Names of its labels besides `alertname` and `severity`.
+    pub(crate) labels: BTreeSet<String>,
+    pub(crate) annotations: Value,
+}
+
+impl Alert {
+    /// All alerts of the rules file.
+    pub(crate) fn all() -> Vec<Self> {
+        let file = yaml("prometheus/kfwatch.rules.yml");
+        let groups = list(&file["groups"]);
+        let rules: Vec<&Value> = groups.iter().flat_map(|group| list(&group["rules"])).collect();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let records = rules.iter().filter(|rule| rule["record"].is_string());
+        let recorded: BTreeMap<String, String> =
+            records.map(|rule| (text(&rule["record"]), text(&rule["expr"]))).collect();
+        let alerts: Vec<Self> = rules
+            .iter()
+            .filter(|rule| rule["alert"].is_string())
+            .map(|rule| Self {
+                name: text(&rule["alert"]),
+                severity: text(&rule["labels"]["severity"]),
+                labels: labels_found(&text(&rule["expr"]), &recorded),
+                annotations: rule["annotations"].clone(),
+            })
+            .collect();
+        assert!(alerts.len() > 20, "{}", alerts.len());
+        alerts
+    }
+
+    /// What somebody else's rules could raise on the same things.
+    pub(crate) fn foreign() -> Self {
+        let labels = ["official_account", "kf_account", "instance", "job", "collector", "sink"];
+        Self {
+            name: "HostDown".to_owned(),
+            severity: "warning".to_owned(),
+            labels: labels.map(str::to_owned).into(),
+            annotations: json!({}),
+        }
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name.starts_with(PREFIX)
+    }
+
+    /// Whether it is the alert of this name without [`PREFIX`].
+    pub(crate) fn is(&self, short_name: &str) -> bool {
+        self.name.strip_prefix(PREFIX) == Some(short_name)
+    }
+
+    pub(crate) fn is_one_of(&self, short_names: &[&str]) -> bool {
+        short_names.iter().any(|name| self.is(name))
+    }
+
+    pub(crate) fn has(&self, label: &str) -> bool {
+        self.labels.contains(label)
+    }
+
+    /// Its labels when it fires at this place: two places have no value in common.
+    pub(crate) fn at(&self, place: usize) -> Map<String, Value> {
+        let mut labels: Map<String, Value> =
+            self.labels.iter().map(|label| (label.clone(), json!(format!("{label}-{place}")))).collect();
+        labels.insert("alertname".to_owned(), json!(self.name));
+        labels.insert("severity".to_owned(), json!(self.severity));
+        labels
+    }
+}
+
+/// A YAML file of deploy/.
+pub(crate) fn yaml(name: &str) -> Value {
+    read_yaml(&shipped(name))
+}
+
+pub(crate) fn read_yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+/// The elements of a list, none of anything else.
+pub(crate) fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}

@@ -1,0 +1,251 @@
+//! Which alert silences which, asked of a real Alertmanager: every alert of the rules file as source and as target of every other
+//! one, on the same official account, instance and kf account, and on another.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    alerts::{Alert, PREFIX, list, yaml},
+    is_inhibited,
+};
+use crate::support::{
+    alertmanager::Alertmanager,
+    process::{Home, eventually},
+};
+
+/// What one inhibit rule of the file does.
+struct Row {
+    /// Alerts by their names without the prefix.
+    sources: &'static [&'static str],
+    silences: fn(&Alert) -> bool,
+    /// Labels that must be the same.
+    equal: &'static [&'static str],
+}
+
+/// One for each inhibit rule, in the file's order.
+const ROWS: [Row; 12] = [
+    Row { sources: &["Absent"], silences: |alert| alert.is_ours() && !alert.is("Absent"), equal: &[] },
+    Row {
+        sources: &["TargetDown"],
+        silences: |alert| {
+            let of_sinks = &["SinkLagging", "SinkStopped", "SinkSuspended", "EventLogFilling", "DeadLetters"];
+            let of_machine = &["TicksMissed", "StoreFailing", "ClockSkewed", "Restarting"];
+            alert.is_one_of(of_sinks) || alert.is_one_of(of_machine)
+        },
+        equal: &["instance"],
+    },
+    Row {
+        sources: &["TargetDownInhibitor"],
+        silences: |alert| {
+            alert.is_ours() && alert.has("official_account") && !alert.is("TargetDownInhibitor")
+        },
+        equal: &["official_account"],
+    },
+    Row {
+        sources: &["TokenRefreshFailing"],
+        silences: |alert| alert.is_one_of(&WITHOUT_CALLS) || alert.is("TokenReplaced"),
+        equal: &["official_account"],
+    },
+    Row {
+        sources: &["QuotaExhausted"],
+        silences: |alert| alert.is_one_of(&WITHOUT_CALLS) || alert.is("QuotaRunningOut"),
+        equal: &["official_account"],
+    },
+    Row {
+        sources: &["NoCallsInhibitor"],
+        silences: |alert| alert.is_one_of(&WITHOUT_CALLS),
+        equal: &["official_account"],
+    },
+    Row {
+        sources: &["OfficialAccountBlind", "AllBlindInhibitor"],
+        silences: |alert| alert.is_one_of(&["AccountBlind", "PollsFailing"]),
+        equal: &["official_account"],
+    },
+    Row {
+        sources: &["NobodyOnline"],
+        silences: |alert| alert.is_one_of(&["CustomersWaitLong", "SessionsOnOfflineAccount"]),
+        equal: &["official_account"],
+    },
+    Row {
+        sources: &["AccountBlind", "AccountUnbound", "AccountInvalid"],
+        silences: |alert| alert.is("SessionOpenTooLong"),
+        equal: &["official_account", "kf_account"],
+    },
+    Row {
+        sources: &["SinkStopped"],
+        silences: |alert| alert.is("SinkLagging"),
+        equal: &["instance", "sink"],
+    },
+    Row {
+        sources: &["SinkSuspended"],
+        silences: |alert| alert.is_one_of(&["SinkLagging", "SinkStopped"]),
+        equal: &["instance", "sink"],
+    },
+    Row {
+        sources: &["PollerStalled"],
+        silences: |alert| alert.is("PollsOverrun"),
+        equal: &["official_account"],
+    },
+];
+
+/// What follows when no call of an official account succeeds.
+const WITHOUT_CALLS: [&str; 5] =
+    ["AccountBlind", "OfficialAccountBlind", "PollsFailing", "PollerStalled", "CollectorStale"];
+
+/// Added to the rules under test, and posted last: when it is silenced, all that came before has been looked at.
+const MARK: [&str; 2] = ["FirstOfMark", "SecondOfMark"];
+
+#[test]
+#[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
+fn alerts_silence_those_that_they_explain_on_the_same_account_or_instance_and_no_others() {
+    let home = Home::new();
+    let alertmanager = Alertmanager::start(&home, &rules_and_mark());
+    let alerts = Alert::all();
+    // Absent silences whatever there is.
+    let (absent, others): (Vec<&Alert>, Vec<&Alert>) = alerts.iter().partition(|alert| alert.is("Absent"));
+    let foreign = Alert::foreign();
+    let mut cases = Vec::new();
+    for source in &others {
+        for target in others.iter().copied().chain([&foreign]) {
+            let first_place = 10 * cases.len();
+            cases.extend(pair(source, target, first_place));
+        }
+    }
+    for row in ROWS.iter().filter(|row| row.sources != ["Absent"]) {
+        for name in row.sources {
+            assert!(cases.iter().any(|case| case.silenced && case.what.starts_with(name)), "{name}");
+        }
+    }
+    alertmanager.bring(&cases.iter().flat_map(Case::alerts).collect::<Vec<_>>());
+    let inhibited = inhibited(&alertmanager);
+    let wrong = cases.iter().filter(|case| inhibited[&key(&case.target)] != case.silenced);
+    let wrong: Vec<_> = wrong.map(|case| (&case.what, case.silenced)).collect();
+    assert!(wrong.is_empty(), "{} of {} are otherwise: {wrong:#?}", wrong.len(), cases.len());
+
+    alertmanager.bring(&[json!({"labels": absent[0].at(0)})]);
+    let told = eventually("the silence of all others", || {
+        let told = alertmanager.all_alerts().into_iter().filter(|alert| !is_inhibited(alert));
+        let names: BTreeSet<String> = told.map(|alert| name_of(&alert)).collect();
+        (names.len() <= 3).then_some(names)
+    });
+    assert_eq!(told, BTreeSet::from([&absent[0].name, &foreign.name, MARK[0]].map(str::to_owned)));
+}
+
+#[test]
+fn every_inhibit_rule_has_a_row_and_labels_that_its_sources_always_have() {
+    let file = yaml("alertmanager/alertmanager.yml");
+    let rules = list(&file["inhibit_rules"]);
+    assert_eq!(rules.len(), ROWS.len(), "give each inhibit rule of the file a row here, in the same order");
+    let alerts = Alert::all();
+    let mut sources = BTreeSet::new();
+    for (rule, row) in rules.iter().zip(&ROWS) {
+        let equal: Vec<&str> = list(&rule["equal"]).iter().filter_map(Value::as_str).collect();
+        assert_eq!(equal, row.equal, "{rule}");
+        for name in row.sources {
+            let source = alerts.iter().find(|alert| alert.is(name)).unwrap();
+            // A label that both lack counts as the same for Alertmanager.
+            assert!(row.equal.iter().all(|label| source.has(label)), "{name} lacks one of {equal:?}");
+            // So that it is certain which rule silences.
+            assert!(sources.insert(name), "{name} is a source of two rules");
+        }
+    }
+}
+
+#[test]
+fn an_account_that_is_unbound_or_invalid_is_told_whatever_else_its_official_account_suffers_from() {
+    let alerts = Alert::all();
+    for alert in alerts.iter().filter(|alert| alert.is_one_of(&["AccountUnbound", "AccountInvalid"])) {
+        let silencers = ROWS.iter().filter(|row| (row.silences)(alert)).flat_map(|row| row.sources);
+        // These say that kfwatch itself cannot be asked.
+        assert_eq!(silencers.collect::<Vec<_>>(), [&"Absent", &"TargetDownInhibitor"], "{}", alert.name);
+    }
+}
+
+/// A source and a target that fire together.
+#[derive(Debug)]
+struct Case {
+    what: String,
+    source: Map<String, Value>,
+    target: Map<String, Value>,
+    silenced: bool,
+}
+
+impl Case {
+    fn alerts(&self) -> [Value; 2] {
+        [&self.source, &self.target].map(|labels| json!({ "labels": labels }))
+    }
+}
+
+/// All that is to be tried with one source and one target, each case at a place of its own, from this one on.
+fn pair(source: &Alert, target: &Alert, first_place: usize) -> Vec<Case> {
+    let row = ROWS.iter().find(|row| row.sources.iter().any(|name| source.is(name)));
+    let row = row.filter(|row| (row.silences)(target));
+    let with = |how: &str, source_labels, target_labels, silenced| Case {
+        what: format!("{} {how} {}", source.name.trim_start_matches(PREFIX), target.name),
+        source: source_labels,
+        target: target_labels,
+        silenced,
+    };
+    let mut places = first_place..;
+    let mut place = || places.next().unwrap_or_default();
+    let mut cases = Vec::new();
+    let here = place();
+    cases.push(with("and, of the same,", source.at(here), target.at(here), row.is_some()));
+    for label in source.labels.intersection(&target.labels) {
+        let here = place();
+        let mut elsewhere = target.at(here);
+        elsewhere.insert(label.clone(), json!(format!("another-{here}")));
+        let silenced = row.is_some_and(|row| !row.equal.contains(&label.as_str()));
+        cases.push(with(&format!("and, of another {label},"), source.at(here), elsewhere, silenced));
+    }
+    // With metrics.per_account = false no alert has this label.
+    const LEFT_OUT: &str = "kf_account";
+    for (how, of_source, of_target) in
+        [("and, as sums,", true, true), ("as sum and", true, false), ("and, as sum,", false, true)]
+    {
+        if (of_source && !source.has(LEFT_OUT)) || (of_target && !target.has(LEFT_OUT)) {
+            continue;
+        }
+        let here = place();
+        let [mut first, mut second] = [source.at(here), target.at(here)];
+        for (labels, left_out) in [(&mut first, of_source), (&mut second, of_target)] {
+            if left_out {
+                labels.remove(LEFT_OUT);
+            }
+        }
+        let silenced = row.is_some_and(|row| !row.equal.contains(&LEFT_OUT));
+        cases.push(with(how, first, second, silenced));
+    }
+    cases
+}
+
+/// Which alerts are silenced, by their labels, when all that was brought has been looked at.
+fn inhibited(alertmanager: &Alertmanager) -> BTreeMap<String, bool> {
+    alertmanager.bring(&MARK.map(|name| json!({"labels": {"alertname": name}})));
+    eventually("the silence of the mark", || {
+        alertmanager.alerts(MARK[1]).iter().any(is_inhibited).then_some(())
+    });
+    let alerts = alertmanager.all_alerts();
+    alerts.iter().map(|alert| (key(alert["labels"].as_object().unwrap()), is_inhibited(alert))).collect()
+}
+
+/// The shipped file, with receivers that send nothing, and a rule for [`MARK`].
+fn rules_and_mark() -> String {
+    let mut file = yaml("alertmanager/alertmanager.yml");
+    let [first, second] = MARK.map(|name| format!("alertname = {name}"));
+    let mark = json!({"source_matchers": [first], "target_matchers": [second]});
+    file["inhibit_rules"].as_array_mut().unwrap().push(mark);
+    // What arrives is tested beside this.
+    file["receivers"] = list(&file["receivers"]).iter().map(|it| json!({"name": it["name"]})).collect();
+    // JSON is YAML.
+    file.to_string()
+}
+
+fn name_of(alert: &Value) -> String {
+    alert["labels"]["alertname"].as_str().unwrap_or_default().to_owned()
+}
+
+fn key(labels: &Map<String, Value>) -> String {
+    json!(labels).to_string()
+}

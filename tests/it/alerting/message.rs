@@ -1,0 +1,96 @@
+//! How long the message gets that people read in WeCom, as Alertmanager's own tool writes it.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Map, Value, json};
+
+use super::alerts::Alert;
+use crate::support::process::Home;
+
+/// The most bytes of a text that WeCom takes; it cuts what is longer, and Alertmanager does not.
+const MOST_BYTES: usize = 2048;
+
+/// The most characters of a name in the configuration; instances may be longer.
+const LONGEST_NAME: usize = 64;
+const LONGEST_INSTANCE: usize = 100;
+
+/// As long as a value gets when it is written as a duration.
+const LONGEST_VALUE: &str = "364d 23h 59m 59s";
+
+#[test]
+#[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
+fn messages_of_the_longest_names_and_of_hundreds_of_alerts_fit_into_wecom() {
+    let home = Home::new();
+    for alert in Alert::all() {
+        let described = description(&home, &alert, &longest_labels(&alert, 0));
+        for (firing, resolved) in [(1, 0), (0, 1), (100, 0), (0, 100), (100, 100)] {
+            let text = message(&home, &alert, &described, [firing, resolved]);
+            assert!(text.ends_with(&format!("#{}", alert.name.to_lowercase())), "{text}");
+            assert!(text.contains(&described), "{text}");
+            assert!(text.len() <= MOST_BYTES, "{} bytes: {text}", text.len());
+        }
+    }
+}
+
+/// The message on a group of so many of these alerts, firing and resolved. All have a description as long as this one.
+fn message(home: &Home, alert: &Alert, described: &str, [firing, resolved]: [usize; 2]) -> String {
+    let labels: Vec<_> = (0..firing + resolved).map(|number| longest_labels(alert, number)).collect();
+    let alerts: Vec<Value> = labels
+        .iter()
+        .enumerate()
+        .map(|(number, labels)| {
+            let status = if number < firing { "firing" } else { "resolved" };
+            json!({"status": status, "labels": labels, "annotations": {"description": described}})
+        })
+        .collect();
+    let mut common = labels[0].clone();
+    common.retain(|name, value| labels.iter().all(|labels| labels.get(name) == Some(value)));
+    let data = json!({
+        "commonLabels": common,
+        "commonAnnotations": {"summary": alert.annotations["summary"], "runbook_url": alert.annotations["runbook_url"]},
+        "alerts": alerts,
+    });
+    render(home, &data, r#"{{ template "kfwatch.message" . }}"#)
+}
+
+/// Labels of the full length; all but the official account, by which alerts are grouped, are those of the alert of this number alone.
+fn longest_labels(alert: &Alert, number: usize) -> Map<String, Value> {
+    let mut labels = alert.at(number);
+    for label in &alert.labels {
+        let value = match label.as_str() {
+            "official_account" => "o".repeat(LONGEST_NAME),
+            "instance" => format!("{number:i>LONGEST_INSTANCE$}"),
+            _ => format!("{number:n>LONGEST_NAME$}"),
+        };
+        labels.insert(label.clone(), json!(value));
+    }
+    labels
+}
+
+/// The description as Prometheus writes it.
+fn description(home: &Home, alert: &Alert, labels: &Map<String, Value>) -> String {
+    let mut parts = alert.annotations["description"].as_str().unwrap().split("{{ $value");
+    let mut template = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (_how, rest) = part.split_once("}}").unwrap();
+        template += LONGEST_VALUE;
+        template += rest;
+    }
+    // What are labels to Prometheus, are common labels here.
+    render(home, &json!({"commonLabels": labels}), &template.replace("$labels.", "$.CommonLabels."))
+}
+
+fn render(home: &Home, data: &Value, template: &str) -> String {
+    home.write("data.json", &data.to_string());
+    let templates = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/alertmanager/*.tmpl");
+    let output = Command::new("amtool")
+        .args(["template", "render"])
+        .arg(format!("--template.glob={templates}"))
+        .arg(format!("--template.data={}", home.path("data.json").display()))
+        .arg(format!("--template.text={template}"))
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{template}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}

@@ -1,0 +1,187 @@
+//! Who is told of which alert, and when, by what a real Alertmanager sends to a webhook and to WeCom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    RUNBOOK,
+    alerts::{Alert, list, read_yaml},
+    minutes_as_seconds, shipped,
+};
+use crate::support::{
+    alertmanager::{Alertmanager, Receiver},
+    process::{Home, eventually},
+};
+
+/// Names without their prefix: those for whoever leads the agents.
+const OF_CUSTOMERS: [&str; 4] =
+    ["CustomersWaitLong", "NobodyOnline", "SessionsOnOfflineAccount", "SessionOpenTooLong"];
+
+const MINUTES_OF_DAY: u64 = 24 * 60;
+
+#[test]
+#[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
+fn in_business_hours_each_alert_reaches_those_that_it_is_for_and_nobody_else() {
+    let now_in_china = minute_of_day() + 8 * 60;
+    check(now_in_china, receivers);
+}
+
+#[test]
+#[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
+fn out_of_business_hours_alerts_of_customers_reach_nobody_and_all_others_whom_they_are_for() {
+    // What the clock shows in UTC is eight hours from now in China: the intervals' location matters.
+    let eight_hours_ago_in_china = minute_of_day();
+    check(eight_hours_ago_in_china, |alert| match alert.is_one_of(&OF_CUSTOMERS) {
+        true => BTreeSet::new(),
+        false => receivers(alert),
+    });
+}
+
+/// Lets every alert of the rules file fire once, with business hours around this minute of the day in China, and compares who
+/// is told.
+fn check(open_around: u64, expected: impl Fn(&Alert) -> BTreeSet<String>) {
+    let site = Site::open_around(open_around);
+    let alerts = Alert::all();
+    let expected: Arrivals = alerts.iter().map(|alert| (alert.name.clone(), expected(alert))).collect();
+    site.bring(&alerts);
+    site.settle();
+    let missing = |arrived: &Arrivals| expected.iter().any(|(name, to)| !to.is_subset(&arrived[name]));
+    let arrived = eventually("every alert", || Some(site.arrivals(&alerts)).filter(|it| !missing(it)));
+    let surplus: Vec<_> = arrived.iter().filter(|(name, to)| **to != expected[*name]).collect();
+    assert!(surplus.is_empty(), "told as well: {surplus:?}");
+    for message in site.webhook.messages("/kfwatch") {
+        let told = &message["alerts"][0]["labels"];
+        if let Some(alert) = alerts.iter().find(|alert| told["alertname"] == alert.name.as_str()) {
+            // A hundred unbound kf accounts are one message; what can wait is one for all official accounts.
+            let by_account = alert.severity != "info" && alert.has("official_account");
+            let labels = message["groupLabels"].as_object().unwrap();
+            let expected = if by_account { vec!["alertname", "official_account"] } else { vec!["alertname"] };
+            assert_eq!(labels.keys().collect::<Vec<_>>(), expected, "{}", alert.name);
+        }
+    }
+}
+
+/// Where an alert arrived: by webhook for the receiver of this name, or by WeCom at this user.
+type Arrivals = BTreeMap<String, BTreeSet<String>>;
+
+/// Where an alert should arrive in business hours.
+fn receivers(alert: &Alert) -> BTreeSet<String> {
+    let receivers: &[&str] = match alert.severity.as_str() {
+        "none" => &[],
+        "critical" => &["webhook of everybody", "WeCom of team-lead"],
+        _ if alert.is_one_of(&OF_CUSTOMERS) => &["WeCom of team-lead"],
+        "warning" | "info" => &["webhook of operators"],
+        other => return BTreeSet::from([format!("nobody knows whom severity {other} is for")]),
+    };
+    receivers.iter().map(|&receiver| receiver.to_owned()).collect()
+}
+
+/// An Alertmanager with the shipped routes and message, and one receiver for each way of sending.
+struct Site {
+    alertmanager: Alertmanager,
+    webhook: Receiver,
+    wecom: Receiver,
+    _home: Home,
+}
+
+impl Site {
+    /// With business hours that begin two hours before this minute of the day in China and end two hours after it.
+    fn open_around(minute: u64) -> Self {
+        let [webhook, wecom] = [Receiver::start(), Receiver::start()];
+        let home = Home::new();
+        home.write("kfwatch.tmpl", &shipped("alertmanager/kfwatch.tmpl"));
+        let shortened = minutes_as_seconds(&shipped("alertmanager/alertmanager.yml"))
+            // What were ten minutes.
+            .replace("group_wait: 10s", "group_wait: 1s")
+            .replace("127.0.0.1:9095", &webhook.address.to_string());
+        let mut file = read_yaml(&shortened);
+        file["global"]["wechat_api_url"] = json!(format!("http://{}/cgi-bin/", wecom.address));
+        // Who silences whom is tested beside this.
+        file["inhibit_rules"] = json!([]);
+        let intervals = &mut file["time_intervals"][0];
+        assert_eq!(intervals["name"], "business-hours");
+        let hours = &mut intervals["time_intervals"][0];
+        assert_eq!(hours["location"], "Asia/Shanghai");
+        assert_eq!(list(&hours["times"]).len(), 1);
+        hours["times"] = times(minute + MINUTES_OF_DAY - 120, 240);
+        // JSON is YAML.
+        let alertmanager = Alertmanager::start(&home, &file.to_string());
+        Self { alertmanager, webhook, wecom, _home: home }
+    }
+
+    fn bring(&self, alerts: &[Alert]) {
+        let alerts: Vec<Value> = alerts
+            .iter()
+            .map(|alert| json!({"labels": alert.at(0), "annotations": alert.annotations}))
+            .collect();
+        self.alertmanager.bring(&alerts);
+    }
+
+    /// Waits until all that was brought has been sent, if it was to be sent: twice the time that a group waits has gone by
+    /// when an alert has arrived that was brought after another one had arrived.
+    fn settle(&self) {
+        let foreign = Alert::foreign();
+        for place in 0..2 {
+            self.alertmanager.bring(&[json!({"labels": foreign.at(place)})]);
+            eventually("an alert of somebody else", || {
+                let arrived = self.webhook.alerts(&foreign.name, "firing");
+                arrived.into_iter().find(|alert| alert["labels"] == json!(foreign.at(place)))
+            });
+        }
+    }
+
+    fn arrivals(&self, alerts: &[Alert]) -> Arrivals {
+        let mut arrivals: Arrivals =
+            alerts.iter().map(|alert| (alert.name.clone(), BTreeSet::new())).collect();
+        for message in self.webhook.messages("/kfwatch") {
+            for alert in list(&message["alerts"]) {
+                let name = alert["labels"]["alertname"].as_str().unwrap_or_default();
+                let receiver = message["receiver"].as_str().unwrap_or_default();
+                if let Some(arrivals) = arrivals.get_mut(name) {
+                    arrivals.insert(format!("webhook of {receiver}"));
+                }
+            }
+        }
+        for message in self.wecom.messages("/message/send") {
+            let text = message["text"]["content"].as_str().unwrap_or_default();
+            let section = text.rsplit(RUNBOOK).next().unwrap_or_default();
+            let alert = alerts.iter().find(|alert| alert.name.to_lowercase() == section);
+            let name = &alert.ok_or_else(|| format!("of which alert is {text:?}?")).unwrap().name;
+            let user = message["touser"].as_str().unwrap_or_default();
+            arrivals.entry(name.clone()).or_default().insert(format!("WeCom of {user}"));
+        }
+        arrivals
+    }
+}
+
+/// Times of a day from this minute on, for so many minutes: two, where midnight is between.
+fn times(from: u64, minutes: u64) -> Value {
+    let from = from % MINUTES_OF_DAY;
+    let to = from + minutes;
+    let parts = [(from, to.min(MINUTES_OF_DAY)), (0, to.saturating_sub(MINUTES_OF_DAY))];
+    let clock = |minute: u64| format!("{:02}:{:02}", minute / 60, minute % 60);
+    let times = parts.iter().filter(|(from, to)| from < to);
+    times.map(|(from, to)| json!({"start_time": clock(*from), "end_time": clock(*to)})).collect()
+}
+
+/// In UTC.
+#[expect(clippy::disallowed_methods, reason = "Alertmanager goes by the machine's clock")]
+fn minute_of_day() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    since_1970.as_secs() / 60 % MINUTES_OF_DAY
+}
+
+#[test]
+fn business_hours_of_the_tests_go_around_midnight() {
+    let time = |from: &str, to: &str| json!({"start_time": from, "end_time": to});
+    assert_eq!(times(10 * 60, 240), json!([time("10:00", "14:00")]));
+    assert_eq!(times(20 * 60, 240), json!([time("20:00", "24:00")]));
+    assert_eq!(
+        times(MINUTES_OF_DAY + 22 * 60 + 30, 240),
+        json!([time("22:30", "24:00"), time("00:00", "02:30")])
+    );
+}

@@ -1,0 +1,80 @@
+//! A restore that is killed at any moment.
+
+use std::{fs, path::Path, time::Instant};
+
+use crate::support::backup::*;
+
+/// Events of the backup, and of the store that it replaces; the last of those are in its write-ahead log alone.
+const BACKED_UP: i64 = 20_000;
+const PRESENT: i64 = 20_500;
+
+/// How often it is killed.
+const KILLS: u32 = 60;
+
+/// The store as a daemon that was killed has left it: the file, and a log with its last commits.
+fn present_store(directory: &Path) -> [(&'static str, Vec<u8>); 2] {
+    let path = directory.join("kfwatch.db");
+    run(async {
+        let store = open_with(&path, BACKED_UP, PRESENT - BACKED_UP).await;
+        let files =
+            ["kfwatch.db", "kfwatch.db-wal"].map(|name| (name, fs::read(directory.join(name)).unwrap()));
+        store.close().await;
+        files
+    })
+}
+
+#[test]
+fn a_restore_killed_at_any_moment_leaves_the_old_store_or_the_new_one() {
+    let home = home();
+    let (directory, path) = (home.path(""), home.path("kfwatch.db"));
+    grow(&path, 0, BACKED_UP);
+    assert_eq!(home.run("backup backup.db").code, Some(0));
+    let image = present_store(&directory);
+    let put = || image.iter().for_each(|(name, content)| fs::write(home.path(name), content).unwrap());
+    put();
+    assert_eq!(events(&path), PRESENT);
+    fs::remove_file(&path).unwrap();
+    put();
+    let begun = Instant::now();
+    assert_eq!(home.run("restore backup.db").code, Some(0));
+    let whole = begun.elapsed();
+
+    let (mut old, mut new) = (0, 0);
+    for kill in 0..KILLS {
+        kept(&directory).iter().for_each(|kept| fs::remove_file(kept).unwrap());
+        fs::remove_file(&path).unwrap();
+        put();
+        let mut restore = home.spawn("restore backup.db");
+        let deadline = Instant::now() + whole.mul_f64(1.6 * f64::from(kill) / f64::from(KILLS));
+        while Instant::now() < deadline && restore.is_running() {
+            std::thread::yield_now();
+        }
+        // By SIGKILL.
+        drop(restore);
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        let found = number(&connection, "SELECT count(*) FROM events");
+        let restores = number(&connection, "SELECT restores FROM lease");
+        drop(connection);
+        assert_eq!(sound, "ok");
+        match restores {
+            0 => assert_eq!(found, PRESENT, "the old store lacks commits"),
+            _ => assert_eq!(found, BACKED_UP, "the new store is not what was backed up"),
+        }
+        if restores > 0 {
+            new += 1;
+            assert_eq!(kept(&directory).iter().map(|kept| events(kept)).max(), Some(PRESENT));
+        } else {
+            old += 1;
+            // What is left behind is in nobody's way.
+            assert_eq!(home.run("restore backup.db").code, Some(0));
+            assert_eq!(kept(&directory).len(), 1);
+            let partial = home.path("kfwatch.db-restore-partial");
+            assert!(!partial.exists());
+        }
+    }
+    println!(
+        "killed {KILLS} times: {old} times the old store, {new} times the new one; a whole restore: {whole:?}"
+    );
+    assert!(old > 0 && new > 0);
+}

@@ -1,0 +1,197 @@
+//! What is refused: in one line, with nothing changed and nothing left behind.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use rusqlite::Connection;
+
+use crate::support::backup::*;
+use crate::support::{
+    disk::SmallDisk,
+    process::{Home, eventually},
+};
+
+/// Exit code 1, one line that holds these texts, and every file as it was.
+fn refused(home: &Home, command: &str, expected: &[&str]) {
+    let (store, before) = (home.path("kfwatch.db"), listing(home));
+    let content = fs::read(&store).ok();
+    let ended = home.run(command);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{command}: {ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{command}: {ended:?}");
+    for text in expected {
+        assert!(ended.stderr.contains(text), "{command}: {text:?} is not in {ended:?}");
+    }
+    assert_eq!(listing(home), before, "{command}");
+    assert_eq!(fs::read(&store).ok(), content, "{command}");
+}
+
+fn home_with_store() -> Home {
+    let home = home();
+    grow(&home.path("kfwatch.db"), 0, 200);
+    home
+}
+
+#[test]
+fn a_backup_overwrites_nothing_and_needs_a_directory() {
+    let home = home_with_store();
+    fs::write(home.path("dear.db"), "dear to somebody").unwrap();
+    refused(&home, "backup dear.db", &["dear.db", "overwrites nothing"]);
+    refused(&home, "backup kfwatch.db", &["overwrites nothing"]);
+    refused(&home, "backup missing/copy.db", &["missing/copy.db", "directory does not exist"]);
+    fs::remove_file(home.path("kfwatch.db")).unwrap();
+    refused(&home, "backup copy.db", &["there is no store at"]);
+}
+
+#[test]
+fn a_store_of_another_version_is_not_backed_up() {
+    let home = home_with_store();
+    let connection = Connection::open(home.path("kfwatch.db")).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    refused(&home, "backup copy.db", &["newer kfwatch (schema 99", "upgrade"]);
+
+    fs::remove_file(home.path("kfwatch.db")).unwrap();
+    let connection = Connection::open(home.path("kfwatch.db")).unwrap();
+    connection.execute_batch(include_str!("../store/version_1.sql")).unwrap();
+    connection.execute_batch("PRAGMA application_id = 0x6b667761; PRAGMA user_version = 1").unwrap();
+    drop(connection);
+    refused(&home, "backup copy.db", &["older kfwatch (schema 1", "start the daemon once"]);
+}
+
+#[test]
+fn a_damaged_store_is_found_by_a_backup() {
+    let home = home_with_store();
+    let mut content = fs::read(home.path("kfwatch.db")).unwrap();
+    let middle = content.len() / 2;
+    // Events, of which the start of a daemon reads nothing.
+    content[middle..middle + 8192].fill(0xa5);
+    fs::write(home.path("kfwatch.db"), content).unwrap();
+    refused(&home, "backup copy.db", &["the store is damaged", "restore a backup"]);
+}
+
+#[test]
+fn what_is_no_sound_backup_is_not_restored() {
+    let home = home_with_store();
+    assert_eq!(home.run("backup good.db").code, Some(0));
+    fs::write(home.path("text.db"), "a text that is longer than the header\n").unwrap();
+    fs::write(home.path("empty.db"), "").unwrap();
+    Connection::open(home.path("notes.db")).unwrap().execute_batch("CREATE TABLE notes (text)").unwrap();
+    let good = fs::read(home.path("good.db")).unwrap();
+    fs::write(home.path("cut.db"), &good[..good.len() / 2]).unwrap();
+    let mut garbage = good.clone();
+    let length = garbage.len();
+    garbage[length / 2..length / 2 + 8192].fill(0xa5);
+    fs::write(home.path("garbage.db"), garbage).unwrap();
+    fs::write(home.path("newer.db"), &good).unwrap();
+    Connection::open(home.path("newer.db")).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    fs::write(home.path("live.db"), &good).unwrap();
+    fs::write(home.path("live.db-wal"), "commits").unwrap();
+
+    refused(&home, "restore nowhere.db", &["nowhere.db", "no such file"]);
+    refused(&home, "restore text.db", &["text.db", "not a backup of kfwatch"]);
+    refused(&home, "restore empty.db", &["empty.db", "not a backup of kfwatch"]);
+    refused(&home, "restore notes.db", &["notes.db", "another program"]);
+    refused(&home, "restore cut.db", &["cut.db", "damaged", "use another one"]);
+    refused(&home, "restore garbage.db", &["garbage.db", "damaged", "use another one"]);
+    refused(&home, "restore newer.db", &["newer.db", "schema 99", "upgrade"]);
+    refused(&home, "restore live.db", &["live.db", "a log beside it"]);
+    refused(&home, "restore kfwatch.db", &["the store itself"]);
+    assert_eq!(home.run("restore good.db").code, Some(0));
+}
+
+#[test]
+fn a_running_daemon_is_named_and_a_reader_too() {
+    let home = home_with_store();
+    assert_eq!(home.run("backup good.db").code, Some(0));
+    let daemon = home.daemon();
+    let ended = home.run("restore good.db");
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains(&format!("process {}", daemon.id())), "{ended:?}");
+    assert!(kept(&home.path("")).is_empty());
+    daemon.signal("TERM");
+    daemon.ended();
+
+    let reader = read(&home.path("kfwatch.db"));
+    reader.execute_batch("BEGIN; SELECT * FROM events LIMIT 1").unwrap();
+    let ended = home.run("restore good.db");
+    assert!(ended.stderr.contains("open in another program"), "{ended:?}");
+    assert!(kept(&home.path("")).is_empty());
+    drop(reader);
+    assert_eq!(home.run("restore good.db").code, Some(0));
+}
+
+#[test]
+fn another_programs_file_is_not_replaced() {
+    let home = home_with_store();
+    assert_eq!(home.run("backup good.db").code, Some(0));
+    fs::remove_file(home.path("kfwatch.db")).unwrap();
+    Connection::open(home.path("kfwatch.db")).unwrap().execute_batch("CREATE TABLE notes (text)").unwrap();
+    refused(&home, "restore good.db", &["another program", "store.path"]);
+}
+
+#[test]
+fn a_damaged_store_is_kept_with_its_log_and_replaced() {
+    let home = home_with_store();
+    assert_eq!(home.run("backup good.db").code, Some(0));
+    fs::write(home.path("kfwatch.db"), "what a broken disk has left of it").unwrap();
+    fs::write(home.path("kfwatch.db-wal"), "commits").unwrap();
+    let ended = home.run("restore good.db");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(events(&home.path("kfwatch.db")), 200);
+    let kept = kept(&home.path(""));
+    assert_eq!(fs::read(&kept[0]).unwrap(), b"what a broken disk has left of it");
+    let log = format!("{}-wal", kept[0].display());
+    assert_eq!(fs::read(log).unwrap(), b"commits");
+    grow(&home.path("kfwatch.db"), 1_000, 1);
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    let Some(disk) = SmallDisk::mount(2) else { return };
+    let home = home_with_store();
+    assert_eq!(home.run("backup good.db").code, Some(0));
+    let copy = disk.path().join("copy.db");
+    disk.fill();
+    let before = list(disk.path());
+    refused(&home, &format!("backup {}", copy.display()), &["copy.db", "the disk is full"]);
+    assert_eq!(list(disk.path()), before);
+
+    disk.make_room();
+    let store = disk.path().join("kfwatch.db");
+    grow(&store, 0, 300);
+    let config = fs::read_to_string(home.path("config.toml")).unwrap();
+    home.write("config.toml", &format!("{config}[store]\npath = \"{}\"\n", store.display()));
+    disk.fill();
+    let before = list(disk.path());
+    refused(&home, "restore good.db", &["the disk is full"]);
+    assert_eq!(list(disk.path()), before);
+    disk.make_room();
+    assert_eq!(events(&store), 300);
+    assert_eq!(home.run("restore good.db").code, Some(0));
+    assert_eq!(events(&store), 200);
+}
+
+#[test]
+fn a_backup_that_is_stopped_by_a_signal_leaves_nothing() {
+    let home = home();
+    grow(&home.path("kfwatch.db"), 0, 60_000);
+    let before = listing(&home);
+    // Sooner or later a signal comes before it is done.
+    eventually("a backup that is stopped", || {
+        let backup = home.spawn("backup copy.db");
+        let partial = || listing(&home).into_iter().find(|(name, _)| name.starts_with(".kfwatch-backup-"));
+        let begun = || partial().map(Some).or_else(|| home.path("copy.db").exists().then_some(None));
+        if let Some((partial, _)) = eventually("a copy that has begun", begun) {
+            // None if it has its name by now.
+            let mode = home.path(&partial).metadata().map(|metadata| metadata.permissions().mode() & 0o777);
+            assert!(mode.is_err() || mode.is_ok_and(|mode| mode == 0o600));
+        }
+        backup.signal("TERM");
+        let ended = backup.ended();
+        match ended.code {
+            Some(0) => fs::remove_file(home.path("copy.db")).unwrap(),
+            _ => assert!(ended.code == Some(1) && ended.stderr.contains("stopped"), "{ended:?}"),
+        }
+        assert_eq!(listing(&home), before);
+        (ended.code == Some(1)).then_some(())
+    });
+}

@@ -1,0 +1,231 @@
+//! Every class of errors through the whole program at once: one official account for each way in which getsessionlist can
+//! fail. What is called and how often, what /metrics and the log say while it lasts, who else is held back, and that all
+//! of it ends by itself.
+//!
+//! The same classes by the clock of a script, with the waits of the default configuration, are in `tests/poll.rs`;
+//! refusals of the token call through the whole program in `tests/operations.rs`.
+
+use std::time::{Duration, Instant};
+
+use crate::support::process::{Home, WeChat, appid, eventually, metric, quiet};
+use kfwatch::simulator::{Control, Endpoint, Fault, FaultRule};
+
+/// Waits that are short enough to see them end, and longer than from tick to tick.
+const CONFIGURATION: &str = "[holds]\nbusy = \"2s\"\nunbound = \"2s\"\nbad_request = \"2s\"\n\
+    unknown = \"2s\"\naddress_not_allowed = \"2s\"\nnot_authorized = \"2s\"\nnot_enabled = \"2s\"\nday_quota = \"2s\"\n";
+
+/// What a failure holds back.
+#[derive(Clone, Copy, PartialEq)]
+enum Holds {
+    KfAccount,
+    /// And the broken connection is tried once more.
+    KfAccountOfBrokenConnection,
+    OfficialAccount,
+    /// For longer than the test lasts: WeChat's own clock says how long.
+    ForLong,
+}
+use Holds::{ForLong, KfAccount, KfAccountOfBrokenConnection, OfficialAccount};
+
+/// The failure, its value of the label `code`, what it holds back, and a word of the remedy.
+const CASES: [(Fault, &str, Holds, &str); 30] = [
+    (Fault::Errcode(-1), "-1", KfAccount, ""),
+    (Fault::HttpStatus(502), "http", KfAccount, ""),
+    (Fault::Hang, "timeout", KfAccount, ""),
+    (Fault::Close, "connect", KfAccountOfBrokenConnection, ""),
+    (Fault::Html, "malformed", KfAccount, ""),
+    (Fault::EmptyBody, "malformed", KfAccount, ""),
+    (Fault::TruncatedBody, "malformed", KfAccount, ""),
+    (Fault::ListOfWrongType, "malformed", KfAccount, ""),
+    (Fault::OversizedBody, "too_large", KfAccount, "max_body_bytes"),
+    (Fault::Errcode(65402), "65402", KfAccount, "inviteworker"),
+    (Fault::Errcode(65401), "65401", KfAccount, ""),
+    (Fault::Errcode(41001), "41001", KfAccount, ""),
+    (Fault::Errcode(43001), "43001", KfAccount, ""),
+    (Fault::Errcode(47001), "47001", KfAccount, ""),
+    (Fault::Errcode(987_654), "other", KfAccount, ""),
+    (Fault::ErrcodeAsText(65413), "65413", KfAccount, ""),
+    (Fault::Errcode(40164), "40164", OfficialAccount, "203.0.113.7"),
+    (Fault::Errcode(45035), "45035", OfficialAccount, "remedy="),
+    (Fault::Errcode(61004), "61004", OfficialAccount, "open.weixin.qq.com"),
+    (Fault::Errcode(89501), "89501", OfficialAccount, "remedy="),
+    (Fault::Errcode(48001), "48001", OfficialAccount, "remedy="),
+    (Fault::Errcode(48004), "48004", OfficialAccount, "remedy="),
+    (Fault::Errcode(50002), "50002", OfficialAccount, "remedy="),
+    (Fault::Errcode(61003), "61003", OfficialAccount, "remedy="),
+    (Fault::Errcode(61007), "61007", OfficialAccount, "permission set"),
+    (Fault::Errcode(65400), "65400", OfficialAccount, "remedy="),
+    (Fault::Errcode(45009), "45009", OfficialAccount, "poll less often"),
+    (Fault::Errcode(45011), "45011", ForLong, "remedy="),
+    (Fault::Errcode(89506), "89506", ForLong, "remedy="),
+    (Fault::Errcode(89507), "89507", ForLong, "remedy="),
+];
+
+#[test]
+fn every_class_is_called_counted_told_and_over_as_it_should_be() {
+    let names: Vec<String> = (0..CASES.len()).map(name).collect();
+    let mut cast: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 2)).collect();
+    cast.push(("calm", 2));
+    let wechat = WeChat::play(quiet(&cast));
+    let control = wechat.control();
+    for index in 0..CASES.len() {
+        control.open_session(&appid(index), &kf_account(index, 1), "o-stays", None).unwrap();
+    }
+    let home = Home::watching(&wechat, CONFIGURATION).set("KFWATCH__API__TIMEOUT", "1s");
+    let daemon = home.set("KFWATCH__API__CONNECT_TIMEOUT", "1s").daemon();
+    let is_up = |page: &str, index, kf| gauge(page, "wechat_kf_account_up", index, kf) == Some(1.0);
+    eventually("good polls of all", || {
+        let page = daemon.get("/metrics").text();
+        (0..CASES.len()).all(|index| is_up(&page, index, 1) && is_up(&page, index, 2)).then_some(())
+    });
+
+    let before: Vec<_> = (0..=CASES.len()).map(|index| polls(&control, index)).collect();
+    CASES.iter().enumerate().for_each(|(index, case)| control.inject(rule(index, case)));
+    let begun = Instant::now();
+    let calm = |control: &Control| polls(control, CASES.len())[0] - before[CASES.len()][0];
+    eventually("a dozen ticks", || (calm(&control) >= 12).then_some(()));
+    let page = daemon.get("/metrics").text();
+    let log = daemon.stderr();
+    let lasted = begun.elapsed();
+    for (index, (_, code, holds, _)) in CASES.iter().enumerate() {
+        let after = polls(&control, index);
+        let called = [0, 1].map(|kf| after[kf] - before[index][kf]);
+        calls_keep_to_the_waits(index, *holds, called, lasted);
+        if matches!(holds, KfAccount | KfAccountOfBrokenConnection) {
+            assert!(
+                called[1] + 3 >= calm(&control),
+                "{}: the colleague was asked {} times",
+                name(index),
+                called[1]
+            );
+            assert!(is_up(&page, index, 2), "{}: the colleague", name(index));
+        } else {
+            assert!(!is_up(&page, index, 2), "{}", name(index));
+        }
+        metrics_tell(&page, index, code, called[0] + called[1]);
+        log_tells_once(&log, index);
+    }
+
+    control.clear_faults();
+    let recovers = |index: &usize| CASES[*index].2 != ForLong;
+    eventually("good polls of all that recover", || {
+        let page = daemon.get("/metrics").text();
+        (0..CASES.len())
+            .filter(recovers)
+            .all(|index| is_up(&page, index, 1) && is_up(&page, index, 2))
+            .then_some(())
+    });
+    let (page, log) = (daemon.get("/metrics").text(), daemon.stderr());
+    for index in (0..CASES.len()).filter(recovers) {
+        for standing in ["wechat_kf_account_unbound", "wechat_kf_account_invalid"] {
+            assert_eq!(gauge(&page, standing, index, 1), Some(0.0), "{}", name(index));
+        }
+        let ends = log.lines().filter(|line| concerns(line, index) && line.contains("succeed again after"));
+        assert_eq!(ends.count(), 1, "{}: {log}", name(index));
+    }
+    events_tell_of_states_alone(&daemon.stdout());
+    println!("classes: {} cases in {lasted:?}, and {:?} in all", CASES.len(), begun.elapsed());
+}
+
+fn name(index: usize) -> String {
+    match &CASES[index].0 {
+        Fault::Errcode(code) | Fault::ErrcodeAsText(code) => format!("errcode_{code}_"),
+        fault => format!("{}_", fault.as_str()),
+    }
+}
+
+fn kf_account(index: usize, kf: usize) -> String {
+    format!("kf{kf}@{}", name(index))
+}
+
+/// The failure of a kf account, or of all of the official account.
+fn rule(index: usize, (fault, _, holds, _): &(Fault, &str, Holds, &str)) -> FaultRule {
+    let alone = matches!(holds, KfAccount | KfAccountOfBrokenConnection);
+    FaultRule {
+        endpoint: Some(Endpoint::GetSessionList),
+        official_account: Some(name(index)),
+        kf_account: alone.then(|| kf_account(index, 1)),
+        ..FaultRule::new(fault.clone())
+    }
+}
+
+fn polls(control: &Control, index: usize) -> [u64; 2] {
+    let name = if index == CASES.len() { "calm".to_owned() } else { name(index) };
+    [1, 2].map(|kf| control.polls_of(&appid(index), &format!("kf{kf}@{name}")).unwrap())
+}
+
+fn gauge(page: &str, family: &str, index: usize, kf: usize) -> Option<f64> {
+    let labels = format!("official_account=\"{}\",kf_account=\"{}\"", name(index), kf_account(index, kf));
+    metric(page, &format!("{family}{{{labels}}}"))
+}
+
+/// A wait of two seconds is shortened by a fifth at most. The first failure has a wait before it, so to speak, and one may
+/// be under way.
+fn calls_keep_to_the_waits(index: usize, holds: Holds, called: [u64; 2], lasted: Duration) {
+    let waits = 2 + (lasted.as_secs_f64() / 1.6) as u64;
+    let (calls, ceiling, floor) = match holds {
+        KfAccount => (called[0], waits, 3),
+        KfAccountOfBrokenConnection => (called[0], 2 * waits, 6),
+        // Both kf accounts may be asked for at the same tick.
+        OfficialAccount => (called[0] + called[1], 2 * waits, 3),
+        // The next minute may begin meanwhile.
+        ForLong => (called[0] + called[1], if CASES[index].1 == "45011" { 4 } else { 2 }, 1),
+    };
+    assert!((floor..=ceiling).contains(&calls), "{}: {calls} calls of {ceiling} in {lasted:?}", name(index));
+}
+
+fn metrics_tell(page: &str, index: usize, code: &str, calls: u64) {
+    let of = name(index);
+    assert_eq!(gauge(page, "wechat_kf_account_up", index, 1), Some(0.0), "{of}");
+    let marked = |code_of_it: &str| Some(f64::from(u8::from(code == code_of_it)));
+    assert_eq!(gauge(page, "wechat_kf_account_unbound", index, 1), marked("65402"), "{of}");
+    assert_eq!(gauge(page, "wechat_kf_account_invalid", index, 1), marked("65401"), "{of}");
+    assert_eq!(gauge(page, "wechat_kf_active_sessions", index, 1), Some(1.0), "{of}: what was last seen");
+    let series =
+        format!("kfwatch_api_errors_total{{official_account=\"{of}\",endpoint=\"getsessionlist\",code=");
+    let counted: Vec<&str> = page.lines().filter(|line| line.starts_with(&series)).collect();
+    let [only] = counted[..] else { unreachable!("{of}: {counted:?}") };
+    let count =
+        only.strip_prefix(&format!("{series}\"{code}\"}} ")).unwrap_or_else(|| unreachable!("{only}"));
+    let count: f64 = count.parse().unwrap();
+    assert!((1.0..=calls as f64).contains(&count), "{of}: {count} errors of {calls} calls");
+}
+
+fn concerns(line: &str, index: usize) -> bool {
+    line.contains(&name(index))
+}
+
+fn log_tells_once(log: &str, index: usize) {
+    let told: Vec<&str> =
+        log.lines().filter(|line| concerns(line, index) && line.contains("Poll failed")).collect();
+    let (_, code, _, remedy) = CASES[index];
+    assert_eq!(told.len(), 1, "{}: {told:#?}", name(index));
+    assert!(told[0].contains(&format!("code=\"{code}\"")) && told[0].contains(remedy), "{}", told[0]);
+    if code == "other" {
+        assert!(told[0].contains("987654"), "{}", told[0]);
+    }
+}
+
+/// Sessions neither end nor begin by failures; only unbound and invalid accounts are news so soon.
+fn events_tell_of_states_alone(stdout: &str) {
+    let mut news = Vec::new();
+    for line in stdout.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let data = &event["data"];
+        if event["type"] == "kf.account.state_changed" {
+            let [of, from, to] = ["kf_account", "from", "to"].map(|key| data[key].as_str().unwrap());
+            news.push(format!("{of} {from}>{to}"));
+        } else {
+            assert_eq!((&event["type"], &data["openid"]), (&"kf.session.started".into(), &"o-stays".into()));
+        }
+    }
+    let moved = |code: i64, moves: &str| format!("kf1@errcode_{code}_ {moves}");
+    let mut expected = [
+        moved(65402, "ok>unbound"),
+        moved(65402, "unbound>ok"),
+        moved(65401, "ok>invalid"),
+        moved(65401, "invalid>ok"),
+    ];
+    news.sort();
+    expected.sort();
+    assert_eq!(news, expected);
+}

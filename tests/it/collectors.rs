@@ -1,0 +1,445 @@
+//! What is collected beside the sessions: what is called and how often, what a refusal holds back, what is shown. The
+//! daemon against the simulator, and rehearsals with a scripted clock.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::support::process::{Home, Process, WeChat, appid, eventually, quiet, secret};
+use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
+use kfwatch::{
+    app,
+    domain::{
+        account::Account,
+        agents::{Binding, Collector, WaitingQueue},
+        clock::Clock,
+    },
+    metrics::{
+        Metrics,
+        exposition::{self, Detail, Stored},
+    },
+    poll::{Collection, OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
+    simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
+    status::{OfficialAccountStatus, Table},
+    store::Store,
+    wechat::{
+        client::OfficialAccountClient,
+        token::{TokenProvider, TokenSource},
+    },
+};
+use secrecy::SecretString;
+use tempfile::TempDir;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+const ENDPOINTS: [Endpoint; 4] =
+    [Endpoint::GetKfList, Endpoint::GetOnlineKfList, Endpoint::GetWaitCase, Endpoint::QuotaGet];
+
+/// A daemon without its schedule, that watches the kf accounts `kf1@shop`, `kf2@shop` and `kf3@shop`.
+struct Rehearsal {
+    simulator: Simulator,
+    clock: Arc<ScriptedClock>,
+    metrics: Arc<Metrics>,
+    poller: Poller,
+    official_account: Arc<OfficialAccount>,
+    _directory: TempDir,
+}
+
+impl Rehearsal {
+    async fn new() -> Self {
+        let mut scenario = quiet(&[("shop", 3)]);
+        scenario.official_accounts[0].kf_accounts[0].nickname = Some("small \"wang\"".to_owned());
+        Self::of(Scenario { ledger: false, ..scenario }, Duration::from_secs(20)).await
+    }
+
+    async fn of(scenario: Scenario, deadline: Duration) -> Self {
+        let kf_accounts = scenario.accounts().remove(0).kf_accounts;
+        let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let clock = Arc::new(ScriptedClock::default());
+        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let source = TokenSource::Stable { secret: SecretString::from(secret(0)) };
+        let tokens = TokenProvider::new(appid(0).into(), source, Arc::new(NoJournal), None, clock.now());
+        let observer = Arc::new(metrics.call_observer(Arc::default()));
+        let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);
+        let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
+        let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
+        let named = kf_accounts.iter().map(|kf_account| Account {
+            official_account: "shop".into(),
+            appid: appid(0).into(),
+            kf_account: kf_account.as_str().into(),
+        });
+        let registered = store.register_accounts(named.collect()).await.unwrap();
+        let watched = registered.configured.into_iter().map(|stored| {
+            let (row, account) = (stored.id, stored.account.clone());
+            let watch = app::watch(stored);
+            Arc::new(WatchedAccount::new(account, row, watch))
+        });
+        official_account.set_accounts(watched.collect());
+        let limits = PollLimits {
+            deadline,
+            blind_after: Duration::from_secs(300),
+            backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
+        };
+        let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock) as Arc<dyn Clock>, limits);
+        Self { simulator, clock, metrics, poller, official_account, _directory: directory }
+    }
+
+    fn control(&self) -> Control {
+        self.simulator.control()
+    }
+
+    fn pass(&self, duration: Duration) {
+        self.clock.pass(duration);
+        self.control().advance(duration);
+    }
+
+    fn refuse(&self, endpoint: Endpoint, fault: Fault) {
+        self.control().inject(FaultRule { endpoint: Some(endpoint), ..FaultRule::new(fault) });
+    }
+
+    /// One collection: what came of it, in short.
+    async fn collect(&self, collector: Collector) -> &'static str {
+        match self.poller.collect(&self.official_account, collector).await {
+            Collection::Succeeded => "ok",
+            Collection::BackedOff => "held",
+            Collection::Failed(failure) => failure.error.code(),
+            Collection::NotStored(_) => "not stored",
+        }
+    }
+
+    async fn collect_all(&self) -> Vec<&'static str> {
+        let mut outcomes = Vec::new();
+        for collector in Collector::ALL {
+            outcomes.push(self.collect(collector).await);
+        }
+        outcomes
+    }
+
+    /// A poll of the first kf account.
+    async fn poll(&self) -> &'static str {
+        let guard = self.official_account.guard(&self.official_account.accounts()[0]).unwrap();
+        match self.poller.poll(&guard).await {
+            PollOutcome::Succeeded => "ok",
+            PollOutcome::BackedOff => "held",
+            PollOutcome::Failed(failure) => failure.error.code(),
+            PollOutcome::NotStored(_) => "not stored",
+        }
+    }
+
+    fn requests(&self) -> [u64; 4] {
+        ENDPOINTS.map(|endpoint| self.control().requests(endpoint))
+    }
+
+    fn last_success(&self, collector: Collector) -> Option<jiff::Timestamp> {
+        self.official_account.status.collected().last_success_at(collector)
+    }
+
+    /// The lines of the page of metrics that have this text.
+    fn metrics(&self, part: &str) -> Vec<String> {
+        let table = Table::new(vec![Arc::clone(&self.official_account.status)]);
+        let mut page = Vec::new();
+        exposition::write(&table, &self.metrics, &Stored::default(), Detail::PerAccount, |chunk| {
+            page.extend(chunk);
+            true
+        });
+        let page = String::from_utf8(page).unwrap();
+        let series = page.lines().filter(|line| !line.starts_with('#') && line.contains(part));
+        series.map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_refused_is_asked_less_and_less_and_holds_nothing_else_back() {
+    for (code, calls) in
+        [(48001, 11..=16), (65400, 11..=16), (40013, 11..=16), (45009, 2..=3), (89506, 1..=1)]
+    {
+        let rehearsal = Rehearsal::new().await;
+        rehearsal.refuse(Endpoint::GetOnlineKfList, Fault::Errcode(code));
+        for _ in 0..60 {
+            assert_eq!(rehearsal.poll().await, "ok", "{code}: polls");
+            let outcomes = rehearsal.collect_all().await;
+            assert_eq!([outcomes[0], outcomes[2], outcomes[3]], ["ok"; 3], "{code}: the other collectors");
+            assert_ne!(outcomes[1], "ok");
+            rehearsal.pass(MINUTE);
+        }
+        let [kf_list, online, waiting, quota] = rehearsal.requests();
+        assert_eq!([kf_list, waiting, quota], [60; 3], "{code}");
+        assert!(calls.contains(&online), "{code}: {online} calls in an hour");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_granted_again_collects_within_five_minutes() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.refuse(Endpoint::GetKfList, Fault::Errcode(48001));
+    for _ in 0..20 {
+        assert_ne!(rehearsal.collect(Collector::KfList).await, "ok");
+        rehearsal.pass(MINUTE);
+    }
+    rehearsal.control().clear_faults();
+    rehearsal.pass(4 * MINUTE);
+    assert_eq!(rehearsal.collect(Collector::KfList).await, "ok");
+    rehearsal.refuse(Endpoint::GetKfList, Fault::Errcode(48001));
+    assert_eq!(rehearsal.collect(Collector::KfList).await, "48001");
+    rehearsal.pass(MINUTE);
+    assert_eq!(rehearsal.collect(Collector::KfList).await, "48001", "the waits begin anew");
+}
+
+#[tokio::test]
+async fn collectors_ask_nothing_while_polls_are_held_because_every_call_would_fail() {
+    let (poll, token) = (Endpoint::GetSessionList, Endpoint::StableToken);
+    for (endpoint, code) in [(poll, 40164), (poll, 89507), (token, 40013), (token, 40243)] {
+        let rehearsal = Rehearsal::new().await;
+        rehearsal.refuse(endpoint, Fault::Errcode(code));
+        rehearsal.poll().await;
+        assert_eq!(rehearsal.collect_all().await, ["held"; 4], "{code}");
+        assert_eq!(rehearsal.requests(), [0; 4], "{code}");
+    }
+}
+
+#[tokio::test]
+async fn collectors_go_on_when_getsessionlist_alone_is_held_back() {
+    for code in [45009, 45011, 65400, 65402, -1] {
+        let rehearsal = Rehearsal::new().await;
+        rehearsal.refuse(Endpoint::GetSessionList, Fault::Errcode(code));
+        rehearsal.poll().await;
+        assert_eq!(rehearsal.collect_all().await, ["ok"; 4], "{code}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_collected_last_stays_on_show_with_its_time() {
+    let rehearsal = Rehearsal::new().await;
+    assert!(rehearsal.metrics("collector=").is_empty(), "absent until known");
+    assert_eq!(rehearsal.collect_all().await, ["ok"; 4]);
+    let shown = rehearsal.metrics("");
+    let (series, collected_at) = (rehearsal.metrics("wechat_kf_"), rehearsal.last_success(Collector::KfList));
+    for endpoint in ENDPOINTS {
+        rehearsal.refuse(endpoint, Fault::Html);
+    }
+    rehearsal.pass(MINUTE);
+    assert_eq!(rehearsal.collect_all().await, ["malformed"; 4]);
+    assert_eq!(rehearsal.metrics("wechat_kf_"), series);
+    assert_eq!(rehearsal.metrics(""), shown);
+    rehearsal.control().clear_faults();
+    assert_eq!(rehearsal.collect_all().await, ["ok"; 4]);
+    assert!(rehearsal.last_success(Collector::KfList) > collected_at);
+}
+
+#[tokio::test]
+async fn what_is_collected_is_shown_for_each_account_and_vanishes_with_it() {
+    let rehearsal = Rehearsal::new().await;
+    let control = rehearsal.control();
+    control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
+    control.set_kf_state(&appid(0), "kf2@shop", KfState::Unbound).unwrap();
+    rehearsal.collect_all().await;
+    let first = "official_account=\"shop\",kf_account=\"kf1@shop\"";
+    assert_eq!(
+        rehearsal.metrics("wechat_kf_account_info{official_account=\"shop\",kf_account=\"kf1@shop\""),
+        [format!("wechat_kf_account_info{{{first},nickname=\"small \\\"wang\\\"\"}} 1")]
+    );
+    assert_eq!(
+        rehearsal.metrics(&format!("wechat_kf_account_online{{{first}")),
+        [format!("wechat_kf_account_online{{{first}}} 1")]
+    );
+    assert_eq!(
+        rehearsal.metrics(&format!("wechat_kf_account_accepted_cases{{{first}")),
+        [format!("wechat_kf_account_accepted_cases{{{first}}} 1")]
+    );
+    let second = "official_account=\"shop\",kf_account=\"kf2@shop\"";
+    assert_eq!(
+        rehearsal.metrics(&format!("wechat_kf_account_online{{{second}")),
+        [format!("wechat_kf_account_online{{{second}}} 0")],
+        "who is not listed is offline"
+    );
+    assert!(rehearsal.metrics(&format!("wechat_kf_account_accepted_cases{{{second}")).is_empty());
+    let bindings: Vec<_> = rehearsal
+        .official_account
+        .accounts()
+        .iter()
+        .map(|account| account.status.row().agent.binding)
+        .collect();
+    assert_eq!(bindings, [Some(Binding::Bound), Some(Binding::Unbound(None)), Some(Binding::Bound)]);
+    assert_eq!(rehearsal.metrics("kfwatch_collector_last_success_timestamp_seconds").len(), 4);
+
+    let remaining = rehearsal.official_account.accounts()[1..].to_vec();
+    rehearsal.official_account.set_accounts(remaining);
+    assert!(rehearsal.metrics("kf1@shop").is_empty());
+}
+
+#[tokio::test]
+async fn who_waits_and_what_is_left_of_the_quota_is_shown() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.collect_all().await;
+    let waiting = "wechat_kf_waiting";
+    assert_eq!(rehearsal.metrics(waiting), ["wechat_kf_waiting_customers{official_account=\"shop\"} 0"]);
+    let queue = WaitingQueue { users: 150, oldest_message_at: Some(1_700_000_000) };
+    rehearsal.official_account.status.collected().waiting = Some(queue);
+    let oldest = "wechat_kf_waiting_oldest_message_timestamp_seconds{official_account=\"shop\"} 1700000000";
+    assert_eq!(
+        rehearsal.metrics(waiting),
+        ["wechat_kf_waiting_customers{official_account=\"shop\"} 150", oldest]
+    );
+    rehearsal.poll().await;
+    rehearsal.pass(MINUTE);
+    assert_eq!(rehearsal.collect(Collector::Quota).await, "ok");
+    assert_eq!(
+        rehearsal.metrics("wechat_kf_api_quota"),
+        [
+            "wechat_kf_api_quota_limit{official_account=\"shop\"} 100000000",
+            "wechat_kf_api_quota_remaining{official_account=\"shop\"} 99999999"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_is_given_up() {
+    let scenario = Scenario { ledger: false, ..quiet(&[("shop", 3)]) };
+    let rehearsal = Rehearsal::of(scenario, Duration::from_millis(300)).await;
+    rehearsal.refuse(Endpoint::GetWaitCase, Fault::Hang);
+    assert_eq!(rehearsal.collect_all().await, ["ok", "ok", "timeout", "ok"]);
+}
+
+#[test]
+fn each_call_is_made_at_the_start_and_then_at_its_interval_and_for_nobody_who_looks() {
+    let wechat = WeChat::play(quiet(&[("shop", 2), ("branch", 1)]));
+    let begun = Instant::now();
+    let daemon = Home::watching(&wechat, "").set("KFWATCH__COLLECTORS__ONLINE", "10s").daemon();
+    let control = wechat.control();
+    for endpoint in ENDPOINTS {
+        eventually("the first calls", || (control.requests(endpoint) >= 2).then_some(()));
+    }
+    for path in ["/", "/metrics", "/-/ready"].repeat(5) {
+        daemon.get(path);
+    }
+    let asked = |endpoint| control.requests_of(&appid(0), endpoint).unwrap();
+    eventually("the third turn", || (asked(Endpoint::GetOnlineKfList) >= 3).then_some(()));
+    // No two turns are nearer than half an interval.
+    let most = 1 + begun.elapsed().as_secs() / 5;
+    assert!(asked(Endpoint::GetOnlineKfList) <= most, "{} of {most}", asked(Endpoint::GetOnlineKfList));
+    assert!(begun.elapsed() >= Duration::from_secs(10));
+    // The second turn of this one is no sooner than after half a minute.
+    assert!(asked(Endpoint::GetWaitCase) <= 1 + begun.elapsed().as_secs() / 30);
+    assert_eq!([asked(Endpoint::GetKfList), asked(Endpoint::QuotaGet)], [1, 1]);
+}
+
+#[test]
+fn hundreds_of_official_accounts_are_each_asked_once_though_one_of_them_hangs() {
+    let scenario = Scenario::load(300, 1, 1, 0.0);
+    let hanging = Some(scenario.official_accounts[7].name.clone());
+    let wechat = WeChat::play(scenario);
+    let control = wechat.control();
+    control.inject(FaultRule {
+        official_account: hanging,
+        endpoint: Some(Endpoint::GetOnlineKfList),
+        ..FaultRule::new(Fault::Hang)
+    });
+    let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *");
+    let begun = Instant::now();
+    let _daemon = home.daemon();
+    for endpoint in ENDPOINTS {
+        eventually("a call for each", || (control.requests(endpoint) >= 300).then_some(()));
+        assert_eq!(control.requests(endpoint), 300, "none twice");
+    }
+    assert!(begun.elapsed() < MINUTE / 2, "the second turns must not have begun");
+}
+
+#[test]
+fn a_list_that_found_wechat_busy_is_asked_for_again_before_its_interval() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    wechat.control().inject(FaultRule {
+        endpoint: Some(Endpoint::GetKfList),
+        times: Some(1),
+        ..FaultRule::new(Fault::Errcode(-1))
+    });
+    let begun = Instant::now();
+    let _daemon = Home::watching(&wechat, "").daemon();
+    eventually("the repeat", || (wechat.control().requests(Endpoint::GetKfList) >= 2).then_some(()));
+    assert!((15..60).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn official_accounts_that_hang_leave_the_others_their_turns() {
+    let scenario = Scenario::load(300, 1, 1, 0.0);
+    let wechat = WeChat::play(scenario.clone());
+    let control = wechat.control();
+    for of in &scenario.official_accounts[..30] {
+        for endpoint in ENDPOINTS {
+            control.inject(FaultRule {
+                official_account: Some(of.name.clone()),
+                endpoint: Some(endpoint),
+                ..FaultRule::new(Fault::Hang)
+            });
+        }
+    }
+    let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *");
+    let begun = Instant::now();
+    let _daemon = home.daemon();
+    eventually("a call for each of the others", || {
+        (control.requests(Endpoint::QuotaGet) >= 270).then_some(())
+    });
+    assert!(
+        begun.elapsed() < Duration::from_secs(9), // api.timeout is 10 s
+        "none waited for those that hang: {:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn collectors_that_are_off_call_nobody() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let daemon = Home::watching(&wechat, "").without_collectors().daemon();
+    polled(&daemon, 4.0);
+    assert_eq!(ENDPOINTS.map(|endpoint| wechat.control().requests(endpoint)), [0; 4]);
+    assert!(!daemon.get("/metrics").text().contains("kfwatch_collector_last_success_timestamp_seconds{"));
+}
+
+#[test]
+fn a_refused_collector_is_told_once_with_a_remedy_and_polls_go_on() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let refused = |endpoint| FaultRule { endpoint: Some(endpoint), ..FaultRule::new(Fault::Errcode(48001)) };
+    wechat.control().inject(refused(Endpoint::GetKfList));
+    let daemon = Home::watching(&wechat, "").set("KFWATCH__COLLECTORS__KF_LIST", "10s").daemon();
+    polled(&daemon, 15.0);
+    assert_eq!(wechat.control().requests(Endpoint::GetKfList), 1, "held back for a minute");
+    let log = daemon.stderr();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("48001")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told[0].contains("collector=\"kf_list\"") && told[0].contains("remedy="), "{}", told[0]);
+    assert!(daemon.metric("wechat_kf_waiting_customers{official_account=\"shop\"}").is_some());
+}
+
+#[test]
+fn a_drain_waits_for_no_collection_that_hangs_longer_than_its_share() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let hangs = FaultRule { endpoint: Some(Endpoint::GetWaitCase), ..FaultRule::new(Fault::Hang) };
+    wechat.control().inject(hangs);
+    let daemon = Home::watching(&wechat, "").set("KFWATCH__SHUTDOWN_TIMEOUT", "2s").daemon();
+    eventually("the call", || (wechat.control().requests(Endpoint::GetWaitCase) >= 1).then_some(()));
+    polled(&daemon, 2.0);
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn the_page_shows_what_is_collected() {
+    let mut scenario = quiet(&[("shop", 2)]);
+    scenario.official_accounts[0].kf_accounts[0].nickname = Some("<Wang>".to_owned());
+    scenario.official_accounts[0].kf_accounts[1].state = KfState::UnboundRejected;
+    let wechat = WeChat::play(scenario);
+    wechat.control().open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
+    let daemon = Home::watching(&wechat, "").daemon();
+    for part in ["&lt;Wang&gt;", "online", "declined the invitation", "Waiting customers", " of 100000000"] {
+        eventually(part, || daemon.get("/").text().contains(part).then_some(()));
+    }
+}
+
+/// Waits until the first kf account has been polled so often.
+fn polled(daemon: &Process, times: f64) {
+    let polls = "kfwatch_polls_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
+    eventually("polls", || daemon.metric(polls).filter(|polls| *polls >= times));
+}

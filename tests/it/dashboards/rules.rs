@@ -1,0 +1,294 @@
+//! The rules that a dashboard keeps: those of Grafana's dashboard-linter, and those that make a provisioned file work anywhere.
+//! Each complaint names dashboard and panel, and what to do.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::board::{Board, RATE_INTERVAL, RUNBOOK, Target, list, text};
+use crate::support::promql::{Selector, selectors};
+
+/// A rule, and the complaints about a dashboard that breaks it.
+pub(crate) type Rule = (&'static str, fn(&Board) -> Vec<String>);
+
+/// All rules by their names: those of dashboard-linter have the names that it gives them.
+pub(crate) const RULES: &[Rule] = &[
+    ("template-datasource-rule", template_datasource),
+    ("template-job-rule", |board| template_label(board, "job", "Job")),
+    ("template-instance-rule", |board| template_label(board, "instance", "Instance")),
+    ("template-label-promql-rule", template_label_promql),
+    ("template-on-time-change-reload-rule", template_reload),
+    ("panel-datasource-rule", panel_datasource),
+    ("panel-title-description-rule", panel_title_description),
+    ("panel-units-rule", panel_units),
+    ("panel-no-targets-rule", panel_targets),
+    ("target-promql-rule", target_promql),
+    ("target-rate-interval-rule", target_rate_interval),
+    ("target-job-rule", |board| target_matcher(board, "job")),
+    ("target-instance-rule", |board| target_matcher(board, "instance")),
+    ("target-counter-agg-rule", target_counter),
+    ("uneditable-dashboard", uneditable),
+    ("provisioned", provisioned),
+    ("unique ids", unique_ids),
+    ("unique titles", unique_titles),
+    ("grid", grid),
+    ("links", links),
+];
+
+/// Windows that are written out, and why.
+const FIXED_WINDOWS: &[(&str, u64, &str)] = &[
+    ("wechat_kf_sessions_started_total", 3600, "a number of an hour is what people plan with"),
+    ("wechat_kf_sessions_ended_total", 3600, "a number of an hour is what people plan with"),
+    ("wechat_kf_session_duration_seconds_bucket", 3600, "sessions end too rarely for a short window"),
+    ("kfwatch_token_replaced_total", 3600, "tokens are fetched every two hours"),
+    ("kfwatch_token_refresh_failures_total", 3600, "tokens are fetched every two hours"),
+    ("kfwatch_token_refreshes_total", 3600, "tokens are fetched every two hours"),
+    ("kfwatch_sink_expired_dead_letters_total", 86_400, "a day's dead letters expire at once"),
+    ("kfwatch_sink_lost_events_total", 86_400, "what the night has cost is asked in the morning"),
+    ("kfwatch_api_requests_total", 900, "a day's need is reckoned from more than one tick of a schedule"),
+    ("process_cpu_seconds_total", 600, "it counts whole seconds, so that a short window shows spikes"),
+];
+
+/// Series that are not scraped from a kfwatch, and so have neither its job nor its instance for certain.
+const OTHERS_SERIES: &[(&str, &str)] =
+    &[("ALERTS", "made by Prometheus; alerts on official accounts have no instance, so as to outlive one")];
+
+/// Counters' ends of names.
+const OF_COUNTERS: [&str; 4] = ["_total", "_bucket", "_count", "_sum"];
+
+fn template_datasource(board: &Board) -> Vec<String> {
+    let variable = board.variable("datasource");
+    let wanted = json!(["datasource", "Data source", "prometheus"]);
+    let found = variable
+        .map(|variable| json!([variable["type"], variable["label"], variable["query"]]))
+        .unwrap_or_default();
+    complain(found != wanted, || {
+        format!(
+            "{}: make a variable `datasource` of type, label and query {wanted}; it is {found}",
+            board.file
+        )
+    })
+}
+
+fn template_label(board: &Board, name: &str, label: &str) -> Vec<String> {
+    let wanted = json!(["query", label, "${datasource}", true, true, ".+"]);
+    let found = board.variable(name).map_or(Value::Null, |it| {
+        json!([
+            it["type"],
+            it["label"],
+            it["datasource"]["uid"],
+            it["multi"],
+            it["includeAll"],
+            it["allValue"]
+        ])
+    });
+    complain(found != wanted, || {
+        format!(
+            "{}: give the variable `{name}` type, label, data source, multi, includeAll, allValue {wanted}; it has {found}",
+            board.file
+        )
+    })
+}
+
+fn template_label_promql(board: &Board) -> Vec<String> {
+    let queried = board.variable_queries();
+    let queries = board.variables().iter().filter(|variable| variable["type"] == "query").count();
+    let mut complaints = complain(queried.len() != queries, || {
+        format!("{}: write every variable's query as label_values(selector, label)", board.file)
+    });
+    for (variable, selector, _) in queried {
+        if let Err(error) = read(&selector) {
+            complaints.push(format!(
+                "{}: mend the query of the variable {}: {error}",
+                board.file, variable["name"]
+            ));
+        }
+    }
+    complaints
+}
+
+fn template_reload(board: &Board) -> Vec<String> {
+    let queries = board.variables().iter().filter(|variable| variable["type"] == "query");
+    let old = queries.filter(|variable| variable["refresh"] != 2);
+    old.map(|variable| format!("{}: give the variable {} refresh 2", board.file, variable["name"])).collect()
+}
+
+fn panel_datasource(board: &Board) -> Vec<String> {
+    let ours = json!({"type": "prometheus", "uid": "${datasource}"});
+    let panels = board.panels_with_data().filter(|panel| {
+        panel["datasource"] != ours
+            || list(&panel["targets"]).iter().any(|target| target["datasource"] != ours)
+    });
+    panels
+        .map(|panel| format!("{}: set its datasource and its queries' to {ours}", board.place(panel)))
+        .collect()
+}
+
+fn panel_title_description(board: &Board) -> Vec<String> {
+    let bare = board
+        .panels()
+        .filter(|panel| [&panel["title"], &panel["description"]].iter().any(|words| text(words).len() < 4));
+    bare.map(|panel| format!("{}: give it a title and a description", board.place(panel))).collect()
+}
+
+fn panel_units(board: &Board) -> Vec<String> {
+    let bare = board.panels_with_data().filter(|panel| {
+        let defaults = &panel["fieldConfig"]["defaults"];
+        let axis = &panel["options"]["yAxis"]["unit"];
+        text(&defaults["unit"]).is_empty() && list(&defaults["mappings"]).is_empty() && text(axis).is_empty()
+    });
+    bare.map(|panel| format!("{}: give it a unit or value mappings", board.place(panel))).collect()
+}
+
+fn panel_targets(board: &Board) -> Vec<String> {
+    let bare = board.panels_with_data().filter(|panel| list(&panel["targets"]).is_empty());
+    bare.map(|panel| format!("{}: give it a query", board.place(panel))).collect()
+}
+
+fn target_promql(board: &Board) -> Vec<String> {
+    let mistake = |target: Target<'_>| {
+        let expression = &target.expression;
+        let error = match read(expression) {
+            Err(error) => error,
+            Ok(_) if expression.replace("\"$1\"", "").contains('$') => {
+                "it has an unknown variable".to_owned()
+            }
+            Ok(_) => return None,
+        };
+        Some(format!("{}: mend the query: {error}", target.place))
+    };
+    board.targets().into_iter().filter_map(mistake).collect()
+}
+
+fn target_rate_interval(board: &Board) -> Vec<String> {
+    each_selector(board, |selector| {
+        let range = selector.range?;
+        let excepted = |(metric, seconds, _): &(&str, u64, &str)| {
+            *metric == selector.metric && Duration::from_secs(*seconds) == range
+        };
+        let good = range == Duration::from_secs(RATE_INTERVAL) || FIXED_WINDOWS.iter().any(excepted);
+        (!good).then(|| {
+            format!("use [$__rate_interval] for {}, or list its window with a reason", selector.metric)
+        })
+    })
+}
+
+fn target_matcher(board: &Board, label: &str) -> Vec<String> {
+    each_selector(board, |selector| {
+        let wanted = (label.to_owned(), "=~".to_owned(), ".+".to_owned());
+        let excepted = OTHERS_SERIES.iter().any(|(metric, _)| *metric == selector.metric);
+        (!excepted && !selector.matchers.contains(&wanted))
+            .then(|| format!("give {} the matcher {label}=~\"${label}\"", selector.metric))
+    })
+}
+
+fn target_counter(board: &Board) -> Vec<String> {
+    each_selector(board, |selector| {
+        let counts = OF_COUNTERS.iter().any(|end| selector.metric.ends_with(end));
+        (counts != selector.in_rate).then(|| {
+            format!("use rate, irate or increase with counters and with nothing else: {}", selector.metric)
+        })
+    })
+}
+
+fn uneditable(board: &Board) -> Vec<String> {
+    complain(board.json["editable"] != false, || format!("{}: set editable to false", board.file))
+}
+
+/// What a file needs in order to be the same dashboard in every Grafana.
+fn provisioned(board: &Board) -> Vec<String> {
+    let uid = match board.file.as_str() {
+        "customer-service.json" => "kfwatch-customer-service",
+        _ => "kfwatch",
+    };
+    let of_one_grafana: Vec<&str> = ["id", "__inputs", "__requires", "gnetId", "iteration"]
+        .into_iter()
+        .filter(|key| board.json.get(key).is_some())
+        .collect();
+    let mut complaints = complain(board.json["uid"] != uid, || format!("{}: set uid to {uid}", board.file));
+    complaints.extend(complain(!of_one_grafana.is_empty(), || {
+        format!("{}: remove {of_one_grafana:?}, which belong to one Grafana or to an import", board.file)
+    }));
+    complaints.extend(complain(!list(&board.json["tags"]).contains(&json!("kfwatch")), || {
+        format!("{}: give it the tag kfwatch, by which the dashboards find each other", board.file)
+    }));
+    complaints.extend(complain(board.json["schemaVersion"] != 39, || {
+        format!(
+            "{}: set schemaVersion to 39: newer Grafanas migrate it, those from 10 on read it",
+            board.file
+        )
+    }));
+    complaints
+}
+
+fn unique_ids(board: &Board) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let second = board
+        .panels_and_rows()
+        .iter()
+        .filter(|panel| !panel["id"].as_u64().is_some_and(|id| seen.insert(id)));
+    second.map(|panel| format!("{}: give it an id of its own", board.place(panel))).collect()
+}
+
+fn unique_titles(board: &Board) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let second = board.panels_and_rows().iter().filter(|panel| !seen.insert(text(&panel["title"])));
+    second.map(|panel| format!("{}: give it a title of its own", board.place(panel))).collect()
+}
+
+fn grid(board: &Board) -> Vec<String> {
+    let mut taken = BTreeSet::new();
+    let mut complaints = Vec::new();
+    for panel in board.panels_and_rows() {
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap_or(99));
+        let cells: BTreeSet<_> =
+            (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line))).collect();
+        let free = taken.is_disjoint(&cells);
+        taken.extend(cells);
+        if !free || x + w > 24 || w == 0 || h == 0 {
+            complaints
+                .push(format!("{}: move it: it overlaps, or leaves the 24 columns", board.place(panel)));
+        }
+    }
+    complaints
+}
+
+fn links(board: &Board) -> Vec<String> {
+    let links = list(&board.json["links"]);
+    let each_other =
+        links.iter().any(|link| link["type"] == "dashboards" && link["tags"] == json!(["kfwatch"]));
+    let runbook = links.iter().any(|link| link["type"] == "link" && link["url"] == RUNBOOK);
+    let mut complaints =
+        complain(!each_other, || format!("{}: link the dashboards with the tag kfwatch", board.file));
+    complaints.extend(complain(!runbook, || format!("{}: link the runbook, {RUNBOOK}", board.file)));
+    complaints
+}
+
+fn each_selector(board: &Board, check: impl Fn(&Selector) -> Option<String>) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for target in board.targets() {
+        for selector in read(&target.expression).unwrap_or_default() {
+            complaints.extend(check(&selector).map(|complaint| format!("{}: {complaint}", target.place)));
+        }
+    }
+    for (variable, selector, _) in board.variable_queries() {
+        // A variable is not narrowed by itself, nor the first of them by anything.
+        if !["job", "instance"].contains(&text(&variable["name"])) {
+            for selector in read(&selector).unwrap_or_default() {
+                let place = format!("{}, variable {}", board.file, text(&variable["name"]));
+                complaints.extend(check(&selector).map(|complaint| format!("{place}: {complaint}")));
+            }
+        }
+    }
+    complaints
+}
+
+/// The selectors of an expression, or why it is none.
+fn read(expression: &str) -> Result<Vec<Selector>, String> {
+    promql_parser::parser::parse(expression)?;
+    Ok(selectors(expression))
+}
+
+fn complain(wrong: bool, complaint: impl FnOnce() -> String) -> Vec<String> {
+    if wrong { vec![complaint()] } else { Vec::new() }
+}

@@ -1,0 +1,86 @@
+//! Receivers behind TLS: whom kfwatch trusts, and what it says of those it does not.
+
+use crate::support::{
+    certificates::Authority,
+    delivery::{
+        configure, eventually_delivered, eventually_logged, home, of_sink, open, terminate, times_logged,
+        webhook,
+    },
+    process::{Process, WeChat, eventually, quiet},
+    receiver::Receiver,
+};
+
+/// An event that waits to be delivered to a receiver of this authority's, which is called `name`.
+fn receiver_of(authority: &Authority, name: &str) -> (WeChat, Receiver) {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    open(&wechat.control(), "kf1@shop", "oA");
+    (wechat, Receiver::start_tls(authority.identity(name).server()))
+}
+
+fn crm(receiver: &Receiver) -> String {
+    webhook("crm", &receiver.https_url("localhost"), "ca_file = \"ca.pem\"")
+}
+
+fn eventually_confirmed(receiver: &Receiver, events: usize) {
+    eventually("the deliveries", || (receiver.confirmed() >= events).then_some(()));
+}
+
+/// Waits until it has tried again, and said why it waits: once, and like this.
+fn assert_waits(daemon: &Process, receiver: &Receiver, because: &str) {
+    eventually("more failures", || (of_sink(daemon, "crm", "delivery_failures_total") >= 3.0).then_some(()));
+    let log = daemon.stderr();
+    assert_eq!(times_logged(&log, "ERROR Delivery stands still and will be tried again"), 1, "{log}");
+    assert!(log.contains(because), "{log}");
+    assert_eq!((receiver.received().len(), of_sink(daemon, "crm", "pending_events")), (0, 1.0));
+}
+
+#[test]
+fn a_receiver_with_a_certificate_of_its_own_authority_is_delivered_to() {
+    let authority = Authority::new("the shop's own");
+    let (wechat, mut receiver) = receiver_of(&authority, "localhost");
+    let home = home(&wechat, &crm(&receiver));
+    home.write("ca.pem", &authority.pem());
+    let daemon = home.daemon();
+    eventually_confirmed(&receiver, 1);
+    receiver.kill();
+    open(&wechat.control(), "kf1@shop", "oB");
+    eventually_logged(&daemon, "Delivery stands still");
+    receiver.revive();
+    eventually_confirmed(&receiver, 2);
+    eventually_delivered(&daemon, "crm");
+    terminate(daemon);
+}
+
+#[test]
+fn a_receiver_of_another_authority_is_told_nothing_until_ca_file_is_right() {
+    let (right, wrong) = (Authority::new("the shop's own"), Authority::new("somebody else's"));
+    let (wechat, receiver) = receiver_of(&right, "localhost");
+    let home = home(&wechat, &crm(&receiver));
+    home.write("ca.pem", &wrong.pem());
+    let daemon = home.daemon();
+    let because = "refused (UnknownIssuer): set ca_file to the certificate of the authority that signed it";
+    assert_waits(&daemon, &receiver, because);
+    terminate(daemon);
+    home.write("ca.pem", &right.pem());
+    let daemon = home.daemon();
+    eventually_confirmed(&receiver, 1);
+    eventually_delivered(&daemon, "crm");
+}
+
+#[test]
+fn a_receiver_whose_certificate_names_another_is_told_nothing_until_the_url_is_right() {
+    let authority = Authority::new("the shop's own");
+    let (wechat, receiver) = receiver_of(&authority, "127.0.0.1");
+    let home = home(&wechat, &crm(&receiver));
+    home.write("ca.pem", &authority.pem());
+    let daemon = home.daemon();
+    let because = "certificate not valid for name \"localhost\"; certificate is only valid for IpAddress(127.0.0.1)): put a \
+                   name that it has into url";
+    assert_waits(&daemon, &receiver, because);
+    terminate(daemon);
+    let url = receiver.https_url("127.0.0.1");
+    configure(&home, &wechat, &webhook("crm", &url, "ca_file = \"ca.pem\""));
+    let daemon = home.daemon();
+    eventually_confirmed(&receiver, 1);
+    eventually_delivered(&daemon, "crm");
+}

@@ -1,0 +1,190 @@
+//! Random traffic, random failures of three sinks at once, kill -9 of kfwatch and of receivers.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use kfwatch::simulator::Scenario;
+
+use crate::support::{
+    delivery::{
+        eventually_delivered, eventually_polls, file, home, lively, nothing_more_happens, of_sink, pause,
+        rounds, terminate, webhook,
+    },
+    event_log::{EventLog, text},
+    process::{Home, Process, WeChat},
+    receiver::{Answer, Delivery, Receiver},
+};
+
+/// How often each failure was met.
+type Met = Arc<Mutex<BTreeMap<&'static str, usize>>>;
+
+/// What became of one world.
+#[derive(Debug, Default)]
+struct Tally {
+    events: usize,
+    filtered: usize,
+    again: [usize; 3],
+    rotated: usize,
+}
+
+#[test]
+fn every_sink_gets_every_event_in_order_whatever_fails_and_whoever_is_killed() {
+    let rounds = rounds(100);
+    let met = &Met::default();
+    // Two worlds that know nothing of each other, at the same time: they wait for the clock more than they work.
+    let tallies = std::thread::scope(|scope| {
+        let worlds = [5, 6].map(|seed| scope.spawn(move || world(seed, rounds.div_ceil(2), met)));
+        worlds.map(|world| world.join().unwrap())
+    });
+    let met = met.lock().unwrap();
+    println!("delivery: {rounds} rounds, {tallies:?}, {met:?}");
+    for Tally { events, filtered, again, rotated } in tallies {
+        assert!(events > 5 * rounds && filtered > rounds / 2, "too little happened");
+        assert!(again[0] > rounds / 4 && rotated > rounds / 20, "too little went wrong");
+    }
+    if rounds >= 100 {
+        assert_eq!(met.len(), troubles().len(), "every failure was met: {met:?}");
+    }
+}
+
+fn world(seed: u64, rounds: usize, met: &Met) -> Tally {
+    let wechat = WeChat::play(Scenario { seed, ..lively() });
+    let mut receivers = [Receiver::start(), Receiver::start()];
+    let [crm, ends] = [0, 1].map(|n: usize| receivers[n].url("kf"));
+    let filter =
+        "types = [\"ended\"]\nofficial_accounts = [\"south\"]\ntimeout = \"300ms\"\nstart = \"beginning\"";
+    let sinks = [
+        webhook("crm", &crm, "timeout = \"300ms\""),
+        webhook("ends", &ends, filter),
+        file("archive", "events.jsonl"),
+    ];
+    let home = home(&wechat, &sinks.concat());
+    let mut files = Files { home: &home, rotated: 0 };
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..rounds {
+        for receiver in &receivers {
+            receiver.answer(troubled(random.fork(), Arc::clone(met)));
+        }
+        let daemon = home.spawn("run");
+        // In most rounds something is committed; the pauses are the point: where they end is not to depend on what anybody does.
+        if random.u8(0..6) > 0 {
+            eventually_polls(&wechat);
+        }
+        pause(random.u64(0..150));
+        something_happens(&mut random, &mut receivers, &mut files, &daemon);
+        pause(random.u64(0..300));
+        drop(daemon); // kill -9
+        if random.u8(0..4) == 0 {
+            files.rotate();
+        }
+    }
+    receivers.iter().for_each(|receiver| receiver.answer(|_| Answer::status(204)));
+    let daemon = home.daemon();
+    nothing_more_happens(&wechat, &daemon);
+    for sink in ["crm", "ends", "archive"] {
+        eventually_delivered(&daemon, sink);
+        assert_eq!((of_sink(&daemon, sink, "dead_letters"), of_sink(&daemon, sink, "stopped")), (0.0, 0.0));
+    }
+    terminate(daemon);
+
+    let log = EventLog::of(&home);
+    let ended_in_the_south = log.only(|event| {
+        text(event, "/type") == "kf.session.ended" && text(event, "/data/official_account") == "south"
+    });
+    let again = [
+        log.assert_posted("crm", &receivers[0].received()),
+        ended_in_the_south.assert_posted("ends", &receivers[1].received()),
+        log.assert_written("archive", &files.read()),
+    ];
+    Tally { events: log.len(), filtered: ended_in_the_south.len(), again, rotated: files.rotated }
+}
+
+/// In the middle of a round: a receiver is killed and comes back, or both are, or the file is moved away, or none of it.
+fn something_happens(
+    random: &mut fastrand::Rng,
+    receivers: &mut [Receiver; 2],
+    files: &mut Files<'_>,
+    daemon: &Process,
+) {
+    let killed = match random.u8(0..10) {
+        0 | 1 => 0..1,
+        2 => 1..2,
+        3 => 0..2,
+        4 | 5 => return files.rotate(),
+        6 | 7 => {
+            files.rotate();
+            return daemon.signal("HUP");
+        }
+        8 => return daemon.signal("HUP"),
+        _ => return,
+    };
+    receivers[killed.clone()].iter_mut().for_each(Receiver::kill);
+    pause(random.u64(0..300));
+    receivers[killed].iter_mut().for_each(Receiver::revive);
+    pause(random.u64(0..300));
+}
+
+/// What a receiver may do instead of confirming, or beside it.
+fn troubles() -> Vec<(&'static str, Answer)> {
+    let with = |status, header: &str| Answer::Status(status, format!("{header}\r\n"), "no".to_owned());
+    vec![
+        ("500", Answer::status(500)),
+        ("429 with Retry-After", with(429, "Retry-After: 1")),
+        ("503 with a Retry-After of the past", with(503, "Retry-After: Sun, 22 Nov 2026 00:00:00 GMT")),
+        ("hang", Answer::Hang),
+        ("reset in mid-answer", Answer::Reset),
+        ("no HTTP", Answer::Garbage),
+        ("redirect", with(302, "Location: /elsewhere")),
+        ("401", Answer::status(401)),
+        ("404", Answer::status(404)),
+        ("422", Answer::status(422)),
+        ("endless head", Answer::EndlessHead),
+        ("half a body", Answer::Cut),
+        ("a body that stops", Answer::Stall),
+        ("huge body", Answer::Huge),
+        ("endless body", Answer::Endless),
+        ("slow", Answer::Slow(Duration::from_millis(100))),
+        ("too slow", Answer::Slow(Duration::from_millis(350))),
+    ]
+}
+
+/// Mostly good. A failure makes kfwatch wait for half a second at least, so that they must not be too many.
+fn troubled(mut random: fastrand::Rng, met: Met) -> impl FnMut(&Delivery) -> Answer + Send + 'static {
+    let troubles = troubles();
+    move |_| {
+        if random.u8(0..6) > 0 {
+            return Answer::status(204);
+        }
+        let (name, answer) = random.choice(&troubles).unwrap();
+        *met.lock().unwrap().entry(name).or_default() += 1;
+        answer.clone()
+    }
+}
+
+/// The file of a sink, and those it was moved to.
+struct Files<'a> {
+    home: &'a Home,
+    rotated: usize,
+}
+
+impl Files<'_> {
+    /// As logrotate does it. There may be nothing to move.
+    fn rotate(&mut self) {
+        let moved = self.home.path(&format!("events.jsonl.{}", self.rotated + 1));
+        if fs::rename(self.home.path("events.jsonl"), moved).is_ok() {
+            self.rotated += 1;
+        }
+    }
+
+    /// The oldest first.
+    fn read(&self) -> Vec<String> {
+        let rotated = (1..=self.rotated).map(|n| format!("events.jsonl.{n}"));
+        let names = rotated.chain(["events.jsonl".to_owned()]);
+        // The last one was perhaps moved, and nothing came after.
+        names.map(|name| fs::read_to_string(self.home.path(&name)).unwrap_or_default()).collect()
+    }
+}

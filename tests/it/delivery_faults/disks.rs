@@ -1,0 +1,299 @@
+//! Disks that are full (ENOSPC) and disks that fail (EIO), under the store and under the file of a sink.
+
+use std::{
+    collections::HashSet,
+    fs,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    delivery::{
+        eventually_delivered, eventually_logged, eventually_polls, file, home, lively, nothing_more_happens,
+        of_sink, terminate, times_logged, webhook,
+    },
+    disk::SmallDisk,
+    event_log::EventLog,
+    failing_disk::{
+        FailingDisk,
+        Trouble::{self, Cut, Read, Sync, Write},
+    },
+    process::{Home, Process, WeChat, eventually, metric, quiet},
+    receiver::{Answer, Delivery, Receiver},
+};
+
+const STORE_FAILS: &str = "Polls are not stored";
+const SINK_FAILS: &str = "Delivery stands still and will be tried again";
+const SINK_GOES_ON: &str = "Delivery goes on";
+
+/// What goes wrong can happen this often before it is enough.
+const OFTEN: f64 = 2.0;
+
+fn store_failures(daemon: &Process) -> f64 {
+    daemon.metric("kfwatch_store_failures_total").unwrap()
+}
+
+fn last_write_succeeded(daemon: &Process) -> bool {
+    daemon.metric("kfwatch_store_last_write_successful").unwrap() >= 1.0
+}
+
+/// Waits until so many events came to the receiver, more than it has.
+fn eventually_more(receiver: &Receiver, events: usize) {
+    let before = receiver.received().len();
+    eventually("more events", || (receiver.received().len() >= before + events).then_some(()));
+}
+
+/// Waits until the store has failed often.
+fn eventually_fails_to_store(daemon: &Process) {
+    let before = store_failures(daemon);
+    eventually("the store fails", || (store_failures(daemon) >= before + OFTEN).then_some(()));
+    assert!(!last_write_succeeded(daemon));
+}
+
+/// Waits until the sink has failed again and again, and still delivers nothing.
+fn eventually_fails_to_deliver(daemon: &Process, sink: &str) {
+    let of = |name| of_sink(daemon, sink, name);
+    let failures = of("delivery_failures_total");
+    eventually("the first failure", || (of("delivery_failures_total") > failures).then_some(()));
+    let (delivered, pending) = (of("delivered_events_total"), of("pending_events"));
+    eventually("more failures and more events", || {
+        (of("delivery_failures_total") >= failures + OFTEN && of("pending_events") > pending).then_some(())
+    });
+    assert_eq!(of("delivered_events_total"), delivered, "nothing counts as delivered");
+}
+
+fn distinct(receiver: &Receiver) -> usize {
+    receiver.received().iter().map(Delivery::id).collect::<HashSet<_>>().len()
+}
+
+fn stored_cursor(home: &Home, sink: &str) -> i64 {
+    let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
+    store.query_row("SELECT cursor FROM sinks WHERE name = ?1", [sink], |row| row.get(0)).unwrap()
+}
+
+fn written(path: &std::path::Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// A failure is said once, with what is wrong.
+fn assert_said_once(daemon: &Process, failure: &str, because: &str) {
+    let log = daemon.stderr();
+    assert_eq!(times_logged(&log, failure), 1, "{log}");
+    assert!(log.contains(because), "{log}");
+}
+
+/// Lets nothing more happen, and waits until these sinks have all of it.
+fn log_at_the_end(wechat: &WeChat, home: &Home, daemon: Process, sinks: &[&str]) -> EventLog {
+    nothing_more_happens(wechat, &daemon);
+    sinks.iter().for_each(|sink| eventually_delivered(&daemon, sink));
+    terminate(daemon);
+    EventLog::of(home)
+}
+
+#[test]
+fn a_full_disk_of_the_store_holds_events_back_and_loses_none() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let store = format!("[store]\npath = {:?}\n", disk.path().join("kfwatch.db"));
+    let home = home(
+        &wechat,
+        &[store, webhook("crm", &receiver.url("kf"), ""), file("archive", "events.jsonl")].concat(),
+    );
+    let daemon = home.daemon();
+    eventually_more(&receiver, 20);
+
+    disk.fill();
+    // What the store has allocated already it may still use.
+    eventually_fails_to_store(&daemon);
+    let known = EventLog::of(&home).len();
+    eventually_fails_to_store(&daemon);
+    assert_eq!(EventLog::of(&home).len(), known, "nothing is told that is not stored");
+    assert_said_once(&daemon, STORE_FAILS, "the disk of the store is full: make room");
+    assert_eq!(daemon.get("/-/healthy").status, 200);
+
+    disk.make_room();
+    eventually_more(&receiver, 20);
+    eventually("the store is well", || last_write_succeeded(&daemon).then_some(()));
+    eventually_logged(&daemon, "Polls are stored again");
+
+    disk.fill();
+    eventually_fails_to_store(&daemon);
+    drop(daemon); // kill -9
+    let refused = home.run("run");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("full"), "{refused:?}");
+    disk.make_room();
+    let daemon = home.daemon();
+    let log = log_at_the_end(&wechat, &home, daemon, &["crm", "archive"]);
+    log.assert_posted("crm", &receiver.received());
+    log.assert_written("archive", &[written(&home.path("events.jsonl"))]);
+}
+
+#[test]
+fn a_full_disk_of_a_sink_stops_this_sink_alone_and_it_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(2) else { return };
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let path = disk.path().join("events.jsonl");
+    let sinks = [webhook("crm", &receiver.url("kf"), ""), file("archive", path.to_str().unwrap())];
+    let home = home(&wechat, &sinks.concat());
+    let daemon = home.daemon();
+    eventually_more(&receiver, 20);
+    eventually_delivered(&daemon, "archive");
+
+    disk.fill();
+    eventually_fails_to_deliver(&daemon, "archive");
+    assert_eq!(
+        stored_cursor(&home, "archive"),
+        written(&path).lines().count() as i64,
+        "the cursor stands where the file ends"
+    );
+    assert_said_once(&daemon, SINK_FAILS, "events.jsonl: No space left on device");
+    eventually_more(&receiver, 20);
+    assert!(last_write_succeeded(&daemon));
+
+    disk.make_room();
+    eventually_delivered(&daemon, "archive");
+    assert_eq!(times_logged(&daemon.stderr(), SINK_GOES_ON), 1);
+
+    disk.fill();
+    eventually_fails_to_deliver(&daemon, "archive");
+    drop(daemon); // kill -9
+    let daemon = home.daemon();
+    eventually_fails_to_deliver(&daemon, "archive");
+    disk.make_room();
+    let log = log_at_the_end(&wechat, &home, daemon, &["crm", "archive"]);
+    log.assert_posted("crm", &receiver.received());
+    log.assert_written("archive", &[written(&path)]);
+}
+
+/// What a disk does when it fails: lose what it took, refuse to take it, lose it and not take it back either.
+const TROUBLES: [&[Trouble]; 3] = [&[Sync], &[Write], &[Sync, Cut]];
+
+#[test]
+fn a_failing_disk_of_the_store_commits_nothing_that_is_told_and_loses_nothing() {
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let sinks = [webhook("crm", &receiver.url("kf"), ""), file("archive", "events.jsonl")];
+    let disk = FailingDisk::build();
+    let home = disk.under(home(&wechat, &sinks.concat()), "kfwatch.db");
+    for (round, troubles) in TROUBLES.into_iter().cycle().take(6).enumerate() {
+        let daemon = home.daemon();
+        eventually_more(&receiver, 20);
+        disk.fail(troubles);
+        eventually_fails_to_store(&daemon);
+        // What was committed before is delivered; that it is, the store cannot note.
+        let committed = EventLog::of(&home).len();
+        eventually("the committed events", || (distinct(&receiver) >= committed).then_some(()));
+        let (known, received) = (EventLog::of(&home).len(), receiver.received().len());
+        eventually_fails_to_store(&daemon);
+        assert_eq!((EventLog::of(&home).len(), receiver.received().len()), (known, received), "{troubles:?}");
+        assert_said_once(&daemon, STORE_FAILS, "the store cannot be read or written: check its disk");
+        if round < TROUBLES.len() {
+            disk.mend();
+            eventually_more(&receiver, 20);
+            assert!(last_write_succeeded(&daemon));
+        }
+        drop(daemon); // kill -9, in later rounds while the disk still fails
+        disk.mend();
+        EventLog::of(&home);
+    }
+    let daemon = home.daemon();
+    let log = log_at_the_end(&wechat, &home, daemon, &["crm", "archive"]);
+    log.assert_posted("crm", &receiver.received());
+    log.assert_written("archive", &[written(&home.path("events.jsonl"))]);
+}
+
+#[test]
+fn a_failing_disk_of_a_sink_confirms_nothing_and_loses_nothing() {
+    let wechat = WeChat::play(lively());
+    let disk = FailingDisk::build();
+    let home = disk.under(home(&wechat, &file("archive", "events.jsonl")), "events.jsonl");
+    for (round, troubles) in TROUBLES.into_iter().cycle().take(6).enumerate() {
+        let daemon = home.daemon();
+        eventually("events", || {
+            (of_sink(&daemon, "archive", "delivered_events_total") >= 20.0).then_some(())
+        });
+        disk.fail(troubles);
+        eventually_fails_to_deliver(&daemon, "archive");
+        let cursor = stored_cursor(&home, "archive");
+        let written = written(&home.path("events.jsonl")).lines().count();
+        assert!(written as i64 >= cursor, "{troubles:?}: {written} lines, cursor {cursor}");
+        assert_said_once(&daemon, SINK_FAILS, "events.jsonl: Input/output error");
+        assert_eq!(stored_cursor(&home, "archive"), cursor);
+        if round < TROUBLES.len() {
+            disk.mend();
+            eventually_delivered(&daemon, "archive");
+            assert_eq!(times_logged(&daemon.stderr(), SINK_GOES_ON), 1);
+        }
+        drop(daemon); // kill -9, in later rounds while the disk still fails
+        disk.mend();
+    }
+    let daemon = home.daemon();
+    let log = log_at_the_end(&wechat, &home, daemon, &["archive"]);
+    let again = log.assert_written("archive", &[written(&home.path("events.jsonl"))]);
+    assert!(again > 0, "what could not be taken back is there twice");
+}
+
+#[test]
+fn a_sink_that_is_stopped_while_the_disk_of_the_store_is_full_shows_it_and_is_stopped_for_good() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let wechat = WeChat::play(lively());
+    let receiver = Receiver::start();
+    let store = disk.path().join("kfwatch.db");
+    let home = home(
+        &wechat,
+        &[format!("[store]\npath = {store:?}\n"), webhook("crm", &receiver.url("kf"), "")].concat(),
+    );
+    let daemon = home.daemon();
+    eventually_more(&receiver, 5);
+    receiver.answer(|_| Answer::status(500));
+    eventually("events that wait", || (of_sink(&daemon, "crm", "pending_events") >= 5.0).then_some(()));
+    disk.fill();
+    eventually_fails_to_store(&daemon);
+    receiver.answer(|_| Answer::status(410));
+    eventually("the stop", || (of_sink(&daemon, "crm", "stopped") >= 1.0).then_some(()));
+    let shown = home.run("sinks").stdout;
+    assert!(shown.contains("crm: stopped: the receiver answers 410 Gone"), "{shown}");
+
+    disk.make_room();
+    let store = rusqlite::Connection::open(store).unwrap();
+    let stored = || -> Option<String> {
+        store.query_row("SELECT stopped_reason FROM sinks", [], |row| row.get(0)).unwrap()
+    };
+    eventually("the stop in the store", stored);
+    drop(daemon); // kill -9
+    let received = receiver.received().len();
+    let daemon = home.daemon();
+    eventually_logged(&daemon, "Delivery has ended before: the receiver answers 410 Gone");
+    eventually_polls(&wechat);
+    assert_eq!(receiver.received().len(), received);
+}
+
+#[test]
+fn a_disk_of_the_store_that_hangs_holds_a_scrape_up_once_and_not_for_each_sink() {
+    const SINKS: usize = 32;
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let disk = FailingDisk::build();
+    let sinks: String =
+        (1..=SINKS).map(|sink| file(&format!("file{sink}"), &format!("{sink}.jsonl"))).collect();
+    let home = disk.under(home(&wechat, &sinks), "kfwatch.db");
+    let daemon = home.daemon();
+    eventually_delivered(&daemon, "file1");
+    // What the daemon has read of the store counts no longer, and has to be read again.
+    let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
+    store.execute("UPDATE sinks SET destination = destination", ()).unwrap();
+    disk.fail(&[Read]);
+    let scrape = || {
+        let begun = Instant::now();
+        let page = daemon.get("/metrics").text();
+        assert!(metric(&page, "kfwatch_sink_delivered_events_total{sink=\"file1\"}").is_some(), "{page}");
+        (begun.elapsed(), metric(&page, "kfwatch_store_events"))
+    };
+    let (took, events) =
+        eventually("the store hangs", || Some(scrape()).filter(|(_, events)| events.is_none()));
+    assert_eq!(events, None);
+    assert!(took < Duration::from_secs(SINKS as u64 / 4), "{took:?}: each sink has waited");
+    disk.mend();
+    eventually("the store is back", || scrape().1);
+}

@@ -1,0 +1,595 @@
+//! What an answer of getkflist changes, rehearsed: kf accounts that come and go, unbound ones that nobody has asked
+//! getsessionlist for yet; and customers who are handed from one kf account to another. Real calls to the simulator
+//! for polls, a real store, a scripted clock; lists are given by hand.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
+use kfwatch::{
+    app::App,
+    config::{Config, Environment},
+    domain::{
+        account::{Account, AccountState, Conclusion},
+        agents::{Binding, Invitation, InvitationStatus, KfList, ListedAccount},
+        clock::Clock,
+    },
+    metrics::{
+        Metrics,
+        exposition::{self, Detail, Stored},
+    },
+    poll::{Discovery, OfficialAccount, Patterns, PollLimits, Poller, WatchedAccount},
+    simulator::{KfState, Scenario, Simulator},
+    status::{OfficialAccountStatus, Table},
+    store::{LogPosition, PruneLimits, Store},
+    wechat::{
+        client::OfficialAccountClient,
+        token::{TokenProvider, TokenSource},
+    },
+};
+use secrecy::SecretString;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const TICK: Duration = Duration::from_secs(15);
+
+/// An official account with four kf accounts in the simulator, of which the first is named and any other is watched when
+/// it is listed. They are called by their numbers, from 0.
+struct Rehearsal {
+    simulator: Simulator,
+    clock: Arc<ScriptedClock>,
+    store: Store,
+    metrics: Arc<Metrics>,
+    poller: Poller,
+    official_account: Arc<OfficialAccount>,
+    appid: String,
+    kf_accounts: Vec<String>,
+    directory: TempDir,
+}
+
+impl Rehearsal {
+    async fn new() -> Self {
+        Self::with_most(1000).await
+    }
+
+    async fn with_most(most: usize) -> Self {
+        let scenario = Scenario { ledger: false, ..Scenario::load(1, 4, 0, 0.0) };
+        let configured = scenario.accounts().remove(0);
+        let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&store_path(directory.path())).unwrap();
+        let clock = Arc::new(ScriptedClock::default());
+        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let appid: Arc<str> = configured.appid.as_str().into();
+        let source = TokenSource::Stable { secret: SecretString::from(configured.secret) };
+        let tokens = TokenProvider::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
+        let observer = Arc::new(metrics.call_observer(Arc::default()));
+        let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);
+        let name: Arc<str> = "shop".into();
+        let ticks = Arc::new(AtomicU64::new(100));
+        let status = OfficialAccountStatus::new(Arc::clone(&name), Arc::default(), ticks);
+        let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
+        let named = Account {
+            official_account: name,
+            appid: Arc::clone(&appid),
+            kf_account: configured.kf_accounts[0].as_str().into(),
+        };
+        let patterns = Patterns {
+            named: HashSet::from([Arc::clone(&named.kf_account)]),
+            matching: vec!["kf*".parse().unwrap()],
+            exclude: vec!["*secret*".parse().unwrap()],
+            most,
+        };
+        let stored = store.register_accounts(vec![named]).await.unwrap().configured;
+        let watched =
+            stored.into_iter().map(|stored| WatchedAccount::restored(stored, &official_account.status));
+        official_account.set_accounts(watched.collect());
+        official_account.set_discovery(Discovery::new(patterns, appid));
+        let limits = PollLimits {
+            deadline: Duration::from_secs(20),
+            blind_after: Duration::from_secs(300),
+            backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
+        };
+        let poller =
+            Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock) as Arc<dyn Clock>, limits);
+        let (appid, kf_accounts) = (configured.appid, configured.kf_accounts);
+        Self { simulator, clock, store, metrics, poller, official_account, appid, kf_accounts, directory }
+    }
+
+    /// getkflist lists these, bound.
+    async fn list(&self, kf_accounts: &[usize]) {
+        let listed: Vec<_> = kf_accounts.iter().map(|&n| (n, Binding::Bound)).collect();
+        self.list_with(&listed).await;
+    }
+
+    async fn list_with(&self, kf_accounts: &[(usize, Binding)]) {
+        let accounts = kf_accounts.iter().map(|&(n, binding)| entry(&self.kf_accounts[n], binding));
+        self.poller.take_kf_list(&self.official_account, &complete(accounts)).await.unwrap();
+    }
+
+    fn account(&self, number: usize) -> Arc<WatchedAccount> {
+        let accounts = self.official_account.accounts();
+        let of_name =
+            |account: &&Arc<WatchedAccount>| *account.status.account.kf_account == *self.kf_accounts[number];
+        Arc::clone(accounts.iter().find(of_name).unwrap())
+    }
+
+    fn watched(&self) -> Vec<usize> {
+        let number = |name: &str| self.kf_accounts.iter().position(|known| known == name).unwrap();
+        self.official_account
+            .accounts()
+            .iter()
+            .map(|account| number(&account.status.account.kf_account))
+            .collect()
+    }
+
+    /// One poll of each of these, in this order.
+    async fn poll(&self, kf_accounts: &[usize]) {
+        self.clock.pass(TICK);
+        self.simulator.control().advance(TICK);
+        for &number in kf_accounts {
+            let account = self.account(number);
+            let guard = self.official_account.guard(&account).unwrap();
+            self.poller.poll(&guard).await;
+        }
+    }
+
+    fn open(&self, number: usize, openid: &str) {
+        self.simulator.control().open_session(&self.appid, &self.kf_accounts[number], openid, None).unwrap();
+    }
+
+    fn close(&self, number: usize, openid: &str) {
+        self.simulator.control().close_session(&self.appid, &self.kf_accounts[number], openid).unwrap();
+    }
+
+    fn set_state(&self, number: usize, state: KfState) {
+        self.simulator.control().set_kf_state(&self.appid, &self.kf_accounts[number], state).unwrap();
+    }
+
+    /// What consumers are told, in short.
+    async fn told(&self) -> Vec<String> {
+        told(&self.store, &self.kf_accounts).await
+    }
+
+    /// The value of a series of this kf account, if there is one.
+    fn metric(&self, name: &str, number: usize) -> Option<String> {
+        let table = Table::new(vec![Arc::clone(&self.official_account.status)]);
+        let mut page = String::new();
+        exposition::write(&table, &self.metrics, &Stored::default(), Detail::PerAccount, |chunk| {
+            page.push_str(std::str::from_utf8(&chunk).unwrap());
+            true
+        });
+        let series =
+            format!("{name}{{official_account=\"shop\",kf_account=\"{}\"}} ", self.kf_accounts[number]);
+        page.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned)
+    }
+
+    /// Ends it as a daemon ends; gives the place of its store, its kf accounts and its appid.
+    async fn end(self) -> (TempDir, Vec<String>, String) {
+        self.store.close().await;
+        (self.directory, self.kf_accounts, self.appid)
+    }
+}
+
+fn store_path(directory: &Path) -> PathBuf {
+    directory.join("kfwatch.db")
+}
+
+fn complete(accounts: impl IntoIterator<Item = ListedAccount>) -> KfList {
+    KfList { accounts: accounts.into_iter().collect(), complete: true }
+}
+
+fn entry(kf_account: &str, binding: Binding) -> ListedAccount {
+    ListedAccount { kf_account: kf_account.into(), nickname: Some("小美".into()), binding }
+}
+
+async fn told(store: &Store, kf_accounts: &[String]) -> Vec<String> {
+    let events = store.read_events_after(LogPosition::BEGINNING, 10_000).await.unwrap();
+    let short = |json: &str| {
+        let event: Value = serde_json::from_str(json).unwrap();
+        let data = &event["data"];
+        let text = |key: &str| data[key].as_str().unwrap_or_default().to_owned();
+        let number = |key: &str| kf_accounts.iter().position(|name| data[key] == **name);
+        let of = number("kf_account").unwrap();
+        let what = match event["type"].as_str().unwrap() {
+            "kf.session.started" if data["baseline"] == true => {
+                assert_eq!(data.get("transferred_from"), None);
+                format!("={}", text("openid"))
+            }
+            "kf.session.started" => {
+                let from = number("transferred_from").map(|from| format!(" from {from}"));
+                format!("+{}{}", text("openid"), from.unwrap_or_default())
+            }
+            "kf.session.ended" => format!("-{}", text("openid")),
+            _ => {
+                let errcode = data["errcode"].as_i64().map(|code| format!(" {code}")).unwrap_or_default();
+                let invitation = data.get("invitation").map(|told| format!(" {told}")).unwrap_or_default();
+                format!("{}>{} by {}{errcode}{invitation}", text("from"), text("to"), text("source"))
+            }
+        };
+        format!("{of}: {what}")
+    };
+    events.iter().map(|event| short(&event.json)).collect()
+}
+
+const UNBOUND: Binding = Binding::Unbound(None);
+
+fn invited(status: InvitationStatus, expires_at: Option<&str>) -> Binding {
+    Binding::Unbound(Some(Invitation {
+        status,
+        expires_at: expires_at.map(|time| time.parse::<jiff::Timestamp>().unwrap().into()),
+    }))
+}
+
+#[tokio::test]
+async fn what_is_listed_and_matches_is_watched_from_the_next_tick() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.open(2, "o-early");
+    let mut listed: Vec<_> =
+        [0, 2, 1, 2].map(|n: usize| entry(&rehearsal.kf_accounts[n], Binding::Bound)).into();
+    listed.extend(["other@shop", "kf-secret@shop"].map(|name| entry(name, Binding::Bound)));
+    rehearsal.poller.take_kf_list(&rehearsal.official_account, &complete(listed)).await.unwrap();
+    assert_eq!(rehearsal.watched(), [0, 2, 1]);
+    assert_eq!(rehearsal.metric("kfwatch_polls_total", 2).as_deref(), Some("0"));
+    assert_eq!(
+        rehearsal.metric("kfwatch_poll_overdue", 2).as_deref(),
+        Some("0"),
+        "the ticks before were not its own"
+    );
+    rehearsal.poll(&[0, 1, 2]).await;
+    assert_eq!(rehearsal.told().await, ["2: =o-early"]);
+    assert_eq!(rehearsal.metric("wechat_kf_active_sessions", 2).as_deref(), Some("1"));
+    rehearsal.list(&[2, 1, 0]).await;
+    assert_eq!(rehearsal.watched(), [0, 2, 1], "a list that says the same changes nothing");
+}
+
+#[tokio::test]
+async fn what_is_listed_no_more_vanishes_and_its_sessions_do_not_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[0, 1, 2]).await;
+    rehearsal.open(1, "o-stays");
+    rehearsal.poll(&[0, 1, 2]).await;
+    rehearsal.list(&[2]).await;
+    assert_eq!(rehearsal.watched(), [0, 2], "one that is named never goes");
+    assert_eq!(rehearsal.told().await, ["1: =o-stays", "1: ok>unwatched by getkflist"]);
+    assert_eq!(rehearsal.metric("kfwatch_polls_total", 1), None);
+
+    // Back within the time for which the snapshot is kept: what happened meanwhile is found.
+    let week = Duration::from_secs(7 * 24 * 3600);
+    let before = rehearsal.clock.now().wall - week;
+    let limits = PruneLimits {
+        events_before: before,
+        unwatched_before: before,
+        sinks_before: before,
+        dead_letters_before: before,
+        batch: 10,
+    };
+    assert_eq!(rehearsal.store.prune(limits).await.unwrap().snapshots, 0);
+    rehearsal.list(&[1, 2]).await;
+    rehearsal.close(1, "o-stays");
+    rehearsal.open(1, "o-new");
+    rehearsal.poll(&[1]).await;
+    assert_eq!(
+        rehearsal.told().await[2..],
+        ["1: unwatched>ok by getsessionlist", "1: -o-stays", "1: +o-new"]
+    );
+}
+
+#[tokio::test]
+async fn a_list_without_anything_usable_changes_nothing() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1, 2]).await;
+    rehearsal.list(&[]).await;
+    assert_eq!(rehearsal.watched(), [0, 1, 2]);
+    rehearsal.list(&[1]).await;
+    assert_eq!(rehearsal.watched(), [0, 1]);
+}
+
+#[tokio::test]
+async fn a_list_with_an_entry_that_cannot_be_read_lets_nobody_go_and_takes_others_in() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1, 2]).await;
+    let incomplete = |listed: &[usize]| KfList {
+        accounts: listed.iter().map(|&n| entry(&rehearsal.kf_accounts[n], Binding::Bound)).collect(),
+        complete: false,
+    };
+    for list in [incomplete(&[1, 3]), incomplete(&[])] {
+        rehearsal.poller.take_kf_list(&rehearsal.official_account, &list).await.unwrap();
+        assert_eq!(rehearsal.watched(), [0, 1, 2, 3]);
+    }
+    rehearsal.list(&[1, 3]).await;
+    assert_eq!(rehearsal.watched(), [0, 1, 3]);
+}
+
+#[tokio::test]
+async fn what_was_said_of_a_named_account_is_forgotten_when_it_is_listed_no_more() {
+    let rehearsal = Rehearsal::new().await;
+    let known = || {
+        let account = rehearsal.account(0);
+        let agent = &account.status.row().agent;
+        (agent.nickname.is_some(), agent.binding)
+    };
+    rehearsal.list(&[0, 1]).await;
+    rehearsal.list(&[]).await;
+    let incomplete =
+        KfList { accounts: vec![entry(&rehearsal.kf_accounts[1], Binding::Bound)], complete: false };
+    rehearsal.poller.take_kf_list(&rehearsal.official_account, &incomplete).await.unwrap();
+    assert_eq!(known(), (true, Some(Binding::Bound)));
+    rehearsal.list(&[1]).await;
+    assert_eq!(known(), (false, None));
+}
+
+#[tokio::test]
+async fn what_the_store_refuses_is_found_with_the_next_list() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1]).await;
+    rehearsal.poll(&[1]).await;
+    rehearsal.store.limit_pages(1).await.unwrap();
+    // Names long enough to need new pages.
+    let long = entry(&format!("kf{}@shop", "x".repeat(9000)), Binding::Bound);
+    let listed = complete([entry(&rehearsal.kf_accounts[1], Binding::Bound), long]);
+    assert!(rehearsal.poller.take_kf_list(&rehearsal.official_account, &listed).await.is_err());
+    assert_eq!(rehearsal.watched(), [0, 1]);
+    rehearsal.store.limit_pages(u32::MAX).await.unwrap();
+    rehearsal.poller.take_kf_list(&rehearsal.official_account, &listed).await.unwrap();
+    assert_eq!(rehearsal.official_account.accounts().len(), 3);
+}
+
+#[tokio::test]
+async fn no_more_are_watched_than_one_official_account_may_have() {
+    let rehearsal = Rehearsal::with_most(3).await;
+    rehearsal.list(&[3, 2, 1]).await;
+    assert_eq!(rehearsal.watched(), [0, 3, 2]);
+    rehearsal.list(&[1, 2, 3]).await;
+    assert_eq!(rehearsal.watched(), [0, 3, 2], "those that are watched keep their place");
+    rehearsal.list(&[1, 2]).await;
+    assert_eq!(rehearsal.watched(), [0, 2, 1]);
+}
+
+#[tokio::test]
+async fn a_poll_that_hangs_keeps_its_account_until_the_next_list() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1, 2]).await;
+    let hangs = rehearsal.account(1);
+    let guard = rehearsal.official_account.guard(&hangs).unwrap();
+    rehearsal.list(&[0]).await;
+    assert_eq!(rehearsal.watched(), [0, 1]);
+    rehearsal.open(1, "o-late");
+    rehearsal.poller.poll(&guard).await;
+    drop(guard);
+    rehearsal.list(&[0]).await;
+    assert_eq!(rehearsal.watched(), [0]);
+    assert_eq!(
+        rehearsal.told().await,
+        ["2: unknown>unwatched by getkflist", "1: =o-late", "1: ok>unwatched by getkflist"]
+    );
+}
+
+#[tokio::test]
+async fn an_account_that_left_is_polled_by_nobody_who_still_knows_it() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1]).await;
+    let left = rehearsal.account(1);
+    let guard = rehearsal.official_account.guard(&left).unwrap();
+    let poll = async {
+        rehearsal.poller.poll(&guard).await;
+        drop(guard);
+    };
+    tokio::join!(rehearsal.list(&[0]), poll);
+    assert_eq!(rehearsal.watched(), [0], "it left when the poll was done");
+    assert!(rehearsal.official_account.guard(&left).is_none());
+    assert_eq!(rehearsal.told().await, ["1: ok>unwatched by getkflist"]);
+    rehearsal.list(&[1]).await;
+    rehearsal.poll(&[1]).await;
+    assert_eq!(rehearsal.told().await[1..], ["1: unwatched>ok by getsessionlist"]);
+}
+
+/// The daemon on the store of a rehearsal, built and not run.
+async fn restart(directory: &Path, appid: &str, kf_accounts: &str) -> App {
+    let text = format!(
+        "[web]\nlisten = \"127.0.0.1:0\"\n[[sinks]]\nname = \"log\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n\
+         [[official_accounts]]\nname = \"renamed\"\nappid = \"{appid}\"\ntoken.secret = \"s3cret\"\n{kf_accounts}"
+    );
+    let config = Config::from_toml(&text, directory, &Environment::default()).unwrap().config;
+    App::build(config, Arc::new(ScriptedClock::default())).await.unwrap()
+}
+
+fn watched_by(app: &App) -> Vec<String> {
+    let web = app.web();
+    let mut watched = Vec::new();
+    web.table.official_accounts()[0].look(|read| watched.push(read.account.to_string()));
+    watched
+}
+
+#[tokio::test]
+async fn the_discovered_are_watched_again_after_a_restart_without_waiting_for_a_list() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1, 2, 3]).await;
+    rehearsal.open(2, "o-open");
+    rehearsal.poll(&[0, 1, 2, 3]).await;
+    rehearsal.list(&[1, 2]).await;
+    let (directory, kf_accounts, appid) = rehearsal.end().await;
+
+    let named = &kf_accounts[0];
+    let app = restart(directory.path(), &appid, &format!("kf_accounts = [\"{named}\", \"*\"]")).await;
+    let expected: Vec<String> = kf_accounts[..3].iter().map(|name| format!("renamed/{name}")).collect();
+    assert_eq!(watched_by(&app), expected);
+    let row = app.web().table.official_accounts()[0].kf_accounts().status(2).row().clone();
+    assert_eq!((row.state, row.sessions), (AccountState::Ok, Some(1)), "with what was known of them");
+    drop(app);
+
+    let app =
+        restart(directory.path(), &appid, &format!("kf_accounts = [\"{}\", \"none*\"]", kf_accounts[1]))
+            .await;
+    assert_eq!(watched_by(&app), [format!("renamed/{}", kf_accounts[1])]);
+    drop(app);
+    let store = Store::open(&store_path(directory.path())).unwrap();
+    assert_eq!(
+        told(&store, &kf_accounts).await,
+        [
+            "2: =o-open",
+            "3: ok>unwatched by getkflist",
+            "0: ok>unwatched by configuration",
+            "2: ok>unwatched by configuration"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_first_start_with_patterns_alone_watches_nobody_and_is_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = restart(directory.path(), "wx0123456789abcdef", "kf_accounts = \"*\"\nexclude = \"a*\"").await;
+    assert!(watched_by(&app).is_empty());
+    let web = app.web();
+    for detail in [Detail::PerAccount, Detail::PerOfficialAccount] {
+        let mut written = 0;
+        exposition::write(&web.table, &web.metrics, &Stored::default(), detail, |chunk| {
+            written += chunk.len();
+            true
+        });
+        assert!(written > 0);
+    }
+    app.run(std::future::ready(())).await.unwrap();
+}
+
+#[tokio::test]
+async fn unbound_by_the_list_is_told_before_any_poll_and_taken_over_by_the_poll() {
+    let rehearsal = Rehearsal::new().await;
+    let waiting = invited(InvitationStatus::Waiting, Some("2026-11-23T07:00:00Z"));
+    rehearsal.set_state(1, KfState::Unbound);
+    rehearsal.list_with(&[(0, Binding::Bound), (1, waiting)]).await;
+    rehearsal.list_with(&[(0, Binding::Bound), (1, waiting)]).await;
+    let by_list =
+        "1: unknown>unbound by getkflist {\"expires_at\":\"2026-11-23T07:00:00Z\",\"status\":\"waiting\"}";
+    assert_eq!(rehearsal.told().await, [by_list]);
+    assert_eq!(rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(), Some("1"));
+    assert_eq!(rehearsal.metric("wechat_kf_account_unbound", 0).as_deref(), Some("0"));
+
+    rehearsal.poll(&[1]).await;
+    assert_eq!(rehearsal.told().await.len(), 1, "65402 is no news");
+    assert_eq!(rehearsal.account(1).watch().condition.conclusion, Some(Conclusion::Unbound));
+    rehearsal.list_with(&[(1, Binding::Bound)]).await;
+    assert_eq!(
+        rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(),
+        Some("1"),
+        "65402 wins over the list"
+    );
+
+    rehearsal.set_state(1, KfState::Bound);
+    rehearsal.poll(&[1]).await;
+    rehearsal.list_with(&[(1, UNBOUND)]).await;
+    assert_eq!(rehearsal.told().await[1..], ["1: unbound>ok by getsessionlist"]);
+    assert_eq!(rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(), Some("0"));
+}
+
+#[tokio::test]
+async fn unbound_by_the_list_is_taken_back_by_the_list_even_after_a_restart() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list_with(&[(0, UNBOUND), (1, UNBOUND)]).await;
+    rehearsal.list_with(&[(0, UNBOUND), (1, Binding::Bound)]).await;
+    let expected = [
+        "0: unknown>unbound by getkflist {\"status\":\"none\"}",
+        "1: unknown>unbound by getkflist {\"status\":\"none\"}",
+        "1: unbound>unknown by getkflist",
+    ];
+    let mut found = rehearsal.told().await;
+    found[..2].sort();
+    assert_eq!(found, expected);
+    assert_eq!(rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(), Some("0"));
+    let stored = rehearsal.store.stored_accounts().await.unwrap();
+    let of_0 = stored.iter().find(|stored| *stored.account.kf_account == *rehearsal.kf_accounts[0]).unwrap();
+    let known_to_list = Some(Conclusion::ListedUnbound);
+    assert_eq!((of_0.record.state, of_0.record.conclusion), (AccountState::Unbound, known_to_list));
+    assert_eq!(kfwatch::app::watch(of_0.clone()).condition, rehearsal.account(0).watch().condition);
+}
+
+#[tokio::test]
+async fn a_refusal_tells_what_the_list_knew_of_the_invitation() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.poll(&[0]).await;
+    rehearsal.list_with(&[(0, invited(InvitationStatus::Rejected, None)), (1, Binding::Bound)]).await;
+    assert!(rehearsal.told().await.is_empty(), "ok wins over the list");
+    rehearsal.set_state(0, KfState::Unbound);
+    rehearsal.set_state(1, KfState::Unbound);
+    rehearsal.poll(&[0, 1]).await;
+    assert_eq!(
+        rehearsal.told().await,
+        [
+            "0: ok>unbound by getsessionlist 65402 {\"status\":\"rejected\"}",
+            "1: unknown>unbound by getsessionlist 65402"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_customer_who_is_handed_over_is_told_as_transferred_whichever_is_polled_first() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1, 2]).await;
+    rehearsal.open(1, "o-moves");
+    rehearsal.poll(&[0, 1, 2]).await;
+    rehearsal.close(1, "o-moves");
+    rehearsal.open(2, "o-moves");
+    rehearsal.poll(&[0, 1, 2]).await;
+    rehearsal.close(2, "o-moves");
+    rehearsal.open(0, "o-moves");
+    rehearsal.poll(&[0, 1, 2]).await;
+    assert_eq!(
+        rehearsal.told().await,
+        [
+            "1: =o-moves",
+            "1: -o-moves",
+            "2: +o-moves from 1",
+            // Not from 1, where the customer was before.
+            "0: +o-moves from 2",
+            "2: -o-moves"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_customer_who_is_seen_at_two_places_at_once_came_from_the_first() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1]).await;
+    rehearsal.open(0, "o-both");
+    rehearsal.poll(&[0, 1]).await;
+    rehearsal.open(1, "o-both");
+    rehearsal.poll(&[0, 1]).await;
+    assert_eq!(rehearsal.told().await, ["0: =o-both", "1: +o-both from 0"]);
+}
+
+#[tokio::test]
+async fn a_customer_of_a_baseline_or_who_left_long_ago_was_not_transferred() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1]).await;
+    rehearsal.open(0, "o-a");
+    rehearsal.poll(&[0]).await;
+    rehearsal.open(1, "o-a");
+    rehearsal.poll(&[1]).await;
+    rehearsal.close(0, "o-a");
+    rehearsal.close(1, "o-a");
+    rehearsal.poll(&[0, 1]).await;
+    rehearsal.poll(&[0, 1]).await;
+    rehearsal.open(1, "o-a");
+    rehearsal.poll(&[0, 1]).await;
+    assert_eq!(rehearsal.told().await, ["0: =o-a", "1: =o-a", "0: -o-a", "1: -o-a", "1: +o-a"]);
+}
+
+#[tokio::test]
+async fn of_several_origins_it_is_the_one_that_listed_the_customer_last() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1, 2]).await;
+    rehearsal.open(0, "o-a");
+    rehearsal.poll(&[0, 1, 2]).await;
+    // What 0 listed stands still from now on.
+    rehearsal.set_state(0, KfState::Unbound);
+    rehearsal.open(1, "o-a");
+    rehearsal.poll(&[0, 1, 2]).await;
+    rehearsal.close(1, "o-a");
+    rehearsal.open(2, "o-a");
+    rehearsal.poll(&[1, 2]).await;
+    assert_eq!(rehearsal.told().await.last().unwrap(), "2: +o-a from 1");
+}

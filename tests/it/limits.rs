@@ -1,0 +1,231 @@
+//! An official account is never called more often than its limit allows, all of its kf accounts get their turn, and no
+//! other official account notices.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use crate::support::process::{Home, PATIENCE, Process, WeChat, appid, eventually, quiet};
+use futures_util::FutureExt;
+use kfwatch::{
+    app::{self, Connections, clock::SystemClock},
+    config::{Config, Environment},
+    domain::{clock::Clock, progress::Work, tracker::AccountTracker},
+    metrics::Metrics,
+    poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
+    schedule::{
+        queue::{Job, PollQueue},
+        ticker::{Sweep, TickerContext},
+    },
+    simulator::{Control, Endpoint, Fault, FaultRule},
+    store::{AccountId, Store},
+};
+
+/// A queue and the jobs of official accounts that nobody calls.
+struct Queued {
+    queue: Arc<PollQueue>,
+    lanes: Vec<Arc<OfficialAccount>>,
+    context: TickerContext,
+    _directory: tempfile::TempDir,
+}
+
+impl Queued {
+    /// A lane for each limit, with so many kf accounts in it.
+    fn new(limits: &[Option<u32>], kf_accounts: usize, share: usize) -> Self {
+        let configured = |(lane, limit): (usize, &Option<u32>)| {
+            let accounts: Vec<String> =
+                (0..kf_accounts).map(|n| format!("\"kf{n:02}@lane{lane}\"")).collect();
+            let limit = limit.map(|limit| format!("max_requests_per_minute = {limit}\n")).unwrap_or_default();
+            format!(
+                "[[official_accounts]]\nname = \"lane{lane}\"\nappid = \"{}\"\nkf_accounts = [{}]\n{limit}token.secret = \"s\"\n",
+                appid(lane),
+                accounts.join(", ")
+            )
+        };
+        let text: String = limits.iter().enumerate().map(configured).collect();
+        let config = Config::from_toml(&text, Path::new("/nowhere"), &Environment::default()).unwrap().config;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let connections = Connections::without_store(&config, Arc::clone(&clock)).unwrap();
+        let official_account = |configured| {
+            let official_account = connections.official_account(configured, Arc::default(), &metrics);
+            let accounts = app::accounts(configured).map(|account| {
+                Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()))
+            });
+            official_account.set_accounts(accounts.collect());
+            official_account
+        };
+        let lanes = config.official_accounts.iter().map(official_account).collect();
+        let limits = PollLimits {
+            deadline: PATIENCE,
+            blind_after: PATIENCE,
+            backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
+        };
+        let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock), limits);
+        let queue = Arc::new(PollQueue::new(config.official_accounts.len(), share));
+        let context = TickerContext { queue: Arc::clone(&queue), poller: Arc::new(poller), metrics, clock };
+        Self { queue, lanes, context, _directory: directory }
+    }
+
+    /// Queues all kf accounts.
+    fn tick(&self) {
+        let sweep = Sweep::begin(&self.context, self.context.clock.now(), None);
+        for (lane, official_account) in self.lanes.iter().enumerate() {
+            let accounts = official_account.accounts();
+            let claims = accounts.iter().filter_map(|account| official_account.guard(account));
+            self.queue.push(claims.map(|guard| Job { guard, lane, sweep: Arc::clone(&sweep), repeats: 0 }));
+        }
+    }
+
+    /// The job that a worker would get now.
+    fn take(&self) -> Option<Job> {
+        self.queue.next().now_or_never().flatten()
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_has_to_wait_takes_no_worker_and_holds_up_no_other_lane() {
+    let queued = Queued::new(&[Some(1), None, Some(1)], 3, 16);
+    queued.tick();
+    let taken: Vec<Job> = std::iter::from_fn(|| queued.take()).collect();
+    let lanes: Vec<usize> = taken.iter().map(|job| job.lane).collect();
+    assert_eq!(lanes, [0, 1, 2, 1, 1], "one of each limited lane, all of the other");
+    for job in taken {
+        queued.queue.done(job.lane);
+    }
+    assert!(queued.take().is_none());
+    queued.tick();
+    let lanes: Vec<usize> = std::iter::from_fn(|| queued.take()).map(|job| job.lane).collect();
+    assert_eq!(lanes, [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn polls_wait_to_get_on_while_one_is_in_flight_or_could_be() {
+    let queued = Queued::new(&[Some(60)], 2, 16);
+    let work = |finished, waits| assert_eq!(queued.queue.work(), Work { finished, waits });
+    work(0, false);
+    queued.tick();
+    work(0, true);
+    let first = queued.take().unwrap();
+    work(0, true);
+    assert!(queued.take().is_none(), "the limit lets one through at a time");
+    queued.queue.done(first.lane);
+    work(1, false);
+    // Nobody lets the lane in again, though its time has come: that is work that nobody does.
+    eventually("the time of the lane", || queued.queue.work().waits.then_some(()));
+    queued.queue.close();
+    work(1, false);
+}
+
+#[tokio::test]
+async fn workers_that_hang_leave_the_rest_of_the_lane_to_the_others() {
+    let queued = Queued::new(&[Some(6_000)], 15, 16);
+    queued.tick();
+    let workers = (0..15).map(|_| queued.queue.next());
+    let hanging = async {
+        let jobs: Vec<Option<Job>> = futures_util::future::join_all(workers).await;
+        queued.queue.close();
+        jobs
+    };
+    let both = async { tokio::join!(hanging, queued.queue.keep_time()) };
+    let (jobs, ()) = tokio::time::timeout(PATIENCE, both).await.expect("nobody was told of a job");
+    assert!(jobs.iter().all(Option::is_some));
+}
+
+#[tokio::test]
+async fn jobs_that_wait_for_their_limit_are_all_taken_in_turn() {
+    let queued = Queued::new(&[Some(6_000), Some(3_000)], 15, 16);
+    queued.tick();
+    let mut taken = BTreeMap::<usize, Vec<String>>::new();
+    let taking = async {
+        // Nobody is told that a job is done: the place of each in its lane stays taken.
+        while taken.values().map(Vec::len).sum::<usize>() < 30 {
+            let job = queued.queue.next().await.unwrap();
+            taken
+                .entry(job.lane)
+                .or_default()
+                .push(job.guard.account().status.account.kf_account.to_string());
+        }
+        queued.queue.close();
+    };
+    let ((), ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(taking, queued.queue.keep_time()) })
+        .await
+        .expect("a lane was never let in again");
+    for (lane, accounts) in taken {
+        let all: Vec<String> = (0..15).map(|n| format!("kf{n:02}@lane{lane}")).collect();
+        assert_eq!(accounts, all);
+    }
+}
+
+fn polls_of_each(control: &Control, official_account: usize, name: &str, kf_accounts: usize) -> Vec<u64> {
+    (1..=kf_accounts)
+        .map(|number| control.polls_of(&appid(official_account), &format!("kf{number}@{name}")).unwrap())
+        .collect()
+}
+
+fn overruns(daemon: &Process, official_account: &str, kf_account: &str) -> f64 {
+    let labels = format!("official_account=\"{official_account}\",kf_account=\"{kf_account}\"");
+    daemon.metric(&format!("kfwatch_poll_overruns_total{{{labels}}}")).unwrap()
+}
+
+#[test]
+fn the_limit_of_one_official_account_is_kept_shared_fairly_and_not_noticed_by_another() {
+    let wechat = WeChat::play(quiet(&[("shop", 20), ("free", 3)]));
+    let control = wechat.control();
+    let home = Home::watching(&wechat, "");
+    let configuration = std::fs::read_to_string(home.path("config.toml")).unwrap();
+    let limited =
+        configuration.replacen("name = \"shop\"", "name = \"shop\"\nmax_requests_per_minute = 120", 1);
+    assert_ne!(limited, configuration);
+    home.write("config.toml", &limited);
+    // Fewer workers than polls that wait.
+    let daemon = home.set("KFWATCH__API__MAX_IN_FLIGHT", "16").daemon();
+    eventually("twelve polls of the other official account", || {
+        polls_of_each(&control, 1, "free", 3).iter().all(|polls| *polls >= 12).then_some(())
+    });
+    let shop: Vec<i64> = sent_to(&control, "@shop");
+    let elapsed_ms = shop.last().unwrap() - shop.first().unwrap();
+    let most = 1 + elapsed_ms / 500;
+    // Requests can arrive a little closer to each other than they were sent.
+    assert!(shop.len() as i64 <= most + 1, "{} calls in {elapsed_ms} ms", shop.len());
+    assert!(shop.len() as i64 >= most * 3 / 4, "{} calls in {elapsed_ms} ms", shop.len());
+    let polls = polls_of_each(&control, 0, "shop", 20);
+    let (fewest, most) = (polls.iter().min().unwrap(), polls.iter().max().unwrap());
+    assert!(most - fewest <= 1, "{polls:?}");
+    let free = sent_to(&control, "@free");
+    let gaps = free.chunks(3).map(|tick| tick[0]).collect::<Vec<_>>();
+    assert!(gaps.windows(2).all(|pair| pair[1] - pair[0] < 2_000), "{gaps:?}");
+    assert!(overruns(&daemon, "shop", "kf20@shop") >= 5.0);
+    assert!(overruns(&daemon, "free", "kf1@free") < 1.0);
+    assert_eq!(control.requests(Endpoint::StableToken), 2);
+}
+
+/// When the polls of an official account were received, in order.
+fn sent_to(control: &Control, wechat_id: &str) -> Vec<i64> {
+    let polls = control.ledger().polls;
+    let mut at: Vec<i64> = polls
+        .iter()
+        .filter(|poll| poll.kf_account.ends_with(wechat_id))
+        .map(|poll| poll.received_at_ms)
+        .collect();
+    at.sort_unstable();
+    at
+}
+
+#[test]
+fn polls_that_are_held_back_use_up_nothing_of_the_limit() {
+    let wechat = WeChat::play(quiet(&[("shop", 4)]));
+    let control = wechat.control();
+    control.inject(FaultRule {
+        kf_account: Some("kf1@shop".to_owned()),
+        endpoint: Some(Endpoint::GetSessionList),
+        ..FaultRule::new(Fault::Errcode(65402))
+    });
+    // Three a second: just enough for those that can be polled.
+    let _daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__MAX_REQUESTS_PER_MINUTE", "180").daemon();
+    let others = || polls_of_each(&control, 0, "shop", 4)[1..].iter().sum::<u64>();
+    eventually("a first poll", || (others() > 3).then_some(()));
+    let (begun, before) = (std::time::Instant::now(), others());
+    eventually("six seconds of polls", || (others() >= before + 18).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}

@@ -1,0 +1,481 @@
+//! What the owner of a stream relies on: every event is in it, in order, once within its duplicate window, whatever fails and
+//! whoever is killed. Needs the program nats-server; tests/run.sh runs these tests.
+
+use std::time::{Duration, Instant};
+
+use crate::support::nats::{Client, Received, Server, logins::Site};
+use crate::support::process::{Process, WeChat, eventually, quiet};
+use crate::support::{
+    certificates::Authority,
+    delivery::{
+        self, configure, eventually_logged, file, home, lively, nothing_more_happens, open, pause, rounds,
+        terminate,
+    },
+    event_log::{EventLog, account_of, parsed, text},
+};
+use async_nats::{ConnectOptions, jetstream::stream};
+
+/// The sink "bus"; `more` are further keys.
+fn bus(server: &Server, more: &str) -> String {
+    let url = server.url();
+    format!("[[sinks]]\nname = \"bus\"\ntype = \"nats\"\nurl = \"{url}\"\n{more}\n")
+}
+
+fn of_bus(daemon: &Process, name: &str) -> Option<f64> {
+    daemon.metric(&format!("kfwatch_sink_{name}{{sink=\"bus\"}}"))
+}
+
+fn eventually_pending(daemon: &Process, events: usize) {
+    eventually("the events", || of_bus(daemon, "pending_events").filter(|pending| *pending >= events as f64));
+}
+
+fn eventually_delivered(daemon: &Process) {
+    delivery::eventually_delivered(daemon, "bus");
+}
+
+fn failures(daemon: &Process) -> f64 {
+    of_bus(daemon, "delivery_failures_total").unwrap()
+}
+
+/// Waits until so many events are in the stream.
+fn eventually_stored(client: &Client, events: u64) {
+    eventually("the messages", || (client.stored() >= events).then_some(()));
+}
+
+/// The whole log is in the stream, each event as a message of its own kind. How often one was stored again.
+fn assert_published(received: &[Received], log: &EventLog) -> usize {
+    for message in received {
+        let event = parsed(&message.body);
+        assert_eq!(message.id, text(&event, "/id"));
+        let of_kind = text(&event, "/type").strip_prefix("kf.").unwrap().to_owned();
+        assert_eq!(message.subject, format!("kf.{}.{of_kind}", account_of(&event).0));
+        assert_eq!(message.content_type, "application/cloudevents+json");
+    }
+    log.assert_received("bus", received.iter().map(|message| &*message.body))
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn within_the_duplicate_window_every_event_is_stored_once_whoever_is_killed() {
+    let again = deliver_among_kills(5, Duration::from_secs(3600));
+    assert_eq!(again, 0, "the stream drops what it has");
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn beyond_the_duplicate_window_events_come_again_unchanged_and_none_is_lost() {
+    let again = deliver_among_kills(7, Duration::from_millis(100));
+    assert!(again > 0, "too little happened");
+}
+
+/// Kills the daemon in each round and the server in some, and freezes the server in others. Says how many messages came
+/// again.
+fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
+    let rounds = rounds(20);
+    let wechat = WeChat::play(lively());
+    let mut server = Server::start();
+    server.anyone().create_stream_with_window(duplicate_window);
+    let home = home(&wechat, &bus(&server, "timeout = \"300ms\"\nstart = \"beginning\""));
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..rounds {
+        let daemon = home.spawn("run");
+        // The pauses are the point: where they end is not to depend on what anybody does.
+        pause(random.u64(0..1_500));
+        match random.u8(0..4) {
+            0 => {
+                server.kill();
+                pause(random.u64(0..600));
+                server.revive();
+                pause(random.u64(0..1_500));
+            }
+            1 => {
+                freeze(&server, &daemon, &mut random);
+                server.signal("CONT");
+                pause(random.u64(0..1_500));
+            }
+            2 => {
+                // What was sent to it is in nobody's file.
+                freeze(&server, &daemon, &mut random);
+                server.kill();
+                drop(daemon);
+                server.revive();
+                continue;
+            }
+            _ => {
+                // What was sent to it is stored, and nobody hears of that.
+                freeze(&server, &daemon, &mut random);
+                drop(daemon);
+                server.signal("CONT");
+                continue;
+            }
+        }
+        drop(daemon); // kill -9
+    }
+    let daemon = home.daemon();
+    nothing_more_happens(&wechat, &daemon);
+    eventually_delivered(&daemon);
+    assert_eq!((of_bus(&daemon, "dead_letters"), of_bus(&daemon, "stopped")), (Some(0.0), Some(0.0)));
+    terminate(daemon);
+    let log = EventLog::of(&home);
+    let again = assert_published(&server.anyone().consume(), &log);
+    println!("nats: {rounds} rounds, {} events, {again} times stored again", log.len());
+    assert!(log.len() > 5 * rounds, "too little happened");
+    again
+}
+
+/// Stops a server that events are being sent to, for long enough that others follow.
+fn freeze(server: &Server, daemon: &Process, random: &mut fastrand::Rng) {
+    eventually("a delivery", || of_bus(daemon, "delivered_events_total").filter(|events| *events >= 1.0));
+    server.signal("STOP");
+    pause(random.u64(800..2_000));
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_missing_stream_is_told_with_the_command_that_creates_it_and_delivery_goes_on_by_itself() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let server = Server::start();
+    let home = home(&wechat, &bus(&server, ""));
+    let daemon = home.daemon();
+    open(&wechat.control(), "kf1@shop", "oA");
+    open(&wechat.control(), "kf2@shop", "oB");
+    eventually_logged(
+        &daemon,
+        "ERROR Delivery stands still and will be tried again: no stream takes kf.>; create one, like: nats stream add KF \
+         --subjects 'kf.>' --storage file --dupe-window 10m --defaults sink=bus",
+    );
+    let failed = failures(&daemon);
+    eventually("another attempt", || (failures(&daemon) > failed).then_some(()));
+    server.anyone().create_stream();
+    eventually_delivered(&daemon);
+    eventually_logged(&daemon, "Delivery goes on");
+    assert_eq!(daemon.stderr().matches("no stream takes").count(), 1, "{}", daemon.stderr());
+    assert_published(&server.anyone().consume(), &EventLog::of(&home));
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_server_without_jetstream_is_told_as_such() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let server = Server::bare(|_| String::new());
+    let home = home(&wechat, &bus(&server, ""));
+    open(&wechat.control(), "kf1@shop", "oA");
+    let daemon = home.daemon();
+    eventually_logged(
+        &daemon,
+        "the server has no JetStream, or none for this user: start it with --jetstream",
+    );
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_server_that_is_away_from_the_start_and_for_long_is_pending_events_and_nothing_else() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let mut server = Server::start();
+    server.anyone().create_stream();
+    server.kill();
+    let file = file("file", "events.jsonl");
+    let home = home(&wechat, &format!("{}{file}", bus(&server, "")));
+    let daemon = home.daemon();
+    let of = || daemon.get("/-/ready").status;
+    eventually("readiness", || (of() == 200).then_some(()));
+    for n in 1..=8 {
+        open(&wechat.control(), "kf1@shop", &format!("o{n}"));
+        let lines =
+            || std::fs::read_to_string(home.path("events.jsonl")).map_or(0, |text| text.lines().count());
+        eventually("the event in the file", || (lines() >= n).then_some(()));
+    }
+    eventually_pending(&daemon, 8);
+    eventually_logged(&daemon, "no connection to nats://127.0.0.1:");
+    eventually("waits that grow", || (failures(&daemon) >= 4.0).then_some(()));
+    assert_eq!(daemon.stderr().matches("ERROR").count(), 1, "told once: {}", daemon.stderr());
+    let begun = Instant::now();
+    terminate(daemon);
+    assert!(begun.elapsed() < Duration::from_secs(10), "shutdown_timeout is 10 s");
+
+    let daemon = home.daemon();
+    eventually_pending(&daemon, 8);
+    server.revive();
+    eventually_delivered(&daemon);
+    assert_eq!(of_bus(&daemon, "delivered_events_total"), Some(8.0));
+    terminate(daemon);
+    assert_eq!(assert_published(&server.anyone().consume(), &EventLog::of(&home)), 0);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_server_that_hangs_costs_a_timeout_and_is_found_again_when_it_goes_on() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let server = Server::start();
+    server.anyone().create_stream();
+    let home = home(&wechat, &bus(&server, "timeout = \"500ms\""));
+    let daemon = home.daemon();
+    open(&wechat.control(), "kf1@shop", "oA");
+    eventually("the first event", || {
+        of_bus(&daemon, "delivered_events_total").filter(|events| *events >= 1.0)
+    });
+    server.signal("STOP");
+    open(&wechat.control(), "kf1@shop", "oB");
+    open(&wechat.control(), "kf2@shop", "oC");
+    eventually_logged(&daemon, "the server did not confirm in time");
+    eventually_logged(&daemon, "no answer in time");
+    server.signal("CONT");
+    eventually_delivered(&daemon);
+    eventually_stored(&server.anyone(), 3);
+    assert_eq!(assert_published(&server.anyone().consume(), &EventLog::of(&home)), 0);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn what_is_too_large_becomes_a_dead_letter_while_the_others_go_on() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let server = Server::configured(|_| "max_payload: 1024".to_owned());
+    server.anyone().create(stream::Config { max_message_size: 900, ..stream::Config::default() });
+    let home = home(&wechat, &bus(&server, ""));
+    let daemon = home.daemon();
+    // Larger than the stream takes, and larger than the server takes.
+    open(&wechat.control(), "kf1@shop", &"o".repeat(300));
+    open(&wechat.control(), "kf1@shop", &"p".repeat(600));
+    open(&wechat.control(), "kf2@shop", "oSmall");
+    eventually_stored(&server.anyone(), 1);
+    open(&wechat.control(), "kf1@shop", "oNext");
+    eventually("the dead letters", || of_bus(&daemon, "dead_letters").filter(|letters| *letters >= 2.0));
+    eventually_delivered(&daemon);
+    let stored: Vec<String> = server.anyone().consume().into_iter().map(|message| message.body).collect();
+    assert_eq!(stored.len(), 2);
+    assert!(stored[0].contains("oSmall") && stored[1].contains("oNext"), "{stored:?}");
+    let log = terminate(daemon).stderr;
+    for limit in ["max_msg_size of the stream", "max_payload of the server"] {
+        assert!(log.contains(&format!("kept as a dead letter: it is larger than {limit}")), "{log}");
+    }
+    assert!(!log.contains("oooo") && !log.contains("pppp"), "{log}");
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_full_stream_holds_events_back_and_loses_none() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let server = Server::start();
+    let full =
+        stream::Config { max_messages: 1, discard: stream::DiscardPolicy::New, ..stream::Config::default() };
+    server.anyone().create(full);
+    let home = home(&wechat, &bus(&server, ""));
+    let daemon = home.daemon();
+    open(&wechat.control(), "kf1@shop", "oA");
+    open(&wechat.control(), "kf1@shop", "oB");
+    eventually_logged(&daemon, "the stream does not take it: maximum messages exceeded");
+    assert_eq!((of_bus(&daemon, "dead_letters"), of_bus(&daemon, "pending_events")), (Some(0.0), Some(1.0)));
+}
+
+/// A server that speaks TLS, with the certificate of its authority in `ours.pem`, and another's in `theirs.pem`; and who has
+/// its stream.
+fn behind_tls() -> (Server, Client) {
+    let server = Server::configured(|directory| {
+        let [ours, theirs] = ["ours", "theirs"].map(Authority::new);
+        let identity = ours.identity("127.0.0.1");
+        let [certificate, key] = ["server.pem", "server.key"].map(|file| directory.join(file));
+        for (path, pem) in [
+            (&directory.join("ours.pem"), ours.pem()),
+            (&directory.join("theirs.pem"), theirs.pem()),
+            (&certificate, identity.certificate_pem),
+            (&key, identity.key_pem),
+        ] {
+            std::fs::write(path, pem).unwrap();
+        }
+        format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}")
+    });
+    let client = server.client(ConnectOptions::new().add_root_certificates(server.path("ours.pem")));
+    client.create_stream();
+    (server, client)
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn tls_is_spoken_with_an_authority_of_ones_own_and_never_with_another() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let (server, client) = behind_tls();
+    let ca_file = |name: &str| format!("ca_file = {:?}", server.path(name));
+    open(&wechat.control(), "kf1@shop", "oA");
+
+    let home = home(&wechat, &bus(&server, &ca_file("theirs.pem")));
+    let daemon = home.daemon();
+    eventually_logged(&daemon, "invalid peer certificate");
+    eventually_logged(&daemon, "ca_file must have the authority of the server's certificate");
+    terminate(daemon);
+    let tls = |more: &str| bus(&server, more).replace("nats://", "tls://");
+    configure(&home, &wechat, &tls(""));
+    let daemon = home.daemon();
+    eventually_logged(&daemon, "no connection to tls://127.0.0.1:");
+    terminate(daemon);
+    assert_eq!(client.stored(), 0);
+
+    for url in ["tls", "nats"] {
+        let bus = bus(&server, &ca_file("ours.pem")).replace("nats://", &format!("{url}://"));
+        configure(&home, &wechat, &bus);
+        let daemon = home.daemon();
+        let stored = client.stored();
+        open(&wechat.control(), "kf1@shop", url);
+        eventually("the event", || (client.stored() > stored).then_some(()));
+        eventually_delivered(&daemon);
+        terminate(daemon);
+    }
+    assert_eq!(client.stored(), 3);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn without_a_ca_file_the_system_is_trusted_and_without_a_ca_store_the_built_in_roots_are() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let (server, client) = behind_tls();
+    let [ours, nothing] = ["ours.pem", "nothing"].map(|name| server.path(name).to_str().unwrap().to_owned());
+    let bus = |more: &str| bus(&server, more).replace("nats://", "tls://");
+    let home =
+        |ca_store: &str| home(&wechat, &bus("")).set("SSL_CERT_FILE", ca_store).set("SSL_CERT_DIR", &nothing);
+    open(&wechat.control(), "kf1@shop", "oA");
+    let without_store = home(&nothing);
+    let daemon = without_store.daemon();
+    eventually_logged(&daemon, "invalid peer certificate: UnknownIssuer; ca_file must have the authority");
+    terminate(daemon);
+    assert_eq!(client.stored(), 0);
+    configure(&without_store, &wechat, &bus(&format!("ca_file = {ours:?}")));
+    let daemon = without_store.daemon();
+    eventually_stored(&client, 1);
+    terminate(daemon);
+
+    open(&wechat.control(), "kf1@shop", "oB");
+    let with_store = home(&ours);
+    std::fs::create_dir(&nothing).unwrap();
+    let daemon = with_store.daemon();
+    eventually_stored(&client, 2);
+    terminate(daemon);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn what_must_be_encrypted_is_not_sent_to_a_server_that_speaks_no_tls() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let server = Server::start();
+    server.anyone().create_stream();
+    open(&wechat.control(), "kf1@shop", "oA");
+    let home = home(&wechat, &bus(&server, "").replace("nats://", "tls://"));
+    let daemon = home.daemon();
+    eventually_logged(&daemon, "no connection to tls://127.0.0.1:");
+    terminate(daemon);
+    assert_eq!(server.anyone().stored(), 0);
+}
+
+/// Modules are named as well: a filter for a module outweighs the one that keeps its crate quiet.
+const LOUDEST: &str = "trace,async_nats=trace,async_nats::connection=trace,async_nats::connector=trace,\
+    async_nats::client=trace,async_nats::jetstream=trace,rustls=trace,tokio_rustls=trace";
+
+/// Delivers an event with a login, and is refused with another; nothing of either is shown.
+fn check_login(
+    server: &Server,
+    client: &Client,
+    [good, bad]: [&str; 2],
+    files: &[(&str, &str)],
+    secrets: &[&str],
+) {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = home(&wechat, &bus(server, bad)).set("KFWATCH__LOG__LEVEL", LOUDEST);
+    for (name, text) in files {
+        home.write(name, text);
+    }
+    let daemon = home.daemon();
+    open(&wechat.control(), "kf1@shop", "oA");
+    eventually_logged(
+        &daemon,
+        "the login is refused; check credentials_file, nkey_file, or user and secret_file",
+    );
+    let mut shown = daemon.get("/").text() + &daemon.get("/metrics").text();
+    shown += &terminate(daemon).stderr;
+    configure(&home, &wechat, &bus(server, good));
+    let daemon = home.daemon();
+    eventually_delivered(&daemon);
+    eventually_stored(client, 1);
+    let ended = terminate(daemon);
+    assert!(
+        ended.stderr.contains("async_nats") || ended.stderr.contains("write operation"),
+        "the level is loud"
+    );
+    let checked = home.run("check");
+    assert!(checked.stdout.contains(&format!("Sinks: bus (kf.> to {})", server.url())), "{checked:?}");
+    shown += &(ended.stderr + &checked.stdout + &checked.stderr);
+    for secret in secrets {
+        assert!(!shown.contains(secret), "{secret} is in {shown}");
+    }
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_user_logs_in_with_a_password_and_nothing_of_it_is_shown() {
+    let server = Server::configured(|_| "authorization { user: kfwatch, password: s3cret-good }".to_owned());
+    let options = || ConnectOptions::with_user_and_password("kfwatch".to_owned(), "s3cret-good".to_owned());
+    let client = server.client(options());
+    client.create_stream();
+    let logins = ["user = \"kfwatch\"\nsecret_file = \"good\"", "user = \"kfwatch\"\nsecret_file = \"bad\""];
+    let files = [("good", "s3cret-good\n"), ("bad", "s3cret-bad\n")];
+    check_login(&server, &client, logins, &files, &["s3cret-good", "s3cret-bad"]);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_token_logs_in_and_is_not_shown() {
+    let server = Server::configured(|_| "authorization { token: s3cret-good }".to_owned());
+    let client = server.client(ConnectOptions::with_token("s3cret-good".to_owned()));
+    client.create_stream();
+    let logins = ["secret = \"s3cret-good\"", "secret = \"s3cret-bad\""];
+    check_login(&server, &client, logins, &[], &["s3cret-good", "s3cret-bad"]);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_key_logs_in_and_its_seed_is_not_shown() {
+    let [good, bad] = [nkeys::KeyPair::new_user(), nkeys::KeyPair::new_user()];
+    let server =
+        Server::configured(|_| format!("authorization {{ users: [{{ nkey: {} }}] }}", good.public_key()));
+    let [good, bad] = [good, bad].map(|key| key.seed().unwrap());
+    let client = server.client(ConnectOptions::with_nkey(good.clone()));
+    client.create_stream();
+    let files = [("good.nk", &*good), ("bad.nk", &*bad)];
+    let logins = ["nkey_file = \"good.nk\"", "nkey_file = \"bad.nk\""];
+    check_login(&server, &client, logins, &files, &[&good, &bad]);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn a_credentials_file_of_nsc_logs_in_and_nothing_of_it_is_shown() {
+    let [ours, others] = [Site::new(), Site::new()];
+    let server = Server::configured(|_| ours.configuration.clone());
+    let client = server.client(ConnectOptions::with_credentials(&ours.credentials).unwrap());
+    client.create_stream();
+    let files = [("good.creds", &*ours.credentials), ("bad.creds", &*others.credentials)];
+    let logins = ["credentials_file = \"good.creds\"", "credentials_file = \"bad.creds\""];
+    let jwt = |site: &Site| site.credentials.lines().nth(1).unwrap().to_owned();
+    let secrets = [&*ours.seed, &others.seed, &jwt(&ours), &jwt(&others)];
+    check_login(&server, &client, logins, &files, &secrets);
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
+fn permissions_that_are_missing_are_told() {
+    let permissions = "authorization { users: [
+        { user: admin, password: a },
+        { user: deaf, password: a, permissions: { publish: \">\", subscribe: { deny: \"_INBOX.>\" } } },
+        { user: mute, password: a, permissions: { publish: { deny: \"kf.>\" }, subscribe: \">\" } } ] }";
+    let server = Server::configured(|_| permissions.to_owned());
+    server.client(ConnectOptions::with_user_and_password("admin".to_owned(), "a".to_owned())).create_stream();
+    for (user, message) in [
+        ("deaf", "permissions violation; let this user subscribe to _INBOX.>, where confirmations come"),
+        ("mute", "the server says: permissions violation; let this user publish to kf.>"),
+    ] {
+        let wechat = WeChat::play(quiet(&[("shop", 1)]));
+        open(&wechat.control(), "kf1@shop", "oA");
+        let login = format!("timeout = \"500ms\"\nuser = \"{user}\"\nsecret = \"a\"\nstart = \"beginning\"");
+        let home = home(&wechat, &bus(&server, &login));
+        let daemon = home.daemon();
+        eventually_logged(&daemon, message);
+        eventually("another attempt", || (failures(&daemon) >= 2.0).then_some(()));
+        assert_eq!(daemon.stderr().matches("ERROR").count(), 1, "told once: {}", daemon.stderr());
+    }
+}

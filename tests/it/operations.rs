@@ -1,0 +1,646 @@
+//! What an operator relies on: exit codes, one clear line for each problem, an orderly end, commands that do what they say.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use crate::support::process::{Ended, Home, Process, WeChat, appid, eventually, metric, quiet, secret};
+use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
+use serde_json::Value;
+
+/// What a refused command says: one line for each problem, and nothing else anywhere.
+fn refused(ended: &Ended, code: i32, lines: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    assert_eq!(ended.stdout, "", "{ended:?}");
+    let said: Vec<&str> = ended.stderr.lines().collect();
+    assert_eq!(said.len(), lines.len(), "{ended:?}");
+    for (said, expected) in said.iter().zip(lines) {
+        assert!(said.contains(expected), "{said:?} lacks {expected:?}");
+    }
+}
+
+fn one_account() -> WeChat {
+    WeChat::play(quiet(&[("shop", 1)]))
+}
+
+const SERIES: &str = "{official_account=\"shop\",kf_account=\"kf1@shop\"}";
+
+fn metric_of_account(daemon: &Process, name: &str) -> Option<f64> {
+    daemon.metric(&format!("{name}{SERIES}"))
+}
+
+fn eventually_up(daemon: &Process) {
+    eventually("a good poll", || metric_of_account(daemon, "wechat_kf_account_up").filter(|up| *up > 0.0));
+}
+
+#[test]
+fn without_a_configuration_it_says_where_it_looked() {
+    if !Path::new("/etc/kfwatch/config.toml").exists() {
+        refused(&Home::new().run("run"), 78, &["config.toml"]);
+    }
+    refused(&Home::new().run("run -c nowhere.toml"), 78, &["nowhere.toml"]);
+    refused(&Home::new().set("KFWATCH_CONFIG", "elsewhere.toml").run("check"), 78, &["elsewhere.toml"]);
+}
+
+#[test]
+fn every_command_tells_all_mistakes_of_the_configuration_with_their_places() {
+    let home = Home::new();
+    home.write(
+        "config.toml",
+        "[poll]\nschedul = \"* * * * * *\"\n[api]\nca_file = \"ca.pem\"\n[[official_accounts]]\nname = \"shop\"\n\
+         appid = \"wx0000000000000000\"\nkf_accounts = [\"kf1@shop\"]\ntoken.secret_file = \"nowhere\"\n",
+    );
+    home.write("ca.pem", "garbage\n");
+    for command in ["run", "check", "poll", "events"] {
+        refused(
+            &home.run(command),
+            78,
+            &[
+                "config.toml:2: poll.schedul: unknown key",
+                "config.toml:4: api.ca_file",
+                "config.toml:9: official_accounts.token.secret_file",
+            ],
+        );
+    }
+    assert!(!home.path("kfwatch.db").exists());
+}
+
+#[test]
+fn a_certificate_that_is_none_is_refused_as_configuration() {
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "").set("KFWATCH__API__CA_FILE", "ca.pem");
+    home.write("ca.pem", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
+    refused(&home.run("run"), 78, &["api.ca_file: the certificates in"]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let home = Home::new();
+    for arguments in
+        ["", "walk", "run --fast", "demo --for soon", "events --since yesterday", "poll --format xml"]
+    {
+        let ended = home.run(arguments);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{arguments}: {ended:?}");
+        assert!(!ended.stderr.is_empty());
+    }
+}
+
+#[test]
+fn without_a_ca_store_it_starts_with_the_built_in_roots() {
+    let wechat = one_account();
+    let nothing = Home::new().path("nothing");
+    let daemon = Home::watching(&wechat, "")
+        .set("SSL_CERT_FILE", &nothing.to_string_lossy())
+        .set("SSL_CERT_DIR", &nothing.to_string_lossy())
+        .daemon();
+    eventually_up(&daemon);
+    let log = daemon.stderr();
+    assert!(
+        log.lines().any(|line| line.contains("WARN") && line.contains("using the built-in roots")),
+        "{log}"
+    );
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_what_to_do() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "");
+    let _holder = TcpListener::bind(taken).unwrap();
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    home.write("config.toml", &text.replace("127.0.0.1:0", &taken.to_string()));
+    let expected = format!("cannot listen on {taken}: stop the program that uses it, or set web.listen");
+    refused(&home.run("run"), 1, &[&expected]);
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_named_and_left_as_it_is() {
+    let wechat = one_account();
+    let newer = {
+        let home = Home::watching(&wechat, "");
+        let daemon = home.daemon();
+        eventually_up(&daemon);
+        daemon.signal("TERM");
+        assert_eq!(daemon.ended().code, Some(0));
+        let mut bytes = fs::read(home.path("kfwatch.db")).unwrap();
+        // The header's user_version.
+        bytes[60..64].copy_from_slice(&99_u32.to_be_bytes());
+        bytes
+    };
+    for (content, expected) in [
+        (b"these are my notes\n".to_vec(), "is not a store of kfwatch (no SQLite file)"),
+        (newer, "was written by a newer kfwatch (schema 99"),
+    ] {
+        let home = Home::watching(&wechat, "");
+        fs::write(home.path("kfwatch.db"), &content).unwrap();
+        refused(&home.run("run"), 1, &[expected]);
+        refused(&home.run("poll"), 1, &[expected]);
+        refused(&home.run("events"), 1, &[expected]);
+        assert!(fs::read(home.path("kfwatch.db")).unwrap() == content, "the file was changed: {expected}");
+    }
+    let home = Home::watching(&wechat, "");
+    fs::create_dir(home.path("kfwatch.db")).unwrap();
+    refused(&home.run("run"), 1, &["is not a regular file: set store.path to a file"]);
+    let home = Home::watching(&wechat, "").set("KFWATCH__STORE__PATH", "missing/kfwatch.db");
+    refused(&home.run("run"), 1, &["does not exist: create it, or set store.path to another file"]);
+}
+
+#[test]
+fn a_store_without_permission_is_named() {
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "");
+    fs::write(home.path("kfwatch.db"), "").unwrap();
+    fs::set_permissions(home.path("kfwatch.db"), fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        // Nothing is forbidden to root.
+        return;
+    }
+    refused(&home.run("run"), 1, &["no permission to read and write"]);
+}
+
+#[test]
+fn a_second_daemon_is_refused_beside_a_running_one() {
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "");
+    let daemon = home.daemon();
+    let expected = format!("is in use by another kfwatch (process {}): stop it first", daemon.id());
+    refused(&home.run("run"), 1, &[&expected]);
+    eventually_up(&daemon);
+    assert_eq!(wechat.control().requests(Endpoint::StableToken), 1, "nobody else fetched a token");
+}
+
+#[test]
+fn both_signals_drain_and_exit_with_0_in_time_while_a_call_hangs() {
+    for signal in ["TERM", "INT"] {
+        let wechat = one_account();
+        wechat.control().inject(hang(Endpoint::GetSessionList));
+        let daemon = Home::watching(&wechat, "")
+            .set("KFWATCH__SHUTDOWN_TIMEOUT", "2s")
+            .set("KFWATCH__API__TIMEOUT", "60s")
+            .daemon();
+        eventually("a call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
+        assert_eq!(daemon.get("/-/ready").status, 200);
+        let begun = Instant::now();
+        daemon.signal(signal);
+        eventually("not ready", || (daemon.get("/-/ready").status == 503).then_some(()));
+        assert_eq!(daemon.get("/-/healthy").status, 200);
+        let ended = daemon.ended();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+        assert!(ended.stderr.contains("polls took longer than their share of shutdown_timeout"), "{ended:?}");
+    }
+}
+
+#[test]
+fn an_idle_daemon_ends_at_once_when_told_to() {
+    let wechat = one_account();
+    let daemon = Home::watching(&wechat, "").daemon();
+    eventually_up(&daemon);
+    let begun = Instant::now();
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(!ended.stderr.contains("WARN") && !ended.stderr.contains("panicked"), "{ended:?}");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let wechat = one_account();
+    wechat.control().inject(hang(Endpoint::GetSessionList));
+    let daemon = Home::watching(&wechat, "")
+        .set("KFWATCH__SHUTDOWN_TIMEOUT", "1m")
+        .set("KFWATCH__API__TIMEOUT", "60s")
+        .daemon();
+    eventually("a call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
+    daemon.signal("TERM");
+    eventually("the drain", || daemon.stderr().contains("Draining").then_some(()));
+    let begun = Instant::now();
+    daemon.signal("INT");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(ended.stderr.contains("stopped by a second signal"), "{ended:?}");
+}
+
+#[test]
+fn sighup_does_not_end_it() {
+    let wechat = one_account();
+    let mut daemon = Home::watching(&wechat, "").daemon();
+    // Before it polls it has no file open either.
+    eventually_up(&daemon);
+    daemon.signal("HUP");
+    eventually("the note", || daemon.stderr().contains("SIGHUP").then_some(()));
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn the_status_page_shows_every_account_with_its_state() {
+    let wechat = WeChat::play(quiet(&[("shop", 3), ("branch", 1)]));
+    let control = wechat.control();
+    control.set_kf_state(&appid(0), "kf2@shop", KfState::Unbound).unwrap();
+    control.set_kf_state(&appid(0), "kf3@shop", KfState::Invalid).unwrap();
+    let daemon = Home::watching(&wechat, "").daemon();
+    let state_of = |page: &str, account: &str| {
+        let row = page.split("<tr>").find(|row| row.contains(account)).unwrap().to_owned();
+        ["ok", "unbound", "invalid", "unknown"].into_iter().find(|state| row.contains(&format!(">{state}<")))
+    };
+    for (account, state) in
+        [("kf1@shop", "ok"), ("kf2@shop", "unbound"), ("kf3@shop", "invalid"), ("kf1@branch", "ok")]
+    {
+        eventually(account, || (state_of(&daemon.get("/").text(), account) == Some(state)).then_some(()));
+    }
+    assert_eq!(daemon.get("/nowhere").status, 404);
+}
+
+#[test]
+fn a_reader_of_the_only_sink_that_goes_ends_it_with_one_clear_line() {
+    let wechat = one_account();
+    let control = wechat.control();
+    control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
+    let home = Home::watching(&wechat, "");
+    let mut child = home.command("run").stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("kf.session.started"), "{first}");
+    control.open_session(&appid(0), "kf1@shop", "oB", None).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let log = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.starts_with("kfwatch: nobody is left to deliver events to"), "{log}");
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn check_says_how_many_calls_a_day_it_makes() {
+    let wechat = WeChat::play(quiet(&[("shop", 2), ("branch", 1)]));
+    let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "*/15 * * * * *");
+    let ended = home.run("check");
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(
+        ended.stdout.contains("3 kf accounts, 17280 calls of getsessionlist a day in all"),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        ended.stdout.lines().any(|line| line.starts_with(" shop") && line.ends_with(" 11520")),
+        "{}",
+        ended.stdout
+    );
+    let collectors = "Collectors: kf_list every 5m, online every 1m, waiting every 1m, quota every 1h; 3192 calls a day for \
+                      each official account, 6384 in all.";
+    assert!(ended.stdout.lines().any(|line| line == collectors), "{}", ended.stdout);
+    assert_eq!(wechat.control().requests(Endpoint::StableToken), 0, "check calls nobody");
+    let ended = home.without_collectors().run("check");
+    let collectors = "Collectors: kf_list off, online off, waiting off, quota off; 0 calls a day for each official account, \
+                      0 in all.";
+    assert!(ended.stdout.lines().any(|line| line == collectors), "{}", ended.stdout);
+}
+
+#[test]
+fn check_shows_limits_and_warns_when_the_schedule_asks_for_more() {
+    let wechat = WeChat::play(quiet(&[("shop", 100)]));
+    let home = Home::watching(&wechat, "")
+        .set("KFWATCH__POLL__SCHEDULE", "*/15 * * * * *")
+        .set("KFWATCH__POLL__MAX_REQUESTS_PER_MINUTE", "100");
+    let ended = home.run("check");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let warning = "warning: official account \"shop\": the schedule asks for 400 calls a minute, \
+                   max_requests_per_minute lets 100 through: each kf account is polled about once in 1m";
+    assert!(ended.stderr.starts_with(warning), "{}", ended.stderr);
+    let row = ended.stdout.lines().find(|line| line.starts_with(" shop")).unwrap();
+    let columns: Vec<&str> = row.split_whitespace().collect();
+    assert!(columns.ends_with(&["100", "144000"]), "the limit, and what it leaves of a day: {row}");
+}
+
+#[test]
+fn check_shows_patterns_and_what_each_kf_account_that_they_find_will_cost() {
+    let home = Home::new();
+    home.write(
+        "config.toml",
+        "[[official_accounts]]\nname = \"shop\"\nappid = \"wx0000000000000000\"\ntoken.secret = \"s3cret\"\n\
+         kf_accounts = [\"kf1@shop\", \"*\"]\nexclude = [\"old*\"]\n",
+    );
+    let ended = home.run("check");
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    let row = ended.stdout.lines().find(|line| line.starts_with(" shop")).unwrap();
+    assert!(row.contains("1 + * without old*"), "{row}");
+    assert!(row.ends_with(" 5760 + 5760 for each found"), "{row}");
+    assert!(
+        ended.stdout.contains("and those that getkflist lists and a pattern matches"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
+fn patterns_that_have_found_nobody_yet_keep_nothing_from_working() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = Home::watching(&wechat, "");
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    home.write("config.toml", &text.replace("[\"kf1@shop\"]", "\"kf*\""));
+    assert_eq!(home.run("poll").code, Some(0));
+    let daemon = home.daemon();
+    assert_eq!(daemon.get("/-/ready").status, 200);
+    assert_eq!(daemon.get("/").status, 200);
+    eventually("a sweep of nobody", || daemon.metric("kfwatch_sweeps_total").filter(|sweeps| *sweeps > 0.0));
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stderr.contains("waiting for getkflist"), "{}", ended.stderr);
+}
+
+#[test]
+fn poll_prints_what_it_found_without_a_store_and_creates_none() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    wechat.control().open_session(&appid(0), "kf1@shop", "oA", Some(1_700_000_000)).unwrap();
+    let home = Home::watching(&wechat, "");
+    let ended = home.run("poll --format json");
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["kf_account"], "kf1@shop");
+    assert_eq!([&lines[0]["result"], &lines[1]["result"]], ["ok", "ok"]);
+    assert_eq!([&lines[0]["sessions"], &lines[1]["sessions"]], [1, 0]);
+    assert_eq!(lines[0]["oldest_session_started_at"], "2023-11-14T22:13:20.000Z");
+    assert!(!home.path("kfwatch.db").exists());
+    wechat.control().set_kf_state(&appid(0), "kf2@shop", KfState::Unbound).unwrap();
+    let ended = home.run("poll");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("shop/kf2@shop: getsessionlist: errcode 65402"), "{ended:?}");
+    assert!(ended.stderr.contains("not every account could be polled"), "{ended:?}");
+}
+
+#[test]
+fn poll_compares_with_the_store_and_commits_nothing() {
+    let wechat = one_account();
+    let control = wechat.control();
+    control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
+    let home = Home::watching(&wechat, "");
+    let daemon = home.daemon();
+    eventually("the session", || daemon.stdout().contains("oA").then_some(()));
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().code, Some(0));
+    control.close_session(&appid(0), "kf1@shop", "oA").unwrap();
+    control.open_session(&appid(0), "kf1@shop", "oB", None).unwrap();
+    control.open_session(&appid(0), "kf1@shop", "oC", None).unwrap();
+    let log = || home.run("events --format json").stdout;
+    let before = log();
+    assert_eq!(before.lines().count(), 1, "{before}");
+    // A fetch too soon after the daemon's is not allowed: the first poll may have to wait for it.
+    let polled = eventually("a poll with a token", || {
+        let ended = home.run("poll --format json");
+        (ended.code == Some(0)).then_some(ended)
+    });
+    let polled: Value = serde_json::from_str(&polled.stdout).unwrap();
+    assert_eq!([&polled["sessions"], &polled["started"], &polled["ended"]], [2, 2, 1]);
+    assert_eq!(log(), before);
+    let daemon = home.daemon();
+    eventually("the changes", || daemon.stdout().contains("oC").then_some(()));
+    assert_eq!(log().lines().count(), 4, "found by the daemon as if nobody had polled");
+}
+
+#[test]
+fn events_reads_the_log_with_filters_and_in_three_formats() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let control = wechat.control();
+    control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
+    control.open_session(&appid(0), "kf2@shop", "oB", None).unwrap();
+    let home = Home::watching(&wechat, "");
+    refused(&home.run("events"), 1, &["there is no store at"]);
+    let daemon = home.daemon();
+    eventually("the starts", || (daemon.stdout().lines().count() == 2).then_some(()));
+    control.close_session(&appid(0), "kf1@shop", "oA").unwrap();
+    eventually("the end", || (daemon.stdout().lines().count() == 3).then_some(()));
+    let count = |arguments: &str| {
+        let ended = home.run(&format!("events --format json {arguments}"));
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{arguments}: {ended:?}");
+        for line in ended.stdout.lines() {
+            assert_eq!(serde_json::from_str::<Value>(line).unwrap()["specversion"], "1.0");
+        }
+        ended.stdout.lines().count()
+    };
+    for (arguments, expected) in [
+        ("", 3),
+        ("--account kf1@shop", 2),
+        ("--account shop/kf2@shop", 1),
+        ("--account kf9@shop", 0),
+        ("--type started", 2),
+        ("--type ended", 1),
+        ("--type started --type ended", 3),
+        ("--type state_changed", 0),
+        ("--since 1h", 3),
+        ("--since 7d", 3),
+        ("--since 2000-01-01T00:00:00Z", 3),
+        ("--since 2999-01-01T00:00:00Z", 0),
+    ] {
+        assert_eq!(count(arguments), expected, "{arguments}");
+    }
+    assert_eq!(home.run("events --format json").stdout, daemon.stdout(), "as delivered");
+    let table = home.run("events").stdout;
+    assert!(table.starts_with("TIME") && table.lines().count() == 4, "{table}");
+    let csv = home.run("events --format csv").stdout;
+    assert!(csv.starts_with("time,type,id,sequence,") && csv.lines().count() == 4, "{csv}");
+    let follower = home.spawn("events --follow --format json --type ended");
+    eventually("the old end", || follower.stdout().contains("oA").then_some(()));
+    control.close_session(&appid(0), "kf2@shop", "oB").unwrap();
+    eventually("the new end", || follower.stdout().contains("oB").then_some(()));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "");
+    let daemon = home.daemon();
+    // More than a pipe holds.
+    for number in 0..400 {
+        wechat
+            .control()
+            .open_session(&appid(0), "kf1@shop", &format!("oDF3iY9P32sK_5GgYi{number:010}"), None)
+            .unwrap();
+    }
+    eventually("the sessions", || (daemon.stdout().lines().count() == 400).then_some(()));
+    let mut child = home.command("events --format json").spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), ended.stderr), (Some(0), Vec::new()));
+}
+
+#[test]
+fn simulate_prints_a_configuration_that_the_daemon_runs_on() {
+    let home = Home::new();
+    let simulator = home.spawn("simulate --listen 127.0.0.1:0 --load-accounts 3 --load-sessions 2");
+    let configuration = eventually("the configuration", || {
+        let text = simulator.stdout();
+        text.contains("secret = ").then_some(text)
+    });
+    home.write("config.toml", &configuration);
+    let daemon = Home::set(home, "KFWATCH__POLL__SCHEDULE", "* * * * * *");
+    let daemon = daemon.set("KFWATCH__WEB__LISTEN", "127.0.0.1:0").daemon();
+    eventually("six sessions", || (daemon.stdout().lines().count() == 6).then_some(()));
+    simulator.signal("TERM");
+    assert_eq!(simulator.ended().code, Some(0));
+}
+
+#[test]
+fn demo_ends_by_itself_with_a_summary_and_prints_nothing_but_events() {
+    let ended = Home::new().run("demo --for 5s --listen 127.0.0.1:0");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let mut types = BTreeMap::<String, usize>::new();
+    for line in ended.stdout.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["specversion"], "1.0");
+        *types.entry(event["type"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    assert!(types["kf.session.started"] >= 10, "{types:?}");
+    assert_eq!(types["kf.account.state_changed"], 4, "three unbound accounts and an invalid one: {types:?}");
+    let summary = ended.stderr.lines().last().unwrap();
+    assert!(summary.starts_with("In all: ") && summary.contains(" of 24 kf accounts"), "{summary}");
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+}
+
+#[test]
+fn the_file_of_a_sink_that_was_moved_away_is_opened_anew() {
+    let wechat = one_account();
+    let control = wechat.control();
+    let home = Home::watching(
+        &wechat,
+        "[[sinks]]\nname = \"log\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\nmode = \"0640\"\n",
+    );
+    let daemon = home.daemon();
+    let read = |name: &str| fs::read_to_string(home.path(name)).unwrap_or_default();
+    control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
+    eventually("the first event", || read("events.jsonl").contains("oA").then_some(()));
+    fs::rename(home.path("events.jsonl"), home.path("events.jsonl.1")).unwrap();
+    control.open_session(&appid(0), "kf1@shop", "oB", None).unwrap();
+    eventually("the second event", || read("events.jsonl").contains("oB").then_some(()));
+    assert_eq!([read("events.jsonl").lines().count(), read("events.jsonl.1").lines().count()], [1, 1]);
+    assert_eq!(fs::metadata(home.path("events.jsonl")).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(daemon.stdout(), "");
+}
+
+#[test]
+fn a_refused_address_is_told_once_with_a_remedy_and_costs_few_calls() {
+    refusal_is_told_once(|wechat| wechat.control().refuse_address(&appid(0)).unwrap(), "40164");
+}
+
+#[test]
+fn a_frozen_secret_is_told_once_with_a_remedy_and_costs_few_calls() {
+    refusal_is_told_once(|wechat| wechat.control().freeze_secret(&appid(0)).unwrap(), "40243");
+}
+
+#[test]
+fn a_wrong_secret_is_told_once_with_a_remedy_and_costs_few_calls() {
+    let wechat = WeChat::play(quiet(&[("shop", 3), ("branch", 1)]));
+    let home = Home::watching(&wechat, "");
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    home.write("config.toml", &text.replacen(&secret(0), &"0".repeat(32), 1));
+    told_once(&wechat, &home.daemon(), "40125");
+}
+
+fn refusal_is_told_once(refuse: impl Fn(&WeChat), code: &str) {
+    let wechat = WeChat::play(quiet(&[("shop", 3), ("branch", 1)]));
+    refuse(&wechat);
+    told_once(&wechat, &Home::watching(&wechat, "").daemon(), code);
+}
+
+/// The first official account is refused a token with this errcode; the other one is not concerned.
+fn told_once(wechat: &WeChat, daemon: &Process, code: &str) {
+    let control = wechat.control();
+    let other = "kfwatch_polls_total{official_account=\"branch\",kf_account=\"kf1@branch\"}";
+    eventually("polls of the other", || daemon.metric(other).filter(|polls| *polls >= 6.0));
+    let page = daemon.get("/metrics").text();
+    let value = |series: &str| metric(&page, series);
+    let errors = format!(
+        "kfwatch_api_errors_total{{official_account=\"shop\",endpoint=\"stable_token\",code=\"{code}\"}}"
+    );
+    assert_eq!(value(&errors), Some(1.0));
+    assert_eq!(value("kfwatch_token_refresh_failures_total{official_account=\"shop\"}"), Some(1.0));
+    assert_eq!(value(&format!("wechat_kf_account_up{SERIES}")), Some(0.0));
+    assert_eq!(
+        value("wechat_kf_account_up{official_account=\"branch\",kf_account=\"kf1@branch\"}"),
+        Some(1.0)
+    );
+    assert_eq!(control.requests_of(&appid(0), Endpoint::StableToken), Ok(1), "held back");
+    assert_eq!(control.requests_of(&appid(0), Endpoint::GetSessionList), Ok(0));
+    let log = daemon.stderr();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains(code)).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told[0].contains("ERROR") && told[0].contains("remedy="), "{}", told[0]);
+}
+
+#[test]
+#[ignore = "slow"]
+fn an_official_account_recovers_by_itself_once_its_address_is_allowed() {
+    recovers(
+        |wechat| wechat.control().refuse_address(&appid(0)).unwrap(),
+        |wechat| {
+            wechat.control().allow_address(&appid(0)).unwrap();
+        },
+    );
+}
+
+#[test]
+#[ignore = "slow"]
+fn an_official_account_recovers_by_itself_once_its_secret_is_unfrozen() {
+    recovers(
+        |wechat| wechat.control().freeze_secret(&appid(0)).unwrap(),
+        |wechat| {
+            wechat.control().unfreeze_secret(&appid(0)).unwrap();
+        },
+    );
+}
+
+fn recovers(refuse: impl Fn(&WeChat), allow: impl Fn(&WeChat)) {
+    let wechat = one_account();
+    refuse(&wechat);
+    let daemon = Home::watching(&wechat, "").daemon();
+    eventually("the refusal", || daemon.stderr().contains("ERROR").then_some(()));
+    allow(&wechat);
+    // The first hold is one of 30 seconds or of a minute.
+    let begun = Instant::now();
+    while metric_of_account(&daemon, "wechat_kf_account_up") != Some(1.0) {
+        assert!(begun.elapsed() < Duration::from_secs(90), "{}", daemon.stderr());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let log = daemon.stderr();
+    assert_eq!(log.lines().filter(|line| line.contains("Calls succeed again")).count(), 1, "{log}");
+}
+
+fn hang(endpoint: Endpoint) -> FaultRule {
+    FaultRule { endpoint: Some(endpoint), ..FaultRule::new(Fault::Hang) }
+}
+
+#[test]
+fn poll_refuses_where_a_new_refresh_token_could_not_be_kept() {
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "");
+    home.write("platform.secret", "s3cret");
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    let merchant = "[[official_accounts]]\nname = \"merchant\"\nappid = \"wx00000000000000ff\"\nkf_accounts = [\"kf1@merchant\"]\n\
+                    [official_accounts.token]\nsource = \"component\"\ncomponent_appid = \"wxaaaaaaaaaaaaaaaa\"\n\
+                    secret_file = \"platform.secret\"\nticket_file = \"ticket\"\n";
+    home.write("config.toml", &(text + merchant));
+    let ended = home.run("poll");
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("to keep a new refresh token of merchant in"), "{ended:?}");
+    assert!(ended.stderr.contains("start the daemon once"), "{ended:?}");
+    assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0);
+    assert!(!home.path("kfwatch.db").exists());
+
+    let daemon = home.daemon();
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().code, Some(0));
+    let ended = home.run("poll");
+    assert!(ended.stdout.contains("api_component_token: ticket file"), "{ended:?}");
+}

@@ -1,0 +1,181 @@
+//! Official accounts of a third-party platform, watched by the whole program: from the ticket in a file to the polls, while
+//! the ticket is rewritten, refresh tokens rotate and become invalid, and the program is killed in the middle of it.
+//!
+//! The chain call by call is in `tests/tokens.rs`.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::support::process::{Home, Process, WeChat, appid, eventually, metric, quiet};
+use kfwatch::simulator::{
+    ComponentParameter, ComponentScript, Endpoint, Fault, FaultRule, Rotation, Scenario, TokenRoute,
+};
+
+const COMPONENT: &str = "wx00000000000000c1";
+
+/// So many merchants with a kf account each, and a daemon's place that is configured for them. Refusals hold for a second,
+/// so that their end is soon seen.
+fn platform(merchants: usize, rotation: Rotation) -> (WeChat, Home) {
+    let names: Vec<String> = (0..merchants).map(|number| format!("m{number}")).collect();
+    let cast: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 1)).collect();
+    let component = ComponentScript {
+        component_appid: COMPONENT.to_owned(),
+        secret: "c1".repeat(16),
+        authorizers: names.clone(),
+        component_parameter: ComponentParameter::ComponentAccessToken,
+        rotate_refresh_tokens: rotation,
+        ticket_header: None,
+    };
+    let scenario = Scenario { components: vec![component], ..quiet(&cast) };
+    let refresh_tokens: Vec<String> = (0..merchants)
+        .map(|index| match scenario.token_route(&appid(index)) {
+            TokenRoute::Component { refresh_token, .. } => refresh_token,
+            other => unreachable!("{other:?}"),
+        })
+        .collect();
+    let wechat = WeChat::play(scenario);
+    let home = Home::new();
+    let mut text = format!(
+        "api.base_url = \"http://{}\"\npoll.schedule = \"* * * * * *\"\nweb.listen = \"127.0.0.1:0\"\n\
+         [backoff]\nnot_authorized = \"1s\"\n",
+        wechat.address()
+    );
+    for (index, (name, refresh_token)) in names.iter().zip(refresh_tokens).enumerate() {
+        write!(
+            text,
+            "[[official_accounts]]\nname = \"{name}\"\nappid = \"{}\"\nkf_accounts = [\"kf1@{name}\"]\n\
+             [official_accounts.token]\nsource = \"component\"\ncomponent_appid = \"{COMPONENT}\"\n\
+             secret_file = \"platform.secret\"\nticket_file = \"ticket\"\nrefresh_token = \"{refresh_token}\"\n",
+            appid(index)
+        )
+        .unwrap();
+    }
+    home.write("config.toml", &text);
+    home.write("platform.secret", &"c1".repeat(16));
+    (wechat, home)
+}
+
+fn push_ticket(wechat: &WeChat, home: &Home) {
+    home.write("ticket", &wechat.control().ticket(COMPONENT).unwrap());
+}
+
+fn eventually_all_up(what: &str, daemon: &Process, merchants: usize) {
+    eventually(what, || {
+        let page = daemon.get("/metrics").text();
+        let up = |index: usize| {
+            let series =
+                format!("wechat_kf_account_up{{official_account=\"m{index}\",kf_account=\"kf1@m{index}\"}}");
+            metric(&page, &series) == Some(1.0)
+        };
+        (0..merchants).all(up).then_some(())
+    });
+}
+
+/// How often the log has a line with all of these words.
+fn told(daemon: &Process, words: &[&str]) -> usize {
+    daemon.stderr().lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+}
+
+#[test]
+fn a_ticket_that_is_missing_is_told_and_the_chain_begins_once_it_is_there() {
+    let (wechat, home) = platform(2, Rotation::Never);
+    let control = wechat.control();
+    let daemon = home.daemon();
+    eventually("the refusals", || (told(&daemon, &["ERROR", "ticket file", "remedy="]) == 2).then_some(()));
+    assert_eq!(control.requests(Endpoint::ComponentToken), 0);
+    push_ticket(&wechat, &home);
+    eventually_all_up("the chain", &daemon, 2);
+    assert_eq!(control.requests(Endpoint::ComponentToken), 1, "shared by both");
+    assert_eq!(control.requests(Endpoint::AuthorizerToken), 2);
+    assert_eq!(told(&daemon, &["ERROR"]), 2, "once each");
+}
+
+#[test]
+fn tickets_and_refresh_tokens_that_fail_are_told_with_their_remedy_and_mended_without_a_restart() {
+    let (wechat, home) = platform(2, Rotation::AtOnce);
+    let control = wechat.control();
+    control.open_session(&appid(0), "kf1@m0", "o-stays", None).unwrap();
+    push_ticket(&wechat, &home);
+    let daemon = home.daemon();
+    eventually_all_up("the first chain", &daemon, 2);
+
+    // All tokens expire, and the ticket in the file is of yesterday.
+    control.advance(Duration::from_secs(25 * 3600));
+    eventually("the old ticket", || {
+        (told(&daemon, &["ERROR", "api_component_token: errcode 6100", "remedy="]) == 2).then_some(())
+    });
+    push_ticket(&wechat, &home);
+    eventually_all_up("the second chain", &daemon, 2);
+    assert_eq!(control.requests(Endpoint::AuthorizerList), 0, "rotated refresh tokens are known");
+
+    // One merchant's refresh token is void: the list has the new one.
+    control.invalidate_refresh_token(&appid(1)).unwrap();
+    control.revoke_tokens(&appid(1)).unwrap();
+    eventually("the list", || (control.requests(Endpoint::AuthorizerList) == 1).then_some(()));
+    eventually_all_up("the third chain", &daemon, 2);
+    assert_eq!(control.requests(Endpoint::AuthorizerList), 1);
+
+    let calls = control.token_calls();
+    for index in [0, 1] {
+        let of_merchant = calls.iter().filter(|call| {
+            call.endpoint == Endpoint::AuthorizerToken && call.appid.as_deref() == Some(&*appid(index))
+        });
+        // A refused refresh token is replaced and used in one fetch.
+        assert!((2..=5).contains(&of_merchant.count()), "{calls:?}");
+    }
+    assert!((3..=5).contains(&control.requests(Endpoint::ComponentToken)), "{calls:?}");
+    println!(
+        "chain: {} component tokens, {} authorizer tokens, 1 list",
+        control.requests(Endpoint::ComponentToken),
+        control.requests(Endpoint::AuthorizerToken)
+    );
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(0));
+    assert_eq!(ended.stdout.lines().count(), 1, "the baseline, and no end: {}", ended.stdout);
+}
+
+/// Kills the program while refresh tokens are on their way, again and again; gives how often the list was asked for until
+/// all merchants are polled.
+fn lists_after_kills(rotation: Rotation) -> u64 {
+    const MERCHANTS: usize = 40;
+    let (wechat, home) = platform(MERCHANTS, rotation);
+    let control = wechat.control();
+    push_ticket(&wechat, &home);
+    let mut moments = fastrand::Rng::with_seed(5);
+    for round in 0..2 {
+        // Answers take their time, so that the program dies with some before it, some behind it.
+        for kf in 0..MERCHANTS {
+            control.inject(FaultRule {
+                endpoint: Some(Endpoint::AuthorizerToken),
+                official_account: Some(appid(kf)),
+                ..FaultRule::new(Fault::Slow(Duration::from_millis(moments.u64(0..400))))
+            });
+        }
+        let before = control.requests(Endpoint::AuthorizerToken);
+        let daemon = home.daemon();
+        eventually("refreshes", || (control.requests(Endpoint::AuthorizerToken) > before).then_some(()));
+        std::thread::sleep(Duration::from_millis(moments.u64(20..300)));
+        daemon.signal("KILL");
+        assert_eq!(daemon.ended().code, None);
+        control.clear_faults();
+        println!(
+            "{rotation:?}, round {round}: {} refreshes",
+            control.requests(Endpoint::AuthorizerToken) - before
+        );
+    }
+    let daemon = home.daemon();
+    eventually_all_up("all merchants", &daemon, MERCHANTS);
+    control.requests(Endpoint::AuthorizerList)
+}
+
+#[test]
+fn no_refresh_token_is_lost_by_a_kill_while_wechat_takes_the_old_one_until_the_new_one_is_used() {
+    assert_eq!(lists_after_kills(Rotation::WhenUsed), 0);
+}
+
+#[test]
+fn a_refresh_token_that_died_with_the_program_is_found_in_the_list() {
+    let lists = lists_after_kills(Rotation::AtOnce);
+    println!("{lists} lists");
+    assert!((1..=4).contains(&lists), "{lists} lists for forty merchants");
+}

@@ -1,0 +1,556 @@
+//! Polls, rehearsed: what each failure holds back and for how long, which events come of it, what consumers are told of
+//! unbound and blind accounts. Real calls to the simulator, a real store, a scripted clock.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
+use kfwatch::{
+    app,
+    domain::{
+        account::{Account, AccountState},
+        agents::Collector,
+        backoff::{BackoffPolicy, ExponentialBackoff},
+        clock::Clock,
+    },
+    metrics::Metrics,
+    poll::{OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
+    simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
+    status::OfficialAccountStatus,
+    store::{LogPosition, Store},
+    wechat::{
+        client::OfficialAccountClient,
+        token::{TokenProvider, TokenSource},
+    },
+};
+use secrecy::SecretString;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const TICK: Duration = Duration::from_secs(15);
+const BLIND_AFTER: Duration = Duration::from_secs(300);
+
+/// A daemon without its schedule: two official accounts with two kf accounts each.
+struct Rehearsal {
+    simulator: Simulator,
+    clock: Arc<ScriptedClock>,
+    store: Store,
+    poller: Poller,
+    accounts: Vec<(Arc<OfficialAccount>, Arc<WatchedAccount>)>,
+    _directory: TempDir,
+}
+
+impl Rehearsal {
+    async fn new() -> Self {
+        Self::with(BackoffPolicy::default()).await
+    }
+
+    async fn with(backoff_policy: BackoffPolicy) -> Self {
+        let scenario = Scenario { ledger: false, ..Scenario::load(2, 2, 1, 0.0) };
+        let configured = scenario.accounts();
+        let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let clock = Arc::new(ScriptedClock::default());
+        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let client = rehearsal::client(&simulator, &clock);
+        let mut accounts = Vec::new();
+        for official_account in configured {
+            let appid: Arc<str> = official_account.appid.as_str().into();
+            let source = TokenSource::Stable { secret: SecretString::from(official_account.secret) };
+            let tokens =
+                TokenProvider::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
+            let observer = Arc::new(metrics.call_observer(Arc::default()));
+            let name: Arc<str> = official_account.name.as_str().into();
+            let shared = Arc::new(OfficialAccount::new(
+                Arc::new(OfficialAccountStatus::new(Arc::clone(&name), Arc::default(), Arc::default())),
+                OfficialAccountClient::new(Arc::clone(&client), tokens, observer),
+            ));
+            let named = official_account.kf_accounts.iter().map(|kf_account| Account {
+                official_account: Arc::clone(&name),
+                appid: Arc::clone(&appid),
+                kf_account: kf_account.as_str().into(),
+            });
+            let registered = store.register_accounts(named.collect()).await.unwrap();
+            let watched = registered.configured.into_iter().map(|stored| {
+                let (row, account) = (stored.id, stored.account.clone());
+                let watch = app::watch(stored);
+                Arc::new(WatchedAccount::new(account, row, watch))
+            });
+            shared.set_accounts(watched.collect());
+            accounts
+                .extend(shared.accounts().iter().map(|account| (Arc::clone(&shared), Arc::clone(account))));
+        }
+        let limits =
+            PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER, backoff_policy };
+        let poller = Poller::new(store.clone(), metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
+        Self { simulator, clock, store, poller, accounts, _directory: directory }
+    }
+
+    fn control(&self) -> Control {
+        self.simulator.control()
+    }
+
+    fn names(&self, account: usize) -> (&str, &str) {
+        let Account { appid, kf_account, .. } = &self.accounts[account].1.status.account;
+        (appid, kf_account)
+    }
+
+    /// getsessionlist gives this errcode from now on: for one kf account, or for the official account of account 0.
+    fn refuse(&self, code: i64, kf_account: Option<usize>) {
+        self.refuse_at(kf_account.unwrap_or(0), code, kf_account.is_some());
+    }
+
+    /// The same for this account, or for all of its official account.
+    fn refuse_at(&self, account: usize, code: i64, alone: bool) {
+        self.control().inject(FaultRule {
+            endpoint: Some(Endpoint::GetSessionList),
+            official_account: Some(self.accounts[account].1.status.account.official_account.to_string()),
+            kf_account: alone.then(|| self.names(account).1.to_owned()),
+            ..FaultRule::new(Fault::Errcode(code))
+        });
+    }
+
+    fn pass(&self, duration: Duration) {
+        self.clock.pass(duration);
+        self.control().advance(duration);
+    }
+
+    /// One tick for all accounts: what came of each, in short.
+    async fn tick(&self) -> Vec<&'static str> {
+        let mut outcomes = Vec::new();
+        for (official_account, account) in &self.accounts {
+            let guard = official_account.guard(account).unwrap();
+            outcomes.push(match self.poller.poll(&guard).await {
+                PollOutcome::Succeeded => "ok",
+                PollOutcome::BackedOff => "held",
+                PollOutcome::Failed(failure) => failure.error.code(),
+                PollOutcome::NotStored(_) => "not stored",
+            });
+        }
+        outcomes
+    }
+
+    /// Ticks for a while, and how often each account was asked for in that time.
+    async fn ticks(&self, duration: Duration) -> Vec<u64> {
+        let before = self.polls();
+        let mut passed = Duration::ZERO;
+        while passed < duration {
+            self.pass(TICK);
+            passed += TICK;
+            self.tick().await;
+        }
+        self.polls().iter().zip(before).map(|(now, before)| now - before).collect()
+    }
+
+    fn polls(&self) -> Vec<u64> {
+        (0..self.accounts.len())
+            .map(|account| {
+                let (appid, kf_account) = self.names(account);
+                self.control().polls_of(appid, kf_account).unwrap()
+            })
+            .collect()
+    }
+
+    async fn events(&self) -> Vec<Value> {
+        let events = self.store.read_events_after(LogPosition::BEGINNING, 10_000).await.unwrap();
+        events.iter().map(|event| serde_json::from_str(&event.json).unwrap()).collect()
+    }
+
+    /// The state changes of account 0, in short.
+    async fn state_changes(&self) -> Vec<String> {
+        let kf_account = self.names(0).1;
+        let appid = self.names(0).0;
+        let text = |event: &Value, key: &str| event["data"][key].as_str().unwrap_or_default().to_owned();
+        let events = self.events().await;
+        let of_account = events.iter().filter(|event| {
+            event["type"] == "kf.account.state_changed"
+                && event["data"]["kf_account"] == kf_account
+                && event["data"]["appid"] == appid
+        });
+        of_account
+            .map(|event| {
+                let errcode = event["data"]["errcode"].as_i64();
+                format!("{}>{} {errcode:?} {}", text(event, "from"), text(event, "to"), text(event, "source"))
+            })
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn an_unbound_account_is_announced_and_holds_no_other_back() {
+    let rehearsal = Rehearsal::new().await;
+    let (appid, kf_account) = rehearsal.names(0);
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+    rehearsal.control().set_kf_state(appid, kf_account, KfState::Unbound).unwrap();
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked[1..], [40, 40, 40], "every tick asks for the others");
+    assert!((10..=16).contains(&asked[0]), "about once a minute, was {}", asked[0]);
+    assert_eq!(rehearsal.state_changes().await, ["ok>unbound Some(65402) getsessionlist"]);
+    rehearsal.control().set_kf_state(appid, kf_account, KfState::Bound).unwrap();
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    assert_eq!(
+        rehearsal.accounts[0].1.status.row().state,
+        AccountState::Ok,
+        "seen at the first tick after a minute"
+    );
+    assert_eq!(rehearsal.state_changes().await.last().unwrap(), "unbound>ok None getsessionlist");
+}
+
+#[tokio::test]
+async fn an_unbound_accounts_sessions_do_not_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let (appid, kf_account) = rehearsal.names(0);
+    for state in [KfState::Unbound, KfState::Invalid, KfState::Bound] {
+        rehearsal.control().set_kf_state(appid, kf_account, state).unwrap();
+        rehearsal.ticks(Duration::from_secs(90)).await;
+    }
+    let events = rehearsal.events().await;
+    assert!(events.iter().all(|event| event["type"] != "kf.session.ended"));
+    assert_eq!(
+        rehearsal.state_changes().await,
+        [
+            "ok>unbound Some(65402) getsessionlist",
+            "unbound>invalid Some(65401) getsessionlist",
+            "invalid>ok None getsessionlist"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_busy_account_is_asked_less_and_less_and_holds_no_other_back() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.refuse(-1, Some(0));
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked[1..], [40, 40, 40]);
+    assert!((10..=16).contains(&asked[0]), "about once a minute, was {}", asked[0]);
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    assert_eq!(rehearsal.ticks(Duration::from_secs(60)).await, [4; 4], "a success ends the wait");
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_official_account_holds_all_of_its_accounts_back_and_no_other() {
+    for (code, most) in [(40164, 9), (48001, 5), (50002, 5), (65400, 5), (45009, 1), (89506, 1), (89507, 1)] {
+        let rehearsal = Rehearsal::new().await;
+        rehearsal.tick().await;
+        rehearsal.refuse(code, None);
+        let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+        assert_eq!(asked[2..], [40, 40], "{code}: the other official account");
+        let calls = asked[0] + asked[1];
+        assert!((1..=most).contains(&calls), "{code}: {calls} calls in ten minutes");
+    }
+}
+
+#[tokio::test]
+async fn a_minute_quota_is_left_alone_until_the_next_minute() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse(45011, None);
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert!((9..=11).contains(&(asked[0] + asked[1])), "once a minute: {asked:?}");
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+}
+
+#[tokio::test]
+async fn a_day_quota_is_asked_again_every_half_hour_and_recovers_by_itself() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse(45009, None);
+    let asked = rehearsal.ticks(Duration::from_secs(2 * 3600)).await;
+    assert!((4..=6).contains(&(asked[0] + asked[1])), "{asked:?}");
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(1815)).await;
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+}
+
+#[tokio::test]
+async fn a_frozen_secret_holds_the_official_account_and_spares_the_token_call() {
+    let rehearsal = Rehearsal::new().await;
+    let (appid, _) = rehearsal.names(0);
+    rehearsal.control().freeze_secret(appid).unwrap();
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked, [0, 0, 40, 40]);
+    let fetches = rehearsal.control().requests_of(appid, Endpoint::StableToken).unwrap();
+    assert!((2..=6).contains(&fetches), "{fetches} fetches in ten minutes");
+    rehearsal.control().unfreeze_secret(appid).unwrap();
+    rehearsal.ticks(Duration::from_secs(315)).await;
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+}
+
+#[tokio::test]
+async fn an_account_that_nothing_is_heard_of_becomes_blind_and_sees_again() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.control().inject(FaultRule {
+        endpoint: Some(Endpoint::GetSessionList),
+        ..FaultRule::new(Fault::HttpStatus(502))
+    });
+    rehearsal.ticks(BLIND_AFTER).await;
+    assert!(rehearsal.state_changes().await.is_empty(), "not before its time");
+    rehearsal.ticks(Duration::from_secs(30)).await;
+    assert_eq!(rehearsal.state_changes().await, ["ok>blind None getsessionlist"]);
+    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(1), "what was last seen stays");
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    assert_eq!(rehearsal.state_changes().await.last().unwrap(), "blind>ok None getsessionlist");
+    assert!(rehearsal.events().await.iter().all(|event| event["type"] != "kf.session.ended"));
+}
+
+#[tokio::test]
+async fn ticks_that_are_held_back_count_towards_blindness() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse(45009, None);
+    rehearsal.ticks(BLIND_AFTER + Duration::from_secs(30)).await;
+    assert_eq!(rehearsal.state_changes().await, ["ok>blind Some(45009) getsessionlist"]);
+}
+
+#[tokio::test]
+async fn an_unbound_account_that_is_rarely_asked_is_not_blind() {
+    let rarely = ExponentialBackoff::try_new(3 * BLIND_AFTER, 3 * BLIND_AFTER).unwrap();
+    let rehearsal = Rehearsal::with(BackoffPolicy { unbound: rarely, ..BackoffPolicy::default() }).await;
+    rehearsal.tick().await;
+    rehearsal.refuse(65402, Some(0));
+    let asked = rehearsal.ticks(Duration::from_secs(3600)).await;
+    assert!((4..=6).contains(&asked[0]), "{asked:?}");
+    assert_eq!(rehearsal.state_changes().await, ["ok>unbound Some(65402) getsessionlist"]);
+}
+
+#[tokio::test]
+async fn an_account_has_one_claim_at_a_time() {
+    let rehearsal = Rehearsal::new().await;
+    let (official_account, account) = &rehearsal.accounts[0];
+    let guard = official_account.guard(account);
+    assert!(guard.is_some());
+    assert!(official_account.guard(account).is_none());
+    let waiting = official_account.guard_when_free(account);
+    tokio::pin!(waiting);
+    tokio::select! {
+        biased;
+        _ = &mut waiting => panic!("two claims at a time"),
+        () = std::future::ready(()) => {}
+    }
+    drop(guard);
+    let guard = waiting.await;
+    assert!(official_account.guard(account).is_none());
+    drop(guard);
+    assert!(official_account.guard(account).is_some());
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_is_found_again() {
+    let rehearsal = Rehearsal::new().await;
+    assert_eq!(rehearsal.tick().await, ["ok"; 4]);
+    let (appid, kf_account) = rehearsal.names(0);
+    rehearsal.control().open_session(appid, kf_account, "o-new", None).unwrap();
+    rehearsal.store.limit_pages(1).await.unwrap();
+    // Openids long enough that the events need new pages.
+    let long = "o".repeat(6000);
+    rehearsal.control().open_session(appid, kf_account, &long, None).unwrap();
+    assert_eq!(rehearsal.tick().await[0], "not stored");
+    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(1), "the snapshot stands still");
+    rehearsal.store.limit_pages(u32::MAX).await.unwrap();
+    assert_eq!(rehearsal.tick().await[0], "ok");
+    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(3));
+    let events = rehearsal.events().await;
+    let started = events.iter().filter(|event| event["data"]["baseline"] == false).count();
+    assert_eq!(started, 2);
+}
+
+#[tokio::test]
+async fn what_a_kf_account_is_refused_leaves_all_others_alone() {
+    for code in [-1, 65401, 65402, 47001, 41001, 65413, 12_345] {
+        let rehearsal = Rehearsal::new().await;
+        rehearsal.tick().await;
+        rehearsal.refuse(code, Some(0));
+        let asked = rehearsal.ticks(Duration::from_secs(300)).await;
+        assert_eq!(asked[1..], [20, 20, 20], "{code}: the others");
+        assert!((5..=10).contains(&asked[0]), "{code}: {} times", asked[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_neither_lengthens_nor_ends_the_wait_of_another() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse_at(0, 65402, true);
+    rehearsal.refuse_at(1, -1, true);
+    rehearsal.refuse_at(2, 40164, false);
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    for kf_account in [0, 1] {
+        assert!((10..=16).contains(&asked[kf_account]), "about once a minute: {asked:?}");
+    }
+    assert!((4..=9).contains(&(asked[2] + asked[3])), "about every two minutes: {asked:?}");
+    rehearsal.control().clear_faults();
+    rehearsal.refuse_at(2, 40164, false);
+    rehearsal.ticks(Duration::from_secs(75)).await;
+    let asked = rehearsal.ticks(Duration::from_secs(300)).await;
+    assert_eq!(asked[..2], [20, 20], "released, whatever the other official account is refused");
+    assert!(asked[2] + asked[3] <= 4, "and the success of these does not release that one: {asked:?}");
+}
+
+#[tokio::test]
+async fn configured_holds_are_kept() {
+    let second = Duration::from_secs(1);
+    let often = ExponentialBackoff::try_new(Duration::ZERO, second).unwrap();
+    let rarely = ExponentialBackoff::try_new(300 * second, 300 * second).unwrap();
+    let backoff_policy = BackoffPolicy { unbound: often, not_authorized: rarely, ..BackoffPolicy::default() };
+    let rehearsal = Rehearsal::with(backoff_policy).await;
+    rehearsal.tick().await;
+    rehearsal.refuse_at(0, 65402, true);
+    rehearsal.refuse_at(2, 48001, false);
+    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(asked[0], 40, "at every tick");
+    assert!((2..=3).contains(&(asked[2] + asked[3])), "every five minutes, less a fifth at most: {asked:?}");
+}
+
+#[tokio::test]
+async fn an_official_account_that_is_refused_is_told_once_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    let log = Log::capture();
+    rehearsal.tick().await;
+    rehearsal.refuse(40164, None);
+    rehearsal.ticks(Duration::from_secs(600)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 1 + 2, "the refusal, and two blind accounts: {told:#?}");
+    assert!(told[0].contains("ERROR") && told[0].contains("remedy=") && told[0].contains("203.0.113.7"));
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(300)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 4, "{told:#?}");
+    assert!(
+        told[3].contains("Calls succeed again after") && told[3].contains("failed polls in"),
+        "{}",
+        told[3]
+    );
+}
+
+#[tokio::test]
+async fn a_collectors_success_ends_what_collectors_met_and_no_refusal_of_polls() {
+    let rehearsal = Rehearsal::new().await;
+    let collect = || rehearsal.poller.collect(&rehearsal.accounts[0].0, Collector::Online);
+    rehearsal.tick().await;
+    let log = Log::capture();
+    rehearsal.control().inject(FaultRule {
+        endpoint: Some(Endpoint::GetOnlineKfList),
+        ..FaultRule::new(Fault::Errcode(40164))
+    });
+    collect().await;
+    rehearsal.control().clear_faults();
+    rehearsal.pass(Duration::from_secs(120));
+    collect().await;
+    let told = log.lines();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("40164") && told[1].contains("Calls succeed again after 1"), "{told:#?}");
+
+    rehearsal.refuse(45009, None);
+    rehearsal.pass(Duration::from_secs(120));
+    rehearsal.tick().await;
+    // While the hold lasts, and when it is over.
+    for wait in [120, 3600] {
+        rehearsal.pass(Duration::from_secs(wait));
+        collect().await;
+    }
+    assert_eq!(log.lines().len(), 3, "{:#?}", log.lines());
+    rehearsal.control().clear_faults();
+    rehearsal.tick().await;
+    assert!(log.lines()[3].contains("Calls succeed again"), "{:#?}", log.lines());
+}
+
+#[tokio::test]
+async fn reasons_that_alternate_are_told_once_each() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    for round in 0..20 {
+        rehearsal.control().clear_faults();
+        rehearsal.refuse(if round % 2 == 0 { 48001 } else { 65400 }, None);
+        rehearsal.ticks(Duration::from_secs(300)).await;
+    }
+    let told = log.lines().into_iter().filter(|line| !line.contains("blind")).collect::<Vec<_>>();
+    assert_eq!(told.len(), 2, "{told:#?}");
+}
+
+#[tokio::test]
+async fn an_unbound_account_is_told_once_with_its_remedy_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    rehearsal.refuse(65402, Some(0));
+    rehearsal.ticks(Duration::from_secs(3 * 3600)).await;
+    rehearsal.control().clear_faults();
+    rehearsal.ticks(Duration::from_secs(300)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("65402") && told[0].contains("inviteworker") && told[0].contains("remedy_zh="));
+    assert!(told[1].contains("Polls succeed again after") && told[1].contains(" in 3h"), "{}", told[1]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_once_for_all_accounts_and_so_is_its_end() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    let log = Log::capture();
+    rehearsal.store.limit_pages(1).await.unwrap();
+    // Openids long enough that the events need new pages.
+    let long = "o".repeat(6000);
+    for account in 0..4 {
+        let (appid, kf_account) = rehearsal.names(account);
+        rehearsal.control().open_session(appid, kf_account, &long, None).unwrap();
+    }
+    for _ in 0..10 {
+        rehearsal.pass(TICK);
+        assert_eq!(rehearsal.tick().await, ["not stored"; 4]);
+    }
+    rehearsal.store.limit_pages(u32::MAX).await.unwrap();
+    rehearsal.ticks(Duration::from_secs(60)).await;
+    let told = log.lines();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("ERROR") && told[0].contains("Polls are not stored"), "{}", told[0]);
+    assert!(told[1].contains("Polls are stored again after 40 failed commits in"), "{}", told[1]);
+}
+
+/// What is logged at info and above by this thread while it lives.
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn capture() -> Self {
+        let text = Arc::<Mutex<Vec<u8>>>::default();
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(move || Lines(Arc::clone(&writer)))
+            .finish();
+        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// Those of kfwatch's polls.
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains("kfwatch::poll")).map(str::to_owned).collect()
+    }
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,384 @@
+//! The schedule goes on, whatever the clock, a far side or the machine does, and every account gets its turn.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::support::process::{Home, Process, WeChat, appid, eventually, quiet};
+use jiff::Timestamp;
+use kfwatch::{
+    domain::{
+        account::Account,
+        backoff::BackoffPolicy,
+        clock::{Clock, Moment},
+        cron::Schedule,
+        tracker::AccountTracker,
+    },
+    metrics::Metrics,
+    poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
+    schedule::{
+        queue::PollQueue,
+        ticker::{Scheduled, Ticker, TickerContext},
+        triggers::Triggers,
+    },
+    simulator::{Endpoint, Fault, FaultRule},
+    status::OfficialAccountStatus,
+    store::{AccountId, Store},
+    wechat::{
+        client::OfficialAccountClient,
+        http::{ClientOptions, HttpVersion, WechatClient},
+        token::{TokenJournal, TokenProvider, TokenSource},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+const EVERY_SECOND: &str = "* * * * * *";
+
+/// Wall time as a test wants it; the monotonic clock is the machine's.
+#[derive(Clone)]
+struct ScriptedClock {
+    origin: Instant,
+    /// The wall clock at `origin`.
+    wall: Arc<Mutex<Timestamp>>,
+}
+
+impl ScriptedClock {
+    fn starting_at(wall: &str) -> Self {
+        Self { origin: Instant::now(), wall: Arc::new(Mutex::new(wall.parse().unwrap())) }
+    }
+
+    /// Sets the wall clock forward, or back.
+    fn jump(&self, seconds: i64) {
+        let mut wall = self.wall.lock().unwrap();
+        *wall += Duration::from_secs(seconds.unsigned_abs()).saturating_mul(u32::from(seconds > 0));
+        *wall -= Duration::from_secs(seconds.unsigned_abs()).saturating_mul(u32::from(seconds < 0));
+    }
+}
+
+impl Clock for ScriptedClock {
+    fn now(&self) -> Moment {
+        let monotonic = self.origin.elapsed();
+        Moment { wall: *self.wall.lock().unwrap() + monotonic, monotonic }
+    }
+}
+
+struct NoJournal;
+
+impl TokenJournal for NoJournal {
+    fn record_fetch<'a>(&'a self, _: &'a str, _: Moment) -> futures_util::future::BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn store_refresh_token<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a secrecy::SecretString,
+        _: Moment,
+    ) -> futures_util::future::BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A ticker of one account, whose polls are taken from the queue and not made.
+struct Ticking {
+    clock: ScriptedClock,
+    ticks: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
+    /// The scripted wall time at which each poll was let go.
+    polls: Arc<Mutex<Vec<Timestamp>>>,
+    drain: CancellationToken,
+    /// Ends what is left of the scheduler.
+    _runtime: tokio::runtime::Runtime,
+    _directory: tempfile::TempDir,
+}
+
+impl Ticking {
+    fn start(clock: ScriptedClock, expression: &str, timezone: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let (ticks, drain) = (Arc::<AtomicU64>::default(), CancellationToken::new());
+        let polls = Arc::<Mutex<Vec<Timestamp>>>::default();
+        let schedule = Schedule::parse(&[expression.to_owned()], timezone).unwrap();
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let queue = Arc::new(PollQueue::new(1, 1));
+        runtime.block_on(async {
+            let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+            let limits = PollLimits {
+                deadline: Duration::from_secs(1),
+                blind_after: Duration::from_secs(300),
+                backoff_policy: BackoffPolicy::default(),
+            };
+            let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&shared), limits);
+            let context = TickerContext {
+                queue: Arc::clone(&queue),
+                poller: Arc::new(poller),
+                metrics: Arc::clone(&metrics),
+                clock: Arc::clone(&shared),
+            };
+            let scheduled =
+                Scheduled { official_account: official_account(&metrics, &ticks, &shared), lane: 0 };
+            let ticker = Ticker::new(context, schedule, Duration::ZERO, Arc::clone(&ticks), vec![scheduled]);
+            let triggers = Triggers::start().await.unwrap();
+            let mut tasks = tokio::task::JoinSet::new();
+            tasks.spawn(ticker.run(triggers, drain.clone()));
+            tasks.detach_all();
+        });
+        let taken = Arc::clone(&polls);
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || {
+            handle.block_on(async {
+                while let Some(job) = queue.next().await {
+                    taken.lock().unwrap().push(shared.now().wall);
+                    drop(job.guard);
+                    queue.done(job.lane);
+                }
+            });
+        });
+        Self { clock, ticks, metrics, polls, drain, _runtime: runtime, _directory: directory }
+    }
+
+    fn polls(&self) -> usize {
+        self.polls.lock().unwrap().len()
+    }
+
+    /// Waits for so many polls more.
+    fn poll_again(&self, more: usize) {
+        let wanted = self.polls() + more;
+        eventually("further polls", || (self.polls() >= wanted).then_some(()));
+    }
+
+    fn missed(&self) -> f64 {
+        let mut page = Vec::new();
+        self.metrics.encode(&mut page).unwrap();
+        crate::support::process::metric(
+            &String::from_utf8(page).unwrap(),
+            "kfwatch_schedule_missed_ticks_total",
+        )
+        .unwrap()
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.drain.cancel();
+    }
+}
+
+/// An official account with one kf account, which is never asked for.
+fn official_account(
+    metrics: &Arc<Metrics>,
+    ticks: &Arc<AtomicU64>,
+    clock: &Arc<dyn Clock>,
+) -> Arc<OfficialAccount> {
+    let account = Account {
+        official_account: "shop".into(),
+        appid: "wx0000000000000000".into(),
+        kf_account: "kf1@shop".into(),
+    };
+    let options = ClientOptions {
+        base_url: "http://127.0.0.1:9".parse().unwrap(),
+        connect_timeout: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        max_body_bytes: 1024,
+        http_version: HttpVersion::Http1,
+        ca: None,
+        proxy: None,
+    };
+    let client = Arc::new(WechatClient::build(&options, Arc::clone(clock)).unwrap());
+    let source = TokenSource::File { path: "nowhere".into(), json_pointer: None };
+    let tokens =
+        TokenProvider::new("wx0000000000000000".into(), source, Arc::new(NoJournal), None, clock.now());
+    let observer = Arc::new(metrics.call_observer(Arc::default()));
+    let client = OfficialAccountClient::new(client, tokens, observer);
+    let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::clone(ticks));
+    let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
+    let account = WatchedAccount::new(account, AccountId(1), AccountTracker::default());
+    official_account.set_accounts(vec![Arc::new(account)]);
+    official_account
+}
+
+#[test]
+fn a_clock_set_forward_by_an_hour_loses_no_more_than_the_ticks_it_skips() {
+    let ticking = Ticking::start(ScriptedClock::starting_at("2026-11-22T07:00:00.25Z"), EVERY_SECOND, "UTC");
+    ticking.poll_again(2);
+    let before = ticking.missed();
+    ticking.clock.jump(3600);
+    ticking.poll_again(3);
+    let missed = ticking.missed() - before;
+    assert!((3590.0..3610.0).contains(&missed), "{missed}");
+    assert_no_tick_twice(&ticking);
+}
+
+#[test]
+fn a_clock_set_back_by_an_hour_does_not_stop_the_polls() {
+    let ticking = Ticking::start(ScriptedClock::starting_at("2026-11-22T07:00:00.25Z"), EVERY_SECOND, "UTC");
+    ticking.poll_again(2);
+    ticking.clock.jump(-3600);
+    let begun = Instant::now();
+    ticking.poll_again(3);
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    assert!(ticking.polls.lock().unwrap().last().unwrap() < &"2026-11-22T06:30:00Z".parse().unwrap());
+}
+
+#[test]
+fn a_clock_set_back_by_seconds_serves_each_second_that_it_shows_again_once() {
+    let ticking = Ticking::start(ScriptedClock::starting_at("2026-11-22T07:00:00.25Z"), EVERY_SECOND, "UTC");
+    ticking.poll_again(3);
+    ticking.clock.jump(-2);
+    ticking.poll_again(4);
+    assert_no_tick_twice(&ticking);
+}
+
+#[test]
+fn local_hours_are_kept_when_the_clock_of_berlin_is_put_back() {
+    // At 01:00 UTC three o'clock becomes two o'clock again. "Half past three" is at 02:30 UTC afterwards.
+    let ticking =
+        Ticking::start(ScriptedClock::starting_at("2026-10-25T00:59:59Z"), "0 30 3 * * *", "Europe/Berlin");
+    eventually("the change", || (ticking.clock.now().wall >= time("2026-10-25T01:00:01Z")).then_some(()));
+    ticking.clock.jump(29 * 60 + 58);
+    // By then a tick at half past two would have been served, trigger or not.
+    eventually("half past two", || (ticking.clock.now().wall >= time("2026-10-25T01:30:03Z")).then_some(()));
+    assert_eq!(ticking.polls(), 0, "half past two is not half past three");
+    ticking.clock.jump(3600 - 8);
+    ticking.poll_again(1);
+    assert_eq!(ticking.ticks.load(Ordering::Relaxed), 1);
+    assert!(ticking.polls.lock().unwrap()[0] >= time("2026-10-25T02:30:00Z"));
+}
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// A second is worth one poll, however often the wall clock shows it, and whatever it skips. A tick that is caught up and the
+/// next one, which a trigger may bring half a second early, can fall into the same second.
+fn assert_no_tick_twice(ticking: &Ticking) {
+    let polls = ticking.polls.lock().unwrap();
+    assert!(polls.len() as u64 <= ticking.clock.origin.elapsed().as_secs() + 2, "{polls:?}");
+}
+
+fn polls_of(daemon: &Process, official_account: &str, kf_account: &str, name: &str) -> f64 {
+    let series = format!("{name}{{official_account=\"{official_account}\",kf_account=\"{kf_account}\"}}");
+    daemon.metric(&series).unwrap_or(0.0)
+}
+
+#[test]
+fn what_hangs_costs_no_other_account_a_tick() {
+    let wechat = WeChat::play(quiet(&[("shop", 4), ("stuck", 30)]));
+    let control = wechat.control();
+    control.inject(FaultRule { kf_account: Some("kf1@shop".to_owned()), ..hang() });
+    control.inject(FaultRule { official_account: Some("stuck".to_owned()), ..hang() });
+    let daemon = Home::watching(&wechat, "")
+        .set("KFWATCH__API__TIMEOUT", "60s")
+        .set("KFWATCH__API__MAX_IN_FLIGHT", "24")
+        .set("KFWATCH__SHUTDOWN_TIMEOUT", "1s")
+        .daemon();
+    let others = || (2..=4).map(|number| control.polls_of(&appid(0), &format!("kf{number}@shop")).unwrap());
+    eventually("a first poll", || others().all(|polls| polls > 0).then_some(()));
+    let (begun, before) = (Instant::now(), others().sum::<u64>());
+    eventually("ten seconds of polls", || others().all(|polls| polls >= 10).then_some(()));
+    let (elapsed, made) = (begun.elapsed().as_secs(), others().sum::<u64>() - before);
+    assert!(made + 6 >= elapsed * 3, "{made} polls of three accounts in {elapsed} s");
+    assert!(elapsed <= 14, "{elapsed} s");
+    let overruns = |official: &str, kf: &str| polls_of(&daemon, official, kf, "kfwatch_poll_overruns_total");
+    assert!(overruns("shop", "kf1@shop") >= 7.0);
+    assert!(overruns("stuck", "kf30@stuck") >= 7.0, "also of those that wait for their turn");
+    assert!(overruns("shop", "kf2@shop") < 1.0);
+    assert!(polls_of(&daemon, "shop", "kf1@shop", "kfwatch_poll_overdue") > 0.0);
+    assert!(polls_of(&daemon, "shop", "kf2@shop", "kfwatch_poll_overdue") < 1.0);
+    assert_eq!(control.max_in_flight_of_any_kf_account(), 1);
+    assert_eq!(control.max_in_flight_of_official_account(&appid(1)), Ok(16), "its share and no more");
+}
+
+#[test]
+fn slow_answers_never_make_two_polls_of_an_account_at_once() {
+    let wechat = WeChat::play(quiet(&[("shop", 3)]));
+    wechat.control().inject(FaultRule {
+        endpoint: Some(Endpoint::GetSessionList),
+        ..FaultRule::new(Fault::Slow(Duration::from_millis(1500)))
+    });
+    let daemon = Home::watching(&wechat, "").daemon();
+    eventually("polls", || {
+        (polls_of(&daemon, "shop", "kf3@shop", "kfwatch_polls_total") >= 3.0).then_some(())
+    });
+    assert!(polls_of(&daemon, "shop", "kf3@shop", "kfwatch_poll_overruns_total") >= 1.0);
+    assert_eq!(wechat.control().max_in_flight_of_any_kf_account(), 1);
+}
+
+#[test]
+fn a_machine_that_stood_still_goes_on_polling() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let daemon = Home::watching(&wechat, "").daemon();
+    let polls = || wechat.control().polls_of(&appid(0), "kf1@shop").unwrap();
+    eventually("polls", || (polls() >= 2).then_some(()));
+    daemon.signal("STOP");
+    // The stall itself: there is nothing to wait for but time.
+    std::thread::sleep(Duration::from_secs(4));
+    let stalled = polls();
+    daemon.signal("CONT");
+    let begun = Instant::now();
+    eventually("further polls", || (polls() >= stalled + 4).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let missed = daemon.metric("kfwatch_schedule_missed_ticks_total").unwrap();
+    assert!((2.0..=5.0).contains(&missed), "{missed}");
+}
+
+#[test]
+fn polls_are_spread_over_the_time_after_the_tick() {
+    let wechat = WeChat::play(quiet(&[("shop", 40)]));
+    let _daemon = Home::watching(&wechat, "")
+        .set("KFWATCH__POLL__SCHEDULE", "*/5 * * * * *")
+        .set("KFWATCH__POLL__SPREAD", "4s")
+        .daemon();
+    eventually("two sweeps", || (wechat.control().requests(Endpoint::GetSessionList) >= 80).then_some(()));
+    let ledger = wechat.control().ledger();
+    let mut at: Vec<i64> = ledger.polls.iter().map(|poll| poll.received_at_ms).collect();
+    at.sort_unstable();
+    let first_sweep = &at[..40];
+    let took = first_sweep[39] - first_sweep[0];
+    assert!((2000..5000).contains(&took), "{took} ms");
+    let most_in_half_a_second = first_sweep
+        .iter()
+        .map(|from| first_sweep.iter().filter(|at| (*from..from + 500).contains(*at)).count());
+    assert!(most_in_half_a_second.max().unwrap() <= 20);
+}
+
+#[test]
+fn a_busy_answer_is_repeated_soon_when_the_next_tick_is_far_off() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let control = wechat.control();
+    control.inject(FaultRule {
+        endpoint: Some(Endpoint::GetSessionList),
+        times: Some(1),
+        ..FaultRule::new(Fault::Errcode(-1))
+    });
+    // One tick, a few seconds from now, and none for a long time.
+    let now = eventually("the time", || Some(clock_now()));
+    let second = (now.as_second() + 4).rem_euclid(60);
+    let minute = (now.as_second() + 4).div_euclid(60).rem_euclid(60);
+    let daemon = Home::watching(&wechat, "")
+        .set("KFWATCH__POLL__SCHEDULE", &format!("{second} {minute} * * * *"))
+        .set("KFWATCH__POLL__TIMEZONE", "UTC")
+        .daemon();
+    let up = || polls_of(&daemon, "shop", "kf1@shop", "wechat_kf_account_up") > 0.0;
+    eventually("the repeated poll", || up().then_some(()));
+    let ledger = control.ledger();
+    let [busy, good] = &ledger.polls[..] else { panic!("{:?}", ledger.polls) };
+    let wait = good.received_at_ms - busy.received_at_ms;
+    assert!((900..2500).contains(&wait), "{wait} ms");
+    assert_eq!(daemon.metric("kfwatch_sweeps_total"), Some(1.0));
+}
+
+#[expect(clippy::disallowed_methods, reason = "a tick is scheduled for a moment of the machine's clock")]
+fn clock_now() -> Timestamp {
+    Timestamp::now()
+}
+
+fn hang() -> FaultRule {
+    FaultRule { endpoint: Some(Endpoint::GetSessionList), ..FaultRule::new(Fault::Hang) }
+}

@@ -1,0 +1,292 @@
+//! What a service manager is told: when the daemon is ready, how it stands, that polling gets on, that it stops.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::TcpListener,
+    os::unix::net::UnixDatagram,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::support::process::{Home, Process, WeChat, appid, eventually, quiet};
+use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
+
+const PING: &str = "WATCHDOG=1";
+
+/// A service manager: the socket, and what came over it.
+struct Manager {
+    received: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Manager {
+    fn of(home: &Home) -> Self {
+        let socket = UnixDatagram::bind(home.path("notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (received, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicBool>::default());
+        let (log, stopping) = (Arc::clone(&received), Arc::clone(&stop));
+        let reader = std::thread::spawn(move || {
+            let mut message = [0; 4096];
+            while !stopping.load(Ordering::Relaxed) {
+                match socket.recv(&mut message) {
+                    Ok(length) => {
+                        log.lock().unwrap().push(String::from_utf8(message[..length].to_vec()).unwrap());
+                    }
+                    Err(error) => assert!(matches!(error.kind(), ErrorKind::WouldBlock), "{error}"),
+                }
+            }
+        });
+        Self { received, stop, reader: Some(reader) }
+    }
+
+    /// All assignments so far, in order.
+    fn lines(&self) -> Vec<String> {
+        self.received.lock().unwrap().iter().flat_map(|message| message.lines().map(str::to_owned)).collect()
+    }
+
+    fn count(&self, line: &str) -> usize {
+        self.lines().iter().filter(|said| *said == line).count()
+    }
+
+    fn eventually_says(&self, line: &str) {
+        eventually(line, || (self.count(line) > 0).then_some(()));
+    }
+
+    /// Waits for so many further pings.
+    fn pings(&self, many: usize) {
+        let before = self.count(PING);
+        eventually("pings", || (self.count(PING) >= before + many).then_some(()));
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.reader.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+/// A daemon's home with the address of its service manager.
+fn managed(wechat: &WeChat) -> Home {
+    let home = Home::watching(wechat, "").without_collectors();
+    let socket = home.path("notify").to_string_lossy().into_owned();
+    home.set("NOTIFY_SOCKET", &socket)
+}
+
+/// One whose watchdog is fed every 0.2 s.
+fn watched(wechat: &WeChat) -> Home {
+    managed(wechat).set("WATCHDOG_USEC", "600000")
+}
+
+fn one_account() -> WeChat {
+    WeChat::play(quiet(&[("shop", 1)]))
+}
+
+fn up(daemon: &Process) {
+    let series = "wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}";
+    eventually("a good poll", || daemon.metric(series).filter(|up| *up > 0.0));
+}
+
+#[test]
+fn it_is_ready_once_its_pages_answer_and_says_so_once() {
+    let wechat = one_account();
+    let home = managed(&wechat);
+    let manager = Manager::of(&home);
+    let daemon = home.spawn("run");
+    manager.eventually_says("READY=1");
+    assert_eq!(daemon.get("/-/ready").status, 200);
+    up(&daemon);
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().code, Some(0));
+    let lines = manager.lines();
+    assert!(lines[0].starts_with("STATUS=Starting: "), "{lines:?}");
+    let place = |line: &str| lines.iter().position(|said| said == line);
+    assert_eq!(manager.count("READY=1"), 1, "{lines:?}");
+    assert_eq!(manager.count("STOPPING=1"), 1, "{lines:?}");
+    assert!(place("READY=1") < place("STOPPING=1"), "{lines:?}");
+    assert!(lines.last().unwrap().starts_with("STATUS=Draining: "), "{lines:?}");
+    assert_eq!(manager.count(PING), 0, "nobody asked for them: {lines:?}");
+}
+
+#[test]
+fn a_start_that_fails_is_never_ready() {
+    let wechat = one_account();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let home = managed(&wechat).set("KFWATCH__WEB__LISTEN", &taken.local_addr().unwrap().to_string());
+    let manager = Manager::of(&home);
+    assert_eq!(home.run("run").code, Some(1));
+    manager.eventually_says("STATUS=Starting: opening the store");
+    assert_eq!(manager.count("READY=1"), 0);
+}
+
+#[test]
+fn its_status_line_has_the_numbers() {
+    let wechat = WeChat::play(quiet(&[("shop", 4)]));
+    let control = wechat.control();
+    control.set_kf_state(&appid(0), "kf3@shop", KfState::Unbound).unwrap();
+    control.set_kf_state(&appid(0), "kf4@shop", KfState::Invalid).unwrap();
+    for openid in ["a", "b"] {
+        control.open_session(&appid(0), "kf1@shop", openid, None).unwrap();
+    }
+    let home = managed(&wechat);
+    let manager = Manager::of(&home);
+    let _daemon = home.daemon();
+    manager
+        .eventually_says("STATUS=4 kf accounts: 2 ok, 1 unbound, 1 invalid; 2 sessions; events pending: 0");
+    control.set_kf_state(&appid(0), "kf3@shop", KfState::Bound).unwrap();
+    manager.eventually_says("STATUS=4 kf accounts: 3 ok, 1 invalid; 2 sessions; events pending: 0");
+}
+
+#[test]
+fn the_watchdog_is_fed_while_wechat_hangs() {
+    let wechat = WeChat::play(quiet(&[("shop", 20)]));
+    let home = watched(&wechat);
+    let manager = Manager::of(&home);
+    let daemon = home.daemon();
+    up(&daemon);
+    wechat
+        .control()
+        .inject(FaultRule { endpoint: Some(Endpoint::GetSessionList), ..FaultRule::new(Fault::Hang) });
+    let blocked = "kfwatch_poll_overruns_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
+    eventually("polls that hang", || daemon.metric(blocked).filter(|overruns| *overruns >= 1.0));
+    manager.pings(20);
+    let log = daemon.stderr();
+    assert!(!log.contains("stands still"), "{log}");
+    assert!(log.contains("WatchdogSec"), "an interval this short is warned of: {log}");
+}
+
+#[test]
+fn the_watchdog_is_fed_while_everything_is_held_back() {
+    let wechat = one_account();
+    wechat.control().refuse_address(&appid(0)).unwrap();
+    let home = watched(&wechat);
+    let manager = Manager::of(&home);
+    let daemon = home.daemon();
+    eventually("a refusal", || daemon.stderr().contains("40164").then_some(()));
+    manager.pings(20);
+}
+
+#[test]
+fn the_watchdog_is_fed_outside_of_office_hours() {
+    let wechat = one_account();
+    let hour = (now().as_second() / 3600 + 12) % 24;
+    let home = watched(&wechat)
+        .set("KFWATCH__POLL__SCHEDULE", &format!("* * {hour} * * *"))
+        .set("KFWATCH__POLL__TIMEZONE", "UTC");
+    let manager = Manager::of(&home);
+    let daemon = home.daemon();
+    manager.pings(20);
+    assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0);
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().code, Some(0));
+}
+
+#[expect(clippy::disallowed_methods, reason = "the daemon's schedule goes by the machine's clock")]
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+/// Delays every sync of a file to the disk while the file that HANG names is there.
+const HANGING_DISK: &str = r#"
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void hang(void) {
+    const char *file = getenv("HANG");
+    while (file && access(file, F_OK) == 0) usleep(20000);
+}
+int fsync(int fd) { hang(); return syscall(SYS_fsync, fd); }
+int fdatasync(int fd) { hang(); return syscall(SYS_fdatasync, fd); }
+"#;
+
+#[test]
+fn a_commit_that_hangs_starves_the_watchdog_until_it_ends() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let home = watched(&wechat);
+    home.write("disk.c", HANGING_DISK);
+    let (library, hang) = (home.path("disk.so"), home.path("hang"));
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(home.path("disk.c"))
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let home = home.set("LD_PRELOAD", &library.to_string_lossy()).set("HANG", &hang.to_string_lossy());
+    let manager = Manager::of(&home);
+    let daemon = home.daemon();
+    up(&daemon);
+    manager.pings(1);
+    home.write("hang", "");
+    wechat.control().open_session(&appid(0), "kf1@shop", "a", None).unwrap();
+    let begun = Instant::now();
+    let said = eventually("the stall in the log", || {
+        daemon.stderr().lines().find(|line| line.contains("stands still")).map(str::to_owned)
+    });
+    assert!(begun.elapsed() > Duration::from_secs(25), "{:?}", begun.elapsed());
+    assert!(said.contains("ERROR") && said.contains("the store has committed nothing since"), "{said}");
+    // By then the ticker and the polls of the other kf account have been looked at for as long.
+    assert!(!said.contains("no poll has finished") && !said.contains("schedule"), "{said}");
+    let fed = manager.count(PING);
+    eventually("the status line", || {
+        manager.lines().into_iter().find(|line| line.starts_with("STATUS=Polling stands still: "))
+    });
+    assert!(manager.count(PING) <= fed + 1, "one may have been under way");
+    fs::remove_file(hang).unwrap();
+    manager.pings(5);
+    let log = daemon.stderr();
+    assert_eq!(log.matches("stands still").count(), 1, "{log}");
+    assert!(log.contains("Polling gets on again"), "{log}");
+}
+
+#[test]
+fn a_socket_that_vanishes_kills_nobody() {
+    let wechat = one_account();
+    let home = watched(&wechat);
+    let manager = Manager::of(&home);
+    let daemon = home.daemon();
+    manager.pings(1);
+    drop(manager);
+    fs::remove_file(home.path("notify")).unwrap();
+    outlives(&wechat, daemon);
+}
+
+#[test]
+fn a_service_manager_that_does_not_listen_kills_nobody() {
+    let wechat = one_account();
+    let home = watched(&wechat);
+    let _socket = UnixDatagram::bind(home.path("notify")).unwrap();
+    let daemon = home.daemon();
+    outlives(&wechat, daemon);
+}
+
+#[test]
+fn an_abstract_socket_which_is_not_supported_kills_nobody() {
+    let wechat = one_account();
+    let daemon = watched(&wechat).set("NOTIFY_SOCKET", "@kfwatch-test").daemon();
+    outlives(&wechat, daemon);
+}
+
+/// The daemon warns once, goes on, and ends in good order.
+fn outlives(wechat: &WeChat, daemon: Process) {
+    let warnings = |log: &str| log.matches("The service manager cannot be told").count();
+    eventually("a warning", || (warnings(&daemon.stderr()) > 0).then_some(()));
+    let polls = wechat.control().requests(Endpoint::GetSessionList);
+    eventually("further polls", || {
+        (wechat.control().requests(Endpoint::GetSessionList) > polls + 3).then_some(())
+    });
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(warnings(&ended.stderr), 1, "{ended:?}");
+}

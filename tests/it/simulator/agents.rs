@@ -1,0 +1,187 @@
+//! Kf accounts: bound, invited, online; and the customers who wait for them.
+
+use std::time::Duration;
+
+use kfwatch::simulator::{AgentStyle, CountForm, Endpoint, KfState, Presence, Spread, Style};
+use serde_json::{Value, json};
+
+use crate::support::simulator::{APPID, Client, KF1, lively, quiet, start, styled};
+
+#[tokio::test]
+async fn kf_accounts_can_be_bound_unbound_removed_and_added() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::connect(&simulator).await;
+    control.set_kf_state(APPID, "kf2@test", KfState::Bound).unwrap();
+    assert_eq!(client.poll("kf2@test").await.errcode(), 0);
+    control.set_kf_state(APPID, KF1, KfState::UnboundExpired).unwrap();
+    assert_eq!(client.poll(KF1).await.errcode(), 65402);
+    control.set_kf_state(APPID, KF1, KfState::Invalid).unwrap();
+    assert_eq!(client.poll(KF1).await.errcode(), 65401);
+    control.add_kf_account(APPID, KF1).unwrap();
+    assert_eq!(client.poll(KF1).await.errcode(), 0);
+    control.add_kf_account(APPID, "new@test").unwrap();
+    assert_eq!(client.poll("new@test").await.errcode(), 0);
+}
+
+#[tokio::test]
+async fn the_kf_list_tells_bindings_and_invitations() {
+    let simulator = start(quiet()).await;
+    let mut client = Client::connect(&simulator).await;
+    let list = client.ask(Endpoint::GetKfList).await.json();
+    let list = list["kf_list"].as_array().unwrap();
+    assert_eq!(list.len(), 3, "the invalid account is not there");
+    assert_eq!((&list[0]["kf_nick"], &list[0]["kf_wx"]), (&json!("M/ing"), &json!("agent_1001")));
+    assert_eq!((list[1].get("kf_wx"), list[1].get("invite_status")), (None, None));
+    assert_eq!(list[2]["invite_status"], "waiting");
+    assert_eq!(list[2].get("kf_wx"), None);
+}
+
+#[tokio::test]
+async fn customers_wait_before_an_agent_accepts_them() {
+    let simulator = start(lively()).await;
+    let mut client = Client::connect(&simulator).await;
+    let mut waited = 0;
+    for _ in 0..30 {
+        simulator.control().advance(Duration::from_secs(5));
+        let waiting = client.ask(Endpoint::GetWaitCase).await.json();
+        let listed = waiting["waitcaselist"].as_array().unwrap();
+        assert_eq!(waiting["count"], listed.len());
+        waited += listed.len();
+        let sessions = client.poll(KF1).await.json()["sessionlist"].as_array().unwrap().len();
+        let online = client.ask(Endpoint::GetOnlineKfList).await.json();
+        let accepted =
+            online["kf_online_list"].as_array().unwrap().iter().find(|agent| agent["kf_account"] == KF1);
+        assert_eq!(accepted.map_or(0, |agent| agent["accepted_case"].as_u64().unwrap()), sessions as u64);
+    }
+    assert!(waited > 5, "{waited}");
+}
+
+/// Longer than the tests wait.
+const LONG: Duration = Duration::from_secs(600);
+
+async fn kf_list(client: &mut Client) -> Vec<Value> {
+    client.ask(Endpoint::GetKfList).await.json()["kf_list"].as_array().unwrap().clone()
+}
+
+async fn online(client: &mut Client) -> Vec<Value> {
+    client.ask(Endpoint::GetOnlineKfList).await.json()["kf_online_list"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn an_invitation_goes_from_waiting_to_its_end() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::connect(&simulator).await;
+    control.invite(APPID, "kf2@test", Duration::from_secs(600)).unwrap();
+    let waiting = kf_list(&mut client).await.remove(1);
+    let expires_s = waiting["invite_expire_time"].as_i64().unwrap();
+    let left_s = expires_s - control.now().as_second();
+    assert!((590..=600).contains(&left_s), "{left_s}");
+    assert_eq!((&waiting["invite_status"], &waiting["invite_wx"]), (&json!("waiting"), &json!("agent_1002")));
+    control.advance(Duration::from_secs(601));
+    let expired = kf_list(&mut client).await.remove(1);
+    assert_eq!(
+        (&expired["invite_status"], &expired["invite_expire_time"]),
+        (&json!("expired"), &json!(expires_s))
+    );
+    control.set_kf_state(APPID, "kf2@test", KfState::UnboundRejected).unwrap();
+    assert_eq!(kf_list(&mut client).await[1]["invite_status"], "rejected");
+    control.set_kf_state(APPID, "kf2@test", KfState::Bound).unwrap();
+    let bound = kf_list(&mut client).await.remove(1);
+    assert_eq!((bound.get("invite_status"), &bound["kf_wx"]), (None, &json!("agent_1002")));
+}
+
+#[tokio::test]
+async fn kf_accounts_come_go_and_change_their_names() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::connect(&simulator).await;
+    control.add_kf_account(APPID, "new@test").unwrap();
+    control.remove_kf_account(APPID, KF1).unwrap();
+    control.set_nickname(APPID, "new@test", "Lily").unwrap();
+    let list = kf_list(&mut client).await;
+    let names: Vec<&str> = list.iter().map(|entry| entry["kf_account"].as_str().unwrap()).collect();
+    assert_eq!(names, ["kf2@test", "kf3@test", "new@test"]);
+    assert_eq!(list[2]["kf_nick"], "Lily");
+    assert_eq!(client.poll(KF1).await.errcode(), 65401);
+}
+
+#[tokio::test]
+async fn an_agent_is_as_present_as_told() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::connect(&simulator).await;
+    control.set_presence(APPID, KF1, Presence::Absent).unwrap();
+    assert_eq!(online(&mut client).await, Vec::<Value>::new());
+    for status in 0..=3 {
+        control.set_presence(APPID, KF1, Presence::Listed(status)).unwrap();
+        let expected = json!([{"kf_account": KF1, "status": status, "kf_id": "1001", "accepted_case": 0}]);
+        assert_eq!(json!(online(&mut client).await), expected);
+    }
+    control.set_kf_state(APPID, KF1, KfState::Unbound).unwrap();
+    assert_eq!(online(&mut client).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn the_lists_of_agents_have_every_odd_shape() {
+    let agents = AgentStyle {
+        kf_id_of_other_type: true,
+        expiry_as_text: true,
+        accepted_case: CountForm::Text,
+        lists_offline: true,
+        nameless_entry: true,
+        kf_list_under_online_key: true,
+        short_headimg_key: true,
+        ..AgentStyle::default()
+    };
+    let simulator = start(styled(Style { agents, ..Style::default() })).await;
+    simulator.control().set_presence(APPID, KF1, Presence::Absent).unwrap();
+    let mut client = Client::connect(&simulator).await;
+    let list = client.ask(Endpoint::GetKfList).await.json();
+    assert_eq!(list.get("kf_list"), None);
+    let list = list["kf_online_list"].as_array().unwrap();
+    assert_eq!(list[0]["kf_id"], "1001");
+    assert!(list[0]["kf_headimg"].is_string() && list[0].get("kf_headimgurl").is_none());
+    assert!(list[2]["invite_expire_time"].is_string());
+    assert_eq!(list[3]["kf_account"], "");
+    let offline = json!({"kf_account": KF1, "status": 0, "kf_id": 1001, "accepted_case": "0"});
+    let nameless = json!({"kf_account": "", "status": 0, "kf_id": 0, "accepted_case": "0"});
+    assert_eq!(online(&mut client).await, [offline, nameless]);
+
+    let agents = AgentStyle { accepted_case: CountForm::Absent, ..AgentStyle::default() };
+    let simulator = start(styled(Style { agents, ..Style::default() })).await;
+    simulator.control().set_presence(APPID, KF1, Presence::Listed(1)).unwrap();
+    let mut client = Client::connect(&simulator).await;
+    assert_eq!(online(&mut client).await[0].get("accepted_case"), None);
+}
+
+#[tokio::test]
+async fn a_nickname_may_hold_raw_control_characters() {
+    let style = Style { raw_control_characters: true, ..Style::default() };
+    let simulator = start(styled(style)).await;
+    simulator.control().set_nickname(APPID, KF1, "a\u{1}b\tc").unwrap();
+    let mut client = Client::connect(&simulator).await;
+    let body = client.ask(Endpoint::GetKfList).await.body;
+    assert!(String::from_utf8(body).unwrap().contains("\"kf_nick\":\"a\u{1}b\tc\""));
+}
+
+#[tokio::test]
+async fn waiting_customers_are_told_in_the_old_shape_too() {
+    let agents = AgentStyle { old_wait_cases: true, waiting_since_as_text: true, ..AgentStyle::default() };
+    let mut scenario = lively();
+    scenario.customers.wait = Spread { mean: LONG, min: LONG, max: LONG };
+    let mut old = scenario.clone();
+    old.official_accounts[0].style.agents = agents;
+    let (now, old) = (start(scenario).await, start(old).await);
+    for simulator in [&now, &old] {
+        simulator.control().advance(Duration::from_secs(120));
+    }
+    let now = Client::connect(&now).await.ask(Endpoint::GetWaitCase).await.json();
+    let old = Client::connect(&old).await.ask(Endpoint::GetWaitCase).await.json();
+    let (now, old) = (&now["waitcaselist"][0], &old["waitcaselist"][0]);
+    assert_eq!((&now["openid"], now.get("kf_account")), (&old["openid"], None));
+    assert_eq!((&old["kf_account"], old.get("latest_time")), (&json!(KF1), None));
+    let arrived_s: i64 = old["createtime"].as_str().unwrap().parse().unwrap();
+    assert!(now["latest_time"].as_i64().unwrap() > arrived_s, "the last message, not the first");
+}

@@ -1,0 +1,182 @@
+//! Every fault, as it looks on the wire and in the ledger.
+
+use std::io;
+use std::time::Duration;
+
+use kfwatch::simulator::{Answered, Endpoint, Fault, FaultRule, OnConnection, PollRecord};
+use tokio::io::AsyncReadExt as _;
+
+use crate::support::simulator::{
+    APPID, Client, KF1, Response, eventually, eventually_polled, poll_path, quiet, start,
+};
+
+/// The fault once, for a kf account with one open session: what comes of it, and how the ledger calls it.
+async fn struck(fault: Fault) -> (io::Result<Response>, PollRecord) {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::connect(&simulator).await;
+    control.open_session(APPID, KF1, "oA", Some(5)).unwrap();
+    control.inject(FaultRule {
+        endpoint: Some(Endpoint::GetSessionList),
+        times: Some(1),
+        ..FaultRule::new(fault)
+    });
+    let response = client.try_poll(KF1).await;
+    eventually("the end of the poll", || simulator.ledger().polls.len() == 1).await;
+    (response, simulator.ledger().polls.remove(0))
+}
+
+async fn body_of(fault: Fault) -> (String, Answered) {
+    let (response, poll) = struck(fault).await;
+    let response = response.unwrap();
+    assert_eq!(response.status, 200);
+    (String::from_utf8_lossy(&response.body).into_owned(), poll.answer)
+}
+
+#[tokio::test]
+async fn faults_of_the_errcode() {
+    for errcode in [-1, 40001, 40164, 42001, 45009, 45011, 48001, 50002, 65400, 12345] {
+        let (body, answer) = body_of(Fault::Errcode(errcode)).await;
+        assert!(body.starts_with(&format!(r#"{{"errcode":{errcode},"errmsg":""#)), "{body}");
+        assert_eq!(answer, Answered::Refused(errcode));
+    }
+    let (body, answer) = body_of(Fault::ErrcodeAsText(45011)).await;
+    assert!(body.starts_with(r#"{"errcode":"45011","#), "{body}");
+    assert_eq!(answer, Answered::Refused(45011));
+}
+
+#[tokio::test]
+async fn faults_of_the_tokens() {
+    assert_eq!(body_of(Fault::ExpireTokens).await.1, Answered::Refused(42001));
+    assert_eq!(body_of(Fault::RevokeTokens).await.1, Answered::Refused(40001));
+    assert_eq!(body_of(Fault::Meddle).await.1, Answered::Listed(vec![0]));
+}
+
+#[tokio::test]
+async fn faults_of_the_http_answer() {
+    let (bad_gateway, poll) = struck(Fault::HttpStatus(502)).await;
+    let bad_gateway = bad_gateway.unwrap();
+    assert_eq!(bad_gateway.status, 502);
+    assert!(bad_gateway.body.starts_with(b"<html>"));
+    assert_eq!(poll.answer, Answered::Failed("http_status"));
+
+    let unavailable = struck(Fault::Unavailable(3)).await.0.unwrap();
+    assert_eq!((unavailable.status, unavailable.header("retry-after")), (503, Some("3")));
+
+    let redirect = struck(Fault::Redirect("http://127.0.0.1:1/x".to_owned())).await.0.unwrap();
+    assert_eq!((redirect.status, redirect.header("location")), (302, Some("http://127.0.0.1:1/x")));
+
+    let html = struck(Fault::Html).await.0.unwrap();
+    assert_eq!((html.status, html.header("content-type")), (200, Some("text/html; charset=utf-8")));
+
+    let gbk = struck(Fault::EmptyGbkBody).await.0.unwrap();
+    assert_eq!((gbk.body.len(), gbk.header("content-type")), (0, Some("text/html; charset=gbk")));
+
+    let text = struck(Fault::TextPlain).await.0.unwrap();
+    assert_eq!(text.header("content-type"), Some("text/plain"));
+}
+
+#[tokio::test]
+async fn faults_of_the_body() {
+    const GOOD: &str = r#""sessionlist":[{"createtime":5,"openid":"oA"}]}"#;
+    let questionable = Answered::Questionable(Box::new(Answered::Listed(vec![0])));
+    assert_eq!(body_of(Fault::EmptyBody).await, (String::new(), Answered::Failed("empty_body")));
+    assert_eq!(body_of(Fault::Garbage).await.1, Answered::Failed("garbage"));
+    let (marked, answer) = body_of(Fault::ByteOrderMark).await;
+    assert_eq!((marked, answer), (format!("\u{feff}{{{GOOD}"), questionable.clone()));
+    let (controls, answer) = body_of(Fault::ControlCharacters).await;
+    assert_eq!((controls, answer), (format!("{{\"note\":\"a\u{1}b\tc\nd\",{GOOD}"), questionable.clone()));
+    let (invalid, answer) = body_of(Fault::InvalidUtf8).await;
+    assert!(invalid.contains('\u{fffd}') && invalid.ends_with(GOOD), "{invalid}");
+    assert_eq!(answer, questionable);
+    let (oversized, answer) = body_of(Fault::OversizedBody).await;
+    assert_eq!(oversized.trim_start(), format!("{{{GOOD}"));
+    assert!(oversized.len() > 10_000_000);
+    assert_eq!(answer, questionable);
+}
+
+#[tokio::test]
+async fn faults_of_the_list() {
+    let (absent, answer) = body_of(Fault::ListAbsent).await;
+    assert_eq!((&*absent, answer), ("{}", Answered::Keyless));
+    let (null, answer) = body_of(Fault::ListNull).await;
+    assert_eq!((&*null, answer), (r#"{"sessionlist":null}"#, Answered::Keyless));
+    let spoilt = [
+        (Fault::ListOfWrongType, r#"{"sessionlist":{"createtime":1,"openid":"o"}}"#),
+        (
+            Fault::EntryWithoutOpenid,
+            r#"{"sessionlist":[{"createtime":5,"openid":"oA"},{"createtime":1795331551}]}"#,
+        ),
+        (
+            Fault::CreatetimeNoNumber,
+            r#"{"sessionlist":[{"createtime":5,"openid":"oA"},{"createtime":"soon","openid":"oNoNumber"}]}"#,
+        ),
+    ];
+    for (fault, expected) in spoilt {
+        let name = fault.as_str();
+        assert_eq!(body_of(fault).await, (expected.to_owned(), Answered::Failed(name)));
+    }
+}
+
+#[tokio::test]
+async fn a_truncated_body_breaks_off_behind_its_first_half() {
+    let simulator = start(quiet()).await;
+    let mut client = Client::connect(&simulator).await;
+    simulator.control().inject(FaultRule::new(Fault::TruncatedBody));
+    let path = poll_path(&client.token, KF1);
+    client.send("GET", &path, "").await.unwrap();
+    let mut received = Vec::new();
+    client.stream.read_to_end(&mut received).await.unwrap();
+    let received = String::from_utf8(received).unwrap();
+    let (head, body) = received.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-length: 82"), "{head}");
+    assert_eq!(body, r#"{"session"#);
+}
+
+#[tokio::test]
+async fn a_closed_connection_ends_and_a_reset_one_is_reset() {
+    let (closed, poll) = struck(Fault::Close).await;
+    assert_eq!(closed.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!((poll.answer, poll.answered_at_ms), (Answered::Failed("close"), None));
+    let (reset, poll) = struck(Fault::Reset).await;
+    assert_eq!(reset.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(poll.answer, Answered::Failed("reset"));
+}
+
+#[tokio::test]
+async fn a_fault_can_be_kept_for_reused_connections() {
+    let simulator = start(quiet()).await;
+    let mut client = Client::connect(&simulator).await;
+    let rule = FaultRule { on_connection: Some(OnConnection::Reused), ..FaultRule::new(Fault::Close) };
+    simulator.control().inject(rule);
+    let mut fresh = Client { token: client.token.clone(), ..Client::without_token(&simulator).await };
+    assert_eq!(fresh.poll(KF1).await.errcode(), 0);
+    assert!(fresh.try_poll(KF1).await.is_err());
+    assert!(client.try_poll(KF1).await.is_err());
+}
+
+#[tokio::test]
+async fn a_hanging_answer_never_comes_and_ends_with_its_client() {
+    let simulator = start(quiet()).await;
+    let mut client = Client::connect(&simulator).await;
+    simulator.control().inject(FaultRule::new(Fault::Hang));
+    let path = poll_path(&client.token, KF1);
+    client.send("GET", &path, "").await.unwrap();
+    eventually_polled(&simulator, 1).await;
+    assert!(simulator.ledger().polls.is_empty());
+    drop(client);
+    eventually("the end of the poll", || simulator.ledger().polls.len() == 1).await;
+    let poll = simulator.ledger().polls.remove(0);
+    assert_eq!((poll.answered_at_ms, poll.answer), (None, Answered::Failed("hang")));
+}
+
+#[tokio::test]
+async fn slow_and_dripping_answers_arrive_whole_in_their_time() {
+    const LONG: Duration = Duration::from_millis(80);
+    for fault in [Fault::Slow(LONG), Fault::Drip(LONG)] {
+        let (response, poll) = struck(fault).await;
+        assert_eq!(response.unwrap().json()["sessionlist"].as_array().unwrap().len(), 1);
+        assert_eq!(poll.answer, Answered::Listed(vec![0]));
+        assert!(poll.answered_at_ms.unwrap() - poll.received_at_ms >= 70, "{poll:?}");
+    }
+}

@@ -1,0 +1,298 @@
+//! Third-party platforms: tickets, component tokens, and what official accounts grant.
+
+use std::time::Duration;
+
+use kfwatch::simulator::{
+    ComponentParameter, ComponentScript, ControlError, Endpoint, Fault, FaultRule, RequiredHeader, Rotation,
+    Scenario, Simulator,
+};
+use serde_json::{Value, json};
+
+use crate::support::simulator::{APPID, Client, KF1, quiet, start};
+
+const COMPONENT: &str = "wxc0c0c0c0c0c0c0c0";
+const COMPONENT_SECRET: &str = "c0c0";
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn platform(parameter: ComponentParameter, rotation: Rotation) -> Scenario {
+    let component = ComponentScript {
+        component_appid: COMPONENT.to_owned(),
+        secret: COMPONENT_SECRET.to_owned(),
+        authorizers: vec!["shop".to_owned()],
+        component_parameter: parameter,
+        rotate_refresh_tokens: rotation,
+        ticket_header: None,
+    };
+    Scenario { components: vec![component], ..quiet() }
+}
+
+async fn start_platform(rotation: Rotation) -> Simulator {
+    start(platform(ComponentParameter::Either, rotation)).await
+}
+
+async fn component_token(client: &mut Client, secret: &str, ticket: &str) -> Value {
+    let body = json!({"component_appid": COMPONENT, "component_appsecret": secret,
+                      "component_verify_ticket": ticket});
+    client.post(Endpoint::ComponentToken.path(), &body.to_string()).await.json()
+}
+
+/// A client with a component_access_token in the place of its token.
+async fn connect(simulator: &Simulator) -> Client {
+    let mut client = Client::without_token(simulator).await;
+    let ticket = simulator.control().ticket(COMPONENT).unwrap();
+    let issued = component_token(&mut client, COMPONENT_SECRET, &ticket).await;
+    assert_eq!(issued["expires_in"], 7200, "{issued}");
+    client.token = issued["component_access_token"].as_str().unwrap().to_owned();
+    client
+}
+
+async fn of_component(client: &mut Client, endpoint: Endpoint, body: Value) -> Value {
+    let path = format!("{}?component_access_token={}", endpoint.path(), client.token);
+    client.post(&path, &body.to_string()).await.json()
+}
+
+async fn authorizer_token(client: &mut Client, refresh_token: &str) -> Value {
+    let body = json!({"component_appid": COMPONENT, "authorizer_appid": APPID,
+                      "authorizer_refresh_token": refresh_token});
+    of_component(client, Endpoint::AuthorizerToken, body).await
+}
+
+async fn authorizers(client: &mut Client, offset: u64, count: u64) -> Value {
+    let body = json!({"component_appid": COMPONENT, "offset": offset, "count": count});
+    of_component(client, Endpoint::AuthorizerList, body).await
+}
+
+#[tokio::test]
+async fn the_chain_leads_from_the_ticket_to_the_sessions() {
+    let simulator = start_platform(Rotation::Never).await;
+    let mut client = connect(&simulator).await;
+    let refresh_token = simulator.control().refresh_token(APPID).unwrap();
+    let issued = authorizer_token(&mut client, &refresh_token).await;
+    assert_eq!(
+        (&issued["expires_in"], &issued["authorizer_refresh_token"]),
+        (&json!(7200), &json!(refresh_token))
+    );
+    client.token = issued["authorizer_access_token"].as_str().unwrap().to_owned();
+    assert_eq!(client.poll(KF1).await.body, br#"{"sessionlist":[]}"#);
+    assert_eq!(client.ask(Endpoint::GetKfList).await.errcode(), 0);
+    simulator.control().advance(2 * HOUR);
+    assert_eq!(client.poll(KF1).await.errcode(), 42001);
+}
+
+#[tokio::test]
+async fn every_mistake_of_a_component_has_its_errcode() {
+    let simulator = start_platform(Rotation::Never).await;
+    let mut client = connect(&simulator).await;
+    let ticket = simulator.control().ticket(COMPONENT).unwrap();
+    let path = Endpoint::ComponentToken.path();
+    let bodies = [
+        ("no json".to_owned(), 47001),
+        ("{}".to_owned(), 41018),
+        (json!({"component_appid": "wx1", "component_appsecret": "s"}).to_string(), 61011),
+        (json!({"component_appid": COMPONENT}).to_string(), 41004),
+        (json!({"component_appid": COMPONENT, "component_appsecret": "wrong"}).to_string(), 40125),
+        (json!({"component_appid": COMPONENT, "component_appsecret": COMPONENT_SECRET}).to_string(), 47001),
+    ];
+    for (body, errcode) in bodies {
+        assert_eq!(client.post(path, &body).await.errcode(), errcode, "{body}");
+    }
+    assert_eq!(client.get(path).await.errcode(), 43002);
+    assert_eq!(component_token(&mut client, COMPONENT_SECRET, "ticket@@@x").await["errcode"], 61006);
+    assert_eq!(component_token(&mut client, "wrong", &ticket).await["errcode"], 40125);
+    assert_eq!(authorizer_token(&mut client, "refreshtoken@@@x").await["errcode"], 61023);
+    let stranger = json!({"component_appid": COMPONENT, "authorizer_appid": "wx1"});
+    assert_eq!(of_component(&mut client, Endpoint::AuthorizerToken, stranger).await["errcode"], 40013);
+    for (offset, count, errcode) in [(0, 0, 40097), (0, 501, 40097)] {
+        assert_eq!(authorizers(&mut client, offset, count).await["errcode"], errcode);
+    }
+    client.token = "nonsense".to_owned();
+    assert_eq!(authorizers(&mut client, 0, 1).await["errcode"], 40001);
+}
+
+#[tokio::test]
+async fn the_query_parameter_has_the_name_that_the_scenario_wants() {
+    for (parameter, accepted) in [
+        (ComponentParameter::Either, [true, true]),
+        (ComponentParameter::ComponentAccessToken, [true, false]),
+        (ComponentParameter::AccessToken, [false, true]),
+    ] {
+        let simulator = start(platform(parameter, Rotation::Never)).await;
+        let mut client = connect(&simulator).await;
+        let body = json!({"component_appid": COMPONENT, "offset": 0, "count": 500}).to_string();
+        for (name, is_accepted) in ["component_access_token", "access_token"].into_iter().zip(accepted) {
+            let path = format!("{}?{name}={}", Endpoint::AuthorizerList.path(), client.token);
+            let errcode = if is_accepted { 0 } else { 41001 };
+            assert_eq!(client.post(&path, &body).await.errcode(), errcode, "{parameter:?} {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_component_token_lives_two_hours_and_its_ticket_twelve() {
+    let simulator = start_platform(Rotation::Never).await;
+    let control = simulator.control();
+    let mut client = connect(&simulator).await;
+    let first = control.ticket(COMPONENT).unwrap();
+    control.advance(2 * HOUR);
+    assert_eq!(authorizers(&mut client, 0, 1).await["errcode"], 42001);
+    assert_ne!(control.ticket(COMPONENT).unwrap(), first);
+    assert!(
+        component_token(&mut client, COMPONENT_SECRET, &first).await["component_access_token"].is_string()
+    );
+    control.advance(10 * HOUR);
+    assert_eq!(component_token(&mut client, COMPONENT_SECRET, &first).await["errcode"], 61005);
+}
+
+#[tokio::test]
+async fn pushing_stops_and_can_be_started_again() {
+    let simulator = start_platform(Rotation::Never).await;
+    let control = simulator.control();
+    let mut client = Client::without_token(&simulator).await;
+    control.stop_tickets(COMPONENT).unwrap();
+    control.advance(12 * HOUR);
+    let last = control.ticket(COMPONENT).unwrap();
+    assert_eq!(component_token(&mut client, COMPONENT_SECRET, &last).await["errcode"], 61005);
+    let path = Endpoint::StartPushTicket.path();
+    let body = |secret: &str| json!({"component_appid": COMPONENT, "component_secret": secret}).to_string();
+    assert_eq!(client.post(path, &body("wrong")).await.errcode(), 40125);
+    assert_eq!(client.post(path, &body(COMPONENT_SECRET)).await.errcode(), 0);
+    let next = control.ticket(COMPONENT).unwrap();
+    assert!(
+        component_token(&mut client, COMPONENT_SECRET, &next).await["component_access_token"].is_string()
+    );
+}
+
+#[tokio::test]
+async fn refresh_tokens_rotate_as_the_scenario_says() {
+    for (rotation, errcode_of_the_old) in [(Rotation::WhenUsed, None), (Rotation::AtOnce, Some(61023))] {
+        let simulator = start_platform(rotation).await;
+        let mut client = connect(&simulator).await;
+        let first = simulator.control().refresh_token(APPID).unwrap();
+        let answer = authorizer_token(&mut client, &first).await;
+        let second = answer["authorizer_refresh_token"].as_str().unwrap().to_owned();
+        assert_ne!(second, first);
+        let again = authorizer_token(&mut client, &first).await;
+        assert_eq!(again.get("errcode").and_then(Value::as_i64), errcode_of_the_old);
+        assert!(authorizer_token(&mut client, &second).await["authorizer_access_token"].is_string());
+        assert_eq!(authorizer_token(&mut client, &first).await["errcode"], 61023, "the new one was used");
+    }
+}
+
+#[tokio::test]
+async fn an_invalidated_refresh_token_is_read_anew_from_the_list() {
+    let simulator = start_platform(Rotation::Never).await;
+    let control = simulator.control();
+    let mut client = connect(&simulator).await;
+    let first = control.refresh_token(APPID).unwrap();
+    control.invalidate_refresh_token(APPID).unwrap();
+    assert_eq!(authorizer_token(&mut client, &first).await["errcode"], 61023);
+    let list = authorizers(&mut client, 0, 500).await;
+    assert_eq!((&list["total_count"], &list["list"][0]["authorizer_appid"]), (&json!(1), &json!(APPID)));
+    assert!(list["list"][0]["auth_time"].is_i64());
+    let second = list["list"][0]["refresh_token"].as_str().unwrap();
+    assert!(authorizer_token(&mut client, second).await["authorizer_access_token"].is_string());
+}
+
+#[tokio::test]
+async fn the_authorizer_list_comes_in_pages() {
+    let mut scenario = Scenario::load(5, 0, 0, 0.0);
+    let names = scenario.official_accounts.iter().map(|official| official.name.clone()).collect();
+    let template = platform(ComponentParameter::Either, Rotation::Never).components.remove(0);
+    scenario.components = vec![ComponentScript { authorizers: names, ..template }];
+    let simulator = start(scenario).await;
+    let mut client = connect(&simulator).await;
+    let mut appids = Vec::new();
+    for offset in [0, 2, 4, 6] {
+        let page = authorizers(&mut client, offset, 2).await;
+        assert_eq!(page["total_count"], 5);
+        let listed = page["list"].as_array().unwrap().iter();
+        appids.extend(listed.map(|entry| entry["authorizer_appid"].as_str().unwrap().to_owned()));
+    }
+    assert_eq!(appids.len(), 5);
+    assert!(appids.is_sorted(), "{appids:?}");
+}
+
+#[tokio::test]
+async fn an_authorization_can_be_withdrawn_and_granted_again() {
+    let simulator = start_platform(Rotation::Never).await;
+    let control = simulator.control();
+    let mut component = connect(&simulator).await;
+    let first = control.refresh_token(APPID).unwrap();
+    let issued = authorizer_token(&mut component, &first).await;
+    let mut merchant = Client::without_token(&simulator).await;
+    merchant.token = issued["authorizer_access_token"].as_str().unwrap().to_owned();
+
+    control.revoke_authorization(APPID).unwrap();
+    assert_eq!(merchant.poll(KF1).await.errcode(), 40001);
+    assert_eq!(authorizer_token(&mut component, &first).await["errcode"], 61003);
+    assert_eq!(authorizers(&mut component, 0, 500).await, json!({"total_count": 0, "list": []}));
+    assert_eq!(control.refresh_token(APPID), Err(ControlError::NotGranted(APPID.to_owned())));
+
+    control.grant_authorization(APPID).unwrap();
+    assert_eq!(authorizer_token(&mut component, &first).await["errcode"], 61023);
+    let second = control.refresh_token(APPID).unwrap();
+    assert_eq!(authorizers(&mut component, 0, 500).await["list"][0]["refresh_token"], second);
+    let issued = authorizer_token(&mut component, &second).await;
+    merchant.token = issued["authorizer_access_token"].as_str().unwrap().to_owned();
+    assert_eq!(merchant.poll(KF1).await.errcode(), 0);
+}
+
+#[tokio::test]
+async fn a_components_address_off_the_list_stops_all_that_it_does() {
+    let simulator = start_platform(Rotation::Never).await;
+    let control = simulator.control();
+    let mut component = connect(&simulator).await;
+    let issued = authorizer_token(&mut component, &control.refresh_token(APPID).unwrap()).await;
+    let mut merchant = Client::connect(&simulator).await;
+    control.refuse_address(COMPONENT).unwrap();
+    assert_eq!(authorizers(&mut component, 0, 1).await["errcode"], 61004);
+    assert_eq!(merchant.poll(KF1).await.errcode(), 0, "its own token has nothing to do with it");
+    merchant.token = issued["authorizer_access_token"].as_str().unwrap().to_owned();
+    assert_eq!(merchant.poll(KF1).await.errcode(), 61004);
+    control.allow_address(COMPONENT).unwrap();
+    assert_eq!(merchant.poll(KF1).await.errcode(), 0);
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_component_expire_at_a_fault_of_its_calls() {
+    let simulator = start_platform(Rotation::Never).await;
+    let mut component = connect(&simulator).await;
+    let mut merchant = Client::connect(&simulator).await;
+    simulator.control().inject(FaultRule {
+        endpoint: Some(Endpoint::AuthorizerToken),
+        times: Some(1),
+        ..FaultRule::new(Fault::ExpireTokens)
+    });
+    let refresh_token = simulator.control().refresh_token(APPID).unwrap();
+    assert_eq!(authorizer_token(&mut component, &refresh_token).await["errcode"], 42001);
+    assert_eq!(merchant.poll(KF1).await.errcode(), 0);
+}
+
+#[tokio::test]
+async fn the_ticket_server_gives_the_newest_ticket_to_those_who_may_have_it() {
+    let mut scenario = platform(ComponentParameter::Either, Rotation::Never);
+    scenario.components[0].ticket_header =
+        Some(RequiredHeader { name: "X-Ticket-Key".to_owned(), value: "k1".to_owned() });
+    let simulator = start(scenario).await;
+    let control = simulator.control();
+    let mut client = Client::without_token(&simulator).await;
+    let path = format!("/simulator/tickets/{COMPONENT}");
+    assert_eq!(client.get(&path).await.status, 403);
+    assert_eq!(client.get_with(&path, "x-ticket-key: k2").await.status, 403);
+    let admitted = client.get_with(&path, "x-ticket-key: k1").await;
+    assert_eq!(admitted.body, control.ticket(COMPONENT).unwrap().as_bytes());
+    control.advance(Duration::from_secs(600));
+    assert_ne!(client.get_with(&path, "x-ticket-key: k1").await.body, admitted.body);
+    assert_eq!(client.get("/simulator/tickets/wx1").await.status, 404);
+    assert_eq!(control.requests_of(COMPONENT, Endpoint::TicketServer), Ok(4));
+}
+
+#[tokio::test]
+async fn an_official_account_without_component_grants_nothing() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let none = || ControlError::NoComponent(APPID.to_owned());
+    assert_eq!(control.grant_authorization(APPID), Err(none()));
+    assert_eq!(control.refresh_token(APPID), Err(none()));
+    assert_eq!(control.ticket(COMPONENT), Err(ControlError::UnknownComponent(COMPONENT.to_owned())));
+}

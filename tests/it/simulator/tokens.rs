@@ -1,0 +1,87 @@
+//! Tokens of an official account: their lives, and what ends them early.
+
+use std::time::Duration;
+
+use kfwatch::simulator::Endpoint;
+
+use crate::support::simulator::{APPID, Client, KF1, SECRET, quiet, start, token_path};
+
+#[tokio::test]
+async fn a_classic_token_lives_on_for_the_overlap_and_no_longer() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::without_token(&simulator).await;
+    let issued = client.classic_token().await;
+    assert_eq!(issued["expires_in"], 7200);
+    client.token = issued["access_token"].as_str().unwrap().to_owned();
+    control.meddle(APPID).unwrap();
+    assert_eq!(client.poll(KF1).await.errcode(), 0);
+    control.advance(Duration::from_secs(300));
+    assert_eq!(client.poll(KF1).await.errcode(), 40001);
+}
+
+#[tokio::test]
+async fn a_stable_token_is_untouched_by_classic_ones() {
+    let simulator = start(quiet()).await;
+    let mut client = Client::connect(&simulator).await;
+    for _ in 0..3 {
+        client.classic_token().await;
+    }
+    simulator.control().advance(Duration::from_secs(1_000));
+    assert_eq!(client.poll(KF1).await.errcode(), 0);
+    let again = client.stable_token(false).await;
+    assert_eq!(again["access_token"].as_str(), Some(&*client.token));
+    let expires_in = again["expires_in"].as_i64().unwrap();
+    assert!((6_190..=6_200).contains(&expires_in), "{expires_in}");
+    assert_ne!(client.stable_token(true).await["access_token"].as_str(), Some(&*client.token));
+}
+
+#[tokio::test]
+async fn expired_and_revoked_tokens_have_their_own_errcodes() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::connect(&simulator).await;
+    control.expire_tokens(APPID).unwrap();
+    assert_eq!(client.poll(KF1).await.errcode(), 42001);
+    control.revoke_tokens(APPID).unwrap();
+    assert_eq!(client.poll(KF1).await.errcode(), 40001);
+    client.token = client.stable_token(false).await["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(client.poll(KF1).await.errcode(), 0);
+    control.advance(Duration::from_secs(7_200));
+    assert_eq!(client.poll(KF1).await.errcode(), 42001);
+}
+
+#[tokio::test]
+async fn a_frozen_secret_and_a_refused_address_stop_token_calls_only() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::connect(&simulator).await;
+    control.freeze_secret(APPID).unwrap();
+    assert_eq!(client.classic_token().await["errcode"], 40243);
+    control.unfreeze_secret(APPID).unwrap();
+    control.refuse_address(APPID).unwrap();
+    let refused = client.stable_token(false).await;
+    assert_eq!(refused["errcode"], 40164);
+    assert!(refused["errmsg"].as_str().unwrap().starts_with("invalid ip 203.0.113.7 "), "{refused}");
+    assert_eq!(client.poll(KF1).await.errcode(), 0);
+    control.allow_address(APPID).unwrap();
+    assert!(client.stable_token(false).await["access_token"].is_string());
+}
+
+#[tokio::test]
+async fn every_request_for_a_token_is_recorded_with_its_moment() {
+    let simulator = start(quiet()).await;
+    let control = simulator.control();
+    let mut client = Client::connect(&simulator).await;
+    control.advance(Duration::from_secs(60));
+    client.classic_token().await;
+    client.get(&token_path("wx1", SECRET)).await;
+    client.poll(KF1).await;
+    let calls = control.token_calls();
+    let endpoints: Vec<Endpoint> = calls.iter().map(|call| call.endpoint).collect();
+    assert_eq!(endpoints, [Endpoint::StableToken, Endpoint::Token, Endpoint::Token]);
+    assert_eq!(calls[1].appid.as_deref(), Some(APPID));
+    assert_eq!(calls[2].appid, None, "of an unknown appid");
+    let between_ms = calls[1].at_ms - calls[0].at_ms;
+    assert!((60_000..70_000).contains(&between_ms), "{between_ms}");
+}

@@ -1,0 +1,676 @@
+//! What an operator does about sinks: look how they stand, resume, replay, and deal with dead letters; while the daemon runs, and
+//! while none does.
+
+use std::{collections::HashSet, time::Duration};
+
+use crate::support::process::{Ended, Home, Process, WeChat, eventually, quiet};
+use crate::support::{
+    delivery::{self, copy_newest_event, terminate, webhook},
+    event_log::EventLog,
+    receiver::{Answer, Delivery, Receiver},
+};
+use kfwatch::simulator::Control;
+use serde_json::Value;
+
+/// A shop with three kf accounts, a daemon that polls it each second, and a receiver of its events.
+struct Stage {
+    wechat: WeChat,
+    receiver: Receiver,
+    home: Home,
+}
+
+impl Stage {
+    fn set(answer: impl FnMut(&Delivery) -> Answer + Send + 'static) -> Self {
+        let wechat = WeChat::play(quiet(&[("shop", 3)]));
+        let receiver = Receiver::start();
+        receiver.answer(answer);
+        let home = delivery::home(&wechat, &webhook("crm", &receiver.url("kf"), "timeout = \"2s\""));
+        Self { wechat, receiver, home }
+    }
+
+    fn control(&self) -> Control {
+        self.wechat.control()
+    }
+
+    fn open(&self, kf_account: &str, openid: &str) {
+        delivery::open(&self.control(), kf_account, openid);
+    }
+
+    /// What stands in the configuration instead of its part on the store.
+    fn with_store(self, keys: &str) -> Self {
+        let configuration = std::fs::read_to_string(self.home.path("config.toml")).unwrap();
+        self.home.write("config.toml", &format!("{configuration}\n[store]\n{keys}\n"));
+        self
+    }
+
+    /// Has the daemon stop the sink, whose receiver refuses the first event for good.
+    fn stop(&self, daemon: &Process) {
+        self.open("kf1@shop", "oA");
+        eventually_is(daemon, "stopped", 1.0);
+    }
+
+    /// The same, while the store refuses to remember stops, as a full disk does at a bad moment. Gives the store.
+    fn stop_in_vain(&self, daemon: &Process) -> rusqlite::Connection {
+        let store = self.store();
+        store.execute_batch(FORGETFUL).unwrap();
+        self.stop(daemon);
+        store
+    }
+
+    /// The store, with or without a daemon beside.
+    fn store(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.home.path("kfwatch.db")).unwrap()
+    }
+
+    /// A command that must succeed.
+    fn run(&self, arguments: &str) -> Ended {
+        let ended = self.home.run(arguments);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended
+    }
+
+    fn sinks(&self) -> Vec<Value> {
+        rows(&self.run("sinks --format json"))
+    }
+
+    fn dead(&self) -> Vec<Value> {
+        rows(&self.run("events dead --sink crm --format json"))
+    }
+
+    fn confirmed(&self) -> Vec<Delivery> {
+        self.receiver.received().into_iter().filter(|delivery| delivery.confirmed).collect()
+    }
+
+    fn eventually_confirmed(&self, count: usize) {
+        eventually("the deliveries", || (self.receiver.confirmed() >= count).then_some(()));
+    }
+}
+
+fn rows(ended: &Ended) -> Vec<Value> {
+    ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn of_crm(daemon: &Process, name: &str) -> Option<f64> {
+    daemon.metric(&format!("kfwatch_sink_{name}{{sink=\"crm\"}}"))
+}
+
+fn eventually_is(daemon: &Process, name: &str, value: f64) {
+    eventually(name, || of_crm(daemon, name).filter(|found| (found - value).abs() < 0.5));
+}
+
+fn openid(delivery: &Delivery) -> String {
+    delivery.json()["data"]["openid"].as_str().unwrap().to_owned()
+}
+
+/// 422 for whom the prefix names, until told otherwise.
+fn refuse_bad(delivery: &Delivery) -> Answer {
+    if openid(delivery).starts_with("oBad") {
+        Answer::Status(422, String::new(), "no such field".to_owned())
+    } else {
+        Answer::status(204)
+    }
+}
+
+#[test]
+fn sinks_shows_where_each_stands_and_what_is_wrong_with_it() {
+    let mut stage = Stage::set(|_| Answer::status(204));
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oA");
+    stage.eventually_confirmed(1);
+    eventually_is(&daemon, "pending_events", 0.0);
+    let sinks = stage.sinks();
+    assert_eq!(sinks.len(), 1);
+    assert_eq!([&sinks[0]["sink"], &sinks[0]["state"]], ["crm", "delivering"]);
+    assert!(sinks[0]["last_delivery_at"].is_string() && sinks[0]["last_failure"].is_null(), "{sinks:?}");
+
+    stage.receiver.kill();
+    stage.open("kf1@shop", "oB");
+    eventually("a failure", || {
+        of_crm(&daemon, "delivery_failures_total").filter(|failures| *failures >= 1.0)
+    });
+    let sinks = stage.sinks();
+    assert_eq!([&sinks[0]["state"], &sinks[0]["pending_events"]], [&Value::from("failing"), &Value::from(1)]);
+    assert!(sinks[0]["last_failure"].as_str().unwrap().contains("refused"), "{sinks:?}");
+    let table = stage.run("sinks").stdout;
+    assert!(table.contains("failing") && table.contains("\ncrm: failed last at 20"), "{table}");
+
+    stage.receiver.revive();
+    stage.eventually_confirmed(2);
+    eventually("the end of the failure", || (stage.sinks()[0]["state"] == "delivering").then_some(()));
+    terminate(daemon);
+    let table = stage.run("sinks").stdout;
+    assert!(table.contains("unknown") && table.contains("no daemon runs"), "{table}");
+}
+
+#[test]
+fn a_stopped_sink_is_resumed_while_the_daemon_runs() {
+    let stage = Stage::set(|_| Answer::status(410));
+    let daemon = stage.home.daemon();
+    stage.stop(&daemon);
+    stage.open("kf2@shop", "oB");
+    eventually_is(&daemon, "pending_events", 2.0);
+    let table = stage.run("sinks").stdout;
+    assert!(table.contains("crm: stopped: the receiver answers 410 Gone"), "{table}");
+    assert!(table.contains("kfwatch sinks resume crm"), "{table}");
+
+    stage.receiver.answer(|_| Answer::status(204));
+    assert_eq!(stage.run("sinks resume crm").stdout, "crm: resumed, with 2 events to deliver\n");
+    stage.eventually_confirmed(2);
+    eventually_is(&daemon, "pending_events", 0.0);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0));
+    stage.open("kf1@shop", "oC");
+    stage.eventually_confirmed(3);
+}
+
+#[test]
+fn a_stopped_sink_is_resumed_while_no_daemon_runs() {
+    let stage = Stage::set(|_| Answer::status(410));
+    let daemon = stage.home.daemon();
+    stage.stop(&daemon);
+    terminate(daemon);
+    stage.receiver.answer(|_| Answer::status(204));
+    stage.run("sinks resume crm");
+    let daemon = stage.home.daemon();
+    stage.eventually_confirmed(1);
+    eventually_is(&daemon, "stopped", 0.0);
+}
+
+/// Lets the store refuse to remember stops.
+const FORGETFUL: &str = "CREATE TRIGGER forgetful BEFORE UPDATE OF stopped_reason ON sinks
+                         BEGIN SELECT RAISE(ABORT, 'no room'); END";
+
+#[test]
+fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes_it() {
+    let stage = Stage::set(|_| Answer::status(410));
+    let daemon = stage.home.daemon();
+    let store = stage.stop_in_vain(&daemon);
+    let sinks = stage.sinks();
+    assert_eq!(
+        [&sinks[0]["state"], &sinks[0]["stopped_reason"]],
+        ["stopped", "the receiver answers 410 Gone"]
+    );
+    let page = daemon.get("/").text();
+    assert!(page.contains(">stopped</span>") && !page.contains(">delivering</span>"), "{page}");
+    let why = "crm</b>: stopped: the receiver answers 410 Gone<br>when that is mended: <code>kfwatch sinks resume crm</code>";
+    assert!(page.contains(why), "{page}");
+    let stored_reason = || -> Option<String> {
+        store.query_row("SELECT stopped_reason FROM sinks", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(stored_reason(), None);
+    let refused = stage.home.run("sinks resume crm");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "what cannot be resumed stays stopped");
+
+    store.execute_batch("DROP TRIGGER forgetful").unwrap();
+    assert_eq!(eventually("the stop in the store", stored_reason), "the receiver answers 410 Gone");
+    drop(daemon); // kill -9
+    let daemon = stage.home.daemon();
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "a restart does not forget");
+    assert_eq!(stage.receiver.received().len(), 1);
+}
+
+#[test]
+fn a_stop_that_was_never_stored_is_resumed_like_any_other() {
+    let stage = Stage::set(|_| Answer::status(410));
+    let daemon = stage.home.daemon();
+    let store = stage.stop_in_vain(&daemon);
+    stage.receiver.answer(|_| Answer::status(204));
+    store.execute_batch("DROP TRIGGER forgetful").unwrap();
+    stage.run("sinks resume crm");
+    stage.eventually_confirmed(1);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0));
+    assert_eq!(stage.sinks()[0]["stopped_reason"], Value::Null);
+}
+
+#[test]
+fn a_replay_delivers_the_same_events_once_more() {
+    let stage = Stage::set(|_| Answer::status(204));
+    let daemon = stage.home.daemon();
+    for openid in ["oA", "oB", "oC"] {
+        stage.open("kf1@shop", openid);
+    }
+    stage.eventually_confirmed(3);
+    eventually_is(&daemon, "pending_events", 0.0);
+    let ended = stage.run("events replay --sink crm --since 1h");
+    assert!(ended.stdout.starts_with("crm: 3 events of the log are delivered once more"), "{ended:?}");
+    stage.eventually_confirmed(6);
+    eventually_is(&daemon, "pending_events", 0.0);
+    let bodies: Vec<String> = stage.confirmed().into_iter().map(|delivery| delivery.body).collect();
+    assert_eq!(bodies[..3], bodies[3..], "in the same order, with the same bytes");
+    let ended = stage.run("events replay --sink crm --since 2999-01-01T00:00:00Z");
+    assert!(ended.stdout.starts_with("crm: has nothing to be delivered once more"), "{ended:?}");
+    terminate(daemon);
+
+    let since = bodies[1].split("\"observed_at\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let again = bodies.iter().take(3).filter(|body| !body.contains("oA")).count();
+    let ended = stage.run(&format!("events replay --sink crm --since {since}"));
+    assert!(ended.stdout.contains("events of the log are delivered once more"), "{ended:?}");
+    let _daemon = stage.home.daemon();
+    stage.eventually_confirmed(6 + again);
+}
+
+#[test]
+fn a_replay_under_way_is_finished_after_a_crash() {
+    let stage = Stage::set(|_| Answer::status(204));
+    let daemon = stage.home.daemon();
+    for n in 0..20 {
+        stage.open("kf1@shop", &format!("o{n}"));
+    }
+    stage.eventually_confirmed(20);
+    eventually_is(&daemon, "pending_events", 0.0);
+    stage.receiver.answer(|_| Answer::Slow(Duration::from_millis(50)));
+    stage.run("events replay --sink crm --since 1h");
+    stage.eventually_confirmed(25);
+    drop(daemon); // kill -9
+    stage.receiver.answer(|_| Answer::status(204));
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "pending_events", 0.0);
+    let mut times = std::collections::HashMap::<String, usize>::new();
+    for delivery in stage.confirmed() {
+        *times.entry(delivery.id().to_owned()).or_default() += 1;
+    }
+    assert_eq!(times.len(), 20);
+    assert!(times.values().all(|times| *times >= 2), "{times:?}");
+}
+
+#[test]
+fn dead_letters_are_shown_sent_again_and_dropped_while_the_daemon_runs() {
+    let stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBadA");
+    stage.open("kf2@shop", "oBadB");
+    eventually_is(&daemon, "dead_letters", 2.0);
+    let dead = stage.dead();
+    assert_eq!(dead.len(), 2);
+    assert_eq!(dead[0]["reason"], "the receiver answers 422 Unprocessable Entity: no such field");
+    assert_eq!(dead[0]["event"]["type"], "kf.session.started");
+    let table = stage.run("events dead --sink crm").stdout;
+    assert!(table.contains("session.started") && table.contains("shop/kf1@shop"), "{table}");
+    assert!(stage.run("sinks").stdout.contains("kfwatch events dead --sink crm"));
+
+    let attempts = stage.receiver.received().len();
+    assert_eq!(
+        stage.run("events dead --sink crm --retry").stdout,
+        "crm: 2 dead letters are delivered once more\n"
+    );
+    eventually("both attempts", || (stage.receiver.received().len() >= attempts + 2).then_some(()));
+    eventually("both are dead again", || {
+        stage.dead().iter().all(|dead| dead["retry"] == false).then_some(())
+    });
+    assert_eq!(
+        (stage.dead().len(), stage.receiver.received().len()),
+        (2, attempts + 2),
+        "once, not five times"
+    );
+
+    stage.receiver.answer(|_| Answer::status(204));
+    stage.run("events dead --sink crm --retry");
+    eventually_is(&daemon, "dead_letters", 0.0);
+    let mut openids: Vec<String> = stage.confirmed().iter().map(openid).collect();
+    openids.sort();
+    assert_eq!(openids, ["oBadA", "oBadB"]);
+
+    stage.receiver.answer(refuse_bad);
+    stage.open("kf3@shop", "oBadC");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    assert_eq!(stage.run("events dead --sink crm --drop").stdout, "crm: 1 dead letters are dropped\n");
+    assert_eq!((stage.dead().len(), of_crm(&daemon, "dead_letters")), (0, Some(0.0)));
+    stage.open("kf3@shop", "oD");
+    stage.eventually_confirmed(3);
+}
+
+#[test]
+fn a_dead_letter_that_a_replay_delivers_is_dead_no_longer() {
+    let stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBadA");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    eventually_is(&daemon, "pending_events", 0.0);
+    stage.receiver.answer(|_| Answer::status(204));
+    stage.run("events replay --sink crm --since 1h");
+    stage.eventually_confirmed(1);
+    eventually_is(&daemon, "dead_letters", 0.0);
+}
+
+#[test]
+fn dead_letters_sent_again_survive_a_crash_and_a_receiver_that_is_away() {
+    let mut stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBad");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    stage.receiver.kill();
+    stage.run("events dead --sink crm --retry");
+    let failures = of_crm(&daemon, "delivery_failures_total").unwrap();
+    eventually("an attempt", || of_crm(&daemon, "delivery_failures_total").filter(|count| *count > failures));
+    drop(daemon); // kill -9
+    stage.receiver.answer(|_| Answer::status(204));
+    stage.receiver.revive();
+    let daemon = stage.home.daemon();
+    stage.eventually_confirmed(1);
+    eventually_is(&daemon, "dead_letters", 0.0);
+}
+
+#[test]
+fn a_dead_letter_that_is_sent_again_waits_for_its_turn_in_its_kf_account() {
+    let stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBad");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    // What is under way in the kf account never ends, and another kf account goes on.
+    stage.receiver.answer(|delivery| match openid(delivery).as_str() {
+        "oHangs" => Answer::Slow(Duration::from_millis(700)),
+        _ => Answer::status(204),
+    });
+    stage.open("kf1@shop", "oHangs");
+    eventually("the slow one", || {
+        stage.receiver.received().iter().any(|delivery| openid(delivery) == "oHangs").then_some(())
+    });
+    stage.run("events dead --sink crm --retry");
+    eventually_is(&daemon, "dead_letters", 0.0);
+    let confirmed: Vec<String> = stage.confirmed().iter().map(openid).collect();
+    assert_eq!(confirmed, ["oHangs", "oBad"]);
+}
+
+#[test]
+fn an_order_of_a_sink_whose_receiver_hangs_holds_up_orders_of_this_sink_alone() {
+    let mut stage = Stage::set(|_| Answer::Hang);
+    let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
+    let other = Receiver::start();
+    let patient = configuration.replace("timeout = \"2s\"", "timeout = \"10m\"");
+    stage.home.write("config.toml", &format!("{patient}\n{}", webhook("other", &other.url("kf"), "")));
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oA");
+    eventually("the attempt that hangs", || (!stage.receiver.received().is_empty()).then_some(()));
+    eventually("the other one's", || (other.confirmed() >= 1).then_some(()));
+    let mut orders = ["events replay --sink crm --since 1h", "sinks resume crm"].map(|order| {
+        let given = stage.home.spawn(order);
+        eventually("the order", || (times_ordered(&daemon, "sink: \"crm\"") >= 1).then_some(()));
+        given
+    });
+    stage.run("sinks");
+    stage.run("events dead --sink crm");
+    stage.run("sinks resume other");
+    stage.run("events replay --sink other --since 1h");
+    eventually("the event once more", || (other.confirmed() >= 2).then_some(()));
+    assert!(orders.iter_mut().all(Process::is_running), "they wait for the receiver that hangs");
+    assert_eq!(times_ordered(&daemon, "sink: \"crm\""), 1 + 1, "looked at once, and ordered once by now");
+    stage.receiver.kill();
+    for order in orders {
+        let ended = order.ended();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
+/// How many commands were begun that name this.
+fn times_ordered(daemon: &Process, what: &str) -> usize {
+    let log = daemon.stderr();
+    log.lines().filter(|line| line.contains("Carrying out a command") && line.contains(what)).count()
+}
+
+#[test]
+fn a_sink_that_nobody_knows_is_refused_with_those_that_there_are() {
+    let stage = Stage::set(|_| Answer::status(204));
+    let ended = stage.home.run("sinks resume crm");
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("start the daemon first"), "{ended:?}");
+    let daemon = stage.home.daemon();
+    for command in
+        ["sinks resume cmr", "events replay --sink cmr --since 1h", "events dead --sink cmr --retry"]
+    {
+        let ended = stage.home.run(command);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.ends_with("there is no sink \"cmr\": there are crm\n"), "{ended:?}");
+    }
+    terminate(daemon);
+    let ended = stage.home.run("events dead --sink cmr");
+    assert!(ended.stderr.ends_with("there is no sink \"cmr\": there are crm\n"), "{ended:?}");
+}
+
+#[test]
+fn a_look_takes_no_lock_and_changes_nothing() {
+    let stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBad");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    terminate(daemon);
+    let epoch =
+        || -> i64 { stage.store().query_row("SELECT epoch FROM lease", [], |row| row.get(0)).unwrap() };
+    let before = epoch();
+    // As a daemon has it that starts at this moment.
+    let lock =
+        std::fs::File::options().read(true).write(true).open(stage.home.path("kfwatch.db-lock")).unwrap();
+    lock.try_lock().unwrap();
+    assert_eq!(stage.sinks()[0]["dead_letters"], 1);
+    assert_eq!(stage.dead().len(), 1);
+    for order in ["sinks resume crm", "events dead --sink crm --drop", "events replay --sink crm --since 1h"]
+    {
+        let refused = stage.home.run(order);
+        assert_eq!(refused.code, Some(1), "{order}: {refused:?}");
+        assert!(refused.stderr.contains("nobody listens on its control socket"), "{order}: {refused:?}");
+    }
+    drop(lock);
+    assert_eq!(epoch(), before, "nobody owned the store meanwhile");
+}
+
+#[test]
+fn a_look_leaves_a_store_of_an_older_version_as_it_is_and_says_what_migrates_it() {
+    let stage = Stage::set(|_| Answer::status(204));
+    let store = stage.store();
+    store.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    store.execute_batch(include_str!("store/version_1.sql")).unwrap();
+    store.execute_batch("PRAGMA application_id = 0x6b667761; PRAGMA user_version = 1").unwrap();
+    for look in ["sinks", "events dead --sink crm"] {
+        let refused = stage.home.run(look);
+        assert_eq!(refused.code, Some(1), "{look}: {refused:?}");
+        assert!(refused.stderr.contains("start the daemon once, which migrates it"), "{look}: {refused:?}");
+    }
+    let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!((version, stage.home.path("kfwatch.db-backup-v1").exists()), (1, false));
+}
+
+#[test]
+fn a_sink_that_left_the_configuration_keeps_its_place() {
+    let stage = Stage::set(|_| Answer::status(204));
+    let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oA");
+    stage.eventually_confirmed(1);
+    eventually_is(&daemon, "pending_events", 0.0);
+    terminate(daemon);
+    stage.home.write("config.toml", &configuration.replace("name = \"crm\"", "name = \"cmr\""));
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oB");
+    stage.eventually_confirmed(2);
+    let states: Vec<_> =
+        stage.sinks().iter().map(|sink| (sink["sink"].clone(), sink["state"].clone())).collect();
+    assert_eq!(states, [("cmr".into(), "delivering".into()), ("crm".into(), "removed".into())]);
+    let replayed = stage.run("events replay --sink crm --since 1h");
+    assert!(replayed.stderr.contains("crm is not configured at present"), "{replayed:?}");
+    terminate(daemon);
+    stage.home.write("config.toml", &configuration);
+    let _daemon = stage.home.daemon();
+    // oA once more, and oB, which came while its name was wrong.
+    stage.eventually_confirmed(4);
+}
+
+#[test]
+fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_says_what_it_missed() {
+    const BOUND: u64 = 16 << 20;
+    let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    let file = "[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = \"events.jsonl\"";
+    let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
+    stage.home.write("config.toml", &format!("{configuration}\n{file}\n"));
+    stage.receiver.kill();
+    stage.open("kf1@shop", "oA");
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "pending_events", 1.0);
+    terminate(daemon);
+    let store = stage.store();
+    copy_newest_event(&store, (16 << 20) / 500);
+    let events: i64 = store.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
+    drop(store);
+
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "suspended", 1.0);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0));
+    eventually("room", || daemon.stderr().contains("the oldest events were removed").then_some(()));
+    assert!(
+        daemon.stderr().contains("mend the sink, and run \"kfwatch sinks resume crm\""),
+        "{}",
+        daemon.stderr()
+    );
+    assert_eq!(daemon.metric("kfwatch_sink_suspended{sink=\"file\"}"), Some(0.0));
+    let lost = of_crm(&daemon, "lost_events_total").unwrap();
+    assert!(lost > 0.0 && lost < events as f64 / 2.0, "{lost} of {events}: no more than is needed");
+    let table = stage.run("sinks").stdout;
+    assert!(table.contains("suspended: it was furthest behind"), "{table}");
+    assert!(table.contains("crm: failed last at 20") && !table.contains("it answered since"), "{table}");
+    assert!(table.contains(&format!("crm: {lost} events were removed before it had them")), "{table}");
+
+    stage.receiver.revive();
+    stage.run("sinks resume crm");
+    let rest = events as usize - lost as usize;
+    stage.eventually_confirmed(rest);
+    eventually_is(&daemon, "pending_events", 0.0);
+    assert_eq!((of_crm(&daemon, "suspended"), of_crm(&daemon, "lost_events_total")), (Some(0.0), Some(lost)));
+    assert_eq!(stage.confirmed().len(), rest, "what it missed and what it got is all there was");
+    let lines = std::fs::read_to_string(stage.home.path("events.jsonl")).unwrap().lines().count();
+    assert_eq!(lines, events as usize, "the other one missed nothing");
+    terminate(daemon);
+    assert_eq!(stage.sinks()[1]["lost_events"], 0);
+}
+
+#[test]
+fn a_kill_between_a_suspension_and_the_pruning_that_it_allows_loses_nothing_that_is_not_told() {
+    const BOUND: u64 = 16 << 20;
+    let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    stage.receiver.kill();
+    stage.open("kf1@shop", "oA");
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "pending_events", 1.0);
+    terminate(daemon);
+    let store = stage.store();
+    copy_newest_event(&store, (16 << 20) / 500);
+    let events = || -> usize {
+        store.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).unwrap() as usize
+    };
+    let all = events();
+    let not_yet = "CREATE TRIGGER not_yet BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'not yet'); END";
+    store.execute_batch(not_yet).unwrap();
+
+    let daemon = stage.home.daemon();
+    eventually_is(&daemon, "suspended", 1.0);
+    eventually("the pruning", || daemon.stderr().contains("No room made in the store").then_some(()));
+    drop(daemon); // kill -9
+    assert_eq!(events(), all, "the suspension is stored, and nothing is removed yet");
+    store.execute_batch("DROP TRIGGER not_yet").unwrap();
+    let suspended = &stage.sinks()[0];
+    assert_eq!(
+        [&suspended["state"], &suspended["lost_events"]],
+        [&Value::from("suspended"), &Value::from(0)]
+    );
+
+    let daemon = stage.home.daemon();
+    eventually("room", || daemon.stderr().contains("the oldest events were removed").then_some(()));
+    let lost = of_crm(&daemon, "lost_events_total").unwrap() as usize;
+    assert!(lost > 0 && lost < all / 2, "{lost} of {all}: no more than is needed");
+    assert_eq!(events(), all - lost);
+    stage.receiver.revive();
+    stage.run("sinks resume crm");
+    stage.eventually_confirmed(all - lost);
+    eventually_is(&daemon, "pending_events", 0.0);
+    let confirmed: HashSet<String> =
+        stage.confirmed().iter().map(|delivery| delivery.id().to_owned()).collect();
+    assert_eq!(confirmed.len(), all - lost, "what it missed and what it got is all there was");
+    assert_eq!(of_crm(&daemon, "lost_events_total"), Some(lost as f64));
+}
+
+#[test]
+fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log() {
+    let stage = Stage::set(refuse_bad);
+    let daemon = stage.home.daemon();
+    stage.open("kf1@shop", "oBad");
+    eventually_is(&daemon, "dead_letters", 1.0);
+    terminate(daemon);
+    let store = stage.store();
+    let copies = "WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < 9998)
+         INSERT INTO dead_letters
+             SELECT sink, -n, account, sequence, type, observed_at, json, reason, died_at, retry FROM copies, dead_letters";
+    assert_eq!(store.execute(copies, []).unwrap(), 9_998);
+    drop(store);
+    let daemon = stage.home.daemon();
+    stage.open("kf2@shop", "oBad");
+    eventually_is(&daemon, "stopped", 1.0);
+    stage.open("kf3@shop", "oGood");
+    eventually_is(&daemon, "pending_events", 1.0);
+    let table = stage.run("sinks").stdout;
+    assert!(table.contains("stopped: it has 10000 dead letters, and no more are kept"), "{table}");
+    let failures = || of_crm(&daemon, "delivery_failures_total").unwrap();
+    let before = failures();
+    stage.run("events dead --sink crm --retry");
+    stage.run("sinks resume crm");
+    eventually("two that are refused again", || (failures() >= before + 2.0).then_some(()));
+    stage.open("kf3@shop", "oBetter");
+    stage.eventually_confirmed(2);
+    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0), "they are no more than before");
+    stage.run("events dead --sink crm --drop");
+    eventually_is(&daemon, "dead_letters", 0.0);
+    stage.open("kf1@shop", "oBest");
+    stage.eventually_confirmed(3);
+}
+
+#[test]
+fn whatever_is_ordered_and_whoever_is_killed_every_event_comes_and_at_first_in_order() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut faults = random.fork();
+    let stage = Stage::set(move |_| match faults.u8(0..20) {
+        0 if faults.bool() => Answer::status(410),
+        1..=6 => Answer::status(422),
+        7 => Answer::status(500),
+        8..=10 => Answer::Slow(Duration::from_millis(50)),
+        _ => Answer::status(204),
+    });
+    let commands = [
+        "sinks resume crm",
+        "events replay --sink crm --since 1h",
+        "events replay --sink crm --since 2s",
+        "events dead --sink crm --retry",
+        "sinks",
+    ];
+    let mut opened = 0;
+    for _ in 0..4 {
+        let daemon = stage.home.daemon();
+        for _ in 0..6 {
+            opened += 1;
+            stage.open(&format!("kf{}@shop", random.u8(1..=3)), &format!("o{opened}"));
+        }
+        let started = "kfwatch_events_total{event_type=\"kf.session.started\"}";
+        eventually("the events", || daemon.metric(started).filter(|events| *events >= 6.0));
+        for _ in 0..random.u8(0..6) {
+            stage.run(random.choice(commands).unwrap());
+        }
+        drop(daemon); // kill -9
+        if random.bool() {
+            stage.run(random.choice(commands).unwrap());
+        }
+    }
+    let daemon = stage.home.daemon();
+    stage.receiver.answer(|_| Answer::status(204));
+    stage.run("sinks resume crm");
+    eventually("every session", || (rows(&stage.run("events --format json")).len() >= opened).then_some(()));
+    eventually("everything", || {
+        if of_crm(&daemon, "dead_letters") > Some(0.0) {
+            stage.run("events dead --sink crm --retry");
+        }
+        let is_done =
+            of_crm(&daemon, "dead_letters") == Some(0.0) && of_crm(&daemon, "pending_events") == Some(0.0);
+        is_done.then_some(())
+    });
+    let log = EventLog::of(&stage.home);
+    let again = log.assert_attempted("crm", &stage.receiver.received());
+    let confirmed: HashSet<String> =
+        stage.confirmed().iter().map(|delivery| delivery.id().to_owned()).collect();
+    assert_eq!(confirmed.len(), log.len(), "every event was confirmed");
+    println!("sinks: {} events, {again} times received again", log.len());
+    assert!(again > 20, "too little happened");
+}

@@ -1,0 +1,14 @@
+//! What the store promises: the contract that every backend keeps, and what holds for the SQLite file.
+
+#[macro_use]
+mod contract;
+
+mod crash;
+mod file;
+mod large;
+mod migration;
+mod refusals;
+mod room;
+mod speed;
+
+contract!(sqlite, crate::support::store::sqlite_file);

@@ -1,0 +1,487 @@
+//! What every backend keeps. `contract!(name, place)` makes each function a test of one backend.
+
+use kfwatch::{
+    domain::{
+        account::{Account, AccountState, Conclusion},
+        event::EventType,
+        tracker::LastSeen,
+    },
+    store::{
+        AccountRecord, DeadLetter, EventFilter, LastSeenUpdate, LogPosition, Pending, PollCommit, Pruned,
+        SinkRegistration, Start, StoreError,
+    },
+};
+
+use crate::support::store::*;
+
+mod sinks;
+
+pub(crate) use self::sinks::*;
+
+macro_rules! contract {
+    ($backend:ident, $place:path) => {
+        contract!($backend, $place,
+            a_restart_continues,
+            a_commit_can_be_repeated,
+            sequences_have_no_gaps_under_concurrent_commits,
+            accounts_with_thousands_of_new_sessions_are_committed_side_by_side,
+            a_session_listed_again_after_its_end_is_a_new_event,
+            sightings_are_stored_and_leave_what_they_do_not_know,
+            an_unknown_account_fails_alone,
+            a_renamed_official_account_keeps_its_history,
+            accounts_come_and_go_and_leave_the_others_as_they_are,
+            an_account_that_comes_again_brings_its_history,
+            what_getkflist_alone_concluded_survives,
+            a_cursor_never_moves_back,
+            a_new_sink_starts_now_or_at_the_beginning,
+            a_removed_sink_keeps_its_cursor_for_a_time,
+            pending_counts_what_a_sink_has_to_deliver,
+            what_a_sink_wants_is_read_and_the_rest_is_passed,
+            a_stop_is_remembered_until_the_destination_changes,
+            a_dead_letter_outlives_its_event,
+            a_sink_that_is_resumed_goes_on_where_it_stood,
+            a_replay_moves_a_cursor_back_and_never_forward,
+            a_dead_letter_is_retried_until_it_is_delivered_or_refused_again,
+            dead_letters_expire_and_are_counted,
+            what_is_kept_of_a_removed_sink_goes_with_it,
+            room_is_made_of_what_everybody_has_or_is_suspended_from_getting,
+            the_gap_of_a_suspended_sink_is_what_was_removed_before_it_had_it,
+            a_sink_that_is_stopped_keeps_its_reason_when_it_is_suspended,
+            pruning_never_passes_a_present_sink,
+            ids_are_not_used_again_when_the_log_was_emptied,
+            an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever,
+            an_account_that_came_back_keeps_its_snapshot,
+            repeats_count_retained_events_only,
+            a_commit_wakes_the_dispatchers,
+            token_fetches_survive,
+            a_closed_store_says_so,
+        );
+    };
+    ($backend:ident, $place:path, $($test:ident,)*) => {
+        mod $backend {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::contract::$test(&$place()).await;
+                }
+            )*
+        }
+    };
+}
+
+pub(crate) async fn a_restart_continues(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log"], Start::Now, 0).await;
+    let first = register(&store, "a").await;
+    assert_eq!(first.record, AccountRecord::default());
+    let done = commit(&store, &first, vec![started("o-1", 1), started("o-2", 2), ended("o-1", 1)]).await;
+    assert_eq!((done.sequence, done.last_event), (3, LogPosition(3)));
+    store.advance_cursor("log", LogPosition(2)).await.unwrap();
+
+    let store = place.reopen(store).await;
+    assert_eq!(sinks(&store, &["log"], Start::Now, 0).await, [LogPosition(2)]);
+    assert_eq!(*store.committed().borrow(), LogPosition(3));
+    let again = register(&store, "a").await;
+    assert_eq!((again.id, again.record), (first.id, watched()));
+    assert_eq!(listed(&again), [("o-2".to_owned(), 2)].into());
+    assert_eq!(commit(&store, &again, vec![ended("o-2", 2)]).await.sequence, 4);
+    assert_eq!(sequences(&events(&store).await), [1, 2, 3, 4]);
+}
+
+pub(crate) async fn a_commit_can_be_repeated(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let changes =
+        vec![started("o-1", 1), ended("o-1", 1), became(AccountState::Unknown, AccountState::Ok, 5)];
+    let first = commit(&store, &account, vec![started("o-0", 0)]).await;
+    assert_eq!(commit(&store, &account, vec![started("o-0", 0)]).await, first);
+    commit(&store, &account, changes).await;
+    let before = events(&store).await;
+    let known = vec![ended("o-1", 1), started("o-0", 0), became(AccountState::Blind, AccountState::Ok, 6)];
+    commit(&store, &account, known).await;
+    assert_eq!(events(&store).await, before);
+}
+
+pub(crate) async fn sequences_have_no_gaps_under_concurrent_commits(place: &Place) {
+    let store = place.open();
+    let accounts = ["a", "b", "c"].map(account).to_vec();
+    let registered = store.register_accounts(accounts).await.unwrap().configured;
+    let mut committing = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let (store, account) = (store.clone(), registered[number % 3].clone());
+        committing.spawn(async move {
+            commit(&store, &account, vec![started(&format!("o-{number}"), 1), ended("o-never", 1)]).await
+        });
+    }
+    committing.join_all().await;
+    let events = events(&store).await;
+    for account in &registered {
+        let of_account: Vec<_> = events.iter().filter(|event| event.account == account.id).collect();
+        let sequences: Vec<_> = of_account.iter().map(|event| event.sequence).collect();
+        assert_eq!(sequences, (1..=100).collect::<Vec<_>>());
+        assert!(
+            of_account.iter().all(|event| field(event, "/sequence") == format!("{:020}", event.sequence))
+        );
+    }
+    let ids: Vec<_> = events.iter().map(|event| event.id.0).collect();
+    assert_eq!(ids, (1..=300).collect::<Vec<_>>());
+}
+
+/// More events than a store may have in memory at once.
+pub(crate) async fn accounts_with_thousands_of_new_sessions_are_committed_side_by_side(place: &Place) {
+    let store = place.open();
+    let accounts = ["a", "b", "c"].map(account).to_vec();
+    let registered = store.register_accounts(accounts).await.unwrap().configured;
+    let commits = registered.iter().map(|account| {
+        let sessions = (0..5_000).map(|number| started(&format!("o-{number}"), 1));
+        commit(&store, account, sessions.collect())
+    });
+    for committed in futures_util::future::join_all(commits).await {
+        assert_eq!(committed.sequence, 5_000);
+    }
+}
+
+pub(crate) async fn a_session_listed_again_after_its_end_is_a_new_event(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    for _ in 0..2 {
+        commit(&store, &account, vec![started("o-1", 1)]).await;
+        commit(&store, &account, vec![ended("o-1", 1)]).await;
+    }
+    let events = events(&store).await;
+    let ids: std::collections::HashSet<_> = events.iter().map(|event| field(event, "/id")).collect();
+    assert_eq!(ids.len(), 4);
+    assert!(events.iter().all(|event| field(event, "/subject") == field(&events[0], "/subject")));
+}
+
+pub(crate) async fn sightings_are_stored_and_leave_what_they_do_not_know(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    let seen = LastSeenUpdate { id: account.id, listed_sent_at: None, last_success_at: Some(at(9).into()) };
+    store.record_sightings(vec![seen]).await.unwrap();
+    let account = register(&store, "a").await;
+    assert_eq!(
+        account.record,
+        AccountRecord {
+            last_seen: LastSeen { last_success_at: Some(at(9).into()), ..watched().last_seen },
+            ..watched()
+        }
+    );
+    assert_eq!(account.snapshot.len(), 1);
+}
+
+pub(crate) async fn an_unknown_account_fails_alone(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let (good, bad) = tokio::join!(
+        store.commit_poll(poll(&account, vec![started("o-1", 1)])),
+        store.commit_poll(unknown_account()),
+    );
+    good.unwrap();
+    assert!(matches!(bad, Err(StoreError::UnknownAccount)));
+    assert!(matches!(store.advance_cursor("nobody", LogPosition(1)).await, Err(StoreError::UnknownSink)));
+    assert!(matches!(store.pending("nobody").await, Err(StoreError::UnknownSink)));
+}
+
+pub(crate) async fn a_renamed_official_account_keeps_its_history(place: &Place) {
+    let store = place.open();
+    let before = register(&store, "a").await;
+    commit(&store, &before, vec![started("o-1", 1)]).await;
+    let mut renamed = account("a");
+    renamed.official_account = "store".into();
+    let registered = store.register_accounts(vec![renamed.clone()]).await.unwrap();
+    let after = &registered.configured[0];
+    assert_eq!((after.id, &after.account, after.snapshot.len()), (before.id, &renamed, 1));
+    assert!(registered.left.is_empty());
+}
+
+pub(crate) async fn accounts_come_and_go_and_leave_the_others_as_they_are(place: &Place) {
+    let store = place.open();
+    let first = register(&store, "a").await;
+    let added = store.add_accounts(vec![account("b"), account("c")]).await.unwrap();
+    assert_eq!(
+        added.iter().map(|stored| &stored.account).collect::<Vec<_>>(),
+        [&account("b"), &account("c")]
+    );
+    assert_eq!(store.add_accounts(vec![account("c")]).await.unwrap()[0], added[1], "once more");
+    commit(&store, &first, vec![started("o-1", 1)]).await;
+    assert_eq!(store.watched_accounts().await.unwrap(), ["a", "b", "c"].map(account));
+
+    let leave = |stored| PollCommit { record: unwatched(), ..poll(stored, vec![left(100)]) };
+    store.remove_accounts(vec![leave(&added[0]), unknown_account(), leave(&added[1])]).await.unwrap();
+    store.remove_accounts(vec![leave(&added[0])]).await.unwrap();
+    assert_eq!(store.watched_accounts().await.unwrap(), ["a"].map(account));
+    let told: Vec<_> = events(&store).await.iter().map(|event| (event.account, event.event_type)).collect();
+    let gone = EventType::StateChanged;
+    assert_eq!(told, [(first.id, EventType::SessionStarted), (added[0].id, gone), (added[1].id, gone)]);
+
+    let store = place.reopen(store).await;
+    assert_eq!(store.watched_accounts().await.unwrap(), ["a"].map(account));
+    assert!(store.register_accounts(vec![account("a")]).await.unwrap().left.is_empty(), "told already");
+}
+
+pub(crate) async fn an_account_that_comes_again_brings_its_history(place: &Place) {
+    let store = place.open();
+    let added = store.add_accounts(vec![account("a")]).await.unwrap().remove(0);
+    commit(&store, &added, vec![started("o-2", 2), started("o-1", 1), started("o-1", 3)]).await;
+    let leaving = PollCommit { record: unwatched(), ..poll(&added, vec![left(100)]) };
+    store.remove_accounts(vec![leaving]).await.unwrap();
+    let again = store.add_accounts(vec![account("a")]).await.unwrap().remove(0);
+    assert_eq!((again.id, again.record), (added.id, unwatched()));
+    assert_eq!(listed(&again), [("o-1", 1), ("o-1", 3), ("o-2", 2)].map(|(o, c)| (o.to_owned(), c)).into());
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().snapshots, 0, "it is in use again");
+
+    let leaving = PollCommit { record: unwatched(), ..poll(&again, vec![]) };
+    store.remove_accounts(vec![leaving]).await.unwrap();
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().snapshots, 1);
+    assert!(store.add_accounts(vec![account("a")]).await.unwrap()[0].snapshot.is_empty());
+}
+
+pub(crate) async fn what_getkflist_alone_concluded_survives(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let record = AccountRecord {
+        state: AccountState::Unbound,
+        conclusion: Some(Conclusion::ListedUnbound),
+        ..AccountRecord::default()
+    };
+    store.commit_poll(PollCommit { record, ..poll(&account, vec![]) }).await.unwrap();
+    let store = place.reopen(store).await;
+    assert_eq!(register(&store, "a").await.record, record);
+}
+
+pub(crate) async fn a_cursor_never_moves_back(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log"], Start::Now, 0).await;
+    store.advance_cursor("log", LogPosition(7)).await.unwrap();
+    store.advance_cursor("log", LogPosition(3)).await.unwrap();
+    assert_eq!(sinks(&store, &["log"], Start::Beginning, 0).await, [LogPosition(7)]);
+}
+
+pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1), started("o-2", 2)]).await;
+    let registrations =
+        [("late", Start::Now), ("all", Start::Beginning)].map(|(name, start)| sink(name, start));
+    let registered = store.register_sinks(registrations.to_vec(), at(0)).await.unwrap();
+    let cursors = registered.into_iter().map(|sink| sink.cursor);
+    assert!(cursors.eq([LogPosition(2), LogPosition::BEGINNING]));
+}
+
+pub(crate) async fn a_removed_sink_keeps_its_cursor_for_a_time(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log", "crm"], Start::Now, 0).await;
+    store.advance_cursor("crm", LogPosition(5)).await.unwrap();
+    sinks(&store, &["log"], Start::Now, 100).await;
+    sinks(&store, &["log"], Start::Now, 200).await;
+    assert_eq!(store.prune(everything_before(100)).await.unwrap().sinks, 0);
+    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 300).await[1], LogPosition(5));
+    sinks(&store, &["log"], Start::Now, 400).await;
+    assert_eq!(store.prune(everything_before(401)).await.unwrap().sinks, 1);
+    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 500).await[1], LogPosition(0));
+}
+
+pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log"], Start::Now, 0).await;
+    assert_eq!(store.pending("log").await.unwrap(), Pending::default());
+    let account = register(&store, "a").await;
+    commit(&store, &account, (1..=5).map(|n| started("o-1", n)).collect()).await;
+    store.advance_cursor("log", LogPosition(2)).await.unwrap();
+    assert_eq!(
+        store.pending("log").await.unwrap(),
+        Pending { events: 3, oldest: Some(at(3)), ..Pending::default() }
+    );
+    assert_eq!(store.read_events_after(LogPosition(2), 2).await.unwrap().len(), 2);
+    let these = store.read_these_events([4, 1, 9].map(LogPosition).into()).await.unwrap();
+    assert_eq!(these.iter().map(|event| event.id.0).collect::<Vec<_>>(), [1, 4], "there is no 9");
+    store.advance_cursor("log", LogPosition(5)).await.unwrap();
+    assert_eq!(store.pending("log").await.unwrap(), Pending::default());
+}
+
+pub(crate) async fn what_a_sink_wants_is_read_and_the_rest_is_passed(place: &Place) {
+    let store = place.open();
+    let branch = Account { official_account: "branch".into(), appid: "wx1".into(), ..account("b") };
+    let registered = store.register_accounts(vec![account("a"), branch]).await.unwrap().configured;
+    for account in &registered {
+        commit(&store, account, vec![started("o-1", 1), ended("o-1", 1)]).await;
+    }
+    commit(&store, &registered[0], vec![started("o-2", 2)]).await;
+    let read = async |filter: EventFilter, limit| {
+        let page = store.read_events(filter, limit).await.unwrap();
+        (page.events.iter().map(|event| event.id.0).collect::<Vec<_>>(), page.next.0)
+    };
+    let of = |names: &[&str]| EventFilter {
+        official_accounts: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..EventFilter::default()
+    };
+    assert_eq!(read(of(&[]), 9).await, (vec![1, 2, 3, 4, 5], 5));
+    assert_eq!(read(of(&["branch"]), 9).await, (vec![3, 4], 5), "the last one is passed");
+    assert_eq!(read(of(&["branch"]), 1).await, (vec![3], 3), "as far as was looked");
+    assert_eq!(read(of(&["nowhere"]), 9).await, (vec![], 5));
+    assert_eq!(read(of(&["branch", "shop"]), 9).await.0.len(), 5);
+    let types = vec![EventType::SessionEnded];
+    assert_eq!(read(EventFilter { types: types.clone(), ..of(&["shop"]) }, 9).await, (vec![2], 5));
+    let until = EventFilter { after: LogPosition(2), until: Some(LogPosition(3)), types, ..of(&["branch"]) };
+    assert_eq!(read(until.clone(), 9).await, (vec![], 3), "not beyond where it was to look");
+    assert_eq!(read(EventFilter { until: Some(LogPosition(99)), ..until }, 9).await, (vec![4], 5));
+    assert_eq!(read(EventFilter { after: LogPosition(5), ..of(&["shop"]) }, 9).await, (vec![], 5));
+}
+
+pub(crate) async fn a_stop_is_remembered_until_the_destination_changes(place: &Place) {
+    let mut store = place.open();
+    let to = |url: &str| {
+        vec![SinkRegistration { destination: Some(url.to_owned()), ..sink("crm", Start::Beginning) }]
+    };
+    store.register_sinks(to("old"), at(0)).await.unwrap();
+    store.stop_sink("crm", "gone", at(1)).await.unwrap();
+    assert!(store.pending("crm").await.unwrap().stopped);
+    for _ in 0..2 {
+        store = place.reopen(store).await;
+        let stopped = store.register_sinks(to("old"), at(2)).await.unwrap().remove(0).stopped;
+        assert_eq!(stopped.as_deref(), Some("gone"));
+    }
+    assert_eq!(store.register_sinks(to("new"), at(3)).await.unwrap().remove(0).stopped, None);
+    assert!(!store.pending("crm").await.unwrap().stopped);
+    assert_eq!(store.register_sinks(to("old"), at(4)).await.unwrap().remove(0).stopped, None);
+}
+
+pub(crate) async fn a_dead_letter_outlives_its_event(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log", "crm"], Start::Beginning, 0).await;
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    let event = events(&store).await.remove(0);
+    for reason in ["first", "again"] {
+        let letter = DeadLetter {
+            sink: "crm".into(),
+            event: event.clone(),
+            reason: reason.into(),
+            died_at: at(2_000),
+            retry: false,
+        };
+        store.bury(letter).await.unwrap();
+    }
+    assert_eq!(store.pending("crm").await.unwrap().dead_letters, 1, "each event once");
+    assert_eq!(store.pending("log").await.unwrap().dead_letters, 0);
+    assert_eq!(store.pending("crm").await.unwrap().events, 1, "it moves no cursor");
+    for sink in ["log", "crm"] {
+        store.advance_cursor(sink, event.id).await.unwrap();
+    }
+    store.prune(everything_before(1_000)).await.unwrap();
+    assert!(events(&store).await.is_empty());
+    let store = place.reopen(store).await;
+    assert_eq!(store.pending("crm").await.unwrap().dead_letters, 1);
+}
+
+pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {
+    let store = place.open();
+    sinks(&store, &["log", "crm"], Start::Now, 0).await;
+    let account = register(&store, "a").await;
+    commit(&store, &account, (1..=9).map(|n| started("o-1", n)).collect()).await;
+    store.advance_cursor("log", LogPosition(9)).await.unwrap();
+    store.advance_cursor("crm", LogPosition(5)).await.unwrap();
+    assert_eq!(store.prune(everything_before(4)).await.unwrap().events, 3, "younger events are retained");
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().events, 2, "crm stands at 5");
+    assert_eq!(sequences(&events(&store).await), [6, 7, 8, 9]);
+    sinks(&store, &["log"], Start::Now, 2000).await;
+    assert_eq!(
+        store.prune(everything_before(1000)).await.unwrap().events,
+        4,
+        "a removed sink holds nothing back"
+    );
+}
+
+pub(crate) async fn ids_are_not_used_again_when_the_log_was_emptied(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1), started("o-2", 2), started("o-3", 3)]).await;
+    let pruned = store.prune(everything_before(1000)).await.unwrap();
+    assert_eq!(pruned, Pruned { events: 3, ..Pruned::default() });
+    let store = place.reopen(store).await;
+    let account = register(&store, "a").await;
+    assert_eq!(sinks(&store, &["new"], Start::Now, 0).await, [LogPosition(3)]);
+    let done = commit(&store, &account, vec![ended("o-1", 1)]).await;
+    assert_eq!((done.last_event, done.sequence), (LogPosition(4), 4));
+}
+
+pub(crate) async fn an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever(
+    place: &Place,
+) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    let registered = store.register_accounts(vec![]).await.unwrap();
+    assert_eq!(registered.left.len(), 1);
+    let leave = vec![became(AccountState::Ok, AccountState::Unwatched, 100)];
+    let mut leaving = poll(&registered.left[0], leave);
+    leaving.record = unwatched();
+    store.commit_poll(leaving).await.unwrap();
+    assert!(store.register_accounts(vec![]).await.unwrap().left.is_empty(), "it is announced once");
+
+    assert_eq!(store.prune(everything_before(100)).await.unwrap().snapshots, 0);
+    assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 1);
+    assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 0);
+    let back = register(&store, "a").await;
+    assert!(back.snapshot.is_empty() && !back.record.last_seen.baseline_taken);
+    assert_eq!(back.record.state, AccountState::Unwatched);
+    assert_eq!(commit(&store, &back, vec![started("o-1", 1)]).await.sequence, 3);
+}
+
+pub(crate) async fn an_account_that_came_back_keeps_its_snapshot(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let mut leaving =
+        poll(&account, vec![started("o-1", 1), became(AccountState::Ok, AccountState::Unwatched, 100)]);
+    leaving.record = unwatched();
+    store.commit_poll(leaving).await.unwrap();
+    store.register_accounts(vec![]).await.unwrap();
+    register(&store, "a").await;
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().snapshots, 0);
+    assert_eq!(register(&store, "a").await.snapshot.len(), 1);
+}
+
+pub(crate) async fn repeats_count_retained_events_only(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1), ended("o-1", 1)]).await;
+    let first = field(&events(&store).await[0], "/id");
+    store.prune(everything_before(1000)).await.unwrap();
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    assert_eq!(field(&events(&store).await[0], "/id"), first);
+}
+
+pub(crate) async fn a_commit_wakes_the_dispatchers(place: &Place) {
+    let store = place.open();
+    let mut committed = store.committed();
+    let account = register(&store, "a").await;
+    assert!(!committed.has_changed().unwrap(), "a registration is no event");
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    committed.changed().await.unwrap();
+    assert_eq!(*committed.borrow(), LogPosition(1));
+    assert_eq!(events(&store).await[0].event_type, EventType::SessionStarted);
+}
+
+pub(crate) async fn token_fetches_survive(place: &Place) {
+    let store = place.open();
+    for ms in [1, 2] {
+        store.record_token_fetch("wx0", at(ms)).await.unwrap();
+    }
+    let store = place.reopen(store).await;
+    assert_eq!(store.token_fetches().await.unwrap(), [("wx0".to_owned(), at(2))].into());
+}
+
+pub(crate) async fn a_closed_store_says_so(place: &Place) {
+    let store = place.open();
+    let account = register(&store, "a").await;
+    let queued = store.commit_poll(poll(&account, vec![started("o-1", 1)]));
+    let (queued, ()) = tokio::join!(queued, store.close());
+    queued.unwrap();
+    assert!(matches!(store.commit_poll(poll(&account, vec![])).await, Err(StoreError::Closed)));
+    assert!(matches!(store.token_fetches().await, Err(StoreError::Closed)));
+    store.close().await;
+    let store = place.open();
+    assert_eq!(events(&store).await.len(), 1);
+}

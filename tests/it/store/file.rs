@@ -1,0 +1,179 @@
+//! The SQLite file: its modes, its lock, its lease, a full disk, and reading it beside the daemon.
+
+use std::{future::ready, os::unix::fs::PermissionsExt, pin::pin};
+
+use futures_util::future::join_all;
+use kfwatch::{
+    domain::event::EventType,
+    store::{EventFilter, EventLog, LogPosition, Store, StoreError, Writes},
+};
+use rusqlite::Connection;
+
+use crate::support::store::*;
+
+#[tokio::test]
+async fn only_the_owner_can_read_the_files() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    register(&store, "a").await;
+    for entry in file.directory.path().read_dir().unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+    }
+    assert_eq!(file.directory.path().read_dir().unwrap().count(), 4, "file, log, index of the log, lock");
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_told_who_runs() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let error = Store::open(&file.path).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { pid: Some(pid), .. } if pid == std::process::id()));
+    assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
+    store.close().await;
+    Store::open(&file.path).unwrap();
+}
+
+#[tokio::test]
+async fn who_only_reads_keeps_no_daemon_out_sees_what_it_commits_and_writes_nothing() {
+    let file = test_file();
+    let missing = Store::open_to_read(&file.path).unwrap_err();
+    assert!(matches!(missing, StoreError::Missing(_)) && !file.path.exists());
+    Store::open(&file.path).unwrap().close().await;
+    let reader = Store::open_to_read(&file.path).unwrap();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    assert_eq!(events(&reader).await.len(), 1);
+    assert!(matches!(reader.record_token_fetch("wx0", at(1)).await, Err(StoreError::OpenToRead)));
+    store.close().await;
+    Store::open(&file.path).unwrap().close().await;
+    reader.close().await;
+    assert!(matches!(reader.count_events().await, Err(StoreError::Closed)));
+}
+
+#[tokio::test]
+async fn a_store_that_is_dropped_commits_what_is_queued_and_frees_the_file() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    drop(store);
+    let store = Store::open(&file.path).unwrap();
+    assert_eq!(events(&store).await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_owner_whose_lease_was_taken_writes_nothing() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    let other = Connection::open(&file.path).unwrap();
+    other.execute("UPDATE lease SET epoch = epoch + 1", []).unwrap();
+    let failed = store.commit_poll(poll(&account, vec![started("o-1", 1)])).await;
+    assert!(matches!(failed, Err(StoreError::LeaseLost)));
+    assert!(matches!(store.record_token_fetch("wx0", at(1)).await, Err(StoreError::LeaseLost)));
+    let count =
+        |table| other.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0));
+    assert_eq!((count("events"), count("sessions"), count("token_fetches")), (Ok(0), Ok(0), Ok(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_nothing_is_half_stored_and_commits_go_on_when_there_is_space() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-0", 0)]).await;
+    store.limit_pages(1).await.unwrap(); // SQLite takes the present size when it is larger
+    let long = "o".repeat(4096);
+    let many = vec![started("o-1", 1), ended("o-0", 0), started(&long, 2), started(&long, 3)];
+    let (with_it, failed) = tokio::join!(
+        store.commit_poll(poll(&account, vec![started("o-9", 9)])),
+        store.commit_poll(poll(&account, many.clone())),
+    );
+    assert!(matches!(failed, Err(StoreError::Full { .. })), "{failed:?}");
+    assert_eq!(store.writes(), Writes { failures: 1, last_succeeded: false });
+    let survived = 1 + usize::from(with_it.is_ok());
+    assert_eq!(events(&store).await.len(), survived);
+    assert_eq!(register(&store, "a").await.snapshot.len(), survived);
+
+    store.limit_pages(u32::MAX - 1).await.unwrap();
+    let done = commit(&store, &account, many).await;
+    assert_eq!(store.writes(), Writes { failures: 1, last_succeeded: true });
+    assert_eq!(done.sequence as usize, survived + 4);
+    let all: Vec<u64> = (1..=done.sequence).collect();
+    assert_eq!(sequences(&events(&store).await), all);
+}
+
+#[tokio::test]
+async fn a_group_that_fails_is_told_to_every_caller() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    let other = Connection::open(&file.path).unwrap();
+    other
+        .execute_batch(
+            "CREATE TRIGGER fault BEFORE INSERT ON sessions WHEN NEW.openid = 'o-bad'
+             BEGIN SELECT RAISE(ABORT, 'fault'); END",
+        )
+        .unwrap();
+    // While another connection writes, the first group waits, and the rest queues up into the second.
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut commits = pin!(join_all((0..20).map(|n| {
+        let openid = if n == 19 { "o-bad".to_owned() } else { format!("o-{n}") };
+        store.commit_poll(poll(&account, vec![started(&openid, 1)]))
+    })));
+    tokio::select! {
+        biased;
+        _ = &mut commits => panic!("committed while another connection writes"),
+        () = ready(()) => {}
+    }
+    other.execute_batch("COMMIT").unwrap();
+    let outcomes = commits.await;
+    let stored = outcomes.iter().take_while(|outcome| outcome.is_ok()).count();
+    assert!(stored < 20 && outcomes[stored..].iter().all(Result::is_err), "{outcomes:?}");
+    assert_eq!(events(&store).await.len(), stored, "what failed left nothing, what succeeded is there");
+    commit(&store, &account, vec![started("o-after", 1)]).await;
+}
+
+#[tokio::test]
+async fn the_event_log_is_read_beside_the_daemon() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let registered = store.register_accounts(vec![account("a"), account("b")]).await.unwrap().configured;
+    commit(&store, &registered[0], vec![started("o-1", 1), started("o-2", 2), ended("o-1", 1)]).await;
+    commit(&store, &registered[1], vec![started("o-3", 3)]).await;
+    let log = EventLog::open(&file.path).unwrap();
+    let ids = |filter: EventFilter, limit| {
+        let page = log.read(&filter, limit).unwrap();
+        (page.events.iter().map(|event| event.id.0).collect::<Vec<_>>(), page.next)
+    };
+    let all = EventFilter::default;
+    assert_eq!(ids(all(), 9), (vec![1, 2, 3, 4], LogPosition(4)));
+    assert_eq!(ids(all(), 2), (vec![1, 2], LogPosition(2)));
+    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9), (vec![], LogPosition(4)));
+    assert_eq!(ids(EventFilter { since: Some(at(3)), ..all() }, 9).0, [4]);
+    assert_eq!(
+        ids(EventFilter { types: vec![EventType::SessionEnded], ..all() }, 9),
+        (vec![3], LogPosition(4))
+    );
+    for name in ["b", "shop/b"] {
+        assert_eq!(ids(EventFilter { account: Some(name.to_owned()), ..all() }, 9).0, [4]);
+    }
+    assert_eq!(ids(EventFilter { account: Some("c".to_owned()), ..all() }, 9), (vec![], LogPosition(4)));
+    commit(&store, &registered[1], vec![ended("o-3", 3)]).await;
+    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9).0, [5], "a follower sees what is new");
+}
+
+#[tokio::test]
+async fn the_event_log_is_read_without_a_daemon() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    assert!(store.size_bytes() > 0);
+    store.close().await;
+    let log = EventLog::open(&file.path).unwrap();
+    assert_eq!(log.read(&EventFilter::default(), 9).unwrap().events.len(), 1);
+}

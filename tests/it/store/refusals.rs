@@ -1,0 +1,144 @@
+//! Files that are no store of ours are refused with a line that says what to do, and left as they are.
+
+use std::{fs, path::Path};
+
+use kfwatch::store::{EventLog, Store, StoreError};
+use rusqlite::Connection;
+
+use crate::support::store::*;
+
+/// Opens the file, which must fail and change nothing in it; returns the error and its text.
+fn refused(path: &Path) -> (StoreError, String) {
+    let before = fs::read(path).unwrap();
+    let error = Store::open(path).unwrap_err();
+    assert_eq!(fs::read(path).unwrap(), before, "the file was changed");
+    let text = told(&error);
+    assert!(!text.contains('\n'), "{text}");
+    assert!(EventLog::open(path).is_err());
+    (error, text)
+}
+
+/// A store with some events, closed.
+async fn store_file() -> TestFile {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    commit(&store, &account, (0..200).map(|n| started(&format!("o-{n}"), n)).collect()).await;
+    store.close().await;
+    file
+}
+
+fn change(file: &TestFile, sql: &str) {
+    let connection = Connection::open(&file.path).unwrap();
+    connection.execute_batch(sql).unwrap();
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let file = store_file().await;
+    change(&file, "PRAGMA user_version = 99");
+    let (error, text) = refused(&file.path);
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 4, .. }));
+    assert!(text.contains("upgrade"), "{text}");
+}
+
+#[tokio::test]
+async fn a_newer_schema_still_in_the_log_is_refused() {
+    let file = store_file().await;
+    let connection = Connection::open(&file.path).unwrap();
+    connection.execute_batch("PRAGMA user_version = 99").unwrap();
+    let (error, _) = refused(&file.path);
+    assert!(matches!(error, StoreError::Newer { found: 99, .. }));
+}
+
+#[test]
+fn the_file_of_another_program_is_refused() {
+    let file = test_file();
+    change(&file, "CREATE TABLE notes (text)");
+    let (error, text) = refused(&file.path);
+    assert!(matches!(error, StoreError::Foreign { .. }));
+    assert!(text.contains("another program"), "{text}");
+}
+
+#[test]
+fn what_is_no_database_is_refused() {
+    for content in ["x", "a text that is longer than the header of a database\n"] {
+        let file = test_file();
+        fs::write(&file.path, content).unwrap();
+        let (error, text) = refused(&file.path);
+        assert!(matches!(error, StoreError::Foreign { .. }));
+        assert!(text.contains("set store.path"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_refused() {
+    for keep in [50, 4096, 4096 * 3, 4096 * 7 + 100] {
+        let file = store_file().await;
+        fs::OpenOptions::new().write(true).open(&file.path).unwrap().set_len(keep).unwrap();
+        let (error, text) = refused(&file.path);
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{keep}: {text}");
+        assert!(text.contains("restore a backup"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_lost_its_beginning_to_a_log_is_refused() {
+    let file = store_file().await;
+    fs::write(&file.path, "").unwrap();
+    let log = file.path.with_extension("db-wal");
+    fs::write(&log, "commits").unwrap();
+    let (error, _) = refused(&file.path);
+    assert!(matches!(error, StoreError::Corrupt { .. }));
+    assert_eq!(fs::read(&log).unwrap(), b"commits");
+}
+
+#[tokio::test]
+async fn garbage_in_the_tables_is_refused() {
+    let file = store_file().await;
+    let mut content = fs::read(&file.path).unwrap();
+    content[4096..4096 * 6].fill(0xa5);
+    fs::write(&file.path, content).unwrap();
+    let (error, text) = refused(&file.path);
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{text}");
+}
+
+#[tokio::test]
+async fn missing_tables_are_refused() {
+    let file = store_file().await;
+    change(&file, "DROP TABLE sinks");
+    let (error, text) = refused(&file.path);
+    assert!(matches!(error, StoreError::Corrupt { .. }));
+    assert!(text.contains("sinks is missing"), "{text}");
+}
+
+#[tokio::test]
+async fn values_that_were_never_written_are_reported_as_damage() {
+    let file = store_file().await;
+    change(&file, "UPDATE accounts SET state = 'asleep'");
+    let store = Store::open(&file.path).unwrap();
+    let error = store.register_accounts(vec![]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+}
+
+#[test]
+fn an_empty_file_becomes_a_store() {
+    let file = test_file();
+    fs::write(&file.path, "").unwrap();
+    Store::open(&file.path).unwrap();
+}
+
+#[test]
+fn paths_that_cannot_hold_a_store_are_refused() {
+    let file = test_file();
+    let missing = file.directory.path().join("missing/kfwatch.db");
+    let error = Store::open(&missing).unwrap_err();
+    assert!(matches!(&error, StoreError::NoDirectory(path) if path.ends_with("missing")));
+    assert!(!missing.parent().unwrap().exists());
+    for other in [file.directory.path(), Path::new("/dev/null")] {
+        assert!(matches!(Store::open(other).unwrap_err(), StoreError::NotAFile(_)));
+    }
+    assert!(matches!(EventLog::open(&file.path), Err(StoreError::Missing(_))));
+    assert!(!file.path.exists(), "reading creates nothing");
+}

@@ -1,0 +1,52 @@
+//! A log that is kept within its size: the file does not grow beyond it, however much passes through.
+
+use kfwatch::store::{LogPosition, Room, RoomLimits, Start};
+
+use crate::support::store::*;
+
+const BOUND: u64 = 4 << 20;
+
+#[tokio::test]
+async fn a_file_does_not_grow_beyond_its_bound_however_much_passes_through() {
+    let file = test_file();
+    let store = kfwatch::store::Store::open(&file.path).unwrap();
+    sinks(&store, &["dead", "log"], Start::Beginning, 0).await;
+    let account = register(&store, "a").await;
+    let used = store.used_bytes();
+    let (mut suspended, mut passed, mut newest) = (Vec::new(), 0, LogPosition::BEGINNING);
+    for round in 0..400 {
+        let changes = (0..100).map(|n| started(&format!("o-{round}-{n}"), n)).collect();
+        newest = commit(&store, &account, changes).await.last_event;
+        // So that the snapshot does not grow.
+        let changes = (0..100).map(|n| ended(&format!("o-{round}-{n}"), n)).collect();
+        passed += 200;
+        newest = newest.max(commit(&store, &account, changes).await.last_event);
+        store.advance_cursor("log", newest).await.unwrap();
+        while *used.borrow() > BOUND / 100 * 95 {
+            let limits = RoomLimits { bytes: BOUND / 100 * 90, batch: 1000 };
+            match store.make_room(limits).await.unwrap() {
+                Room::HeldBack { sink, .. } => {
+                    store.suspend_sink(&sink, "too large", at(1)).await.unwrap();
+                    suspended.push(sink);
+                }
+                Room::Removed { events } => assert!(events > 0),
+                Room::Enough => break,
+                Room::NothingLeft => unreachable!("the log is most of the store"),
+            }
+        }
+        assert!(*used.borrow() <= BOUND);
+    }
+    assert_eq!(suspended, ["dead"], "once, and nobody else");
+    assert_eq!(newest, LogPosition(passed));
+    let dead = store.pending("dead").await.unwrap();
+    assert_eq!(
+        dead.events + dead.lost_events,
+        passed.unsigned_abs(),
+        "each event is there or counted as lost"
+    );
+    assert!(dead.lost_events > 0);
+    store.close().await;
+    let length = file.path.metadata().unwrap().len();
+    assert!(length <= BOUND, "{length}");
+    assert!(passed.unsigned_abs() * 500 > 5 * BOUND, "much more passed through than fits");
+}

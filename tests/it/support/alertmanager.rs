@@ -1,0 +1,134 @@
+//! A real Alertmanager, and who receives what it sends.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use axum::{Router, extract::State, http::Uri, response::IntoResponse};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::support::process::{Home, PATIENCE, eventually, get};
+use crate::support::prometheus::free_address;
+
+/// Debian's name of the program, and its own.
+const PROGRAMS: [&str; 2] = ["prometheus-alertmanager", "alertmanager"];
+
+/// An Alertmanager, killed when it is dropped.
+pub(crate) struct Alertmanager {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Alertmanager {
+    /// One with this configuration, whose files are relative to `home`.
+    pub(crate) fn start(home: &Home, configuration: &str) -> Self {
+        home.write("alertmanager.yml", configuration);
+        let address = free_address();
+        let spawn = |program: &&str| {
+            Command::new(program)
+                .arg(format!("--config.file={}", home.path("alertmanager.yml").display()))
+                .arg(format!("--storage.path={}", home.path("alertmanager").display()))
+                .arg(format!("--web.listen-address={address}"))
+                .args([
+                    "--cluster.listen-address=",
+                    "--log.level=warn",
+                    "--web.external-url=http://localhost/",
+                ])
+                .stdin(Stdio::null())
+                .spawn()
+                .ok()
+        };
+        let child = PROGRAMS.iter().find_map(spawn).unwrap();
+        eventually("Alertmanager", || TcpStream::connect(address).ok());
+        Self { child, address }
+    }
+
+    /// The alerts of this name that are active, silenced or not.
+    pub(crate) fn alerts(&self, name: &str) -> Vec<Value> {
+        self.all_alerts().into_iter().filter(|alert| alert["labels"]["alertname"] == name).collect()
+    }
+
+    /// All alerts that are active, silenced or not.
+    pub(crate) fn all_alerts(&self) -> Vec<Value> {
+        let answer = get(self.address, "/api/v2/alerts", "");
+        serde_json::from_slice(&answer.body).unwrap_or_default()
+    }
+
+    /// Brings alerts, each with `labels` and maybe `annotations`, in this order, as Prometheus does.
+    pub(crate) fn bring(&self, alerts: &[Value]) {
+        let body = json!(alerts).to_string();
+        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!(
+            "POST /api/v2/alerts HTTP/1.0\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some("200"), "{answer}");
+    }
+}
+
+impl Drop for Alertmanager {
+    fn drop(&mut self) {
+        // Fails only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Stands for the webhook and for WeCom: takes everything, and remembers it.
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
+    received: Received,
+    _runtime: Runtime,
+}
+
+/// Paths and bodies.
+type Received = Arc<Mutex<Vec<(String, String)>>>;
+
+impl Receiver {
+    pub(crate) fn start() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let received = Received::default();
+        let app = Router::new().fallback(receive).with_state(Arc::clone(&received));
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { address, received, _runtime: runtime }
+    }
+
+    /// The alerts of this name and status that came by webhook.
+    pub(crate) fn alerts(&self, name: &str, status: &str) -> Vec<Value> {
+        let messages = self.messages("").into_iter();
+        let alerts = messages.flat_map(|message| message["alerts"].as_array().cloned().unwrap_or_default());
+        alerts.filter(|alert| alert["labels"]["alertname"] == name && alert["status"] == status).collect()
+    }
+
+    /// The texts that came for WeCom.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let messages = self.messages("/message/send").into_iter();
+        messages.filter_map(|message| Some(message["text"]["content"].as_str()?.to_owned())).collect()
+    }
+
+    /// All that came to paths with this end.
+    pub(crate) fn messages(&self, end_of_path: &str) -> Vec<Value> {
+        let received = self.received.lock().unwrap();
+        let sent = received.iter().filter(|(path, _)| path.ends_with(end_of_path));
+        sent.filter_map(|(_, body)| serde_json::from_str(body).ok()).collect()
+    }
+}
+
+async fn receive(State(received): State<Received>, uri: Uri, body: String) -> impl IntoResponse {
+    received.lock().unwrap().push((uri.path().to_owned(), body));
+    // What WeCom answers to a fetch of a token and to a message.
+    r#"{"errcode":0,"errmsg":"ok","access_token":"token","expires_in":7200}"#
+}

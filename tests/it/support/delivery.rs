@@ -1,0 +1,146 @@
+//! What tests of delivery have in common, whatever they deliver to: a busy WeChat, a daemon that polls it every second, and sinks.
+
+use std::time::Duration;
+
+use kfwatch::simulator::{Control, CustomerFlow, Endpoint, Fault, FaultRule, Scenario, Spread};
+
+use crate::support::process::{Ended, Home, Process, WeChat, appid, eventually, quiet, secret};
+use crate::support::receiver::KEYS;
+
+/// A home whose daemon polls every second and collects nothing else; `more` is the rest of its configuration.
+pub(crate) fn home(wechat: &WeChat, more: &str) -> Home {
+    let home = Home::new().without_collectors();
+    configure(&home, wechat, more);
+    home
+}
+
+pub(crate) fn configure(home: &Home, wechat: &WeChat, more: &str) {
+    let poll = "[poll]\nschedule = \"* * * * * *\"\n[web]\nlisten = \"127.0.0.1:0\"";
+    home.write("config.toml", &format!("{}\n{poll}\n{more}", with_tokens_in_files(home, wechat)));
+}
+
+/// A token that a daemon fetches itself, the next one may not fetch again for ten seconds.
+fn with_tokens_in_files(home: &Home, wechat: &WeChat) -> String {
+    let mut text = wechat.configuration();
+    for index in 0..2 {
+        let fetched = format!("source = \"stable\"\nsecret = \"{}\"", secret(index));
+        if !text.contains(&fetched) {
+            continue;
+        }
+        let file = format!("{}.token", appid(index));
+        if !home.path(&file).exists() {
+            home.write(&file, &wechat.control().meddle(&appid(index)).unwrap());
+        }
+        text = text.replace(&fetched, &format!("source = \"file\"\npath = \"{file}\""));
+    }
+    assert!(!text.contains("stable"), "{text}");
+    text
+}
+
+/// A customer comes to a kf account of the first official account.
+pub(crate) fn open(control: &Control, kf_account: &str, openid: &str) {
+    control.open_session(&appid(0), kf_account, openid, None).unwrap();
+}
+
+/// Puts so many copies of the newest event behind it, with ids of their own, in the store of a daemon that does not run.
+pub(crate) fn copy_newest_event(store: &rusqlite::Connection, copies: usize) {
+    store
+        .execute(
+            "INSERT INTO events (account, sequence, type, createtime, session_id, observed_at, json)
+             WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < ?1)
+             SELECT account, sequence + n, type, createtime, randomblob(16), observed_at + n,
+                    replace(json, '\"id\":\"', '\"id\":\"' || printf('%08d', n))
+             FROM copies, (SELECT * FROM events ORDER BY id DESC LIMIT 1)",
+            [copies as i64],
+        )
+        .unwrap();
+    store
+        .execute_batch(
+            "UPDATE accounts SET sequence = (SELECT max(sequence) FROM events WHERE account = accounts.id)
+             WHERE id IN (SELECT account FROM events)",
+        )
+        .unwrap();
+}
+
+/// A signed webhook; `more` are further keys.
+pub(crate) fn webhook(name: &str, url: &str, more: &str) -> String {
+    format!(
+        "[[sinks]]\nname = \"{name}\"\ntype = \"webhook\"\nurl = \"{url}\"\nsecret = \"{}\"\n{more}\n",
+        KEYS[0]
+    )
+}
+
+/// A file.
+pub(crate) fn file(name: &str, path: &str) -> String {
+    format!("[[sinks]]\nname = \"{name}\"\ntype = \"jsonl\"\npath = \"{path}\"\n")
+}
+
+/// Two official accounts with six kf accounts each, and customers who come and go all the time.
+pub(crate) fn lively() -> Scenario {
+    let spread = |mean, min, max| Spread {
+        mean: Duration::from_millis(mean),
+        min: Duration::from_millis(min),
+        max: Duration::from_millis(max),
+    };
+    Scenario {
+        seed: 5,
+        customers: CustomerFlow {
+            initial: 2,
+            gap: Some(spread(300, 50, 3_000)),
+            wait: spread(300, 0, 2_000),
+            stay: Some(spread(2_000, 500, 5_000)),
+            returning: 0.4,
+        },
+        ..quiet(&[("north", 6), ("south", 6)])
+    }
+}
+
+pub(crate) fn of_sink(daemon: &Process, sink: &str, name: &str) -> f64 {
+    daemon.metric(&format!("kfwatch_sink_{name}{{sink=\"{sink}\"}}")).unwrap()
+}
+
+pub(crate) fn eventually_delivered(daemon: &Process, sink: &str) {
+    eventually("nothing pending", || (of_sink(daemon, sink, "pending_events") <= 0.0).then_some(()));
+}
+
+pub(crate) fn eventually_logged(daemon: &Process, text: &str) {
+    eventually(text, || daemon.stderr().contains(text).then_some(()));
+}
+
+pub(crate) fn times_logged(log: &str, text: &str) -> usize {
+    log.matches(text).count()
+}
+
+/// Waits until everybody is polled.
+pub(crate) fn eventually_polls(wechat: &WeChat) {
+    let control = wechat.control();
+    let polls = || control.requests(Endpoint::GetSessionList);
+    let everybody = polls() + 12;
+    eventually("polls", || (polls() >= everybody).then_some(()));
+}
+
+/// Waits for polls of everybody, and lets every later one fail, so that the log ends somewhere.
+pub(crate) fn nothing_more_happens(wechat: &WeChat, daemon: &Process) {
+    (0..3).for_each(|_| eventually_polls(wechat));
+    wechat.control().inject(FaultRule::new(Fault::Errcode(-1)));
+    let failures = "kfwatch_poll_failures_total{official_account=\"north\",kf_account=\"kf1@north\"}";
+    eventually("nothing new happens", || daemon.metric(failures).filter(|failures| *failures >= 2.0));
+}
+
+pub(crate) fn terminate(daemon: Process) -> Ended {
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ended
+}
+
+pub(crate) fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// `KFWATCH_DELIVERY_ROUNDS`, or enough for every run.
+pub(crate) fn rounds(enough: usize) -> usize {
+    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
+    let rounds = std::env::var("KFWATCH_DELIVERY_ROUNDS");
+    rounds.map_or(enough, |rounds| rounds.parse().unwrap())
+}

@@ -1,0 +1,124 @@
+//! The event log, and what sinks must have got of it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_json::Value;
+
+use crate::support::process::Home;
+use crate::support::receiver::Delivery;
+
+/// The event log, a line of JSON each.
+pub(crate) struct EventLog(Vec<String>);
+
+impl EventLog {
+    /// Reads it, and holds it to what a log promises by itself.
+    pub(crate) fn of(home: &Home) -> Self {
+        let printed = home.run("events --format json");
+        assert_eq!(printed.code, Some(0), "{printed:?}");
+        let log = Self(printed.stdout.lines().map(str::to_owned).collect());
+        log.check();
+        log
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The part that a sink wants.
+    pub(crate) fn only(&self, wants: impl Fn(&Value) -> bool) -> Self {
+        Self(self.0.iter().filter(|line| wants(&parsed(line))).cloned().collect())
+    }
+
+    /// Ids are unique, sequences have no gaps, no session starts or ends twice, and none ends that has not started.
+    fn check(&self) {
+        let mut ids = HashSet::new();
+        let mut sequences: HashMap<String, u64> = HashMap::new();
+        let mut open: HashMap<String, bool> = HashMap::new();
+        for line in &self.0 {
+            let event = parsed(line);
+            assert!(ids.insert(text(&event, "/id")), "twice: {line}");
+            let sequence = sequences.entry(text(&event, "/source")).or_default();
+            *sequence += 1;
+            assert_eq!(text(&event, "/sequence"), format!("{sequence:020}"), "{line}");
+            match text(&event, "/type").as_str() {
+                "kf.session.started" => {
+                    assert_eq!(open.insert(text(&event, "/subject"), true), None, "{line}")
+                }
+                "kf.session.ended" => {
+                    assert_eq!(open.insert(text(&event, "/subject"), false), Some(true), "{line}");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Every event was received, with the bytes of the log each time, first in order per kf account; nothing else was. How
+    /// often one was received again.
+    pub(crate) fn assert_received<'a>(
+        &self,
+        sink: &str,
+        received: impl IntoIterator<Item = &'a str>,
+    ) -> usize {
+        let number: HashMap<&str, usize> = self.0.iter().enumerate().map(|(n, line)| (&**line, n)).collect();
+        let mut first: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let mut seen = HashSet::new();
+        let mut again = 0;
+        for line in received {
+            assert!(number.contains_key(line), "{sink}: not in the log: {line}");
+            let n = number[line];
+            if seen.insert(n) {
+                first.entry(text(&parsed(line), "/source")).or_default().push(n);
+            } else {
+                again += 1;
+            }
+        }
+        let missing = (0..self.len()).find(|n| !seen.contains(n)).map(|n| &self.0[n]);
+        assert_eq!(missing, None, "{sink}: {} of {} came", seen.len(), self.len());
+        for (account, numbers) in &first {
+            assert!(numbers.is_sorted(), "{sink}: {account}: {numbers:?}");
+        }
+        again
+    }
+
+    /// The same of a webhook; each event was confirmed besides, and in order as well.
+    pub(crate) fn assert_posted(&self, sink: &str, received: &[Delivery]) -> usize {
+        let confirmed = received.iter().filter(|delivery| delivery.confirmed);
+        self.assert_received(sink, confirmed.map(|delivery| &*delivery.body));
+        self.assert_attempted(sink, received)
+    }
+
+    /// The same of a webhook that may have confirmed an event before one that it had refused; its requests are good besides.
+    pub(crate) fn assert_attempted(&self, sink: &str, received: &[Delivery]) -> usize {
+        for delivery in received {
+            assert_eq!(delivery.path, "/kf", "no redirect is followed");
+            assert_eq!(delivery.header("content-type"), "application/cloudevents+json; charset=utf-8");
+            assert_eq!(delivery.id(), text(&delivery.json(), "/id"));
+            assert!(delivery.signed, "{delivery:?}");
+        }
+        self.assert_received(sink, received.iter().map(|delivery| &*delivery.body))
+    }
+
+    /// Of the lines of files that were rotated, the oldest first. What a kill left of a line at the end of one is no line.
+    pub(crate) fn assert_written(&self, sink: &str, files: &[String]) -> usize {
+        let whole_lines = files.iter().flat_map(|file| {
+            let end = file.rfind('\n').map_or(0, |at| at + 1);
+            let half = &file[end..];
+            assert!(self.0.iter().any(|line| line.starts_with(half)), "{sink}: {half:?} is made up");
+            file[..end].lines()
+        });
+        self.assert_received(sink, whole_lines)
+    }
+}
+
+pub(crate) fn parsed(line: &str) -> Value {
+    serde_json::from_str(line).unwrap()
+}
+
+pub(crate) fn text(event: &Value, pointer: &str) -> String {
+    event.pointer(pointer).unwrap().as_str().unwrap().to_owned()
+}
+
+/// Official account and kf account.
+pub(crate) fn account_of(event: &Value) -> (String, String) {
+    (text(event, "/data/official_account"), text(event, "/data/kf_account"))
+}

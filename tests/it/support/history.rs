@@ -1,0 +1,194 @@
+//! What the daemon was told about one kf account: the ledger's answers in order, with what is uncertain about each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use kfwatch::simulator::{AccountToWatch, Answered, Control, Endpoint, Ledger, PollRecord, SessionRecord};
+
+use crate::support::{
+    events::{Account, Session},
+    eventually,
+    site::{CLIENT_TIMEOUT_MS, Tokens},
+};
+
+/// For the answers that are under way when the daemon ends.
+const BOOKED_WITHIN: Duration = Duration::from_secs(20);
+
+/// One process of the daemon, from its start to its end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Life {
+    /// UNIX milliseconds, before the process was started.
+    pub(crate) from_ms: i64,
+    /// UNIX milliseconds, after the process was gone.
+    pub(crate) to_ms: i64,
+    /// Whether it was killed rather than drained.
+    pub(crate) killed: bool,
+}
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Exchange {
+    /// When the request reached the simulator: the answer shows the world of this millisecond.
+    pub(crate) received_ms: i64,
+    pub(crate) told: Told,
+    /// Whether it may just as well not have counted.
+    pub(crate) uncertain: bool,
+    /// Bounds of the moment when the request was sent.
+    pub(crate) sent_ms: [i64; 2],
+    /// Bounds of the moment when the answer had been received, if it was.
+    pub(crate) taken_ms: [i64; 2],
+    /// Whether the daemon was killed, or drained, before the next exchange.
+    pub(crate) then: Then,
+}
+
+/// What the daemon could learn from an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    Listed(BTreeSet<Session>),
+    Keyless,
+    Refused(i64),
+    Nothing,
+    /// Nothing conclusive for `blind_after`; what consumers are told of the cause.
+    Silence {
+        errcode: Option<i64>,
+        source: &'static str,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    GoesOn,
+    Drained,
+    Killed,
+}
+
+/// All that is true of one kf account.
+#[derive(Debug, Clone)]
+pub(crate) struct History {
+    pub(crate) account: Account,
+    pub(crate) exchanges: Vec<Exchange>,
+    /// When each session was opened, and closed if it was.
+    pub(crate) truth: BTreeMap<Session, (i64, Option<i64>)>,
+}
+
+impl History {
+    /// Those of all kf accounts.
+    pub(crate) fn all(
+        accounts: &[(AccountToWatch, Tokens)],
+        ledger: &Ledger,
+        lives: &[Life],
+    ) -> Vec<History> {
+        let mut polls = HashMap::<_, Vec<&PollRecord>>::new();
+        for poll in &ledger.polls {
+            polls.entry((&*poll.appid, &*poll.kf_account)).or_default().push(poll);
+        }
+        let mut sessions = HashMap::<_, Vec<&SessionRecord>>::new();
+        for session in &ledger.sessions {
+            sessions.entry((&*session.appid, &*session.kf_account)).or_default().push(session);
+        }
+        let kf_accounts = accounts.iter().flat_map(|(official, _)| {
+            official.kf_accounts.iter().map(move |kf_account| (official, kf_account))
+        });
+        kf_accounts
+            .map(|(AccountToWatch { name, appid, .. }, kf_account)| {
+                let key = (&**appid, &**kf_account);
+                let [official_account, appid] = [name, appid].map(String::clone);
+                let account = Account { official_account, appid, kf_account: kf_account.clone() };
+                let sessions = sessions.remove(&key).unwrap_or_default();
+                History::told_by(account, polls.remove(&key).unwrap_or_default(), &sessions, (ledger, lives))
+            })
+            .collect()
+    }
+
+    /// That of one kf account.
+    pub(crate) fn of(account: &Account, ledger: &Ledger, lives: &[Life]) -> History {
+        let is_ours =
+            |appid: &str, kf_account: &str| appid == account.appid && kf_account == account.kf_account;
+        let polls = ledger.polls.iter().filter(|poll| is_ours(&poll.appid, &poll.kf_account)).collect();
+        let ours = ledger.sessions.iter().filter(|session| is_ours(&session.appid, &session.kf_account));
+        History::told_by(account.clone(), polls, &ours.collect::<Vec<_>>(), (ledger, lives))
+    }
+
+    fn told_by(
+        account: Account,
+        mut polls: Vec<&PollRecord>,
+        sessions: &[&SessionRecord],
+        (ledger, lives): (&Ledger, &[Life]),
+    ) -> History {
+        // At most one is in flight, so the order of their beginnings is the order of all.
+        polls.sort_by_key(|poll| poll.received_at_ms);
+        let exchanges = (0..polls.len()).map(|at| exchange(&polls, at, lives, ledger)).collect();
+        let truth = sessions
+            .iter()
+            .map(|record| (session(record), (record.opened_at_ms, record.closed_at_ms)))
+            .collect();
+        History { account, exchanges, truth }
+    }
+}
+
+fn session(record: &SessionRecord) -> Session {
+    Session { openid: record.openid.to_string(), createtime: record.createtime }
+}
+
+fn exchange(polls: &[&PollRecord], at: usize, lives: &[Life], ledger: &Ledger) -> Exchange {
+    let poll = polls[at];
+    let life = life_of(poll, lives);
+    let next = polls.get(at + 1).filter(|next| life_of(next, lives).from_ms == life.from_ms);
+    let then = match next {
+        Some(_) => Then::GoesOn,
+        None if life.killed => Then::Killed,
+        None => Then::Drained,
+    };
+    let (told, questionable) = told(&poll.answer, ledger);
+    // The client may have given up when the answer came, but not when there was plenty of time left. A daemon that
+    // was killed may have had its last answer or not, and may have committed it or not; the one before it had been
+    // committed, because an account has one poll at a time.
+    let late = poll.answered_at_ms.is_some_and(|sent| sent - poll.received_at_ms > CLIENT_TIMEOUT_MS / 2);
+    let uncertain = questionable || late || then == Then::Killed;
+    Exchange {
+        received_ms: poll.received_at_ms,
+        told,
+        uncertain,
+        sent_ms: [not_sent_before(polls, at, life), poll.received_at_ms],
+        // Moments are rounded to milliseconds: away from what they bound.
+        taken_ms: [poll.received_at_ms, next.map_or(life.to_ms, |next| next.received_at_ms + 1)],
+        then,
+    }
+}
+
+fn life_of(poll: &PollRecord, lives: &[Life]) -> Life {
+    *lives.iter().rfind(|life| life.from_ms <= poll.received_at_ms).unwrap_or(&lives[0])
+}
+
+/// A request is sent after the answer before it was received. When a connection breaks without an answer, the same
+/// request may be sent again: then its sending was that of the first try.
+fn not_sent_before(polls: &[&PollRecord], at: usize, life: Life) -> i64 {
+    let broke = |poll: &PollRecord| matches!(poll.answer, Answered::Failed("close" | "reset"));
+    let before = polls[..at].iter().rfind(|poll| !broke(poll));
+    before.map_or(life.from_ms, |poll| poll.received_at_ms.max(life.from_ms))
+}
+
+/// What an answer tells, and whether a careful client may refuse it all the same.
+fn told(answer: &Answered, ledger: &Ledger) -> (Told, bool) {
+    let listed =
+        |indices: &[u32]| indices.iter().map(|index| session(&ledger.sessions[*index as usize])).collect();
+    match answer {
+        Answered::Listed(indices) => (Told::Listed(listed(indices)), false),
+        Answered::Questionable(answered) => (told(answered, ledger).0, true),
+        Answered::Keyless => (Told::Keyless, false),
+        Answered::Refused(errcode) => (Told::Refused(*errcode), false),
+        Answered::Failed(_) => (Told::Nothing, false),
+    }
+}
+
+/// The ledger once the daemon is gone and the last request is booked.
+pub(crate) fn whole_ledger(control: &Control) -> Ledger {
+    let ledger = eventually("every request is in the ledger", BOOKED_WITHIN, || {
+        let ledger = control.ledger();
+        (ledger.polls.len() as u64 == control.requests(Endpoint::GetSessionList)).then_some(ledger)
+    });
+    assert!(!ledger.incomplete);
+    ledger
+}

@@ -1,0 +1,310 @@
+//! A receiver of webhooks that shares nothing with kfwatch: HTTP/1.1 on loopback, plain or in TLS, as well or as badly behaved
+//! as a test wants it, and able to die and come back on the same port.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::event_log;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::Value;
+use standardwebhooks::Webhook;
+
+/// Two keys for tests.
+pub(crate) const KEYS: [&str; 2] =
+    ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
+
+/// One request, as it was read whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) path: String,
+    headers: Vec<(String, String)>,
+    pub(crate) body: String,
+    /// Whether its signature was good for the first key when it came: later the reference implementation finds it too old.
+    pub(crate) signed: bool,
+    /// Whether it was confirmed: set when the answer is sent.
+    pub(crate) confirmed: bool,
+}
+
+impl Delivery {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let mut found = self.headers.iter().filter(|(known, _)| known == name);
+        let value = found.next().map_or("", |(_, value)| value);
+        assert!(found.next().is_none(), "{name} is there twice");
+        value
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.header("webhook-id")
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        event_log::parsed(&self.body)
+    }
+
+    /// Official account and kf account.
+    pub(crate) fn account(&self) -> (String, String) {
+        event_log::account_of(&self.json())
+    }
+
+    /// Fails unless the signature is good for this key, in the eyes of the reference implementation.
+    pub(crate) fn verify(&self, key: &str) {
+        assert!(self.is_signed_with(key), "{self:?}");
+    }
+
+    fn is_signed_with(&self, key: &str) -> bool {
+        let mut headers = reqwest::header::HeaderMap::new();
+        for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+            headers.insert(name, self.header(name).parse().unwrap());
+        }
+        Webhook::new(key).unwrap().verify(self.body.as_bytes(), &headers).is_ok()
+    }
+}
+
+/// What a receiver does with a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// A status, with these header lines, each ended by CR LF, and a body.
+    Status(u16, String, String),
+    /// No answer until the other side gives up.
+    Hang,
+    /// The begin of an answer, and the end of the connection.
+    Reset,
+    /// Something that is not HTTP.
+    Garbage,
+    /// 200 after a time.
+    Slow(Duration),
+    /// 200 and half a body, and the end of the connection.
+    Cut,
+    /// 200 and half a body, and nothing more.
+    Stall,
+    /// 200 and a body of a megabyte.
+    Huge,
+    /// 200 and a body that never ends, as fast as it is read.
+    Endless,
+    /// 200 and headers that never end.
+    EndlessHead,
+}
+
+impl Answer {
+    pub(crate) fn status(status: u16) -> Self {
+        Self::Status(status, String::new(), String::new())
+    }
+}
+
+type Decide = Box<dyn FnMut(&Delivery) -> Answer + Send>;
+
+struct Shared {
+    received: Mutex<Vec<Delivery>>,
+    decide: Mutex<Decide>,
+    connections: Mutex<Vec<TcpStream>>,
+    dead: AtomicBool,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+/// A receiver, dead or alive.
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// One that confirms everything.
+    pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same behind TLS, as this certificate's server.
+    pub(crate) fn start_tls(config: ServerConfig) -> Self {
+        Self::start_with(Some(Arc::new(config)))
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let shared = Arc::new(Shared {
+            received: Mutex::default(),
+            decide: Mutex::new(Box::new(|_| Answer::status(204))),
+            connections: Mutex::default(),
+            dead: AtomicBool::new(false),
+            tls,
+        });
+        let mut receiver = Self { address: listener.local_addr().unwrap(), shared, acceptor: None };
+        receiver.listen(listener);
+        receiver
+    }
+
+    /// From now on it answers like this.
+    pub(crate) fn answer(&self, decide: impl FnMut(&Delivery) -> Answer + Send + 'static) {
+        *self.shared.decide.lock().unwrap() = Box::new(decide);
+    }
+
+    pub(crate) fn received(&self) -> Vec<Delivery> {
+        self.shared.received.lock().unwrap().clone()
+    }
+
+    pub(crate) fn confirmed(&self) -> usize {
+        self.shared.received.lock().unwrap().iter().filter(|delivery| delivery.confirmed).count()
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.address)
+    }
+
+    /// By the name that its certificate has, which leads to loopback.
+    pub(crate) fn https_url(&self, name: &str) -> String {
+        format!("https://{name}:{}/kf", self.address.port())
+    }
+
+    /// All its connections break, and new ones are refused.
+    pub(crate) fn kill(&mut self) {
+        let Some(acceptor) = self.acceptor.take() else { return };
+        self.shared.dead.store(true, Ordering::SeqCst);
+        // Wakes the acceptor, which then closes the listener.
+        drop(TcpStream::connect(self.address));
+        acceptor.join().unwrap();
+        for connection in self.shared.connections.lock().unwrap().drain(..) {
+            // The other side may have closed it already.
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// It is back, on the same port.
+    pub(crate) fn revive(&mut self) {
+        self.shared.dead.store(false, Ordering::SeqCst);
+        self.listen(TcpListener::bind(self.address).unwrap());
+    }
+
+    fn listen(&mut self, listener: TcpListener) {
+        let shared = Arc::clone(&self.shared);
+        self.acceptor = Some(std::thread::spawn(move || {
+            for connection in listener.incoming().map_while(Result::ok) {
+                if shared.dead.load(Ordering::SeqCst) {
+                    return;
+                }
+                shared.connections.lock().unwrap().push(connection.try_clone().unwrap());
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || {
+                    let socket = connection.try_clone().unwrap();
+                    serve(wrapped(connection, &shared), &shared);
+                    let _ = socket.shutdown(Shutdown::Both);
+                });
+            }
+        }));
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+/// A handshake that fails, fails at the first read.
+fn wrapped(connection: TcpStream, shared: &Shared) -> Box<dyn Stream> {
+    match &shared.tls {
+        None => Box::new(connection),
+        Some(config) => {
+            let tls = ServerConnection::new(Arc::clone(config)).unwrap();
+            Box::new(StreamOwned::new(tls, connection))
+        }
+    }
+}
+
+/// Serves a connection until it breaks.
+fn serve(connection: Box<dyn Stream>, shared: &Shared) {
+    let mut reader = BufReader::new(connection);
+    while let Some(delivery) = read_request(&mut reader) {
+        let answer = shared.decide.lock().unwrap()(&delivery);
+        let confirms = match &answer {
+            Answer::Status(status, ..) => (200..300).contains(status),
+            Answer::Slow(_) | Answer::Cut | Answer::Stall | Answer::Huge | Answer::Endless => true,
+            Answer::Hang | Answer::Reset | Answer::Garbage | Answer::EndlessHead => false,
+        };
+        let place = {
+            let mut received = shared.received.lock().unwrap();
+            received.push(delivery);
+            received.len() - 1
+        };
+        if let Answer::Slow(time) = answer {
+            std::thread::sleep(time);
+        }
+        let writer = reader.get_mut();
+        if writer.write_all(&beginning(&answer)).and_then(|()| writer.flush()).is_err() {
+            break;
+        }
+        shared.received.lock().unwrap()[place].confirmed = confirms;
+        match answer {
+            Answer::Status(..) | Answer::Slow(_) => {}
+            // Until the other side closes; how it does so is all the same.
+            Answer::Hang | Answer::Stall => {
+                let _ = reader.read(&mut [0]);
+                break;
+            }
+            Answer::Huge => {
+                if writer.write_all(&vec![b'x'; MEGABYTE]).is_err() {
+                    break;
+                }
+            }
+            Answer::Endless => while writer.write_all(&[b'x'; 4096]).is_ok() {},
+            Answer::EndlessHead => while writer.write_all(b"X-More: and more\r\n").is_ok() {},
+            Answer::Reset | Answer::Garbage | Answer::Cut => break,
+        }
+    }
+}
+
+/// The answer, or as much of it as decides what it is.
+fn beginning(answer: &Answer) -> Vec<u8> {
+    match answer {
+        Answer::Status(status, headers, body) => {
+            format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).into()
+        }
+        Answer::Slow(_) => b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(),
+        Answer::Garbage => b"220 mail.example ESMTP\r\n\r\n".into(),
+        Answer::Reset => b"HTTP/1.1 2".into(),
+        Answer::Cut | Answer::Stall => b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf".into(),
+        Answer::Huge => format!("HTTP/1.1 200 OK\r\nContent-Length: {MEGABYTE}\r\n\r\n").into(),
+        Answer::Endless => b"HTTP/1.1 200 OK\r\n\r\n".into(),
+        Answer::EndlessHead => b"HTTP/1.1 200 OK\r\n".into(),
+        Answer::Hang => Vec::new(),
+    }
+}
+
+const MEGABYTE: usize = 1024 * 1024;
+
+/// None when the connection ends or breaks before a whole request.
+fn read_request(reader: &mut impl BufRead) -> Option<Delivery> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut words = line.split(' ');
+    let (method, path) = (words.next()?, words.next()?.to_owned());
+    assert_eq!(method, "POST");
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) => headers.push((name.to_ascii_lowercase(), value.to_owned())),
+            None if line.trim_end().is_empty() && !line.is_empty() => break,
+            None => return None,
+        }
+    }
+    let length = headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()?;
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let body = String::from_utf8(body).unwrap();
+    let mut delivery = Delivery { path, headers, body, signed: false, confirmed: false };
+    delivery.signed = delivery.is_signed_with(KEYS[0]);
+    Some(delivery)
+}

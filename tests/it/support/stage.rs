@@ -1,0 +1,201 @@
+//! The daemon without its tasks, by a scripted clock: a real configuration, its schedules, store, tokens and polls. Ticks
+//! come as their schedules say, as fast as they can be served.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use kfwatch::{
+    app::{self, Connections},
+    config::{Config, Environment},
+    domain::{clock::Clock, cron::Schedule},
+    metrics::{
+        Metrics,
+        exposition::{self, Detail, Stored},
+    },
+    poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
+    simulator::{Control, Ledger, Scenario, Simulator},
+    status::Table,
+    store::{LogPosition, Store},
+};
+use tempfile::TempDir;
+
+use crate::support::{
+    events::{Account, Event},
+    rehearsal::ScriptedClock,
+};
+
+/// A daemon on a stage, with the simulator that it calls.
+pub(crate) struct Stage {
+    pub(crate) clock: Arc<ScriptedClock>,
+    pub(crate) control: Control,
+    store: Store,
+    metrics: Arc<Metrics>,
+    poller: Poller,
+    pub(crate) cast: Vec<Role>,
+    _simulator: Simulator,
+    _directory: TempDir,
+}
+
+/// An official account, and the ticks that it had.
+pub(crate) struct Role {
+    pub(crate) name: String,
+    pub(crate) appid: String,
+    official_account: Arc<OfficialAccount>,
+    schedule: Schedule,
+    pub(crate) ticks: Vec<Tick>,
+}
+
+/// A tick, all polls of which have ended. UNIX milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tick {
+    pub(crate) from_ms: i64,
+    pub(crate) to_ms: i64,
+}
+
+impl Stage {
+    /// Both clocks show the scenario's start. `configuration`: of the daemon, but for the place of its store; the
+    /// simulator's address is its argument.
+    pub(crate) async fn set(scenario: Scenario, configuration: impl Fn(&str) -> String) -> Self {
+        let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let control = simulator.control();
+        let clock = Arc::new(ScriptedClock::default());
+        clock.pass(ahead(&control, &clock));
+        let directory = tempfile::tempdir().unwrap();
+        let text = configuration(&simulator.base_url());
+        let config = Config::from_toml(&text, directory.path(), &Environment::default()).unwrap().config;
+        let store = Store::open(&config.store.path).unwrap();
+        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let by_clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        let connections = Connections::build(&config, &store, Arc::clone(&by_clock)).await.unwrap();
+        let mut cast = Vec::new();
+        for configured in &config.official_accounts {
+            let official_account = connections.official_account(configured, Arc::default(), &metrics);
+            let accounts = app::accounts(configured).collect();
+            let registered = store.register_accounts(accounts).await.unwrap();
+            let watched = registered.configured.into_iter();
+            let watched = watched.map(|stored| WatchedAccount::restored(stored, &official_account.status));
+            official_account.set_accounts(watched.collect());
+            cast.push(Role {
+                name: configured.name.clone(),
+                appid: configured.appid.clone(),
+                official_account,
+                schedule: configured.schedule.clone(),
+                ticks: Vec::new(),
+            });
+        }
+        let limits = PollLimits {
+            deadline: Duration::from_secs(20),
+            blind_after: config.poll.blind_after,
+            backoff_policy: config.backoff_policy,
+        };
+        let poller = Poller::new(store.clone(), Arc::clone(&metrics), by_clock, limits);
+        Self { clock, control, store, metrics, poller, cast, _simulator: simulator, _directory: directory }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now().wall
+    }
+
+    pub(crate) fn role(&self, name: &str) -> &Role {
+        self.cast.iter().find(|role| role.name == name).unwrap()
+    }
+
+    /// Plays all ticks until this moment, and stands there.
+    pub(crate) async fn play_until(&mut self, moment: Timestamp) {
+        loop {
+            let now = self.now();
+            let ticks: Vec<_> = self.cast.iter().map(|role| role.schedule.next_after(now).unwrap()).collect();
+            let next = *ticks.iter().min().unwrap();
+            if next > moment {
+                return self.pass_until(moment);
+            }
+            self.pass_until(next);
+            let due = (0..self.cast.len()).filter(|role| ticks[*role] == next);
+            let served = join_all(due.map(|role| self.serve(role))).await;
+            for (role, tick) in served {
+                self.cast[role].ticks.push(tick);
+            }
+        }
+    }
+
+    pub(crate) async fn play(&mut self, duration: Duration) {
+        self.play_until(self.now() + duration).await;
+    }
+
+    /// One tick of an official account: a poll of each of its kf accounts, all at once.
+    async fn serve(&self, role: usize) -> (usize, Tick) {
+        let from_ms = self.now().as_millisecond();
+        let official_account = &self.cast[role].official_account;
+        let accounts = official_account.accounts();
+        let claims = accounts.iter().map(|account| official_account.guard(account).unwrap());
+        join_all(claims.map(async |guard| self.poller.poll(&guard).await)).await;
+        (role, Tick { from_ms, to_ms: self.now().as_millisecond() + 1 })
+    }
+
+    fn pass_until(&self, moment: Timestamp) {
+        // In whole milliseconds, so that both clocks go on showing the same.
+        let left = moment.duration_since(self.now()).as_millis_f64().ceil().max(0.0);
+        let left = Duration::from_millis(left as u64);
+        self.clock.pass(left);
+        self.control.advance(left);
+    }
+
+    pub(crate) fn kf_accounts(&self) -> Vec<Account> {
+        let of_role = |role: &Role| {
+            let named = role.official_account.accounts();
+            let account = |account: &Arc<WatchedAccount>| Account {
+                official_account: role.name.clone(),
+                appid: role.appid.clone(),
+                kf_account: account.status.account.kf_account.to_string(),
+            };
+            named.iter().map(account).collect::<Vec<_>>()
+        };
+        self.cast.iter().flat_map(of_role).collect()
+    }
+
+    pub(crate) fn ledger(&self) -> Ledger {
+        let ledger = self.control.ledger();
+        assert!(!ledger.incomplete);
+        ledger
+    }
+
+    /// The events, by appid and kf account.
+    pub(crate) async fn events(&self) -> BTreeMap<(String, String), Vec<Event>> {
+        let mut events = BTreeMap::<_, Vec<Event>>::new();
+        for event in self.store.read_events_after(LogPosition::BEGINNING, 1_000_000).await.unwrap() {
+            let event = Event::parse(&event.json);
+            events.entry(event.account()).or_default().push(event);
+        }
+        events
+    }
+
+    /// The value of a series, written as it stands on the page.
+    pub(crate) fn metric(&self, series: &str) -> Option<f64> {
+        let statuses = self.cast.iter().map(|role| Arc::clone(&role.official_account.status)).collect();
+        let mut page = String::new();
+        exposition::write(
+            &Table::new(statuses),
+            &self.metrics,
+            &Stored::default(),
+            Detail::PerAccount,
+            |chunk| {
+                page.push_str(std::str::from_utf8(&chunk).unwrap());
+                true
+            },
+        );
+        let values = page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        values.map(|value| value.parse().unwrap()).next()
+    }
+}
+
+/// By how much the simulator is ahead: read until both were read within the same millisecond.
+fn ahead(control: &Control, clock: &ScriptedClock) -> Duration {
+    loop {
+        let before = clock.now().wall.as_millisecond();
+        let simulated = control.now().as_millisecond();
+        if clock.now().wall.as_millisecond() == before {
+            return Duration::from_millis(u64::try_from(simulated - before).unwrap());
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Tokens that others fight over, that are refused though they are good, or that cannot be had: kfwatch goes on polling
+//! where anybody could, asks for a token once in ten seconds at most, also across crashes, and no session ends by it.
+//!
+//! How the client keeps, drops and shares tokens is shown call by call in `tests/wechat.rs` and `tests/tokens.rs`; here
+//! are whole polls by the clock of a script, and crashes of the real program.
+
+use std::time::{Duration, Instant};
+
+use crate::support::events::Event;
+use crate::support::process::{Home, WeChat, appid, eventually, metric, quiet, secret};
+use crate::support::stage::Stage;
+use kfwatch::simulator::{Answered, Control, CustomerFlow, Endpoint, Fault, FaultRule, Scenario};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The least time between two token fetches of an official account.
+const FLOOR_MS: i64 = 10_000;
+
+/// One official account with this source of tokens; each of its kf accounts has a customer who stays.
+async fn shop(source: &str, kf_accounts: usize, schedule: &str) -> Stage {
+    let customers = CustomerFlow { initial: 1, ..CustomerFlow::default() };
+    let scenario = Scenario { customers, ..quiet(&[("shop", kf_accounts)]) };
+    let names = scenario.accounts().remove(0).kf_accounts;
+    Stage::set(scenario, |base_url| {
+        let token = match source {
+            "server" => format!(
+                "url = \"{base_url}/simulator/tokens/{}\"\njson_pointer = \"/access_token\"",
+                appid(0)
+            ),
+            _ => format!("secret = \"{}\"", secret(0)),
+        };
+        format!(
+            "api.base_url = \"{base_url}\"\npoll.schedule = \"{schedule}\"\n[[official_accounts]]\n\
+             name = \"shop\"\nappid = \"{}\"\nkf_accounts = {names:?}\n[official_accounts.token]\n\
+             source = \"{source}\"\n{token}\n",
+            appid(0)
+        )
+    })
+    .await
+}
+
+/// When tokens were asked for, and that it was never too soon.
+fn fetches(control: &Control, endpoint: Endpoint) -> Vec<i64> {
+    let calls = control.token_calls();
+    let at: Vec<i64> = calls.iter().filter(|call| call.endpoint == endpoint).map(|call| call.at_ms).collect();
+    let gaps = at.windows(2).map(|pair| pair[1] - pair[0]);
+    // The floor is kept where the call is sent: it may arrive a little later the first time than the second.
+    let too_soon = gaps.filter(|gap| *gap < FLOOR_MS - 200).count();
+    assert_eq!(too_soon, 0, "fetched at {at:?}");
+    at
+}
+
+/// When a poll of this kf account was answered well.
+fn good_polls(stage: &Stage, kf_account: &str) -> Vec<i64> {
+    let polls = stage.ledger().polls;
+    let good = polls
+        .iter()
+        .filter(|poll| *poll.kf_account == *kf_account && matches!(poll.answer, Answered::Listed(_)));
+    good.map(|poll| poll.received_at_ms).collect()
+}
+
+/// All events but the starts of the baseline: types, and states of state changes.
+async fn news(stage: &Stage) -> Vec<String> {
+    let short = |event: &Event| {
+        let [kind, from, to] = ["/type", "/data/from", "/data/to"].map(|pointer| event.text(pointer));
+        (event.json["data"]["baseline"] != true).then(|| format!("{kind} {from}>{to}"))
+    };
+    stage.events().await.values().flatten().filter_map(short).collect()
+}
+
+fn at_session_lists(fault: Fault, probability: f64) -> FaultRule {
+    let probability = Some(probability);
+    FaultRule { endpoint: Some(Endpoint::GetSessionList), probability, ..FaultRule::new(fault) }
+}
+
+#[tokio::test]
+async fn beside_a_program_that_fetches_classic_tokens_all_the_time_polls_go_on() {
+    let mut stage = shop("classic", 3, "*/5 * * * * *").await;
+    for _ in 0..400 {
+        stage.play(3 * SECOND).await;
+        stage.control.meddle(&appid(0)).unwrap();
+    }
+    let fetched = fetches(&stage.control, Endpoint::Token).len();
+    let ceiling = 1 + 1200 / 10;
+    assert!((ceiling / 2..=ceiling).contains(&fetched), "{fetched} of {ceiling}");
+    let good = good_polls(&stage, "kf1@shop");
+    let longest = good.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    println!(
+        "meddled: {fetched} fetches of {ceiling}, {} good polls, at most {longest} ms apart",
+        good.len()
+    );
+    assert!(good.len() >= 60 && longest <= 60_000, "{} good polls, {longest} ms apart", good.len());
+    let replaced = stage.metric("kfwatch_token_replaced_total{official_account=\"shop\"}").unwrap();
+    assert!(replaced >= 0.9 * fetched as f64, "{replaced} of {fetched} noticed");
+    assert_eq!(news(&stage).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_stable_token_that_is_refused_now_and_then_costs_those_polls_alone() {
+    let mut stage = shop("stable", 10, "*/15 * * * * *").await;
+    stage.play(MINUTE).await;
+    let before = stage.ledger().polls.len();
+    stage.control.inject(at_session_lists(Fault::Errcode(40001), 0.1));
+    stage.play(HOUR).await;
+    let polls = &stage.ledger().polls[before..];
+    let refused = polls.iter().filter(|poll| poll.answer == Answered::Refused(40001)).count();
+    // A poll that fails twice in a row waits for two seconds at most before the third.
+    assert_eq!(polls.len(), 10 * 240, "each kf account at each tick");
+    assert!((120..=360).contains(&refused), "{refused} refused");
+    let fetched = fetches(&stage.control, Endpoint::StableToken).len();
+    println!("refused {refused} times though current: {fetched} fetches in an hour of 241 ticks");
+    assert!(fetched <= 1 + 241, "{fetched}: once a tick at most");
+    assert_eq!(stage.metric("kfwatch_token_replaced_total{official_account=\"shop\"}"), Some(0.0));
+    assert_eq!(news(&stage).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_thousand_kf_accounts_whose_token_expires_at_once_are_polled_with_one_new_token() {
+    let mut stage = shop("stable", 1000, "*/15 * * * * *").await;
+    stage.play(15 * SECOND).await;
+    stage.control.expire_tokens(&appid(0)).unwrap();
+    let before = stage.ledger().polls.len();
+    stage.play(15 * SECOND).await;
+    let polls = &stage.ledger().polls[before..];
+    let good = polls.iter().filter(|poll| matches!(poll.answer, Answered::Listed(_))).count();
+    assert_eq!(good, 1000, "each poll is repeated with the new token");
+    assert!(polls.len() <= 2000, "{}: repeated once", polls.len());
+    assert_eq!(fetches(&stage.control, Endpoint::StableToken).len(), 2);
+    assert_eq!(news(&stage).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_is_down_for_an_hour_is_asked_within_the_waits_and_recovers_by_itself() {
+    for (source, endpoint) in [("stable", Endpoint::StableToken), ("classic", Endpoint::Token)] {
+        for (kf_accounts, fault) in
+            [(1, Fault::HttpStatus(502)), (20, Fault::Close), (20, Fault::Errcode(-1))]
+        {
+            let named = format!("{source}, {kf_accounts} kf accounts, {}", fault.as_str());
+            let mut stage = shop(source, kf_accounts, "*/15 * * * * *").await;
+            stage.play(MINUTE).await;
+            stage.control.inject(FaultRule { endpoint: Some(endpoint), ..FaultRule::new(fault) });
+            stage.control.revoke_tokens(&appid(0)).unwrap();
+            let before = fetches(&stage.control, endpoint).len();
+            stage.play(HOUR).await;
+            let fetched = fetches(&stage.control, endpoint).len() - before;
+            // One kf account: a call a minute once the wait has grown, which takes six calls. Many: one a tick.
+            let ceiling = if kf_accounts == 1 { 6 + 60 } else { 240 };
+            println!("down ({named}): {fetched} calls of {ceiling}");
+            assert!((50..=ceiling).contains(&fetched), "{named}: {fetched} of {ceiling}");
+            stage.control.clear_faults();
+            stage.play(75 * SECOND).await;
+            let up = stage.metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}");
+            assert_eq!(up, Some(1.0), "{named}: by itself");
+            let change = |states: &str| format!("kf.account.state_changed {states}");
+            let expected = [change("ok>blind"), change("blind>ok")];
+            assert_eq!(
+                news(&stage).await,
+                expected.into_iter().cycle().take(2 * kf_accounts).collect::<Vec<_>>()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_server_is_asked_about_once_a_minute_and_again_when_its_token_is_refused() {
+    let mut stage = shop("server", 20, "*/15 * * * * *").await;
+    stage.play(HOUR).await;
+    let asked = fetches(&stage.control, Endpoint::TokenServer).len();
+    // A quarter before its minute is over.
+    assert!((60..=81).contains(&asked), "{asked} in an hour");
+    // The server goes on giving a token that is not valid any more: it is asked at most once in ten seconds.
+    stage.control.stale_token_server(&appid(0)).unwrap();
+    stage.control.revoke_tokens(&appid(0)).unwrap();
+    stage.play(10 * MINUTE).await;
+    let stale = fetches(&stage.control, Endpoint::TokenServer).len() - asked;
+    println!("token server: {asked} calls in an hour, {stale} in ten minutes in which its token was refused");
+    assert!((5..=40).contains(&stale), "{stale} in ten minutes");
+    stage.control.mend_token_server(&appid(0)).unwrap();
+    stage.play(135 * SECOND).await;
+    let up = stage.metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}");
+    assert_eq!(up, Some(1.0), "by itself");
+    assert!(news(&stage).await.iter().all(|told| told.contains("blind")), "no session ended");
+}
+
+#[test]
+fn the_whole_program_asks_a_token_server_once_until_its_token_is_refused() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let control = wechat.control();
+    let home = Home::watching(&wechat, "");
+    let text = std::fs::read_to_string(home.path("config.toml")).unwrap();
+    let server = format!(
+        "source = \"server\"\nurl = \"http://{}/simulator/tokens/{}\"\njson_pointer = \"/access_token\"",
+        wechat.address(),
+        appid(0)
+    );
+    let own = format!("source = \"stable\"\nsecret = \"{}\"", secret(0));
+    assert!(text.contains(&own), "{text}");
+    home.write("config.toml", &text.replace(&own, &server));
+    let daemon = home.daemon();
+    let polls = || control.polls_of(&appid(0), "kf1@shop").unwrap();
+    eventually("several polls", || (polls() >= 5).then_some(()));
+    assert_eq!(control.requests(Endpoint::TokenServer), 1);
+    control.revoke_tokens(&appid(0)).unwrap();
+    eventually("another token", || (control.requests(Endpoint::TokenServer) == 2).then_some(()));
+    let before = polls();
+    eventually("good polls", || {
+        let up = daemon.metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}");
+        (up == Some(1.0) && polls() >= before + 2).then_some(())
+    });
+    assert_eq!(fetches(&control, Endpoint::TokenServer).len(), 2);
+}
+
+#[test]
+fn a_crash_loop_fetches_no_token_sooner_than_ten_seconds_after_the_last() {
+    for source in ["stable", "classic"] {
+        let wechat = WeChat::play(quiet(&[("shop", 3)]));
+        let home = Home::watching(&wechat, "");
+        let text = std::fs::read_to_string(home.path("config.toml")).unwrap();
+        home.write("config.toml", &text.replace("source = \"stable\"", &format!("source = \"{source}\"")));
+        let (mut lives_without_token, begun) = (0, Instant::now());
+        for _ in 0..10 {
+            let daemon = home.daemon();
+            eventually("polls", || {
+                let page = daemon.get("/metrics").text();
+                let polls = "kfwatch_polls_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
+                metric(&page, polls).filter(|polls| *polls >= 1.0)
+            });
+            lives_without_token += usize::from(daemon.stderr().contains("not allowed yet"));
+            daemon.signal("KILL");
+            assert_eq!(daemon.ended().code, None);
+        }
+        let endpoint = if source == "stable" { Endpoint::StableToken } else { Endpoint::Token };
+        let fetched = fetches(&wechat.control(), endpoint).len() as u64;
+        let ceiling = 1 + begun.elapsed().as_secs() / 10;
+        println!(
+            "crash loop ({source}): {fetched} fetches of {ceiling} in 10 lives, {lives_without_token} too soon for one"
+        );
+        assert!(lives_without_token >= 3, "no life was short enough to prove anything");
+        assert!(fetched <= ceiling, "{fetched} fetches");
+        let daemon = home.daemon();
+        eventually("a good poll", || {
+            daemon
+                .metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}")
+                .filter(|up| *up > 0.0)
+        });
+    }
+}

@@ -1,0 +1,533 @@
+//! Calls to WeChat, against the simulator: how tokens are fetched, shared, dropped and spared; what each broken answer
+//! becomes. The clock is scripted, so that no test waits for a token to expire.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU32,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
+use futures_util::{StreamExt, stream};
+use kfwatch::{
+    domain::{agents::Binding, clock::Clock, error_class::ErrorClass},
+    simulator::{Control, Endpoint as Simulated, Fault, FaultRule, OnConnection, Scenario, Simulator},
+    wechat::{
+        CallObserver, Endpoint,
+        client::{Answered, OfficialAccountClient},
+        error::{CallError, CallFailure},
+        rate_limit::RateLimiter,
+        token::{FETCH_FLOOR, TokenProvider, TokenSource},
+        wire::SessionList,
+    },
+};
+use secrecy::SecretString;
+
+/// Counts what the client tells.
+#[derive(Default)]
+struct Tally {
+    calls: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    refreshed: AtomicU64,
+    replaced: AtomicU64,
+}
+
+impl CallObserver for Tally {
+    fn called(&self, endpoint: Endpoint, _elapsed: Duration, error: Option<&CallError>) {
+        let code = error.map_or("ok", CallError::code);
+        *self.calls.lock().unwrap().entry((endpoint.as_str(), code)).or_default() += 1;
+    }
+
+    fn token_refreshed(&self, expires_at: Option<i64>) {
+        self.refreshed.fetch_add(expires_at.is_some().into(), Ordering::Relaxed);
+    }
+
+    fn token_dropped(&self) {}
+
+    fn token_refresh_failed(&self) {}
+
+    fn token_replaced(&self) {
+        self.replaced.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A simulator with one official account, and a client for it.
+struct Conversation {
+    _simulator: Simulator,
+    control: Control,
+    client: OfficialAccountClient,
+    clock: Arc<ScriptedClock>,
+    tally: Arc<Tally>,
+    appid: String,
+    kf_account: String,
+}
+
+impl Conversation {
+    async fn with(source: impl Fn(SecretString) -> TokenSource) -> Self {
+        Self::resumed(source, None).await
+    }
+
+    async fn stable() -> Self {
+        Self::with(|secret| TokenSource::Stable { secret }).await
+    }
+
+    async fn classic() -> Self {
+        Self::with(|secret| TokenSource::Classic { secret }).await
+    }
+
+    /// `last_fetch_ago`: when a daemon before this one last fetched a token.
+    async fn resumed(source: impl Fn(SecretString) -> TokenSource, last_fetch_ago: Option<Duration>) -> Self {
+        let scenario = Scenario { ledger: false, faults: Vec::new(), ..Scenario::load(1, 3, 2, 0.0) };
+        let account = scenario.accounts().remove(0);
+        let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let clock = Arc::new(ScriptedClock::default());
+        let client = rehearsal::client(&simulator, &clock);
+        let source = source(SecretString::from(account.secret.as_str()));
+        let appid = account.appid.as_str().into();
+        let tokens = TokenProvider::new(appid, source, Arc::new(NoJournal), last_fetch_ago, clock.now());
+        let tally = Arc::new(Tally::default());
+        Self {
+            control: simulator.control(),
+            _simulator: simulator,
+            client: OfficialAccountClient::new(client, tokens, Arc::clone(&tally) as Arc<dyn CallObserver>),
+            clock,
+            tally,
+            appid: account.appid,
+            kf_account: account.kf_accounts[0].clone(),
+        }
+    }
+
+    /// The same, with a limit on its calls.
+    fn at_most_a_minute(self, calls: u32) -> Self {
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let rate_limiter = NonZeroU32::new(calls).map(|calls| RateLimiter::new(calls, clock));
+        Self { client: self.client.paced(rate_limiter), ..self }
+    }
+
+    /// How many sessions are listed; `None` without a list.
+    async fn poll(&self) -> Result<Option<usize>, CallFailure> {
+        self.client
+            .session_list(&self.kf_account, None, |answered, _| match answered {
+                Answered::Anew(SessionList::Listed(observed), _) => Some(observed.sessions().len()),
+                Answered::Anew(SessionList::Keyless, _) | Answered::AsKnown => None,
+            })
+            .await
+    }
+
+    /// Many polls, a hundred at a time, as when a tick comes.
+    async fn poll_many(&self, count: usize) -> Vec<Result<Option<usize>, CallFailure>> {
+        stream::iter((0..count).map(|_| self.poll())).buffer_unordered(100).collect().await
+    }
+
+    async fn poll_with(&self, fault: Fault) -> Result<Option<usize>, CallFailure> {
+        self.control.inject(FaultRule {
+            endpoint: Some(Simulated::GetSessionList),
+            times: Some(1),
+            ..FaultRule::new(fault)
+        });
+        self.poll().await
+    }
+
+    fn pass(&self, duration: Duration) {
+        self.clock.pass(duration);
+        self.control.advance(duration);
+    }
+
+    fn token_fetches(&self) -> u64 {
+        let of = |endpoint| self.control.requests_of(&self.appid, endpoint).unwrap();
+        of(Simulated::Token) + of(Simulated::StableToken)
+    }
+}
+
+#[track_caller]
+fn class_of(result: Result<Option<usize>, CallFailure>) -> ErrorClass {
+    result.unwrap_err().class
+}
+
+#[tokio::test]
+async fn a_thousand_polls_without_a_token_fetch_one() {
+    let conversation = Conversation::stable().await;
+    let results = conversation.poll_many(1000).await;
+    assert!(results.iter().all(|result| matches!(result, Ok(Some(2)))));
+    assert_eq!(conversation.token_fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_thousand_polls_whose_token_expires_at_once_fetch_one_new_token() {
+    for conversation in [Conversation::stable().await, Conversation::classic().await] {
+        conversation.poll().await.unwrap();
+        conversation.pass(FETCH_FLOOR);
+        conversation.control.expire_tokens(&conversation.appid).unwrap();
+        let results = conversation.poll_many(1000).await;
+        assert!(results.iter().all(Result::is_ok), "each poll is repeated with the new token");
+        assert_eq!(conversation.token_fetches(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_with_a_new_token_waits_for_a_permit_of_its_own() {
+    let conversation = Conversation::stable().await.at_most_a_minute(120);
+    conversation.poll().await.unwrap();
+    conversation.pass(FETCH_FLOOR);
+    conversation.control.expire_tokens(&conversation.appid).unwrap();
+    conversation.client.permit().await;
+    let begun = Instant::now();
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.token_fetches(), 2);
+    assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn polls_that_waited_for_a_token_do_not_call_all_at_once() {
+    let conversation = Conversation::stable().await.at_most_a_minute(600);
+    conversation.control.inject(FaultRule {
+        endpoint: Some(Simulated::StableToken),
+        ..FaultRule::new(Fault::Slow(Duration::from_millis(500)))
+    });
+    let permitted_poll = async || {
+        conversation.client.permit().await;
+        conversation.poll().await.unwrap();
+        Instant::now()
+    };
+    // The permits of all of them are given while the token is on its way.
+    let mut done: Vec<Instant> =
+        stream::iter((0..4).map(|_| permitted_poll())).buffer_unordered(4).collect().await;
+    done.sort();
+    assert!(done[3] - done[0] >= Duration::from_millis(200), "{:?}", done[3] - done[0]);
+}
+
+#[tokio::test]
+async fn two_fetches_are_never_less_than_the_floor_apart() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    conversation.control.revoke_tokens(&conversation.appid).unwrap();
+    assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
+    assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
+    assert_eq!(conversation.token_fetches(), 1);
+    conversation.pass(FETCH_FLOOR);
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.token_fetches(), 2);
+}
+
+#[tokio::test]
+async fn the_floor_holds_across_a_restart() {
+    let stable = |secret| TokenSource::Stable { secret };
+    let conversation = Conversation::resumed(stable, Some(Duration::from_secs(3))).await;
+    let failure = conversation.poll().await.unwrap_err();
+    assert_eq!((failure.class, failure.error), (ErrorClass::Busy, CallError::TokenNotYet));
+    assert_eq!(conversation.token_fetches(), 0);
+    conversation.pass(Duration::from_secs(7));
+    conversation.poll().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_fetch_is_not_repeated_by_the_polls_that_waited_for_it() {
+    let conversation = Conversation::stable().await;
+    conversation.control.freeze_secret(&conversation.appid).unwrap();
+    for result in conversation.poll_many(100).await {
+        let failure = result.unwrap_err();
+        assert_eq!((failure.class, failure.error.errcode()), (ErrorClass::NotAuthorized, Some(40243)));
+    }
+    assert_eq!(conversation.token_fetches(), 1);
+    conversation.control.unfreeze_secret(&conversation.appid).unwrap();
+    conversation.pass(FETCH_FLOOR);
+    conversation.poll().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_program_that_fetches_classic_tokens_is_noticed() {
+    let conversation = Conversation::classic().await;
+    conversation.poll().await.unwrap();
+    conversation.control.meddle(&conversation.appid).unwrap();
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.token_fetches(), 1, "the former token is valid for five minutes more");
+    conversation.pass(Duration::from_secs(301));
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.token_fetches(), 2);
+    assert_eq!(conversation.tally.replaced.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_stable_token_that_is_refused_though_it_is_current_costs_one_poll() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    conversation.pass(FETCH_FLOOR);
+    assert_eq!(class_of(conversation.poll_with(Fault::Errcode(40001)).await), ErrorClass::Busy);
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.tally.replaced.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn refusals_that_last_half_a_minute_hold_the_official_account_back() {
+    let conversation = Conversation::stable().await;
+    conversation.control.inject(FaultRule {
+        endpoint: Some(Simulated::GetSessionList),
+        ..FaultRule::new(Fault::Errcode(40001))
+    });
+    assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
+    conversation.pass(Duration::from_secs(29));
+    assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
+    conversation.pass(FETCH_FLOOR);
+    assert_eq!(class_of(conversation.poll().await), ErrorClass::TokenRejected);
+    conversation.control.clear_faults();
+    conversation.pass(FETCH_FLOOR);
+    conversation.poll().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_expires() {
+    for conversation in [Conversation::stable().await, Conversation::classic().await] {
+        conversation.poll().await.unwrap();
+        conversation.pass(Duration::from_secs(7200 - 250));
+        conversation.poll().await.unwrap();
+        assert_eq!(conversation.token_fetches(), 1);
+        conversation.pass(Duration::from_secs(20));
+        conversation.poll().await.unwrap();
+        assert_eq!(conversation.token_fetches(), 2);
+        conversation.pass(Duration::from_secs(300));
+        conversation.poll().await.unwrap();
+        assert_eq!(conversation.token_fetches(), 2, "the new token has a life of its own");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_renewed_is_used_to_its_end() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    conversation.control.inject(FaultRule {
+        endpoint: Some(Simulated::StableToken),
+        ..FaultRule::new(Fault::HttpStatus(502))
+    });
+    for _ in 0..4 {
+        conversation.pass(Duration::from_secs(1750));
+        conversation.poll().await.unwrap();
+    }
+    conversation.pass(Duration::from_secs(250));
+    assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
+}
+
+#[tokio::test]
+async fn how_a_token_stands_is_told_without_fetching_one() {
+    let conversation = Conversation::stable().await;
+    assert_eq!(conversation.client.token_standing(), None);
+    conversation.poll().await.unwrap();
+    conversation.pass(Duration::from_secs(200));
+    let condition = conversation.client.token_standing().unwrap();
+    let left = condition.expires_in.unwrap();
+    assert!((200..210).contains(&condition.age.as_secs()), "{condition:?}");
+    assert!((6990..=7000).contains(&left.as_secs()), "{condition:?}");
+    conversation.pass(Duration::from_secs(7000));
+    assert_eq!(conversation.client.token_standing(), None);
+    assert_eq!(conversation.token_fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_token_file_is_read_again_when_its_token_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token.json");
+    let file = |_| TokenSource::File { path: path.clone(), json_pointer: Some("/access_token".to_owned()) };
+    let conversation = Conversation::with(file).await;
+    let failure = conversation.poll().await.unwrap_err();
+    assert!(matches!(failure.error, CallError::TokenFile(_)), "{failure}");
+    let write_token = || {
+        let token = conversation.control.meddle(&conversation.appid).unwrap();
+        std::fs::write(&path, format!(r#"{{"access_token":"{token}"}}"#)).unwrap();
+    };
+    write_token();
+    conversation.poll().await.unwrap();
+    conversation.control.revoke_tokens(&conversation.appid).unwrap();
+    assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy, "the file still has the old one");
+    write_token();
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.client.token_standing().unwrap().expires_in, None, "a file does not say");
+    assert_eq!(conversation.token_fetches(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_before_any_answer_costs_nothing() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    for fault in [Fault::Close, Fault::Reset] {
+        conversation.control.inject(FaultRule {
+            on_connection: Some(OnConnection::Reused),
+            times: Some(1),
+            ..FaultRule::new(fault)
+        });
+        conversation.poll().await.unwrap();
+        conversation.poll().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_known_again_until_it_changes() {
+    let conversation = Conversation::stable().await;
+    let Conversation { client, control, appid, kf_account, .. } = &conversation;
+    let ask = async |known| {
+        let new = |answered: Answered<'_>, _| match answered {
+            Answered::AsKnown => None,
+            Answered::Anew(_, fingerprint) => Some(fingerprint),
+        };
+        client.session_list(kf_account, known, new).await
+    };
+    let first = ask(None).await.unwrap();
+    assert!(first.is_some());
+    assert_eq!(ask(first).await.unwrap(), None);
+    control.open_session(appid, kf_account, "oNew", None).unwrap();
+    let second = ask(first).await.unwrap();
+    assert!(second.is_some() && second != first);
+    control.close_session(appid, kf_account, "oNew").unwrap();
+    assert_eq!(ask(first).await.unwrap(), None);
+    control.inject(FaultRule { times: Some(1), ..FaultRule::new(Fault::Errcode(65402)) });
+    assert_eq!(ask(first).await.unwrap_err().error.errcode(), Some(65402));
+}
+
+#[tokio::test]
+async fn connections_are_kept_for_ten_minutes_and_then_opened_anew() {
+    const NEW_CONNECTION: i64 = -1;
+
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    conversation.control.inject(FaultRule {
+        on_connection: Some(OnConnection::First),
+        ..FaultRule::new(Fault::Errcode(NEW_CONNECTION))
+    });
+    conversation.poll().await.unwrap();
+    conversation.pass(Duration::from_secs(590));
+    conversation.poll().await.unwrap();
+    conversation.pass(Duration::from_secs(10));
+    let failure = conversation.poll().await.unwrap_err();
+    assert_eq!(failure.error.errcode(), Some(NEW_CONNECTION));
+    conversation.poll().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_answered_while_new_connections_are_opened() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    let polled = conversation.control.requests(Simulated::GetSessionList);
+    let in_flight = async {
+        let answer = conversation.poll_with(Fault::Slow(Duration::from_secs(1))).await;
+        (answer, Instant::now())
+    };
+    let meanwhile = async {
+        while conversation.control.requests(Simulated::GetSessionList) == polled {
+            tokio::task::yield_now().await;
+        }
+        conversation.pass(Duration::from_secs(600));
+        conversation.control.inject(FaultRule {
+            on_connection: Some(OnConnection::Reused),
+            ..FaultRule::new(Fault::Errcode(-1))
+        });
+        (conversation.poll().await, Instant::now())
+    };
+    let ((slow, slow_at), (other, other_at)) = tokio::join!(in_flight, meanwhile);
+    assert_eq!(other.unwrap(), Some(2), "on a new connection");
+    assert!(other_at < slow_at, "the slow one was in flight all the time");
+    assert_eq!(slow.unwrap(), Some(2));
+}
+
+#[tokio::test]
+async fn each_broken_answer_is_told_apart() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    for (fault, code) in [
+        (Fault::Hang, "timeout"),
+        (Fault::HttpStatus(502), "http"),
+        (Fault::Unavailable(7), "http"),
+        (Fault::Redirect("http://127.0.0.1:9/".to_owned()), "http"),
+        (Fault::Html, "malformed"),
+        (Fault::EmptyBody, "malformed"),
+        (Fault::EmptyGbkBody, "malformed"),
+        (Fault::TruncatedBody, "malformed"),
+        (Fault::Garbage, "malformed"),
+        (Fault::OversizedBody, "too_large"),
+        (Fault::ListOfWrongType, "malformed"),
+        (Fault::EntryWithoutOpenid, "malformed"),
+        (Fault::CreatetimeNoNumber, "malformed"),
+        (Fault::Errcode(65402), "65402"),
+        (Fault::ErrcodeAsText(65401), "65401"),
+        (Fault::Errcode(987_654), "other"),
+    ] {
+        let named = fault.as_str();
+        let failure = conversation.poll_with(fault).await.unwrap_err();
+        assert_eq!(failure.error.code(), code, "{named}: {failure}");
+        if named == "unavailable" {
+            assert_eq!(failure.error.retry_after(), Some(Duration::from_secs(7)));
+        }
+    }
+    let counted: u64 = conversation.tally.calls.lock().unwrap().values().sum();
+    assert_eq!(counted, 1 + 1 + 16, "each call is counted once");
+}
+
+#[tokio::test]
+async fn harmless_oddities_are_no_failures() {
+    let conversation = Conversation::stable().await;
+    for fault in [
+        Fault::TextPlain,
+        Fault::ByteOrderMark,
+        Fault::ControlCharacters,
+        Fault::Drip(Duration::from_millis(1)),
+    ] {
+        let named = fault.as_str();
+        assert!(matches!(conversation.poll_with(fault).await, Ok(Some(2))), "{named}");
+    }
+    for fault in [Fault::ListAbsent, Fault::ListNull] {
+        assert!(matches!(conversation.poll_with(fault).await, Ok(None)));
+    }
+}
+
+#[tokio::test]
+async fn nobody_listening_is_a_failed_connection() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    let Conversation { _simulator: simulator, client, kf_account, .. } = conversation;
+    simulator.stop().await;
+    let failure = client.session_list(&kf_account, None, |_, _| ()).await.unwrap_err();
+    assert_eq!((failure.class, failure.error.code()), (ErrorClass::Busy, "connect"));
+    assert!(!failure.to_string().contains("access_token"), "{failure}");
+}
+
+#[tokio::test]
+async fn each_call_of_the_collectors_is_answered_also_when_the_token_is_refused() {
+    let conversation = Conversation::stable().await;
+    for token_expires in [false, true] {
+        let expire = || {
+            if token_expires {
+                conversation.pass(FETCH_FLOOR);
+                conversation.control.expire_tokens(&conversation.appid).unwrap();
+            }
+        };
+        expire();
+        let listed = conversation.client.kf_list().await.unwrap().accounts;
+        assert_eq!(listed.len(), 3);
+        assert_eq!(*listed[0].kf_account, *conversation.kf_account);
+        assert!(listed[0].nickname.is_some() && listed[0].binding == Binding::Bound);
+        expire();
+        let online = conversation.client.online_kf_list().await.unwrap();
+        assert!(online.iter().all(|account| account.online && account.accepted_cases == Some(2)));
+        expire();
+        assert_eq!(conversation.client.wait_case().await.unwrap().users, 0);
+        expire();
+        let quota = conversation.client.quota().await.unwrap();
+        assert_eq!(Some(quota.remaining), quota.used.map(|used| quota.limit - used));
+    }
+    assert_eq!(conversation.token_fetches(), 5);
+    let calls = conversation.tally.calls.lock().unwrap();
+    for endpoint in ["getkflist", "getonlinekflist", "getwaitcase", "quota_get"] {
+        assert_eq!((calls[&(endpoint, "ok")], calls[&(endpoint, "42001")]), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_call_of_a_collector_says_which_call_and_why() {
+    let conversation = Conversation::stable().await;
+    conversation
+        .control
+        .inject(FaultRule { endpoint: Some(Simulated::GetKfList), ..FaultRule::new(Fault::Errcode(48001)) });
+    let failure = conversation.client.kf_list().await.unwrap_err();
+    assert_eq!((failure.endpoint, failure.class), (Endpoint::KfList, ErrorClass::NotAuthorized));
+    assert!(conversation.poll().await.is_ok());
+}
