@@ -139,7 +139,7 @@ impl Stage {
     fn names_every_kf_account_once(&self) {
         for board in boards() {
             for panel in
-                ["Agents · 客服一览", "Who is online · 在线情况", "State of kf accounts · 客服帐号状态"]
+                ["Agents · 客服一览", "Online agents · 在线情况", "State of kf accounts · 客服帐号状态"]
             {
                 for target in board.targets().iter().filter(|target| target.place.contains(panel)) {
                     let series = self.prometheus.series(&target.expression);
