@@ -1,7 +1,8 @@
-//! Whom encrypted connections trust: the certificates in a file, or those of the system, or, where it has none, those built in.
+//! Loads the TLS root certificates that all clients share.
 //!
-//! Every client of kfwatch asks here, so that a `ca_file` means the same to all of them and a container without a CA store
-//! keeps none from its work. What cannot be used of a file is refused when it is read; of the system's, it is passed over.
+//! The roots come from a `ca_file`, or from the system, or are the built-in ones if the system has none. Every client of
+//! kfwatch loads them here, so that `ca_file` means the same for all of them, and so that kfwatch also works in a container
+//! without a CA store. An unusable certificate in a file is an error; one in the system's store is skipped.
 
 use std::{
     io,
@@ -17,64 +18,70 @@ use rustls::{
     },
 };
 
-/// Certificates of authorities, each of which the TLS library takes.
+/// Root certificates that the TLS library accepts.
 #[derive(Clone, Debug)]
 pub struct TlsRoots {
     certificates: Vec<CertificateDer<'static>>,
-    no_ca_store: Option<String>,
+    system_problem: Option<String>,
 }
 
-/// A file with certificates cannot be used.
+/// A certificate file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{} cannot be read", path.display())]
     Unreadable {
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is not PEM.
+    /// The file is not PEM.
     #[error("{} is not PEM", path.display())]
     NotPem {
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
-        /// In what way.
+        /// The parser's error.
         source: pem::Error,
     },
-    /// There is nothing in it.
-    #[error("{} has no certificate in it", .0.display())]
+    /// The file contains no certificate.
+    #[error("{} contains no certificate", .0.display())]
     Empty(PathBuf),
-    /// The TLS library refuses what is in it.
+    /// The TLS library rejects a certificate in the file.
     #[error("the certificates in {} cannot be used", path.display())]
     Unusable {
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with one of them.
+        /// The TLS library's error.
         source: rustls::Error,
     },
 }
 
 impl TlsRoots {
-    /// All of a PEM file.
-    pub fn of_file(path: &Path) -> Result<Self, CaFileError> {
-        let at = || path.to_path_buf();
-        let pem = std::fs::read(path).map_err(|source| CaFileError::Unreadable { path: at(), source })?;
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<_, _>>()
-            .map_err(|source| CaFileError::NotPem { path: at(), source })?;
-        if certificates.is_empty() {
-            return Err(CaFileError::Empty(at()));
-        }
-        for certificate in &certificates {
-            check(certificate).map_err(|source| CaFileError::Unusable { path: at(), source })?;
-        }
-        Ok(Self { certificates, no_ca_store: None })
+    /// Loads the file, if there is one, or the system's roots.
+    pub fn load(ca_file: Option<&Path>) -> Result<Self, CaFileError> {
+        ca_file.map_or_else(|| Ok(Self::from_system()), Self::from_file)
     }
 
-    /// Those that the system trusts, at this moment; without any, those built in. Takes some milliseconds.
-    pub fn of_system() -> Self {
+    /// Loads all certificates of a PEM file.
+    pub fn from_file(path: &Path) -> Result<Self, CaFileError> {
+        let path_buf = || path.to_path_buf();
+        let pem =
+            std::fs::read(path).map_err(|source| CaFileError::Unreadable { path: path_buf(), source })?;
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|source| CaFileError::NotPem { path: path_buf(), source })?;
+        if certificates.is_empty() {
+            return Err(CaFileError::Empty(path_buf()));
+        }
+        for certificate in &certificates {
+            check(certificate).map_err(|source| CaFileError::Unusable { path: path_buf(), source })?;
+        }
+        Ok(Self { certificates, system_problem: None })
+    }
+
+    /// Loads the system's roots, or the built-in ones if the system has none. Takes some milliseconds.
+    pub fn from_system() -> Self {
         let found = rustls_native_certs::load_native_certs();
         let problem = found.errors.first().map_or_else(|| "there is none".to_owned(), ToString::to_string);
         Self::or_built_in(found.certs, problem)
@@ -84,38 +91,33 @@ impl TlsRoots {
         certificates.retain(|certificate| check(certificate).is_ok());
         if certificates.is_empty() {
             let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.to_vec();
-            return Self { certificates: built_in, no_ca_store: Some(problem) };
+            return Self { certificates: built_in, system_problem: Some(problem) };
         }
-        Self { certificates, no_ca_store: None }
+        Self { certificates, system_problem: None }
     }
 
-    /// Those of a file if one is named, and else those of the system.
-    pub fn of_file_or_system(path: Option<&Path>) -> Result<Self, CaFileError> {
-        path.map_or_else(|| Ok(Self::of_system()), Self::of_file)
-    }
-
-    /// These and the others.
-    pub fn and(mut self, others: &Self) -> Self {
+    /// Adds the certificates of `others`.
+    pub fn with(mut self, others: &Self) -> Self {
         self.certificates.extend_from_slice(&others.certificates);
         self
     }
 
-    /// Why the built-in ones stand in for those of the system, if they do.
-    pub fn no_ca_store(&self) -> Option<&str> {
-        self.no_ca_store.as_deref()
+    /// Why the system's roots could not be used, if the built-in ones replace them.
+    pub fn system_problem(&self) -> Option<&str> {
+        self.system_problem.as_deref()
     }
 
-    /// As they are.
+    /// The certificates in DER.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
     }
 
-    /// As the HTTP client takes them.
-    pub fn for_http(&self) -> impl Iterator<Item = reqwest::Certificate> {
+    /// The certificates for the HTTP client.
+    pub fn http_certificates(&self) -> impl Iterator<Item = reqwest::Certificate> {
         self.certificates.iter().filter_map(|certificate| reqwest::Certificate::from_der(certificate).ok())
     }
 
-    /// As a PEM file.
+    /// The certificates in PEM.
     pub fn pem(&self) -> String {
         let encoded = self.certificates.iter().map(|certificate| BASE64_STANDARD.encode(certificate));
         encoded
@@ -136,42 +138,43 @@ mod tests {
         webpki_root_certs::TLS_SERVER_ROOT_CERTS[..count].to_vec()
     }
 
-    fn none() -> CertificateDer<'static> {
+    fn unusable() -> CertificateDer<'static> {
         CertificateDer::from(vec![0x30, 0])
     }
 
     #[test]
-    fn what_the_system_trusts_is_trusted_as_far_as_it_can_be_used() {
-        let roots = TlsRoots::or_built_in([built_in(2), vec![none()]].concat(), "a damaged file".to_owned());
-        assert_eq!((roots.certificates.len(), roots.no_ca_store()), (2, None));
+    fn unusable_system_roots_are_skipped() {
+        let roots =
+            TlsRoots::or_built_in([built_in(2), vec![unusable()]].concat(), "a damaged file".to_owned());
+        assert_eq!((roots.certificates.len(), roots.system_problem()), (2, None));
     }
 
     #[test]
-    fn where_the_system_trusts_nobody_the_built_in_roots_stand_in() {
-        for found in [Vec::new(), vec![none()]] {
+    fn built_in_roots_replace_an_empty_system_store() {
+        for found in [Vec::new(), vec![unusable()]] {
             let roots = TlsRoots::or_built_in(found, "there is none".to_owned());
             assert!(roots.certificates.len() > 100);
-            assert_eq!(roots.no_ca_store(), Some("there is none"));
+            assert_eq!(roots.system_problem(), Some("there is none"));
             assert!(roots.certificates.iter().all(|certificate| check(certificate).is_ok()));
-            assert_eq!(roots.for_http().count(), roots.certificates.len());
+            assert_eq!(roots.http_certificates().count(), roots.certificates.len());
         }
     }
 
     #[test]
-    fn a_file_is_read_whole_or_refused() {
+    fn file_is_loaded_as_a_whole_or_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
-        let of = |text: &str| {
+        let load = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            TlsRoots::of_file(&path)
+            TlsRoots::from_file(&path)
         };
         let good = TlsRoots::or_built_in(built_in(3), String::new());
-        assert_eq!(of(&good.pem()).unwrap().certificates, built_in(3));
+        assert_eq!(load(&good.pem()).unwrap().certificates, built_in(3));
         let bad = good.pem() + "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-        assert!(matches!(of(&bad), Err(CaFileError::Unusable { .. })));
-        assert!(matches!(of("-----BEGIN CERTIFICATE-----\nMAA="), Err(CaFileError::NotPem { .. })));
-        assert!(matches!(of("a letter"), Err(CaFileError::Empty(_))));
+        assert!(matches!(load(&bad), Err(CaFileError::Unusable { .. })));
+        assert!(matches!(load("-----BEGIN CERTIFICATE-----\nMAA="), Err(CaFileError::NotPem { .. })));
+        assert!(matches!(load("a letter"), Err(CaFileError::Empty(_))));
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(TlsRoots::of_file(&path), Err(CaFileError::Unreadable { .. })));
+        assert!(matches!(TlsRoots::from_file(&path), Err(CaFileError::Unreadable { .. })));
     }
 }

@@ -100,13 +100,13 @@ impl Connections {
                 let stored = self.recorded.refresh_tokens.get(&configured.appid);
                 let refresh_token = stored.or(refresh_token.as_ref()).cloned();
                 let authorization = Authorization { component, refresh_token };
-                TokenProvider::of_component(appid, authorization, journal, ago, now)
+                TokenProvider::with_component(appid, authorization, journal, ago, now)
             }
         };
         let rate_limiter =
             configured.max_requests_per_minute.map(|most| RateLimiter::new(most, Arc::clone(&self.clock)));
-        let client =
-            OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer).paced(rate_limiter);
+        let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer)
+            .with_rate_limiter(rate_limiter);
         let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls, ticks);
         Arc::new(OfficialAccount::new(Arc::new(status), client))
     }
@@ -146,7 +146,7 @@ fn client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, 
 /// The client's options from the configuration.
 fn client_options(api: &config::Api) -> Result<ClientOptions, AppError> {
     // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
-    let ca = api.ca_file.as_deref().map(TlsRoots::of_file).transpose().map_err(|error| {
+    let ca = api.ca_file.as_deref().map(TlsRoots::from_file).transpose().map_err(|error| {
         AppError::Unusable { what: "api.ca_file".to_owned(), reason: crate::chain(&error) }
     })?;
     Ok(ClientOptions {

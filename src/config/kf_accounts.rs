@@ -10,7 +10,7 @@ use super::locate::Key;
 use super::mistake::quote;
 use super::report::Report;
 use super::setting::{OneOrMore, Setting};
-use crate::wechat::is_kf_account;
+use crate::domain::account::is_kf_account;
 
 /// How many kf accounts one official account may have, found ones among them; WeChat allows 100.
 pub const MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT: usize = 1_000;

@@ -16,7 +16,7 @@ use super::report::Report;
 use super::secret::{self, Written};
 use super::setting::{Section, Setting};
 use super::{ComponentCredentials, Environment, TicketSource, Token, TokenSource, raw};
-use crate::wechat::token::TextServer;
+use crate::wechat::token::TokenServer;
 
 /// The words of the key `source`.
 const SOURCES: [&str; 5] = ["stable", "classic", "file", "server", "component"];
@@ -67,7 +67,7 @@ impl<'a> Tokens<'a> {
                 let url = report.require(&at.name("url"), keys.url, example);
                 let header_file = (keys.header_file, keys.allow_insecure);
                 let server = self.server(at, ("url", url), header_file, report);
-                Some(Token::Own(TokenSource::Server(TextServer { json_pointer, ..server? })))
+                Some(Token::Own(TokenSource::Server(TokenServer { json_pointer, ..server? })))
             }
             "component" => self.component(at, keys, report),
             _ => Some(Token::Own(TokenSource::Stable { secret: self.secret(at, keys, report)? })),
@@ -91,14 +91,14 @@ impl<'a> Tokens<'a> {
         (key, url): (&str, Option<SecretString>),
         (header_file, allow_insecure): (Setting<String>, Setting<bool>),
         report: &mut Report,
-    ) -> Option<TextServer> {
+    ) -> Option<TokenServer> {
         let allow_insecure = report.take(&at.name("allow_insecure"), allow_insecure).unwrap_or(false);
         let header_key = at.name("header_file");
         let header_file = report.take(&header_key, header_file);
         let header = header_file.and_then(|file| secret::header(&header_key, &file, self.base_dir, report));
         let example = "https://tokens.example/shop";
         let url = check_url(&at.name(key), &url?, (example, allow_insecure), report)?;
-        Some(TextServer { url, header, json_pointer: None })
+        Some(TokenServer { url, header, json_pointer: None })
     }
 
     fn component(&mut self, at: &Key<'_>, mut keys: raw::Token, report: &mut Report) -> Option<Token> {
@@ -151,7 +151,7 @@ impl<'a> Tokens<'a> {
             (Setting::Absent, url) => {
                 let url = report.take(&at.name("ticket_url"), url);
                 let server = self.server(at, ("ticket_url", url), header_file, report)?;
-                Some(TicketSource::Server(TextServer { json_pointer, ..server }))
+                Some(TicketSource::Server(TokenServer { json_pointer, ..server }))
             }
             (file, Setting::Absent) => {
                 let absent = [header_file.0.is_absent(), header_file.1.is_absent()];

@@ -157,7 +157,7 @@ fn official_account(
     let calls = |ticks: u64| ticks.saturating_mul(kf_accounts as u64);
     let most = of.rate_limiter().map_or(u64::MAX, |limit| (A_DAY / limit.spacing().as_secs_f64()) as u64);
     let calls_a_day = calls(pace.a_day).min(most);
-    let standing = of.client().token_standing();
+    let standing = of.client().token_status();
     let quota = collected.quota.as_ref().ok();
     let mut problems: Vec<Problem> = match collected.no_token() {
         Some(failure) => vec![Problem::of_poll(failure)],

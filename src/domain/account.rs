@@ -27,6 +27,18 @@ impl fmt::Display for Account {
     }
 }
 
+/// The length limit of a full kf account, in characters.
+const MAX_KF_ACCOUNT_CHARS: usize = 64;
+
+/// Whether a text can be a full kf account, `prefix@wechatid`, that is safe in a URL and in a log.
+pub fn is_kf_account(text: &str) -> bool {
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "&=#?%".contains(c);
+    let parts: Vec<&str> = text.split('@').collect();
+    matches!(parts[..], [prefix, wechatid] if !prefix.is_empty() && !wechatid.is_empty())
+        && !text.contains(forbidden)
+        && text.chars().count() <= MAX_KF_ACCOUNT_CHARS
+}
+
 /// What consumers of events are told of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

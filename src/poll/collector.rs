@@ -57,7 +57,7 @@ impl Poller {
     ) -> Result<(), Duration> {
         match official_account.rate_limiter() {
             Some(rate_limiter) if !official_account.backoff_policy(collector, self.clock.now()) => {
-                rate_limiter.try_permit_beside_polls()
+                rate_limiter.try_permit_for_collector()
             }
             _ => Ok(()),
         }

@@ -70,7 +70,7 @@ impl PollGuard {
     pub fn admit(&self) -> Result<(), Duration> {
         let Some(rate_limiter) = self.official_account.rate_limiter() else { return Ok(()) };
         if self.held_at(self.official_account.client.now()).is_none() {
-            rate_limiter.try_permit()?;
+            rate_limiter.try_permit_for_poll()?;
             self.account.has_permit.store(true, Ordering::Relaxed);
         }
         Ok(())

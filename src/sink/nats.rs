@@ -122,7 +122,7 @@ pub struct NatsSink {
 impl NatsSink {
     /// Checks what only the TLS library can judge; connects to nothing yet.
     pub fn build(options: NatsOptions) -> Result<Self, CaFileError> {
-        options.ca_file.as_deref().map(TlsRoots::of_file).transpose()?;
+        options.ca_file.as_deref().map(TlsRoots::from_file).transpose()?;
         Ok(Self { options: Arc::new(options), connecting: Mutex::new(None) })
     }
 

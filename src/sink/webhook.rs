@@ -127,8 +127,8 @@ impl WebhookSink {
     /// Builds the client; connects to nothing yet.
     pub fn build(options: WebhookOptions, clock: Arc<dyn Clock>) -> Result<Self, WebhookBuildError> {
         // The client to WeChat warns of a system without a CA store.
-        let roots = TlsRoots::of_file_or_system(options.ca_file.as_deref())?;
-        let http = builder(&options).tls_certs_only(roots.for_http()).build()?;
+        let roots = TlsRoots::load(options.ca_file.as_deref())?;
+        let http = builder(&options).tls_certs_only(roots.http_certificates()).build()?;
         Ok(Self { http, options, clock })
     }
 

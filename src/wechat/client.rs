@@ -9,10 +9,10 @@ use bytes::Bytes;
 use super::{
     CallObserver, Endpoint,
     error::{CallError, CallFailure},
-    http::{WechatClient, call_refused},
+    http::WechatClient,
     rate_limit::RateLimiter,
     token::{AccessToken, TokenProvider, TokenStatus},
-    wire::{self, SessionList, WireError, agents},
+    wire::{self, SessionList, WireError, collectors},
 };
 use crate::domain::{
     agents::{KfList, OnlineAccount, Quota, WaitingQueue},
@@ -53,12 +53,12 @@ impl OfficialAccountClient {
         Self { client, tokens, observer, rate_limiter: None }
     }
 
-    /// The same, at this rate_limiter.
-    pub fn paced(self, rate_limiter: Option<RateLimiter>) -> Self {
+    /// Adds a rate limit.
+    pub fn with_rate_limiter(self, rate_limiter: Option<RateLimiter>) -> Self {
         Self { rate_limiter, ..self }
     }
 
-    /// The rate_limiter of its calls, if it has a limit.
+    /// The rate limiter of its calls, if it has a limit.
     pub fn rate_limiter(&self) -> Option<&RateLimiter> {
         self.rate_limiter.as_ref()
     }
@@ -80,9 +80,9 @@ impl OfficialAccountClient {
         }
     }
 
-    /// How the present access token stands, if there is one. Fetches none.
-    pub fn token_standing(&self) -> Option<TokenStatus> {
-        self.tokens.standing(self.client.now())
+    /// The status of the current access token, if there is one. Fetches none.
+    pub fn token_status(&self) -> Option<TokenStatus> {
+        self.tokens.status(self.client.now())
     }
 
     /// The open sessions of one kf account: what `read` makes of them, as they borrow from the answer. One of the `known`
@@ -107,22 +107,22 @@ impl OfficialAccountClient {
 
     /// All kf accounts of the official account. `GET /cgi-bin/customservice/getkflist`.
     pub async fn kf_list(&self) -> Result<KfList, CallFailure> {
-        self.call(Question::Plain(Endpoint::KfList), |text, _| agents::kf_list(text)).await
+        self.call(Question::Plain(Endpoint::KfList), |text, _| collectors::kf_list(text)).await
     }
 
     /// The kf accounts that are online. `GET /cgi-bin/customservice/getonlinekflist`.
     pub async fn online_kf_list(&self) -> Result<Vec<OnlineAccount>, CallFailure> {
-        self.call(Question::Plain(Endpoint::OnlineKfList), |text, _| agents::online_kf_list(text)).await
+        self.call(Question::Plain(Endpoint::OnlineKfList), |text, _| collectors::online_kf_list(text)).await
     }
 
     /// The customers who wait for an agent. `GET /customservice/kfsession/getwaitcase`.
     pub async fn wait_case(&self) -> Result<WaitingQueue, CallFailure> {
-        self.call(Question::Plain(Endpoint::WaitCase), |text, _| agents::wait_case(text)).await
+        self.call(Question::Plain(Endpoint::WaitCase), |text, _| collectors::wait_case(text)).await
     }
 
     /// The quota of getsessionlist. `POST /cgi-bin/openapi/quota/get`.
     pub async fn quota(&self) -> Result<Quota, CallFailure> {
-        self.call(Question::SessionListQuota, |text, _| agents::quota(text)).await
+        self.call(Question::SessionListQuota, |text, _| collectors::quota(text)).await
     }
 
     /// Asks with a valid token, and once more with another one when that one is refused.
@@ -187,7 +187,7 @@ impl OfficialAccountClient {
         let received_at = self.client.now();
         let answer = body.and_then(|body| {
             read(&wire::text(&body), Exchanged { sent_at, received_at })
-                .map_err(|error| call_refused(error, &[token.expose()]))
+                .map_err(|error| CallError::from_wire(error, &[token.expose()]))
         });
         self.observer.called(endpoint, received_at.since(&sent_at), answer.as_ref().err());
         answer.map_err(|error| CallFailure { endpoint, class: error.class(endpoint), sent_at, error })
@@ -203,9 +203,9 @@ impl OfficialAccountClient {
         match question {
             Question::SessionsOf(kf_account) => {
                 // A literal `@` is legal in a query, and calls of this family have refused `%40`.
-                url.set_query(Some(&format!("{}&kf_account={kf_account}", token.in_query())));
+                url.set_query(Some(&format!("{}&kf_account={kf_account}", token.query_parameter())));
             }
-            Question::Plain(_) | Question::SessionListQuota => url.set_query(Some(token.in_query())),
+            Question::Plain(_) | Question::SessionListQuota => url.set_query(Some(token.query_parameter())),
         }
         match question {
             Question::SessionsOf(_) | Question::Plain(_) => {

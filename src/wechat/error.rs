@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::wire::WireError;
 use crate::domain::{
     clock::Moment,
     endpoint::{CallKind, Endpoint},
@@ -78,7 +79,34 @@ pub struct CallFailure {
     pub error: CallError,
 }
 
+/// The length limit of an errmsg in characters, because errmsgs go to the log.
+const MAX_ERRMSG_CHARS: usize = 300;
+
 impl CallError {
+    /// Removes `secrets` from the errmsg before it is shortened: the server may quote what was sent.
+    pub(super) fn from_wire(error: WireError, secrets: &[&str]) -> Self {
+        match error {
+            WireError::Refused { code, message } => {
+                let secrets = secrets.iter().filter(|secret| !secret.is_empty());
+                let message = secrets.fold(message, |message, secret| message.replace(*secret, "[REDACTED]"));
+                let printable = message.chars().map(|c| if c.is_control() { ' ' } else { c });
+                let message: String = printable.take(MAX_ERRMSG_CHARS).collect();
+                Self::Refused { code, message: message.into() }
+            }
+            WireError::Malformed(reason) => Self::Malformed(reason.into()),
+        }
+    }
+
+    pub(super) fn from_http(error: reqwest::Error) -> Self {
+        if error.is_timeout() {
+            Self::Timeout
+        } else if error.is_body() || error.is_decode() {
+            Self::Malformed("the answer is incomplete".into())
+        } else {
+            Self::Connect(innermost_cause(error).into())
+        }
+    }
+
     /// The value of the label `code`: the number of an errcode that is in the table, a word for everything else.
     pub fn code(&self) -> &'static str {
         match self {
@@ -169,6 +197,16 @@ impl CallFailure {
         let fetching = self.endpoint.kind() == CallKind::Token;
         self.class.concerns_every_call() || (fetching && self.class.scope() == Scope::OfficialAccount)
     }
+}
+
+/// The innermost cause of an error, which says most, without the URL.
+pub(super) fn innermost_cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
-//! The rate_limiter of one official account's calls: `max_requests_per_minute`, evenly spaced.
+//! The rate limit of one official account's calls: `max_requests_per_minute`, evenly spaced.
 //!
-//! Each call takes a permit just before it is made; token calls need none, for they have a floor of their own. Permits go
-//! to two kinds of callers: the queue of polls, which must not stand still and asks again later
-//! ([`RateLimiter::try_permit`]), and all other calls: those of collectors, which ask again later as well
-//! ([`RateLimiter::try_permit_beside_polls`]), and repeats with a new token, which are under way and wait ([`RateLimiter::permit`]). When both want more than there is they take turns, so that neither starves the other.
+//! Each call needs a permit just before it is made. Token calls need none, because they have a minimum interval of their
+//! own. There are two kinds of requesters. Polls wait in a queue, which must not block, and ask again later
+//! ([`RateLimiter::try_permit_for_poll`]). All other calls are those of collectors, which ask again later too
+//! ([`RateLimiter::try_permit_for_collector`]), and retries with a new token, which are in progress and wait
+//! ([`RateLimiter::permit`]). If both kinds want more permits than there are, they alternate, so that neither starves.
 //!
-//! Waiting is done on tokio's timer and not by governor, whose own timer is a thread of its own.
+//! Waiting uses tokio's timer, because governor's own timer needs a thread.
 
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,43 +23,43 @@ use governor::{
 
 use crate::domain::clock::Clock;
 
-/// From here on there is more than one call in 10 ms: timers, which are only good to a millisecond or two, may make up
-/// for being late.
-const LATE_TIMERS_MATTER_FROM: u32 = 6_000;
+/// From this limit on there is more than one call in 10 ms. Timers are only accurate to a millisecond or two, so calls
+/// may catch up after a late timer.
+const CATCH_UP_FROM: u32 = 6_000;
 
 /// Spaces the calls of one official account.
 pub struct RateLimiter {
-    limiter: governor::RateLimiter<NotKeyed, InMemoryState, Monotonic, NoOpMiddleware<Duration>>,
+    limiter: governor::RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<Duration>>,
     spacing: Duration,
-    turns: Mutex<Turns>,
+    contention: Mutex<Contention>,
 }
 
-/// Who wants permits.
+/// Who asks for a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Caller {
-    Queue,
-    Call,
+enum Requester {
+    Poll,
+    OtherCall,
 }
 
-/// Who had the last permit, and who wants the next one.
+/// Who got the last permit, and who waits for the next one.
 #[derive(Default)]
-struct Turns {
-    last: Option<Caller>,
-    queue_waits: bool,
+struct Contention {
+    last: Option<Requester>,
+    poll_waits: bool,
     calls_waiting: usize,
-    /// A call that was sent away will ask again.
-    call_comes_back: bool,
+    /// A collector got no permit and will ask again.
+    collector_waits: bool,
 }
 
 impl RateLimiter {
-    /// Lets so many calls a minute through: no 60 s see more than one call more, and for each full 6,000 of the limit
-    /// another one.
+    /// Allows `max_requests_per_minute` calls. In any 60 s there is at most one call more, and another one for each full
+    /// 6,000 of the limit.
     pub fn new(max_requests_per_minute: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
         let quota = quota(max_requests_per_minute);
         Self {
-            limiter: governor::RateLimiter::direct_with_clock(quota, Monotonic(clock)),
+            limiter: governor::RateLimiter::direct_with_clock(quota, MonotonicClock(clock)),
             spacing: quota.replenish_interval(),
-            turns: Mutex::default(),
+            contention: Mutex::default(),
         }
     }
 
@@ -67,74 +68,78 @@ impl RateLimiter {
         self.spacing
     }
 
-    /// Takes a permit for a poll that is in the queue; if there is none, says when to ask again.
-    pub fn try_permit(&self) -> Result<(), Duration> {
-        self.take(Caller::Queue)
+    /// Takes a permit for a poll in the queue. Without one, the error says when to ask again.
+    pub fn try_permit_for_poll(&self) -> Result<(), Duration> {
+        self.request(Requester::Poll)
     }
 
-    /// Takes a permit for a call that is not a poll's; if there is none, says when to ask again.
-    pub fn try_permit_beside_polls(&self) -> Result<(), Duration> {
-        let taken = self.take(Caller::Call);
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner).call_comes_back = taken.is_err();
-        taken
+    /// Takes a permit for a collector. Without one, the error says when to ask again.
+    pub fn try_permit_for_collector(&self) -> Result<(), Duration> {
+        let permit = self.request(Requester::OtherCall);
+        lock(&self.contention).collector_waits = permit.is_err();
+        permit
     }
 
     /// Waits for a permit.
     pub async fn permit(&self) {
-        let _waiting = Waiting::among(&self.turns);
-        while let Err(wait) = self.take(Caller::Call) {
+        let _waiting = WaitingCall::new(&self.contention);
+        while let Err(wait) = self.request(Requester::OtherCall) {
             tokio::time::sleep(wait).await;
         }
     }
 
-    fn take(&self, caller: Caller) -> Result<(), Duration> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = if turns.last == Some(caller) && turns.other_waits(caller) {
-            // Only once: it may be that the other does not come after all.
-            turns.last = None;
+    fn request(&self, requester: Requester) -> Result<(), Duration> {
+        let mut contention = lock(&self.contention);
+        let permit = if contention.last == Some(requester) && contention.other_waits(requester) {
+            // Yields only once: the other requester may have gone away.
+            contention.last = None;
             Err(self.spacing)
         } else {
             self.limiter.check().map_err(|not_until| not_until.wait_time_from(self.limiter.clock().now()))
         };
-        if taken.is_ok() {
-            turns.last = Some(caller);
+        if permit.is_ok() {
+            contention.last = Some(requester);
         }
-        if caller == Caller::Queue {
-            turns.queue_waits = taken.is_err();
+        if requester == Requester::Poll {
+            contention.poll_waits = permit.is_err();
         }
-        taken
+        permit
     }
 }
 
-impl Turns {
-    fn other_waits(&self, caller: Caller) -> bool {
-        match caller {
-            Caller::Queue => self.calls_waiting > 0 || self.call_comes_back,
-            Caller::Call => self.queue_waits,
+impl Contention {
+    fn other_waits(&self, requester: Requester) -> bool {
+        match requester {
+            Requester::Poll => self.calls_waiting > 0 || self.collector_waits,
+            Requester::OtherCall => self.poll_waits,
         }
     }
 }
 
-/// A call that waits, for as long as it does.
-struct Waiting<'a>(&'a Mutex<Turns>);
+/// Counts a waiting call while it exists.
+struct WaitingCall<'a>(&'a Mutex<Contention>);
 
-impl<'a> Waiting<'a> {
-    fn among(turns: &'a Mutex<Turns>) -> Self {
-        turns.lock().unwrap_or_else(PoisonError::into_inner).calls_waiting += 1;
-        Self(turns)
+impl<'a> WaitingCall<'a> {
+    fn new(contention: &'a Mutex<Contention>) -> Self {
+        lock(contention).calls_waiting += 1;
+        Self(contention)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingCall<'_> {
     fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).calls_waiting -= 1;
+        lock(self.0).calls_waiting -= 1;
     }
+}
+
+fn lock(contention: &Mutex<Contention>) -> MutexGuard<'_, Contention> {
+    contention.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The program's monotonic clock, for governor.
-struct Monotonic(Arc<dyn Clock>);
+struct MonotonicClock(Arc<dyn Clock>);
 
-impl governor::clock::Clock for Monotonic {
+impl governor::clock::Clock for MonotonicClock {
     type Instant = Duration;
 
     fn now(&self) -> Duration {
@@ -143,7 +148,7 @@ impl governor::clock::Clock for Monotonic {
 }
 
 fn quota(max_requests_per_minute: NonZeroU32) -> Quota {
-    let catch_up = max_requests_per_minute.get() / LATE_TIMERS_MATTER_FROM;
+    let catch_up = max_requests_per_minute.get() / CATCH_UP_FROM;
     Quota::per_minute(max_requests_per_minute).allow_burst(NonZeroU32::MIN.saturating_add(catch_up))
 }
 
@@ -159,25 +164,25 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// A monotonic clock that is set by hand, in nanoseconds.
+    /// A monotonic clock that is set manually, in nanoseconds.
     #[derive(Default)]
-    struct ByHand(AtomicU64);
+    struct ManualClock(AtomicU64);
 
-    impl ByHand {
+    impl ManualClock {
         fn pass(&self, time: Duration) {
             self.0.fetch_add(u64::try_from(time.as_nanos()).unwrap(), Ordering::Relaxed);
         }
     }
 
-    impl Clock for ByHand {
+    impl Clock for ManualClock {
         fn now(&self) -> Moment {
             let monotonic = Duration::from_nanos(self.0.load(Ordering::Relaxed));
             Moment { wall: Timestamp::UNIX_EPOCH, monotonic }
         }
     }
 
-    fn rate_limiter(max_requests_per_minute: u32) -> (RateLimiter, Arc<ByHand>) {
-        let clock = Arc::new(ByHand::default());
+    fn rate_limiter(max_requests_per_minute: u32) -> (RateLimiter, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::default());
         (RateLimiter::new(NonZeroU32::new(max_requests_per_minute).unwrap(), Arc::clone(&clock) as _), clock)
     }
 
@@ -193,77 +198,77 @@ mod tests {
             assert_eq!((quota.replenish_interval(), quota.burst_size().get()), (spacing, at_once), "{limit}");
         }
         let (rate_limiter, clock) = rate_limiter(120);
-        assert_eq!(rate_limiter.try_permit(), Ok(()));
-        assert_eq!(rate_limiter.try_permit(), Err(Duration::from_millis(500)));
+        assert_eq!(rate_limiter.try_permit_for_poll(), Ok(()));
+        assert_eq!(rate_limiter.try_permit_for_poll(), Err(Duration::from_millis(500)));
         clock.pass(Duration::from_millis(200));
-        assert_eq!(rate_limiter.try_permit(), Err(Duration::from_millis(300)));
+        assert_eq!(rate_limiter.try_permit_for_poll(), Err(Duration::from_millis(300)));
         clock.pass(Duration::from_millis(300));
-        assert_eq!(rate_limiter.try_permit(), Ok(()));
+        assert_eq!(rate_limiter.try_permit_for_poll(), Ok(()));
     }
 
     #[test]
-    fn time_without_calls_is_not_made_up_for() {
+    fn unused_permits_do_not_accumulate() {
         let (rate_limiter, clock) = rate_limiter(60);
         clock.pass(10 * MINUTE);
-        assert_eq!(rate_limiter.try_permit(), Ok(()));
-        assert_eq!(rate_limiter.try_permit(), Err(Duration::from_secs(1)));
+        assert_eq!(rate_limiter.try_permit_for_poll(), Ok(()));
+        assert_eq!(rate_limiter.try_permit_for_poll(), Err(Duration::from_secs(1)));
     }
 
     #[test]
-    fn the_queue_and_waiting_calls_take_turns() {
+    fn polls_and_waiting_calls_alternate() {
         let (rate_limiter, clock) = rate_limiter(60);
-        let _waiting = Waiting::among(&rate_limiter.turns);
+        let _waiting = WaitingCall::new(&rate_limiter.contention);
         let mut permits = Vec::new();
         for _ in 0..10 {
-            // The queue is always the first to ask.
-            for caller in [Caller::Queue, Caller::Call] {
-                if rate_limiter.take(caller).is_ok() {
-                    permits.push(caller);
+            // Polls always ask first.
+            for requester in [Requester::Poll, Requester::OtherCall] {
+                if rate_limiter.request(requester).is_ok() {
+                    permits.push(requester);
                 }
             }
             clock.pass(Duration::from_secs(1));
         }
-        let of_the_queue = permits.iter().filter(|caller| **caller == Caller::Queue).count();
-        assert_eq!((permits.len(), of_the_queue), (10, 5), "{permits:?}");
+        let polls = permits.iter().filter(|requester| **requester == Requester::Poll).count();
+        assert_eq!((permits.len(), polls), (10, 5), "{permits:?}");
     }
 
     #[test]
-    fn the_queue_and_calls_that_come_back_take_turns() {
+    fn polls_and_collectors_that_ask_again_alternate() {
         let (rate_limiter, clock) = rate_limiter(60);
         let (mut polls, mut calls) = (0, 0);
         for _ in 0..10 {
-            polls += u32::from(rate_limiter.try_permit().is_ok());
-            calls += u32::from(rate_limiter.try_permit_beside_polls().is_ok());
+            polls += u32::from(rate_limiter.try_permit_for_poll().is_ok());
+            calls += u32::from(rate_limiter.try_permit_for_collector().is_ok());
             clock.pass(Duration::from_secs(1));
         }
         assert_eq!((polls, calls), (5, 5));
     }
 
     #[test]
-    fn who_waited_and_went_away_holds_nobody_up_for_long() {
+    fn requester_that_went_away_delays_others_only_briefly() {
         let (rate_limiter, clock) = rate_limiter(60);
-        assert_eq!(rate_limiter.try_permit(), Ok(()));
-        assert!(rate_limiter.try_permit().is_err(), "the queue waits, and is never seen again");
+        assert_eq!(rate_limiter.try_permit_for_poll(), Ok(()));
+        assert!(rate_limiter.try_permit_for_poll().is_err(), "the poll waits, and never asks again");
         for _ in 0..3 {
             clock.pass(2 * Duration::from_secs(1));
-            let permits = [rate_limiter.take(Caller::Call), rate_limiter.take(Caller::Call)];
+            let permits = [Requester::OtherCall; 2].map(|requester| rate_limiter.request(requester));
             assert!(permits.contains(&Ok(())), "{permits:?}");
         }
     }
 
     #[tokio::test]
-    async fn a_call_waits_for_its_permit() {
+    async fn call_waits_for_its_permit() {
         let (rate_limiter, clock) = rate_limiter(60_000);
-        // What is let through at once is used up.
-        while rate_limiter.try_permit().is_ok() {}
+        // Use up the burst.
+        while rate_limiter.try_permit_for_poll().is_ok() {}
         clock.pass(Duration::from_millis(2));
         tokio::time::timeout(MINUTE, rate_limiter.permit()).await.unwrap();
-        assert_eq!(rate_limiter.turns.lock().unwrap().calls_waiting, 0);
+        assert_eq!(rate_limiter.contention.lock().unwrap().calls_waiting, 0);
     }
 
     proptest! {
         #[test]
-        fn no_minute_sees_more_than_the_limit_and_one(
+        fn no_minute_exceeds_the_limit_by_more_than_one(
             limit in 1_u32..5_999,
             steps in proptest::collection::vec(0_u64..2_000, 1..400),
         ) {
@@ -271,7 +276,7 @@ mod tests {
             let mut permits: Vec<Duration> = Vec::new();
             for step in steps {
                 clock.pass(Duration::from_millis(step));
-                if rate_limiter.try_permit().is_ok() {
+                if rate_limiter.try_permit_for_poll().is_ok() {
                     permits.push(clock.now().monotonic);
                 }
             }

@@ -1,9 +1,9 @@
-//! How far this machine's clock is from WeChat's, by the `Date` of its answers.
+//! Measures how far this machine's clock differs from WeChat's, by the `Date` of its answers.
 //!
-//! An answer that says it was made in second D was made between D and D + 1 by WeChat's clock, and between sending and
-//! receiving by ours. So the skew lies between what the earliest and the latest of these moments give, and the value in
-//! this interval that is nearest to zero is taken: a good clock shows 0 and does not tremble, and a bad one is never made
-//! out worse than it is, at the price of up to half a second and half the round trip. Answers are looked at once a second.
+//! An answer with `Date` second D was made between D and D + 1 on WeChat's clock, and between sending and receiving on
+//! ours. So the skew is between the values that the earliest and the latest of these moments give. The value in this
+//! interval that is nearest to zero is used: a correct clock shows exactly 0, and the skew is never overstated, but it can
+//! be understated by up to half a second plus half the round trip. One answer a second is evaluated.
 
 use std::{
     sync::{
@@ -18,28 +18,28 @@ use reqwest::header::{DATE, HeaderMap};
 
 use crate::domain::clock::Moment;
 
-/// The resolution of `Date`.
+/// The resolution of `Date`, in seconds.
 const DATE_RESOLUTION: f64 = 1.0;
 
-/// A slower answer than that leaves too much open.
-const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(2);
+/// Slower answers are ignored, because they leave too wide an interval.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(2);
 
-/// Beyond this many seconds the clock is told to be wrong.
-const WRONG_BEYOND: f64 = 5.0;
+/// Above this skew, in seconds, the clock is reported as wrong.
+const WRONG_ABOVE: f64 = 5.0;
 
-/// Below this many seconds it is right again.
+/// Below this skew, in seconds, the clock is reported as right again.
 const RIGHT_BELOW: f64 = 3.0;
 
-/// Watches the skew.
+/// Measures the skew, and logs when the clock becomes wrong or right.
 #[derive(Default)]
 pub(super) struct ClockSkew {
-    /// The first second of the monotonic clock in which answers are looked at again.
-    look_from: AtomicU64,
-    judgement: Mutex<Judgement>,
+    /// The next second of the monotonic clock in which an answer is evaluated.
+    next_second: AtomicU64,
+    state: Mutex<SkewState>,
 }
 
 impl ClockSkew {
-    /// Looks at the head of an answer if it is time to, and gives the skew in seconds, positive when our clock is ahead.
+    /// Evaluates the head of an answer if that is due. Returns the skew in seconds, positive if our clock is ahead.
     pub(super) fn observe(
         &self,
         head: &HeaderMap,
@@ -47,28 +47,30 @@ impl ClockSkew {
         now: impl FnOnce() -> Moment,
     ) -> Option<f64> {
         let second = sent_at.monotonic.as_secs();
-        let look_from = self.look_from.load(Ordering::Relaxed);
-        if second < look_from {
+        let next_second = self.next_second.load(Ordering::Relaxed);
+        if second < next_second {
             return None;
         }
-        // Another answer may be looked at just now: one of them is enough.
-        self.look_from.compare_exchange(look_from, second + 1, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        // If another answer is being evaluated at the same moment, one of them is enough.
+        self.next_second
+            .compare_exchange(next_second, second + 1, Ordering::Relaxed, Ordering::Relaxed)
+            .ok()?;
         let date = jiff::fmt::rfc2822::parse(head.get(DATE)?.to_str().ok()?).ok()?.timestamp();
         let received_at = now();
-        if received_at.since(&sent_at) > LONGEST_ROUND_TRIP {
+        if received_at.since(&sent_at) > MAX_ROUND_TRIP {
             return None;
         }
         let skew = skew_seconds(date, sent_at.wall, received_at.wall);
-        let verdict = self.judgement().judge(skew);
-        match verdict {
-            Some(Verdict::Wrong) => tracing::warn!(
+        let change = self.state().record(skew);
+        match change {
+            Some(SkewChange::BecameWrong) => tracing::warn!(
                 skew_seconds = skew,
                 "This machine's clock is {:.0} s {} WeChat's: times in events and metrics are wrong by that much; let \
                  NTP set it (timedatectl status, chronyc tracking)",
                 skew.abs(),
                 if skew > 0.0 { "ahead of" } else { "behind" }
             ),
-            Some(Verdict::Right) => {
+            Some(SkewChange::BecameRight) => {
                 tracing::info!(skew_seconds = skew, "This machine's clock agrees with WeChat's again");
             }
             None => {}
@@ -76,51 +78,49 @@ impl ClockSkew {
         Some(skew)
     }
 
-    /// The skew in seconds when it was last looked at, and whether the clock counts as wrong.
+    /// The last measured skew in seconds, and whether the clock counts as wrong.
     pub(super) fn last(&self) -> Option<(f64, bool)> {
-        let judgement = self.judgement();
-        Some((judgement.last?, judgement.wrong))
+        let state = self.state();
+        Some((state.last?, state.is_wrong))
     }
 
-    fn judgement(&self) -> MutexGuard<'_, Judgement> {
-        self.judgement.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, SkewState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The value nearest to zero of those that the skew can have.
+/// The possible skew that is nearest to zero.
 fn skew_seconds(date: Timestamp, sent: Timestamp, received: Timestamp) -> f64 {
     let least = sent.duration_since(date).as_secs_f64() - DATE_RESOLUTION;
     let most = received.duration_since(date).as_secs_f64();
-    // A clock that was set between sending and receiving may have turned the interval round.
+    // If the clock was set between sending and receiving, the interval may be reversed.
     0.0_f64.max(least.min(most)).min(least.max(most))
 }
 
-/// What was last said of the clock.
 #[derive(Default)]
-struct Judgement {
+struct SkewState {
     last: Option<f64>,
-    wrong: bool,
+    is_wrong: bool,
 }
 
-/// What is to be said of the clock.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Wrong,
-    Right,
+enum SkewChange {
+    BecameWrong,
+    BecameRight,
 }
 
-impl Judgement {
-    /// Says something only when it is new.
-    fn judge(&mut self, skew: f64) -> Option<Verdict> {
+impl SkewState {
+    /// Returns a change only once.
+    fn record(&mut self, skew: f64) -> Option<SkewChange> {
         self.last = Some(skew);
         match skew.abs() {
-            skew if !self.wrong && skew > WRONG_BEYOND => {
-                self.wrong = true;
-                Some(Verdict::Wrong)
+            skew if !self.is_wrong && skew > WRONG_ABOVE => {
+                self.is_wrong = true;
+                Some(SkewChange::BecameWrong)
             }
-            skew if self.wrong && skew < RIGHT_BELOW => {
-                self.wrong = false;
-                Some(Verdict::Right)
+            skew if self.is_wrong && skew < RIGHT_BELOW => {
+                self.is_wrong = false;
+                Some(SkewChange::BecameRight)
             }
             _ => None,
         }
@@ -151,20 +151,20 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_may_be_right_shows_no_skew() {
+    fn possibly_correct_clock_has_no_skew() {
         assert_skew("2026-11-22T07:22:45.000Z", "2026-11-22T07:22:45.100Z", 0.0);
         assert_skew("2026-11-22T07:22:45.900Z", "2026-11-22T07:22:46.000Z", 0.0);
         assert_skew("2026-11-22T07:22:44.950Z", "2026-11-22T07:22:45.050Z", 0.0);
     }
 
     #[test]
-    fn a_wrong_clock_shows_by_how_much_it_is_wrong_at_least() {
+    fn wrong_clock_has_its_minimum_skew() {
         assert_skew("2026-11-22T07:25:45.400Z", "2026-11-22T07:25:45.500Z", 179.4);
         assert_skew("2026-11-22T07:19:45.400Z", "2026-11-22T07:19:45.500Z", -179.5);
     }
 
     #[test]
-    fn without_a_date_that_can_be_read_nothing_is_known() {
+    fn skew_is_unknown_without_readable_date() {
         let sent = moment("2026-11-22T07:22:45Z", 0);
         let unknown = |head: HeaderMap| ClockSkew::default().observe(&head, sent, || sent).is_none();
         assert!(unknown(HeaderMap::new()));
@@ -175,34 +175,37 @@ mod tests {
     }
 
     #[test]
-    fn slow_answers_are_passed_over() {
+    fn slow_answers_are_ignored() {
         let (sent, received) = (moment("2026-11-22T07:30:00Z", 0), moment("2026-11-22T07:30:03Z", 3_000));
         assert_eq!(ClockSkew::default().observe(&head(SECOND_45), sent, || received), None);
     }
 
     #[test]
-    fn answers_are_looked_at_once_a_second() {
+    fn one_answer_a_second_is_evaluated() {
         let skew = ClockSkew::default();
-        let looks = |ms: u64| {
+        let evaluated = |ms: u64| {
             let sent = Moment { monotonic: Duration::from_millis(ms), ..moment("2026-11-22T07:22:45Z", 0) };
             skew.observe(&head(SECOND_45), sent, || sent).is_some()
         };
-        assert_eq!([100, 200, 999, 1_000, 1_001, 900, 3_500, 3_999].map(looks), {
+        assert_eq!([100, 200, 999, 1_000, 1_001, 900, 3_500, 3_999].map(evaluated), {
             [true, false, false, true, false, false, true, false]
         });
     }
 
     #[test]
-    fn a_wrong_clock_is_told_once_and_so_is_a_right_one() {
-        let mut judgement = Judgement::default();
-        let said = [0.0, 4.9, 5.1, -400.0, 4.0, 3.1, -2.9, 0.0, -5.1].map(|skew| judgement.judge(skew));
-        let (wrong, right) = (Some(Verdict::Wrong), Some(Verdict::Right));
-        assert_eq!(said, [None, None, wrong, None, None, None, right, None, Some(Verdict::Wrong)]);
+    fn change_to_wrong_and_to_right_is_reported_once() {
+        let mut state = SkewState::default();
+        let changes = [0.0, 4.9, 5.1, -400.0, 4.0, 3.1, -2.9, 0.0, -5.1].map(|skew| state.record(skew));
+        let (wrong, right) = (Some(SkewChange::BecameWrong), Some(SkewChange::BecameRight));
+        assert_eq!(
+            changes,
+            [None, None, wrong, None, None, None, right, None, Some(SkewChange::BecameWrong)]
+        );
     }
 
     proptest! {
         #[test]
-        fn the_skew_is_never_overstated(
+        fn skew_is_never_overstated(
             skew_ms in -600_000_i64..600_000,
             made_at_ms in 0_i64..86_400_000,
             there_ms in 0_i64..1_000,

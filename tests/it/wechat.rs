@@ -21,7 +21,7 @@ use kfwatch::{
         client::{Answered, OfficialAccountClient},
         error::{CallError, CallFailure},
         rate_limit::RateLimiter,
-        token::{FETCH_FLOOR, TokenProvider, TokenSource},
+        token::{MIN_FETCH_INTERVAL, TokenProvider, TokenSource},
         wire::SessionList,
     },
 };
@@ -104,7 +104,7 @@ impl Conversation {
     fn at_most_a_minute(self, calls: u32) -> Self {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let rate_limiter = NonZeroU32::new(calls).map(|calls| RateLimiter::new(calls, clock));
-        Self { client: self.client.paced(rate_limiter), ..self }
+        Self { client: self.client.with_rate_limiter(rate_limiter), ..self }
     }
 
     /// How many sessions are listed; `None` without a list.
@@ -159,7 +159,7 @@ async fn a_thousand_polls_without_a_token_fetch_one() {
 async fn a_thousand_polls_whose_token_expires_at_once_fetch_one_new_token() {
     for conversation in [Conversation::stable().await, Conversation::classic().await] {
         conversation.poll().await.unwrap();
-        conversation.pass(FETCH_FLOOR);
+        conversation.pass(MIN_FETCH_INTERVAL);
         conversation.control.expire_tokens(&conversation.appid).unwrap();
         let results = conversation.poll_many(1000).await;
         assert!(results.iter().all(Result::is_ok), "each poll is repeated with the new token");
@@ -171,7 +171,7 @@ async fn a_thousand_polls_whose_token_expires_at_once_fetch_one_new_token() {
 async fn a_repeat_with_a_new_token_waits_for_a_permit_of_its_own() {
     let conversation = Conversation::stable().await.at_most_a_minute(120);
     conversation.poll().await.unwrap();
-    conversation.pass(FETCH_FLOOR);
+    conversation.pass(MIN_FETCH_INTERVAL);
     conversation.control.expire_tokens(&conversation.appid).unwrap();
     conversation.client.permit().await;
     let begun = Instant::now();
@@ -207,7 +207,7 @@ async fn two_fetches_are_never_less_than_the_floor_apart() {
     assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
     assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
     assert_eq!(conversation.token_fetches(), 1);
-    conversation.pass(FETCH_FLOOR);
+    conversation.pass(MIN_FETCH_INTERVAL);
     conversation.poll().await.unwrap();
     assert_eq!(conversation.token_fetches(), 2);
 }
@@ -233,7 +233,7 @@ async fn a_failed_fetch_is_not_repeated_by_the_polls_that_waited_for_it() {
     }
     assert_eq!(conversation.token_fetches(), 1);
     conversation.control.unfreeze_secret(&conversation.appid).unwrap();
-    conversation.pass(FETCH_FLOOR);
+    conversation.pass(MIN_FETCH_INTERVAL);
     conversation.poll().await.unwrap();
 }
 
@@ -254,7 +254,7 @@ async fn another_program_that_fetches_classic_tokens_is_noticed() {
 async fn a_stable_token_that_is_refused_though_it_is_current_costs_one_poll() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
-    conversation.pass(FETCH_FLOOR);
+    conversation.pass(MIN_FETCH_INTERVAL);
     assert_eq!(class_of(conversation.poll_with(Fault::Errcode(40001)).await), ErrorClass::Busy);
     conversation.poll().await.unwrap();
     assert_eq!(conversation.tally.replaced.load(Ordering::Relaxed), 0);
@@ -270,10 +270,10 @@ async fn refusals_that_last_half_a_minute_hold_the_official_account_back() {
     assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
     conversation.pass(Duration::from_secs(29));
     assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
-    conversation.pass(FETCH_FLOOR);
+    conversation.pass(MIN_FETCH_INTERVAL);
     assert_eq!(class_of(conversation.poll().await), ErrorClass::TokenRejected);
     conversation.control.clear_faults();
-    conversation.pass(FETCH_FLOOR);
+    conversation.pass(MIN_FETCH_INTERVAL);
     conversation.poll().await.unwrap();
 }
 
@@ -312,15 +312,15 @@ async fn a_token_that_cannot_be_renewed_is_used_to_its_end() {
 #[tokio::test]
 async fn how_a_token_stands_is_told_without_fetching_one() {
     let conversation = Conversation::stable().await;
-    assert_eq!(conversation.client.token_standing(), None);
+    assert_eq!(conversation.client.token_status(), None);
     conversation.poll().await.unwrap();
     conversation.pass(Duration::from_secs(200));
-    let condition = conversation.client.token_standing().unwrap();
+    let condition = conversation.client.token_status().unwrap();
     let left = condition.expires_in.unwrap();
     assert!((200..210).contains(&condition.age.as_secs()), "{condition:?}");
     assert!((6990..=7000).contains(&left.as_secs()), "{condition:?}");
     conversation.pass(Duration::from_secs(7000));
-    assert_eq!(conversation.client.token_standing(), None);
+    assert_eq!(conversation.client.token_status(), None);
     assert_eq!(conversation.token_fetches(), 1);
 }
 
@@ -342,7 +342,7 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
     assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy, "the file still has the old one");
     write_token();
     conversation.poll().await.unwrap();
-    assert_eq!(conversation.client.token_standing().unwrap().expires_in, None, "a file does not say");
+    assert_eq!(conversation.client.token_status().unwrap().expires_in, None, "a file does not say");
     assert_eq!(conversation.token_fetches(), 0);
 }
 
@@ -496,7 +496,7 @@ async fn each_call_of_the_collectors_is_answered_also_when_the_token_is_refused(
     for token_expires in [false, true] {
         let expire = || {
             if token_expires {
-                conversation.pass(FETCH_FLOOR);
+                conversation.pass(MIN_FETCH_INTERVAL);
                 conversation.control.expire_tokens(&conversation.appid).unwrap();
             }
         };

@@ -34,7 +34,7 @@ pub(super) enum TrustError {
 impl Trusted {
     /// Those of this file, or of the system. The client to WeChat warns of a system without a CA store.
     pub(super) fn of(ca_file: Option<&Path>) -> Result<Self, TrustError> {
-        Ok(Self::hold(&TlsRoots::of_file_or_system(ca_file)?)?)
+        Ok(Self::hold(&TlsRoots::load(ca_file)?)?)
     }
 }
 

@@ -1,33 +1,33 @@
-//! An access token, which shows itself only where it goes into a request.
+//! An access token that is only visible in the requests that need it.
 
 use std::{fmt, iter, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// A token as it goes into a request.
+/// An access token, cheap to clone.
 #[derive(Clone)]
-pub struct AccessToken(Arc<Spellings>);
+pub(in crate::wechat) struct AccessToken(Arc<Encodings>);
 
-struct Spellings {
+struct Encodings {
     plain: SecretString,
-    /// Encoded once and not for every poll.
-    in_query: SecretString,
+    /// Encoded once, because every poll needs it.
+    query_parameter: SecretString,
 }
 
 impl AccessToken {
     pub(super) fn new(token: SecretString) -> Self {
         let encoded = form_urlencoded::byte_serialize(token.expose_secret().as_bytes());
-        let in_query = iter::once("access_token=").chain(encoded).collect::<String>();
-        Self(Arc::new(Spellings { plain: token, in_query: in_query.into() }))
+        let query_parameter = iter::once("access_token=").chain(encoded).collect::<String>();
+        Self(Arc::new(Encodings { plain: token, query_parameter: query_parameter.into() }))
     }
 
     pub(in crate::wechat) fn expose(&self) -> &str {
         self.0.plain.expose_secret()
     }
 
-    /// The parameter of a query that holds it.
-    pub(in crate::wechat) fn in_query(&self) -> &str {
-        self.0.in_query.expose_secret()
+    /// The query parameter `access_token`, encoded for a URL.
+    pub(in crate::wechat) fn query_parameter(&self) -> &str {
+        self.0.query_parameter.expose_secret()
     }
 }
 

@@ -3,27 +3,33 @@
 use reqwest::{Method, Request};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{cache::Fetched, caller::Caller};
-use crate::wechat::{Endpoint, error::CallFailure, http::call_refused, wire};
+use super::{cache::FetchedToken, observed_client::ObservedClient};
+use crate::{
+    domain::endpoint::Endpoint,
+    wechat::{
+        error::{CallError, CallFailure},
+        wire::tokens::access_token,
+    },
+};
 
-/// Fetches an access token: `GET /cgi-bin/token` or `POST /cgi-bin/stable_token`.
+/// Fetches an access token with `GET /cgi-bin/token` or `POST /cgi-bin/stable_token`.
 pub(super) async fn fetch(
     endpoint: Endpoint,
     appid: &str,
     secret: &SecretString,
-    caller: Caller<'_>,
-) -> Result<Fetched, CallFailure> {
-    let mut url = caller.client.url(endpoint);
+    client: ObservedClient<'_>,
+) -> Result<FetchedToken, CallFailure> {
+    let mut url = client.client.url(endpoint);
     let fields = [("grant_type", "client_credential"), ("appid", appid), ("secret", secret.expose_secret())];
     let request = if endpoint == Endpoint::Token {
         url.query_pairs_mut().extend_pairs(fields);
         Request::new(Method::GET, url)
     } else {
-        caller.client.post(url, &fields.into_iter().map(|(key, value)| (key, value.into())).collect())
+        client.client.post(url, &fields.into_iter().map(|(key, value)| (key, value.into())).collect())
     };
-    let read = |answer: &str| {
-        let answer = wire::token(answer).map_err(|error| call_refused(error, &[secret.expose_secret()]))?;
-        Ok(Fetched::new((*answer.access_token).into(), answer.expires_in))
+    let parse = |answer: &str| {
+        let issued = access_token(answer);
+        Ok(issued.map_err(|error| CallError::from_wire(error, &[secret.expose_secret()]))?.into())
     };
-    caller.call(endpoint, caller.client.exchange(request), read).await
+    client.call(endpoint, client.client.exchange(request), parse).await
 }

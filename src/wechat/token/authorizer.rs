@@ -1,11 +1,11 @@
 //! The token of an official account that has authorized a component.
 //!
-//! A refresh token gives the authorizer_access_token, and with it perhaps another refresh token, which is stored
-//! before anything is done with what came along: lost, it would take a look into WeChat's list to go on. That is done
-//! also when WeChat calls the refresh token invalid (61023), as it does after its owner has authorized anew.
+//! A refresh token gives the authorizer_access_token, and sometimes a new refresh token. The new refresh token is stored
+//! before the access token is used: if it were lost, only WeChat's list could replace it. The list is also read when
+//! WeChat calls the refresh token invalid (61023), as it does after the owner has authorized the component again.
 //!
-//! The floor holds for attempts. One may call api_authorizer_token more than once: with the other spelling of the
-//! parameter, with a new component token, and with the refresh token of the list after 61023.
+//! The minimum fetch interval counts attempts. One attempt may call api_authorizer_token several times: with the other
+//! query parameter, with a new component token, and with the refresh token from the list after 61023.
 
 use std::{
     collections::BTreeMap,
@@ -15,22 +15,33 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Authorization, Component, TokenJournal,
-    cache::{Fetched, MinFetchInterval},
-    caller::Caller,
-    component::ComponentCall,
+    cache::FetchedToken,
+    component::{Component, ComponentCall},
+    journal::TokenJournal,
+    min_fetch_interval::MinFetchInterval,
+    observed_client::ObservedClient,
 };
-use crate::wechat::{
-    Endpoint,
-    error::{CallError, CallFailure},
-    wire,
+use crate::{
+    domain::endpoint::Endpoint,
+    wechat::{
+        error::{CallError, CallFailure},
+        wire::tokens::{AuthorizerToken, authorizer_token},
+    },
 };
 
 /// "The refresh token is invalid."
 const REFRESH_TOKEN_INVALID: i64 = 61023;
 
-/// Fetches the token of one official account.
-pub(super) struct Authorizer {
+/// The authorization that an official account has given to a component.
+pub struct Authorization {
+    /// The component, shared by all official accounts that have authorized it.
+    pub component: Arc<Component>,
+    /// The refresh token that was stored last, else the configured one. Without any, WeChat's list is read.
+    pub refresh_token: Option<SecretString>,
+}
+
+/// Fetches the tokens of one official account through a component.
+pub(super) struct AuthorizerTokens {
     appid: Arc<str>,
     component: Arc<Component>,
     journal: Arc<dyn TokenJournal>,
@@ -40,93 +51,93 @@ pub(super) struct Authorizer {
 #[derive(Clone)]
 struct RefreshToken {
     token: Option<SecretString>,
-    /// Whether it is yet to be stored.
-    unstored: bool,
+    is_stored: bool,
 }
 
-impl Authorizer {
+impl AuthorizerTokens {
     pub(super) fn new(appid: Arc<str>, authorization: Authorization, journal: Arc<dyn TokenJournal>) -> Self {
         let Authorization { component, refresh_token: token } = authorization;
-        Self { appid, component, journal, refresh_token: Mutex::new(RefreshToken { token, unstored: false }) }
+        Self { appid, component, journal, refresh_token: Mutex::new(RefreshToken { token, is_stored: true }) }
     }
 
-    /// Fetches a token. Only a call for this official account counts at its floor: when the component has no token,
-    /// that must not keep this one waiting once it has.
+    /// Fetches a token. Only calls for this official account count for its minimum interval: after the component had no
+    /// token, this account must not have to wait once the component has one.
     pub(super) async fn fetch(
         &self,
         min_fetch_interval: &mut MinFetchInterval,
-        caller: Caller<'_>,
-    ) -> Result<Fetched, CallFailure> {
-        self.store_unstored(caller).await?;
-        self.component.token(caller).await?;
+        client: ObservedClient<'_>,
+    ) -> Result<FetchedToken, CallFailure> {
+        self.store_if_new(client).await?;
+        self.component.token(client).await?;
         let refresh_token = match self.known().token {
             Some(known) => known,
             None => {
-                self.listed(caller).await?.ok_or_else(|| self.failure(CallError::NoRefreshToken, caller))?
+                let listed = self.read_from_list(client).await?;
+                listed.ok_or_else(|| self.failure(CallError::NoRefreshToken, client))?
             }
         };
-        min_fetch_interval.record(caller.client.now()).await;
-        let answer = self.ask(&refresh_token, caller).await;
-        let Err(refused) = answer else { return answer };
-        if refused.error.errcode() != Some(REFRESH_TOKEN_INVALID) {
-            return Err(refused);
+        min_fetch_interval.record(client.now()).await;
+        let answer = self.refresh(&refresh_token, client).await;
+        let Err(failure) = answer else { return answer };
+        if failure.error.errcode() != Some(REFRESH_TOKEN_INVALID) {
+            return Err(failure);
         }
-        match self.listed(caller).await? {
+        match self.read_from_list(client).await? {
             Some(other) if other.expose_secret() != refresh_token.expose_secret() => {
-                self.ask(&other, caller).await
+                self.refresh(&other, client).await
             }
-            Some(_) | None => Err(refused),
+            Some(_) | None => Err(failure),
         }
     }
 
-    /// The refresh token in WeChat's list, stored.
-    async fn listed(&self, caller: Caller<'_>) -> Result<Option<SecretString>, CallFailure> {
-        let listed = self.component.listed_refresh_token(&self.appid, caller).await?;
+    /// Reads the refresh token from WeChat's list, and stores it.
+    async fn read_from_list(&self, client: ObservedClient<'_>) -> Result<Option<SecretString>, CallFailure> {
+        let listed = self.component.listed_refresh_token(&self.appid, client).await?;
         if let Some(token) = &listed {
-            self.take_over(token, caller).await?;
+            self.replace(token, client).await?;
         }
         Ok(listed)
     }
 
-    async fn ask(&self, refresh_token: &SecretString, caller: Caller<'_>) -> Result<Fetched, CallFailure> {
+    async fn refresh(
+        &self,
+        refresh_token: &SecretString,
+        client: ObservedClient<'_>,
+    ) -> Result<FetchedToken, CallFailure> {
+        let secret = refresh_token.expose_secret();
         let fields = BTreeMap::from([
             ("component_appid", self.component.appid().into()),
             ("authorizer_appid", (*self.appid).into()),
-            ("authorizer_refresh_token", refresh_token.expose_secret().into()),
+            ("authorizer_refresh_token", secret.into()),
         ]);
-        let secret = refresh_token.expose_secret();
         let call = ComponentCall { endpoint: Endpoint::AuthorizerToken, fields, secret };
-        let read = |answer: &str| {
-            let answer = wire::component::authorizer_token(answer)?;
-            let rotated = answer.refresh_token().map(SecretString::from);
-            Ok((Fetched::new((*answer.authorizer_access_token).into(), answer.expires_in), rotated))
-        };
-        let (fetched, rotated) = self.component.call(&call, read, caller).await?;
-        if let Some(rotated) = rotated {
-            self.take_over(&rotated, caller).await?;
+        let AuthorizerToken { issued, refresh_token } =
+            self.component.call(&call, authorizer_token, client).await?;
+        if let Some(new) = refresh_token {
+            self.replace(&new, client).await?;
         }
-        Ok(fetched)
+        Ok(issued.into())
     }
 
-    /// Goes on with this refresh token, which is kept in memory and stored.
-    async fn take_over(&self, token: &SecretString, caller: Caller<'_>) -> Result<(), CallFailure> {
+    /// Replaces the refresh token in memory and in the store.
+    async fn replace(&self, token: &SecretString, client: ObservedClient<'_>) -> Result<(), CallFailure> {
         let known = self.known().token;
         if known.is_none_or(|known| known.expose_secret() != token.expose_secret()) {
-            self.set(RefreshToken { token: Some(token.clone()), unstored: true });
+            self.set(RefreshToken { token: Some(token.clone()), is_stored: false });
         }
-        self.store_unstored(caller).await
+        self.store_if_new(client).await
     }
 
-    async fn store_unstored(&self, caller: Caller<'_>) -> Result<(), CallFailure> {
-        let RefreshToken { token: Some(token), unstored: true } = self.known() else { return Ok(()) };
-        let stored = self.journal.store_refresh_token(&self.appid, &token, caller.client.now()).await;
-        stored.map_err(|problem| self.failure(CallError::RefreshTokenNotStored(problem.into()), caller))?;
-        self.set(RefreshToken { token: Some(token), unstored: false });
+    async fn store_if_new(&self, client: ObservedClient<'_>) -> Result<(), CallFailure> {
+        let RefreshToken { token: Some(token), is_stored: false } = self.known() else { return Ok(()) };
+        let stored = self.journal.store_refresh_token(&self.appid, &token, client.now()).await;
+        stored.map_err(|problem| self.failure(CallError::RefreshTokenNotStored(problem.into()), client))?;
+        self.set(RefreshToken { token: Some(token), is_stored: true });
         Ok(())
     }
 
-    fn failure(&self, error: CallError, caller: Caller<'_>) -> CallFailure {
-        CallFailure::new(Endpoint::AuthorizerToken, error, caller.client.now())
+    fn failure(&self, error: CallError, client: ObservedClient<'_>) -> CallFailure {
+        CallFailure::new(Endpoint::AuthorizerToken, error, client.now())
     }
 
     fn known(&self) -> RefreshToken {

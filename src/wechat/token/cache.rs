@@ -1,224 +1,198 @@
-//! A token that many use and one fetches: the cache, the single flight and the floor, whatever the token is for.
+//! Caches one token, fetched by one caller for all: of an official account or of a component.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
-use secrecy::SecretString;
-
-use super::{AccessToken, FETCH_FLOOR, TokenJournal, TokenStatus, caller::Caller};
+use super::{
+    access_token::AccessToken, min_fetch_interval::MinFetchInterval, observed_client::ObservedClient,
+};
 use crate::{
-    domain::clock::Moment,
+    domain::{clock::Moment, endpoint::Endpoint},
     wechat::{
-        Endpoint,
         error::{CallError, CallFailure},
+        wire::tokens::IssuedToken,
     },
 };
 
-/// A token is renewed when it has so long to live. Below five minutes, from which on stable_token gives a new one.
+/// A token is renewed when its remaining lifetime is this short. Less than five minutes, because only then does
+/// stable_token return a new one.
 const RENEWAL_MARGIN: Duration = Duration::from_secs(240);
 
-/// Where a kept token comes from.
-pub(super) trait Source: Send + Sync {
-    /// The call that gives tokens, for failures without any call.
+/// Fetches the tokens for a [`TokenCache`].
+pub(super) trait TokenFetcher: Sync {
+    /// The endpoint to name in a failure for which no call was made.
     fn endpoint(&self) -> Endpoint;
 
-    /// Whether the lifetime is WeChat's word. Otherwise it only says when to ask again, and a token that was not
-    /// refused is used on where asking fails.
-    fn tells_expiry(&self) -> bool;
+    /// Whether WeChat states the lifetime. Otherwise the lifetime only says when to fetch again, and the old token stays
+    /// in use while fetching fails.
+    fn states_lifetime(&self) -> bool;
 
-    /// Fetches a token, after it has recorded that at the floor; what calls nobody need not be recorded.
-    fn fetch<'a>(
-        &'a self,
-        min_fetch_interval: &'a mut MinFetchInterval,
-        caller: Caller<'a>,
-    ) -> BoxFuture<'a, Result<Fetched, CallFailure>>;
+    /// Fetches a token. Must record the fetch at the minimum interval before it calls a server.
+    fn fetch(
+        &self,
+        min_fetch_interval: &mut MinFetchInterval,
+        client: ObservedClient<'_>,
+    ) -> impl Future<Output = Result<FetchedToken, CallFailure>> + Send;
 }
 
-/// What a source gave.
-pub(super) struct Fetched {
+/// A token as a [`TokenFetcher`] returns it.
+pub(super) struct FetchedToken {
     pub(super) token: AccessToken,
     pub(super) lifetime: Duration,
 }
 
-impl Fetched {
-    pub(super) fn new(token: SecretString, lifetime: Duration) -> Self {
+impl From<IssuedToken> for FetchedToken {
+    fn from(IssuedToken { token, lifetime }: IssuedToken) -> Self {
         Self { token: AccessToken::new(token), lifetime }
     }
 }
 
-/// Keeps fetches apart.
-pub(super) struct MinFetchInterval {
-    appid: Arc<str>,
-    journal: Arc<dyn TokenJournal>,
-    /// The earliest next fetch, on the monotonic clock.
-    not_before: Duration,
+/// The age and the remaining lifetime of the current token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenStatus {
+    /// The time since it was fetched or read.
+    pub age: Duration,
+    /// The remaining lifetime; `None` if its source does not state one.
+    pub expires_in: Option<Duration>,
 }
 
-impl MinFetchInterval {
-    /// `last_fetch_ago`: how long ago a fetch was last recorded, if ever; `now` is the moment of that reckoning.
-    pub(super) fn new(
-        appid: Arc<str>,
-        journal: Arc<dyn TokenJournal>,
-        last_fetch_ago: Option<Duration>,
-        now: Moment,
-    ) -> Self {
-        let left = last_fetch_ago.map_or(Duration::ZERO, |ago| FETCH_FLOOR.saturating_sub(ago));
-        Self { appid, journal, not_before: now.monotonic + left }
-    }
-
-    /// Records that a fetch is about to be made.
-    pub(super) async fn record(&mut self, now: Moment) {
-        self.not_before = now.monotonic + FETCH_FLOOR;
-        self.journal.record_fetch(&self.appid, now).await;
-    }
-
-    /// The fetch that began then has failed: one that took long does not let the next follow at once.
-    fn failed(&mut self, begun_at: Moment, now: Moment) {
-        if self.not_before > begun_at.monotonic {
-            self.not_before = now.monotonic + FETCH_FLOOR;
-        }
-    }
-}
-
-/// The token and whoever fetches it.
+/// The current token, and the lock of whoever fetches the next one.
 pub(super) struct TokenCache {
-    cached: Mutex<Option<Cached>>,
-    /// Held by whoever fetches.
-    fetching: tokio::sync::Mutex<Fetching>,
+    cached: Mutex<Option<CachedToken>>,
+    /// Locked during a fetch.
+    fetching: tokio::sync::Mutex<FetchState>,
 }
 
+/// Times are on the monotonic clock.
 #[derive(Clone)]
-struct Cached {
+struct CachedToken {
     token: AccessToken,
-    /// When its source had given it.
     fetched_at: Duration,
     renew_at: Duration,
     expires_at: Duration,
 }
 
-struct Fetching {
+struct FetchState {
     min_fetch_interval: MinFetchInterval,
-    /// What the last fetch failed with and when, for those who waited for it or may not fetch yet.
+    /// The failure of the last fetch and its time, for callers that waited for that fetch or may not fetch yet.
     last_failure: Option<(CallFailure, Moment)>,
 }
 
 impl TokenCache {
     pub(super) fn new(min_fetch_interval: MinFetchInterval) -> Self {
-        let fetching = Fetching { min_fetch_interval, last_failure: None };
+        let fetching = FetchState { min_fetch_interval, last_failure: None };
         Self { cached: Mutex::new(None), fetching: tokio::sync::Mutex::new(fetching) }
     }
 
-    /// The token to use now; fetched if there is none, renewed if it is about to expire.
+    /// Returns the token to use now: fetches one if there is none, and renews one that expires soon.
     pub(super) async fn current(
         &self,
-        source: &dyn Source,
-        caller: Caller<'_>,
+        fetcher: &impl TokenFetcher,
+        client: ObservedClient<'_>,
     ) -> Result<AccessToken, CallFailure> {
-        let now = caller.client.now();
+        let now = client.now();
+        let usable =
+            |cached: &CachedToken| client.now().monotonic < cached.expires_at || !fetcher.states_lifetime();
         match self.cached() {
             Some(cached) if now.monotonic < cached.renew_at => Ok(cached.token),
-            // A file may be just being rewritten, a server be down or slow; the last token was not refused.
-            Some(cached) if now.monotonic < cached.expires_at || !source.tells_expiry() => {
+            // The old token stays in use while another caller renews it, or if renewing fails: a file may just be
+            // rewritten, a server may be slow or down.
+            Some(cached) if usable(&cached) => {
                 let Ok(mut fetching) = self.fetching.try_lock() else { return Ok(cached.token) };
-                match self.fetch(&mut fetching, now, source, caller).await {
-                    Ok(token) => Ok(token),
-                    Err(_) => Ok(cached.token),
-                }
+                let renewed = self.fetch(&mut fetching, now, fetcher, client).await;
+                Ok(renewed.unwrap_or(cached.token))
             }
             _ => {
                 let mut fetching = self.fetching.lock().await;
                 match self.cached() {
-                    Some(cached)
-                        if caller.client.now().monotonic < cached.expires_at || !source.tells_expiry() =>
-                    {
-                        Ok(cached.token)
-                    }
-                    _ => self.fetch(&mut fetching, now, source, caller).await,
+                    Some(cached) if usable(&cached) => Ok(cached.token),
+                    _ => self.fetch(&mut fetching, now, fetcher, client).await,
                 }
             }
         }
     }
 
-    /// Drops `used`, refused to a request sent then, if it is still the current token, and then says when it was to be
-    /// renewed. A token that its source gave again since is kept: the refusal is older than that.
+    /// Drops `used`, which WeChat rejected in a request sent at `sent_at`, if it is still the current token. Returns when
+    /// it was to be renewed. A token that was fetched again after that request stays: the rejection is older.
     pub(super) fn discard(&self, used: &AccessToken, sent_at: Moment) -> Option<Duration> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = |cached: &mut Cached| cached.token == *used && cached.fetched_at <= sent_at.monotonic;
-        cached.take_if(refused).map(|dropped| dropped.renew_at)
+        let rejected =
+            |cached: &mut CachedToken| cached.token == *used && cached.fetched_at <= sent_at.monotonic;
+        cached.take_if(rejected).map(|dropped| dropped.renew_at)
     }
 
-    /// The token that there is after `used` was discarded, fetched if there is none; `None` if it is `used` again.
+    /// Returns the token that replaces the discarded `used`, and fetches one if there is none. `None` if it is the same
+    /// token again.
     pub(super) async fn other_than(
         &self,
         used: &AccessToken,
-        source: &dyn Source,
-        caller: Caller<'_>,
+        fetcher: &impl TokenFetcher,
+        client: ObservedClient<'_>,
     ) -> Result<Option<AccessToken>, CallFailure> {
-        let asked_at = caller.client.now();
+        let asked_at = client.now();
         let mut fetching = self.fetching.lock().await;
         let token = match self.cached() {
             Some(cached) => cached.token,
-            None => self.fetch(&mut fetching, asked_at, source, caller).await?,
+            None => self.fetch(&mut fetching, asked_at, fetcher, client).await?,
         };
         Ok((token != *used).then_some(token))
     }
 
-    /// How the present token stands, if there is one.
-    pub(super) fn standing(&self, source: &dyn Source, now: Moment) -> Option<TokenStatus> {
+    /// The status of the current token, if there is one.
+    pub(super) fn status(&self, fetcher: &impl TokenFetcher, now: Moment) -> Option<TokenStatus> {
         let cached = self.cached().filter(|cached| now.monotonic < cached.expires_at)?;
         Some(TokenStatus {
             age: now.monotonic.saturating_sub(cached.fetched_at),
-            expires_in: source.tells_expiry().then(|| cached.expires_at.saturating_sub(now.monotonic)),
+            expires_in: fetcher.states_lifetime().then(|| cached.expires_at.saturating_sub(now.monotonic)),
         })
     }
 
-    /// Fetches a token for whoever began to wait at `asked_at`, unless a fetch has failed since: were each who waited
-    /// for one that hung to make another, they would do so one after the other.
+    /// Fetches a token for a caller that has waited since `asked_at`. If a fetch failed in the meantime, returns that
+    /// failure instead: otherwise all callers that waited for a hanging fetch would start another, one by one.
     async fn fetch(
         &self,
-        Fetching { min_fetch_interval, last_failure }: &mut Fetching,
+        FetchState { min_fetch_interval, last_failure }: &mut FetchState,
         asked_at: Moment,
-        source: &dyn Source,
-        caller: Caller<'_>,
+        fetcher: &impl TokenFetcher,
+        client: ObservedClient<'_>,
     ) -> Result<AccessToken, CallFailure> {
-        let now = caller.client.now();
+        let now = client.now();
+        let may_fetch = min_fetch_interval.has_passed(now);
         match last_failure {
-            Some((failure, at))
-                if at.monotonic > asked_at.monotonic || now.monotonic < min_fetch_interval.not_before =>
-            {
+            Some((failure, at)) if !may_fetch || at.monotonic > asked_at.monotonic => {
                 return Err(failure.clone());
             }
-            None if now.monotonic < min_fetch_interval.not_before => {
-                return Err(CallFailure::new(source.endpoint(), CallError::TokenNotYet, now));
+            None if !may_fetch => {
+                return Err(CallFailure::new(fetcher.endpoint(), CallError::TokenNotYet, now));
             }
             _ => {}
         }
-        match source.fetch(min_fetch_interval, caller).await {
-            Ok(Fetched { token, lifetime }) => {
+        // Boxed, because fetches are rare and would enlarge the future of every poll.
+        match Box::pin(fetcher.fetch(min_fetch_interval, client)).await {
+            Ok(FetchedToken { token, lifetime }) => {
                 *last_failure = None;
-                // A short-lived token is not renewed all the time: a quarter of its life is margin enough.
+                // A quarter of a short lifetime is enough, so that such a token is not renewed all the time.
                 let margin = RENEWAL_MARGIN.min(lifetime / 4);
-                *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(Cached {
+                *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(CachedToken {
                     token: token.clone(),
-                    fetched_at: caller.client.now().monotonic,
+                    fetched_at: client.now().monotonic,
                     renew_at: now.monotonic + lifetime - margin,
                     expires_at: now.monotonic + lifetime,
                 });
                 Ok(token)
             }
             Err(failure) => {
-                let failed_at = caller.client.now();
-                min_fetch_interval.failed(now, failed_at);
+                let failed_at = client.now();
+                min_fetch_interval.record_failure(now, failed_at);
                 *last_failure = Some((failure.clone(), failed_at));
                 Err(failure)
             }
         }
     }
 
-    fn cached(&self) -> Option<Cached> {
+    fn cached(&self) -> Option<CachedToken> {
         self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -1,15 +1,14 @@
-//! A third-party platform ("component"): its own token, shared by all official accounts that have authorized it.
+//! A third-party platform ("component") and its token, which all official accounts share that have authorized it.
 //!
-//! The platform's verify ticket gives its component_access_token, and that gives the official accounts theirs (see
-//! `authorizer`). WeChat pushes a new ticket every ten minutes to another program of the operator's; it is read anew
-//! for each fetch.
+//! The platform's verify ticket gives its component_access_token, which in turn gives the tokens of the official accounts
+//! (see [`super::authorizer`]). WeChat pushes a new ticket every ten minutes to another program of the operator. It is
+//! read again for each fetch.
 //!
-//! Pages of different years disagree whether the token goes into the query as `component_access_token` or as
-//! `access_token`. The component begins with the former and remembers which one WeChat does not call missing (41001).
+//! WeChat's documentation disagrees on the query parameter of the token: `component_access_token` or `access_token`. The
+//! component begins with the first, and switches when WeChat answers that the token is missing (41001).
 //!
-//! The floor holds for attempts to fetch a token, its own or an official account's. One attempt for an official account
-//! may make several calls: again with the other spelling, with a new component token, and after an invalid refresh
-//! token (61023).
+//! The minimum fetch interval counts attempts to fetch a token. One attempt for an official account may make several
+//! calls: with the other parameter, with a new component token, and after an invalid refresh token (61023).
 
 use std::{
     collections::BTreeMap,
@@ -21,52 +20,51 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    AccessToken, TokenJournal,
-    cache::{Fetched, MinFetchInterval, Source, TokenCache},
-    caller::Caller,
-    list::AuthorizerList,
-    text::{self, TextServer},
+    access_token::AccessToken,
+    authorizer_list::{AuthorizerList, PAGE_SIZE},
+    cache::{FetchedToken, TokenCache, TokenFetcher},
+    external::{self, TokenServer},
+    journal::TokenJournal,
+    min_fetch_interval::MinFetchInterval,
+    observed_client::ObservedClient,
 };
 use crate::{
-    domain::{clock::Moment, error_class::ErrorClass},
+    domain::{clock::Moment, endpoint::Endpoint, error_class::ErrorClass},
     wechat::{
-        Endpoint,
         error::{CallError, CallFailure},
-        http::call_refused,
-        wire::{self, WireError},
+        wire::{WireError, tokens},
     },
 };
 
 /// "The access token is missing."
 const TOKEN_MISSING: i64 = 41001;
 
-/// What a component is known to WeChat by.
+/// The credentials of a component.
 #[derive(Debug)]
 pub struct ComponentCredentials {
-    /// Its component_appid.
+    /// The component_appid.
     pub appid: Arc<str>,
-    /// Its component_appsecret.
+    /// The component_appsecret.
     pub secret: SecretString,
-    /// Where the newest component_verify_ticket is.
+    /// Where to read the newest component_verify_ticket.
     pub ticket: TicketSource,
 }
 
-/// Where another program of the operator's keeps the newest component_verify_ticket.
+/// Where another program of the operator keeps the newest component_verify_ticket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TicketSource {
-    /// A file that it rewrites.
+    /// A file that the program rewrites.
     File {
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
-        /// Where in the file, if it is JSON.
+        /// The position in the file, if it is JSON.
         json_pointer: Option<String>,
     },
-    /// A server.
-    Server(TextServer),
+    /// An HTTP server.
+    Server(TokenServer),
 }
 
 /// A component, shared by the official accounts that have authorized it.
@@ -74,21 +72,21 @@ pub struct Component {
     credentials: Arc<ComponentCredentials>,
     token: TokenCache,
     /// Whether `access_token` is the parameter that works.
-    renamed: AtomicBool,
-    list: AuthorizerList,
+    uses_short_parameter: AtomicBool,
+    /// The last reading of WeChat's list, if any. Locked while a caller reads.
+    list: tokio::sync::Mutex<Option<AuthorizerList>>,
 }
 
-/// A call that is made with the component's token.
+/// A call with the component's token.
 pub(super) struct ComponentCall<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) fields: BTreeMap<&'a str, serde_json::Value>,
-    /// What an errmsg must not show of the fields.
+    /// The secret in the fields, to be removed from an errmsg.
     pub(super) secret: &'a str,
 }
 
 impl Component {
-    /// `last_fetch_ago`: how long ago a fetch of its token was last recorded, if ever; `now` is the moment of that
-    /// reckoning.
+    /// `last_fetch_ago`: how long before `now` the last fetch of its token was recorded, if ever.
     pub fn new(
         credentials: Arc<ComponentCredentials>,
         journal: Arc<dyn TokenJournal>,
@@ -98,47 +96,67 @@ impl Component {
         let min_fetch_interval =
             MinFetchInterval::new(Arc::clone(&credentials.appid), journal, last_fetch_ago, now);
         let token = TokenCache::new(min_fetch_interval);
-        Self { credentials, token, renamed: AtomicBool::new(false), list: AuthorizerList::default() }
+        Self { credentials, token, uses_short_parameter: AtomicBool::new(false), list: Default::default() }
     }
 
     pub(super) fn appid(&self) -> &str {
         &self.credentials.appid
     }
 
-    /// Its token to use now.
-    pub(super) async fn token(&self, caller: Caller<'_>) -> Result<AccessToken, CallFailure> {
-        self.token.current(self, caller).await
+    /// Returns the component's token to use now.
+    pub(super) async fn token(&self, client: ObservedClient<'_>) -> Result<AccessToken, CallFailure> {
+        self.token.current(self, client).await
     }
 
-    /// Makes a call; when the component's token is refused, once more with another.
+    /// Makes a call, and repeats it once with another token if the component's token is rejected.
     pub(super) async fn call<T>(
         &self,
         call: &ComponentCall<'_>,
-        read: impl Fn(&str) -> Result<T, WireError>,
-        caller: Caller<'_>,
+        parse: impl Fn(&str) -> Result<T, WireError>,
+        client: ObservedClient<'_>,
     ) -> Result<T, CallFailure> {
-        let token = self.token(caller).await?;
-        let answer = self.call_with(&token, call, &read, caller).await;
-        let Err(refused) = answer else { return answer };
-        if !refused.error.rejects_token() {
-            return Err(refused);
+        let token = self.token(client).await?;
+        let answer = self.call_with(&token, call, &parse, client).await;
+        let Err(failure) = answer else { return answer };
+        if !failure.error.rejects_token() {
+            return Err(failure);
         }
-        self.token.discard(&token, refused.sent_at);
-        match self.token.other_than(&token, self, caller).await {
-            Ok(Some(other)) => self.call_with(&other, call, &read, caller).await,
-            // Why no token is to be had may be worse than that the old one was refused.
+        self.token.discard(&token, failure.sent_at);
+        match self.token.other_than(&token, self, client).await {
+            Ok(Some(other)) => self.call_with(&other, call, &parse, client).await,
+            // The reason why no token can be fetched may be more serious than the rejection.
             Err(fetch) if fetch.class != ErrorClass::Busy => Err(fetch),
-            Ok(None) | Err(_) => Err(refused),
+            Ok(None) | Err(_) => Err(failure),
         }
     }
 
-    /// The refresh token of an official account in WeChat's list, if it is there.
+    /// Returns the refresh token of an official account from WeChat's list, if the list has one. All callers within a
+    /// minute share one reading, even a failed one.
     pub(super) async fn listed_refresh_token(
         &self,
         appid: &str,
-        caller: Caller<'_>,
+        client: ObservedClient<'_>,
     ) -> Result<Option<SecretString>, CallFailure> {
-        self.list.refresh_token(appid, self, caller).await
+        let mut last = self.list.lock().await;
+        // Without a token the list cannot be read, and the minute must not begin.
+        self.token(client).await?;
+        let now = client.now();
+        let list = match &mut *last {
+            Some(list) if list.is_current(now) => list,
+            outdated => outdated.insert(AuthorizerList::new(now)),
+        };
+        // The caller may be cancelled at any page.
+        while let Some(offset) = list.next_offset() {
+            let fields = BTreeMap::from([
+                ("component_appid", self.appid().into()),
+                ("offset", offset.into()),
+                ("count", PAGE_SIZE.into()),
+            ]);
+            let call = ComponentCall { endpoint: Endpoint::AuthorizerList, fields, secret: "" };
+            let page = self.call(&call, tokens::authorizer_page, client).await;
+            list.add(page, self.appid(), client.now());
+        }
+        list.refresh_token(appid)
     }
 
     /// Makes a call with the parameter that worked last, and with the other one if WeChat misses the token.
@@ -146,35 +164,36 @@ impl Component {
         &self,
         token: &AccessToken,
         call: &ComponentCall<'_>,
-        read: &impl Fn(&str) -> Result<T, WireError>,
-        caller: Caller<'_>,
+        parse: &impl Fn(&str) -> Result<T, WireError>,
+        client: ObservedClient<'_>,
     ) -> Result<T, CallFailure> {
-        let renamed = self.renamed.load(Ordering::Relaxed);
-        let answer = exchange((parameter(renamed), token), call, read, caller).await;
+        let short = self.uses_short_parameter.load(Ordering::Relaxed);
+        let answer = exchange((parameter(short), token), call, parse, client).await;
         if !misses_token(&answer) {
             return answer;
         }
-        let other = exchange((parameter(!renamed), token), call, read, caller).await;
+        let other = exchange((parameter(!short), token), call, parse, client).await;
         if misses_token(&other) {
             return answer;
         }
-        // What failed without an errcode tells nothing.
+        // A failure without an errcode does not show whether the parameter works.
         if other.as_ref().err().is_none_or(|failure| failure.error.errcode().is_some()) {
-            self.renamed.store(!renamed, Ordering::Relaxed);
+            self.uses_short_parameter.store(!short, Ordering::Relaxed);
         }
         other
     }
 
-    /// The ticket, with the fetch recorded: after a file was read, which calls nobody, but before a server is asked.
+    /// Reads the ticket, and records the fetch: before a server is called, but after a file was read, since an unusable
+    /// file causes no call.
     async fn ticket(
         &self,
         min_fetch_interval: &mut MinFetchInterval,
-        caller: Caller<'_>,
+        client: ObservedClient<'_>,
     ) -> Result<SecretString, CallFailure> {
-        let now = caller.client.now();
+        let now = client.now();
         match &self.credentials.ticket {
             TicketSource::File { path, json_pointer } => {
-                let ticket = text::from_file(path, json_pointer.as_deref()).map_err(|problem| {
+                let ticket = external::read_file(path, json_pointer.as_deref()).map_err(|problem| {
                     CallFailure::new(self.endpoint(), CallError::TicketFile(problem.into()), now)
                 })?;
                 min_fetch_interval.record(now).await;
@@ -182,47 +201,44 @@ impl Component {
             }
             TicketSource::Server(server) => {
                 min_fetch_interval.record(now).await;
-                server.ask(caller).await
+                server.fetch(client).await
             }
         }
     }
 }
 
-impl Source for Component {
+impl TokenFetcher for Component {
     fn endpoint(&self) -> Endpoint {
         Endpoint::ComponentToken
     }
 
-    fn tells_expiry(&self) -> bool {
+    fn states_lifetime(&self) -> bool {
         true
     }
 
-    fn fetch<'a>(
-        &'a self,
-        min_fetch_interval: &'a mut MinFetchInterval,
-        caller: Caller<'a>,
-    ) -> BoxFuture<'a, Result<Fetched, CallFailure>> {
-        Box::pin(async move {
-            let ticket = self.ticket(min_fetch_interval, caller).await?;
-            let secrets = [self.credentials.secret.expose_secret(), ticket.expose_secret()];
-            let fields = BTreeMap::from([
-                ("component_appid", self.appid().into()),
-                ("component_appsecret", secrets[0].into()),
-                ("component_verify_ticket", secrets[1].into()),
-            ]);
-            let request = caller.client.post(caller.client.url(self.endpoint()), &fields);
-            let read = |answer: &str| {
-                let answer = wire::component::component_token(answer)
-                    .map_err(|error| call_refused(error, &secrets))?;
-                Ok(Fetched::new((*answer.component_access_token).into(), answer.expires_in))
-            };
-            caller.call(self.endpoint(), caller.client.exchange(request), read).await
-        })
+    async fn fetch(
+        &self,
+        min_fetch_interval: &mut MinFetchInterval,
+        client: ObservedClient<'_>,
+    ) -> Result<FetchedToken, CallFailure> {
+        let ticket = self.ticket(min_fetch_interval, client).await?;
+        let secrets = [self.credentials.secret.expose_secret(), ticket.expose_secret()];
+        let fields = BTreeMap::from([
+            ("component_appid", self.appid().into()),
+            ("component_appsecret", secrets[0].into()),
+            ("component_verify_ticket", secrets[1].into()),
+        ]);
+        let request = client.client.post(client.client.url(self.endpoint()), &fields);
+        let parse = |answer: &str| {
+            let issued = tokens::component_token(answer);
+            Ok(issued.map_err(|error| CallError::from_wire(error, &secrets))?.into())
+        };
+        client.call(self.endpoint(), client.client.exchange(request), parse).await
     }
 }
 
-fn parameter(renamed: bool) -> &'static str {
-    if renamed { "access_token" } else { "component_access_token" }
+fn parameter(short: bool) -> &'static str {
+    if short { "access_token" } else { "component_access_token" }
 }
 
 fn misses_token<T>(answer: &Result<T, CallFailure>) -> bool {
@@ -232,13 +248,14 @@ fn misses_token<T>(answer: &Result<T, CallFailure>) -> bool {
 async fn exchange<T>(
     (parameter, token): (&str, &AccessToken),
     call: &ComponentCall<'_>,
-    read: &impl Fn(&str) -> Result<T, WireError>,
-    caller: Caller<'_>,
+    parse: &impl Fn(&str) -> Result<T, WireError>,
+    client: ObservedClient<'_>,
 ) -> Result<T, CallFailure> {
-    let mut url = caller.client.url(call.endpoint);
+    let mut url = client.client.url(call.endpoint);
     url.query_pairs_mut().append_pair(parameter, token.expose());
-    let request = caller.client.post(url, &call.fields);
-    let read =
-        |answer: &str| read(answer).map_err(|error| call_refused(error, &[token.expose(), call.secret]));
-    caller.call(call.endpoint, caller.client.exchange(request), read).await
+    let request = client.client.post(url, &call.fields);
+    let parse = |answer: &str| {
+        parse(answer).map_err(|error| CallError::from_wire(error, &[token.expose(), call.secret]))
+    };
+    client.call(call.endpoint, client.client.exchange(request), parse).await
 }

@@ -1,61 +1,59 @@
-//! Tokens that WeChat refused long before their time, because another program had one fetched: counted, and told now and then.
+//! Counts and logs tokens that WeChat rejected long before they expired, because another program fetched one.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{AccessToken, caller::Caller};
+use super::{access_token::AccessToken, observed_client::ObservedClient};
 use crate::domain::clock::Moment;
 
-/// The log is told of them no more often than this: two programs that fight over a token do so every few seconds.
-const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(3600);
+/// At most one log line in this time: two programs that compete for a token replace it every few seconds.
+const LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Those of one official account.
+/// The early expirations of one official account's tokens.
 #[derive(Default)]
-pub(super) struct EarlyExpirations(Mutex<Noted>);
+pub(super) struct EarlyExpirations(Mutex<Rejections>);
 
 #[derive(Default)]
-struct Noted {
-    /// The last one, until it is known which one took its place.
-    refused: Option<AccessToken>,
-    /// When the log was last told of one.
-    told_at: Option<Moment>,
+struct Rejections {
+    /// The last rejected token, until its successor is known.
+    rejected: Option<AccessToken>,
+    logged_at: Option<Moment>,
 }
 
 impl EarlyExpirations {
-    /// This one was refused, and is used no more.
-    pub(super) fn note_refused(&self, token: AccessToken) {
-        self.noted().refused = Some(token);
+    pub(super) fn note_rejected(&self, token: AccessToken) {
+        self.rejections().rejected = Some(token);
     }
 
-    /// Counts the one that was refused once there is another, which may be polls later: no fetch may be allowed yet.
-    /// Without a `cause` that is worth telling, it is as it should be.
+    /// Counts the rejected token once another one is known. That may be several polls later, because the minimum interval
+    /// between fetches may not have passed. Without a `cause` the replacement is expected, and is not counted.
     pub(super) fn note_successor(
         &self,
         token: &AccessToken,
         appid: &str,
         cause: Option<&'static str>,
-        caller: Caller<'_>,
+        client: ObservedClient<'_>,
     ) {
-        let mut noted = self.noted();
-        if noted.refused.take().is_none_or(|refused| refused == *token) {
+        let mut rejections = self.rejections();
+        if rejections.rejected.take().is_none_or(|rejected| rejected == *token) {
             return;
         }
         let Some(cause) = cause else { return };
-        caller.observer.token_replaced();
-        let now = caller.client.now();
-        if noted.told_at.is_none_or(|told_at| now.since(&told_at) >= TOLD_AGAIN_AFTER) {
-            noted.told_at = Some(now);
+        client.observer.token_replaced();
+        let now = client.now();
+        if rejections.logged_at.is_none_or(|logged_at| now.since(&logged_at) >= LOG_INTERVAL) {
+            rejections.logged_at = Some(now);
             tracing::warn!(
                 appid = %appid,
-                "WeChat refused the access token of {appid} long before it expired and gave out another: {cause} (told \
-                 once an hour; kfwatch_token_replaced_total counts)"
+                "WeChat rejected the access token of {appid} long before it expired, and issued another: {cause} (logged \
+                 once an hour; kfwatch_token_replaced_total counts every time)"
             );
         }
     }
 
-    fn noted(&self) -> MutexGuard<'_, Noted> {
+    fn rejections(&self) -> MutexGuard<'_, Rejections> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,52 +1,43 @@
-//! Strings and numbers as WeChat writes them: now and then one as the other.
+//! Strings and numbers as WeChat writes them: sometimes a number comes as a string.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Deserializer, de::Visitor};
 
-/// A string, borrowed where it holds no escapes.
+/// A string, borrowed if it contains no escapes.
 #[derive(Default, Deserialize)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+pub(super) struct JsonText<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// An errcode, as [`errcode`] reads it.
-pub(super) struct Errcode(pub(super) i64);
+pub(super) struct JsonErrcode(pub(super) i64);
 
-impl<'de> Deserialize<'de> for Errcode {
+impl<'de> Deserialize<'de> for JsonErrcode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         errcode(deserializer).map(Self)
     }
 }
 
 /// A whole number, as [`integer`] reads it.
-pub(super) struct Integer(pub(super) i64);
+pub(super) struct JsonInteger(pub(super) i64);
 
-impl<'de> Deserialize<'de> for Integer {
+impl<'de> Deserialize<'de> for JsonInteger {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         integer(deserializer).map(Self)
     }
 }
 
-/// An errcode; null is as good as absent.
+/// Reads an errcode; null means the same as absent.
 pub(super) fn errcode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     deserializer.deserialize_any(IntegerVisitor { null: Some(0) })
 }
 
-/// A whole number, as number or as string.
+/// Reads a whole number, written as number or string.
 pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     deserializer.deserialize_any(IntegerVisitor { null: None })
 }
 
-/// A whole number of seconds.
-pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let seconds = integer(deserializer)?;
-    u64::try_from(seconds)
-        .map(Duration::from_secs)
-        .map_err(|_| serde::de::Error::custom("a negative duration"))
-}
-
-/// A whole number, as number or as string.
 struct IntegerVisitor {
-    /// What null stands for, if it is allowed.
+    /// The value of null, if null is allowed.
     null: Option<i64>,
 }
 
@@ -66,7 +57,7 @@ impl Visitor<'_> for IntegerVisitor {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<i64, E> {
-        value.trim().parse().map_err(|_| E::custom("a string that is no whole number"))
+        value.trim().parse().map_err(|_| E::custom("a string that is not a whole number"))
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<i64, E> {

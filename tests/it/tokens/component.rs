@@ -12,7 +12,7 @@ use kfwatch::{
     wechat::{
         Endpoint,
         error::CallError,
-        token::{Component, FETCH_FLOOR, TextServer, TicketSource},
+        token::{Component, MIN_FETCH_INTERVAL, TicketSource, TokenServer},
     },
 };
 use tempfile::TempDir;
@@ -90,7 +90,7 @@ async fn a_component_token_that_is_refused_is_fetched_once_and_every_call_repeat
     let accounts = stage.accounts(50);
     accounts[0].poll().await.unwrap();
     stage.platform.world().component_token = "another program's".to_owned();
-    stage.platform.clock.pass(FETCH_FLOOR);
+    stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     for result in join_all(accounts[1..].iter().map(Account::poll)).await {
         result.unwrap();
     }
@@ -106,7 +106,7 @@ async fn a_component_token_that_is_refused_within_the_floor_costs_a_poll() {
     let failure = accounts[1].failure().await;
     assert_eq!((failure.endpoint, failure.error.errcode()), (Endpoint::AuthorizerToken, Some(40001)));
     assert_eq!(stage.platform.asked("api_component_token"), 1);
-    stage.platform.clock.pass(FETCH_FLOOR);
+    stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     accounts[1].poll().await.unwrap();
 }
 
@@ -116,7 +116,7 @@ async fn an_authorizer_token_that_is_refused_is_fetched_again() {
     let accounts = stage.accounts(1);
     accounts[0].poll().await.unwrap();
     stage.platform.world().merchants.values_mut().next().unwrap().access_token = String::new();
-    stage.platform.clock.pass(FETCH_FLOOR);
+    stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     accounts[0].poll().await.unwrap();
     assert_eq!(stage.platform.asked("api_authorizer_token"), 2);
     assert_eq!(stage.platform.asked("api_component_token"), 1);
@@ -150,7 +150,7 @@ async fn a_rotated_refresh_token_is_stored_before_the_token_that_came_with_it_is
         "api_authorizer_token: the new refresh token could not be stored: no space left"
     );
     assert_eq!(failure.class, ErrorClass::Busy);
-    stage.platform.clock.pass(FETCH_FLOOR);
+    stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     account.failure().await;
     assert_eq!(stage.platform.asked("api_authorizer_token"), 1, "first it has to be stored");
     assert_eq!(stage.platform.asked("getsessionlist"), 0);
@@ -188,7 +188,7 @@ async fn who_authorizes_again_recovers_at_a_later_attempt() {
         let failure = account.failure().await;
         assert_eq!((failure.class, failure.error.errcode()), (ErrorClass::NotAuthorized, Some(61023)));
         assert!(failure.error.remedy(failure.endpoint).unwrap().en.contains("authorize"));
-        stage.platform.clock.pass(FETCH_FLOOR);
+        stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     }
     assert_eq!(stage.platform.asked("api_get_authorizer_list"), 1, "at most once a minute");
     let merchant = stage.platform.world().merchants["wx0000000000000000"].clone();
@@ -237,7 +237,7 @@ async fn official_accounts_that_waited_for_a_component_token_share_its_failure()
     let release = stage.platform.hold_next();
     let mut polls = join_all(accounts.iter().map(Account::failure));
     stage.platform.asked_by(&mut polls, "api_component_token", 1).await;
-    stage.platform.clock.pass(FETCH_FLOOR);
+    stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     drop(release);
     for failure in polls.await {
         assert_eq!(failure.error.errcode(), Some(61006));
@@ -252,7 +252,7 @@ async fn the_ticket_is_read_anew_for_each_fetch() {
     stage.platform.world().ticket = "ticket-2".to_owned();
     let failure = accounts[0].failure().await;
     assert_eq!((failure.endpoint, failure.error.errcode()), (Endpoint::ComponentToken, Some(61006)));
-    stage.platform.clock.pass(FETCH_FLOOR / 2);
+    stage.platform.clock.pass(MIN_FETCH_INTERVAL / 2);
     assert_eq!(
         accounts[1].failure().await.error.errcode(),
         Some(61006),
@@ -263,7 +263,7 @@ async fn the_ticket_is_read_anew_for_each_fetch() {
     assert_eq!((failed(0), failed(1)), (1, 0), "a fetch that was not made has not failed");
 
     std::fs::write(stage.ticket(), "ticket-2").unwrap();
-    stage.platform.clock.pass(FETCH_FLOOR / 2);
+    stage.platform.clock.pass(MIN_FETCH_INTERVAL / 2);
     for account in &accounts {
         account.poll().await.unwrap();
     }
@@ -286,7 +286,7 @@ async fn a_missing_ticket_file_is_named() {
 async fn a_ticket_can_come_from_a_server() {
     let platform = Platform::start().await;
     let url = format!("{}/ticket", platform.url).parse().unwrap();
-    let server = TextServer { url, header: None, json_pointer: None };
+    let server = TokenServer { url, header: None, json_pointer: None };
     let component = platform.component(TicketSource::Server(server), None);
     let appid = platform.merchants(1).remove(0);
     let account = platform.of_component(&appid, &component, None);

@@ -9,7 +9,7 @@ use kfwatch::{
     metrics::Metrics,
     poll::{OfficialAccount, WatchedAccount},
     store::{AccountId, Store},
-    wechat::token::FETCH_FLOOR,
+    wechat::token::MIN_FETCH_INTERVAL,
 };
 use secrecy::ExposeSecret;
 
@@ -67,7 +67,7 @@ async fn a_rotated_refresh_token_outlives_a_restart() {
         let stored = store.refresh_tokens().await.unwrap();
         assert_eq!(stored["wx0000000000000000"].expose_secret(), format!("refresh-wx0000000000000000-{run}"));
         store.close().await;
-        platform.clock.pass(FETCH_FLOOR);
+        platform.clock.pass(MIN_FETCH_INTERVAL);
     }
     assert_eq!(platform.asked("api_get_authorizer_list"), 0);
 }

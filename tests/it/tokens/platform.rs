@@ -179,7 +179,7 @@ impl Platform {
         let authorization =
             Authorization { component: Arc::clone(component), refresh_token: refresh_token.map(Into::into) };
         let journal = Arc::clone(&self.journal) as Arc<dyn TokenJournal>;
-        self.account(TokenProvider::of_component(
+        self.account(TokenProvider::with_component(
             appid.into(),
             authorization,
             journal,

@@ -8,7 +8,7 @@ use kfwatch::{
     wechat::{
         Endpoint,
         error::CallError,
-        token::{FETCH_FLOOR, TextServer, TokenSource},
+        token::{MIN_FETCH_INTERVAL, TokenServer, TokenSource},
     },
 };
 
@@ -18,7 +18,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 fn source(platform: &Platform, path: &str) -> TokenSource {
     let url = format!("{}{path}", platform.url).parse().unwrap();
-    TokenSource::Server(TextServer { url, header: None, json_pointer: None })
+    TokenSource::Server(TokenServer { url, header: None, json_pointer: None })
 }
 
 /// From now on the server gives this token, and WeChat accepts no other.
@@ -51,9 +51,9 @@ async fn a_refused_token_is_asked_for_again_but_not_within_the_floor() {
     replace_token(&platform, "served-2");
     assert_eq!(account.failure().await.class, ErrorClass::Busy);
     assert_eq!(platform.asked("/token"), 1);
-    platform.clock.pass(FETCH_FLOOR);
+    platform.clock.pass(MIN_FETCH_INTERVAL);
     account.poll().await.unwrap();
-    platform.clock.pass(FETCH_FLOOR);
+    platform.clock.pass(MIN_FETCH_INTERVAL);
     replace_token(&platform, "served-3");
     account.poll().await.unwrap();
     assert_eq!(platform.asked("/token"), 3);
@@ -78,7 +78,7 @@ async fn the_header_goes_along_and_the_token_is_found_in_json() {
     let url = format!("{}/token?key=s3cret", platform.url).parse().unwrap();
     let header = ("x-key".parse().unwrap(), "Bearer s3cret".parse().unwrap());
     let json_pointer = Some("/data/token".to_owned());
-    let source = TokenSource::Server(TextServer { url, header: Some(header), json_pointer });
+    let source = TokenSource::Server(TokenServer { url, header: Some(header), json_pointer });
     let account = platform.own(source, None);
     account.poll().await.unwrap();
     let asked = platform.world().asked[0].clone();
@@ -89,7 +89,7 @@ async fn the_header_goes_along_and_the_token_is_found_in_json() {
 async fn user_name_and_password_of_the_url_are_sent_as_such() {
     let platform = Platform::start().await;
     let url = platform.url.replace("http://", "http://me:s3cret@").parse().unwrap();
-    let source = TokenSource::Server(TextServer { url, header: None, json_pointer: None });
+    let source = TokenSource::Server(TokenServer { url, header: None, json_pointer: None });
     platform.own(source, None).poll().await.unwrap();
     assert_eq!(platform.world().asked[0].key.as_deref(), Some("Basic bWU6czNjcmV0"));
 }
@@ -99,7 +99,7 @@ async fn each_failure_is_told_apart_and_shows_nothing_of_the_exchange() {
     let platform = Platform::start().await;
     let url = format!("{}/token?key=s3cret", platform.url).parse().unwrap();
     let header = ("authorization".parse().unwrap(), "Bearer s3cret-too".parse().unwrap());
-    let server = TextServer { url, header: Some(header), json_pointer: None };
+    let server = TokenServer { url, header: Some(header), json_pointer: None };
     let account = platform.own(TokenSource::Server(server), None);
     for (status, body, expected) in [
         (500, "s3cret", "token_server: HTTP status 500"),
@@ -122,7 +122,7 @@ async fn each_failure_is_told_apart_and_shows_nothing_of_the_exchange() {
         let failure = account.failure().await;
         assert_eq!(failure.to_string(), expected);
         assert_eq!(failure.endpoint, Endpoint::TokenServer);
-        platform.clock.pass(FETCH_FLOOR);
+        platform.clock.pass(MIN_FETCH_INTERVAL);
     }
     assert_eq!(platform.asked("/elsewhere"), 0, "no redirect is followed");
     assert_eq!(account.tally.failed.load(Ordering::Relaxed), 7);
@@ -165,7 +165,7 @@ async fn a_server_that_hangs_delays_one_poll_alone() {
     let release = platform.hold_next();
     let mut slow = Box::pin(account.poll());
     platform.asked_by(&mut slow, "/token", 2).await;
-    platform.clock.pass(FETCH_FLOOR);
+    platform.clock.pass(MIN_FETCH_INTERVAL);
     let others = join_all((0..20).map(|_| account.poll()));
     for answer in tokio::time::timeout(Duration::from_secs(4), others).await.unwrap() {
         answer.unwrap();
@@ -183,14 +183,14 @@ async fn who_waited_for_a_fetch_that_hung_shares_its_failure_and_the_floor_is_co
     let release = platform.hold_next();
     let mut polls = join_all((0..20).map(|_| account.failure()));
     platform.asked_by(&mut polls, "/token", 1).await;
-    platform.clock.pass(FETCH_FLOOR);
+    platform.clock.pass(MIN_FETCH_INTERVAL);
     drop(release);
     for failure in polls.await {
         assert_eq!(failure.to_string(), "token_server: HTTP status 503");
     }
     account.failure().await;
     assert_eq!(platform.asked("/token"), 1);
-    platform.clock.pass(FETCH_FLOOR);
+    platform.clock.pass(MIN_FETCH_INTERVAL);
     account.failure().await;
     assert_eq!(platform.asked("/token"), 2);
 }
@@ -200,7 +200,7 @@ async fn a_late_refusal_does_not_drop_a_token_that_was_given_again_since() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), None);
     account.poll().await.unwrap();
-    platform.clock.pass(FETCH_FLOOR);
+    platform.clock.pass(MIN_FETCH_INTERVAL);
     platform.world().accepted = "another".to_owned();
     let release = platform.hold_next();
     let mut late = Box::pin(account.poll());

@@ -1,0 +1,49 @@
+//! The minimum time between two token fetches.
+
+use std::{sync::Arc, time::Duration};
+
+use super::journal::TokenJournal;
+use crate::domain::clock::Moment;
+
+/// The minimum time between two token fetches for one official account, or for one component.
+pub const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Enforces [`MIN_FETCH_INTERVAL`] for one official account or component.
+pub(super) struct MinFetchInterval {
+    appid: Arc<str>,
+    journal: Arc<dyn TokenJournal>,
+    /// The earliest next fetch, on the monotonic clock.
+    next_fetch_at: Duration,
+}
+
+impl MinFetchInterval {
+    /// `last_fetch_ago`: how long before `now` the last fetch was recorded, if ever.
+    pub(super) fn new(
+        appid: Arc<str>,
+        journal: Arc<dyn TokenJournal>,
+        last_fetch_ago: Option<Duration>,
+        now: Moment,
+    ) -> Self {
+        let remaining = last_fetch_ago.map_or(Duration::ZERO, |ago| MIN_FETCH_INTERVAL.saturating_sub(ago));
+        Self { appid, journal, next_fetch_at: now.monotonic + remaining }
+    }
+
+    /// Whether the next fetch is allowed.
+    pub(super) fn has_passed(&self, now: Moment) -> bool {
+        now.monotonic >= self.next_fetch_at
+    }
+
+    /// Records that a fetch is about to start.
+    pub(super) async fn record(&mut self, now: Moment) {
+        self.next_fetch_at = now.monotonic + MIN_FETCH_INTERVAL;
+        self.journal.record_fetch(&self.appid, now).await;
+    }
+
+    /// Restarts the interval if the failed fetch had been recorded: a slow failure must not be followed by an immediate
+    /// fetch.
+    pub(super) fn record_failure(&mut self, started_at: Moment, now: Moment) {
+        if self.next_fetch_at > started_at.monotonic {
+            self.next_fetch_at = now.monotonic + MIN_FETCH_INTERVAL;
+        }
+    }
+}
