@@ -105,12 +105,12 @@ async fn each_failure_is_told_apart_and_shows_nothing_of_the_exchange() {
         (500, "s3cret", "token_server: HTTP status 500"),
         (401, "s3cret", "token_server: HTTP status 401"),
         (302, "served-1", "token_server: HTTP status 302"),
-        (200, "", "token_server: malformed answer: does not hold one token"),
+        (200, "", "token_server: malformed answer: does not contain exactly one token"),
         (200, "<p>s3cret", "token_server: malformed answer: HTML or XML, not a token"),
         (
             200,
             r#"{"s3cret":1}"#,
-            "token_server: malformed answer: JSON, and no json_pointer says where in it",
+            "token_server: malformed answer: JSON, but no json_pointer is configured",
         ),
         (
             200,
