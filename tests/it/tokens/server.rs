@@ -107,11 +107,7 @@ async fn each_failure_is_told_apart_and_shows_nothing_of_the_exchange() {
         (302, "served-1", "token_server: HTTP status 302"),
         (200, "", "token_server: malformed answer: does not contain exactly one token"),
         (200, "<p>s3cret", "token_server: malformed answer: HTML or XML, not a token"),
-        (
-            200,
-            r#"{"s3cret":1}"#,
-            "token_server: malformed answer: JSON, but no json_pointer is configured",
-        ),
+        (200, r#"{"s3cret":1}"#, "token_server: malformed answer: JSON, but no json_pointer is configured"),
         (
             200,
             r#"{"errcode":"40164","errmsg":"s3cret-too is not on the list"}"#,
