@@ -248,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn truncated_answer_lists_nothing_and_damaged_one_does_not_panic(cut in 0..96usize, byte in any::<u8>()) {
+        fn truncated_answer_lists_nothing(cut in 0..96usize, byte in any::<u8>()) {
             let body = br#"{"sessionlist":[{"createtime":123456789,"openid":"oA"},{"createtime":123456790,"openid":"oB"}]}"#;
             prop_assert!(!matches!(read(&body[..cut.min(body.len() - 1)]), Ok(Some(_))));
             let mut damaged = body.to_vec();

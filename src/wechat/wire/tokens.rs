@@ -94,7 +94,9 @@ mod tests {
     }
 
     /// The total, the length of the page, and the appids and refresh tokens on it.
-    fn page(text: &str) -> Result<(Option<i64>, usize, Vec<(String, String)>), WireError> {
+    type Page = (Option<i64>, usize, Vec<(String, String)>);
+
+    fn page(text: &str) -> Result<Page, WireError> {
         authorizer_page(text).map(|page| {
             let exposed = page.refresh_tokens.into_iter();
             let exposed = exposed.map(|(appid, token)| (appid, token.expose_secret().to_owned()));
