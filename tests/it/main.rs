@@ -24,6 +24,7 @@ mod day;
 mod delivery;
 mod delivery_faults;
 mod discovery;
+mod docs;
 mod kf_list;
 mod layers;
 mod limits;

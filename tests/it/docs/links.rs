@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crate::markdown::{Page, code_spans, page, pages, root, without_code_spans};
+use super::markdown::{Page, code_spans, page, pages, root, without_code_spans};
 
 /// Where paths in backticks may begin.
 const DIRECTORIES: [&str; 5] = ["src/", "tests/", "benches/", "deploy/", "docs/"];

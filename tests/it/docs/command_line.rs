@@ -8,7 +8,7 @@ use std::{
 use clap::{Arg, Command, CommandFactory, error::ErrorKind};
 use kfwatch::cli::Cli;
 
-use crate::markdown::{Section, code_spans, page, pages, root};
+use super::markdown::{Section, code_spans, page, pages, root};
 
 const REFERENCE: &str = "docs/en/reference/command-line.md";
 

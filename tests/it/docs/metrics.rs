@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::markdown::{code_spans, page};
+use super::markdown::{code_spans, page};
 
 const REFERENCE: &str = "docs/en/reference/metrics.md";
 

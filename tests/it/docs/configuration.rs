@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use kfwatch::config::{Config, Environment};
 
-use crate::markdown::{code_spans, page, pages, root};
+use super::markdown::{code_spans, page, pages, root};
 
 const REFERENCE: &str = "docs/en/reference/configuration.md";
 

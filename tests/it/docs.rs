@@ -1,0 +1,7 @@
+//! The documentation is true: references list exactly what exists, links resolve, examples parse.
+
+mod command_line;
+mod configuration;
+mod links;
+mod markdown;
+mod metrics;
