@@ -8,8 +8,13 @@
 )]
 
 #[expect(dead_code, reason = "not every test needs every helper")]
-#[path = "it/support/mod.rs"]
-mod support;
+#[path = "it/support"]
+mod support {
+    pub(crate) mod events;
+    pub(crate) mod process;
+    pub(crate) mod site;
+    pub(crate) mod wait;
+}
 
 use std::{
     fs,
@@ -20,8 +25,8 @@ use std::{
 
 use kfwatch::simulator::{AccountToWatch, Control, Scenario, Simulator};
 
-use self::support::{
-    daemon::Daemon,
+use crate::support::{
+    process::Process,
     site::{Site, Tokens},
 };
 
@@ -90,7 +95,7 @@ async fn a_long_churn_leaves_memory_files_log_and_latency_flat() {
     let accounts = scenario.accounts();
     let site = Site::new();
     configure(&site, &simulator, &accounts);
-    let daemon = Daemon::start(&site.config());
+    let daemon = Process::start_ready(&site.config());
 
     let mut churn = Churn::new(simulator.control(), accounts);
     let mut samples = Vec::new();
@@ -113,8 +118,7 @@ async fn a_long_churn_leaves_memory_files_log_and_latency_flat() {
         samples.len()
     );
     assert!(ended > 100.0 * minutes as f64 && came_and_went > 10.0 * minutes as f64, "there was no churn");
-    let finished = daemon.terminate();
-    assert_eq!(finished.code, Some(0), "{:#?}", finished.stderr);
+    daemon.terminate();
 
     let warm_up = WARM_UP.min(begun.elapsed() / 3).max(SHORTEST_WARM_UP);
     samples.retain(|(at, _)| *at >= warm_up);
@@ -216,11 +220,11 @@ impl Bare {
     }
 }
 
-fn sample(daemon: &Daemon, site: &Site, latency: &mut Latency, bare: Bare) -> Sample {
-    let process = format!("/proc/{}", daemon.pid());
+fn sample(daemon: &Process, site: &Site, latency: &mut Latency, bare: Bare) -> Sample {
+    let process = format!("/proc/{}", daemon.id());
     let status = fs::read_to_string(format!("{process}/status")).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let resident = resident.unwrap_or_else(|| panic!("the daemon has ended: {:#?}", daemon.log()));
+    let resident = resident.unwrap_or_else(|| panic!("the daemon has ended: {}", daemon.stderr()));
     let wal = fs::metadata(site.config().with_file_name("kfwatch.db-wal")).map_or(0, |file| file.len());
     let histogram = |name: &str, labels: &str| {
         ["sum", "count"].map(|part| daemon.metric(&format!("{name}_{part}{labels}")).unwrap())

@@ -14,12 +14,13 @@ use std::{
     time::Duration,
 };
 
-use crate::support::process::{Home, Process, WeChat, appid, eventually, get, quiet};
 use crate::support::{
     alertmanager::{Alertmanager, Receiver},
     metrics_page::Page,
+    process::{Home, Process, WeChat, appid, get, quiet},
     prometheus::Prometheus,
     promql::{Selector, grouping_labels, labels_found, selectors},
+    wait::eventually,
 };
 use kfwatch::simulator::{CustomerFlow, Endpoint, Fault, FaultRule, KfState, Spread};
 use serde_json::{Value, json};

@@ -7,11 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::process::{Home, WeChat, appid, eventually, metric, quiet};
+use crate::support::{
+    process::{Home, WeChat, appid, metric, quiet},
+    wait::eventually,
+};
 use kfwatch::simulator::{Control, Endpoint, Fault, FaultRule};
 
 /// Waits that are short enough to see them end, and longer than from tick to tick.
-const CONFIGURATION: &str = "[holds]\nbusy = \"2s\"\nunbound = \"2s\"\nbad_request = \"2s\"\n\
+const CONFIGURATION: &str = "[backoff]\nbusy = \"2s\"\nunbound = \"2s\"\nbad_request = \"2s\"\n\
     unknown = \"2s\"\naddress_not_allowed = \"2s\"\nnot_authorized = \"2s\"\nnot_enabled = \"2s\"\nday_quota = \"2s\"\n";
 
 /// What a failure holds back.
@@ -70,8 +73,8 @@ fn every_class_is_called_counted_told_and_over_as_it_should_be() {
     for index in 0..CASES.len() {
         control.open_session(&appid(index), &kf_account(index, 1), "o-stays", None).unwrap();
     }
-    let home = Home::watching(&wechat, CONFIGURATION).set("KFWATCH__API__TIMEOUT", "1s");
-    let daemon = home.set("KFWATCH__API__CONNECT_TIMEOUT", "1s").daemon();
+    let home = Home::watching(&wechat, CONFIGURATION).set("KFWATCH__API__TIMEOUT", "2s");
+    let daemon = home.set("KFWATCH__API__CONNECT_TIMEOUT", "2s").daemon();
     let is_up = |page: &str, index, kf| gauge(page, "wechat_kf_account_up", index, kf) == Some(1.0);
     eventually("good polls of all", || {
         let page = daemon.get("/metrics").text();
@@ -82,7 +85,7 @@ fn every_class_is_called_counted_told_and_over_as_it_should_be() {
     CASES.iter().enumerate().for_each(|(index, case)| control.inject(rule(index, case)));
     let begun = Instant::now();
     let calm = |control: &Control| polls(control, CASES.len())[0] - before[CASES.len()][0];
-    eventually("a dozen ticks", || (calm(&control) >= 12).then_some(()));
+    eventually("sixteen ticks", || (calm(&control) >= 16).then_some(()));
     let page = daemon.get("/metrics").text();
     let log = daemon.stderr();
     let lasted = begun.elapsed();

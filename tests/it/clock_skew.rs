@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use crate::support::process::{Home, WeChat, appid, eventually, quiet};
+use crate::support::{
+    process::{Home, WeChat, appid, quiet},
+    wait::eventually,
+};
 use jiff::Timestamp;
 
 const SKEW: &str = "kfwatch_upstream_clock_skew_seconds";

@@ -6,8 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::process::{Home, Process, WeChat, appid, eventually, quiet, secret};
-use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
+use crate::support::{
+    process::{Home, Process, WeChat, appid, quiet, secret},
+    rehearsal::{self, NoJournal, ScriptedClock},
+    wait::{PATIENCE, eventually},
+};
 use kfwatch::{
     app,
     domain::{
@@ -337,14 +340,17 @@ fn hundreds_of_official_accounts_are_each_asked_once_though_one_of_them_hangs() 
         endpoint: Some(Endpoint::GetOnlineKfList),
         ..FaultRule::new(Fault::Hang)
     });
-    let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *");
-    let begun = Instant::now();
+    let home = ["KF_LIST", "ONLINE", "WAITING", "QUOTA"]
+        .into_iter()
+        .fold(Home::watching(&wechat, ""), |home, name| {
+            home.set(&format!("KFWATCH__COLLECTORS__{name}"), "1h")
+        })
+        .set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *");
     let _daemon = home.daemon();
     for endpoint in ENDPOINTS {
         eventually("a call for each", || (control.requests(endpoint) >= 300).then_some(()));
         assert_eq!(control.requests(endpoint), 300, "none twice");
     }
-    assert!(begun.elapsed() < MINUTE / 2, "the second turns must not have begun");
 }
 
 #[test]
@@ -356,9 +362,9 @@ fn a_list_that_found_wechat_busy_is_asked_for_again_before_its_interval() {
         ..FaultRule::new(Fault::Errcode(-1))
     });
     let begun = Instant::now();
-    let _daemon = Home::watching(&wechat, "").daemon();
+    let _daemon = Home::watching(&wechat, "").set("KFWATCH__COLLECTORS__KF_LIST", "1h").daemon();
     eventually("the repeat", || (wechat.control().requests(Endpoint::GetKfList) >= 2).then_some(()));
-    assert!((15..60).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() >= 15, "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -375,17 +381,15 @@ fn official_accounts_that_hang_leave_the_others_their_turns() {
             });
         }
     }
-    let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *");
-    let begun = Instant::now();
+    let home = Home::watching(&wechat, "")
+        .set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *")
+        .set("KFWATCH__API__TIMEOUT", "5m");
     let _daemon = home.daemon();
+    // No call that hangs ends before the test gives up, so nobody may wait for one.
+    assert!(PATIENCE < Duration::from_secs(300));
     eventually("a call for each of the others", || {
         (control.requests(Endpoint::QuotaGet) >= 270).then_some(())
     });
-    assert!(
-        begun.elapsed() < Duration::from_secs(9), // api.timeout is 10 s
-        "none waited for those that hang: {:?}",
-        begun.elapsed()
-    );
 }
 
 #[test]

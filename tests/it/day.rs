@@ -16,11 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::stage::{Role, Stage, Tick};
 use crate::support::{
     events::{Account, Event},
     history::{Exchange, History, Life, Then, Told},
     replay::{self, Tally},
+    stage::{Role, Stage, Tick},
 };
 use jiff::Timestamp;
 use kfwatch::simulator::{
@@ -70,7 +70,7 @@ impl Day {
     /// Six in the morning of tomorrow, so that no clock has to be set back.
     async fn begin() -> Self {
         let china = 8 * 3600;
-        let today = (crate::support::wall_ms() / 1000 + china) / 86_400;
+        let today = (crate::support::wait::wall_ms() / 1000 + china) / 86_400;
         let midnight = Timestamp::from_second((today + 1) * 86_400 - china).unwrap();
         let scenario = scenario(midnight + 6 * HOUR);
         let stage = Stage::set(scenario.clone(), |base_url| configuration(base_url, &scenario)).await;

@@ -3,7 +3,10 @@
 //!
 //! What a list changes, case by case, is in `tests/kf_list.rs`.
 
-use crate::support::process::{Home, Process, WeChat, appid, eventually, quiet};
+use crate::support::{
+    process::{Home, Process, WeChat, appid, quiet},
+    wait::eventually,
+};
 use kfwatch::simulator::{Control, Endpoint, Fault, FaultRule};
 use serde_json::Value;
 

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
+use crate::support::{
+    rehearsal::{self, NoJournal, ScriptedClock},
+    wait::PATIENCE,
+};
 use kfwatch::{
     app::App,
     config::{Config, Environment},
@@ -90,7 +93,7 @@ impl Rehearsal {
         official_account.set_accounts(watched.collect());
         official_account.set_discovery(Discovery::new(patterns, appid));
         let limits = PollLimits {
-            deadline: Duration::from_secs(20),
+            deadline: PATIENCE,
             blind_after: Duration::from_secs(300),
             backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
         };

@@ -1,7 +1,5 @@
 //! Who may use whom: the architecture, read off the `crate::` paths of the source.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -20,12 +18,12 @@ const RULES: [Rule; 16] = [
     rule("domain", &[], "it is pure: values in, values out"),
     rule("logging", &[], "it only sets up the log"),
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
-    rule("trust", &[], "it reads certificates, for whoever asks"),
-    rule("wechat", &["domain", "trust"], "it calls WeChat, and knows nobody that it calls for"),
+    rule("tls", &[], "it reads certificates, for whoever asks"),
+    rule("wechat", &["domain", "tls"], "it calls WeChat, and knows nobody that it calls for"),
     rule("store", &["domain"], "it keeps what it is given"),
     rule(
         "sink",
-        &["domain", "store", "trust"],
+        &["domain", "store", "tls"],
         "it delivers stored events, and neither reads the log nor decides when",
     ),
     rule("status", &["domain"], "it is the table that polls write and readers copy"),
@@ -44,7 +42,7 @@ const RULES: [Rule; 16] = [
         "app",
         &[
             "config", "control", "dispatch", "domain", "metrics", "poll", "schedule", "sink", "status",
-            "store", "trust", "web", "wechat",
+            "store", "tls", "web", "wechat",
         ],
         "it puts the daemon together; commands, logging and the simulator are above or beside it",
     ),

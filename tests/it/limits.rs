@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use crate::support::process::{Home, PATIENCE, Process, WeChat, appid, eventually, quiet};
+use crate::support::{
+    process::{Home, Process, WeChat, appid, quiet},
+    wait::{PATIENCE, eventually},
+};
 use futures_util::FutureExt;
 use kfwatch::{
     app::{self, Connections, clock::SystemClock},
@@ -213,19 +216,22 @@ fn sent_to(control: &Control, wechat_id: &str) -> Vec<i64> {
 }
 
 #[test]
-fn polls_that_are_held_back_use_up_nothing_of_the_limit() {
-    let wechat = WeChat::play(quiet(&[("shop", 4)]));
+fn polls_in_backoff_use_no_permits_of_the_rate_limit() {
+    let wechat = WeChat::play(quiet(&[("shop", 20)]));
     let control = wechat.control();
-    control.inject(FaultRule {
-        kf_account: Some("kf1@shop".to_owned()),
-        endpoint: Some(Endpoint::GetSessionList),
-        ..FaultRule::new(Fault::Errcode(65402))
-    });
-    // Three a second: just enough for those that can be polled.
-    let _daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__MAX_REQUESTS_PER_MINUTE", "180").daemon();
-    let others = || polls_of_each(&control, 0, "shop", 4)[1..].iter().sum::<u64>();
-    eventually("a first poll", || (others() > 3).then_some(()));
-    let (begun, before) = (std::time::Instant::now(), others());
-    eventually("six seconds of polls", || (others() >= before + 18).then_some(()));
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    for unbound in 2..=20 {
+        control.inject(FaultRule {
+            kf_account: Some(format!("kf{unbound}@shop")),
+            endpoint: Some(Endpoint::GetSessionList),
+            ..FaultRule::new(Fault::Errcode(65402))
+        });
+    }
+    // Three a second. If all used permits, the one that can be polled would be polled once in seven seconds.
+    let daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__MAX_REQUESTS_PER_MINUTE", "180");
+    let _daemon = daemon.set("KFWATCH__BACKOFF__UNBOUND", "1h").daemon();
+    let polls = || polls_of_each(&control, 0, "shop", 20);
+    eventually("a poll of each", || polls().iter().all(|polls| *polls > 0).then_some(()));
+    let (begun, before) = (std::time::Instant::now(), polls()[0]);
+    eventually("further polls", || (polls()[0] >= before + 8).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
 }

@@ -6,8 +6,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::process::{Home, Process, WeChat, appid, eventually, get, metric, quiet};
-use crate::support::{metrics_page::Page, prometheus::Prometheus};
+use crate::support::{
+    metrics_page::Page,
+    process::{Home, Process, WeChat, appid, get, metric, quiet},
+    prometheus::Prometheus,
+    wait::eventually,
+};
 use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
 
 const ACCOUNT: [&str; 2] = ["official_account", "kf_account"];
@@ -186,7 +190,7 @@ fn whether_a_token_was_to_be_had_is_told_of_each_official_account() {
     let wechat = WeChat::play(quiet(&[("shop", 1), ("branch", 1)]));
     let refused = Some("shop".to_owned());
     wechat.control().inject(FaultRule { official_account: refused, ..FaultRule::new(Fault::Errcode(40164)) });
-    let home = Home::watching(&wechat, "").set("KFWATCH__HOLDS__ADDRESS_NOT_ALLOWED", "1s");
+    let home = Home::watching(&wechat, "").set("KFWATCH__BACKOFF__ADDRESS_NOT_ALLOWED", "1s");
     let daemon = home.daemon();
     let last_refresh = |official_account: &str, value: f64| {
         let series =

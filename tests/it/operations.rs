@@ -8,10 +8,12 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::Stdio,
-    time::{Duration, Instant},
 };
 
-use crate::support::process::{Ended, Home, Process, WeChat, appid, eventually, metric, quiet, secret};
+use crate::support::{
+    process::{Ended, Home, Process, WeChat, appid, metric, quiet, secret},
+    wait::eventually,
+};
 use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
 use serde_json::Value;
 
@@ -184,17 +186,15 @@ fn both_signals_drain_and_exit_with_0_in_time_while_a_call_hangs() {
         wechat.control().inject(hang(Endpoint::GetSessionList));
         let daemon = Home::watching(&wechat, "")
             .set("KFWATCH__SHUTDOWN_TIMEOUT", "2s")
-            .set("KFWATCH__API__TIMEOUT", "60s")
+            .set("KFWATCH__API__TIMEOUT", "10m")
             .daemon();
         eventually("a call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
         assert_eq!(daemon.get("/-/ready").status, 200);
-        let begun = Instant::now();
         daemon.signal(signal);
         eventually("not ready", || (daemon.get("/-/ready").status == 503).then_some(()));
         assert_eq!(daemon.get("/-/healthy").status, 200);
         let ended = daemon.ended();
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
         assert!(ended.stderr.contains("polls took longer than their share of shutdown_timeout"), "{ended:?}");
     }
 }
@@ -202,13 +202,11 @@ fn both_signals_drain_and_exit_with_0_in_time_while_a_call_hangs() {
 #[test]
 fn an_idle_daemon_ends_at_once_when_told_to() {
     let wechat = one_account();
-    let daemon = Home::watching(&wechat, "").daemon();
+    let daemon = Home::watching(&wechat, "").set("KFWATCH__SHUTDOWN_TIMEOUT", "1h").daemon();
     eventually_up(&daemon);
-    let begun = Instant::now();
     daemon.signal("TERM");
     let ended = daemon.ended();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(!ended.stderr.contains("WARN") && !ended.stderr.contains("panicked"), "{ended:?}");
 }
 
@@ -217,17 +215,15 @@ fn a_second_signal_ends_it_at_once() {
     let wechat = one_account();
     wechat.control().inject(hang(Endpoint::GetSessionList));
     let daemon = Home::watching(&wechat, "")
-        .set("KFWATCH__SHUTDOWN_TIMEOUT", "1m")
-        .set("KFWATCH__API__TIMEOUT", "60s")
+        .set("KFWATCH__SHUTDOWN_TIMEOUT", "1h")
+        .set("KFWATCH__API__TIMEOUT", "10m")
         .daemon();
     eventually("a call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
     daemon.signal("TERM");
     eventually("the drain", || daemon.stderr().contains("Draining").then_some(()));
-    let begun = Instant::now();
     daemon.signal("INT");
     let ended = daemon.ended();
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(ended.stderr.contains("stopped by a second signal"), "{ended:?}");
 }
 
@@ -607,12 +603,8 @@ fn recovers(refuse: impl Fn(&WeChat), allow: impl Fn(&WeChat)) {
     let daemon = Home::watching(&wechat, "").daemon();
     eventually("the refusal", || daemon.stderr().contains("ERROR").then_some(()));
     allow(&wechat);
-    // The first hold is one of 30 seconds or of a minute.
-    let begun = Instant::now();
-    while metric_of_account(&daemon, "wechat_kf_account_up") != Some(1.0) {
-        assert!(begun.elapsed() < Duration::from_secs(90), "{}", daemon.stderr());
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    // The first backoff lasts for 30 seconds or a minute.
+    eventually_up(&daemon);
     let log = daemon.stderr();
     assert_eq!(log.lines().filter(|line| line.contains("Calls succeed again")).count(), 1, "{log}");
 }

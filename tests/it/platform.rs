@@ -5,7 +5,10 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::support::process::{Home, Process, WeChat, appid, eventually, metric, quiet};
+use crate::support::{
+    process::{Home, Process, WeChat, appid, metric, quiet},
+    wait::eventually,
+};
 use kfwatch::simulator::{
     ComponentParameter, ComponentScript, Endpoint, Fault, FaultRule, Rotation, Scenario, TokenRoute,
 };

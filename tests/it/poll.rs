@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
+use crate::support::{
+    rehearsal::{self, NoJournal, ScriptedClock},
+    wait::PATIENCE,
+};
 use kfwatch::{
     app,
     domain::{
@@ -84,8 +87,7 @@ impl Rehearsal {
             accounts
                 .extend(shared.accounts().iter().map(|account| (Arc::clone(&shared), Arc::clone(account))));
         }
-        let limits =
-            PollLimits { deadline: Duration::from_secs(20), blind_after: BLIND_AFTER, backoff_policy };
+        let limits = PollLimits { deadline: PATIENCE, blind_after: BLIND_AFTER, backoff_policy };
         let poller = Poller::new(store.clone(), metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
         Self { simulator, clock, store, poller, accounts, _directory: directory }
     }

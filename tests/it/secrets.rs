@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::support::process::{Home, Process, WeChat, appid, eventually, quiet, secret};
+use crate::support::{
+    process::{Home, Process, WeChat, appid, quiet, secret},
+    wait::eventually,
+};
 use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
 
 /// Modules are named as well as crates: a filter for a module outweighs the one that keeps its crate quiet.

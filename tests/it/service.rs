@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::process::{Home, Process, WeChat, appid, eventually, quiet};
+use crate::support::{
+    process::{Home, Process, WeChat, appid, quiet},
+    wait::eventually,
+};
 use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
 
 const PING: &str = "WATCHDOG=1";

@@ -3,11 +3,12 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use crate::support::process::{Ended, Home, Process, WeChat, eventually, quiet};
 use crate::support::{
-    delivery::{self, copy_newest_event, terminate, webhook},
+    delivery::{self, copy_newest_event, webhook},
     event_log::EventLog,
+    process::{Ended, Home, Process, WeChat, quiet},
     receiver::{Answer, Delivery, Receiver},
+    wait::eventually,
 };
 use kfwatch::simulator::Control;
 use serde_json::Value;
@@ -137,7 +138,7 @@ fn sinks_shows_where_each_stands_and_what_is_wrong_with_it() {
     stage.receiver.revive();
     stage.eventually_confirmed(2);
     eventually("the end of the failure", || (stage.sinks()[0]["state"] == "delivering").then_some(()));
-    terminate(daemon);
+    daemon.terminate();
     let table = stage.run("sinks").stdout;
     assert!(table.contains("unknown") && table.contains("no daemon runs"), "{table}");
 }
@@ -167,7 +168,7 @@ fn a_stopped_sink_is_resumed_while_no_daemon_runs() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
     stage.stop(&daemon);
-    terminate(daemon);
+    daemon.terminate();
     stage.receiver.answer(|_| Answer::status(204));
     stage.run("sinks resume crm");
     let daemon = stage.home.daemon();
@@ -239,7 +240,7 @@ fn a_replay_delivers_the_same_events_once_more() {
     assert_eq!(bodies[..3], bodies[3..], "in the same order, with the same bytes");
     let ended = stage.run("events replay --sink crm --since 2999-01-01T00:00:00Z");
     assert!(ended.stdout.starts_with("crm: has nothing to be delivered once more"), "{ended:?}");
-    terminate(daemon);
+    daemon.terminate();
 
     let since = bodies[1].split("\"observed_at\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
     let again = bodies.iter().take(3).filter(|body| !body.contains("oA")).count();
@@ -421,7 +422,7 @@ fn a_sink_that_nobody_knows_is_refused_with_those_that_there_are() {
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.stderr.ends_with("there is no sink \"cmr\": there are crm\n"), "{ended:?}");
     }
-    terminate(daemon);
+    daemon.terminate();
     let ended = stage.home.run("events dead --sink cmr");
     assert!(ended.stderr.ends_with("there is no sink \"cmr\": there are crm\n"), "{ended:?}");
 }
@@ -432,7 +433,7 @@ fn a_look_takes_no_lock_and_changes_nothing() {
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
     eventually_is(&daemon, "dead_letters", 1.0);
-    terminate(daemon);
+    daemon.terminate();
     let epoch =
         || -> i64 { stage.store().query_row("SELECT epoch FROM lease", [], |row| row.get(0)).unwrap() };
     let before = epoch();
@@ -476,7 +477,7 @@ fn a_sink_that_left_the_configuration_keeps_its_place() {
     stage.open("kf1@shop", "oA");
     stage.eventually_confirmed(1);
     eventually_is(&daemon, "pending_events", 0.0);
-    terminate(daemon);
+    daemon.terminate();
     stage.home.write("config.toml", &configuration.replace("name = \"crm\"", "name = \"cmr\""));
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oB");
@@ -486,7 +487,7 @@ fn a_sink_that_left_the_configuration_keeps_its_place() {
     assert_eq!(states, [("cmr".into(), "delivering".into()), ("crm".into(), "removed".into())]);
     let replayed = stage.run("events replay --sink crm --since 1h");
     assert!(replayed.stderr.contains("crm is not configured at present"), "{replayed:?}");
-    terminate(daemon);
+    daemon.terminate();
     stage.home.write("config.toml", &configuration);
     let _daemon = stage.home.daemon();
     // oA once more, and oB, which came while its name was wrong.
@@ -504,7 +505,7 @@ fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_say
     stage.open("kf1@shop", "oA");
     let daemon = stage.home.daemon();
     eventually_is(&daemon, "pending_events", 1.0);
-    terminate(daemon);
+    daemon.terminate();
     let store = stage.store();
     copy_newest_event(&store, (16 << 20) / 500);
     let events: i64 = store.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
@@ -536,7 +537,7 @@ fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_say
     assert_eq!(stage.confirmed().len(), rest, "what it missed and what it got is all there was");
     let lines = std::fs::read_to_string(stage.home.path("events.jsonl")).unwrap().lines().count();
     assert_eq!(lines, events as usize, "the other one missed nothing");
-    terminate(daemon);
+    daemon.terminate();
     assert_eq!(stage.sinks()[1]["lost_events"], 0);
 }
 
@@ -548,7 +549,7 @@ fn a_kill_between_a_suspension_and_the_pruning_that_it_allows_loses_nothing_that
     stage.open("kf1@shop", "oA");
     let daemon = stage.home.daemon();
     eventually_is(&daemon, "pending_events", 1.0);
-    terminate(daemon);
+    daemon.terminate();
     let store = stage.store();
     copy_newest_event(&store, (16 << 20) / 500);
     let events = || -> usize {
@@ -591,7 +592,7 @@ fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log()
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
     eventually_is(&daemon, "dead_letters", 1.0);
-    terminate(daemon);
+    daemon.terminate();
     let store = stage.store();
     let copies = "WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < 9998)
          INSERT INTO dead_letters

@@ -9,10 +9,7 @@ use super::{
     alerts::{Alert, PREFIX, list, yaml},
     is_inhibited,
 };
-use crate::support::{
-    alertmanager::Alertmanager,
-    process::{Home, eventually},
-};
+use crate::support::{alertmanager::Alertmanager, process::Home, wait::eventually};
 
 /// What one inhibit rule of the file does.
 struct Row {

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::support::{
     alertmanager::{Alertmanager, Receiver},
-    process::{Home, eventually},
+    process::Home,
+    wait::eventually,
 };
 
 /// Names without their prefix: those for whoever leads the agents.

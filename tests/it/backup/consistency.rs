@@ -8,8 +8,11 @@ use std::{
 
 use kfwatch::store::Store;
 
-use crate::support::backup::*;
-use crate::support::process::{Home, WeChat, appid, eventually, quiet};
+use crate::support::{
+    backup::*,
+    process::{Home, WeChat, appid, quiet},
+    wait::eventually,
+};
 
 #[test]
 fn a_backup_taken_while_polling_is_a_state_that_was() {

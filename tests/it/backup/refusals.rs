@@ -4,11 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use rusqlite::Connection;
 
-use crate::support::backup::*;
-use crate::support::{
-    disk::SmallDisk,
-    process::{Home, eventually},
-};
+use crate::support::{backup::*, disk::SmallDisk, process::Home, wait::eventually};
 
 /// Exit code 1, one line that holds these texts, and every file as it was.
 fn refused(home: &Home, command: &str, expected: &[&str]) {

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, fs};
 use kfwatch::store::{SinkRegistration, Start, Store};
 use serde_json::Value;
 
-use crate::support::backup::*;
-use crate::support::process::{Home, WeChat, appid, eventually, quiet};
+use crate::support::{
+    backup::*,
+    process::{Home, WeChat, appid, quiet},
+    wait::eventually,
+};
 
 /// A file sink beside the configuration.
 const ARCHIVE: &str = "[[sinks]]\nname = \"archive\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n";

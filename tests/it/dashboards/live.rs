@@ -16,9 +16,10 @@ use super::{
 };
 use crate::support::{
     metrics_page::Page,
-    process::{Home, Process, WeChat, appid, eventually, quiet},
+    process::{Home, Process, WeChat, appid, quiet},
     prometheus::Prometheus,
     promql::{grouping_labels, selectors},
+    wait::eventually,
 };
 
 /// The kf accounts of the scenario.

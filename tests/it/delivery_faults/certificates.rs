@@ -3,11 +3,11 @@
 use crate::support::{
     certificates::Authority,
     delivery::{
-        configure, eventually_delivered, eventually_logged, home, of_sink, open, terminate, times_logged,
-        webhook,
+        configure, eventually_delivered, eventually_logged, home, of_sink, open, times_logged, webhook,
     },
-    process::{Process, WeChat, eventually, quiet},
+    process::{Process, WeChat, quiet},
     receiver::Receiver,
+    wait::eventually,
 };
 
 /// An event that waits to be delivered to a receiver of this authority's, which is called `name`.
@@ -48,7 +48,7 @@ fn a_receiver_with_a_certificate_of_its_own_authority_is_delivered_to() {
     receiver.revive();
     eventually_confirmed(&receiver, 2);
     eventually_delivered(&daemon, "crm");
-    terminate(daemon);
+    daemon.terminate();
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_receiver_of_another_authority_is_told_nothing_until_ca_file_is_right() {
     let daemon = home.daemon();
     let because = "refused (UnknownIssuer): set ca_file to the certificate of the authority that signed it";
     assert_waits(&daemon, &receiver, because);
-    terminate(daemon);
+    daemon.terminate();
     home.write("ca.pem", &right.pem());
     let daemon = home.daemon();
     eventually_confirmed(&receiver, 1);
@@ -77,7 +77,7 @@ fn a_receiver_whose_certificate_names_another_is_told_nothing_until_the_url_is_r
     let because = "certificate not valid for name \"localhost\"; certificate is only valid for IpAddress(127.0.0.1)): put a \
                    name that it has into url";
     assert_waits(&daemon, &receiver, because);
-    terminate(daemon);
+    daemon.terminate();
     let url = receiver.https_url("127.0.0.1");
     configure(&home, &wechat, &webhook("crm", &url, "ca_file = \"ca.pem\""));
     let daemon = home.daemon();

@@ -12,7 +12,7 @@ use kfwatch::simulator::Scenario;
 use crate::support::{
     delivery::{
         eventually_delivered, eventually_polls, file, home, lively, nothing_more_happens, of_sink, pause,
-        rounds, terminate, webhook,
+        rounds, webhook,
     },
     event_log::{EventLog, text},
     process::{Home, Process, WeChat},
@@ -89,7 +89,7 @@ fn world(seed: u64, rounds: usize, met: &Met) -> Tally {
         eventually_delivered(&daemon, sink);
         assert_eq!((of_sink(&daemon, sink, "dead_letters"), of_sink(&daemon, sink, "stopped")), (0.0, 0.0));
     }
-    terminate(daemon);
+    daemon.terminate();
 
     let log = EventLog::of(&home);
     let ended_in_the_south = log.only(|event| {

@@ -9,7 +9,7 @@ use std::{
 use crate::support::{
     delivery::{
         eventually_delivered, eventually_logged, eventually_polls, file, home, lively, nothing_more_happens,
-        of_sink, terminate, times_logged, webhook,
+        of_sink, times_logged, webhook,
     },
     disk::SmallDisk,
     event_log::EventLog,
@@ -17,8 +17,9 @@ use crate::support::{
         FailingDisk,
         Trouble::{self, Cut, Read, Sync, Write},
     },
-    process::{Home, Process, WeChat, eventually, metric, quiet},
+    process::{Home, Process, WeChat, metric, quiet},
     receiver::{Answer, Delivery, Receiver},
+    wait::eventually,
 };
 
 const STORE_FAILS: &str = "Polls are not stored";
@@ -85,7 +86,7 @@ fn assert_said_once(daemon: &Process, failure: &str, because: &str) {
 fn log_at_the_end(wechat: &WeChat, home: &Home, daemon: Process, sinks: &[&str]) -> EventLog {
     nothing_more_happens(wechat, &daemon);
     sinks.iter().for_each(|sink| eventually_delivered(&daemon, sink));
-    terminate(daemon);
+    daemon.terminate();
     EventLog::of(home)
 }
 
@@ -105,9 +106,9 @@ fn a_full_disk_of_the_store_holds_events_back_and_loses_none() {
     disk.fill();
     // What the store has allocated already it may still use.
     eventually_fails_to_store(&daemon);
-    let known = EventLog::of(&home).len();
-    eventually_fails_to_store(&daemon);
-    assert_eq!(EventLog::of(&home).len(), known, "nothing is told that is not stored");
+    // A commit may still fit into what the store has allocated, so the log may grow.
+    let received = receiver.received();
+    EventLog::of(&home).assert_only_from_log("crm", received.iter().map(|delivery| &*delivery.body));
     assert_said_once(&daemon, STORE_FAILS, "the disk of the store is full: make room");
     assert_eq!(daemon.get("/-/healthy").status, 200);
 
@@ -185,9 +186,11 @@ fn a_failing_disk_of_the_store_commits_nothing_that_is_told_and_loses_nothing() 
         // What was committed before is delivered; that it is, the store cannot note.
         let committed = EventLog::of(&home).len();
         eventually("the committed events", || (distinct(&receiver) >= committed).then_some(()));
-        let (known, received) = (EventLog::of(&home).len(), receiver.received().len());
         eventually_fails_to_store(&daemon);
-        assert_eq!((EventLog::of(&home).len(), receiver.received().len()), (known, received), "{troubles:?}");
+        // Repeats may go on arriving. No further event does, and none that is not in the log.
+        let log = EventLog::of(&home);
+        assert_eq!((log.len(), distinct(&receiver)), (committed, committed), "{troubles:?}");
+        log.assert_received("crm", receiver.received().iter().map(|delivery| &*delivery.body));
         assert_said_once(&daemon, STORE_FAILS, "the store cannot be read or written: check its disk");
         if round < TROUBLES.len() {
             disk.mend();
@@ -293,7 +296,7 @@ fn a_disk_of_the_store_that_hangs_holds_a_scrape_up_once_and_not_for_each_sink()
     let (took, events) =
         eventually("the store hangs", || Some(scrape()).filter(|(_, events)| events.is_none()));
     assert_eq!(events, None);
-    assert!(took < Duration::from_secs(SINKS as u64 / 4), "{took:?}: each sink has waited");
+    assert!(took < Duration::from_secs(SINKS as u64 / 2), "{took:?}: each sink has waited");
     disk.mend();
     eventually("the store is back", || scrape().1);
 }

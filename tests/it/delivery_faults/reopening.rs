@@ -3,10 +3,11 @@
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use crate::support::{
-    delivery::{self, eventually_delivered, eventually_logged, file, home, of_sink, terminate, times_logged},
+    delivery::{self, eventually_delivered, eventually_logged, file, home, of_sink, times_logged},
     event_log::EventLog,
     failing_disk::{FailingDisk, Trouble},
-    process::{Home, Process, WeChat, eventually, quiet},
+    process::{Home, Process, WeChat, quiet},
+    wait::eventually,
 };
 
 const REOPENED: &str = "SIGHUP: files of sinks are closed";
@@ -51,7 +52,7 @@ fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_
     assert!(!home.path("events.jsonl").exists(), "there is nothing to write");
     open(&wechat, "oB");
     eventually_written(&home, "events.jsonl", "oB");
-    terminate(daemon);
+    daemon.terminate();
     let files = [read(&home, "events.jsonl.1"), read(&home, "events.jsonl")];
     assert_eq!(EventLog::of(&home).assert_written("archive", &files), 0);
 }
@@ -66,7 +67,7 @@ fn at_sighup_a_file_that_was_emptied_or_spoiled_is_looked_at_again() {
     eventually_logged(&daemon, REOPENED);
     open(&wechat, "oB");
     eventually_written(&home, "events.jsonl", "oB");
-    let log = terminate(daemon).stderr;
+    let log = daemon.terminate().stderr;
     assert_eq!(times_logged(&log, &format!("{} bytes are cut off", left.len())), 1, "{log}");
     let text = read(&home, "events.jsonl");
     assert!(
@@ -90,7 +91,7 @@ fn a_sink_that_cannot_open_its_file_takes_sighup_as_well_and_goes_on_when_it_can
     fs::remove_dir(home.path("events.jsonl")).unwrap();
     eventually_written(&home, "events.jsonl", "oA");
     eventually_logged(&daemon, "Delivery goes on");
-    terminate(daemon);
+    daemon.terminate();
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn a_file_has_its_group_and_permissions_whenever_the_one_who_creates_it_is_kille
     assert!(!home.path("events.jsonl").exists(), "whose it is is not said yet");
     let daemon = home.daemon();
     eventually_written(&home, "events.jsonl", "oA");
-    terminate(daemon);
+    daemon.terminate();
     let made = fs::metadata(home.path("events.jsonl")).unwrap();
     assert_eq!((made.mode() & 0o777, made.gid()), (0o662, group.gid.as_raw()));
     let left = fs::read_dir(home.path(""))

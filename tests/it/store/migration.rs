@@ -10,8 +10,7 @@ use kfwatch::store::{EventLog, LogPosition, Store, StoreError};
 use rusqlite::Connection;
 use secrecy::ExposeSecret;
 
-use crate::support::disk::SmallDisk;
-use crate::support::store::*;
+use crate::support::{disk::SmallDisk, store::*};
 
 /// A store as version 1 left it: an account with a session, its events, a sink, and a token fetch.
 fn version_1() -> TestFile {

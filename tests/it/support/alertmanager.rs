@@ -11,8 +11,11 @@ use axum::{Router, extract::State, http::Uri, response::IntoResponse};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::support::process::{Home, PATIENCE, eventually, get};
-use crate::support::prometheus::free_address;
+use crate::support::{
+    process::{Home, get},
+    prometheus::free_address,
+    wait::{PATIENCE, eventually},
+};
 
 /// Debian's name of the program, and its own.
 const PROGRAMS: [&str; 2] = ["prometheus-alertmanager", "alertmanager"];

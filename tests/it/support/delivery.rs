@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use kfwatch::simulator::{Control, CustomerFlow, Endpoint, Fault, FaultRule, Scenario, Spread};
 
-use crate::support::process::{Ended, Home, Process, WeChat, appid, eventually, quiet, secret};
-use crate::support::receiver::KEYS;
+use crate::support::{
+    process::{Home, Process, WeChat, appid, quiet, secret},
+    receiver::KEYS,
+    wait::eventually,
+};
 
 /// A home whose daemon polls every second and collects nothing else; `more` is the rest of its configuration.
 pub(crate) fn home(wechat: &WeChat, more: &str) -> Home {
@@ -125,13 +128,6 @@ pub(crate) fn nothing_more_happens(wechat: &WeChat, daemon: &Process) {
     wechat.control().inject(FaultRule::new(Fault::Errcode(-1)));
     let failures = "kfwatch_poll_failures_total{official_account=\"north\",kf_account=\"kf1@north\"}";
     eventually("nothing new happens", || daemon.metric(failures).filter(|failures| *failures >= 2.0));
-}
-
-pub(crate) fn terminate(daemon: Process) -> Ended {
-    daemon.signal("TERM");
-    let ended = daemon.ended();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    ended
 }
 
 pub(crate) fn pause(ms: u64) {

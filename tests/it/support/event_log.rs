@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 
-use crate::support::process::Home;
-use crate::support::receiver::Delivery;
+use crate::support::{process::Home, receiver::Delivery};
 
 /// The event log, a line of JSON each.
 pub(crate) struct EventLog(Vec<String>);
@@ -52,32 +51,43 @@ impl EventLog {
         }
     }
 
-    /// Every event was received, with the bytes of the log each time, first in order per kf account; nothing else was. How
-    /// often one was received again.
+    /// Every event was received, and what [`assert_only_from_log`](Self::assert_only_from_log) asserts. Returns the number of
+    /// repeats.
     pub(crate) fn assert_received<'a>(
         &self,
         sink: &str,
         received: impl IntoIterator<Item = &'a str>,
     ) -> usize {
+        let (seen, repeats) = self.assert_only_from_log(sink, received);
+        let missing = (0..self.len()).find(|n| !seen.contains(n)).map(|n| &self.0[n]);
+        assert_eq!(missing, None, "{sink}: received {} of {}", seen.len(), self.len());
+        repeats
+    }
+
+    /// Nothing but events of the log was received, each time with the bytes of the log, and first deliveries are in order per
+    /// kf account. Returns the places of the received events in the log, and the number of repeats.
+    pub(crate) fn assert_only_from_log<'a>(
+        &self,
+        sink: &str,
+        received: impl IntoIterator<Item = &'a str>,
+    ) -> (HashSet<usize>, usize) {
         let number: HashMap<&str, usize> = self.0.iter().enumerate().map(|(n, line)| (&**line, n)).collect();
         let mut first: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let mut seen = HashSet::new();
-        let mut again = 0;
+        let mut repeats = 0;
         for line in received {
             assert!(number.contains_key(line), "{sink}: not in the log: {line}");
             let n = number[line];
             if seen.insert(n) {
                 first.entry(text(&parsed(line), "/source")).or_default().push(n);
             } else {
-                again += 1;
+                repeats += 1;
             }
         }
-        let missing = (0..self.len()).find(|n| !seen.contains(n)).map(|n| &self.0[n]);
-        assert_eq!(missing, None, "{sink}: {} of {} came", seen.len(), self.len());
         for (account, numbers) in &first {
             assert!(numbers.is_sorted(), "{sink}: {account}: {numbers:?}");
         }
-        again
+        (seen, repeats)
     }
 
     /// The same of a webhook; each event was confirmed besides, and in order as well.

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::support::process::eventually;
+use crate::support::wait::eventually;
 
 /// A server, dead or alive.
 pub(crate) struct Server {

@@ -1,15 +1,14 @@
-//! The real program as a child process, against a simulated WeChat API.
+//! kfwatch as a child process, and the simulated WeChat API that it calls.
 
 use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
-    time::{Duration, Instant},
 };
 
 use kfwatch::{
@@ -21,20 +20,7 @@ use kfwatch::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// The longest wait for anything that a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Looks again and again until something is found.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use crate::support::wait::{PATIENCE, eventually};
 
 /// A simulated WeChat API with a runtime of its own.
 pub(crate) struct WeChat {
@@ -203,6 +189,29 @@ impl Process {
         Self { child, stdout, stderr }
     }
 
+    /// Starts a daemon with this configuration file. It need not come up.
+    pub(crate) fn start(config: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kfwatch"));
+        command.args(["run", "-c"]).arg(config);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn(command)
+    }
+
+    /// Starts a daemon with this configuration file, and waits until it is ready.
+    pub(crate) fn start_ready(config: &Path) -> Self {
+        let mut daemon = Self::start(config);
+        daemon.wait_until_ready();
+        daemon
+    }
+
+    /// Waits until everything is built and restored.
+    pub(crate) fn wait_until_ready(&mut self) {
+        eventually("the daemon is ready", || {
+            assert!(self.is_running(), "the daemon ended: {}", self.stderr());
+            self.stderr().contains(" Watching ").then_some(())
+        });
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -215,10 +224,11 @@ impl Process {
         self.stderr.text()
     }
 
-    /// Where it serves its pages, once it says so.
+    /// Waits until the log names the address of the web pages.
     pub(crate) fn address(&self) -> SocketAddr {
         eventually("the address of the pages", || {
             let log = self.stderr();
+            assert!(!self.stderr.is_closed() || log.contains("/metrics"), "kfwatch ended: {log}");
             let urls = log.split("http://").filter_map(|rest| rest.split_once("/metrics"));
             urls.filter_map(|(address, _)| address.parse().ok()).next()
         })
@@ -241,6 +251,14 @@ impl Process {
 
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Asks a daemon to drain, and waits for its end, which must be orderly.
+    pub(crate) fn terminate(self) -> Ended {
+        self.signal("TERM");
+        let ended = self.ended();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended
     }
 
     /// Waits for its end.
@@ -275,6 +293,11 @@ impl Captured {
 
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    /// Whether the process has closed its end.
+    fn is_closed(&self) -> bool {
+        self.reader.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     fn whole(&mut self) -> String {

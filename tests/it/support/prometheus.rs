@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::process::{Home, eventually, get};
+use crate::support::{
+    process::{Home, get},
+    wait::eventually,
+};
 
 /// A Prometheus server, killed when it is dropped.
 pub(crate) struct Prometheus {

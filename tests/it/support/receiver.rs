@@ -3,10 +3,10 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -128,7 +128,9 @@ impl Receiver {
     }
 
     fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // The names in certificates lead to 127.0.0.1.
+        let host = if tls.is_some() { Ipv4Addr::LOCALHOST } else { own_loopback_address() };
+        let listener = TcpListener::bind((host, 0)).unwrap();
         let shared = Arc::new(Shared {
             received: Mutex::default(),
             decide: Mutex::new(Box::new(|_| Answer::status(204))),
@@ -205,6 +207,13 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A loopback address for one receiver: while the receiver is dead, no other socket of the tests can take its port.
+fn own_loopback_address() -> Ipv4Addr {
+    static RECEIVERS: AtomicU16 = AtomicU16::new(0);
+    let [high, low] = RECEIVERS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low)
 }
 
 trait Stream: Read + Write {}

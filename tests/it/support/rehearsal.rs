@@ -20,6 +20,8 @@ use kfwatch::{
 };
 use secrecy::SecretString;
 
+use crate::support::wait::PATIENCE;
+
 /// The machine's clock, set forward by hand.
 #[derive(Default)]
 pub(crate) struct ScriptedClock {
@@ -60,12 +62,20 @@ impl TokenJournal for NoJournal {
     }
 }
 
-/// A client for the simulator that lives by the scripted clock.
+/// A client for the simulator that lives by the scripted clock. No call fails because the machine is busy.
 pub(crate) fn client(simulator: &Simulator, clock: &Arc<ScriptedClock>) -> Arc<WechatClient> {
+    client_with_timeout(simulator, clock, PATIENCE)
+}
+
+pub(crate) fn client_with_timeout(
+    simulator: &Simulator,
+    clock: &Arc<ScriptedClock>,
+    timeout: Duration,
+) -> Arc<WechatClient> {
     let options = ClientOptions {
         base_url: simulator.base_url().parse().unwrap(),
-        connect_timeout: Duration::from_secs(2),
-        timeout: Duration::from_secs(5),
+        connect_timeout: timeout,
+        timeout,
         max_body_bytes: 64 * 1024,
         http_version: HttpVersion::Http1,
         ca: None,

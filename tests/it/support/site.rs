@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::events::Event;
 
 /// How long the configured client waits for an answer.
-pub(crate) const CLIENT_TIMEOUT_MS: i64 = 2_000;
+pub(crate) const CLIENT_TIMEOUT_MS: i64 = 5_000;
 
 /// A directory with a configuration. The store may lie elsewhere.
 pub(crate) struct Site {

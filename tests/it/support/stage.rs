@@ -85,7 +85,8 @@ impl Stage {
             });
         }
         let limits = PollLimits {
-            deadline: Duration::from_secs(20),
+            // No poll fails because the machine is busy.
+            deadline: Duration::from_secs(240),
             blind_after: config.poll.blind_after,
             backoff_policy: config.backoff_policy,
         };

@@ -1,7 +1,7 @@
 //! The real program with tokens that come by way of others.
 
 use super::platform::{COMPONENT, COMPONENT_SECRET, Platform};
-use crate::support::process::{Home, eventually};
+use crate::support::{process::Home, wait::eventually};
 
 /// Modules are named as well as crates: a filter for a module outweighs the one that keeps its crate quiet.
 const LOUDEST: &str = "trace,hyper=trace,hyper::proto=trace,hyper_util=trace,hyper_util::client=trace,reqwest=trace,\
