@@ -122,8 +122,8 @@ pub(crate) const NOT_GRANTED: Remedy = Remedy {
 };
 /// The permission is missing, but only a collector needs it.
 pub(crate) const COLLECTOR_NOT_GRANTED: Remedy = Remedy {
-    en: "polls continue without this call: get the permission for the official account (verified; permission set 1, 6 or \
-         100-101), or turn the call off in [collectors]",
+    en: "polls continue without this call: have it granted to the official account (verified; permission set 1, 6 or \
+         100-101), or turn it off in [collectors]",
     zh: "轮询不受影响：请为公众号（须已认证）开通该接口权限（权限集 1、6 或 100-101），或在 [collectors] 中将其关闭",
 };
 pub(crate) const RESTRICTED: Remedy = Remedy {

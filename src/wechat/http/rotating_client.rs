@@ -148,7 +148,7 @@ impl Peer {
 fn system_roots() -> TlsRoots {
     let roots = TlsRoots::from_system();
     if let Some(problem) = roots.system_problem() {
-        tracing::warn!("No usable CA store on this system, using the built-in TLS roots: {problem}");
+        tracing::warn!("No usable CA store on this system ({problem}); using the built-in roots");
     }
     roots
 }
