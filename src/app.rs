@@ -44,7 +44,7 @@ use crate::{
     schedule::{ticker::Scheduled, triggers::TriggerError},
     status::Table,
     store::{Store, StoreError},
-    web::{Listener, WebState},
+    web::{WebListener, WebState},
     wechat::http::ClientBuildError,
 };
 
@@ -111,7 +111,7 @@ pub struct App {
     clock: Arc<dyn Clock>,
     poller: Arc<Poller>,
     watching: Watching,
-    listeners: Vec<Listener>,
+    listeners: Vec<WebListener>,
     web: Arc<WebState>,
     dispatchers: Vec<Dispatcher>,
     sink_admin: Arc<SinkAdmin>,
@@ -225,9 +225,9 @@ impl App {
     }
 }
 
-fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, AppError> {
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<WebListener>, AppError> {
     let bind = |address: &SocketAddr| {
-        Listener::bind(*address).map_err(|source| AppError::Listen { address: *address, source })
+        WebListener::bind(*address).map_err(|source| AppError::Listen { address: *address, source })
     };
     addresses.iter().map(bind).collect()
 }

@@ -1,7 +1,7 @@
 //! The command line: one file for each command.
 //!
-//! Results go to standard output, logs and everything said to people to standard error. A command fails with a
-//! [`Failure`], which knows its exit code.
+//! Results go to standard output, logs and messages to standard error. A command fails with a [`CliError`], which knows its exit
+//! code.
 
 mod backup;
 mod check;
@@ -9,6 +9,7 @@ mod completions;
 mod demo;
 mod events;
 mod man;
+mod operations;
 mod output;
 mod poll;
 mod restore;
@@ -16,8 +17,7 @@ mod run;
 mod signals;
 pub mod simulate;
 mod sinks;
-mod site;
-mod store_holder;
+mod store_access;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -26,53 +26,53 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     app::AppError,
     config::{Config, Environment, Loaded, Mistakes},
-    logging::{self, Format},
+    logging::{self, LogFormat},
     store::StoreError,
 };
 
-/// `EX_UNAVAILABLE` of sysexits: something needs a human.
+/// `EX_UNAVAILABLE` of sysexits(3): something needs a human.
 const EX_UNAVAILABLE: u8 = 69;
 
-/// `EX_CONFIG` of sysexits: the configuration was refused.
+/// `EX_CONFIG` of sysexits(3): the configuration was refused.
 const EX_CONFIG: u8 = 78;
 
-/// Watches WeChat customer service sessions: polls getsessionlist, emits session events, exports metrics.
+/// Watches WeChat customer service sessions: polls getsessionlist, records session events, exports metrics
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the daemon: events to its sinks, logs to stderr, until SIGTERM or Ctrl-C
+enum CliCommand {
+    /// Run the daemon until SIGTERM or Ctrl-C: events go to its sinks, logs to stderr
     Run(ConfigArgs),
-    /// Run a simulated WeChat API and the daemon against it; nothing to configure
+    /// Run the daemon against a simulated WeChat API; needs no configuration
     Demo(demo::DemoArgs),
-    /// Validate the configuration and say how many calls a day it makes; with --online, also ask WeChat what is wrong
+    /// Validate the configuration and count its calls a day; with --online, also check every account with WeChat
     Check(check::CheckArgs),
-    /// Poll every account once, by the running daemon if there is one; commits nothing, exits 1 if a poll failed
+    /// Poll every account once, through the running daemon if there is one; commits nothing, exits 1 if a poll fails
     Poll(poll::PollArgs),
-    /// Read the event log; replay it to a sink, look at dead letters
+    /// Read the event log; replay events to a sink; show, retry or drop dead letters
     Events(events::EventsArgs),
-    /// Show how sinks stand; resume one that was stopped
+    /// Show the state of each sink; resume a stopped sink
     Sinks(sinks::SinksArgs),
     /// Copy the store into a new file, also while the daemon runs
     Backup(backup::BackupArgs),
-    /// Put a backup in the store's place, while no daemon runs; keeps the store before
+    /// Replace the store with a backup while no daemon runs; keeps the replaced store
     Restore(restore::RestoreArgs),
-    /// Run the simulated WeChat API alone and print a configuration for it; for tests, rehearsals, load
+    /// Run only the simulated WeChat API and print a configuration for it: for tests, rehearsals and load
     Simulate(simulate::SimulateArgs),
     /// Write the manual pages
     #[command(hide = true)]
     Man(man::ManArgs),
-    /// Print completions of the command line for a shell
+    /// Print the completion script for a shell
     #[command(hide = true)]
     Completions(completions::CompletionsArgs),
 }
 
-/// Which configuration to use.
+/// Selects the configuration.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigArgs {
     /// The configuration file [default: $KFWATCH_CONFIG, ./config.toml, /etc/kfwatch/config.toml]
@@ -80,30 +80,30 @@ pub struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
-/// Why a command failed.
+/// The error of a command.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum CliError {
     /// The configuration was refused.
     #[error(transparent)]
     Config(#[from] Mistakes),
-    /// The daemon could not start or go on.
+    /// The daemon could not start, or stopped.
     #[error(transparent)]
     App(#[from] AppError),
     /// The store was refused.
     #[error("store")]
     Store(#[from] StoreError),
-    /// What was asked for was done, and did not go well everywhere; the output says so already.
+    /// The command was carried out, but not for every account. The output has the details.
     #[error("not every account could be polled")]
     Incomplete,
-    /// What was asked for was done, and found something that does not mend itself; the output says what.
+    /// The command was carried out and found a problem that does not end without help. The output has the details.
     #[error("something needs a human")]
     NeedsHuman,
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
 
-impl Failure {
+impl CliError {
     /// The exit code, as docs/en/reference/command-line.md lists them.
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -115,23 +115,23 @@ impl Failure {
 }
 
 impl Cli {
-    /// Carries the command out.
-    pub async fn execute(self) -> Result<(), Failure> {
+    /// Runs the command.
+    pub async fn execute(self) -> Result<(), CliError> {
         match self.command {
-            Command::Run(args) => run::run(&args).await,
-            Command::Demo(args) => demo::run(args).await,
-            Command::Check(args) => check::run(args).await,
-            Command::Poll(args) => poll::run(args).await,
-            Command::Events(args) => events::run(args).await,
-            Command::Sinks(args) => sinks::run(args).await,
-            Command::Backup(args) => backup::run(args).await,
-            Command::Restore(args) => restore::run(args).await,
-            Command::Simulate(args) => {
-                init_logging("info", Format::Text)?;
+            CliCommand::Run(args) => run::run(&args).await,
+            CliCommand::Demo(args) => demo::run(args).await,
+            CliCommand::Check(args) => check::run(args).await,
+            CliCommand::Poll(args) => poll::run(args).await,
+            CliCommand::Events(args) => events::run(args).await,
+            CliCommand::Sinks(args) => sinks::run(args).await,
+            CliCommand::Backup(args) => backup::run(args).await,
+            CliCommand::Restore(args) => restore::run(args).await,
+            CliCommand::Simulate(args) => {
+                init_logging("info", LogFormat::Text)?;
                 signals::until_signal(|shutdown| simulate::run(args, shutdown)).await
             }
-            Command::Man(args) => man::run(&args),
-            Command::Completions(args) => completions::run(&args),
+            CliCommand::Man(args) => man::run(&args),
+            CliCommand::Completions(args) => completions::run(&args),
         }
     }
 }
@@ -144,6 +144,6 @@ impl ConfigArgs {
     }
 }
 
-fn init_logging(level: &str, format: Format) -> Result<(), Failure> {
+fn init_logging(level: &str, format: LogFormat) -> Result<(), CliError> {
     logging::init(level, format).map_err(|error| anyhow::Error::new(error).context("set up logging").into())
 }

@@ -49,7 +49,7 @@ pub use self::sink::MAX_SINKS;
 pub use crate::domain::backoff::BackoffPolicy;
 use crate::domain::event::EventType;
 use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule};
-pub use crate::logging::Format as LogFormat;
+pub use crate::logging::LogFormat;
 pub use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
 pub use crate::wechat::{
     http::HttpVersion,

@@ -1,44 +1,45 @@
-//! What a person asks for by `kfwatch poll`, `kfwatch check --online`, and what concerns sinks, and the socket through which a
-//! running daemon does it.
+//! Commands of an operator: `kfwatch poll`, `kfwatch check --online` and the commands on sinks, and the control socket through
+//! which a running daemon carries them out.
 //!
-//! [`operations`] does what calls WeChat in one way for both: in the daemon with its own official accounts, and with them their
-//! tokens, claims and holds; where no daemon runs, with official accounts that the command has made. A second fetch of
-//! a token could void the daemon's, so beside a daemon a command only asks ([`client`]) and prints. No poll is committed
-//! here, and nothing at WeChat is changed. What concerns sinks is [`dispatch::admin`](crate::dispatch::admin)'s.
+//! [`operations`] polls and checks. In the daemon it works with the daemon's own official accounts, and so shares their tokens,
+//! poll guards and backoff; without a daemon, with official accounts made for the one command. A second token fetch could
+//! invalidate the daemon's token, so while a daemon runs a command only sends a request ([`client`]) and prints the response. Polls
+//! made here are never committed, and nothing at WeChat is changed. Commands on sinks belong to
+//! [`dispatch::admin`](crate::dispatch::admin).
 //!
-//! The socket lies beside the store and is its owner's alone ([`socket`]). On it [`server`] speaks HTTP: `POST /v1/poll`,
-//! `POST /v1/check` or `POST /v1/sinks?action=…`, without a body, are answered with a line of JSON for each result, as it comes,
-//! and a last line that says that it was all. Empty lines in between mean that the daemon is still at it.
+//! The socket file lies in the directory of the store, and only its owner can use it ([`socket`]). [`server`] serves HTTP on it:
+//! `POST /v1/poll`, `POST /v1/check` and `POST /v1/sinks?action=…`, without a body, return one line of JSON for each result as it
+//! arrives, and a last line that says that the response is complete. Empty lines in between are heartbeats.
 
 mod check;
 pub mod client;
+mod lanes;
 pub mod operations;
+mod poll;
+mod quota;
 pub mod report;
+mod requests;
 pub mod server;
 pub mod socket;
-mod turns;
 
 use std::time::Duration;
 
-use axum::extract::{Query, rejection::QueryRejection};
-use hyper::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::dispatch::admin::SinkCommand;
 
-/// What can be asked for.
+/// A command that the daemon carries out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+enum ControlCommand {
     /// Poll every kf account once.
     Poll,
-    /// Ask WeChat for all that tells whether everything is in order.
+    /// Check with WeChat that every account works.
     Check,
-    /// Something of sinks.
+    /// A command on sinks.
     Sinks(SinkCommand),
 }
 
-impl Command {
-    /// Where it is asked for. The version is that of the rows and lines: another one does not understand them.
+impl ControlCommand {
     fn path(&self) -> &'static str {
         match self {
             Self::Poll => POLL_PATH,
@@ -46,36 +47,26 @@ impl Command {
             Self::Sinks(_) => SINKS_PATH,
         }
     }
-
-    /// `None` if there is nothing there to ask for; an error if what is asked for is not understood.
-    fn from_uri(uri: &Uri) -> Option<Result<Self, QueryRejection>> {
-        match uri.path() {
-            POLL_PATH => Some(Ok(Self::Poll)),
-            CHECK_PATH => Some(Ok(Self::Check)),
-            SINKS_PATH => Some(Query::try_from_uri(uri).map(|Query(command)| Self::Sinks(command))),
-            _ => None,
-        }
-    }
 }
 
+// The version in these paths is that of the reports and of `ResponseLine`: it changes whenever an older client would misread them.
 const POLL_PATH: &str = "/v1/poll";
 const CHECK_PATH: &str = "/v1/check";
 const SINKS_PATH: &str = "/v1/sinks";
 
-/// A line of an answer.
+/// One line of a response.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Line<T> {
-    /// A result.
+enum ResponseLine<T> {
     Row(T),
-    /// There will be no more results, and why.
+    /// There are no more results, for this reason.
     Failed(String),
-    /// That was all.
+    /// The response is complete.
     Done,
 }
 
-/// The header in which a daemon says which kfwatch it is.
+/// The header in which a daemon states its version.
 const VERSION_HEADER: &str = "kfwatch-version";
 
-/// How often a daemon that has nothing to tell yet says that it is still there.
+/// A daemon that has no result to send sends an empty line this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);

@@ -18,7 +18,7 @@ const QUIETER: [&str; 7] = [
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// For people.
     Text,
     /// One JSON object a line.
@@ -37,18 +37,18 @@ pub enum LoggingError {
 }
 
 /// Sets up logging for the process.
-pub fn init(level: &str, format: Format) -> Result<(), LoggingError> {
+pub fn init(level: &str, format: LogFormat) -> Result<(), LoggingError> {
     let mut filter = EnvFilter::try_new(level)?;
     for directive in QUIETER {
         filter = filter.add_directive(directive.parse()?);
     }
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match format {
-        Format::Text => {
+        LogFormat::Text => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
             builder.with_ansi(colours).with_target(false).try_init()
         }
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     set.map_err(|_| LoggingError::Twice)
 }

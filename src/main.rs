@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use kfwatch::cli::{Cli, Failure};
+use kfwatch::cli::{Cli, CliError};
 
 /// How long threads that wait for the system may hold up the end of the program.
 const THREAD_GRACE: Duration = Duration::from_millis(500);
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Other(anyhow::Error::new(error).context("start the runtime")))
+        .map_err(|error| CliError::Other(anyhow::Error::new(error).context("start the runtime")))
         .and_then(|runtime| {
             let result = runtime.block_on(cli.execute());
             runtime.shutdown_timeout(THREAD_GRACE);
@@ -31,9 +31,9 @@ fn main() -> ExitCode {
 }
 
 /// One line for each thing that is wrong.
-fn report(failure: &Failure) {
+fn report(failure: &CliError) {
     match failure {
-        Failure::Config(mistakes) => {
+        CliError::Config(mistakes) => {
             mistakes.to_string().lines().for_each(|line| eprintln!("kfwatch: {line}"))
         }
         failure => eprintln!("kfwatch: {}", kfwatch::chain(failure)),

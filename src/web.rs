@@ -3,7 +3,7 @@
 //! Everything is read from memory or the store; nothing here calls WeChat. Each connection has little time to say
 //! what it wants, and only so many scrapes are served at once.
 
-mod landing;
+mod status_page;
 
 use std::{
     io,
@@ -129,13 +129,13 @@ async fn in_time<T>(deadline: Instant, read: impl Future<Output = Result<T, Stor
 }
 
 /// An address that is listened on.
-pub struct Listener {
+pub struct WebListener {
     socket: TcpListener,
     /// The address, with the port that was given out for port 0.
     pub address: SocketAddr,
 }
 
-impl Listener {
+impl WebListener {
     /// Binds the address.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = TcpListener::bind(address)?;
@@ -165,7 +165,7 @@ pub fn router(state: Arc<WebState>) -> Router {
         )
     };
     Router::new()
-        .route("/", get(landing::page))
+        .route("/", get(status_page::page))
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(|| async { "kfwatch is healthy.\n" }))
         .route("/-/ready", get(ready))

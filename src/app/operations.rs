@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{AppError, Connections, accounts::patterns, poll_deadline, watch, watched_accounts};
 use crate::{
     config::{self, Config, Token},
-    control::operations::{Limits, Operated, Operations},
+    control::operations::{CommandLimits, ConfiguredOfficialAccount, Operations},
     domain::{account::Account, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
     poll::{Discovery, OfficialAccount, WatchedAccount},
@@ -18,12 +18,14 @@ pub(super) fn operations(
     official_accounts: &[Arc<OfficialAccount>],
     clock: Arc<dyn Clock>,
 ) -> Operations {
-    let operated = config.official_accounts.iter().zip(official_accounts).map(|(configured, of)| Operated {
-        official_account: Arc::clone(of),
-        token_source: configured.token.source(),
-        schedule: configured.schedule.clone(),
+    let operated = config.official_accounts.iter().zip(official_accounts).map(|(configured, of)| {
+        ConfiguredOfficialAccount {
+            official_account: Arc::clone(of),
+            token_source: configured.token.source(),
+            schedule: configured.schedule.clone(),
+        }
     });
-    let limits = Limits {
+    let limits = CommandLimits {
         in_flight: config.api.max_in_flight,
         per_official_account: config.api.max_in_flight_per_official_account,
         deadline: poll_deadline(config),

@@ -8,7 +8,7 @@ use std::{fmt::Write as _, sync::Arc};
 use glob::Pattern;
 use jiff::{SignedDuration, Timestamp, tz::Offset};
 
-use super::{ConfigArgs, Failure, output};
+use super::{CliError, ConfigArgs, output};
 use crate::{
     app::clock::SystemClock,
     config::{Config, Loaded, OfficialAccount, SinkTarget},
@@ -33,7 +33,7 @@ pub(super) struct CheckArgs {
 
     /// How to print what was found online
     #[arg(long, value_enum, default_value = "table", requires = "online")]
-    format: output::Format,
+    format: output::OutputFormat,
 
     /// The language of remedies: English, or Chinese beside it [default: by LC_ALL, LC_MESSAGES or LANG]
     #[arg(long, value_enum, requires = "online")]
@@ -41,7 +41,7 @@ pub(super) struct CheckArgs {
 }
 
 /// Loads the configuration and says what it means, or what is wrong at WeChat.
-pub(super) async fn run(args: CheckArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     let loaded = args.config.load()?;
     if args.online {
         return online::run(&loaded, args.format, args.lang).await;

@@ -1,19 +1,18 @@
-//! `kfwatch completions`: what a shell needs to complete kfwatch's command line, for those who make packages.
+//! `kfwatch completions`: prints the completion script for a shell, for packages.
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, Failure, output};
+use super::{Cli, CliError, output};
 
 /// Options of `kfwatch completions`.
 #[derive(Debug, clap::Args)]
 pub(super) struct CompletionsArgs {
-    /// The shell to write them for
+    /// The shell
     shell: Shell,
 }
 
-/// Prints the script.
-pub(super) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
+pub(super) fn run(args: &CompletionsArgs) -> Result<(), CliError> {
     output::print(&script(args.shell))
 }
 
@@ -23,7 +22,7 @@ fn script(shell: Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The program without its hidden commands, which would be offered otherwise.
+/// The program without its hidden commands, which the script would complete too.
 fn visible(program: &Command) -> Command {
     Command::new("kfwatch")
         .version(env!("CARGO_PKG_VERSION"))
@@ -38,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shell_learns_commands_and_options_but_hidden_ones() {
+    fn scripts_complete_all_but_hidden_commands() {
         for shell in Shell::value_variants() {
             let script = script(*shell);
             for word in ["simulate", "online", "load-accounts"] {

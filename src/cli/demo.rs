@@ -1,26 +1,51 @@
-//! `kfwatch demo`: the simulated WeChat API and the ordinary daemon against it, in one process.
+//! `kfwatch demo`: the simulated WeChat API and the ordinary daemon, in one process.
+//!
+//! On a terminal it prints one readable line per event ([`event_lines`]), which it reads from the event log, and only warnings from
+//! the log. Into a pipe it prints CloudEvents, from the same sink that a configuration without sinks gets.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+mod event_lines;
+
+use std::{
+    io::IsTerminal,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
 
-use super::{Failure, init_logging, signals, simulate};
+use self::event_lines::EventPrinter;
+use super::{CliError, init_logging, signals, simulate};
 use crate::{
     app::{App, clock::SystemClock},
     config::{self, Config, Environment},
-    logging::Format,
+    domain::{account::AccountState, clock::Clock},
+    logging::LogFormat,
     simulator::{Scenario, Simulator},
-    status::{AccountView, OfficialAccountViews},
-    web::{Listener, WebState},
+    status::{AccountViewRef, OfficialAccountViews},
+    store::{EventFilter, EventLog, EventPage, StoredEvent},
+    web::{WebListener, WebState},
 };
 
-/// Where the demo serves its pages unless told otherwise.
-const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9877);
+/// The address of the status page, unless it is in use.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9877);
+
+/// The store's file name.
+const STORE: &str = "kfwatch.db";
+
+/// Events read at a time.
+const PAGE: usize = 1000;
+
+/// How often new events are read.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Options of `kfwatch demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
-    /// Stop after this time and print a summary, for example 30s
+    /// Stop after this time, for example 30s
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     run_for: Option<Duration>,
 
@@ -28,18 +53,39 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
-    /// Where to serve the status page and metrics [default: 127.0.0.1:9877, or another port if that is taken]
+    /// Where to serve the status page and metrics [default: 127.0.0.1:9877, or another port if that is in use]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 
-    /// Play another history of the simulated customers
+    /// Seed of the simulated customers: another seed plays another history
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+
+    /// How to print events [default: text on a terminal, json otherwise]
+    #[arg(long, value_enum)]
+    format: Option<DemoFormat>,
 }
 
-/// Runs the demo until Ctrl-C or its time is up.
-pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
-    init_logging("info", Format::Text)?;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum DemoFormat {
+    /// One readable line per event
+    Text,
+    /// One CloudEvent a line, as sinks receive them
+    Json,
+}
+
+/// Runs the demo until Ctrl-C or until its time is up.
+pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
+    let default_format = || match std::io::stdout().is_terminal() {
+        true => DemoFormat::Text,
+        false => DemoFormat::Json,
+    };
+    let format = args.format.unwrap_or_else(default_format);
+    let level = match format {
+        DemoFormat::Text => "warn",
+        DemoFormat::Json => "info",
+    };
+    init_logging(level, LogFormat::Text)?;
     let scenario = Scenario { ledger: false, ..Scenario::demo(args.seed) };
     let simulator = Simulator::start(scenario.clone(), SocketAddr::new(DEFAULT_LISTEN.ip(), 0))
         .await
@@ -55,68 +101,175 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
             temporary.path().to_path_buf()
         }
     };
-    // The ordinary configuration, polled more often, so that there is something to see.
-    let text = format!(
-        "{}\n[poll]\nschedule = \"*/3 * * * * *\"\n[web]\nlisten = \"{}\"\n",
-        simulate::configuration_of(&simulator.base_url(), &scenario),
-        args.listen.unwrap_or_else(free_address)
-    );
+    let text = configuration(&simulator, &scenario, args.listen.unwrap_or_else(free_address), format);
     let loaded = Config::from_toml(&text, &directory, &Environment::default())?;
-    let app = App::build(loaded.config, Arc::new(SystemClock::default())).await?;
-    introduce(&app, &simulator);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let app = App::build(loaded.config, Arc::clone(&clock)).await?;
+    let mut events = NewEvents::open(&directory, &*clock)?;
+    let pages: Vec<String> = app.addresses().iter().map(|address| format!("http://{address}/")).collect();
+    introduce(&pages, &simulator, format);
     let web = app.web();
-    let done = signals::until_signal(|shutdown| {
-        let timer = tokio::time::sleep(args.run_for.unwrap_or(Duration::MAX));
-        app.run(async {
-            tokio::select! {
-                () = shutdown => {}
-                () = timer => {}
-            }
-        })
-    })
-    .await;
+    let printer = (format == DemoFormat::Text).then(|| EventPrinter::new(Arc::clone(&web)));
+    let done = run_app(app, args.run_for, &mut events, printer).await;
     simulator.stop().await;
-    summarize(&web);
+    summarize(&web, events.count()?, &pages);
     done
 }
 
-/// The port of every kfwatch, so that the links of the README work; another one where that is taken.
+/// The ordinary configuration, with frequent polls, so that there is something to see.
+fn configuration(
+    simulator: &Simulator,
+    scenario: &Scenario,
+    listen: SocketAddr,
+    format: DemoFormat,
+) -> String {
+    let accounts = simulate::configuration_of(&simulator.base_url(), scenario);
+    let sink = match format {
+        // Standard output has the readable lines: the default sink would write CloudEvents there.
+        DemoFormat::Text => "[[sinks]]\nname = \"archive\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n",
+        DemoFormat::Json => "",
+    };
+    format!(
+        "{accounts}\n[poll]\nschedule = \"*/3 * * * * *\"\n[web]\nlisten = \"{listen}\"\n\
+         [store]\npath = \"{STORE}\"\n{sink}"
+    )
+}
+
+/// The default port, so that the links in the documentation work, or any port if that one is in use.
 fn free_address() -> SocketAddr {
-    match Listener::bind(DEFAULT_LISTEN) {
+    match WebListener::bind(DEFAULT_LISTEN) {
         Ok(_) => DEFAULT_LISTEN,
         Err(_) => SocketAddr::new(DEFAULT_LISTEN.ip(), 0),
     }
 }
 
-fn introduce(app: &App, simulator: &Simulator) {
-    for address in app.addresses() {
+/// Runs the daemon and prints events until a signal, until the time is up, or until nobody reads the output.
+async fn run_app(
+    app: App,
+    run_for: Option<Duration>,
+    events: &mut NewEvents,
+    printer: Option<EventPrinter>,
+) -> Result<(), CliError> {
+    let stop = CancellationToken::new();
+    let mut running = pin!(signals::until_signal(|shutdown| {
+        let timer = tokio::time::sleep(run_for.unwrap_or(Duration::MAX));
+        let stop = stop.clone().cancelled_owned();
+        app.run(async {
+            tokio::select! {
+                () = shutdown => {}
+                () = timer => {}
+                () = stop => {}
+            }
+        })
+    }));
+    let Some(mut printer) = printer else { return running.await };
+    let printed = loop {
+        tokio::select! {
+            done = &mut running => {
+                done?;
+                return printer.print(&events.read()?).map(drop);
+            }
+            () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
+        }
+        match events.read().and_then(|events| printer.print(&events)) {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    stop.cancel();
+    running.await.and(printed)
+}
+
+/// The events committed since the demo was started.
+struct NewEvents {
+    log: EventLog,
+    all: EventFilter,
+    unread: EventFilter,
+}
+
+impl NewEvents {
+    fn open(directory: &Path, clock: &dyn Clock) -> Result<Self, CliError> {
+        let log = EventLog::open(&directory.join(STORE))?;
+        let now = clock.now().wall;
+        let all = EventFilter { after: log.before(now)?, since: Some(now), ..EventFilter::default() };
+        Ok(Self { log, unread: all.clone(), all })
+    }
+
+    /// The events that this has not returned yet.
+    fn read(&mut self) -> Result<Vec<StoredEvent>, CliError> {
+        read_all(&self.log, &mut self.unread)
+    }
+
+    /// The number of all events, also of those that were read.
+    fn count(&self) -> Result<usize, CliError> {
+        read_all(&self.log, &mut self.all.clone()).map(|events| events.len())
+    }
+}
+
+fn read_all(log: &EventLog, filter: &mut EventFilter) -> Result<Vec<StoredEvent>, CliError> {
+    let mut all = Vec::new();
+    loop {
+        let EventPage { events, next } = log.read(filter, PAGE)?;
+        filter.after = next;
+        let is_last = events.len() < PAGE;
+        all.extend(events);
+        if is_last {
+            return Ok(all);
+        }
+    }
+}
+
+fn introduce(pages: &[String], simulator: &Simulator, format: DemoFormat) {
+    let output = match format {
+        DemoFormat::Text => {
+            "Each line below is an event: a session that starts or ends, or a kf account that changes state."
+        }
+        DemoFormat::Json => {
+            "Standard output has one event a line as a CloudEvent; standard error has the log."
+        }
+    };
+    for page in pages {
         eprintln!(
             "\nkfwatch demo: three simulated official accounts, polled every 3 seconds.\n\n  \
-             status page   http://{address}/\n  \
-             metrics       http://{address}/metrics\n  \
+             status page   {page}\n  \
+             metrics       {page}metrics\n  \
              WeChat API    {} (simulated)\n\n\
-             Session events appear on standard output, one JSON object a line; logs on standard error.\n\
-             Some kf accounts are refused on purpose: not bound to a WeChat user (65402), or unknown (65401).\n\
-             Now and then a session is transferred from one kf account to another.\n\
+             {output}\n\
+             Some kf accounts fail on purpose: three are not bound to a WeChat user (errcode\n\
+             65402), one does not exist (65401). The status page lists them first.\n\
              Press Ctrl-C to stop.\n",
             simulator.base_url()
         );
     }
 }
 
-fn summarize(web: &WebState) {
-    let read = web.table.read();
-    let rows: Vec<&AccountView> =
-        read.iter().flat_map(OfficialAccountViews::iter).map(|account| account.row).collect();
-    let sum = |of: fn(&AccountView) -> u32| rows.iter().map(|row| u64::from(of(row))).sum::<u64>();
+fn summarize(web: &WebState, events: usize, pages: &[String]) {
+    let official_accounts = web.table.read();
+    let accounts: Vec<AccountViewRef<'_>> =
+        official_accounts.iter().flat_map(OfficialAccountViews::iter).collect();
+    let sum = |of: fn(&AccountViewRef<'_>) -> u32| accounts.iter().map(|row| u64::from(of(row))).sum::<u64>();
+    let unbound: Vec<String> = accounts
+        .iter()
+        .filter(|account| account.row.state == AccountState::Unbound)
+        .map(|account| format!("{}/{}", account.account.official_account, account.account.kf_account))
+        .collect();
     eprintln!(
-        "\nIn all: {} polls of {} kf accounts, {} of them failed; {} sessions started, {} ended, {} are open.",
-        sum(|row| row.polls),
-        rows.len(),
-        sum(|row| row.failures),
-        sum(|row| row.started),
-        sum(|row| row.ended),
-        sum(|row| row.sessions.unwrap_or(0)),
+        "\nSummary\n  \
+         events        {events}\n  \
+         sessions      {} started, {} ended, {} open now\n  \
+         accounts      {} polls of {} kf accounts, {} failed\n  \
+         unbound       {}{}\n  \
+         status page   {} (while the demo runs)",
+        sum(|account| account.row.started),
+        sum(|account| account.row.ended),
+        sum(|account| account.row.sessions.unwrap_or(0)),
+        sum(|account| account.row.polls),
+        accounts.len(),
+        sum(|account| account.row.failures),
+        unbound.len(),
+        unbound.iter().map(|name| format!("\n                {name}")).collect::<String>(),
+        pages.join(" "),
     );
 }
 

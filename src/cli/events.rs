@@ -1,5 +1,5 @@
-//! `kfwatch events`: the event log, beside a daemon that may be running. Takes no lock and changes nothing; what is asked of
-//! sinks does ([`dead`], [`replay`]).
+//! `kfwatch events`: prints the event log, also while the daemon runs. Takes no lock and changes nothing. Its subcommands
+//! [`dead`] and [`replay`] act on sinks.
 
 mod dead;
 mod replay;
@@ -11,7 +11,7 @@ use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{ConfigArgs, Failure, output};
+use super::{CliError, ConfigArgs, output};
 use crate::{
     app::clock::SystemClock,
     config,
@@ -19,10 +19,10 @@ use crate::{
     store::{EventFilter, EventLog, StoredEvent},
 };
 
-/// How many events are read at a time.
+/// Events read at a time.
 const PAGE: usize = 1000;
 
-/// How often the log is looked at by `--follow`.
+/// How often `--follow` reads new events.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Options of `kfwatch events`.
@@ -30,52 +30,52 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct EventsArgs {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<EventsCommand>,
 
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Only events observed since: a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d
+    /// Only events observed at or after a time such as 2026-11-22T07:00:00Z, or within an age such as 2h or 7d
     #[arg(long, value_name = "TIME", value_parser = since)]
-    since: Option<Since>,
+    since: Option<SinceArg>,
 
-    /// Only events of this account: test1@test, shop/test1@test, or shop for all of the official account
+    /// Only events of this account: test1@test, shop/test1@test, or shop for all kf accounts of the official account
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
 
-    /// Only events of this type; may be given several times
+    /// Only events of this type; can be repeated
     #[arg(long = "type", value_name = "TYPE", value_enum)]
-    types: Vec<Kind>,
+    types: Vec<EventTypeArg>,
 
-    /// Go on with events as they are committed
+    /// Keep printing new events as they are committed
     #[arg(short, long)]
     follow: bool,
 
     /// How to print events
     #[arg(long, value_enum, default_value = "table")]
-    format: Format,
+    format: EventFormat,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Deliver events to a sink once more
+enum EventsCommand {
+    /// Deliver events to a sink again
     Replay(replay::ReplayArgs),
-    /// Show the events that a sink has refused for good, send them again, or drop them
+    /// Show, retry or drop the dead letters of a sink: events that it rejected for good
     Dead(dead::DeadArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum EventFormat {
     /// Aligned columns
     Table,
     /// One CloudEvent a line, as delivered
     Json,
-    /// Comma-separated values with a heading
+    /// Comma-separated values with a header
     Csv,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Kind {
+enum EventTypeArg {
     #[value(name = "started", alias = "kf.session.started", alias = "session.started")]
     Started,
     #[value(name = "ended", alias = "kf.session.ended", alias = "session.ended")]
@@ -84,34 +84,33 @@ enum Kind {
     StateChanged,
 }
 
-impl From<Kind> for EventType {
-    fn from(kind: Kind) -> Self {
+impl From<EventTypeArg> for EventType {
+    fn from(kind: EventTypeArg) -> Self {
         match kind {
-            Kind::Started => Self::SessionStarted,
-            Kind::Ended => Self::SessionEnded,
-            Kind::StateChanged => Self::StateChanged,
+            EventTypeArg::Started => Self::SessionStarted,
+            EventTypeArg::Ended => Self::SessionEnded,
+            EventTypeArg::StateChanged => Self::StateChanged,
         }
     }
 }
 
-/// From when on.
+/// The start of a time range.
 #[derive(Clone, Copy, Debug)]
-enum Since {
+enum SinceArg {
     At(Timestamp),
     Ago(Duration),
 }
 
-/// Carries the command out.
-pub(super) async fn run(args: EventsArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: EventsArgs) -> Result<(), CliError> {
     match args.command {
-        Some(Command::Replay(args)) => replay::run(args).await,
-        Some(Command::Dead(args)) => dead::run(args).await,
+        Some(EventsCommand::Replay(args)) => replay::run(args).await,
+        Some(EventsCommand::Dead(args)) => dead::run(args).await,
         None => read(args).await,
     }
 }
 
-impl Since {
-    fn before(self, now: Timestamp) -> Timestamp {
+impl SinceArg {
+    fn resolve(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
             Self::Ago(age) => now.checked_sub(age).unwrap_or(Timestamp::MIN),
@@ -119,12 +118,11 @@ impl Since {
     }
 }
 
-/// Prints the events that match.
-async fn read(args: EventsArgs) -> Result<(), Failure> {
+async fn read(args: EventsArgs) -> Result<(), CliError> {
     let loaded = args.config.load()?;
     let log = EventLog::open(&loaded.config.store.path)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let since = args.since.map(|since| since.before(clock.now().wall));
+    let since = args.since.map(|since| since.resolve(clock.now().wall));
     let mut filter = EventFilter {
         after: since.map(|since| log.before(since)).transpose()?.unwrap_or_default(),
         since,
@@ -132,7 +130,7 @@ async fn read(args: EventsArgs) -> Result<(), Failure> {
         types: args.types.into_iter().map(EventType::from).collect(),
         ..EventFilter::default()
     };
-    let mut printer = Printer { format: args.format, begun: false };
+    let mut printer = Printer { format: args.format, printed_header: false };
     loop {
         let page = log.read(&filter, PAGE)?;
         if !printer.print(&page.events)? {
@@ -149,29 +147,28 @@ async fn read(args: EventsArgs) -> Result<(), Failure> {
 }
 
 struct Printer {
-    format: Format,
-    /// Whether the heading is printed.
-    begun: bool,
+    format: EventFormat,
+    printed_header: bool,
 }
 
 impl Printer {
-    /// Prints, and says whether somebody still reads.
-    fn print(&mut self, events: &[StoredEvent]) -> Result<bool, Failure> {
+    /// Prints events and returns whether standard output is still open.
+    fn print(&mut self, events: &[StoredEvent]) -> Result<bool, CliError> {
         let text = match self.format {
-            Format::Json => events.iter().map(|event| format!("{}\n", event.json)).collect(),
-            Format::Csv => csv(events, !self.begun)?,
-            Format::Table => table(events, !self.begun),
+            EventFormat::Json => events.iter().map(|event| format!("{}\n", event.json)).collect(),
+            EventFormat::Csv => csv(events, !self.printed_header)?,
+            EventFormat::Table => table(events, !self.printed_header),
         };
-        self.begun = true;
-        if text.is_empty() { Ok(true) } else { output::print_while_read(&text) }
+        self.printed_header = true;
+        if text.is_empty() { Ok(true) } else { output::print_while_open(&text) }
     }
 }
 
-/// A column: its heading, and where its value stands in an event.
-type Column = (&'static str, &'static str);
+/// The header of a column and the JSON pointer of its value.
+type CsvColumn = (&'static str, &'static str);
 
-/// New ones come last: readers may count them.
-const CSV_COLUMNS: [Column; 23] = [
+/// New columns are added at the end, because readers may rely on positions.
+const CSV_COLUMNS: [CsvColumn; 23] = [
     ("time", "/time"),
     ("type", "/type"),
     ("id", "/id"),
@@ -197,11 +194,11 @@ const CSV_COLUMNS: [Column; 23] = [
     ("invitation_expires_at", "/data/invitation/expires_at"),
 ];
 
-fn csv(events: &[StoredEvent], heading: bool) -> Result<String, Failure> {
+fn csv(events: &[StoredEvent], with_header: bool) -> Result<String, CliError> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut write = || {
-        if heading {
-            writer.write_record(CSV_COLUMNS.map(|(heading, _)| heading))?;
+        if with_header {
+            writer.write_record(CSV_COLUMNS.map(|(header, _)| header))?;
         }
         for event in events {
             let event = parsed(event);
@@ -215,10 +212,10 @@ fn csv(events: &[StoredEvent], heading: bool) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Widths of the columns of the table: fixed, because rows are printed as they come.
+/// The column widths of the table. They are fixed, because rows are printed as events arrive.
 const WIDTHS: [usize; 5] = [24, 13, 34, 28, 0];
 
-fn table(events: &[StoredEvent], heading: bool) -> String {
+fn table(events: &[StoredEvent], with_header: bool) -> String {
     let mut text = String::new();
     let mut line = |fields: [&str; 5]| {
         let padded: Vec<String> =
@@ -226,49 +223,48 @@ fn table(events: &[StoredEvent], heading: bool) -> String {
         text.push_str(padded.join("  ").trim_end());
         text.push('\n');
     };
-    if heading {
+    if with_header {
         line(["TIME", "EVENT", "ACCOUNT", "CUSTOMER", "DETAILS"]);
     }
     for event in events {
         let json = parsed(event);
-        let of = |pointer| field(&json, pointer);
-        let account = format!("{}/{}", of("/data/official_account"), of("/data/kf_account"));
+        let get = |pointer| field(&json, pointer);
+        let account = format!("{}/{}", get("/data/official_account"), get("/data/kf_account"));
         let (kind, details) = match event.event_type {
-            EventType::SessionStarted if of("/data/baseline") == "true" => {
-                ("started", format!("at {} (open when first seen)", of("/data/started_at")))
+            EventType::SessionStarted if get("/data/baseline") == "true" => {
+                ("started", format!("at {} (open when first seen)", get("/data/started_at")))
             }
             EventType::SessionStarted => {
-                let from = prefixed(", transferred from ", &of("/data/transferred_from"));
-                ("started", format!("at {}{from}", of("/data/started_at")))
+                let from = prefixed(", transferred from ", &get("/data/transferred_from"));
+                ("started", format!("at {}{from}", get("/data/started_at")))
             }
             EventType::SessionEnded => {
-                let [min, max] = ["/data/duration_seconds/min", "/data/duration_seconds/max"].map(of);
-                ("ended", format!("after {min} to {max} s, {}", of("/data/reason")))
+                let [min, max] = ["/data/duration_seconds/min", "/data/duration_seconds/max"].map(get);
+                ("ended", format!("after {min} to {max} s, {}", get("/data/reason")))
             }
             EventType::StateChanged => {
-                let errcode = of("/data/errcode");
-                let because =
-                    if errcode.is_empty() { String::new() } else { format!(" (errcode {errcode})") };
-                let invitation = prefixed(", invitation: ", &of("/data/invitation/status"));
-                ("state_changed", format!("{} to {}{because}{invitation}", of("/data/from"), of("/data/to")))
+                let errcode = get("/data/errcode");
+                let cause = if errcode.is_empty() { String::new() } else { format!(" (errcode {errcode})") };
+                let invitation = prefixed(", invitation: ", &get("/data/invitation/status"));
+                ("state_changed", format!("{} to {}{cause}{invitation}", get("/data/from"), get("/data/to")))
             }
         };
-        line([&of("/time"), kind, &account, &of("/data/openid"), &details]);
+        line([&get("/time"), kind, &account, &get("/data/openid"), &details]);
     }
     text
 }
 
-/// Nothing where there is no text.
+/// Adds a prefix to a text that is not empty.
 fn prefixed(prefix: &str, text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{prefix}{text}") }
 }
 
 fn parsed(event: &StoredEvent) -> Value {
-    // The log holds only what was rendered as JSON.
+    // The log contains only events that were rendered as JSON.
     serde_json::from_str(&event.json).unwrap_or_default()
 }
 
-fn field(event: &Value, pointer: &str) -> String {
+pub(super) fn field(event: &Value, pointer: &str) -> String {
     match event.pointer(pointer) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
@@ -276,10 +272,10 @@ fn field(event: &Value, pointer: &str) -> String {
     }
 }
 
-fn since(text: &str) -> Result<Since, String> {
+fn since(text: &str) -> Result<SinceArg, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(Since::At(at));
+        return Ok(SinceArg::At(at));
     }
     let wrong = || "write a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d".to_owned();
-    config::duration(text).map(Since::Ago).ok_or_else(wrong)
+    config::duration(text).map(SinceArg::Ago).ok_or_else(wrong)
 }

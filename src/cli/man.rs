@@ -1,7 +1,7 @@
-//! `kfwatch man`: the manual pages, for those who make packages. One page for kfwatch, one for each of its commands and theirs.
+//! `kfwatch man`: writes the manual pages, for packages: one for kfwatch and one for each command and subcommand.
 //!
-//! Synopsis and options come from the definition of the command line. What an operator looks up beside them (exit status,
-//! signals, environment, files) is written by hand, in `man/operator.roff`.
+//! Synopsis and options come from the definition of the command line. The sections on exit status, signals, environment and files
+//! are written by hand, in `man/operator.roff`.
 
 use std::{
     fs, io,
@@ -15,27 +15,26 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-use super::{Cli, Failure};
+use super::{Cli, CliError};
 
-/// The sections of kfwatch(1) that the definition of the command line does not have.
+/// The handwritten sections of kfwatch(1).
 const OPERATOR: &str = include_str!("man/operator.roff");
 
-/// Where the source, the issues and the rest of the documentation are.
+/// Source, issues and documentation.
 const HOME: &str = "https://github.com/kfwatch/kfwatch";
 
 /// Options of `kfwatch man`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ManArgs {
-    /// The directory to write them to; created if it is missing
+    /// The directory to write the pages to; created if missing
     directory: PathBuf,
 }
 
-/// Writes the pages.
-pub(super) fn run(args: &ManArgs) -> Result<(), Failure> {
+pub(super) fn run(args: &ManArgs) -> Result<(), CliError> {
     let directory = &args.directory;
     write_to(directory)
         .with_context(|| format!("write manual pages to {}", directory.display()))
-        .map_err(Failure::Other)
+        .map_err(CliError::Other)
 }
 
 fn write_to(directory: &Path) -> io::Result<()> {
@@ -46,7 +45,7 @@ fn write_to(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The file name and the roff text of each page, that of kfwatch first.
+/// The file name and the roff text of each page; kfwatch(1) comes first.
 fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
     program.build();
@@ -86,12 +85,12 @@ fn page(command: &Command, sections: &str, see_also: &[&str]) -> io::Result<(Str
         man.render_subcommands_section(&mut page)?;
     }
     page.extend_from_slice(sections.as_bytes());
-    references(see_also).to_writer(&mut page)?;
+    see_also_section(see_also).to_writer(&mut page)?;
     Ok((man.get_filename(), page))
 }
 
-/// The last section: other pages of section 1, and where the rest is.
-fn references(names: &[&str]) -> Roff {
+/// The last section.
+fn see_also_section(names: &[&str]) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["SEE ALSO"]);
     for name in names {
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_page_for_kfwatch_and_each_command_but_hidden_ones() {
+    fn every_visible_command_has_a_page() {
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
         let expected = [
             "",
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_kfwatch_has_what_an_operator_looks_up() {
+    fn main_page_has_all_sections() {
         let page = page_of("kfwatch.1");
         for section in ["OPTIONS", "COMMANDS", "EXIT STATUS", "SIGNALS", "ENVIRONMENT", "FILES", "SEE ALSO"] {
             let heading = format!("\n.SH {section}\n");
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pages_are_written_into_a_directory_that_it_makes() {
+    fn pages_are_written_into_new_directory() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("share/man1");
         run(&ManArgs { directory: directory.clone() }).unwrap();

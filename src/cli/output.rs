@@ -1,4 +1,4 @@
-//! Printing results: tables for people, and what to do when nobody reads any more.
+//! Prints results: tables for people, JSON for programs. A closed standard output is no error.
 
 use std::{
     fmt::Display,
@@ -9,18 +9,16 @@ use anyhow::Context as _;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use super::Failure;
+use super::CliError;
 
-/// Formats for people and programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Format {
+pub(super) enum OutputFormat {
     /// Aligned columns
     Table,
     /// One JSON object a line
     Json,
 }
 
-/// Aligned columns under headings.
 pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(headings.iter().copied());
@@ -36,7 +34,7 @@ pub(super) fn known(value: Option<impl Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }
 
-/// A number of bytes as people read it.
+/// A number of bytes with a decimal unit.
 pub(super) fn bytes(bytes: u64) -> String {
     let units = ["kB", "MB", "GB", "TB"];
     let mut number = bytes as f64 / 1000.0;
@@ -49,22 +47,22 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// Prints one JSON object a line.
-pub(super) fn print_json(rows: &[impl Serialize]) -> Result<(), Failure> {
+pub(super) fn print_json(rows: &[impl Serialize]) -> Result<(), CliError> {
     let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
     print(&(lines.map_err(anyhow::Error::from)?.join("\n") + "\n"))
 }
 
-/// Prints to standard output. A reader that has gone (`| head`) has seen enough: that is no failure.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
-    print_while_read(text).map(|_| ())
+/// Prints to standard output. A reader that exits early (`| head`) is no error.
+pub(super) fn print(text: &str) -> Result<(), CliError> {
+    print_while_open(text).map(|_| ())
 }
 
-/// Prints to standard output and says whether somebody still reads.
-pub(super) fn print_while_read(text: &str) -> Result<bool, Failure> {
+/// Prints to standard output and returns whether it is still open.
+pub(super) fn print_while_open(text: &str) -> Result<bool, CliError> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("write to standard output").map_err(Failure::Other),
+        Err(error) => Err(error).context("write to standard output").map_err(CliError::Other),
     }
 }

@@ -1,7 +1,7 @@
-//! `kfwatch poll`: one poll of every account, compared with what is known of it. Commits neither snapshots nor events.
+//! `kfwatch poll`: polls every account once and compares the result with the stored snapshot. Commits neither snapshots nor events.
 
-use super::{ConfigArgs, Failure, output, site::Site};
-use crate::control::report::Polled;
+use super::{CliError, ConfigArgs, operations::OperationsRunner, output};
+use crate::control::report::PollReport;
 
 /// Options of `kfwatch poll`.
 #[derive(Debug, clap::Args)]
@@ -11,47 +11,46 @@ pub(super) struct PollArgs {
 
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
-    format: output::Format,
+    format: output::OutputFormat,
 }
 
-/// Polls every account once and prints what came of it.
-pub(super) async fn run(args: PollArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: PollArgs) -> Result<(), CliError> {
     let loaded = args.config.load()?;
-    let results = Site::find(&loaded).await?.polls(&loaded.config).await?;
-    print(&results, args.format)?;
-    if results.iter().all(|polled| polled.error.is_none()) { Ok(()) } else { Err(Failure::Incomplete) }
+    let reports = OperationsRunner::prepare(&loaded).await?.polls(&loaded.config).await?;
+    print(&reports, args.format)?;
+    if reports.iter().all(|report| report.error.is_none()) { Ok(()) } else { Err(CliError::Incomplete) }
 }
 
-fn print(results: &[Polled], format: output::Format) -> Result<(), Failure> {
+fn print(reports: &[PollReport], format: output::OutputFormat) -> Result<(), CliError> {
     match format {
-        output::Format::Json => output::print_json(results),
-        output::Format::Table => {
+        output::OutputFormat::Json => output::print_json(reports),
+        output::OutputFormat::Table => {
             let headings =
-                ["official account", "kf account", "result", "sessions", "oldest since", "new", "gone"];
-            let rows = results.iter().map(|polled| {
+                ["official account", "kf account", "result", "sessions", "oldest since", "started", "ended"];
+            let rows = reports.iter().map(|report| {
                 vec![
-                    polled.official_account.clone(),
-                    output::known(polled.kf_account.as_ref()),
-                    polled.result.clone(),
-                    output::known(polled.sessions),
-                    output::known(polled.oldest_session_started_at.as_ref()),
-                    output::known(polled.started),
-                    output::known(polled.ended),
+                    report.official_account.clone(),
+                    output::known(report.kf_account.as_ref()),
+                    report.result.clone(),
+                    output::known(report.sessions),
+                    output::known(report.oldest_session_started_at.as_ref()),
+                    output::known(report.started),
+                    output::known(report.ended),
                 ]
             });
-            output::print(&(output::table(&headings, rows) + &troubles(results)))
+            output::print(&(output::table(&headings, rows) + &failures(reports)))
         }
     }
 }
 
-/// What failed and what to do about it.
-fn troubles(results: &[Polled]) -> String {
+/// The failed polls, each with its remedy.
+fn failures(reports: &[PollReport]) -> String {
     let mut text = String::new();
-    for polled in results {
-        if let Some(error) = &polled.error {
-            let remedy = polled.remedy.as_ref().map(|remedy| format!("\n    {remedy}")).unwrap_or_default();
-            let kf_account = polled.kf_account.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
-            text.push_str(&format!("\n{}{kf_account}: {error}{remedy}", polled.official_account));
+    for report in reports {
+        if let Some(error) = &report.error {
+            let remedy = report.remedy.as_ref().map(|remedy| format!("\n    {remedy}")).unwrap_or_default();
+            let kf_account = report.kf_account.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+            text.push_str(&format!("\n{}{kf_account}: {error}{remedy}", report.official_account));
         }
     }
     if text.is_empty() { text } else { text + "\n" }

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use jiff::Timestamp;
 
-use super::{ConfigArgs, Failure, init_logging, signals};
+use super::{CliError, ConfigArgs, init_logging, signals};
 use crate::{
     app::{App, clock::SystemClock, service_manager::ServiceManager},
     config::{Environment, Loaded},
     domain::clock::Clock,
 };
 
-/// Runs the daemon until it is told to stop.
-pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: &ConfigArgs) -> Result<(), CliError> {
     let Loaded { config, warnings } = args.load()?;
     init_logging(&config.log.level, config.log.format)?;
     for warning in warnings {
@@ -22,7 +21,7 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
     let service_manager = ServiceManager::of_process(&Environment::of_process());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let now = clock.now().wall;
-    // A signal during the start is heard as well: what was built by then is drained at once.
+    // Signals count from here: one that arrives while the daemon is built drains it immediately.
     signals::until_signal(|shutdown| async {
         service_manager.starting("opening the store").await;
         let app = App::build(config, clock).await?.telling(service_manager);
@@ -32,19 +31,19 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), Failure> {
                 "Serving the status page on http://{address}/ and metrics on http://{address}/metrics"
             );
         }
-        announce(&app, now);
+        log_calls(&app, now);
         let reopen = app.reopen_files();
         let running = signals::reopening(reopen, Box::pin(app.run(shutdown)));
-        Ok::<_, Failure>(running.await.context("listen for signals")??)
+        Ok::<_, CliError>(running.await.context("listen for signals")??)
     })
     .await
 }
 
-/// How many official accounts are announced one by one.
-const ANNOUNCED: usize = 20;
+/// How many official accounts get a log line of their own.
+const MAX_LOGGED: usize = 20;
 
-/// Says what this configuration will do to whose quota.
-fn announce(app: &App, now: Timestamp) {
+/// Logs how many calls a day this configuration makes.
+fn log_calls(app: &App, now: Timestamp) {
     let web = app.web();
     let official_accounts = web.table.official_accounts();
     let mut all_calls = 0;
@@ -52,7 +51,7 @@ fn announce(app: &App, now: Timestamp) {
         let (name, kf_accounts) = (&of.name, of.kf_accounts().count());
         let calls_a_day = calls.of(kf_accounts);
         all_calls += calls_a_day;
-        if n < ANNOUNCED {
+        if n < MAX_LOGGED {
             tracing::info!(official_account = %name, kf_accounts, calls_a_day, "Watching {name}");
         }
     }

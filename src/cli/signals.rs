@@ -1,27 +1,30 @@
-//! SIGTERM and SIGINT: the first begins the drain, a second ends the program at once. SIGHUP never ends it; the daemon
-//! reopens the files of its sinks.
+//! Signals: the first SIGTERM or SIGINT starts the drain, a second one ends the program at once. SIGHUP never ends it; in the daemon
+//! it makes the sinks reopen their files.
 
 use std::future::Future;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
+use super::CliError;
 
-/// Runs what `run` makes of a future that is done at the first signal.
-pub(super) async fn until_signal<E, F>(run: impl FnOnce(ShutdownSignal) -> F) -> Result<(), Failure>
+/// Completes at the first signal.
+pub(super) type ShutdownSignal = tokio_util::sync::WaitForCancellationFutureOwned;
+
+/// Runs a command, which receives the shutdown signal as a future.
+pub(super) async fn until_signal<E, F>(run: impl FnOnce(ShutdownSignal) -> F) -> Result<(), CliError>
 where
     F: Future<Output = Result<(), E>>,
-    Failure: From<E>,
+    CliError: From<E>,
 {
     let shutdown = CancellationToken::new();
     tokio::select! {
         done = run(shutdown.clone().cancelled_owned()) => Ok(done?),
-        failure = second_signal(shutdown) => Err(failure),
+        error = second_signal(shutdown) => Err(error),
     }
 }
 
-/// Runs `work`, and meanwhile does `reopen` at each SIGHUP.
+/// Runs `work` and calls `reopen` at each SIGHUP.
 pub(super) async fn reopening<T>(reopen: impl Fn(), work: impl Future<Output = T>) -> std::io::Result<T> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut work = std::pin::pin!(work);
@@ -29,20 +32,17 @@ pub(super) async fn reopening<T>(reopen: impl Fn(), work: impl Future<Output = T
         tokio::select! {
             done = &mut work => return Ok(done),
             _ = hangup.recv() => {
-                tracing::info!("SIGHUP: files of sinks are closed, and opened anew at the next delivery");
+                tracing::info!("SIGHUP: sinks reopen their files at the next delivery");
                 reopen();
             }
         }
     }
 }
 
-/// Done at the first signal.
-pub(super) type ShutdownSignal = tokio_util::sync::WaitForCancellationFutureOwned;
-
-/// Cancels `shutdown` at the first signal, and returns at the second.
-async fn second_signal(shutdown: CancellationToken) -> Failure {
+/// Cancels `shutdown` at the first signal and returns at the second.
+async fn second_signal(shutdown: CancellationToken) -> CliError {
     match listen(shutdown).await {
-        Ok(()) => anyhow::anyhow!("stopped by a second signal, before the drain was done").into(),
+        Ok(()) => anyhow::anyhow!("stopped by a second signal before the drain was complete").into(),
         Err(error) => anyhow::Error::new(error).context("listen for signals").into(),
     }
 }

@@ -1,7 +1,7 @@
 //! `kfwatch simulate`: the simulated WeChat API alone, for tests, rehearsals and load.
 //!
-//! Prints a configuration for kfwatch on stdout, so that `kfwatch simulate > config.toml` is all the preparation that a
-//! rehearsal needs; then serves until it is told to stop.
+//! It prints a configuration for kfwatch to standard output, so that `kfwatch simulate > config.toml` prepares a rehearsal, and
+//! serves until a signal.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -15,46 +15,46 @@ use crate::simulator::{AccountToWatch, Endpoint, RequiredHeader, Scenario, Simul
 /// Options of `kfwatch simulate`.
 #[derive(Debug, clap::Args)]
 pub struct SimulateArgs {
-    /// Where to listen
+    /// The address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8390")]
     pub listen: SocketAddr,
 
-    /// A scenario in TOML; the one of `kfwatch demo` if absent
+    /// A scenario in TOML [default: the scenario of `kfwatch demo`]
     #[arg(long, value_name = "FILE", conflicts_with = "load_accounts")]
     pub scenario: Option<PathBuf>,
 
     /// The scenario of a third-party platform: the accounts of `kfwatch demo`, with tokens from a component and from a
-    /// central token server
+    /// token server
     #[arg(long, conflicts_with_all = ["scenario", "load_accounts"])]
     pub platform: bool,
 
-    /// Play another history of the same scenario
+    /// Seed of the scenario: another seed plays another history
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// A scenario for load: so many kf accounts on each official account
+    /// A scenario for load tests, with this number of kf accounts on each official account
     #[arg(long, value_name = "N")]
     pub load_accounts: Option<usize>,
 
-    /// Official accounts of the load
+    /// Official accounts of the load test
     #[arg(long, value_name = "N", default_value_t = 1, requires = "load_accounts")]
     pub load_official_accounts: usize,
 
-    /// Open sessions on each kf account of the load
+    /// Open sessions on each kf account of the load test
     #[arg(long, value_name = "N", default_value_t = 10, requires = "load_accounts")]
     pub load_sessions: u32,
 
-    /// Share of the load's sessions that is replaced by others every minute
+    /// Share of the sessions that is replaced by new ones every minute
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "load_accounts")]
     pub load_churn: f64,
 }
 
-/// Serves until `shutdown` is done.
+/// Serves until `shutdown` completes.
 pub async fn run(args: SimulateArgs, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    run_printing_to(std::io::stdout(), args, shutdown).await
+    run_with_output(std::io::stdout(), args, shutdown).await
 }
 
-async fn run_printing_to(
+async fn run_with_output(
     mut out: impl std::io::Write,
     args: SimulateArgs,
     shutdown: impl Future<Output = ()>,
@@ -75,25 +75,25 @@ async fn run_printing_to(
     Ok(())
 }
 
-/// A configuration for a daemon that watches these accounts on a simulator, each with its own AppSecret.
+/// A configuration for a daemon that watches these accounts on a simulator and fetches tokens with their AppSecrets.
 pub fn configuration(base_url: &str, accounts: &[AccountToWatch]) -> String {
-    written(base_url, accounts.iter().map(|account| (account, &TokenRoute::Secret)))
+    render(base_url, accounts.iter().map(|account| (account, &TokenRoute::Secret)))
 }
 
-/// A configuration for a daemon that watches all accounts of this scenario, whose tokens come as the scenario says.
+/// A configuration for a daemon that watches all accounts of this scenario, with the token sources of the scenario.
 pub fn configuration_of(base_url: &str, scenario: &Scenario) -> String {
     let accounts = scenario.accounts();
     let routes: Vec<TokenRoute> =
         accounts.iter().map(|account| scenario.token_route(&account.appid)).collect();
-    written(base_url, accounts.iter().zip(&routes))
+    render(base_url, accounts.iter().zip(&routes))
 }
 
-fn written<'a>(
+fn render<'a>(
     base_url: &str,
     accounts: impl Iterator<Item = (&'a AccountToWatch, &'a TokenRoute)>,
 ) -> String {
     let mut text = format!(
-        "# A configuration for kfwatch, to watch the simulated WeChat API.\n\n[api]\nbase_url = {}\n",
+        "# A configuration for kfwatch that watches the simulated WeChat API.\n\n[api]\nbase_url = {}\n",
         quoted(base_url)
     );
     for (account, route) in accounts {
@@ -111,7 +111,7 @@ fn written<'a>(
     text
 }
 
-/// The keys of an account's token source, one a line.
+/// The keys of an account's token source.
 fn token(base_url: &str, account: &AccountToWatch, route: &TokenRoute) -> String {
     match route {
         TokenRoute::Secret => format!("source = \"stable\"\nsecret = {}\n", quoted(&account.secret)),
@@ -138,10 +138,10 @@ fn token(base_url: &str, account: &AccountToWatch, route: &TokenRoute) -> String
     }
 }
 
-/// The key for a header that the scenario demands; a configuration cannot hold the header itself.
+/// The key for a header that the scenario requires. The header itself cannot be in the configuration.
 fn header_file(path: &str, header: Option<&RequiredHeader>) -> String {
     let line = |RequiredHeader { name, value }: &RequiredHeader| {
-        format!("header_file = {}  # to be written, with this line: {name}: {value}\n", quoted(path))
+        format!("header_file = {}  # create it with this line: {name}: {value}\n", quoted(path))
     };
     header.map_or_else(String::new, line)
 }
@@ -164,7 +164,7 @@ fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
         (None, None) => Scenario::demo(0),
     };
     let seed = args.seed.unwrap_or(scenario.seed);
-    // Nobody could read the ledger of a program of its own.
+    // Only tests in the same process could read the ledger.
     Ok(Scenario { seed, ledger: false, ..scenario })
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_printed_configuration_is_toml_with_every_account() {
+    fn printed_configuration_has_every_account() {
         let parsed = printed(&Scenario::demo(1));
         assert_eq!(parsed["api"]["base_url"].as_str(), Some("http://127.0.0.1:1"));
         let officials = parsed["official_accounts"].as_array().unwrap();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_platforms_accounts_get_their_tokens_from_component_and_token_server() {
+    fn platform_accounts_use_component_and_token_server() {
         let mut scenario = Scenario::platform(1);
         scenario.token_server.header = Some(RequiredHeader { name: "X-Key".into(), value: "k1".into() });
         let component = scenario.components[0].clone();
@@ -223,30 +223,30 @@ mod tests {
     }
 
     #[test]
-    fn load_options_make_a_load_scenario() {
+    fn load_options_build_load_scenario() {
         let args = args("--load-accounts 4 --load-official-accounts 2 --load-sessions 3 --seed 9").unwrap();
         let scenario = scenario(&args).unwrap();
         assert_eq!(scenario, Scenario { seed: 9, ..Scenario::load(2, 4, 3, 0.0) });
     }
 
     #[test]
-    fn contradictory_options_are_refused() {
+    fn conflicting_options_are_refused() {
         assert!(args("--load-churn 0.5").is_err());
         assert!(args("--load-accounts 4 --scenario x.toml").is_err());
         assert!(args("--platform --scenario x.toml").is_err());
     }
 
     #[test]
-    fn a_missing_scenario_is_named() {
+    fn missing_scenario_file_is_named() {
         let args = args("--scenario /nonexistent/x.toml").unwrap();
         let error = format!("{:#}", scenario(&args).unwrap_err());
         assert!(error.starts_with("read scenario /nonexistent/x.toml: "), "{error}");
     }
 
     #[tokio::test]
-    async fn it_prints_where_it_listens_and_ends_when_told_to() {
+    async fn configuration_has_bound_address() {
         let mut out = Vec::new();
-        run_printing_to(&mut out, args("--listen 127.0.0.1:0").unwrap(), async {}).await.unwrap();
+        run_with_output(&mut out, args("--listen 127.0.0.1:0").unwrap(), async {}).await.unwrap();
         let parsed: toml::Table = toml::from_str(&String::from_utf8(out).unwrap()).unwrap();
         let base_url = parsed["api"]["base_url"].as_str().unwrap();
         assert!(base_url.starts_with("http://127.0.0.1:") && !base_url.ends_with(":0"), "{base_url}");

@@ -1,11 +1,10 @@
-//! `kfwatch sinks`: how sinks stand, and letting one that was stopped get events again. By the running daemon, or, where none
-//! runs, in the store.
+//! `kfwatch sinks`: shows the state of each sink and resumes a stopped one, through the running daemon or, if none runs, in the store.
 
 use clap::Subcommand;
 
 use super::{
-    ConfigArgs, Failure, output,
-    store_holder::{StoreHolder, look},
+    CliError, ConfigArgs, output,
+    store_access::{StoreAccess, read_sinks},
 };
 use crate::{
     config::Loaded,
@@ -18,19 +17,19 @@ use crate::{
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct SinksArgs {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<SinksCommand>,
 
     #[command(flatten)]
     config: ConfigArgs,
 
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
-    format: output::Format,
+    format: output::OutputFormat,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Let a sink that was stopped or suspended get events again
+enum SinksCommand {
+    /// Resume delivery to a stopped or suspended sink
     Resume(ResumeArgs),
 }
 
@@ -44,48 +43,46 @@ struct ResumeArgs {
     sink: String,
 }
 
-/// Prints how sinks stand, or resumes one.
-pub(super) async fn run(args: SinksArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
     match args.command {
-        Some(Command::Resume(ResumeArgs { config, sink })) => {
-            let done = order(&config.load()?, SinkCommand::Resume { sink }).await?;
+        Some(SinksCommand::Resume(ResumeArgs { config, sink })) => {
+            let done = change(&config.load()?, SinkCommand::Resume { sink }).await?;
             output::print(&format!("{}: resumed, with {} events to deliver\n", done.sink, done.events))
         }
-        None => match look(&args.config.load()?, SinkCommand::Show).await? {
+        None => match read_sinks(&args.config.load()?, SinkCommand::Show).await? {
             SinkAnswer::Sinks(sinks) => print(&sinks, args.format),
-            answer => Err(misunderstood(&answer)),
+            answer => Err(unexpected(&answer)),
         },
     }
 }
 
-/// Has something done to a sink.
-pub(super) async fn order(loaded: &Loaded, command: SinkCommand) -> Result<Done, Failure> {
+/// Carries out a command that changes a sink, and notes what keeps the sink from getting events.
+pub(super) async fn change(loaded: &Loaded, command: SinkCommand) -> Result<Done, CliError> {
     match carry_out(loaded, command).await? {
         SinkAnswer::Done(done) => {
             if !done.is_configured {
                 eprintln!(
-                    "note: {} is not configured at present; the daemon delivers nothing to it",
+                    "note: {} is not in the configuration; the daemon delivers nothing to it",
                     done.sink
                 );
             }
             if let Some(reason) = &done.stopped_reason {
                 let sink = &done.sink;
-                eprintln!("note: {sink} gets nothing until \"kfwatch sinks resume {sink}\": {reason}");
+                eprintln!("note: {sink} is stopped; resume with \"kfwatch sinks resume {sink}\": {reason}");
             }
             Ok(done)
         }
-        answer => Err(misunderstood(&answer)),
+        answer => Err(unexpected(&answer)),
     }
 }
 
-/// By the daemon that has the store, or here.
-async fn carry_out(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, Failure> {
-    match StoreHolder::find(loaded)? {
-        StoreHolder::Daemon(daemon) => {
-            daemon.client.sinks(command).await.map_err(|error| daemon.failed(error))
+async fn carry_out(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, CliError> {
+    match StoreAccess::acquire(loaded)? {
+        StoreAccess::Daemon(daemon) => {
+            daemon.client.sinks(command).await.map_err(|error| daemon.request_failed(error))
         }
-        StoreHolder::Here(None) => Err(StoreError::Missing(loaded.config.store.path.clone()).into()),
-        StoreHolder::Here(Some(store)) => {
+        StoreAccess::Direct(None) => Err(StoreError::Missing(loaded.config.store.path.clone()).into()),
+        StoreAccess::Direct(Some(store)) => {
             let answer = SinkAdmin::without_daemon(store.clone()).carry_out(command).await;
             store.close().await;
             answer.map_err(|error| anyhow::Error::new(error).into())
@@ -93,15 +90,15 @@ async fn carry_out(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, 
     }
 }
 
-/// A bug: what is asked for tells what is answered.
-pub(super) fn misunderstood(answer: &SinkAnswer) -> Failure {
-    anyhow::anyhow!("an answer to another question: {answer:?}").into()
+/// A bug: each command has one kind of answer.
+pub(super) fn unexpected(answer: &SinkAnswer) -> CliError {
+    anyhow::anyhow!("unexpected answer: {answer:?}").into()
 }
 
-fn print(sinks: &[SinkReport], format: output::Format) -> Result<(), Failure> {
+fn print(sinks: &[SinkReport], format: output::OutputFormat) -> Result<(), CliError> {
     match format {
-        output::Format::Json => output::print_json(sinks),
-        output::Format::Table => {
+        output::OutputFormat::Json => output::print_json(sinks),
+        output::OutputFormat::Table => {
             let headings =
                 ["sink", "state", "pending", "oldest pending", "last delivery", "dead letters", "lost"];
             let rows = sinks.iter().map(|sink| {
@@ -120,7 +117,7 @@ fn print(sinks: &[SinkReport], format: output::Format) -> Result<(), Failure> {
     }
 }
 
-/// What is wrong, and what to do about it.
+/// The problems of each sink, with what to do about them.
 fn remarks(sinks: &[SinkReport]) -> String {
     let mut text = String::new();
     for report in sinks {
@@ -128,35 +125,35 @@ fn remarks(sinks: &[SinkReport]) -> String {
         let mut remark = |what: String| text.push_str(&format!("\n{sink}: {what}"));
         if let Some(reason) = &report.stopped_reason {
             remark(format!(
-                "{}: {reason}\n    when that is mended: kfwatch sinks resume {sink}",
+                "{}: {reason}\n    when this is fixed: kfwatch sinks resume {sink}",
                 report.state
             ));
         }
         if let (Some(at), Some(failure)) = (&report.last_failure_at, &report.last_failure) {
-            let is_over = if report.state == "delivering" { "; it answered since" } else { "" };
-            remark(format!("failed last at {at}: {failure}{is_over}"));
+            let is_over = if report.state == "delivering" { "; it has recovered since" } else { "" };
+            remark(format!("last failure at {at}: {failure}{is_over}"));
         }
         if report.dead_letters > 0 {
             remark(format!(
-                "has refused {} events for good\n    look at them: kfwatch events dead --sink {sink}",
+                "{} dead letters: events that it rejected for good\n    show them: kfwatch events dead --sink {sink}",
                 report.dead_letters
             ));
         }
         if let Some([first, last]) = &report.lost_between {
             remark(format!(
-                "{} events were removed before it had them, the newest from {first} to {last}",
+                "{} events were removed from the log before delivery, the newest between {first} and {last}",
                 report.lost_events
             ));
         }
         if report.expired_dead_letters > 0 {
-            remark(format!("{} dead letters were removed for their age", report.expired_dead_letters));
+            remark(format!("{} dead letters were removed because of their age", report.expired_dead_letters));
         }
         if report.state == "unknown" {
-            remark("no daemon runs that could be asked how it delivers".to_owned());
+            remark("no daemon is running, so the state of deliveries is unknown".to_owned());
         }
         if report.state == "removed" {
             remark(
-                "is not configured at present; it goes on where it stood if it comes back within 7 days"
+                "not in the configuration; if it returns within 7 days, it continues from its cursor"
                     .to_owned(),
             );
         }

@@ -12,25 +12,25 @@ use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Command, HEARTBEAT, Line, VERSION_HEADER,
-    report::{Checked, Polled},
-    socket::{SocketError, path_beside},
+    ControlCommand, HEARTBEAT, ResponseLine, VERSION_HEADER,
+    report::{CheckReport, PollReport},
+    socket::{SocketError, path_for_store},
 };
 use crate::dispatch::admin::{SinkAnswer, SinkCommand};
 
-/// A daemon that says nothing for so long, not even that it is still at it, hangs.
-const SILENCE: Duration = HEARTBEAT.saturating_mul(6);
+/// A daemon that sends nothing for this long, not even a heartbeat, hangs.
+const READ_TIMEOUT: Duration = HEARTBEAT.saturating_mul(6);
 
-/// The longest line that is believed to be a result.
+/// A longer line cannot be a result.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
 
-/// The daemon did not do what it was asked for.
+/// The daemon did not carry the command out.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlError {
+pub enum ControlClientError {
     /// There can be no socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Nobody answers.
+    /// Nothing accepts connections.
     #[error(
         "nobody listens on its control socket {}: it may be starting or stopping, or be another command or an older \
          kfwatch; try again, or stop it first",
@@ -40,7 +40,7 @@ pub enum ControlError {
     /// The socket belongs to another user.
     #[error("no permission to use its control socket {}: run as its owner", .0.display())]
     Permission(PathBuf),
-    /// It speaks another version of the protocol.
+    /// The daemon speaks another version of the protocol.
     #[error(
         "it is kfwatch {theirs}, and this one is {ours}: use the program that it was started from, or restart it with \
          this one"
@@ -48,27 +48,27 @@ pub enum ControlError {
     OtherVersion {
         /// The daemon's version.
         theirs: String,
-        /// This program's.
+        /// This program's version.
         ours: &'static str,
     },
-    /// It cannot do it now, or could not finish.
+    /// The daemon refused the command or could not finish it, for this reason.
     #[error("{0}")]
     Refused(String),
-    /// It did not finish, and did not say why.
-    #[error("its answer broke off: see its log")]
-    BrokeOff,
-    /// It hangs.
-    #[error("it has said nothing for {} s", SILENCE.as_secs())]
-    Silent,
-    /// What comes is not what a kfwatch says.
-    #[error("its answer cannot be read: {0}")]
+    /// The response ended without a reason.
+    #[error("its response ended early: see its log")]
+    Truncated,
+    /// The daemon hangs.
+    #[error("it has sent nothing for {} s", READ_TIMEOUT.as_secs())]
+    TimedOut,
+    /// No kfwatch sends such a response.
+    #[error("its response is malformed: {0}")]
     Malformed(String),
-    /// The client could not be set up, or the request not be sent.
+    /// The client could not be built, or the request could not be sent.
     #[error("control socket")]
     Transport(#[source] reqwest::Error),
 }
 
-/// Asks the daemon that runs on a store.
+/// Sends commands to the daemon that uses a store.
 #[derive(Debug)]
 pub struct ControlClient {
     http: reqwest::Client,
@@ -76,113 +76,113 @@ pub struct ControlClient {
 }
 
 impl ControlClient {
-    /// A client of the daemon on this store. Connects to nothing yet.
-    pub fn new(store: &Path) -> Result<Self, ControlError> {
-        let socket = path_beside(store)?;
+    /// A client for the daemon that uses this store. Does not connect yet.
+    pub fn new(store: &Path) -> Result<Self, ControlClientError> {
+        let socket = path_for_store(store)?;
         let http = reqwest::Client::builder()
             .unix_socket(socket.as_path())
-            .read_timeout(SILENCE)
-            // There is no TLS on the socket, and the system may have no certificates.
+            .read_timeout(READ_TIMEOUT)
+            // The socket uses no TLS, and the system may have no certificates.
             .tls_certs_only([])
             .build()
-            .map_err(ControlError::Transport)?;
+            .map_err(ControlClientError::Transport)?;
         Ok(Self { http, socket })
     }
 
-    /// Has every kf account polled once.
-    pub async fn polls(&self) -> Result<Vec<Polled>, ControlError> {
-        self.rows(Command::Poll).await
+    /// Makes the daemon poll every kf account once.
+    pub async fn polls(&self) -> Result<Vec<PollReport>, ControlClientError> {
+        self.send(ControlCommand::Poll).await
     }
 
-    /// Has everything looked after.
-    pub async fn checks(&self) -> Result<Vec<Checked>, ControlError> {
-        self.rows(Command::Check).await
+    /// Makes the daemon check every account.
+    pub async fn checks(&self) -> Result<Vec<CheckReport>, ControlClientError> {
+        self.send(ControlCommand::Check).await
     }
 
-    /// Has something done about sinks.
-    pub async fn sinks(&self, command: SinkCommand) -> Result<SinkAnswer, ControlError> {
-        let asked = Command::Sinks(command.clone());
+    /// Makes the daemon carry out a command on sinks.
+    pub async fn sinks(&self, command: SinkCommand) -> Result<SinkAnswer, ControlClientError> {
+        let request = ControlCommand::Sinks(command.clone());
         match command {
-            SinkCommand::Show => self.rows(asked).await.map(SinkAnswer::Sinks),
-            SinkCommand::DeadLetters { .. } => self.rows(asked).await.map(SinkAnswer::DeadLetters),
+            SinkCommand::Show => self.send(request).await.map(SinkAnswer::Sinks),
+            SinkCommand::DeadLetters { .. } => self.send(request).await.map(SinkAnswer::DeadLetters),
             SinkCommand::Resume { .. }
             | SinkCommand::Replay { .. }
             | SinkCommand::RetryDeadLetters { .. }
             | SinkCommand::DropDeadLetters { .. } => {
-                let done = self.rows(asked).await?.into_iter().next();
-                done.map(SinkAnswer::Done).ok_or(ControlError::BrokeOff)
+                let done = self.send(request).await?.into_iter().next();
+                done.map(SinkAnswer::Done).ok_or(ControlClientError::Truncated)
             }
         }
     }
 
-    async fn rows<T: DeserializeOwned>(&self, command: Command) -> Result<Vec<T>, ControlError> {
+    async fn send<T: DeserializeOwned>(&self, command: ControlCommand) -> Result<Vec<T>, ControlClientError> {
         let url = format!("http://kfwatch{}", command.path());
         let mut request = self.http.post(url);
-        if let Command::Sinks(command) = &command {
+        if let ControlCommand::Sinks(command) = &command {
             request = request.query(command);
         }
         let response = request.send().await.map_err(|error| self.transport_error(error))?;
         let version = response.headers().get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         let theirs = version.unwrap_or("of an unknown version").to_owned();
         match response.status() {
-            StatusCode::OK => read(response).await,
-            // Of what this kfwatch asks for, that one knows nothing, or not all.
+            StatusCode::OK => read_rows(response).await,
+            // The daemon does not know this command, or not all of its parameters.
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => {
-                Err(ControlError::OtherVersion { theirs, ours: env!("CARGO_PKG_VERSION") })
+                Err(ControlClientError::OtherVersion { theirs, ours: env!("CARGO_PKG_VERSION") })
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 let text = response.text().await.map_err(|error| self.transport_error(error))?;
-                Err(ControlError::Refused(text))
+                Err(ControlClientError::Refused(text))
             }
-            status => Err(ControlError::Malformed(format!("status {status}"))),
+            status => Err(ControlClientError::Malformed(format!("status {status}"))),
         }
     }
 
-    fn transport_error(&self, error: reqwest::Error) -> ControlError {
+    fn transport_error(&self, error: reqwest::Error) -> ControlClientError {
         match io_error_kind(&error) {
             Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                ControlError::NobodyListens(self.socket.clone())
+                ControlClientError::NobodyListens(self.socket.clone())
             }
-            Some(ErrorKind::PermissionDenied) => ControlError::Permission(self.socket.clone()),
-            _ if error.is_timeout() => ControlError::Silent,
-            _ => ControlError::Transport(error),
+            Some(ErrorKind::PermissionDenied) => ControlClientError::Permission(self.socket.clone()),
+            _ if error.is_timeout() => ControlClientError::TimedOut,
+            _ => ControlClientError::Transport(error),
         }
     }
 }
 
-async fn read<T: DeserializeOwned>(mut response: Response) -> Result<Vec<T>, ControlError> {
-    let (mut rows, mut lines) = (Vec::new(), Lines::default());
+async fn read_rows<T: DeserializeOwned>(mut response: Response) -> Result<Vec<T>, ControlClientError> {
+    let (mut rows, mut lines) = (Vec::new(), LineSplitter::default());
     loop {
         let chunk = match response.chunk().await {
             Ok(Some(chunk)) => chunk,
-            Err(error) if error.is_timeout() => return Err(ControlError::Silent),
-            Ok(None) | Err(_) => return Err(ControlError::BrokeOff),
+            Err(error) if error.is_timeout() => return Err(ControlClientError::TimedOut),
+            Ok(None) | Err(_) => return Err(ControlClientError::Truncated),
         };
         lines.text.extend_from_slice(&chunk);
         for line in lines.by_ref() {
             match serde_json::from_slice(&line) {
-                Ok(Line::Row(row)) => rows.push(row),
-                Ok(Line::Failed(why)) => return Err(ControlError::Refused(why)),
-                Ok(Line::Done) => return Ok(rows),
-                Err(error) => return Err(ControlError::Malformed(error.to_string())),
+                Ok(ResponseLine::Row(row)) => rows.push(row),
+                Ok(ResponseLine::Failed(reason)) => return Err(ControlClientError::Refused(reason)),
+                Ok(ResponseLine::Done) => return Ok(rows),
+                Err(error) => return Err(ControlClientError::Malformed(error.to_string())),
             }
         }
         if lines.text.len() > MAX_LINE_BYTES {
-            return Err(ControlError::Malformed(format!("a line of more than {MAX_LINE_BYTES} bytes")));
+            let reason = format!("a line of more than {MAX_LINE_BYTES} bytes");
+            return Err(ControlClientError::Malformed(reason));
         }
     }
 }
 
-/// Text as it comes, taken apart into lines.
+/// Splits text that arrives in chunks into lines. Skips empty lines.
 #[derive(Default)]
-struct Lines {
+struct LineSplitter {
     text: BytesMut,
 }
 
-impl Iterator for Lines {
+impl Iterator for LineSplitter {
     type Item = BytesMut;
 
-    /// The next whole line that is not empty.
     fn next(&mut self) -> Option<BytesMut> {
         loop {
             let end = self.text.iter().position(|byte| *byte == b'\n')?;
@@ -213,8 +213,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_found_however_the_text_comes() {
-        let mut lines = Lines::default();
+    fn lines_are_split_across_chunks() {
+        let mut lines = LineSplitter::default();
         let mut found = Vec::new();
         for chunk in ["{\"a\"", ":1}\n\n\n{\"b\":", "", "2}\n\"done\"\n", "\n"] {
             lines.text.extend_from_slice(chunk.as_bytes());
@@ -224,39 +224,42 @@ mod tests {
         assert!(lines.text.is_empty());
     }
 
-    /// What a client makes of a daemon that answers so.
-    async fn polls_of(answer: &str) -> Result<Vec<Polled>, ControlError> {
+    /// What a client returns for this response.
+    async fn polls_from(response: &str) -> Result<Vec<PollReport>, ControlClientError> {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("kfwatch.db");
-        let listener = tokio::net::UnixListener::bind(path_beside(&store).unwrap()).unwrap();
+        let listener = tokio::net::UnixListener::bind(path_for_store(&store).unwrap()).unwrap();
         let daemon = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 4096];
             assert!(stream.read(&mut request).await.unwrap() > 0);
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
         };
         let client = ControlClient::new(&store).unwrap();
         tokio::join!(client.polls(), daemon).0
     }
 
     #[tokio::test]
-    async fn a_daemon_of_another_version_is_named() {
+    async fn other_daemon_version_is_reported() {
         let refused =
-            polls_of("HTTP/1.1 404 Not Found\r\nkfwatch-version: 9.8.7\r\ncontent-length: 0\r\n\r\n").await;
+            polls_from("HTTP/1.1 404 Not Found\r\nkfwatch-version: 9.8.7\r\ncontent-length: 0\r\n\r\n").await;
         let refused = refused.unwrap_err().to_string();
         assert!(refused.starts_with("it is kfwatch 9.8.7, and this one is "), "{refused}");
     }
 
     #[tokio::test]
-    async fn an_answer_without_an_end_is_no_answer() {
+    async fn truncated_or_malformed_response_is_an_error() {
         let row = r#"{"row":{"official_account":"shop","kf_account":"kf1@shop","result":"ok"}}"#;
-        let answer = |lines: &str| format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{lines}");
-        assert!(matches!(polls_of(&answer(&format!("{row}\n"))).await, Err(ControlError::BrokeOff)));
-        assert_eq!(polls_of(&answer(&format!("{row}\n\n\n{row}\n\"done\"\n"))).await.unwrap().len(), 2);
-        let failed = polls_of(&answer(&format!("{row}\n{{\"failed\":\"of this\"}}\n"))).await;
+        let response = |lines: &str| format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{lines}");
+        assert!(matches!(
+            polls_from(&response(&format!("{row}\n"))).await,
+            Err(ControlClientError::Truncated)
+        ));
+        assert_eq!(polls_from(&response(&format!("{row}\n\n\n{row}\n\"done\"\n"))).await.unwrap().len(), 2);
+        let failed = polls_from(&response(&format!("{row}\n{{\"failed\":\"of this\"}}\n"))).await;
         assert_eq!(failed.unwrap_err().to_string(), "of this");
-        assert!(matches!(polls_of(&answer("garbage\n")).await, Err(ControlError::Malformed(_))));
-        let endless = answer(&"x".repeat(MAX_LINE_BYTES + 1));
-        assert!(matches!(polls_of(&endless).await, Err(ControlError::Malformed(_))));
+        assert!(matches!(polls_from(&response("garbage\n")).await, Err(ControlClientError::Malformed(_))));
+        let endless = response(&"x".repeat(MAX_LINE_BYTES + 1));
+        assert!(matches!(polls_from(&endless).await, Err(ControlClientError::Malformed(_))));
     }
 }

@@ -1,4 +1,4 @@
-//! What came of a command, as it goes through the socket, to scripts (`--format json`) and to tables.
+//! The results of commands: what goes through the control socket, to scripts (`--format json`) and into tables.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,40 +11,40 @@ use crate::{
 };
 
 /// The result of one poll.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Polled {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollReport {
     /// The official account's name.
     pub official_account: String,
-    /// The full kf account; `None` where nobody could be polled, as the list of whom to poll was not to be had.
+    /// The full kf account; `None` if the official account's kf accounts are unknown.
     pub kf_account: Option<String>,
     /// `ok`, the class of the failure, or `no_kf_account`.
     pub result: String,
-    /// Its open sessions.
+    /// Open sessions.
     pub sessions: Option<u64>,
-    /// When the session open longest was accepted, in RFC 3339.
+    /// The start of the longest open session, in RFC 3339.
     pub oldest_session_started_at: Option<String>,
-    /// Sessions that are not in the snapshot.
+    /// Sessions that are not in the stored snapshot.
     pub started: Option<u64>,
-    /// Sessions of the snapshot that are open no longer.
+    /// Sessions of the stored snapshot that are no longer open.
     pub ended: Option<u64>,
     /// What failed.
     pub error: Option<String>,
-    /// What to do about that.
+    /// What to do about the failure.
     pub remedy: Option<String>,
 }
 
-/// A result of a check.
+/// One result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Checked {
-    /// Of an official account; before those of its kf accounts.
-    OfficialAccount(CheckedOfficialAccount),
-    /// Of a kf account.
-    KfAccount(CheckedKfAccount),
+pub enum CheckReport {
+    /// An official account; its kf accounts follow.
+    OfficialAccount(OfficialAccountCheck),
+    /// A kf account.
+    KfAccount(KfAccountCheck),
 }
 
-impl Checked {
-    /// The official account, and the kf account if it is the result of one.
+impl CheckReport {
+    /// The official account, and the kf account if the report is about one.
     pub fn names(&self) -> (&str, Option<&str>) {
         match self {
             Self::OfficialAccount(row) => (&row.official_account, None),
@@ -52,7 +52,7 @@ impl Checked {
         }
     }
 
-    /// What is wrong.
+    /// The problems that were found.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::OfficialAccount(row) => &row.problems,
@@ -61,36 +61,36 @@ impl Checked {
     }
 }
 
-/// What was found about an official account. What is not known is `None`.
+/// The check of an official account. Unknown values are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckedOfficialAccount {
-    /// Its name.
+pub struct OfficialAccountCheck {
+    /// The official account's name.
     pub official_account: String,
     /// Where its access token comes from.
     pub token_source: String,
-    /// How long ago the present token was fetched.
+    /// The age of the current token.
     pub token_age_seconds: Option<u64>,
-    /// How long it is still valid, where its source says so.
+    /// The remaining validity of the token, if its source reports it.
     pub token_expires_in_seconds: Option<u64>,
-    /// How many calls of getsessionlist its schedule makes a day.
+    /// Calls of getsessionlist that its schedule makes a day.
     pub calls_a_day: u64,
-    /// How many calls of getsessionlist WeChat allows a day.
+    /// Calls of getsessionlist that WeChat allows a day.
     pub quota_limit: Option<u64>,
-    /// How many were made today, by whomever.
+    /// Calls made today, by any program.
     pub quota_used: Option<u64>,
-    /// How many are left today.
+    /// Calls left today.
     pub quota_remaining: Option<u64>,
     /// Customers who wait for an agent.
     pub waiting: Option<u64>,
-    /// How many milliseconds this machine's clock is ahead of WeChat's, or behind it if negative.
+    /// By how many milliseconds this machine's clock is ahead of WeChat's; negative if it is slow.
     pub clock_skew_ms: Option<i64>,
-    /// What is wrong with it as a whole.
+    /// Problems of the official account as a whole.
     pub problems: Vec<Problem>,
 }
 
-/// What was found about a kf account. What is not known is `None`.
+/// The check of a kf account. Unknown values are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckedKfAccount {
+pub struct KfAccountCheck {
     /// The official account's name.
     pub official_account: String,
     /// The full kf account.
@@ -99,26 +99,26 @@ pub struct CheckedKfAccount {
     pub nickname: Option<String>,
     /// Whether a WeChat user is bound to it.
     pub bound: Option<bool>,
-    /// What became of the last invitation of a WeChat user: `waiting`, `rejected`, `expired` or `other`.
+    /// The state of the last invitation of a WeChat user: `waiting`, `rejected`, `expired` or `other`.
     pub invitation: Option<String>,
-    /// Until when the invitation can be accepted, in RFC 3339.
+    /// When the invitation expires, in RFC 3339.
     pub invitation_expires_at: Option<String>,
-    /// Whether it is online.
+    /// Whether the agent is online.
     pub online: Option<bool>,
     /// `ok`, the class of the failure of its poll, or `not_asked`.
     pub result: String,
-    /// Its open sessions.
+    /// Open sessions.
     pub sessions: Option<u64>,
-    /// What is wrong with it.
+    /// Problems of this kf account.
     pub problems: Vec<Problem>,
 }
 
-/// Something that is wrong.
+/// A problem that a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// How bad it is.
+    /// How severe it is.
     pub severity: Severity,
-    /// The same for problems of the same kind: an errcode, or a word.
+    /// An errcode or a word; problems of the same kind share it.
     pub code: String,
     /// What is wrong.
     pub error: String,
@@ -128,27 +128,33 @@ pub struct Problem {
     pub remedy_zh: Option<String>,
 }
 
-/// How bad a problem is; the worst first.
+/// The severity of a problem; the worst comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// It does not end before a human has done something.
+    /// A human must fix it.
     Human,
-    /// It usually ends by itself.
+    /// It usually ends without help.
     Passing,
-    /// kfwatch does its work without what is missing.
+    /// kfwatch works without what is missing.
     Note,
 }
 
-/// What getkflist must be granted for where patterns have to find kf accounts.
+/// The configuration names no kf account, and none was discovered.
+pub(super) const NO_KF_ACCOUNT: Remedy = Remedy {
+    en: "add a kf account in the console, or correct kf_accounts in the configuration",
+    zh: "请在公众平台添加客服帐号，或更正配置中的 kf_accounts",
+};
+
+/// getkflist is not granted, and patterns need it.
 const LIST_NEEDED: Remedy = Remedy {
-    en: "patterns in kf_accounts find nobody without this call: have it granted to the official account (verified; \
+    en: "patterns in kf_accounts match nothing without this call: have it granted to the official account (verified; \
          permission set 1, 6 or 100-101) or its quota cleared, or name the kf accounts in full",
     zh: "kf_accounts 中的通配符须靠该接口发现客服帐号：请为公众号（须已认证）开通该接口权限（权限集 1、6 或 100-101）\
          或清零其额度，或在 kf_accounts 中逐一列出客服帐号",
 };
 
-/// What a human should do about a getkflist that failed where it is needed. Everywhere else it can be turned off.
+/// The remedy for a failed getkflist that patterns need. The general remedy is to turn the collector off, which would not help here.
 pub(super) fn remedy_of_needed_list(failure: &CallFailure) -> Option<Remedy> {
     match failure.error.errcode() {
         Some(45009 | 48001 | 61007) => Some(LIST_NEEDED),
@@ -157,16 +163,14 @@ pub(super) fn remedy_of_needed_list(failure: &CallFailure) -> Option<Remedy> {
 }
 
 impl Problem {
-    /// The code of [a wrong clock](Self::concerns_this_machine).
     pub(super) const CLOCK_SKEW: &str = "clock_skew";
 
-    /// Whether it is the same one fact, whichever official account it was seen at.
+    /// Whether the problem is the machine's, and so the same at every official account.
     pub fn concerns_this_machine(&self) -> bool {
         self.code == Self::CLOCK_SKEW
     }
 
-    /// Something that a human must do something about.
-    pub(super) fn for_a_human(code: &str, error: String, remedy: Remedy) -> Self {
+    pub(super) fn for_human(code: &str, error: String, remedy: Remedy) -> Self {
         Self {
             severity: Severity::Human,
             code: code.to_owned(),
@@ -176,22 +180,22 @@ impl Problem {
         }
     }
 
-    /// A call that polls cannot do without has failed.
-    pub(super) fn of_poll(failure: &CallFailure) -> Self {
-        Self::of(severity(failure), failure.error.remedy(failure.endpoint), failure)
+    /// A call failed that polls need.
+    pub(super) fn from_poll(failure: &CallFailure) -> Self {
+        Self::from_failure(severity(failure), failure.error.remedy(failure.endpoint), failure)
     }
 
-    /// getkflist has failed, and without it no kf account is discovered.
-    pub(super) fn of_needed_list(failure: &CallFailure) -> Self {
-        Self::of(severity(failure), remedy_of_needed_list(failure), failure)
+    /// getkflist failed, and patterns need it.
+    pub(super) fn from_needed_list(failure: &CallFailure) -> Self {
+        Self::from_failure(severity(failure), remedy_of_needed_list(failure), failure)
     }
 
-    /// A call has failed that polls can do without.
-    pub(super) fn of_collector(failure: &CallFailure) -> Self {
-        Self::of(Severity::Note, failure.error.remedy(failure.endpoint), failure)
+    /// A call failed that polls do not need.
+    pub(super) fn from_collector(failure: &CallFailure) -> Self {
+        Self::from_failure(Severity::Note, failure.error.remedy(failure.endpoint), failure)
     }
 
-    fn of(severity: Severity, remedy: Option<Remedy>, failure: &CallFailure) -> Self {
+    fn from_failure(severity: Severity, remedy: Option<Remedy>, failure: &CallFailure) -> Self {
         Self {
             severity,
             code: failure.error.code().to_owned(),
@@ -202,18 +206,18 @@ impl Problem {
     }
 }
 
-/// How bad it is that a call failed that is needed. The class tells how soon to ask again, and that may be soon although
-/// only a human can end it.
+/// The severity of a failed call that polls need. The error class alone does not decide: it says how soon to retry, and kfwatch
+/// retries some failures soon although only a human can fix them.
 fn severity(failure: &CallFailure) -> Severity {
-    let lasting = match &failure.error {
+    let needs_human = match &failure.error {
         CallError::RefreshTokenNotStored(_) => true,
-        // Wrong credentials get an empty page, and a json_pointer may point at nothing.
+        // Wrong credentials get an empty page, and a json_pointer may match nothing.
         CallError::Malformed(_) => failure.endpoint.kind() == CallKind::Token,
-        // It was refused again after another was asked for, or was so new that there was no other.
+        // A new token was refused too, or the refused one was so new that there was no other.
         error => error.rejects_token(),
     };
     match failure.class {
-        ErrorClass::Busy | ErrorClass::MinuteQuota if !lasting => Severity::Passing,
+        ErrorClass::Busy | ErrorClass::MinuteQuota if !needs_human => Severity::Passing,
         _ => Severity::Human,
     }
 }
@@ -226,7 +230,7 @@ mod tests {
     use crate::{domain::clock::Moment, wechat::Endpoint};
 
     #[test]
-    fn what_is_asked_again_soon_may_need_a_human_all_the_same() {
+    fn failure_retried_soon_may_need_human() {
         let refused = |code| CallError::Refused { code, message: "".into() };
         let sent_at = Moment { wall: jiff::Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
         for (endpoint, error, severity) in [
@@ -241,7 +245,7 @@ mod tests {
             (Endpoint::SessionList, refused(-1), Severity::Passing),
         ] {
             let failure = CallFailure { class: ErrorClass::Busy, endpoint, sent_at, error };
-            assert_eq!(Problem::of_poll(&failure).severity, severity, "{failure}");
+            assert_eq!(Problem::from_poll(&failure).severity, severity, "{failure}");
         }
     }
 }

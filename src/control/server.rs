@@ -1,154 +1,156 @@
 //! The daemon's side of the control socket.
 //!
-//! Commands that cannot disturb each other are carried out side by side, the others take turns ([`turns`](super::turns)).
-//! Connections ask once and are closed; a request is a line and some headers, and whatever body it has is never read. A reader
-//! that goes, or stands still, ends its command, so that no kf account stays claimed for it.
+//! An axum router accepts commands and streams the results; [`CommandExecutor`] runs the commands, as far as they may run at the
+//! same time ([`lanes`](super::lanes)). A connection serves one request. A request has a head and no body: a body is never read. A
+//! client that disconnects or stops reading ends its command, so that no kf account stays locked for it.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, os::unix::net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc,
+    time::Duration,
+};
 
-use axum::body::Body;
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Query, State},
+    http::{HeaderName, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, stream, stream::FuturesUnordered};
-use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, header::HeaderValue, server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use serde::Serialize;
-use tokio::{net::UnixStream, sync::mpsc};
+use tokio::sync::{AcquireError, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use tower::service_fn;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::{
-    Command, HEARTBEAT, Line, VERSION_HEADER,
+    CHECK_PATH, ControlCommand, HEARTBEAT, POLL_PATH, ResponseLine, SINKS_PATH, VERSION_HEADER,
+    lanes::{CommandLanes, LanePlace},
     operations::Operations,
     socket::ControlSocket,
-    turns::{Turn, Turns},
 };
-use crate::dispatch::admin::{SinkAdmin, SinkAnswer};
+use crate::dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand};
 
-/// Connections served at once; more wait to be accepted.
+/// Connections served at the same time. The kernel queues further ones.
 const MAX_CONNECTIONS: usize = 16;
 
-/// The largest head of a request in bytes.
+/// The largest request head in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How long a client may take to send its request's head.
+/// How long a client may take to send the request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Lines that wait for a slow reader.
+/// Lines queued for a slow client.
 const LINES_IN_FLIGHT: usize = 64;
 
-/// How long a reader may stand still. Polls stand still with it, and keep their claims.
+/// How long a client may leave a full queue of lines unread. Polls pause meanwhile, and their accounts stay locked.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Before accepting again when that failed, for want of file descriptors say.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
-
-/// How long the last lines may take to be read when the daemon stops.
+/// How long clients may take to read the last lines when the daemon stops.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
-/// Carries out what is asked for through the socket.
+/// What a client receives whose command the drain interrupts or prevents.
+const STOPPING: &str = "the daemon is being stopped";
+
+/// What a client receives whose command panicked.
+const PANICKED: &str = "the command panicked: this is a bug in kfwatch, please report it";
+
+/// Serves commands on the control socket.
 pub struct ControlServer {
     socket: ControlSocket,
-    work: Work,
-}
-
-/// What commands are carried out with.
-struct Work {
-    operations: Operations,
-    sinks: Arc<SinkAdmin>,
+    executor: CommandExecutor,
 }
 
 impl ControlServer {
-    /// A server that carries commands out with these operations, and what concerns sinks with these.
+    /// A server that polls and checks with `operations` and runs commands on sinks with `sinks`.
     pub fn new(socket: ControlSocket, operations: Operations, sinks: Arc<SinkAdmin>) -> Self {
-        Self { socket, work: Work { operations, sinks } }
+        Self { socket, executor: CommandExecutor { operations, sinks } }
     }
 
-    /// Serves until `stop`. A command that is under way then is told so.
+    /// Serves until `stop`. Running commands are then interrupted, and their clients receive the reason.
     pub async fn run(self, stop: CancellationToken) {
-        // Each connection gives one.
-        let (orders, given) = mpsc::channel(MAX_CONNECTIONS);
-        let desk = Desk { turns: Turns::new(), orders };
-        tokio::join!(serve(self.socket, desk, stop.clone()), Box::pin(carry_out(&self.work, given, stop)));
+        let (queue, accepted) = mpsc::channel(MAX_CONNECTIONS);
+        let intake = CommandIntake { lanes: CommandLanes::new(), queue };
+        let served = Box::pin(serve(self.socket, router(intake), stop.clone()));
+        tokio::join!(served, Box::pin(self.executor.run(accepted, stop)));
     }
 }
 
-/// Where commands are given.
-struct Desk {
-    turns: Turns,
-    orders: mpsc::Sender<Order>,
-}
-
-async fn serve(socket: ControlSocket, desk: Desk, stop: CancellationToken) {
-    let mut connections = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = socket.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok(stream) => connections.push(serve_connection(stream, &desk)),
-                Err(error) => {
-                    tracing::warn!("Control socket: a connection was not accepted: {error}");
-                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                }
-            },
-            Some(()) = connections.next() => {}
-        }
-    }
-    drop(socket);
-    // Those who have asked read the end of their answer; who has not asked yet is not waited for.
-    let answered = async { while connections.next().await.is_some() {} };
-    tokio::time::timeout(CLOSING_GRACE, answered).await.ok();
-}
-
-async fn serve_connection(stream: UnixStream, desk: &Desk) {
-    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(desk.answer(&request))));
-    let served = http1::Builder::new()
+/// Serves the router on at most [`MAX_CONNECTIONS`] connections.
+async fn serve(socket: ControlSocket, router: Router, stop: CancellationToken) {
+    let (listener, file) = socket.into_parts();
+    let handle = axum_server::Handle::new();
+    let mut server =
+        axum_server::Server::<SocketAddr>::from_listener(listener).handle(handle.clone()).http1_only();
+    server
+        .http_builder()
+        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .keep_alive(false);
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // The server awaits this for each connection before it accepts the next one. The router owns the permit while it serves.
+    let make_service = service_fn(|_: SocketAddr| {
+        let (router, permit) = (router.clone(), Arc::clone(&connections).acquire_owned());
+        async { Ok::<_, AcquireError>(router.layer(Extension(Arc::new(permit.await?)))) }
+    });
+    let closing = async {
+        stop.cancelled().await;
+        drop(file);
+        connections.close();
+        handle.graceful_shutdown(Some(CLOSING_GRACE));
+    };
+    let (served, ()) = tokio::join!(server.serve(make_service), closing);
     if let Err(error) = served {
-        tracing::debug!("Control socket: a connection ended early: {error}");
+        tracing::error!("The control socket failed: {error}");
     }
 }
 
-impl Desk {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        let (status, body) = match (Command::from_uri(request.uri()), request.method()) {
-            (None, _) => (StatusCode::NOT_FOUND, Body::from("there is no such command\n")),
-            (Some(_), method) if method != Method::POST => {
-                (StatusCode::METHOD_NOT_ALLOWED, Body::from("commands are POSTed\n"))
-            }
-            (Some(Err(error)), _) => {
-                (StatusCode::BAD_REQUEST, Body::from(format!("{}\n", error.body_text())))
-            }
-            (Some(Ok(command)), _) => match self.take(command) {
-                Ok(lines) => (StatusCode::OK, Body::from_stream(with_heartbeat(lines))),
-                Err(why) => (StatusCode::SERVICE_UNAVAILABLE, Body::from(why)),
-            },
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
-        response.headers_mut().insert(VERSION_HEADER, version);
-        response
-    }
-
-    /// Gives a place and an order, and where its lines will come from; or why there can be none.
-    fn take(&self, command: Command) -> Result<mpsc::Receiver<Bytes>, String> {
-        let turn = self.turns.place(&command).map_err(|refused| refused.to_string())?;
-        let (lines, answer) = mpsc::channel(LINES_IN_FLIGHT);
-        let given = self.orders.try_send(Order { command, turn, lines });
-        given.map_err(|_| STOPPING.to_owned())?;
-        Ok(answer)
-    }
+fn router(intake: CommandIntake) -> Router {
+    let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+    Router::new()
+        .route(POLL_PATH, post(async |State(intake): IntakeState| intake.accept(ControlCommand::Poll)))
+        .route(CHECK_PATH, post(async |State(intake): IntakeState| intake.accept(ControlCommand::Check)))
+        .route(SINKS_PATH, post(sink_command))
+        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "commands need POST\n"))
+        .fallback(async || (StatusCode::NOT_FOUND, "there is no such command\n"))
+        .layer(SetResponseHeaderLayer::overriding(HeaderName::from_static(VERSION_HEADER), version))
+        .with_state(Arc::new(intake))
 }
 
-/// What is said to who has given a command, or wants to.
-const STOPPING: &str = "the daemon is being stopped";
+type IntakeState = State<Arc<CommandIntake>>;
+
+async fn sink_command(State(intake): IntakeState, Query(command): Query<SinkCommand>) -> Response {
+    intake.accept(ControlCommand::Sinks(command))
+}
+
+/// Accepts commands for the executor.
+struct CommandIntake {
+    lanes: CommandLanes,
+    queue: mpsc::Sender<AcceptedCommand>,
+}
+
+impl CommandIntake {
+    /// Queues a command. The response streams its lines, or says why the command was refused.
+    fn accept(&self, command: ControlCommand) -> Response {
+        match self.queue(command) {
+            Ok(lines) => Body::from_stream(with_heartbeat(lines)).into_response(),
+            Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
+        }
+    }
+
+    fn queue(&self, command: ControlCommand) -> Result<mpsc::Receiver<Bytes>, String> {
+        let place = self.lanes.place(&command).map_err(|refused| refused.to_string())?;
+        let (lines, response) = mpsc::channel(LINES_IN_FLIGHT);
+        let accepted = AcceptedCommand { command, place, response: ResponseWriter { lines } };
+        self.queue.try_send(accepted).map_err(|_| STOPPING.to_owned())?;
+        Ok(response)
+    }
+}
 
 fn with_heartbeat(lines: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Bytes, Infallible>> {
     let next = |mut lines: mpsc::Receiver<Bytes>| async {
@@ -161,99 +163,103 @@ fn with_heartbeat(lines: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Byt
     stream::unfold(lines, next).fuse()
 }
 
-/// A command, its place among others, and where its lines go.
-struct Order {
-    command: Command,
-    turn: Turn,
-    lines: mpsc::Sender<Bytes>,
+struct AcceptedCommand {
+    command: ControlCommand,
+    place: LanePlace,
+    response: ResponseWriter,
 }
 
-/// Carries orders out until `stop`, and tells those then that are not done.
-async fn carry_out(work: &Work, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
-    let mut under_way = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            Some(order) = orders.recv() => under_way.push(order.until_done(work, &stop)),
-            Some(()) = under_way.next() => {}
+/// Runs accepted commands.
+struct CommandExecutor {
+    operations: Operations,
+    sinks: Arc<SinkAdmin>,
+}
+
+impl CommandExecutor {
+    /// Runs commands until `stop`, then ends the remaining ones with a reason.
+    async fn run(&self, mut accepted: mpsc::Receiver<AcceptedCommand>, stop: CancellationToken) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(command) = accepted.recv() => running.push(self.run_one(command, &stop)),
+                Some(()) = running.next() => {}
+            }
         }
+        accepted.close();
+        while let Ok(command) = accepted.try_recv() {
+            running.push(self.run_one(command, &stop));
+        }
+        while running.next().await.is_some() {}
     }
-    orders.close();
-    while let Ok(order) = orders.try_recv() {
-        under_way.push(order.until_done(work, &stop));
-    }
-    while under_way.next().await.is_some() {}
-}
 
-impl Order {
-    /// Waits for its turn and does it, unless `stop` comes before, or who gave it goes.
-    async fn until_done(self, work: &Work, stop: &CancellationToken) {
-        let Self { command, turn, lines } = self;
-        let answer = Answer { lines: &lines };
-        let doing = async {
-            let _turn = turn.come().await;
-            tracing::info!(?command, "Carrying out a command of the control socket");
-            answer.to(command, work).await;
+    /// Waits for the command's place and runs it, until `stop` or until the client disconnects.
+    async fn run_one(&self, accepted: AcceptedCommand, stop: &CancellationToken) {
+        let AcceptedCommand { command, place, response } = accepted;
+        let run = async {
+            let _lane = place.wait().await;
+            tracing::info!(?command, "Running a control command");
+            self.execute(command, &response).await;
         };
         tokio::select! {
-            biased; // Whatever is done by then: nothing new begins when the daemon stops.
-            () = stop.cancelled() => answer.fail(STOPPING),
-            () = lines.closed() => tracing::info!("Whoever gave a command has gone"),
-            done = AssertUnwindSafe(doing).catch_unwind() => {
+            biased; // Nothing starts after `stop`.
+            () = stop.cancelled() => response.fail(STOPPING),
+            () = response.lines.closed() => tracing::info!("Control command dropped: its client disconnected"),
+            done = AssertUnwindSafe(run).catch_unwind() => {
                 if done.is_err() {
-                    tracing::error!("A command panicked: this is a bug in kfwatch, please report it");
-                    answer.fail("it panicked: this is a bug in kfwatch, please report it");
+                    tracing::error!("A control command panicked: this is a bug in kfwatch, please report it");
+                    response.fail(PANICKED);
                 }
             }
         }
     }
-}
 
-/// The lines that say what came of a command.
-struct Answer<'a> {
-    lines: &'a mpsc::Sender<Bytes>,
-}
-
-impl Answer<'_> {
-    async fn to(&self, command: Command, work: &Work) {
+    async fn execute(&self, command: ControlCommand, response: &ResponseWriter) {
         match command {
-            Command::Poll => self.send(work.operations.polls()).await,
-            Command::Check => self.send(work.operations.checks()).await,
-            Command::Sinks(command) => match work.sinks.carry_out(command).await {
-                Ok(SinkAnswer::Sinks(sinks)) => self.send(stream::iter(sinks)).await,
-                Ok(SinkAnswer::DeadLetters(letters)) => self.send(stream::iter(letters)).await,
-                Ok(SinkAnswer::Done(done)) => self.send(stream::iter([done])).await,
-                Err(error) => self.fail(&crate::chain(&error)),
+            ControlCommand::Poll => response.send(self.operations.polls()).await,
+            ControlCommand::Check => response.send(self.operations.checks()).await,
+            ControlCommand::Sinks(command) => match self.sinks.carry_out(command).await {
+                Ok(SinkAnswer::Sinks(sinks)) => response.send(stream::iter(sinks)).await,
+                Ok(SinkAnswer::DeadLetters(letters)) => response.send(stream::iter(letters)).await,
+                Ok(SinkAnswer::Done(done)) => response.send(stream::iter([done])).await,
+                Err(error) => response.fail(&crate::chain(&error)),
             },
         }
     }
+}
 
+/// Writes the lines of one response.
+struct ResponseWriter {
+    lines: mpsc::Sender<Bytes>,
+}
+
+impl ResponseWriter {
     async fn send<T: Serialize>(&self, rows: impl Stream<Item = T>) {
         let mut rows = pin!(rows);
         while let Some(row) = rows.next().await {
-            let sent = match line(&Line::Row(row)) {
+            let sent = match line(&ResponseLine::Row(row)) {
                 Ok(line) => self.lines.send_timeout(line, STALL_TIMEOUT).await.is_ok(),
-                Err(error) => return self.fail(&format!("a result cannot be written: {error}")),
+                Err(error) => return self.fail(&format!("cannot write a result: {error}")),
             };
             if !sent {
-                tracing::info!("Whoever gave the command does not read the answer: it is given up");
+                tracing::info!("Control command dropped: its client does not read the response");
                 return;
             }
         }
-        if let Ok(done) = line(&Line::<()>::Done) {
+        if let Ok(done) = line(&ResponseLine::<()>::Done) {
             self.lines.send_timeout(done, STALL_TIMEOUT).await.ok();
         }
     }
 
-    /// A reader that has no room for this sees the answer break off.
-    fn fail(&self, why: &str) {
-        if let Ok(failed) = line(&Line::<()>::Failed(why.to_owned())) {
+    /// If the queue is full, the client sees a truncated response instead.
+    fn fail(&self, reason: &str) {
+        if let Ok(failed) = line(&ResponseLine::<()>::Failed(reason.to_owned())) {
             self.lines.try_send(failed).ok();
         }
     }
 }
 
-fn line<T: Serialize>(line: &Line<T>) -> serde_json::Result<Bytes> {
+fn line<T: Serialize>(line: &ResponseLine<T>) -> serde_json::Result<Bytes> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     Ok(text.into())

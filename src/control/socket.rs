@@ -1,4 +1,4 @@
-//! The socket file: where it lies, and that nobody but its owner can use it at any moment.
+//! The socket file: its path, and its mode, which lets only its owner connect at any time.
 
 use std::{
     ffi::OsString,
@@ -8,71 +8,74 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::net::{UnixListener, UnixSocket};
 
-/// Who may connect can spend the quota of every official account: the owner alone.
+/// Only the owner may connect: a client can spend the quota of every official account.
 const MODE: u32 = 0o600;
 
-/// The longest path of a socket in bytes: `sockaddr_un` has room for 108 with the terminating null.
+/// The longest path of a socket in bytes: `sockaddr_un` has 108, with the terminating null.
 const MAX_PATH_BYTES: usize = 107;
 
-/// Connections that wait to be accepted.
+/// Connections that the kernel queues.
 const BACKLOG: u32 = 16;
 
-/// There is no control socket.
+/// The control socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// The system has no room for the path.
+    /// The path is too long for the system.
     #[error(
         "{} is too long for the path of a socket (at most {MAX_PATH_BYTES} bytes): set store.path to a shorter one",
         .0.display()
     )]
     TooLong(PathBuf),
-    /// The system refused it.
+    /// The system refused to listen.
     #[error("cannot listen on {}", path.display())]
     Refused {
         /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// The control socket of the daemon on this store, with links followed as for the store's lock.
-pub(super) fn path_beside(store: &Path) -> Result<PathBuf, SocketError> {
+/// The path of the control socket of the daemon that uses this store. Links are followed, as for the store's lock.
+pub(super) fn path_for_store(store: &Path) -> Result<PathBuf, SocketError> {
     let mut path = OsString::from(store.canonicalize().unwrap_or_else(|_| store.to_path_buf()));
     path.push("-control");
     let path = PathBuf::from(path);
     if path.as_os_str().len() > MAX_PATH_BYTES { Err(SocketError::TooLong(path)) } else { Ok(path) }
 }
 
-/// A socket that is listened on. Its file is removed when it is dropped.
+/// A listening control socket.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
-    path: PathBuf,
+    file: SocketFile,
 }
 
+/// Removes the socket file when it is dropped. If that fails, the next daemon replaces the file.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
 impl ControlSocket {
-    /// Listens beside the store. Only for who holds the store's lock: that proves that a socket which lies there already
-    /// was left by a daemon that crashed.
+    /// Listens on the socket of this store. The caller must have locked the store: only then is a socket file that exists already
+    /// certain to be the remains of a crashed daemon.
     pub fn bind(store: &Path) -> Result<Self, SocketError> {
-        let path = path_beside(store)?;
+        let path = path_for_store(store)?;
         match listen(&path) {
-            Ok(listener) => Ok(Self { listener, path }),
+            Ok(listener) => Ok(Self { listener, file: SocketFile(path) }),
             Err(source) => Err(SocketError::Refused { path, source }),
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+    pub(super) fn into_parts(self) -> (UnixListener, SocketFile) {
+        (self.listener, self.file)
     }
 }
 
-impl Drop for ControlSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        // What remains is replaced by the next daemon.
-        fs::remove_file(&self.path).ok();
+        fs::remove_file(&self.0).ok();
     }
 }
 
@@ -83,7 +86,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     }
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
-    // Nobody can connect before `listen`, whatever the umask has left of the mode until here.
+    // `bind` applied the umask. Nobody can connect before `listen`, so the mode is right from the first moment.
     fs::set_permissions(path, Permissions::from_mode(MODE))?;
     socket.listen(BACKLOG)
 }
@@ -93,7 +96,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_socket_is_private_and_goes_with_its_owner() {
+    async fn socket_is_private_and_removed_on_drop() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kfwatch.db-control");
         let socket = ControlSocket::bind(&directory.path().join("kfwatch.db")).unwrap();
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_left_by_a_crash_is_replaced_and_a_file_is_not() {
+    async fn stale_socket_is_replaced_and_other_file_kept() {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("kfwatch.db");
         let path = directory.path().join("kfwatch.db-control");
@@ -116,10 +119,10 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_no_socket_can_have_is_refused_with_what_to_do() {
+    fn too_long_path_is_refused_with_remedy() {
         let store = PathBuf::from(format!("/{}/kfwatch.db", "x".repeat(100)));
-        let refused = path_beside(&store).unwrap_err().to_string();
+        let refused = path_for_store(&store).unwrap_err().to_string();
         assert!(refused.ends_with("(at most 107 bytes): set store.path to a shorter one"), "{refused}");
-        assert!(path_beside(Path::new("/var/lib/kfwatch/kfwatch.db")).is_ok());
+        assert!(path_for_store(Path::new("/var/lib/kfwatch/kfwatch.db")).is_ok());
     }
 }

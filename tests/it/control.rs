@@ -126,7 +126,10 @@ fn more_commands_than_can_wait_are_refused() {
     }
     let ended = home.run("poll");
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("4 commands wait already: try again when they are done"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("4 commands are waiting already: try again when they are done"),
+        "{ended:?}"
+    );
 }
 
 #[test]
@@ -165,7 +168,9 @@ fn a_reader_that_stands_still_is_given_up_and_the_next_command_is_carried_out() 
     let (home, daemon) = idle(&wechat);
     let mut stream = UnixStream::connect(socket(&home)).unwrap();
     stream.write_all(b"POST /v1/poll HTTP/1.1\r\nhost: kfwatch\r\n\r\n").unwrap();
-    eventually("the end of patience", || daemon.stderr().contains("does not read the answer").then_some(()));
+    eventually("the end of patience", || {
+        daemon.stderr().contains("does not read the response").then_some(())
+    });
     let ended = home.run("poll --format json");
     assert_eq!((ended.code, rows(&ended).len()), (Some(0), 3000), "{}", ended.stderr);
 }

@@ -489,7 +489,7 @@ fn simulate_prints_a_configuration_that_the_daemon_runs_on() {
 }
 
 #[test]
-fn demo_ends_by_itself_with_a_summary_and_prints_nothing_but_events() {
+fn demo_into_pipe_prints_cloudevents_and_a_summary() {
     let ended = Home::new().run("demo --for 5s --listen 127.0.0.1:0");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let mut types = BTreeMap::<String, usize>::new();
@@ -500,9 +500,58 @@ fn demo_ends_by_itself_with_a_summary_and_prints_nothing_but_events() {
     }
     assert!(types["kf.session.started"] >= 10, "{types:?}");
     assert_eq!(types["kf.account.state_changed"], 4, "three unbound accounts and an invalid one: {types:?}");
-    let summary = ended.stderr.lines().last().unwrap();
-    assert!(summary.starts_with("In all: ") && summary.contains(" of 24 kf accounts"), "{summary}");
+    let (_, summary) = ended.stderr.split_once("\nSummary\n").unwrap();
+    let events: usize = types.values().sum();
+    assert!(summary.starts_with(&format!("  events        {events}\n")), "{summary}");
+    assert!(
+        summary.contains(" polls of 24 kf accounts") && summary.contains("unbound       3\n"),
+        "{summary}"
+    );
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+}
+
+/// Starts a demo on a pseudo-terminal.
+fn demo_on_terminal(no_color: Option<&str>) -> std::process::Child {
+    let command = concat!(env!("CARGO_BIN_EXE_kfwatch"), " demo --for 6s --listen 127.0.0.1:0");
+    let mut script = std::process::Command::new("script");
+    script.args(["--quiet", "--return", "--command", command, "/dev/null"]).env("TERM", "xterm-256color");
+    script.env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+    script.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn demo_on_terminal_prints_aligned_lines() {
+    let demos = [demo_on_terminal(None), demo_on_terminal(Some("1"))];
+    let [coloured, plain] = demos.map(|demo| {
+        let ended = demo.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        String::from_utf8(ended.stdout).unwrap()
+    });
+    assert!(coloured.contains("\u{1b}["), "{coloured}");
+    assert!(!plain.contains('\u{1b}'), "{plain}");
+    for absent in ["specversion", "INFO", "panicked"] {
+        assert!(!plain.contains(absent), "{plain}");
+    }
+    for shown in
+        ["status page   http://127.0.0.1:", "TIME      EVENT", "\r\nSummary\r\n", "unbound       3\r\n"]
+    {
+        assert!(plain.contains(shown), "no {shown:?} in {plain}");
+    }
+    let events: Vec<&str> = plain.lines().filter(|line| line.as_bytes().get(2) == Some(&b':')).collect();
+    let count = |event: &str| events.iter().filter(|line| line.contains(event)).count();
+    assert_eq!((count("account unbound"), count("account invalid")), (3, 1), "{plain}");
+    assert!(count("session open") >= 10 && count("session ") > count("session open"), "{plain}");
+    for line in events {
+        assert!(unicode_width::UnicodeWidthStr::width(line) <= 80, "{line}");
+        // The customer begins in the same column of the terminal, whatever the nickname is written in.
+        let mut width = 0;
+        let customer = line.chars().skip_while(|character| {
+            width += unicode_width::UnicodeWidthChar::width(*character).unwrap();
+            width <= 55
+        });
+        let customer: String = customer.take(5).collect();
+        assert_eq!(line.contains("session "), customer.ends_with('…'), "{line}");
+    }
 }
 
 #[test]

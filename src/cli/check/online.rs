@@ -5,9 +5,9 @@
 use std::{collections::HashMap, fmt::Write as _};
 
 use crate::{
-    cli::{Failure, output, site::Site},
+    cli::{CliError, operations::OperationsRunner, output},
     config::{Environment, Loaded},
-    control::report::{Checked, CheckedKfAccount, CheckedOfficialAccount, Problem, Severity},
+    control::report::{CheckReport, KfAccountCheck, OfficialAccountCheck, Problem, Severity},
 };
 
 /// Variables that tell the language of a person, the strongest first.
@@ -28,21 +28,21 @@ pub(super) enum Language {
 /// Checks, and prints what was found.
 pub(super) async fn run(
     loaded: &Loaded,
-    format: output::Format,
+    format: output::OutputFormat,
     language: Option<Language>,
-) -> Result<(), Failure> {
-    let checked = Site::find(loaded).await?.checks(&loaded.config).await?;
+) -> Result<(), CliError> {
+    let checked = OperationsRunner::prepare(loaded).await?.checks(&loaded.config).await?;
     match format {
-        output::Format::Json => output::print_json(&checked)?,
-        output::Format::Table => {
+        output::OutputFormat::Json => output::print_json(&checked)?,
+        output::OutputFormat::Table => {
             let language = language.unwrap_or_else(|| Language::of(&Environment::of_process()));
             output::print(&report(&checked, language))?;
         }
     }
-    let worst = checked.iter().flat_map(Checked::problems).map(|problem| problem.severity).min();
+    let worst = checked.iter().flat_map(CheckReport::problems).map(|problem| problem.severity).min();
     match worst {
-        Some(Severity::Human) => Err(Failure::NeedsHuman),
-        Some(Severity::Passing) => Err(Failure::Incomplete),
+        Some(Severity::Human) => Err(CliError::NeedsHuman),
+        Some(Severity::Passing) => Err(CliError::Incomplete),
         Some(Severity::Note) | None => Ok(()),
     }
 }
@@ -57,10 +57,10 @@ impl Language {
     }
 }
 
-fn report(checked: &[Checked], language: Language) -> String {
+fn report(checked: &[CheckReport], language: Language) -> String {
     let official_accounts = checked.iter().filter_map(|row| match row {
-        Checked::OfficialAccount(row) => Some(official_account(row)),
-        Checked::KfAccount(_) => None,
+        CheckReport::OfficialAccount(row) => Some(official_account(row)),
+        CheckReport::KfAccount(_) => None,
     });
     let headings = [
         "official account",
@@ -75,8 +75,8 @@ fn report(checked: &[Checked], language: Language) -> String {
     ];
     let mut text = output::table(&headings, official_accounts);
     let kf_accounts = checked.iter().filter_map(|row| match row {
-        Checked::KfAccount(row) => Some(kf_account(row)),
-        Checked::OfficialAccount(_) => None,
+        CheckReport::KfAccount(row) => Some(kf_account(row)),
+        CheckReport::OfficialAccount(_) => None,
     });
     let headings = ["official account", "kf account", "nickname", "bound", "online", "sessions", "result"];
     text.push('\n');
@@ -86,7 +86,7 @@ fn report(checked: &[Checked], language: Language) -> String {
     text
 }
 
-fn official_account(row: &CheckedOfficialAccount) -> Vec<String> {
+fn official_account(row: &OfficialAccountCheck) -> Vec<String> {
     vec![
         row.official_account.clone(),
         row.token_source.clone(),
@@ -100,7 +100,7 @@ fn official_account(row: &CheckedOfficialAccount) -> Vec<String> {
     ]
 }
 
-fn kf_account(row: &CheckedKfAccount) -> Vec<String> {
+fn kf_account(row: &KfAccountCheck) -> Vec<String> {
     let yes_or_no = |is: bool| if is { "yes" } else { "no" };
     let bound = match (row.bound, &row.invitation, &row.invitation_expires_at) {
         (Some(false), Some(status), Some(at)) if status == "waiting" => {
@@ -135,7 +135,7 @@ fn duration(seconds: u64) -> String {
 }
 
 /// What is wrong, the worst first; the same problem of several kf accounts once.
-fn findings(checked: &[Checked], language: Language) -> String {
+fn findings(checked: &[CheckReport], language: Language) -> String {
     let mut text = String::new();
     let findings = group(checked);
     for (severity, heading) in [
@@ -189,7 +189,7 @@ impl Finding<'_> {
     }
 }
 
-fn group(checked: &[Checked]) -> Vec<Finding<'_>> {
+fn group(checked: &[CheckReport]) -> Vec<Finding<'_>> {
     let mut findings: Vec<Finding<'_>> = Vec::new();
     let mut places = HashMap::new();
     for row in checked {
@@ -214,7 +214,7 @@ fn group(checked: &[Checked]) -> Vec<Finding<'_>> {
 mod tests {
     use super::*;
 
-    fn unbound(kf_account: &str) -> Checked {
+    fn unbound(kf_account: &str) -> CheckReport {
         let problem = Problem {
             severity: Severity::Human,
             code: "65402".to_owned(),
@@ -222,17 +222,17 @@ mod tests {
             remedy: Some("bind it".to_owned()),
             remedy_zh: Some("请绑定".to_owned()),
         };
-        Checked::KfAccount(CheckedKfAccount {
+        CheckReport::KfAccount(KfAccountCheck {
             official_account: "shop".to_owned(),
             kf_account: kf_account.to_owned(),
             problems: vec![problem],
-            ..CheckedKfAccount::default()
+            ..KfAccountCheck::default()
         })
     }
 
     #[test]
     fn the_same_problem_of_several_kf_accounts_is_told_once() {
-        let checked: Vec<Checked> = (1..=12).map(|n| unbound(&format!("kf{n}@shop"))).collect();
+        let checked: Vec<CheckReport> = (1..=12).map(|n| unbound(&format!("kf{n}@shop"))).collect();
         assert_eq!(
             findings(&checked, Language::Zh),
             "What to fix:\n1. shop, 12 kf accounts (kf1@shop, kf2@shop, kf3@shop, kf4@shop, kf5@shop, kf6@shop, kf7@shop, \

@@ -1,9 +1,9 @@
-//! `kfwatch events dead`: the events that a sink has refused for good.
+//! `kfwatch events dead`: shows, retries or drops the dead letters of a sink.
 
 use serde_json::Value;
 
 use super::{
-    super::{ConfigArgs, Failure, output, sinks, store_holder},
+    super::{CliError, ConfigArgs, output, sinks, store_access},
     field,
 };
 use crate::dispatch::admin::{DeadLetterReport, SinkAnswer, SinkCommand};
@@ -18,46 +18,45 @@ pub(super) struct DeadArgs {
     #[arg(long, value_name = "NAME")]
     sink: String,
 
-    /// Deliver all of them once more; what is refused again is a dead letter again
+    /// Deliver all of them again; an event that is rejected again stays a dead letter
     #[arg(long, conflicts_with = "drop")]
     retry: bool,
 
-    /// Remove all of them for good
+    /// Remove all of them permanently
     #[arg(long)]
     drop: bool,
 
-    /// How to print them; json has the whole events
+    /// How to print them; json includes the whole events
     #[arg(long, value_enum, default_value = "table")]
-    format: output::Format,
+    format: output::OutputFormat,
 }
 
-/// Prints the dead letters, or does something about them.
-pub(super) async fn run(args: DeadArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: DeadArgs) -> Result<(), CliError> {
     let loaded = args.config.load()?;
     let sink = args.sink;
     if args.retry {
-        let done = sinks::order(&loaded, SinkCommand::RetryDeadLetters { sink }).await?;
+        let done = sinks::change(&loaded, SinkCommand::RetryDeadLetters { sink }).await?;
         return output::print(&format!(
-            "{}: {} dead letters are delivered once more\n",
+            "{}: {} dead letters will be delivered again\n",
             done.sink, done.events
         ));
     }
     if args.drop {
-        let done = sinks::order(&loaded, SinkCommand::DropDeadLetters { sink }).await?;
-        return output::print(&format!("{}: {} dead letters are dropped\n", done.sink, done.events));
+        let done = sinks::change(&loaded, SinkCommand::DropDeadLetters { sink }).await?;
+        return output::print(&format!("{}: {} dead letters dropped\n", done.sink, done.events));
     }
-    match store_holder::look(&loaded, SinkCommand::DeadLetters { sink }).await? {
+    match store_access::read_sinks(&loaded, SinkCommand::DeadLetters { sink }).await? {
         SinkAnswer::DeadLetters(letters) => print(&letters, args.format),
-        answer => Err(sinks::misunderstood(&answer)),
+        answer => Err(sinks::unexpected(&answer)),
     }
 }
 
-fn print(letters: &[DeadLetterReport], format: output::Format) -> Result<(), Failure> {
+fn print(letters: &[DeadLetterReport], format: output::OutputFormat) -> Result<(), CliError> {
     match format {
-        output::Format::Json if letters.is_empty() => Ok(()),
-        output::Format::Json => output::print_json(letters),
-        output::Format::Table => {
-            let headings = ["died", "event", "id", "account", "customer", "reason"];
+        output::OutputFormat::Json if letters.is_empty() => Ok(()),
+        output::OutputFormat::Json => output::print_json(letters),
+        output::OutputFormat::Table => {
+            let headings = ["since", "event", "id", "account", "customer", "reason"];
             output::print(&output::table(&headings, letters.iter().map(row)))
         }
     }
@@ -73,7 +72,7 @@ fn row(letter: &DeadLetterReport) -> Vec<String> {
         official_account if official_account.is_empty() => String::new(),
         official_account => format!("{official_account}/{}", of("/data/kf_account")),
     };
-    let retry = if letter.retry { " (to be delivered once more)" } else { "" };
+    let retry = if letter.retry { " (to be delivered again)" } else { "" };
     let reason = format!("{}{retry}", letter.reason);
     vec![letter.died_at.clone(), kind, of("/id"), account, of("/data/openid"), reason]
 }

@@ -1,8 +1,8 @@
-//! `kfwatch events replay`: a sink gets events once more, with the same ids, as if it had never confirmed them.
+//! `kfwatch events replay`: moves the cursor of a sink back, so that events are delivered again with the same ids.
 
 use super::{
-    super::{ConfigArgs, Failure, output, sinks},
-    Since, since,
+    super::{CliError, ConfigArgs, output, sinks},
+    SinceArg, since,
 };
 use crate::{
     app::clock::SystemClock,
@@ -20,22 +20,21 @@ pub(super) struct ReplayArgs {
     #[arg(long, value_name = "NAME")]
     sink: String,
 
-    /// From when on: a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d
+    /// Replay events observed at or after a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d
     #[arg(long, value_name = "TIME", value_parser = since)]
-    since: Since,
+    since: SinceArg,
 }
 
-/// Moves the sink back and says what that means.
-pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: ReplayArgs) -> Result<(), CliError> {
     let now = SystemClock::default().now().wall;
-    let command = SinkCommand::Replay { sink: args.sink, since: args.since.before(now) };
-    let Done { sink, events, from, .. } = sinks::order(&args.config.load()?, command).await?;
+    let command = SinkCommand::Replay { sink: args.sink, since: args.since.resolve(now) };
+    let Done { sink, events, from, .. } = sinks::change(&args.config.load()?, command).await?;
     output::print(&match from {
         Some(from) => format!(
-            "{sink}: {events} events of the log are delivered once more, as far as it wants them; the first is of {from}\n"
+            "{sink}: {events} events of the log will be delivered again, if its filters select them; the first was observed at {from}\n"
         ),
         None => format!(
-            "{sink}: has nothing to be delivered once more: what it has confirmed since then is not in the log\n"
+            "{sink}: nothing to replay: the log contains no event since then that it has acknowledged\n"
         ),
     })
 }

@@ -10,7 +10,7 @@ use crate::support::{
     wait::eventually,
 };
 
-const REOPENED: &str = "SIGHUP: files of sinks are closed";
+const REOPENED: &str = "SIGHUP: sinks reopen their files";
 
 fn open(wechat: &WeChat, openid: &str) {
     delivery::open(&wechat.control(), "kf1@shop", openid);

@@ -2,7 +2,7 @@
 //!
 //! It works without scripts. What needs a human comes first.
 
-mod sinks;
+mod sink_table;
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -71,7 +71,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
                     a href="/-/healthy" { "healthy" }
                 }
                 (official_accounts(state.table.official_accounts()))
-                (sinks::table(&state.sinks, &stored, now))
+                (sink_table::table(&state.sinks, &stored, now))
                 (accounts(&rows, now))
                 @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " are shown; the metrics have all." } }
             }

@@ -1,0 +1,126 @@
+//! Runs the commands that call WeChat: through the running daemon, or directly if none runs.
+
+use std::{collections::HashSet, sync::Arc};
+
+use futures_util::StreamExt;
+
+use super::{
+    CliError,
+    store_access::{RunningDaemon, StoreAccess},
+};
+use crate::{
+    app::{self, clock::SystemClock},
+    config::{Config, Loaded},
+    control::{
+        operations::Operations,
+        report::{CheckReport, PollReport},
+    },
+    domain::clock::Clock,
+    store::Store,
+};
+
+/// Who carries out a command.
+pub(super) enum OperationsRunner {
+    Daemon(RunningDaemon),
+    Direct {
+        operations: Box<Operations>,
+        /// Locked until the command is done.
+        store: Option<Store>,
+    },
+}
+
+impl OperationsRunner {
+    /// Sets up logging and prepares to carry out a command for this configuration.
+    pub(super) async fn prepare(loaded: &Loaded) -> Result<Self, CliError> {
+        let access = StoreAccess::acquire(loaded)?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let store = match access {
+            StoreAccess::Daemon(daemon) => return Ok(Self::Daemon(daemon)),
+            StoreAccess::Direct(store) => store,
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let operations = Box::new(app::operations_by_hand(&loaded.config, store.as_ref(), clock).await?);
+        Ok(Self::Direct { operations, store })
+    }
+
+    /// Polls every kf account once.
+    pub(super) async fn polls(self, config: &Config) -> Result<Vec<PollReport>, CliError> {
+        match self {
+            Self::Daemon(daemon) => {
+                let reports = daemon.client.polls().await.map_err(|error| daemon.request_failed(error))?;
+                let names = reports.iter().map(|row| (&*row.official_account, row.kf_account.as_deref()));
+                note_differences(config, names);
+                Ok(reports)
+            }
+            Self::Direct { operations, store } => {
+                let reports = operations.polls().collect().await;
+                close(store).await;
+                Ok(reports)
+            }
+        }
+    }
+
+    /// Checks every official account and kf account.
+    pub(super) async fn checks(self, config: &Config) -> Result<Vec<CheckReport>, CliError> {
+        match self {
+            Self::Daemon(daemon) => {
+                let reports = daemon.client.checks().await.map_err(|error| daemon.request_failed(error))?;
+                note_differences(config, reports.iter().map(CheckReport::names));
+                Ok(reports)
+            }
+            Self::Direct { operations, store } => {
+                let reports = operations.checks().collect().await;
+                close(store).await;
+                Ok(reports)
+            }
+        }
+    }
+}
+
+async fn close(store: Option<Store>) {
+    if let Some(store) = store {
+        store.close().await;
+    }
+}
+
+/// How many kf accounts a note names.
+const MAX_NAMED: usize = 5;
+
+/// Notes which kf accounts only one of the two configurations has: the daemon's, which was used, or this command's.
+fn note_differences<'a>(config: &'a Config, reported: impl Iterator<Item = (&'a str, Option<&'a str>)>) {
+    // Only the daemon knows what patterns match.
+    let (with_patterns, named): (Vec<_>, Vec<_>) =
+        config.official_accounts.iter().partition(|of| !of.patterns.is_empty());
+    let with_patterns: HashSet<&str> = with_patterns.into_iter().map(|of| &*of.name).collect();
+    let watched: HashSet<(&str, &str)> = reported
+        .filter_map(|(of, kf_account)| Some((of, kf_account?)))
+        .filter(|(of, _)| !with_patterns.contains(of))
+        .collect();
+    let configured: HashSet<(&str, &str)> = named
+        .into_iter()
+        .flat_map(|of| of.kf_accounts.iter().map(|kf_account| (&*of.name, &**kf_account)))
+        .collect();
+    let differences = [
+        (
+            "the daemon watches accounts that this configuration does not have",
+            watched.difference(&configured),
+        ),
+        ("the daemon does not watch accounts of this configuration", configured.difference(&watched)),
+    ];
+    for (difference, accounts) in differences {
+        let mut accounts: Vec<String> = accounts.map(|(of, account)| format!("{of}/{account}")).collect();
+        if accounts.is_empty() {
+            continue;
+        }
+        accounts.sort();
+        let more = accounts.len().saturating_sub(MAX_NAMED);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        accounts.truncate(MAX_NAMED);
+        eprintln!(
+            "note: {difference}: {}{more}; restart the daemon if its configuration has changed",
+            accounts.join(", ")
+        );
+    }
+}

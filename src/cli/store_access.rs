@@ -1,0 +1,86 @@
+//! How a command gets at the store: through the daemon that has locked it, or directly.
+//!
+//! A command that changes the store or calls WeChat locks the store, so that no daemon starts meanwhile; if a daemon holds the lock,
+//! the command goes to that daemon. A store that does not exist is not created: it would belong to the user of the command instead
+//! of the daemon's.
+//!
+//! A command that only reads ([`read_sinks`]) needs no lock. It asks the daemon, whose knowledge is more recent; if nobody listens,
+//! it reads the store, and does not keep a daemon from starting.
+
+use std::path::Path;
+
+use super::{CliError, init_logging};
+use crate::{
+    config::Loaded,
+    control::client::{ControlClient, ControlClientError},
+    dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand},
+    store::{Store, StoreError},
+};
+
+/// Who has locked the store.
+pub(super) enum StoreAccess {
+    /// A running daemon.
+    Daemon(RunningDaemon),
+    /// This command. `None` if there is no store.
+    Direct(Option<Store>),
+}
+
+/// A daemon that has locked the store.
+pub(super) struct RunningDaemon {
+    pub(super) client: ControlClient,
+    name: String,
+}
+
+/// Carries out a read-only command on sinks.
+pub(super) async fn read_sinks(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, CliError> {
+    init_logging("warn", loaded.config.log.format)?;
+    let path = &loaded.config.store.path;
+    match ask_daemon(path, command.clone()).await {
+        // If there can be no socket, nobody listens on it either.
+        Err(ControlClientError::NobodyListens(_) | ControlClientError::Socket(_)) => {}
+        answer => return answer.map_err(|error| request_failed(&daemon_name(path, None), error)),
+    }
+    let store = Store::open_to_read(path)?;
+    let answer = SinkAdmin::without_daemon(store).carry_out(command).await;
+    answer.map_err(|error| anyhow::Error::new(error).into())
+}
+
+async fn ask_daemon(path: &Path, command: SinkCommand) -> Result<SinkAnswer, ControlClientError> {
+    ControlClient::new(path)?.sinks(command).await
+}
+
+impl StoreAccess {
+    /// Sets up logging, and locks the store of this configuration or finds the daemon that has locked it.
+    pub(super) fn acquire(loaded: &Loaded) -> Result<Self, CliError> {
+        let config = &loaded.config;
+        init_logging("warn", config.log.format)?;
+        let path = &config.store.path;
+        match path.exists().then(|| Store::open(path)).transpose() {
+            Ok(store) => Ok(Self::Direct(store)),
+            Err(StoreError::Locked { path, pid }) => {
+                let name = daemon_name(&path, pid);
+                match ControlClient::new(&path) {
+                    Ok(client) => Ok(Self::Daemon(RunningDaemon { client, name })),
+                    Err(error) => Err(request_failed(&name, error)),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl RunningDaemon {
+    /// Names the daemon in the error of a request.
+    pub(super) fn request_failed(&self, error: ControlClientError) -> CliError {
+        request_failed(&self.name, error)
+    }
+}
+
+fn daemon_name(path: &Path, pid: Option<u32>) -> String {
+    let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+    format!("the kfwatch that uses {}{process}", path.display())
+}
+
+fn request_failed(name: &str, error: ControlClientError) -> CliError {
+    anyhow::Error::new(error).context(format!("ask {name}")).into()
+}
