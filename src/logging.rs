@@ -45,8 +45,9 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), LoggingError> {
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match format {
         LogFormat::Text => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(colours).with_target(false).try_init()
+            // NO_COLOR turns colours off, too.
+            let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+            builder.with_ansi(colour).with_target(false).try_init()
         }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };

@@ -1,7 +1,7 @@
-//! What kfwatch serves over HTTP: metrics, health, and a page that shows every account.
+//! The web server: metrics, health checks and the status page.
 //!
-//! Everything is read from memory or the store; nothing here calls WeChat. Each connection has little time to say
-//! what it wants, and only so many scrapes are served at once.
+//! It reads memory and the store, and never calls WeChat. Slow clients are disconnected, and the number of concurrent scrapes is
+//! limited.
 
 mod status_page;
 
@@ -45,58 +45,58 @@ use crate::{
     store::{Pending, Store, StoreError},
 };
 
-/// How long a client may take to send its request's header.
+/// How long a client may take to send the request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take to begin.
+/// How long a response may take to start.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The largest request body: no request here has one.
+/// The largest request body in bytes. No request here needs one.
 const MAX_REQUEST_BODY: usize = 1024;
 
-/// How many pages of metrics are written at once; what is beyond is told to come again.
+/// Scrapes served at the same time; further ones get status 503.
 const MAX_CONCURRENT_SCRAPES: usize = 8;
 
-/// Chunks of a page of metrics that wait for a slow reader.
+/// Chunks of a scrape queued for a slow client.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-/// How long the store may take to say what is in its log, and what all sinks have pending of it, before it is done without.
+/// The deadline for all store reads of one page. What was not read by then is left out.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a reader of a page may stand still.
+/// How long a client may leave a full queue of chunks unread.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What requests are answered from.
+/// The sources of all pages.
 pub struct WebState {
-    /// The accounts.
+    /// The views of all accounts.
     pub table: Table,
-    /// The metrics.
+    /// The closed families of metrics and their counters.
     pub metrics: Arc<Metrics>,
-    /// The store, for what sinks have pending.
+    /// The store, for the event log and pending events.
     pub store: Store,
-    /// How large the store may become before sinks lose events.
+    /// The size at which the store suspends a sink.
     pub event_log_max_bytes: u64,
-    /// The sinks.
+    /// The state of each sink.
     pub sinks: Vec<Arc<SinkStatus>>,
-    /// Which series the metrics have.
+    /// Whether metrics have series for each kf account.
     pub detail: Detail,
-    /// The time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Whether the daemon is ready: the store is open, the gauges are restored, no drain has begun.
+    /// Whether the daemon is ready: the store is open, the gauges are restored, and no drain has started.
     pub ready: AtomicBool,
-    /// Bounds the scrapes.
+    /// Limits concurrent scrapes.
     pub scrapes: Arc<Semaphore>,
 }
 
 impl WebState {
-    /// The bound of the scrapes.
+    /// A new limit on concurrent scrapes.
     pub fn scrape_limit() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES))
     }
 
-    /// What the store knows, as far as it says so in time: everything else is worth having even when it fails or hangs.
+    /// Reads the store within [`READ_TIMEOUT`]. A store that fails or hangs costs a page only these values.
     pub async fn stored(&self) -> Stored {
         let deadline = Instant::now() + READ_TIMEOUT;
         let used_bytes = *self.store.used_bytes().borrow();
@@ -110,7 +110,7 @@ impl WebState {
         };
         for sink in &self.sinks {
             let pending = in_time(deadline, self.store.pending(&sink.name)).await;
-            // Also a stop of which the store could not be told yet.
+            // The sink may have stopped while the store could not record it.
             let is_stopped = sink.read().stopped.is_some();
             let pending =
                 pending.map(|pending| Pending { stopped: pending.stopped || is_stopped, ..pending });
@@ -120,7 +120,7 @@ impl WebState {
     }
 }
 
-/// Nothing is asked after the deadline: each read of a store that hangs keeps a thread.
+/// Does not start a read after the deadline: each read of a store that hangs blocks a thread.
 async fn in_time<T>(deadline: Instant, read: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
     if Instant::now() >= deadline {
         return None;
@@ -128,10 +128,10 @@ async fn in_time<T>(deadline: Instant, read: impl Future<Output = Result<T, Stor
     tokio::time::timeout_at(deadline, read).await.ok()?.ok()
 }
 
-/// An address that is listened on.
+/// A bound address.
 pub struct WebListener {
     socket: TcpListener,
-    /// The address, with the port that was given out for port 0.
+    /// The address, with the port that the system chose for port 0.
     pub address: SocketAddr,
 }
 
@@ -144,7 +144,7 @@ impl WebListener {
         Ok(Self { socket, address })
     }
 
-    /// Serves until the handle says otherwise.
+    /// Serves until the handle shuts it down.
     pub async fn serve(
         self,
         state: Arc<WebState>,
@@ -156,7 +156,7 @@ impl WebListener {
     }
 }
 
-/// All pages.
+/// The router of all pages.
 pub fn router(state: Arc<WebState>) -> Router {
     let header = |name: &'static str, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(
@@ -193,26 +193,26 @@ async fn metrics(State(state): State<Arc<WebState>>) -> Response {
     };
     let stored = state.stored().await;
     let (chunks, body) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    let page = Page { chunks, reader: Handle::current() };
-    tokio::task::spawn_blocking(move || page.write(&state, &stored, permit));
+    let writer = MetricsWriter { chunks, runtime: Handle::current() };
+    tokio::task::spawn_blocking(move || writer.write(&state, &stored, permit));
     let body = stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
-    // The compression looks for trailers behind the end, where an unfused `unfold` panics.
+    // The compression layer polls for trailers after the end, where an unfused `unfold` panics.
     let body = body.fuse();
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::from_stream(body)).into_response()
 }
 
-/// A page of metrics on its way to a reader.
-struct Page {
+/// Writes the metrics from a blocking thread to a client.
+struct MetricsWriter {
     chunks: mpsc::Sender<io::Result<Vec<u8>>>,
-    reader: Handle,
+    runtime: Handle,
 }
 
-impl Page {
-    fn write(&self, state: &WebState, stored: &Stored, _scrape: OwnedSemaphorePermit) {
+impl MetricsWriter {
+    fn write(&self, state: &WebState, stored: &Stored, _permit: OwnedSemaphorePermit) {
         let mut closed_families = Vec::new();
         if let Err(error) = state.metrics.encode(&mut closed_families) {
-            tracing::error!("Metrics not rendered: {error}");
-            self.send(Err(io::Error::other("metrics not rendered")));
+            tracing::error!("Rendering the metrics failed: {error}");
+            self.send(Err(io::Error::other("rendering the metrics failed")));
         } else if self.send(Ok(closed_families)) {
             exposition::write(&state.table, &state.metrics, stored, state.detail, |chunk| {
                 self.send(Ok(chunk))
@@ -220,10 +220,10 @@ impl Page {
         }
     }
 
-    /// Whether somebody still reads, and not too slowly: a reader that stands still must not keep its place for ever.
+    /// Returns whether the client still reads. One that stalls loses its permit.
     fn send(&self, chunk: io::Result<Vec<u8>>) -> bool {
         let sending = self.chunks.send_timeout(chunk, STALL_TIMEOUT);
-        self.reader.block_on(sending).is_ok()
+        self.runtime.block_on(sending).is_ok()
     }
 }
 
@@ -232,18 +232,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn reads_share_a_deadline_and_nothing_is_asked_after_it() {
+    async fn reads_share_a_deadline() {
         let begun = Instant::now();
         let deadline = begun + READ_TIMEOUT;
         let read = async |share| {
             tokio::time::sleep(READ_TIMEOUT.mul_f64(share)).await;
             Ok(share)
         };
-        let mut in_time_were = Vec::new();
+        let mut results = Vec::new();
         for share in [0.4, 0.5, 100.0, 0.0] {
-            in_time_were.extend(in_time(deadline, read(share)).await);
+            results.extend(in_time(deadline, read(share)).await);
         }
-        assert_eq!(in_time_were, [0.4, 0.5]);
+        assert_eq!(results, [0.4, 0.5]);
         assert_eq!(begun.elapsed(), READ_TIMEOUT);
     }
 }

@@ -1,5 +1,4 @@
-//! `kfwatch check`: is the configuration good, and what does it mean? With `--online`, also: is everything in order at
-//! WeChat?
+//! `kfwatch check`: validates the configuration and shows its effect. With `--online`, also checks every account with WeChat.
 
 mod online;
 
@@ -15,10 +14,10 @@ use crate::{
     domain::{agents::Collector, clock::Clock, collector_intervals::CollectorIntervals},
 };
 
-/// How many of the next ticks are shown.
+/// Next ticks shown for each official account.
 const TICKS_SHOWN: usize = 3;
 
-/// How many patterns of an official account are shown.
+/// Patterns shown for each official account.
 const PATTERNS_SHOWN: usize = 3;
 
 /// Options of `kfwatch check`.
@@ -27,20 +26,19 @@ pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Ask WeChat for tokens, quotas and every kf account, and list what to fix; exits 69 if something needs a human
+    /// Check tokens, quotas and every kf account with WeChat, and list what to fix; exits 69 if something needs a human
     #[arg(long)]
     online: bool,
 
-    /// How to print what was found online
+    /// How to print the result of --online
     #[arg(long, value_enum, default_value = "table", requires = "online")]
     format: output::OutputFormat,
 
-    /// The language of remedies: English, or Chinese beside it [default: by LC_ALL, LC_MESSAGES or LANG]
+    /// The language of remedies: English, or English and Chinese [default: from LC_ALL, LC_MESSAGES or LANG]
     #[arg(long, value_enum, requires = "online")]
     lang: Option<online::Language>,
 }
 
-/// Loads the configuration and says what it means, or what is wrong at WeChat.
 pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     let loaded = args.config.load()?;
     if args.online {
@@ -55,7 +53,7 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
 }
 
 fn describe(config: &Config, now: Timestamp) -> String {
-    let mut text = String::from("The configuration is good.\n\n");
+    let mut text = String::from("The configuration is valid.\n\n");
     let official_accounts = || config.official_accounts.iter();
     let kf_accounts: usize = official_accounts().map(|account| account.kf_accounts.len()).sum();
     let calls = config.calls_a_day(now);
@@ -84,7 +82,7 @@ fn describe(config: &Config, now: Timestamp) -> String {
         "token",
         "schedule",
         "next ticks",
-        "most calls a minute",
+        "max calls a minute",
         "calls a day",
     ];
     text.push_str(&output::table(&headings, rows));
@@ -97,7 +95,7 @@ fn describe(config: &Config, now: Timestamp) -> String {
         }
     });
     let found = match official_accounts().any(|account| !account.patterns.is_empty()) {
-        true => ", and those that getkflist lists and a pattern matches",
+        true => ", plus those that getkflist lists and a pattern matches",
         false => "",
     };
     // Writing to a string cannot fail.
@@ -111,7 +109,7 @@ fn describe(config: &Config, now: Timestamp) -> String {
     text
 }
 
-/// What is called beside getsessionlist.
+/// The calls of the collectors.
 fn collectors(intervals: &CollectorIntervals, official_accounts: usize) -> String {
     let written = Collector::ALL.map(|collector| match intervals.get(collector) {
         Some(interval) => {
@@ -128,7 +126,7 @@ fn collectors(intervals: &CollectorIntervals, official_accounts: usize) -> Strin
     )
 }
 
-/// How many are named, and what else is watched.
+/// The number of named kf accounts, and the patterns.
 fn watched(account: &OfficialAccount) -> String {
     let shown = |patterns: &[Pattern]| {
         let first: Vec<&str> = patterns.iter().take(PATTERNS_SHOWN).map(Pattern::as_str).collect();
@@ -143,7 +141,7 @@ fn watched(account: &OfficialAccount) -> String {
     }
 }
 
-/// In the schedule's own time zone, as its owner thinks of them.
+/// The next ticks in the schedule's own time zone.
 fn next_ticks(account: &OfficialAccount, now: Timestamp) -> String {
     let schedule = &account.schedule;
     let ticks = std::iter::successors(schedule.next_after(now), |tick| schedule.next_after(*tick));

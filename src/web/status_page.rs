@@ -1,6 +1,6 @@
-//! The page at `/`: version, links, every account with its state and sessions, what collectors know beside, and the sinks.
+//! The status page at `/`: official accounts, sinks, and every kf account with its state and sessions.
 //!
-//! It works without scripts. What needs a human comes first.
+//! It works without scripts. Accounts that need a human come first.
 
 mod sink_table;
 
@@ -20,10 +20,10 @@ use crate::{
     status::{AccountViewRef, Collected, OfficialAccountStatus, OfficialAccountViews},
 };
 
-/// The most accounts shown; a page of a hundred thousand rows helps nobody.
+/// Kf accounts shown at most.
 const MAX_ROWS: usize = 1000;
 
-/// The most official accounts shown as a whole: what needs a human comes below them.
+/// Official accounts shown at most, because the kf accounts that need a human come below them.
 const MAX_OFFICIAL_ACCOUNTS: usize = 20;
 
 const STYLE: &str = "
@@ -52,7 +52,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|account| urgency(account.row.state));
     let sessions: u64 = rows.iter().filter_map(|account| account.row.sessions).map(u64::from).sum();
-    let troubled = rows.iter().filter(|account| urgency(account.row.state) < CALM).count();
+    let failing = rows.iter().filter(|account| urgency(account.row.state) < NO_ATTENTION).count();
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -66,20 +66,20 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
             body {
                 h1 { "kfwatch " (env!("CARGO_PKG_VERSION")) }
                 p {
-                    (rows.len()) " kf accounts, " (sessions) " open sessions, " (troubled) " accounts need a look · "
+                    (rows.len()) " kf accounts, " (sessions) " open sessions, " (failing) " accounts need attention · "
                     a href="/metrics" { "metrics" } " · " a href="/-/ready" { "ready" } " · "
                     a href="/-/healthy" { "healthy" }
                 }
                 (official_accounts(state.table.official_accounts()))
                 (sink_table::table(&state.sinks, &stored, now))
                 (accounts(&rows, now))
-                @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " are shown; the metrics have all." } }
+                @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " kf accounts are shown. The metrics cover all." } }
             }
         }
     }
 }
 
-/// What is known of official accounts as a whole, those with the most waiting customers first.
+/// The official accounts with the most waiting customers.
 fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
     let mut rows: Vec<(&str, Collected)> = all
         .iter()
@@ -112,7 +112,7 @@ fn accounts(rows: &[AccountViewRef<'_>], now: Moment) -> Markup {
         table {
             thead { tr {
                 th { "Official account" } th { "Kf account" } th { "State" } th { "Agent" } th.n { "Sessions" }
-                th.n { "Longest open" } th.n { "Last answer" } th { "Last failure" }
+                th.n { "Longest session" } th.n { "Last success" } th { "Last failure" }
             } }
             tbody { @for account in rows.iter().take(MAX_ROWS) {
                 tr {
@@ -133,10 +133,10 @@ fn accounts(rows: &[AccountViewRef<'_>], now: Moment) -> Markup {
     }
 }
 
-/// Whether somebody is online for the account; or, where nobody is bound, what became of the invitation.
+/// Whether the agent is online; without a bound WeChat user, the state of the invitation.
 fn agent(account: &AccountViewRef<'_>, now: Moment) -> Markup {
     let (state, agent) = (account.row.state, &account.row.agent);
-    // What getsessionlist answers always wins over the list.
+    // getsessionlist takes precedence over getkflist.
     match (agent.binding.filter(|_| state != AccountState::Ok), agent.online) {
         (Some(Binding::Unbound(Some(invitation))), _) => html! { (invited(invitation, now)) },
         (Some(Binding::Unbound(None)), _) => html! { "not invited" },
@@ -162,12 +162,11 @@ fn known(value: Option<impl std::fmt::Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }
 
-/// How long ago that was.
 fn ago(then: impl Into<Timestamp>, now: Moment) -> String {
     span(now.wall.duration_since(then.into()))
 }
 
-/// A time in its two largest units.
+/// A duration in its two largest units.
 fn span(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     match seconds {
@@ -178,15 +177,15 @@ fn span(duration: SignedDuration) -> String {
     }
 }
 
-/// The urgency from which on nothing needs a human.
-const CALM: u8 = 2;
+/// From this urgency on, an account does not need attention.
+const NO_ATTENTION: u8 = 2;
 
 fn urgency(state: AccountState) -> u8 {
     match state {
         AccountState::Unbound | AccountState::Invalid => 0,
         AccountState::Blind => 1,
-        // Watched again, and not heard of since.
-        AccountState::Unknown | AccountState::Unwatched => CALM,
-        AccountState::Ok => CALM + 1,
+        // Not polled since it was configured.
+        AccountState::Unknown | AccountState::Unwatched => NO_ATTENTION,
+        AccountState::Ok => NO_ATTENTION + 1,
     }
 }

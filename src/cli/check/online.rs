@@ -1,6 +1,6 @@
-//! `kfwatch check --online`: what WeChat says of every official account and kf account, and what to fix.
+//! `kfwatch check --online`: checks every official account and kf account with WeChat.
 //!
-//! The tables come first, and below them, where a terminal stands at the end, one numbered list of what needs a human.
+//! It prints the tables first and the numbered list of problems last, where it stays visible on a terminal.
 
 use std::{collections::HashMap, fmt::Write as _};
 
@@ -10,22 +10,21 @@ use crate::{
     control::report::{CheckReport, KfAccountCheck, OfficialAccountCheck, Problem, Severity},
 };
 
-/// Variables that tell the language of a person, the strongest first.
+/// The variables that set the language, in order of precedence.
 const LANGUAGE_VARIABLES: [&str; 3] = ["LC_ALL", "LC_MESSAGES", "LANG"];
 
-/// How many kf accounts with the same problem are named.
-const NAMED: usize = 10;
+/// Kf accounts named for each problem.
+const MAX_NAMED: usize = 10;
 
 /// The language of remedies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Language {
     /// English
     En,
-    /// English, with Chinese beside it
+    /// English and Chinese
     Zh,
 }
 
-/// Checks, and prints what was found.
 pub(super) async fn run(
     loaded: &Loaded,
     format: output::OutputFormat,
@@ -35,7 +34,7 @@ pub(super) async fn run(
     match format {
         output::OutputFormat::Json => output::print_json(&checked)?,
         output::OutputFormat::Table => {
-            let language = language.unwrap_or_else(|| Language::of(&Environment::of_process()));
+            let language = language.unwrap_or_else(|| Language::from_environment(&Environment::of_process()));
             output::print(&report(&checked, language))?;
         }
     }
@@ -48,7 +47,7 @@ pub(super) async fn run(
 }
 
 impl Language {
-    fn of(environment: &Environment) -> Self {
+    fn from_environment(environment: &Environment) -> Self {
         let set = LANGUAGE_VARIABLES.into_iter().filter_map(|name| environment.get(name));
         match set.into_iter().find(|value| !value.is_empty()) {
             Some(value) if value.starts_with("zh") => Self::Zh,
@@ -120,12 +119,12 @@ fn kf_account(row: &KfAccountCheck) -> Vec<String> {
     ]
 }
 
-/// A time of day without its seconds, which nobody waits for: `2026-11-23T21:06Z`.
+/// A time without seconds: `2026-11-23T21:06Z`.
 fn to_the_minute(time: &str) -> String {
     time.get(..16).map_or_else(|| time.to_owned(), |minute| format!("{minute}Z"))
 }
 
-/// The two largest units of a time: `1h 58m`.
+/// The two largest units of a duration: `1h 58m`.
 fn duration(seconds: u64) -> String {
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds}s"),
@@ -134,14 +133,14 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// What is wrong, the worst first; the same problem of several kf accounts once.
+/// The problems, the worst first. Kf accounts with the same problem share an entry.
 fn findings(checked: &[CheckReport], language: Language) -> String {
     let mut text = String::new();
     let findings = group(checked);
     for (severity, heading) in [
         (Severity::Human, "What to fix:"),
-        (Severity::Passing, "What usually passes by itself:"),
-        (Severity::Note, "What kfwatch does its work without:"),
+        (Severity::Passing, "What usually ends without help:"),
+        (Severity::Note, "What kfwatch works without:"),
     ] {
         let mut findings = findings.iter().filter(|finding| finding.problem.severity == severity).peekable();
         if findings.peek().is_none() {
@@ -151,7 +150,7 @@ fn findings(checked: &[CheckReport], language: Language) -> String {
         let _ = writeln!(text, "{heading}");
         for (number, finding) in (1..).zip(findings) {
             let Problem { error, remedy, remedy_zh, .. } = finding.problem;
-            let _ = writeln!(text, "{number}. {}{error}", finding.who());
+            let _ = writeln!(text, "{number}. {}{error}", finding.accounts());
             let _ = remedy.iter().try_for_each(|remedy| writeln!(text, "   {remedy}"));
             if language == Language::Zh {
                 let _ = remedy_zh.iter().try_for_each(|remedy| writeln!(text, "   {remedy}"));
@@ -165,7 +164,7 @@ fn findings(checked: &[CheckReport], language: Language) -> String {
     text
 }
 
-/// A problem, and everybody of one official account who has it.
+/// A problem, and all kf accounts of one official account that have it.
 struct Finding<'a> {
     problem: &'a Problem,
     official_account: &'a str,
@@ -173,16 +172,16 @@ struct Finding<'a> {
 }
 
 impl Finding<'_> {
-    /// Who has it, before what it is. What concerns this machine names it itself.
-    fn who(&self) -> String {
+    /// The accounts that have the problem, as a prefix of its text. Empty for a problem of this machine.
+    fn accounts(&self) -> String {
         let official_account = self.official_account;
         match &self.kf_accounts[..] {
             [] if self.problem.concerns_this_machine() => String::new(),
             [] => format!("{official_account}: "),
             [kf_account] => format!("{official_account}/{kf_account}: "),
             all => {
-                let named = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-                let more = if all.len() > NAMED { ", …" } else { "" };
+                let named = all.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", ");
+                let more = if all.len() > MAX_NAMED { ", …" } else { "" };
                 format!("{official_account}, {} kf accounts ({named}{more}): ", all.len())
             }
         }
@@ -196,7 +195,7 @@ fn group(checked: &[CheckReport]) -> Vec<Finding<'_>> {
         let (official_account, kf_account) = row.names();
         for problem in row.problems() {
             let of = (!problem.concerns_this_machine()).then_some(official_account);
-            // The text of an error may name the request: what tells problems apart is their code.
+            // Problems are compared by code, because the error text may contain a request id.
             let key = (of, kf_account.is_some(), problem.severity, &problem.code, &problem.remedy);
             let place = *places.entry(key).or_insert_with(|| {
                 findings.push(Finding { problem, official_account, kf_accounts: Vec::new() });
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_problem_of_several_kf_accounts_is_told_once() {
+    fn kf_accounts_with_same_problem_share_an_entry() {
         let checked: Vec<CheckReport> = (1..=12).map(|n| unbound(&format!("kf{n}@shop"))).collect();
         assert_eq!(
             findings(&checked, Language::Zh),
@@ -242,10 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn the_language_is_that_of_the_strongest_variable_that_is_set() {
+    fn language_variables_have_precedence() {
         let check = |variables: &[(&str, &str)], expected| {
             let environment = variables.iter().copied().collect();
-            assert_eq!(Language::of(&environment), expected, "{variables:?}");
+            assert_eq!(Language::from_environment(&environment), expected, "{variables:?}");
         };
         check(&[], Language::En);
         check(&[("LANG", "zh_CN.UTF-8")], Language::Zh);
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_in_their_two_largest_units() {
+    fn durations_have_their_two_largest_units() {
         assert_eq!([0, 59, 61, 7199, 90_000].map(duration), ["0s", "59s", "1m 1s", "1h 59m", "25h 0m"]);
     }
 }

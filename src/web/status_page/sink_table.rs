@@ -1,4 +1,4 @@
-//! How deliveries go, below what is known of customers.
+//! The table of sinks on the status page.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::{
     store::Pending,
 };
 
-/// What is shown of a sink; what the store did not say in time is left open.
-struct Shown<'a> {
+/// A row of the table. `pending` is `None` if the store was not read in time.
+struct SinkTableRow<'a> {
     name: &'a str,
     row: SinkRow,
     pending: Option<&'a Pending>,
 }
 
-impl Shown<'_> {
+impl SinkTableRow<'_> {
     fn state(&self) -> &'static str {
         self.pending.and_then(Pending::halted).unwrap_or(self.row.state())
     }
@@ -29,11 +29,11 @@ impl Shown<'_> {
     }
 }
 
-/// A row for each sink, and below what to do about those that get nothing.
+/// The table, and below it how to resume stopped sinks.
 pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> Markup {
     let sinks = sinks.iter().zip(&stored.pending);
-    let sinks: Vec<Shown<'_>> = sinks
-        .map(|(status, (_, pending))| Shown {
+    let sinks: Vec<SinkTableRow<'_>> = sinks
+        .map(|(status, (_, pending))| SinkTableRow {
             name: &status.name,
             row: status.read(),
             pending: pending.as_ref(),
@@ -45,7 +45,7 @@ pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> 
                 th { "Sink" } th { "State" } th.n { "Pending events" } th.n { "Oldest" } th.n { "Last delivery" }
                 th.n { "Dead letters" } th.n { "Lost" } th { "Last failure" }
             } }
-            tbody { @for sink @ Shown { name, row, pending } in &sinks {
+            tbody { @for sink @ SinkTableRow { name, row, pending } in &sinks {
                 @let state = sink.state();
                 tr {
                     td { (name) }
@@ -65,15 +65,15 @@ pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> 
     }
 }
 
-/// Why a sink gets nothing, and what ends that: in the words of `kfwatch sinks`.
-fn remark(sink: &Shown<'_>) -> Markup {
+/// Why a sink is stopped and how to resume it, in the words of `kfwatch sinks`.
+fn remark(sink: &SinkTableRow<'_>) -> Markup {
     html! {
         p.remark {
             b { (sink.name) } ": " (sink.state())
-            // Of one that was suspended a moment ago, its dispatcher may not know yet.
+            // The dispatcher of a sink suspended a moment ago may not know the reason yet.
             @if let Some(reason) = &sink.row.stopped { ": " (reason) }
             br;
-            "when that is mended: " code { "kfwatch sinks resume " (sink.name) }
+            "when this is fixed: " code { "kfwatch sinks resume " (sink.name) }
         }
     }
 }
@@ -95,16 +95,16 @@ mod tests {
     }
 
     #[test]
-    fn why_a_sink_gets_nothing_and_what_ends_that_is_shown_and_escaped() {
-        let command = "when that is mended: <code>kfwatch sinks resume crm</code>";
+    fn stopped_sink_shows_escaped_reason_and_resume_command() {
+        let command = "when this is fixed: <code>kfwatch sinks resume crm</code>";
         let stopped = Pending { stopped: true, ..Pending::default() };
         let suspended = Pending { suspended: true, ..stopped };
         for (pending, state) in
             [(Some(stopped), "stopped"), (Some(suspended), "suspended"), (None, "stopped")]
         {
             let page = shown(Some("<script>x</script> & y"), pending);
-            let why = format!("<b>crm</b>: {state}: &lt;script&gt;x&lt;/script&gt; &amp; y<br>{command}");
-            assert!(page.contains(&why), "{page}");
+            let remark = format!("<b>crm</b>: {state}: &lt;script&gt;x&lt;/script&gt; &amp; y<br>{command}");
+            assert!(page.contains(&remark), "{page}");
         }
         let page = shown(None, Some(suspended));
         assert!(page.contains(&format!("<b>crm</b>: suspended<br>{command}")), "{page}");
