@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 use super::report::Problem;
-use crate::{domain::agents::Quota, schedule::cron::Schedule, wechat::error::Remedy};
+use crate::{
+    domain::{agents::Quota, remedy::Remedy},
+    schedule::cron::Schedule,
+};
 
 /// Quotas are counted by days in China, whose offset has not changed since 1991.
 const CHINA_UTC_OFFSET_SECONDS: i64 = 8 * 3600;
