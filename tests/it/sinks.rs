@@ -140,7 +140,7 @@ fn sinks_shows_where_each_stands_and_what_is_wrong_with_it() {
     eventually("the end of the failure", || (stage.sinks()[0]["state"] == "delivering").then_some(()));
     daemon.terminate();
     let table = stage.run("sinks").stdout;
-    assert!(table.contains("unknown") && table.contains("no daemon runs"), "{table}");
+    assert!(table.contains("unknown") && table.contains("no daemon is running"), "{table}");
 }
 
 #[test]
