@@ -4,8 +4,7 @@ use jiff::Timestamp;
 
 use super::report::Problem;
 use crate::{
-    domain::{agents::Quota, remedy::Remedy},
-    schedule::cron::Schedule,
+    domain::{agents::Quota, cron::Schedule, remedy::Remedy},
 };
 
 /// Quotas are counted by days in China, whose offset has not changed since 1991.
