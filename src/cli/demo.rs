@@ -223,9 +223,7 @@ fn read_all(log: &EventLog, filter: &mut EventFilter) -> Result<Vec<StoredEvent>
 
 fn introduce(pages: &[String], simulator: &Simulator, format: DemoFormat) {
     let output = match format {
-        DemoFormat::Text => {
-            "Each line is an event: a session starts or ends, or a kf account changes state."
-        }
+        DemoFormat::Text => "Each line is an event: a session starts or ends, or a kf account changes state.",
         DemoFormat::Json => {
             "Standard output has one event a line as a CloudEvent; standard error has the log."
         }

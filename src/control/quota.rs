@@ -3,9 +3,7 @@
 use jiff::Timestamp;
 
 use super::report::Problem;
-use crate::{
-    domain::{agents::Quota, cron::Schedule, remedy::Remedy},
-};
+use crate::domain::{agents::Quota, cron::Schedule, remedy::Remedy};
 
 /// Quotas are counted by days in China, whose offset has not changed since 1991.
 const CHINA_UTC_OFFSET_SECONDS: i64 = 8 * 3600;
