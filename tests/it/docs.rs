@@ -2,6 +2,7 @@
 
 mod command_line;
 mod configuration;
+mod events;
 mod links;
 mod markdown;
 mod metrics;

@@ -8,7 +8,7 @@ use std::{
 use clap::{Arg, Command, CommandFactory, error::ErrorKind};
 use kfwatch::cli::Cli;
 
-use super::markdown::{Section, code_spans, page, pages, root};
+use super::markdown::{Section, assert_same, code_spans, page, pages, root};
 
 const REFERENCE: &str = "docs/en/reference/command-line.md";
 
@@ -89,12 +89,12 @@ fn exceptions() -> Vec<String> {
 fn reference_lists_exactly_the_commands_and_options() {
     let ((sections, common), exceptions) = (sections(), exceptions());
     let defined = defined();
-    assert_eq!(sections.keys().collect::<Vec<_>>(), defined.keys().collect::<Vec<_>>());
+    assert_same(&sections.keys().cloned().collect(), &defined.keys().cloned().collect(), REFERENCE);
     for (command, options) in &defined {
         let of_all = option_rows(&common).filter(|_| !exceptions.contains(command));
         let documented: BTreeSet<String> =
             option_rows(&sections[command]).chain(of_all).map(|row| names_in(row)).collect();
-        assert_eq!(documented, options.keys().cloned().collect(), "{command}");
+        assert_same(&documented, &options.keys().cloned().collect(), command);
     }
 }
 

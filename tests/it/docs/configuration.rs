@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use kfwatch::config::{Config, Environment};
 
-use super::markdown::{code_spans, page, pages, root};
+use super::markdown::{assert_same, code_spans, page, pages, root};
 
 const REFERENCE: &str = "docs/en/reference/configuration.md";
 
@@ -72,12 +72,12 @@ fn keys_of_the_reference() -> BTreeSet<String> {
 
 #[test]
 fn example_lists_exactly_the_accepted_keys() {
-    assert_eq!(keys_of_the_example(), accepted_keys());
+    assert_same(&keys_of_the_example(), &accepted_keys(), "config.example.toml");
 }
 
 #[test]
 fn reference_lists_exactly_the_accepted_keys() {
-    assert_eq!(keys_of_the_reference(), accepted_keys());
+    assert_same(&keys_of_the_reference(), &accepted_keys(), REFERENCE);
 }
 
 /// A file as nsc writes it.

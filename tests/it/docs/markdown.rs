@@ -1,6 +1,7 @@
 //! Reads the Markdown of the repository, as far as the checks need it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -150,6 +151,16 @@ pub(crate) fn code_spans(text: &str) -> Vec<&str> {
 /// The text without what stands in backticks.
 pub(crate) fn without_code_spans(text: &str) -> String {
     text.split('`').step_by(2).collect::<Vec<_>>().join("`")
+}
+
+/// Two sets are the same; otherwise the test fails with the difference.
+pub(crate) fn assert_same(documented: &BTreeSet<String>, defined: &BTreeSet<String>, at: &str) {
+    let missing: Vec<_> = defined.difference(documented).collect();
+    let unknown: Vec<_> = documented.difference(defined).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "{at} lacks {missing:?}, and has {unknown:?} in excess"
+    );
 }
 
 #[test]
