@@ -87,7 +87,7 @@ const QUANTITIES: [Quantity; 5] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half an hour; tests/run.sh --long runs it"]
-async fn a_long_churn_leaves_memory_files_log_and_latency_flat() {
+async fn long_churn_keeps_memory_files_and_latency_flat() {
     let minutes = minutes();
     assert!(minutes >= SHORTEST_MINUTES, "too short to compare anything: KFWATCH_SOAK_MINUTES={minutes}");
     let scenario = Scenario::load(OFFICIAL_ACCOUNTS, KF_ACCOUNTS, SESSIONS, CHURN);

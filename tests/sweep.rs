@@ -47,7 +47,7 @@ const SWEEPS: u64 = 2;
 const PERIOD: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_sweep_polls_every_account_once_and_tells_the_truth_while_it_is_scraped() {
+async fn sweeps_poll_every_account_once_while_scraped() {
     let accounts = accounts();
     let kf_accounts = accounts / OFFICIAL_ACCOUNTS;
     let scenario =

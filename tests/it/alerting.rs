@@ -35,7 +35,7 @@ const OF_PROMETHEUS: [&str; 2] = ["job", "instance"];
 
 #[test]
 #[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
-fn an_unbound_account_is_told_with_its_runbook_until_it_is_bound_and_a_dead_daemon_silences_its_accounts() {
+fn unbound_alert_fires_until_bound_and_dead_daemon_inhibits_it() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     let control = wechat.control();
     for kf_account in ["kf1@shop", "kf2@shop"] {
@@ -99,7 +99,7 @@ fn an_unbound_account_is_told_with_its_runbook_until_it_is_bound_and_a_dead_daem
 
 #[test]
 #[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
-fn a_refused_secret_is_told_and_silences_the_blindness_that_it_causes() {
+fn refused_secret_alert_inhibits_blind_alert() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let refused =
         FaultRule { endpoint: Some(Endpoint::StableToken), ..FaultRule::new(Fault::Errcode(40125)) };
@@ -139,7 +139,7 @@ fn a_refused_secret_is_told_and_silences_the_blindness_that_it_causes() {
 
 #[test]
 #[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
-fn a_suspended_sink_is_told_once_to_everybody_until_it_is_resumed() {
+fn suspended_sink_alert_fires_once_until_resumed() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let sinks = ["crm", "archive"]
         .map(|name| format!("[[sinks]]\nname = \"{name}\"\ntype = \"jsonl\"\npath = \"{name}.jsonl\"\n"));
@@ -183,7 +183,7 @@ fn a_suspended_sink_is_told_once_to_everybody_until_it_is_resumed() {
 
 #[test]
 #[ignore = "needs prometheus; tests/run.sh runs it"]
-fn every_metric_and_label_that_the_rules_name_is_on_a_live_page() {
+fn every_metric_and_label_of_the_rules_is_exported() {
     let (_wechat, home, daemon) = telling();
     let page = Page::of(&daemon);
     home.write("kfwatch.rules.yml", &shipped("prometheus/kfwatch.rules.yml"));
@@ -208,7 +208,7 @@ fn every_metric_and_label_that_the_rules_name_is_on_a_live_page() {
 }
 
 #[test]
-fn every_alert_has_its_section_in_the_runbook() {
+fn every_alert_has_a_runbook_section() {
     let rules = shipped("prometheus/kfwatch.rules.yml");
     let runbook = shipped("runbook.md");
     let sections: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();

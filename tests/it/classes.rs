@@ -64,7 +64,7 @@ const CASES: [(Fault, &str, Holds, &str); 30] = [
 ];
 
 #[test]
-fn every_class_is_called_counted_told_and_over_as_it_should_be() {
+fn every_error_class_backs_off_is_counted_logged_and_recovers() {
     let names: Vec<String> = (0..CASES.len()).map(name).collect();
     let mut cast: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 2)).collect();
     cast.push(("calm", 2));

@@ -52,7 +52,7 @@ fn clock_now() -> Timestamp {
 }
 
 #[test]
-fn a_wrong_clock_is_exported_and_told_when_it_becomes_wrong_and_when_it_is_right_again() {
+fn clock_skew_is_exported_and_logged_on_change() {
     let behind = Arc::new(AtomicI64::new(0));
     let home = Home::new();
     home.write("token", "TOKEN");
@@ -87,7 +87,7 @@ fn a_wrong_clock_is_exported_and_told_when_it_becomes_wrong_and_when_it_is_right
 }
 
 #[test]
-fn what_is_not_known_of_the_clock_is_absent() {
+fn unknown_clock_skew_is_absent() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     // Never within a test.
     let home = Home::watching(&wechat, "").without_collectors();

@@ -155,7 +155,7 @@ impl Rehearsal {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_refused_is_asked_less_and_less_and_holds_nothing_else_back() {
+async fn refused_collector_backs_off_alone() {
     for (code, calls) in
         [(48001, 11..=16), (65400, 11..=16), (40013, 11..=16), (45009, 2..=3), (89506, 1..=1)]
     {
@@ -175,7 +175,7 @@ async fn a_collector_that_is_refused_is_asked_less_and_less_and_holds_nothing_el
 }
 
 #[tokio::test]
-async fn a_collector_that_is_granted_again_collects_within_five_minutes() {
+async fn collector_recovers_within_five_minutes_of_permission() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.refuse(Endpoint::GetKfList, Fault::Errcode(48001));
     for _ in 0..20 {
@@ -192,7 +192,7 @@ async fn a_collector_that_is_granted_again_collects_within_five_minutes() {
 }
 
 #[tokio::test]
-async fn collectors_ask_nothing_while_polls_are_held_because_every_call_would_fail() {
+async fn collectors_pause_while_official_account_backs_off() {
     let (poll, token) = (Endpoint::GetSessionList, Endpoint::StableToken);
     for (endpoint, code) in [(poll, 40164), (poll, 89507), (token, 40013), (token, 40243)] {
         let rehearsal = Rehearsal::new().await;
@@ -204,7 +204,7 @@ async fn collectors_ask_nothing_while_polls_are_held_because_every_call_would_fa
 }
 
 #[tokio::test]
-async fn collectors_go_on_when_getsessionlist_alone_is_held_back() {
+async fn collectors_continue_while_only_getsessionlist_backs_off() {
     for code in [45009, 45011, 65400, 65402, -1] {
         let rehearsal = Rehearsal::new().await;
         rehearsal.refuse(Endpoint::GetSessionList, Fault::Errcode(code));
@@ -214,7 +214,7 @@ async fn collectors_go_on_when_getsessionlist_alone_is_held_back() {
 }
 
 #[tokio::test]
-async fn what_was_collected_last_stays_on_show_with_its_time() {
+async fn last_collected_values_stay_visible_with_their_time() {
     let rehearsal = Rehearsal::new().await;
     assert!(rehearsal.metrics("collector=").is_empty(), "absent until known");
     assert_eq!(rehearsal.collect_all().await, ["ok"; 4]);
@@ -233,7 +233,7 @@ async fn what_was_collected_last_stays_on_show_with_its_time() {
 }
 
 #[tokio::test]
-async fn what_is_collected_is_shown_for_each_account_and_vanishes_with_it() {
+async fn collected_values_vanish_with_their_account() {
     let rehearsal = Rehearsal::new().await;
     let control = rehearsal.control();
     control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
@@ -274,7 +274,7 @@ async fn what_is_collected_is_shown_for_each_account_and_vanishes_with_it() {
 }
 
 #[tokio::test]
-async fn who_waits_and_what_is_left_of_the_quota_is_shown() {
+async fn waiting_customers_and_remaining_quota_are_exported() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.collect_all().await;
     let waiting = "wechat_kf_waiting";
@@ -299,7 +299,7 @@ async fn who_waits_and_what_is_left_of_the_quota_is_shown() {
 }
 
 #[tokio::test]
-async fn a_call_that_hangs_is_given_up() {
+async fn hanging_collector_call_times_out() {
     let scenario = Scenario { ledger: false, ..quiet(&[("shop", 3)]) };
     let rehearsal = Rehearsal::of(scenario, Duration::from_millis(300)).await;
     rehearsal.refuse(Endpoint::GetWaitCase, Fault::Hang);
@@ -307,7 +307,7 @@ async fn a_call_that_hangs_is_given_up() {
 }
 
 #[test]
-fn each_call_is_made_at_the_start_and_then_at_its_interval_and_for_nobody_who_looks() {
+fn collectors_call_at_start_and_intervals_only() {
     let wechat = WeChat::play(quiet(&[("shop", 2), ("branch", 1)]));
     let begun = Instant::now();
     let daemon = Home::watching(&wechat, "").set("KFWATCH__COLLECTORS__ONLINE", "10s").daemon();
@@ -330,7 +330,7 @@ fn each_call_is_made_at_the_start_and_then_at_its_interval_and_for_nobody_who_lo
 }
 
 #[test]
-fn hundreds_of_official_accounts_are_each_asked_once_though_one_of_them_hangs() {
+fn hanging_official_account_delays_no_other_collection() {
     let scenario = Scenario::load(300, 1, 1, 0.0);
     let hanging = Some(scenario.official_accounts[7].name.clone());
     let wechat = WeChat::play(scenario);
@@ -354,7 +354,7 @@ fn hundreds_of_official_accounts_are_each_asked_once_though_one_of_them_hangs() 
 }
 
 #[test]
-fn a_list_that_found_wechat_busy_is_asked_for_again_before_its_interval() {
+fn busy_kf_list_is_retried_before_its_interval() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(FaultRule {
         endpoint: Some(Endpoint::GetKfList),
@@ -368,7 +368,7 @@ fn a_list_that_found_wechat_busy_is_asked_for_again_before_its_interval() {
 }
 
 #[test]
-fn official_accounts_that_hang_leave_the_others_their_turns() {
+fn hanging_official_accounts_leave_collector_slots_to_others() {
     let scenario = Scenario::load(300, 1, 1, 0.0);
     let wechat = WeChat::play(scenario.clone());
     let control = wechat.control();
@@ -393,7 +393,7 @@ fn official_accounts_that_hang_leave_the_others_their_turns() {
 }
 
 #[test]
-fn collectors_that_are_off_call_nobody() {
+fn disabled_collectors_make_no_calls() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let daemon = Home::watching(&wechat, "").without_collectors().daemon();
     polled(&daemon, 4.0);
@@ -402,7 +402,7 @@ fn collectors_that_are_off_call_nobody() {
 }
 
 #[test]
-fn a_refused_collector_is_told_once_with_a_remedy_and_polls_go_on() {
+fn refused_collector_is_logged_once_with_remedy() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let refused = |endpoint| FaultRule { endpoint: Some(endpoint), ..FaultRule::new(Fault::Errcode(48001)) };
     wechat.control().inject(refused(Endpoint::GetKfList));
@@ -417,7 +417,7 @@ fn a_refused_collector_is_told_once_with_a_remedy_and_polls_go_on() {
 }
 
 #[test]
-fn a_drain_waits_for_no_collection_that_hangs_longer_than_its_share() {
+fn drain_waits_for_hanging_collection_only_briefly() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let hangs = FaultRule { endpoint: Some(Endpoint::GetWaitCase), ..FaultRule::new(Fault::Hang) };
     wechat.control().inject(hangs);
@@ -430,7 +430,7 @@ fn a_drain_waits_for_no_collection_that_hangs_longer_than_its_share() {
 }
 
 #[test]
-fn the_page_shows_what_is_collected() {
+fn status_page_shows_collected_values() {
     let mut scenario = quiet(&[("shop", 2)]);
     scenario.official_accounts[0].kf_accounts[0].nickname = Some("<Wang>".to_owned());
     scenario.official_accounts[0].kf_accounts[1].state = KfState::UnboundRejected;

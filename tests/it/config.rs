@@ -135,7 +135,7 @@ fn nats(keys: &str) -> NatsOptions {
 }
 
 #[test]
-fn servers_of_nats_are_one_or_several_and_encrypted_unless_on_this_machine_or_allowed() {
+fn nats_servers_are_encrypted_unless_local_or_allowed() {
     let servers = |keys: &str| nats(keys).servers();
     assert_eq!(
         servers("url = \"tls://a.example, tls://b.example:4223\""),
@@ -149,7 +149,7 @@ fn servers_of_nats_are_one_or_several_and_encrypted_unless_on_this_machine_or_al
 }
 
 #[test]
-fn there_are_four_ways_to_log_in_to_nats() {
+fn four_nats_logins_are_accepted() {
     let login = |keys: &str| format!("{:?}", nats(keys).login);
     assert_eq!(login(""), "None");
     let dir = dir_with(&[
@@ -169,7 +169,7 @@ fn there_are_four_ways_to_log_in_to_nats() {
 }
 
 #[test]
-fn nothing_secret_of_nats_is_in_a_message_or_in_debug_output() {
+fn nats_secrets_are_in_no_message_or_debug_output() {
     let seed = nkeys::KeyPair::new_user().seed().unwrap();
     let nats = |keys: &str| format!("[[sinks]]\nname = \"bus\"\ntype = \"nats\"\n{keys}\n{OFFICIAL_ACCOUNT}");
     let url = "url = \"tls://nats.example\"";
@@ -212,7 +212,7 @@ fn a_collector_can_be_turned_off() {
 }
 
 #[test]
-fn the_example_shows_the_sink_that_there_is_without_any() {
+fn example_shows_the_default_sink() {
     let text = example_with_optional_parts(&["secret_env = ", "secret = ", "include = ", "ca_file = "]);
     let branch = text.find("# An official account of which").unwrap();
     let sinks = text.find("# Where events go.").unwrap();
@@ -230,7 +230,7 @@ fn comments(text: &str, kind: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_bad_file_gets_the_message_that_it_expects() {
+fn each_bad_file_gets_its_expected_message() {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(BAD_FILES).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
@@ -254,7 +254,7 @@ fn each_bad_file_gets_the_message_that_it_expects() {
 }
 
 #[test]
-fn no_secret_is_in_a_message_or_in_debug_output() {
+fn secrets_are_in_no_message_or_debug_output() {
     let secret = "s3cret-that-must-not-show";
     for token in [
         format!("secret = \"{secret}"),
@@ -292,7 +292,7 @@ fn no_secret_is_in_a_message_or_in_debug_output() {
 }
 
 #[test]
-fn nothing_secret_of_a_webhook_is_in_a_message_or_in_debug_output() {
+fn webhook_secrets_are_in_no_message_or_debug_output() {
     let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let webhook =
         |keys: &str| format!("[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\n{keys}\n{OFFICIAL_ACCOUNT}");
@@ -319,7 +319,7 @@ fn nothing_secret_of_a_webhook_is_in_a_message_or_in_debug_output() {
 }
 
 #[test]
-fn a_webhook_without_a_key_is_warned_of() {
+fn webhook_without_secret_causes_warning() {
     let webhook = "[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\nurl = \"https://crm.example/kf\"\n";
     let warnings = load(&format!("{webhook}{OFFICIAL_ACCOUNT}")).unwrap().warnings;
     let expected =
@@ -354,7 +354,7 @@ fn variables_override_the_file() {
 }
 
 #[test]
-fn included_official_accounts_follow_in_the_order_of_the_file_names() {
+fn included_official_accounts_are_ordered_by_file_name() {
     let account = |name: &str, n: u8| {
         OFFICIAL_ACCOUNT
             .replace("shop", name)
@@ -374,7 +374,7 @@ fn included_official_accounts_follow_in_the_order_of_the_file_names() {
 }
 
 #[test]
-fn mistakes_of_all_files_are_told_in_the_order_of_files_and_lines() {
+fn mistakes_are_reported_in_order_of_files_and_lines() {
     let dir = dir_with(&[
         (
             "config.toml",
@@ -412,7 +412,7 @@ fn ten_thousand_official_accounts_can_be_included() {
 }
 
 #[test]
-fn an_official_account_has_its_own_schedule_or_that_of_poll() {
+fn official_account_inherits_schedule_of_poll() {
     let own = OFFICIAL_ACCOUNT
         .replace("shop", "own")
         .replace("wx0", "wx1")
@@ -425,7 +425,7 @@ fn an_official_account_has_its_own_schedule_or_that_of_poll() {
 }
 
 #[test]
-fn one_duration_is_the_first_wait_and_the_longest() {
+fn single_backoff_duration_sets_both_bounds() {
     let text = format!("[backoff]\nbusy = \"30s\"\nunbound = [\"10s\", \"24h\"]\n{OFFICIAL_ACCOUNT}");
     let holds = load(&text).unwrap().config.backoff_policy;
     let wait = |first, longest| {
@@ -452,7 +452,7 @@ fn paths_are_relative_to_the_main_file() {
 }
 
 #[test]
-fn plain_http_is_for_this_machine_unless_allowed() {
+fn plain_http_is_local_unless_allowed() {
     for (url, allow_insecure) in [
         ("http://127.0.0.1:8080", false),
         ("http://[::1]:8080/wechat", false),
@@ -465,7 +465,7 @@ fn plain_http_is_for_this_machine_unless_allowed() {
 }
 
 #[test]
-fn secrets_that_others_can_read_are_warned_of_once() {
+fn readable_secret_files_cause_one_warning() {
     let second = OFFICIAL_ACCOUNT.replace("shop", "second").replace("wx0", "wx1");
     let text = (OFFICIAL_ACCOUNT.to_owned() + &second)
         .replace("secret = \"s3cret\"", "secret_file = \"shop.secret\"");
@@ -481,14 +481,14 @@ fn secrets_that_others_can_read_are_warned_of_once() {
 }
 
 #[test]
-fn listening_beyond_this_machine_is_warned_of() {
+fn non_loopback_listen_address_causes_warning() {
     let text = format!("[web]\nlisten = [\"127.0.0.1:9877\", \"0.0.0.0:9878\"]\n{OFFICIAL_ACCOUNT}");
     let warning = "web.listen: 0.0.0.0:9878 can be reached from other machines, without authentication";
     assert_eq!(load(&text).unwrap().warnings, [warning]);
 }
 
 #[test]
-fn an_official_account_has_its_own_limit_or_that_of_poll() {
+fn official_account_inherits_rate_limit_of_poll() {
     let own = OFFICIAL_ACCOUNT
         .replace("shop", "own")
         .replace("wx0", "wx1")
@@ -506,7 +506,7 @@ fn an_official_account_has_its_own_limit_or_that_of_poll() {
 }
 
 #[test]
-fn schedules_that_ask_for_more_than_the_limit_are_warned_of() {
+fn schedule_beyond_rate_limit_causes_warning() {
     let warnings = |schedule: &str, limit: u32, accounts: &str| {
         let poll =
             format!("[poll]\nschedule = \"{schedule}\"\nmax_requests_per_minute = {limit}\n{accounts}");
@@ -534,7 +534,7 @@ fn schedules_that_ask_for_more_than_the_limit_are_warned_of() {
 }
 
 #[test]
-fn a_file_that_is_not_there_or_not_text_is_told_as_such() {
+fn missing_or_binary_file_is_reported() {
     let dir = dir_with(&[]);
     let path = dir.path().join("config.toml");
     let message = || load_in(&dir, &[]).unwrap_err().to_string();
@@ -544,7 +544,7 @@ fn a_file_that_is_not_there_or_not_text_is_told_as_such() {
 }
 
 #[test]
-fn what_goes_beyond_a_limit_is_refused() {
+fn values_beyond_limits_are_refused() {
     let numbered = |count: usize, text: &str| {
         (0..count).map(|n| text.replace("{n}", &n.to_string())).collect::<String>()
     };

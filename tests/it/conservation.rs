@@ -40,7 +40,7 @@ fn ids_follow_the_published_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_session_that_was_seen_has_one_start_and_every_one_that_vanished_one_true_end() {
+async fn every_observed_session_has_one_start_and_one_true_end() {
     const SESSIONS: usize = 3_000;
 
     let simulator = Simulator::start(troubled_world(), LOOPBACK).await.unwrap();
@@ -76,7 +76,7 @@ async fn every_session_that_was_seen_has_one_start_and_every_one_that_vanished_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whenever_it_is_killed_no_event_is_lost_and_none_is_committed_twice() {
+async fn killed_daemon_loses_and_repeats_no_event() {
     let rounds = kill_rounds();
     let mut moments = fastrand::Rng::with_seed(11);
     let scenario = Scenario {
@@ -211,7 +211,7 @@ fn assert_delivered_at_least_once(delivered: &[Event], log: &[Event]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_ended_while_the_daemon_was_down_is_told_by_the_first_poll_with_the_honest_interval() {
+async fn sessions_that_ended_during_downtime_get_honest_interval() {
     let shop = Shop::open().await;
     shop.arrive("oFirst");
     shop.arrive("oSecond");
@@ -235,7 +235,7 @@ async fn what_ended_while_the_daemon_was_down_is_told_by_the_first_poll_with_the
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_known_is_shown_again_before_the_first_answer() {
+async fn restart_restores_gauges_before_first_answer() {
     let shop = Shop::open().await;
     shop.arrive("oFirst");
     let daemon = Process::start_ready(&shop.site.config());
@@ -259,7 +259,7 @@ async fn what_was_known_is_shown_again_before_the_first_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kf_account_that_is_removed_ends_nothing_and_is_compared_when_it_comes_back() {
+async fn removed_kf_account_ends_no_session_and_resumes_later() {
     let shop = Shop::open().await;
     shop.arrive("oFirst");
     shop.arrive("oSecond");
@@ -303,7 +303,7 @@ async fn a_kf_account_that_is_removed_ends_nothing_and_is_compared_when_it_comes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_stops_the_snapshots_and_loses_nothing() {
+async fn full_disk_freezes_snapshots_and_loses_nothing() {
     let Some(disk) = SmallDisk::mount(2) else { return };
     let shop = Shop::open_at(Site::with_store_in(disk.path())).await;
     shop.arrive("oFirst");
@@ -365,7 +365,7 @@ async fn a_full_disk_stops_the_snapshots_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_daemon_on_the_same_store_is_told_who_holds_it() {
+async fn second_daemon_names_owner_of_the_store() {
     let shop = Shop::open().await;
     let daemon = Process::start_ready(&shop.site.config());
     let second = Process::start(&shop.site.config()).ended();

@@ -69,7 +69,7 @@ fn ask_for_all_places(wechat: &WeChat, home: &Home) -> ((String, UnixStream), [(
 }
 
 #[test]
-fn a_poll_beside_a_running_daemon_is_made_by_it_and_commits_nothing() {
+fn poll_command_runs_in_daemon_and_commits_nothing() {
     let wechat = WeChat::play(quiet(&[("shop", 2), ("branch", 1)]));
     wechat.control().open_session(&appid(0), "kf1@shop", "oA", Some(1_700_000_000)).unwrap();
     let (home, daemon) = idle(&wechat);
@@ -101,7 +101,7 @@ fn a_poll_beside_a_running_daemon_is_made_by_it_and_commits_nothing() {
 }
 
 #[test]
-fn however_many_polls_are_asked_for_an_account_has_one_in_flight() {
+fn concurrent_poll_commands_keep_one_poll_in_flight() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Slow(Duration::from_millis(300))));
     let home = Home::watching(&wechat, "");
@@ -116,7 +116,7 @@ fn however_many_polls_are_asked_for_an_account_has_one_in_flight() {
 }
 
 #[test]
-fn more_commands_than_can_wait_are_refused() {
+fn commands_beyond_queue_are_refused() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
@@ -133,7 +133,7 @@ fn more_commands_than_can_wait_are_refused() {
 }
 
 #[test]
-fn a_look_at_sinks_waits_for_no_poll_and_who_no_longer_waits_leaves_a_place() {
+fn sinks_command_skips_poll_queue_and_abandoned_command_frees_slot() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
@@ -147,7 +147,7 @@ fn a_look_at_sinks_waits_for_no_poll_and_who_no_longer_waits_leaves_a_place() {
 }
 
 #[test]
-fn a_command_that_is_interrupted_keeps_no_account_claimed() {
+fn interrupted_poll_command_releases_its_guards() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let control = wechat.control();
     let (home, _daemon) = idle(&wechat);
@@ -162,7 +162,7 @@ fn a_command_that_is_interrupted_keeps_no_account_claimed() {
 }
 
 #[test]
-fn a_reader_that_stands_still_is_given_up_and_the_next_command_is_carried_out() {
+fn stalled_reader_is_dropped_and_next_command_runs() {
     // More rows than the buffers on the way hold.
     let wechat = WeChat::play(quiet(&[("shop", 1000), ("branch", 1000), ("stall", 1000)]));
     let (home, daemon) = idle(&wechat);
@@ -176,7 +176,7 @@ fn a_reader_that_stands_still_is_given_up_and_the_next_command_is_carried_out() 
 }
 
 #[test]
-fn a_poll_by_hand_asks_what_is_held_back_and_a_success_ends_the_hold() {
+fn poll_command_ignores_backoff_and_success_ends_it() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let control = wechat.control();
     control.refuse_address(&appid(0)).unwrap();
@@ -194,7 +194,7 @@ fn a_poll_by_hand_asks_what_is_held_back_and_a_success_ends_the_hold() {
 }
 
 #[test]
-fn the_socket_is_private_gone_after_a_drain_and_replaced_after_a_crash() {
+fn control_socket_is_private_removed_and_replaced() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let (home, daemon) = idle(&wechat);
     let metadata = fs::symlink_metadata(socket(&home)).unwrap();
@@ -218,7 +218,7 @@ fn the_socket_is_private_gone_after_a_drain_and_replaced_after_a_crash() {
 }
 
 #[test]
-fn a_command_that_is_under_way_is_told_of_the_drain() {
+fn running_command_reports_drain() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
     let (home, daemon) = idle(&wechat);
@@ -232,7 +232,7 @@ fn a_command_that_is_under_way_is_told_of_the_drain() {
 }
 
 #[test]
-fn a_daemon_that_does_not_answer_is_named_with_what_to_do() {
+fn unresponsive_daemon_is_reported_with_remedy() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let (home, daemon) = idle(&wechat);
     fs::remove_file(socket(&home)).unwrap();
@@ -253,7 +253,7 @@ fn a_daemon_that_does_not_answer_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_path_too_long_for_a_socket_costs_the_socket_and_not_the_daemon() {
+fn too_long_socket_path_disables_socket_only() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let store = format!("{}.db", "k".repeat(120));
     let home = Home::watching(&wechat, "").set("KFWATCH__STORE__PATH", &store);
@@ -266,7 +266,7 @@ fn a_path_too_long_for_a_socket_costs_the_socket_and_not_the_daemon() {
 }
 
 #[test]
-fn garbage_on_the_socket_does_the_daemon_no_harm() {
+fn garbage_on_control_socket_is_harmless() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let (home, mut daemon) = idle(&wechat);
     let header =
@@ -293,7 +293,7 @@ fn garbage_on_the_socket_does_the_daemon_no_harm() {
 }
 
 #[test]
-fn a_configuration_with_other_accounts_than_the_daemons_is_noted() {
+fn differing_configuration_is_noted() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let (home, _daemon) = idle(&wechat);
     let text = fs::read_to_string(home.path("config.toml")).unwrap();
@@ -318,7 +318,7 @@ fn from<'a>(ended: &'a Ended, begin: &str) -> &'a str {
 }
 
 #[test]
-fn a_check_of_a_good_site_shows_everything_and_exits_with_0() {
+fn check_of_valid_setup_exits_with_0() {
     let wechat = WeChat::play(quiet(&[("shop", 2), ("branch", 1)]));
     wechat.control().open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
     let ended = check(&wechat, "");
@@ -334,7 +334,7 @@ fn a_check_of_a_good_site_shows_everything_and_exits_with_0() {
 }
 
 #[test]
-fn a_check_calls_each_account_once_and_nothing_that_changes_anything() {
+fn check_makes_one_read_only_call_per_account() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     assert_eq!(check(&wechat, "").code, Some(0));
     let requests = Endpoint::ALL.map(|endpoint| (endpoint, wechat.control().requests(endpoint)));
@@ -353,7 +353,7 @@ fn a_check_calls_each_account_once_and_nothing_that_changes_anything() {
 }
 
 #[test]
-fn a_check_beside_a_running_daemon_uses_its_token() {
+fn check_uses_token_of_running_daemon() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let (home, daemon) = idle(&wechat);
     for _ in 0..2 {
@@ -374,7 +374,7 @@ fn a_check_beside_a_running_daemon_uses_its_token() {
 }
 
 #[test]
-fn an_unbound_account_needs_a_human_and_its_remedy_is_told_in_both_languages() {
+fn check_reports_unbound_account_with_remedy_in_both_languages() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     for kf_account in ["kf1@shop", "kf3@shop"] {
         wechat.control().set_kf_state(&appid(0), kf_account, KfState::Unbound).unwrap();
@@ -400,7 +400,7 @@ fn an_unbound_account_needs_a_human_and_its_remedy_is_told_in_both_languages() {
 }
 
 #[test]
-fn an_official_account_without_a_token_is_one_problem_whatever_it_has_of_kf_accounts() {
+fn check_reports_missing_token_once_per_official_account() {
     let refused = |wechat: &WeChat, ended: Ended, code: &str, remedy: &str| {
         assert_eq!(ended.code, Some(69), "{ended:?}");
         let list = from(&ended, "What to fix:\n");
@@ -423,7 +423,7 @@ fn an_official_account_without_a_token_is_one_problem_whatever_it_has_of_kf_acco
 }
 
 #[test]
-fn what_is_not_granted_is_a_note_unless_polls_need_it() {
+fn check_notes_missing_permissions_that_polls_do_not_need() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     wechat.control().inject(fault(Endpoint::GetWaitCase, Fault::Errcode(48001)));
     let ended = check(&wechat, "");
@@ -444,7 +444,7 @@ fn what_is_not_granted_is_a_note_unless_polls_need_it() {
 }
 
 #[test]
-fn a_busy_answer_alone_is_no_humans_business() {
+fn check_ignores_single_busy_answer() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Errcode(-1)));
     let ended = check(&wechat, "");
@@ -459,7 +459,7 @@ fn a_busy_answer_alone_is_no_humans_business() {
 }
 
 #[test]
-fn a_quota_that_is_too_small_needs_a_human() {
+fn check_reports_insufficient_quota() {
     let mut scenario: Scenario = quiet(&[("shop", 1)]);
     scenario.official_accounts[0].session_lists_per_day = 80_000;
     let ended = check(&WeChat::play(scenario), "");
@@ -484,7 +484,7 @@ fn discovering(wechat: &WeChat) -> Home {
 }
 
 #[test]
-fn a_void_token_of_somebody_else_is_one_problem_for_a_human() {
+fn check_reports_invalid_external_token_once() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let own = format!("source = \"stable\"\nsecret = \"{}\"", secret(0));
     let home = edited(&wechat, &own, "source = \"file\"\npath = \"shop.token\"");
@@ -497,7 +497,7 @@ fn a_void_token_of_somebody_else_is_one_problem_for_a_human() {
 }
 
 #[test]
-fn the_empty_page_that_wrong_credentials_get_needs_a_human() {
+fn check_reports_empty_page_of_wrong_credentials() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::StableToken, Fault::EmptyGbkBody));
     let ended = check(&wechat, "");
@@ -507,7 +507,7 @@ fn the_empty_page_that_wrong_credentials_get_needs_a_human() {
 }
 
 #[test]
-fn a_poll_without_a_daemon_asks_whom_the_patterns_find() {
+fn poll_without_daemon_resolves_patterns() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let home = discovering(&wechat);
     let ended = home.run("poll --format json");
@@ -531,7 +531,7 @@ fn a_poll_without_a_daemon_asks_whom_the_patterns_find() {
 }
 
 #[test]
-fn a_list_that_patterns_need_and_that_is_refused_is_what_to_fix() {
+fn refused_kf_list_of_patterns_is_reported() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     wechat.control().inject(fault(Endpoint::GetKfList, Fault::Errcode(48001)));
     let home = discovering(&wechat);
@@ -544,7 +544,7 @@ fn a_list_that_patterns_need_and_that_is_refused_is_what_to_fix() {
 }
 
 #[test]
-fn a_wrong_clock_is_told_once_for_all_official_accounts() {
+fn check_reports_clock_skew_once() {
     let wechat = WeChat::play(quiet(&[("shop", 1), ("branch", 1)]));
     wechat.control().set_date_skew(jiff::SignedDuration::from_secs(-300));
     let ended = check(&wechat, "");
@@ -554,7 +554,7 @@ fn a_wrong_clock_is_told_once_for_all_official_accounts() {
 }
 
 #[test]
-fn the_token_is_shown_nowhere() {
+fn check_shows_no_token() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let (home, daemon) = idle(&wechat);
     let shown: String = ["poll", "poll --format json", "check --online", "check --online --format json"]

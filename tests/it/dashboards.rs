@@ -23,7 +23,7 @@ fn both_dashboards_keep_every_rule() {
 }
 
 #[test]
-fn every_rule_notices_when_it_is_broken_and_says_where() {
+fn every_dashboard_rule_detects_its_violation() {
     for (rule, check) in RULES {
         let breaks: Vec<_> = BREAKS.iter().filter(|(broken, ..)| broken == rule).collect();
         assert!(!breaks.is_empty(), "nothing breaks {rule}");
@@ -40,7 +40,7 @@ fn every_rule_notices_when_it_is_broken_and_says_where() {
 }
 
 #[test]
-fn every_alert_has_its_section_of_the_runbook_in_the_table_of_alerts() {
+fn alert_table_links_runbook_section_of_every_alert() {
     let sections = sections();
     let runbook = fs::read_to_string(repository("deploy/runbook.md")).unwrap();
     for (alert, section) in &sections {
@@ -57,7 +57,7 @@ fn every_alert_has_its_section_of_the_runbook_in_the_table_of_alerts() {
 }
 
 #[test]
-fn links_lead_to_sections_of_the_runbook_that_an_alert_has() {
+fn dashboard_links_lead_to_runbook_sections() {
     let sections: BTreeSet<String> = sections().into_values().collect();
     let mut found = 0;
     for board in boards() {
@@ -87,7 +87,7 @@ fn links_lead_to_sections_of_the_runbook_that_an_alert_has() {
 
 #[test]
 #[ignore = "needs grafana-foundation-sdk in the Python of KFWATCH_TEST_PYTHON; tests/run.sh runs it"]
-fn grafanas_own_types_read_the_dashboards_without_loss() {
+fn grafana_sdk_reads_dashboards_without_loss() {
     let read = python("dashboards.py")
         .arg(repository("deploy/grafana/provisioning"))
         .args(boards().iter().map(Board::path))

@@ -47,7 +47,7 @@ const CAST: [(&str, &str, &str, usize); 5] = [
 const MALL_A_DAY: u64 = 3 * 60 * 13;
 
 #[tokio::test]
-async fn a_day_with_a_trouble_at_every_hour_ends_with_the_truth() {
+async fn day_of_failures_yields_exactly_the_true_events() {
     let begun = Instant::now();
     let mut day = Day::begin().await;
     day.kf_accounts_are_unbound_and_one_is_bound_by_chance().await;

@@ -42,7 +42,7 @@ fn eventually_confirmed(receiver: &Receiver, events: usize) {
 }
 
 #[test]
-fn a_receiver_that_answers_410_gets_nothing_more_until_the_url_is_changed() {
+fn status_410_stops_sink_until_url_changes() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let receiver = Receiver::start();
     receiver.answer(|_| Answer::status(410));
@@ -73,7 +73,7 @@ fn a_receiver_that_answers_410_gets_nothing_more_until_the_url_is_changed() {
 }
 
 #[test]
-fn what_is_refused_becomes_a_dead_letter_after_five_attempts_while_other_kf_accounts_go_on() {
+fn refused_event_becomes_dead_letter_after_five_attempts() {
     let wechat = WeChat::play(quiet(&[("shop", 4)]));
     let receiver = Receiver::start();
     receiver.answer(|delivery| {
@@ -119,7 +119,7 @@ fn what_is_refused_becomes_a_dead_letter_after_five_attempts_while_other_kf_acco
 }
 
 #[test]
-fn thousands_of_events_behind_a_refused_one_hold_back_no_other_kf_account_and_come_in_order() {
+fn refused_event_delays_only_its_kf_account() {
     const WAITING: usize = 2_000;
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let mut receiver = Receiver::start();
@@ -164,7 +164,7 @@ fn thousands_of_events_behind_a_refused_one_hold_back_no_other_kf_account_and_co
 }
 
 #[test]
-fn an_event_that_is_damaged_in_the_log_becomes_a_dead_letter_and_holds_up_nobody() {
+fn damaged_event_becomes_dead_letter() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let mut receiver = Receiver::start();
     receiver.kill();
@@ -185,7 +185,7 @@ fn an_event_that_is_damaged_in_the_log_becomes_a_dead_letter_and_holds_up_nobody
 }
 
 #[test]
-fn redirects_are_not_followed_and_count_as_failures() {
+fn redirects_are_failures() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let (receiver, elsewhere) = (Receiver::start(), Receiver::start());
     let location = format!("Location: {}\r\n", elsewhere.url("kf"));
@@ -204,7 +204,7 @@ fn redirects_are_not_followed_and_count_as_failures() {
 }
 
 #[test]
-fn a_confirmation_counts_whatever_becomes_of_its_body() {
+fn acknowledgement_counts_whatever_its_body() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let receiver = Receiver::start();
     let mut answers = [Answer::Cut, Answer::Stall].into_iter();
@@ -220,7 +220,7 @@ fn a_confirmation_counts_whatever_becomes_of_its_body() {
 }
 
 #[test]
-fn a_ca_file_without_a_usable_certificate_is_refused_as_configuration() {
+fn ca_file_without_certificate_is_refused() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let home = home(&wechat, &crm("https://crm.example/kf", "ca_file = \"ca.pem\""));
     home.write("ca.pem", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
@@ -230,7 +230,7 @@ fn a_ca_file_without_a_usable_certificate_is_refused_as_configuration() {
 }
 
 #[test]
-fn while_a_key_is_exchanged_events_are_signed_with_both_and_headers_are_sent_along() {
+fn events_are_signed_with_both_keys_during_rotation() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let receiver = Receiver::start();
     open(&wechat.control(), "kf1@shop", "oA");
@@ -252,7 +252,7 @@ fn while_a_key_is_exchanged_events_are_signed_with_both_and_headers_are_sent_alo
 }
 
 #[test]
-fn no_secret_and_no_openid_is_logged_at_any_level() {
+fn delivery_logs_no_secret_and_no_openid() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let mut receiver = Receiver::start();
     let url = receiver.url("s3cret-path?key=s3cret-query").replace("://", "://s3cret-user:s3cret-word@");
@@ -288,7 +288,7 @@ fn no_secret_and_no_openid_is_logged_at_any_level() {
 }
 
 #[test]
-fn a_dead_receiver_holds_back_neither_polling_nor_other_sinks() {
+fn dead_receiver_delays_neither_polls_nor_other_sinks() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let receiver = Receiver::start();
     receiver.answer(|_| Answer::Hang);
@@ -309,7 +309,7 @@ fn a_dead_receiver_holds_back_neither_polling_nor_other_sinks() {
 }
 
 #[test]
-fn what_is_under_way_when_it_is_told_to_stop_is_finished_and_not_sent_again() {
+fn attempt_in_flight_is_finished_by_drain() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let receiver = Receiver::start();
     receiver.answer(|_| Answer::Slow(Duration::from_millis(800)));
@@ -327,7 +327,7 @@ fn what_is_under_way_when_it_is_told_to_stop_is_finished_and_not_sent_again() {
 }
 
 #[test]
-fn a_sink_gets_what_it_wants_and_its_cursor_passes_the_rest() {
+fn filtered_events_advance_the_cursor() {
     let wechat = WeChat::play(quiet(&[("shop", 1), ("branch", 1)]));
     let receiver = Receiver::start();
     let wants = "types = [\"ended\", \"kf.account.state_changed\"]\nofficial_accounts = [\"branch\"]";
@@ -352,7 +352,7 @@ fn a_sink_gets_what_it_wants_and_its_cursor_passes_the_rest() {
 }
 
 #[test]
-fn a_cloudevents_sdk_of_others_reads_what_is_posted() {
+fn rust_cloudevents_sdk_reads_posted_events() {
     let (receiver, delivery) = one_delivery();
     let event: cloudevents::Event = serde_json::from_slice(delivery.body.as_bytes()).unwrap();
     check_event(&delivery, |attribute| {
@@ -377,7 +377,7 @@ fn a_cloudevents_sdk_of_others_reads_what_is_posted() {
 
 #[test]
 #[ignore = "needs the Python package cloudevents; tests/run.sh runs it"]
-fn the_python_cloudevents_sdk_reads_what_is_posted() {
+fn python_cloudevents_sdk_reads_posted_events() {
     let (receiver, delivery) = one_delivery();
     #[expect(clippy::disallowed_methods, reason = "tests/run.sh says where Python is")]
     let python = std::env::var("KFWATCH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());

@@ -42,7 +42,7 @@ fn lists(control: &Control) -> u64 {
 }
 
 #[test]
-fn kf_accounts_come_and_go_with_the_list_and_no_list_that_fails_takes_them_away() {
+fn kf_accounts_follow_the_list_but_not_failed_lists() {
     let wechat = WeChat::play(quiet(&[("shop", 4)]));
     let control = wechat.control();
     let shop = appid(0);

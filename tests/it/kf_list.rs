@@ -229,7 +229,7 @@ fn invited(status: InvitationStatus, expires_at: Option<&str>) -> Binding {
 }
 
 #[tokio::test]
-async fn what_is_listed_and_matches_is_watched_from_the_next_tick() {
+async fn listed_match_is_polled_from_next_tick() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.open(2, "o-early");
     let mut listed: Vec<_> =
@@ -251,7 +251,7 @@ async fn what_is_listed_and_matches_is_watched_from_the_next_tick() {
 }
 
 #[tokio::test]
-async fn what_is_listed_no_more_vanishes_and_its_sessions_do_not_end() {
+async fn unlisted_kf_account_vanishes_without_ending_sessions() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[0, 1, 2]).await;
     rehearsal.open(1, "o-stays");
@@ -293,7 +293,7 @@ async fn a_list_without_anything_usable_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_list_with_an_entry_that_cannot_be_read_lets_nobody_go_and_takes_others_in() {
+async fn partly_readable_list_adds_but_never_removes() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1, 2]).await;
     let incomplete = |listed: &[usize]| KfList {
@@ -309,7 +309,7 @@ async fn a_list_with_an_entry_that_cannot_be_read_lets_nobody_go_and_takes_other
 }
 
 #[tokio::test]
-async fn what_was_said_of_a_named_account_is_forgotten_when_it_is_listed_no_more() {
+async fn named_account_loses_list_state_when_unlisted() {
     let rehearsal = Rehearsal::new().await;
     let known = || {
         let account = rehearsal.account(0);
@@ -327,7 +327,7 @@ async fn what_was_said_of_a_named_account_is_forgotten_when_it_is_listed_no_more
 }
 
 #[tokio::test]
-async fn what_the_store_refuses_is_found_with_the_next_list() {
+async fn failed_store_registration_is_retried_with_next_list() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1]).await;
     rehearsal.poll(&[1]).await;
@@ -343,7 +343,7 @@ async fn what_the_store_refuses_is_found_with_the_next_list() {
 }
 
 #[tokio::test]
-async fn no_more_are_watched_than_one_official_account_may_have() {
+async fn discovered_kf_accounts_are_limited_per_official_account() {
     let rehearsal = Rehearsal::with_most(3).await;
     rehearsal.list(&[3, 2, 1]).await;
     assert_eq!(rehearsal.watched(), [0, 3, 2]);
@@ -354,7 +354,7 @@ async fn no_more_are_watched_than_one_official_account_may_have() {
 }
 
 #[tokio::test]
-async fn a_poll_that_hangs_keeps_its_account_until_the_next_list() {
+async fn hanging_poll_keeps_its_account_until_next_list() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1, 2]).await;
     let hangs = rehearsal.account(1);
@@ -373,7 +373,7 @@ async fn a_poll_that_hangs_keeps_its_account_until_the_next_list() {
 }
 
 #[tokio::test]
-async fn an_account_that_left_is_polled_by_nobody_who_still_knows_it() {
+async fn removed_account_is_never_polled_again() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1]).await;
     let left = rehearsal.account(1);
@@ -409,7 +409,7 @@ fn watched_by(app: &App) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_discovered_are_watched_again_after_a_restart_without_waiting_for_a_list() {
+async fn restart_polls_discovered_accounts_before_any_list() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1, 2, 3]).await;
     rehearsal.open(2, "o-open");
@@ -443,7 +443,7 @@ async fn the_discovered_are_watched_again_after_a_restart_without_waiting_for_a_
 }
 
 #[tokio::test]
-async fn a_first_start_with_patterns_alone_watches_nobody_and_is_ready() {
+async fn first_start_with_patterns_is_ready_without_accounts() {
     let directory = tempfile::tempdir().unwrap();
     let app = restart(directory.path(), "wx0123456789abcdef", "kf_accounts = \"*\"\nexclude = \"a*\"").await;
     assert!(watched_by(&app).is_empty());
@@ -460,7 +460,7 @@ async fn a_first_start_with_patterns_alone_watches_nobody_and_is_ready() {
 }
 
 #[tokio::test]
-async fn unbound_by_the_list_is_told_before_any_poll_and_taken_over_by_the_poll() {
+async fn unbound_from_list_is_reported_before_any_poll() {
     let rehearsal = Rehearsal::new().await;
     let waiting = invited(InvitationStatus::Waiting, Some("2026-11-23T07:00:00Z"));
     rehearsal.set_state(1, KfState::Unbound);
@@ -490,7 +490,7 @@ async fn unbound_by_the_list_is_told_before_any_poll_and_taken_over_by_the_poll(
 }
 
 #[tokio::test]
-async fn unbound_by_the_list_is_taken_back_by_the_list_even_after_a_restart() {
+async fn unbound_from_list_is_cleared_by_list_after_restart() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list_with(&[(0, UNBOUND), (1, UNBOUND)]).await;
     rehearsal.list_with(&[(0, UNBOUND), (1, Binding::Bound)]).await;
@@ -511,7 +511,7 @@ async fn unbound_by_the_list_is_taken_back_by_the_list_even_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_what_the_list_knew_of_the_invitation() {
+async fn unbound_event_includes_invitation_state_of_list() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.poll(&[0]).await;
     rehearsal.list_with(&[(0, invited(InvitationStatus::Rejected, None)), (1, Binding::Bound)]).await;
@@ -529,7 +529,7 @@ async fn a_refusal_tells_what_the_list_knew_of_the_invitation() {
 }
 
 #[tokio::test]
-async fn a_customer_who_is_handed_over_is_told_as_transferred_whichever_is_polled_first() {
+async fn transfer_is_detected_in_either_poll_order() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1, 2]).await;
     rehearsal.open(1, "o-moves");
@@ -554,7 +554,7 @@ async fn a_customer_who_is_handed_over_is_told_as_transferred_whichever_is_polle
 }
 
 #[tokio::test]
-async fn a_customer_who_is_seen_at_two_places_at_once_came_from_the_first() {
+async fn customer_seen_twice_was_transferred_from_the_first() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1]).await;
     rehearsal.open(0, "o-both");
@@ -565,7 +565,7 @@ async fn a_customer_who_is_seen_at_two_places_at_once_came_from_the_first() {
 }
 
 #[tokio::test]
-async fn a_customer_of_a_baseline_or_who_left_long_ago_was_not_transferred() {
+async fn baseline_and_old_sessions_are_no_transfers() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1]).await;
     rehearsal.open(0, "o-a");
@@ -582,7 +582,7 @@ async fn a_customer_of_a_baseline_or_who_left_long_ago_was_not_transferred() {
 }
 
 #[tokio::test]
-async fn of_several_origins_it_is_the_one_that_listed_the_customer_last() {
+async fn transfer_origin_is_the_latest_listing() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1, 2]).await;
     rehearsal.open(0, "o-a");

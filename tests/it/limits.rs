@@ -87,7 +87,7 @@ impl Queued {
 }
 
 #[tokio::test]
-async fn a_lane_that_has_to_wait_takes_no_worker_and_holds_up_no_other_lane() {
+async fn waiting_lane_occupies_no_worker() {
     let queued = Queued::new(&[Some(1), None, Some(1)], 3, 16);
     queued.tick();
     let taken: Vec<Job> = std::iter::from_fn(|| queued.take()).collect();
@@ -103,7 +103,7 @@ async fn a_lane_that_has_to_wait_takes_no_worker_and_holds_up_no_other_lane() {
 }
 
 #[tokio::test]
-async fn polls_wait_to_get_on_while_one_is_in_flight_or_could_be() {
+async fn progress_is_expected_only_while_polls_can_run() {
     let queued = Queued::new(&[Some(60)], 2, 16);
     let work = |finished, waits| assert_eq!(queued.queue.work(), Work { finished, waits });
     work(0, false);
@@ -121,7 +121,7 @@ async fn polls_wait_to_get_on_while_one_is_in_flight_or_could_be() {
 }
 
 #[tokio::test]
-async fn workers_that_hang_leave_the_rest_of_the_lane_to_the_others() {
+async fn hanging_workers_leave_remaining_jobs_to_others() {
     let queued = Queued::new(&[Some(6_000)], 15, 16);
     queued.tick();
     let workers = (0..15).map(|_| queued.queue.next());
@@ -136,7 +136,7 @@ async fn workers_that_hang_leave_the_rest_of_the_lane_to_the_others() {
 }
 
 #[tokio::test]
-async fn jobs_that_wait_for_their_limit_are_all_taken_in_turn() {
+async fn rate_limited_jobs_run_in_order() {
     let queued = Queued::new(&[Some(6_000), Some(3_000)], 15, 16);
     queued.tick();
     let mut taken = BTreeMap::<usize, Vec<String>>::new();
@@ -172,7 +172,7 @@ fn overruns(daemon: &Process, official_account: &str, kf_account: &str) -> f64 {
 }
 
 #[test]
-fn the_limit_of_one_official_account_is_kept_shared_fairly_and_not_noticed_by_another() {
+fn rate_limit_is_fair_and_isolated_per_official_account() {
     let wechat = WeChat::play(quiet(&[("shop", 20), ("free", 3)]));
     let control = wechat.control();
     let home = Home::watching(&wechat, "");

@@ -81,7 +81,7 @@ const SOMETIMES: [&str; 2] =
 const NEVER: &str = "0 0 0 29 2 *";
 
 #[test]
-fn every_documented_family_is_there_with_its_type_and_labels() {
+fn every_documented_family_is_exported_with_type_and_labels() {
     let (_wechat, daemon) = lively();
     let page = Page::of(&daemon);
     for (name, kind, labels) in ALWAYS {
@@ -105,7 +105,7 @@ fn every_documented_family_is_there_with_its_type_and_labels() {
 }
 
 #[test]
-fn no_family_and_no_series_stands_on_the_page_twice() {
+fn no_family_or_series_is_exported_twice() {
     let (_wechat, daemon) = lively();
     // Reading the page checks it.
     let page = Page::of(&daemon);
@@ -113,7 +113,7 @@ fn no_family_and_no_series_stands_on_the_page_twice() {
 }
 
 #[test]
-fn what_is_known_from_the_start_is_there_at_zero_and_what_is_not_known_is_absent() {
+fn known_series_start_at_zero_and_unknown_are_absent() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", NEVER).without_collectors();
     let daemon = home.daemon();
@@ -169,7 +169,7 @@ fn what_is_known_from_the_start_is_there_at_zero_and_what_is_not_known_is_absent
 }
 
 #[test]
-fn an_account_that_only_fails_is_blind_until_it_answers_again() {
+fn failing_account_is_blind_until_it_answers() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let failing = Some("kf1@shop".to_owned());
     wechat.control().inject(FaultRule { kf_account: failing, ..FaultRule::new(Fault::Errcode(-1)) });
@@ -186,7 +186,7 @@ fn an_account_that_only_fails_is_blind_until_it_answers_again() {
 }
 
 #[test]
-fn whether_a_token_was_to_be_had_is_told_of_each_official_account() {
+fn token_success_is_exported_per_official_account() {
     let wechat = WeChat::play(quiet(&[("shop", 1), ("branch", 1)]));
     let refused = Some("shop".to_owned());
     wechat.control().inject(FaultRule { official_account: refused, ..FaultRule::new(Fault::Errcode(40164)) });
@@ -204,7 +204,7 @@ fn whether_a_token_was_to_be_had_is_told_of_each_official_account() {
 }
 
 #[test]
-fn the_page_names_its_format_and_is_compressed_for_who_asks() {
+fn metrics_page_has_content_type_and_compression() {
     let wechat = WeChat::play(quiet(&[("shop", 20)]));
     let daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", NEVER).daemon();
     let plain = daemon.get("/metrics");
@@ -218,7 +218,7 @@ fn the_page_names_its_format_and_is_compressed_for_who_asks() {
 }
 
 #[test]
-fn accounts_whose_label_values_read_alike_in_a_row_stay_apart() {
+fn ambiguous_label_values_stay_distinct() {
     let mut scenario = quiet(&[("shop", 1), ("shopk", 1)]);
     // "shop" + "kf1@x" and "shopk" + "f1@x".
     scenario.official_accounts[0].wechat_id = "x".to_owned();
@@ -247,7 +247,7 @@ fn label_values_are_escaped() {
 }
 
 #[test]
-fn without_series_per_account_there_are_sums() {
+fn aggregated_detail_exports_sums() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     let control = wechat.control();
     control.open_session(&appid(0), "kf1@shop", "oA", Some(1_700_000_002)).unwrap();
@@ -266,7 +266,7 @@ fn without_series_per_account_there_are_sums() {
 
 #[test]
 #[ignore = "needs promtool; tests/run.sh runs it"]
-fn promtool_has_nothing_to_complain_about() {
+fn promtool_accepts_the_page() {
     let (_wechat, daemon) = lively();
     let checked = piped("promtool", &["check", "metrics"], &daemon.get("/metrics").body);
     assert_eq!((checked.stderr, checked.code), (String::new(), Some(0)));

@@ -56,14 +56,14 @@ fn assert_published(received: &[Received], log: &EventLog) -> usize {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn within_the_duplicate_window_every_event_is_stored_once_whoever_is_killed() {
+fn events_are_stored_once_within_duplicate_window() {
     let again = deliver_among_kills(5, Duration::from_secs(3600));
     assert_eq!(again, 0, "the stream drops what it has");
 }
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn beyond_the_duplicate_window_events_come_again_unchanged_and_none_is_lost() {
+fn events_repeat_unchanged_beyond_duplicate_window() {
     let again = deliver_among_kills(7, Duration::from_millis(100));
     assert!(again > 0, "too little happened");
 }
@@ -132,7 +132,7 @@ fn freeze(server: &Server, daemon: &Process, random: &mut fastrand::Rng) {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_missing_stream_is_told_with_the_command_that_creates_it_and_delivery_goes_on_by_itself() {
+fn missing_stream_is_logged_with_remedy_and_delivery_recovers() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let server = Server::start();
     let home = home(&wechat, &bus(&server, ""));
@@ -155,7 +155,7 @@ fn a_missing_stream_is_told_with_the_command_that_creates_it_and_delivery_goes_o
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_server_without_jetstream_is_told_as_such() {
+fn server_without_jetstream_is_logged() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let server = Server::bare(|_| String::new());
     let home = home(&wechat, &bus(&server, ""));
@@ -169,7 +169,7 @@ fn a_server_without_jetstream_is_told_as_such() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_server_that_is_away_from_the_start_and_for_long_is_pending_events_and_nothing_else() {
+fn unreachable_server_only_leaves_events_pending() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let mut server = Server::start();
     server.anyone().create_stream();
@@ -203,7 +203,7 @@ fn a_server_that_is_away_from_the_start_and_for_long_is_pending_events_and_nothi
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_server_that_hangs_costs_a_timeout_and_is_found_again_when_it_goes_on() {
+fn hanging_server_times_out_and_recovers() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let server = Server::start();
     server.anyone().create_stream();
@@ -226,7 +226,7 @@ fn a_server_that_hangs_costs_a_timeout_and_is_found_again_when_it_goes_on() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn what_is_too_large_becomes_a_dead_letter_while_the_others_go_on() {
+fn too_large_event_becomes_dead_letter() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let server = Server::configured(|_| "max_payload: 1024".to_owned());
     server.anyone().create(stream::Config { max_message_size: 900, ..stream::Config::default() });
@@ -252,7 +252,7 @@ fn what_is_too_large_becomes_a_dead_letter_while_the_others_go_on() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_full_stream_holds_events_back_and_loses_none() {
+fn full_stream_delays_events_and_loses_none() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let server = Server::start();
     let full =
@@ -290,7 +290,7 @@ fn behind_tls() -> (Server, Client) {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn tls_is_spoken_with_an_authority_of_ones_own_and_never_with_another() {
+fn tls_trusts_configured_authority_only() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let (server, client) = behind_tls();
     let ca_file = |name: &str| format!("ca_file = {:?}", server.path(name));
@@ -323,7 +323,7 @@ fn tls_is_spoken_with_an_authority_of_ones_own_and_never_with_another() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn without_a_ca_file_the_system_is_trusted_and_without_a_ca_store_the_built_in_roots_are() {
+fn nats_trusts_system_roots_or_built_in_roots() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let (server, client) = behind_tls();
     let [ours, nothing] = ["ours.pem", "nothing"].map(|name| server.path(name).to_str().unwrap().to_owned());
@@ -351,7 +351,7 @@ fn without_a_ca_file_the_system_is_trusted_and_without_a_ca_store_the_built_in_r
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn what_must_be_encrypted_is_not_sent_to_a_server_that_speaks_no_tls() {
+fn tls_url_refuses_plain_server() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let server = Server::start();
     server.anyone().create_stream();
@@ -407,7 +407,7 @@ fn check_login(
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_user_logs_in_with_a_password_and_nothing_of_it_is_shown() {
+fn password_login_works_and_is_not_shown() {
     let server = Server::configured(|_| "authorization { user: kfwatch, password: s3cret-good }".to_owned());
     let options = || ConnectOptions::with_user_and_password("kfwatch".to_owned(), "s3cret-good".to_owned());
     let client = server.client(options());
@@ -419,7 +419,7 @@ fn a_user_logs_in_with_a_password_and_nothing_of_it_is_shown() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_token_logs_in_and_is_not_shown() {
+fn token_login_works_and_is_not_shown() {
     let server = Server::configured(|_| "authorization { token: s3cret-good }".to_owned());
     let client = server.client(ConnectOptions::with_token("s3cret-good".to_owned()));
     client.create_stream();
@@ -429,7 +429,7 @@ fn a_token_logs_in_and_is_not_shown() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_key_logs_in_and_its_seed_is_not_shown() {
+fn nkey_login_works_and_is_not_shown() {
     let [good, bad] = [nkeys::KeyPair::new_user(), nkeys::KeyPair::new_user()];
     let server =
         Server::configured(|_| format!("authorization {{ users: [{{ nkey: {} }}] }}", good.public_key()));
@@ -443,7 +443,7 @@ fn a_key_logs_in_and_its_seed_is_not_shown() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn a_credentials_file_of_nsc_logs_in_and_nothing_of_it_is_shown() {
+fn credentials_file_login_works_and_is_not_shown() {
     let [ours, others] = [Site::new(), Site::new()];
     let server = Server::configured(|_| ours.configuration.clone());
     let client = server.client(ConnectOptions::with_credentials(&ours.credentials).unwrap());
@@ -457,7 +457,7 @@ fn a_credentials_file_of_nsc_logs_in_and_nothing_of_it_is_shown() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
-fn permissions_that_are_missing_are_told() {
+fn missing_nats_permissions_are_logged() {
     let permissions = "authorization { users: [
         { user: admin, password: a },
         { user: deaf, password: a, permissions: { publish: \">\", subscribe: { deny: \"_INBOX.>\" } } },

@@ -43,7 +43,7 @@ fn eventually_up(daemon: &Process) {
 }
 
 #[test]
-fn without_a_configuration_it_says_where_it_looked() {
+fn missing_configuration_names_searched_places() {
     if !Path::new("/etc/kfwatch/config.toml").exists() {
         refused(&Home::new().run("run"), 78, &["config.toml"]);
     }
@@ -52,7 +52,7 @@ fn without_a_configuration_it_says_where_it_looked() {
 }
 
 #[test]
-fn every_command_tells_all_mistakes_of_the_configuration_with_their_places() {
+fn every_command_reports_all_configuration_mistakes() {
     let home = Home::new();
     home.write(
         "config.toml",
@@ -75,7 +75,7 @@ fn every_command_tells_all_mistakes_of_the_configuration_with_their_places() {
 }
 
 #[test]
-fn a_certificate_that_is_none_is_refused_as_configuration() {
+fn invalid_certificate_is_a_configuration_error() {
     let wechat = one_account();
     let home = Home::watching(&wechat, "").set("KFWATCH__API__CA_FILE", "ca.pem");
     home.write("ca.pem", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
@@ -95,7 +95,7 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
-fn without_a_ca_store_it_starts_with_the_built_in_roots() {
+fn missing_ca_store_falls_back_to_built_in_roots() {
     let wechat = one_account();
     let nothing = Home::new().path("nothing");
     let daemon = Home::watching(&wechat, "")
@@ -112,7 +112,7 @@ fn without_a_ca_store_it_starts_with_the_built_in_roots() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_with_what_to_do() {
+fn taken_port_is_reported_with_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
@@ -124,7 +124,7 @@ fn a_port_that_is_taken_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_store_that_cannot_be_used_is_named_and_left_as_it_is() {
+fn unusable_store_is_reported_and_unchanged() {
     let wechat = one_account();
     let newer = {
         let home = Home::watching(&wechat, "");
@@ -156,7 +156,7 @@ fn a_store_that_cannot_be_used_is_named_and_left_as_it_is() {
 }
 
 #[test]
-fn a_store_without_permission_is_named() {
+fn unreadable_store_is_reported() {
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
     fs::write(home.path("kfwatch.db"), "").unwrap();
@@ -169,7 +169,7 @@ fn a_store_without_permission_is_named() {
 }
 
 #[test]
-fn a_second_daemon_is_refused_beside_a_running_one() {
+fn second_daemon_is_refused() {
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
     let daemon = home.daemon();
@@ -180,7 +180,7 @@ fn a_second_daemon_is_refused_beside_a_running_one() {
 }
 
 #[test]
-fn both_signals_drain_and_exit_with_0_in_time_while_a_call_hangs() {
+fn sigterm_and_sigint_drain_in_time_while_a_call_hangs() {
     for signal in ["TERM", "INT"] {
         let wechat = one_account();
         wechat.control().inject(hang(Endpoint::GetSessionList));
@@ -200,7 +200,7 @@ fn both_signals_drain_and_exit_with_0_in_time_while_a_call_hangs() {
 }
 
 #[test]
-fn an_idle_daemon_ends_at_once_when_told_to() {
+fn idle_daemon_drains_at_once() {
     let wechat = one_account();
     let daemon = Home::watching(&wechat, "").set("KFWATCH__SHUTDOWN_TIMEOUT", "1h").daemon();
     eventually_up(&daemon);
@@ -211,7 +211,7 @@ fn an_idle_daemon_ends_at_once_when_told_to() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn second_signal_exits_at_once() {
     let wechat = one_account();
     wechat.control().inject(hang(Endpoint::GetSessionList));
     let daemon = Home::watching(&wechat, "")
@@ -228,7 +228,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn sighup_does_not_end_it() {
+fn sighup_keeps_daemon_running() {
     let wechat = one_account();
     let mut daemon = Home::watching(&wechat, "").daemon();
     // Before it polls it has no file open either.
@@ -239,7 +239,7 @@ fn sighup_does_not_end_it() {
 }
 
 #[test]
-fn the_status_page_shows_every_account_with_its_state() {
+fn status_page_shows_every_account_with_its_state() {
     let wechat = WeChat::play(quiet(&[("shop", 3), ("branch", 1)]));
     let control = wechat.control();
     control.set_kf_state(&appid(0), "kf2@shop", KfState::Unbound).unwrap();
@@ -258,7 +258,7 @@ fn the_status_page_shows_every_account_with_its_state() {
 }
 
 #[test]
-fn a_reader_of_the_only_sink_that_goes_ends_it_with_one_clear_line() {
+fn closed_stdout_of_only_sink_ends_daemon_with_one_line() {
     let wechat = one_account();
     let control = wechat.control();
     control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
@@ -277,7 +277,7 @@ fn a_reader_of_the_only_sink_that_goes_ends_it_with_one_clear_line() {
 }
 
 #[test]
-fn check_says_how_many_calls_a_day_it_makes() {
+fn check_shows_calls_per_day() {
     let wechat = WeChat::play(quiet(&[("shop", 2), ("branch", 1)]));
     let home = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", "*/15 * * * * *");
     let ended = home.run("check");
@@ -303,7 +303,7 @@ fn check_says_how_many_calls_a_day_it_makes() {
 }
 
 #[test]
-fn check_shows_limits_and_warns_when_the_schedule_asks_for_more() {
+fn check_warns_of_schedule_beyond_rate_limit() {
     let wechat = WeChat::play(quiet(&[("shop", 100)]));
     let home = Home::watching(&wechat, "")
         .set("KFWATCH__POLL__SCHEDULE", "*/15 * * * * *")
@@ -319,7 +319,7 @@ fn check_shows_limits_and_warns_when_the_schedule_asks_for_more() {
 }
 
 #[test]
-fn check_shows_patterns_and_what_each_kf_account_that_they_find_will_cost() {
+fn check_shows_patterns_and_their_cost() {
     let home = Home::new();
     home.write(
         "config.toml",
@@ -339,7 +339,7 @@ fn check_shows_patterns_and_what_each_kf_account_that_they_find_will_cost() {
 }
 
 #[test]
-fn patterns_that_have_found_nobody_yet_keep_nothing_from_working() {
+fn patterns_without_matches_are_harmless() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let home = Home::watching(&wechat, "");
     let text = fs::read_to_string(home.path("config.toml")).unwrap();
@@ -356,7 +356,7 @@ fn patterns_that_have_found_nobody_yet_keep_nothing_from_working() {
 }
 
 #[test]
-fn poll_prints_what_it_found_without_a_store_and_creates_none() {
+fn poll_works_without_store_and_creates_none() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     wechat.control().open_session(&appid(0), "kf1@shop", "oA", Some(1_700_000_000)).unwrap();
     let home = Home::watching(&wechat, "");
@@ -377,7 +377,7 @@ fn poll_prints_what_it_found_without_a_store_and_creates_none() {
 }
 
 #[test]
-fn poll_compares_with_the_store_and_commits_nothing() {
+fn poll_compares_with_store_and_commits_nothing() {
     let wechat = one_account();
     let control = wechat.control();
     control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
@@ -406,7 +406,7 @@ fn poll_compares_with_the_store_and_commits_nothing() {
 }
 
 #[test]
-fn events_reads_the_log_with_filters_and_in_three_formats() {
+fn events_filters_the_log_in_three_formats() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let control = wechat.control();
     control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
@@ -453,7 +453,7 @@ fn events_reads_the_log_with_filters_and_in_three_formats() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn closed_pipe_is_no_failure() {
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
     let daemon = home.daemon();
@@ -473,7 +473,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[test]
-fn simulate_prints_a_configuration_that_the_daemon_runs_on() {
+fn simulate_prints_a_working_configuration() {
     let home = Home::new();
     let simulator = home.spawn("simulate --listen 127.0.0.1:0 --load-accounts 3 --load-sessions 2");
     let configuration = eventually("the configuration", || {
@@ -555,7 +555,7 @@ fn demo_on_terminal_prints_aligned_lines() {
 }
 
 #[test]
-fn the_file_of_a_sink_that_was_moved_away_is_opened_anew() {
+fn moved_sink_file_is_created_again() {
     let wechat = one_account();
     let control = wechat.control();
     let home = Home::watching(
@@ -575,17 +575,17 @@ fn the_file_of_a_sink_that_was_moved_away_is_opened_anew() {
 }
 
 #[test]
-fn a_refused_address_is_told_once_with_a_remedy_and_costs_few_calls() {
+fn refused_address_is_logged_once_and_backs_off() {
     refusal_is_told_once(|wechat| wechat.control().refuse_address(&appid(0)).unwrap(), "40164");
 }
 
 #[test]
-fn a_frozen_secret_is_told_once_with_a_remedy_and_costs_few_calls() {
+fn frozen_secret_is_logged_once_and_backs_off() {
     refusal_is_told_once(|wechat| wechat.control().freeze_secret(&appid(0)).unwrap(), "40243");
 }
 
 #[test]
-fn a_wrong_secret_is_told_once_with_a_remedy_and_costs_few_calls() {
+fn wrong_secret_is_logged_once_and_backs_off() {
     let wechat = WeChat::play(quiet(&[("shop", 3), ("branch", 1)]));
     let home = Home::watching(&wechat, "");
     let text = fs::read_to_string(home.path("config.toml")).unwrap();
@@ -626,7 +626,7 @@ fn told_once(wechat: &WeChat, daemon: &Process, code: &str) {
 
 #[test]
 #[ignore = "slow"]
-fn an_official_account_recovers_by_itself_once_its_address_is_allowed() {
+fn official_account_recovers_once_address_is_allowed() {
     recovers(
         |wechat| wechat.control().refuse_address(&appid(0)).unwrap(),
         |wechat| {
@@ -637,7 +637,7 @@ fn an_official_account_recovers_by_itself_once_its_address_is_allowed() {
 
 #[test]
 #[ignore = "slow"]
-fn an_official_account_recovers_by_itself_once_its_secret_is_unfrozen() {
+fn official_account_recovers_once_secret_is_unfrozen() {
     recovers(
         |wechat| wechat.control().freeze_secret(&appid(0)).unwrap(),
         |wechat| {
@@ -663,7 +663,7 @@ fn hang(endpoint: Endpoint) -> FaultRule {
 }
 
 #[test]
-fn poll_refuses_where_a_new_refresh_token_could_not_be_kept() {
+fn poll_refuses_when_refresh_token_could_not_be_stored() {
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
     home.write("platform.secret", "s3cret");

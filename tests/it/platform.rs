@@ -79,7 +79,7 @@ fn told(daemon: &Process, words: &[&str]) -> usize {
 }
 
 #[test]
-fn a_ticket_that_is_missing_is_told_and_the_chain_begins_once_it_is_there() {
+fn missing_ticket_is_logged_and_recovers() {
     let (wechat, home) = platform(2, Rotation::Never);
     let control = wechat.control();
     let daemon = home.daemon();
@@ -93,7 +93,7 @@ fn a_ticket_that_is_missing_is_told_and_the_chain_begins_once_it_is_there() {
 }
 
 #[test]
-fn tickets_and_refresh_tokens_that_fail_are_told_with_their_remedy_and_mended_without_a_restart() {
+fn failing_platform_tokens_are_logged_and_recover_without_restart() {
     let (wechat, home) = platform(2, Rotation::AtOnce);
     let control = wechat.control();
     control.open_session(&appid(0), "kf1@m0", "o-stays", None).unwrap();
@@ -172,12 +172,12 @@ fn lists_after_kills(rotation: Rotation) -> u64 {
 }
 
 #[test]
-fn no_refresh_token_is_lost_by_a_kill_while_wechat_takes_the_old_one_until_the_new_one_is_used() {
+fn killed_rotation_loses_no_refresh_token() {
     assert_eq!(lists_after_kills(Rotation::WhenUsed), 0);
 }
 
 #[test]
-fn a_refresh_token_that_died_with_the_program_is_found_in_the_list() {
+fn lost_refresh_token_is_recovered_from_list() {
     let lists = lists_after_kills(Rotation::AtOnce);
     println!("{lists} lists");
     assert!((1..=4).contains(&lists), "{lists} lists for forty merchants");

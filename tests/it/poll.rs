@@ -183,7 +183,7 @@ impl Rehearsal {
 }
 
 #[tokio::test]
-async fn an_unbound_account_is_announced_and_holds_no_other_back() {
+async fn unbound_account_is_reported_and_backs_off_alone() {
     let rehearsal = Rehearsal::new().await;
     let (appid, kf_account) = rehearsal.names(0);
     assert_eq!(rehearsal.tick().await, ["ok"; 4]);
@@ -203,7 +203,7 @@ async fn an_unbound_account_is_announced_and_holds_no_other_back() {
 }
 
 #[tokio::test]
-async fn an_unbound_accounts_sessions_do_not_end() {
+async fn unbound_account_ends_no_sessions() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     let (appid, kf_account) = rehearsal.names(0);
@@ -224,7 +224,7 @@ async fn an_unbound_accounts_sessions_do_not_end() {
 }
 
 #[tokio::test]
-async fn a_busy_account_is_asked_less_and_less_and_holds_no_other_back() {
+async fn busy_account_backs_off_alone() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.refuse(-1, Some(0));
     let asked = rehearsal.ticks(Duration::from_secs(600)).await;
@@ -236,7 +236,7 @@ async fn a_busy_account_is_asked_less_and_less_and_holds_no_other_back() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_official_account_holds_all_of_its_accounts_back_and_no_other() {
+async fn refused_official_account_backs_off_with_all_its_accounts() {
     for (code, most) in [(40164, 9), (48001, 5), (50002, 5), (65400, 5), (45009, 1), (89506, 1), (89507, 1)] {
         let rehearsal = Rehearsal::new().await;
         rehearsal.tick().await;
@@ -249,7 +249,7 @@ async fn a_refusal_of_the_official_account_holds_all_of_its_accounts_back_and_no
 }
 
 #[tokio::test]
-async fn a_minute_quota_is_left_alone_until_the_next_minute() {
+async fn minute_quota_backs_off_until_next_minute() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     rehearsal.refuse(45011, None);
@@ -261,7 +261,7 @@ async fn a_minute_quota_is_left_alone_until_the_next_minute() {
 }
 
 #[tokio::test]
-async fn a_day_quota_is_asked_again_every_half_hour_and_recovers_by_itself() {
+async fn day_quota_is_retried_every_half_hour() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     rehearsal.refuse(45009, None);
@@ -273,7 +273,7 @@ async fn a_day_quota_is_asked_again_every_half_hour_and_recovers_by_itself() {
 }
 
 #[tokio::test]
-async fn a_frozen_secret_holds_the_official_account_and_spares_the_token_call() {
+async fn frozen_secret_backs_off_without_token_calls() {
     let rehearsal = Rehearsal::new().await;
     let (appid, _) = rehearsal.names(0);
     rehearsal.control().freeze_secret(appid).unwrap();
@@ -287,7 +287,7 @@ async fn a_frozen_secret_holds_the_official_account_and_spares_the_token_call() 
 }
 
 #[tokio::test]
-async fn an_account_that_nothing_is_heard_of_becomes_blind_and_sees_again() {
+async fn silent_account_becomes_blind_and_recovers() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     rehearsal.control().inject(FaultRule {
@@ -306,7 +306,7 @@ async fn an_account_that_nothing_is_heard_of_becomes_blind_and_sees_again() {
 }
 
 #[tokio::test]
-async fn ticks_that_are_held_back_count_towards_blindness() {
+async fn skipped_ticks_count_towards_blindness() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     rehearsal.refuse(45009, None);
@@ -315,7 +315,7 @@ async fn ticks_that_are_held_back_count_towards_blindness() {
 }
 
 #[tokio::test]
-async fn an_unbound_account_that_is_rarely_asked_is_not_blind() {
+async fn rarely_polled_unbound_account_is_not_blind() {
     let rarely = ExponentialBackoff::try_new(3 * BLIND_AFTER, 3 * BLIND_AFTER).unwrap();
     let rehearsal = Rehearsal::with(BackoffPolicy { unbound: rarely, ..BackoffPolicy::default() }).await;
     rehearsal.tick().await;
@@ -326,7 +326,7 @@ async fn an_unbound_account_that_is_rarely_asked_is_not_blind() {
 }
 
 #[tokio::test]
-async fn an_account_has_one_claim_at_a_time() {
+async fn account_has_one_poll_guard_at_a_time() {
     let rehearsal = Rehearsal::new().await;
     let (official_account, account) = &rehearsal.accounts[0];
     let guard = official_account.guard(account);
@@ -347,7 +347,7 @@ async fn an_account_has_one_claim_at_a_time() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_stored_is_found_again() {
+async fn unstored_changes_are_found_again() {
     let rehearsal = Rehearsal::new().await;
     assert_eq!(rehearsal.tick().await, ["ok"; 4]);
     let (appid, kf_account) = rehearsal.names(0);
@@ -367,7 +367,7 @@ async fn what_could_not_be_stored_is_found_again() {
 }
 
 #[tokio::test]
-async fn what_a_kf_account_is_refused_leaves_all_others_alone() {
+async fn refused_kf_account_backs_off_alone() {
     for code in [-1, 65401, 65402, 47001, 41001, 65413, 12_345] {
         let rehearsal = Rehearsal::new().await;
         rehearsal.tick().await;
@@ -379,7 +379,7 @@ async fn what_a_kf_account_is_refused_leaves_all_others_alone() {
 }
 
 #[tokio::test]
-async fn a_failure_neither_lengthens_nor_ends_the_wait_of_another() {
+async fn failures_do_not_change_other_backoffs() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     rehearsal.refuse_at(0, 65402, true);
@@ -399,7 +399,7 @@ async fn a_failure_neither_lengthens_nor_ends_the_wait_of_another() {
 }
 
 #[tokio::test]
-async fn configured_holds_are_kept() {
+async fn configured_backoff_is_applied() {
     let second = Duration::from_secs(1);
     let often = ExponentialBackoff::try_new(Duration::ZERO, second).unwrap();
     let rarely = ExponentialBackoff::try_new(300 * second, 300 * second).unwrap();
@@ -414,7 +414,7 @@ async fn configured_holds_are_kept() {
 }
 
 #[tokio::test]
-async fn an_official_account_that_is_refused_is_told_once_and_so_is_its_end() {
+async fn refused_official_account_is_logged_once_with_recovery() {
     let rehearsal = Rehearsal::new().await;
     let log = Log::capture();
     rehearsal.tick().await;
@@ -435,7 +435,7 @@ async fn an_official_account_that_is_refused_is_told_once_and_so_is_its_end() {
 }
 
 #[tokio::test]
-async fn a_collectors_success_ends_what_collectors_met_and_no_refusal_of_polls() {
+async fn collector_success_ends_only_collector_backoff() {
     let rehearsal = Rehearsal::new().await;
     let collect = || rehearsal.poller.collect(&rehearsal.accounts[0].0, Collector::Online);
     rehearsal.tick().await;
@@ -467,7 +467,7 @@ async fn a_collectors_success_ends_what_collectors_met_and_no_refusal_of_polls()
 }
 
 #[tokio::test]
-async fn reasons_that_alternate_are_told_once_each() {
+async fn alternating_reasons_are_logged_once_each() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     let log = Log::capture();
@@ -481,7 +481,7 @@ async fn reasons_that_alternate_are_told_once_each() {
 }
 
 #[tokio::test]
-async fn an_unbound_account_is_told_once_with_its_remedy_and_so_is_its_end() {
+async fn unbound_account_is_logged_once_with_remedy_and_recovery() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     let log = Log::capture();
@@ -496,7 +496,7 @@ async fn an_unbound_account_is_told_once_with_its_remedy_and_so_is_its_end() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_once_for_all_accounts_and_so_is_its_end() {
+async fn full_disk_is_logged_once_for_all_accounts() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     let log = Log::capture();

@@ -207,7 +207,7 @@ fn official_account(
 }
 
 #[test]
-fn a_clock_set_forward_by_an_hour_loses_no_more_than_the_ticks_it_skips() {
+fn clock_set_forward_loses_only_skipped_ticks() {
     let ticking = Ticking::start(ScriptedClock::starting_at("2026-11-22T07:00:00.25Z"), EVERY_SECOND, "UTC");
     ticking.poll_again(2);
     let before = ticking.missed();
@@ -219,7 +219,7 @@ fn a_clock_set_forward_by_an_hour_loses_no_more_than_the_ticks_it_skips() {
 }
 
 #[test]
-fn a_clock_set_back_by_an_hour_does_not_stop_the_polls() {
+fn clock_set_back_by_an_hour_keeps_polling() {
     let ticking = Ticking::start(ScriptedClock::starting_at("2026-11-22T07:00:00.25Z"), EVERY_SECOND, "UTC");
     ticking.poll_again(2);
     ticking.clock.jump(-3600);
@@ -228,7 +228,7 @@ fn a_clock_set_back_by_an_hour_does_not_stop_the_polls() {
 }
 
 #[test]
-fn a_clock_set_back_by_seconds_serves_each_second_that_it_shows_again_once() {
+fn clock_set_back_by_seconds_polls_each_second_once() {
     let ticking = Ticking::start(ScriptedClock::starting_at("2026-11-22T07:00:00.25Z"), EVERY_SECOND, "UTC");
     ticking.poll_again(3);
     ticking.clock.jump(-2);
@@ -237,7 +237,7 @@ fn a_clock_set_back_by_seconds_serves_each_second_that_it_shows_again_once() {
 }
 
 #[test]
-fn local_hours_are_kept_when_the_clock_of_berlin_is_put_back() {
+fn local_hours_survive_end_of_summer_time() {
     // At 01:00 UTC three o'clock becomes two o'clock again. "Half past three" is at 02:30 UTC afterwards.
     let ticking =
         Ticking::start(ScriptedClock::starting_at("2026-10-25T00:59:59Z"), "0 30 3 * * *", "Europe/Berlin");
@@ -269,7 +269,7 @@ fn polls_of(daemon: &Process, official_account: &str, kf_account: &str, name: &s
 }
 
 #[test]
-fn what_hangs_costs_no_other_account_a_tick() {
+fn hanging_accounts_cost_no_other_account_a_tick() {
     let wechat = WeChat::play(quiet(&[("shop", 4), ("stuck", 30)]));
     let control = wechat.control();
     control.inject(FaultRule { kf_account: Some("kf1@shop".to_owned()), ..hang() });
@@ -298,7 +298,7 @@ fn what_hangs_costs_no_other_account_a_tick() {
 }
 
 #[test]
-fn slow_answers_never_make_two_polls_of_an_account_at_once() {
+fn slow_answers_keep_one_poll_in_flight() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     wechat.control().inject(FaultRule {
         endpoint: Some(Endpoint::GetSessionList),
@@ -313,7 +313,7 @@ fn slow_answers_never_make_two_polls_of_an_account_at_once() {
 }
 
 #[test]
-fn a_machine_that_stood_still_goes_on_polling() {
+fn stopped_process_resumes_polling() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let daemon = Home::watching(&wechat, "").daemon();
     let polls = || wechat.control().polls_of(&appid(0), "kf1@shop").unwrap();
@@ -351,7 +351,7 @@ fn polls_are_spread_over_the_time_after_the_tick() {
 }
 
 #[test]
-fn a_busy_answer_is_repeated_soon_when_the_next_tick_is_far_off() {
+fn busy_answer_is_retried_before_a_distant_tick() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let control = wechat.control();
     control.inject(FaultRule {

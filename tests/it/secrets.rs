@@ -122,7 +122,7 @@ fn title(process: &Process) -> String {
 }
 
 #[test]
-fn no_secret_is_told_at_the_loudest_level_whatever_fails() {
+fn failures_log_no_secret_at_trace_level() {
     let stranger = Stranger::listen();
     let faults = faults(stranger.address);
     // An official account for each fault, so that no failure hides another.
@@ -162,7 +162,7 @@ fn no_secret_is_told_at_the_loudest_level_whatever_fails() {
 }
 
 #[test]
-fn no_secret_is_told_when_tokens_are_refused() {
+fn refused_tokens_log_no_secret() {
     let stranger = Stranger::listen();
     let faults = [
         Fault::Errcode(40001),
@@ -212,7 +212,7 @@ fn no_secret_is_told_when_tokens_are_refused() {
 }
 
 #[test]
-fn no_secret_is_told_in_mistakes_of_the_configuration() {
+fn configuration_mistakes_show_no_secret() {
     let hidden = "0123456789abcdef0123456789abcdef".to_owned();
     for token in [
         format!("secret = \"{hidden}"),

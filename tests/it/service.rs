@@ -99,7 +99,7 @@ fn up(daemon: &Process) {
 }
 
 #[test]
-fn it_is_ready_once_its_pages_answer_and_says_so_once() {
+fn ready_is_notified_once_pages_answer() {
     let wechat = one_account();
     let home = managed(&wechat);
     let manager = Manager::of(&home);
@@ -120,7 +120,7 @@ fn it_is_ready_once_its_pages_answer_and_says_so_once() {
 }
 
 #[test]
-fn a_start_that_fails_is_never_ready() {
+fn failed_start_is_never_ready() {
     let wechat = one_account();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let home = managed(&wechat).set("KFWATCH__WEB__LISTEN", &taken.local_addr().unwrap().to_string());
@@ -131,7 +131,7 @@ fn a_start_that_fails_is_never_ready() {
 }
 
 #[test]
-fn its_status_line_has_the_numbers() {
+fn status_line_shows_counts() {
     let wechat = WeChat::play(quiet(&[("shop", 4)]));
     let control = wechat.control();
     control.set_kf_state(&appid(0), "kf3@shop", KfState::Unbound).unwrap();
@@ -149,7 +149,7 @@ fn its_status_line_has_the_numbers() {
 }
 
 #[test]
-fn the_watchdog_is_fed_while_wechat_hangs() {
+fn watchdog_is_notified_while_wechat_hangs() {
     let wechat = WeChat::play(quiet(&[("shop", 20)]));
     let home = watched(&wechat);
     let manager = Manager::of(&home);
@@ -167,7 +167,7 @@ fn the_watchdog_is_fed_while_wechat_hangs() {
 }
 
 #[test]
-fn the_watchdog_is_fed_while_everything_is_held_back() {
+fn watchdog_is_notified_during_backoff() {
     let wechat = one_account();
     wechat.control().refuse_address(&appid(0)).unwrap();
     let home = watched(&wechat);
@@ -178,7 +178,7 @@ fn the_watchdog_is_fed_while_everything_is_held_back() {
 }
 
 #[test]
-fn the_watchdog_is_fed_outside_of_office_hours() {
+fn watchdog_is_notified_outside_office_hours() {
     let wechat = one_account();
     let hour = (now().as_second() / 3600 + 12) % 24;
     let home = watched(&wechat)
@@ -213,7 +213,7 @@ int fdatasync(int fd) { hang(); return syscall(SYS_fdatasync, fd); }
 "#;
 
 #[test]
-fn a_commit_that_hangs_starves_the_watchdog_until_it_ends() {
+fn hanging_commit_stops_watchdog_notifications() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let home = watched(&wechat);
     home.write("disk.c", HANGING_DISK);
@@ -253,7 +253,7 @@ fn a_commit_that_hangs_starves_the_watchdog_until_it_ends() {
 }
 
 #[test]
-fn a_socket_that_vanishes_kills_nobody() {
+fn vanished_notify_socket_is_harmless() {
     let wechat = one_account();
     let home = watched(&wechat);
     let manager = Manager::of(&home);
@@ -265,7 +265,7 @@ fn a_socket_that_vanishes_kills_nobody() {
 }
 
 #[test]
-fn a_service_manager_that_does_not_listen_kills_nobody() {
+fn deaf_service_manager_is_harmless() {
     let wechat = one_account();
     let home = watched(&wechat);
     let _socket = UnixDatagram::bind(home.path("notify")).unwrap();
@@ -274,7 +274,7 @@ fn a_service_manager_that_does_not_listen_kills_nobody() {
 }
 
 #[test]
-fn an_abstract_socket_which_is_not_supported_kills_nobody() {
+fn unsupported_abstract_socket_is_harmless() {
     let wechat = one_account();
     let daemon = watched(&wechat).set("NOTIFY_SOCKET", "@kfwatch-test").daemon();
     outlives(&wechat, daemon);

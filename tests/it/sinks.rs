@@ -113,7 +113,7 @@ fn refuse_bad(delivery: &Delivery) -> Answer {
 }
 
 #[test]
-fn sinks_shows_where_each_stands_and_what_is_wrong_with_it() {
+fn sinks_shows_state_and_problem_of_each_sink() {
     let mut stage = Stage::set(|_| Answer::status(204));
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oA");
@@ -144,7 +144,7 @@ fn sinks_shows_where_each_stands_and_what_is_wrong_with_it() {
 }
 
 #[test]
-fn a_stopped_sink_is_resumed_while_the_daemon_runs() {
+fn stopped_sink_is_resumed_by_running_daemon() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
     stage.stop(&daemon);
@@ -164,7 +164,7 @@ fn a_stopped_sink_is_resumed_while_the_daemon_runs() {
 }
 
 #[test]
-fn a_stopped_sink_is_resumed_while_no_daemon_runs() {
+fn stopped_sink_is_resumed_without_daemon() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
     stage.stop(&daemon);
@@ -181,7 +181,7 @@ const FORGETFUL: &str = "CREATE TRIGGER forgetful BEFORE UPDATE OF stopped_reaso
                          BEGIN SELECT RAISE(ABORT, 'no room'); END";
 
 #[test]
-fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes_it() {
+fn unstored_stop_is_shown_and_stored_later() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
     let store = stage.stop_in_vain(&daemon);
@@ -211,7 +211,7 @@ fn a_stop_that_cannot_be_stored_is_shown_at_once_and_stored_when_the_store_takes
 }
 
 #[test]
-fn a_stop_that_was_never_stored_is_resumed_like_any_other() {
+fn unstored_stop_is_resumed_normally() {
     let stage = Stage::set(|_| Answer::status(410));
     let daemon = stage.home.daemon();
     let store = stage.stop_in_vain(&daemon);
@@ -224,7 +224,7 @@ fn a_stop_that_was_never_stored_is_resumed_like_any_other() {
 }
 
 #[test]
-fn a_replay_delivers_the_same_events_once_more() {
+fn replay_delivers_same_events_again() {
     let stage = Stage::set(|_| Answer::status(204));
     let daemon = stage.home.daemon();
     for openid in ["oA", "oB", "oC"] {
@@ -251,7 +251,7 @@ fn a_replay_delivers_the_same_events_once_more() {
 }
 
 #[test]
-fn a_replay_under_way_is_finished_after_a_crash() {
+fn crashed_replay_is_finished() {
     let stage = Stage::set(|_| Answer::status(204));
     let daemon = stage.home.daemon();
     for n in 0..20 {
@@ -275,7 +275,7 @@ fn a_replay_under_way_is_finished_after_a_crash() {
 }
 
 #[test]
-fn dead_letters_are_shown_sent_again_and_dropped_while_the_daemon_runs() {
+fn running_daemon_shows_retries_and_drops_dead_letters() {
     let stage = Stage::set(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBadA");
@@ -321,7 +321,7 @@ fn dead_letters_are_shown_sent_again_and_dropped_while_the_daemon_runs() {
 }
 
 #[test]
-fn a_dead_letter_that_a_replay_delivers_is_dead_no_longer() {
+fn replay_clears_delivered_dead_letter() {
     let stage = Stage::set(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBadA");
@@ -334,7 +334,7 @@ fn a_dead_letter_that_a_replay_delivers_is_dead_no_longer() {
 }
 
 #[test]
-fn dead_letters_sent_again_survive_a_crash_and_a_receiver_that_is_away() {
+fn retried_dead_letters_survive_crash_and_receiver_outage() {
     let mut stage = Stage::set(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
@@ -352,7 +352,7 @@ fn dead_letters_sent_again_survive_a_crash_and_a_receiver_that_is_away() {
 }
 
 #[test]
-fn a_dead_letter_that_is_sent_again_waits_for_its_turn_in_its_kf_account() {
+fn retried_dead_letter_keeps_order_of_its_kf_account() {
     let stage = Stage::set(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
@@ -373,7 +373,7 @@ fn a_dead_letter_that_is_sent_again_waits_for_its_turn_in_its_kf_account() {
 }
 
 #[test]
-fn an_order_of_a_sink_whose_receiver_hangs_holds_up_orders_of_this_sink_alone() {
+fn command_to_hanging_sink_delays_only_that_sink() {
     let mut stage = Stage::set(|_| Answer::Hang);
     let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
     let other = Receiver::start();
@@ -409,7 +409,7 @@ fn times_ordered(daemon: &Process, what: &str) -> usize {
 }
 
 #[test]
-fn a_sink_that_nobody_knows_is_refused_with_those_that_there_are() {
+fn unknown_sink_is_refused_with_known_names() {
     let stage = Stage::set(|_| Answer::status(204));
     let ended = stage.home.run("sinks resume crm");
     assert_eq!(ended.code, Some(1));
@@ -428,7 +428,7 @@ fn a_sink_that_nobody_knows_is_refused_with_those_that_there_are() {
 }
 
 #[test]
-fn a_look_takes_no_lock_and_changes_nothing() {
+fn sinks_command_locks_and_changes_nothing() {
     let stage = Stage::set(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
@@ -454,7 +454,7 @@ fn a_look_takes_no_lock_and_changes_nothing() {
 }
 
 #[test]
-fn a_look_leaves_a_store_of_an_older_version_as_it_is_and_says_what_migrates_it() {
+fn sinks_command_does_not_migrate_older_store() {
     let stage = Stage::set(|_| Answer::status(204));
     let store = stage.store();
     store.execute_batch("PRAGMA journal_mode = WAL").unwrap();
@@ -470,7 +470,7 @@ fn a_look_leaves_a_store_of_an_older_version_as_it_is_and_says_what_migrates_it(
 }
 
 #[test]
-fn a_sink_that_left_the_configuration_keeps_its_place() {
+fn removed_sink_keeps_its_cursor() {
     let stage = Stage::set(|_| Answer::status(204));
     let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
     let daemon = stage.home.daemon();
@@ -495,7 +495,7 @@ fn a_sink_that_left_the_configuration_keeps_its_place() {
 }
 
 #[test]
-fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_says_what_it_missed() {
+fn full_event_log_suspends_the_slowest_sink() {
     const BOUND: u64 = 16 << 20;
     let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
     let file = "[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = \"events.jsonl\"";
@@ -548,7 +548,7 @@ fn a_log_that_reaches_its_size_suspends_the_sink_that_is_furthest_behind_and_say
 }
 
 #[test]
-fn a_kill_between_a_suspension_and_the_pruning_that_it_allows_loses_nothing_that_is_not_told() {
+fn kill_between_suspension_and_pruning_loses_nothing_silently() {
     const BOUND: u64 = 16 << 20;
     let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
     stage.receiver.kill();
@@ -593,7 +593,7 @@ fn a_kill_between_a_suspension_and_the_pruning_that_it_allows_loses_nothing_that
 }
 
 #[test]
-fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log() {
+fn too_many_dead_letters_stop_the_sink() {
     let stage = Stage::set(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
@@ -627,7 +627,7 @@ fn a_sink_with_too_many_dead_letters_is_stopped_and_its_events_stay_in_the_log()
 }
 
 #[test]
-fn whatever_is_ordered_and_whoever_is_killed_every_event_comes_and_at_first_in_order() {
+fn commands_and_kills_lose_and_reorder_no_event() {
     let mut random = fastrand::Rng::with_seed(11);
     let mut faults = random.fork();
     let stage = Stage::set(move |_| match faults.u8(0..20) {

@@ -83,7 +83,7 @@ fn at_session_lists(fault: Fault, probability: f64) -> FaultRule {
 }
 
 #[tokio::test]
-async fn beside_a_program_that_fetches_classic_tokens_all_the_time_polls_go_on() {
+async fn competing_classic_token_fetches_do_not_stop_polls() {
     let mut stage = shop("classic", 3, "*/5 * * * * *").await;
     for _ in 0..400 {
         stage.play(3 * SECOND).await;
@@ -105,7 +105,7 @@ async fn beside_a_program_that_fetches_classic_tokens_all_the_time_polls_go_on()
 }
 
 #[tokio::test]
-async fn a_stable_token_that_is_refused_now_and_then_costs_those_polls_alone() {
+async fn occasional_token_refusals_cost_only_those_polls() {
     let mut stage = shop("stable", 10, "*/15 * * * * *").await;
     stage.play(MINUTE).await;
     let before = stage.ledger().polls.len();
@@ -124,7 +124,7 @@ async fn a_stable_token_that_is_refused_now_and_then_costs_those_polls_alone() {
 }
 
 #[tokio::test]
-async fn a_thousand_kf_accounts_whose_token_expires_at_once_are_polled_with_one_new_token() {
+async fn expired_token_of_thousand_accounts_is_fetched_once() {
     let mut stage = shop("stable", 1000, "*/15 * * * * *").await;
     stage.play(15 * SECOND).await;
     stage.control.expire_tokens(&appid(0)).unwrap();
@@ -139,7 +139,7 @@ async fn a_thousand_kf_accounts_whose_token_expires_at_once_are_polled_with_one_
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_is_down_for_an_hour_is_asked_within_the_waits_and_recovers_by_itself() {
+async fn token_endpoint_outage_respects_backoff_and_recovers() {
     for (source, endpoint) in [("stable", Endpoint::StableToken), ("classic", Endpoint::Token)] {
         for (kf_accounts, fault) in
             [(1, Fault::HttpStatus(502)), (20, Fault::Close), (20, Fault::Errcode(-1))]
@@ -171,7 +171,7 @@ async fn a_token_endpoint_that_is_down_for_an_hour_is_asked_within_the_waits_and
 }
 
 #[tokio::test]
-async fn a_token_server_is_asked_about_once_a_minute_and_again_when_its_token_is_refused() {
+async fn token_server_is_asked_each_minute_and_after_refusal() {
     let mut stage = shop("server", 20, "*/15 * * * * *").await;
     stage.play(HOUR).await;
     let asked = fetches(&stage.control, Endpoint::TokenServer).len();
@@ -192,7 +192,7 @@ async fn a_token_server_is_asked_about_once_a_minute_and_again_when_its_token_is
 }
 
 #[test]
-fn the_whole_program_asks_a_token_server_once_until_its_token_is_refused() {
+fn daemon_asks_token_server_once_until_refusal() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let control = wechat.control();
     let home = Home::watching(&wechat, "");
@@ -220,7 +220,7 @@ fn the_whole_program_asks_a_token_server_once_until_its_token_is_refused() {
 }
 
 #[test]
-fn a_crash_loop_fetches_no_token_sooner_than_ten_seconds_after_the_last() {
+fn crash_loop_respects_min_fetch_interval() {
     for source in ["stable", "classic"] {
         let wechat = WeChat::play(quiet(&[("shop", 3)]));
         let home = Home::watching(&wechat, "");

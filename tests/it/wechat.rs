@@ -148,7 +148,7 @@ fn class_of(result: Result<Option<usize>, CallFailure>) -> ErrorClass {
 }
 
 #[tokio::test]
-async fn a_thousand_polls_without_a_token_fetch_one() {
+async fn thousand_polls_fetch_one_token() {
     let conversation = Conversation::stable().await;
     let results = conversation.poll_many(1000).await;
     assert!(results.iter().all(|result| matches!(result, Ok(Some(2)))));
@@ -156,7 +156,7 @@ async fn a_thousand_polls_without_a_token_fetch_one() {
 }
 
 #[tokio::test]
-async fn a_thousand_polls_whose_token_expires_at_once_fetch_one_new_token() {
+async fn expired_token_of_thousand_polls_is_fetched_once() {
     for conversation in [Conversation::stable().await, Conversation::classic().await] {
         conversation.poll().await.unwrap();
         conversation.pass(MIN_FETCH_INTERVAL);
@@ -181,7 +181,7 @@ async fn a_repeat_with_a_new_token_waits_for_a_permit_of_its_own() {
 }
 
 #[tokio::test]
-async fn polls_that_waited_for_a_token_do_not_call_all_at_once() {
+async fn polls_waiting_for_token_respect_rate_limit() {
     let conversation = Conversation::stable().await.at_most_a_minute(600);
     conversation.control.inject(FaultRule {
         endpoint: Some(Simulated::StableToken),
@@ -200,7 +200,7 @@ async fn polls_that_waited_for_a_token_do_not_call_all_at_once() {
 }
 
 #[tokio::test]
-async fn two_fetches_are_never_less_than_the_floor_apart() {
+async fn min_fetch_interval_separates_token_fetches() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
     conversation.control.revoke_tokens(&conversation.appid).unwrap();
@@ -213,7 +213,7 @@ async fn two_fetches_are_never_less_than_the_floor_apart() {
 }
 
 #[tokio::test]
-async fn the_floor_holds_across_a_restart() {
+async fn min_fetch_interval_survives_restart() {
     let stable = |secret| TokenSource::Stable { secret };
     let conversation = Conversation::resumed(stable, Some(Duration::from_secs(3))).await;
     let failure = conversation.poll().await.unwrap_err();
@@ -224,7 +224,7 @@ async fn the_floor_holds_across_a_restart() {
 }
 
 #[tokio::test]
-async fn a_failed_fetch_is_not_repeated_by_the_polls_that_waited_for_it() {
+async fn waiting_polls_share_failed_token_fetch() {
     let conversation = Conversation::stable().await;
     conversation.control.freeze_secret(&conversation.appid).unwrap();
     for result in conversation.poll_many(100).await {
@@ -251,7 +251,7 @@ async fn another_program_that_fetches_classic_tokens_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_stable_token_that_is_refused_though_it_is_current_costs_one_poll() {
+async fn refused_current_stable_token_costs_one_poll() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
     conversation.pass(MIN_FETCH_INTERVAL);
@@ -261,7 +261,7 @@ async fn a_stable_token_that_is_refused_though_it_is_current_costs_one_poll() {
 }
 
 #[tokio::test]
-async fn refusals_that_last_half_a_minute_hold_the_official_account_back() {
+async fn lasting_token_refusals_back_off_official_account() {
     let conversation = Conversation::stable().await;
     conversation.control.inject(FaultRule {
         endpoint: Some(Simulated::GetSessionList),
@@ -294,7 +294,7 @@ async fn a_token_is_renewed_before_it_expires() {
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_renewed_is_used_to_its_end() {
+async fn unrenewable_token_is_used_until_expiry() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
     conversation.control.inject(FaultRule {
@@ -310,7 +310,7 @@ async fn a_token_that_cannot_be_renewed_is_used_to_its_end() {
 }
 
 #[tokio::test]
-async fn how_a_token_stands_is_told_without_fetching_one() {
+async fn token_status_needs_no_fetch() {
     let conversation = Conversation::stable().await;
     assert_eq!(conversation.client.token_status(), None);
     conversation.poll().await.unwrap();
@@ -347,7 +347,7 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
 }
 
 #[tokio::test]
-async fn a_connection_that_broke_before_any_answer_costs_nothing() {
+async fn broken_connection_before_answer_is_retried() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
     for fault in [Fault::Close, Fault::Reset] {
@@ -362,7 +362,7 @@ async fn a_connection_that_broke_before_any_answer_costs_nothing() {
 }
 
 #[tokio::test]
-async fn an_answer_is_known_again_until_it_changes() {
+async fn unchanged_answer_is_recognized() {
     let conversation = Conversation::stable().await;
     let Conversation { client, control, appid, kf_account, .. } = &conversation;
     let ask = async |known| {
@@ -385,7 +385,7 @@ async fn an_answer_is_known_again_until_it_changes() {
 }
 
 #[tokio::test]
-async fn connections_are_kept_for_ten_minutes_and_then_opened_anew() {
+async fn connections_are_replaced_after_ten_minutes() {
     const NEW_CONNECTION: i64 = -1;
 
     let conversation = Conversation::stable().await;
@@ -404,7 +404,7 @@ async fn connections_are_kept_for_ten_minutes_and_then_opened_anew() {
 }
 
 #[tokio::test]
-async fn a_call_in_flight_is_answered_while_new_connections_are_opened() {
+async fn replaced_connection_finishes_call_in_flight() {
     // On a busy machine the slow answer may come before the other one: it proves nothing then.
     for slow in [1, 2, 4] {
         if new_connection_is_opened_during_a_call(Duration::from_secs(slow)).await {
@@ -441,7 +441,7 @@ async fn new_connection_is_opened_during_a_call(slow: Duration) -> bool {
 }
 
 #[tokio::test]
-async fn each_broken_answer_is_told_apart() {
+async fn broken_answers_are_classified() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
     for (fault, code) in [
@@ -491,7 +491,7 @@ async fn harmless_oddities_are_no_failures() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_a_failed_connection() {
+async fn refused_connection_is_a_connect_error() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
     let Conversation { _simulator: simulator, client, kf_account, .. } = conversation;
@@ -502,7 +502,7 @@ async fn nobody_listening_is_a_failed_connection() {
 }
 
 #[tokio::test]
-async fn each_call_of_the_collectors_is_answered_also_when_the_token_is_refused() {
+async fn collector_calls_repeat_after_token_refusal() {
     let conversation = Conversation::stable().await;
     for token_expires in [false, true] {
         let expire = || {
@@ -533,7 +533,7 @@ async fn each_call_of_the_collectors_is_answered_also_when_the_token_is_refused(
 }
 
 #[tokio::test]
-async fn a_refused_call_of_a_collector_says_which_call_and_why() {
+async fn refused_collector_call_names_endpoint_and_reason() {
     let conversation = Conversation::stable().await;
     conversation
         .control

@@ -95,7 +95,7 @@ const MARK: [&str; 2] = ["FirstOfMark", "SecondOfMark"];
 
 #[test]
 #[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
-fn alerts_silence_those_that_they_explain_on_the_same_account_or_instance_and_no_others() {
+fn alerts_inhibit_only_what_they_explain_on_the_same_target() {
     let home = Home::new();
     let alertmanager = Alertmanager::start(&home, &rules_and_mark());
     let alerts = Alert::all();
@@ -130,7 +130,7 @@ fn alerts_silence_those_that_they_explain_on_the_same_account_or_instance_and_no
 }
 
 #[test]
-fn every_inhibit_rule_has_a_row_and_labels_that_its_sources_always_have() {
+fn every_inhibit_rule_is_tested_and_its_source_labels_exist() {
     let file = yaml("alertmanager/alertmanager.yml");
     let rules = list(&file["inhibit_rules"]);
     assert_eq!(rules.len(), ROWS.len(), "give each inhibit rule of the file a row here, in the same order");
@@ -150,7 +150,7 @@ fn every_inhibit_rule_has_a_row_and_labels_that_its_sources_always_have() {
 }
 
 #[test]
-fn an_account_that_is_unbound_or_invalid_is_told_whatever_else_its_official_account_suffers_from() {
+fn unbound_and_invalid_alerts_are_never_inhibited() {
     let alerts = Alert::all();
     for alert in alerts.iter().filter(|alert| alert.is_one_of(&["AccountUnbound", "AccountInvalid"])) {
         let silencers = ROWS.iter().filter(|row| (row.silences)(alert)).flat_map(|row| row.sources);

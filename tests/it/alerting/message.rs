@@ -19,7 +19,7 @@ const LONGEST_VALUE: &str = "364d 23h 59m 59s";
 
 #[test]
 #[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
-fn messages_of_the_longest_names_and_of_hundreds_of_alerts_fit_into_wecom() {
+fn longest_messages_fit_into_wecom() {
     let home = Home::new();
     for alert in Alert::all() {
         let described = description(&home, &alert, &longest_labels(&alert, 0));

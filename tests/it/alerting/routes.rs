@@ -26,14 +26,14 @@ const MINUTES_OF_DAY: u64 = 24 * 60;
 
 #[test]
 #[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
-fn in_business_hours_each_alert_reaches_those_that_it_is_for_and_nobody_else() {
+fn alerts_reach_only_their_receivers_in_business_hours() {
     let now_in_china = minute_of_day() + 8 * 60;
     check(now_in_china, receivers);
 }
 
 #[test]
 #[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
-fn out_of_business_hours_alerts_of_customers_reach_nobody_and_all_others_whom_they_are_for() {
+fn customer_alerts_are_muted_outside_business_hours() {
     // What the clock shows in UTC is eight hours from now in China: the intervals' location matters.
     let eight_hours_ago_in_china = minute_of_day();
     check(eight_hours_ago_in_china, |alert| match alert.is_one_of(&OF_CUSTOMERS) {
@@ -177,7 +177,7 @@ fn minute_of_day() -> u64 {
 }
 
 #[test]
-fn business_hours_of_the_tests_go_around_midnight() {
+fn test_business_hours_cross_midnight() {
     let time = |from: &str, to: &str| json!({"start_time": from, "end_time": to});
     assert_eq!(times(10 * 60, 240), json!([time("10:00", "14:00")]));
     assert_eq!(times(20 * 60, 240), json!([time("20:00", "24:00")]));

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_backup_taken_while_polling_is_a_state_that_was() {
+fn backup_during_polling_is_a_consistent_state() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     let home = Home::watching(&wechat, "").without_collectors();
     let _daemon = home.daemon();
@@ -43,7 +43,7 @@ fn a_backup_taken_while_polling_is_a_state_that_was() {
 }
 
 #[test]
-fn a_backup_taken_between_a_thousand_commits_holds_whole_ones() {
+fn backup_during_commits_contains_whole_commits() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("kfwatch.db");
     run(async {
@@ -81,7 +81,7 @@ fn a_backup_taken_between_a_thousand_commits_holds_whole_ones() {
 }
 
 #[test]
-fn a_backup_needs_no_daemon_and_leaves_the_store_alone() {
+fn backup_works_without_daemon_and_changes_nothing() {
     let home = home();
     let store = home.path("kfwatch.db");
     grow(&store, 0, 10);
@@ -93,7 +93,7 @@ fn a_backup_needs_no_daemon_and_leaves_the_store_alone() {
 }
 
 #[test]
-fn what_root_restores_belongs_to_the_owner_of_the_store() {
+fn store_restored_by_root_keeps_its_owner() {
     let home = home();
     let store = home.path("kfwatch.db");
     grow(&store, 0, 3);

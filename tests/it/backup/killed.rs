@@ -24,7 +24,7 @@ fn present_store(directory: &Path) -> [(&'static str, Vec<u8>); 2] {
 }
 
 #[test]
-fn a_restore_killed_at_any_moment_leaves_the_old_store_or_the_new_one() {
+fn killed_restore_leaves_the_old_store_or_the_new() {
     let home = home();
     let (directory, path) = (home.path(""), home.path("kfwatch.db"));
     grow(&path, 0, BACKED_UP);

@@ -27,7 +27,7 @@ fn home_with_store() -> Home {
 }
 
 #[test]
-fn a_backup_overwrites_nothing_and_needs_a_directory() {
+fn backup_refuses_existing_files_and_missing_directories() {
     let home = home_with_store();
     fs::write(home.path("dear.db"), "dear to somebody").unwrap();
     refused(&home, "backup dear.db", &["dear.db", "overwrites nothing"]);
@@ -38,7 +38,7 @@ fn a_backup_overwrites_nothing_and_needs_a_directory() {
 }
 
 #[test]
-fn a_store_of_another_version_is_not_backed_up() {
+fn backup_refuses_store_of_another_version() {
     let home = home_with_store();
     let connection = Connection::open(home.path("kfwatch.db")).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
@@ -54,7 +54,7 @@ fn a_store_of_another_version_is_not_backed_up() {
 }
 
 #[test]
-fn a_damaged_store_is_found_by_a_backup() {
+fn backup_detects_damaged_store() {
     let home = home_with_store();
     let mut content = fs::read(home.path("kfwatch.db")).unwrap();
     let middle = content.len() / 2;
@@ -65,7 +65,7 @@ fn a_damaged_store_is_found_by_a_backup() {
 }
 
 #[test]
-fn what_is_no_sound_backup_is_not_restored() {
+fn restore_refuses_unsound_backups() {
     let home = home_with_store();
     assert_eq!(home.run("backup good.db").code, Some(0));
     fs::write(home.path("text.db"), "a text that is longer than the header\n").unwrap();
@@ -95,7 +95,7 @@ fn what_is_no_sound_backup_is_not_restored() {
 }
 
 #[test]
-fn a_running_daemon_is_named_and_a_reader_too() {
+fn restore_names_processes_that_use_the_store() {
     let home = home_with_store();
     assert_eq!(home.run("backup good.db").code, Some(0));
     let daemon = home.daemon();
@@ -116,7 +116,7 @@ fn a_running_daemon_is_named_and_a_reader_too() {
 }
 
 #[test]
-fn another_programs_file_is_not_replaced() {
+fn restore_refuses_to_replace_foreign_file() {
     let home = home_with_store();
     assert_eq!(home.run("backup good.db").code, Some(0));
     fs::remove_file(home.path("kfwatch.db")).unwrap();
@@ -125,7 +125,7 @@ fn another_programs_file_is_not_replaced() {
 }
 
 #[test]
-fn a_damaged_store_is_kept_with_its_log_and_replaced() {
+fn restore_keeps_damaged_store_with_its_wal() {
     let home = home_with_store();
     assert_eq!(home.run("backup good.db").code, Some(0));
     fs::write(home.path("kfwatch.db"), "what a broken disk has left of it").unwrap();
@@ -141,7 +141,7 @@ fn a_damaged_store_is_kept_with_its_log_and_replaced() {
 }
 
 #[test]
-fn a_full_disk_leaves_nothing_behind() {
+fn full_disk_leaves_no_partial_backup() {
     let Some(disk) = SmallDisk::mount(2) else { return };
     let home = home_with_store();
     assert_eq!(home.run("backup good.db").code, Some(0));
@@ -167,7 +167,7 @@ fn a_full_disk_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_backup_that_is_stopped_by_a_signal_leaves_nothing() {
+fn interrupted_backup_leaves_no_file() {
     let home = home();
     grow(&home.path("kfwatch.db"), 0, 60_000);
     let before = listing(&home);

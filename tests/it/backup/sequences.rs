@@ -44,7 +44,7 @@ fn no_number_is_used_for_two_events(deliveries: &[Value]) {
 }
 
 #[test]
-fn restore_gives_back_what_was_backed_up_and_no_sequence_twice() {
+fn restore_returns_backup_and_repeats_no_sequence() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let home = Home::watching(&wechat, ARCHIVE).without_collectors();
     let both = fs::read_to_string(home.path("config.toml")).unwrap();
@@ -111,7 +111,7 @@ fn restore_gives_back_what_was_backed_up_and_no_sequence_twice() {
 }
 
 #[test]
-fn events_are_counted_right_and_their_ids_are_new_after_restores() {
+fn event_ids_are_new_after_restores() {
     let directory = tempfile::tempdir().unwrap();
     let [path, backup] = ["kfwatch.db", "backup.db"].map(|name| directory.path().join(name));
     grow(&path, 0, 5);
@@ -139,7 +139,7 @@ fn events_are_counted_right_and_their_ids_are_new_after_restores() {
 }
 
 #[test]
-fn a_closed_store_that_was_copied_can_be_restored_and_so_can_the_one_kept() {
+fn copied_store_and_kept_store_can_be_restored() {
     let directory = tempfile::tempdir().unwrap();
     let [path, copy] = ["kfwatch.db", "copy.db"].map(|name| directory.path().join(name));
     grow(&path, 0, 5);
@@ -154,7 +154,7 @@ fn a_closed_store_that_was_copied_can_be_restored_and_so_can_the_one_kept() {
 }
 
 #[test]
-fn a_backup_of_an_older_version_is_migrated() {
+fn restored_backup_of_older_version_is_migrated() {
     let directory = tempfile::tempdir().unwrap();
     let [path, backup] = ["kfwatch.db", "backup.db"].map(|name| directory.path().join(name));
     let connection = rusqlite::Connection::open(&backup).unwrap();

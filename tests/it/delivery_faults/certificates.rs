@@ -35,7 +35,7 @@ fn assert_waits(daemon: &Process, receiver: &Receiver, because: &str) {
 }
 
 #[test]
-fn a_receiver_with_a_certificate_of_its_own_authority_is_delivered_to() {
+fn ca_file_of_private_authority_is_trusted() {
     let authority = Authority::new("the shop's own");
     let (wechat, mut receiver) = receiver_of(&authority, "localhost");
     let home = home(&wechat, &crm(&receiver));
@@ -52,7 +52,7 @@ fn a_receiver_with_a_certificate_of_its_own_authority_is_delivered_to() {
 }
 
 #[test]
-fn a_receiver_of_another_authority_is_told_nothing_until_ca_file_is_right() {
+fn unknown_authority_receives_nothing_until_ca_file_is_fixed() {
     let (right, wrong) = (Authority::new("the shop's own"), Authority::new("somebody else's"));
     let (wechat, receiver) = receiver_of(&right, "localhost");
     let home = home(&wechat, &crm(&receiver));
@@ -68,7 +68,7 @@ fn a_receiver_of_another_authority_is_told_nothing_until_ca_file_is_right() {
 }
 
 #[test]
-fn a_receiver_whose_certificate_names_another_is_told_nothing_until_the_url_is_right() {
+fn mismatched_certificate_receives_nothing_until_url_is_fixed() {
     let authority = Authority::new("the shop's own");
     let (wechat, receiver) = receiver_of(&authority, "127.0.0.1");
     let home = home(&wechat, &crm(&receiver));

@@ -32,7 +32,7 @@ struct Tally {
 }
 
 #[test]
-fn every_sink_gets_every_event_in_order_whatever_fails_and_whoever_is_killed() {
+fn every_sink_gets_every_event_through_faults_and_kills() {
     let rounds = rounds(100);
     let met = &Met::default();
     // Two worlds that know nothing of each other, at the same time: they wait for the clock more than they work.

@@ -91,7 +91,7 @@ fn log_at_the_end(wechat: &WeChat, home: &Home, daemon: Process, sinks: &[&str])
 }
 
 #[test]
-fn a_full_disk_of_the_store_holds_events_back_and_loses_none() {
+fn full_store_disk_delays_events_and_loses_none() {
     let Some(disk) = SmallDisk::mount(24) else { return };
     let wechat = WeChat::play(lively());
     let receiver = Receiver::start();
@@ -131,7 +131,7 @@ fn a_full_disk_of_the_store_holds_events_back_and_loses_none() {
 }
 
 #[test]
-fn a_full_disk_of_a_sink_stops_this_sink_alone_and_it_goes_on_when_there_is_room() {
+fn full_sink_disk_pauses_only_that_sink() {
     let Some(disk) = SmallDisk::mount(2) else { return };
     let wechat = WeChat::play(lively());
     let receiver = Receiver::start();
@@ -172,7 +172,7 @@ fn a_full_disk_of_a_sink_stops_this_sink_alone_and_it_goes_on_when_there_is_room
 const TROUBLES: [&[Trouble]; 3] = [&[Sync], &[Write], &[Sync, Cut]];
 
 #[test]
-fn a_failing_disk_of_the_store_commits_nothing_that_is_told_and_loses_nothing() {
+fn failing_store_disk_delivers_only_committed_events() {
     let wechat = WeChat::play(lively());
     let receiver = Receiver::start();
     let sinks = [webhook("crm", &receiver.url("kf"), ""), file("archive", "events.jsonl")];
@@ -208,7 +208,7 @@ fn a_failing_disk_of_the_store_commits_nothing_that_is_told_and_loses_nothing() 
 }
 
 #[test]
-fn a_failing_disk_of_a_sink_confirms_nothing_and_loses_nothing() {
+fn failing_sink_disk_acknowledges_nothing_and_loses_nothing() {
     let wechat = WeChat::play(lively());
     let disk = FailingDisk::build();
     let home = disk.under(home(&wechat, &file("archive", "events.jsonl")), "events.jsonl");
@@ -239,7 +239,7 @@ fn a_failing_disk_of_a_sink_confirms_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn a_sink_that_is_stopped_while_the_disk_of_the_store_is_full_shows_it_and_is_stopped_for_good() {
+fn sink_stopped_on_full_disk_stays_stopped() {
     let Some(disk) = SmallDisk::mount(24) else { return };
     let wechat = WeChat::play(lively());
     let receiver = Receiver::start();
@@ -274,7 +274,7 @@ fn a_sink_that_is_stopped_while_the_disk_of_the_store_is_full_shows_it_and_is_st
 }
 
 #[test]
-fn a_disk_of_the_store_that_hangs_holds_a_scrape_up_once_and_not_for_each_sink() {
+fn hanging_store_disk_delays_scrape_once() {
     const SINKS: usize = 32;
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let disk = FailingDisk::build();

@@ -42,7 +42,7 @@ fn has_open(daemon: &Process, path: &Path) -> bool {
 }
 
 #[test]
-fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_the_next_event() {
+fn sighup_closes_moved_file_and_next_event_creates_one() {
     let (wechat, home, daemon) = with_a_first_event();
     fs::rename(home.path("events.jsonl"), home.path("events.jsonl.1")).unwrap();
     let moved = home.path("events.jsonl.1").canonicalize().unwrap();
@@ -58,7 +58,7 @@ fn at_sighup_a_file_that_was_moved_away_is_closed_at_once_and_a_new_one_made_at_
 }
 
 #[test]
-fn at_sighup_a_file_that_was_emptied_or_spoiled_is_looked_at_again() {
+fn sighup_rereads_truncated_or_damaged_file() {
     let (wechat, home, daemon) = with_a_first_event();
     // Copied and emptied; something that died in the middle of a line wrote to it, too, and the power failed.
     let left = "{\"specversion\":\"1.0\",\"id\":\"53bf".to_owned() + &"\0".repeat(100_000);
@@ -78,7 +78,7 @@ fn at_sighup_a_file_that_was_emptied_or_spoiled_is_looked_at_again() {
 }
 
 #[test]
-fn a_sink_that_cannot_open_its_file_takes_sighup_as_well_and_goes_on_when_it_can() {
+fn sighup_retries_file_that_could_not_be_opened() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let home = home(&wechat, &file("archive", "events.jsonl"));
     fs::create_dir(home.path("events.jsonl")).unwrap();
@@ -95,7 +95,7 @@ fn a_sink_that_cannot_open_its_file_takes_sighup_as_well_and_goes_on_when_it_can
 }
 
 #[test]
-fn a_file_has_its_group_and_permissions_whenever_the_one_who_creates_it_is_killed() {
+fn killed_creation_leaves_file_with_group_and_permissions() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let group = nix::unistd::Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
     let owned = format!("mode = \"0662\"\ngroup = \"{}\"", group.name);

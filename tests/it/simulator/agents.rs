@@ -25,7 +25,7 @@ async fn kf_accounts_can_be_bound_unbound_removed_and_added() {
 }
 
 #[tokio::test]
-async fn the_kf_list_tells_bindings_and_invitations() {
+async fn kf_list_includes_bindings_and_invitations() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
     let list = client.ask(Endpoint::GetKfList).await.json();
@@ -108,7 +108,7 @@ async fn kf_accounts_come_go_and_change_their_names() {
 }
 
 #[tokio::test]
-async fn an_agent_is_as_present_as_told() {
+async fn presence_follows_the_scenario() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
@@ -167,7 +167,7 @@ async fn a_nickname_may_hold_raw_control_characters() {
 }
 
 #[tokio::test]
-async fn waiting_customers_are_told_in_the_old_shape_too() {
+async fn waiting_customers_can_have_the_old_shape() {
     let agents = AgentStyle { old_wait_cases: true, waiting_since_as_text: true, ..AgentStyle::default() };
     let mut scenario = lively();
     scenario.customers.wait = Spread { mean: LONG, min: LONG, max: LONG };

@@ -66,7 +66,7 @@ async fn every_mistake_of_a_caller_has_its_errcode() {
 }
 
 #[tokio::test]
-async fn an_error_says_hint_and_rid() {
+async fn error_includes_hint_and_rid() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
     let error = client.poll("kf4@test").await.json();
@@ -129,7 +129,7 @@ async fn nothing_listens_after_the_stop() {
 
 #[tokio::test]
 #[ignore = "needs python3 with wechatpy from PyPI; tests/run.sh runs it"]
-async fn wechatpy_takes_it_for_wechat() {
+async fn wechatpy_accepts_the_simulator() {
     #[expect(clippy::disallowed_methods, reason = "the interpreter that has wechatpy is the caller's choice")]
     let python = std::env::var("KFWATCH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let simulator = start(quiet()).await;

@@ -55,7 +55,7 @@ async fn customers_come_and_go_by_the_simulated_clock() {
 }
 
 #[tokio::test]
-async fn the_date_is_skewed_or_absent_as_told() {
+async fn date_header_is_skewed_or_absent_on_request() {
     let scenario = Scenario { date_skew: SignedDuration::from_secs(90), ..evening() };
     let simulator = start(scenario).await;
     let control = simulator.control();

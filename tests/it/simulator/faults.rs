@@ -119,7 +119,7 @@ async fn faults_of_the_list() {
 }
 
 #[tokio::test]
-async fn a_truncated_body_breaks_off_behind_its_first_half() {
+async fn truncated_body_ends_after_its_first_half() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
     simulator.control().inject(FaultRule::new(Fault::TruncatedBody));

@@ -9,7 +9,7 @@ use crate::support::simulator::{
 };
 
 #[tokio::test]
-async fn the_ledger_knows_what_was_listed_and_what_was_true() {
+async fn ledger_records_answers_and_truth() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;

@@ -22,7 +22,7 @@ async fn the_quota_is_counted_and_enforced() {
 }
 
 #[tokio::test]
-async fn the_limit_of_a_minute_is_told_and_ends_with_the_minute() {
+async fn minute_limit_is_reported_and_ends_with_the_minute() {
     let scenario = Scenario { session_lists_per_minute: Some(2), ..quiet() };
     // The first second of a minute.
     let starts_at = Some("2026-11-22T15:00:01Z".parse().unwrap());
@@ -60,7 +60,7 @@ async fn limits_can_be_changed_and_every_endpoint_has_its_own() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_not_granted_leaves_the_others_alone() {
+async fn denied_endpoint_affects_no_other() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;

@@ -179,7 +179,7 @@ async fn refresh_tokens_rotate_as_the_scenario_says() {
 }
 
 #[tokio::test]
-async fn an_invalidated_refresh_token_is_read_anew_from_the_list() {
+async fn invalidated_refresh_token_is_read_again_from_list() {
     let simulator = start_platform(Rotation::Never).await;
     let control = simulator.control();
     let mut client = connect(&simulator).await;
@@ -238,7 +238,7 @@ async fn an_authorization_can_be_withdrawn_and_granted_again() {
 }
 
 #[tokio::test]
-async fn a_components_address_off_the_list_stops_all_that_it_does() {
+async fn component_address_off_allow_list_blocks_its_calls() {
     let simulator = start_platform(Rotation::Never).await;
     let control = simulator.control();
     let mut component = connect(&simulator).await;
@@ -269,7 +269,7 @@ async fn the_tokens_of_a_component_expire_at_a_fault_of_its_calls() {
 }
 
 #[tokio::test]
-async fn the_ticket_server_gives_the_newest_ticket_to_those_who_may_have_it() {
+async fn ticket_server_returns_newest_ticket_to_authorized_callers() {
     let mut scenario = platform(ComponentParameter::Either, Rotation::Never);
     scenario.components[0].ticket_header =
         Some(RequiredHeader { name: "X-Ticket-Key".to_owned(), value: "k1".to_owned() });

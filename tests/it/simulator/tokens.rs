@@ -69,7 +69,7 @@ async fn a_frozen_secret_and_a_refused_address_stop_token_calls_only() {
 }
 
 #[tokio::test]
-async fn every_request_for_a_token_is_recorded_with_its_moment() {
+async fn token_requests_are_recorded_with_their_time() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;

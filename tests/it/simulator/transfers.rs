@@ -17,7 +17,7 @@ fn two_agents(scenario: Scenario, renew_createtime: bool, probability: f64) -> S
 }
 
 #[tokio::test]
-async fn a_session_transferred_by_hand_is_listed_by_its_new_kf_account() {
+async fn manually_transferred_session_is_listed_by_new_kf_account() {
     for (renew_createtime, is_kept) in [(false, true), (true, false)] {
         let simulator = start(two_agents(quiet(), renew_createtime, 0.0)).await;
         let control = simulator.control();
@@ -43,7 +43,7 @@ async fn a_session_transferred_by_hand_is_listed_by_its_new_kf_account() {
 }
 
 #[tokio::test]
-async fn customers_are_transferred_and_every_answer_agrees_with_the_ledger() {
+async fn transfers_agree_with_the_ledger() {
     let mut scenario = two_agents(lively(), false, 0.5);
     scenario.official_accounts[0].kf_accounts.push(KfAccountScript {
         prefix: "kf5".to_owned(),

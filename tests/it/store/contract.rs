@@ -24,33 +24,33 @@ macro_rules! contract {
             a_restart_continues,
             a_commit_can_be_repeated,
             sequences_have_no_gaps_under_concurrent_commits,
-            accounts_with_thousands_of_new_sessions_are_committed_side_by_side,
+            large_commits_of_several_accounts_succeed_concurrently,
             a_session_listed_again_after_its_end_is_a_new_event,
-            sightings_are_stored_and_leave_what_they_do_not_know,
-            an_unknown_account_fails_alone,
+            last_seen_update_keeps_unknown_fields,
+            unknown_account_fails_without_affecting_others,
             a_renamed_official_account_keeps_its_history,
-            accounts_come_and_go_and_leave_the_others_as_they_are,
-            an_account_that_comes_again_brings_its_history,
-            what_getkflist_alone_concluded_survives,
+            account_changes_affect_no_other_account,
+            returning_account_keeps_its_history,
+            conclusion_of_getkflist_survives_restart,
             a_cursor_never_moves_back,
             a_new_sink_starts_now_or_at_the_beginning,
             a_removed_sink_keeps_its_cursor_for_a_time,
             pending_counts_what_a_sink_has_to_deliver,
-            what_a_sink_wants_is_read_and_the_rest_is_passed,
-            a_stop_is_remembered_until_the_destination_changes,
+            filtered_read_passes_unwanted_events,
+            stop_persists_until_destination_changes,
             a_dead_letter_outlives_its_event,
-            a_sink_that_is_resumed_goes_on_where_it_stood,
+            resumed_sink_continues_at_its_cursor,
             a_replay_moves_a_cursor_back_and_never_forward,
-            a_dead_letter_is_retried_until_it_is_delivered_or_refused_again,
+            dead_letter_is_retried_until_delivered_or_refused,
             dead_letters_expire_and_are_counted,
-            what_is_kept_of_a_removed_sink_goes_with_it,
-            room_is_made_of_what_everybody_has_or_is_suspended_from_getting,
-            the_gap_of_a_suspended_sink_is_what_was_removed_before_it_had_it,
-            a_sink_that_is_stopped_keeps_its_reason_when_it_is_suspended,
+            removed_sink_takes_its_dead_letters,
+            pruning_frees_only_delivered_or_suspended_events,
+            gap_of_suspended_sink_counts_undelivered_pruned_events,
+            stopped_sink_keeps_reason_when_suspended,
             pruning_never_passes_a_present_sink,
             ids_are_not_used_again_when_the_log_was_emptied,
-            an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever,
-            an_account_that_came_back_keeps_its_snapshot,
+            unwatched_account_keeps_snapshot_temporarily_and_sequence_forever,
+            returning_account_keeps_its_snapshot,
             repeats_count_retained_events_only,
             a_commit_wakes_the_dispatchers,
             token_fetches_survive,
@@ -128,7 +128,7 @@ pub(crate) async fn sequences_have_no_gaps_under_concurrent_commits(place: &Plac
 }
 
 /// More events than a store may have in memory at once.
-pub(crate) async fn accounts_with_thousands_of_new_sessions_are_committed_side_by_side(place: &Place) {
+pub(crate) async fn large_commits_of_several_accounts_succeed_concurrently(place: &Place) {
     let store = place.open();
     let accounts = ["a", "b", "c"].map(account).to_vec();
     let registered = store.register_accounts(accounts).await.unwrap().configured;
@@ -154,7 +154,7 @@ pub(crate) async fn a_session_listed_again_after_its_end_is_a_new_event(place: &
     assert!(events.iter().all(|event| field(event, "/subject") == field(&events[0], "/subject")));
 }
 
-pub(crate) async fn sightings_are_stored_and_leave_what_they_do_not_know(place: &Place) {
+pub(crate) async fn last_seen_update_keeps_unknown_fields(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
@@ -171,7 +171,7 @@ pub(crate) async fn sightings_are_stored_and_leave_what_they_do_not_know(place: 
     assert_eq!(account.snapshot.len(), 1);
 }
 
-pub(crate) async fn an_unknown_account_fails_alone(place: &Place) {
+pub(crate) async fn unknown_account_fails_without_affecting_others(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     let (good, bad) = tokio::join!(
@@ -196,7 +196,7 @@ pub(crate) async fn a_renamed_official_account_keeps_its_history(place: &Place) 
     assert!(registered.left.is_empty());
 }
 
-pub(crate) async fn accounts_come_and_go_and_leave_the_others_as_they_are(place: &Place) {
+pub(crate) async fn account_changes_affect_no_other_account(place: &Place) {
     let store = place.open();
     let first = register(&store, "a").await;
     let added = store.add_accounts(vec![account("b"), account("c")]).await.unwrap();
@@ -221,7 +221,7 @@ pub(crate) async fn accounts_come_and_go_and_leave_the_others_as_they_are(place:
     assert!(store.register_accounts(vec![account("a")]).await.unwrap().left.is_empty(), "told already");
 }
 
-pub(crate) async fn an_account_that_comes_again_brings_its_history(place: &Place) {
+pub(crate) async fn returning_account_keeps_its_history(place: &Place) {
     let store = place.open();
     let added = store.add_accounts(vec![account("a")]).await.unwrap().remove(0);
     commit(&store, &added, vec![started("o-2", 2), started("o-1", 1), started("o-1", 3)]).await;
@@ -238,7 +238,7 @@ pub(crate) async fn an_account_that_comes_again_brings_its_history(place: &Place
     assert!(store.add_accounts(vec![account("a")]).await.unwrap()[0].snapshot.is_empty());
 }
 
-pub(crate) async fn what_getkflist_alone_concluded_survives(place: &Place) {
+pub(crate) async fn conclusion_of_getkflist_survives_restart(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     let record = AccountRecord {
@@ -301,7 +301,7 @@ pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
     assert_eq!(store.pending("log").await.unwrap(), Pending::default());
 }
 
-pub(crate) async fn what_a_sink_wants_is_read_and_the_rest_is_passed(place: &Place) {
+pub(crate) async fn filtered_read_passes_unwanted_events(place: &Place) {
     let store = place.open();
     let branch = Account { official_account: "branch".into(), appid: "wx1".into(), ..account("b") };
     let registered = store.register_accounts(vec![account("a"), branch]).await.unwrap().configured;
@@ -330,7 +330,7 @@ pub(crate) async fn what_a_sink_wants_is_read_and_the_rest_is_passed(place: &Pla
     assert_eq!(read(EventFilter { after: LogPosition(5), ..of(&["shop"]) }, 9).await, (vec![], 5));
 }
 
-pub(crate) async fn a_stop_is_remembered_until_the_destination_changes(place: &Place) {
+pub(crate) async fn stop_persists_until_destination_changes(place: &Place) {
     let mut store = place.open();
     let to = |url: &str| {
         vec![SinkRegistration { destination: Some(url.to_owned()), ..sink("crm", Start::Beginning) }]
@@ -407,9 +407,7 @@ pub(crate) async fn ids_are_not_used_again_when_the_log_was_emptied(place: &Plac
     assert_eq!((done.last_event, done.sequence), (LogPosition(4), 4));
 }
 
-pub(crate) async fn an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_sequence_for_ever(
-    place: &Place,
-) {
+pub(crate) async fn unwatched_account_keeps_snapshot_temporarily_and_sequence_forever(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
@@ -430,7 +428,7 @@ pub(crate) async fn an_unwatched_account_keeps_its_snapshot_for_a_time_and_its_s
     assert_eq!(commit(&store, &back, vec![started("o-1", 1)]).await.sequence, 3);
 }
 
-pub(crate) async fn an_account_that_came_back_keeps_its_snapshot(place: &Place) {
+pub(crate) async fn returning_account_keeps_its_snapshot(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     let mut leaving =

@@ -19,7 +19,7 @@ const CHILD: &str = "KFWATCH_TEST_CRASH_STORE";
 const ACCOUNTS: usize = 8;
 
 #[test]
-fn what_was_acknowledged_survives_a_kill() {
+fn acknowledged_commits_survive_kill() {
     #[expect(clippy::disallowed_methods, reason = "how the child learns that it is one")]
     if let Ok(path) = std::env::var(CHILD) {
         return commit_until_killed(&path);
@@ -34,7 +34,7 @@ fn what_was_acknowledged_survives_a_kill() {
 /// Starts a child, kills it after so many acknowledgements, and returns all that it printed.
 fn run_and_kill(file: &TestFile, acknowledgements: usize) -> Vec<(i64, u64)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::crash::what_was_acknowledged_survives_a_kill", "--nocapture"])
+        .args(["--exact", "store::crash::acknowledged_commits_survive_kill", "--nocapture"])
         .env(CHILD, &file.path)
         .stdout(Stdio::piped())
         .spawn()

@@ -25,7 +25,7 @@ async fn only_the_owner_can_read_the_files() {
 }
 
 #[tokio::test]
-async fn a_second_daemon_is_told_who_runs() {
+async fn second_opener_learns_process_of_owner() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     let error = Store::open(&file.path).unwrap_err();
@@ -36,7 +36,7 @@ async fn a_second_daemon_is_told_who_runs() {
 }
 
 #[tokio::test]
-async fn who_only_reads_keeps_no_daemon_out_sees_what_it_commits_and_writes_nothing() {
+async fn reader_blocks_no_daemon_and_sees_commits() {
     let file = test_file();
     let missing = Store::open_to_read(&file.path).unwrap_err();
     assert!(matches!(missing, StoreError::Missing(_)) && !file.path.exists());
@@ -54,7 +54,7 @@ async fn who_only_reads_keeps_no_daemon_out_sees_what_it_commits_and_writes_noth
 }
 
 #[tokio::test]
-async fn a_store_that_is_dropped_commits_what_is_queued_and_frees_the_file() {
+async fn dropped_store_commits_queue_and_releases_file() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     let account = register(&store, "a").await;
@@ -65,7 +65,7 @@ async fn a_store_that_is_dropped_commits_what_is_queued_and_frees_the_file() {
 }
 
 #[tokio::test]
-async fn an_owner_whose_lease_was_taken_writes_nothing() {
+async fn lost_lease_prevents_writes() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     let account = register(&store, "a").await;
@@ -80,7 +80,7 @@ async fn an_owner_whose_lease_was_taken_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_full_disk_nothing_is_half_stored_and_commits_go_on_when_there_is_space() {
+async fn full_disk_stores_nothing_partially_and_recovers() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     let account = register(&store, "a").await;
@@ -107,7 +107,7 @@ async fn on_a_full_disk_nothing_is_half_stored_and_commits_go_on_when_there_is_s
 }
 
 #[tokio::test]
-async fn a_group_that_fails_is_told_to_every_caller() {
+async fn failed_group_commit_fails_every_caller() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     let account = register(&store, "a").await;
@@ -138,7 +138,7 @@ async fn a_group_that_fails_is_told_to_every_caller() {
 }
 
 #[tokio::test]
-async fn the_event_log_is_read_beside_the_daemon() {
+async fn event_log_is_readable_while_daemon_runs() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     let registered = store.register_accounts(vec![account("a"), account("b")]).await.unwrap().configured;
@@ -167,7 +167,7 @@ async fn the_event_log_is_read_beside_the_daemon() {
 }
 
 #[tokio::test]
-async fn the_event_log_is_read_without_a_daemon() {
+async fn event_log_is_readable_without_daemon() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     let account = register(&store, "a").await;

@@ -95,7 +95,7 @@ async fn a_store_of_version_3_keeps_its_stopped_sinks_and_dead_letters() {
 }
 
 #[tokio::test]
-async fn the_copy_is_a_sound_store_of_the_version_before() {
+async fn migration_copy_is_a_sound_older_store() {
     let file = version_1();
     Store::open(&file.path).unwrap().close().await;
     assert!(version(&file.path) > 1);
@@ -147,7 +147,7 @@ fn a_reader_does_not_migrate() {
 }
 
 #[tokio::test]
-async fn a_full_disk_keeps_a_store_from_being_migrated_and_does_no_harm() {
+async fn full_disk_prevents_migration_harmlessly() {
     let Some(disk) = SmallDisk::mount(2) else { return };
     let path = disk.path().join("kfwatch.db");
     fill_version_1(&path);

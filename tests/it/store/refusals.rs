@@ -84,7 +84,7 @@ async fn a_truncated_file_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_that_lost_its_beginning_to_a_log_is_refused() {
+async fn file_overwritten_by_a_log_is_refused() {
     let file = store_file().await;
     fs::write(&file.path, "").unwrap();
     let log = file.path.with_extension("db-wal");
@@ -130,7 +130,7 @@ fn an_empty_file_becomes_a_store() {
 }
 
 #[test]
-fn paths_that_cannot_hold_a_store_are_refused() {
+fn unusable_store_paths_are_refused() {
     let file = test_file();
     let missing = file.directory.path().join("missing/kfwatch.db");
     let error = Store::open(&missing).unwrap_err();

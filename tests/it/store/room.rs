@@ -7,7 +7,7 @@ use crate::support::store::*;
 const BOUND: u64 = 4 << 20;
 
 #[tokio::test]
-async fn a_file_does_not_grow_beyond_its_bound_however_much_passes_through() {
+async fn file_size_stays_bounded_under_throughput() {
     let file = test_file();
     let store = kfwatch::store::Store::open(&file.path).unwrap();
     sinks(&store, &["dead", "log"], Start::Beginning, 0).await;

@@ -153,7 +153,7 @@ impl ExprVisitor for Visitor {
 }
 
 #[test]
-fn selectors_and_labels_of_an_expression_are_found() {
+fn promql_selectors_and_labels_are_found() {
     let found = selectors(
         "topk(scalar(c), sum by (a) (increase(x_total{job=\"j\", b!~\"k\"}[5m]))) / on (d) group_left (e) max_over_time(y[1h]) unless z",
     );
@@ -178,7 +178,7 @@ fn selectors_and_labels_of_an_expression_are_found() {
 }
 
 #[test]
-fn labels_of_what_an_expression_finds_are_those_of_its_outermost_aggregation() {
+fn promql_result_labels_follow_outermost_aggregation() {
     let recorded = BTreeMap::from([("a:r".to_owned(), "sum by (a) (x) / sum by (a) (y)".to_owned())]);
     let checks = [
         ("time() - max by (a, b) (max by (a, b, c) (x)) > 3", vec!["a", "b"]),

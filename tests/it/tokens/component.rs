@@ -85,7 +85,7 @@ async fn fifty_official_accounts_at_once_fetch_one_component_token() {
 }
 
 #[tokio::test]
-async fn a_component_token_that_is_refused_is_fetched_once_and_every_call_repeated() {
+async fn refused_component_token_is_fetched_once_and_calls_repeat() {
     let stage = Stage::set().await;
     let accounts = stage.accounts(50);
     accounts[0].poll().await.unwrap();
@@ -98,7 +98,7 @@ async fn a_component_token_that_is_refused_is_fetched_once_and_every_call_repeat
 }
 
 #[tokio::test]
-async fn a_component_token_that_is_refused_within_the_floor_costs_a_poll() {
+async fn refused_component_token_within_min_interval_costs_a_poll() {
     let stage = Stage::set().await;
     let accounts = stage.accounts(2);
     accounts[0].poll().await.unwrap();
@@ -123,7 +123,7 @@ async fn an_authorizer_token_that_is_refused_is_fetched_again() {
 }
 
 #[tokio::test]
-async fn both_spellings_of_the_parameter_are_tried_and_the_one_that_works_is_kept() {
+async fn working_parameter_spelling_is_detected_and_kept() {
     let stage = Stage::set().await;
     let accounts = stage.accounts(3);
     stage.platform.world().parameter = "access_token";
@@ -139,7 +139,7 @@ async fn both_spellings_of_the_parameter_are_tried_and_the_one_that_works_is_kep
 }
 
 #[tokio::test]
-async fn a_rotated_refresh_token_is_stored_before_the_token_that_came_with_it_is_used() {
+async fn rotated_refresh_token_is_stored_before_use() {
     let stage = Stage::set().await;
     let account = stage.accounts(1).remove(0);
     stage.platform.world().merchants.values_mut().next().unwrap().rotates = true;
@@ -163,7 +163,7 @@ async fn a_rotated_refresh_token_is_stored_before_the_token_that_came_with_it_is
 }
 
 #[tokio::test]
-async fn an_invalid_refresh_token_is_looked_up_once_for_all() {
+async fn invalid_refresh_tokens_share_one_lookup() {
     let stage = Stage::set().await;
     let appids = stage.platform.merchants(50);
     let accounts: Vec<Account> =
@@ -179,7 +179,7 @@ async fn an_invalid_refresh_token_is_looked_up_once_for_all() {
 }
 
 #[tokio::test]
-async fn who_authorizes_again_recovers_at_a_later_attempt() {
+async fn renewed_authorization_recovers_later() {
     let stage = Stage::set().await;
     stage.platform.merchants(2);
     let appid = "wx0000000000000009";
@@ -199,7 +199,7 @@ async fn who_authorizes_again_recovers_at_a_later_attempt() {
 }
 
 #[tokio::test]
-async fn without_a_refresh_token_the_list_is_asked_page_by_page() {
+async fn missing_refresh_token_pages_through_list() {
     let stage = Stage::set().await;
     let appids = stage.platform.merchants(1001);
     stage.account(&appids[1000], None).poll().await.unwrap();
@@ -210,7 +210,7 @@ async fn without_a_refresh_token_the_list_is_asked_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_reading_of_the_list_that_was_cancelled_goes_on_where_it_stopped() {
+async fn cancelled_list_reading_resumes_at_its_page() {
     let stage = Stage::set().await;
     let appids = stage.platform.merchants(600);
     stage.account(&appids[0], Some(&format!("refresh-{}", appids[0]))).poll().await.unwrap();
@@ -230,7 +230,7 @@ async fn a_reading_of_the_list_that_was_cancelled_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn official_accounts_that_waited_for_a_component_token_share_its_failure() {
+async fn waiting_official_accounts_share_component_token_failure() {
     let stage = Stage::set().await;
     let accounts = stage.accounts(20);
     stage.platform.world().ticket = "ticket-2".to_owned();
@@ -246,7 +246,7 @@ async fn official_accounts_that_waited_for_a_component_token_share_its_failure()
 }
 
 #[tokio::test]
-async fn the_ticket_is_read_anew_for_each_fetch() {
+async fn ticket_is_read_again_for_each_fetch() {
     let stage = Stage::set().await;
     let accounts = stage.accounts(2);
     stage.platform.world().ticket = "ticket-2".to_owned();
@@ -295,7 +295,7 @@ async fn a_ticket_can_come_from_a_server() {
 }
 
 #[tokio::test]
-async fn the_floor_of_the_component_holds_across_a_restart() {
+async fn component_min_fetch_interval_survives_restart() {
     let stage = Stage::resumed(Some(Duration::from_secs(3))).await;
     let account = stage.accounts(1).remove(0);
     let failure = account.failure().await;

@@ -28,7 +28,7 @@ fn replace_token(platform: &Platform, token: &str) {
 }
 
 #[tokio::test]
-async fn a_token_is_believed_for_a_minute() {
+async fn server_token_is_cached_for_a_minute() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), None);
     for _ in 0..10 {
@@ -44,7 +44,7 @@ async fn a_token_is_believed_for_a_minute() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_asked_for_again_but_not_within_the_floor() {
+async fn refused_server_token_respects_min_fetch_interval() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), None);
     account.poll().await.unwrap();
@@ -62,7 +62,7 @@ async fn a_refused_token_is_asked_for_again_but_not_within_the_floor() {
 }
 
 #[tokio::test]
-async fn the_floor_holds_across_a_restart() {
+async fn min_fetch_interval_survives_restart() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), Some(Duration::from_secs(3)));
     assert_eq!(account.failure().await.error, CallError::TokenNotYet);
@@ -72,7 +72,7 @@ async fn the_floor_holds_across_a_restart() {
 }
 
 #[tokio::test]
-async fn the_header_goes_along_and_the_token_is_found_in_json() {
+async fn token_server_request_has_header_and_json_pointer() {
     let platform = Platform::start().await;
     platform.world().served = (200, r#"{"data":{"token":"served-1","expires_in":1}}"#.to_owned());
     let url = format!("{}/token?key=s3cret", platform.url).parse().unwrap();
@@ -86,7 +86,7 @@ async fn the_header_goes_along_and_the_token_is_found_in_json() {
 }
 
 #[tokio::test]
-async fn user_name_and_password_of_the_url_are_sent_as_such() {
+async fn url_credentials_are_sent_as_basic_auth() {
     let platform = Platform::start().await;
     let url = platform.url.replace("http://", "http://me:s3cret@").parse().unwrap();
     let source = TokenSource::Server(TokenServer { url, header: None, json_pointer: None });
@@ -95,7 +95,7 @@ async fn user_name_and_password_of_the_url_are_sent_as_such() {
 }
 
 #[tokio::test]
-async fn each_failure_is_told_apart_and_shows_nothing_of_the_exchange() {
+async fn token_server_failures_are_distinct_and_leak_nothing() {
     let platform = Platform::start().await;
     let url = format!("{}/token?key=s3cret", platform.url).parse().unwrap();
     let header = ("authorization".parse().unwrap(), "Bearer s3cret-too".parse().unwrap());
@@ -127,7 +127,7 @@ async fn each_failure_is_told_apart_and_shows_nothing_of_the_exchange() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_not_refused_is_used_on_while_its_server_is_down() {
+async fn valid_token_is_used_while_server_is_down() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), None);
     account.poll().await.unwrap();
@@ -144,7 +144,7 @@ async fn a_token_that_was_not_refused_is_used_on_while_its_server_is_down() {
 }
 
 #[tokio::test]
-async fn it_is_not_asked_through_the_proxy_to_wechat() {
+async fn token_server_bypasses_wechat_proxy() {
     let platform = Platform::behind(Some("http://127.0.0.1:9")).await;
     let account = platform.own(source(&platform, "/token"), None);
     let failure = account.failure().await;
@@ -172,7 +172,7 @@ async fn a_server_that_hangs_delays_one_poll_alone() {
 }
 
 #[tokio::test]
-async fn who_waited_for_a_fetch_that_hung_shares_its_failure_and_the_floor_is_counted_from_its_end() {
+async fn waiters_share_failed_fetch_and_interval_starts_at_its_end() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), None);
     platform.world().served = (503, String::new());
@@ -192,7 +192,7 @@ async fn who_waited_for_a_fetch_that_hung_shares_its_failure_and_the_floor_is_co
 }
 
 #[tokio::test]
-async fn a_late_refusal_does_not_drop_a_token_that_was_given_again_since() {
+async fn late_refusal_keeps_newer_token() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), None);
     account.poll().await.unwrap();

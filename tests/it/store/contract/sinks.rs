@@ -31,7 +31,7 @@ fn as_little_as_can_be() -> RoomLimits {
     RoomLimits { bytes: 0, batch: 2 }
 }
 
-pub(crate) async fn a_sink_that_is_resumed_goes_on_where_it_stood(place: &Place) {
+pub(crate) async fn resumed_sink_continues_at_its_cursor(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm"], Start::Beginning, 0).await;
     log_of(&store, 3).await;
@@ -62,7 +62,7 @@ pub(crate) async fn a_replay_moves_a_cursor_back_and_never_forward(place: &Place
     assert!(matches!(store.rewind_cursor("nobody", at(0)).await, Err(StoreError::UnknownSink)));
 }
 
-pub(crate) async fn a_dead_letter_is_retried_until_it_is_delivered_or_refused_again(place: &Place) {
+pub(crate) async fn dead_letter_is_retried_until_delivered_or_refused(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm", "log"], Start::Beginning, 0).await;
     let events = log_of(&store, 3).await;
@@ -104,7 +104,7 @@ pub(crate) async fn dead_letters_expire_and_are_counted(place: &Place) {
     assert_eq!(store.pending("crm").await.unwrap(), expected);
 }
 
-pub(crate) async fn what_is_kept_of_a_removed_sink_goes_with_it(place: &Place) {
+pub(crate) async fn removed_sink_takes_its_dead_letters(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm"], Start::Beginning, 0).await;
     let events = log_of(&store, 1).await;
@@ -116,7 +116,7 @@ pub(crate) async fn what_is_kept_of_a_removed_sink_goes_with_it(place: &Place) {
     assert!(store.dead_letters("crm", LogPosition::BEGINNING, 9).await.unwrap().is_empty());
 }
 
-pub(crate) async fn room_is_made_of_what_everybody_has_or_is_suspended_from_getting(place: &Place) {
+pub(crate) async fn pruning_frees_only_delivered_or_suspended_events(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm", "log"], Start::Beginning, 0).await;
     log_of(&store, 6).await;
@@ -137,7 +137,7 @@ pub(crate) async fn room_is_made_of_what_everybody_has_or_is_suspended_from_gett
     assert_eq!(next().await, Room::NothingLeft);
 }
 
-pub(crate) async fn the_gap_of_a_suspended_sink_is_what_was_removed_before_it_had_it(place: &Place) {
+pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm", "log"], Start::Beginning, 0).await;
     log_of(&store, 9).await;
@@ -173,7 +173,7 @@ pub(crate) async fn the_gap_of_a_suspended_sink_is_what_was_removed_before_it_ha
     assert_eq!(store.pending("log").await.unwrap().lost_events, 0);
 }
 
-pub(crate) async fn a_sink_that_is_stopped_keeps_its_reason_when_it_is_suspended(place: &Place) {
+pub(crate) async fn stopped_sink_keeps_reason_when_suspended(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm"], Start::Beginning, 0).await;
     log_of(&store, 3).await;
