@@ -22,6 +22,9 @@ done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/lib.sh
 
+cargo_deny_version=0.20.2
+cargo_machete_version=0.9.2
+
 current="nothing yet"
 steps=0
 # Whatever ends the script, its last line says how.
@@ -82,6 +85,28 @@ ignored_tests() {
     cargo test --locked --quiet --test it -- "${@/%/::}" --ignored
 }
 
+# Installs a tool of cargo into target/tools unless it is there, in the version that is given.
+install_tool() {
+    PATH=$target/tools/bin:$PATH
+    command -v "$1" >/dev/null || cargo install --locked --quiet --root "$target/tools" --version "$2" "$1"
+}
+
+# deny.toml says what is allowed. Advisories need the network; without it they are skipped.
+check_dependencies() {
+    install_tool cargo-deny "$cargo_deny_version"
+    cargo deny --locked check bans licenses sources
+    if cargo deny --locked fetch db 2>/dev/null; then
+        cargo deny --locked check --disable-fetch advisories
+    else
+        echo "run.sh: SKIPPED: the database of advisories cannot be fetched"
+    fi
+}
+
+unused_dependencies() {
+    install_tool cargo-machete "$cargo_machete_version"
+    cargo machete
+}
+
 demo() {
     local events
     events=$("$target/debug/kfwatch" demo --for 5s --listen 127.0.0.1:0 | wc -l)
@@ -93,13 +118,14 @@ demo() {
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
 
 step "formatting" cargo fmt --check
+step "preparation of Python" prepare_python
+step "spelling" "$venv/bin/typos"
 step "clippy" cargo clippy --all-targets --locked --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS=-Dwarnings \
     cargo doc --no-deps --document-private-items --locked --quiet
 step "tests" cargo test --locked --quiet
 step "demo" demo
 step "preparation of Prometheus and Alertmanager" prepare_prometheus
-step "preparation of Python" prepare_python
 step "deploy/" check_deploy tests/deploy/*.sh
 export KFWATCH_TEST_PYTHON=$venv/bin/python
 step "tests with Prometheus" ignored_tests monitoring alerting dashboards
@@ -112,6 +138,8 @@ step "benchmarks compile" cargo build --benches --locked --quiet
 step "instructions of the hot functions" tests/instructions.sh
 
 if $long; then
+    step "dependencies: licenses, sources, duplicates" check_dependencies
+    step "dependencies that nothing uses" unused_dependencies
     step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
     step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
         cargo test --locked --release --quiet --test it -- conservation:: --skip delivery_faults::
