@@ -30,7 +30,8 @@ use kfwatch::{
         webhook::{SigningKey, WebhookOptions, WebhookSink},
     },
     store::{
-        AccountRecord, EventFilter, LogPosition, PollCommit, SinkRegistration, Start, Store, StoredAccount,
+        AccountRecord, EventFilter, LogPosition, PollCommit, SinkRegistration, StartPosition, Store,
+        StoredAccount,
     },
 };
 use reqwest::header::HeaderMap;
@@ -124,7 +125,7 @@ async fn throughput(receiver: &Receiver, in_flight: usize, report: &mut Report) 
         let sink = format!("crm{round}");
         let before = receiver.count();
         let begun = Instant::now();
-        let running = site.deliver(&sink, webhook(receiver, in_flight), Start::Beginning).await;
+        let running = site.deliver(&sink, webhook(receiver, in_flight), StartPosition::Beginning).await;
         receiver.wait_for(before + EVENTS).await;
         let delivered = begun.elapsed();
         running.end().await;
@@ -165,7 +166,7 @@ async fn post_all(http: &reqwest::Client, url: String, bodies: &Arc<Vec<String>>
 
 async fn latency(receiver: &Receiver, report: &mut Report) {
     let site = Site::new().await;
-    let running = site.deliver("crm", webhook(receiver, 8), Start::Now).await;
+    let running = site.deliver("crm", webhook(receiver, 8), StartPosition::Now).await;
     let mut latencies = Vec::new();
     for n in 0..LATENCIES {
         let before = receiver.count();
@@ -239,7 +240,7 @@ impl Site {
     }
 
     /// Sinks that are registered together, because the others count as removed.
-    async fn deliver_to_all(&self, sinks: Vec<(String, Sink)>, start: Start) -> Running {
+    async fn deliver_to_all(&self, sinks: Vec<(String, Sink)>, start: StartPosition) -> Running {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let registration =
             |(name, _): &(String, Sink)| SinkRegistration { name: name.clone(), start, destination: None };
@@ -258,7 +259,7 @@ impl Site {
         Running { drain, tasks }
     }
 
-    async fn deliver(&self, name: &str, sink: Sink, start: Start) -> Running {
+    async fn deliver(&self, name: &str, sink: Sink, start: StartPosition) -> Running {
         self.deliver_to_all(vec![(name.to_owned(), sink)], start).await
     }
 }

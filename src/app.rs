@@ -6,6 +6,7 @@
 //! stores when accounts were last seen, lets sinks finish their attempt, and closes the web server last.
 
 mod accounts;
+mod build_sinks;
 pub mod clock;
 mod housekeeping;
 mod journal;
@@ -13,7 +14,6 @@ mod operations;
 mod running;
 pub mod service_manager;
 mod service_status;
-mod sinks;
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ use crate::{
         server::ControlServer,
         socket::{ControlSocket, SocketError},
     },
-    dispatch::{DispatchContext, Dispatcher, DispatcherCommands, SinkEnded, admin::SinkAdmin},
+    dispatch::{DispatchContext, Dispatcher, DispatcherHandle, SinkEnded, admin::SinkAdmin},
     domain::{clock::Clock, cron::Schedule},
     metrics::{Metrics, exposition::Detail},
     poll::{PollLimits, Poller},
@@ -134,8 +134,8 @@ impl App {
             clock: Arc::clone(&clock),
         };
         let (dispatchers, orders): (Vec<_>, Vec<_>) =
-            sinks::dispatchers(&config.sinks, &dispatching).await?.into_iter().unzip();
-        let sinks = orders.iter().map(DispatcherCommands::status).collect();
+            build_sinks::build_dispatchers(&config.sinks, &dispatching).await?.into_iter().unzip();
+        let sinks = orders.iter().map(DispatcherHandle::status).collect();
         let sink_admin = Arc::new(SinkAdmin::new(store.clone(), orders));
         let connections = Connections::build(&config, &store, Arc::clone(&clock)).await?;
         let mut watching = Watching::restore(&config, &store, &metrics, &connections).await?;

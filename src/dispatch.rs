@@ -1,23 +1,25 @@
-//! From the event log to one sink: read behind the cursor, deliver, move the cursor.
+//! Delivers the event log to the sinks: reads events after a sink's cursor, sends them, and moves the cursor.
 //!
-//! Each sink has a dispatcher of its own, so that a slow or dead sink holds back neither polling nor the others. The
-//! cursor moves only when the sink has confirmed, and stands below the lowest event that is not ([`window`]); what a crash
-//! leaves between the two is delivered again. A commit wakes the dispatcher at once; it also looks by itself now and then,
-//! so that a lost wake-up delays and loses nothing.
+//! Each sink has its own dispatcher, so that a slow or dead sink delays neither polling nor other sinks. The cursor stands
+//! before the lowest event that the sink has not acknowledged ([`window`]). After a crash, events that were acknowledged
+//! after it are delivered again. A commit wakes the dispatcher at once. It also looks at the log now and then, so that a
+//! lost wake-up delays events but loses none.
 //!
-//! What fails for the sink as a whole makes it wait, longer from failure to failure, with one attempt at a time until one
-//! succeeds ([`outage`]). What the sink refuses for the event's own sake holds back only the events of its kf account, and
-//! becomes a dead letter after [`MAX_REFUSALS`] ([`letters`]). What a person wants of a sink ([`admin`]) comes as an order, and
-//! is carried out when nothing is under way.
+//! A failure of the sink as a whole opens a circuit breaker: the dispatcher backs off, longer after each failure, and makes
+//! one attempt at a time until one succeeds ([`circuit_breaker`]). An event that the sink refuses delays only the events of
+//! its kf account, and becomes a dead letter after a few refusals ([`dead_letters`]). Commands of an operator ([`admin`])
+//! are executed while no attempt is in flight.
 
 pub mod admin;
+mod backoff;
 mod circuit_breaker;
 mod commands;
 mod cursor;
 mod dead_letters;
+mod execute;
 mod reader;
-mod settling;
-mod stop;
+mod settle;
+mod stop_recorder;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -26,14 +28,14 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::commands::DispatcherCommands;
+pub use self::commands::DispatcherHandle;
 use self::{
     circuit_breaker::CircuitBreaker,
-    commands::{DispatcherCommand, MAX_ORDERS},
+    commands::{DispatcherCommand, MAX_QUEUED_COMMANDS},
     cursor::Cursor,
     dead_letters::DeadLetters,
     reader::Reader,
-    stop::Stop,
+    stop_recorder::StopRecorder,
     window::Window,
 };
 use crate::{
@@ -42,27 +44,20 @@ use crate::{
         failure_streak::FailureStreak,
     },
     metrics::Metrics,
-    sink::{DeliveryError, Pace, Sink},
+    sink::{DeliveryError, DeliveryMode, Sink},
     status::SinkStatus,
     store::{EventFilter, LogPosition, RegisteredSink, Store, StoredEvent},
 };
 
-/// How often the log is looked at without a wake-up.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the log is read without a wake-up.
+const READ_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often a sink may refuse an event before it becomes a dead letter.
-const MAX_REFUSALS: u32 = 5;
-
-/// How many dead letters a sink may have before it is stopped: some six megabytes. A receiver that refuses so many refuses
-/// everything, and then the log is the better place for what comes. One that is refused again adds none.
-const MAX_DEAD_LETTERS: u64 = 10_000;
-
-/// What dispatchers share.
+/// What all dispatchers share.
 #[derive(Clone)]
 pub struct DispatchContext {
-    /// The log and the cursors.
+    /// The event log and the cursors.
     pub store: Store,
-    /// Told of deliveries.
+    /// Counts deliveries.
     pub metrics: Arc<Metrics>,
     /// The time.
     pub clock: Arc<dyn Clock>,
@@ -76,11 +71,11 @@ pub struct Dispatcher {
     window: Window,
     cursor: Cursor,
     circuit_breaker: CircuitBreaker,
-    stop: Stop,
-    letters: DeadLetters,
-    orders: mpsc::Receiver<DispatcherCommand>,
-    /// The order that waits until nothing is under way.
-    order: Option<DispatcherCommand>,
+    stop_recorder: StopRecorder,
+    dead_letters: DeadLetters,
+    commands: mpsc::Receiver<DispatcherCommand>,
+    /// Waits until no attempt is in flight.
+    pending_command: Option<DispatcherCommand>,
     failures: FailureStreak<String>,
     status: Arc<SinkStatus>,
     store: Store,
@@ -88,7 +83,7 @@ pub struct Dispatcher {
     clock: Arc<dyn Clock>,
 }
 
-/// The sink has ended for good; its undelivered events stay in the log.
+/// The sink has ended for good. Its undelivered events stay in the log.
 #[derive(Debug, thiserror::Error)]
 #[error("sink {name:?} has ended")]
 pub struct SinkEnded {
@@ -97,127 +92,138 @@ pub struct SinkEnded {
     source: DeliveryError,
 }
 
-/// Events that were delivered together, and what became of that.
+/// A finished attempt to deliver events together.
 struct Attempt {
     events: Vec<Arc<StoredEvent>>,
-    begun: Moment,
+    started_at: Moment,
     outcome: Result<(), DeliveryError>,
 }
 
 impl Dispatcher {
-    /// A dispatcher that goes on where the sink stands, with those events that pass the filter; and where it takes orders.
+    /// A dispatcher that delivers the events that pass the filter, from the sink's cursor on, and its handle.
     pub fn new(
         name: String,
         sink: Sink,
-        wanted: EventFilter,
+        filter: EventFilter,
         registered: &RegisteredSink,
         context: DispatchContext,
-    ) -> (Self, DispatcherCommands) {
-        let cursor = registered.cursor;
+    ) -> (Self, DispatcherHandle) {
+        let RegisteredSink { cursor, state } = registered.clone();
         let DispatchContext { store, metrics, clock } = context;
-        let (sender, orders) = mpsc::channel(MAX_ORDERS);
-        let status = Arc::new(SinkStatus::new(name.clone()));
+        let (sender, commands) = mpsc::channel(MAX_QUEUED_COMMANDS);
+        let status = Arc::new(SinkStatus::new(name.clone(), state));
         let dispatcher = Self {
             sink: Arc::new(sink),
-            reader: Reader::new(name.clone(), wanted, store.clone(), Arc::clone(&clock)),
-            window: Window::behind(cursor),
+            reader: Reader::new(name.clone(), filter, store.clone(), Arc::clone(&clock)),
+            window: Window::after(cursor),
             cursor: Cursor::new(name.clone(), cursor, store.clone()),
-            letters: DeadLetters::new(name.clone(), store.clone()),
-            stop: Stop::known(name.clone(), registered.stopped.clone(), store.clone(), Arc::clone(&status)),
+            dead_letters: DeadLetters::new(name.clone(), store.clone()),
+            stop_recorder: StopRecorder::new(name.clone(), store.clone(), Arc::clone(&status)),
             name,
             circuit_breaker: CircuitBreaker::default(),
-            orders,
-            order: None,
+            commands,
+            pending_command: None,
             failures: FailureStreak::default(),
             status: Arc::clone(&status),
             store,
             metrics,
             clock,
         };
-        (dispatcher, DispatcherCommands::new(sender, status))
+        (dispatcher, DispatcherHandle::new(sender, status))
     }
 
-    /// Where it delivers to.
+    /// The sink that it delivers to.
     pub fn sink(&self) -> Arc<Sink> {
         Arc::clone(&self.sink)
     }
 
-    /// Delivers until `drain`, and then what is in the log by then: new attempts begin for so long at most, none after a
-    /// failure, and those under way are finished.
-    pub async fn run(mut self, drain: CancellationToken, begin_for: Duration) -> Result<(), SinkEnded> {
+    /// Delivers until `drain`, then what the log contains by then: starts new attempts for at most the grace period, none
+    /// after a failure, and waits for those in flight.
+    pub async fn run(mut self, drain: CancellationToken, grace_period: Duration) -> Result<(), SinkEnded> {
         let mut committed = self.store.committed();
-        let mut under_way: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
-        let mut begin_until: Option<Instant> = None;
-        if let Some(reason) = self.stop.reason() {
-            tracing::error!(sink = %self.name, "Delivery has ended before: {reason}; {}", self.until_resumed());
+        let mut in_flight: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
+        let mut start_until: Option<Instant> = None;
+        if let Some(reason) = self.status.read().state.stop_reason() {
+            tracing::error!(sink = %self.name, "Sink is still stopped: {reason}; {}", self.how_to_resume());
         }
         loop {
             // Marked as seen before reading, so that a commit in between wakes us again.
             let newest = *committed.borrow_and_update();
-            let look_at = self.look(newest, under_way.len()).await;
-            while begin_until.is_none_or(|until| Instant::now() < until)
-                && let Some(events) = self.next(under_way.len())
+            let wake_at = self.prepare_events(newest, in_flight.len()).await;
+            while start_until.is_none_or(|until| Instant::now() < until)
+                && let Some(events) = self.next_events(in_flight.len())
             {
-                under_way.push(attempt(Arc::clone(&self.sink), events, Arc::clone(&self.clock)));
+                in_flight.push(attempt(Arc::clone(&self.sink), events, Arc::clone(&self.clock)));
             }
-            if under_way.is_empty()
-                && let Some(order) = self.order.take()
+            if in_flight.is_empty()
+                && let Some(command) = self.pending_command.take()
             {
-                self.carry_out(order).await;
+                self.execute(command).await;
                 continue;
             }
-            if begin_until.is_some() && under_way.is_empty() {
+            if start_until.is_some() && in_flight.is_empty() {
                 self.cursor.finish(self.window.cursor()).await;
                 return Ok(());
             }
             tokio::select! {
-                biased; // What the last polls committed is delivered before the drain is obeyed.
+                biased; // Events of the last polls are delivered before the drain begins.
                 () = self.cursor.store(self.window.cursor()) => {}
-                Some(attempt) = under_way.next(), if !under_way.is_empty() => self.settle(attempt).await?,
-                Some(order) = self.orders.recv(), if self.order.is_none() => self.order = Some(order),
+                Some(attempt) = in_flight.next(), if !in_flight.is_empty() => self.settle(attempt).await?,
+                Some(command) = self.commands.recv(), if self.pending_command.is_none() => {
+                    self.pending_command = Some(command);
+                }
                 Ok(()) = committed.changed() => {}
-                () = drain.cancelled(), if begin_until.is_none() => begin_until = Some(Instant::now() + begin_for),
-                () = tokio::time::sleep_until(look_at) => {}
+                () = drain.cancelled(), if start_until.is_none() => {
+                    start_until = Some(Instant::now() + grace_period);
+                }
+                () = tokio::time::sleep_until(wake_at) => {}
             }
         }
     }
 
-    /// Reads on in the log if there is room, lets events in whose wait is over, and tells the store what it does not know.
-    /// Says when to look again.
-    async fn look(&mut self, newest: LogPosition, under_way: usize) -> Instant {
-        let spare = match self.sink.pace() {
-            // All that is here goes together.
-            Pace::Together(_) => 0,
-            Pace::OneByOne(most) => most.saturating_sub(under_way),
+    /// Reads the log if there is room, releases events whose backoff is over, and records an unrecorded stop. Returns when
+    /// to call it again.
+    async fn prepare_events(&mut self, newest: LogPosition, in_flight: usize) -> Instant {
+        let spare = match self.sink.delivery_mode() {
+            // A batch takes all events that are here.
+            DeliveryMode::Batch { .. } => 0,
+            DeliveryMode::Concurrent { max_in_flight } => max_in_flight.saturating_sub(in_flight),
         };
-        let is_behind = self.reader.read_on(&mut self.window, newest, spare).await;
-        self.letters.look(&mut self.window, self.clock.now().monotonic).await;
-        let retry = self.stop.tell_store(self.clock.now()).await;
+        let read_again = self.reader.read(&mut self.window, newest, spare).await;
+        self.dead_letters.read(&mut self.window, self.clock.now().monotonic).await;
+        let record_stop_in = self.stop_recorder.record(self.clock.now()).await;
         let now = self.clock.now().monotonic;
-        let next = self.window.let_in(now).map(|until| until.saturating_sub(now));
-        let waits = [self.circuit_breaker.wait(now), next, retry, is_behind.then_some(Duration::ZERO)];
-        Instant::now() + waits.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min)
+        let release_in = self.window.release_delayed(now).map(|until| until.saturating_sub(now));
+        let waits = [
+            self.circuit_breaker.wait(now),
+            release_in,
+            record_stop_in,
+            read_again.then_some(Duration::ZERO),
+        ];
+        Instant::now() + waits.into_iter().flatten().fold(READ_INTERVAL, Duration::min)
     }
 
-    /// What to deliver next, if an attempt more may begin.
-    fn next(&mut self, under_way: usize) -> Option<Vec<Arc<StoredEvent>>> {
-        let (together, most) = match self.sink.pace() {
-            Pace::Together(most) => (most, 1),
-            Pace::OneByOne(most) => (1, most),
-        };
-        let now = self.clock.now().monotonic;
-        let is_held = self.stop.reason().is_some() || self.order.is_some();
-        if is_held || !self.circuit_breaker.lets_begin(now, under_way, most) {
+    /// The events of the next attempt, if one may start.
+    fn next_events(&mut self, in_flight: usize) -> Option<Vec<Arc<StoredEvent>>> {
+        if self.status.is_stopped() || self.pending_command.is_some() {
             return None;
         }
-        let events = match self.sink.pace() {
-            Pace::Together(_) => self.window.take_together(together),
-            Pace::OneByOne(_) => self.window.take_one().into_iter().collect(),
+        let mode = self.sink.delivery_mode();
+        let max_in_flight = match mode {
+            DeliveryMode::Batch { .. } => 1,
+            DeliveryMode::Concurrent { max_in_flight } => max_in_flight,
+        };
+        if !self.circuit_breaker.allows_attempt(self.clock.now().monotonic, in_flight, max_in_flight) {
+            return None;
+        }
+        let events = match mode {
+            DeliveryMode::Batch { max_events } => self.window.next_batch(max_events),
+            DeliveryMode::Concurrent { .. } => self.window.next_event().into_iter().collect(),
         };
         if events.is_empty() {
             return None;
         }
-        self.circuit_breaker.begin();
+        self.circuit_breaker.attempt_started();
         Some(events)
     }
 }
@@ -227,9 +233,9 @@ fn attempt(
     events: Vec<Arc<StoredEvent>>,
     clock: Arc<dyn Clock>,
 ) -> BoxFuture<'static, Attempt> {
-    let begun = clock.now();
+    let started_at = clock.now();
     Box::pin(async move {
         let outcome = sink.deliver(&events).await;
-        Attempt { events, begun, outcome }
+        Attempt { events, started_at, outcome }
     })
 }

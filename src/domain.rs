@@ -20,6 +20,7 @@ pub mod failure_streak;
 pub mod progress;
 pub mod remedy;
 pub mod retry_after;
+pub mod sink_state;
 pub mod snapshot;
 pub mod spread;
 pub mod tracker;

@@ -1,85 +1,61 @@
-//! Where events go. A sink delivers what it is given and confirms it, or says whether another attempt makes sense;
-//! it reads no log, keeps no cursor and waits for nothing: that is [`crate::dispatch`]'s.
+//! Destinations of events. A sink delivers the events that it is given and acknowledges them, or says whether to retry. It
+//! reads no log, stores no cursor and does not back off; [`crate::dispatch`] does.
 
+mod error;
 pub mod jsonl;
 pub mod nats;
 pub mod webhook;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
+pub use self::error::DeliveryError;
+use self::{jsonl::JsonlSink, nats::NatsSink, webhook::WebhookSink};
 use crate::store::StoredEvent;
-use jsonl::JsonlSink;
-use nats::NatsSink;
-use webhook::WebhookSink;
 
 /// One configured destination.
 #[derive(Debug)]
 pub enum Sink {
     /// JSON lines, to standard output or a file.
     Jsonl(JsonlSink),
-    /// Events by HTTP.
+    /// HTTP requests.
     Webhook(Box<WebhookSink>),
-    /// Events to NATS JetStream.
+    /// Messages to NATS JetStream.
     Nats(NatsSink),
 }
 
-/// Why events were not confirmed.
-#[derive(Debug, thiserror::Error)]
-pub enum DeliveryError {
-    /// Another attempt may succeed.
-    #[error("{reason}")]
-    Retryable {
-        /// What went wrong.
-        reason: String,
-        /// How long to wait at least, if the sink said so.
-        after: Option<Duration>,
-    },
-    /// The sink is there and refuses these events for their own sake.
-    #[error("{reason}")]
-    Refused {
-        /// In what way; fit for the log.
-        reason: String,
-        /// What it said, shortened; it may repeat personal data of the event.
-        answer: String,
-    },
-    /// The sink wants no more events, until a person says otherwise.
-    #[error("{reason}")]
-    Stopped {
-        /// How it said so.
-        reason: String,
-    },
-    /// Whoever read the events has gone for good.
-    #[error("the reader of standard output has gone")]
-    Gone,
-}
-
-/// How events are handed to a sink.
+/// How a sink takes events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// Up to so many in the order of the log, and the next ones when those are confirmed.
-    Together(usize),
-    /// One by one, with up to so many deliveries under way, and of each kf account one.
-    OneByOne(usize),
+pub enum DeliveryMode {
+    /// In batches in the order of the log, one batch at a time.
+    Batch {
+        /// The largest batch.
+        max_events: usize,
+    },
+    /// One by one, several at a time, but at most one of each kf account.
+    Concurrent {
+        /// How many attempts may be in flight.
+        max_in_flight: usize,
+    },
 }
 
 impl Sink {
-    /// How events are to be handed to it.
-    pub fn pace(&self) -> Pace {
+    /// How the sink takes events.
+    pub fn delivery_mode(&self) -> DeliveryMode {
         match self {
-            Self::Jsonl(_) => Pace::Together(jsonl::BATCH),
-            Self::Webhook(sink) => Pace::OneByOne(sink.max_in_flight()),
-            Self::Nats(sink) => Pace::OneByOne(sink.max_in_flight()),
+            Self::Jsonl(_) => DeliveryMode::Batch { max_events: jsonl::MAX_BATCH },
+            Self::Webhook(sink) => DeliveryMode::Concurrent { max_in_flight: sink.max_in_flight() },
+            Self::Nats(sink) => DeliveryMode::Concurrent { max_in_flight: sink.max_in_flight() },
         }
     }
 
-    /// Closes its file, if it has one; the next delivery opens it anew. Waits for nothing.
+    /// Closes the sink's file, if it has one. The next delivery opens it again. Does not block.
     pub fn reopen_file(&self) {
         if let Self::Jsonl(sink) = self {
             sink.reopen();
         }
     }
 
-    /// Delivers events in order; `Ok` means that all of them are confirmed.
+    /// Delivers events in order; `Ok` means that all of them are acknowledged.
     pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<(), DeliveryError> {
         match self {
             Self::Jsonl(sink) => sink.deliver(events).await,
@@ -96,13 +72,5 @@ impl Sink {
                 Ok(())
             }
         }
-    }
-}
-
-/// Of an event from which what its sink needs cannot be read: it can never be delivered.
-fn damaged() -> DeliveryError {
-    DeliveryError::Refused {
-        reason: "the event log is damaged here: this is no whole event".to_owned(),
-        answer: String::new(),
     }
 }

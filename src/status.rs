@@ -6,7 +6,7 @@
 
 mod calls;
 mod label;
-mod sinks;
+mod sink_status;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -19,7 +19,7 @@ use jiff::Timestamp;
 pub use self::{
     calls::{COUNTED_ENDPOINTS, CallCounters},
     label::{escaped, push_escaped},
-    sinks::{SinkRow, SinkStatus},
+    sink_status::{SinkActivity, SinkStatus},
 };
 use crate::domain::{
     account::{Account, AccountState, Conclusion},

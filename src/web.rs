@@ -39,10 +39,10 @@ use crate::{
     domain::clock::Clock,
     metrics::{
         Metrics,
-        exposition::{self, Detail, Stored},
+        exposition::{self, Detail, SinkView, Stored},
     },
     status::{SinkStatus, Table},
-    store::{Pending, Store, StoreError},
+    store::{Store, StoreError, StoredSink},
 };
 
 /// How long a client may take to send the request head.
@@ -100,23 +100,26 @@ impl WebState {
     pub async fn stored(&self) -> Stored {
         let deadline = Instant::now() + READ_TIMEOUT;
         let used_bytes = *self.store.used_bytes().borrow();
-        let mut stored = Stored {
+        let sinks = in_time(deadline, self.store.sinks()).await;
+        Stored {
             size_bytes: self.store.size_bytes(),
             used_bytes,
             event_log_max_bytes: self.event_log_max_bytes,
             events: in_time(deadline, self.store.count_events()).await,
-            writes: self.store.writes(),
-            pending: Vec::with_capacity(self.sinks.len()),
-        };
-        for sink in &self.sinks {
-            let pending = in_time(deadline, self.store.pending(&sink.name)).await;
-            // The sink may have stopped while the store could not record it.
-            let is_stopped = sink.read().stopped.is_some();
-            let pending =
-                pending.map(|pending| Pending { stopped: pending.stopped || is_stopped, ..pending });
-            stored.pending.push((sink.name.clone(), pending));
+            writes: self.store.write_stats(),
+            sinks: self.sinks.iter().map(|sink| sink_view(sink, sinks.as_deref())).collect(),
         }
-        stored
+    }
+}
+
+/// A sink, with what is stored about it if the store was read in time.
+fn sink_view(sink: &SinkStatus, stored: Option<&[StoredSink]>) -> SinkView {
+    let stored = stored.and_then(|sinks| sinks.iter().find(|stored| stored.name == sink.name));
+    let stored_state = stored.map(|stored| stored.state.clone()).unwrap_or_default();
+    SinkView {
+        name: sink.name.clone(),
+        state: stored_state.with_dispatcher(sink.read().state),
+        backlog: stored.map(|stored| stored.backlog),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use kfwatch::store::Start;
+use kfwatch::store::StartPosition;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{ACCOUNTS, Receiver, Report, Site, percentile, started, webhook, webhook_to};
@@ -80,7 +80,7 @@ async fn round(live: &[Receiver; 2], third: &str, latencies: &mut Latencies) {
         ("b".to_owned(), webhook(&live[1], 8)),
         ("c".to_owned(), webhook_to(third, 8, TIMEOUT)),
     ];
-    let mut running = site.deliver_to_all(sinks, Start::Now).await;
+    let mut running = site.deliver_to_all(sinks, StartPosition::Now).await;
     let mut pace = tokio::time::interval(PACE);
     for n in 0..EVENTS {
         pace.tick().await;

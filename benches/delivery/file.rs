@@ -11,9 +11,9 @@ use std::{
 use kfwatch::{
     sink::{
         Sink,
-        jsonl::{JsonlSink, Target},
+        jsonl::{JsonlSink, JsonlTarget},
     },
-    store::Start,
+    store::StartPosition,
 };
 
 use super::{ACCOUNTS, EVENTS, LATENCIES, ROUNDS, Report, Site, median, report_latencies, started};
@@ -25,7 +25,7 @@ const BATCH: usize = 1000;
 const LOOK_INTERVAL: Duration = Duration::from_micros(20);
 
 fn sink(path: &Path) -> Sink {
-    Sink::Jsonl(JsonlSink::new(Target::File { path: path.to_path_buf(), mode: 0o600, group: None }))
+    Sink::Jsonl(JsonlSink::new(JsonlTarget::File { path: path.to_path_buf(), mode: 0o600, group: None }))
 }
 
 pub(super) async fn throughput(report: &mut Report) {
@@ -37,7 +37,7 @@ pub(super) async fn throughput(report: &mut Report) {
         let path = directory.path().join("events.jsonl");
         let begun = Instant::now();
         // Told to end at once it delivers what is there, and stores its cursor.
-        site.deliver(&format!("file{round}"), sink(&path), Start::Beginning).await.end().await;
+        site.deliver(&format!("file{round}"), sink(&path), StartPosition::Beginning).await.end().await;
         rates[0].push(EVENTS as f64 / begun.elapsed().as_secs_f64());
         let delivered = std::fs::read_to_string(&path).unwrap();
         assert!(delivered.lines().eq(events.iter()));
@@ -62,7 +62,7 @@ pub(super) async fn latency(report: &mut Report) {
     let site = Site::new().await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("events.jsonl");
-    let running = site.deliver("file", sink(&path), Start::Now).await;
+    let running = site.deliver("file", sink(&path), StartPosition::Now).await;
     let length = || path.metadata().map_or(0, |metadata| metadata.len());
     let mut latencies = Vec::new();
     for n in 0..LATENCIES {

@@ -23,7 +23,7 @@ use kfwatch::{
         Sink,
         nats::{Login, NatsOptions, NatsSink},
     },
-    store::{LogPosition, Start, StoredEvent},
+    store::{LogPosition, StartPosition, StoredEvent},
 };
 use tokio::task::JoinSet;
 
@@ -78,7 +78,7 @@ async fn throughput(jetstream: &jetstream::Context, url: &str, in_flight: usize,
     for round in 0..=ROUNDS {
         let ours = create(jetstream, &format!("ours{in_flight}-{round}")).await;
         let begun = Instant::now();
-        let running = deliver(&site, url, &ours, in_flight, Start::Beginning).await;
+        let running = deliver(&site, url, &ours, in_flight, StartPosition::Beginning).await;
         while stored(jetstream, &ours).await < EVENTS as u64 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -115,7 +115,7 @@ async fn latency(jetstream: &jetstream::Context, url: &str, report: &mut Report)
     let consumer = push::Config { deliver_subject: inbox, ..push::Config::default() };
     let consumer = jetstream.create_consumer_on_stream(consumer, &stream).await.unwrap();
     let mut messages = consumer.messages().await.unwrap();
-    let running = deliver(&site, url, &stream, 64, Start::Now).await;
+    let running = deliver(&site, url, &stream, 64, StartPosition::Now).await;
     let mut latencies = [const { Vec::new() }; 2];
     for n in 0..LATENCIES {
         let account = &site.accounts[n % ACCOUNTS];
@@ -185,7 +185,7 @@ async fn publish(jetstream: &jetstream::Context, stream: &str, event: &StoredEve
 }
 
 /// Delivers to a stream, by a sink of its name.
-async fn deliver(site: &Site, url: &str, stream: &str, in_flight: usize, start: Start) -> Running {
+async fn deliver(site: &Site, url: &str, stream: &str, in_flight: usize, start: StartPosition) -> Running {
     let options = NatsOptions {
         servers: vec![url.parse().unwrap()],
         subject_prefix: stream.to_owned(),

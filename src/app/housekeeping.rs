@@ -18,7 +18,7 @@ use crate::{
     dispatch::admin::SinkAdmin,
     domain::{clock::Clock, failure_streak::FailureStreak},
     poll::{OfficialAccount, WatchedAccount},
-    store::{LastSeenUpdate, PruneLimits, Pruned, Room, RoomLimits, Store, StoreError},
+    store::{LastSeenUpdate, PruneLimits, Pruned, RoomOutcome, SizeLimit, Store, StoreError},
 };
 
 /// How often send times are stored.
@@ -159,12 +159,12 @@ impl Housekeeping {
 
     /// Removes the oldest events until the store is no larger than that, or has no more.
     async fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
-        let limits = RoomLimits { bytes, batch: PRUNE_BATCH };
+        let limit = SizeLimit { bytes, batch: PRUNE_BATCH };
         let (mut events, mut waited_for) = (0, None);
         loop {
-            match self.store.make_room(limits).await? {
-                Room::Removed { events: removed } => events += removed,
-                Room::HeldBack { sink, cursor } => {
+            match self.store.make_room(limit).await? {
+                RoomOutcome::Removed { events: removed } => events += removed,
+                RoomOutcome::Blocked { sink, cursor } => {
                     let is_full = *self.store.used_bytes().borrow() > self.limits.event_log_max_bytes;
                     // Once in any case; then while it gets on, and there is room for what comes meanwhile.
                     let may_take_time =
@@ -175,8 +175,8 @@ impl Housekeeping {
                         self.suspend(&sink).await?;
                     }
                 }
-                Room::Enough => break,
-                Room::NothingLeft => {
+                RoomOutcome::Enough => break,
+                RoomOutcome::NothingLeft => {
                     tracing::error!(
                         bytes,
                         "The store is too large without any events: raise store.event_log_max_bytes"
@@ -202,7 +202,7 @@ impl Housekeeping {
             "Delivery is suspended, and the oldest events are removed before the sink has them: {SUSPENDED}; mend the sink, and \
              run \"kfwatch sinks resume {sink}\", or raise event_log_max_bytes"
         );
-        self.sinks.suspended(sink, SUSPENDED.to_owned()).await;
+        self.sinks.report_suspension(sink, SUSPENDED.to_owned()).await;
         Ok(())
     }
 

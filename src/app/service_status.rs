@@ -5,7 +5,7 @@ use crate::{domain::account::AccountState, status::Table, web::WebState};
 /// How many kf accounts are in which state, how many sessions are open, how many events wait for the slowest sink.
 pub(super) async fn of(web: &WebState) -> String {
     let stored = web.stored().await;
-    let pending = stored.pending.iter().map(|(_, pending)| pending.map(|pending| pending.events));
+    let pending = stored.sinks.iter().map(|sink| sink.backlog.map(|backlog| backlog.events));
     let most = pending.reduce(|most, events| Some(most?.max(events?))).unwrap_or(Some(0));
     let pending = most.map_or("unknown".to_owned(), |events| events.to_string());
     format!("{}; events pending: {pending}", Counts::of(&web.table))

@@ -15,7 +15,7 @@ use super::{CliError, ConfigArgs, output, signals};
 use crate::{
     app::clock::SystemClock,
     domain::{clock::Clock, event::millis},
-    store::{BackupSummary, Copied, Observer, Store, StoreError},
+    store::{BackupSummary, CopyObserver, CopyProgress, Store, StoreError},
 };
 
 /// How often progress is printed. A small store is copied before the first time.
@@ -35,7 +35,7 @@ pub(super) struct BackupArgs {
 pub(super) async fn run(args: BackupArgs) -> Result<(), CliError> {
     let path = args.config.load()?.config.store.path;
     let file = args.file.clone();
-    let copy = move |observer: Observer| Store::back_up(&path, &file, &observer);
+    let copy = move |observer: CopyObserver| Store::back_up(&path, &file, &observer);
     signals::until_signal(|shutdown| async move {
         let summary = copy_with_progress(copy, shutdown).await?;
         output::print(&format!("{}: {}\n", args.file.display(), summary_line(&summary)))
@@ -56,7 +56,7 @@ pub(super) fn summary_line(summary: &BackupSummary) -> String {
 
 /// Copies on a blocking thread, prints progress to standard error, and interrupts the copy when `shutdown` completes.
 pub(super) async fn copy_with_progress<T: Send + 'static>(
-    work: impl FnOnce(Observer) -> Result<T, StoreError> + Send + 'static,
+    work: impl FnOnce(CopyObserver) -> Result<T, StoreError> + Send + 'static,
     shutdown: impl Future<Output = ()>,
 ) -> Result<T, CliError> {
     let stopped = Arc::new(AtomicBool::new(false));
@@ -72,10 +72,10 @@ pub(super) async fn copy_with_progress<T: Send + 'static>(
     Ok(done.map_err(anyhow::Error::from)??)
 }
 
-fn observer(stopped: Arc<AtomicBool>) -> Observer {
+fn observer(stopped: Arc<AtomicBool>) -> CopyObserver {
     let clock = SystemClock::default();
     let next = Mutex::new(clock.now().monotonic + PROGRESS_INTERVAL);
-    Arc::new(move |Copied { bytes, of }| {
+    Arc::new(move |CopyProgress { bytes, total_bytes: of }| {
         let now = clock.now().monotonic;
         let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= *next {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     app::clock::SystemClock,
     domain::clock::Clock,
-    store::{Observer, Restored, Store},
+    store::{CopyObserver, RestoreSummary, Store},
 };
 
 /// Options of `kfwatch restore`.
@@ -38,7 +38,7 @@ pub(super) async fn run(args: RestoreArgs) -> Result<(), CliError> {
     let path = args.config.load()?.config.store.path;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let (file, now) = (args.file.clone(), clock.now().wall);
-    let restore = move |observer: Observer| Store::restore(&path, &file, now, &observer);
+    let restore = move |observer: CopyObserver| Store::restore(&path, &file, now, &observer);
     signals::until_signal(|shutdown| async move {
         let restored = copy_with_progress(restore, shutdown).await?;
         output::print(&report(&args, &restored))
@@ -46,7 +46,7 @@ pub(super) async fn run(args: RestoreArgs) -> Result<(), CliError> {
     .await
 }
 
-fn report(args: &RestoreArgs, Restored { summary, path, kept }: &Restored) -> String {
+fn report(args: &RestoreArgs, RestoreSummary { summary, path, kept }: &RestoreSummary) -> String {
     let kept = match kept {
         Some(kept) => format!("The replaced store is kept: {}", kept.display()),
         None => "No store was replaced".to_owned(),

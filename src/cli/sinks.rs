@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     config::Loaded,
-    dispatch::admin::{Done, SinkAdmin, SinkAnswer, SinkCommand, SinkReport},
+    dispatch::admin::{SinkAdmin, SinkAnswer, SinkChange, SinkCommand, SinkReport},
     store::StoreError,
 };
 
@@ -57,9 +57,9 @@ pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
 }
 
 /// Carries out a command that changes a sink, and notes what keeps the sink from getting events.
-pub(super) async fn change(loaded: &Loaded, command: SinkCommand) -> Result<Done, CliError> {
+pub(super) async fn change(loaded: &Loaded, command: SinkCommand) -> Result<SinkChange, CliError> {
     match carry_out(loaded, command).await? {
-        SinkAnswer::Done(done) => {
+        SinkAnswer::Changed(done) => {
             if !done.is_configured {
                 eprintln!(
                     "note: {} is not in the configuration; the daemon delivers nothing to it",
@@ -83,7 +83,7 @@ async fn carry_out(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, 
         }
         StoreAccess::Direct(None) => Err(StoreError::Missing(loaded.config.store.path.clone()).into()),
         StoreAccess::Direct(Some(store)) => {
-            let answer = SinkAdmin::without_daemon(store.clone()).carry_out(command).await;
+            let answer = SinkAdmin::without_daemon(store.clone()).execute(command).await;
             store.close().await;
             answer.map_err(|error| anyhow::Error::new(error).into())
         }

@@ -41,7 +41,7 @@ pub(super) async fn read_sinks(loaded: &Loaded, command: SinkCommand) -> Result<
         answer => return answer.map_err(|error| request_failed(&daemon_name(path, None), error)),
     }
     let store = Store::open_to_read(path)?;
-    let answer = SinkAdmin::without_daemon(store).carry_out(command).await;
+    let answer = SinkAdmin::without_daemon(store).execute(command).await;
     answer.map_err(|error| anyhow::Error::new(error).into())
 }
 

@@ -110,7 +110,7 @@ impl ControlClient {
             | SinkCommand::RetryDeadLetters { .. }
             | SinkCommand::DropDeadLetters { .. } => {
                 let done = self.send(request).await?.into_iter().next();
-                done.map(SinkAnswer::Done).ok_or(ControlClientError::Truncated)
+                done.map(SinkAnswer::Changed).ok_or(ControlClientError::Truncated)
             }
         }
     }

@@ -218,10 +218,10 @@ impl CommandExecutor {
         match command {
             ControlCommand::Poll => response.send(self.operations.polls()).await,
             ControlCommand::Check => response.send(self.operations.checks()).await,
-            ControlCommand::Sinks(command) => match self.sinks.carry_out(command).await {
+            ControlCommand::Sinks(command) => match self.sinks.execute(command).await {
                 Ok(SinkAnswer::Sinks(sinks)) => response.send(stream::iter(sinks)).await,
                 Ok(SinkAnswer::DeadLetters(letters)) => response.send(stream::iter(letters)).await,
-                Ok(SinkAnswer::Done(done)) => response.send(stream::iter([done])).await,
+                Ok(SinkAnswer::Changed(done)) => response.send(stream::iter([done])).await,
                 Err(error) => response.fail(&crate::chain(&error)),
             },
         }

@@ -1,7 +1,7 @@
-//! What a person asks of sinks: how they stand, and to resume, replay, look through dead letters, send them again or drop them.
+//! An operator's commands for sinks: list, resume, replay, and list, retry or drop dead letters.
 //!
-//! The same in the daemon, where a sink's dispatcher carries out what concerns it, and in a command that finds no daemon,
-//! where the store alone is changed and the next daemon finds it so. Each of it is one transaction, and can be repeated.
+//! In the daemon a sink's dispatcher executes them. A command that finds no daemon changes the store alone, and the next
+//! daemon reads it. Each command is one transaction and may be repeated.
 
 use std::collections::HashMap;
 
@@ -9,40 +9,40 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::commands::{DispatcherCommand, DispatcherCommands};
+use super::commands::{CommandReply, DispatcherCommand, DispatcherHandle};
 use crate::{
-    domain::event::millis,
-    status::SinkRow,
-    store::{DeadLetter, LogPosition, Rewound, Store, StoreError, StoredSink},
+    domain::{event::millis, sink_state::SinkState},
+    status::SinkActivity,
+    store::{DeadLetter, LogPosition, Store, StoreError, StoredSink},
 };
 
 /// How many dead letters are read at a time.
-const PAGE: usize = 1000;
+const DEAD_LETTERS_PER_READ: usize = 1000;
 
-/// What can be asked of sinks.
+/// An operator's command for sinks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum SinkCommand {
-    /// How every sink stands.
+    /// List all sinks.
     Show,
-    /// Let a sink that was stopped or suspended get events again.
+    /// Resume a stopped or suspended sink.
     Resume {
         /// Its name.
         sink: String,
     },
-    /// Deliver what was observed since once more.
+    /// Deliver again what was observed since.
     Replay {
         /// The sink's name.
         sink: String,
-        /// From when on.
+        /// The start of what is delivered again.
         since: Timestamp,
     },
-    /// The dead letters of a sink.
+    /// List the dead letters of a sink.
     DeadLetters {
         /// Its name.
         sink: String,
     },
-    /// Deliver the dead letters of a sink once more.
+    /// Deliver the dead letters of a sink again.
     RetryDeadLetters {
         /// Its name.
         sink: String,
@@ -54,83 +54,83 @@ pub enum SinkCommand {
     },
 }
 
-/// What came of it.
+/// The result of a [`SinkCommand`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum SinkAnswer {
-    /// How sinks stand.
+    /// The sinks.
     Sinks(Vec<SinkReport>),
     /// Dead letters, in the order of the log.
     DeadLetters(Vec<DeadLetterReport>),
-    /// It was done.
-    Done(Done),
+    /// What was changed.
+    Changed(SinkChange),
 }
 
-/// How a sink stands. Moments are RFC 3339.
+/// The state of a sink. Times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkReport {
     /// Its name.
     pub sink: String,
-    /// `delivering`, `failing`, `stopped`, `suspended`, or `removed` from the configuration; `unknown` while no daemon runs.
+    /// The word of its [`SinkState`], `removed` (from the configuration), or `unknown` while no daemon runs.
     pub state: String,
     /// Why it is stopped or suspended.
     pub stopped_reason: Option<String>,
-    /// Events of the log behind what it has confirmed, wanted by it or not.
+    /// Events of the log after its cursor, selected by its filter or not.
     pub pending_events: u64,
     /// When the oldest of them was observed.
     pub oldest_pending_at: Option<String>,
-    /// Events that it refused for good, and that are kept.
+    /// Stored events that it refused for good.
     pub dead_letters: u64,
-    /// Dead letters that were removed for their age.
+    /// Dead letters that were removed because of their age.
     pub expired_dead_letters: u64,
-    /// Events of the log, wanted by it or not, that were removed before it had confirmed them.
+    /// Events of the log, selected by its filter or not, that were removed before it had acknowledged them.
     pub lost_events: u64,
-    /// Between when the newest of these were observed.
+    /// When the first and the last of the newest of these were observed.
     pub lost_between: Option<[String; 2]>,
-    /// When it last confirmed an event, if it has since the daemon was started.
+    /// When it last acknowledged an event since the daemon was started.
     pub last_delivery_at: Option<String>,
-    /// When an attempt last failed for the sink as a whole, if one has since the daemon was started.
+    /// When an attempt last failed for the sink as a whole since the daemon was started.
     pub last_failure_at: Option<String>,
-    /// What failed then.
+    /// What failed.
     pub last_failure: Option<String>,
 }
 
 /// An event that a sink refused for good.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetterReport {
-    /// When it was given up, in RFC 3339.
+    /// When it became a dead letter, in RFC 3339.
     pub died_at: String,
-    /// What the sink said.
+    /// The sink's last response.
     pub reason: String,
-    /// Whether it is to be delivered once more.
+    /// Whether it is to be delivered again.
     pub retry: bool,
     /// The event; as text if it is damaged.
     pub event: Value,
 }
 
-/// What was done to a sink.
+/// What a command has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
+pub struct SinkChange {
     /// The sink.
     pub sink: String,
-    /// How many events or dead letters it concerns.
+    /// The number of affected events or dead letters.
     pub events: u64,
-    /// When the first of them was observed, in RFC 3339, where that is told.
+    /// When the first event of a replay was observed, in RFC 3339.
     pub from: Option<String>,
-    /// Why the sink gets none of them until it is resumed, if it does not.
+    /// Why the sink receives none of them until it is resumed, if so.
     pub stopped_reason: Option<String>,
-    /// Whether it is configured.
+    /// Whether the sink is configured.
     pub is_configured: bool,
 }
 
-/// It could not be done.
+/// A command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkAdminError {
     /// The store knows no such sink.
-    #[error("there is no sink {sink:?}: {}", names(.known))]
+    #[error("there is no sink {sink:?}: {}", list(.known))]
     Unknown {
-        /// What was asked for.
+        /// The unknown name.
         sink: String,
-        /// Those that there are.
+        /// The known sinks.
         known: Vec<String>,
     },
     /// The store failed.
@@ -138,118 +138,112 @@ pub enum SinkAdminError {
     Store(#[from] StoreError),
 }
 
-fn names(known: &[String]) -> String {
+fn list(known: &[String]) -> String {
     if known.is_empty() { "there are none yet".to_owned() } else { format!("there are {}", known.join(", ")) }
 }
 
-/// Carries out what is asked of sinks.
+/// Executes commands for sinks.
 #[derive(Debug)]
 pub struct SinkAdmin {
     store: Store,
-    /// Of the sinks that dispatchers run for; none while no daemon runs.
-    dispatchers: HashMap<String, DispatcherCommands>,
+    /// By sink; empty while no daemon runs.
+    dispatchers: HashMap<String, DispatcherHandle>,
 }
 
 impl SinkAdmin {
-    /// In the daemon.
-    pub fn new(store: Store, dispatchers: impl IntoIterator<Item = DispatcherCommands>) -> Self {
-        let dispatchers = dispatchers.into_iter().map(|orders| (orders.status.name.clone(), orders));
+    /// For the daemon.
+    pub fn new(store: Store, dispatchers: impl IntoIterator<Item = DispatcherHandle>) -> Self {
+        let dispatchers = dispatchers.into_iter().map(|handle| (handle.status.name.clone(), handle));
         Self { store, dispatchers: dispatchers.collect() }
     }
 
-    /// Where no daemon runs.
+    /// For a command while no daemon runs.
     pub fn without_daemon(store: Store) -> Self {
         Self::new(store, [])
     }
 
-    /// Carries a command out.
-    pub async fn carry_out(&self, command: SinkCommand) -> Result<SinkAnswer, SinkAdminError> {
+    /// Executes a command.
+    pub async fn execute(&self, command: SinkCommand) -> Result<SinkAnswer, SinkAdminError> {
         match command {
             SinkCommand::Show => {
                 let sinks = self.store.sinks().await?;
                 Ok(SinkAnswer::Sinks(sinks.into_iter().map(|sink| self.report(sink)).collect()))
             }
             SinkCommand::DeadLetters { sink } => {
-                self.known(&sink).await?;
+                self.find(&sink).await?;
                 Ok(SinkAnswer::DeadLetters(self.dead_letters(&sink).await?))
             }
             SinkCommand::Resume { sink } => {
-                let pending = self.known(&sink).await?.pending.events;
-                match self.ordered(&sink, DispatcherCommand::Resume).await {
+                let pending = self.find(&sink).await?.backlog.events;
+                match self.send(&sink, DispatcherCommand::Resume).await {
                     Some(resumed) => resumed?,
                     None => self.store.resume_sink(&sink).await.map(drop)?,
                 }
-                self.done(sink, pending, None).await
+                self.changed(sink, pending, None).await
             }
             SinkCommand::Replay { sink, since } => {
-                self.known(&sink).await?;
-                let Rewound { events, from } =
-                    match self.ordered(&sink, |answer| DispatcherCommand::Replay(since, answer)).await {
-                        Some(rewound) => rewound?,
-                        None => self.store.rewind_cursor(&sink, since).await?.1,
-                    };
-                self.done(sink, events, from).await
+                self.find(&sink).await?;
+                let rewind = match self.send(&sink, |reply| DispatcherCommand::Replay(since, reply)).await {
+                    Some(rewind) => rewind?,
+                    None => self.store.rewind_cursor(&sink, since).await?,
+                };
+                self.changed(sink, rewind.events, rewind.from).await
             }
             SinkCommand::RetryDeadLetters { sink } => {
-                self.known(&sink).await?;
-                let letters = match self.ordered(&sink, DispatcherCommand::Retry).await {
+                self.find(&sink).await?;
+                let letters = match self.send(&sink, DispatcherCommand::RetryDeadLetters).await {
                     Some(retried) => retried?,
                     None => self.store.retry_dead_letters(&sink).await?,
                 };
-                self.done(sink, letters, None).await
+                self.changed(sink, letters, None).await
             }
             SinkCommand::DropDeadLetters { sink } => {
-                self.known(&sink).await?;
-                let letters = match self.ordered(&sink, DispatcherCommand::Drop).await {
+                self.find(&sink).await?;
+                let letters = match self.send(&sink, DispatcherCommand::DropDeadLetters).await {
                     Some(dropped) => dropped?,
                     None => self.store.drop_dead_letters(&sink).await?,
                 };
-                self.done(sink, letters, None).await
+                self.changed(sink, letters, None).await
             }
         }
     }
 
-    /// The store has suspended a sink: its dispatcher must know.
-    pub async fn suspended(&self, sink: &str, reason: String) {
-        if let Some(orders) = self.orders_of(sink) {
-            orders.suspended(reason).await;
+    /// Reports to the dispatcher that the store has suspended its sink.
+    pub async fn report_suspension(&self, sink: &str, reason: String) {
+        if let Some(dispatcher) = self.dispatchers.get(sink) {
+            dispatcher.report_suspension(reason).await;
         }
     }
 
-    /// `None` where no dispatcher runs for the sink.
-    async fn ordered<T>(
+    /// Sends a command to the sink's dispatcher. `None` if none runs.
+    async fn send<T>(
         &self,
         sink: &str,
-        order: impl FnOnce(tokio::sync::oneshot::Sender<Result<T, StoreError>>) -> DispatcherCommand,
+        command: impl FnOnce(CommandReply<T>) -> DispatcherCommand,
     ) -> Option<Result<T, StoreError>> {
-        self.orders_of(sink)?.give(order).await
+        self.dispatchers.get(sink)?.send(command).await
     }
 
-    fn orders_of(&self, sink: &str) -> Option<&DispatcherCommands> {
-        self.dispatchers.get(sink)
-    }
-
-    async fn known(&self, sink: &str) -> Result<StoredSink, SinkAdminError> {
+    async fn find(&self, name: &str) -> Result<StoredSink, SinkAdminError> {
         let sinks = self.store.sinks().await?;
-        let known = sinks.iter().map(|known| known.name.clone()).collect();
-        let found = sinks.into_iter().find(|known| known.name == sink);
-        found.ok_or_else(|| SinkAdminError::Unknown { sink: sink.to_owned(), known })
+        let known = sinks.iter().map(|sink| sink.name.clone()).collect();
+        let found = sinks.into_iter().find(|sink| sink.name == name);
+        found.ok_or_else(|| SinkAdminError::Unknown { sink: name.to_owned(), known })
     }
 
-    async fn done(
+    async fn changed(
         &self,
         sink: String,
         events: u64,
         from: Option<Timestamp>,
     ) -> Result<SinkAnswer, SinkAdminError> {
-        let stored = self.known(&sink).await?;
-        let unstored = || self.orders_of(&sink)?.status.read().stopped;
-        let stopped_reason = stored.stopped.or_else(unstored);
-        Ok(SinkAnswer::Done(Done {
+        let stored = self.find(&sink).await?;
+        let state = stored.state.with_dispatcher(self.activity(&sink).unwrap_or_default().state);
+        Ok(SinkAnswer::Changed(SinkChange {
             sink,
             events,
             from: from.map(millis),
-            stopped_reason,
+            stopped_reason: state.stop_reason().map(str::to_owned),
             is_configured: stored.removed_at.is_none(),
         }))
     }
@@ -258,31 +252,39 @@ impl SinkAdmin {
         let mut reports = Vec::new();
         let mut after = LogPosition::BEGINNING;
         loop {
-            let page = self.store.dead_letters(sink, after, PAGE).await?;
+            let page = self.store.dead_letters(sink, after, DEAD_LETTERS_PER_READ).await?;
             let Some(last) = page.last() else { return Ok(reports) };
             after = last.event.id;
-            reports.extend(page.into_iter().map(dead_letter));
+            reports.extend(page.into_iter().map(dead_letter_report));
         }
     }
 
+    /// `None` if no dispatcher runs.
+    fn activity(&self, sink: &str) -> Option<SinkActivity> {
+        self.dispatchers.get(sink).map(|dispatcher| dispatcher.status.read())
+    }
+
     fn report(&self, stored: StoredSink) -> SinkReport {
-        let row = self.orders_of(&stored.name).map(|orders| orders.status.read());
-        let state = match &stored {
-            StoredSink { removed_at: Some(_), .. } => "removed",
-            stored => stored.pending.halted().or(row.as_ref().map(SinkRow::state)).unwrap_or("unknown"),
+        let activity = self.activity(&stored.name);
+        let is_unknown = activity.is_none();
+        let StoredSink { name, removed_at, state, backlog, missed } = stored;
+        let SinkActivity { state: live, last_delivery_at, last_failure } = activity.unwrap_or_default();
+        let state = state.with_dispatcher(live);
+        let word = match &state {
+            _ if removed_at.is_some() => "removed",
+            SinkState::Delivering if is_unknown => "unknown",
+            state => state.as_str(),
         };
-        let StoredSink { name, stopped, pending, gap, .. } = stored;
-        let SinkRow { last_delivery_at, last_failure, stopped: unstored, .. } = row.unwrap_or_default();
         SinkReport {
             sink: name,
-            state: state.to_owned(),
-            stopped_reason: stopped.or(unstored),
-            pending_events: pending.events,
-            oldest_pending_at: pending.oldest.map(millis),
-            dead_letters: pending.dead_letters,
-            expired_dead_letters: pending.expired_dead_letters,
-            lost_events: pending.lost_events,
-            lost_between: gap.map(|gap| gap.observed_between.map(millis)),
+            state: word.to_owned(),
+            stopped_reason: state.stop_reason().map(str::to_owned),
+            pending_events: backlog.events,
+            oldest_pending_at: backlog.oldest.map(millis),
+            dead_letters: backlog.dead_letters,
+            expired_dead_letters: backlog.expired_dead_letters,
+            lost_events: backlog.lost_events,
+            lost_between: missed.map(|missed| missed.observed_between.map(millis)),
             last_delivery_at: last_delivery_at.map(millis),
             last_failure_at: last_failure.as_ref().map(|(at, _)| millis(*at)),
             last_failure: last_failure.map(|(_, reason)| reason),
@@ -290,7 +292,7 @@ impl SinkAdmin {
     }
 }
 
-fn dead_letter(letter: DeadLetter) -> DeadLetterReport {
+fn dead_letter_report(letter: DeadLetter) -> DeadLetterReport {
     let DeadLetter { event, reason, died_at, retry, .. } = letter;
     let event = serde_json::from_str(&event.json).unwrap_or(Value::String(event.json));
     DeadLetterReport { died_at: millis(died_at), reason, retry, event }

@@ -1,90 +1,88 @@
-//! Reads on in the event log for one sink, with what the sink wants of it.
+//! Reads the event log for one sink.
 
 use std::{sync::Arc, time::Duration};
 
-use super::window::Window;
+use super::{backoff::store_backoff, window::Window};
 use crate::{
     domain::{clock::Clock, failure_streak::FailureStreak},
     store::{EventFilter, LogPosition, Store, StoreError},
 };
 
-/// How many events are read ahead of what the sink has confirmed: about half a megabyte.
+/// How many unacknowledged events are read ahead: about half a megabyte.
 const READ_AHEAD: usize = 1000;
 
-/// How many events that wait behind others of their kf account are put aside: some three megabytes. Behind so many of a sink
-/// that refuses what comes before them, the log is not read on.
-const PUT_ASIDE: usize = 100_000;
+/// How many events that wait for earlier ones of their kf account are evicted: some three megabytes. The log is not read
+/// further than that while the sink refuses the earlier ones.
+const MAX_EVICTED: usize = 100_000;
 
-/// How far one read looks through the log for events that the sink wants: other readers of the store wait for it.
-const LOOK_THROUGH: i64 = 20_000;
-
-/// How long a store that cannot be read is left alone.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How many events of the log one read scans for those that pass the filter: other dispatchers wait for the connection.
+const MAX_SCANNED: i64 = 20_000;
 
 /// Fills a sink's window.
 pub(super) struct Reader {
     sink: String,
-    wanted: EventFilter,
+    filter: EventFilter,
     store: Store,
     clock: Arc<dyn Clock>,
-    /// Not before, after a failure.
+    /// No read before, after a failure.
     retry_at: Duration,
-    told: FailureStreak<()>,
+    failures: FailureStreak<()>,
 }
 
 impl Reader {
-    pub(super) fn new(sink: String, wanted: EventFilter, store: Store, clock: Arc<dyn Clock>) -> Self {
-        Self { sink, wanted, store, clock, retry_at: Duration::ZERO, told: FailureStreak::default() }
+    pub(super) fn new(sink: String, filter: EventFilter, store: Store, clock: Arc<dyn Clock>) -> Self {
+        Self { sink, filter, store, clock, retry_at: Duration::ZERO, failures: FailureStreak::default() }
     }
 
-    /// Reads again what was put aside and has its turn, and on if the window has room and the log goes on, up to `newest`.
-    /// The sink could take so many events of kf accounts that nothing is under way of (`spare`). Whether to do so again at once:
-    /// it may want nothing of what was looked through, or can take nothing of it yet.
-    pub(super) async fn read_on(&mut self, window: &mut Window, newest: LogPosition, spare: usize) -> bool {
-        if self.retry_at > self.clock.now().monotonic || !self.read_again(window).await {
+    /// Reloads evicted events whose turn has come. Then reads the log up to `newest`, if the window has room. `spare` is how
+    /// many events of idle kf accounts the sink could receive now. Returns whether to read again at once: the filter may
+    /// have excluded everything that was read, or everything waits for earlier events.
+    pub(super) async fn read(&mut self, window: &mut Window, newest: LogPosition, spare: usize) -> bool {
+        if self.retry_at > self.clock.now().monotonic || !self.reload(window).await {
             return false;
         }
-        let goes_on =
-            make_room(window, newest, spare) && self.read(window).await && make_room(window, newest, spare);
-        goes_on || window.misses_some()
+        let has_more = make_room(window, newest, spare)
+            && self.read_next(window).await
+            && make_room(window, newest, spare);
+        has_more || window.has_to_reload()
     }
 
-    /// Whether that went well.
-    async fn read_again(&mut self, window: &mut Window) -> bool {
-        let missing = window.missing(READ_AHEAD.saturating_sub(window.len()));
-        if missing.is_empty() {
+    /// Returns whether it succeeded.
+    async fn reload(&mut self, window: &mut Window) -> bool {
+        let to_reload = window.to_reload(READ_AHEAD.saturating_sub(window.len()));
+        if to_reload.is_empty() {
             return true;
         }
-        let read = self.store.read_these_events(missing.iter().map(|(_, id)| *id).collect()).await;
-        self.told_of(read).map(|events| window.add_again(&missing, events)).is_some()
+        let read = self.store.read_events_at(to_reload.iter().map(|(_, id)| *id).collect()).await;
+        self.observe(read).map(|events| window.add_reloaded(&to_reload, events)).is_some()
     }
 
-    /// Whether that went well.
-    async fn read(&mut self, window: &mut Window) -> bool {
+    /// Returns whether it succeeded.
+    async fn read_next(&mut self, window: &mut Window) -> bool {
         let after = window.read_to();
-        let mut filter = EventFilter { after, ..self.wanted.clone() };
+        let mut filter = EventFilter { after, ..self.filter.clone() };
         if !(filter.types.is_empty() && filter.official_accounts.is_empty()) {
-            filter.until = Some(LogPosition(after.0.saturating_add(LOOK_THROUGH)));
+            filter.until = Some(LogPosition(after.0.saturating_add(MAX_SCANNED)));
         }
         let read = self.store.read_events(filter, READ_AHEAD).await;
-        self.told_of(read).map(|page| window.add(page.events, page.next)).is_some()
+        self.observe(read).map(|page| window.add(page.events, page.next)).is_some()
     }
 
-    /// What was read, if it could be.
-    fn told_of<T>(&mut self, read: Result<T, StoreError>) -> Option<T> {
+    /// Logs failures and recoveries, and backs off after a failure.
+    fn observe<T>(&mut self, read: Result<T, StoreError>) -> Option<T> {
         let now = self.clock.now();
         match read {
             Ok(read) => {
-                if self.told.succeeded(now).is_some() {
-                    tracing::info!(sink = %self.sink, "The event log can be read again");
+                if self.failures.succeeded(now).is_some() {
+                    tracing::info!(sink = %self.sink, "Event log readable again");
                 }
                 Some(read)
             }
             Err(error) => {
-                self.retry_at = now.monotonic + RETRY_AFTER;
-                if self.told.failed((), now) {
+                self.retry_at = now.monotonic + store_backoff();
+                if self.failures.failed((), now) {
                     let error = crate::chain(&error);
-                    tracing::error!(sink = %self.sink, "The event log cannot be read, and will be again: {error}");
+                    tracing::error!(sink = %self.sink, "Event log not readable; will retry: {error}");
                 }
                 None
             }
@@ -92,15 +90,15 @@ impl Reader {
     }
 }
 
-/// Whether there is more to read and room for it: what waits makes room for what the sink could take at once.
+/// Returns whether there is more to read and room for it. Evicts waiting events if the sink could receive others at once.
 fn make_room(window: &mut Window, newest: LogPosition, spare: usize) -> bool {
-    if window.read_to() >= newest || window.aside() >= PUT_ASIDE {
+    if window.read_to() >= newest || window.evicted() >= MAX_EVICTED {
         return false;
     }
     let is_full = |window: &Window| window.len() > READ_AHEAD / 2;
-    // The first event of each stays. Where these alone fill it, the others would come and go for nothing.
+    // The first event of each kf account stays. If these alone fill the window, evicting the others gains nothing.
     if is_full(window) && spare > 0 && window.kf_accounts() <= READ_AHEAD / 2 {
-        window.put_waiting_aside();
+        window.evict_waiting();
     }
     !is_full(window)
 }

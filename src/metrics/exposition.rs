@@ -12,7 +12,7 @@ mod sinks;
 mod stored;
 
 use self::family::Family;
-pub use self::stored::Stored;
+pub use self::stored::{SinkView, Stored};
 use super::Metrics;
 use crate::status::Table;
 

@@ -1,10 +1,10 @@
-//! One event a line, to standard output or to a file.
+//! Writes one event per line to standard output or to a file.
 //!
-//! Standard output counts as confirmed when it is flushed. A file is appended to and synced before its events count as
-//! confirmed; it is opened anew when it was moved away (logrotate) and when it is told to, and cut back to its last whole
-//! line when it is opened, because a crash may have left part of one ([`repair`]).
+//! Events on standard output are acknowledged when it is flushed, events in a file when it is synced. The file is opened again
+//! after it was moved away (logrotate) and on request. When it is opened, it is truncated to its last whole line, because a
+//! crash may have left part of a line ([`repair`]).
 
-mod file;
+mod open;
 mod repair;
 
 use std::{
@@ -17,25 +17,25 @@ use std::{
     },
 };
 
-use self::file::{is_still_at, open};
-use super::DeliveryError;
+use self::open::{is_still_at, open};
+use super::error::DeliveryError;
 use crate::store::StoredEvent;
 
 /// How many events are written and synced together: about half a megabyte.
-pub(super) const BATCH: usize = 1000;
+pub(super) const MAX_BATCH: usize = 1000;
 
-/// Where the lines go.
+/// Where the lines are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum JsonlTarget {
     /// Standard output.
     Stdout,
     /// A file.
     File {
         /// Its path.
         path: PathBuf,
-        /// Its permissions, when it is created.
+        /// The permissions of a new file.
         mode: u32,
-        /// The id of its group, when it is created.
+        /// The group of a new file.
         group: Option<u32>,
     },
 }
@@ -44,31 +44,31 @@ pub enum Target {
 #[derive(Debug)]
 pub struct JsonlSink {
     writer: Arc<Mutex<Writer>>,
-    is_to_close: Arc<AtomicBool>,
+    reopen_requested: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 struct Writer {
-    target: Target,
-    /// The open file, if there is one.
+    target: JsonlTarget,
+    /// `None` until the next delivery opens it.
     file: Option<File>,
-    /// Whether the file is to be opened anew before more is written. Outside of the lock, which a write may hold for long.
-    is_to_close: Arc<AtomicBool>,
+    /// Whether to close the file before the next write. Shared, because a slow write keeps the lock.
+    reopen_requested: Arc<AtomicBool>,
 }
 
 impl JsonlSink {
-    /// A sink that opens its target when there is something to deliver.
-    pub fn new(target: Target) -> Self {
-        let is_to_close = Arc::<AtomicBool>::default();
-        let writer = Writer { target, file: None, is_to_close: Arc::clone(&is_to_close) };
-        Self { writer: Arc::new(Mutex::new(writer)), is_to_close }
+    /// A sink that opens its target at the first delivery.
+    pub fn new(target: JsonlTarget) -> Self {
+        let reopen_requested = Arc::<AtomicBool>::default();
+        let writer = Writer { target, file: None, reopen_requested: Arc::clone(&reopen_requested) };
+        Self { writer: Arc::new(Mutex::new(writer)), reopen_requested }
     }
 
-    /// Closes its file, after the write under way if there is one; the next delivery opens it anew by its path.
+    /// Closes the file, after the current write if there is one. The next delivery opens it by its path.
     pub fn reopen(&self) {
-        self.is_to_close.store(true, Ordering::SeqCst);
+        self.reopen_requested.store(true, Ordering::SeqCst);
         if let Ok(mut writer) = self.writer.try_lock() {
-            writer.close_if_told();
+            writer.close_if_requested();
         }
     }
 
@@ -85,7 +85,7 @@ impl JsonlSink {
         });
         match written.await {
             Ok(result) => result,
-            Err(error) => Err(retryable(error.to_string())),
+            Err(error) => Err(DeliveryError::retryable(error.to_string())),
         }
     }
 }
@@ -93,29 +93,29 @@ impl JsonlSink {
 impl Writer {
     fn write(&mut self, lines: &[u8]) -> Result<(), DeliveryError> {
         match self.target.clone() {
-            Target::Stdout => {
+            JsonlTarget::Stdout => {
                 let mut stdout = io::stdout().lock();
                 let written = stdout.write_all(lines).and_then(|()| stdout.flush());
                 written.map_err(|error| match error.kind() {
-                    ErrorKind::BrokenPipe => DeliveryError::Gone,
-                    _ => retryable(format!("standard output: {error}")),
+                    ErrorKind::BrokenPipe => DeliveryError::OutputClosed,
+                    _ => DeliveryError::retryable(format!("standard output: {error}")),
                 })
             }
-            Target::File { path, mode, group } => {
-                self.close_if_told();
+            JsonlTarget::File { path, mode, group } => {
+                self.close_if_requested();
                 let written = self.append(&path, mode, group, lines);
                 if written.is_err() {
-                    // Opened anew, the file is cut back to its last whole line.
+                    // When it is opened again, the file is truncated to its last whole line.
                     self.file = None;
                 }
-                self.close_if_told();
-                written.map_err(|error| retryable(format!("{}: {error}", path.display())))
+                self.close_if_requested();
+                written.map_err(|error| DeliveryError::retryable(format!("{}: {error}", path.display())))
             }
         }
     }
 
-    fn close_if_told(&mut self) {
-        if self.is_to_close.swap(false, Ordering::SeqCst) {
+    fn close_if_requested(&mut self) {
+        if self.reopen_requested.swap(false, Ordering::SeqCst) {
             self.file = None;
         }
     }
@@ -130,21 +130,17 @@ impl Writer {
         };
         let before = file.metadata()?;
         if !before.is_file() {
-            // A pipe or a terminal: there is nothing to sync, and nothing to take back.
+            // A pipe or a terminal can be neither synced nor truncated.
             return file.write_all(lines);
         }
         let written = file.write_all(lines).and_then(|()| file.sync_data());
-        // So that another attempt repeats no whole lines; if even this fails, it does. Only what was added: somebody may have
-        // emptied the file meanwhile.
+        // So that another attempt repeats no whole lines, unless this fails, too. Only what was added is removed: another
+        // program may have truncated the file meanwhile.
         if written.is_err() && file.metadata()?.len() > before.len() {
             let _ = file.set_len(before.len());
         }
         written
     }
-}
-
-fn retryable(reason: String) -> DeliveryError {
-    DeliveryError::Retryable { reason, after: None }
 }
 
 #[cfg(test)]
@@ -169,11 +165,11 @@ mod tests {
     }
 
     fn sink(path: &Path) -> JsonlSink {
-        JsonlSink::new(Target::File { path: path.to_path_buf(), mode: 0o640, group: None })
+        JsonlSink::new(JsonlTarget::File { path: path.to_path_buf(), mode: 0o640, group: None })
     }
 
     #[tokio::test]
-    async fn events_are_appended_one_a_line_with_the_configured_mode() {
+    async fn events_are_appended_with_configured_mode() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         sink(&path).deliver(&[event("{\"a\":1}"), event("{\"a\":2}")]).await.unwrap();
@@ -183,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_crash_left_of_a_line_is_cut_off() {
+    async fn partial_line_after_crash_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         let event_before = "{\"specversion\":\"1.0\",\"id\":\"1\"}\n";
@@ -191,13 +187,13 @@ mod tests {
         let nul = |length: usize| "\0".repeat(length);
         for (expected, rest) in [
             ("{}\n", String::new()),
-            // By a kill in the middle of a write.
+            // After a kill during a write.
             ("{\"a\":1}\n", half(10_000)),
             ("{\"a\":1}\n", half(3_000_000)),
             ("", half(10_000)),
             ("", "{\"sp".to_owned()),
             (event_before, "{\"sp".to_owned()),
-            // By a power cut: the file was grown, and its data not written, or not all of it.
+            // After a power cut: the file was extended, and its data not or not completely written.
             (event_before, nul(1)),
             (event_before, nul(100_000)),
             (event_before, half(10_000) + &nul(3_000_000)),
@@ -213,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_whole_event_is_not_cut_off_for_the_lack_of_its_newline() {
+    async fn whole_event_without_newline_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         let whole = "{\"specversion\":\"1.0\",\"id\":\"1\",\"data\":{\"n\":\"}\"}}";
@@ -225,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_of_something_else_is_left_alone() {
+    async fn other_file_is_rejected_unchanged() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         let nul = "\0".repeat(20_000);
@@ -234,7 +230,7 @@ mod tests {
             "x".repeat(100_000),
             "{\"a\":1}\nnotes".to_owned(),
             "{\"specversion\":\"1.0\"}\nnotes\0\0\0".to_owned(),
-            // Archives and images end so, which may hold lines.
+            // As archives and images end, which may contain lines.
             format!("events.jsonl.1{nul}{{\"specversion\":\"1.0\"}}\n{nul}"),
             format!("{nul}{{\"specversion\":\"1.0\"}}\n{nul}"),
             format!("{nul}x"),
@@ -244,13 +240,13 @@ mod tests {
         ] {
             std::fs::write(&path, &content).unwrap();
             let refused = sink(&path).deliver(&[event("{\"c\":1}")]).await.unwrap_err().to_string();
-            assert!(refused.contains("events.jsonl: what it ends in is no event: set path"), "{refused}");
+            assert!(refused.contains("events.jsonl: it does not end with an event: set path"), "{refused}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
         }
     }
 
     #[tokio::test]
-    async fn a_pipe_is_written_once() {
+    async fn pipe_is_written_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -262,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_moved_away_is_opened_anew() {
+    async fn moved_file_is_created_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         let sink = sink(&path);
@@ -273,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn told_to_it_closes_its_file_at_once_and_opens_it_anew_at_the_next_delivery() {
+    async fn reopen_closes_file_until_next_delivery() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         let sink = sink(&path);
@@ -281,7 +277,7 @@ mod tests {
         sink.deliver(&[event("{\"a\":1}")]).await.unwrap();
         sink.reopen();
         assert!(sink.writer.lock().unwrap().file.is_none());
-        // Copied and emptied, and something of its own put in by half.
+        // As logrotate's copytruncate leaves it, with a partial line of another writer.
         std::fs::write(&path, "{\"specver").unwrap();
         sink.deliver(&[event("{\"a\":2}")]).await.unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":2}\n");
@@ -289,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn told_to_during_a_write_it_opens_its_file_anew_all_the_same() {
+    async fn reopen_during_write_takes_effect_after_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         let sink = sink(&path);
@@ -305,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_cannot_be_written_is_tried_again() {
+    async fn unwritable_file_is_retried() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing").join("events.jsonl");
         let sink = sink(&path);

@@ -1,22 +1,22 @@
-//! What is told of backups: how far one has come, what it holds, what is wrong with it.
+//! Progress, summaries and problems of backups and restores.
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 
-/// How far a copy has come.
+/// The progress of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Copied {
+pub struct CopyProgress {
     /// Bytes that are written.
     pub bytes: u64,
-    /// About how many it will be.
-    pub of: u64,
+    /// The approximate size of the complete copy.
+    pub total_bytes: u64,
 }
 
-/// Hears now and then how far a copy has come, and may stop it.
-pub type Observer = Arc<dyn Fn(Copied) -> ControlFlow<()> + Send + Sync>;
+/// Receives the progress of a copy now and then, and may stop it.
+pub type CopyObserver = Arc<dyn Fn(CopyProgress) -> ControlFlow<()> + Send + Sync>;
 
-/// What a copy of a store holds.
+/// What a copy of a store contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupSummary {
     /// The size of the file.
@@ -27,37 +27,37 @@ pub struct BackupSummary {
     pub open_sessions: u64,
     /// Events in the log.
     pub events: u64,
-    /// When the newest of them was observed; none without events.
+    /// When the newest event was observed; `None` without events.
     pub newest_event: Option<Timestamp>,
 }
 
-/// What a restore has done.
+/// The result of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
-    /// What the store holds now.
+pub struct RestoreSummary {
+    /// What the store contains now.
     pub summary: BackupSummary,
-    /// The store itself, links followed.
+    /// The path of the store, with links resolved.
     pub path: PathBuf,
-    /// Where the store before is kept, if there was one.
+    /// Where the previous store is kept, if there was one.
     pub kept: Option<PathBuf>,
 }
 
-/// Why a copy could not be made, or cannot be put in the store's place.
+/// Why a copy could not be made, or cannot replace the store.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BackupProblem {
-    /// Nothing is ever overwritten.
+    /// A backup overwrites nothing.
     #[error("it exists already, and a backup overwrites nothing: give another name")]
     Exists,
-    /// The directory that should hold it is missing.
+    /// Its directory is missing.
     #[error("its directory does not exist: create it, or give another name")]
     NoDirectory,
-    /// It may not be read, or not be created.
+    /// It may not be read or created.
     #[error("no permission: run as a user who may read and write there")]
     NoPermission,
     /// The disk is full.
     #[error("the disk is full: make room; nothing was changed")]
     Full,
-    /// Somebody stopped it.
+    /// The observer stopped it.
     #[error("stopped; nothing was changed")]
     Stopped,
     /// There is no such file.
@@ -66,13 +66,13 @@ pub enum BackupProblem {
     /// It is the store.
     #[error("this is the store itself, not a backup of it")]
     IsTheStore,
-    /// Its log belongs to it: without that it lacks the newest commits.
+    /// It has a write-ahead log or a journal: without that it lacks the newest commits.
     #[error(
-        "there is a log beside it ({0}): it is a store in use or was copied with cp; open it with sqlite3 once, which \
-         folds the log in, or use a file that `kfwatch backup` made"
+        "there is a log next to it ({0}): it is a store in use or was copied with cp; open it once with sqlite3, which \
+         checkpoints the log, or use a file that `kfwatch backup` made"
     )]
     HasLog(&'static str),
-    /// Another kind of file.
+    /// It is another kind of file.
     #[error("this is not a backup of kfwatch: {0}")]
     Foreign(&'static str),
     /// Its content is damaged.

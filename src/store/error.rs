@@ -1,6 +1,6 @@
-//! Why the store refused or failed, as far as a caller or an operator can do something about it.
+//! Errors of the store, distinguished as far as a caller or an operator can do something about them.
 //!
-//! A failed group of commits is told to each of its callers, so an error can be cloned.
+//! Each caller of a failed group of commits gets the error, so errors can be cloned.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -25,17 +25,17 @@ pub enum StoreError {
     Permission {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: Arc<io::Error>,
     },
-    /// The file system can only be read.
+    /// The file system is read-only.
     #[error("the store is read-only: mount its file system for writing, or set store.path elsewhere")]
     ReadOnly {
-        /// What the system said.
+        /// The error of the system.
         source: Cause,
     },
     /// Another daemon runs on this store.
-    #[error("{} is in use by {}: stop it first, or set store.path to another file", path.display(), holder(*pid))]
+    #[error("{} is in use by {}: stop it first, or set store.path to another file", path.display(), owner(*pid))]
     Locked {
         /// The file.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum StoreError {
         /// The newest version this program knows.
         known: i64,
     },
-    /// An older version of the program wrote it, and whoever only reads cannot migrate it.
+    /// An older version of the program wrote it, and a reader cannot migrate it.
     #[error("{} was written by an older kfwatch (schema {found}, this one reads {known}): start the daemon once, which migrates it", path.display())]
     Older {
         /// The file.
@@ -62,15 +62,15 @@ pub enum StoreError {
         /// The version that this program reads.
         known: i64,
     },
-    /// A migration needs a copy of the store first, and there are too many already.
+    /// A migration or a restore keeps a copy of the store, and there are too many already.
     #[error("there are too many copies {}-*: keep the newest, and move the others away", .0.display())]
     TooManyBackups(PathBuf),
-    /// Another program's file.
+    /// The file belongs to another program.
     #[error("{} is not a store of kfwatch ({what}): set store.path to another file", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What it is instead.
+        /// What it is.
         what: &'static str,
     },
     /// The content is damaged.
@@ -82,19 +82,21 @@ pub enum StoreError {
         /// What was found.
         source: Cause,
     },
-    /// No space is left.
-    #[error("the disk of the store is full: make room; commits go on by themselves, and no event is lost")]
+    /// The disk is full.
+    #[error(
+        "the disk of the store is full: make room; commits then resume by themselves, and no event is lost"
+    )]
     Full {
-        /// What SQLite said.
+        /// The error of SQLite.
         source: Cause,
     },
-    /// Reading or writing failed for a reason outside the content.
+    /// Reading or writing failed for a reason outside of the content.
     #[error("the store cannot be read or written: check its disk and file system")]
     Unavailable {
-        /// What SQLite or the system said.
+        /// The error of SQLite or the system.
         source: Cause,
     },
-    /// A copy of the store could not be made, or cannot be put in its place.
+    /// A copy of the store could not be made, or cannot replace the store.
     #[error("{}: {problem}", path.display())]
     Backup {
         /// The copy.
@@ -102,22 +104,22 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: BackupProblem,
     },
-    /// Somebody reads the store that is to be replaced.
+    /// Another program reads the store that is to be replaced.
     #[error("{} is open in another program: end every `kfwatch events` and sqlite3 that reads it first", .0.display())]
     BeingRead(PathBuf),
-    /// SQLite itself cannot be relied on.
+    /// SQLite or the file system does not keep commits safely.
     #[error("this build cannot keep a store safely: {0}")]
     Unsuitable(String),
-    /// Another owner took the store over; this one must not write any more.
-    #[error("another daemon has taken the store over: this one has to stop")]
+    /// Another owner has taken over the store. This process must not write any more.
+    #[error("another daemon has taken over the store: this one has to stop")]
     LeaseLost,
-    /// Whoever opened the store wanted to read it, and no more.
-    #[error("the store is open to be read, not to be written to")]
+    /// The store was opened only for reading.
+    #[error("the store was opened only for reading")]
     OpenToRead,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// The row is not one of this store.
+    /// The store has no such row.
     #[error("the account is not registered in the store")]
     UnknownAccount,
     /// No sink of that name is registered.
@@ -125,10 +127,10 @@ pub enum StoreError {
     UnknownSink,
 }
 
-/// A cause that can be told to several callers.
+/// A cause that several callers share.
 pub(crate) type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
-fn holder(pid: Option<u32>) -> String {
+fn owner(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another kfwatch".to_owned(), |pid| format!("another kfwatch (process {pid})"))
 }
 
@@ -168,8 +170,8 @@ impl StoreError {
         Self::Backup { path: path.to_path_buf(), problem }
     }
 
-    /// The same of a copy, of which other things are to be said than of the store.
-    pub(super) fn of_copy(self, path: &std::path::Path) -> Self {
+    /// Turns an error of the store into one of a copy, whose remedies differ.
+    pub(super) fn for_copy(self, path: &std::path::Path) -> Self {
         let problem = match self {
             Self::NoDirectory(_) => BackupProblem::NoDirectory,
             Self::Missing(_) => BackupProblem::Missing,

@@ -1,73 +1,66 @@
 //! The store in one SQLite file: write-ahead log, every commit synced to the disk, one thread that writes.
 //!
-//! Readers have a connection of their own and never wait for the writer. The lock that keeps a second daemon out is a
-//! file beside the store, because SQLite's own exclusive mode would shut `kfwatch events` and sqlite3 out as well.
-//! The connections are closed before the lock is released.
+//! Readers have connections of their own and never wait for the writer. The lock that keeps a second daemon out is a
+//! separate file, because SQLite's exclusive mode would shut out `kfwatch events` and sqlite3 as well. The connections are
+//! closed before the lock is released.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::Arc,
 };
 
-use rusqlite::{Connection, OpenFlags, Transaction};
-use tokio::{
-    sync::{oneshot, watch},
-    task::spawn_blocking,
-};
+use rusqlite::{Connection, Transaction};
+use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     error::StoreError,
-    types::{LogPosition, Writes},
+    types::{LogPosition, WriteStats},
 };
 
 pub(super) mod accounts;
 pub(super) mod backup;
 pub(super) mod commit;
+pub(super) mod connection;
 mod convert;
+pub(super) mod cursors;
 pub(super) mod dead_letters;
 pub(super) mod events;
 mod file;
+mod lease;
 pub(super) mod prune;
+mod readers;
 mod renumber;
 pub(super) mod restore;
 mod schema;
-pub(super) mod sinks;
 pub(super) mod tokens;
 mod writer;
 
-use schema::Content;
-use writer::{Told, Writer};
+use self::{
+    connection::{connect_to_read, connect_to_write, open_for_reading},
+    readers::ReaderPool,
+    schema::SchemaState,
+    writer::{CommitWatch, Writer},
+};
 
 /// Earlier versions can corrupt the file when two connections write and checkpoint at once.
 const OLDEST_SOUND_SQLITE: i32 = 3_051_003;
 
-/// How long a statement waits for another process that writes to the file (an operator's sqlite3).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections for pages, scrapes and commands.
+const SHARED_READERS: usize = 2;
 
-/// The writer's page cache in KiB: what a group of commits changes; the rest is read from the system's.
-const WRITER_CACHE_KIB: i64 = 4 * 1024;
+/// Connections for dispatchers, whose reads are short.
+const DELIVERY_READERS: usize = 2;
 
-/// Pages (of 4 KiB) in the write-ahead log after which it is folded into the file: 16 MiB, so that a burst of commits
-/// syncs the file itself once for some thousand polls.
-const CHECKPOINT_PAGES: i64 = 4096;
-
-/// What remains of the write-ahead log's file after it was folded in, at most.
-const WAL_LEFT_BYTES: i64 = 64 * 1024 * 1024;
-
-/// Statements kept prepared per connection: more than there are in this module.
-const PREPARED_STATEMENTS: usize = 64;
-
-/// An open file, its reader, and its writer.
+/// An open file with its readers and its writer.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     path: PathBuf,
-    /// `None` if it is only to be read.
+    /// `None` if the store is only read.
     writer: Option<Writer>,
-    /// `None` once closed.
-    reader: Arc<Mutex<Option<Connection>>>,
+    readers: Arc<ReaderPool>,
+    delivery_readers: Arc<ReaderPool>,
     committed: watch::Receiver<LogPosition>,
-    writes: watch::Receiver<Writes>,
+    write_stats: watch::Receiver<WriteStats>,
     used_bytes: watch::Receiver<u64>,
 }
 
@@ -81,35 +74,40 @@ impl Sqlite {
         let path = file::resolve(path)?;
         file::check(&path)?;
         let lock = file::Lock::take(&path)?;
-        let content = if file::create_if_missing(&path)? {
-            Content::Nothing
+        let schema = if file::create_if_missing(&path)? {
+            SchemaState::Empty
         } else {
             schema::inspect(&path, &connect_to_read(&path)?)?
         };
         let mut connection = connect_to_write(&path)?;
-        match content {
-            Content::Nothing => schema::create(&mut connection)?,
-            Content::Current => {}
-            Content::Older(version) => backup::before(version, &path, &mut connection, schema::migrate)?,
+        match schema {
+            SchemaState::Empty => schema::create(&mut connection)?,
+            SchemaState::Current => {}
+            SchemaState::Older(version) => backup::migrate(version, &path, &mut connection)?,
         }
-        let epoch = writer::take_lease(&mut connection)?;
-        let (sender, committed) = watch::channel(events::last_id(&connection)?);
-        let reader = Arc::new(Mutex::new(Some(connect_to_read(&path)?)));
-        let (writes_sender, writes) = watch::channel(Writes::default());
-        let (used_sender, used_bytes) = watch::channel(prune::used_bytes(&connection)?);
-        let told = Told { committed: sender, writes: writes_sender, used_bytes: used_sender };
-        let writer = Some(Writer::start(connection, lock, epoch, told)?);
-        Ok(Self { path, writer, reader, committed, writes, used_bytes })
+        let epoch = lease::acquire(&mut connection)?;
+        let (watch, mut store) = Self::without_writer(path, &connection)?;
+        store.writer = Some(Writer::start(connection, lock, epoch, watch)?);
+        Ok(store)
     }
 
-    /// Beside whoever writes, of whom it hears nothing.
+    /// Opens the file with or without a running daemon, whose commits are not noticed.
     pub(super) fn open_to_read(path: &Path) -> Result<Self, StoreError> {
         let connection = open_for_reading(path)?;
-        let (_, committed) = watch::channel(events::last_id(&connection)?);
-        let (_, writes) = watch::channel(Writes::default());
-        let (_, used_bytes) = watch::channel(prune::used_bytes(&connection)?);
-        let reader = Arc::new(Mutex::new(Some(connection)));
-        Ok(Self { path: path.to_path_buf(), writer: None, reader, committed, writes, used_bytes })
+        Ok(Self::without_writer(path.to_path_buf(), &connection)?.1)
+    }
+
+    fn without_writer(path: PathBuf, connection: &Connection) -> Result<(CommitWatch, Self), StoreError> {
+        let (committed_sender, committed) = watch::channel(events::last_id(connection)?);
+        let (stats_sender, write_stats) = watch::channel(WriteStats::default());
+        let (used_sender, used_bytes) = watch::channel(prune::used_bytes(connection)?);
+        let watch = CommitWatch { committed: committed_sender, stats: stats_sender, used_bytes: used_sender };
+        let readers = ReaderPool::open(&path, SHARED_READERS)?;
+        let delivery_readers = ReaderPool::open(&path, DELIVERY_READERS)?;
+        Ok((
+            watch,
+            Self { path, writer: None, readers, delivery_readers, committed, write_stats, used_bytes },
+        ))
     }
 
     /// Queues a step for the next group of commits and waits for its commit.
@@ -118,24 +116,25 @@ impl Sqlite {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        let writer = self.writer.as_ref().ok_or(StoreError::OpenToRead)?;
-        let (reply, answer) = oneshot::channel();
-        writer.queue(step, reply).await?;
-        answer.await.unwrap_or(Err(StoreError::Closed))
+        self.writer.as_ref().ok_or(StoreError::OpenToRead)?.write(step).await
     }
 
-    /// Runs a step that only reads, in one consistent view.
-    pub(super) async fn read<T, F>(&self, step: F) -> Result<T, StoreError>
+    /// Reads in one consistent view, for pages, scrapes and commands.
+    pub(super) async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let reader = Arc::clone(&self.reader);
-        let reading = spawn_blocking(move || {
-            let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            step(reader.as_ref().ok_or(StoreError::Closed)?)
-        });
-        reading.await.unwrap_or(Err(StoreError::Closed))
+        self.readers.read(read).await
+    }
+
+    /// Reads in one consistent view, for dispatchers.
+    pub(super) async fn read_for_delivery<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.delivery_readers.read(read).await
     }
 
     pub(super) fn committed(&self) -> watch::Receiver<LogPosition> {
@@ -146,22 +145,20 @@ impl Sqlite {
         self.used_bytes.clone()
     }
 
-    pub(super) fn writes(&self) -> Writes {
-        *self.writes.borrow()
+    pub(super) fn write_stats(&self) -> WriteStats {
+        *self.write_stats.borrow()
     }
 
-    /// Of the file and its write-ahead log; what does not exist counts nothing.
+    /// The size of the file and its write-ahead log. A missing file counts as empty.
     pub(super) fn size_bytes(&self) -> u64 {
         let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
-        size(&self.path) + size(&file::beside(&self.path, "-wal"))
+        size(&self.path) + size(&file::with_suffix(&self.path, "-wal"))
     }
 
     pub(super) async fn close(&self) {
-        let reader = Arc::clone(&self.reader);
-        let closing =
-            spawn_blocking(move || reader.lock().unwrap_or_else(PoisonError::into_inner).take().map(drop));
-        // It fails only when the runtime is going down, and then the connection is dropped with the store.
-        closing.await.ok();
+        let pools = [Arc::clone(&self.readers), Arc::clone(&self.delivery_readers)];
+        // It fails only when the runtime shuts down, and then the connections are closed with the store.
+        spawn_blocking(move || pools.iter().for_each(|pool| pool.close())).await.ok();
         if let Some(writer) = &self.writer {
             writer.close().await;
         }
@@ -170,50 +167,13 @@ impl Sqlite {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        // The last connection to be closed removes the write-ahead log: that has to be the writer's.
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The connection that is closed last removes the write-ahead log, so it has to be the writer's.
+        self.readers.close();
+        self.delivery_readers.close();
     }
 }
 
-/// BackoffPolicy for this connection, until it is closed.
+/// Limits the size of the file until this connection is closed.
 pub(super) fn limit_pages(connection: &Connection, pages: u32) -> Result<(), StoreError> {
     Ok(connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?)
-}
-
-/// A read-only connection to a sound store of this version, with or without a daemon beside it.
-pub(super) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
-    if !path.exists() {
-        return Err(StoreError::Missing(path.to_path_buf()));
-    }
-    file::check(path)?;
-    let connection = connect_to_read(path)?;
-    schema::require_current(path, &connection)?;
-    Ok(connection)
-}
-
-fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
-    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-}
-
-fn connect_to_write(path: &Path) -> Result<Connection, StoreError> {
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
-    if mode != "wal" || synchronous != 2 {
-        // Network file systems refuse the one; without either, a commit can be lost that was answered.
-        let what = format!("journal_mode is {mode}, synchronous is {synchronous}; use a local file system");
-        return Err(StoreError::Unsuitable(what));
-    }
-    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    connection.pragma_update(None, "journal_size_limit", WAL_LEFT_BYTES)?;
-    Ok(connection)
-}
-
-fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
-    Ok(connection)
 }

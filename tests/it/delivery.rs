@@ -51,14 +51,14 @@ fn status_410_stops_sink_until_url_changes() {
     assert_eq!(of_crm(&daemon, "stopped"), Some(0.0));
     open(&wechat.control(), "kf1@shop", "oA");
     eventually("the stop", || of_crm(&daemon, "stopped").filter(|stopped| *stopped >= 1.0));
-    eventually_logged(&daemon, "ERROR Delivery has ended: the receiver answers 410 Gone");
+    eventually_logged(&daemon, "ERROR Sink stopped: the receiver answers 410 Gone");
     open(&wechat.control(), "kf2@shop", "oB");
     eventually("another event", || of_crm(&daemon, "pending_events").filter(|pending| *pending >= 2.0));
     daemon.terminate();
 
     let daemon = home.daemon();
     assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "a restart does not forget");
-    eventually_logged(&daemon, "ERROR Delivery has ended before: the receiver answers 410 Gone");
+    eventually_logged(&daemon, "ERROR Sink is still stopped: the receiver answers 410 Gone");
     open(&wechat.control(), "kf2@shop", "oC");
     eventually("one event more", || of_crm(&daemon, "pending_events").filter(|pending| *pending >= 3.0));
     daemon.terminate();
@@ -111,7 +111,7 @@ fn refused_event_becomes_dead_letter_after_five_attempts() {
     assert_eq!(attempts, expected.map(|(openid, attempts)| (openid.to_owned(), attempts)).into());
     let log = daemon.terminate().stderr;
     for (_, status) in statuses {
-        assert!(log.contains(&format!("kept as a dead letter: the receiver answers {status}")), "{log}");
+        assert!(log.contains(&format!("stored as a dead letter: the receiver answers {status}")), "{log}");
     }
     assert!(!log.contains("oRefused"), "the answer repeats personal data, and is not logged: {log}");
     let daemon = home.daemon();
@@ -196,11 +196,11 @@ fn redirects_are_failures() {
     eventually("the redirect", || {
         of_crm(&daemon, "delivery_failures_total").filter(|failures| *failures >= 2.0)
     });
-    eventually_logged(&daemon, "will be tried again: the receiver answers 307");
+    eventually_logged(&daemon, "will be retried: the receiver answers 307");
     receiver.answer(|_| Answer::status(200));
     eventually_delivered(&daemon);
     assert_eq!(elsewhere.received().len(), 0);
-    eventually_logged(&daemon, "Delivery goes on");
+    eventually_logged(&daemon, "Delivery recovered");
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn delivery_logs_no_secret_and_no_openid() {
     eventually_confirmed(&receiver, 1);
     assert!(receiver.received()[0].header("authorization").starts_with("Basic "));
     let log = daemon.terminate().stderr;
-    assert!(log.contains("DEBUG An event was refused"), "{log}");
+    assert!(log.contains("DEBUG Event refused"), "{log}");
     let key = KEYS[0].trim_start_matches("whsec_");
     for secret in ["s3cret", key, "oSecretive", "czNjcmV0"] {
         let line = log.lines().find(|line| line.contains(secret));

@@ -141,14 +141,14 @@ fn missing_stream_is_logged_with_remedy_and_delivery_recovers() {
     open(&wechat.control(), "kf2@shop", "oB");
     eventually_logged(
         &daemon,
-        "ERROR Delivery stands still and will be tried again: no stream takes kf.>; create one, like: nats stream add KF \
+        "ERROR Delivery failed and will be retried: no stream takes kf.>; create one, like: nats stream add KF \
          --subjects 'kf.>' --storage file --dupe-window 10m --defaults sink=bus",
     );
     let failed = failures(&daemon);
     eventually("another attempt", || (failures(&daemon) > failed).then_some(()));
     server.anyone().create_stream();
     eventually_delivered(&daemon);
-    eventually_logged(&daemon, "Delivery goes on");
+    eventually_logged(&daemon, "Delivery recovered");
     assert_eq!(daemon.stderr().matches("no stream takes").count(), 1, "{}", daemon.stderr());
     assert_published(&server.anyone().consume(), &EventLog::of(&home));
 }
@@ -216,7 +216,7 @@ fn hanging_server_times_out_and_recovers() {
     server.signal("STOP");
     open(&wechat.control(), "kf1@shop", "oB");
     open(&wechat.control(), "kf2@shop", "oC");
-    eventually_logged(&daemon, "the server did not confirm in time");
+    eventually_logged(&daemon, "the server did not acknowledge in time");
     eventually_logged(&daemon, "no answer in time");
     server.signal("CONT");
     eventually_delivered(&daemon);
@@ -245,7 +245,7 @@ fn too_large_event_becomes_dead_letter() {
     assert!(stored[0].contains("oSmall") && stored[1].contains("oNext"), "{stored:?}");
     let log = daemon.terminate().stderr;
     for limit in ["max_msg_size of the stream", "max_payload of the server"] {
-        assert!(log.contains(&format!("kept as a dead letter: it is larger than {limit}")), "{log}");
+        assert!(log.contains(&format!("stored as a dead letter: it is larger than {limit}")), "{log}");
     }
     assert!(!log.contains("oooo") && !log.contains("pppp"), "{log}");
 }
@@ -465,7 +465,7 @@ fn missing_nats_permissions_are_logged() {
     let server = Server::configured(|_| permissions.to_owned());
     server.client(ConnectOptions::with_user_and_password("admin".to_owned(), "a".to_owned())).create_stream();
     for (user, message) in [
-        ("deaf", "permissions violation; let this user subscribe to _INBOX.>, where confirmations come"),
+        ("deaf", "permissions violation; let this user subscribe to _INBOX.>, where acknowledgements come"),
         ("mute", "the server says: permissions violation; let this user publish to kf.>"),
     ] {
         let wechat = WeChat::play(quiet(&[("shop", 1)]));

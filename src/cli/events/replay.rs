@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     app::clock::SystemClock,
-    dispatch::admin::{Done, SinkCommand},
+    dispatch::admin::{SinkChange, SinkCommand},
     domain::clock::Clock,
 };
 
@@ -28,7 +28,7 @@ pub(super) struct ReplayArgs {
 pub(super) async fn run(args: ReplayArgs) -> Result<(), CliError> {
     let now = SystemClock::default().now().wall;
     let command = SinkCommand::Replay { sink: args.sink, since: args.since.resolve(now) };
-    let Done { sink, events, from, .. } = sinks::change(&args.config.load()?, command).await?;
+    let SinkChange { sink, events, from, .. } = sinks::change(&args.config.load()?, command).await?;
     output::print(&match from {
         Some(from) => format!(
             "{sink}: {events} events of the log will be delivered again, if its filters select them; the first was observed at {from}\n"

@@ -4,7 +4,21 @@ use super::{
     Page,
     family::{Family, counter, gauge},
 };
-use crate::store::{Pending, Writes};
+use crate::{
+    domain::sink_state::SinkState,
+    store::{SinkBacklog, WriteStats},
+};
+
+/// What is known about a sink.
+#[derive(Clone, Debug)]
+pub struct SinkView {
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: SinkState,
+    /// What it has to deliver; `None` if the store did not answer in time.
+    pub backlog: Option<SinkBacklog>,
+}
 
 /// What a scrape reads from the store.
 #[derive(Debug, Default)]
@@ -18,9 +32,9 @@ pub struct Stored {
     /// Events in the log; `None` if the store did not answer in time.
     pub events: Option<u64>,
     /// Results of writing.
-    pub writes: Writes,
-    /// The sinks by name, with what each has to deliver; `None` if the store did not answer in time.
-    pub pending: Vec<(String, Option<Pending>)>,
+    pub writes: WriteStats,
+    /// The sinks.
+    pub sinks: Vec<SinkView>,
 }
 
 const FAMILIES: [Family<Stored>; 6] = [

@@ -1,9 +1,10 @@
-//! What a crash leaves at the end of a file: part of a line whose event is not confirmed, and comes again.
+//! Repairs the end of a file after a crash, which may leave part of a line. Its event is not acknowledged and is delivered
+//! again.
 //!
-//! A kill leaves half an event. A power cut may leave NUL bytes in its place or behind it, where the file system had grown the file
-//! and not written its data. That is cut off, back to the end of the last whole line. A whole event that lacks nothing but the end
-//! of its line, which an editor may have taken away, gets it. Whatever else a file ends in is not ours: the file is refused, and
-//! left as it is.
+//! A kill leaves part of an event. A power cut may leave NUL bytes instead of it or after it, where the file system had
+//! extended the file but not written its data. The file is truncated to the end of its last whole line. A whole event
+//! without a newline, which an editor may have removed, gets one. A file with any other end is not ours: it is rejected
+//! unchanged.
 
 use std::{
     fs::File,
@@ -14,17 +15,17 @@ use std::{
 
 use serde::de::IgnoredAny;
 
-/// What every event begins with.
+/// The beginning of every event.
 const EVENT_BEGINS_WITH: &[u8] = br#"{"specversion""#;
 
-/// How much of the end of a file is read at a time in search of the last line's end.
+/// How much of the file is read at a time to find its last newline.
 const TAIL_BLOCK: u64 = 64 * 1024;
 
-/// The most that a crash is believed to leave. What was written and not synced is one batch: half a megabyte, unless WeChat sends
-/// openids of a size that nobody has seen.
+/// The longest partial line that a crash may leave. One batch is written without a sync: half a megabyte, unless WeChat sends
+/// openids of an unknown length.
 const MAX_UNFINISHED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Has a file end with a whole line. What this changes is synced with what is written next.
+/// Makes the file end with a whole line. The next write syncs the change.
 pub(super) fn repair(mut file: &File, path: &Path) -> io::Result<()> {
     let length = file.metadata()?.len();
     let end = end_of_last_line(file, length)?;
@@ -34,7 +35,7 @@ pub(super) fn repair(mut file: &File, path: &Path) -> io::Result<()> {
     }
     let text = without_nul(&unfinished);
     if !is_ours(file, end, text)? {
-        return Err(no_event());
+        return Err(not_an_event());
     }
     let is_whole = serde_json::from_slice::<IgnoredAny>(text).is_ok();
     let kept = if is_whole { text.len() } else { 0 };
@@ -42,23 +43,23 @@ pub(super) fn repair(mut file: &File, path: &Path) -> io::Result<()> {
     if is_whole {
         file.write_all(b"\n")?;
     }
-    let cut = unfinished.len() - kept;
-    if cut > 0 {
+    let removed = unfinished.len() - kept;
+    if removed > 0 {
         tracing::warn!(
             path = %path.display(),
-            bytes = cut,
-            "A sink's file did not end with a whole line: {cut} bytes are cut off, and what they were to tell comes again"
+            bytes = removed,
+            "Removed {removed} bytes of a partial line from the end of a sink's file; its event will be delivered again"
         );
     }
     Ok(())
 }
 
-/// Where what follows the last newline begins.
+/// The position after the last newline.
 fn end_of_last_line(file: &File, length: u64) -> io::Result<u64> {
     let mut begin = length;
     while begin > 0 {
         if length - begin > MAX_UNFINISHED_BYTES {
-            return Err(no_event());
+            return Err(not_an_event());
         }
         let end = begin;
         begin = end.saturating_sub(TAIL_BLOCK);
@@ -69,7 +70,7 @@ fn end_of_last_line(file: &File, length: u64) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Whether this can only be part of an event of ours: it says so itself, or, where it is too short to say, the whole file does.
+/// Whether this is part of an event: it begins like one. If it is too short to tell, the file must begin like one.
 fn is_ours(file: &File, begin: u64, text: &[u8]) -> io::Result<bool> {
     if text.len() >= EVENT_BEGINS_WITH.len() {
         return Ok(text.starts_with(EVENT_BEGINS_WITH));
@@ -90,6 +91,6 @@ fn read(file: &File, begin: u64, end: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn no_event() -> io::Error {
-    io::Error::other("what it ends in is no event: set path to a file of kfwatch's own")
+fn not_an_event() -> io::Error {
+    io::Error::other("it does not end with an event: set path to a file that only kfwatch writes")
 }

@@ -1,7 +1,7 @@
-//! One connection to a server, from its making to its first failure.
+//! One connection to a server, until its first failure.
 //!
-//! Once it broke, or left a message without an answer, it is given up: the next attempt makes a new one. The library would
-//! connect again by itself, but it tells neither why it cannot, nor those who wait for a confirmation that none will come.
+//! A connection that broke, or left a message unacknowledged, is not used again: the next attempt opens a new one. The
+//! library would reconnect by itself, but reports neither why it cannot nor that a pending acknowledgement will not come.
 
 use std::{
     fmt,
@@ -18,35 +18,42 @@ use async_nats::{
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use super::{Login, Message, NatsOptions, reason, trusted::Trusted};
-use crate::sink::DeliveryError;
+use super::{
+    message::Message,
+    options::{Login, NatsOptions},
+    reason,
+    tls_roots::NatsTlsRoots,
+};
+use crate::sink::error::DeliveryError;
 
-/// A connection that stands, or stood.
+/// A connection that is open, or was.
 pub(super) struct Connection {
     jetstream: Context,
     options: Arc<NatsOptions>,
-    heard: Arc<Heard>,
-    /// A message was not answered.
-    doubtful: AtomicBool,
-    /// The library may look into it again.
-    _trusted: Trusted,
+    events: Arc<ConnectionEvents>,
+    /// Whether a message got no response.
+    has_timed_out: AtomicBool,
+    /// The library may read it again.
+    _tls_roots: NatsTlsRoots,
 }
 
-/// What the connection itself says.
+/// Events of the connection itself.
 #[derive(Default)]
-struct Heard {
+struct ConnectionEvents {
     broken: CancellationToken,
-    /// The last error that the server sent outside of an answer.
-    complaint: Mutex<Option<String>>,
+    /// The last error that the server sent outside of a response.
+    last_error: Mutex<Option<String>>,
 }
 
 impl Connection {
     /// Connects and logs in. The error says what to do about it.
     pub(super) async fn open(options: Arc<NatsOptions>) -> Result<Self, String> {
-        let heard = Arc::<Heard>::default();
-        let trusted = Trusted::of(options.ca_file.as_deref()).map_err(|error| crate::chain(&error))?;
-        let connecting = trusted.alone(prepare(&options, &heard)?).connect(options.servers.as_slice());
-        // The library's own limit is for each server, and leaves out the look-up of names.
+        let events = Arc::<ConnectionEvents>::default();
+        let tls_roots =
+            NatsTlsRoots::load(options.ca_file.as_deref()).map_err(|error| crate::chain(&error))?;
+        let connecting =
+            tls_roots.apply(connect_options(&options, &events)?).connect(options.servers.as_slice());
+        // The library's own time-out is for each server, and does not include name resolution.
         let within = options.timeout.saturating_mul(options.servers.len() as u32);
         let client = match tokio::time::timeout(within, connecting).await {
             Ok(Ok(client)) => client,
@@ -57,80 +64,78 @@ impl Connection {
             .timeout(options.timeout)
             .max_ack_inflight(options.max_in_flight)
             .build(client);
-        Ok(Self { jetstream, options, heard, doubtful: AtomicBool::new(false), _trusted: trusted })
+        let has_timed_out = AtomicBool::new(false);
+        Ok(Self { jetstream, options, events, has_timed_out, _tls_roots: tls_roots })
     }
 
-    /// Whether another message may be sent through it.
-    pub(super) fn is_good(&self) -> bool {
-        !self.heard.broken.is_cancelled() && !self.doubtful.load(Ordering::Relaxed)
+    /// Whether another message may be sent.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.events.broken.is_cancelled() && !self.has_timed_out.load(Ordering::Relaxed)
     }
 
     /// Sends a message and waits until a stream has stored it.
     pub(super) async fn publish(&self, message: Message) -> Result<(), DeliveryError> {
         let Message { subject, headers, payload } = message;
-        let confirmed = async {
-            let confirmation = self.jetstream.publish_with_headers(subject, headers, payload).await?;
-            confirmation.await
+        let acknowledged = async {
+            let acknowledgement = self.jetstream.publish_with_headers(subject, headers, payload).await?;
+            acknowledgement.await
         };
-        let answered = tokio::select! {
-            biased; // An answer that came before the connection broke counts.
-            answered = tokio::time::timeout(self.options.timeout, confirmed) => answered,
-            () = self.heard.broken.cancelled() => {
-                return Err(retryable(reason::broken(self.heard.complaint(), &self.options)));
+        let outcome = tokio::select! {
+            biased; // An acknowledgement that came before the connection broke counts.
+            outcome = tokio::time::timeout(self.options.timeout, acknowledged) => outcome,
+            () = self.events.broken.cancelled() => {
+                let reason = reason::broken(self.events.last_error(), &self.options);
+                return Err(DeliveryError::retryable(reason));
             }
         };
-        let error = match answered {
+        let error = match outcome {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => error,
             Err(_) => async_nats::jetstream::context::PublishErrorKind::TimedOut.into(),
         };
-        if !reason::is_answer(&error) {
-            self.doubtful.store(true, Ordering::Relaxed);
+        if !reason::is_response(&error) {
+            self.has_timed_out.store(true, Ordering::Relaxed);
         }
         let has_jetstream = self.jetstream.client().server_info().jetstream;
-        Err(reason::not_confirmed(&error, &self.options, self.heard.complaint(), has_jetstream))
+        Err(reason::not_acknowledged(&error, &self.options, self.events.last_error(), has_jetstream))
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("is_good", &self.is_good()).finish_non_exhaustive()
+        f.debug_struct("Connection").field("is_usable", &self.is_usable()).finish_non_exhaustive()
     }
 }
 
-impl Heard {
-    fn hear(&self, event: Event) {
+impl ConnectionEvents {
+    fn record(&self, event: Event) {
         match event {
             Event::Disconnected | Event::Closed => self.broken.cancel(),
             Event::ServerError(error) => {
-                *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
             }
             _ => {}
         }
     }
 
-    fn complaint(&self) -> Option<String> {
-        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn retryable(reason: String) -> DeliveryError {
-    DeliveryError::Retryable { reason, after: None }
-}
-
-fn prepare(options: &NatsOptions, heard: &Arc<Heard>) -> Result<ConnectOptions, String> {
-    let heard = Arc::clone(heard);
+fn connect_options(options: &NatsOptions, events: &Arc<ConnectionEvents>) -> Result<ConnectOptions, String> {
+    let events = Arc::clone(events);
     let prepared = ConnectOptions::new()
         .name("kfwatch")
         .connection_timeout(options.timeout)
         .require_tls(options.requires_tls())
-        // They would be connected to without what is required of the configured ones.
+        // Discovered servers would be connected to without the TLS that the configured ones require.
         .ignore_discovered_servers()
-        // One attempt for each server, when it connects first and when the connection broke.
+        // One attempt for each server, at the first connection and after a break.
         .max_reconnects(options.servers.len())
         .client_capacity(options.max_in_flight)
         .event_callback(move |event| {
-            heard.hear(event);
+            events.record(event);
             std::future::ready(())
         });
     Ok(match &options.login {

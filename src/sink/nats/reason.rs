@@ -1,7 +1,7 @@
-//! Why an event was not confirmed, and what to do about it: the library's errors in the operator's words.
+//! Explains to operators why an event was not acknowledged, and what to do about it.
 //!
-//! The same trouble has the same words each time, so that the log is told of it once: no subject of a single event and no id
-//! of a connection is in them.
+//! The same problem has the same text each time, so that it is logged once. So the text contains no subject of a single event
+//! and no id of a connection.
 
 use std::{error::Error, io};
 
@@ -13,10 +13,10 @@ use async_nats::{
     },
 };
 
-use super::NatsOptions;
-use crate::sink::DeliveryError;
+use super::options::NatsOptions;
+use crate::sink::error::DeliveryError;
 
-/// What to look at when a server does not let kfwatch in.
+/// What to check when a server refuses the login.
 const CHECK_LOGIN: &str = "check credentials_file, nkey_file, or user and secret_file";
 
 /// Why no server could be connected to.
@@ -37,28 +37,28 @@ pub(super) fn not_connected(error: &ConnectError, options: &NatsOptions) -> Stri
     format!("no connection to {}: {why}", options.servers())
 }
 
-/// No server let itself be connected to in time.
+/// No server could be connected to in time.
 pub(super) fn not_connected_in_time(options: &NatsOptions) -> String {
     format!("no connection to {}: no answer in time", options.servers())
 }
 
-/// The connection ended before the confirmation came.
-pub(super) fn broken(complaint: Option<String>, options: &NatsOptions) -> String {
-    let what = "the connection to the server broke before it had confirmed";
-    complaint
-        .map_or_else(|| what.to_owned(), |complaint| format!("{what}: {}", unvaried(&complaint, options)))
+/// The connection broke before the acknowledgement.
+pub(super) fn broken(server_error: Option<String>, options: &NatsOptions) -> String {
+    let what = "the connection to the server broke before the acknowledgement";
+    server_error
+        .map_or_else(|| what.to_owned(), |error| format!("{what}: {}", without_details(&error, options)))
 }
 
-/// Whether the server answered. Without that the connection may be gone, and what it knows of the server's limits be old.
-pub(super) fn is_answer(error: &PublishError) -> bool {
-    error.kind() == PublishErrorKind::StreamNotFound || answer(error).is_some()
+/// Whether the server responded. Otherwise the connection may be broken, and its view of the server's limits outdated.
+pub(super) fn is_response(error: &PublishError) -> bool {
+    error.kind() == PublishErrorKind::StreamNotFound || stream_error(error).is_some()
 }
 
-/// Why a message was not stored.
-pub(super) fn not_confirmed(
+/// Why a message was not acknowledged.
+pub(super) fn not_acknowledged(
     error: &PublishError,
     options: &NatsOptions,
-    complaint: Option<String>,
+    server_error: Option<String>,
     has_jetstream: bool,
 ) -> DeliveryError {
     let reason = match error.kind() {
@@ -67,24 +67,26 @@ pub(super) fn not_confirmed(
         PublishErrorKind::StreamNotFound => {
             "the server has no JetStream, or none for this user: start it with --jetstream".to_owned()
         }
-        PublishErrorKind::TimedOut => match complaint {
-            Some(complaint) => format!("the server says: {}", unvaried(&complaint, options)),
-            None => "the server did not confirm in time".to_owned(),
+        PublishErrorKind::TimedOut => match server_error {
+            Some(error) => format!("the server says: {}", without_details(&error, options)),
+            None => "the server did not acknowledge in time".to_owned(),
         },
-        PublishErrorKind::BrokenPipe => broken(complaint, options),
-        _ => match answer(error) {
-            Some(answer) if answer.error_code() == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
+        PublishErrorKind::BrokenPipe => broken(server_error, options),
+        _ => match stream_error(error) {
+            Some(error_of_stream)
+                if error_of_stream.error_code() == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM =>
+            {
                 return too_large("max_msg_size of the stream", error);
             }
-            Some(answer) => format!("the stream does not take it: {answer}"),
-            None => format!("the server's answer cannot be understood: {}", innermost(error)),
+            Some(error_of_stream) => format!("the stream does not take it: {error_of_stream}"),
+            None => format!("the server's response cannot be understood: {}", innermost(error)),
         },
     };
-    DeliveryError::Retryable { reason, after: None }
+    DeliveryError::retryable(reason)
 }
 
 fn too_large(limit: &str, error: &PublishError) -> DeliveryError {
-    DeliveryError::Refused { reason: format!("it is larger than {limit}"), answer: innermost(error) }
+    DeliveryError::Refused { reason: format!("it is larger than {limit}"), response: innermost(error) }
 }
 
 fn missing_stream(options: &NatsOptions) -> String {
@@ -96,22 +98,23 @@ fn missing_stream(options: &NatsOptions) -> String {
     )
 }
 
-/// What the stream itself answered.
-fn answer(error: &PublishError) -> Option<&jetstream::Error> {
+/// The error that the stream itself responded with.
+fn stream_error(error: &PublishError) -> Option<&jetstream::Error> {
     error.source()?.downcast_ref()
 }
 
-/// What the server said, without what differs between events and between connections: subjects and inboxes.
-fn unvaried(complaint: &str, options: &NatsOptions) -> String {
-    let (_, violation) = complaint.split_once("Permissions Violation for ").unwrap_or_default();
+/// An error of the server, without the subject or inbox, which differ between events and connections.
+fn without_details(error: &str, options: &NatsOptions) -> String {
+    let (_, violation) = error.split_once("Permissions Violation for ").unwrap_or_default();
     match violation.split_once(' ') {
         Some(("Publish", _)) => {
             format!("permissions violation; let this user publish to {}", options.subjects())
         }
         Some(("Subscription", _)) => {
-            "permissions violation; let this user subscribe to _INBOX.>, where confirmations come".to_owned()
+            "permissions violation; let this user subscribe to _INBOX.>, where acknowledgements come"
+                .to_owned()
         }
-        _ => complaint.trim_start_matches("nats: ").to_owned(),
+        _ => error.trim_start_matches("nats: ").to_owned(),
     }
 }
 
@@ -123,7 +126,7 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     cause.to_string()
 }
 
-/// Whether the TLS library is what failed: it says so inside of an error of the socket.
+/// Whether TLS failed: its error is inside of an error of the socket.
 fn is_tls(error: &(dyn Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| (*error).source());
     let inner = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()?.get_ref());
@@ -135,7 +138,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::sink::nats::Login;
+    use crate::sink::nats::options::Login;
 
     fn options() -> NatsOptions {
         NatsOptions {
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_cannot_be_made_says_what_to_do() {
+    fn failed_connection_says_what_to_do() {
         let check = |error: ConnectError, expected: &str| {
             let expected = format!("no connection to tls://a.example, tls://b.example: {expected}");
             assert_eq!(not_connected(&error, &options()), expected);
@@ -173,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_too_large_concerns_the_event() {
+    fn only_too_large_events_are_refused() {
         let check = |kind: PublishErrorKind, source: Option<&str>, refused: bool| {
             let source = source.map(|json| serde_json::from_str::<jetstream::Error>(json).unwrap());
             let error = source
                 .map_or_else(|| PublishError::new(kind), |source| PublishError::with_source(kind, source));
-            let judged = not_confirmed(&error, &options(), None, true);
+            let judged = not_acknowledged(&error, &options(), None, true);
             assert_eq!(matches!(judged, DeliveryError::Refused { .. }), refused, "{judged}");
             assert!(refused || matches!(judged, DeliveryError::Retryable { .. }), "{judged}");
         };
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_missing_stream_is_named_after_the_prefix() {
+    fn missing_stream_is_named_after_prefix() {
         let missing = missing_stream(&options());
         assert!(
             missing.contains("nats stream add ACME_KF --subjects 'acme.kf.>' --storage file"),
@@ -208,14 +211,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_of_one_event_or_connection_is_told_alike_for_all() {
+    fn server_errors_have_no_details_of_event_or_connection() {
         let publish = "nats: Permissions Violation for Publish to \"acme.kf.shop.session.started\"";
         assert_eq!(
-            unvaried(publish, &options()),
+            without_details(publish, &options()),
             "permissions violation; let this user publish to acme.kf.>"
         );
         let inbox = "nats: Permissions Violation for Subscription to \"_INBOX.abc.*\"";
-        assert!(unvaried(inbox, &options()).ends_with("subscribe to _INBOX.>, where confirmations come"));
-        assert_eq!(unvaried("nats: Stale Connection", &options()), "Stale Connection");
+        assert!(
+            without_details(inbox, &options())
+                .ends_with("subscribe to _INBOX.>, where acknowledgements come")
+        );
+        assert_eq!(without_details("nats: Stale Connection", &options()), "Stale Connection");
     }
 }

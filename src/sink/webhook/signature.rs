@@ -1,5 +1,5 @@
-//! Signatures as [Standard Webhooks] 1.0.0 has them: `v1,` and the HMAC-SHA256 of `id.timestamp.body` in base64, one for each
-//! key, so that a key can be exchanged without an event that its receiver cannot verify.
+//! Signatures of [Standard Webhooks] 1.0.0: `v1,` and the HMAC-SHA256 of `id.timestamp.body` in base64, one for each key, so
+//! that a key can be rotated without an event that its receiver cannot verify.
 //!
 //! [Standard Webhooks]: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 
@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 
-/// What a key is written with in front.
+/// The prefix of a key.
 const PREFIX: &str = "whsec_";
 
 /// The shortest and the longest key, in bytes, that the specification allows.
@@ -21,17 +21,16 @@ const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 pub struct SigningKey(SecretSlice<u8>);
 
 impl SigningKey {
-    /// Reads a key as it is written: `whsec_` and 24 to 64 bytes in base64. The error says in a few words what is wrong, and
-    /// shows nothing of it.
+    /// Parses a key: `whsec_` and 24 to 64 bytes in base64. The error says what is wrong and shows nothing of the key.
     pub fn parse(written: &SecretString) -> Result<Self, &'static str> {
         let Some(encoded) = written.expose_secret().strip_prefix(PREFIX) else {
             return Err("does not begin with whsec_");
         };
-        let bytes = BASE64_STANDARD.decode(encoded).map_err(|_| "is not base64 behind whsec_")?;
+        let bytes = BASE64_STANDARD.decode(encoded).map_err(|_| "is not base64 after whsec_")?;
         if KEY_BYTES.contains(&bytes.len()) {
             Ok(Self(bytes.into()))
         } else {
-            Err("does not have 24 to 64 bytes behind whsec_")
+            Err("does not have 24 to 64 bytes after whsec_")
         }
     }
 
@@ -53,7 +52,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// The value of the header `webhook-signature`: one signature for each key, the first key's first.
+/// The value of the header `webhook-signature`: one signature for each key, in their order.
 pub(super) fn signatures(keys: &[SigningKey], id: &str, timestamp: &str, body: &[u8]) -> String {
     let signatures: Vec<String> = keys.iter().map(|key| key.sign(id, timestamp, body)).collect();
     signatures.join(" ")
@@ -67,9 +66,9 @@ mod tests {
         SigningKey::parse(&written.to_owned().into())
     }
 
-    /// The example of the reference implementations' own tests.
+    /// The example of the reference implementations.
     #[test]
-    fn the_known_signature_comes_out() {
+    fn known_signature_is_reproduced() {
         let key = key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let body = br#"{"test": 2432232314}"#;
         assert_eq!(
@@ -79,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_verifies_each_of_several_signatures() {
+    fn reference_verifies_each_signature() {
         let written = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
         let keys = written.map(|written| key(written).unwrap());
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs().to_string();
@@ -98,10 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused_and_not_shown() {
+    fn invalid_key_is_rejected_and_not_shown() {
         assert_eq!(key("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap_err(), "does not begin with whsec_");
-        assert_eq!(key("whsec_!").unwrap_err(), "is not base64 behind whsec_");
-        assert_eq!(key("whsec_MfKQ").unwrap_err(), "does not have 24 to 64 bytes behind whsec_");
+        assert_eq!(key("whsec_!").unwrap_err(), "is not base64 after whsec_");
+        assert_eq!(key("whsec_MfKQ").unwrap_err(), "does not have 24 to 64 bytes after whsec_");
         assert_eq!(format!("{:?}", key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")), "Ok([REDACTED])");
     }
 }

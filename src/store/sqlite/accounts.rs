@@ -1,4 +1,4 @@
-//! Bringing accounts in, at start and later, and noting when they were seen.
+//! Registers accounts, at the start and later, and stores when they were last seen.
 
 use std::collections::HashMap;
 
@@ -17,8 +17,7 @@ use crate::{
     },
 };
 
-/// What is stored and what is configured is walked side by side in the order of names, so that neither stands in memory
-/// twice.
+/// Merges the stored and the configured accounts in the order of their names, so that neither is in memory twice.
 pub(in crate::store) fn register(
     tx: &Transaction<'_>,
     accounts: Vec<Account>,
@@ -26,10 +25,10 @@ pub(in crate::store) fn register(
     let configured = accounts.into_iter().map(not_stored).collect();
     let mut registered = RegisteredAccounts { configured, left: Vec::new() };
     let outdated = match_stored(tx, &mut registered)?;
-    for id in outdated.no_longer_configured {
+    for id in outdated.to_unconfigure {
         tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?.execute([id.0])?;
     }
-    for n in outdated.configured_anew {
+    for n in outdated.to_configure {
         configure(tx, &registered.configured[n])?;
     }
     for account in registered.configured.iter_mut().filter(|account| account.id == NO_ROW) {
@@ -40,23 +39,22 @@ pub(in crate::store) fn register(
     Ok(registered)
 }
 
-/// What does not stand in the table as the configuration has it.
+/// Rows that differ from the configuration.
 #[derive(Default)]
 struct Outdated {
-    /// By their place in the configuration.
-    configured_anew: Vec<usize>,
-    no_longer_configured: Vec<AccountId>,
+    /// Indexes of configured accounts.
+    to_configure: Vec<usize>,
+    to_unconfigure: Vec<AccountId>,
 }
 
-/// Fills in the rows and records of the configured accounts that are stored, and finds those that left. Changes nothing
-/// in the table.
+/// Fills in the ids and records of the configured accounts that are stored, and finds the accounts that left. Only reads.
 fn match_stored(tx: &Transaction<'_>, registered: &mut RegisteredAccounts) -> Result<Outdated, StoreError> {
     let RegisteredAccounts { configured, left } = registered;
     let mut by_name: Vec<usize> = (0..configured.len()).collect();
     by_name.sort_unstable_by(|&a, &b| name(&configured[a]).cmp(&name(&configured[b])));
     let mut by_name = by_name.into_iter().peekable();
     let mut outdated = Outdated::default();
-    // In the order of bytes, which is also that of our strings.
+    // SQLite's byte order is also the order of Rust's strings.
     let sql = format!("SELECT {COLUMNS} FROM accounts ORDER BY appid, kf_account");
     let mut statement = tx.prepare_cached(&sql)?;
     let mut rows = statement.query([])?;
@@ -68,12 +66,12 @@ fn match_stored(tx: &Transaction<'_>, registered: &mut RegisteredAccounts) -> Re
             let account = &mut configured[n];
             (account.id, account.record) = (AccountId(row.get(0)?), record(row)?);
             if !is_configured || *account.account.official_account != *text(row, 1)? {
-                outdated.configured_anew.push(n);
+                outdated.to_configure.push(n);
             }
         } else {
             let account = account(row)?;
             if is_configured {
-                outdated.no_longer_configured.push(account.id);
+                outdated.to_unconfigure.push(account.id);
             }
             if account.record.state != AccountState::Unwatched {
                 left.push(account);
@@ -83,7 +81,7 @@ fn match_stored(tx: &Transaction<'_>, registered: &mut RegisteredAccounts) -> Re
     Ok(outdated)
 }
 
-/// By it accounts are told apart.
+/// What identifies an account.
 fn name(stored: &StoredAccount) -> (&str, &str) {
     (&stored.account.appid, &stored.account.kf_account)
 }
@@ -119,7 +117,6 @@ pub(in crate::store) fn watched(connection: &Connection) -> Result<Vec<Account>,
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// All accounts that were ever brought in, for reading.
 pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
     let mut registered = RegisteredAccounts::default();
     let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts"))?;
@@ -150,7 +147,7 @@ const COLUMNS: &str =
     "id, official_account, appid, kf_account, configured, state, conclusion, baseline_taken, keyless,
     listed_sent_at, last_success_at";
 
-/// Until the account has one.
+/// The id of an account that has no row yet.
 const NO_ROW: AccountId = AccountId(0);
 
 fn not_stored(account: Account) -> StoredAccount {
@@ -185,12 +182,12 @@ fn record(row: &Row<'_>) -> Result<AccountRecord, StoreError> {
     })
 }
 
-/// A column's text where it stands in the page.
+/// The text of a column, without a copy.
 fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, StoreError> {
     Ok(row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?)
 }
 
-/// Lets the stored account count as configured, under its present name: its snapshot is in use from now on.
+/// Marks a stored account as configured under its present name.
 fn configure(tx: &Transaction<'_>, stored: &StoredAccount) -> Result<(), StoreError> {
     tx.prepare_cached("UPDATE accounts SET configured = true, official_account = ?2 WHERE id = ?1")?
         .execute(params![stored.id.0, stored.account.official_account])?;
@@ -200,7 +197,7 @@ fn configure(tx: &Transaction<'_>, stored: &StoredAccount) -> Result<(), StoreEr
 fn insert(tx: &Transaction<'_>, account: &Account) -> Result<AccountId, StoreError> {
     let id = tx
         .prepare_cached(
-            // It may have come before, after the backup that was restored, and have had events then.
+            // After a restore, the account may have had events that the backup lacks.
             "INSERT INTO accounts
                  (official_account, appid, kf_account, configured, state, baseline_taken, keyless, sequence)
              VALUES (?1, ?2, ?3, true, ?4, false, false, ?5 * (SELECT coalesce(max(restores), 0) FROM lease))",

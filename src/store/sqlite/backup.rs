@@ -1,10 +1,10 @@
-//! Copies of the store: on demand (`kfwatch backup`), and before a migration, for those who want to go back.
+//! Copies of the store: on demand (`kfwatch backup`), and before a migration, so that an operator can go back.
 //!
-//! A copy is made by one reading transaction, which keeps nobody from committing; only the write-ahead log grows meanwhile.
-//! It has its name only once it is whole and synced, and never overwrites anything.
+//! One reading transaction makes the copy. Commits continue meanwhile; only the write-ahead log grows. A copy gets its name
+//! when it is complete and synced, and never overwrites a file.
 //!
-//! That before a migration lies beside the store. Only a copy whose migration failed is removed, because the store is
-//! then as it was, and a daemon that is started again and again would fill the disk with copies.
+//! The copy before a migration lies next to the store. It is removed only if its migration fails: the store is then
+//! unchanged, and a daemon that restarts again and again would fill the disk with copies.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -17,27 +17,30 @@ use std::{
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{convert, events, file, open_for_reading, schema};
+use super::{
+    connection::{connect_to_read, open_for_reading},
+    convert, events, file, prune, schema,
+};
 use crate::store::{
-    backup::{BackupProblem, BackupSummary, Copied, Observer},
+    backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress},
     error::StoreError,
     types::LogPosition,
 };
 
-/// The name of a copy on demand while it is not whole begins so.
+/// The prefix of the name of an incomplete copy.
 const PARTIAL: &str = ".kfwatch-backup-";
 
-/// Steps of SQLite's machine between two looks at how far a copy has come: some milliseconds.
-const STEPS_BETWEEN_LOOKS: i32 = 100_000;
+/// Instructions of SQLite's virtual machine between two calls of the observer: some milliseconds.
+const INSTRUCTIONS_PER_REPORT: i32 = 100_000;
 
-/// The most copies of one version that are kept.
+/// How many copies of one version are kept at most.
 const MAX_COPIES: u32 = 100;
 
-/// Makes a copy of the store, beside a daemon that may be running.
-pub(in crate::store) fn take(
+/// Copies the store to a new file, with or without a running daemon.
+pub(in crate::store) fn back_up(
     store: &Path,
     to: &Path,
-    observer: &Observer,
+    observer: &CopyObserver,
 ) -> Result<BackupSummary, StoreError> {
     let connection = open_for_reading(store)?;
     let problem = |problem| StoreError::backup(to, problem);
@@ -47,56 +50,53 @@ pub(in crate::store) fn take(
     if !file::directory_of(to).is_dir() {
         return Err(problem(BackupProblem::NoDirectory));
     }
-    // Removed when it is dropped without having got its name.
+    // Removed when it is dropped before it has its name.
     let partial = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(file::directory_of(to));
-    let partial = partial.map_err(|error| StoreError::io(to, error).of_copy(to))?;
-    fill_private(connection, partial.path(), observer).map_err(|error| match error {
-        // What it is made of.
+    let partial = partial.map_err(|error| StoreError::io(to, error).for_copy(to))?;
+    copy_observed(connection, partial.path(), observer).map_err(|error| match error {
+        // The store is damaged, not the copy.
         StoreError::Corrupt { .. } => error,
-        error => error.of_copy(to),
+        error => error.for_copy(to),
     })?;
-    let summary = check_and_sync(partial.path()).map_err(|error| error.of_copy(to))?;
+    let summary = check_and_sync(partial.path()).map_err(|error| error.for_copy(to))?;
     partial.persist_noclobber(to).map_err(|persisting| match persisting.error.kind() {
         ErrorKind::AlreadyExists => problem(BackupProblem::Exists),
-        _ => StoreError::io(to, persisting.error).of_copy(to),
+        _ => StoreError::io(to, persisting.error).for_copy(to),
     })?;
-    file::sync_directory_of(to).map_err(|error| StoreError::io(to, error).of_copy(to))?;
+    file::sync_directory_of(to).map_err(|error| StoreError::io(to, error).for_copy(to))?;
     Ok(summary)
 }
 
-/// Fills the empty file, and lets the observer watch and stop it.
-fn fill_private(mut connection: Connection, partial: &Path, observer: &Observer) -> Result<(), StoreError> {
-    let Some(name) = partial.to_str() else {
-        return Err(StoreError::Unsuitable(format!("{} is not UTF-8", partial.display())));
-    };
-    // The umask may have taken bits away.
+/// Fills the empty file, and lets the observer watch and stop the copy.
+fn copy_observed(
+    mut connection: Connection,
+    partial: &Path,
+    observer: &CopyObserver,
+) -> Result<(), StoreError> {
+    // The umask may have removed bits.
     let private = fs::set_permissions(partial, Permissions::from_mode(file::MODE));
     private.map_err(|error| StoreError::io(partial, error))?;
-    let of = connection.query_row(
-        "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
-        [],
-        |row| row.get::<_, i64>(0),
-    )?;
+    let total_bytes = prune::used_bytes(&connection)?;
     let (observer, watched) = (Arc::clone(observer), partial.to_path_buf());
     connection.progress_handler(
-        STEPS_BETWEEN_LOOKS,
+        INSTRUCTIONS_PER_REPORT,
         Some(move || {
             let bytes = watched.metadata().map_or(0, |metadata| metadata.len());
-            observer(Copied { bytes, of: of.unsigned_abs() }).is_break()
+            observer(CopyProgress { bytes, total_bytes }).is_break()
         }),
     )?;
-    vacuum_into(&connection, name)
+    vacuum_into(&connection, partial)
 }
 
 fn check_and_sync(partial: &Path) -> Result<BackupSummary, StoreError> {
-    let copy = super::connect_to_read(partial)?;
+    let copy = connect_to_read(partial)?;
     schema::require_current(partial, &copy)?;
     schema::check_whole(&copy)?;
     File::open(partial).and_then(|file| file.sync_all()).map_err(|error| StoreError::io(partial, error))?;
     summary(partial, &copy)
 }
 
-/// What a store of this version holds.
+/// Summarizes the content of a store of this version.
 pub(super) fn summary(path: &Path, connection: &Connection) -> Result<BackupSummary, StoreError> {
     let count = |table: &str| {
         let sql = format!("SELECT count(*) FROM {table}");
@@ -114,22 +114,17 @@ pub(super) fn summary(path: &Path, connection: &Connection) -> Result<BackupSumm
     })
 }
 
-/// Makes a copy of a store of this version, and then migrates the store. The store's lock is held meanwhile.
-pub(super) fn before(
-    version: i64,
-    path: &Path,
-    connection: &mut Connection,
-    migrate: impl FnOnce(&mut Connection, i64) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let partial = file::beside(path, "-backup-partial");
-    let copy = fill(&partial, connection).and_then(|()| name(version, path, &partial));
-    // There is none left when it has its name; otherwise it would be in nobody's way but that of the disk.
+/// Copies a store of this older version, then migrates the store. Its lock must be held.
+pub(super) fn migrate(version: i64, path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
+    let partial = file::with_suffix(path, "-backup-partial");
+    let copy = copy_private(&partial, connection).and_then(|()| name_copy(version, path, &partial));
+    // It still exists only if the copy failed.
     fs::remove_file(&partial).ok();
     let copy = copy?;
-    let migrated = migrate(connection, version);
+    let migrated = schema::migrate(connection, version);
     match &migrated {
         Ok(()) => tracing::info!(
-            "Migrated the store from schema {version}; what it was before is in {}",
+            "Migrated the store from schema {version}; the previous version is in {}",
             copy.display()
         ),
         Err(_) => drop(fs::remove_file(&copy)),
@@ -137,36 +132,37 @@ pub(super) fn before(
     migrated
 }
 
-/// Fills a new file with all that is committed, and syncs it.
-fn fill(partial: &Path, connection: &Connection) -> Result<(), StoreError> {
+/// Copies everything committed to a new file, and syncs it.
+fn copy_private(partial: &Path, connection: &Connection) -> Result<(), StoreError> {
     let io = |error| StoreError::io(partial, error);
-    let Some(name) = partial.to_str() else {
-        return Err(StoreError::Unsuitable(format!("{} is not UTF-8", partial.display())));
-    };
     match fs::remove_file(partial) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
     // SQLite itself would create it readable by others.
     file::open_private(partial, OpenOptions::new().create_new(true)).map_err(io)?;
-    vacuum_into(connection, name)?;
+    vacuum_into(connection, partial)?;
     File::open(partial).and_then(|file| file.sync_all()).map_err(io)
 }
 
-/// Fills a file that is empty.
-fn vacuum_into(connection: &Connection, name: &str) -> Result<(), StoreError> {
+/// Fills an empty file.
+fn vacuum_into(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let Some(name) = path.to_str() else {
+        return Err(StoreError::Unsuitable(format!("{} is not UTF-8", path.display())));
+    };
     connection.execute("VACUUM INTO ?1", [name])?;
     Ok(())
 }
 
-/// Gives the whole copy the first name that is free.
-fn name(version: i64, path: &Path, partial: &Path) -> Result<PathBuf, StoreError> {
+/// Renames the complete copy to the first free name.
+fn name_copy(version: i64, path: &Path, partial: &Path) -> Result<PathBuf, StoreError> {
     let first = format!("-backup-v{version}");
     let names = (2..=MAX_COPIES).map(|number| format!("{first}-{number}"));
-    let mut copies = std::iter::once(first.clone()).chain(names).map(|suffix| file::beside(path, &suffix));
+    let mut copies =
+        std::iter::once(first.clone()).chain(names).map(|suffix| file::with_suffix(path, &suffix));
     let Some(copy) = copies.find(|copy| copy.symlink_metadata().is_err()) else {
-        return Err(StoreError::TooManyBackups(file::beside(path, &first)));
+        return Err(StoreError::TooManyBackups(file::with_suffix(path, &first)));
     };
-    file::rename_for_good(partial, &copy).map_err(|error| StoreError::io(&copy, error))?;
+    file::rename_and_sync(partial, &copy).map_err(|error| StoreError::io(&copy, error))?;
     Ok(copy)
 }

@@ -1,4 +1,4 @@
-//! The commit of one poll: its events, the snapshot they lead to, and the account's record. And that of accounts that leave.
+//! The commit of one poll: its events, the changed snapshot, and the account's record. Also commits accounts that leave.
 
 use rusqlite::{OptionalExtension, Transaction, params};
 use uuid::Uuid;
@@ -15,12 +15,12 @@ use crate::{
     },
 };
 
-/// Renders the events that the changes may become. Not for the thread that writes: it has more than enough to do.
+/// Renders the events of the changes. Called outside of the writing thread, which is the bottleneck.
 pub(in crate::store) fn drafts(commit: &PollCommit) -> Vec<Draft> {
     commit.changes.iter().map(|change| Draft::of(&commit.account, change)).collect()
 }
 
-/// `None` if there is no such account; then nothing was changed. `drafts` are those of its changes.
+/// Returns `None`, and changes nothing, if the account is unknown. `drafts` are the rendered changes.
 pub(in crate::store) fn commit_poll(
     tx: &Transaction<'_>,
     commit: &PollCommit,
@@ -56,7 +56,7 @@ pub(in crate::store) fn remove_accounts(
     Ok(())
 }
 
-/// Moves the snapshot; says whether the change is news to the store.
+/// Applies a change to the snapshot. Returns whether the stored snapshot or state did not show it already.
 fn apply(
     tx: &Transaction<'_>,
     id: AccountId,
@@ -90,7 +90,7 @@ fn append(
         }
         Change::StateChanged { .. } => None,
     };
-    // Nulls equal nothing: a state change has no repeats.
+    // NULL equals nothing, so a state change has no repeats.
     let repeats: i64 = tx
         .prepare_cached(
             "SELECT count(*) FROM events WHERE createtime = ?1 AND session_id = ?2 AND type = ?3",

@@ -1,4 +1,4 @@
-//! Values of ours as columns, and back. What does not read back was damaged.
+//! Converts values to columns and back. A column that cannot be converted is damaged.
 
 use jiff::Timestamp;
 
@@ -49,7 +49,7 @@ pub(super) fn event_type(code: i64) -> Result<EventType, StoreError> {
         .ok_or_else(|| StoreError::corrupt(format!("the event type {code}")))
 }
 
-/// Numbers, because the type stands in the index of every session's events.
+/// A number, because the index of all sessions' events contains the type.
 pub(super) fn event_type_code(event_type: EventType) -> i64 {
     match event_type {
         EventType::SessionStarted => 1,

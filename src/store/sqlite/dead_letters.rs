@@ -1,6 +1,6 @@
-//! Events that sinks refused for good.
+//! Dead letters: events that sinks refused for good.
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, Rows, Transaction};
 
 use super::{convert, events};
 use crate::store::{
@@ -8,8 +8,11 @@ use crate::store::{
     types::{DeadLetter, LogPosition},
 };
 
-/// Says how many the sink has by now.
-pub(in crate::store) fn bury(tx: &Transaction<'_>, letter: &DeadLetter) -> Result<u64, StoreError> {
+/// The event's columns first, as [`events::event`] reads them.
+const COLUMNS: &str = "event, account, sequence, type, observed_at, json, sink, reason, died_at, retry";
+
+/// Returns how many dead letters the sink has now.
+pub(in crate::store) fn add(tx: &Transaction<'_>, letter: &DeadLetter) -> Result<u64, StoreError> {
     let DeadLetter { sink, event, reason, died_at, retry } = letter;
     let mut statement = tx.prepare_cached(
         "INSERT INTO dead_letters (sink, event, account, sequence, type, observed_at, json, reason, died_at, retry)
@@ -31,41 +34,49 @@ pub(in crate::store) fn bury(tx: &Transaction<'_>, letter: &DeadLetter) -> Resul
     count(tx, sink)
 }
 
-/// How many a sink has.
-pub(in crate::store) fn count(connection: &Connection, sink: &str) -> Result<u64, StoreError> {
+pub(super) fn count(connection: &Connection, sink: &str) -> Result<u64, StoreError> {
     let mut statement = connection.prepare_cached("SELECT count(*) FROM dead_letters WHERE sink = ?1")?;
     Ok(statement.query_row([sink], |row| row.get::<_, i64>(0))?.unsigned_abs())
 }
 
-/// Those of a sink behind this event, in the order of the log; all, or those that are to be delivered once more.
-pub(in crate::store) fn read(
+pub(in crate::store) fn read_after(
     connection: &Connection,
     sink: &str,
-    which: Which,
     after: LogPosition,
     limit: usize,
 ) -> Result<Vec<DeadLetter>, StoreError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT event, account, sequence, type, observed_at, json, reason, died_at, retry FROM dead_letters
-         WHERE sink = ?1 AND event > ?2 AND retry >= ?3 ORDER BY event LIMIT ?4",
-    )?;
-    let least_retry = i64::from(which == Which::ToRetry);
-    let mut rows = statement.query((sink, after.0, least_retry, events::limit_of(limit)))?;
+    let sql =
+        format!("SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND event > ?2 ORDER BY event LIMIT ?3");
+    let mut statement = connection.prepare_cached(&sql)?;
+    letters(statement.query((sink, after.0, events::sql_limit(limit)))?)
+}
+
+pub(in crate::store) fn read_to_retry(
+    connection: &Connection,
+    sink: &str,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, StoreError> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND retry >= 1 ORDER BY event LIMIT ?2");
+    let mut statement = connection.prepare_cached(&sql)?;
+    letters(statement.query((sink, events::sql_limit(limit)))?)
+}
+
+fn letters(mut rows: Rows<'_>) -> Result<Vec<DeadLetter>, StoreError> {
     let mut letters = Vec::new();
     while let Some(row) = rows.next()? {
         letters.push(DeadLetter {
-            sink: sink.to_owned(),
             event: events::event(row)?,
-            reason: row.get(6)?,
-            died_at: convert::time(row.get(7)?)?,
-            retry: row.get(8)?,
+            sink: row.get(6)?,
+            reason: row.get(7)?,
+            died_at: convert::time(row.get(8)?)?,
+            retry: row.get(9)?,
         });
     }
     Ok(letters)
 }
 
-/// Which events behind this one are a sink's.
-pub(in crate::store) fn behind(
+pub(in crate::store) fn ids_after(
     connection: &Connection,
     sink: &str,
     after: LogPosition,
@@ -76,21 +87,11 @@ pub(in crate::store) fn behind(
     Ok(events.collect::<Result<_, _>>()?)
 }
 
-/// Which dead letters are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Which {
-    /// Every one.
-    All,
-    /// Those that are to be delivered once more.
-    ToRetry,
-}
-
-/// Says how many that are.
-pub(in crate::store) fn retry(tx: &Transaction<'_>, sink: &str) -> Result<u64, StoreError> {
+pub(in crate::store) fn retry_all(tx: &Transaction<'_>, sink: &str) -> Result<u64, StoreError> {
     Ok(tx.execute("UPDATE dead_letters SET retry = true WHERE sink = ?1", [sink])? as u64)
 }
 
-pub(in crate::store) fn delivered(
+pub(in crate::store) fn remove(
     tx: &Transaction<'_>,
     sink: &str,
     event: LogPosition,
@@ -99,12 +100,11 @@ pub(in crate::store) fn delivered(
     Ok(())
 }
 
-/// Says how many there were.
-pub(in crate::store) fn drop_all(tx: &Transaction<'_>, sink: &str) -> Result<u64, StoreError> {
+pub(in crate::store) fn remove_all(tx: &Transaction<'_>, sink: &str) -> Result<u64, StoreError> {
     Ok(tx.execute("DELETE FROM dead_letters WHERE sink = ?1", [sink])? as u64)
 }
 
-/// Removes a batch of those that died before, and counts them at their sinks.
+/// Removes a batch of those that were stored before a time, and counts them at their sinks.
 pub(super) fn expire(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<u64, StoreError> {
     let mut statement = tx.prepare_cached(
         "DELETE FROM dead_letters WHERE (sink, event) IN

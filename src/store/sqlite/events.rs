@@ -1,46 +1,56 @@
-//! Reading the event log.
+//! Reads the event log.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, Rows};
 
-use super::{convert, renumber};
+use super::convert;
 use crate::store::{
     error::StoreError,
-    event_log::{EventFilter, EventPage},
-    types::{AccountId, LogPosition, StoredEvent},
+    types::{AccountId, EventFilter, EventPage, LogPosition, StoredEvent},
 };
 
 const COLUMNS: &str = "id, account, sequence, type, observed_at, json";
 
-/// Whose an event is. Looked up for each event: a list of all kf accounts of an official account may be long.
+/// The official account of an event, looked up for each event: a list of all kf accounts of an official account may be
+/// long.
 const OFFICIAL_ACCOUNT: &str = "(SELECT official_account FROM accounts WHERE accounts.id = events.account)";
 
-/// How many ids are passed at a time in search of a time: ten million events with a thousand looks.
+/// The distance of two ids that are probed in search of a time: ten million events with a thousand probes.
 const STRIDE: i64 = 10_000;
 
-/// A log of fewer events is read whole: that takes no longer than the eye needs.
+/// A log with fewer events is scanned whole, which takes no noticeable time.
 const SMALL_LOG: u64 = 100_000;
 
-/// How much out of order times may be in the log: polls are not committed in the order of their answers, and clocks are set.
+/// How much times may be out of order in the log: polls are not committed in the order of their answers, and clocks are
+/// set.
 const OUT_OF_ORDER_MS: i64 = 3_600_000;
 
-/// The newest event ever committed, whether it is retained or not.
+/// After a restore, ids continue at the beginning of a block of so many: more than a store has events in all its life.
+/// Within a block ids have no gaps, so that events can be counted without reading them.
+pub(super) const BLOCK: i64 = 1_000_000_000;
+
+/// The first id of the next block.
+pub(super) fn next_block(id: i64) -> i64 {
+    (id / BLOCK + 1) * BLOCK
+}
+
+/// The newest event ever committed, retained or not.
 pub(in crate::store) fn last_id(connection: &Connection) -> Result<LogPosition, StoreError> {
     let mut statement = connection.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?;
     let last = statement.query_row([], |row| row.get(0)).optional()?;
     Ok(last.map_or(LogPosition::BEGINNING, LogPosition))
 }
 
-/// How many events there are after this one. Its cost grows with the restores among them, not with their number.
+/// Counts the events after a position. The cost grows with the number of restores, not of events.
 ///
-/// Ids have no gaps but those of restores, which end at the beginning of a block: a transaction that is rolled back gives
-/// its ids back, and only the oldest events are pruned.
+/// Ids have no gaps other than those of restores, which end at the beginning of a block: a transaction that is rolled
+/// back returns its ids, and only the oldest events are pruned.
 pub(in crate::store) fn count_after(connection: &Connection, after: LogPosition) -> Result<u64, StoreError> {
     let mut first_after = connection.prepare_cached("SELECT min(id) FROM events WHERE id > ?1")?;
     let mut last_before = connection.prepare_cached("SELECT max(id) FROM events WHERE id < ?1")?;
     let (mut count, mut counted_to) = (0, after.0);
     while let Some(first) = first_after.query_row([counted_to], |row| row.get::<_, Option<i64>>(0))? {
-        let last: i64 = last_before.query_row([renumber::next_block(first)], |row| row.get(0))?;
+        let last: i64 = last_before.query_row([next_block(first)], |row| row.get(0))?;
         count += last - first + 1;
         counted_to = last;
     }
@@ -54,11 +64,10 @@ pub(in crate::store) fn read_after(
 ) -> Result<Vec<StoredEvent>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM events WHERE id > ?1 ORDER BY id LIMIT ?2");
     let mut statement = connection.prepare_cached(&sql)?;
-    all(statement.query((after.0, limit_of(limit)))?)
+    events(statement.query((after.0, sql_limit(limit)))?)
 }
 
-/// Those of these that the log has.
-pub(in crate::store) fn read_these(
+pub(in crate::store) fn read_by_id(
     connection: &Connection,
     ids: &[LogPosition],
 ) -> Result<Vec<StoredEvent>, StoreError> {
@@ -66,64 +75,27 @@ pub(in crate::store) fn read_these(
         format!("SELECT {COLUMNS} FROM events WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id");
     let mut statement = connection.prepare_cached(&sql)?;
     let ids: serde_json::Value = ids.iter().map(|id| id.0).collect();
-    all(statement.query([ids.to_string()])?)
+    events(statement.query([ids.to_string()])?)
 }
 
-fn all(mut rows: Rows<'_>) -> Result<Vec<StoredEvent>, StoreError> {
-    let mut events = Vec::new();
-    while let Some(row) = rows.next()? {
-        events.push(event(row)?);
-    }
-    Ok(events)
-}
-
-/// Behind which event those begin that were observed at a time or later, in one consistent view of the log.
-pub(in crate::store) fn before(connection: &Connection, since: Timestamp) -> Result<LogPosition, StoreError> {
-    find_before(&*connection.unchecked_transaction()?, since)
-}
-
-/// The same within a transaction: ids follow time, nearly, and so an event in each [`STRIDE`] is looked at until one is as
-/// late as that. A look that finds the clock set back says nothing of what is before it. What one stride hides is passed over:
-/// that a clock was ahead by more than [`OUT_OF_ORDER_MS`] in between, or that it was set back by as much and is still not
-/// behind the look before.
-pub(super) fn find_before(connection: &Connection, since: Timestamp) -> Result<LogPosition, StoreError> {
-    if count_after(connection, LogPosition::BEGINNING)? < SMALL_LOG {
-        return Ok(LogPosition::BEGINNING);
-    }
-    let sooner = convert::ms(since).saturating_sub(OUT_OF_ORDER_MS);
-    let mut look =
-        connection.prepare_cached("SELECT id, observed_at FROM events WHERE id >= ?1 ORDER BY id LIMIT 1")?;
-    let (mut passed, mut latest, mut from) = (LogPosition::BEGINNING, i64::MIN, STRIDE);
-    while let Some((id, observed_at)) =
-        look.query_row([from], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
-        && observed_at < sooner
-    {
-        if observed_at >= latest {
-            (passed, latest) = (LogPosition(id), observed_at);
-        }
-        from = id.saturating_add(STRIDE);
-    }
-    Ok(passed)
-}
-
+/// Reads the events that a filter selects. Within a transaction, so that the view is consistent.
 pub(in crate::store) fn read_matching(
     connection: &Connection,
     filter: &EventFilter,
     limit: usize,
 ) -> Result<EventPage, StoreError> {
-    let tx = connection.unchecked_transaction()?;
-    let last = last_id(&tx)?;
+    let last = last_id(connection)?;
     let until = filter.until.map_or(last, |until| until.min(last));
-    let accounts = filter.account.as_deref().map(|name| accounts_named(&tx, name)).transpose()?;
+    let accounts = filter.account.as_deref().map(|name| accounts_named(connection, name)).transpose()?;
     let sql = format!(
         "SELECT {COLUMNS} FROM events
          WHERE id > ?1 AND id <= ?2 AND {} AND (?3 = '[]' OR {OFFICIAL_ACCOUNT} IN (SELECT value FROM json_each(?3)))
          ORDER BY id LIMIT ?4",
         condition(filter, accounts)
     );
-    let mut statement = tx.prepare_cached(&sql)?;
+    let mut statement = connection.prepare_cached(&sql)?;
     let names = serde_json::Value::from(filter.official_accounts.clone()).to_string();
-    let events = all(statement.query((filter.after.0, until.0, names, limit_of(limit)))?)?;
+    let events = events(statement.query((filter.after.0, until.0, names, sql_limit(limit)))?)?;
     let next = match events.last() {
         Some(event) if events.len() >= limit => event.id,
         _ => until.max(filter.after),
@@ -131,7 +103,35 @@ pub(in crate::store) fn read_matching(
     Ok(EventPage { events, next })
 }
 
-/// Only numbers of ours go into the text.
+/// Returns a position before the events that were observed at `since` or later. Within a transaction.
+///
+/// Ids nearly follow time, so one event in each [`STRIDE`] is probed until one is late enough. A probe that finds the
+/// clock set back says nothing about the events before it. The search misses what happens within one stride: a clock that
+/// was ahead by more than [`OUT_OF_ORDER_MS`], or one that was set back by as much and is still ahead of the probe before.
+pub(in crate::store) fn position_before(
+    connection: &Connection,
+    since: Timestamp,
+) -> Result<LogPosition, StoreError> {
+    if count_after(connection, LogPosition::BEGINNING)? < SMALL_LOG {
+        return Ok(LogPosition::BEGINNING);
+    }
+    let early_enough = convert::ms(since).saturating_sub(OUT_OF_ORDER_MS);
+    let mut probe =
+        connection.prepare_cached("SELECT id, observed_at FROM events WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    let (mut position, mut latest, mut from) = (LogPosition::BEGINNING, i64::MIN, STRIDE);
+    while let Some((id, observed_at)) =
+        probe.query_row([from], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
+        && observed_at < early_enough
+    {
+        if observed_at >= latest {
+            (position, latest) = (LogPosition(id), observed_at);
+        }
+        from = id.saturating_add(STRIDE);
+    }
+    Ok(position)
+}
+
+/// Only numbers are formatted into the text.
 fn condition(filter: &EventFilter, accounts: Option<Vec<i64>>) -> String {
     let list = |numbers: Vec<i64>| numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
     let mut conditions = vec!["true".to_owned()];
@@ -158,7 +158,15 @@ fn accounts_named(connection: &Connection, name: &str) -> Result<Vec<i64>, Store
     Ok(ids.collect::<Result<_, _>>()?)
 }
 
-/// From a row that begins with [`COLUMNS`], or those of a dead letter.
+fn events(mut rows: Rows<'_>) -> Result<Vec<StoredEvent>, StoreError> {
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(event(row)?);
+    }
+    Ok(events)
+}
+
+/// Reads a row that begins with the columns of an event.
 pub(super) fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
     Ok(StoredEvent {
         id: LogPosition(row.get(0)?),
@@ -170,6 +178,6 @@ pub(super) fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
     })
 }
 
-pub(super) fn limit_of(limit: usize) -> i64 {
+pub(super) fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

@@ -1,6 +1,6 @@
-//! The files of the store: what may be opened, with which mode they are created, and the lock beside them.
+//! The files of the store: which may be opened, the mode of new ones, and the lock file.
 //!
-//! What can be told from the outside is refused before anything is created.
+//! A file that is recognizably wrong is rejected before anything is created.
 
 use std::{
     ffi::OsString,
@@ -17,29 +17,29 @@ pub(super) const MODE: u32 = 0o600;
 
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// The path of a file that belongs to the store: `kfwatch.db-wal` and so on.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The path of a file that belongs to the store, such as `kfwatch.db-wal`.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// Follows links, so that two paths to one file share one lock.
+/// Resolves links, so that two paths to one file share one lock.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
     let directory = directory_of(path);
     if !directory.is_dir() {
         return Err(StoreError::NoDirectory(directory.to_path_buf()));
     }
-    // What does not exist yet has no other path, and a link to nowhere is refused when it is created.
+    // A missing file has no other path. A dangling link is rejected when the file is created.
     Ok(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()))
 }
 
-/// Refuses what is no SQLite file at all. What does not exist, or is empty, may become one.
+/// Rejects files that are not SQLite files. A missing or empty file may become one.
 pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     match path.metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(StoreError::io(path, error)),
-        // To open a pipe would wait for its other end.
+        // Opening a pipe would wait for its other end.
         Ok(metadata) if !metadata.is_file() => return Err(StoreError::NotAFile(path.to_path_buf())),
         Ok(_) => {}
     }
@@ -48,8 +48,8 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     file.take(SQLITE_MAGIC.len() as u64)
         .read_to_end(&mut header)
         .map_err(|error| StoreError::io(path, error))?;
-    if header.is_empty() && beside(path, "-wal").metadata().is_ok_and(|wal| wal.len() > 0) {
-        // SQLite would delete the log, and with it the last commits of a file that was emptied by mistake.
+    if header.is_empty() && with_suffix(path, "-wal").metadata().is_ok_and(|wal| wal.len() > 0) {
+        // SQLite would delete the log, and with it the last commits of a file that was truncated by mistake.
         return Err(StoreError::corrupt("the file is empty, but its write-ahead log is not"));
     }
     if !header.is_empty() && header != SQLITE_MAGIC {
@@ -58,36 +58,36 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The directory that holds a file.
+/// The directory of a file.
 pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What was created, renamed or removed there survives a crash from now on.
+/// Makes the creation, renaming or removal of a file survive a crash.
 pub(super) fn sync_directory_of(path: &Path) -> std::io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
 
-/// Replaces what has the other name, and sees to it that this survives a crash.
-pub(super) fn rename_for_good(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Renames a file, replaces the one of that name, and makes this survive a crash.
+pub(super) fn rename_and_sync(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::rename(from, to)?;
     sync_directory_of(to)
 }
 
-/// Keeps a second daemon out until it is dropped. The file stays then: removing it could remove another daemon's.
+/// Keeps a second daemon out until it is dropped. The file stays: removing it could remove the lock of another daemon.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl Lock {
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
-        let lock_path = beside(path, "-lock");
+        let lock_path = with_suffix(path, "-lock");
         let mut file = open_private(&lock_path, OpenOptions::new().create(true).truncate(false))
             .map_err(|error| StoreError::io(&lock_path, error))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
-                // An unreadable pid makes the message poorer, no more.
+                // Without the pid the message is less helpful.
                 file.read_to_string(&mut pid).ok();
                 return Err(StoreError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() });
             }
@@ -99,10 +99,10 @@ impl Lock {
 }
 
 impl Drop for Lock {
-    /// Closing the file is not enough: a child process between its fork and its exec still has it open, and with it the
+    /// Closing the file is not enough: a child process between its fork and its exec still has it open, and so keeps the
     /// lock.
     fn drop(&mut self) {
-        // If it fails, closing the file releases the lock all the same, once the last child has let go of it.
+        // If it fails, the lock is released when the last child has closed the file.
         self.0.unlock().ok();
     }
 }
@@ -113,8 +113,7 @@ fn write_pid(lock: &mut File) -> std::io::Result<()> {
     writeln!(lock, "{}", std::process::id())
 }
 
-/// Creates the file for SQLite to fill; SQLite gives its other files the same mode. Says whether there is nothing in
-/// the file.
+/// Creates the file for SQLite to fill; SQLite gives its other files the same mode. Returns whether the file is empty.
 pub(super) fn create_if_missing(path: &Path) -> Result<bool, StoreError> {
     match open_private(path, OpenOptions::new().create_new(true)) {
         Ok(_) => Ok(true),
@@ -132,7 +131,7 @@ pub(super) fn open_private(path: &Path, options: &mut OpenOptions) -> std::io::R
     let existed = path.exists();
     let file = options.read(true).write(true).mode(MODE).open(path)?;
     if !existed {
-        // The umask may have taken bits away.
+        // The umask may have removed bits.
         file.set_permissions(Permissions::from_mode(MODE))?;
     }
     Ok(file)
@@ -143,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dropped_lock_is_free_though_a_child_process_still_has_the_file_open() {
+    fn dropped_lock_is_free_while_child_has_file_open() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kfwatch.db");
         let lock = Lock::take(&path).unwrap();

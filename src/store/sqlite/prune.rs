@@ -1,57 +1,62 @@
-//! Removing what has outlived its time, and what there is no room for, a batch at a time.
+//! Removes what is older than its retention, or what exceeds the size limit, one batch at a time.
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use super::{convert, dead_letters, sinks};
+use super::{convert, cursors, dead_letters};
 use crate::store::{
     error::StoreError,
-    types::{LogPosition, PruneLimits, Pruned, Room, RoomLimits},
+    types::{LogPosition, PruneLimits, Pruned, RoomOutcome, SizeLimit},
 };
 
 /// What one transaction removed.
-pub(in crate::store) struct Batch {
+pub(in crate::store) struct PrunedBatch {
     pub(in crate::store) pruned: Pruned,
     /// Whether there may be more to remove.
     pub(in crate::store) more: bool,
 }
 
-pub(in crate::store) fn prune_batch(tx: &Transaction<'_>, limits: PruneLimits) -> Result<Batch, StoreError> {
-    let batch = rows_of(limits.batch);
-    let sinks = sinks::forget_removed(tx, convert::ms(limits.sinks_before))?;
+pub(in crate::store) fn prune_batch(
+    tx: &Transaction<'_>,
+    limits: PruneLimits,
+) -> Result<PrunedBatch, StoreError> {
+    let batch = row_limit(limits.batch);
+    let sinks = cursors::delete_removed(tx, convert::ms(limits.sinks_before))?;
     let dead_letters = dead_letters::expire(tx, convert::ms(limits.dead_letters_before), batch)?;
     let (events, more_events) = prune_events(tx, convert::ms(limits.events_before), batch)?;
     let (snapshots, more_snapshots) = prune_snapshots(tx, convert::ms(limits.unwatched_before), batch)?;
     let more = more_events || more_snapshots || dead_letters.cast_signed() == batch;
-    Ok(Batch { pruned: Pruned { events, snapshots, sinks, dead_letters }, more })
+    Ok(PrunedBatch { pruned: Pruned { events, snapshots, sinks, dead_letters }, more })
 }
 
-/// Removes a batch of the oldest events that nobody still has to deliver, whatever their age.
-pub(in crate::store) fn make_room(tx: &Transaction<'_>, limits: RoomLimits) -> Result<Room, StoreError> {
-    if used_bytes(tx)? <= limits.bytes {
-        return Ok(Room::Enough);
+/// Removes a batch of the oldest events that no sink still has to deliver, whatever their age.
+pub(in crate::store) fn make_room(tx: &Transaction<'_>, limit: SizeLimit) -> Result<RoomOutcome, StoreError> {
+    if used_bytes(tx)? <= limit.bytes {
+        return Ok(RoomOutcome::Enough);
     }
     let Some(oldest) = tx.query_row("SELECT min(id) FROM events", [], |row| row.get::<_, Option<i64>>(0))?
     else {
-        return Ok(Room::NothingLeft);
+        return Ok(RoomOutcome::NothingLeft);
     };
-    let furthest_behind = tx
+    let most_lagging = tx
         .query_row(
             "SELECT name, cursor FROM sinks WHERE removed_at IS NULL AND suspended_at IS NULL ORDER BY cursor, name LIMIT 1",
             [],
             |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)),
         )
         .optional()?;
-    match furthest_behind {
-        Some((sink, cursor)) if cursor < oldest => Ok(Room::HeldBack { sink, cursor: LogPosition(cursor) }),
-        furthest_behind => {
-            let deliverable = furthest_behind.map_or(i64::MAX, |(_, cursor)| cursor);
-            let last = deliverable.min(oldest + rows_of(limits.batch) - 1);
-            Ok(Room::Removed { events: remove_events(tx, last)? })
+    match most_lagging {
+        Some((sink, cursor)) if cursor < oldest => {
+            Ok(RoomOutcome::Blocked { sink, cursor: LogPosition(cursor) })
+        }
+        most_lagging => {
+            let delivered = most_lagging.map_or(i64::MAX, |(_, cursor)| cursor);
+            let last = delivered.min(oldest + row_limit(limit.batch) - 1);
+            Ok(RoomOutcome::Removed { events: remove_events(tx, last)? })
         }
     }
 }
 
-/// What of the file is in use.
+/// The used bytes of the file.
 pub(super) fn used_bytes(connection: &Connection) -> Result<u64, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
@@ -59,7 +64,7 @@ pub(super) fn used_bytes(connection: &Connection) -> Result<u64, StoreError> {
     Ok(statement.query_row([], |row| row.get::<_, i64>(0))?.unsigned_abs())
 }
 
-/// Removes from the old end up to the first event that is still wanted, so that the ids that remain have no gaps.
+/// Removes the oldest events up to the first one that is still needed, so that the remaining ids have no gaps.
 fn prune_events(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<(u64, bool), StoreError> {
     let mut statement = tx.prepare_cached(
         "SELECT id, observed_at FROM events
@@ -80,13 +85,13 @@ fn prune_events(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<(u64, b
     Ok((remove_events(tx, last)?, count == batch))
 }
 
-/// Removes events from the old end. What sinks that hold nothing back had not confirmed of them is noted as their gap.
+/// Removes the oldest events. Suspended and removed sinks miss the ones that they have not acknowledged.
 fn remove_events(tx: &Transaction<'_>, last: i64) -> Result<u64, StoreError> {
-    sinks::note_gaps(tx, last)?;
+    cursors::record_missed(tx, last)?;
     Ok(tx.prepare_cached("DELETE FROM events WHERE id <= ?1")?.execute([last])? as u64)
 }
 
-/// The account's row stays: its sequence goes on if it ever comes back, from a new baseline.
+/// The account's row stays: if it ever comes back, its sequence continues from a new baseline.
 fn prune_snapshots(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<(u64, bool), StoreError> {
     let mut statement = tx.prepare_cached(
         "UPDATE accounts SET baseline_taken = false, keyless = false, listed_sent_at = NULL, unwatched_at = NULL
@@ -101,6 +106,6 @@ fn prune_snapshots(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<(u64
     Ok((ids.len() as u64, ids.len() as i64 == batch))
 }
 
-fn rows_of(batch: usize) -> i64 {
+fn row_limit(batch: usize) -> i64 {
     i64::try_from(batch.max(1)).unwrap_or(i64::MAX)
 }

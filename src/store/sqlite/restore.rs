@@ -1,10 +1,10 @@
-//! Putting a backup in the store's place.
+//! Replaces the store by a backup.
 //!
-//! Whoever ends this program at any moment leaves the old store or the new one. The new one is made beside the old, whole
-//! and synced, and takes its name by one renaming; the old one has a second name by then. What would make a mixture is a
-//! log of the old store beside the new file, which SQLite would replay into it: so the old store's log is folded into
-//! its file first. Only a file that SQLite cannot open has a log that cannot be folded in; that is moved away just
-//! before the renaming.
+//! If this program ends at any moment, it leaves the old store or the new one. The new store is made in a file of its own,
+//! complete and synced, and gets its name by one rename; the old store has a second name by then. A write-ahead log of the
+//! old store next to the new file would mix the two, because SQLite would replay it. So that log is checkpointed into the
+//! old file first. Only a file that SQLite cannot open has a log that cannot be checkpointed; that log is moved away just
+//! before the rename.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,95 +17,97 @@ use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::{
-    backup, connect, file, renumber,
-    schema::{self, Content},
+    backup,
+    connection::connect,
+    file, renumber,
+    schema::{self, SchemaState},
 };
 use crate::store::{
-    backup::{BackupProblem, BackupSummary, Copied, Observer, Restored},
+    backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary},
     error::StoreError,
 };
 
-/// The file that is to become the store, while it is not whole.
+/// The suffix of the new store while it is incomplete.
 const PARTIAL: &str = "-restore-partial";
 
-/// What the name of a store that was replaced ends in, before the time.
+/// The suffix of a replaced store, before the time.
 const KEPT: &str = "-before-restore-";
 
-/// Logs of SQLite: without them the file lacks commits, or has half of one.
+/// Logs of SQLite. Without them a file lacks commits, or has half of one.
 const LOGS: [&str; 2] = ["-wal", "-journal"];
 
-/// How much is copied between two looks at how far the copy has come.
+/// How much is copied between two reports of progress.
 const BLOCK_BYTES: usize = 1024 * 1024;
 
-/// The most stores that are kept of one second.
+/// How many replaced stores of one second are kept at most.
 const MAX_KEPT: u32 = 100;
 
 pub(in crate::store) fn restore(
     store: &Path,
     from: &Path,
     now: Timestamp,
-    observer: &Observer,
-) -> Result<Restored, StoreError> {
+    observer: &CopyObserver,
+) -> Result<RestoreSummary, StoreError> {
     let path = file::resolve(store)?;
     check_outside(from, &path)?;
-    let existed = file::beside(&path, "-lock").exists();
+    let lock_existed = file::with_suffix(&path, "-lock").exists();
     let lock = file::Lock::take(&path)?;
-    if !existed {
-        give_to_owner_of(&path, &file::beside(&path, "-lock"));
+    if !lock_existed {
+        give_to_owner_of(&path, &file::with_suffix(&path, "-lock"));
     }
-    remove_traces(&path)?;
-    let partial = Partial(file::beside(&path, PARTIAL));
-    let summary = prepare(from, &path, &partial.0, observer).map_err(|error| error.of_copy(from))?;
-    fold(&path)?;
-    let kept = keep(&path, now)?;
-    file::rename_for_good(&partial.0, &path).map_err(|error| StoreError::io(&path, error))?;
+    remove_leftovers(&path)?;
+    let partial = PartialStore(file::with_suffix(&path, PARTIAL));
+    let summary = prepare(from, &path, &partial.0, observer).map_err(|error| error.for_copy(from))?;
+    checkpoint(&path)?;
+    let kept = keep_old(&path, now)?;
+    file::rename_and_sync(&partial.0, &path).map_err(|error| StoreError::io(&path, error))?;
     drop(lock);
-    Ok(Restored { summary, path, kept })
+    Ok(RestoreSummary { summary, path, kept })
 }
 
-/// Removed when it is dropped; there is none left once it has become the store.
-struct Partial(PathBuf);
+/// Removes the file when it is dropped, unless it has become the store.
+struct PartialStore(PathBuf);
 
-impl Drop for Partial {
+impl Drop for PartialStore {
     fn drop(&mut self) {
         for suffix in ["", "-wal", "-journal", "-shm"] {
-            fs::remove_file(file::beside(&self.0, suffix)).ok();
+            fs::remove_file(file::with_suffix(&self.0, suffix)).ok();
         }
     }
 }
 
-/// Refuses what can be told without reading it.
+/// Rejects what can be recognized without reading it.
 fn check_outside(from: &Path, store: &Path) -> Result<(), StoreError> {
     let problem = |problem| Err(StoreError::backup(from, problem));
     let metadata = match from.metadata() {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return problem(BackupProblem::Missing),
-        Err(error) => return Err(StoreError::io(from, error).of_copy(from)),
+        Err(error) => return Err(StoreError::io(from, error).for_copy(from)),
     };
     if store.metadata().is_ok_and(|store| identity(&store) == identity(&metadata)) {
         return problem(BackupProblem::IsTheStore);
     }
-    let has_log = |log: &&str| file::beside(from, log).metadata().is_ok_and(|log| log.len() > 0);
+    let has_log = |log: &&str| file::with_suffix(from, log).metadata().is_ok_and(|log| log.len() > 0);
     if let Some(log) = LOGS.into_iter().find(|log| has_log(log)) {
         return problem(BackupProblem::HasLog(log));
     }
-    file::check(from).map_err(|error| error.of_copy(from))
+    file::check(from).map_err(|error| error.for_copy(from))
 }
 
 fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// What a restore that was killed has left: a file that is not whole, and second names of what is still the store.
-fn remove_traces(path: &Path) -> Result<(), StoreError> {
+/// Removes what a killed restore has left: an incomplete file, and second names of what is still the store.
+fn remove_leftovers(path: &Path) -> Result<(), StoreError> {
     let io = |error| StoreError::io(path, error);
-    drop(Partial(file::beside(path, PARTIAL)));
+    drop(PartialStore(file::with_suffix(path, PARTIAL)));
     let present: Vec<_> = std::iter::once("")
         .chain(LOGS)
-        .filter_map(|suffix| file::beside(path, suffix).metadata().ok())
+        .filter_map(|suffix| file::with_suffix(path, suffix).metadata().ok())
         .map(|metadata| identity(&metadata))
         .collect();
-    let prefix = file::beside(path, KEPT);
+    let prefix = file::with_suffix(path, KEPT);
     for entry in file::directory_of(path).read_dir().map_err(io)? {
         let kept = entry.map_err(io)?.path();
         let is_kept = kept
@@ -119,22 +121,22 @@ fn remove_traces(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes the new store: whole, checked, renumbered, synced.
+/// Makes the new store: complete, checked, renumbered, synced.
 fn prepare(
     from: &Path,
     path: &Path,
     partial: &Path,
-    observer: &Observer,
+    observer: &CopyObserver,
 ) -> Result<BackupSummary, StoreError> {
     copy(from, partial, observer)?;
     give_to_owner_of(path, partial);
     let mut connection = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    // All of it in one file: nothing but that is renamed.
-    set_journal_to_delete(&connection)?;
+    // Everything must be in one file, because only that is renamed.
+    disable_wal(&connection)?;
     match schema::inspect(partial, &connection)? {
-        Content::Current => {}
-        Content::Older(version) => schema::migrate(&mut connection, version)?,
-        Content::Nothing => {
+        SchemaState::Current => {}
+        SchemaState::Older(version) => schema::migrate(&mut connection, version)?,
+        SchemaState::Empty => {
             return Err(StoreError::Foreign { path: partial.to_path_buf(), what: "it is empty" });
         }
     }
@@ -148,11 +150,11 @@ fn prepare(
     Ok(summary)
 }
 
-fn copy(from: &Path, to: &Path, observer: &Observer) -> Result<(), StoreError> {
+fn copy(from: &Path, to: &Path, observer: &CopyObserver) -> Result<(), StoreError> {
     let reading = |error| StoreError::io(from, error);
     let writing = |error| StoreError::io(to, error);
     let mut source = File::open(from).map_err(reading)?;
-    let of = source.metadata().map_err(reading)?.len();
+    let total_bytes = source.metadata().map_err(reading)?.len();
     let mut copy = file::open_private(to, OpenOptions::new().create_new(true)).map_err(writing)?;
     let mut block = vec![0; BLOCK_BYTES];
     let mut bytes = 0;
@@ -163,44 +165,44 @@ fn copy(from: &Path, to: &Path, observer: &Observer) -> Result<(), StoreError> {
         }
         copy.write_all(&block[..length]).map_err(writing)?;
         bytes += length as u64;
-        if observer(Copied { bytes, of }).is_break() {
+        if observer(CopyProgress { bytes, total_bytes }).is_break() {
             return Err(StoreError::backup(from, BackupProblem::Stopped));
         }
     }
 }
 
-/// Root may restore the store of a daemon that does not run as root: its file, or else its directory, says as whom.
+/// Gives a file that root has created to the user of the daemon: the owner of the store, or else of its directory.
 fn give_to_owner_of(path: &Path, created: &Path) {
     let owner = path.metadata().or_else(|_| file::directory_of(path).metadata());
     if let (Ok(owner), Ok(file)) = (owner, File::open(created)) {
-        // Only root may; others are the owner already, as the store is readable by its owner alone.
+        // Only root may. Others are the owner already, because only the owner can read the store.
         fchown(&file, Some(owner.uid()), Some(owner.gid())).ok();
     }
 }
 
-/// Folds the logs of the present store into its file, if there is a file that SQLite can open.
-fn fold(path: &Path) -> Result<(), StoreError> {
+/// Checkpoints the logs of the present store into its file, if SQLite can open it.
+fn checkpoint(path: &Path) -> Result<(), StoreError> {
     let is_sqlite = path.metadata().is_ok_and(|file| file.len() > 0) && file::check(path).is_ok();
     if !is_sqlite {
         return Ok(());
     }
-    let folded = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|connection| {
+    let checkpointed = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|connection| {
         match schema::inspect(path, &connection) {
-            // Another program's, which happens to be where the configuration points to.
+            // The configured path points to a file of another program.
             Err(foreign @ StoreError::Foreign { .. }) => Err(foreign),
-            _ => set_journal_to_delete(&connection),
+            _ => disable_wal(&connection),
         }
     });
-    match folded {
-        // There is nothing to be folded in then, or nothing into which.
+    match checkpointed {
+        // Then there is no log, or no file to checkpoint it into.
         Err(StoreError::Corrupt { .. }) => Ok(()),
         Err(StoreError::BeingRead(_)) => Err(StoreError::BeingRead(path.to_path_buf())),
-        folded => folded,
+        checkpointed => checkpointed,
     }
 }
 
-/// Folds in and removes all logs, and makes SQLite work without the write-ahead log until a daemon opens the file.
-fn set_journal_to_delete(connection: &Connection) -> Result<(), StoreError> {
+/// Checkpoints and removes all logs. SQLite works without a write-ahead log until a daemon opens the file.
+fn disable_wal(connection: &Connection) -> Result<(), StoreError> {
     let busy = || StoreError::BeingRead(connection.path().map(PathBuf::from).unwrap_or_default());
     let mode = connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0));
     match mode {
@@ -211,20 +213,20 @@ fn set_journal_to_delete(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// Gives the present store a second name, which it keeps, and takes away the logs that could not be folded in.
-fn keep(path: &Path, now: Timestamp) -> Result<Option<PathBuf>, StoreError> {
+/// Gives the present store a second name, under which it is kept, and removes the logs that could not be checkpointed.
+fn keep_old(path: &Path, now: Timestamp) -> Result<Option<PathBuf>, StoreError> {
     let io = |error| StoreError::io(path, error);
-    let parts = || std::iter::once("").chain(LOGS).filter(|part| file::beside(path, part).exists());
+    let parts = || std::iter::once("").chain(LOGS).filter(|part| file::with_suffix(path, part).exists());
     if parts().next().is_none() {
         return Ok(None);
     }
     let kept = free_name(path, now)?;
     for part in parts() {
-        fs::hard_link(file::beside(path, part), file::beside(&kept, part)).map_err(io)?;
+        fs::hard_link(file::with_suffix(path, part), file::with_suffix(&kept, part)).map_err(io)?;
     }
     file::sync_directory_of(path).map_err(io)?;
     for log in LOGS.into_iter().chain(["-shm"]) {
-        match fs::remove_file(file::beside(path, log)) {
+        match fs::remove_file(file::with_suffix(path, log)) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
             _ => {}
         }
@@ -235,11 +237,12 @@ fn keep(path: &Path, now: Timestamp) -> Result<Option<PathBuf>, StoreError> {
 fn free_name(path: &Path, now: Timestamp) -> Result<PathBuf, StoreError> {
     let first = format!("{KEPT}{}", now.strftime("%Y%m%dT%H%M%SZ"));
     let names = (2..=MAX_KEPT).map(|number| format!("{first}-{number}"));
-    let mut names = std::iter::once(first.clone()).chain(names).map(|suffix| file::beside(path, &suffix));
+    let mut names =
+        std::iter::once(first.clone()).chain(names).map(|suffix| file::with_suffix(path, &suffix));
     let is_free = |name: &PathBuf| {
-        std::iter::once("").chain(LOGS).all(|part| file::beside(name, part).symlink_metadata().is_err())
+        std::iter::once("").chain(LOGS).all(|part| file::with_suffix(name, part).symlink_metadata().is_err())
     };
-    names.find(is_free).ok_or_else(|| StoreError::TooManyBackups(file::beside(path, &first)))
+    names.find(is_free).ok_or_else(|| StoreError::TooManyBackups(file::with_suffix(path, &first)))
 }
 
 #[cfg(test)]
@@ -247,7 +250,7 @@ mod tests {
     use std::{ops::ControlFlow, sync::Arc};
 
     use super::*;
-    use crate::store::{Observer, sqlite::Sqlite};
+    use crate::store::{CopyObserver, sqlite::Sqlite};
 
     fn connection(path: &Path) -> Connection {
         connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap()
@@ -259,13 +262,13 @@ mod tests {
         connection(path).execute(sql, [kf_account]).unwrap();
     }
 
-    /// The names of the kf accounts, as whoever opens the store finds them, a crash at this moment assumed.
+    /// The kf accounts in the store that a crash at this moment would leave.
     fn found(path: &Path) -> Vec<String> {
         let elsewhere = tempfile::tempdir().unwrap();
         let copy = elsewhere.path().join("kfwatch.db");
         for part in ["", "-wal", "-journal"] {
-            if file::beside(path, part).exists() {
-                fs::copy(file::beside(path, part), file::beside(&copy, part)).unwrap();
+            if file::with_suffix(path, part).exists() {
+                fs::copy(file::with_suffix(path, part), file::with_suffix(&copy, part)).unwrap();
             }
         }
         let connection = connection(&copy);
@@ -275,46 +278,46 @@ mod tests {
     }
 
     #[test]
-    fn after_each_step_there_is_the_old_store_or_the_new_one() {
+    fn each_step_leaves_old_store_or_new_one() {
         let directory = tempfile::tempdir().unwrap();
         let [path, backup, image] =
             ["kfwatch.db", "backup.db", "image"].map(|name| directory.path().join(name));
-        let observer: Observer = Arc::new(|_| ControlFlow::Continue(()));
+        let observer: CopyObserver = Arc::new(|_| ControlFlow::Continue(()));
         drop(Sqlite::open(&path).unwrap());
         watch(&path, "a");
-        backup::take(&path, &backup, &observer).unwrap();
-        // A daemon that was killed: its last commits are in the log.
+        backup::back_up(&path, &backup, &observer).unwrap();
+        // As a killed daemon leaves it: the last commits are in the log.
         let open = connection(&path);
         schema::require_current(&path, &open).unwrap();
         watch(&path, "b");
-        fs::copy(file::beside(&path, "-wal"), &image).unwrap();
+        fs::copy(file::with_suffix(&path, "-wal"), &image).unwrap();
         let main = fs::read(&path).unwrap();
         drop(open);
         fs::write(&path, main).unwrap();
-        fs::rename(image, file::beside(&path, "-wal")).unwrap();
+        fs::rename(image, file::with_suffix(&path, "-wal")).unwrap();
 
         let (old, new) = (["a", "b"], ["a"]);
         assert_eq!(found(&path), old);
-        let partial = Partial(file::beside(&path, PARTIAL));
+        let partial = PartialStore(file::with_suffix(&path, PARTIAL));
         prepare(&backup, &path, &partial.0, &observer).unwrap();
         assert_eq!(found(&path), old);
-        fold(&path).unwrap();
+        checkpoint(&path).unwrap();
         assert_eq!(found(&path), old);
-        let kept = keep(&path, Timestamp::UNIX_EPOCH).unwrap().unwrap();
+        let kept = keep_old(&path, Timestamp::UNIX_EPOCH).unwrap().unwrap();
         assert_eq!(
             (found(&path), found(&kept)),
             (old.map(str::to_owned).into(), old.map(str::to_owned).into())
         );
-        // Killed here, the next restore finds a second name of what is still the store.
-        remove_traces(&path).unwrap();
+        // After a kill at this moment, the next restore finds a second name of what is still the store.
+        remove_leftovers(&path).unwrap();
         assert!(!kept.exists() && !partial.0.exists());
         assert_eq!(found(&path), old);
 
         prepare(&backup, &path, &partial.0, &observer).unwrap();
-        let kept = keep(&path, Timestamp::UNIX_EPOCH).unwrap().unwrap();
-        file::rename_for_good(&partial.0, &path).unwrap();
+        let kept = keep_old(&path, Timestamp::UNIX_EPOCH).unwrap().unwrap();
+        file::rename_and_sync(&partial.0, &path).unwrap();
         assert_eq!(found(&path), new);
-        remove_traces(&path).unwrap();
+        remove_leftovers(&path).unwrap();
         assert_eq!(found(&kept), old);
     }
 }

@@ -1,4 +1,4 @@
-//! When access tokens were last fetched, and refresh tokens; access tokens themselves are not stored.
+//! Stores when access tokens were last fetched, and refresh tokens. Access tokens themselves are not stored.
 
 use std::collections::HashMap;
 

@@ -1,47 +1,43 @@
-//! The one thread that writes, and how it groups what waits.
+//! The thread that writes, with group commit.
 //!
-//! A sync of the disk costs as much as dozens of polls, so the steps that queue up while one group is synced form the
-//! next group: one transaction, one sync. Those that come while its steps are applied still join it, because those who were
-//! just answered need less time to come back than their group takes: otherwise two halves of all callers would take turns,
-//! each with a sync of its own. Nobody waits for a group to fill. A step is answered after the commit; when anything in the
-//! group fails, all of it is rolled back and every caller is told.
+//! A sync of the disk costs as much as dozens of polls. Steps that are queued while one group is synced form the next
+//! group: one transaction, one sync. Steps that arrive while a group is applied still join it. Otherwise the callers would
+//! split into two halves that take turns, each with its own sync. No group waits to become full. Callers get their results
+//! after the commit. If any step of a group fails, the group is rolled back and every caller gets the error.
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{events, file::Lock, prune};
+use super::{events, file::Lock, lease, prune};
 use crate::store::{
     error::StoreError,
-    types::{LogPosition, Writes},
+    types::{LogPosition, WriteStats},
 };
 
-/// Steps that may wait for the writer; further callers wait for a place. More than one group, so that the next group
-/// can form while one is synced.
+/// Steps that may wait for the writer; further callers wait for a place in the queue. More than one group, so that the
+/// next group can form while one is synced.
 const QUEUED_STEPS: usize = 2_000;
 
-/// Steps in one transaction: at 20 µs each, its first one waits some 20 ms for the last.
+/// Steps in one transaction: at 20 µs each, the first one waits some 20 ms for the last.
 const STEPS_PER_GROUP: usize = 1_000;
 
-/// A file is one shard.
-const SHARD: i64 = 0;
-
-/// Who hears of each group of commits.
-pub(super) struct Told {
+/// What the writer publishes after each group of commits.
+pub(super) struct CommitWatch {
     /// The newest event.
     pub(super) committed: watch::Sender<LogPosition>,
-    /// How writing goes.
-    pub(super) writes: watch::Sender<Writes>,
-    /// How many bytes of the file are in use.
+    /// How transactions succeed.
+    pub(super) stats: watch::Sender<WriteStats>,
+    /// The used bytes of the file.
     pub(super) used_bytes: watch::Sender<u64>,
 }
 
-/// The queue to the writing thread.
+/// The handle of the writing thread.
 pub(super) struct Writer {
     /// `None` only while it is dropped.
     queue: Option<mpsc::Sender<Command>>,
@@ -49,40 +45,49 @@ pub(super) struct Writer {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// A step of the store that writes. It leaves its result where its caller finds it after the commit.
+type Step = Box<dyn FnOnce(&Transaction<'_>) -> Result<(), StoreError> + Send>;
+
+/// Receives the outcome of the group of a step.
+type GroupReply = oneshot::Sender<Result<(), StoreError>>;
+
 enum Command {
-    Step(Box<dyn Step>),
+    Write(Step, GroupReply),
     Close(oneshot::Sender<()>),
 }
 
 impl Writer {
-    /// The thread closes the connection, and then releases the lock, when it ends.
+    /// Starts the thread. It closes the connection, then releases the lock, when it ends.
     pub(super) fn start(
         connection: Connection,
         lock: Lock,
         epoch: i64,
-        told: Told,
+        watch: CommitWatch,
     ) -> Result<Self, StoreError> {
         let (queue, commands) = mpsc::channel(QUEUED_STEPS);
-        let worker = Worker { connection, epoch, told };
+        let writer = WriterThread { connection, epoch, watch };
         let thread = thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || worker.run(Queue { commands, closing: Vec::new() }, lock))
-            .map_err(|error| StoreError::Unavailable { source: std::sync::Arc::new(error) })?;
+            .spawn(move || writer.run(StepQueue { commands, closing: Vec::new() }, lock))
+            .map_err(|error| StoreError::Unavailable { source: Arc::new(error) })?;
         Ok(Self { queue: Some(queue), thread: Mutex::new(Some(thread)) })
     }
 
-    /// Waits for a place in the queue; `reply` is answered after the commit.
-    pub(super) async fn queue<T, F>(
-        &self,
-        step: F,
-        reply: oneshot::Sender<Result<T, StoreError>>,
-    ) -> Result<(), StoreError>
+    /// Queues a step and returns its result after the commit. The step is committed even if the caller stops waiting.
+    pub(super) async fn write<T, F>(&self, step: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        let step = Queued { step: Some(step), done: None, reply };
-        self.send(Command::Step(Box::new(step))).await
+        let (result, returned) = oneshot::channel();
+        let step: Step = Box::new(move |tx| {
+            result.send(step(tx)?).ok();
+            Ok(())
+        });
+        let (reply, committed) = oneshot::channel();
+        self.send(Command::Write(step, reply)).await?;
+        committed.await.unwrap_or(Err(StoreError::Closed))?;
+        returned.await.map_err(|_| StoreError::Closed)
     }
 
     /// Returns when everything queued is committed, the connection closed and the lock released.
@@ -104,7 +109,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.queue = None;
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        // So that the file is free when the store is gone. A panic of the thread was reported where it happened.
+        // So that the file is free when the store is dropped. A panic of the thread was reported where it happened.
         thread.map(JoinHandle::join).transpose().ok();
     }
 }
@@ -115,113 +120,77 @@ impl fmt::Debug for Writer {
     }
 }
 
-/// Makes this process the owner of the shard and returns its epoch. From now on a former owner's commits fail.
-pub(super) fn take_lease(connection: &mut Connection) -> Result<i64, StoreError> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let owner = format!("process {}", std::process::id());
-    let epoch = tx.query_row(
-        "INSERT INTO lease (shard, owner, epoch) VALUES (?1, ?2, 1)
-         ON CONFLICT DO UPDATE SET owner = excluded.owner, epoch = epoch + 1 RETURNING epoch",
-        (SHARD, owner),
-        |row| row.get(0),
-    )?;
-    tx.commit()?;
-    Ok(epoch)
-}
-
-/// Raises the epoch of a copy above all that the store can have reached meanwhile, and counts the restore.
-pub(super) fn raise_lease(tx: &Transaction<'_>, by: i64) -> Result<(), StoreError> {
-    tx.execute(
-        "INSERT INTO lease (shard, owner, epoch, restores) VALUES (?1, 'restore', ?2, 1)
-         ON CONFLICT DO UPDATE SET epoch = epoch + ?2, restores = restores + 1",
-        (SHARD, by),
-    )?;
-    Ok(())
-}
-
-/// A step of which neither the work's nor the answer's type is known any more.
-trait Step: Send {
-    fn apply(&mut self, tx: &Transaction<'_>) -> Result<(), StoreError>;
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
-}
-
-struct Queued<T, F> {
-    step: Option<F>,
-    done: Option<T>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
-}
-
-impl<T, F> Step for Queued<T, F>
-where
-    T: Send,
-    F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send,
-{
-    fn apply(&mut self, tx: &Transaction<'_>) -> Result<(), StoreError> {
-        if let Some(step) = self.step.take() {
-            self.done = Some(step(tx)?);
-        }
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let Queued { done, reply, .. } = *self;
-        // A caller that no longer waits has its commit all the same.
-        reply.send(outcome.and_then(|()| done.ok_or(StoreError::Closed))).ok();
-    }
-}
-
 /// The thread's end of the queue.
-struct Queue {
+struct StepQueue {
     commands: mpsc::Receiver<Command>,
-    /// Who waits for the end.
+    /// Callers that wait for the end.
     closing: Vec<oneshot::Sender<()>>,
 }
 
-impl Queue {
-    /// Waits until there is something to do; `None` once there never will be.
-    fn wait(&mut self) -> Option<Vec<Box<dyn Step>>> {
+/// Steps that are committed together.
+#[derive(Default)]
+struct Group {
+    /// The steps that are not applied yet.
+    steps: Vec<Step>,
+    /// One for each step, applied or not.
+    replies: Vec<GroupReply>,
+}
+
+impl StepQueue {
+    /// Waits for commands and returns a group, which may be empty; `None` once the queue is closed and drained.
+    fn next_group(&mut self) -> Option<Group> {
+        let mut group = Group::default();
         let first = self.commands.blocking_recv()?;
-        let mut group = Vec::from_iter(self.step_of(first));
+        self.add(first, &mut group);
         self.fill(&mut group);
         Some(group)
     }
 
-    /// Adds what has come by now, as far as the group has room.
-    fn fill(&mut self, group: &mut Vec<Box<dyn Step>>) {
-        while group.len() < STEPS_PER_GROUP
+    /// Adds the steps that are queued now, as far as the group has room.
+    fn fill(&mut self, group: &mut Group) {
+        while group.replies.len() < STEPS_PER_GROUP
             && let Ok(command) = self.commands.try_recv()
         {
-            group.extend(self.step_of(command));
+            self.add(command, group);
         }
     }
 
-    /// `None` if somebody closes.
-    fn step_of(&mut self, command: Command) -> Option<Box<dyn Step>> {
+    fn add(&mut self, command: Command, group: &mut Group) {
         match command {
-            Command::Step(step) => Some(step),
+            Command::Write(step, reply) => {
+                group.steps.push(step);
+                group.replies.push(reply);
+            }
             Command::Close(reply) => {
                 self.closing.push(reply);
-                // What was sent before is still received.
+                // Commands that were sent before are still received.
                 self.commands.close();
-                None
             }
         }
     }
 }
 
 /// What the thread owns.
-struct Worker {
+struct WriterThread {
     connection: Connection,
     epoch: i64,
-    told: Told,
+    watch: CommitWatch,
 }
 
-impl Worker {
-    fn run(mut self, mut queue: Queue, lock: Lock) {
-        while let Some(group) = queue.wait() {
-            self.commit_group(group, &mut queue);
+/// The state of the store after the commit of a group.
+struct CommittedGroup {
+    last_event: LogPosition,
+    used_bytes: u64,
+}
+
+impl WriterThread {
+    fn run(mut self, mut queue: StepQueue, lock: Lock) {
+        while let Some(group) = queue.next_group() {
+            if !group.replies.is_empty() {
+                self.commit(group, &mut queue);
+            }
         }
-        // Folds the log into the file. If it cannot, the log stays, and the next owner finds everything in it.
+        // If the checkpoint fails, the log stays, and the next owner finds everything in it.
         self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").ok();
         drop(self.connection);
         drop(lock);
@@ -230,126 +199,108 @@ impl Worker {
         }
     }
 
-    fn commit_group(&mut self, mut group: Vec<Box<dyn Step>>, queue: &mut Queue) {
-        if group.is_empty() {
-            return;
-        }
+    fn commit(&mut self, mut group: Group, queue: &mut StepQueue) {
         let outcome = self.try_commit(&mut group, queue);
-        // Before the callers are answered: who was told that its commit failed finds it counted.
-        self.told.writes.send_modify(|writes| {
-            writes.last_succeeded = outcome.is_ok();
-            writes.failures += u64::from(outcome.is_err());
+        // Before the replies: a caller whose commit failed finds the failure counted.
+        self.watch.stats.send_modify(|stats| {
+            stats.last_succeeded = outcome.is_ok();
+            stats.failures += u64::from(outcome.is_err());
         });
-        if let Ok(Outcome { last_event, used_bytes }) = &outcome {
-            self.told
-                .committed
-                .send_if_modified(|known| std::mem::replace(known, *last_event) != *last_event);
-            self.told
-                .used_bytes
-                .send_if_modified(|known| std::mem::replace(known, *used_bytes) != *used_bytes);
-        }
-        for step in group {
-            step.answer(outcome.clone().map(drop));
+        let outcome = outcome.map(|CommittedGroup { last_event, used_bytes }| {
+            publish(&self.watch.committed, last_event);
+            publish(&self.watch.used_bytes, used_bytes);
+        });
+        for reply in group.replies {
+            // A caller may have stopped waiting.
+            reply.send(outcome.clone()).ok();
         }
     }
 
-    /// One transaction: dropped before its commit, it is rolled back.
-    fn try_commit(
-        &mut self,
-        group: &mut Vec<Box<dyn Step>>,
-        queue: &mut Queue,
-    ) -> Result<Outcome, StoreError> {
+    /// Applies the group in one transaction, which is rolled back if it is dropped before its commit.
+    fn try_commit(&mut self, group: &mut Group, queue: &mut StepQueue) -> Result<CommittedGroup, StoreError> {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        check_lease(&tx, self.epoch)?;
-        let mut applied = 0;
-        while applied < group.len() {
-            for step in &mut group[applied..] {
-                step.apply(&tx)?;
+        lease::check(&tx, self.epoch)?;
+        while !group.steps.is_empty() {
+            for step in group.steps.drain(..) {
+                step(&tx)?;
             }
-            applied = group.len();
             queue.fill(group);
         }
-        let outcome = Outcome { last_event: events::last_id(&tx)?, used_bytes: prune::used_bytes(&tx)? };
+        let committed =
+            CommittedGroup { last_event: events::last_id(&tx)?, used_bytes: prune::used_bytes(&tx)? };
         tx.commit()?;
-        Ok(outcome)
+        Ok(committed)
     }
 }
 
-/// What a group of commits has led to.
-#[derive(Clone, Copy)]
-struct Outcome {
-    last_event: LogPosition,
-    used_bytes: u64,
-}
-
-fn check_lease(tx: &Transaction<'_>, epoch: i64) -> Result<(), StoreError> {
-    let mut statement = tx.prepare_cached("SELECT epoch FROM lease WHERE shard = ?1")?;
-    let current: Option<i64> = statement.query_row([SHARD], |row| row.get(0)).optional()?;
-    if current == Some(epoch) { Ok(()) } else { Err(StoreError::LeaseLost) }
+/// Wakes the receivers only if the value changed.
+fn publish<T: PartialEq>(watch: &watch::Sender<T>, value: T) {
+    watch.send_if_modified(|known| {
+        let is_new = *known != value;
+        *known = value;
+        is_new
+    });
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{FutureExt, future::BoxFuture};
+
     use super::{super::Sqlite, *};
 
-    type Answer = oneshot::Receiver<Result<(), StoreError>>;
-
-    /// A step that is being applied until it is told to go on.
-    async fn held(writer: &Writer) -> (Answer, std::sync::mpsc::SyncSender<()>) {
-        let (begun, applying) = oneshot::channel();
-        let (go_on, told) = std::sync::mpsc::sync_channel(1);
-        let step = move || {
-            begun.send(()).unwrap();
-            told.recv().unwrap();
-            Ok(())
-        };
-        let answer = queued(writer, step).await;
-        applying.await.unwrap();
-        (answer, go_on)
-    }
-
-    async fn queued(
-        writer: &Writer,
-        step: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
-    ) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        writer.queue(|_: &Transaction<'_>| step(), reply).await.unwrap();
-        answer
-    }
-
-    fn store() -> (tempfile::TempDir, Sqlite) {
+    fn store() -> (tempfile::TempDir, Arc<Sqlite>) {
         let directory = tempfile::tempdir().unwrap();
         let store = Sqlite::open(&directory.path().join("kfwatch.db")).unwrap();
-        (directory, store)
+        (directory, Arc::new(store))
     }
 
-    fn writer(store: &Sqlite) -> &Writer {
-        store.writer.as_ref().unwrap()
+    type Written = BoxFuture<'static, Result<(), StoreError>>;
+
+    /// Starts a step that is being applied until the sender says to continue.
+    async fn slow_step(store: &Arc<Sqlite>) -> (Written, std::sync::mpsc::SyncSender<()>) {
+        let (begin, begun) = oneshot::channel();
+        let (resume, resumed) = std::sync::mpsc::sync_channel(1);
+        let step = move || {
+            begin.send(()).unwrap();
+            resumed.recv().unwrap();
+            Ok(())
+        };
+        let written = queue(store, step);
+        begun.await.unwrap();
+        (written, resume)
+    }
+
+    /// Queues a step.
+    fn queue(store: &Arc<Sqlite>, step: impl FnOnce() -> Result<(), StoreError> + Send + 'static) -> Written {
+        let store = Arc::clone(store);
+        let mut written = async move { store.write(|_| step()).await }.boxed();
+        assert!((&mut written).now_or_never().is_none(), "it waits for its commit");
+        written
     }
 
     #[tokio::test]
-    async fn what_comes_while_a_group_is_applied_is_committed_with_it_or_not_at_all() {
+    async fn step_that_joins_group_fails_or_commits_with_it() {
         let (_directory, store) = store();
-        let (first, go_on) = held(writer(&store)).await;
-        let second = queued(writer(&store), || Err(StoreError::UnknownAccount)).await;
-        go_on.send(()).unwrap();
-        for answer in [first, second] {
-            assert!(matches!(answer.await.unwrap(), Err(StoreError::UnknownAccount)));
+        let (first, resume) = slow_step(&store).await;
+        let second = queue(&store, || Err(StoreError::UnknownAccount));
+        resume.send(()).unwrap();
+        for written in [first, second] {
+            assert!(matches!(written.await, Err(StoreError::UnknownAccount)));
         }
     }
 
     #[tokio::test]
-    async fn what_came_before_the_store_is_closed_is_committed() {
+    async fn steps_queued_before_close_are_committed() {
         let (_directory, store) = store();
-        let (first, go_on) = held(writer(&store)).await;
-        let second = queued(writer(&store), || Ok(())).await;
-        // Closing is sent before the step under way goes on.
-        tokio::join!(writer(&store).close(), async { go_on.send(()).unwrap() });
-        for answer in [first, second] {
-            answer.await.unwrap().unwrap();
+        let (first, resume) = slow_step(&store).await;
+        let second = queue(&store, || Ok(()));
+        let writer = store.writer.as_ref().unwrap();
+        // Close is sent before the slow step continues.
+        tokio::join!(writer.close(), async { resume.send(()).unwrap() });
+        for written in [first, second] {
+            written.await.unwrap();
         }
-        let (reply, _) = oneshot::channel();
-        let late = writer(&store).queue(|_| Ok(()), reply).await;
+        let late = store.write(|_| Ok(())).await;
         assert!(matches!(late, Err(StoreError::Closed)), "{late:?}");
     }
 }

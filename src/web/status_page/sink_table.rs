@@ -7,71 +7,47 @@ use maud::{Markup, html};
 use super::{ago, known};
 use crate::{
     domain::clock::Moment,
-    metrics::exposition::Stored,
-    status::{SinkRow, SinkStatus},
-    store::Pending,
+    metrics::exposition::{SinkView, Stored},
+    status::{SinkActivity, SinkStatus},
 };
-
-/// A row of the table. `pending` is `None` if the store was not read in time.
-struct SinkTableRow<'a> {
-    name: &'a str,
-    row: SinkRow,
-    pending: Option<&'a Pending>,
-}
-
-impl SinkTableRow<'_> {
-    fn state(&self) -> &'static str {
-        self.pending.and_then(Pending::halted).unwrap_or(self.row.state())
-    }
-
-    fn is_halted(&self) -> bool {
-        self.row.stopped.is_some() || self.pending.and_then(Pending::halted).is_some()
-    }
-}
 
 /// The table, and below it how to resume stopped sinks.
 pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> Markup {
-    let sinks = sinks.iter().zip(&stored.pending);
-    let sinks: Vec<SinkTableRow<'_>> = sinks
-        .map(|(status, (_, pending))| SinkTableRow {
-            name: &status.name,
-            row: status.read(),
-            pending: pending.as_ref(),
-        })
-        .collect();
+    let sinks: Vec<(SinkActivity, &SinkView)> =
+        sinks.iter().zip(&stored.sinks).map(|(status, view)| (status.read(), view)).collect();
     html! {
         table.of {
             thead { tr {
                 th { "Sink" } th { "State" } th.n { "Pending events" } th.n { "Oldest" } th.n { "Last delivery" }
                 th.n { "Dead letters" } th.n { "Lost" } th { "Last failure" }
             } }
-            tbody { @for sink @ SinkTableRow { name, row, pending } in &sinks {
-                @let state = sink.state();
+            tbody { @for (activity, SinkView { name, state, backlog }) in &sinks {
+                @let word = state.as_str();
                 tr {
                     td { (name) }
-                    td { span.state.(state) { (state) } }
-                    td.n { (known(pending.map(|pending| pending.events))) }
-                    td.n { (known(pending.and_then(|pending| pending.oldest).map(|at| ago(at, now)))) }
-                    td.n { (known(row.last_delivery_at.map(|at| ago(at, now) + " ago"))) }
-                    td.n { (known(pending.map(|pending| pending.dead_letters))) }
-                    td.n { (known(pending.map(|pending| pending.lost_events + pending.expired_dead_letters))) }
+                    td { span.state.(word) { (word) } }
+                    td.n { (known(backlog.map(|backlog| backlog.events))) }
+                    td.n { (known(backlog.and_then(|backlog| backlog.oldest).map(|at| ago(at, now)))) }
+                    td.n { (known(activity.last_delivery_at.map(|at| ago(at, now) + " ago"))) }
+                    td.n { (known(backlog.map(|backlog| backlog.dead_letters))) }
+                    td.n { (known(backlog.map(|backlog| backlog.lost_events + backlog.expired_dead_letters))) }
                     td {
-                        @if let Some((at, reason)) = &row.last_failure { (reason) ", " (ago(*at, now)) " ago" }
+                        @if let Some((at, reason)) = &activity.last_failure { (reason) ", " (ago(*at, now)) " ago" }
                     }
                 }
             } }
         }
-        @for sink in sinks.iter().filter(|sink| sink.is_halted()) { (remark(sink)) }
+        @for (_, sink) in &sinks {
+            @if let Some(reason) = sink.state.stop_reason() { (remark(sink, reason)) }
+        }
     }
 }
 
 /// Why a sink is stopped and how to resume it, in the words of `kfwatch sinks`.
-fn remark(sink: &SinkTableRow<'_>) -> Markup {
+fn remark(sink: &SinkView, reason: &str) -> Markup {
     html! {
         p.remark {
-            b { (sink.name) } ": " (sink.state())
-            // The dispatcher of a sink suspended a moment ago may not know the reason yet.
-            @if let Some(reason) = &sink.row.stopped { ": " (reason) }
+            b { (sink.name) } ": " (sink.state.as_str()) ": " (reason)
             br;
             "when this is fixed: " code { "kfwatch sinks resume " (sink.name) }
         }
@@ -85,11 +61,12 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::domain::sink_state::SinkState;
 
-    fn shown(stopped: Option<&str>, pending: Option<Pending>) -> String {
-        let status = SinkStatus::new("crm".to_owned());
-        status.set_stopped(stopped.map(str::to_owned));
-        let stored = Stored { pending: vec![("crm".to_owned(), pending)], ..Stored::default() };
+    fn shown(state: SinkState) -> String {
+        let status = SinkStatus::new("crm".to_owned(), state.clone());
+        let view = SinkView { name: "crm".to_owned(), state, backlog: None };
+        let stored = Stored { sinks: vec![view], ..Stored::default() };
         let now = Moment { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
         table(&[Arc::new(status)], &stored, now).into_string()
     }
@@ -97,20 +74,14 @@ mod tests {
     #[test]
     fn stopped_sink_shows_escaped_reason_and_resume_command() {
         let command = "when this is fixed: <code>kfwatch sinks resume crm</code>";
-        let stopped = Pending { stopped: true, ..Pending::default() };
-        let suspended = Pending { suspended: true, ..stopped };
-        for (pending, state) in
-            [(Some(stopped), "stopped"), (Some(suspended), "suspended"), (None, "stopped")]
-        {
-            let page = shown(Some("<script>x</script> & y"), pending);
-            let remark = format!("<b>crm</b>: {state}: &lt;script&gt;x&lt;/script&gt; &amp; y<br>{command}");
+        let reason = || "<script>x</script> & y".to_owned();
+        for state in [SinkState::Stopped { reason: reason() }, SinkState::Suspended { reason: reason() }] {
+            let word = state.as_str();
+            let remark = format!("<b>crm</b>: {word}: &lt;script&gt;x&lt;/script&gt; &amp; y<br>{command}");
+            let page = shown(state);
             assert!(page.contains(&remark), "{page}");
         }
-        let page = shown(None, Some(suspended));
-        assert!(page.contains(&format!("<b>crm</b>: suspended<br>{command}")), "{page}");
-        for pending in [None, Some(Pending::default())] {
-            let page = shown(None, pending);
-            assert!(page.contains(">delivering</span>") && !page.contains("resume"), "{page}");
-        }
+        let page = shown(SinkState::Delivering);
+        assert!(page.contains(">delivering</span>") && !page.contains("resume"), "{page}");
     }
 }

@@ -89,7 +89,7 @@ fn restore_refuses_unsound_backups() {
     refused(&home, "restore cut.db", &["cut.db", "damaged", "use another one"]);
     refused(&home, "restore garbage.db", &["garbage.db", "damaged", "use another one"]);
     refused(&home, "restore newer.db", &["newer.db", "schema 99", "upgrade"]);
-    refused(&home, "restore live.db", &["live.db", "a log beside it"]);
+    refused(&home, "restore live.db", &["live.db", "a log next to it"]);
     refused(&home, "restore kfwatch.db", &["the store itself"]);
     assert_eq!(home.run("restore good.db").code, Some(0));
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use kfwatch::store::{SinkRegistration, Start, Store};
+use kfwatch::store::{SinkRegistration, StartPosition, Store};
 use serde_json::Value;
 
 use crate::support::{
@@ -127,9 +127,9 @@ fn event_ids_are_new_after_restores() {
             let store = open_with(&path, more, 2).await;
             let sink =
                 |name: &str, start| SinkRegistration { name: name.to_owned(), start, destination: None };
-            let sinks = vec![sink("all", Start::Beginning), sink("new", Start::Now)];
+            let sinks = vec![sink("all", StartPosition::Beginning), sink("new", StartPosition::Now)];
             store.register_sinks(sinks, at(0)).await.unwrap();
-            assert_eq!(store.pending("all").await.unwrap().events, 5 + 2 * round);
+            assert_eq!(store.sink("all").await.unwrap().backlog.events, 5 + 2 * round);
             let newest =
                 number(&read(&path), "SELECT min(id) FROM (SELECT id FROM events ORDER BY id DESC LIMIT 2)");
             assert!(newest > used, "{newest} was used before ({used})");

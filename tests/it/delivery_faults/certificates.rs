@@ -29,7 +29,7 @@ fn eventually_confirmed(receiver: &Receiver, events: usize) {
 fn assert_waits(daemon: &Process, receiver: &Receiver, because: &str) {
     eventually("more failures", || (of_sink(daemon, "crm", "delivery_failures_total") >= 3.0).then_some(()));
     let log = daemon.stderr();
-    assert_eq!(times_logged(&log, "ERROR Delivery stands still and will be tried again"), 1, "{log}");
+    assert_eq!(times_logged(&log, "ERROR Delivery failed and will be retried"), 1, "{log}");
     assert!(log.contains(because), "{log}");
     assert_eq!((receiver.received().len(), of_sink(daemon, "crm", "pending_events")), (0, 1.0));
 }
@@ -44,7 +44,7 @@ fn ca_file_of_private_authority_is_trusted() {
     eventually_confirmed(&receiver, 1);
     receiver.kill();
     open(&wechat.control(), "kf1@shop", "oB");
-    eventually_logged(&daemon, "Delivery stands still");
+    eventually_logged(&daemon, "Delivery failed and will be retried");
     receiver.revive();
     eventually_confirmed(&receiver, 2);
     eventually_delivered(&daemon, "crm");

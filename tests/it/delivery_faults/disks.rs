@@ -23,8 +23,8 @@ use crate::support::{
 };
 
 const STORE_FAILS: &str = "Polls are not stored";
-const SINK_FAILS: &str = "Delivery stands still and will be tried again";
-const SINK_GOES_ON: &str = "Delivery goes on";
+const SINK_FAILS: &str = "Delivery failed and will be retried";
+const SINK_GOES_ON: &str = "Delivery recovered";
 
 /// What goes wrong can happen this often before it is enough.
 const OFTEN: f64 = 2.0;
@@ -268,7 +268,7 @@ fn sink_stopped_on_full_disk_stays_stopped() {
     drop(daemon); // kill -9
     let received = receiver.received().len();
     let daemon = home.daemon();
-    eventually_logged(&daemon, "Delivery has ended before: the receiver answers 410 Gone");
+    eventually_logged(&daemon, "Sink is still stopped: the receiver answers 410 Gone");
     eventually_polls(&wechat);
     assert_eq!(receiver.received().len(), received);
 }

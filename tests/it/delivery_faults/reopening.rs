@@ -68,7 +68,7 @@ fn sighup_rereads_truncated_or_damaged_file() {
     open(&wechat, "oB");
     eventually_written(&home, "events.jsonl", "oB");
     let log = daemon.terminate().stderr;
-    assert_eq!(times_logged(&log, &format!("{} bytes are cut off", left.len())), 1, "{log}");
+    assert_eq!(times_logged(&log, &format!("Removed {} bytes of a partial line", left.len())), 1, "{log}");
     let text = read(&home, "events.jsonl");
     assert!(
         text.lines().count() == 1
@@ -84,13 +84,13 @@ fn sighup_retries_file_that_could_not_be_opened() {
     fs::create_dir(home.path("events.jsonl")).unwrap();
     let daemon = home.daemon();
     open(&wechat, "oA");
-    eventually_logged(&daemon, "Delivery stands still and will be tried again");
+    eventually_logged(&daemon, "Delivery failed and will be retried");
     daemon.signal("HUP");
     eventually_logged(&daemon, REOPENED);
     assert_eq!(of_sink(&daemon, "archive", "delivered_events_total"), 0.0);
     fs::remove_dir(home.path("events.jsonl")).unwrap();
     eventually_written(&home, "events.jsonl", "oA");
-    eventually_logged(&daemon, "Delivery goes on");
+    eventually_logged(&daemon, "Delivery recovered");
     daemon.terminate();
 }
 

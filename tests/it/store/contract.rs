@@ -4,11 +4,12 @@ use kfwatch::{
     domain::{
         account::{Account, AccountState, Conclusion},
         event::EventType,
+        sink_state::SinkState,
         tracker::LastSeen,
     },
     store::{
-        AccountRecord, DeadLetter, EventFilter, LastSeenUpdate, LogPosition, Pending, PollCommit, Pruned,
-        SinkRegistration, Start, StoreError,
+        AccountRecord, DeadLetter, EventFilter, LastSeenUpdate, LogPosition, PollCommit, Pruned, SinkBacklog,
+        SinkRegistration, StartPosition, StoreError,
     },
 };
 
@@ -71,7 +72,7 @@ macro_rules! contract {
 
 pub(crate) async fn a_restart_continues(place: &Place) {
     let store = place.open();
-    sinks(&store, &["log"], Start::Now, 0).await;
+    sinks(&store, &["log"], StartPosition::Now, 0).await;
     let first = register(&store, "a").await;
     assert_eq!(first.record, AccountRecord::default());
     let done = commit(&store, &first, vec![started("o-1", 1), started("o-2", 2), ended("o-1", 1)]).await;
@@ -79,7 +80,7 @@ pub(crate) async fn a_restart_continues(place: &Place) {
     store.advance_cursor("log", LogPosition(2)).await.unwrap();
 
     let store = place.reopen(store).await;
-    assert_eq!(sinks(&store, &["log"], Start::Now, 0).await, [LogPosition(2)]);
+    assert_eq!(sinks(&store, &["log"], StartPosition::Now, 0).await, [LogPosition(2)]);
     assert_eq!(*store.committed().borrow(), LogPosition(3));
     let again = register(&store, "a").await;
     assert_eq!((again.id, again.record), (first.id, watched()));
@@ -181,7 +182,7 @@ pub(crate) async fn unknown_account_fails_without_affecting_others(place: &Place
     good.unwrap();
     assert!(matches!(bad, Err(StoreError::UnknownAccount)));
     assert!(matches!(store.advance_cursor("nobody", LogPosition(1)).await, Err(StoreError::UnknownSink)));
-    assert!(matches!(store.pending("nobody").await, Err(StoreError::UnknownSink)));
+    assert!(matches!(store.sink("nobody").await, Err(StoreError::UnknownSink)));
 }
 
 pub(crate) async fn a_renamed_official_account_keeps_its_history(place: &Place) {
@@ -253,18 +254,18 @@ pub(crate) async fn conclusion_of_getkflist_survives_restart(place: &Place) {
 
 pub(crate) async fn a_cursor_never_moves_back(place: &Place) {
     let store = place.open();
-    sinks(&store, &["log"], Start::Now, 0).await;
+    sinks(&store, &["log"], StartPosition::Now, 0).await;
     store.advance_cursor("log", LogPosition(7)).await.unwrap();
     store.advance_cursor("log", LogPosition(3)).await.unwrap();
-    assert_eq!(sinks(&store, &["log"], Start::Beginning, 0).await, [LogPosition(7)]);
+    assert_eq!(sinks(&store, &["log"], StartPosition::Beginning, 0).await, [LogPosition(7)]);
 }
 
 pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1), started("o-2", 2)]).await;
-    let registrations =
-        [("late", Start::Now), ("all", Start::Beginning)].map(|(name, start)| sink(name, start));
+    let registrations = [("late", StartPosition::Now), ("all", StartPosition::Beginning)]
+        .map(|(name, start)| sink(name, start));
     let registered = store.register_sinks(registrations.to_vec(), at(0)).await.unwrap();
     let cursors = registered.into_iter().map(|sink| sink.cursor);
     assert!(cursors.eq([LogPosition(2), LogPosition::BEGINNING]));
@@ -272,33 +273,33 @@ pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
 
 pub(crate) async fn a_removed_sink_keeps_its_cursor_for_a_time(place: &Place) {
     let store = place.open();
-    sinks(&store, &["log", "crm"], Start::Now, 0).await;
+    sinks(&store, &["log", "crm"], StartPosition::Now, 0).await;
     store.advance_cursor("crm", LogPosition(5)).await.unwrap();
-    sinks(&store, &["log"], Start::Now, 100).await;
-    sinks(&store, &["log"], Start::Now, 200).await;
+    sinks(&store, &["log"], StartPosition::Now, 100).await;
+    sinks(&store, &["log"], StartPosition::Now, 200).await;
     assert_eq!(store.prune(everything_before(100)).await.unwrap().sinks, 0);
-    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 300).await[1], LogPosition(5));
-    sinks(&store, &["log"], Start::Now, 400).await;
+    assert_eq!(sinks(&store, &["log", "crm"], StartPosition::Now, 300).await[1], LogPosition(5));
+    sinks(&store, &["log"], StartPosition::Now, 400).await;
     assert_eq!(store.prune(everything_before(401)).await.unwrap().sinks, 1);
-    assert_eq!(sinks(&store, &["log", "crm"], Start::Now, 500).await[1], LogPosition(0));
+    assert_eq!(sinks(&store, &["log", "crm"], StartPosition::Now, 500).await[1], LogPosition(0));
 }
 
 pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
     let store = place.open();
-    sinks(&store, &["log"], Start::Now, 0).await;
-    assert_eq!(store.pending("log").await.unwrap(), Pending::default());
+    sinks(&store, &["log"], StartPosition::Now, 0).await;
+    assert_eq!(store.sink("log").await.unwrap().backlog, SinkBacklog::default());
     let account = register(&store, "a").await;
     commit(&store, &account, (1..=5).map(|n| started("o-1", n)).collect()).await;
     store.advance_cursor("log", LogPosition(2)).await.unwrap();
     assert_eq!(
-        store.pending("log").await.unwrap(),
-        Pending { events: 3, oldest: Some(at(3)), ..Pending::default() }
+        store.sink("log").await.unwrap().backlog,
+        SinkBacklog { events: 3, oldest: Some(at(3)), ..SinkBacklog::default() }
     );
     assert_eq!(store.read_events_after(LogPosition(2), 2).await.unwrap().len(), 2);
-    let these = store.read_these_events([4, 1, 9].map(LogPosition).into()).await.unwrap();
+    let these = store.read_events_at([4, 1, 9].map(LogPosition).into()).await.unwrap();
     assert_eq!(these.iter().map(|event| event.id.0).collect::<Vec<_>>(), [1, 4], "there is no 9");
     store.advance_cursor("log", LogPosition(5)).await.unwrap();
-    assert_eq!(store.pending("log").await.unwrap(), Pending::default());
+    assert_eq!(store.sink("log").await.unwrap().backlog, SinkBacklog::default());
 }
 
 pub(crate) async fn filtered_read_passes_unwanted_events(place: &Place) {
@@ -333,24 +334,24 @@ pub(crate) async fn filtered_read_passes_unwanted_events(place: &Place) {
 pub(crate) async fn stop_persists_until_destination_changes(place: &Place) {
     let mut store = place.open();
     let to = |url: &str| {
-        vec![SinkRegistration { destination: Some(url.to_owned()), ..sink("crm", Start::Beginning) }]
+        vec![SinkRegistration { destination: Some(url.to_owned()), ..sink("crm", StartPosition::Beginning) }]
     };
     store.register_sinks(to("old"), at(0)).await.unwrap();
     store.stop_sink("crm", "gone", at(1)).await.unwrap();
-    assert!(store.pending("crm").await.unwrap().stopped);
+    assert!(store.sink("crm").await.unwrap().state.is_stopped());
     for _ in 0..2 {
         store = place.reopen(store).await;
-        let stopped = store.register_sinks(to("old"), at(2)).await.unwrap().remove(0).stopped;
-        assert_eq!(stopped.as_deref(), Some("gone"));
+        let state = store.register_sinks(to("old"), at(2)).await.unwrap().remove(0).state;
+        assert_eq!(state.stop_reason(), Some("gone"));
     }
-    assert_eq!(store.register_sinks(to("new"), at(3)).await.unwrap().remove(0).stopped, None);
-    assert!(!store.pending("crm").await.unwrap().stopped);
-    assert_eq!(store.register_sinks(to("old"), at(4)).await.unwrap().remove(0).stopped, None);
+    assert_eq!(store.register_sinks(to("new"), at(3)).await.unwrap().remove(0).state, SinkState::Delivering);
+    assert!(!store.sink("crm").await.unwrap().state.is_stopped());
+    assert_eq!(store.register_sinks(to("old"), at(4)).await.unwrap().remove(0).state, SinkState::Delivering);
 }
 
 pub(crate) async fn a_dead_letter_outlives_its_event(place: &Place) {
     let store = place.open();
-    sinks(&store, &["log", "crm"], Start::Beginning, 0).await;
+    sinks(&store, &["log", "crm"], StartPosition::Beginning, 0).await;
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
     let event = events(&store).await.remove(0);
@@ -362,23 +363,23 @@ pub(crate) async fn a_dead_letter_outlives_its_event(place: &Place) {
             died_at: at(2_000),
             retry: false,
         };
-        store.bury(letter).await.unwrap();
+        store.add_dead_letter(letter).await.unwrap();
     }
-    assert_eq!(store.pending("crm").await.unwrap().dead_letters, 1, "each event once");
-    assert_eq!(store.pending("log").await.unwrap().dead_letters, 0);
-    assert_eq!(store.pending("crm").await.unwrap().events, 1, "it moves no cursor");
+    assert_eq!(store.sink("crm").await.unwrap().backlog.dead_letters, 1, "each event once");
+    assert_eq!(store.sink("log").await.unwrap().backlog.dead_letters, 0);
+    assert_eq!(store.sink("crm").await.unwrap().backlog.events, 1, "it moves no cursor");
     for sink in ["log", "crm"] {
         store.advance_cursor(sink, event.id).await.unwrap();
     }
     store.prune(everything_before(1_000)).await.unwrap();
     assert!(events(&store).await.is_empty());
     let store = place.reopen(store).await;
-    assert_eq!(store.pending("crm").await.unwrap().dead_letters, 1);
+    assert_eq!(store.sink("crm").await.unwrap().backlog.dead_letters, 1);
 }
 
 pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {
     let store = place.open();
-    sinks(&store, &["log", "crm"], Start::Now, 0).await;
+    sinks(&store, &["log", "crm"], StartPosition::Now, 0).await;
     let account = register(&store, "a").await;
     commit(&store, &account, (1..=9).map(|n| started("o-1", n)).collect()).await;
     store.advance_cursor("log", LogPosition(9)).await.unwrap();
@@ -386,7 +387,7 @@ pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {
     assert_eq!(store.prune(everything_before(4)).await.unwrap().events, 3, "younger events are retained");
     assert_eq!(store.prune(everything_before(1000)).await.unwrap().events, 2, "crm stands at 5");
     assert_eq!(sequences(&events(&store).await), [6, 7, 8, 9]);
-    sinks(&store, &["log"], Start::Now, 2000).await;
+    sinks(&store, &["log"], StartPosition::Now, 2000).await;
     assert_eq!(
         store.prune(everything_before(1000)).await.unwrap().events,
         4,
@@ -402,7 +403,7 @@ pub(crate) async fn ids_are_not_used_again_when_the_log_was_emptied(place: &Plac
     assert_eq!(pruned, Pruned { events: 3, ..Pruned::default() });
     let store = place.reopen(store).await;
     let account = register(&store, "a").await;
-    assert_eq!(sinks(&store, &["new"], Start::Now, 0).await, [LogPosition(3)]);
+    assert_eq!(sinks(&store, &["new"], StartPosition::Now, 0).await, [LogPosition(3)]);
     let done = commit(&store, &account, vec![ended("o-1", 1)]).await;
     assert_eq!((done.last_event, done.sequence), (LogPosition(4), 4));
 }

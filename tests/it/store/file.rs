@@ -5,7 +5,7 @@ use std::{future::ready, os::unix::fs::PermissionsExt, pin::pin};
 use futures_util::future::join_all;
 use kfwatch::{
     domain::event::EventType,
-    store::{EventFilter, EventLog, LogPosition, Store, StoreError, Writes},
+    store::{EventFilter, EventLog, LogPosition, Store, StoreError, WriteStats},
 };
 use rusqlite::Connection;
 
@@ -93,14 +93,14 @@ async fn full_disk_stores_nothing_partially_and_recovers() {
         store.commit_poll(poll(&account, many.clone())),
     );
     assert!(matches!(failed, Err(StoreError::Full { .. })), "{failed:?}");
-    assert_eq!(store.writes(), Writes { failures: 1, last_succeeded: false });
+    assert_eq!(store.write_stats(), WriteStats { failures: 1, last_succeeded: false });
     let survived = 1 + usize::from(with_it.is_ok());
     assert_eq!(events(&store).await.len(), survived);
     assert_eq!(register(&store, "a").await.snapshot.len(), survived);
 
     store.limit_pages(u32::MAX - 1).await.unwrap();
     let done = commit(&store, &account, many).await;
-    assert_eq!(store.writes(), Writes { failures: 1, last_succeeded: true });
+    assert_eq!(store.write_stats(), WriteStats { failures: 1, last_succeeded: true });
     assert_eq!(done.sequence as usize, survived + 4);
     let all: Vec<u64> = (1..=done.sequence).collect();
     assert_eq!(sequences(&events(&store).await), all);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kfwatch::store::{EventFilter, EventLog, LogPosition, PruneLimits, Start, Store};
+use kfwatch::store::{EventFilter, EventLog, LogPosition, PruneLimits, StartPosition, Store};
 use rusqlite::Connection;
 
 use crate::support::store::*;
@@ -77,9 +77,13 @@ async fn time_range_query_scans_no_older_events() {
     assert!(check(119_990) >= LogPosition(100_000));
     assert!(check(130_000) >= LogPosition(100_000), "nothing is that late");
     let store = Store::open(&file.path).unwrap();
-    sinks(&store, &["crm"], Start::Now, 1).await;
-    let (cursor, rewound) = store.rewind_cursor("crm", since(119_990)).await.unwrap();
-    assert_eq!((cursor, rewound.events), (LogPosition(119_989), 11), "a sink is moved back there as well");
+    sinks(&store, &["crm"], StartPosition::Now, 1).await;
+    let rewound = store.rewind_cursor("crm", since(119_990)).await.unwrap();
+    assert_eq!(
+        (rewound.cursor, rewound.events),
+        (LogPosition(119_989), 11),
+        "a sink is moved back there as well"
+    );
     // A pruned log begins somewhere.
     store.prune(PruneLimits { batch: 5000, ..everything_before(15_000 * GAP_MS) }).await.unwrap();
     assert!(check(119_990) >= LogPosition(100_000));
@@ -117,7 +121,7 @@ async fn figures(count: i64) -> Figures {
             .register_accounts((0..ACCOUNTS).map(|n| account(&format!("kf{n}@test"))).collect())
             .await
             .unwrap();
-        sinks(&store, &["a", "b"], Start::Beginning, 1).await;
+        sinks(&store, &["a", "b"], StartPosition::Beginning, 1).await;
         store.close().await;
     });
     figures.push(("the store is opened, with its accounts and sinks", started.await));
@@ -137,7 +141,7 @@ async fn figures(count: i64) -> Figures {
     }
     let pending = quickest(20, async || {
         for _ in 0..100 {
-            assert_eq!(store.pending("a").await.unwrap().events, count as u64);
+            assert_eq!(store.sink("a").await.unwrap().backlog.events, count as u64);
         }
     });
     figures.push(("a hundred scrapes ask what is pending", pending.await));
@@ -148,7 +152,7 @@ async fn figures(count: i64) -> Figures {
     for _ in 0..5 {
         store.advance_cursor("a", LogPosition(count)).await.unwrap();
         let begun = Instant::now();
-        assert_eq!(store.rewind_cursor("a", since(count - 999)).await.unwrap().1.events, 1000);
+        assert_eq!(store.rewind_cursor("a", since(count - 999)).await.unwrap().events, 1000);
         moved_back = moved_back.min(begun.elapsed());
     }
     figures.push(("a replay of the last 1,000", moved_back));

@@ -59,7 +59,7 @@ async fn a_store_of_version_1_keeps_everything() {
     let store = Store::open(&file.path).unwrap();
     let ids: Vec<i64> = events(&store).await.iter().map(|event| event.id.0).collect();
     assert_eq!(ids, [41, 42]);
-    assert_eq!(store.pending("log").await.unwrap().events, 1);
+    assert_eq!(store.sink("log").await.unwrap().backlog.events, 1);
     assert_eq!(store.token_fetches().await.unwrap()["wx0123456789abcdef"], at(3));
     let account = register(&store, "a").await;
     assert_eq!(listed(&account), [("o-1".to_owned(), 11)].into());
@@ -88,7 +88,7 @@ async fn a_store_of_version_3_keeps_its_stopped_sinks_and_dead_letters() {
     drop(connection);
     let store = Store::open(&file.path).unwrap();
     let log = store.sinks().await.unwrap().remove(0);
-    assert_eq!((log.stopped.as_deref(), log.pending.dead_letters, log.pending.events), (Some("gone"), 1, 1));
+    assert_eq!((log.state.stop_reason(), log.backlog.dead_letters, log.backlog.events), (Some("gone"), 1, 1));
     let letter = store.dead_letters("log", LogPosition::BEGINNING, 9).await.unwrap().remove(0);
     assert_eq!((letter.event.id, letter.reason.as_str(), letter.retry), (LogPosition(40), "no", false));
     assert_eq!(copies(&file), [file.directory.path().join("kfwatch.db-backup-v3")]);

@@ -1,6 +1,6 @@
 //! A log that is kept within its size: the file does not grow beyond it, however much passes through.
 
-use kfwatch::store::{LogPosition, Room, RoomLimits, Start};
+use kfwatch::store::{LogPosition, RoomOutcome, SizeLimit, StartPosition};
 
 use crate::support::store::*;
 
@@ -10,7 +10,7 @@ const BOUND: u64 = 4 << 20;
 async fn file_size_stays_bounded_under_throughput() {
     let file = test_file();
     let store = kfwatch::store::Store::open(&file.path).unwrap();
-    sinks(&store, &["dead", "log"], Start::Beginning, 0).await;
+    sinks(&store, &["dead", "log"], StartPosition::Beginning, 0).await;
     let account = register(&store, "a").await;
     let used = store.used_bytes();
     let (mut suspended, mut passed, mut newest) = (Vec::new(), 0, LogPosition::BEGINNING);
@@ -23,22 +23,22 @@ async fn file_size_stays_bounded_under_throughput() {
         newest = newest.max(commit(&store, &account, changes).await.last_event);
         store.advance_cursor("log", newest).await.unwrap();
         while *used.borrow() > BOUND / 100 * 95 {
-            let limits = RoomLimits { bytes: BOUND / 100 * 90, batch: 1000 };
+            let limits = SizeLimit { bytes: BOUND / 100 * 90, batch: 1000 };
             match store.make_room(limits).await.unwrap() {
-                Room::HeldBack { sink, .. } => {
+                RoomOutcome::Blocked { sink, .. } => {
                     store.suspend_sink(&sink, "too large", at(1)).await.unwrap();
                     suspended.push(sink);
                 }
-                Room::Removed { events } => assert!(events > 0),
-                Room::Enough => break,
-                Room::NothingLeft => unreachable!("the log is most of the store"),
+                RoomOutcome::Removed { events } => assert!(events > 0),
+                RoomOutcome::Enough => break,
+                RoomOutcome::NothingLeft => unreachable!("the log is most of the store"),
             }
         }
         assert!(*used.borrow() <= BOUND);
     }
     assert_eq!(suspended, ["dead"], "once, and nobody else");
     assert_eq!(newest, LogPosition(passed));
-    let dead = store.pending("dead").await.unwrap();
+    let dead = store.sink("dead").await.unwrap().backlog;
     assert_eq!(
         dead.events + dead.lost_events,
         passed.unsigned_abs(),

@@ -13,7 +13,7 @@ use kfwatch::{
         event::{Change, OwnedSession},
         tracker::LastSeen,
     },
-    store::{AccountRecord, Observer, PollCommit, Store, StoredAccount},
+    store::{AccountRecord, CopyObserver, PollCommit, Store, StoredAccount},
 };
 use rusqlite::{Connection, OpenFlags};
 
@@ -23,7 +23,7 @@ pub(crate) fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(1_795_000_000_000 + ms).unwrap()
 }
 
-pub(crate) fn unobserved() -> Observer {
+pub(crate) fn unobserved() -> CopyObserver {
     std::sync::Arc::new(|_| std::ops::ControlFlow::Continue(()))
 }
 

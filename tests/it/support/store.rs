@@ -11,8 +11,8 @@ use kfwatch::{
         tracker::LastSeen,
     },
     store::{
-        AccountId, AccountRecord, Committed, LogPosition, PollCommit, PruneLimits, SinkRegistration, Start,
-        Store, StoreError, StoredAccount, StoredEvent,
+        AccountId, AccountRecord, Committed, LogPosition, PollCommit, PruneLimits, SinkRegistration,
+        StartPosition, Store, StoreError, StoredAccount, StoredEvent,
     },
 };
 use tempfile::TempDir;
@@ -124,13 +124,13 @@ pub(crate) async fn register(store: &Store, kf_account: &str) -> StoredAccount {
     registered.configured.into_iter().next().unwrap()
 }
 
-pub(crate) async fn sinks(store: &Store, names: &[&str], start: Start, ms: i64) -> Vec<LogPosition> {
+pub(crate) async fn sinks(store: &Store, names: &[&str], start: StartPosition, ms: i64) -> Vec<LogPosition> {
     let sinks = names.iter().map(|name| sink(name, start)).collect();
     let registered = store.register_sinks(sinks, at(ms)).await.unwrap();
     registered.into_iter().map(|sink| sink.cursor).collect()
 }
 
-pub(crate) fn sink(name: &str, start: Start) -> SinkRegistration {
+pub(crate) fn sink(name: &str, start: StartPosition) -> SinkRegistration {
     SinkRegistration { name: name.to_owned(), start, destination: None }
 }
 

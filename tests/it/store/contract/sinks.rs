@@ -1,7 +1,9 @@
 //! What every backend keeps for sinks that a person has to do with: stopped, suspended, replayed, with dead letters.
 
+use kfwatch::domain::sink_state::SinkState;
 use kfwatch::store::{
-    DeadLetter, Gap, LogPosition, Pending, Rewound, Room, RoomLimits, Start, Store, StoreError, StoredEvent,
+    CursorRewind, DeadLetter, LogPosition, MissedEvents, RoomOutcome, SinkBacklog, SizeLimit, StartPosition,
+    Store, StoreError, StoredEvent,
 };
 
 use crate::support::store::*;
@@ -27,89 +29,97 @@ async fn suspend(store: &Store, sink: &str) {
     store.suspend_sink(sink, "too large", at(9)).await.unwrap();
 }
 
-fn as_little_as_can_be() -> RoomLimits {
-    RoomLimits { bytes: 0, batch: 2 }
+fn as_little_as_can_be() -> SizeLimit {
+    SizeLimit { bytes: 0, batch: 2 }
 }
 
 pub(crate) async fn resumed_sink_continues_at_its_cursor(place: &Place) {
     let store = place.open();
-    sinks(&store, &["crm"], Start::Beginning, 0).await;
+    sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     log_of(&store, 3).await;
     store.advance_cursor("crm", LogPosition(2)).await.unwrap();
     store.stop_sink("crm", "gone", at(1)).await.unwrap();
-    assert_eq!(store.sinks().await.unwrap()[0].stopped.as_deref(), Some("gone"));
+    assert_eq!(store.sinks().await.unwrap()[0].state.stop_reason(), Some("gone"));
     for _ in 0..2 {
-        let resumed = store.resume_sink("crm").await.unwrap();
-        assert_eq!((resumed.cursor, resumed.stopped), (LogPosition(2), None));
+        assert_eq!(store.resume_sink("crm").await.unwrap(), LogPosition(2));
+        assert_eq!(store.sink("crm").await.unwrap().state, SinkState::Delivering);
     }
     let store = place.reopen(store).await;
-    assert!(!store.pending("crm").await.unwrap().stopped);
+    assert!(!store.sink("crm").await.unwrap().state.is_stopped());
     assert!(matches!(store.resume_sink("nobody").await, Err(StoreError::UnknownSink)));
 }
 
 pub(crate) async fn a_replay_moves_a_cursor_back_and_never_forward(place: &Place) {
     let store = place.open();
-    sinks(&store, &["crm"], Start::Beginning, 0).await;
+    sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     log_of(&store, 5).await;
     store.advance_cursor("crm", LogPosition(4)).await.unwrap();
     let rewind = async |ms| store.rewind_cursor("crm", at(ms)).await.unwrap();
-    assert_eq!(rewind(5).await, (LogPosition(4), Rewound { events: 0, from: None }), "it stands before that");
-    assert_eq!(rewind(3).await, (LogPosition(2), Rewound { events: 2, from: Some(at(3)) }));
-    assert_eq!(rewind(4).await, (LogPosition(2), Rewound { events: 0, from: None }));
-    assert_eq!(rewind(-9).await, (LogPosition(0), Rewound { events: 2, from: Some(at(1)) }), "all there is");
+    assert_eq!(
+        rewind(5).await,
+        CursorRewind { cursor: LogPosition(4), events: 0, from: None },
+        "it stands before that"
+    );
+    assert_eq!(rewind(3).await, CursorRewind { cursor: LogPosition(2), events: 2, from: Some(at(3)) });
+    assert_eq!(rewind(4).await, CursorRewind { cursor: LogPosition(2), events: 0, from: None });
+    assert_eq!(
+        rewind(-9).await,
+        CursorRewind { cursor: LogPosition(0), events: 2, from: Some(at(1)) },
+        "all there is"
+    );
     let store = place.reopen(store).await;
-    assert_eq!(store.pending("crm").await.unwrap().events, 5);
+    assert_eq!(store.sink("crm").await.unwrap().backlog.events, 5);
     assert!(matches!(store.rewind_cursor("nobody", at(0)).await, Err(StoreError::UnknownSink)));
 }
 
 pub(crate) async fn dead_letter_is_retried_until_delivered_or_refused(place: &Place) {
     let store = place.open();
-    sinks(&store, &["crm", "log"], Start::Beginning, 0).await;
+    sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
     let events = log_of(&store, 3).await;
     for (n, event) in (1..).zip(&events) {
-        assert_eq!(store.bury(letter("crm", event, 1)).await.unwrap(), n);
+        assert_eq!(store.add_dead_letter(letter("crm", event, 1)).await.unwrap(), n);
     }
-    store.bury(letter("log", &events[0], 1)).await.unwrap();
+    store.add_dead_letter(letter("log", &events[0], 1)).await.unwrap();
     assert_eq!(store.dead_letters("crm", LogPosition(1), 1).await.unwrap(), [letter("crm", &events[1], 1)]);
-    assert!(store.dead_letters_to_retry("crm", LogPosition::BEGINNING, 9).await.unwrap().is_empty());
+    assert!(store.dead_letters_to_retry("crm", 9).await.unwrap().is_empty());
     assert_eq!(store.retry_dead_letters("crm").await.unwrap(), 3);
 
     let store = place.reopen(store).await;
-    let to_retry = async || store.dead_letters_to_retry("crm", LogPosition::BEGINNING, 9).await.unwrap();
+    let to_retry = async || store.dead_letters_to_retry("crm", 9).await.unwrap();
     assert_eq!(to_retry().await[0], DeadLetter { retry: true, ..letter("crm", &events[0], 1) });
-    store.dead_letter_delivered("crm", events[0].id).await.unwrap();
-    store.bury(letter("crm", &events[1], 2)).await.unwrap();
+    store.remove_dead_letter("crm", events[0].id).await.unwrap();
+    store.add_dead_letter(letter("crm", &events[1], 2)).await.unwrap();
     let left: Vec<_> = to_retry().await.into_iter().map(|letter| letter.event.id).collect();
     assert_eq!(left, [events[2].id]);
-    assert_eq!(store.pending("crm").await.unwrap().dead_letters, 2);
+    assert_eq!(store.sink("crm").await.unwrap().backlog.dead_letters, 2);
     assert_eq!(store.drop_dead_letters("crm").await.unwrap(), 2);
-    assert_eq!(store.pending("crm").await.unwrap().dead_letters, 0);
-    assert_eq!(store.pending("log").await.unwrap().dead_letters, 1, "those of others stay");
+    assert_eq!(store.sink("crm").await.unwrap().backlog.dead_letters, 0);
+    assert_eq!(store.sink("log").await.unwrap().backlog.dead_letters, 1, "those of others stay");
 }
 
 pub(crate) async fn dead_letters_expire_and_are_counted(place: &Place) {
     let store = place.open();
-    sinks(&store, &["crm"], Start::Beginning, 0).await;
+    sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     for (ms, event) in (1..).zip(&log_of(&store, 5).await) {
-        store.bury(letter("crm", event, ms)).await.unwrap();
+        store.add_dead_letter(letter("crm", event, ms)).await.unwrap();
     }
     assert_eq!(store.prune(everything_before(4)).await.unwrap().dead_letters, 3);
-    let expected = Pending {
+    let expected = SinkBacklog {
         events: 5,
         oldest: Some(at(1)),
         dead_letters: 2,
         expired_dead_letters: 3,
-        ..Pending::default()
+        ..SinkBacklog::default()
     };
-    assert_eq!(store.pending("crm").await.unwrap(), expected);
+    assert_eq!(store.sink("crm").await.unwrap().backlog, expected);
 }
 
 pub(crate) async fn removed_sink_takes_its_dead_letters(place: &Place) {
     let store = place.open();
-    sinks(&store, &["crm"], Start::Beginning, 0).await;
+    sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     let events = log_of(&store, 1).await;
-    store.bury(letter("crm", &events[0], 5_000)).await.unwrap();
-    sinks(&store, &[], Start::Now, 1).await;
+    store.add_dead_letter(letter("crm", &events[0], 5_000)).await.unwrap();
+    sinks(&store, &[], StartPosition::Now, 1).await;
     assert_eq!(store.sinks().await.unwrap()[0].removed_at, Some(at(1)));
     store.prune(everything_before(2)).await.unwrap();
     assert!(store.sinks().await.unwrap().is_empty());
@@ -118,69 +128,74 @@ pub(crate) async fn removed_sink_takes_its_dead_letters(place: &Place) {
 
 pub(crate) async fn pruning_frees_only_delivered_or_suspended_events(place: &Place) {
     let store = place.open();
-    sinks(&store, &["crm", "log"], Start::Beginning, 0).await;
+    sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
     log_of(&store, 6).await;
     store.advance_cursor("crm", LogPosition(3)).await.unwrap();
     store.advance_cursor("log", LogPosition(5)).await.unwrap();
-    let enough = RoomLimits { bytes: u64::MAX, ..as_little_as_can_be() };
-    assert_eq!(store.make_room(enough).await.unwrap(), Room::Enough);
+    let enough = SizeLimit { bytes: u64::MAX, ..as_little_as_can_be() };
+    assert_eq!(store.make_room(enough).await.unwrap(), RoomOutcome::Enough);
     let next = async || store.make_room(as_little_as_can_be()).await.unwrap();
-    assert_eq!(next().await, Room::Removed { events: 2 }, "no more than a batch");
-    assert_eq!(next().await, Room::Removed { events: 1 }, "not beyond crm");
-    assert_eq!(next().await, Room::HeldBack { sink: "crm".to_owned(), cursor: LogPosition(3) });
+    assert_eq!(next().await, RoomOutcome::Removed { events: 2 }, "no more than a batch");
+    assert_eq!(next().await, RoomOutcome::Removed { events: 1 }, "not beyond crm");
+    assert_eq!(next().await, RoomOutcome::Blocked { sink: "crm".to_owned(), cursor: LogPosition(3) });
     suspend(&store, "crm").await;
-    assert_eq!(store.pending("crm").await.unwrap().lost_events, 0, "it may be resumed in time");
-    assert_eq!(next().await, Room::Removed { events: 2 }, "crm holds nothing back any more");
-    assert_eq!(next().await, Room::HeldBack { sink: "log".to_owned(), cursor: LogPosition(5) });
+    assert_eq!(store.sink("crm").await.unwrap().backlog.lost_events, 0, "it may be resumed in time");
+    assert_eq!(next().await, RoomOutcome::Removed { events: 2 }, "crm holds nothing back any more");
+    assert_eq!(next().await, RoomOutcome::Blocked { sink: "log".to_owned(), cursor: LogPosition(5) });
     suspend(&store, "log").await;
-    assert_eq!(next().await, Room::Removed { events: 1 });
-    assert_eq!(next().await, Room::NothingLeft);
+    assert_eq!(next().await, RoomOutcome::Removed { events: 1 });
+    assert_eq!(next().await, RoomOutcome::NothingLeft);
 }
 
 pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place: &Place) {
     let store = place.open();
-    sinks(&store, &["crm", "log"], Start::Beginning, 0).await;
+    sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
     log_of(&store, 9).await;
     store.advance_cursor("crm", LogPosition(1)).await.unwrap();
     store.advance_cursor("log", LogPosition(9)).await.unwrap();
     let next = async |store: &Store| store.make_room(as_little_as_can_be()).await.unwrap();
-    assert_eq!(next(&store).await, Room::Removed { events: 1 });
+    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 1 });
     suspend(&store, "crm").await;
-    assert_eq!(next(&store).await, Room::Removed { events: 2 });
-    assert_eq!(next(&store).await, Room::Removed { events: 2 });
+    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 2 });
+    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 2 });
 
     let store = place.reopen(store).await;
     let crm = store.sinks().await.unwrap().remove(0);
-    let expected = Pending {
-        events: 4,
-        oldest: Some(at(6)),
-        lost_events: 4,
-        stopped: true,
-        suspended: true,
-        ..Pending::default()
-    };
-    assert_eq!(crm.pending, expected);
-    assert_eq!(crm.gap, Some(Gap { events: 4, observed_between: [at(2), at(5)] }));
-    assert_eq!(crm.stopped.as_deref(), Some("too large"));
-    assert_eq!(store.resume_sink("crm").await.unwrap().cursor, LogPosition(5), "it goes on behind the gap");
+    let expected = SinkBacklog { events: 4, oldest: Some(at(6)), lost_events: 4, ..SinkBacklog::default() };
+    assert_eq!(crm.backlog, expected);
+    assert_eq!(crm.state, SinkState::Suspended { reason: "too large".to_owned() });
+    assert_eq!(crm.missed, Some(MissedEvents { events: 4, observed_between: [at(2), at(5)] }));
+    assert_eq!(
+        store.resume_sink("crm").await.unwrap(),
+        LogPosition(5),
+        "it continues after the missed events"
+    );
     store.advance_cursor("crm", LogPosition(6)).await.unwrap();
-    assert_eq!(next(&store).await, Room::Removed { events: 1 });
+    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 1 });
     suspend(&store, "crm").await;
-    assert_eq!(next(&store).await, Room::Removed { events: 2 });
+    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 2 });
     let crm = store.sinks().await.unwrap().remove(0);
-    assert_eq!(crm.gap, Some(Gap { events: 2, observed_between: [at(7), at(8)] }), "the newest one");
-    assert_eq!(crm.pending.lost_events, 6, "and all of them");
-    assert_eq!(store.pending("log").await.unwrap().lost_events, 0);
+    assert_eq!(
+        crm.missed,
+        Some(MissedEvents { events: 2, observed_between: [at(7), at(8)] }),
+        "the newest one"
+    );
+    assert_eq!(crm.backlog.lost_events, 6, "and all of them");
+    assert_eq!(store.sink("log").await.unwrap().backlog.lost_events, 0);
 }
 
 pub(crate) async fn stopped_sink_keeps_reason_when_suspended(place: &Place) {
     let store = place.open();
-    sinks(&store, &["crm"], Start::Beginning, 0).await;
+    sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     log_of(&store, 3).await;
     store.stop_sink("crm", "gone", at(1)).await.unwrap();
     suspend(&store, "crm").await;
     let crm = store.sinks().await.unwrap().remove(0);
-    assert_eq!((crm.stopped.as_deref(), crm.pending.suspended), (Some("gone"), true));
+    assert_eq!(crm.state, SinkState::Suspended { reason: "gone".to_owned() });
     store.prune(everything_before(3)).await.unwrap();
-    assert_eq!(store.pending("crm").await.unwrap().lost_events, 2, "age removes what it does not hold back");
+    assert_eq!(
+        store.sink("crm").await.unwrap().backlog.lost_events,
+        2,
+        "age removes what it does not hold back"
+    );
 }

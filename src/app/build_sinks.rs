@@ -1,50 +1,50 @@
-//! From configured sinks to dispatchers that know where they stand.
+//! Builds the configured sinks and their dispatchers.
 
 use std::sync::Arc;
 
 use super::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
-    dispatch::{DispatchContext, Dispatcher, DispatcherCommands},
+    dispatch::{DispatchContext, Dispatcher, DispatcherHandle},
     domain::clock::Clock,
     sink::{
         Sink,
-        jsonl::{JsonlSink, Target},
+        jsonl::{JsonlSink, JsonlTarget},
         nats::NatsSink,
         webhook::WebhookSink,
     },
-    store::{EventFilter, SinkRegistration, Start},
+    store::{EventFilter, SinkRegistration, StartPosition},
 };
 
-/// Registers the sinks with the store and makes a dispatcher for each, which takes orders.
-pub(super) async fn dispatchers(
+/// Registers the sinks in the store and builds a dispatcher for each.
+pub(super) async fn build_dispatchers(
     sinks: &[config::Sink],
     context: &DispatchContext,
-) -> Result<Vec<(Dispatcher, DispatcherCommands)>, AppError> {
-    // Before the store knows of any: a sink that cannot be built has changed nothing.
+) -> Result<Vec<(Dispatcher, DispatcherHandle)>, AppError> {
+    // Before the registration, so that a sink that cannot be built changes nothing.
     let built = sinks.iter().map(|sink| build(sink, &context.clock)).collect::<Result<Vec<_>, _>>()?;
     let registrations = sinks.iter().map(registration).collect();
     let now = context.clock.now().wall;
     let registered = context.store.register_sinks(registrations, now).await?;
     let dispatchers = sinks.iter().zip(built).zip(registered).map(|((sink, built), registered)| {
-        let wanted = EventFilter {
+        let filter = EventFilter {
             types: sink.types.clone(),
             official_accounts: sink.official_accounts.clone(),
             ..EventFilter::default()
         };
-        Dispatcher::new(sink.name.clone(), built, wanted, &registered, context.clone())
+        Dispatcher::new(sink.name.clone(), built, filter, &registered, context.clone())
     });
     Ok(dispatchers.collect())
 }
 
 fn registration(sink: &config::Sink) -> SinkRegistration {
     let start = match sink.start {
-        SinkStart::Now => Start::Now,
-        SinkStart::Beginning => Start::Beginning,
+        SinkStart::Now => StartPosition::Now,
+        SinkStart::Beginning => StartPosition::Beginning,
     };
     let destination = match &sink.target {
         SinkTarget::Webhook(options) => Some(options.destination()),
-        // They never say that they want no more; what else stops them, a person ends.
+        // They never respond that they want no more events. Other stops end only by a command.
         SinkTarget::Stdout | SinkTarget::File { .. } | SinkTarget::Nats(_) => None,
     };
     SinkRegistration { name: sink.name.clone(), start, destination }
@@ -52,10 +52,10 @@ fn registration(sink: &config::Sink) -> SinkRegistration {
 
 fn build(sink: &config::Sink, clock: &Arc<dyn Clock>) -> Result<Sink, AppError> {
     Ok(match &sink.target {
-        SinkTarget::Stdout => Sink::Jsonl(JsonlSink::new(Target::Stdout)),
+        SinkTarget::Stdout => Sink::Jsonl(JsonlSink::new(JsonlTarget::Stdout)),
         SinkTarget::File { path, mode, group } => {
             let group = group.as_ref().map(|group| group_id(&sink.name, group)).transpose()?;
-            Sink::Jsonl(JsonlSink::new(Target::File { path: path.clone(), mode: *mode, group }))
+            Sink::Jsonl(JsonlSink::new(JsonlTarget::File { path: path.clone(), mode: *mode, group }))
         }
         SinkTarget::Webhook(options) => {
             let webhook = WebhookSink::build((**options).clone(), Arc::clone(clock));
@@ -68,7 +68,7 @@ fn build(sink: &config::Sink, clock: &Arc<dyn Clock>) -> Result<Sink, AppError> 
     })
 }
 
-/// Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
+/// The configuration has checked the PEM; only the TLS library can check its content.
 fn bad_ca_file(sink: &str, error: &dyn std::error::Error) -> AppError {
     AppError::Unusable { what: format!("ca_file of sink {sink:?}"), reason: crate::chain(error) }
 }

@@ -1,0 +1,117 @@
+//! Executes an operator's commands in the dispatcher.
+
+use super::{
+    Dispatcher, circuit_breaker::CircuitBreaker, commands::DispatcherCommand, cursor::Cursor, window::Window,
+};
+use crate::store::LogPosition;
+
+impl Dispatcher {
+    /// Executes a command. Only while no attempt is in flight.
+    pub(super) async fn execute(&mut self, command: DispatcherCommand) {
+        // The command must not start from a cursor that is older than the acknowledged events.
+        self.cursor.finish(self.window.cursor()).await;
+        match command {
+            DispatcherCommand::Resume(reply) => {
+                let resumed = self.store.resume_sink(&self.name).await;
+                if let Ok(cursor) = resumed {
+                    tracing::info!(sink = %self.name, "Sink resumed");
+                    self.stop_recorder.resume();
+                    self.circuit_breaker = CircuitBreaker::default();
+                    self.restart_after(cursor);
+                }
+                reply.send(resumed.map(drop)).ok();
+            }
+            DispatcherCommand::Replay(since, reply) => {
+                let rewind = self.store.rewind_cursor(&self.name, since).await;
+                if let Ok(rewind) = &rewind {
+                    tracing::info!(sink = %self.name, events = rewind.events, "Cursor moved back; events will be delivered again");
+                    self.restart_after(rewind.cursor);
+                }
+                reply.send(rewind).ok();
+            }
+            DispatcherCommand::RetryDeadLetters(reply) => {
+                let retried = self.store.retry_dead_letters(&self.name).await;
+                if let Ok(dead_letters) = retried {
+                    tracing::info!(sink = %self.name, dead_letters, "Dead letters will be delivered again");
+                    self.dead_letters.read_soon();
+                }
+                reply.send(retried).ok();
+            }
+            DispatcherCommand::DropDeadLetters(reply) => {
+                let dropped = self.store.drop_dead_letters(&self.name).await;
+                if let Ok(dead_letters) = dropped {
+                    tracing::info!(sink = %self.name, dead_letters, "Dead letters dropped");
+                    // The window may contain some of them.
+                    self.restart_after(self.window.cursor());
+                }
+                reply.send(dropped).ok();
+            }
+            DispatcherCommand::Suspended(reason) => {
+                // An earlier command may have resumed the sink since the store suspended it.
+                let is_resumed = self.store.sink(&self.name).await.is_ok_and(|sink| !sink.state.is_stopped());
+                if !is_resumed {
+                    self.stop_recorder.suspend(reason);
+                }
+            }
+        }
+    }
+
+    fn restart_after(&mut self, cursor: LogPosition) {
+        self.window = Window::after(cursor);
+        self.cursor = Cursor::new(self.name.clone(), cursor, self.store.clone());
+        self.dead_letters.cursor_moved();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use jiff::Timestamp;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{
+        dispatch::DispatchContext,
+        domain::clock::{Clock, Moment},
+        metrics::Metrics,
+        sink::{
+            Sink,
+            jsonl::{JsonlSink, JsonlTarget},
+        },
+        store::{EventFilter, SinkRegistration, StartPosition, Store},
+    };
+
+    struct StoppedClock;
+
+    impl Clock for StoppedClock {
+        fn now(&self) -> Moment {
+            Moment { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO }
+        }
+    }
+
+    #[tokio::test]
+    async fn late_report_of_suspension_does_not_stop_resumed_sink() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let registration =
+            SinkRegistration { name: "log".to_owned(), start: StartPosition::Now, destination: None };
+        let registered = store.register_sinks(vec![registration], Timestamp::UNIX_EPOCH).await.unwrap();
+        let metrics = Arc::new(Metrics::new(["log".to_owned()]).unwrap());
+        let context = DispatchContext { store: store.clone(), metrics, clock: Arc::new(StoppedClock) };
+        let sink = Sink::Jsonl(JsonlSink::new(JsonlTarget::Stdout));
+        let (mut dispatcher, handle) =
+            Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
+
+        store.suspend_sink("log", "too large", Timestamp::UNIX_EPOCH).await.unwrap();
+        dispatcher.execute(DispatcherCommand::Suspended("too large".to_owned())).await;
+        assert_eq!(handle.status.read().state.as_str(), "suspended");
+        for command in [
+            DispatcherCommand::Resume(oneshot::channel().0),
+            DispatcherCommand::Suspended("too large".to_owned()),
+        ] {
+            dispatcher.execute(command).await;
+            assert_eq!(handle.status.read().state.as_str(), "delivering");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Processes the outcome of an attempt: which events are settled, which back off, which become dead letters, and whether
+//! the sink is stopped.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Attempt, Dispatcher, SinkEnded,
+    backoff::SINK_BACKOFF,
+    dead_letters::{MAX_DEAD_LETTERS, MAX_REFUSALS},
+};
+use crate::{
+    domain::clock::Moment,
+    sink::{DeliveryError, Sink},
+    store::StoredEvent,
+};
+
+impl Dispatcher {
+    /// Processes a finished attempt. Fails if the sink has ended for good.
+    pub(super) async fn settle(&mut self, attempt: Attempt) -> Result<(), SinkEnded> {
+        let Attempt { events, started_at, outcome } = attempt;
+        if outcome.is_err()
+            && let Some(counters) = self.metrics.sink(&self.name)
+        {
+            counters.failed();
+        }
+        match outcome {
+            Ok(()) => self.acknowledged(&events, started_at).await,
+            Err(DeliveryError::Retryable { reason, after }) => {
+                self.window.put_back(&events);
+                self.failed(started_at, reason, after);
+            }
+            Err(DeliveryError::Refused { reason, response }) => {
+                self.responded(started_at);
+                for event in &events {
+                    self.refused(event, &reason, &response).await;
+                }
+            }
+            Err(DeliveryError::Stopped { reason }) => {
+                self.window.put_back(&events);
+                self.stop(reason);
+            }
+            Err(source @ DeliveryError::OutputClosed) => {
+                return Err(SinkEnded { name: self.name.clone(), source });
+            }
+        }
+        Ok(())
+    }
+
+    async fn acknowledged(&mut self, events: &[Arc<StoredEvent>], started_at: Moment) {
+        for event in events {
+            if self.window.is_dead_letter(event) || self.dead_letters.contains(event) {
+                self.dead_letters.remove(event, self.clock.now().monotonic).await;
+            }
+        }
+        self.window.settle(events);
+        if let Some(counters) = self.metrics.sink(&self.name) {
+            counters.delivered(events.len() as u64);
+        }
+        self.status.record_delivery(self.clock.now().wall);
+        self.responded(started_at);
+    }
+
+    /// The sink works but refuses this event. A retried dead letter becomes one again at once.
+    async fn refused(&mut self, event: &Arc<StoredEvent>, reason: &str, response: &str) {
+        let refusals = self.window.refusals(event) + 1;
+        let was_dead_letter = self.window.is_dead_letter(event);
+        let is_refused_for_good = refusals >= MAX_REFUSALS || was_dead_letter;
+        // If the store fails, the event is retried.
+        if is_refused_for_good
+            && let Some(count) = self.dead_letters.add(event, reason, response, self.clock.now()).await
+        {
+            self.window.settle(std::slice::from_ref(event));
+            if count >= MAX_DEAD_LETTERS && !was_dead_letter {
+                self.stop(format!("it has {count} dead letters, and no more are kept"));
+            }
+            return;
+        }
+        tracing::debug!(sink = %self.name, event = event.id.0, refusals, "Event refused: {reason}");
+        let until = self.clock.now().monotonic + SINK_BACKOFF.wait(refusals, fastrand::f64());
+        self.window.delay(event, until);
+    }
+
+    /// Stops the sink. Attempts in flight are finished; the other events stay in the log.
+    fn stop(&mut self, reason: String) {
+        if !self.status.is_stopped() {
+            tracing::error!(sink = %self.name, "Sink stopped: {reason}; {}", self.how_to_resume());
+            self.stop_recorder.stop(reason, self.clock.now().wall);
+        }
+    }
+
+    /// For the log. It does not say that events are kept: those of a suspended sink are not.
+    pub(super) fn how_to_resume(&self) -> String {
+        let or_else = if let Sink::Webhook(_) = *self.sink { " or another url" } else { "" };
+        format!("resume with `kfwatch sinks resume {}`{or_else}", self.name)
+    }
+
+    /// The sink failed as a whole: all attempts back off.
+    fn failed(&mut self, started_at: Moment, reason: String, retry_after: Option<Duration>) {
+        let now = self.clock.now();
+        self.circuit_breaker.record_failure(
+            started_at.monotonic,
+            now.monotonic,
+            retry_after,
+            fastrand::f64(),
+        );
+        self.status.record_failure(now.wall, reason.clone());
+        let what = "Delivery failed and will be retried";
+        if self.failures.failed(reason.clone(), now) {
+            tracing::error!(sink = %self.name, "{what}: {reason}");
+        } else {
+            tracing::debug!(sink = %self.name, "{what}: {reason}");
+        }
+    }
+
+    /// The sink works as a whole.
+    fn responded(&mut self, started_at: Moment) {
+        self.circuit_breaker.record_response(started_at.monotonic);
+        self.status.record_response();
+        if let Some(recovery) = self.failures.succeeded(started_at) {
+            tracing::info!(sink = %self.name, failures = recovery.failures, "Delivery recovered");
+        }
+    }
+}

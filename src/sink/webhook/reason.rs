@@ -1,0 +1,44 @@
+//! Explains to operators why a request failed, without the URL, which may contain a secret.
+
+/// Returns the innermost cause, which is the most specific.
+pub(super) fn reason(error: reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "the receiver did not answer in time".to_owned();
+    }
+    let error = error.without_url();
+    if let Some(reason) = certificate_rejected(&error) {
+        return reason;
+    }
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Explains a rejected certificate and what to do about it; `None` for other errors.
+fn certificate_rejected(error: &reqwest::Error) -> Option<String> {
+    use rustls::CertificateError as Problem;
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    let problem = loop {
+        if let Some(rustls::Error::InvalidCertificate(problem)) = cause.downcast_ref() {
+            break problem;
+        }
+        cause = match cause.downcast_ref::<std::io::Error>() {
+            // The error that it wraps is not its source.
+            Some(carrier) => carrier.get_ref()?,
+            None => cause.source()?,
+        };
+    };
+    let remedy = match problem {
+        Problem::UnknownIssuer => {
+            "set ca_file to the certificate of the authority that signed it, and restart"
+        }
+        Problem::NotValidForName | Problem::NotValidForNameContext { .. } => {
+            "use a name of the certificate in url and restart, or have one issued for this name"
+        }
+        Problem::Expired | Problem::ExpiredContext { .. } => "have it renewed",
+        _ => "ask the operator of the receiver",
+    };
+    Some(format!("the receiver's certificate is refused ({problem}): {remedy}"))
+}

@@ -1,0 +1,88 @@
+//! Accounts and the commits of their polls.
+
+use super::events::LogPosition;
+use crate::domain::{
+    account::{Account, AccountState, Conclusion},
+    clock::UnixMs,
+    event::Change,
+    snapshot::Snapshot,
+    tracker,
+};
+
+/// The stored row of an account, by which every later call names it. Never given to another account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId(pub i64);
+
+/// What is stored about an account in addition to its sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccountRecord {
+    /// The state of which consumers received the last event.
+    pub state: AccountState,
+    /// The last conclusion.
+    pub conclusion: Option<Conclusion>,
+    /// What is known about the answers that its sessions come from.
+    pub last_seen: tracker::LastSeen,
+}
+
+impl AccountRecord {
+    /// The record to store after a tracker update.
+    pub fn after(update: &tracker::TrackerUpdate) -> Self {
+        let condition = &update.condition;
+        Self { state: condition.state, conclusion: condition.conclusion, last_seen: update.last_seen }
+    }
+}
+
+/// An account as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAccount {
+    /// Its row.
+    pub id: AccountId,
+    /// Its names.
+    pub account: Account,
+    /// Its state and what was last seen.
+    pub record: AccountRecord,
+    /// Its open sessions.
+    pub snapshot: Snapshot,
+}
+
+/// The result of registering accounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegisteredAccounts {
+    /// The configured accounts, in the order given.
+    pub configured: Vec<StoredAccount>,
+    /// Accounts that are stored, not configured, and not yet reported as unwatched.
+    pub left: Vec<StoredAccount>,
+}
+
+/// What one poll changed.
+#[derive(Clone, Debug)]
+pub struct PollCommit {
+    /// The account's row.
+    pub id: AccountId,
+    /// The account.
+    pub account: Account,
+    /// The changes, in order.
+    pub changes: Vec<Change>,
+    /// The account's record after the poll.
+    pub record: AccountRecord,
+}
+
+/// The result of a commit that is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The newest event of the log at that time, of any account.
+    pub last_event: LogPosition,
+    /// The sequence of the account's newest event; 0 before its first.
+    pub sequence: u64,
+}
+
+/// When an account was seen by a poll that changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastSeenUpdate {
+    /// The account's row.
+    pub id: AccountId,
+    /// See [`tracker::LastSeen::listed_sent_at`]; `None` keeps the stored value.
+    pub listed_sent_at: Option<UnixMs>,
+    /// See [`tracker::LastSeen::last_success_at`]; `None` keeps the stored value.
+    pub last_success_at: Option<UnixMs>,
+}

@@ -1,0 +1,59 @@
+//! Events of the log and how to select them.
+
+use jiff::Timestamp;
+
+use super::accounts::AccountId;
+use crate::domain::event::EventType;
+
+/// The position of an event in the log. Positions rise in the order of commits and are never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LogPosition(pub i64);
+
+impl LogPosition {
+    /// Before the first event.
+    pub const BEGINNING: Self = Self(0);
+}
+
+/// An event of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its position in the log.
+    pub id: LogPosition,
+    /// Its kf account. Deliveries are in order within an account.
+    pub account: AccountId,
+    /// Its number among the account's events.
+    pub sequence: u64,
+    /// Its type.
+    pub event_type: EventType,
+    /// When it was observed.
+    pub observed_at: Timestamp,
+    /// The whole event as one line of JSON.
+    pub json: String,
+}
+
+/// Which events to read. An empty list selects all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Only events after this one.
+    pub after: LogPosition,
+    /// Only events up to this one. Bounds how much of the log one read scans when few events match.
+    pub until: Option<LogPosition>,
+    /// Only events observed at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only one kf account (`kf_account` or `official_account/kf_account`) or all of one `official_account`.
+    pub account: Option<String>,
+    /// Only official accounts with these names.
+    pub official_accounts: Vec<String>,
+    /// Only these event types.
+    pub types: Vec<EventType>,
+}
+
+/// One page of the events that a filter selects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventPage {
+    /// The events, in the order of the log.
+    pub events: Vec<StoredEvent>,
+    /// The position up to which the log was scanned. A reader that passes it as the next `after` scans no event twice,
+    /// however few match.
+    pub next: LogPosition,
+}

@@ -1,0 +1,90 @@
+//! Pruning, the size limit, and how writes succeed.
+
+use std::ops::AddAssign;
+
+use jiff::Timestamp;
+
+use super::events::LogPosition;
+
+/// How transactions succeeded since the store was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteStats {
+    /// Transactions that failed.
+    pub failures: u64,
+    /// Whether the last one was committed.
+    pub last_succeeded: bool,
+}
+
+impl Default for WriteStats {
+    /// Opening the store has written to it.
+    fn default() -> Self {
+        Self { failures: 0, last_succeeded: true }
+    }
+}
+
+/// What [`prune`](super::super::Store::prune) removes.
+#[derive(Clone, Copy, Debug)]
+pub struct PruneLimits {
+    /// Events observed before this time, if every configured sink has delivered them.
+    pub events_before: Timestamp,
+    /// Snapshots of accounts that have been unwatched since before this time.
+    pub unwatched_before: Timestamp,
+    /// Sinks removed before this time, with everything stored about them.
+    pub sinks_before: Timestamp,
+    /// Dead letters stored before this time.
+    pub dead_letters_before: Timestamp,
+    /// How many events, accounts or dead letters one transaction removes at most. Commits of polls wait for it.
+    pub batch: usize,
+}
+
+/// How much was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Events.
+    pub events: u64,
+    /// Snapshots of unwatched accounts.
+    pub snapshots: u64,
+    /// Removed sinks.
+    pub sinks: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+}
+
+impl AddAssign for Pruned {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.snapshots += other.snapshots;
+        self.sinks += other.sinks;
+        self.dead_letters += other.dead_letters;
+    }
+}
+
+/// The size to which [`make_room`](super::super::Store::make_room) cuts the event log back.
+#[derive(Clone, Copy, Debug)]
+pub struct SizeLimit {
+    /// The used bytes of the store: without free pages and without the write-ahead log.
+    pub bytes: u64,
+    /// How many events one transaction removes at most. Commits of polls wait for it.
+    pub batch: usize,
+}
+
+/// The outcome of one step of [`make_room`](super::super::Store::make_room).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RoomOutcome {
+    /// The store is small enough.
+    Enough,
+    /// A batch of events was removed.
+    Removed {
+        /// How many.
+        events: u64,
+    },
+    /// A sink still has to deliver the oldest event.
+    Blocked {
+        /// The sink that lags most.
+        sink: String,
+        /// Its cursor.
+        cursor: LogPosition,
+    },
+    /// There are no events to remove. The rest of the store is too large.
+    NothingLeft,
+}
