@@ -74,8 +74,8 @@ fn mismatched_certificate_receives_nothing_until_url_is_fixed() {
     let home = home(&wechat, &crm(&receiver));
     home.write("ca.pem", &authority.pem());
     let daemon = home.daemon();
-    let because = "certificate not valid for name \"localhost\"; certificate is only valid for IpAddress(127.0.0.1)): put a \
-                   name that it has into url";
+    let because = "certificate not valid for name \"localhost\"; certificate is only valid for IpAddress(127.0.0.1)): use a name of the \
+                   certificate in url";
     assert_waits(&daemon, &receiver, because);
     daemon.terminate();
     let url = receiver.https_url("127.0.0.1");
