@@ -1,10 +1,10 @@
-"""Holds deploy/runbook.md against what it speaks of: the alerts, the daemon's errcodes, metrics and commands; and what
-deploy/README.md leads to.
+"""Checks that the alerts, errcodes, metrics and commands in deploy/runbook.md exist, and that the links and commands in
+deploy/README.md are valid.
 
     runbook.py KFWATCH METRICS_PAGE QUERIES.yml
 
-KFWATCH is the program, METRICS_PAGE a page of its metrics; the runbook's queries are written into QUERIES.yml as rules, for
-promtool to read. Run from the top of the repository.
+KFWATCH is the program and METRICS_PAGE a file with its /metrics page. The runbook's queries are written to QUERIES.yml as
+rules, so that promtool can check them. Run it from the top of the repository.
 """
 
 import json
@@ -19,17 +19,17 @@ import yaml
 RUNBOOK = pathlib.Path("deploy/runbook.md")
 OVERVIEW = pathlib.Path("deploy/README.md")
 RULES = pathlib.Path("deploy/prometheus/kfwatch.rules.yml")
-ERRCODES = pathlib.Path("src/wechat/error/errcodes.rs")
-# Sections that belong to no alert.
+ERRCODES = pathlib.Path("src/domain/errcode.rs")
+# Sections that do not belong to an alert.
 OTHER_SECTIONS = {"First five minutes", "Calling WeChat by hand", "Errcodes"}
-# Numbers of five digits that are no errcodes.
+# Numbers of five digits that are not errcodes.
 NO_ERRCODES = set()
 SUFFIXES = r"_(bucket|sum|count)$"
 
 
 class Complaints(list):
-    def unless(self, holds, complaint):
-        if not holds:
+    def unless(self, condition, complaint):
+        if not condition:
             self.append(complaint)
 
 
@@ -38,7 +38,7 @@ def without_code(text):
 
 
 def blocks(text, language):
-    """What stands in blocks of the language, without the indentation of lists."""
+    """Returns the code blocks of a language, without the indentation of lists."""
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
     return [re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) for indent, body in found]
 
@@ -56,20 +56,20 @@ def check_alerts(sections, complaints):
 
 
 def check_table(text, alerts, complaints):
-    """The table at the top has each alert once, with its severity."""
+    """Checks that the table at the top has each alert once, with its severity."""
     rows = dict(re.findall(r"^\| \[(WechatKf\w+)\]\(#\w+\) \| (\w+) \|", text, flags=re.MULTILINE))
     for name, rule in alerts.items():
         severity = rule["labels"]["severity"]
-        complaints.unless(rows.get(name) == severity, f"{name} is {severity}, and in the table {rows.get(name)}")
+        complaints.unless(rows.get(name) == severity, f"{name} has severity {severity}, but {rows.get(name)} in the table")
 
 
 def check_parts(sections, complaints):
-    """Each alert is told in all parts, and in Chinese."""
+    """Checks that each alert has all parts, and a Chinese translation."""
     for name, body in sections.items():
         if name in OTHER_SECTIONS:
             continue
         for part in ("What it means", "How to see it", "hat to do", "hen it ends"):
-            complaints.unless(part in body, f"{name} does not say: {part}")
+            complaints.unless(part in body, f"{name} lacks the part: {part}")
         chinese = len(re.findall(r"[\u4e00-\u9fff]", body))
         complaints.unless(chinese >= 40, f"{name} has {chinese} Chinese characters")
 
@@ -88,7 +88,7 @@ def check_overview(kfwatch, complaints):
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         complaints.unless((OVERVIEW.parent / target).exists(), f"{OVERVIEW}: no file for the link {target}")
     for script in re.findall(r"deploy/[\w/-]+\.sh", text):
-        complaints.unless(pathlib.Path(script).exists(), f"{OVERVIEW}: there is no {script}")
+        complaints.unless(pathlib.Path(script).exists(), f"{OVERVIEW}: {script} does not exist")
     return check_commands(text, kfwatch, complaints)
 
 
@@ -96,26 +96,29 @@ def check_errcodes(text, sections, complaints):
     known = set(re.findall(r"^ +(-?\d+) [A-Z_]+ [A-Z]\w+ ", ERRCODES.read_text(), flags=re.MULTILINE))
     complaints.unless(len(known) > 70, f"only {len(known)} errcodes read from {ERRCODES}")
     named = set(re.findall(r"(?<![\w.-])(?:4\d|6[15]|76|89)\d{3}(?![\w.-])", without_code(text))) - NO_ERRCODES
-    complaints.unless(named <= known, f"the daemon knows no errcode {sorted(named - known)}")
-    told = set()
+    complaints.unless(named <= known, f"errcodes unknown to the daemon: {sorted(named - known)}")
+    listed = set()
     for cell in re.findall(r"^\| ([-\d, –]+) \|", sections["Errcodes"], flags=re.MULTILINE):
         for code in cell.split(", "):
             first, _, last = code.partition("–")
-            told |= {str(number) for number in range(int(first), int(last or first) + 1)}
-    complaints.unless(told == known, f"the table of errcodes has {sorted(told - known)} and lacks {sorted(known - told)}")
-    return len(told)
+            listed |= {str(number) for number in range(int(first), int(last or first) + 1)}
+    complaints.unless(
+        listed == known,
+        f"the table of errcodes has the unknown {sorted(listed - known)} and lacks {sorted(known - listed)}",
+    )
+    return len(listed)
 
 
 def check_metrics(text, page, complaints):
     families = set(re.findall(r"^# TYPE (\w+) ", pathlib.Path(page).read_text(), flags=re.MULTILINE))
     named = set(re.findall(r"\b(?:wechat_kf|kfwatch|process)_[a-z_]+\b", text))
     unknown = {name for name in named if name not in families and re.sub(SUFFIXES, "", name) not in families}
-    complaints.unless(not unknown, f"no such metrics: {sorted(unknown)}")
+    complaints.unless(not unknown, f"metrics that do not exist: {sorted(unknown)}")
     return len(named)
 
 
 def check_commands(text, kfwatch, complaints):
-    """Each command is taken with its flags; --help at its end keeps it from being carried out."""
+    """Checks that kfwatch accepts each command with its flags. --help at the end prevents the command from running."""
     spans = re.findall(r"`(kfwatch [^`…]+)`", without_code(text))
     lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
     tails = [found for line in lines + re.findall(r"`([^`…]+)`", text) for found in re.findall(r"(?:kfwatch|--) (kfwatch .+)$", line)]
