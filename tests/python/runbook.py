@@ -93,7 +93,7 @@ def check_overview(kfwatch, complaints):
 
 
 def check_errcodes(text, sections, complaints):
-    known = set(re.findall(r"^ +(-?\d+) [A-Z_]+ [A-Z]\w+ ", ERRCODES.read_text(), flags=re.MULTILINE))
+    known = set(re.findall(r"^ +(-?\d+) [A-Z_]+ [A-Z]\w+[ ;]", ERRCODES.read_text(), flags=re.MULTILINE))
     complaints.unless(len(known) > 70, f"only {len(known)} errcodes read from {ERRCODES}")
     named = set(re.findall(r"(?<![\w.-])(?:4\d|6[15]|76|89)\d{3}(?![\w.-])", without_code(text))) - NO_ERRCODES
     complaints.unless(named <= known, f"errcodes unknown to the daemon: {sorted(named - known)}")
