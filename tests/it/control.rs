@@ -430,7 +430,7 @@ fn check_notes_missing_permissions_that_polls_do_not_need() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let notes = from(&ended, "What kfwatch works without:\n");
     assert!(
-        notes.contains("\n1. shop: getwaitcase: errcode 48001") && notes.contains("get the permission"),
+        notes.contains("\n1. shop: getwaitcase: errcode 48001") && notes.contains("permission set"),
         "{notes}"
     );
     assert!(notes.ends_with("\nNothing needs to be fixed.\n"), "{notes}");
