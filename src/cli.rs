@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     app::AppError,
-    config::{Config, Environment, Loaded, Mistakes},
+    config::{Config, Environment, LoadedConfig, Mistakes},
     logging::{self, LogFormat},
     store::StoreError,
 };
@@ -137,8 +137,8 @@ impl Cli {
 }
 
 impl ConfigArgs {
-    fn load(&self) -> Result<Loaded, Mistakes> {
-        let environment = Environment::of_process();
+    fn load(&self) -> Result<LoadedConfig, Mistakes> {
+        let environment = Environment::from_process();
         let path = Config::find(self.config.clone(), &environment)?;
         Config::load(&path, &environment)
     }

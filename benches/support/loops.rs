@@ -15,7 +15,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use kfwatch::config::{Config, Token, TokenSource};
+use kfwatch::config::{Config, TokenConfig, TokenSource};
 use reqwest::Url;
 use tokio::task::JoinSet;
 
@@ -146,7 +146,7 @@ impl Targets {
         let mut targets = Self { urls: Vec::new(), known: Vec::new() };
         let most = most.div_ceil(config.official_accounts.len());
         for official_account in &config.official_accounts {
-            let Token::Own(TokenSource::Stable { secret }) = &official_account.token else { continue };
+            let TokenConfig::Own(TokenSource::Stable { secret }) = &official_account.token else { continue };
             let body = format!(
                 r#"{{"grant_type":"client_credential","appid":"{}","secret":"{}"}}"#,
                 official_account.appid,

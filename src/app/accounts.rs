@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{
-        self, ComponentCredentials, Config, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT, TicketSource, Token,
+        self, ComponentCredentials, Config, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT, TicketSource, TokenConfig,
         TokenSource,
     },
     domain::{
@@ -83,7 +83,7 @@ impl Connections {
     /// One official account without kf accounts yet, polled at these ticks; its calls are counted for these metrics.
     pub fn official_account(
         &self,
-        configured: &config::OfficialAccount,
+        configured: &config::OfficialAccountConfig,
         ticks: Arc<AtomicU64>,
         metrics: &Metrics,
     ) -> Arc<OfficialAccount> {
@@ -94,8 +94,8 @@ impl Connections {
         let appid: Arc<str> = configured.appid.as_str().into();
         let journal = Arc::clone(&self.journal);
         let tokens = match &configured.token {
-            Token::Own(source) => TokenProvider::new(appid, source.clone(), journal, ago, now),
-            Token::Component { credentials, refresh_token } => {
+            TokenConfig::Own(source) => TokenProvider::new(appid, source.clone(), journal, ago, now),
+            TokenConfig::Component { credentials, refresh_token } => {
                 let component = self.component(credentials, now);
                 let stored = self.recorded.refresh_tokens.get(&configured.appid);
                 let refresh_token = stored.or(refresh_token.as_ref()).cloned();
@@ -135,8 +135,10 @@ fn client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, 
     let client = WechatClient::build(&options, Arc::clone(clock));
     let client = client.and_then(|client| {
         let asks_servers = config.official_accounts.iter().any(|configured| match &configured.token {
-            Token::Own(source) => matches!(source, TokenSource::Server(_)),
-            Token::Component { credentials, .. } => matches!(credentials.ticket, TicketSource::Server(_)),
+            TokenConfig::Own(source) => matches!(source, TokenSource::Server(_)),
+            TokenConfig::Component { credentials, .. } => {
+                matches!(credentials.ticket, TicketSource::Server(_))
+            }
         });
         if asks_servers { client.with_servers(&options) } else { Ok(client) }
     });
@@ -144,7 +146,7 @@ fn client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, 
 }
 
 /// The client's options from the configuration.
-fn client_options(api: &config::Api) -> Result<ClientOptions, AppError> {
+fn client_options(api: &config::ApiConfig) -> Result<ClientOptions, AppError> {
     // Its PEM was checked when the configuration was read; what is in it only the TLS library can judge.
     let ca = api.ca_file.as_deref().map(TlsRoots::from_file).transpose().map_err(|error| {
         AppError::Unusable { what: "api.ca_file".to_owned(), reason: crate::chain(&error) }
@@ -242,7 +244,7 @@ pub async fn watched_accounts(
 }
 
 /// What discovers its kf accounts beside those that are named.
-pub(super) fn patterns(configured: &config::OfficialAccount) -> Option<Patterns> {
+pub(super) fn patterns(configured: &config::OfficialAccountConfig) -> Option<Patterns> {
     (!configured.patterns.is_empty()).then(|| Patterns {
         named: configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect(),
         matching: configured.patterns.clone(),
@@ -258,13 +260,13 @@ fn log_waiting(official_account: &str, watched: usize) {
 }
 
 /// The kf accounts of an official account that are named.
-pub fn accounts(configured: &config::OfficialAccount) -> impl Iterator<Item = Account> {
+pub fn accounts(configured: &config::OfficialAccountConfig) -> impl Iterator<Item = Account> {
     of_names(configured, configured.kf_accounts.iter().map(String::as_str))
 }
 
 /// Accounts of these names, which share the strings of their official account.
 fn of_names<'a>(
-    configured: &config::OfficialAccount,
+    configured: &config::OfficialAccountConfig,
     kf_accounts: impl Iterator<Item = &'a str>,
 ) -> impl Iterator<Item = Account> {
     let official_account: Arc<str> = configured.name.as_str().into();

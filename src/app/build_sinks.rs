@@ -18,7 +18,7 @@ use crate::{
 
 /// Registers the sinks in the store and builds a dispatcher for each.
 pub(super) async fn build_dispatchers(
-    sinks: &[config::Sink],
+    sinks: &[config::SinkConfig],
     context: &DispatchContext,
 ) -> Result<Vec<(Dispatcher, DispatcherHandle)>, AppError> {
     // Before the registration, so that a sink that cannot be built changes nothing.
@@ -37,7 +37,7 @@ pub(super) async fn build_dispatchers(
     Ok(dispatchers.collect())
 }
 
-fn registration(sink: &config::Sink) -> SinkRegistration {
+fn registration(sink: &config::SinkConfig) -> SinkRegistration {
     let start = match sink.start {
         SinkStart::Now => StartPosition::Now,
         SinkStart::Beginning => StartPosition::Beginning,
@@ -50,7 +50,7 @@ fn registration(sink: &config::Sink) -> SinkRegistration {
     SinkRegistration { name: sink.name.clone(), start, destination }
 }
 
-fn build(sink: &config::Sink, clock: &Arc<dyn Clock>) -> Result<Sink, AppError> {
+fn build(sink: &config::SinkConfig, clock: &Arc<dyn Clock>) -> Result<Sink, AppError> {
     Ok(match &sink.target {
         SinkTarget::Stdout => Sink::Jsonl(JsonlSink::new(JsonlTarget::Stdout)),
         SinkTarget::File { path, mode, group } => {

@@ -57,7 +57,7 @@ pub(super) struct Housekeeping {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
     pub(super) sinks: Arc<SinkAdmin>,
-    pub(super) limits: config::Store,
+    pub(super) limits: config::StoreConfig,
     /// Failures of the store, told once and not every half a minute.
     pub(super) not_stored: Mutex<FailureStreak<Discriminant<StoreError>>>,
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{AppError, Connections, accounts::patterns, poll_deadline, watch, watched_accounts};
 use crate::{
-    config::{self, Config, Token},
+    config::{self, Config, TokenConfig},
     control::operations::{CommandLimits, ConfiguredOfficialAccount, Operations},
     domain::{account::Account, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
@@ -75,7 +75,7 @@ pub async fn operations_by_hand(
 
 /// A refresh token that WeChat changes would be lost where there is no store to keep it in.
 fn refuse_components(config: &Config) -> Result<(), AppError> {
-    let component = |of: &&config::OfficialAccount| matches!(of.token, Token::Component { .. });
+    let component = |of: &&config::OfficialAccountConfig| matches!(of.token, TokenConfig::Component { .. });
     match config.official_accounts.iter().find(component) {
         None => Ok(()),
         Some(of) => Err(AppError::NowhereToKeepRefreshTokens {

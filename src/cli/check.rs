@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp, tz::Offset};
 use super::{CliError, ConfigArgs, output};
 use crate::{
     app::clock::SystemClock,
-    config::{Config, Loaded, OfficialAccount, SinkTarget},
+    config::{Config, LoadedConfig, OfficialAccountConfig, SinkTarget},
     domain::{agents::Collector, clock::Clock, collector_intervals::CollectorIntervals},
 };
 
@@ -44,7 +44,7 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     if args.online {
         return online::run(&loaded, args.format, args.lang).await;
     }
-    let Loaded { config, warnings } = loaded;
+    let LoadedConfig { config, warnings } = loaded;
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
@@ -56,11 +56,12 @@ fn describe(config: &Config, now: Timestamp) -> String {
     let mut text = String::from("The configuration is valid.\n\n");
     let official_accounts = || config.official_accounts.iter();
     let kf_accounts: usize = official_accounts().map(|account| account.kf_accounts.len()).sum();
-    let calls = config.calls_a_day(now);
-    let named = |account: &OfficialAccount| account.kf_accounts.len();
-    let total: u64 = official_accounts().zip(&calls).map(|(account, calls)| calls.of(named(account))).sum();
+    let calls = config.daily_calls(now);
+    let named = |account: &OfficialAccountConfig| account.kf_accounts.len();
+    let total: u64 =
+        official_accounts().zip(&calls).map(|(account, calls)| calls.for_kf_accounts(named(account))).sum();
     let rows = official_accounts().zip(&calls).map(|(account, calls)| {
-        let (calls_a_day, each) = (calls.of(named(account)), calls.each);
+        let (calls_a_day, each) = (calls.for_kf_accounts(named(account)), calls.per_kf_account);
         let discovers = !account.patterns.is_empty();
         vec![
             account.name.clone(),
@@ -127,7 +128,7 @@ fn collectors(intervals: &CollectorIntervals, official_accounts: usize) -> Strin
 }
 
 /// The number of named kf accounts, and the patterns.
-fn watched(account: &OfficialAccount) -> String {
+fn watched(account: &OfficialAccountConfig) -> String {
     let shown = |patterns: &[Pattern]| {
         let first: Vec<&str> = patterns.iter().take(PATTERNS_SHOWN).map(Pattern::as_str).collect();
         let more = if patterns.len() > first.len() { ", …" } else { "" };
@@ -142,7 +143,7 @@ fn watched(account: &OfficialAccount) -> String {
 }
 
 /// The next ticks in the schedule's own time zone.
-fn next_ticks(account: &OfficialAccount, now: Timestamp) -> String {
+fn next_ticks(account: &OfficialAccountConfig, now: Timestamp) -> String {
     let schedule = &account.schedule;
     let ticks = std::iter::successors(schedule.next_after(now), |tick| schedule.next_after(*tick));
     let local = ticks.take(TICKS_SHOWN).map(|tick| {

@@ -273,5 +273,5 @@ fn summarize(web: &WebState, events: usize, pages: &[String]) {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    config::duration(text).ok_or_else(|| "write a duration such as 30s or 5m".to_owned())
+    config::parse_duration(text).ok_or_else(|| "write a duration such as 30s or 5m".to_owned())
 }

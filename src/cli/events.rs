@@ -277,5 +277,5 @@ fn since(text: &str) -> Result<SinceArg, String> {
         return Ok(SinceArg::At(at));
     }
     let wrong = || "write a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d".to_owned();
-    config::duration(text).map(SinceArg::Ago).ok_or_else(wrong)
+    config::parse_duration(text).map(SinceArg::Ago).ok_or_else(wrong)
 }

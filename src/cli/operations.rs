@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     app::{self, clock::SystemClock},
-    config::{Config, Loaded},
+    config::{Config, LoadedConfig},
     control::{
         operations::Operations,
         report::{CheckReport, PollReport},
@@ -31,7 +31,7 @@ pub(super) enum OperationsRunner {
 
 impl OperationsRunner {
     /// Sets up logging and prepares to carry out a command for this configuration.
-    pub(super) async fn prepare(loaded: &Loaded) -> Result<Self, CliError> {
+    pub(super) async fn prepare(loaded: &LoadedConfig) -> Result<Self, CliError> {
         let access = StoreAccess::acquire(loaded)?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");

@@ -8,17 +8,17 @@ use jiff::Timestamp;
 use super::{CliError, ConfigArgs, init_logging, signals};
 use crate::{
     app::{App, clock::SystemClock, service_manager::ServiceManager},
-    config::{Environment, Loaded},
+    config::{Environment, LoadedConfig},
     domain::clock::Clock,
 };
 
 pub(super) async fn run(args: &ConfigArgs) -> Result<(), CliError> {
-    let Loaded { config, warnings } = args.load()?;
+    let LoadedConfig { config, warnings } = args.load()?;
     init_logging(&config.log.level, config.log.format)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let service_manager = ServiceManager::of_process(&Environment::of_process());
+    let service_manager = ServiceManager::of_process(&Environment::from_process());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let now = clock.now().wall;
     // Signals count from here: one that arrives while the daemon is built drains it immediately.
@@ -47,9 +47,9 @@ fn log_calls(app: &App, now: Timestamp) {
     let web = app.web();
     let official_accounts = web.table.official_accounts();
     let mut all_calls = 0;
-    for (n, (of, calls)) in official_accounts.iter().zip(app.config().calls_a_day(now)).enumerate() {
+    for (n, (of, calls)) in official_accounts.iter().zip(app.config().daily_calls(now)).enumerate() {
         let (name, kf_accounts) = (&of.name, of.kf_accounts().count());
-        let calls_a_day = calls.of(kf_accounts);
+        let calls_a_day = calls.for_kf_accounts(kf_accounts);
         all_calls += calls_a_day;
         if n < MAX_LOGGED {
             tracing::info!(official_account = %name, kf_accounts, calls_a_day, "Watching {name}");

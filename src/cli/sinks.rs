@@ -7,7 +7,7 @@ use super::{
     store_access::{StoreAccess, read_sinks},
 };
 use crate::{
-    config::Loaded,
+    config::LoadedConfig,
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkChange, SinkCommand, SinkReport},
     store::StoreError,
 };
@@ -57,7 +57,7 @@ pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
 }
 
 /// Carries out a command that changes a sink, and notes what keeps the sink from getting events.
-pub(super) async fn change(loaded: &Loaded, command: SinkCommand) -> Result<SinkChange, CliError> {
+pub(super) async fn change(loaded: &LoadedConfig, command: SinkCommand) -> Result<SinkChange, CliError> {
     match carry_out(loaded, command).await? {
         SinkAnswer::Changed(done) => {
             if !done.is_configured {
@@ -76,7 +76,7 @@ pub(super) async fn change(loaded: &Loaded, command: SinkCommand) -> Result<Sink
     }
 }
 
-async fn carry_out(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, CliError> {
+async fn carry_out(loaded: &LoadedConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
     match StoreAccess::acquire(loaded)? {
         StoreAccess::Daemon(daemon) => {
             daemon.client.sinks(command).await.map_err(|error| daemon.request_failed(error))

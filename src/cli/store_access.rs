@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::{CliError, init_logging};
 use crate::{
-    config::Loaded,
+    config::LoadedConfig,
     control::client::{ControlClient, ControlClientError},
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand},
     store::{Store, StoreError},
@@ -32,7 +32,7 @@ pub(super) struct RunningDaemon {
 }
 
 /// Carries out a read-only command on sinks.
-pub(super) async fn read_sinks(loaded: &Loaded, command: SinkCommand) -> Result<SinkAnswer, CliError> {
+pub(super) async fn read_sinks(loaded: &LoadedConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
     init_logging("warn", loaded.config.log.format)?;
     let path = &loaded.config.store.path;
     match ask_daemon(path, command.clone()).await {
@@ -51,7 +51,7 @@ async fn ask_daemon(path: &Path, command: SinkCommand) -> Result<SinkAnswer, Con
 
 impl StoreAccess {
     /// Sets up logging, and locks the store of this configuration or finds the daemon that has locked it.
-    pub(super) fn acquire(loaded: &Loaded) -> Result<Self, CliError> {
+    pub(super) fn acquire(loaded: &LoadedConfig) -> Result<Self, CliError> {
         let config = &loaded.config;
         init_logging("warn", config.log.format)?;
         let path = &config.store.path;

@@ -5,75 +5,73 @@ use std::time::Duration;
 
 use config::ValueKind;
 
-use super::locate::Key;
-use super::raw::{self, BackoffWaits};
-use super::report::{Report, friendly};
-use super::setting::{Leaf, Setting};
+use super::findings::{Findings, format_duration};
+use super::raw::{self, BackoffTimes};
+use super::setting::{Setting, SettingValue};
+use super::sources::KeyPath;
 use crate::domain::backoff::{BackoffPolicy, ExponentialBackoff};
 
-/// What a wait may grow to: failures are asked about again at least once a day, for ever.
+/// What a longest backoff may be. The upper limit ensures that every failure is retried at least once a day.
 const LONGEST: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
-pub(super) fn policy(keys: raw::Backoff, report: &mut Report) -> BackoffPolicy {
-    let root = Key::root(0);
+pub(super) fn check_backoff(keys: raw::Backoff, findings: &mut Findings) -> BackoffPolicy {
+    let root = KeyPath::root(0);
     let at = root.name("backoff");
     let defaults = BackoffPolicy::default();
-    let mut wait = |name, setting, default| check_wait(&at.name(name), setting, default, report);
-    let backoff_policy = BackoffPolicy {
-        token_rejected: wait("token_rejected", keys.token_rejected, defaults.token_rejected),
-        busy: wait("busy", keys.busy, defaults.busy),
-        address_not_allowed: wait(
+    let mut times = |name, setting, default| check_times(&at.name(name), setting, default, findings);
+    let policy = BackoffPolicy {
+        token_rejected: times("token_rejected", keys.token_rejected, defaults.token_rejected),
+        busy: times("busy", keys.busy, defaults.busy),
+        address_not_allowed: times(
             "address_not_allowed",
             keys.address_not_allowed,
             defaults.address_not_allowed,
         ),
-        not_authorized: wait("not_authorized", keys.not_authorized, defaults.not_authorized),
-        not_enabled: wait("not_enabled", keys.not_enabled, defaults.not_enabled),
-        unbound: wait("unbound", keys.unbound, defaults.unbound),
-        bad_request: wait("bad_request", keys.bad_request, defaults.bad_request),
-        unknown: wait("unknown", keys.unknown, defaults.unknown),
+        not_authorized: times("not_authorized", keys.not_authorized, defaults.not_authorized),
+        not_enabled: times("not_enabled", keys.not_enabled, defaults.not_enabled),
+        unbound: times("unbound", keys.unbound, defaults.unbound),
+        bad_request: times("bad_request", keys.bad_request, defaults.bad_request),
+        unknown: times("unknown", keys.unknown, defaults.unknown),
         day_quota: defaults.day_quota,
     };
-    let key = at.name("day_quota");
-    BackoffPolicy {
-        day_quota: report.duration(&key, keys.day_quota, defaults.day_quota, LONGEST),
-        ..backoff_policy
-    }
+    let day_quota = findings.duration(&at.name("day_quota"), keys.day_quota, defaults.day_quota, LONGEST);
+    BackoffPolicy { day_quota, ..policy }
 }
 
-fn check_wait(
-    key: &Key<'_>,
-    setting: Setting<BackoffWaits>,
+fn check_times(
+    key: &KeyPath<'_>,
+    setting: Setting<BackoffTimes>,
     default: ExponentialBackoff,
-    report: &mut Report,
+    findings: &mut Findings,
 ) -> ExponentialBackoff {
-    let Some(BackoffWaits { first, longest }) = report.take(key, setting) else { return default };
+    let Some(BackoffTimes { first, longest }) = findings.take(key, setting) else { return default };
     let [first_text, longest_text, least, most] =
-        [first, longest, *LONGEST.start(), *LONGEST.end()].map(friendly);
-    let mistake = match ExponentialBackoff::try_new(first, longest) {
+        [first, longest, *LONGEST.start(), *LONGEST.end()].map(format_duration);
+    let problem = match ExponentialBackoff::try_new(first, longest) {
         _ if !LONGEST.contains(&longest) => format!(
-            "{longest_text} is out of range; write a longest wait from {least} to {most}, and a first one from 0s"
+            "{longest_text} is out of range; write a longest backoff from {least} to {most}, and a first one from 0s"
         ),
         Ok(backoff) => return backoff,
         Err(_) => format!(
-            "the first wait, {first_text}, is longer than the longest, {longest_text}; write the shorter one first"
+            "the first backoff, {first_text}, is longer than the longest, {longest_text}; write the shorter one first"
         ),
     };
-    report.wrong(key, mistake);
+    findings.wrong(key, problem);
     default
 }
 
-/// The first and the longest wait, or one for both.
-impl Leaf for BackoffWaits {
-    fn read(value: ValueKind) -> Result<Self, String> {
+/// The first and the longest backoff, or one value for both.
+impl SettingValue for BackoffTimes {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         let ValueKind::Array(values) = value else {
-            return Duration::read(value).map(|wait| Self { first: wait, longest: wait });
+            return Duration::from_value(value).map(|backoff| Self { first: backoff, longest: backoff });
         };
-        let waits = values.into_iter().map(|value| Duration::read(value.kind)).collect::<Result<Vec<_>, _>>();
-        match waits.map_err(|problem| format!("one of the list {problem}"))?[..] {
+        let backoffs: Result<Vec<_>, _> =
+            values.into_iter().map(|value| Duration::from_value(value.kind)).collect();
+        match backoffs.map_err(|problem| format!("one element {problem}"))?[..] {
             [first, longest] => Ok(Self { first, longest }),
             ref others => Err(format!(
-                "has {} elements; write the first and the longest wait, like [\"10s\", \"2m\"], or one for both",
+                "has {} elements; write the first and the longest backoff, like [\"10s\", \"2m\"], or one for both",
                 others.len()
             )),
         }

@@ -1,16 +1,26 @@
-//! The environment of the process, as a value: loading takes it as an argument, so that a test brings its own.
+//! What loading depends on besides the files: environment variables and the directory of the main file.
+//!
+//! Loading takes the variables as an argument, so that tests can bring their own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 use std::{env, fmt};
+
+/// The base of relative paths, and the environment variables.
+#[derive(Clone, Copy)]
+pub(super) struct LoadContext<'a> {
+    pub(super) base_dir: &'a Path,
+    pub(super) environment: &'a Environment,
+}
 
 /// Environment variables.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The variables of this process. What is not UTF-8 in a value is replaced; such names are no concern of ours.
-    pub fn of_process() -> Self {
+    /// Reads the variables of this process. Skips names that are not UTF-8, and replaces such bytes in values.
+    pub fn from_process() -> Self {
         let utf8 = |(name, value): (OsString, OsString)| {
             Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
         };
@@ -33,7 +43,7 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     }
 }
 
-/// Names only: any value may be a secret.
+/// Shows names only: any value may be a secret.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.keys()).finish()
@@ -45,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_output_shows_names_only() {
+    fn debug_output_shows_only_names() {
         let environment = Environment::from_iter([("SHOP_SECRET", "hunter2")]);
         assert_eq!(format!("{environment:?}"), r#"["SHOP_SECRET"]"#);
     }

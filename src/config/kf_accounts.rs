@@ -1,21 +1,20 @@
-//! Checks which kf accounts of an official account are to be watched: those that are named, and patterns for those that
-//! getkflist lists.
+//! Checks which kf accounts of an official account are polled: full names, and patterns for those that getkflist lists.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use glob::Pattern;
 
-use super::locate::Key;
+use super::findings::Findings;
 use super::mistake::quote;
-use super::report::Report;
-use super::setting::{OneOrMore, Setting};
+use super::setting::{Setting, TextList};
+use super::sources::KeyPath;
 use crate::domain::account::is_kf_account;
 
-/// How many kf accounts one official account may have, found ones among them; WeChat allows 100.
+/// The maximum number of kf accounts of one official account, those that patterns find included. WeChat allows 100.
 pub const MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT: usize = 1_000;
 
-/// What `kf_accounts` and `exclude` say.
+/// The checked `kf_accounts` and `exclude` of one official account.
 #[derive(Default)]
 pub(super) struct KfAccounts {
     pub(super) named: Vec<String>,
@@ -24,92 +23,100 @@ pub(super) struct KfAccounts {
 }
 
 impl KfAccounts {
-    /// `at` is the official account. `None` where nothing can be made of its list of kf accounts.
+    /// Checks the official account at `at`. Returns `None` if the list of kf accounts is unusable.
     pub(super) fn check(
-        at: &Key<'_>,
-        kf_accounts: Setting<OneOrMore>,
-        exclude: Setting<OneOrMore>,
-        report: &mut Report,
+        at: &KeyPath<'_>,
+        kf_accounts: Setting<TextList>,
+        exclude: Setting<TextList>,
+        findings: &mut Findings,
     ) -> Option<Self> {
         let (key, exclude_key) = (at.name("kf_accounts"), at.name("exclude"));
         if kf_accounts.is_absent() {
             let example = "kf_accounts = [\"test1@test\"]";
-            report.wrong(&key, format!("is missing; write the full accounts, for example {example}"));
+            findings.wrong(&key, format!("is missing; list the full kf accounts, for example {example}"));
         }
-        let excluded = report.list(&exclude_key, exclude, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT);
-        let listed = report.list(&key, kf_accounts, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT)?;
+        let excluded = findings.list(&exclude_key, exclude, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT);
+        let listed = findings.list(&key, kf_accounts, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT)?;
         let mut checked = Self::default();
         let mut seen = HashSet::new();
-        for (n, written) in listed.into_iter().enumerate() {
-            let quoted = quote(&written);
-            if !seen.insert(written.clone()) {
-                report.wrong(&key.index(n), format!("{quoted} is listed twice; remove one"));
-            } else if is_pattern(&written) {
-                checked.patterns.extend(pattern(&key.index(n), &written, report));
-            } else if is_kf_account(&written) {
-                checked.named.push(written);
+        for (n, text) in listed.into_iter().enumerate() {
+            let quoted = quote(&text);
+            if !seen.insert(text.clone()) {
+                findings.wrong(&key.index(n), format!("{quoted} is listed twice; remove one"));
+            } else if is_pattern(&text) {
+                checked.patterns.extend(parse_pattern(&key.index(n), &text, findings));
+            } else if is_kf_account(&text) {
+                checked.named.push(text);
             } else {
                 let problem = "is not a full kf account; write prefix@wechatid, at most 64 characters";
-                report.wrong(&key.index(n), format!("{quoted} {problem}"));
+                findings.wrong(&key.index(n), format!("{quoted} {problem}"));
             }
         }
         if let Some(excluded) = excluded {
-            checked.check_exclude(
-                &exclude_key,
-                &excluded,
-                seen.iter().any(|written| is_pattern(written)),
-                report,
-            );
+            let has_patterns = seen.iter().any(|text| is_pattern(text));
+            checked.check_exclude(&exclude_key, &excluded, has_patterns, findings);
         }
         Some(checked)
     }
 
-    fn check_exclude(&mut self, key: &Key<'_>, excluded: &[String], patterns: bool, report: &mut Report) {
-        if !patterns {
-            let problem = "excludes nothing, because kf_accounts holds no pattern such as \"*\"; remove it";
-            return report.wrong(key, problem);
+    fn check_exclude(
+        &mut self,
+        key: &KeyPath<'_>,
+        excluded: &[String],
+        has_patterns: bool,
+        findings: &mut Findings,
+    ) {
+        if !has_patterns {
+            let problem =
+                "excludes nothing, because kf_accounts contains no pattern such as \"*\"; remove it";
+            return findings.wrong(key, problem);
         }
-        for (n, written) in excluded.iter().enumerate() {
+        for (n, text) in excluded.iter().enumerate() {
             let key = key.index(n);
-            if !is_pattern(written) && !is_kf_account(written) {
+            if !is_pattern(text) && !is_kf_account(text) {
                 let problem =
                     "is neither a full kf account nor a pattern; write it like \"test1@test\" or \"test*\"";
-                report.wrong(&key, format!("{} {problem}", quote(written)));
+                findings.wrong(&key, format!("{} {problem}", quote(text)));
                 continue;
             }
-            let Some(pattern) = pattern(&key, written, report) else { continue };
+            let Some(pattern) = parse_pattern(&key, text, findings) else { continue };
             if let Some(named) = self.named.iter().find(|named| pattern.matches(named)) {
                 let named = quote(named);
-                report.wrong(
+                findings.wrong(
                     &key,
-                    format!("{} excludes {named}, which kf_accounts names; remove one", quote(written)),
+                    format!("{} excludes {named}, which kf_accounts lists; remove one", quote(text)),
                 );
             }
             self.exclude.push(pattern);
         }
     }
 
-    /// Patterns mean nothing without getkflist, which is called every `kf_list`, or not at all.
-    pub(super) fn check_listed(&self, at: &Key<'_>, kf_list: Option<Duration>, report: &mut Report) {
+    /// Patterns need getkflist, which is called every `kf_list`, or never.
+    pub(super) fn check_patterns(
+        &self,
+        at: &KeyPath<'_>,
+        kf_list: Option<Duration>,
+        findings: &mut Findings,
+    ) {
         if let (Some(pattern), None) = (self.patterns.first(), kf_list) {
             let quoted = quote(pattern.as_str());
-            let problem =
-                "matches what getkflist lists, and collectors.kf_list is \"off\"; write an interval there";
-            report.wrong(&at.name("kf_accounts"), format!("{quoted} {problem}, or full kf accounts here"));
+            let problem = "is a pattern, but collectors.kf_list is \"off\", so no kf accounts are found";
+            let remedy = "set collectors.kf_list to an interval, or list full kf accounts here";
+            findings.wrong(&at.name("kf_accounts"), format!("{quoted} {problem}; {remedy}"));
         }
     }
 }
 
-/// Whether it is meant as one: none of these is in a kf account.
+/// Whether the text is meant as a pattern: kf accounts contain none of these characters.
 fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-fn pattern(key: &Key<'_>, written: &str, report: &mut Report) -> Option<Pattern> {
-    let pattern = Pattern::new(written).ok();
+fn parse_pattern(key: &KeyPath<'_>, text: &str, findings: &mut Findings) -> Option<Pattern> {
+    let pattern = Pattern::new(text).ok();
     if pattern.is_none() {
-        let remedy = "write * for any text, ? for any character, [ab] for one of several";
-        report.wrong(key, format!("{} is no pattern; {remedy}", quote(written)));
+        let remedy = "write * for any text, ? for one character, [ab] for one of several";
+        findings.wrong(key, format!("{} is not a valid pattern; {remedy}", quote(text)));
     }
     pattern
 }
@@ -118,22 +125,23 @@ fn pattern(key: &Key<'_>, written: &str, report: &mut Report) -> Option<Pattern>
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::locate::{Document, Origins};
+    use super::super::sources::{ConfigSources, Document};
     use super::*;
 
     #[test]
-    fn patterns_need_a_list_to_match() {
+    fn pattern_without_kf_list_is_rejected() {
         let check = |patterns: &[&str], kf_list: Option<Duration>| {
             let document = Document::parse(0, "config.toml", None, "").unwrap();
-            let origins = Origins { documents: vec![document], variables: BTreeMap::new() };
-            let mut report = Report::new(origins, Vec::new());
+            let sources = ConfigSources { documents: vec![document], variables: BTreeMap::new() };
+            let mut findings = Findings::new(sources, Vec::new());
             let patterns = patterns.iter().map(|pattern| Pattern::new(pattern).unwrap()).collect();
             let kf_accounts = KfAccounts { patterns, ..KfAccounts::default() };
-            kf_accounts.check_listed(&Key::root(0).name("official_accounts"), kf_list, &mut report);
-            report.finish(Some(())).map_err(|mistakes| mistakes.to_string())
+            kf_accounts.check_patterns(&KeyPath::root(0).name("official_accounts"), kf_list, &mut findings);
+            findings.finish(Some(())).map_err(|mistakes| mistakes.to_string())
         };
-        let message = "config.toml: official_accounts.kf_accounts: \"test*\" matches what getkflist lists, and \
-                       collectors.kf_list is \"off\"; write an interval there, or full kf accounts here";
+        let message = "config.toml: official_accounts.kf_accounts: \"test*\" is a pattern, but collectors.kf_list is \
+                       \"off\", so no kf accounts are found; set collectors.kf_list to an interval, or list full kf \
+                       accounts here";
         assert_eq!(check(&["test*"], None).unwrap_err(), message);
         assert!(check(&["test*"], Some(Duration::from_secs(300))).is_ok());
         assert!(check(&[], None).is_ok());

@@ -1,7 +1,7 @@
-//! Reads the files and merges the layers: the main file, the variables that override it, the files it includes.
+//! Reads and merges the layers: the main file, the environment variables that override it, and the included files.
 //!
-//! Merging and deserializing is the work of the `config` crate. It is given texts rather than paths, as it guesses at
-//! relative names and says nothing of bytes that are not UTF-8; and only variables whose names can be keys.
+//! The `config` crate merges and deserializes. It gets texts instead of paths, because it guesses relative paths and does
+//! not report bytes that are not UTF-8. It gets only variables whose names can be keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,50 +12,52 @@ use config::{FileFormat, FileSourceString, Map};
 use glob::{MatchOptions, Pattern};
 use serde::de::DeserializeOwned;
 
-use super::locate::{Document, Key, Origins};
-use super::mistake::{Mistake, Mistakes, Place, quote};
-use super::report::Report;
-use super::setting::{OneOrMore, Section, Setting};
-use super::{Environment, raw};
+use super::environment::Environment;
+use super::findings::Findings;
+use super::mistake::{Location, Mistake, Mistakes, quote};
+use super::official_account::MAX_OFFICIAL_ACCOUNTS;
+use super::raw;
+use super::setting::{Section, Setting, TextList};
+use super::sources::{ConfigSources, Document, KeyPath};
 
-/// The most bytes that a configuration file may have: 100,000 official accounts with ten kf accounts each.
+/// Enough for 100,000 official accounts with ten kf accounts each.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// The most files that may be included: one for each official account.
-const MAX_INCLUDED_FILES: usize = super::MAX_OFFICIAL_ACCOUNTS;
+/// One for each official account.
+const MAX_INCLUDED_FILES: usize = MAX_OFFICIAL_ACCOUNTS;
 
-/// What overriding variables begin with. One underscore less, and it would take in what Kubernetes sets for services.
+/// The prefix of overriding variables. With only one underscore, it would match variables that Kubernetes sets for services.
 const PREFIX: &str = "KFWATCH__";
 
-/// A text to load, and where it comes from.
+/// The text of the main configuration, and where it comes from.
 pub(super) struct Source {
-    /// As messages call it.
+    /// The path as messages show it.
     shown: String,
     path: Option<PathBuf>,
-    /// What relative paths are relative to; absolute.
+    /// The base of relative paths; absolute.
     base_dir: PathBuf,
     text: String,
 }
 
-/// Everything that was read, merged but not checked.
+/// The merged configuration, not yet checked.
 pub(super) struct Layers {
     pub(super) root: Section<raw::Root>,
-    /// The included files, in the order of their names, each with the number of its document.
+    /// The included files in the order of their names, each with the number of its document.
     pub(super) included: Vec<(usize, Section<raw::Included>)>,
     /// Whether all included files could be read.
     pub(super) complete: bool,
     pub(super) base_dir: PathBuf,
-    pub(super) report: Report,
+    pub(super) findings: Findings,
 }
 
 impl Source {
     pub(super) fn read(path: &Path) -> Result<Self, Mistakes> {
         let shown = path.display().to_string();
         let failed = |problem: String| {
-            let place = Place::File { number: 0, file: shown.clone(), line: None, column: None };
-            Mistakes::from(Mistake::at(place, problem))
+            let location = Location::File { number: 0, file: shown.clone(), line: None, column: None };
+            Mistakes::from(Mistake::at(location, problem))
         };
-        let absolute = std::path::absolute(path).map_err(|e| failed(format!("cannot be found: {e}")))?;
+        let absolute = std::path::absolute(path).map_err(|e| failed(format!("has no absolute path: {e}")))?;
         let text = read_text(path).map_err(failed)?;
         let base_dir = absolute.parent().unwrap_or(&absolute).to_owned();
         Ok(Self { shown, path: Some(absolute), base_dir, text })
@@ -71,49 +73,50 @@ impl Source {
     }
 }
 
-/// Reads what `main` includes, and lays the variables over it. Fails when the main file is no TOML.
+/// Merges the variables into the main file, and reads the included files. Fails if the main file is not valid TOML.
 pub(super) fn read(main: Source, environment: &Environment) -> Result<Layers, Mistakes> {
     let document = Document::parse(0, &main.shown, main.path.clone(), &main.text);
     let document = document.map_err(|mistakes| {
-        Mistakes::among(mistakes).unwrap_or_else(|| Mistake::general("not valid TOML".to_owned()).into())
+        Mistakes::from_vec(mistakes).unwrap_or_else(|| Mistake::general("not valid TOML".to_owned()).into())
     })?;
     let mut mistakes = Vec::new();
     let (variables, values) = overrides(environment, &mut mistakes);
     let root = deserialize::<raw::Root>(&main.text, values, &main.shown)?;
 
-    let origins = Origins { documents: vec![document], variables };
+    let sources = ConfigSources { documents: vec![document], variables };
     let mut layers = Layers {
         root,
         included: Vec::new(),
         complete: true,
         base_dir: main.base_dir.clone(),
-        report: Report::new(origins, mistakes),
+        findings: Findings::new(sources, mistakes),
     };
     include(&mut layers, &main);
     Ok(layers)
 }
 
-/// The variables that override keys: their names by key, and their values as `config` wants them.
+/// The variables that override keys: their names by key, and their values by name as `config` needs them.
 fn overrides(
     environment: &Environment,
     mistakes: &mut Vec<Mistake>,
 ) -> (BTreeMap<String, String>, Map<String, String>) {
     let mut names = BTreeMap::new();
     let mut values = Map::new();
-    // An empty variable is as good as none: that is what `${UNSET:-}` gives.
+    // An empty variable counts as unset: `${UNSET:-}` produces one.
     for (name, value) in
         environment.iter().filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
     {
         let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
         let mut wrong = |problem: &str| {
-            mistakes.push(Mistake::at(Place::Variable(name.escape_debug().to_string()), problem.to_owned()));
+            mistakes
+                .push(Mistake::at(Location::Variable(name.escape_debug().to_string()), problem.to_owned()));
         };
         let is_word =
             |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !key.split('.').all(is_word) || name.chars().any(|c| c.is_lowercase()) {
-            wrong("is not the name of a key; write KFWATCH__SECTION__KEY, in capitals");
+            wrong("is not the name of a key; write KFWATCH__SECTION__KEY in capitals");
         } else if ["official_accounts", "sinks"].iter().any(|list| key.split('.').next() == Some(list)) {
-            wrong("lists of tables cannot be set by a variable; write them in a file");
+            wrong("a variable cannot set a list of tables; write it in a file");
         } else {
             names.insert(key, name.to_owned());
             values.insert(name.to_owned(), value.to_owned());
@@ -122,7 +125,7 @@ fn overrides(
     (names, values)
 }
 
-/// Lets `config` parse the text, merge the variables into it, and deserialize the whole.
+/// Parses the text, merges the variables into it, and deserializes the result with `config`.
 fn deserialize<T: DeserializeOwned + Default>(
     text: &str,
     variables: Map<String, String>,
@@ -134,51 +137,52 @@ fn deserialize<T: DeserializeOwned + Default>(
         .separator("__")
         .source(Some(variables));
     let merged = config::Config::builder().add_source(file).add_source(variables).build();
-    // Cannot fail after the text was parsed and its numbers were read; and if it does, the error may show a secret.
-    merged.and_then(|merged| merged.try_deserialize()).map_err(|_: config::ConfigError| {
-        Mistake::general(format!("{shown}: cannot be read as a configuration")).into()
-    })
+    // Cannot fail once the text is parsed and its numbers are checked. The error is dropped because it may show a secret.
+    merged
+        .and_then(|merged| merged.try_deserialize())
+        .map_err(|_: config::ConfigError| Mistake::general(format!("{shown}: is not a configuration")).into())
 }
 
 /// Reads the files that the patterns of `include` match, in the order of their names.
 fn include(layers: &mut Layers, main: &Source) {
-    let root = Key::root(0);
+    let root = KeyPath::root(0);
     let key = root.name("include");
     let setting = std::mem::replace(&mut layers.root.keys.include, Setting::Absent);
-    let Some(OneOrMore(patterns)) = layers.report.take(&key, setting) else { return };
+    let Some(TextList(patterns)) = layers.findings.take(&key, setting) else { return };
     let mut paths = BTreeSet::new();
     for (n, pattern) in patterns.iter().enumerate() {
-        match matches(pattern, main) {
+        match find_files(pattern, main) {
             Ok(found) => paths.extend(found),
             Err(problem) => {
                 layers.complete = false;
-                layers.report.wrong(&key.index(n), problem);
+                layers.findings.wrong(&key.index(n), problem);
             }
         }
     }
     if paths.len() > MAX_INCLUDED_FILES {
         layers.complete = false;
-        return layers
-            .report
-            .wrong(&key, format!("matches {} files, and {MAX_INCLUDED_FILES} are the most", paths.len()));
+        return layers.findings.wrong(
+            &key,
+            format!("matches {} files, but at most {MAX_INCLUDED_FILES} are allowed", paths.len()),
+        );
     }
     for path in paths {
-        let number = layers.report.documents();
+        let number = layers.findings.next_document();
         match read_included(number, path, main) {
             Ok((document, section)) => {
-                layers.report.add_document(document);
+                layers.findings.add_document(document);
                 layers.included.push((number, section));
             }
             Err(mistakes) => {
                 layers.complete = false;
-                layers.report.add_mistakes(mistakes);
+                layers.findings.add_mistakes(mistakes);
             }
         }
     }
 }
 
-/// The files that one pattern matches: at least one, none of them hidden, none the main file itself.
-fn matches(pattern: &str, main: &Source) -> Result<Vec<PathBuf>, String> {
+/// The files that one pattern matches. There must be at least one. Hidden files do not match, and the main file must not.
+fn find_files(pattern: &str, main: &Source) -> Result<Vec<PathBuf>, String> {
     let base = Pattern::escape(&main.base_dir.display().to_string());
     let absolute = Path::new(&base).join(pattern);
     let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
@@ -188,7 +192,10 @@ fn matches(pattern: &str, main: &Source) -> Result<Vec<PathBuf>, String> {
     for path in found {
         let path = path.map_err(|e| format!("{} cannot be searched: {}", quote(pattern), e.error()))?;
         if main.path.as_ref() == Some(&path) {
-            return Err(format!("{} matches the configuration file itself", quote(pattern)));
+            return Err(format!(
+                "{} matches the main configuration file; change the pattern",
+                quote(pattern)
+            ));
         }
         if path.is_file() {
             files.push(path);
@@ -209,13 +216,13 @@ fn read_included(
     path: PathBuf,
     main: &Source,
 ) -> Result<(Document, Section<raw::Included>), Vec<Mistake>> {
-    // Called as the main file is: by a path from here, or by an absolute one.
+    // Shown like the main file: with a relative path, or an absolute one.
     let from_base = path.strip_prefix(&main.base_dir).unwrap_or(&path);
     let shown =
         Path::new(&main.shown).parent().unwrap_or(Path::new("")).join(from_base).display().to_string();
     let text = read_text(&path).map_err(|problem| {
-        let place = Place::File { number, file: shown.clone(), line: None, column: None };
-        vec![Mistake::at(place, problem)]
+        let location = Location::File { number, file: shown.clone(), line: None, column: None };
+        vec![Mistake::at(location, problem)]
     })?;
     let document = Document::parse(number, &shown, Some(path), &text)?;
     let section = deserialize(&text, Map::new(), &shown)
@@ -231,7 +238,7 @@ fn read_text(path: &Path) -> Result<String, String> {
         _ => format!("cannot be read: {e}"),
     })?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("is longer than {MAX_FILE_BYTES} bytes"));
+        return Err(format!("is longer than {MAX_FILE_BYTES} bytes; split it with include"));
     }
     String::from_utf8(bytes).map_err(|e| {
         let line =

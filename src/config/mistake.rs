@@ -1,48 +1,48 @@
-//! Mistakes in a configuration: where each one is, and what would be right.
+//! Mistakes in a configuration: the location, the problem and the remedy of each.
 
 use std::fmt;
 
-/// All mistakes that were found, in the order of files and lines; shown one a line.
+/// All mistakes in a configuration, in the order of files and lines. `Display` shows one a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes(Vec<Mistake>);
 
-/// One mistake. Its text fits on one line and holds no secret.
+/// One mistake. Its text is one line and contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mistake {
-    place: Place,
-    /// The key in dots, such as `poll.spread`; empty where the mistake is not about one.
+    location: Location,
+    /// The key with dots, such as `poll.spread`; empty if the mistake is not about a key.
     key: String,
     problem: String,
 }
 
 /// Where a mistake is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// In no file: there is none.
+pub enum Location {
+    /// Not in a file.
     Nowhere,
     /// In a file.
     File {
-        /// Which of the files that were read: 0 is the main one.
+        /// The number of the file; 0 is the main file.
         number: usize,
-        /// The file as its reader knows it.
+        /// The path as messages show it.
         file: String,
         /// From 1.
         line: Option<usize>,
-        /// From 1, in characters; known for syntax errors.
+        /// From 1, in characters; only syntax errors have one.
         column: Option<usize>,
     },
-    /// In the value or the name of a variable.
+    /// In the name or the value of an environment variable.
     Variable(String),
 }
 
 impl Mistakes {
-    /// What was found, if anything was.
-    pub(super) fn among(mut mistakes: Vec<Mistake>) -> Option<Self> {
+    /// Sorts the mistakes; `None` if there are none.
+    pub(super) fn from_vec(mut mistakes: Vec<Mistake>) -> Option<Self> {
         mistakes.sort();
         (!mistakes.is_empty()).then_some(Self(mistakes))
     }
 
-    /// Each one, in order.
+    /// The mistakes in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Mistake> {
         self.0.iter()
     }
@@ -67,41 +67,41 @@ impl fmt::Display for Mistakes {
 impl std::error::Error for Mistakes {}
 
 impl Mistake {
-    /// A mistake about no key in particular.
-    pub(super) fn at(place: Place, problem: String) -> Self {
-        Self { place, key: String::new(), problem }
+    /// A mistake that is not about a key.
+    pub(super) fn at(location: Location, problem: String) -> Self {
+        Self { location, key: String::new(), problem }
     }
 
     /// A mistake about a key.
-    pub(super) fn about(key: String, place: Place, problem: String) -> Self {
-        Self { place, key, problem }
+    pub(super) fn about(key: String, location: Location, problem: String) -> Self {
+        Self { location, key, problem }
     }
 
-    /// A mistake that is in no file.
+    /// A mistake that is not in a file.
     pub(super) fn general(problem: String) -> Self {
-        Self::at(Place::Nowhere, problem)
+        Self::at(Location::Nowhere, problem)
     }
 
-    /// Where it is.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// Where the mistake is.
+    pub fn location(&self) -> &Location {
+        &self.location
     }
 }
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, key, problem } = self;
-        match place {
-            Place::Nowhere => write!(f, "{problem}"),
-            // The name of the variable says the key already.
-            Place::Variable(_) => write!(f, "{place}: {problem}"),
-            Place::File { .. } if key.is_empty() => write!(f, "{place}: {problem}"),
-            Place::File { .. } => write!(f, "{place}: {key}: {problem}"),
+        let Self { location, key, problem } = self;
+        match location {
+            Location::Nowhere => write!(f, "{problem}"),
+            // The name of the variable contains the key.
+            Location::Variable(_) => write!(f, "{location}: {problem}"),
+            Location::File { .. } if key.is_empty() => write!(f, "{location}: {problem}"),
+            Location::File { .. } => write!(f, "{location}: {key}: {problem}"),
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nowhere => Ok(()),
@@ -115,37 +115,36 @@ impl fmt::Display for Place {
     }
 }
 
-/// What a value looked like, for a message: quoted, escaped, and not longer than a line can bear. A secret that was put under
-/// the wrong key is not shown.
+/// Quotes, escapes and shortens a value for a message. Hides a value that looks like a secret, for it may be one under a
+/// wrong key.
 pub(super) fn quote(text: &str) -> String {
-    const LONGEST: usize = 80;
-    if text.starts_with(SIGNING_KEY) {
-        return format!("a text that begins with {SIGNING_KEY}");
+    const MAX_CHARS: usize = 80;
+    if text.starts_with(SIGNING_KEY_PREFIX) {
+        return format!("text that begins with {SIGNING_KEY_PREFIX}");
     }
     if looks_like_a_secret(text) {
-        return "a text of 32 hexadecimal digits".to_owned();
+        return "text of 32 hexadecimal digits".to_owned();
     }
-    match text.char_indices().nth(LONGEST) {
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }
 }
 
-/// Whether this has the form of WeChat's AppSecrets, or of keys that sign events.
+/// Whether the text has the form of an AppSecret of WeChat or of a key that signs events.
 pub(super) fn looks_like_a_secret(text: &str) -> bool {
-    text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit()) || text.starts_with(SIGNING_KEY)
+    text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit()) || text.starts_with(SIGNING_KEY_PREFIX)
 }
 
-/// What a key that signs events begins with.
-const SIGNING_KEY: &str = "whsec_";
+const SIGNING_KEY_PREFIX: &str = "whsec_";
 
-/// The candidate that was probably meant, if one is close.
-pub(super) fn closest<'a>(written: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let near = |candidate: &&str| distance(written, candidate) <= 1 + candidate.len() / 5;
-    candidates.iter().copied().filter(near).min_by_key(|candidate| distance(written, candidate))
+/// The candidate that was probably meant, if one is similar.
+pub(super) fn closest<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    let is_close = |candidate: &&str| distance(text, candidate) <= 1 + candidate.len() / 5;
+    candidates.iter().copied().filter(is_close).min_by_key(|candidate| distance(text, candidate))
 }
 
-/// How many characters have to be put in, left out or replaced to make one of the other (Levenshtein's distance).
+/// The Levenshtein distance: how many characters must be inserted, removed or replaced.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_typing_error_finds_what_was_meant() {
+    fn misspelled_key_finds_closest_key() {
         let keys = ["schedule", "timezone", "spread", "blind_after"];
         assert_eq!(closest("shedule", &keys), Some("schedule"));
         assert_eq!(closest("blindafter", &keys), Some("blind_after"));
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_cut_in_messages() {
+    fn long_value_is_shortened_in_messages() {
         assert_eq!(quote("a\nb"), r#""a\nb""#);
         assert_eq!(quote(&"ü".repeat(100)), format!("\"{}\"…", "ü".repeat(80)));
     }

@@ -1,20 +1,20 @@
-//! The shape of a configuration file as it is written: which keys there are, and of which type each is.
+//! The shape of a configuration file: the keys of each section, and their types.
 //!
-//! Nothing is checked or filled in here. Defaults, limits and what goes together are in the modules that turn each section
-//! into its part of [`Config`](super::Config).
+//! Nothing is checked here. The modules that turn each section into its part of [`Config`](super::Config) contain the
+//! defaults, the limits and the dependencies between keys.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::setting::{Interval, OneOrMore, Section, Setting};
+use super::setting::{Interval, Section, Setting, TextList};
 
 /// The main file.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Root {
-    pub(super) include: Setting<OneOrMore>,
+    pub(super) include: Setting<TextList>,
     pub(super) shutdown_timeout: Setting<Duration>,
     pub(super) web: Section<Web>,
     pub(super) log: Section<Log>,
@@ -38,7 +38,7 @@ pub(super) struct Included {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Web {
-    pub(super) listen: Setting<OneOrMore>,
+    pub(super) listen: Setting<TextList>,
 }
 
 #[derive(Default, Deserialize)]
@@ -75,7 +75,7 @@ pub(super) struct Api {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Poll {
-    pub(super) schedule: Setting<OneOrMore>,
+    pub(super) schedule: Setting<TextList>,
     pub(super) timezone: Setting<String>,
     pub(super) spread: Setting<Duration>,
     pub(super) blind_after: Setting<Duration>,
@@ -85,20 +85,20 @@ pub(super) struct Poll {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Backoff {
-    pub(super) token_rejected: Setting<BackoffWaits>,
-    pub(super) busy: Setting<BackoffWaits>,
+    pub(super) token_rejected: Setting<BackoffTimes>,
+    pub(super) busy: Setting<BackoffTimes>,
     pub(super) day_quota: Setting<Duration>,
-    pub(super) address_not_allowed: Setting<BackoffWaits>,
-    pub(super) not_authorized: Setting<BackoffWaits>,
-    pub(super) not_enabled: Setting<BackoffWaits>,
-    pub(super) unbound: Setting<BackoffWaits>,
-    pub(super) bad_request: Setting<BackoffWaits>,
-    pub(super) unknown: Setting<BackoffWaits>,
+    pub(super) address_not_allowed: Setting<BackoffTimes>,
+    pub(super) not_authorized: Setting<BackoffTimes>,
+    pub(super) not_enabled: Setting<BackoffTimes>,
+    pub(super) unbound: Setting<BackoffTimes>,
+    pub(super) bad_request: Setting<BackoffTimes>,
+    pub(super) unknown: Setting<BackoffTimes>,
 }
 
-/// The first and the longest wait of a backoff, not checked against each other.
+/// The first and the longest backoff, not checked against each other.
 #[derive(Clone, Copy)]
-pub(super) struct BackoffWaits {
+pub(super) struct BackoffTimes {
     pub(super) first: Duration,
     pub(super) longest: Duration,
 }
@@ -123,9 +123,9 @@ pub(super) struct Metrics {
 pub(super) struct OfficialAccount {
     pub(super) name: Setting<String>,
     pub(super) appid: Setting<String>,
-    pub(super) kf_accounts: Setting<OneOrMore>,
-    pub(super) exclude: Setting<OneOrMore>,
-    pub(super) schedule: Setting<OneOrMore>,
+    pub(super) kf_accounts: Setting<TextList>,
+    pub(super) exclude: Setting<TextList>,
+    pub(super) schedule: Setting<TextList>,
     pub(super) timezone: Setting<String>,
     pub(super) max_requests_per_minute: Setting<i64>,
     pub(super) token: Section<Token>,
@@ -165,7 +165,7 @@ pub(super) struct Sink {
     pub(super) secret_file: Setting<String>,
     pub(super) secret_env: Setting<String>,
     pub(super) secret: Setting<SecretString>,
-    pub(super) header_files: Setting<OneOrMore>,
+    pub(super) header_files: Setting<TextList>,
     pub(super) subject_prefix: Setting<String>,
     pub(super) credentials_file: Setting<String>,
     pub(super) nkey_file: Setting<String>,
@@ -174,6 +174,6 @@ pub(super) struct Sink {
     pub(super) timeout: Setting<Duration>,
     pub(super) max_in_flight: Setting<i64>,
     pub(super) start: Setting<String>,
-    pub(super) types: Setting<OneOrMore>,
-    pub(super) official_accounts: Setting<OneOrMore>,
+    pub(super) types: Setting<TextList>,
+    pub(super) official_accounts: Setting<TextList>,
 }

@@ -1,9 +1,9 @@
-//! Single settings, read so that a mistake in one does not hide the others.
+//! Reads single settings so that a mistake in one does not hide mistakes in others.
 //!
-//! serde stops at the first value of a wrong type and at the first unknown key. A [`Setting`] instead keeps what is wrong
-//! with its value, and a [`Section`] the unknown keys of its table, until `check` reports them with their places. Values
-//! are read strictly, where `config` itself would make 6 of `5.9` and 1 of `true`; only text is taken for a number or a
-//! truth value, because variables hold nothing else.
+//! serde stops at the first value of a wrong type and at the first unknown key. A [`Setting`] instead stores the problem of
+//! its value, and a [`Section`] the unknown keys of its table, until `check` reports them with their locations. Values are
+//! read strictly, while `config` would turn `5.9` into 6 and `true` into 1. Only text is accepted for numbers and booleans,
+//! because environment variables are always text.
 
 use std::time::Duration;
 
@@ -15,35 +15,35 @@ use serde::forward_to_deserialize_any;
 
 use super::mistake::quote;
 
-/// What stands at one key.
+/// The value of one key.
 #[derive(Default)]
 pub(super) enum Setting<T> {
     #[default]
     Absent,
     Given(T),
-    /// What is wrong with it, and what would be right.
+    /// The problem and its remedy.
     Wrong(String),
 }
 
-/// A table whose keys `T` names.
+/// A table with the keys of `T`.
 #[derive(Default)]
 pub(super) struct Section<T> {
     pub(super) keys: T,
-    /// Keys of the table that `T` does not have.
+    /// Keys that `T` does not have.
     pub(super) unknown: Vec<String>,
-    /// Set when it is no table at all.
+    /// The problem of a value that is not a table.
     pub(super) wrong: Option<String>,
 }
 
-/// Several texts, or a single one that stands for a list of one.
-pub(super) struct OneOrMore(pub(super) Vec<String>);
+/// A list of texts; a single text is a list of one.
+pub(super) struct TextList(pub(super) Vec<String>);
 
-/// How often something is done; `None` when it is "off".
+/// How often something is done; `None` means "off".
 pub(super) struct Interval(pub(super) Option<Duration>);
 
-/// A type that a value can have. The text of an error never shows a value of type [`SecretString`].
-pub(super) trait Leaf: Sized {
-    fn read(value: ValueKind) -> Result<Self, String>;
+/// A type of values. Errors never show a value of type [`SecretString`].
+pub(super) trait SettingValue: Sized {
+    fn from_value(value: ValueKind) -> Result<Self, String>;
 }
 
 impl<T> Setting<T> {
@@ -52,10 +52,10 @@ impl<T> Setting<T> {
     }
 }
 
-impl<'de, T: Leaf> Deserialize<'de> for Setting<T> {
+impl<'de, T: SettingValue> Deserialize<'de> for Setting<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        Ok(T::read(value.kind).map_or_else(Self::Wrong, Self::Given))
+        Ok(T::from_value(value.kind).map_or_else(Self::Wrong, Self::Given))
     }
 }
 
@@ -65,7 +65,7 @@ impl<'de, T: DeserializeOwned + Default> Deserialize<'de> for Section<T> {
             ValueKind::Table(table) => table,
             other => return Ok(Self { wrong: Some(expected("a table", &other)), ..Self::default() }),
         };
-        let names = names_of::<T>();
+        let names = key_names::<T>();
         let (known, unknown): (Vec<_>, Vec<_>) =
             table.into_iter().partition(|(name, _)| names.contains(&name.as_str()));
         let known = Value::new(None, ValueKind::Table(known.into_iter().collect()));
@@ -74,11 +74,11 @@ impl<'de, T: DeserializeOwned + Default> Deserialize<'de> for Section<T> {
     }
 }
 
-impl Leaf for String {
-    fn read(value: ValueKind) -> Result<Self, String> {
+impl SettingValue for String {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::String(text) if text.is_empty() => {
-                Err("is empty; write something, or remove the key".to_owned())
+                Err("is empty; write a value, or remove the key".to_owned())
             }
             ValueKind::String(text) => Ok(text),
             other => Err(expected("text in quotes", &other)),
@@ -86,8 +86,8 @@ impl Leaf for String {
     }
 }
 
-impl Leaf for SecretString {
-    fn read(value: ValueKind) -> Result<Self, String> {
+impl SettingValue for SecretString {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::String(text) => Ok(text.into()),
             other => Err(expected("text in quotes", &other)),
@@ -95,8 +95,8 @@ impl Leaf for SecretString {
     }
 }
 
-impl Leaf for bool {
-    fn read(value: ValueKind) -> Result<Self, String> {
+impl SettingValue for bool {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::Boolean(value) => Ok(value),
             ValueKind::String(text) => {
@@ -107,8 +107,8 @@ impl Leaf for bool {
     }
 }
 
-impl Leaf for i64 {
-    fn read(value: ValueKind) -> Result<Self, String> {
+impl SettingValue for i64 {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::I64(number) => Ok(number),
             ValueKind::String(text) => {
@@ -119,22 +119,21 @@ impl Leaf for i64 {
     }
 }
 
-/// A duration as people write it: `90s`, `1h 30m`, `7d`. Days and weeks have a fixed length; months and years have none,
-/// and are refused.
-pub fn duration(text: &str) -> Option<Duration> {
+/// Parses a duration such as `90s`, `1h 30m` or `7d`. Rejects months and years, which have no fixed length.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let duration =
         text.parse::<Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
     duration.ok().and_then(|duration| Duration::try_from(duration).ok())
 }
 
-impl Leaf for Duration {
-    fn read(value: ValueKind) -> Result<Self, String> {
+impl SettingValue for Duration {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::String(text) => {
                 let wrong = || {
                     format!("{} is not a duration; write it like \"90s\", \"5m\" or \"1h 30m\"", quote(&text))
                 };
-                duration(&text).ok_or_else(wrong)
+                parse_duration(&text).ok_or_else(wrong)
             }
             ValueKind::I64(number) => Err(format!("is a number without a unit; write it like \"{number}s\"")),
             other => Err(expected("a duration in quotes, like \"90s\"", &other)),
@@ -142,34 +141,33 @@ impl Leaf for Duration {
     }
 }
 
-impl Leaf for Interval {
-    fn read(value: ValueKind) -> Result<Self, String> {
+impl SettingValue for Interval {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::String(text) if text == "off" => Ok(Self(None)),
-            other => {
-                Duration::read(other).map(|interval| Self(Some(interval))).map_err(|e| e + ", or \"off\"")
-            }
+            other => Duration::from_value(other)
+                .map(|interval| Self(Some(interval)))
+                .map_err(|e| e + ", or \"off\""),
         }
     }
 }
 
-impl Leaf for OneOrMore {
-    fn read(value: ValueKind) -> Result<Self, String> {
+impl SettingValue for TextList {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::Array(values) => values
                 .into_iter()
-                .map(|v| String::read(v.kind))
+                .map(|v| String::from_value(v.kind))
                 .collect::<Result<_, _>>()
                 .map(Self)
-                .map_err(|e| format!("one of the list {e}")),
-            other => String::read(other).map(|text| Self(vec![text])),
+                .map_err(|e| format!("one element {e}")),
+            other => String::from_value(other).map(|text| Self(vec![text])),
         }
     }
 }
 
-/// A list of tables.
-impl<T: DeserializeOwned + Default> Leaf for Vec<Section<T>> {
-    fn read(value: ValueKind) -> Result<Self, String> {
+impl<T: DeserializeOwned + Default> SettingValue for Vec<Section<T>> {
+    fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::Array(tables) => tables
                 .into_iter()
@@ -193,10 +191,10 @@ fn expected(what: &str, found: &ValueKind) -> String {
     format!("is {found}; write {what}")
 }
 
-/// The keys that a raw shape has, as serde's derive knows them: there is no second list to keep.
-pub(super) fn names_of<T: DeserializeOwned>() -> &'static [&'static str] {
+/// The names of the keys of `T`, as serde's derive knows them, so that no second list is needed.
+pub(super) fn key_names<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut names: &'static [&'static str] = &[];
-    // Always an error: it is asked for its names, and given nothing.
+    // Always an error: it is only asked for its names.
     let _ = T::deserialize(NamesOnly(&mut names));
     names
 }
@@ -230,12 +228,12 @@ impl<'de> Deserializer<'de> for NamesOnly<'_> {
 mod tests {
     use super::*;
 
-    fn read<T: Leaf>(value: impl Into<ValueKind>) -> Result<T, String> {
-        T::read(value.into())
+    fn read<T: SettingValue>(value: impl Into<ValueKind>) -> Result<T, String> {
+        T::from_value(value.into())
     }
 
     #[test]
-    fn durations_have_units_of_fixed_length() {
+    fn duration_needs_unit_of_fixed_length() {
         for (text, seconds) in
             [("90s", 90), ("5m", 300), ("1h 30m", 5_400), ("30d", 2_592_000), ("2w", 1_209_600)]
         {
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_not_bent_into_other_types() {
+    fn value_of_other_type_is_rejected() {
         assert_eq!(read("256"), Ok(256_i64));
         assert_eq!(read::<i64>(5.9).unwrap_err(), "is a number with a fraction; write a whole number");
         assert_eq!(read::<i64>(true).unwrap_err(), "is true or false; write a whole number");

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kfwatch::config::{
-    BackoffPolicy, Config, Environment, Loaded, Mistakes, SinkStart, SinkTarget, Token, TokenSource,
+    BackoffPolicy, Config, Environment, LoadedConfig, Mistakes, SinkStart, SinkTarget, TokenConfig,
+    TokenSource,
 };
 use kfwatch::domain::{backoff::ExponentialBackoff, event::EventType};
 use kfwatch::sink::nats::{Login, NatsOptions};
@@ -39,11 +40,11 @@ fn dir_with(files: &[(&str, &str)]) -> TempDir {
     dir
 }
 
-fn load_in(dir: &TempDir, variables: &[(&str, &str)]) -> Result<Loaded, Mistakes> {
+fn load_in(dir: &TempDir, variables: &[(&str, &str)]) -> Result<LoadedConfig, Mistakes> {
     Config::load(&dir.path().join("config.toml"), &variables.iter().copied().collect())
 }
 
-fn load(text: &str) -> Result<Loaded, Mistakes> {
+fn load(text: &str) -> Result<LoadedConfig, Mistakes> {
     Config::from_toml(text, Path::new("/etc/kfwatch"), &Environment::default())
 }
 
@@ -97,7 +98,8 @@ fn the_optional_parts_of_the_example_are_valid() {
         let config = load_in(&dir, &[("SHOP_SECRET", secret)]).unwrap().config;
         let sources = config.official_accounts.iter().map(|account| account.token.source());
         assert!(sources.eq(["stable", "file", "server", "component", "stable"]));
-        let Token::Own(TokenSource::Stable { secret: read }) = &config.official_accounts[0].token else {
+        let TokenConfig::Own(TokenSource::Stable { secret: read }) = &config.official_accounts[0].token
+        else {
             panic!("not stable")
         };
         assert_eq!(read.expose_secret(), secret);
@@ -322,8 +324,7 @@ fn webhook_secrets_are_in_no_message_or_debug_output() {
 fn webhook_without_secret_causes_warning() {
     let webhook = "[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\nurl = \"https://crm.example/kf\"\n";
     let warnings = load(&format!("{webhook}{OFFICIAL_ACCOUNT}")).unwrap().warnings;
-    let expected =
-        "sink \"crm\" signs nothing: its receiver cannot tell its events from forged ones; set secret_file";
+    let expected = "sink \"crm\" does not sign its requests, so its receiver cannot detect forged events; set secret_file";
     assert_eq!(warnings, [expected]);
     let key = "secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
     let dir = dir_with(&[("config.toml", &format!("{webhook}{key}{OFFICIAL_ACCOUNT}"))]);
@@ -386,7 +387,7 @@ fn mistakes_are_reported_in_order_of_files_and_lines() {
         ("a/2.toml", "[[official_accounts]\n"),
     ]);
     let mistakes = load_in(&dir, &[("KFWATCH__API__TIMEOUT", "soon")]).unwrap_err();
-    let places: Vec<String> = mistakes.iter().map(|mistake| mistake.place().to_string()).collect();
+    let places: Vec<String> = mistakes.iter().map(|mistake| mistake.location().to_string()).collect();
     let expected = ["config.toml:3", "config.toml:5", "a/1.toml:3", "a/1.toml:4", "a/2.toml:1:21"];
     let expected = expected.map(|place| dir.path().join(place).display().to_string());
     assert_eq!(places, [&expected[..], &["KFWATCH__API__TIMEOUT".to_owned()]].concat());
@@ -483,7 +484,7 @@ fn readable_secret_files_cause_one_warning() {
 #[test]
 fn non_loopback_listen_address_causes_warning() {
     let text = format!("[web]\nlisten = [\"127.0.0.1:9877\", \"0.0.0.0:9878\"]\n{OFFICIAL_ACCOUNT}");
-    let warning = "web.listen: 0.0.0.0:9878 can be reached from other machines, without authentication";
+    let warning = "web.listen: 0.0.0.0:9878 is reachable from other machines, without authentication";
     assert_eq!(load(&text).unwrap().warnings, [warning]);
 }
 
@@ -515,8 +516,9 @@ fn schedule_beyond_rate_limit_causes_warning() {
     assert_eq!(
         warnings("*/15 * * * * *", 2, OFFICIAL_ACCOUNT),
         [
-            "official account \"shop\": the schedule asks for 8 calls a minute, max_requests_per_minute lets 2 through: each \
-          kf account is polled about once in 1m, and the ticks between are overruns; poll less often, or raise the limit"
+            "official account \"shop\": the schedule needs 8 calls a minute, but max_requests_per_minute is 2: each kf \
+             account is polled only about every 1m, and the ticks in between are overruns; poll less often, or raise the \
+             limit"
         ]
     );
     assert_eq!(warnings("*/15 * * * * *", 8, OFFICIAL_ACCOUNT), Vec::<String>::new());
@@ -529,7 +531,7 @@ fn schedule_beyond_rate_limit_causes_warning() {
     assert_eq!(warnings.len(), 4);
     assert_eq!(
         warnings[3],
-        "the schedules of 2 more official accounts ask for more calls than max_requests_per_minute lets through"
+        "the schedules of 2 more official accounts need more calls than max_requests_per_minute allows"
     );
 }
 
@@ -559,16 +561,16 @@ fn values_beyond_limits_are_refused() {
         })
         .collect();
     for (text, message) in [
-        (sinks + OFFICIAL_ACCOUNT, "sinks: has 33 sinks, and 32 are the most"),
+        (sinks + OFFICIAL_ACCOUNT, "sinks: has 33 sinks, but at most 32 are allowed"),
         (
             OFFICIAL_ACCOUNT.replace("\"test1@test\", \"test2@test\"", &kf_accounts),
-            "official_accounts.kf_accounts: has 1001 elements, and 1000 are the most",
+            "official_accounts.kf_accounts: has 1001 elements, but at most 1000 are allowed",
         ),
         (
             format!("[web]\nlisten = [{listen}]\n{OFFICIAL_ACCOUNT}"),
-            "web.listen: has 17 elements, and 16 are the most",
+            "web.listen: has 17 elements, but at most 16 are allowed",
         ),
-        (schedules, "official_accounts: there are 101 different schedules, and 100 are the most"),
+        (schedules, "official_accounts: there are 101 different schedules, but at most 100 are allowed"),
     ] {
         let mistakes = load(&text).unwrap_err().to_string();
         assert!(mistakes.ends_with(message), "{mistakes}");
@@ -587,10 +589,10 @@ fn official_accounts_of_one_component_share_it() {
     };
     let accounts = load(&(account(1) + &account(2))).unwrap().config.official_accounts;
     let component = |n: usize| match &accounts[n].token {
-        Token::Component { credentials, refresh_token } => {
+        TokenConfig::Component { credentials, refresh_token } => {
             (Arc::clone(credentials), refresh_token.as_ref().unwrap().expose_secret())
         }
-        Token::Own(source) => panic!("{source:?}"),
+        TokenConfig::Own(source) => panic!("{source:?}"),
     };
     let ((first, first_token), (second, second_token)) = (component(0), component(1));
     assert!(Arc::ptr_eq(&first, &second));

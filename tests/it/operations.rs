@@ -310,8 +310,8 @@ fn check_warns_of_schedule_beyond_rate_limit() {
         .set("KFWATCH__POLL__MAX_REQUESTS_PER_MINUTE", "100");
     let ended = home.run("check");
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let warning = "warning: official account \"shop\": the schedule asks for 400 calls a minute, \
-                   max_requests_per_minute lets 100 through: each kf account is polled about once in 1m";
+    let warning = "warning: official account \"shop\": the schedule needs 400 calls a minute, but \
+                   max_requests_per_minute is 100: each kf account is polled only about every 1m";
     assert!(ended.stderr.starts_with(warning), "{}", ended.stderr);
     let row = ended.stdout.lines().find(|line| line.starts_with(" shop")).unwrap();
     let columns: Vec<&str> = row.split_whitespace().collect();

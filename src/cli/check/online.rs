@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use crate::{
     cli::{CliError, operations::OperationsRunner, output},
-    config::{Environment, Loaded},
+    config::{Environment, LoadedConfig},
     control::report::{CheckReport, KfAccountCheck, OfficialAccountCheck, Problem, Severity},
 };
 
@@ -26,7 +26,7 @@ pub(super) enum Language {
 }
 
 pub(super) async fn run(
-    loaded: &Loaded,
+    loaded: &LoadedConfig,
     format: output::OutputFormat,
     language: Option<Language>,
 ) -> Result<(), CliError> {
@@ -34,7 +34,8 @@ pub(super) async fn run(
     match format {
         output::OutputFormat::Json => output::print_json(&checked)?,
         output::OutputFormat::Table => {
-            let language = language.unwrap_or_else(|| Language::from_environment(&Environment::of_process()));
+            let language =
+                language.unwrap_or_else(|| Language::from_environment(&Environment::from_process()));
             output::print(&report(&checked, language))?;
         }
     }

@@ -1,0 +1,249 @@
+//! The types of a checked configuration, one for each section of the file.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use glob::Pattern;
+use reqwest::Url;
+use secrecy::SecretString;
+
+use crate::domain::{backoff::BackoffPolicy, event::EventType};
+use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule};
+use crate::logging::LogFormat;
+use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
+use crate::wechat::{
+    http::HttpVersion,
+    token::{ComponentCredentials, TokenSource},
+};
+
+/// A valid configuration, and warnings for its owner.
+#[derive(Clone, Debug)]
+pub struct LoadedConfig {
+    /// The configuration.
+    pub config: Config,
+    /// Settings that work but deserve attention, each in one line.
+    pub warnings: Vec<String>,
+}
+
+/// Everything that can be configured, validated and complete.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long a drain may take before the process ends anyway.
+    pub shutdown_timeout: Duration,
+    /// The web server.
+    pub web: WebConfig,
+    /// Log output.
+    pub log: LogConfig,
+    /// The database.
+    pub store: StoreConfig,
+    /// How WeChat is called.
+    pub api: ApiConfig,
+    /// When kf accounts are polled.
+    pub poll: PollConfig,
+    /// How long to back off after failures. Longest backoffs are between a second and a day, first ones not longer.
+    pub backoff_policy: BackoffPolicy,
+    /// How often the collectors run.
+    pub collectors: CollectorIntervals,
+    /// Which series are exported.
+    pub metrics: MetricsConfig,
+    /// At least one, with unique names and appids, in the order of the files.
+    pub official_accounts: Vec<OfficialAccountConfig>,
+    /// At least one, with unique names.
+    pub sinks: Vec<SinkConfig>,
+}
+
+/// `[web]`
+#[derive(Clone, Debug)]
+pub struct WebConfig {
+    /// The addresses to listen on: at least one, without duplicates.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A filter that `tracing_subscriber::EnvFilter` accepts.
+    pub level: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// `[store]`
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The database file; absolute.
+    pub path: PathBuf,
+    /// How long events are kept after they were observed. Events that a sink has not acknowledged stay longer.
+    pub event_retention: Duration,
+    /// The size of the store, in bytes, above which events are removed earlier.
+    pub event_log_max_bytes: u64,
+    /// How long dead letters are kept.
+    pub dead_letter_retention: Duration,
+}
+
+/// `[api]`
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// WeChat's API: https, or http where that is allowed. It has no query, fragment or credentials.
+    pub base_url: Url,
+    /// Whether plain http is allowed to other machines.
+    pub allow_insecure: bool,
+    /// The limit for connecting, TLS included; at most `timeout`.
+    pub connect_timeout: Duration,
+    /// The limit for a request, from connecting to the last byte of the response.
+    pub timeout: Duration,
+    /// Concurrent requests.
+    pub max_in_flight: usize,
+    /// Concurrent requests for one official account; at most `max_in_flight`.
+    pub max_in_flight_per_official_account: usize,
+    /// The largest response that is accepted, in bytes after decompression.
+    pub max_body_bytes: usize,
+    /// The HTTP version to use.
+    pub http_version: HttpVersion,
+    /// PEM certificates that replace the system's TLS roots; absolute. It contained a certificate when it was checked.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy for all calls to WeChat.
+    pub proxy: Option<Proxy>,
+}
+
+/// An http or https proxy. Its URL may contain a password, so `Debug` shows only the host.
+#[derive(Clone)]
+pub struct Proxy {
+    pub(super) url: Url,
+}
+
+impl Proxy {
+    /// The URL with its credentials.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("host", &self.url.host_str()).finish_non_exhaustive()
+    }
+}
+
+/// `[poll]`, without the schedule and the rate limit, which are resolved for each official account.
+#[derive(Clone, Debug)]
+pub struct PollConfig {
+    /// The polls of one tick are spread over this time.
+    pub spread: Duration,
+    /// An account without a conclusive answer for this long counts as blind.
+    pub blind_after: Duration,
+}
+
+/// `[metrics]`
+#[derive(Clone, Copy, Debug)]
+pub struct MetricsConfig {
+    /// Whether each kf account has its own series, instead of sums per official account.
+    pub per_account: bool,
+}
+
+/// `[[official_accounts]]`
+#[derive(Clone, Debug)]
+pub struct OfficialAccountConfig {
+    /// The label `official_account`: letters, digits, `-` and `_`.
+    pub name: String,
+    /// WeChat's id of the official account.
+    pub appid: String,
+    /// Kf accounts by full name (`prefix@wechatid`), without duplicates; at least one unless there are patterns.
+    pub kf_accounts: Vec<String>,
+    /// Kf accounts that getkflist lists and that match one of these are polled too.
+    pub patterns: Vec<Pattern>,
+    /// Kf accounts that match one of these are not polled; none of `kf_accounts` matches.
+    pub exclude: Vec<Pattern>,
+    /// Its own schedule and time zone, or those of `[poll]`.
+    pub schedule: Schedule,
+    /// The rate limit of its API calls except token calls: its own, or that of `[poll]`.
+    pub max_requests_per_minute: Option<NonZeroU32>,
+    /// Where its access token comes from.
+    pub token: TokenConfig,
+}
+
+/// `[official_accounts.token]`
+#[derive(Clone, Debug)]
+pub enum TokenConfig {
+    /// A source of its own.
+    Own(TokenSource),
+    /// A third-party platform ("component") that the official account has authorized.
+    Component {
+        /// Shared by all official accounts with the same component_appid.
+        credentials: Arc<ComponentCredentials>,
+        /// The initial refresh token; without one it is looked up in WeChat's list.
+        refresh_token: Option<SecretString>,
+    },
+}
+
+impl TokenConfig {
+    /// The value of the key `source`.
+    pub fn source(&self) -> &'static str {
+        match self {
+            Self::Own(TokenSource::Stable { .. }) => "stable",
+            Self::Own(TokenSource::Classic { .. }) => "classic",
+            Self::Own(TokenSource::File { .. }) => "file",
+            Self::Own(TokenSource::Server(_)) => "server",
+            Self::Component { .. } => "component",
+        }
+    }
+}
+
+/// `[[sinks]]`
+#[derive(Clone, Debug)]
+pub struct SinkConfig {
+    /// The label `sink`: letters, digits, `-` and `_`.
+    pub name: String,
+    /// Where the events go.
+    pub target: SinkTarget,
+    /// Where a new sink starts in the event log.
+    pub start: SinkStart,
+    /// The event types to deliver; empty means all.
+    pub types: Vec<EventType>,
+    /// The names of the official accounts whose events are delivered; empty means all.
+    pub official_accounts: Vec<String>,
+}
+
+/// Where a sink's events go.
+#[derive(Clone, Debug)]
+pub enum SinkTarget {
+    /// JSON lines on standard output.
+    Stdout,
+    /// JSON lines in a file.
+    File {
+        /// Absolute, and unique among the sinks.
+        path: PathBuf,
+        /// The permission bits of a new file.
+        mode: u32,
+        /// The name of the group that owns a new file.
+        group: Option<String>,
+    },
+    /// An HTTP server that each event is posted to.
+    Webhook(Box<WebhookOptions>),
+    /// A stream of NATS JetStream that each event is published to.
+    Nats(Box<NatsOptions>),
+}
+
+/// Where a new sink starts in the event log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkStart {
+    /// With the next event.
+    Now,
+    /// With the oldest stored event.
+    Beginning,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_hides_proxy_password() {
+        let proxy = Proxy { url: "http://me:hunter2@proxy.example:3128".parse().unwrap() };
+        assert_eq!(format!("{proxy:?}"), r#"Proxy { host: Some("proxy.example"), .. }"#);
+    }
+}

@@ -1,0 +1,167 @@
+//! Reads files that contain secrets: one secret, an HTTP header, or a login.
+//!
+//! Files that other users can read are collected for a warning. No message shows the content of a file.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use reqwest::header::{HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::environment::LoadContext;
+use super::findings::Findings;
+use super::mistake::{looks_like_a_secret, quote};
+use super::sources::KeyPath;
+
+/// The longest secret; an AppSecret has 32 bytes.
+pub(super) const MAX_SECRET_BYTES: usize = 4096;
+
+/// The longest file with secrets: NATS credentials include lists of permissions.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+
+/// Where systemd gives a service its credentials. An access control list lets one user read them, and the mode shows that
+/// as if the group could.
+const CREDENTIALS_DIR: &str = "/run/credentials";
+
+/// Reads an HTTP header, `Name: value`, whose value is a secret, from the file that a key names.
+pub(super) fn read_header(
+    key: &KeyPath<'_>,
+    file: &str,
+    context: LoadContext<'_>,
+    findings: &mut Findings,
+) -> Option<(HeaderName, HeaderValue)> {
+    if looks_like_a_secret(file) {
+        findings.wrong(key, "looks like a secret, not like a path; set the path of a file that contains it");
+        return None;
+    }
+    let header = SecretFile::new(file, context).read(findings, |text| {
+        let example = "write one line like \"Authorization: Bearer …\"";
+        parse_header(one_line(text)?).ok_or_else(|| format!("contains no HTTP header; {example}"))
+    });
+    header.map_err(|problem| findings.wrong(key, problem)).ok()
+}
+
+/// Reads the login for a server from the file that a key names. `parse` gets the text without surrounding spaces.
+pub(super) fn read_login<T>(
+    key: &KeyPath<'_>,
+    file: &str,
+    context: LoadContext<'_>,
+    parse: fn(&SecretString) -> Result<T, &'static str>,
+    findings: &mut Findings,
+) -> Option<T> {
+    if looks_like_a_login(file) {
+        findings.wrong(key, "looks like a secret, not like a path; set the path of a file that contains it");
+        return None;
+    }
+    let secret_file = SecretFile::new(file, context);
+    if !secret_file.path.exists() {
+        let problem = "does not exist; set the path of a file that contains the login";
+        findings.wrong(key, format!("{} {problem}", secret_file.shown()));
+        return None;
+    }
+    let login = secret_file.read(findings, |text| parse(&text.trim().into()).map_err(str::to_owned));
+    login.map_err(|problem| findings.wrong(key, problem)).ok()
+}
+
+/// A file whose whole content is secret.
+pub(super) struct SecretFile {
+    path: PathBuf,
+}
+
+impl SecretFile {
+    pub(super) fn new(file: &str, context: LoadContext<'_>) -> Self {
+        Self { path: context.base_dir.join(file) }
+    }
+
+    /// Reads and parses the file. The problems that `parse` returns continue a sentence that starts with the path.
+    pub(super) fn read<T>(
+        self,
+        findings: &mut Findings,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let text = self.read_text(findings);
+        text.and_then(|text| parse(text.expose_secret()))
+            .map_err(|problem| format!("{} {problem}", self.shown()))
+    }
+
+    fn read_text(&self, findings: &mut Findings) -> Result<SecretString, String> {
+        let mut bytes = Vec::new();
+        let metadata = File::open(&self.path).and_then(|file| {
+            let metadata = file.metadata()?;
+            file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+            Ok(metadata)
+        });
+        let metadata = metadata.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                "does not exist; create it with the secret as its only line".to_owned()
+            }
+            io::ErrorKind::PermissionDenied => {
+                "cannot be read; let the user that runs kfwatch read it".to_owned()
+            }
+            _ => format!("cannot be read: {e}"),
+        })?;
+        if is_open_to_others(&self.path, &metadata) {
+            findings.readable_secret(self.path.clone());
+        }
+        String::from_utf8(bytes).map(SecretString::from).map_err(|_| "is not UTF-8".to_owned())
+    }
+
+    fn shown(&self) -> String {
+        quote(&self.path.display().to_string())
+    }
+}
+
+/// Returns the text without the newline that editors add at the end.
+pub(super) fn one_line(text: &str) -> Result<&str, String> {
+    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    if line.contains(['\n', '\r']) {
+        return Err("has more than one line; a secret is one line".to_owned());
+    }
+    if line.len() > MAX_SECRET_BYTES {
+        return Err(format!("is longer than {MAX_SECRET_BYTES} bytes"));
+    }
+    if line.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    Ok(line)
+}
+
+/// Whether others than the owner can read a file.
+pub(super) fn is_open_to_others(path: &Path, metadata: &Metadata) -> bool {
+    let mode = metadata.permissions().mode();
+    mode & 0o077 != 0 && !path.starts_with(CREDENTIALS_DIR)
+}
+
+fn parse_header(line: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = line.split_once(':')?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+    let mut value = HeaderValue::from_str(value.trim()).ok().filter(|value| !value.is_empty())?;
+    value.set_sensitive(true);
+    Some((name, value))
+}
+
+/// Whether this is a seed of NATS or the text of a credentials file.
+fn looks_like_a_login(text: &str) -> bool {
+    let is_seed =
+        text.starts_with('S') && text.len() == 58 && text.chars().all(|c| c.is_ascii_alphanumeric());
+    is_seed || text.contains(['\n', '\r']) || text.contains("-----BEGIN")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_file_is_recognized_except_in_systemd_credentials() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        std::fs::write(&file, "s3cret").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o440)).unwrap();
+        let metadata = file.metadata().unwrap();
+        assert!(is_open_to_others(&file, &metadata));
+        assert!(is_open_to_others(Path::new("/run/credentials.txt"), &metadata));
+        assert!(!is_open_to_others(Path::new("/run/credentials/kfwatch.service/secret"), &metadata));
+    }
+}
