@@ -405,7 +405,7 @@ fn command_to_hanging_sink_delays_only_that_sink() {
 /// How many commands were begun that name this.
 fn times_ordered(daemon: &Process, what: &str) -> usize {
     let log = daemon.stderr();
-    log.lines().filter(|line| line.contains("Carrying out a command") && line.contains(what)).count()
+    log.lines().filter(|line| line.contains("Running a control command") && line.contains(what)).count()
 }
 
 #[test]
