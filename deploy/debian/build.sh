@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the Debian package of this checkout, for the Debian that it runs on or newer, and prints where it is:
+# Builds the Debian package of this checkout, for this release of Debian or newer, and prints its path:
 #
-#   build.sh             kfwatch VERSION-1, VERSION being that of Cargo.toml
+#   build.sh             kfwatch VERSION-1, with the VERSION of Cargo.toml
 #   build.sh VERSION     with this version of the package, for example 0.1.0-2
 #
-# Needs Rust, a C compiler and dpkg-dev; installs cargo-deb into the target directory where it is missing.
+# Needs Rust, a C compiler and dpkg-dev. Installs cargo-deb into the target directory if it is missing.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -12,7 +12,7 @@ crate_version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 version=${1:-$crate_version-1}
 target=${CARGO_TARGET_DIR:-$PWD/target}
 export CARGO_TARGET_DIR=$target PATH=$target/tools/bin:$PATH
-# Which libraries the package depends on, and from which version.
+# dpkg-shlibdeps finds the libraries that the package depends on, and their versions.
 command -v dpkg-shlibdeps >/dev/null || {
     echo "build.sh: dpkg-shlibdeps is missing: install the package dpkg-dev" >&2
     exit 1
@@ -23,7 +23,7 @@ revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 KFWATCH_REVISION=$revision cargo build --profile dist --locked --bin kfwatch >&2
 kfwatch=$target/dist/kfwatch
 
-# What the program says of itself.
+# Manual pages and completions, which the program generates.
 parts=$target/dist/debian
 rm -rf "$parts"
 mkdir -p "$parts/completions"
@@ -43,5 +43,5 @@ kfwatch ($version) stable; urgency=medium
  -- The kfwatch authors <kfwatch@users.noreply.github.com>  $date
 EOF
 
-# It would build again without the revision.
+# cargo-deb would build again, without the revision.
 cargo deb --no-build --profile dist --locked --quiet --deb-version "$version" --output "$target/debian/"

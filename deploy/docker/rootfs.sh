@@ -3,7 +3,7 @@
 #
 #   rootfs.sh BINARY DIRECTORY
 #
-# The Dockerfile copies DIRECTORY into an empty image and adds nothing, so what is tested of DIRECTORY is tested of the image.
+# The Dockerfile copies DIRECTORY into an empty image and adds nothing, so a test of DIRECTORY is a test of the image.
 # Needs root, because the data directory belongs to the user of the container.
 set -eu
 
@@ -13,17 +13,17 @@ if [ $# -ne 2 ]; then
 fi
 binary=$1
 root=$2
-# The user and group of the container, by number: that is what a volume or a security context has to name.
+# The user and group of the container, as numbers: volumes and security contexts need numbers.
 id=65532
 
 umask 022
-# Of its own, so that nothing else gets into the image.
+# A new directory, so that nothing else gets into the image.
 mkdir "$root"
 
 install -D --mode=755 "$binary" "$root/usr/bin/kfwatch"
 
-# The loader and the libraries, at the paths where the loader looks for them. C libraries older than 2.34 keep name
-# resolution in libraries that they open by name, so that ldd does not show them.
+# The loader and the libraries, at the paths where the loader looks for them. C libraries older than 2.34 load libraries for
+# name resolution at run time, and ldd does not list them.
 libraries=$(ldd "$binary")
 case $libraries in
     *"not found"*)
@@ -42,7 +42,7 @@ for library in $libraries; do
     install -D --mode=755 "$library" "$root$library"
 done
 
-# Whom to trust, and the time zones; "right" and "posix" are other versions of the same zones.
+# The TLS roots and the time zones; "right" and "posix" are other versions of the same zones.
 install -D --mode=644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 mkdir -p "$root/usr/share"
 cp -R /usr/share/zoneinfo "$root/usr/share/zoneinfo"
@@ -64,7 +64,7 @@ EOF
 
 # For config.toml.
 mkdir "$root/etc/kfwatch"
-# The store and the files of sinks: a new volume takes over this owner and these permissions.
+# The store and the files of sinks: a new volume gets this owner and these permissions.
 install -d --owner=$id --group=$id --mode=700 "$root/var/lib/kfwatch"
 # For the demo, whose store is temporary.
 install -d --mode=1777 "$root/tmp"

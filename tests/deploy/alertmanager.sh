@@ -1,10 +1,10 @@
-# What is shipped for Alertmanager, as its own tool reads it: configuration, routes, and message.
+# Checks the shipped Alertmanager files with amtool: the configuration, the routes and the message.
 . tests/lib.sh
 command -v amtool >/dev/null || install_packages prometheus-alertmanager
 configuration=deploy/alertmanager/alertmanager.yml
 amtool check-config "$configuration"
 
-# The receivers of an alert with these labels.
+# Checks which receivers get an alert with these labels.
 goes_to() {
     local receivers=$1
     shift
@@ -23,7 +23,7 @@ for name in CustomersWaitLong NobodyOnline SessionsOnOfflineAccount; do
 done
 goes_to team-lead alertname=WechatKfSessionOpenTooLong severity=info official_account=shop kf_account=kf1@shop
 
-# Six alerts, of which the message describes one and names three more, and a resolved one.
+# Six firing alerts, of which the message describes one and lists three more, and one resolved alert.
 data=$(mktemp)
 trap 'rm -f "$data"' EXIT
 alert() {

@@ -1,5 +1,5 @@
-# compose.yaml as docker-compose, or docker compose where there is one, reads it; what its services may do and what they
-# mount; and the configurations that it mounts, by the programs that read them. No container is started.
+# Checks compose.yaml with docker-compose, or with docker compose if present: the permissions and mounts of its services. Checks
+# the mounted configurations with the programs that read them. Starts no container.
 . tests/lib.sh
 kfwatch=${KFWATCH_TEST_BINARY:-$target/debug/kfwatch}
 compose=(docker-compose)
@@ -19,7 +19,7 @@ trap 'rm -rf "$work"' EXIT
 promtool check config deploy/docker/prometheus.yml
 "$venv/bin/python" tests/python/compose.py prometheus deploy/docker/prometheus.yml deploy/prometheus/prometheus.yml
 
-# The configuration as the container sees it, with its absolute paths moved below the temporary directory.
+# The configuration as in the container, with its absolute paths moved into the temporary directory.
 mkdir "$work/secrets" "$work/store"
 (umask 077 && echo 00000000000000005ec2e70000000000 >"$work/secrets/shop_secret")
 sed -e "s|/run/secrets/|$work/secrets/|" -e "s|/var/lib/kfwatch/|$work/store/|" \

@@ -1,5 +1,5 @@
-# The image: what the Dockerfile says, and the file system that it copies, run in a chroot as the user of the container.
-# No container engine is needed. Needs root for the chroot.
+# Tests the image: checks the Dockerfile, and runs the file system that it copies in a chroot as the user of the container.
+# Needs no container engine, but root for the chroot.
 #
 #   image.sh [BINARY]    target/debug/kfwatch unless given
 . tests/lib.sh
@@ -24,7 +24,7 @@ fail() {
     exit 1
 }
 
-# Waits for a line that a program in the background writes to a file.
+# Waits for a line that a background program writes to a file.
 line_of() {
     for _ in $(seq 100); do
         if [[ -s $1 ]]; then
@@ -36,14 +36,14 @@ line_of() {
     fail "nothing in $1"
 }
 
-# Runs kfwatch in the image, without any variable of this shell, at most for ten seconds.
+# Runs kfwatch in the image for at most ten seconds, without the variables of this shell.
 in_image() {
     as_root env -i "${variables[@]}" timeout --preserve-status --signal=TERM "${seconds:-10}" \
         /usr/sbin/chroot --userspec=65532:65532 "$tree" /usr/bin/kfwatch "$@"
 }
 variables=()
 
-# The context of the build is enough for cargo to understand the package.
+# The build context has all files that cargo needs to load the package.
 mkdir "$work/context"
 sed -n 's/^!//p' deploy/docker/Dockerfile.dockerignore | xargs -I{} cp -R --parents {} "$work/context"
 cargo metadata --locked --no-deps --format-version 1 --manifest-path "$work/context/Cargo.toml" >/dev/null
@@ -52,7 +52,7 @@ as_root sh "$work/context/deploy/docker/rootfs.sh" "$binary" "$tree"
 echo "the tree: $(as_root du -sm "$tree" | cut -f1) MB, of which kfwatch $(du -m "$binary" | cut -f1) MB"
 as_root "$venv/bin/python" tests/python/image.py "$tree"
 
-# Its user can write to its data and to /tmp, and nowhere else.
+# The user can write only to its data and to /tmp.
 writable=$(as_root find "$tree" ! -type l \( -uid 65532 -o -gid 65532 -o -perm /o+w -o -perm /u+s,g+s \) -printf '/%P\n' | sort)
 [[ $writable == $'/tmp\n/var/lib/kfwatch' ]] || fail "not only these belong to the user: $writable"
 
@@ -60,7 +60,8 @@ events=$(in_image demo --for 5s --listen 127.0.0.1:0 2>"$work/demo.log" | wc -l)
 ((events > 0)) || fail "the demo had no events: $(cat "$work/demo.log")"
 echo "the demo: $events events"
 
-# WeChat behind TLS, at a name that only the image's own files resolve, with a certificate that only its own bundle trusts.
+# A WeChat simulator with TLS, at a name that only the image's own files resolve, with a certificate that only its own bundle
+# trusts.
 openssl req -x509 -newkey rsa:2048 -nodes -subj "/CN=Test CA" -days 2 \
     -keyout "$work/ca.key" -out "$work/ca.pem" 2>/dev/null
 openssl req -newkey rsa:2048 -nodes -subj "/CN=api.weixin.test" -keyout "$work/server.key" -out "$work/server.csr" 2>/dev/null
@@ -91,7 +92,7 @@ path = "/var/lib/kfwatch/events.jsonl"
 EOF
 } >"$work/config.toml"
 as_root install --owner=65532 --mode=400 "$work/config.toml" "$tree/etc/kfwatch/config.toml"
-# A container engine writes this file.
+# A container engine would write this file.
 echo "127.0.0.1 api.weixin.test" | as_root tee "$tree/etc/hosts" >/dev/null
 
 in_image check >"$work/check" || fail "check: $(cat "$work/check")"
@@ -99,13 +100,13 @@ grep -q "Asia/Urumqi" "$work/check" || fail "no time zone in $(cat "$work/check"
 
 status=0
 in_image check --online >"$work/online" 2>&1 || status=$?
-grep -qi "certificate" "$work/online" || fail "a certificate that nobody trusts was taken ($status): $(cat "$work/online")"
+grep -qi "certificate" "$work/online" || fail "an untrusted certificate was accepted ($status): $(cat "$work/online")"
 as_root tee -a "$tree/etc/ssl/certs/ca-certificates.crt" <"$work/ca.pem" >/dev/null
 status=0
 in_image check --online >"$work/online" 2>&1 || status=$?
-# 69: the simulated accounts have troubles of their own, which means that all of them were asked.
+# 69: some simulated accounts have problems, so kfwatch has queried all of them.
 [[ $status == 69 && $(<"$work/online") == *"errcode 65402"* ]] || fail "check --online ($status): $(cat "$work/online")"
-echo "HTTPS: the name and the certificate found in the image's own files"
+echo "HTTPS: the image's own files resolve the name and verify the certificate"
 
 seconds=4 in_image run 2>"$work/run.log" || fail "run: $(cat "$work/run.log")"
 as_root grep -q '"type":"kf.session.started"' "$tree/var/lib/kfwatch/events.jsonl" || fail "no events: $(cat "$work/run.log")"
@@ -116,4 +117,4 @@ variables=(KFWATCH__STORE__PATH=/kfwatch.db)
 status=0
 in_image run 2>"$work/run.log" || status=$?
 [[ $status == 1 && $(<"$work/run.log") == *"Permission denied"* ]] || fail "/ is writable ($status): $(cat "$work/run.log")"
-echo "the volume is written, / cannot be"
+echo "the volume is writable, / is not"

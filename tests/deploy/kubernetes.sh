@@ -1,5 +1,5 @@
-# The Kubernetes objects: built by kustomize, valid, fitting each other, with a configuration that kfwatch takes and probes
-# that it answers. Any kubectl does: Debian's is old, and the files are written for old and new.
+# Checks the Kubernetes objects that kustomize builds: they are valid and consistent, kfwatch accepts their configuration, and it
+# answers their probes. Any version of kubectl works: Debian's is old, and the files support old and new versions.
 . tests/lib.sh
 kfwatch=${KFWATCH_TEST_BINARY:-$target/debug/kfwatch}
 command -v kubectl >/dev/null || install_packages kubernetes-client
@@ -14,14 +14,14 @@ trap 'stop_demo; rm -rf "$work"' EXIT
 kubectl kustomize deploy/kubernetes >"$work/core.yaml"
 kubectl kustomize deploy/kubernetes/prometheus-operator >"$work/operator.yaml"
 
-# A demo to ask for the probes' paths.
+# A demo, to request the paths of the probes.
 start_demo "$kfwatch" "$work"
 
 "$venv/bin/python" tests/python/kubernetes.py core "$work/core.yaml" "$address"
 "$venv/bin/python" tests/python/kubernetes.py operator "$work/operator.yaml" "$work/core.yaml" \
     deploy/prometheus/kfwatch.rules.yml
 
-# The configuration as the pod mounts it, with its absolute paths moved below the temporary directory.
+# The configuration as in the pod, with its absolute paths moved into the temporary directory.
 mkdir "$work/etc" "$work/secrets" "$work/store"
 "$venv/bin/python" tests/python/kubernetes.py configuration "$work/core.yaml" "$work/etc"
 (umask 077 && echo 00000000000000005ec2e70000000000 >"$work/secrets/shop.secret")

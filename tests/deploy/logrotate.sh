@@ -1,5 +1,5 @@
-# The shipped logrotate file with the real logrotate, forced again and again while a daemon delivers events to the file that it
-# rotates: every event of the log is in the files exactly once and in order. Needs root, as logrotate does.
+# Runs the real logrotate with the shipped file repeatedly, while a daemon delivers events to the rotated file. Each event of the
+# log must be in the files exactly once and in order. Needs root, as logrotate does.
 . tests/lib.sh
 command -v /usr/sbin/logrotate >/dev/null || install_packages logrotate
 
@@ -21,7 +21,7 @@ fail() {
     exit 1
 }
 
-# Waits until a command succeeds, for a quarter of a minute.
+# Waits up to 15 seconds until a command succeeds.
 eventually() {
     for _ in $(seq 300); do
         if "$@"; then return; fi
@@ -32,7 +32,7 @@ eventually() {
 
 data=$work/data
 mkdir --mode=700 "$data"
-# logrotate accepts no file that others could have written; only the path and the user are not the shipped ones.
+# logrotate rejects a file that other users can write. Only the path and the user differ from the shipped file.
 sed -e "s|/var/lib/kfwatch/|$data/|" -e "s|su kfwatch kfwatch|su $(id -un) $(id -gn)|" deploy/logrotate/kfwatch >"$work/logrotate.conf"
 as_root chown root:root "$work/logrotate.conf"
 as_root chmod 644 "$work/logrotate.conf"
@@ -41,7 +41,7 @@ rotate() {
         fail "$(cat "$work/logrotate.log")"
 }
 
-# Sessions that change so fast that every poll has events.
+# Sessions change so fast that every poll has events.
 "$kfwatch" simulate --listen 127.0.0.1:0 --load-accounts 20 --load-sessions 20 --load-churn 30 \
     >"$work/config.toml" 2>"$work/simulator.log" &
 children+=($!)
@@ -62,7 +62,7 @@ path = "$data/events.jsonl"
 EOF
 chmod 600 "$work/config.toml"
 
-# Before there is anything: missingok.
+# The file does not exist yet: missingok.
 rotate --force
 "$kfwatch" run --config "$work/config.toml" 2>"$work/run.log" &
 daemon=$!
@@ -70,12 +70,12 @@ children+=("$daemon")
 
 rotated() { compgen -G "$data/events.jsonl.*" | wc -l; }
 for round in $(seq $rounds); do
-    # Made anew by the daemon, with the mode of its configuration.
+    # The daemon creates the file again, with the mode of its configuration.
     eventually test -s "$data/events.jsonl"
     [[ $(stat --format=%a "$data/events.jsonl") == 600 ]] || fail "mode $(stat --format=%a "$data/events.jsonl")"
     moved=$(stat --format=%i "$data/events.jsonl")
     rotate --force
-    # Moved, not copied and emptied: that would lose what is written in between.
+    # Moved, not copied and truncated: that would lose the events written in between.
     [[ $(stat --format=%i "$data/events.jsonl.1") == "$moved" ]] || fail "another file after round $round"
     (($(rotated) == round)) || fail "$(rotated) files after $round rotations: $(cat "$work/logrotate.log")"
 done
@@ -83,7 +83,7 @@ eventually test -s "$data/events.jsonl"
 kill -TERM "$daemon"
 wait "$daemon" || fail "the daemon: $(cat "$work/run.log")"
 
-# The oldest file first; all but the newest of them are compressed.
+# The oldest file comes first; all except the newest are compressed.
 "$kfwatch" events --config "$work/config.toml" --format json >"$work/log"
 for number in $(seq $rounds -1 2); do
     gunzip --stdout "$data/events.jsonl.$number.gz"

@@ -1,4 +1,4 @@
-# The manual pages, formatted by the real man without a warning; and completions that their shells can read.
+# Checks that the real man formats the manual pages without a warning, and that the shells can read the completions.
 . tests/lib.sh
 install_packages man-db groff-base
 

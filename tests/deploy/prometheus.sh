@@ -1,4 +1,4 @@
-# What is shipped for Prometheus, as Prometheus itself reads it.
+# Checks the shipped Prometheus files with promtool.
 . tests/lib.sh
 command -v promtool >/dev/null || install_packages prometheus
 promtool check config deploy/prometheus/prometheus.yml

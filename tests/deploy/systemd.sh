@@ -1,5 +1,5 @@
-# The unit and the configuration of the service: what systemd says of the unit, what kfwatch says of the configuration, and
-# whether the daemon does nothing that the unit forbids. Systemd itself does not run here.
+# Checks the unit with systemd-analyze, the configuration with kfwatch, and that the daemon does nothing that the unit forbids.
+# systemd itself does not run here.
 . tests/lib.sh
 install_packages systemd strace
 cargo build --locked --quiet
@@ -31,8 +31,8 @@ eventually() {
     fail "not within 60 s: $*"
 }
 
-# systemd-analyze finds no mistake, in a directory where the programs of the unit exist. It ends with 0 even for a key that
-# does not exist: only what it prints counts.
+# systemd-analyze finds no mistake, in a directory where the programs of the unit exist. It exits with 0 even for an unknown
+# key, so only its output counts.
 root=$work/root
 mkdir -p "$root/etc/systemd/system" "$root/usr/bin" "$root/usr/lib/systemd"
 ln -s usr/bin "$root/bin"
@@ -54,14 +54,14 @@ echo "exposure $exposure"
 awk -v is="$exposure" -v most=$highest_exposure 'BEGIN { exit !(is != "" && is + 0 < most) }' ||
     fail "the exposure is not below $highest_exposure"
 
-# The shipped configuration is refused with what is to be filled in, and accepted once it is.
+# kfwatch rejects the shipped configuration and lists the missing values. It accepts the configuration with these values.
 said=$("$kfwatch" check -c deploy/systemd/config.toml 2>&1) && fail "check accepts a configuration that is not filled in"
 for key in appid kf_accounts secret_file; do
     grep -q "official_accounts\.[a-z.]*$key: " <<<"$said" || fail "check does not ask for $key: $said"
 done
 (($(wc -l <<<"$said") == 3)) || fail "check asks for more than what is to be filled in: $said"
 
-# A simulated WeChat, whose first official account is filled in.
+# A simulated WeChat; its first official account is filled in.
 "$kfwatch" simulate --listen 127.0.0.1:0 >"$work/simulated.toml" 2>"$work/simulator.log" &
 simulator=$!
 eventually grep -qs '^secret = ' "$work/simulated.toml"
@@ -77,14 +77,14 @@ filled_in() {
 filled_in >"$work/checked.toml"
 "$kfwatch" check -c "$work/checked.toml"
 
-# The same configuration runs for a while, with the state directory and WeChat's address moved; by name, so that a name is
-# looked up.
+# The same configuration runs for a while, with another state directory and WeChat address. The address is a name, so that
+# the daemon resolves a name.
 {
     filled_in | sed -e "s|/var/lib/kfwatch/|$state/|" -e 's|^listen = .*|listen = ["127.0.0.1:0"]|'
     printf '[poll]\nschedule = "* * * * * *"\n[api]\nbase_url = %s\n' "$(first base_url | sed 's/127\.0\.0\.1/localhost/')"
 } >"$work/config.toml"
 
-# What SystemCallFilter= allows, one name a line.
+# The system calls that SystemCallFilter= allows, one per line.
 expand() {
     local name
     while read -r name; do
@@ -112,12 +112,12 @@ allowed() {
 }
 
 if ! strace -qq -o /dev/null true; then
-    echo "systemd.sh: no process may be traced here, so what the daemon does in its sandbox cannot be shown" >&2
-    # In a container without CAP_SYS_PTRACE, say.
+    echo "systemd.sh: no process may be traced here, so the system calls of the daemon cannot be checked" >&2
+    # For example in a container without CAP_SYS_PTRACE.
     [[ -n ${KFWATCH_TEST_WITHOUT_PTRACE-} ]] && exit 0
     exit 1
 fi
-# As an ordinary user without capabilities, as in the unit: root may and does more.
+# Run as an ordinary user without capabilities, as in the unit: root can do more, and does.
 trace=$work/trace
 as_service=()
 if ((EUID == 0)); then
@@ -157,4 +157,4 @@ others=$(comm -23 <(echo "$families") <(echo "$permitted"))
 written=$(grep -E '^[0-9]+ +(openat|unlink|unlinkat|rename|renameat2?|mkdir|mkdirat|ftruncate|chmod|fchmodat)\(' "$trace" |
     grep -E 'O_WRONLY|O_RDWR|O_CREAT|unlink|rename|mkdir|chmod' | grep -vE "\"($state/|/dev/null\")") || true
 [[ -z $written ]] || fail "the daemon writes outside of its state directory: $written"
-echo "$used system calls seen, all of them allowed; families $(xargs <<<"$families")"
+echo "all $used observed system calls are allowed; families $(xargs <<<"$families")"

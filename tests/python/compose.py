@@ -1,7 +1,7 @@
-"""Checks deploy/docker/compose.yaml as docker-compose or docker compose resolved it.
+"""Checks deploy/docker/compose.yaml after docker-compose or docker compose has resolved it.
 
     compose.py services RESOLVED.yaml REPOSITORY         each service's settings, and that what it mounts exists
-    compose.py prometheus OURS.yml SHIPPED.yml           that the two differ in addresses alone
+    compose.py prometheus OURS.yml SHIPPED.yml           that the two differ only in addresses
 """
 
 import pathlib
@@ -12,7 +12,7 @@ import yaml
 
 SERVICES = {"kfwatch", "demo", "prometheus", "alertmanager", "grafana"}
 PROFILES = {"kfwatch": ["watch"], "demo": ["demo"]}
-# Made by people, not part of the repository.
+# Created by the user, not part of the repository.
 BY_HAND = {"deploy/docker/secrets/shop.secret"}
 
 
@@ -21,7 +21,7 @@ def load(path):
 
 
 def bind_mounts(service):
-    """The (host path, container path, read only) of its bind mounts: docker-compose writes strings, docker compose objects."""
+    """Yields (host path, container path, read only) of each bind mount: docker-compose writes strings, docker compose objects."""
     for volume in service.get("volumes", []):
         if isinstance(volume, str):
             source, target, mode = (volume.split(":") + ["rw"])[:3]
@@ -32,7 +32,7 @@ def bind_mounts(service):
 
 
 def published(service):
-    """The host addresses of its ports."""
+    """Yields the host addresses of its ports."""
     for port in service["ports"]:
         yield port.split(":")[0] if isinstance(port, str) else port.get("host_ip")
 
@@ -69,14 +69,14 @@ def check_paths(config, repository):
 
 
 def check_grafana(service, repository):
-    """The variable that the provisioned data source reads is the one that is set."""
+    """Checks that the variable that the provisioned data source reads is set."""
     text = "".join(
         path.read_text() for path in pathlib.Path(repository, "deploy/grafana/provisioning").rglob("*.y*ml")
     )
     read = set(re.findall(r"\$\{?(KFWATCH_\w+|PROMETHEUS_\w+)", text))
     environment = service["environment"]
     unset = read - set(environment)
-    assert read and not unset, f"the data source reads {read}, of which {unset} are not set"
+    assert read and not unset, f"the data source reads {read}, but {unset} are not set"
     dashboards = {target for _, target, _ in bind_mounts(service)}
     assert any(directory in text for directory in dashboards), f"no provider reads {dashboards}"
 
@@ -90,11 +90,11 @@ def services(resolved, repository):
     assert demo == {"aliases": ["kfwatch"]}, "Prometheus would not find the demo"
     found = check_paths(config, repository)
     check_grafana(config["services"]["grafana"], repository)
-    print(f"{len(SERVICES)} services are hardened, and their {found} host paths exist or are made by hand")
+    print(f"{len(SERVICES)} services are hardened, and their {found} host paths exist or are created by the user")
 
 
 def without_addresses(config):
-    """The configuration with each address, and the directory of each rule file, cut off."""
+    """Returns the configuration without addresses and without the directories of rule files."""
     for jobs in (config.get("scrape_configs", []), config.get("alerting", {}).get("alertmanagers", [])):
         for job in jobs:
             for static in job.get("static_configs", []):
@@ -105,7 +105,7 @@ def without_addresses(config):
 
 def prometheus(ours, shipped):
     assert without_addresses(load(ours)) == without_addresses(load(shipped)), f"{ours} differs from {shipped}"
-    print("Prometheus is configured as shipped, but for addresses")
+    print("Prometheus is configured as shipped, except for addresses")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reads dashboards by Grafana's own types, and the files that provision them.
+"""Parses the dashboards with Grafana's own types, and checks the files that provision them.
 
 Usage: dashboards.py PROVISIONING_DIRECTORY DASHBOARD.json...
 
@@ -15,7 +15,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-# What a current Grafana knows and these types (of Grafana 10.1) do not, and pass over: ends of paths.
+# Path suffixes of keys that a current Grafana knows, and that these types (of Grafana 10.1) ignore.
 NEWER = {
     ".options.wideLayout": "stat panels that show name and value put one beside the other",
     ".options.namePlacement": "where bar gauges write their names",
@@ -24,7 +24,7 @@ NEWER = {
     ".options.tooltip.showColorScale": "heatmaps: no scale in the tooltip",
 }
 NEWER_SEEN = set()
-# Keys that these types fill in: of intervals and constants among variables, and what panels do not need.
+# Keys that these types add: those of interval and constant variables, and keys that panels do not need.
 FILLED_IN = {
     "id", "auto", "auto_min", "auto_count", "style", "frameIndex", "showTypeIcons", "show", "fieldConfig", "repeatDirection",
     "transparent",
@@ -32,7 +32,7 @@ FILLED_IN = {
 
 
 def differences(read, written, path=""):
-    """What is not the same in both, as sentences."""
+    """Yields the differences between both, as sentences."""
     if isinstance(read, dict) and isinstance(written, dict):
         for key in read.keys() | written.keys():
             place = f"{path}.{key}"
@@ -43,18 +43,18 @@ def differences(read, written, path=""):
                     yield f"{place} is unknown to Grafana's types"
             elif key not in read:
                 if key not in FILLED_IN and written[key] not in (None, [], {}, ""):
-                    yield f"{place} is absent, and would be {written[key]!r}: write it"
+                    yield f"{place} is absent, and defaults to {written[key]!r}: set it"
             else:
                 yield from differences(read[key], written[key], place)
     elif isinstance(read, list) and isinstance(written, list) and len(read) == len(written):
         for index, (one, other) in enumerate(zip(read, written)):
             yield from differences(one, other, f"{path}[{index}]")
     elif read != written or isinstance(read, bool) != isinstance(written, bool):
-        yield f"{path} is {read!r}, and Grafana's types make {written!r} of it"
+        yield f"{path} is {read!r}, but Grafana's types change it to {written!r}"
 
 
 def typed(dashboard):
-    """Whether options, custom fields and queries became the types of their panels, not anonymous dictionaries."""
+    """Checks that options, custom fields and queries have the types of their panels, and are not plain dictionaries."""
     for panel in dashboard.panels:
         if not isinstance(panel, Panel):
             continue
@@ -62,7 +62,7 @@ def typed(dashboard):
             yield f"the options of {panel.title!r} ({panel.type_val}) have no type"
         for target in panel.targets or []:
             if type(target).__module__ != "grafana_foundation_sdk.models.prometheus":
-                yield f"a query of {panel.title!r} is no query of Prometheus: set its datasource"
+                yield f"a query of {panel.title!r} is not a Prometheus query: set its datasource"
 
 
 def complaints_of_dashboard(file):
@@ -76,7 +76,7 @@ def complaints_of_dashboard(file):
 
 
 def complaints_of_provisioning(directory):
-    """What Grafana would make of the files: keys that it knows, and the paths and names that the dashboards rely on."""
+    """Checks that Grafana knows all keys of the files, and that they have the paths and names that the dashboards use."""
     sources = yaml.safe_load((directory / "datasources/kfwatch.yaml").read_text())
     known = {"name", "uid", "type", "access", "url", "isDefault", "editable", "jsonData"}
     for source in sources["datasources"]:

@@ -1,5 +1,5 @@
-"""Reads deploy/docker/Dockerfile with BuildKit's parser: the image holds the tree that rootfs.sh assembled, and nothing else,
-and runs from it as a user that is not root.
+"""Parses deploy/docker/Dockerfile with BuildKit's parser, and checks that the image contains only the tree that rootfs.sh
+assembles, and runs as a user other than root.
 
     image.py TREE    the tree, assembled; prints nothing when all is well
 """
@@ -15,7 +15,7 @@ DOCKERFILE = "deploy/docker/Dockerfile"
 
 
 def stages():
-    """The instructions of each stage, FROM first."""
+    """Returns the instructions of each stage, with FROM first."""
     found = []
     for command in dockerfile.parse_file(DOCKERFILE):
         if command.cmd == "FROM":
@@ -31,7 +31,7 @@ def only(commands, name):
 
 
 def assembled(build):
-    """The directory that rootfs.sh fills, and the program that it gets."""
+    """Returns the directory that rootfs.sh fills, and the program that it receives."""
     run = [command.value[0].split() for command in build if "rootfs.sh" in " ".join(command.value) and command.cmd == "RUN"]
     assert len(run) == 1, run
     assert run[0][-4:-2] == ["sh", "deploy/docker/rootfs.sh"], run[0]

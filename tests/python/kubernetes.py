@@ -1,5 +1,5 @@
-"""Checks the Kubernetes objects that kustomize built: each against the schemas of a current Kubernetes where those know
-its kind, the Prometheus Operator's by shape, and all of them against each other.
+"""Checks the Kubernetes objects that kustomize built: against the schemas of a current Kubernetes if they have the kind, the
+objects of the Prometheus Operator by their structure, and all objects for consistency with each other.
 
     kubernetes.py core BUILT.yaml [PROBE_BASE_URL]    the objects of deploy/kubernetes
     kubernetes.py operator BUILT.yaml CORE.yaml RULES.yml    those of deploy/kubernetes/prometheus-operator
@@ -95,7 +95,7 @@ def check_references(objects, stateful_set):
 
 
 def check_room(objects, stateful_set):
-    """The store, and the copy of it that a migration makes, fit into the volume with room for the sinks' files."""
+    """Checks that the volume has room for the store, the copy that a migration makes, and the sinks' files."""
     [claim] = stateful_set["spec"]["volumeClaimTemplates"]
     size = claim["spec"]["resources"]["requests"]["storage"]
     assert size.endswith("Gi"), size
@@ -123,7 +123,7 @@ def core(built, base_url=None):
     check_references(objects, stateful_set)
     check_room(objects, stateful_set)
     check_probes(container, base_url)
-    print(f"{len(objects)} objects are valid for Kubernetes {VERSION} and fit each other")
+    print(f"{len(objects)} objects are valid for Kubernetes {VERSION} and consistent with each other")
 
 
 def operator(built, core_built, rules):

@@ -1,4 +1,4 @@
-"""Reads a structured CloudEvent with the CloudEvents SDK for Python, which knows nothing of kfwatch.
+"""Reads a structured CloudEvent with the CloudEvents SDK for Python, which is independent of kfwatch.
 
 Usage: read_cloudevent.py CONTENT_TYPE < BODY
 

@@ -1,4 +1,4 @@
-"""Draws dashboards with the data of a Prometheus, roughly as Grafana would, for a human to look at.
+"""Draws dashboards with the data of a Prometheus, approximately as Grafana does, for a person to review.
 
 Usage: render.py PROMETHEUS_URL SECONDS SCRAPE_INTERVAL OUTPUT_DIRECTORY DASHBOARD.json...
 
@@ -25,17 +25,17 @@ COLUMN, ROW, MARGIN = 80, 38, 4
 
 
 def font_with_chinese():
-    """The family that shows nicknames, of Debian's fonts-noto-cjk."""
+    """Returns the font family for nicknames, from Debian's fonts-noto-cjk."""
     files = [file for file in font_manager.findSystemFonts() if "NotoSansCJK-Regular" in file]
     if not files:
         sys.exit("render.py: install a font with Chinese characters (Debian: fonts-noto-cjk)")
-    # It may be newer than the list of fonts that matplotlib keeps.
+    # The font may be newer than matplotlib's font cache.
     font_manager.fontManager.addfont(files[0])
     return font_manager.get_font(files[0]).family_name
 
 
 def picture(dashboard, prometheus):
-    """The figure, and what its panels show."""
+    """Returns the figure and the data of its panels."""
     height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"]) * ROW
     width = 24 * COLUMN
     figure = pyplot.figure(figsize=(width / 100, height / 100), dpi=100, facecolor="#111217")

@@ -1,16 +1,16 @@
-"""What panels show: queries of a dashboard run against a Prometheus, and the transformations that follow them."""
+"""The data of panels: runs the queries of a dashboard against a Prometheus and applies the transformations."""
 
 import json
 import re
 import urllib.parse
 import urllib.request
 
-# Found by field name after a transformation, as Grafana calls the value of a query that is one of several.
+# Grafana's field name for the value of a query; with several queries the refId is appended.
 VALUE = "Value"
 
 
 class Prometheus:
-    """Answers queries over the last `seconds` of a server's data."""
+    """Runs queries over the last `seconds` of a server's data."""
 
     def __init__(self, url, end, seconds, scrape_interval):
         self.url, self.end, self.seconds, self.scrape_interval = url, end, seconds, scrape_interval
@@ -35,7 +35,7 @@ def seconds_of(duration):
 
 
 def expression_of(target, dashboard, step, scrape_interval):
-    """The query with all variables at "All", and the window that Grafana would take for rates."""
+    """Returns the query with all variables set to "All", and with the window that Grafana uses for rates."""
     window = max(step + scrape_interval, 4 * scrape_interval)
     expression = target["expr"].replace("$__rate_interval", f"{window}s")
     for variable in dashboard["templating"]["list"]:
@@ -51,7 +51,7 @@ def legend_of(target, labels):
 
 
 def series_of(panel, dashboard, prometheus):
-    """The panel's series: name, times, values and labels of each."""
+    """Returns name, times, values and labels of each series of the panel."""
     width = panel["gridPos"]["w"] * 80
     step = max(prometheus.scrape_interval, prometheus.seconds // width, seconds_of(panel.get("interval", "1s")))
     found = []
@@ -70,7 +70,7 @@ def series_of(panel, dashboard, prometheus):
 
 
 def table_of(panel, dashboard, prometheus):
-    """The panel's table after its transformations: names of columns, and rows as dictionaries."""
+    """Returns the panel's table after its transformations: the column names, and the rows as dictionaries."""
     several = len(panel["targets"]) > 1
     rows = []
     for target in panel["targets"]:
@@ -96,7 +96,7 @@ def table_of(panel, dashboard, prometheus):
 
 
 def merged(rows):
-    """Rows that agree in all their labels become one."""
+    """Merges rows with equal labels."""
     found = {}
     for row in rows:
         key = tuple(sorted((name, value) for name, value in row.items() if not name.startswith(VALUE)))

@@ -1,4 +1,4 @@
-"""Values as Grafana writes and colours them: units, value mappings, thresholds."""
+"""Formats and colours values as Grafana does: units, value mappings, thresholds."""
 
 import re
 
@@ -19,7 +19,7 @@ def colour(name):
 
 
 def with_unit(value, unit, decimals=None):
-    """The text of a number in a unit of Grafana's."""
+    """Returns the text of a number in a Grafana unit."""
     if isinstance(value, str):
         return value
     if value is None or value != value:
@@ -74,7 +74,7 @@ def fits(matcher, name):
 
 
 class Field:
-    """How one column or series is shown: the panel's defaults with the overrides that fit its name."""
+    """The format of one column or series: the panel's defaults with the overrides that match its name."""
 
     def __init__(self, panel, name=""):
         self.options = {"color": {}, "custom": {}} | panel["fieldConfig"]["defaults"]
@@ -86,7 +86,7 @@ class Field:
                     self.options = {**self.options, group: value}
 
     def mapped(self, value):
-        """The mapping's result for a value, or nothing."""
+        """Returns the mapping's result for a value, or an empty one."""
         text = value if isinstance(value, str) else f"{value:g}" if value is not None else ""
         for mapping in self.options.get("mappings", []):
             if text in mapping["options"]:
@@ -100,7 +100,7 @@ class Field:
         return self.mapped(value).get("text") or with_unit(value, unit, self.options.get("decimals"))
 
     def colour(self, value):
-        """By mapping, fixed colour or threshold."""
+        """Returns the colour from the mapping, the fixed colour, or the threshold."""
         mapped = self.mapped(value).get("color")
         if mapped:
             return colour(mapped)

@@ -1,4 +1,4 @@
-"""Draws one panel, roughly as Grafana would, into a box of a picture."""
+"""Draws one panel into a box of a picture, approximately as Grafana does."""
 
 import datetime
 import math
@@ -16,13 +16,13 @@ HEADER, LINE = 28, 36
 
 
 class Box:
-    """The part of the picture that belongs to a panel, in pixels from its upper left corner."""
+    """The part of the picture for one panel, in pixels from its upper left corner."""
 
     def __init__(self, figure, left, top, width, height):
         self.figure, self.left, self.top, self.width, self.height = figure, left, top, width, height
 
     def axes(self, left, top, right, bottom):
-        """Axes that leave these margins."""
+        """Returns axes with these margins."""
         full_width, full_height = self.figure.get_size_inches() * self.figure.dpi
         axes = self.figure.add_axes((
             (self.left + left) / full_width,
@@ -34,7 +34,7 @@ class Box:
         return axes
 
     def sheet(self, top=28):
-        """Axes without any frame, whose coordinates are pixels, y downwards."""
+        """Returns axes without a frame. Their coordinates are pixels, with y downwards."""
         axes = self.axes(0, top, 0, 0)
         axes.set_axis_off()
         axes.set_xlim(0, self.width)
@@ -47,7 +47,7 @@ def moments(times):
 
 
 def with_gaps(times, values, step):
-    """A gap in the data is a gap in the line."""
+    """Draws gaps in the data as gaps in the line."""
     drawn_times, drawn_values = [], []
     for time, value in zip(times, values):
         if drawn_times and time - drawn_times[-1] > 1.5 * step:
@@ -262,7 +262,7 @@ def cell(sheet, field, value, place, peak):
         sheet.text(left + width - 8, top + LINE / 2, field.text(value), color=TEXT, fontsize=8.5, ha="right", va="center")
         return
     text = field.text(value)
-    # About six pixels a letter, twelve a Chinese character.
+    # A letter is about six pixels wide, a Chinese character twelve.
     while text and sum(6 if ord(c) < 256 else 12 for c in text) > width - 4:
         text = text[:-2] + "…" if len(text) > 2 else ""
     sheet.text(left + 6, top + LINE / 2, text, color=shade, fontsize=8.5, va="center", parse_math=False)
@@ -285,7 +285,7 @@ def text(panel, _dashboard, _prometheus, box):
 
 
 def plain(markdown):
-    """Without marks and addresses."""
+    """Removes markup and link addresses."""
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", markdown).replace("**", "").replace("- ", "• ", 1)
 
 

@@ -1,4 +1,4 @@
-"""Speaks TLS in front of a server that does not.
+"""A proxy that adds TLS to a server without it.
 
     tls_proxy.py CERTIFICATE KEY PORT    of the server behind; prints its own port, serves until it is killed
 """
@@ -14,7 +14,7 @@ async def pump(reader, writer):
             writer.write(data)
             await writer.drain()
     except OSError:
-        pass  # One side has gone; the other learns of it by the close.
+        pass  # One side closed; closing the other side informs it.
     finally:
         writer.close()
 

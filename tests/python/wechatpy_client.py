@@ -1,4 +1,4 @@
-"""Drives the simulated WeChat API with wechatpy, a client that knows nothing of it.
+"""Tests the simulated WeChat API with wechatpy, an independent client.
 
 Usage: wechatpy_client.py BASE_URL APPID SECRET KF_ACCOUNT UNBOUND_KF_ACCOUNT INVALID_KF_ACCOUNT
 
@@ -17,7 +17,7 @@ WECHAT = "https://api.weixin.qq.com"
 
 
 class ToSimulator(requests.adapters.HTTPAdapter):
-    """wechatpy spells the host out in its session calls; this sends them to the simulator all the same."""
+    """Sends session calls to the simulator: wechatpy has a fixed host for them."""
 
     def __init__(self, base_url):
         super().__init__()

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes prometheusrule.yaml anew: the rules of deploy/prometheus/kfwatch.rules.yml as an object of the Prometheus Operator.
-# kustomize can put no file into an object's spec. Run it after each change of the rules; tests compare the two.
+# Generates prometheusrule.yaml: the rules of deploy/prometheus/kfwatch.rules.yml as an object of the Prometheus Operator.
+# kustomize cannot include a file in an object's spec. Run this script after each change of the rules; tests compare the two.
 set -eu
 cd "$(dirname "$0")"
 {
