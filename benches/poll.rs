@@ -8,15 +8,15 @@
 use std::{sync::Arc, time::Duration};
 
 use kfwatch::{
-    app::{self, Connections, clock::SystemClock},
+    app::{self, OfficialAccountFactory, clock::SystemClock},
     config::{Config, Environment},
     domain::clock::Clock,
     metrics::Metrics,
     poll::{PollLimits, Poller, WatchedAccount},
     schedule::{
-        queue::{Job, PollQueue},
-        ticker::{Scheduled, Sweep, TickerContext},
-        worker::{MAX_REPEAT_REQUESTS, Workers},
+        queue::{PollQueue, QueuedPoll},
+        sweep::{ScheduledAccount, Sweep},
+        workers::{MAX_RETRY_REQUESTS, Workers},
     },
     store::Store,
 };
@@ -85,7 +85,7 @@ async fn compare(configuration: &str, sessions: &str, report: &mut Report) {
     let requests = loops.requests();
     let daemon = Daemon::start(&config).await;
 
-    // The first sweep stores the baselines; the first round opens all connections.
+    // The first sweep stores the baselines; the first round opens all factory.
     daemon.sweep().await;
     let mut ours = Vec::new();
     let mut bare = Loop::ALL.map(|_| Vec::new());
@@ -122,7 +122,9 @@ fn medians(figures: &[(f64, f64)]) -> (f64, f64) {
 
 /// The daemon's parts from the queue on, as the daemon puts them together.
 struct Daemon {
-    context: TickerContext,
+    queue: Arc<PollQueue>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
     accounts: Vec<Scheduling>,
     _workers: JoinSet<()>,
     _directory: tempfile::TempDir,
@@ -143,30 +145,29 @@ impl Daemon {
         let poller = Arc::new(Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock), limits));
         let queue =
             Arc::new(PollQueue::new(OFFICIAL_ACCOUNTS, config.api.max_in_flight_per_official_account));
-        let (repeats, _) = mpsc::channel(MAX_REPEAT_REQUESTS);
+        let (retries, _) = mpsc::channel(MAX_RETRY_REQUESTS);
         let workers = Arc::new(Workers {
             queue: Arc::clone(&queue),
             poller: Arc::clone(&poller),
-            repeats,
+            retries,
             clock: Arc::clone(&clock),
         });
         let mut spawned = JoinSet::new();
         for _ in 0..IN_FLIGHT {
-            spawned.spawn(Arc::clone(&workers).work());
+            spawned.spawn(Arc::clone(&workers).run_one());
         }
-        let context = TickerContext { queue, poller, metrics, clock };
-        Self { context, accounts, _workers: spawned, _directory: directory }
+        Self { queue, metrics, clock, accounts, _workers: spawned, _directory: directory }
     }
 
     /// One tick: all accounts go into the queue; done when the last of them is polled.
     async fn sweep(&self) {
-        let sweep = Sweep::begin(&self.context, self.context.clock.now(), None);
+        let sweep = Sweep::start(&self.metrics, &self.clock, None);
         let over = Arc::downgrade(&sweep);
-        let job = |(Scheduled { official_account, lane }, account): &Scheduling| {
+        let job = |(ScheduledAccount { official_account, lane }, account): &Scheduling| {
             let guard = official_account.guard(account).unwrap();
-            Job { guard, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 }
+            QueuedPoll { guard, lane: *lane, sweep: Arc::clone(&sweep), retries: 0 }
         };
-        self.context.queue.push(self.accounts.iter().map(job).collect::<Vec<_>>());
+        self.queue.push(self.accounts.iter().map(job).collect::<Vec<_>>());
         drop(sweep);
         while over.strong_count() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -184,7 +185,7 @@ impl Daemon {
 }
 
 /// A kf account with its official account.
-type Scheduling = (Scheduled, Arc<WatchedAccount>);
+type Scheduling = (ScheduledAccount, Arc<WatchedAccount>);
 
 async fn accounts(
     config: &Config,
@@ -192,16 +193,16 @@ async fn accounts(
     metrics: &Metrics,
     clock: &Arc<dyn Clock>,
 ) -> Vec<Scheduling> {
-    let connections = Connections::build(config, store, Arc::clone(clock)).await.unwrap();
+    let factory = OfficialAccountFactory::build(config, store, Arc::clone(clock)).await.unwrap();
     let configured = config.official_accounts.iter().flat_map(app::accounts).collect();
     let mut stored = store.register_accounts(configured).await.unwrap().configured.into_iter();
     let mut accounts = Vec::new();
-    for (lane, configured) in config.official_accounts.iter().enumerate() {
-        let official_account = connections.official_account(configured, Arc::default(), metrics);
+    for (lane, configured) in (0..).zip(&config.official_accounts) {
+        let official_account = factory.official_account(configured, Arc::default(), metrics);
         for stored in stored.by_ref().take(configured.kf_accounts.len()) {
             let (row, account) = (stored.id, stored.account.clone());
             let watch = app::watch(stored);
-            let scheduled = Scheduled { official_account: Arc::clone(&official_account), lane };
+            let scheduled = ScheduledAccount { official_account: Arc::clone(&official_account), lane };
             accounts.push((scheduled, Arc::new(WatchedAccount::new(account, row, watch))));
         }
     }

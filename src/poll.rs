@@ -39,7 +39,7 @@ use crate::{
         clock::{Clock, Moment},
         event::{Change, EventType, duration_bounds},
         failure_streak::FailureStreak,
-        progress::Work,
+        progress::WorkProgress,
         tracker::TrackerUpdate,
     },
     metrics::Metrics,
@@ -149,7 +149,7 @@ impl Poller {
     }
 
     /// How commits get on. One that fails gets on as well.
-    pub fn commits(&self) -> Work {
+    pub fn commits(&self) -> WorkProgress {
         self.commits.work()
     }
 

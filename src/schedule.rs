@@ -1,15 +1,19 @@
-//! When to poll: ticks of cron schedules, turned into polls that wait for their turn.
+//! When to poll: turns the ticks of cron schedules into polls, and polls into calls.
 //!
-//! tokio-cron-scheduler triggers the ticks ([`triggers`]). It may miss some: it follows a changed UTC offset only when
-//! told, and stands still while a clock that was set back catches up. So each schedule has a [`ticker::Ticker`] that knows
-//! from the same cron expressions when the next tick is due, serves it itself when no trigger came, and counts it.
-//! Accounts of a tick go into one [`queue`], from which a bounded number of workers take them; an account that is
-//! still there from the tick before is an overrun. What is asked for each official account as a whole has no cron
-//! schedule but an interval ([`collectors`]).
+//! 1. tokio-cron-scheduler signals each tick ([`cron_jobs`]).
+//! 2. Each schedule has a [`ticker`]. It computes from the same expressions when the next tick is due and starts its
+//!    [`sweep`], even if no signal came: the scheduler misses ticks while a clock that went back catches up, and after a
+//!    change of the UTC offset.
+//! 3. The accounts of a tick enter one [`queue`], each at its offset in the spread. An account that is still there from the
+//!    previous tick is an overrun.
+//! 4. A fixed number of [`workers`] take polls from the queue and make them.
+//!
+//! What is collected once per official account has an interval instead of a cron schedule ([`collectors`]).
 
 pub mod collectors;
+pub mod cron_jobs;
 pub mod queue;
-mod spread;
+mod spread_plan;
+pub mod sweep;
 pub mod ticker;
-pub mod triggers;
-pub mod worker;
+pub mod workers;

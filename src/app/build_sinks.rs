@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::AppError;
+use super::error::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
     dispatch::{DispatchContext, Dispatcher, DispatcherHandle},

@@ -1,10 +1,10 @@
-//! The machine's clocks: the place where the daemon reads the time.
+//! The system's clocks. The daemon reads the time only here.
 
 use std::time::Instant;
 
 use crate::domain::clock::{Clock, Moment};
 
-/// The machine's wall clock and its monotonic clock.
+/// The system's wall clock and monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     origin: Instant,

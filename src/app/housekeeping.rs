@@ -1,5 +1,5 @@
-//! What has to be done now and then: store when accounts were last seen, prune what has outlived its time, make room when the
-//! store has reached its size.
+//! Periodic work on the store: record when accounts were last seen, prune expired data, make room when the store has reached
+//! its maximum size.
 //!
 //! Polls that change nothing are not stored one by one. Their send times are the lower bounds of `ended_between` after
 //! a restart, so they are stored together at least every minute, and once more at the end of a drain.
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How often send times are stored.
-const SIGHTINGS_INTERVAL: Duration = Duration::from_secs(30);
+const LAST_SEEN_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often the store is pruned.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
@@ -30,41 +30,41 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 /// How long snapshots of unwatched accounts and cursors of removed sinks are kept.
 const KEPT_AFTER_REMOVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What one transaction of pruning removes at most: polls wait for it.
+/// How many rows one transaction prunes at most: commits wait for it.
 const PRUNE_BATCH: usize = 5000;
 
-/// From which share of `event_log_max_bytes` on room is made, in percent: what is committed until then fits in the rest.
+/// The share of `event_log_max_bytes`, in percent, from which on room is made. The rest is for commits in the meantime.
 const MAKE_ROOM_FROM: u64 = 95;
 
-/// Down to which share, so that it is not made all the time.
+/// Down to which share, so that room is not made all the time.
 const MAKE_ROOM_TO: u64 = 90;
 
-/// How long the sink that is furthest behind may take to confirm something before it is suspended.
+/// How long the sink that lags most may take to confirm an event before it is suspended.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// What a suspended sink is told to be stopped for.
-const SUSPENDED: &str = "it was furthest behind when the store had reached event_log_max_bytes";
+/// The reason recorded for a suspended sink.
+const SUSPENDED: &str = "it lagged most when the store reached event_log_max_bytes";
 
-/// How long a store that has no room to make, or fails to, is left alone.
+/// How long to wait after room could not be made.
 const ROOM_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// How many sightings are stored in one transaction: polls wait for it.
-const SIGHTINGS_BATCH: usize = 10_000;
+/// How many send times one transaction stores: commits wait for it.
+const LAST_SEEN_BATCH: usize = 10_000;
 
-/// What housekeeping works on.
+/// The periodic work on the store.
 pub(super) struct Housekeeping {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
     pub(super) sinks: Arc<SinkAdmin>,
     pub(super) limits: config::StoreConfig,
-    /// Failures of the store, told once and not every half a minute.
-    pub(super) not_stored: Mutex<FailureStreak<Discriminant<StoreError>>>,
+    /// Failures of the store, logged once and not every half minute.
+    pub(super) store_failures: Mutex<FailureStreak<Discriminant<StoreError>>>,
 }
 
 impl Housekeeping {
-    /// Works until `polling_stops`; stores the last sightings once all polls are done. Fails when another daemon has
-    /// taken the store over: then this one must stop.
+    /// Runs until `polling_stops`, and stores the last send times when all polls are done. Fails when another daemon has
+    /// taken over the store: then this one must stop.
     pub(super) async fn run(
         self,
         polling_stops: CancellationToken,
@@ -72,25 +72,25 @@ impl Housekeeping {
     ) -> Result<(), StoreError> {
         tokio::select! {
             () = polling_stops.cancelled() => {}
-            lost = self.keep_sightings() => return lost,
-            // Its batches are transactions of their own: it can be dropped between two of them.
-            () = self.keep_pruning() => {}
-            () = self.keep_room() => {}
+            lost = self.record_last_seen_regularly() => return lost,
+            // Each batch is a transaction of its own, so this can be dropped between two of them.
+            () = self.prune_regularly() => {}
+            () = self.make_room_when_full() => {}
         }
         polls_done.cancelled().await;
-        self.store_sightings().await
+        self.record_last_seen().await
     }
 
     /// Returns only when the lease is lost.
-    async fn keep_sightings(&self) -> Result<(), StoreError> {
-        let mut interval = tokio::time::interval(SIGHTINGS_INTERVAL);
+    async fn record_last_seen_regularly(&self) -> Result<(), StoreError> {
+        let mut interval = tokio::time::interval(LAST_SEEN_INTERVAL);
         loop {
             interval.tick().await;
-            self.store_sightings().await?;
+            self.record_last_seen().await?;
         }
     }
 
-    async fn keep_pruning(&self) {
+    async fn prune_regularly(&self) {
         let mut interval = tokio::time::interval(PRUNE_INTERVAL);
         loop {
             interval.tick().await;
@@ -98,23 +98,23 @@ impl Housekeeping {
         }
     }
 
-    /// Stores the sightings that wait for it.
-    async fn store_sightings(&self) -> Result<(), StoreError> {
+    /// Stores the send times of polls that changed nothing else.
+    async fn record_last_seen(&self) -> Result<(), StoreError> {
         let mut waiting: Vec<Arc<WatchedAccount>> = Vec::new();
         for of in &self.official_accounts {
             waiting.extend(of.accounts().iter().filter(|account| account.last_seen_pending()).cloned());
         }
-        for batch in waiting.chunks(SIGHTINGS_BATCH) {
+        for batch in waiting.chunks(LAST_SEEN_BATCH) {
             // Read as late as possible: a poll may have committed a newer one meanwhile.
-            let sightings: Vec<LastSeenUpdate> = batch.iter().map(|account| account.seen()).collect();
-            match self.store.record_sightings(sightings.clone()).await {
+            let updates: Vec<LastSeenUpdate> = batch.iter().map(|account| account.seen()).collect();
+            match self.store.record_sightings(updates.clone()).await {
                 Ok(()) => {
-                    self.stored();
-                    batch.iter().zip(&sightings).for_each(|(account, seen)| account.last_seen_stored(seen));
+                    self.log_recovery();
+                    batch.iter().zip(&updates).for_each(|(account, seen)| account.last_seen_stored(seen));
                 }
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
-                    self.not_stored("Times of the last polls not stored", &error);
+                    self.log_store_failure("Times of the last polls not stored", &error);
                     break;
                 }
             }
@@ -138,26 +138,26 @@ impl Housekeeping {
                 tracing::info!(events, snapshots, sinks, dead_letters, "Pruned the store");
             }
             Ok(_) => {}
-            Err(error) => self.not_stored("Store not pruned", &error),
+            Err(error) => self.log_store_failure("Store not pruned", &error),
         }
     }
 
     /// Never returns.
-    async fn keep_room(&self) {
+    async fn make_room_when_full(&self) {
         let mut used = self.store.used_bytes();
         let [from, to] =
             [MAKE_ROOM_FROM, MAKE_ROOM_TO].map(|share| self.limits.event_log_max_bytes / 100 * share);
-        // Fails only when the store is closed, and then the end is near.
+        // Fails only when the store is closed, at the end of a drain.
         while used.wait_for(|used| *used > from).await.is_ok() {
             if let Err(error) = self.make_room(to).await {
-                self.not_stored("No room made in the store", &error);
+                self.log_store_failure("No room made in the store", &error);
                 tokio::time::sleep(ROOM_RETRY_AFTER).await;
             }
         }
         std::future::pending().await
     }
 
-    /// Removes the oldest events until the store is no larger than that, or has no more.
+    /// Removes the oldest events until the store is no larger than this, or has no more events.
     async fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
         let limit = SizeLimit { bytes, batch: PRUNE_BATCH };
         let (mut events, mut waited_for) = (0, None);
@@ -166,7 +166,7 @@ impl Housekeeping {
                 RoomOutcome::Removed { events: removed } => events += removed,
                 RoomOutcome::Blocked { sink, cursor } => {
                     let is_full = *self.store.used_bytes().borrow() > self.limits.event_log_max_bytes;
-                    // Once in any case; then while it gets on, and there is room for what comes meanwhile.
+                    // Once in any case, then as long as the cursor moves and there is room for new events.
                     let may_take_time =
                         waited_for.replace(cursor).is_none_or(|before| before != cursor && !is_full);
                     if may_take_time {
@@ -199,15 +199,15 @@ impl Housekeeping {
         self.store.suspend_sink(sink, SUSPENDED, self.clock.now().wall).await?;
         tracing::error!(
             %sink,
-            "Delivery is suspended, and the oldest events are removed before the sink has them: {SUSPENDED}; mend the sink, and \
-             run \"kfwatch sinks resume {sink}\", or raise event_log_max_bytes"
+            "Sink suspended; it misses the oldest events, which are removed: {SUSPENDED}; repair the sink and run \
+             \"kfwatch sinks resume {sink}\", or raise event_log_max_bytes"
         );
         self.sinks.report_suspension(sink, SUSPENDED.to_owned()).await;
         Ok(())
     }
 
-    fn not_stored(&self, what: &str, error: &StoreError) {
-        let mut failure_streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+    fn log_store_failure(&self, what: &str, error: &StoreError) {
+        let mut failure_streak = self.store_failures.lock().unwrap_or_else(PoisonError::into_inner);
         if failure_streak.failed(std::mem::discriminant(error), self.clock.now()) {
             tracing::warn!("{what}: {}", crate::chain(error));
         } else {
@@ -215,8 +215,8 @@ impl Housekeeping {
         }
     }
 
-    fn stored(&self) {
-        let mut failure_streak = self.not_stored.lock().unwrap_or_else(PoisonError::into_inner);
+    fn log_recovery(&self) {
+        let mut failure_streak = self.store_failures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(recovery) = failure_streak.succeeded(self.clock.now()) {
             tracing::info!(failures = recovery.failures, "Times of the last polls are stored again");
         }

@@ -1,18 +1,22 @@
-//! What commands are carried out with: the daemon's own official accounts, or some made for one command.
+//! Builds the operations behind commands, on the daemon's official accounts or on official accounts for one command.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{AppError, Connections, accounts::patterns, poll_deadline, watch, watched_accounts};
+use super::{
+    accounts::{patterns, watched_accounts},
+    error::AppError,
+    official_accounts::OfficialAccountFactory,
+};
 use crate::{
     config::{self, Config, TokenConfig},
     control::operations::{CommandLimits, ConfiguredOfficialAccount, Operations},
     domain::{account::Account, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
-    poll::{Discovery, OfficialAccount, WatchedAccount},
+    poll::{Discovery, OfficialAccount, WatchedAccount, watch},
     store::{AccountId, Store},
 };
 
-/// Commands for official accounts in the order of the configuration.
+/// The operations on official accounts, in the order of the configuration.
 pub(super) fn operations(
     config: &Config,
     official_accounts: &[Arc<OfficialAccount>],
@@ -34,20 +38,21 @@ pub(super) fn operations(
     Operations::new(operated.collect(), clock, limits)
 }
 
-/// Commands where no daemon runs: with official accounts of their own, and what the store knows of the kf accounts, if
-/// there is a store. That a token is fetched is recorded there, so that a daemon started next keeps its distance.
+/// The operations of a command without a daemon: on official accounts of its own, with the kf accounts' state from the
+/// store if there is one. Token fetches are recorded there, so that a daemon started next keeps `min_fetch_interval`.
 pub async fn operations_by_hand(
     config: &Config,
     store: Option<&Store>,
     clock: Arc<dyn Clock>,
 ) -> Result<Operations, AppError> {
-    let (connections, stored) = match store {
-        Some(store) => {
-            (Connections::build(config, store, Arc::clone(&clock)).await?, store.stored_accounts().await?)
-        }
+    let (factory, stored) = match store {
+        Some(store) => (
+            OfficialAccountFactory::build(config, store, Arc::clone(&clock)).await?,
+            store.stored_accounts().await?,
+        ),
         None => {
             refuse_components(config)?;
-            (Connections::without_store(config, Arc::clone(&clock))?, Vec::new())
+            (OfficialAccountFactory::without_store(config, Arc::clone(&clock))?, Vec::new())
         }
     };
     let lists = watched_accounts(config, store).await?;
@@ -56,10 +61,10 @@ pub async fn operations_by_hand(
         stored.into_iter().map(|stored| (key(&stored.account), watch(stored))).collect();
     let metrics = Metrics::new([])?;
     let official_accounts = config.official_accounts.iter().zip(lists).map(|(configured, accounts)| {
-        let official_account = connections.official_account(configured, Arc::default(), &metrics);
+        let official_account = factory.official_account(configured, Arc::default(), &metrics);
         let watched = accounts.into_iter().map(|account| {
             let watch = known.remove(&key(&account)).unwrap_or_default();
-            // Nothing is committed, so the row does not matter.
+            // Nothing is committed, so the id is not used.
             Arc::new(WatchedAccount::new(account, AccountId(0), watch))
         });
         official_account.set_accounts(watched.collect());
@@ -73,7 +78,7 @@ pub async fn operations_by_hand(
     Ok(operations(config, &official_accounts, clock))
 }
 
-/// A refresh token that WeChat changes would be lost where there is no store to keep it in.
+/// Without a store, a refresh token that WeChat changes would be lost.
 fn refuse_components(config: &Config) -> Result<(), AppError> {
     let component = |of: &&config::OfficialAccountConfig| matches!(of.token, TokenConfig::Component { .. });
     match config.official_accounts.iter().find(component) {
@@ -83,4 +88,10 @@ fn refuse_components(config: &Config) -> Result<(), AppError> {
             path: config.store.path.clone(),
         }),
     }
+}
+
+/// The longest a poll may take. It may fetch a token, call, fetch another token and call again; at most three of these may
+/// take their full timeout.
+pub(super) fn poll_deadline(config: &Config) -> Duration {
+    config.api.timeout.saturating_mul(3)
 }

@@ -1,10 +1,8 @@
-//! What the service manager, systemd, is told: that the daemon is ready, how it stands, that polling gets on, that it
-//! stops.
+//! Notifies the service manager, systemd: ready, status line, watchdog, stopping.
 //!
-//! Its socket comes with the environment; without one nothing is told, and nothing runs. The watchdog is fed only while
-//! polling gets on ([`Progress`]), and never from a timer alone: when polls, commits or a schedule stand still, it is not
-//! fed until they get on again, or until the service manager restarts the daemon. Nothing that goes wrong with the
-//! socket stops anything.
+//! The environment names its socket; without one nothing is sent. The watchdog is notified only while polling makes
+//! progress ([`ProgressMonitor`]), never by a timer alone: when polls, commits or a schedule stall, it is not notified until
+//! they make progress again, or the service manager restarts the daemon. A failing socket stops nothing.
 
 use std::{
     io,
@@ -23,45 +21,43 @@ use crate::{
     config::Environment,
     domain::{
         clock::Clock,
-        progress::{Part, Progress, Stall},
+        progress::{ProgressCheck, ProgressMonitor, Stall},
     },
     poll::{OfficialAccount, Poller},
     schedule::queue::PollQueue,
     web::WebState,
 };
 
-/// How often the status line is renewed, and at the least how often the parts of the daemon are looked at.
+/// How often the status line is updated, and the longest time between two checks of progress.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// A commit that takes longer stands still. The store waits up to 5 s for another program that writes to its file, and up
-/// to two groups of commits come first; the rest is for a disk that has much to do.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
+/// A commit that takes longer has stalled. The store waits up to 5 s for another program that writes to its file, and up to
+/// two groups of commits come first; the rest is for a busy disk.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Watchdog intervals below this leave a busy machine too little time.
-const SHORTEST_WATCHDOG: Duration = Duration::from_secs(10);
+/// Shorter watchdog intervals are too short for a busy machine.
+const MIN_WATCHDOG: Duration = Duration::from_secs(10);
 
-/// Messages that may be under way. Sending takes no time unless the service manager does not read: then it would take
-/// one thread after the other.
+/// How many messages may be in flight. Each blocks a thread while the service manager does not read.
 const MAX_SENDING: usize = 2;
 
-/// How long a message may take.
-const SEND_PATIENCE: Duration = Duration::from_secs(2);
+/// How long sending a message may take.
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The service manager's end of the daemon.
+/// The connection to the service manager, if there is one.
 #[derive(Clone, Default)]
 pub struct ServiceManager(Option<Arc<Connection>>);
 
 struct Connection {
-    /// Within which the watchdog must be fed, if there is one.
+    /// The watchdog's interval, if there is one.
     watchdog: Option<Duration>,
     sending: Arc<Semaphore>,
-    /// Whether the last message could not be sent, which is logged once.
+    /// Whether the last message could not be sent. That is logged once.
     failing: AtomicBool,
-    /// What stands still at present.
+    /// The current stalls.
     stalls: Mutex<Vec<Stall>>,
 }
 
-/// What is told.
 enum Message {
     Ready(String),
     Status(String),
@@ -81,16 +77,16 @@ impl Message {
 }
 
 impl ServiceManager {
-    /// The service manager that started this process, if one did and wants to be told.
+    /// The service manager that started this process, if it asked for notifications.
     pub fn of_process(environment: &Environment) -> Self {
         if environment.get("NOTIFY_SOCKET").is_none_or(str::is_empty) {
             return Self(None);
         }
         let watchdog = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
-        if let Some(interval) = watchdog.filter(|interval| *interval < SHORTEST_WATCHDOG) {
+        if let Some(interval) = watchdog.filter(|interval| *interval < MIN_WATCHDOG) {
             tracing::warn!(
-                "The service manager restarts kfwatch when it hears nothing for {interval:?}, which can happen on a busy \
-                 machine: set WatchdogSec to {SHORTEST_WATCHDOG:?} or longer"
+                "The service manager restarts kfwatch after {interval:?} without a notification, which can happen on a busy \
+                 machine: set WatchdogSec to {MIN_WATCHDOG:?} or longer"
             );
         }
         Self(Some(Arc::new(Connection {
@@ -101,17 +97,16 @@ impl ServiceManager {
         })))
     }
 
-    /// Whether there is anybody to tell.
-    pub(super) fn is_there(&self) -> bool {
+    pub(super) fn is_present(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Tells what the daemon is doing before it is ready.
+    /// Reports what the daemon does before it is ready.
     pub async fn starting(&self, what: &str) {
-        self.tell(|| Message::Status(format!("Starting: {what}"))).await;
+        self.notify(|| Message::Status(format!("Starting: {what}"))).await;
     }
 
-    /// Tells that all parts run.
+    /// Reports that all parts run.
     pub(super) async fn ready(&self, web: &WebState) {
         if let Self(Some(connection)) = self {
             let status = connection.status(web).await;
@@ -119,75 +114,73 @@ impl ServiceManager {
         }
     }
 
-    /// Tells that the drain begins.
+    /// Reports that the drain begins.
     pub(super) async fn stopping(&self) {
-        self.tell(|| Message::Stopping("Draining: polls and sinks finish what is under way".to_owned()))
+        self.notify(|| Message::Stopping("Draining: running polls and delivery attempts finish".to_owned()))
             .await;
     }
 
-    async fn tell(&self, message: impl FnOnce() -> Message) {
+    async fn notify(&self, message: impl FnOnce() -> Message) {
         if let Self(Some(connection)) = self {
             connection.send(message()).await;
         }
     }
 
-    /// Keeps it informed, and its watchdog fed, until it is dropped.
-    pub(super) async fn keep_informed(self, web: Arc<WebState>, parts: Vec<Part>, clock: Arc<dyn Clock>) {
+    /// Updates the status line and notifies the watchdog, until it is dropped.
+    pub(super) async fn run(self, web: Arc<WebState>, checks: Vec<ProgressCheck>, clock: Arc<dyn Clock>) {
         if let Self(Some(connection)) = self {
-            // One beside the other: the status waits for the store, and must not keep the watchdog hungry.
-            tokio::join!(connection.keep_status(&web), connection.keep_watch(parts, &*clock));
+            // Concurrently: the status waits for the store, which must not delay the watchdog.
+            tokio::join!(connection.update_status(&web), connection.run_watchdog(checks, &*clock));
         }
     }
 }
 
 impl Connection {
-    /// Renews the status line when it has changed.
-    async fn keep_status(&self, web: &WebState) {
-        let mut told = String::new();
+    /// Sends the status line when it has changed.
+    async fn update_status(&self, web: &WebState) {
+        let mut sent = String::new();
         let mut interval = tokio::time::interval(INTERVAL);
         loop {
             interval.tick().await;
             let status = self.status(web).await;
-            if status != told {
+            if status != sent {
                 self.send(Message::Status(status.clone())).await;
-                told = status;
+                sent = status;
             }
         }
     }
 
-    /// Looks whether all parts get on, and feeds the watchdog while they do.
-    async fn keep_watch(&self, parts: Vec<Part>, clock: &dyn Clock) {
-        // A third: one look may be late, and the watchdog is fed in time.
+    /// Notifies the watchdog while all parts make progress.
+    async fn run_watchdog(&self, checks: Vec<ProgressCheck>, clock: &dyn Clock) {
+        // A third, so that one check may be late.
         let every = self.watchdog.map_or(INTERVAL, |watchdog| INTERVAL.min(watchdog / 3));
         let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut progress = Progress::new(parts, every);
+        let mut monitor = ProgressMonitor::new(checks, every);
         loop {
             interval.tick().await;
-            let stalls = progress.look(clock.now());
-            let feeds = stalls.is_empty();
-            self.note(stalls);
-            if feeds && self.watchdog.is_some() {
+            let stalls = monitor.check(clock.now());
+            let is_alive = stalls.is_empty();
+            self.log_changes(stalls);
+            if is_alive && self.watchdog.is_some() {
                 self.send(Message::Watchdog).await;
             }
         }
     }
 
-    /// Has the log told of each part that begins to stand still, and when all get on again.
-    fn note(&self, stalls: Vec<Stall>) {
+    /// Logs each new stall, and the end of the last one.
+    fn log_changes(&self, stalls: Vec<Stall>) {
         let mut known = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
-        let another = stalls.iter().any(|stall| known.iter().all(|known| known.what != stall.what));
-        match (another, stalls.is_empty() && !known.is_empty()) {
+        let is_new = stalls.iter().any(|stall| known.iter().all(|known| known.what != stall.what));
+        match (is_new, stalls.is_empty() && !known.is_empty()) {
             (true, _) => {
-                let restarts = match self.watchdog {
-                    Some(_) => {
-                        "The watchdog is not fed any more, so that the service manager restarts kfwatch"
-                    }
+                let remedy = match self.watchdog {
+                    Some(_) => "The watchdog is no longer notified, so the service manager restarts kfwatch",
                     None => "Restart kfwatch",
                 };
-                tracing::error!("Polling stands still: {}. {restarts}", list(&stalls));
+                tracing::error!("Polling has stalled: {}. {remedy}", list(&stalls));
             }
-            (_, true) => tracing::info!("Polling gets on again"),
+            (_, true) => tracing::info!("Polling makes progress again"),
             _ => {}
         }
         *known = stalls;
@@ -195,11 +188,11 @@ impl Connection {
 
     /// One line for a person.
     async fn status(&self, web: &WebState) -> String {
-        let condition = service_status::of(web).await;
+        let condition = service_status::status_line(web).await;
         let stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
         match stalls.is_empty() {
             true => condition,
-            false => format!("Polling stands still: {}; {condition}", list(&stalls)),
+            false => format!("Polling has stalled: {}; {condition}", list(&stalls)),
         }
     }
 
@@ -210,7 +203,7 @@ impl Connection {
             && !failed_before
         {
             tracing::warn!(
-                "The service manager cannot be told how kfwatch stands, and may restart it for that: {error}; look at \
+                "The service manager could not be notified, and may restart kfwatch because of that: {error}; check \
                  NOTIFY_SOCKET"
             );
         }
@@ -225,7 +218,7 @@ impl Connection {
             let _permit = permit;
             sd_notify::notify(&message.states())
         });
-        let sent = tokio::time::timeout(SEND_PATIENCE, sending).await;
+        let sent = tokio::time::timeout(SEND_TIMEOUT, sending).await;
         sent.map_err(io::Error::from)?.map_err(io::Error::other)?
     }
 }
@@ -234,16 +227,16 @@ fn list(stalls: &[Stall]) -> String {
     stalls.iter().map(Stall::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What must get on beside the schedules.
-pub(super) fn parts(
+/// The watchdog's checks of polls and commits.
+pub(super) fn progress_checks(
     queue: &Arc<PollQueue>,
     poller: &Arc<Poller>,
     official_accounts: &[Arc<OfficialAccount>],
-) -> [Part; 2] {
+) -> [ProgressCheck; 2] {
     let longest = official_accounts.iter().map(|of| poller.deadline(of)).max().unwrap_or_default();
     let (queue, poller) = (Arc::clone(queue), Arc::clone(poller));
     [
-        Part::new("no poll has finished", longest + COMMIT_PATIENCE, move || queue.work()),
-        Part::new("the store has committed nothing", COMMIT_PATIENCE, move || poller.commits()),
+        ProgressCheck::new("no poll has finished", longest + COMMIT_TIMEOUT, move || queue.progress()),
+        ProgressCheck::new("the store has committed nothing", COMMIT_TIMEOUT, move || poller.commits()),
     ]
 }

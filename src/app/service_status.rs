@@ -1,18 +1,18 @@
-//! How the daemon stands, in one line for a person: what `systemctl status` shows.
+//! The status line that `systemctl status` shows.
 
 use crate::{domain::account::AccountState, status::Table, web::WebState};
 
-/// How many kf accounts are in which state, how many sessions are open, how many events wait for the slowest sink.
-pub(super) async fn of(web: &WebState) -> String {
+/// How many kf accounts are in which state, how many sessions are open, how many events are pending for the slowest sink.
+pub(super) async fn status_line(web: &WebState) -> String {
     let stored = web.stored().await;
     let pending = stored.sinks.iter().map(|sink| sink.backlog.map(|backlog| backlog.events));
     let most = pending.reduce(|most, events| Some(most?.max(events?))).unwrap_or(Some(0));
     let pending = most.map_or("unknown".to_owned(), |events| events.to_string());
-    format!("{}; events pending: {pending}", Counts::of(&web.table))
+    format!("{}; events pending: {pending}", StatusCounts::of(&web.table))
 }
 
 #[derive(Default)]
-struct Counts {
+struct StatusCounts {
     kf_accounts: usize,
     /// In the order of [`SHOWN`].
     in_state: [usize; SHOWN.len()],
@@ -28,7 +28,7 @@ const SHOWN: [AccountState; 5] = [
     AccountState::Unknown,
 ];
 
-impl Counts {
+impl StatusCounts {
     fn of(table: &Table) -> Self {
         let mut counts = Self::default();
         for official_account in table.official_accounts() {
@@ -46,7 +46,7 @@ impl Counts {
     }
 }
 
-impl std::fmt::Display for Counts {
+impl std::fmt::Display for StatusCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", numbered(self.kf_accounts as u64, "kf account"))?;
         let states = SHOWN.iter().zip(self.in_state).filter(|(_, count)| *count > 0);
@@ -66,9 +66,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_that_nobody_is_in_are_left_out() {
+    fn empty_states_are_omitted() {
         let check = |accounts: &[(AccountState, Option<u32>)], expected: &str| {
-            let mut counts = Counts::default();
+            let mut counts = StatusCounts::default();
             accounts.iter().for_each(|(state, sessions)| counts.count(*state, *sessions));
             assert_eq!(counts.to_string(), expected);
         };

@@ -24,7 +24,7 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), CliError> {
     // Signals count from here: one that arrives while the daemon is built drains it immediately.
     signals::until_signal(|shutdown| async {
         service_manager.starting("opening the store").await;
-        let app = App::build(config, clock).await?.telling(service_manager);
+        let app = App::build(config, clock).await?.with_service_manager(service_manager);
         for address in app.addresses() {
             tracing::info!(
                 %address,

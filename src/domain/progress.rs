@@ -1,11 +1,11 @@
-//! Whether work gets on: what the service manager's watchdog is fed by.
+//! Whether the daemon makes progress: what decides if the service manager's watchdog is notified.
 //!
-//! Each [`Part`] counts what it has finished and says whether it has anything to do. It stands still when, look after
-//! look, there is work and none of it gets finished for longer than its patience. Whoever has nothing to do never stands
-//! still, and neither does who fails: a failure is finished work.
+//! Each [`ProgressCheck`] reads a counter of finished work and whether work is pending. It reports a [`Stall`] when work was
+//! pending, and none was finished, for longer than its timeout. A part without pending work never stalls, and neither does
+//! one that fails: a failure is finished work.
 //!
-//! How long that lasts is measured in the time between looks, and of one gap between two looks only so much counts: after
-//! a machine was asleep, or the process stopped, nobody is judged by a time in which nobody could work.
+//! The time is measured between checks, and a long gap between two checks counts only in part: while the machine was
+//! suspended or the process stopped, nothing could make progress.
 
 use std::{fmt, time::Duration};
 
@@ -13,25 +13,25 @@ use jiff::Timestamp;
 
 use super::clock::Moment;
 
-/// What a part has finished so far, and whether there is more to do.
+/// How much work a part of the daemon has finished, and whether there is more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Work {
-    /// Any count that moves when something is finished.
+pub struct WorkProgress {
+    /// Any counter that changes when work is finished.
     pub finished: u64,
-    /// Whether something is under way or could be taken up.
-    pub waits: bool,
+    /// Whether work is in progress or could start.
+    pub pending: bool,
 }
 
-/// Something that must get on.
-pub struct Part {
+/// Checks that one part of the daemon makes progress.
+pub struct ProgressCheck {
     stall: String,
-    patience: Duration,
-    read: Box<dyn Fn() -> Work + Send>,
-    last: Option<Work>,
-    still_for: Duration,
+    timeout: Duration,
+    read: Box<dyn Fn() -> WorkProgress + Send>,
+    last: Option<WorkProgress>,
+    stalled_for: Duration,
 }
 
-/// A part that stands still.
+/// A part that makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stall {
     /// What does not happen.
@@ -40,47 +40,46 @@ pub struct Stall {
     pub since: Timestamp,
 }
 
-/// All that must get on.
-pub struct Progress {
-    parts: Vec<Part>,
-    longest_gap: Duration,
-    last_look: Option<Moment>,
+/// All progress checks of the daemon.
+pub struct ProgressMonitor {
+    checks: Vec<ProgressCheck>,
+    max_gap: Duration,
+    last_check: Option<Moment>,
 }
 
-impl Part {
-    /// A part that stands still when it has work and finishes none of it for longer than `patience`; `stall` is what is
-    /// said of it then.
+impl ProgressCheck {
+    /// Reports a stall, described by `stall`, when pending work makes no progress for longer than `timeout`.
     pub fn new(
         stall: impl Into<String>,
-        patience: Duration,
-        read: impl Fn() -> Work + Send + 'static,
+        timeout: Duration,
+        read: impl Fn() -> WorkProgress + Send + 'static,
     ) -> Self {
-        Self { stall: stall.into(), patience, read: Box::new(read), last: None, still_for: Duration::ZERO }
+        Self { stall: stall.into(), timeout, read: Box::new(read), last: None, stalled_for: Duration::ZERO }
     }
 
-    fn look(&mut self, passed: Duration, now: Moment) -> Option<Stall> {
-        let work = (self.read)();
-        let same = self.last.replace(work) == Some(work);
-        self.still_for = if same && work.waits { self.still_for + passed } else { Duration::ZERO };
-        (self.still_for > self.patience).then(|| Stall {
+    fn check(&mut self, elapsed: Duration, now: Moment) -> Option<Stall> {
+        let progress = (self.read)();
+        let same = self.last.replace(progress) == Some(progress);
+        self.stalled_for = if same && progress.pending { self.stalled_for + elapsed } else { Duration::ZERO };
+        (self.stalled_for > self.timeout).then(|| Stall {
             what: self.stall.clone(),
-            since: now.wall.checked_sub(self.still_for).unwrap_or(Timestamp::MIN),
+            since: now.wall.checked_sub(self.stalled_for).unwrap_or(Timestamp::MIN),
         })
     }
 }
 
-impl Progress {
-    /// Watches these parts by looks that come one `interval` after the other.
-    pub fn new(parts: Vec<Part>, interval: Duration) -> Self {
-        // A look may be late on a busy machine; what is beyond twice the interval was a pause.
-        Self { parts, longest_gap: interval.saturating_mul(2), last_look: None }
+impl ProgressMonitor {
+    /// A monitor that checks once in each `interval`.
+    pub fn new(checks: Vec<ProgressCheck>, interval: Duration) -> Self {
+        // A check may be late on a busy machine; a gap of more than twice the interval was a pause.
+        Self { checks, max_gap: interval.saturating_mul(2), last_check: None }
     }
 
-    /// Looks at all parts and says which of them stand still.
-    pub fn look(&mut self, now: Moment) -> Vec<Stall> {
-        let passed = self.last_look.map_or(Duration::ZERO, |last| now.since(&last)).min(self.longest_gap);
-        self.last_look = Some(now);
-        self.parts.iter_mut().filter_map(|part| part.look(passed, now)).collect()
+    /// Runs all checks and returns the stalls.
+    pub fn check(&mut self, now: Moment) -> Vec<Stall> {
+        let elapsed = self.last_check.map_or(Duration::ZERO, |last| now.since(&last)).min(self.max_gap);
+        self.last_check = Some(now);
+        self.checks.iter_mut().filter_map(|check| check.check(elapsed, now)).collect()
     }
 }
 
@@ -96,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
     const START: &str = "2026-11-22T08:00:00Z";
 
     fn at(seconds: u64) -> Moment {
@@ -104,40 +103,40 @@ mod tests {
         Moment { wall: START.parse::<Timestamp>().unwrap() + passed, monotonic: passed }
     }
 
-    /// Looks every ten seconds at one part that is in these states, and says at which looks it stood still.
+    /// Checks one part, which has these states, every ten seconds and returns the times of its stalls.
     fn stalls(states: &[(u64, bool)]) -> Vec<u64> {
-        let work = Arc::new(Mutex::new(Work { finished: 0, waits: false }));
+        let work = Arc::new(Mutex::new(WorkProgress { finished: 0, pending: false }));
         let read = Arc::clone(&work);
-        let part = Part::new("nothing happens", PATIENCE, move || *read.lock().unwrap());
-        let mut progress = Progress::new(vec![part], Duration::from_secs(10));
+        let part = ProgressCheck::new("nothing happens", TIMEOUT, move || *read.lock().unwrap());
+        let mut monitor = ProgressMonitor::new(vec![part], Duration::from_secs(10));
         let mut stalled = Vec::new();
-        for (look, &(finished, waits)) in states.iter().enumerate() {
-            *work.lock().unwrap() = Work { finished, waits };
-            if !progress.look(at(10 * look as u64)).is_empty() {
-                stalled.push(10 * look as u64);
+        for (check, &(finished, pending)) in states.iter().enumerate() {
+            *work.lock().unwrap() = WorkProgress { finished, pending };
+            if !monitor.check(at(10 * check as u64)).is_empty() {
+                stalled.push(10 * check as u64);
             }
         }
         stalled
     }
 
     #[test]
-    fn who_has_work_and_finishes_none_stands_still_once_patience_is_over() {
+    fn pending_work_without_progress_stalls_after_timeout() {
         assert_eq!(stalls(&[(7, true); 6]), [40, 50]);
     }
 
     #[test]
-    fn who_has_nothing_to_do_never_stands_still() {
+    fn part_without_pending_work_never_stalls() {
         assert_eq!(stalls(&[(7, false); 100]), [0; 0]);
     }
 
     #[test]
-    fn who_finishes_something_now_and_then_gets_on() {
-        let states: Vec<_> = (0..100).map(|look| (look / 3, true)).collect();
+    fn occasional_progress_is_no_stall() {
+        let states: Vec<_> = (0..100).map(|check| (check / 3, true)).collect();
         assert_eq!(stalls(&states), [0; 0]);
     }
 
     #[test]
-    fn the_time_without_work_does_not_count() {
+    fn time_without_pending_work_does_not_count() {
         let mut states = vec![(7, true); 2];
         states.extend([(7, false); 48]);
         states.extend([(7, true); 4]);
@@ -147,29 +146,30 @@ mod tests {
     }
 
     #[test]
-    fn who_gets_on_again_is_judged_anew() {
+    fn stall_ends_with_progress() {
         let mut states = vec![(7, true); 5];
         states.extend([(8, true); 4]);
         assert_eq!(stalls(&states), [40]);
     }
 
     #[test]
-    fn after_a_pause_of_the_machine_nobody_is_judged_by_it() {
-        let part = Part::new("nothing happens", PATIENCE, || Work { finished: 7, waits: true });
-        let mut progress = Progress::new(vec![part], Duration::from_secs(10));
-        assert_eq!(progress.look(at(0)), []);
-        assert_eq!(progress.look(at(3600)), [], "20 s of the hour count");
-        assert_eq!(progress.look(at(3610)), []);
-        assert_eq!(progress.look(at(3620)).len(), 1);
+    fn pause_of_the_machine_is_no_stall() {
+        let part =
+            ProgressCheck::new("nothing happens", TIMEOUT, || WorkProgress { finished: 7, pending: true });
+        let mut monitor = ProgressMonitor::new(vec![part], Duration::from_secs(10));
+        assert_eq!(monitor.check(at(0)), []);
+        assert_eq!(monitor.check(at(3600)), [], "20 s of the hour count");
+        assert_eq!(monitor.check(at(3610)), []);
+        assert_eq!(monitor.check(at(3620)).len(), 1);
     }
 
     #[test]
-    fn a_stall_says_what_and_since_when() {
-        let part = |what| Part::new(what, PATIENCE, || Work { finished: 0, waits: true });
-        let idle = Part::new("c", PATIENCE, || Work { finished: 0, waits: false });
-        let mut progress = Progress::new(vec![part("a"), idle, part("b")], Duration::from_secs(40));
-        assert_eq!(progress.look(at(0)), []);
-        let said: Vec<String> = progress.look(at(31)).iter().map(Stall::to_string).collect();
-        assert_eq!(said, ["a since 2026-11-22T08:00:00Z", "b since 2026-11-22T08:00:00Z"]);
+    fn stall_shows_what_and_since_when() {
+        let part = |what| ProgressCheck::new(what, TIMEOUT, || WorkProgress { finished: 0, pending: true });
+        let idle = ProgressCheck::new("c", TIMEOUT, || WorkProgress { finished: 0, pending: false });
+        let mut monitor = ProgressMonitor::new(vec![part("a"), idle, part("b")], Duration::from_secs(40));
+        assert_eq!(monitor.check(at(0)), []);
+        let shown: Vec<String> = monitor.check(at(31)).iter().map(Stall::to_string).collect();
+        assert_eq!(shown, ["a since 2026-11-22T08:00:00Z", "b since 2026-11-22T08:00:00Z"]);
     }
 }

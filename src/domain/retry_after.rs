@@ -1,10 +1,11 @@
-//! `Retry-After`, as servers write it (RFC 9110, section 10.2.3): WeChat's, and receivers' of events.
+//! Parses the `Retry-After` header (RFC 9110, section 10.2.3) of WeChat and of webhook receivers.
 
 use std::time::Duration;
 
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 
-/// How long a server asks to be left alone: seconds, or until a date, which may be over. `None` if it is neither.
+/// How long to wait before the next request: a number of seconds, or until a date. A date in the past gives zero, anything
+/// else `None`.
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
@@ -19,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_seconds_or_a_date() {
+    fn seconds_and_dates_are_parsed() {
         let now: Timestamp = "2026-11-22T07:22:45Z".parse().unwrap();
         let check = |value: &str, expected: Option<u64>| {
             assert_eq!(retry_after(value, now), expected.map(Duration::from_secs), "{value}");

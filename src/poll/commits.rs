@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::domain::progress::Work;
+use crate::domain::progress::WorkProgress;
 
 /// Counts commits.
 #[derive(Default)]
@@ -22,9 +22,9 @@ impl Commits {
     }
 
     /// How they get on. One that fails gets on as well.
-    pub(super) fn work(&self) -> Work {
+    pub(super) fn work(&self) -> WorkProgress {
         let finished = self.ended.load(Ordering::Relaxed);
-        Work { finished, waits: self.begun.load(Ordering::Relaxed) != finished }
+        WorkProgress { finished, pending: self.begun.load(Ordering::Relaxed) != finished }
     }
 }
 

@@ -1,10 +1,10 @@
-//! Polls that wait for their turn: a queue that is fair between official accounts.
+//! The queue of polls that wait for a worker: fair between official accounts.
 //!
-//! Each official account has a lane with its share of the requests in flight; a lane that uses up its share is passed
-//! over until one of its polls is done. Thus an official account whose every call hangs holds its share and no more,
-//! and the others go on. A lane whose limit on requests lets nothing through at present is left out until it does
-//! ([`PollQueue::keep_time`]), so that its polls wait here and not in workers. The queue holds an account at most once
-//! (it holds its [`PollGuard`]), which bounds it by the number of accounts.
+//! Each official account has a lane, a FIFO with a limit on its polls in flight. Lanes take turns; a lane at its limit is
+//! skipped until one of its polls finishes. So an official account whose calls all hang occupies its limit and no more
+//! workers. A lane without a permit of its rate limit is skipped until the limiter has one ([`PollQueue::run_timer`]), so
+//! its polls wait here and not in workers. An account is in the queue at most once, because its entry owns its
+//! [`PollGuard`]; the number of accounts therefore bounds the queue.
 
 use std::{
     cmp::Reverse,
@@ -14,244 +14,230 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::ticker::Sweep;
-use crate::{domain::progress::Work, poll::PollGuard};
+use super::sweep::Sweep;
+use crate::{domain::progress::WorkProgress, poll::PollGuard};
 
-/// A poll to be made.
-pub struct Job {
+/// A poll to be made. 32 bytes, because every kf account may wait at once.
+pub struct QueuedPoll {
     /// The account.
     pub guard: PollGuard,
-    /// The lane of its official account.
-    pub lane: usize,
-    /// The sweep it belongs to, which is over when its last job is dropped.
+    /// The sweep it belongs to.
     pub sweep: Arc<Sweep>,
-    /// How often it has been repeated because WeChat was busy.
-    pub repeats: usize,
+    /// The lane of its official account.
+    pub lane: u32,
+    /// How often it has been retried because WeChat was busy.
+    pub retries: u8,
 }
 
 /// The queue, shared by tickers and workers.
 pub struct PollQueue {
-    lanes: Mutex<Lanes>,
-    work: Notify,
-    /// A lane was left out for a time, or the queue closed.
-    left_out: Notify,
-    share: usize,
+    state: Mutex<QueueState>,
+    /// A poll may be available.
+    available: Notify,
+    /// Wakes the timer: a lane became rate limited, or the queue was closed.
+    timer_changed: Notify,
+    max_in_flight_per_lane: usize,
 }
 
-struct Lanes {
+struct QueueState {
     lanes: Vec<Lane>,
-    /// Lanes with waiting jobs and room in their share, in turn; each at most once.
-    ready: VecDeque<usize>,
-    /// Lanes that are left out, with the time until when; each at most once, and not ready meanwhile.
-    left_out: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// Jobs taken, and those of them that are done.
-    taken: u64,
-    done: u64,
+    /// The lanes in [`LaneState::Ready`], in turn.
+    ready: VecDeque<u32>,
+    /// The lanes in [`LaneState::RateLimited`], each with the time of its next permit.
+    rate_limited: BinaryHeap<Reverse<(Instant, u32)>>,
+    started: u64,
+    finished: u64,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Lane {
-    waiting: VecDeque<Run>,
+    waiting: VecDeque<QueuedPoll>,
     in_flight: usize,
-    place: Place,
+    state: LaneState,
 }
 
-/// Jobs that wait one behind the other and differ in their claims alone: mostly those of a tick. What waits may be every
-/// kf account, so that each is to take little.
-struct Run {
-    sweep: Arc<Sweep>,
-    repeats: usize,
-    /// Never none.
-    claims: VecDeque<PollGuard>,
-}
-
-/// Where a lane stands.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Place {
-    /// It has no waiting jobs, or no room for them.
+enum LaneState {
+    /// Nothing waits, or the limit on polls in flight is reached.
     #[default]
-    Aside,
+    Idle,
     Ready,
-    LeftOut,
+    RateLimited,
 }
 
 impl PollQueue {
-    /// A queue with so many lanes, each with this share of the requests in flight.
-    pub fn new(lanes: usize, share: usize) -> Self {
-        let lanes = (0..lanes).map(|_| Lane::default()).collect();
-        let (ready, left_out) = (VecDeque::new(), BinaryHeap::new());
-        let lanes = Mutex::new(Lanes { lanes, ready, left_out, taken: 0, done: 0, closed: false });
-        Self { lanes, work: Notify::new(), left_out: Notify::new(), share: share.max(1) }
+    /// A queue with this number of lanes.
+    pub fn new(lanes: usize, max_in_flight_per_lane: usize) -> Self {
+        let state = QueueState {
+            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            ready: VecDeque::new(),
+            rate_limited: BinaryHeap::new(),
+            started: 0,
+            finished: 0,
+            closed: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            available: Notify::new(),
+            timer_changed: Notify::new(),
+            max_in_flight_per_lane: max_in_flight_per_lane.max(1),
+        }
     }
 
-    /// Adds jobs. After [`close`](Self::close) they are dropped.
-    pub fn push(&self, jobs: impl IntoIterator<Item = Job>) {
-        let mut lanes = self.lanes();
-        if lanes.closed {
+    /// Adds polls. A closed queue drops them.
+    pub fn push(&self, polls: impl IntoIterator<Item = QueuedPoll>) {
+        let mut state = self.state();
+        if state.closed {
             return;
         }
-        for job in jobs {
-            let index = job.lane;
-            lanes.lanes[index].push(job);
-            lanes.settle(index, self.share);
-            self.work.notify_one();
+        for poll in polls {
+            let lane = poll.lane;
+            state.lanes[lane as usize].waiting.push_back(poll);
+            state.make_ready(lane, self.max_in_flight_per_lane);
+            self.available.notify_one();
         }
     }
 
-    /// The next job whose lane has room, when there is one; `None` after the queue was closed.
-    pub async fn next(&self) -> Option<Job> {
+    /// Waits for the next poll that may start; `None` when the queue is closed. Each poll must be
+    /// [finished](Self::finish).
+    pub async fn next(&self) -> Option<QueuedPoll> {
         loop {
-            // Interest is registered before looking, so that a job pushed in between is not slept through.
-            let work = self.work.notified();
-            tokio::pin!(work);
-            work.as_mut().enable();
+            // Enabled before looking, so that a poll that is pushed in between wakes this worker.
+            let available = self.available.notified();
+            tokio::pin!(available);
+            available.as_mut().enable();
             {
-                let mut lanes = self.lanes();
-                if lanes.closed {
+                let mut state = self.state();
+                if state.closed {
                     return None;
                 }
-                let before = lanes.left_out.len();
-                let job = lanes.take(self.share);
-                if lanes.left_out.len() > before {
-                    self.left_out.notify_one();
+                let rate_limited = state.rate_limited.len();
+                let poll = state.pop(self.max_in_flight_per_lane);
+                if state.rate_limited.len() > rate_limited {
+                    self.timer_changed.notify_one();
                 }
-                if let Some(job) = job {
-                    // Nobody else is on the way to the rest of a lane that was let in again for one job.
-                    if job.guard.official_account().rate_limiter().is_some() {
-                        self.work.notify_one();
+                if let Some(poll) = poll {
+                    // A lane that has a permit again wakes only one worker; the rest of the lane needs another.
+                    if poll.guard.official_account().rate_limiter().is_some() {
+                        self.available.notify_one();
                     }
-                    return Some(job);
+                    return Some(poll);
                 }
             }
-            work.await;
+            available.await;
         }
     }
 
-    /// Lets lanes that are left out in again when their time has come, until the queue is closed. One task does that for
-    /// all workers, or each of them would have to wake up for it.
-    pub async fn keep_time(&self) {
+    /// Makes rate-limited lanes ready when their next permit is due, until the queue is closed. One task does this for all
+    /// workers, so that they need not all wake up.
+    pub async fn run_timer(&self) {
         loop {
-            let left_out = self.left_out.notified();
-            tokio::pin!(left_out);
-            left_out.as_mut().enable();
+            let timer_changed = self.timer_changed.notified();
+            tokio::pin!(timer_changed);
+            timer_changed.as_mut().enable();
             let next = {
-                let mut lanes = self.lanes();
-                if lanes.closed {
+                let mut state = self.state();
+                if state.closed {
                     return;
                 }
-                for _ in 0..lanes.let_in(Instant::now(), self.share) {
-                    self.work.notify_one();
+                for _ in 0..state.end_rate_limits(Instant::now(), self.max_in_flight_per_lane) {
+                    self.available.notify_one();
                 }
-                lanes.left_out.peek().map(|Reverse((until, _))| *until)
+                state.rate_limited.peek().map(|Reverse((until, _))| *until)
             };
             match next {
-                // Whether the time came first or another lane, there is something to look at.
-                Some(until) => drop(tokio::time::timeout_at(until, left_out).await),
-                None => left_out.await,
+                Some(until) => drop(tokio::time::timeout_at(until, timer_changed).await),
+                None => timer_changed.await,
             }
         }
     }
 
-    /// Gives the place of a job in its lane back.
-    pub fn done(&self, lane: usize) {
-        let mut lanes = self.lanes();
-        lanes.lanes[lane].in_flight = lanes.lanes[lane].in_flight.saturating_sub(1);
-        lanes.done += 1;
-        lanes.settle(lane, self.share);
-        self.work.notify_one();
+    /// Records that a poll of this lane has finished.
+    pub fn finish(&self, lane: u32) {
+        let mut state = self.state();
+        let in_flight = &mut state.lanes[lane as usize].in_flight;
+        *in_flight = in_flight.saturating_sub(1);
+        state.finished += 1;
+        state.make_ready(lane, self.max_in_flight_per_lane);
+        self.available.notify_one();
     }
 
-    /// How polls get on. There is something to do while a poll is in flight, or could be if a worker took it; a lane whose
-    /// limit on requests lets nothing through has nothing to do until its time has come.
-    pub fn work(&self) -> Work {
-        let lanes = self.lanes();
-        let time_has_come = |Reverse((until, _)): &Reverse<(Instant, usize)>| *until <= Instant::now();
-        let takeable = !lanes.ready.is_empty() || lanes.left_out.peek().is_some_and(time_has_come);
-        Work { finished: lanes.done, waits: !lanes.closed && (lanes.taken != lanes.done || takeable) }
+    /// The progress of polls. Work is pending while a poll is in flight or could start; a rate-limited lane has no pending
+    /// work until its next permit is due.
+    pub fn progress(&self) -> WorkProgress {
+        let state = self.state();
+        let permit_is_due = |Reverse((until, _)): &Reverse<(Instant, u32)>| *until <= Instant::now();
+        let could_start = !state.ready.is_empty() || state.rate_limited.peek().is_some_and(permit_is_due);
+        let pending = !state.closed && (state.started != state.finished || could_start);
+        WorkProgress { finished: state.finished, pending }
     }
 
-    /// Drops what waits; [`next`](Self::next) gives `None` from now on.
+    /// Drops the waiting polls; from now on [`next`](Self::next) returns `None`.
     pub fn close(&self) {
-        let mut lanes = self.lanes();
-        lanes.closed = true;
-        lanes.lanes.iter_mut().for_each(|lane| lane.waiting.clear());
-        drop(lanes);
-        self.work.notify_waiters();
-        self.left_out.notify_one();
+        let mut state = self.state();
+        state.closed = true;
+        state.lanes.iter_mut().for_each(|lane| lane.waiting.clear());
+        drop(state);
+        self.available.notify_waiters();
+        self.timer_changed.notify_one();
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Lanes> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Lanes {
-    fn take(&mut self, share: usize) -> Option<Job> {
+impl QueueState {
+    fn pop(&mut self, max_in_flight_per_lane: usize) -> Option<QueuedPoll> {
         while let Some(index) = self.ready.pop_front() {
-            let lane = &mut self.lanes[index];
-            lane.place = Place::Aside;
-            let Some(first) = lane.first() else { continue };
-            if let Err(wait) = first.admit() {
-                lane.place = Place::LeftOut;
-                self.left_out.push(Reverse((Instant::now() + wait, index)));
+            let lane = &mut self.lanes[index as usize];
+            lane.state = LaneState::Idle;
+            let Some(first) = lane.waiting.front() else { continue };
+            if let Err(wait) = first.guard.admit() {
+                lane.state = LaneState::RateLimited;
+                self.rate_limited.push(Reverse((Instant::now() + wait, index)));
                 continue;
             }
-            let job = lane.pop(index);
+            let poll = lane.waiting.pop_front();
             lane.in_flight += 1;
-            self.taken += 1;
-            self.settle(index, share);
-            return job;
+            self.started += 1;
+            self.make_ready(index, max_in_flight_per_lane);
+            return poll;
         }
         None
     }
 
-    /// Lets lanes in again that were left out until now, and says how many.
-    fn let_in(&mut self, now: Instant, share: usize) -> usize {
-        let before = self.left_out.len();
-        while let Some(&Reverse((until, index))) = self.left_out.peek()
+    /// Ends the rate limits that are over and returns their number.
+    fn end_rate_limits(&mut self, now: Instant, max_in_flight_per_lane: usize) -> usize {
+        let before = self.rate_limited.len();
+        while let Some(&Reverse((until, index))) = self.rate_limited.peek()
             && until <= now
         {
-            self.left_out.pop();
-            self.lanes[index].place = Place::Aside;
-            self.settle(index, share);
+            self.rate_limited.pop();
+            self.lanes[index as usize].state = LaneState::Idle;
+            self.make_ready(index, max_in_flight_per_lane);
         }
-        before - self.left_out.len()
+        before - self.rate_limited.len()
     }
 
-    /// Puts the lane in the row of ready ones if it belongs there.
-    fn settle(&mut self, index: usize, share: usize) {
-        let lane = &mut self.lanes[index];
-        if lane.place == Place::Aside && !lane.waiting.is_empty() && lane.in_flight < share {
-            lane.place = Place::Ready;
+    /// Makes an idle lane ready if one of its polls can start.
+    fn make_ready(&mut self, index: u32, max_in_flight_per_lane: usize) {
+        let lane = &mut self.lanes[index as usize];
+        let can_start = !lane.waiting.is_empty() && lane.in_flight < max_in_flight_per_lane;
+        if lane.state == LaneState::Idle && can_start {
+            lane.state = LaneState::Ready;
             self.ready.push_back(index);
         }
     }
 }
 
-impl Lane {
-    fn push(&mut self, job: Job) {
-        let Job { guard, sweep, repeats, .. } = job;
-        match self.waiting.back_mut() {
-            Some(run) if Arc::ptr_eq(&run.sweep, &sweep) && run.repeats == repeats => {
-                run.claims.push_back(guard);
-            }
-            _ => self.waiting.push_back(Run { sweep, repeats, claims: [guard].into() }),
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn first(&self) -> Option<&PollGuard> {
-        self.waiting.front()?.claims.front()
-    }
-
-    /// Takes the first job out of the lane, which is the one of this index.
-    fn pop(&mut self, lane: usize) -> Option<Job> {
-        let run = self.waiting.front_mut()?;
-        let guard = run.claims.pop_front()?;
-        let (sweep, repeats) = (Arc::clone(&run.sweep), run.repeats);
-        if run.claims.is_empty() {
-            self.waiting.pop_front();
-        }
-        Some(Job { guard, lane, sweep, repeats })
+    #[test]
+    fn queued_poll_takes_32_bytes() {
+        assert_eq!(size_of::<QueuedPoll>(), 32);
     }
 }

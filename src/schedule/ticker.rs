@@ -1,8 +1,8 @@
-//! The ticks of one schedule: triggered, watched over, and spread over its accounts.
+//! Serves the ticks of one schedule: starts their sweeps and queues the accounts, spread over time.
 //!
-//! A ticker serves each tick once: when its trigger comes, or [`GRACE`] after it was due. It looks at the wall clock at
-//! least every [`LONGEST_SLEEP`], because that clock may jump: forwards, and ticks have been missed; backwards, and the
-//! next one is nearer than it seemed. Ticks that were missed are counted and fall together into one.
+//! A ticker serves each tick once: when the cron scheduler signals it, or [`GRACE`] after it was due. It checks the wall clock
+//! at least every [`MAX_SLEEP`], because that clock may jump: forwards, and ticks were missed; backwards, and the next tick
+//! is nearer than computed. Missed ticks are counted and coalesce into one.
 
 use std::{
     sync::{
@@ -13,80 +13,70 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    queue::{Job, PollQueue},
-    spread::SpreadPlan,
-    triggers::{Registration, TriggerError, Triggers},
+    cron_jobs::{CronJobs, CronScheduler, CronSchedulerError},
+    queue::{PollQueue, QueuedPoll},
+    spread_plan::SpreadPlan,
+    sweep::{ScheduledAccount, Sweep},
 };
 use crate::{
     domain::{
         clock::{Clock, Moment},
         cron::Schedule,
-        progress::{Part, Work},
+        progress::{ProgressCheck, WorkProgress},
     },
     metrics::Metrics,
-    poll::{OfficialAccount, Poller},
+    poll::Poller,
 };
 
-/// How long a trigger may be late before its tick counts as missed. The scheduler looks every half second.
+/// How late a signal may be before its tick counts as missed. The scheduler checks every half second.
 pub const GRACE: Duration = Duration::from_secs(2);
 
-/// The longest time without a look at the wall clock.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// The longest time between two checks of the wall clock.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
 
-/// A ticker that has not looked at the clock for so long stands still, which no load explains.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A ticker that has not checked the clock for so long is stalled; load cannot explain it.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A trigger that comes so much before its time belongs to a tick that has been served already.
-const EARLY: Duration = Duration::from_millis(500);
+/// A signal that comes earlier than this before the due time belongs to a tick that has already been served.
+const MAX_EARLY: Duration = Duration::from_millis(500);
 
-/// How many missed ticks are counted one by one: a clock that was set forward by a year has missed more than matter.
+/// How many missed ticks are counted one by one. A clock that was set forward by a year has missed more than matter.
 const MAX_MISSED_TICKS: u64 = 100_000;
 
 /// What tickers share.
 #[derive(Clone)]
 pub struct TickerContext {
-    /// Where polls wait.
+    /// Where polls wait for a worker.
     pub queue: Arc<PollQueue>,
-    /// Told of overruns.
+    /// Records overruns.
     pub poller: Arc<Poller>,
-    /// Told of sweeps and missed ticks.
+    /// Records sweeps and missed ticks.
     pub metrics: Arc<Metrics>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Ticks that no schedule asked for.
+    pub manual_ticks: ManualTicks,
 }
 
-/// An official account as its schedule knows it.
-pub struct Scheduled {
-    /// The official account; whichever kf accounts it has at a tick are polled.
-    pub official_account: Arc<OfficialAccount>,
-    /// Its lane in the queue.
-    pub lane: usize,
-}
+/// Makes every ticker serve a tick now, in addition to those of its schedule. For tests, which need not wait for the wall
+/// clock then.
+#[derive(Clone)]
+pub struct ManualTicks(watch::Sender<()>);
 
-/// All polls of one tick: over when the last of them drops it.
-pub struct Sweep {
-    started: Moment,
-    /// When the next tick is due.
-    pub next_due: Option<Timestamp>,
-    metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Sweep {
-    /// A sweep that begins now.
-    pub fn begin(context: &TickerContext, now: Moment, next_due: Option<Timestamp>) -> Arc<Self> {
-        let (metrics, clock) = (Arc::clone(&context.metrics), Arc::clone(&context.clock));
-        Arc::new(Self { started: now, next_due, metrics, clock })
+impl ManualTicks {
+    /// Starts a sweep of every schedule.
+    pub fn tick(&self) {
+        self.0.send_replace(());
     }
 }
 
-impl Drop for Sweep {
-    fn drop(&mut self) {
-        self.metrics.swept(self.clock.now().since(&self.started));
+impl Default for ManualTicks {
+    fn default() -> Self {
+        Self(watch::Sender::new(()))
     }
 }
 
@@ -95,80 +85,88 @@ pub struct Ticker {
     context: TickerContext,
     schedule: Schedule,
     accounts: SpreadPlan,
-    /// How often it has ticked; readers of the account table see by it which accounts are overdue.
+    /// How often it has ticked. Readers of the account table derive from it which accounts are overdue.
     ticks: Arc<AtomicU64>,
     /// When the next tick is due.
     due: Option<Timestamp>,
-    /// When the tick served last was due.
+    /// When the last tick was due.
     served: Option<Timestamp>,
-    /// The sweep whose accounts are being let go, and the first that is still kept back.
-    release: Option<(Arc<Sweep>, usize)>,
-    /// How often it has looked at the clock.
-    looks: Arc<AtomicU64>,
+    /// The current sweep and the first of its accounts that is not queued yet.
+    spreading: Option<(Arc<Sweep>, usize)>,
+    /// How often it has checked the clock.
+    checks: Arc<AtomicU64>,
 }
 
 impl Ticker {
-    /// A ticker for the official accounts of one schedule; each kf account is polled at its own fixed place within
-    /// `spread` after the tick.
+    /// A ticker for the official accounts of one schedule. Each kf account is polled at a fixed offset within `spread`
+    /// after the tick.
     pub fn new(
         context: TickerContext,
         schedule: Schedule,
         spread: Duration,
         ticks: Arc<AtomicU64>,
-        official_accounts: Vec<Scheduled>,
+        official_accounts: Vec<ScheduledAccount>,
     ) -> Self {
         let accounts = SpreadPlan::new(spread, official_accounts);
-        let looks = Arc::default();
-        Self { context, schedule, accounts, ticks, due: None, served: None, release: None, looks }
+        let checks = Arc::default();
+        Self { context, schedule, accounts, ticks, due: None, served: None, spreading: None, checks }
     }
 
-    /// What the watchdog sees of it. There is always something to do: at least a look at the clock.
-    pub fn progress(&self) -> Part {
-        let looks = Arc::clone(&self.looks);
-        let stall = format!("the schedule {:?} has not looked at the clock", self.schedule);
-        Part::new(stall, PATIENCE, move || Work { finished: looks.load(Ordering::Relaxed), waits: true })
+    /// The watchdog's check of this ticker. Work is always pending: the next check of the clock.
+    pub fn progress_check(&self) -> ProgressCheck {
+        let checks = Arc::clone(&self.checks);
+        let stall = format!("the schedule {:?} has not checked the clock", self.schedule);
+        ProgressCheck::new(stall, STALL_TIMEOUT, move || WorkProgress {
+            finished: checks.load(Ordering::Relaxed),
+            pending: true,
+        })
     }
 
     /// Serves ticks until the drain begins.
-    pub async fn run(mut self, triggers: Triggers, drain: CancellationToken) -> Result<(), TriggerError> {
-        let (tick, mut triggered) = mpsc::channel(1);
+    pub async fn run(
+        mut self,
+        scheduler: CronScheduler,
+        drain: CancellationToken,
+    ) -> Result<(), CronSchedulerError> {
+        let (signal, mut signals) = mpsc::channel(1);
+        let mut manual_ticks = self.context.manual_ticks.0.subscribe();
         let mut now = self.context.clock.now();
-        let mut registration = triggers.register(&self.schedule, now.wall, &tick).await?;
+        let mut jobs = scheduler.add(&self.schedule, now.wall, &signal).await?;
         self.due = self.schedule.next_after(now.wall);
         loop {
             tokio::select! {
                 () = drain.cancelled() => return Ok(()),
-                Some(()) = triggered.recv() => {
+                Some(()) = signals.recv() => {
                     now = self.context.clock.now();
-                    self.triggered(now);
+                    if self.due.is_some_and(|due| now.wall + MAX_EARLY >= due) {
+                        self.serve_due_tick(now, 0);
+                    }
                 }
-                () = tokio::time::sleep(self.next_look(now)) => {
+                Ok(()) = manual_ticks.changed() => {
                     now = self.context.clock.now();
-                    self.look(now);
+                    self.ticks.fetch_add(1, Ordering::Relaxed);
+                    self.start_sweep();
+                }
+                () = tokio::time::sleep(self.next_check(now)) => {
+                    now = self.context.clock.now();
+                    self.check_clock(now);
                 }
             }
-            self.looks.fetch_add(1, Ordering::Relaxed);
-            self.let_go(now);
-            registration = self.follow_utc_offset(&triggers, registration, now, &tick).await?;
+            self.checks.fetch_add(1, Ordering::Relaxed);
+            self.queue_due_accounts(now);
+            jobs = self.follow_utc_offset(&scheduler, jobs, now, &signal).await?;
         }
     }
 
-    /// A trigger came.
-    fn triggered(&mut self, now: Moment) {
-        if self.due.is_some_and(|due| now.wall + EARLY >= due) {
-            self.serve(now, true);
-        }
-    }
-
-    /// No trigger came: serves a tick that is overdue, and follows a clock that was set back.
-    fn look(&mut self, now: Moment) {
+    /// Serves a tick that is overdue without a signal, and follows a clock that was set back.
+    fn check_clock(&mut self, now: Moment) {
         match self.due {
-            Some(due) if now.wall >= due + GRACE => self.serve(now, false),
+            Some(due) if now.wall >= due + GRACE => self.serve_due_tick(now, 1),
             Some(due) => {
                 let next = self.schedule.next_after(now.wall);
-                // A clock that was set back a little, behind the tick just served, brings that tick no second time.
-                let behind_served = self.served.is_none_or(|served| now.wall + EARLY < served);
-                if next.is_some_and(|next| next < due) && now.wall < due && behind_served {
+                // A clock that was set back by less than a tick must not serve that tick a second time.
+                let was_set_back = self.served.is_none_or(|served| now.wall + MAX_EARLY < served);
+                if next.is_some_and(|next| next < due) && now.wall < due && was_set_back {
                     self.due = next;
                 }
             }
@@ -176,23 +174,21 @@ impl Ticker {
         }
     }
 
-    /// Starts the sweep of the tick that is due; those due since then fall together with it.
-    fn serve(&mut self, now: Moment, triggered: bool) {
-        let passed = self.pass_ticks_until(now.wall);
-        let missed = passed - u64::from(triggered);
+    /// Starts the sweep of the tick that is due. Ticks that have become due since then coalesce with it and count as
+    /// missed, and so do `missed` of the tick itself.
+    fn serve_due_tick(&mut self, now: Moment, missed: u64) {
+        let missed = missed + self.pass_ticks_until(now.wall) - 1;
         if missed > 0 {
             self.context.metrics.ticks_missed(missed);
             tracing::warn!(
                 missed, schedule = ?self.schedule,
-                "{missed} ticks were not served in time: the machine stood still, its clock jumped, or it is overloaded"
+                "{missed} ticks were not served in time: the machine was suspended or overloaded, or its clock jumped"
             );
         }
-        self.let_all_go();
-        self.accounts.follow();
-        self.release = Some((Sweep::begin(&self.context, now, self.due), 0));
+        self.start_sweep();
     }
 
-    /// Moves `due` behind this moment and counts the ticks passed, at least the one that was due.
+    /// Moves `due` past this moment and returns the number of ticks passed, at least the one that was due.
     fn pass_ticks_until(&mut self, wall: Timestamp) -> u64 {
         let mut passed = 0;
         while let Some(due) = self.due {
@@ -210,54 +206,56 @@ impl Ticker {
         passed
     }
 
-    /// Queues the accounts whose place in the spread has come.
-    fn let_go(&mut self, now: Moment) {
-        if let Some((sweep, _)) = &self.release {
-            let elapsed = now.since(&sweep.started);
-            self.let_go_until(elapsed);
+    fn start_sweep(&mut self) {
+        // What is left of the previous sweep must not be lost.
+        self.queue_accounts_until(Duration::MAX);
+        self.accounts.update();
+        self.spreading = Some((Sweep::start(&self.context.metrics, &self.context.clock, self.due), 0));
+    }
+
+    fn queue_due_accounts(&mut self, now: Moment) {
+        if let Some((sweep, _)) = &self.spreading {
+            let elapsed = now.since(&sweep.started());
+            self.queue_accounts_until(elapsed);
         }
     }
 
-    fn let_all_go(&mut self) {
-        self.let_go_until(Duration::MAX);
-    }
-
-    fn let_go_until(&mut self, elapsed: Duration) {
-        let Some((sweep, first)) = self.release.take() else { return };
-        let end = self.accounts.end(first, elapsed);
+    /// Queues the accounts whose offset in the current sweep is not later than this.
+    fn queue_accounts_until(&mut self, elapsed: Duration) {
+        let Some((sweep, first)) = self.spreading.take() else { return };
+        let end = self.accounts.due_until(first, elapsed);
         self.context.queue.push(self.accounts.accounts(first..end).filter_map(|(scheduled, account)| {
-            let Scheduled { official_account, lane } = scheduled;
-            let Some(guard) = official_account.guard(account) else {
+            let Some(guard) = scheduled.official_account.guard(account) else {
                 self.context.poller.overrun(account);
                 return None;
             };
-            Some(Job { guard, lane: *lane, sweep: Arc::clone(&sweep), repeats: 0 })
+            Some(QueuedPoll { guard, sweep: Arc::clone(&sweep), lane: scheduled.lane, retries: 0 })
         }));
         if end < self.accounts.len() {
-            self.release = Some((sweep, end));
+            self.spreading = Some((sweep, end));
         }
     }
 
-    fn next_look(&self, now: Moment) -> Duration {
-        let release = self.release.as_ref().and_then(|(sweep, next)| {
-            Some(self.accounts.after(*next)?.saturating_sub(now.since(&sweep.started)))
+    fn next_check(&self, now: Moment) -> Duration {
+        let next_account = self.spreading.as_ref().and_then(|(sweep, next)| {
+            Some(self.accounts.offset(*next)?.saturating_sub(now.since(&sweep.started())))
         });
-        LONGEST_SLEEP.min(release.unwrap_or(LONGEST_SLEEP))
+        next_account.map_or(MAX_SLEEP, |wait| wait.min(MAX_SLEEP))
     }
 
-    /// The scheduler computes with the UTC offset that held when a job was added: on a change it is added anew.
+    /// Registers the jobs again when the UTC offset has changed: the scheduler keeps the offset of their registration.
     async fn follow_utc_offset(
         &self,
-        triggers: &Triggers,
-        registration: Registration,
+        scheduler: &CronScheduler,
+        jobs: CronJobs,
         now: Moment,
-        tick: &mpsc::Sender<()>,
-    ) -> Result<Registration, TriggerError> {
-        if self.schedule.offset_at(now.wall) == registration.utc_offset {
-            return Ok(registration);
+        signal: &mpsc::Sender<()>,
+    ) -> Result<CronJobs, CronSchedulerError> {
+        if self.schedule.offset_at(now.wall) == jobs.utc_offset {
+            return Ok(jobs);
         }
-        tracing::info!(schedule = ?self.schedule, "The UTC offset changed: registering the schedule anew");
-        triggers.remove(registration).await?;
-        triggers.register(&self.schedule, now.wall, tick).await
+        tracing::info!(schedule = ?self.schedule, "The UTC offset changed: registering the schedule again");
+        scheduler.remove(jobs).await?;
+        scheduler.add(&self.schedule, now.wall, signal).await
     }
 }

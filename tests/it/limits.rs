@@ -9,25 +9,25 @@ use crate::support::{
 };
 use futures_util::FutureExt;
 use kfwatch::{
-    app::{self, Connections, clock::SystemClock},
+    app::{self, OfficialAccountFactory, clock::SystemClock},
     config::{Config, Environment},
-    domain::{clock::Clock, progress::Work, tracker::AccountTracker},
+    domain::{clock::Clock, progress::WorkProgress, tracker::AccountTracker},
     metrics::Metrics,
-    poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
+    poll::{OfficialAccount, WatchedAccount},
     schedule::{
-        queue::{Job, PollQueue},
-        ticker::{Sweep, TickerContext},
+        queue::{PollQueue, QueuedPoll},
+        sweep::Sweep,
     },
     simulator::{Control, Endpoint, Fault, FaultRule},
-    store::{AccountId, Store},
+    store::AccountId,
 };
 
 /// A queue and the jobs of official accounts that nobody calls.
 struct Queued {
     queue: Arc<PollQueue>,
     lanes: Vec<Arc<OfficialAccount>>,
-    context: TickerContext,
-    _directory: tempfile::TempDir,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Queued {
@@ -46,12 +46,10 @@ impl Queued {
         let text: String = limits.iter().enumerate().map(configured).collect();
         let config = Config::from_toml(&text, Path::new("/nowhere"), &Environment::default()).unwrap().config;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
         let metrics = Arc::new(Metrics::new([]).unwrap());
-        let connections = Connections::without_store(&config, Arc::clone(&clock)).unwrap();
+        let factory = OfficialAccountFactory::without_store(&config, Arc::clone(&clock)).unwrap();
         let official_account = |configured| {
-            let official_account = connections.official_account(configured, Arc::default(), &metrics);
+            let official_account = factory.official_account(configured, Arc::default(), &metrics);
             let accounts = app::accounts(configured).map(|account| {
                 Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()))
             });
@@ -59,29 +57,27 @@ impl Queued {
             official_account
         };
         let lanes = config.official_accounts.iter().map(official_account).collect();
-        let limits = PollLimits {
-            deadline: PATIENCE,
-            blind_after: PATIENCE,
-            backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
-        };
-        let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock), limits);
         let queue = Arc::new(PollQueue::new(config.official_accounts.len(), share));
-        let context = TickerContext { queue: Arc::clone(&queue), poller: Arc::new(poller), metrics, clock };
-        Self { queue, lanes, context, _directory: directory }
+        Self { queue, lanes, metrics, clock }
     }
 
     /// Queues all kf accounts.
     fn tick(&self) {
-        let sweep = Sweep::begin(&self.context, self.context.clock.now(), None);
-        for (lane, official_account) in self.lanes.iter().enumerate() {
+        let sweep = Sweep::start(&self.metrics, &self.clock, None);
+        for (lane, official_account) in (0..).zip(&self.lanes) {
             let accounts = official_account.accounts();
-            let claims = accounts.iter().filter_map(|account| official_account.guard(account));
-            self.queue.push(claims.map(|guard| Job { guard, lane, sweep: Arc::clone(&sweep), repeats: 0 }));
+            let guards = accounts.iter().filter_map(|account| official_account.guard(account));
+            self.queue.push(guards.map(|guard| QueuedPoll {
+                guard,
+                lane,
+                sweep: Arc::clone(&sweep),
+                retries: 0,
+            }));
         }
     }
 
     /// The job that a worker would get now.
-    fn take(&self) -> Option<Job> {
+    fn take(&self) -> Option<QueuedPoll> {
         self.queue.next().now_or_never().flatten()
     }
 }
@@ -90,34 +86,36 @@ impl Queued {
 async fn waiting_lane_occupies_no_worker() {
     let queued = Queued::new(&[Some(1), None, Some(1)], 3, 16);
     queued.tick();
-    let taken: Vec<Job> = std::iter::from_fn(|| queued.take()).collect();
-    let lanes: Vec<usize> = taken.iter().map(|job| job.lane).collect();
+    let taken: Vec<QueuedPoll> = std::iter::from_fn(|| queued.take()).collect();
+    let lanes: Vec<u32> = taken.iter().map(|job| job.lane).collect();
     assert_eq!(lanes, [0, 1, 2, 1, 1], "one of each limited lane, all of the other");
     for job in taken {
-        queued.queue.done(job.lane);
+        queued.queue.finish(job.lane);
     }
     assert!(queued.take().is_none());
     queued.tick();
-    let lanes: Vec<usize> = std::iter::from_fn(|| queued.take()).map(|job| job.lane).collect();
+    let lanes: Vec<u32> = std::iter::from_fn(|| queued.take()).map(|job| job.lane).collect();
     assert_eq!(lanes, [1, 1, 1]);
 }
 
 #[tokio::test]
 async fn progress_is_expected_only_while_polls_can_run() {
     let queued = Queued::new(&[Some(60)], 2, 16);
-    let work = |finished, waits| assert_eq!(queued.queue.work(), Work { finished, waits });
-    work(0, false);
+    let progress = |finished, pending| {
+        assert_eq!(queued.queue.progress(), WorkProgress { finished, pending });
+    };
+    progress(0, false);
     queued.tick();
-    work(0, true);
+    progress(0, true);
     let first = queued.take().unwrap();
-    work(0, true);
+    progress(0, true);
     assert!(queued.take().is_none(), "the limit lets one through at a time");
-    queued.queue.done(first.lane);
-    work(1, false);
+    queued.queue.finish(first.lane);
+    progress(1, false);
     // Nobody lets the lane in again, though its time has come: that is work that nobody does.
-    eventually("the time of the lane", || queued.queue.work().waits.then_some(()));
+    eventually("the time of the lane", || queued.queue.progress().pending.then_some(()));
     queued.queue.close();
-    work(1, false);
+    progress(1, false);
 }
 
 #[tokio::test]
@@ -126,11 +124,11 @@ async fn hanging_workers_leave_remaining_jobs_to_others() {
     queued.tick();
     let workers = (0..15).map(|_| queued.queue.next());
     let hanging = async {
-        let jobs: Vec<Option<Job>> = futures_util::future::join_all(workers).await;
+        let jobs: Vec<Option<QueuedPoll>> = futures_util::future::join_all(workers).await;
         queued.queue.close();
         jobs
     };
-    let both = async { tokio::join!(hanging, queued.queue.keep_time()) };
+    let both = async { tokio::join!(hanging, queued.queue.run_timer()) };
     let (jobs, ()) = tokio::time::timeout(PATIENCE, both).await.expect("nobody was told of a job");
     assert!(jobs.iter().all(Option::is_some));
 }
@@ -139,7 +137,7 @@ async fn hanging_workers_leave_remaining_jobs_to_others() {
 async fn rate_limited_jobs_run_in_order() {
     let queued = Queued::new(&[Some(6_000), Some(3_000)], 15, 16);
     queued.tick();
-    let mut taken = BTreeMap::<usize, Vec<String>>::new();
+    let mut taken = BTreeMap::<u32, Vec<String>>::new();
     let taking = async {
         // Nobody is told that a job is done: the place of each in its lane stays taken.
         while taken.values().map(Vec::len).sum::<usize>() < 30 {
@@ -151,7 +149,7 @@ async fn rate_limited_jobs_run_in_order() {
         }
         queued.queue.close();
     };
-    let ((), ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(taking, queued.queue.keep_time()) })
+    let ((), ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(taking, queued.queue.run_timer()) })
         .await
         .expect("a lane was never let in again");
     for (lane, accounts) in taken {

@@ -272,7 +272,7 @@ fn closed_stdout_of_only_sink_ends_daemon_with_one_line() {
     let log = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(1), "{log}");
     let last = log.lines().last().unwrap();
-    assert!(last.starts_with("kfwatch: nobody is left to deliver events to"), "{log}");
+    assert!(last.starts_with("kfwatch: no sink is left to deliver events to"), "{log}");
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
 }
 

@@ -24,9 +24,10 @@ use kfwatch::{
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
     schedule::{
+        cron_jobs::CronScheduler,
         queue::PollQueue,
-        ticker::{Scheduled, Ticker, TickerContext},
-        triggers::Triggers,
+        sweep::ScheduledAccount,
+        ticker::{ManualTicks, Ticker, TickerContext},
     },
     simulator::{Endpoint, Fault, FaultRule},
     status::OfficialAccountStatus,
@@ -123,13 +124,14 @@ impl Ticking {
                 poller: Arc::new(poller),
                 metrics: Arc::clone(&metrics),
                 clock: Arc::clone(&shared),
+                manual_ticks: ManualTicks::default(),
             };
             let scheduled =
-                Scheduled { official_account: official_account(&metrics, &ticks, &shared), lane: 0 };
+                ScheduledAccount { official_account: official_account(&metrics, &ticks, &shared), lane: 0 };
             let ticker = Ticker::new(context, schedule, Duration::ZERO, Arc::clone(&ticks), vec![scheduled]);
-            let triggers = Triggers::start().await.unwrap();
+            let scheduler = CronScheduler::start().await.unwrap();
             let mut tasks = tokio::task::JoinSet::new();
-            tasks.spawn(ticker.run(triggers, drain.clone()));
+            tasks.spawn(ticker.run(scheduler, drain.clone()));
             tasks.detach_all();
         });
         let taken = Arc::clone(&polls);
@@ -139,7 +141,7 @@ impl Ticking {
                 while let Some(job) = queue.next().await {
                     taken.lock().unwrap().push(shared.now().wall);
                     drop(job.guard);
-                    queue.done(job.lane);
+                    queue.finish(job.lane);
                 }
             });
         });

@@ -242,14 +242,14 @@ fn hanging_commit_stops_watchdog_notifications() {
     assert!(!said.contains("no poll has finished") && !said.contains("schedule"), "{said}");
     let fed = manager.count(PING);
     eventually("the status line", || {
-        manager.lines().into_iter().find(|line| line.starts_with("STATUS=Polling stands still: "))
+        manager.lines().into_iter().find(|line| line.starts_with("STATUS=Polling has stalled: "))
     });
     assert!(manager.count(PING) <= fed + 1, "one may have been under way");
     fs::remove_file(hang).unwrap();
     manager.pings(5);
     let log = daemon.stderr();
     assert_eq!(log.matches("stands still").count(), 1, "{log}");
-    assert!(log.contains("Polling gets on again"), "{log}");
+    assert!(log.contains("Polling makes progress again"), "{log}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use kfwatch::{
-    app::{self, Connections},
+    app::{self, OfficialAccountFactory},
     config::{Config, Environment},
     domain::{clock::Clock, cron::Schedule},
     metrics::{
@@ -67,10 +67,10 @@ impl Stage {
         let store = Store::open(&config.store.path).unwrap();
         let metrics = Arc::new(Metrics::new([]).unwrap());
         let by_clock = Arc::clone(&clock) as Arc<dyn Clock>;
-        let connections = Connections::build(&config, &store, Arc::clone(&by_clock)).await.unwrap();
+        let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&by_clock)).await.unwrap();
         let mut cast = Vec::new();
         for configured in &config.official_accounts {
-            let official_account = connections.official_account(configured, Arc::default(), &metrics);
+            let official_account = factory.official_account(configured, Arc::default(), &metrics);
             let accounts = app::accounts(configured).collect();
             let registered = store.register_accounts(accounts).await.unwrap();
             let watched = registered.configured.into_iter();

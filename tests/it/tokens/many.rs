@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use kfwatch::{
-    app::Connections,
+    app::OfficialAccountFactory,
     config::{Config, Environment},
     domain::{backoff::BackoffPolicy, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
@@ -39,10 +39,10 @@ fn load(directory: &Path, main: &str) -> Config {
     loaded.config
 }
 
-fn official_accounts(config: &Config, connections: &Connections) -> Vec<Arc<OfficialAccount>> {
+fn official_accounts(config: &Config, factory: &OfficialAccountFactory) -> Vec<Arc<OfficialAccount>> {
     let metrics = Metrics::new([]).unwrap();
     let configured = config.official_accounts.iter();
-    configured.map(|configured| connections.official_account(configured, Arc::default(), &metrics)).collect()
+    configured.map(|configured| factory.official_account(configured, Arc::default(), &metrics)).collect()
 }
 
 #[tokio::test]
@@ -58,8 +58,8 @@ async fn a_rotated_refresh_token_outlives_a_restart() {
     for run in 1..=2 {
         let store = Store::open(&config.store.path).unwrap();
         let clock = Arc::clone(&platform.clock) as Arc<dyn Clock>;
-        let connections = Connections::build(&config, &store, clock).await.unwrap();
-        let official_account = official_accounts(&config, &connections).remove(0);
+        let factory = OfficialAccountFactory::build(&config, &store, clock).await.unwrap();
+        let official_account = official_accounts(&config, &factory).remove(0);
         let account = kfwatch::app::accounts(&config.official_accounts[0]).next().unwrap();
         let watched = Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()));
         let guard = official_account.guard(&watched).unwrap();
@@ -88,7 +88,7 @@ async fn ten_thousand_official_accounts_of_one_component_are_made_ready() {
     let loaded = started.elapsed();
     let store = Store::open(&config.store.path).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(kfwatch::app::clock::SystemClock::default());
-    let connections = Connections::build(&config, &store, clock).await.unwrap();
-    assert_eq!(official_accounts(&config, &connections).len(), 10_000);
+    let factory = OfficialAccountFactory::build(&config, &store, clock).await.unwrap();
+    assert_eq!(official_accounts(&config, &factory).len(), 10_000);
     println!("loaded in {loaded:?}, ready after {:?}", started.elapsed());
 }

@@ -1,4 +1,4 @@
-//! The running parts: spawned together, watched over, drained in order.
+//! Spawns the parts of the daemon, notices when one ends, and drains them in order.
 
 use std::{
     net::SocketAddr,
@@ -10,115 +10,121 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    App, AppError,
-    accounts::Watching,
+    App,
+    accounts::AccountSet,
+    error::AppError,
     housekeeping::Housekeeping,
     service_manager::{self, ServiceManager},
 };
 use crate::{
     dispatch::SinkEnded,
-    domain::{clock::Clock, progress::Part},
+    domain::{clock::Clock, progress::ProgressCheck},
     poll::Poller,
     schedule::{
         collectors::Collectors,
+        cron_jobs::CronScheduler,
         queue::PollQueue,
         ticker::{Ticker, TickerContext},
-        triggers::Triggers,
-        worker::{self, MAX_REPEAT_REQUESTS, Workers},
+        workers::{MAX_RETRY_REQUESTS, Workers, run_retries},
     },
     store::StoreError,
     web::WebState,
 };
 
-/// The running parts, by the order in which they are drained.
-pub(super) struct Running {
+/// The running parts, in the order in which they are drained.
+pub(super) struct Supervisor {
     stop_polling: CancellationToken,
     stop_delivery: CancellationToken,
     queue: Arc<PollQueue>,
-    triggers: Triggers,
+    scheduler: CronScheduler,
     polling: JoinSet<Result<(), AppError>>,
     control: JoinSet<()>,
     housekeeping: JoinSet<Result<(), StoreError>>,
     delivery: JoinSet<Result<(), SinkEnded>>,
     web: JoinSet<std::io::Result<()>>,
     web_handles: Vec<axum_server::Handle<SocketAddr>>,
-    informing: JoinSet<()>,
+    notifying: JoinSet<()>,
 }
 
-impl Running {
+impl Supervisor {
     /// Spawns all parts.
     pub(super) async fn spawn(app: App) -> Result<Self, AppError> {
-        let mut running = Self {
+        let mut supervisor = Self {
             stop_polling: CancellationToken::new(),
             stop_delivery: CancellationToken::new(),
             queue: Arc::new(PollQueue::new(
-                app.watching.official_accounts.len(),
+                app.accounts.official_accounts.len(),
                 app.config.api.max_in_flight_per_official_account,
             )),
-            triggers: Triggers::start().await?,
+            scheduler: CronScheduler::start().await?,
             polling: JoinSet::new(),
             control: JoinSet::new(),
             housekeeping: JoinSet::new(),
             delivery: JoinSet::new(),
             web: JoinSet::new(),
             web_handles: Vec::new(),
-            informing: JoinSet::new(),
+            notifying: JoinSet::new(),
         };
-        // Half of the sinks' share of a drain, so that what is begun then can be finished.
+        // Half of the sinks' share of a drain, so that attempts that begin then can finish.
         let begin_for = app.config.shutdown_timeout / 8;
         for dispatcher in app.dispatchers {
-            running.delivery.spawn(dispatcher.run(running.stop_delivery.clone(), begin_for));
+            supervisor.delivery.spawn(dispatcher.run(supervisor.stop_delivery.clone(), begin_for));
         }
         for listener in app.listeners {
             let handle = axum_server::Handle::new();
-            running.web_handles.push(handle.clone());
-            running.web.spawn(listener.serve(Arc::clone(&app.web), handle));
+            supervisor.web_handles.push(handle.clone());
+            supervisor.web.spawn(listener.serve(Arc::clone(&app.web), handle));
         }
         if let Some(control) = app.control {
-            running.control.spawn(control.run(running.stop_polling.clone()));
+            supervisor.control.spawn(control.run(supervisor.stop_polling.clone()));
         }
-        running.spawn_workers(&app.poller, &app.clock, app.config.api.max_in_flight);
-        let official_accounts = app.watching.official_accounts.clone();
+        supervisor.spawn_workers(&app.poller, &app.clock, app.config.api.max_in_flight);
+        let official_accounts = app.accounts.official_accounts.clone();
         let collectors = Collectors::new(
             Arc::clone(&app.poller),
             Arc::clone(&app.clock),
             app.config.collectors,
             official_accounts.clone(),
         );
-        running.spawn_collectors(collectors);
+        supervisor.spawn_collectors(collectors);
         let context = TickerContext {
-            queue: Arc::clone(&running.queue),
+            queue: Arc::clone(&supervisor.queue),
             poller: app.poller,
             metrics: app.metrics,
             clock: Arc::clone(&app.clock),
+            manual_ticks: app.manual_ticks,
         };
-        let mut parts = running.spawn_tickers(&context, app.watching, app.config.poll.spread);
-        parts.extend(service_manager::parts(&running.queue, &context.poller, &official_accounts));
-        running.spawn_informing(app.service_manager, app.web, parts, Arc::clone(&app.clock));
+        let mut checks = supervisor.spawn_tickers(&context, app.accounts, app.config.poll.spread);
+        checks.extend(service_manager::progress_checks(
+            &supervisor.queue,
+            &context.poller,
+            &official_accounts,
+        ));
+        supervisor.spawn_notifying(app.service_manager, app.web, checks, Arc::clone(&app.clock));
         let housekeeping = Housekeeping {
             store: app.store,
             clock: app.clock,
             official_accounts,
             sinks: app.sink_admin,
             limits: app.config.store,
-            not_stored: Mutex::default(),
+            store_failures: Mutex::default(),
         };
-        running
+        supervisor
             .housekeeping
-            .spawn(housekeeping.run(running.stop_polling.clone(), running.stop_delivery.clone()));
-        Ok(running)
+            .spawn(housekeeping.run(supervisor.stop_polling.clone(), supervisor.stop_delivery.clone()));
+        Ok(supervisor)
     }
 
     fn spawn_workers(&mut self, poller: &Arc<Poller>, clock: &Arc<dyn Clock>, count: usize) {
-        let (repeats, requests) = tokio::sync::mpsc::channel(MAX_REPEAT_REQUESTS);
+        let (retries, requests) = tokio::sync::mpsc::channel(MAX_RETRY_REQUESTS);
         let workers = Arc::new(Workers {
             queue: Arc::clone(&self.queue),
             poller: Arc::clone(poller),
-            repeats,
+            retries,
             clock: Arc::clone(clock),
         });
         for _ in 0..count {
-            let worker = Arc::clone(&workers).work();
+            let worker = Arc::clone(&workers).run_one();
             self.polling.spawn(async {
                 worker.await;
                 Ok(())
@@ -126,12 +132,12 @@ impl Running {
         }
         let queue = Arc::clone(&self.queue);
         self.polling.spawn(async move {
-            queue.keep_time().await;
+            queue.run_timer().await;
             Ok(())
         });
-        let repeater = worker::repeat(Arc::clone(&self.queue), requests, self.stop_polling.clone());
+        let retrying = run_retries(Arc::clone(&self.queue), requests, self.stop_polling.clone());
         self.polling.spawn(async {
-            repeater.await;
+            retrying.await;
             Ok(())
         });
     }
@@ -144,31 +150,37 @@ impl Running {
         });
     }
 
-    /// What the watchdog sees of them is returned.
-    fn spawn_tickers(&mut self, context: &TickerContext, watching: Watching, spread: Duration) -> Vec<Part> {
-        let mut parts = Vec::new();
-        for (schedule, (ticks, official_accounts)) in watching.by_schedule {
+    /// Returns the watchdog's checks of the tickers.
+    fn spawn_tickers(
+        &mut self,
+        context: &TickerContext,
+        accounts: AccountSet,
+        spread: Duration,
+    ) -> Vec<ProgressCheck> {
+        let mut checks = Vec::new();
+        for (schedule, scheduled) in accounts.schedules {
+            let (ticks, official_accounts) = (scheduled.ticks, scheduled.official_accounts);
             let ticker = Ticker::new(context.clone(), schedule, spread, ticks, official_accounts);
-            parts.push(ticker.progress());
-            let (triggers, stop) = (self.triggers.clone(), self.stop_polling.clone());
-            self.polling.spawn(async { Ok(ticker.run(triggers, stop).await?) });
+            checks.push(ticker.progress_check());
+            let (scheduler, stop) = (self.scheduler.clone(), self.stop_polling.clone());
+            self.polling.spawn(async { Ok(ticker.run(scheduler, stop).await?) });
         }
-        parts
+        checks
     }
 
-    fn spawn_informing(
+    fn spawn_notifying(
         &mut self,
         service_manager: ServiceManager,
         web: Arc<WebState>,
-        parts: Vec<Part>,
+        checks: Vec<ProgressCheck>,
         clock: Arc<dyn Clock>,
     ) {
-        if service_manager.is_there() {
-            self.informing.spawn(service_manager.keep_informed(web, parts, clock));
+        if service_manager.is_present() {
+            self.notifying.spawn(service_manager.run(web, checks, clock));
         }
     }
 
-    /// Waits until a part ends, which none should before the drain.
+    /// Waits until a part ends. None should end before the drain.
     pub(super) async fn first_end(&mut self) -> Result<(), AppError> {
         tokio::select! {
             Some(ended) = self.polling.join_next() => match ended {
@@ -184,21 +196,21 @@ impl Running {
                 Ok(Err(error)) => Err(AppError::Web(error)),
                 _ => Err(AppError::EndedUnexpectedly("the web server")),
             },
-            Some(_) = self.informing.join_next() => Err(AppError::EndedUnexpectedly("the watchdog's feeder")),
+            Some(_) = self.notifying.join_next() => Err(AppError::EndedUnexpectedly("the watchdog")),
             ended = last_sink_end(&mut self.delivery) => Err(ended),
         }
     }
 
-    /// Ends what the service manager is told about a daemon that runs.
-    pub(super) async fn leave_uninformed(&mut self) {
-        self.informing.shutdown().await;
+    /// Stops the notifications of the service manager, before its last one.
+    pub(super) async fn stop_notifying(&mut self) {
+        self.notifying.shutdown().await;
     }
 
-    /// Ends all parts, each when those before it have ended or used up their share of the time: a call that hangs must
-    /// not keep sinks from finishing, nor sightings from being stored.
+    /// Ends all parts in order. Each waits for those before it only for their share of the timeout: a call that hangs must
+    /// not stop sinks from finishing, or the times of the last polls from being stored.
     pub(super) async fn drain(mut self, timeout: Duration) {
         self.stop_polling.cancel();
-        if let Err(error) = self.triggers.clone().stop().await {
+        if let Err(error) = self.scheduler.clone().stop().await {
             tracing::debug!("The cron scheduler did not stop: {error}");
         }
         self.queue.close();
@@ -216,19 +228,19 @@ impl Running {
     }
 }
 
-/// Waits until all tasks have ended, and aborts those that take longer than `grace`. What they were about is not lost:
-/// what was not committed is found again, what was not confirmed is delivered again.
+/// Waits until all tasks have ended, and aborts those that take longer than `grace`. Nothing is lost: uncommitted changes
+/// are found again, unconfirmed events are delivered again.
 async fn end<T: 'static>(tasks: &mut JoinSet<T>, grace: Duration, what: &str) {
     let ended = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(grace, ended).await.is_err() {
         tracing::warn!(
-            "Draining: {what} took longer than their share of shutdown_timeout; what was under way is dropped"
+            "Draining: {what} did not finish within their share of shutdown_timeout and were aborted"
         );
         tasks.shutdown().await;
     }
 }
 
-/// Waits until no sink is left. The end of one of several is logged; its events stay in the store.
+/// Waits until the last sink has ended. The end of any other is logged; its events stay in the store.
 async fn last_sink_end(delivery: &mut JoinSet<Result<(), SinkEnded>>) -> AppError {
     while let Some(ended) = delivery.join_next().await {
         match ended {

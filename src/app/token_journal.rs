@@ -1,5 +1,5 @@
-//! Token fetches on record, so that a daemon that is restarted again and again does not fetch a token each time; and
-//! refresh tokens that WeChat changed, which would be lost otherwise.
+//! Records token fetches, so that a daemon that restarts repeatedly does not fetch a token each time, and stores refresh
+//! tokens that WeChat changed, which would otherwise be lost.
 
 use std::{
     mem::Discriminant,
@@ -16,13 +16,13 @@ use crate::{
 };
 
 /// Records in the store.
-pub(super) struct StoreJournal {
+pub(super) struct StoreTokenJournal {
     store: Store,
-    /// Failures of the store, which are told once for all official accounts.
+    /// Logged once for all official accounts.
     not_recorded: Mutex<FailureStreak<Discriminant<StoreError>>>,
 }
 
-impl StoreJournal {
+impl StoreTokenJournal {
     pub(super) fn new(store: Store) -> Self {
         Self { store, not_recorded: Mutex::default() }
     }
@@ -44,7 +44,7 @@ impl StoreJournal {
     }
 }
 
-impl TokenJournal for StoreJournal {
+impl TokenJournal for StoreTokenJournal {
     fn record_fetch<'a>(&'a self, appid: &'a str, at: Moment) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let recorded = self.store.record_token_fetch(appid, at.wall).await;
@@ -66,9 +66,9 @@ impl TokenJournal for StoreJournal {
 }
 
 /// Records nothing, where there is no store.
-pub(super) struct NoJournal;
+pub(super) struct NullTokenJournal;
 
-impl TokenJournal for NoJournal {
+impl TokenJournal for NullTokenJournal {
     fn record_fetch<'a>(&'a self, _appid: &'a str, _at: Moment) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -95,11 +95,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fetches_that_a_full_disk_does_not_record_are_one_streak() {
+    async fn fetches_not_recorded_on_full_disk_are_logged_once() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
         store.limit_pages(1).await.unwrap();
-        let journal = StoreJournal::new(store.clone());
+        let journal = StoreTokenJournal::new(store.clone());
         // Names long enough to need new pages.
         for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
             journal.record_fetch(&name.repeat(9000), at(n as u64)).await;
@@ -107,10 +107,14 @@ mod tests {
         let reason = std::mem::discriminant(
             &store.record_token_fetch(&"d".repeat(9000), at(3).wall).await.unwrap_err(),
         );
-        assert!(!journal.not_recorded.lock().unwrap().failed(reason, at(3)), "told already");
+        assert!(!journal.not_recorded.lock().unwrap().failed(reason, at(3)), "already logged");
         store.limit_pages(u32::MAX).await.unwrap();
         journal.record_fetch("wx", at(10)).await;
-        assert_eq!(journal.not_recorded.lock().unwrap().succeeded(at(11)), None, "the end was told already");
-        assert!(journal.not_recorded.lock().unwrap().failed(reason, at(100)), "news again");
+        assert_eq!(
+            journal.not_recorded.lock().unwrap().succeeded(at(11)),
+            None,
+            "the recovery was already logged"
+        );
+        assert!(journal.not_recorded.lock().unwrap().failed(reason, at(100)), "logged again");
     }
 }

@@ -1,0 +1,89 @@
+//! The workers, which take polls from the queue and make them.
+//!
+//! There are as many workers as requests may be in flight, so an account that is not being polled needs no task. A poll that
+//! panics is one failed poll. A poll that found WeChat busy is retried a few times ([`RETRIES`]) if the next tick is far off.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, time::DelayQueue};
+
+use super::queue::{PollQueue, QueuedPoll};
+use crate::{
+    domain::{backoff::RetryDelays, clock::Clock, error_class::ErrorClass},
+    poll::{PollOutcome, Poller},
+};
+
+/// The retries of a poll that found WeChat busy.
+const RETRIES: RetryDelays =
+    RetryDelays(&[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)]);
+
+/// Polls are retried only if the next tick is further off than this.
+const MIN_TIME_TO_NEXT_TICK: Duration = Duration::from_secs(60);
+
+/// How many retries may wait for the retry task. A poll beyond that waits for its next tick.
+pub const MAX_RETRY_REQUESTS: usize = 4096;
+
+/// A poll to be queued again after a delay.
+pub type RetryRequest = (QueuedPoll, Duration);
+
+/// What the workers share.
+pub struct Workers {
+    /// The waiting polls.
+    pub queue: Arc<PollQueue>,
+    /// Makes the polls.
+    pub poller: Arc<Poller>,
+    /// To [`run_retries`].
+    pub retries: mpsc::Sender<RetryRequest>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Workers {
+    /// Runs one worker until the queue is closed.
+    pub async fn run_one(self: Arc<Self>) {
+        while let Some(poll) = self.queue.next().await {
+            let outcome = AssertUnwindSafe(self.poller.poll(&poll.guard)).catch_unwind().await;
+            self.queue.finish(poll.lane);
+            match outcome {
+                Ok(PollOutcome::Failed(failure)) if failure.class == ErrorClass::Busy => self.retry(poll),
+                // `Retry-After` asked for a longer wait than this retry left: another retry may follow.
+                Ok(PollOutcome::BackedOff) if poll.retries > 0 => self.retry(poll),
+                Ok(_) => {}
+                Err(_) => self.poller.panicked(&poll.guard),
+            }
+        }
+    }
+
+    fn retry(&self, poll: QueuedPoll) {
+        let now = self.clock.now().wall;
+        let is_far_off = poll.sweep.next_due.is_none_or(|due| due > now + MIN_TIME_TO_NEXT_TICK);
+        if is_far_off && let Some(delay) = RETRIES.next(poll.retries.into(), fastrand::f64()) {
+            // If the channel is full, the next tick polls the account.
+            let _ = self.retries.try_send((poll, delay));
+        }
+    }
+}
+
+/// Queues polls again after their delay, until the drain begins.
+pub async fn run_retries(
+    queue: Arc<PollQueue>,
+    mut requests: mpsc::Receiver<RetryRequest>,
+    drain: CancellationToken,
+) {
+    let mut waiting = DelayQueue::new();
+    loop {
+        tokio::select! {
+            () = drain.cancelled() => return,
+            Some((poll, delay)) = requests.recv() => {
+                waiting.insert(poll, delay);
+            }
+            Some(expired) = waiting.next(), if !waiting.is_empty() => {
+                let mut poll = expired.into_inner();
+                poll.retries += 1;
+                queue.push([poll]);
+            }
+        }
+    }
+}
