@@ -162,7 +162,7 @@ fn watchdog_is_notified_while_wechat_hangs() {
     eventually("polls that hang", || daemon.metric(blocked).filter(|overruns| *overruns >= 1.0));
     manager.pings(20);
     let log = daemon.stderr();
-    assert!(!log.contains("stands still"), "{log}");
+    assert!(!log.contains("has stalled"), "{log}");
     assert!(log.contains("WatchdogSec"), "an interval this short is warned of: {log}");
 }
 
@@ -234,7 +234,7 @@ fn hanging_commit_stops_watchdog_notifications() {
     wechat.control().open_session(&appid(0), "kf1@shop", "a", None).unwrap();
     let begun = Instant::now();
     let said = eventually("the stall in the log", || {
-        daemon.stderr().lines().find(|line| line.contains("stands still")).map(str::to_owned)
+        daemon.stderr().lines().find(|line| line.contains("has stalled")).map(str::to_owned)
     });
     assert!(begun.elapsed() > Duration::from_secs(25), "{:?}", begun.elapsed());
     assert!(said.contains("ERROR") && said.contains("the store has committed nothing since"), "{said}");
@@ -248,7 +248,7 @@ fn hanging_commit_stops_watchdog_notifications() {
     fs::remove_file(hang).unwrap();
     manager.pings(5);
     let log = daemon.stderr();
-    assert_eq!(log.matches("stands still").count(), 1, "{log}");
+    assert_eq!(log.matches("has stalled").count(), 1, "{log}");
     assert!(log.contains("Polling makes progress again"), "{log}");
 }
 
@@ -282,7 +282,7 @@ fn unsupported_abstract_socket_is_harmless() {
 
 /// The daemon warns once, goes on, and ends in good order.
 fn outlives(wechat: &WeChat, daemon: Process) {
-    let warnings = |log: &str| log.matches("The service manager cannot be told").count();
+    let warnings = |log: &str| log.matches("The service manager could not be notified").count();
     eventually("a warning", || (warnings(&daemon.stderr()) > 0).then_some(()));
     let polls = wechat.control().requests(Endpoint::GetSessionList);
     eventually("further polls", || {
