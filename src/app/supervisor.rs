@@ -49,22 +49,7 @@ pub(super) struct Supervisor {
 impl Supervisor {
     /// Spawns all parts.
     pub(super) async fn spawn(app: App) -> Result<Self, AppError> {
-        let mut supervisor = Self {
-            stop_polling: CancellationToken::new(),
-            stop_delivery: CancellationToken::new(),
-            queue: Arc::new(PollQueue::new(
-                app.accounts.official_accounts.len(),
-                app.config.api.max_in_flight_per_official_account,
-            )),
-            scheduler: CronScheduler::start().await?,
-            polling: JoinSet::new(),
-            control: JoinSet::new(),
-            housekeeping: JoinSet::new(),
-            delivery: JoinSet::new(),
-            web: JoinSet::new(),
-            web_handles: Vec::new(),
-            notifying: JoinSet::new(),
-        };
+        let mut supervisor = Self::new(&app).await?;
         // Half of the sinks' share of a drain, so that attempts that begin then can finish.
         let begin_for = app.config.shutdown_timeout / 8;
         for dispatcher in app.dispatchers {
@@ -113,6 +98,26 @@ impl Supervisor {
             .housekeeping
             .spawn(housekeeping.run(supervisor.stop_polling.clone(), supervisor.stop_delivery.clone()));
         Ok(supervisor)
+    }
+
+    /// A supervisor without tasks.
+    async fn new(app: &App) -> Result<Self, AppError> {
+        Ok(Self {
+            stop_polling: CancellationToken::new(),
+            stop_delivery: CancellationToken::new(),
+            queue: Arc::new(PollQueue::new(
+                app.accounts.official_accounts.len(),
+                app.config.api.max_in_flight_per_official_account,
+            )),
+            scheduler: CronScheduler::start().await?,
+            polling: JoinSet::new(),
+            control: JoinSet::new(),
+            housekeeping: JoinSet::new(),
+            delivery: JoinSet::new(),
+            web: JoinSet::new(),
+            web_handles: Vec::new(),
+            notifying: JoinSet::new(),
+        })
     }
 
     fn spawn_workers(&mut self, poller: &Arc<Poller>, clock: &Arc<dyn Clock>, count: usize) {
