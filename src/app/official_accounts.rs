@@ -132,7 +132,9 @@ fn client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, 
     let client = client.and_then(|client| {
         let asks_servers = config.official_accounts.iter().any(|configured| match &configured.token {
             TokenConfig::Own(source) => matches!(source, TokenSource::Server(_)),
-            TokenConfig::Component { credentials, .. } => matches!(credentials.ticket, TicketSource::Server(_)),
+            TokenConfig::Component { credentials, .. } => {
+                matches!(credentials.ticket, TicketSource::Server(_))
+            }
         });
         if asks_servers { client.with_servers(&options) } else { Ok(client) }
     });
