@@ -55,11 +55,11 @@ awk -v is="$exposure" -v most=$highest_exposure 'BEGIN { exit !(is != "" && is +
     fail "the exposure is not below $highest_exposure"
 
 # kfwatch rejects the shipped configuration and lists the missing values. It accepts the configuration with these values.
-said=$("$kfwatch" check -c deploy/systemd/config.toml 2>&1) && fail "check accepts a configuration that is not filled in"
+said=$("$kfwatch" check -c deploy/systemd/config.toml 2>&1) && fail "check accepts a configuration with missing values"
 for key in appid kf_accounts secret_file; do
-    grep -q "official_accounts\.[a-z.]*$key: " <<<"$said" || fail "check does not ask for $key: $said"
+    grep -q "official_accounts\.[a-z.]*$key: " <<<"$said" || fail "check does not report $key: $said"
 done
-(($(wc -l <<<"$said") == 3)) || fail "check asks for more than what is to be filled in: $said"
+(($(wc -l <<<"$said") == 3)) || fail "check reports more than the values to fill in: $said"
 
 # A simulated WeChat; its first official account is filled in.
 "$kfwatch" simulate --listen 127.0.0.1:0 >"$work/simulated.toml" 2>"$work/simulator.log" &
@@ -138,11 +138,11 @@ kill -TERM "$daemon"
 wait "$tracer" || fail "the daemon ended with $?: $(cat "$work/daemon.log")"
 daemon=""
 [[ ! -s $work/stdout ]] || fail "the journal would get $(head -c 200 "$work/stdout")"
-! find "$state" -perm /077 | grep . || fail "these files are open to others"
+! find "$state" -perm /077 | grep . || fail "other users can read these files"
 
 sed -nE 's/^[0-9]+ +([a-z0-9_]+)\(.*/\1/p' "$trace" | sort -u >"$work/used"
 used=$(wc -l <"$work/used")
-((used > 40)) || fail "only $used system calls were seen"
+((used > 40)) || fail "only $used system calls were observed"
 forbidden=$(allowed | sort -u | comm -23 "$work/used" -)
 [[ -z $forbidden ]] || fail "SystemCallFilter forbids what the daemon does: $forbidden"
 

@@ -1,5 +1,5 @@
-# The Debian package in a Debian of its own (a debootstrap chroot): installed, run as its user, upgraded, removed, purged. No
-# systemd runs there: a systemctl that only writes down what it is told stands for it. Needs root and the machine's own mirror.
+# Tests the Debian package in a debootstrap chroot: installs it, runs it as its user, upgrades, removes and purges it. No systemd
+# runs there: a fake systemctl records its arguments. Needs root and the machine's Debian mirror.
 . tests/lib.sh
 install_packages debootstrap dpkg-dev lintian
 
@@ -8,7 +8,7 @@ root=$work/root
 simulator=
 cleanup() {
     [[ -z $simulator ]] || kill "$simulator" 2>/dev/null || true
-    # Of debootstrap, if it was interrupted.
+    # A mount of debootstrap, if it was interrupted.
     mount | awk -v root="$root/" 'index($3, root) == 1 { print $3 }' | sort -r | while read -r mounted; do
         as_root umount --lazy "$mounted"
     done
@@ -25,17 +25,17 @@ progress() { echo "debian.sh, after $SECONDS s: $1"; }
 in_chroot() { as_root env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
     http_proxy="${http_proxy:-}" https_proxy="${https_proxy:-}" /usr/sbin/chroot "$root" "$@"; }
 as_kfwatch() { in_chroot runuser -u kfwatch -- "$@"; }
-# Installs a package of the chroot's /tmp like an operator who keeps his configuration.
+# Installs a package from the chroot's /tmp, and keeps the existing configuration.
 apt_install() {
     in_chroot apt-get install --quiet --quiet --yes --no-install-recommends \
         --option Dpkg::Options::=--force-confdef --option Dpkg::Options::=--force-confold "$@"
 }
-# What systemctl was told since the last time.
+# The recorded arguments of systemctl since the last call.
 told() {
     as_root cat "$root/systemctl.log" 2>/dev/null
     as_root rm -f "$root/systemctl.log"
 }
-# Owner, group and permissions, or a failure.
+# Checks owner, group and permissions.
 expect() {
     local found
     found=$(in_chroot stat --format='%U:%G %a' "$1")
@@ -46,7 +46,7 @@ progress "building the package"
 package=$(deploy/debian/build.sh)
 lintian --allow-root --fail-on error,warning "$package"
 
-# The next version, whose configuration is another one.
+# The next version, with a different configuration.
 as_root dpkg-deb --raw-extract "$package" "$work/next"
 as_root sed -i 's/^Version: .*/&.1/' "$work/next/DEBIAN/control"
 echo "# The next version's." | as_root tee -a "$work/next/etc/kfwatch/config.toml" >/dev/null
@@ -70,15 +70,15 @@ before=$(as_root find "$root" -xdev -path "$root/tmp" -prune -o -name '*kfwatch*
 
 progress "installing"
 apt_install /tmp/kfwatch.deb >"$work/install.log" 2>&1 || fail "$(cat "$work/install.log")"
-grep -q "systemctl enable --now kfwatch" "$work/install.log" || fail "does not say how to start it: $(cat "$work/install.log")"
+grep -q "systemctl enable --now kfwatch" "$work/install.log" || fail "does not explain how to start it: $(cat "$work/install.log")"
 expect /etc/kfwatch/credentials "root:root 700"
 expect /etc/kfwatch/config.toml "root:kfwatch 640"
 expect /var/lib/kfwatch "kfwatch:kfwatch 700"
 expect /usr/bin/kfwatch "root:root 755"
 [[ -z $(in_chroot dpkg --verify kfwatch) ]] || fail "dpkg --verify: $(in_chroot dpkg --verify kfwatch)"
-# Placeholders cannot work: the service is neither started nor enabled.
+# A configuration with placeholders cannot work, so the service is neither started nor enabled.
 commands=$(told)
-[[ $commands != *start* && $commands != *enable* ]] || fail "systemctl was told: $commands"
+[[ $commands != *start* && $commands != *enable* ]] || fail "systemctl was called: $commands"
 in_chroot test ! -e /etc/systemd/system/multi-user.target.wants/kfwatch.service || fail "the service is enabled"
 in_chroot test -f /usr/lib/systemd/system/kfwatch.service -a -f /usr/share/man/man1/kfwatch.1.gz -a -f /etc/logrotate.d/kfwatch
 
@@ -91,7 +91,7 @@ as_kfwatch kfwatch check --config /etc/kfwatch/config.toml >"$work/check" 2>&1 |
 [[ $status == 78 ]] || fail "check of the placeholders ($status): $(cat "$work/check")"
 grep -F 'FILL IN' "$work/check" | sed 's/^/check of the placeholders: /'
 
-# The operator's configuration, for a simulated WeChat outside of the chroot.
+# The operator's configuration, for a simulated WeChat outside the chroot.
 "$target/dist/kfwatch" simulate --listen 127.0.0.1:0 >"$work/simulated.toml" 2>"$work/simulator.log" &
 simulator=$!
 for _ in $(seq 100); do
@@ -135,7 +135,7 @@ apt_install /tmp/next.deb >"$work/upgrade.log" 2>&1 || fail "$(cat "$work/upgrad
 [[ $(in_chroot dpkg-query --show --showformat='${Version}' kfwatch) == *.1 ]] || fail "not upgraded: $(cat "$work/upgrade.log")"
 as_root cmp "$work/config.toml" "$root/etc/kfwatch/config.toml" || fail "the configuration was replaced"
 expect /etc/kfwatch/config.toml "root:kfwatch 640"
-as_root grep -q "The next version's" "$root/etc/kfwatch/config.toml.dpkg-dist" || fail "the new configuration is not beside it"
+as_root grep -q "The next version's" "$root/etc/kfwatch/config.toml.dpkg-dist" || fail "the new configuration is not next to it"
 cmp <(kept) "$work/events" || fail "other events after the upgrade"
 commands=$(told)
 [[ $commands == *restart*kfwatch.service* ]] || fail "the service is not restarted: $commands"
@@ -146,12 +146,12 @@ in_chroot apt-get --quiet --quiet --yes remove kfwatch >"$work/remove.log" 2>&1 
 commands=$(told)
 [[ $commands == *stop*kfwatch.service* ]] || fail "the service is not stopped: $commands"
 in_chroot test ! -e /usr/bin/kfwatch || fail "the program is still there"
-as_root cmp "$work/config.toml" "$root/etc/kfwatch/config.toml" || fail "the configuration has gone"
-in_chroot test -s /var/lib/kfwatch/kfwatch.db || fail "the store has gone"
+as_root cmp "$work/config.toml" "$root/etc/kfwatch/config.toml" || fail "the configuration is missing"
+in_chroot test -s /var/lib/kfwatch/kfwatch.db || fail "the store is missing"
 
 progress "purging"
 in_chroot apt-get --quiet --quiet --yes purge kfwatch >"$work/purge.log" 2>&1 || fail "$(cat "$work/purge.log")"
-grep "^kfwatch: removed" "$work/purge.log" || fail "does not say what it removed: $(cat "$work/purge.log")"
+grep "^kfwatch: removed" "$work/purge.log" || fail "does not list what it removed: $(cat "$work/purge.log")"
 left=$(as_root find "$root" -xdev -path "$root/tmp" -prune -o -name '*kfwatch*' -print)
 left+=$(as_root grep -H "^kfwatch:" "$root/etc/passwd" "$root/etc/group" "$root/etc/shadow" || true)
 [[ -z $left ]] || fail "left: $left"

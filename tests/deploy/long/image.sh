@@ -1,4 +1,4 @@
-# The image's program built as the Dockerfile builds it, optimized and from the files of the context alone, and run in its tree.
+# Builds the image's program as the Dockerfile does, optimized and only from the files of the context, and runs it in its tree.
 . tests/lib.sh
 
 context=$(mktemp -d "$target/context.XXXXXX")
