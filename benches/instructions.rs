@@ -15,7 +15,7 @@ use kfwatch::{
         diff::diff,
         event::{Numbered, session_id},
         snapshot::Snapshot,
-        tracker::{Answer, Fingerprint, Listed},
+        tracker::{AnswerContent, Fingerprint, SessionAnswer},
     },
     metrics::{
         Metrics,
@@ -67,11 +67,12 @@ fn run(name: &str) {
             let wall = jiff::Timestamp::from_second(CREATETIME + 60).unwrap();
             let moment = Moment { wall, monotonic: Duration::from_secs(60) };
             let text = answer(100);
-            let listed_before = Answer { listed: Listed::Same, sent_at: moment, received_at: moment };
+            let unchanged =
+                SessionAnswer { content: AnswerContent::Unchanged, sent_at: moment, received_at: moment };
             counted(&|| {
                 let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(black_box(&text));
                 black_box(Fingerprint::new(hash));
-                drop(black_box(black_box(&watch).answered(black_box(listed_before), "getsessionlist")));
+                drop(black_box(black_box(&watch).after_answer(black_box(unchanged), "getsessionlist")));
             });
         }
         "derive_session_id" => {

@@ -15,7 +15,7 @@ use kfwatch::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    status::Table,
+    status::AccountTable,
 };
 use uuid::Uuid;
 
@@ -233,7 +233,7 @@ fn scrapes(report: &mut Report) {
 }
 
 /// The size of a scrape in bytes.
-fn page(table: &Table, metrics: &Metrics) -> usize {
+fn page(table: &AccountTable, metrics: &Metrics) -> usize {
     let mut bytes = 0;
     exposition::write(table, metrics, &Stored::default(), Detail::PerAccount, |chunk| {
         bytes += black_box(&chunk).len();
@@ -253,12 +253,12 @@ fn copied(bytes: usize) {
 }
 
 /// The least that a scrape has to read: the view of each account under its lock, and its name.
-fn walked(table: &Table) -> u64 {
+fn walked(table: &AccountTable) -> u64 {
     let mut sum = 0;
     for official_account in table.official_accounts() {
-        official_account.look(|read| {
-            let known = u64::from(read.row.polls) + u64::from(read.row.agent.online.is_some());
-            sum += known + read.account.kf_account.len() as u64;
+        official_account.for_each_view(|account, view| {
+            let known = u64::from(view.counters.polls) + u64::from(view.agent.online.is_some());
+            sum += known + account.kf_account.len() as u64;
         });
     }
     sum

@@ -12,12 +12,13 @@ use kfwatch::{
     config::{Config, Environment},
     domain::clock::Clock,
     metrics::Metrics,
-    poll::{PollLimits, Poller, WatchedAccount},
+    poll::{PollGuard, PollLimits, Poller},
     schedule::{
         queue::{PollQueue, QueuedPoll},
         sweep::{ScheduledAccount, Sweep},
         workers::{MAX_RETRY_REQUESTS, Workers},
     },
+    status::{PollCounters, WatchedAccount},
     store::Store,
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -164,7 +165,7 @@ impl Daemon {
         let sweep = Sweep::start(&self.metrics, &self.clock, None);
         let over = Arc::downgrade(&sweep);
         let job = |(ScheduledAccount { official_account, lane }, account): &Scheduling| {
-            let guard = official_account.guard(account).unwrap();
+            let guard = PollGuard::try_acquire(official_account, account).unwrap();
             QueuedPoll { guard, lane: *lane, sweep: Arc::clone(&sweep), retries: 0 }
         };
         self.queue.push(self.accounts.iter().map(job).collect::<Vec<_>>());
@@ -178,8 +179,8 @@ impl Daemon {
     fn check(&self) {
         let sweeps = ROUNDS as u32 + 2;
         for (_, account) in &self.accounts {
-            let row = account.status.row();
-            assert_eq!((row.polls, row.failures, row.started, row.ended), (sweeps, 0, 0, 0));
+            let counters = account.view(0).counters;
+            assert_eq!(counters, PollCounters { polls: sweeps, ..PollCounters::default() });
         }
     }
 }
@@ -201,7 +202,7 @@ async fn accounts(
         let official_account = factory.official_account(configured, Arc::default(), metrics);
         for stored in stored.by_ref().take(configured.kf_accounts.len()) {
             let (row, account) = (stored.id, stored.account.clone());
-            let watch = app::watch(stored);
+            let watch = stored.into_tracker();
             let scheduled = ScheduledAccount { official_account: Arc::clone(&official_account), lane };
             accounts.push((scheduled, Arc::new(WatchedAccount::new(account, row, watch))));
         }

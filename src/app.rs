@@ -38,7 +38,6 @@ pub use self::{
     official_accounts::OfficialAccountFactory,
     operations::operations_by_hand,
 };
-pub use crate::poll::watch;
 use crate::{
     config::Config,
     control::{
@@ -50,7 +49,7 @@ use crate::{
     metrics::{Metrics, exposition::Detail},
     poll::{PollLimits, Poller},
     schedule::ticker::ManualTicks,
-    status::Table,
+    status::AccountTable,
     store::Store,
     web::{WebListener, WebState},
 };
@@ -105,7 +104,7 @@ impl App {
         let operations = operations(&config, &accounts.official_accounts, Arc::clone(&clock));
         let control = socket.map(|socket| ControlServer::new(socket, operations, Arc::clone(&sink_admin)));
         let web = Arc::new(WebState {
-            table: Table::new(accounts.statuses()),
+            table: AccountTable::new(accounts.statuses()),
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             event_log_max_bytes: config.store.event_log_max_bytes,

@@ -1,11 +1,11 @@
-//! What kfwatch is about, without the world: accounts, snapshots, their difference, events, transfers, holds, streaks
-//! of failures, progress, and what servers ask for by `Retry-After`.
+//! The rules of kfwatch, without I/O: accounts, snapshots, diffs, events, transfers, backoff, failure streaks, progress.
 //!
-//! Everything here is pure and synchronous: no clock is read, nothing is fetched or stored, and what cannot be
-//! expressed cannot fail. Time comes in as an argument ([`clock::Moment`]), so that a day can be rehearsed in a
-//! second. The rest of the program depends on this module; it depends on nothing of ours.
+//! Everything here is pure and synchronous. Nothing reads a clock, fetches or stores; the time is an argument
+//! ([`clock::Moment`]), so that a test can simulate a day in a second. All other modules may use this one; it uses none of
+//! them.
 
 pub mod account;
+pub(crate) mod active_backoff;
 pub mod agents;
 pub mod backoff;
 pub mod clock;
@@ -16,6 +16,7 @@ pub mod endpoint;
 pub mod errcode;
 pub mod error_class;
 pub mod event;
+pub(crate) mod failure_reason;
 pub mod failure_streak;
 pub mod progress;
 pub mod remedy;

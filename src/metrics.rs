@@ -212,17 +212,18 @@ struct CallMetrics {
 
 impl CallObserver for CallMetrics {
     fn called(&self, endpoint: Endpoint, elapsed: Duration, error: Option<&CallError>) {
-        for (index, candidate) in
-            Endpoint::ALL.into_iter().enumerate().filter(|(_, candidate)| *candidate == endpoint)
-        {
-            self.durations[index].observe(elapsed.as_secs_f64());
-            self.counters.requests[index].fetch_add(1, Ordering::Relaxed);
-            if let Some(error) = error {
-                let mut errors =
-                    self.counters.errors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                *errors.entry((candidate.as_str(), error.code())).or_default() += 1;
-            }
+        // Endpoints are numbered in the order of `Endpoint::ALL`.
+        let index = endpoint as usize;
+        self.durations[index].observe(elapsed.as_secs_f64());
+        self.counters.requests[index].fetch_add(1, Ordering::Relaxed);
+        if let Some(error) = error {
+            self.rejected(endpoint, error);
         }
+    }
+
+    fn rejected(&self, endpoint: Endpoint, error: &CallError) {
+        let mut errors = self.counters.errors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *errors.entry((endpoint.as_str(), error.code())).or_default() += 1;
     }
 
     fn token_refreshed(&self, expires_at: Option<i64>) {

@@ -12,8 +12,7 @@ use kfwatch::{
         snapshot::{ObservedSessions, Session, Snapshot},
         tracker::{AccountTracker, LastSeen},
     },
-    poll::WatchedAccount,
-    status::{OfficialAccountStatus, Table},
+    status::{AccountTable, OfficialAccountStatus, PollCounters, WatchedAccount},
     store::AccountId,
     wechat::wire,
 };
@@ -89,32 +88,30 @@ pub(crate) fn watch(openids: &[String]) -> AccountTracker {
 }
 
 /// The table of one official account with so many kf accounts. No two that follow each other have the same numbers.
-pub(crate) fn table(accounts: usize) -> Table {
-    let watch = watch(&openids(10));
+pub(crate) fn table(accounts: usize) -> AccountTable {
+    let openids = openids(20);
+    let trackers: Vec<AccountTracker> = (0..20).map(|sessions| watch(&openids[..sessions])).collect();
     let shared = account("");
     let watched = |n: usize| {
         let account = Account { kf_account: format!("kf{n}@oa0").into(), ..shared.clone() };
-        let watched = WatchedAccount::new(account, AccountId(0), watch.clone());
         let random = ((n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
-        let seconds = |seconds: i64| Timestamp::from_second(seconds).ok().map(UnixMs::from);
-        let mut row = watched.status.row();
-        row.up = !random.is_multiple_of(100);
-        row.sessions = Some(random % 20);
-        row.oldest_createtime = match random % 20 {
-            0 => None,
-            _ => seconds(CREATETIME - i64::from(random) % 7200),
-        };
-        row.last_success_at = seconds(CREATETIME + i64::from(random) % 60);
-        row.polls = 14_400 + random % 10;
-        row.failures = random % 3;
-        row.started = 300 + random % 100;
-        row.ended = row.started - random % 20;
-        drop(row);
+        let mut tracker = trackers[random as usize % 20].clone();
+        let last_success_at = Timestamp::from_second(CREATETIME + i64::from(random) % 60);
+        tracker.last_seen.last_success_at = last_success_at.ok().map(UnixMs::from);
+        let watched = WatchedAccount::new(account, AccountId(0), tracker);
+        let started = 300 + random % 100;
+        watched.count(PollCounters {
+            polls: 14_400 + random % 10,
+            failures: random % 3,
+            overruns: 0,
+            started,
+            ended: started - random % 20,
+        });
         Arc::new(watched)
     };
     // Each in a place of its own, as the daemon has them.
     let accounts: Vec<_> = (0..accounts).map(watched).collect();
     let official_account = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
-    official_account.set_kf_accounts(Arc::new(accounts));
-    Table::new(vec![Arc::new(official_account)])
+    official_account.set_kf_accounts(accounts);
+    AccountTable::new(vec![Arc::new(official_account)])
 }

@@ -10,9 +10,9 @@ use crate::{
     config::{self, Config, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT},
     domain::{account::Account, cron::Schedule},
     metrics::Metrics,
-    poll::{Discovery, Leaving, OfficialAccount, Patterns, Poller, WatchedAccount, watch},
+    poll::{AccountDiscovery, DiscoveryPatterns, OfficialAccount, Poller, RemovedAccount},
     schedule::sweep::ScheduledAccount,
-    status::OfficialAccountStatus,
+    status::{OfficialAccountStatus, WatchedAccount},
     store::{Store, StoreError, StoredAccount},
 };
 
@@ -52,11 +52,12 @@ impl AccountSet {
             let ticks = Arc::clone(&schedule.ticks);
             let official_account = factory.official_account(configured, ticks, metrics);
             let accounts = stored.by_ref().take(count);
-            let accounts = accounts.map(|stored| WatchedAccount::restored(stored, &official_account.status));
-            official_account.set_accounts(accounts.collect());
+            let accounts =
+                accounts.map(|stored| WatchedAccount::from_stored(stored, official_account.status.ticks()));
+            official_account.status.set_kf_accounts(accounts.collect());
             if let Some(patterns) = patterns(configured) {
                 let appid = configured.appid.as_str().into();
-                official_account.set_discovery(Discovery::new(patterns, appid));
+                official_account.set_discovery(AccountDiscovery::new(patterns, appid));
                 if count == 0 {
                     let official_account = &configured.name;
                     tracing::info!(%official_account, "No kf account is known yet: waiting for getkflist");
@@ -71,12 +72,12 @@ impl AccountSet {
 
     /// Records the accounts that are no longer configured as unwatched.
     pub(super) async fn announce_removed(&mut self, poller: &Poller) -> Result<(), AppError> {
-        let leaving = std::mem::take(&mut self.removed).into_iter().map(|removed| Leaving {
-            row: removed.id,
+        let removed = std::mem::take(&mut self.removed).into_iter().map(|removed| RemovedAccount {
+            id: removed.id,
             account: removed.account.clone(),
-            watch: watch(removed),
+            tracker: removed.into_tracker(),
         });
-        Ok(poller.unwatch(leaving.collect(), "configuration").await?)
+        Ok(poller.remove_accounts(removed.collect(), "configuration").await?)
     }
 
     /// The views of the official accounts.
@@ -91,7 +92,7 @@ pub async fn watched_accounts(
     config: &Config,
     store: Option<&Store>,
 ) -> Result<Vec<Vec<Account>>, StoreError> {
-    let patterns: Vec<Option<Patterns>> = config.official_accounts.iter().map(patterns).collect();
+    let patterns: Vec<Option<DiscoveryPatterns>> = config.official_accounts.iter().map(patterns).collect();
     let mut known: HashMap<Arc<str>, Vec<Account>> = HashMap::new();
     if let Some(store) = store.filter(|_| patterns.iter().any(Option::is_some)) {
         for account in store.watched_accounts().await? {
@@ -111,8 +112,8 @@ pub async fn watched_accounts(
 }
 
 /// The patterns that discover further kf accounts of an official account, if it has any.
-pub(super) fn patterns(configured: &config::OfficialAccountConfig) -> Option<Patterns> {
-    (!configured.patterns.is_empty()).then(|| Patterns {
+pub(super) fn patterns(configured: &config::OfficialAccountConfig) -> Option<DiscoveryPatterns> {
+    (!configured.patterns.is_empty()).then(|| DiscoveryPatterns {
         named: configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect(),
         matching: configured.patterns.clone(),
         exclude: configured.exclude.clone(),

@@ -17,7 +17,8 @@ use crate::{
     config,
     dispatch::admin::SinkAdmin,
     domain::{clock::Clock, failure_streak::FailureStreak},
-    poll::{OfficialAccount, WatchedAccount},
+    poll::OfficialAccount,
+    status::WatchedAccount,
     store::{LastSeenUpdate, PruneLimits, Pruned, RoomOutcome, SizeLimit, Store, StoreError},
 };
 
@@ -102,15 +103,21 @@ impl Housekeeping {
     async fn record_last_seen(&self) -> Result<(), StoreError> {
         let mut waiting: Vec<Arc<WatchedAccount>> = Vec::new();
         for of in &self.official_accounts {
-            waiting.extend(of.accounts().iter().filter(|account| account.last_seen_pending()).cloned());
+            waiting.extend(
+                of.accounts().iter().filter(|account| account.pending_last_seen().is_some()).cloned(),
+            );
         }
         for batch in waiting.chunks(LAST_SEEN_BATCH) {
             // Read as late as possible: a poll may have committed a newer one meanwhile.
-            let updates: Vec<LastSeenUpdate> = batch.iter().map(|account| account.seen()).collect();
+            let (accounts, updates): (Vec<_>, Vec<LastSeenUpdate>) =
+                batch.iter().filter_map(|account| Some((account, account.pending_last_seen()?))).unzip();
             match self.store.record_sightings(updates.clone()).await {
                 Ok(()) => {
                     self.log_recovery();
-                    batch.iter().zip(&updates).for_each(|(account, seen)| account.last_seen_stored(seen));
+                    accounts
+                        .iter()
+                        .zip(&updates)
+                        .for_each(|(account, stored)| account.last_seen_stored(stored));
                 }
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {

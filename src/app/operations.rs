@@ -12,7 +12,8 @@ use crate::{
     control::operations::{CommandLimits, ConfiguredOfficialAccount, Operations},
     domain::{account::Account, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
-    poll::{Discovery, OfficialAccount, WatchedAccount, watch},
+    poll::{AccountDiscovery, OfficialAccount},
+    status::WatchedAccount,
     store::{AccountId, Store},
 };
 
@@ -58,19 +59,19 @@ pub async fn operations_by_hand(
     let lists = watched_accounts(config, store).await?;
     let key = |account: &Account| (Arc::clone(&account.appid), Arc::clone(&account.kf_account));
     let mut known: HashMap<_, AccountTracker> =
-        stored.into_iter().map(|stored| (key(&stored.account), watch(stored))).collect();
+        stored.into_iter().map(|stored| (key(&stored.account), stored.into_tracker())).collect();
     let metrics = Metrics::new([])?;
     let official_accounts = config.official_accounts.iter().zip(lists).map(|(configured, accounts)| {
         let official_account = factory.official_account(configured, Arc::default(), &metrics);
         let watched = accounts.into_iter().map(|account| {
-            let watch = known.remove(&key(&account)).unwrap_or_default();
+            let tracker = known.remove(&key(&account)).unwrap_or_default();
             // Nothing is committed, so the id is not used.
-            Arc::new(WatchedAccount::new(account, AccountId(0), watch))
+            Arc::new(WatchedAccount::new(account, AccountId(0), tracker))
         });
-        official_account.set_accounts(watched.collect());
+        official_account.status.set_kf_accounts(watched.collect());
         if let Some(patterns) = patterns(configured) {
             let appid = configured.appid.as_str().into();
-            official_account.set_discovery(Discovery::new(patterns, appid));
+            official_account.set_discovery(AccountDiscovery::new(patterns, appid));
         }
         official_account
     });

@@ -237,6 +237,8 @@ pub(super) fn progress_checks(
     let (queue, poller) = (Arc::clone(queue), Arc::clone(poller));
     [
         ProgressCheck::new("no poll has finished", longest + COMMIT_TIMEOUT, move || queue.progress()),
-        ProgressCheck::new("the store has committed nothing", COMMIT_TIMEOUT, move || poller.commits()),
+        ProgressCheck::new("the store has committed nothing", COMMIT_TIMEOUT, move || {
+            poller.commit_progress()
+        }),
     ]
 }

@@ -1,6 +1,6 @@
 //! The status line that `systemctl status` shows.
 
-use crate::{domain::account::AccountState, status::Table, web::WebState};
+use crate::{domain::account::AccountState, status::AccountTable, web::WebState};
 
 /// How many kf accounts are in which state, how many sessions are open, how many events are pending for the slowest sink.
 pub(super) async fn status_line(web: &WebState) -> String {
@@ -29,10 +29,10 @@ const SHOWN: [AccountState; 5] = [
 ];
 
 impl StatusCounts {
-    fn of(table: &Table) -> Self {
+    fn of(table: &AccountTable) -> Self {
         let mut counts = Self::default();
         for official_account in table.official_accounts() {
-            official_account.look(|account| counts.count(account.row.state, account.row.sessions));
+            official_account.for_each_view(|_, view| counts.count(view.state, view.sessions));
         }
         counts
     }

@@ -22,10 +22,13 @@ use super::{CliError, init_logging, signals, simulate};
 use crate::{
     app::{App, clock::SystemClock},
     config::{self, Config, Environment},
-    domain::{account::AccountState, clock::Clock},
+    domain::{
+        account::{Account, AccountState},
+        clock::Clock,
+    },
     logging::LogFormat,
     simulator::{Scenario, Simulator},
-    status::{AccountViewRef, OfficialAccountViews},
+    status::{AccountView, OfficialAccountViews},
     store::{EventFilter, EventLog, EventPage, StoredEvent},
     web::{WebListener, WebState},
 };
@@ -244,14 +247,14 @@ fn introduce(pages: &[String], simulator: &Simulator, format: DemoFormat) {
 }
 
 fn summarize(web: &WebState, events: usize, pages: &[String]) {
-    let official_accounts = web.table.read();
-    let accounts: Vec<AccountViewRef<'_>> =
+    let official_accounts = web.table.views();
+    let accounts: Vec<(&Account, &AccountView)> =
         official_accounts.iter().flat_map(OfficialAccountViews::iter).collect();
-    let sum = |of: fn(&AccountViewRef<'_>) -> u32| accounts.iter().map(|row| u64::from(of(row))).sum::<u64>();
+    let sum = |of: fn(&AccountView) -> u32| accounts.iter().map(|(_, view)| u64::from(of(view))).sum::<u64>();
     let unbound: Vec<String> = accounts
         .iter()
-        .filter(|account| account.row.state == AccountState::Unbound)
-        .map(|account| format!("{}/{}", account.account.official_account, account.account.kf_account))
+        .filter(|(_, view)| view.state == AccountState::Unbound)
+        .map(|(account, _)| account.to_string())
         .collect();
     eprintln!(
         "\nSummary\n  \
@@ -260,12 +263,12 @@ fn summarize(web: &WebState, events: usize, pages: &[String]) {
          accounts      {} polls of {} kf accounts, {} failed\n  \
          unbound       {}{}\n  \
          status page   {} (while the demo runs)",
-        sum(|account| account.row.started),
-        sum(|account| account.row.ended),
-        sum(|account| account.row.sessions.unwrap_or(0)),
-        sum(|account| account.row.polls),
+        sum(|view| view.counters.started),
+        sum(|view| view.counters.ended),
+        sum(|view| view.sessions.unwrap_or(0)),
+        sum(|view| view.counters.polls),
         accounts.len(),
-        sum(|account| account.row.failures),
+        sum(|view| view.counters.failures),
         unbound.len(),
         unbound.iter().map(|name| format!("\n                {name}")).collect::<String>(),
         pages.join(" "),

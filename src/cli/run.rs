@@ -48,7 +48,7 @@ fn log_calls(app: &App, now: Timestamp) {
     let official_accounts = web.table.official_accounts();
     let mut all_calls = 0;
     for (n, (of, calls)) in official_accounts.iter().zip(app.config().daily_calls(now)).enumerate() {
-        let (name, kf_accounts) = (&of.name, of.kf_accounts().count());
+        let (name, kf_accounts) = (&of.name, of.kf_accounts().len());
         let calls_a_day = calls.for_kf_accounts(kf_accounts);
         all_calls += calls_a_day;
         if n < MAX_LOGGED {

@@ -19,7 +19,8 @@ use crate::{
         event::millis,
         remedy::Remedy,
     },
-    poll::{OfficialAccount, WatchedAccount},
+    poll::OfficialAccount,
+    status::WatchedAccount,
     wechat::{
         CallKind, Endpoint,
         error::{CallError, CallFailure},
@@ -192,7 +193,7 @@ impl<'a> AgentLists<'a> {
     }
 
     fn check(&self, account: &WatchedAccount, outcome: Option<&SessionListOutcome>) -> KfAccountCheck {
-        let account = &account.status.account;
+        let account = account.account();
         let name = &*account.kf_account;
         let listed = self.listed.as_ref().and_then(|listed| listed.get(name));
         let invitation = listed.and_then(|listed| match listed.binding {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub(super) async fn poll(requests: &CommandRequests, of: &Arc<OfficialAccount>) -> Vec<PollReport> {
     let mut accounts = of.accounts().to_vec();
     let mut failed_discovery = None;
-    if of.has_discovered_nobody() {
+    if of.has_discovered_none() {
         match requests.call(of, of.client().kf_list()).await {
             Ok(listed) => {
                 accounts.extend(of.undiscovered(&listed.accounts));
@@ -30,7 +30,7 @@ pub(super) async fn poll(requests: &CommandRequests, of: &Arc<OfficialAccount>) 
     }
     let outcomes = requests.list_sessions(of, &accounts).await;
     let polled = accounts.iter().zip(outcomes);
-    let reports = polled.map(|(account, outcome)| report(&account.status.account, outcome));
+    let reports = polled.map(|(account, outcome)| report(account.account(), outcome));
     failed_discovery.into_iter().chain(reports).collect()
 }
 

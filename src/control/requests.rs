@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     domain::{backoff::BackoffPolicy, clock::Clock, event::Change, tracker::TrackerUpdate},
-    poll::{OfficialAccount, WatchedAccount},
+    poll::{OfficialAccount, PollGuard, SessionFetcher},
+    status::WatchedAccount,
     wechat::error::CallFailure,
 };
 
@@ -31,7 +32,7 @@ pub struct CommandLimits {
 /// Makes the calls.
 pub(super) struct CommandRequests {
     pub(super) limits: CommandLimits,
-    clock: Arc<dyn Clock>,
+    fetcher: SessionFetcher,
     in_flight: Semaphore,
 }
 
@@ -67,12 +68,13 @@ impl SessionListOutcome {
 
 impl CommandRequests {
     pub(super) fn new(clock: Arc<dyn Clock>, limits: CommandLimits) -> Self {
-        Self { limits, clock, in_flight: Semaphore::new(limits.in_flight) }
+        let fetcher = SessionFetcher::new(clock, limits.deadline, limits.backoff_policy);
+        Self { limits, fetcher, in_flight: Semaphore::new(limits.in_flight) }
     }
 
     /// Makes a call within the limit on requests in flight and the official account's rate limit.
     pub(super) async fn call<T>(&self, of: &OfficialAccount, call: impl Future<Output = T>) -> T {
-        of.permit().await;
+        of.acquire_permit().await;
         self.in_flight(call).await
     }
 
@@ -100,12 +102,10 @@ impl CommandRequests {
         of: &Arc<OfficialAccount>,
         account: &Arc<WatchedAccount>,
     ) -> SessionListOutcome {
-        let deadline = self.limits.deadline;
-        let Ok(guard) = tokio::time::timeout(deadline, of.guard_when_free(account)).await else {
-            return SessionListOutcome::Busy;
-        };
-        guard.wait_for_permit().await;
-        let update = guard.ask(&*self.clock, deadline, &self.limits.backoff_policy).await;
+        let guard = tokio::time::timeout(self.limits.deadline, PollGuard::acquire(of, account));
+        let Ok(guard) = guard.await else { return SessionListOutcome::Busy };
+        of.acquire_poll_permit(account).await;
+        let update = self.fetcher.fetch(&guard).await;
         // The guard still locks the account: its snapshot has not changed meanwhile.
         update.map_or_else(SessionListOutcome::Failed, |update| {
             SessionListOutcome::Listed(ListedSessions::new(update, account))
@@ -121,7 +121,7 @@ impl CommandRequests {
 
 impl ListedSessions {
     fn new(update: TrackerUpdate, account: &WatchedAccount) -> Self {
-        let snapshot = update.snapshot.unwrap_or_else(|| account.watch().snapshot);
+        let snapshot = update.snapshot.unwrap_or_else(|| account.tracker().snapshot);
         let count =
             |of: fn(&Change) -> bool| update.changes.iter().filter(|change| of(change)).count() as u64;
         Self {

@@ -1,8 +1,7 @@
-//! Who is watched, and what is concluded about each account.
+//! A kf account, and the state machine of its condition.
 //!
-//! [`AccountCondition`] is the little state machine behind `kf.account.state_changed`: answers that say something about the
-//! account move it at once, failures move it to `blind` only when they have lasted. It decides; it neither emits
-//! nor stores.
+//! [`AccountCondition`] decides when `kf.account.state_changed` is due: an answer that says something about the account
+//! changes its state at once, failures make it `blind` only when they last. It is pure and stores nothing.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,7 +12,7 @@ use super::{agents::Binding, clock::Moment};
 /// A kf account (service agent) of an official account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Account {
-    /// The operator's name for the official account: the label `official_account`.
+    /// The configured name of the official account: the label `official_account`.
     pub official_account: Arc<str>,
     /// WeChat's id of the official account, `wx…`.
     pub appid: Arc<str>,
@@ -39,27 +38,27 @@ pub fn is_kf_account(text: &str) -> bool {
         && text.chars().count() <= MAX_KF_ACCOUNT_CHARS
 }
 
-/// What consumers of events are told of an account.
+/// The state of an account, as events report it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccountState {
-    /// Nothing conclusive was ever answered.
+    /// There was no conclusive answer yet.
     #[default]
     Unknown,
-    /// Its sessions are listed.
+    /// The sessions are listed.
     Ok,
-    /// Errcode 65402, or getkflist alone says so: no WeChat user is bound to it, so that it cannot serve anybody.
+    /// No WeChat user is bound, so nobody serves customers: errcode 65402, or getkflist alone says so.
     Unbound,
-    /// Errcode 65401: WeChat does not know it.
+    /// WeChat does not know the account: errcode 65401.
     Invalid,
-    /// For too long nothing conclusive was answered: its silence means nothing.
+    /// There was no conclusive answer for too long: the sessions are unknown.
     Blind,
-    /// It left the configuration, or getkflist does not list it any more.
+    /// The account is no longer configured, or no longer listed by getkflist.
     Unwatched,
 }
 
 impl AccountState {
-    /// The name used in events, pages and the store.
+    /// The name in events, on pages and in the store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -71,7 +70,7 @@ impl AccountState {
         }
     }
 
-    /// The state of that name.
+    /// The state with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Unknown, Self::Ok, Self::Unbound, Self::Invalid, Self::Blind, Self::Unwatched]
             .into_iter()
@@ -79,10 +78,10 @@ impl AccountState {
     }
 }
 
-/// What an answer says about the account itself.
+/// What a conclusive answer says about the account itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conclusion {
-    /// Its sessions were listed.
+    /// The sessions are listed.
     Ok,
     /// Errcode 65402.
     Unbound,
@@ -93,7 +92,7 @@ pub enum Conclusion {
 }
 
 impl Conclusion {
-    /// The state that it leads to.
+    /// The state after such an answer.
     pub fn state(self) -> AccountState {
         match self {
             Self::Ok => AccountState::Ok,
@@ -103,46 +102,46 @@ impl Conclusion {
     }
 }
 
-/// From one state to another.
+/// A change of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// The state that was left.
+    /// The previous state.
     pub from: AccountState,
-    /// The state that holds now.
+    /// The new state.
     pub to: AccountState,
 }
 
-/// What is concluded about one account at the moment.
+/// What is concluded about one account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AccountCondition {
-    /// The state as told to consumers.
+    /// The state, as events report it.
     pub state: AccountState,
-    /// The last conclusion; it outlives `blind` and `unwatched`, so that an unbound account stays marked as such
-    /// while nothing can be heard of it.
+    /// The last conclusion. It stays while the account is `blind` or `unwatched`, so that an unbound account is still
+    /// marked as such.
     pub conclusion: Option<Conclusion>,
-    /// When the present row of failures began, on the monotonic clock.
+    /// When the present series of failures began, on the monotonic clock.
     failing_since: Option<Duration>,
 }
 
 impl AccountCondition {
-    /// As it was stored: failures are counted anew after a restart.
+    /// A condition from the store. The time of failures starts at zero after a restart.
     pub fn restored(state: AccountState, conclusion: Option<Conclusion>) -> Self {
         Self { state, conclusion, failing_since: None }
     }
 
-    /// The standing after a conclusive answer, and the transition to announce. From `unknown` to `ok` is none:
-    /// nothing changed, it only became known.
-    pub fn concluded(self, conclusion: Conclusion) -> (Self, Option<Transition>) {
+    /// The condition after a conclusive answer, and the transition to report. From `unknown` to `ok` is no transition:
+    /// nothing changed, the state only became known.
+    pub fn after_conclusion(self, conclusion: Conclusion) -> (Self, Option<Transition>) {
         let to = conclusion.state();
         let next = Self { state: to, conclusion: Some(conclusion), failing_since: None };
         let quiet = self.state == to || (self.state == AccountState::Unknown && to == AccountState::Ok);
         (next, (!quiet).then_some(Transition { from: self.state, to }))
     }
 
-    /// The standing after a tick without a conclusive answer, whether the poll failed or was held back. `blind` is
-    /// measured from the first failure in a row, not from the last good answer: a schedule of office hours is not
-    /// blind in the morning because nobody asked during the night.
-    pub fn failed(self, now: Moment, blind_after: Duration) -> (Self, Option<Transition>) {
+    /// The condition after a tick without a conclusive answer, whether the poll failed or backed off. `blind` is measured
+    /// from the first failure in a row, not from the last good answer: an account that is polled during office hours is
+    /// not blind every morning.
+    pub fn after_failure(self, now: Moment, blind_after: Duration) -> (Self, Option<Transition>) {
         let since = self.failing_since.unwrap_or(now.monotonic);
         let next = Self { failing_since: Some(since), ..self };
         let blind = now.monotonic.saturating_sub(since) >= blind_after;
@@ -153,17 +152,17 @@ impl AccountCondition {
         (Self { state: AccountState::Blind, ..next }, Some(transition))
     }
 
-    /// The standing after getkflist said whether a WeChat user is bound. Only where getsessionlist has said nothing
-    /// does it count: unbound is a conclusion then, which bound takes back.
-    pub fn listed(self, binding: Binding) -> (Self, Option<Transition>) {
-        let ours = self.conclusion == Some(Conclusion::ListedUnbound);
+    /// The condition after getkflist said whether a WeChat user is bound. That counts only as long as getsessionlist has
+    /// said nothing: then unbound is a conclusion, and bound revokes it.
+    pub fn after_binding(self, binding: Binding) -> (Self, Option<Transition>) {
+        let listed_only = self.conclusion == Some(Conclusion::ListedUnbound);
         match binding {
             Binding::Unbound(_)
-                if self.conclusion.is_none() || (ours && self.state == AccountState::Unwatched) =>
+                if self.conclusion.is_none() || (listed_only && self.state == AccountState::Unwatched) =>
             {
-                self.concluded(Conclusion::ListedUnbound)
+                self.after_conclusion(Conclusion::ListedUnbound)
             }
-            Binding::Bound if ours => {
+            Binding::Bound if listed_only => {
                 let unbound = self.state == AccountState::Unbound;
                 let state = if unbound { AccountState::Unknown } else { self.state };
                 let transition = unbound.then_some(Transition { from: self.state, to: state });
@@ -173,11 +172,11 @@ impl AccountCondition {
         }
     }
 
-    /// The standing after the account left.
-    pub fn unwatched(self) -> (Self, Option<Transition>) {
+    /// The condition after the account is no longer watched.
+    pub fn after_removal(self) -> (Self, Option<Transition>) {
         let next = Self { state: AccountState::Unwatched, ..self };
-        let left = self.state != AccountState::Unwatched;
-        (next, left.then_some(Transition { from: self.state, to: AccountState::Unwatched }))
+        let was_watched = self.state != AccountState::Unwatched;
+        (next, was_watched.then_some(Transition { from: self.state, to: AccountState::Unwatched }))
     }
 }
 
@@ -196,108 +195,108 @@ mod tests {
     }
 
     #[test]
-    fn the_first_good_answer_is_no_transition() {
-        let (condition, announced) = AccountCondition::default().concluded(Conclusion::Ok);
-        assert_eq!((condition.state, announced), (AccountState::Ok, None));
+    fn first_good_answer_is_no_transition() {
+        let (condition, reported) = AccountCondition::default().after_conclusion(Conclusion::Ok);
+        assert_eq!((condition.state, reported), (AccountState::Ok, None));
     }
 
     #[test]
-    fn an_unbound_account_is_announced_once_and_again_when_bound() {
-        let (condition, announced) = AccountCondition::default().concluded(Conclusion::Unbound);
-        assert_eq!(announced, transition(AccountState::Unknown, AccountState::Unbound));
-        let (condition, announced) = condition.concluded(Conclusion::Unbound);
-        assert_eq!(announced, None);
-        let (_, announced) = condition.concluded(Conclusion::Ok);
-        assert_eq!(announced, transition(AccountState::Unbound, AccountState::Ok));
+    fn unbound_account_is_reported_once_and_again_when_bound() {
+        let (condition, reported) = AccountCondition::default().after_conclusion(Conclusion::Unbound);
+        assert_eq!(reported, transition(AccountState::Unknown, AccountState::Unbound));
+        let (condition, reported) = condition.after_conclusion(Conclusion::Unbound);
+        assert_eq!(reported, None);
+        let (_, reported) = condition.after_conclusion(Conclusion::Ok);
+        assert_eq!(reported, transition(AccountState::Unbound, AccountState::Ok));
     }
 
     #[test]
-    fn failures_make_blind_only_when_they_last() {
-        let (condition, _) = AccountCondition::default().concluded(Conclusion::Unbound);
-        let (condition, announced) = condition.failed(at(1000), BLIND_AFTER);
-        assert_eq!(announced, None);
-        let (condition, announced) = condition.failed(at(1299), BLIND_AFTER);
-        assert_eq!(announced, None);
-        let (condition, announced) = condition.failed(at(1300), BLIND_AFTER);
-        assert_eq!(announced, transition(AccountState::Unbound, AccountState::Blind));
-        assert_eq!(condition.conclusion, Some(Conclusion::Unbound), "the last conclusion outlives blindness");
-        let (condition, announced) = condition.failed(at(9000), BLIND_AFTER);
-        assert_eq!(announced, None);
-        let (_, announced) = condition.concluded(Conclusion::Unbound);
-        assert_eq!(announced, transition(AccountState::Blind, AccountState::Unbound));
+    fn only_lasting_failures_make_account_blind() {
+        let (condition, _) = AccountCondition::default().after_conclusion(Conclusion::Unbound);
+        let (condition, reported) = condition.after_failure(at(1000), BLIND_AFTER);
+        assert_eq!(reported, None);
+        let (condition, reported) = condition.after_failure(at(1299), BLIND_AFTER);
+        assert_eq!(reported, None);
+        let (condition, reported) = condition.after_failure(at(1300), BLIND_AFTER);
+        assert_eq!(reported, transition(AccountState::Unbound, AccountState::Blind));
+        assert_eq!(condition.conclusion, Some(Conclusion::Unbound), "the last conclusion stays while blind");
+        let (condition, reported) = condition.after_failure(at(9000), BLIND_AFTER);
+        assert_eq!(reported, None);
+        let (_, reported) = condition.after_conclusion(Conclusion::Unbound);
+        assert_eq!(reported, transition(AccountState::Blind, AccountState::Unbound));
     }
 
     #[test]
-    fn a_success_in_between_starts_the_measure_anew() {
-        let (condition, _) = AccountCondition::default().failed(at(0), BLIND_AFTER);
-        let (condition, _) = condition.concluded(Conclusion::Ok);
-        let (condition, _) = condition.failed(at(299), BLIND_AFTER);
-        let (condition, announced) = condition.failed(at(301), BLIND_AFTER);
-        assert_eq!((condition.state, announced), (AccountState::Ok, None));
+    fn success_restarts_time_until_blind() {
+        let (condition, _) = AccountCondition::default().after_failure(at(0), BLIND_AFTER);
+        let (condition, _) = condition.after_conclusion(Conclusion::Ok);
+        let (condition, _) = condition.after_failure(at(299), BLIND_AFTER);
+        let (condition, reported) = condition.after_failure(at(301), BLIND_AFTER);
+        assert_eq!((condition.state, reported), (AccountState::Ok, None));
     }
 
     #[test]
-    fn an_account_that_comes_back_is_announced_by_its_first_conclusion() {
-        let (condition, announced) =
-            AccountCondition::restored(AccountState::Ok, Some(Conclusion::Ok)).unwatched();
-        assert_eq!(announced, transition(AccountState::Ok, AccountState::Unwatched));
-        assert_eq!(condition.unwatched().1, None);
+    fn returning_account_is_reported_by_its_first_conclusion() {
+        let (condition, reported) =
+            AccountCondition::restored(AccountState::Ok, Some(Conclusion::Ok)).after_removal();
+        assert_eq!(reported, transition(AccountState::Ok, AccountState::Unwatched));
+        assert_eq!(condition.after_removal().1, None);
         assert_eq!(
-            condition.concluded(Conclusion::Ok).1,
+            condition.after_conclusion(Conclusion::Ok).1,
             transition(AccountState::Unwatched, AccountState::Ok)
         );
-        let (failing, _) = condition.failed(at(0), BLIND_AFTER);
+        let (failing, _) = condition.after_failure(at(0), BLIND_AFTER);
         assert_eq!(
-            failing.failed(at(300), BLIND_AFTER).1,
+            failing.after_failure(at(300), BLIND_AFTER).1,
             transition(AccountState::Unwatched, AccountState::Blind)
         );
     }
 
     #[test]
-    fn what_getkflist_says_counts_only_until_getsessionlist_has_said_something() {
+    fn getkflist_counts_only_until_getsessionlist_has_answered() {
         const UNBOUND: Binding = Binding::Unbound(None);
-        let (unbound, announced) = AccountCondition::default().listed(UNBOUND);
-        assert_eq!(announced, transition(AccountState::Unknown, AccountState::Unbound));
-        assert_eq!(unbound.listed(UNBOUND), (unbound, None), "said again");
-        let (bound, announced) = unbound.listed(Binding::Bound);
-        assert_eq!(announced, transition(AccountState::Unbound, AccountState::Unknown));
+        let (unbound, reported) = AccountCondition::default().after_binding(UNBOUND);
+        assert_eq!(reported, transition(AccountState::Unknown, AccountState::Unbound));
+        assert_eq!(unbound.after_binding(UNBOUND), (unbound, None), "said again");
+        let (bound, reported) = unbound.after_binding(Binding::Bound);
+        assert_eq!(reported, transition(AccountState::Unbound, AccountState::Unknown));
         assert_eq!(bound, AccountCondition::default());
         for said in [Conclusion::Ok, Conclusion::Unbound, Conclusion::Invalid] {
-            let (condition, _) = unbound.concluded(said);
+            let (condition, _) = unbound.after_conclusion(said);
             assert_eq!(condition.conclusion, Some(said));
-            assert_eq!(condition.listed(UNBOUND), (condition, None));
-            assert_eq!(condition.listed(Binding::Bound), (condition, None));
+            assert_eq!(condition.after_binding(UNBOUND), (condition, None));
+            assert_eq!(condition.after_binding(Binding::Bound), (condition, None));
         }
     }
 
     #[test]
-    fn a_refusal_that_getkflist_foretold_is_no_second_transition() {
-        let (unbound, _) = AccountCondition::default().listed(Binding::Unbound(None));
-        assert_eq!(unbound.concluded(Conclusion::Unbound).1, None);
+    fn refusal_after_unbound_listing_is_no_transition() {
+        let (unbound, _) = AccountCondition::default().after_binding(Binding::Unbound(None));
+        assert_eq!(unbound.after_conclusion(Conclusion::Unbound).1, None);
     }
 
     #[test]
-    fn what_getkflist_repeats_neither_ends_nor_hides_blindness() {
-        let (unbound, _) = AccountCondition::default().listed(Binding::Unbound(None));
-        let (failing, _) = unbound.failed(at(0), BLIND_AFTER);
-        let (blind, announced) = failing.failed(at(300), BLIND_AFTER);
-        assert_eq!(announced, transition(AccountState::Unbound, AccountState::Blind));
-        assert_eq!(blind.listed(Binding::Unbound(None)), (blind, None));
-        let (bound, announced) = blind.listed(Binding::Bound);
-        assert_eq!((bound.state, bound.conclusion, announced), (AccountState::Blind, None, None));
+    fn repeated_listing_does_not_end_blind_state() {
+        let (unbound, _) = AccountCondition::default().after_binding(Binding::Unbound(None));
+        let (failing, _) = unbound.after_failure(at(0), BLIND_AFTER);
+        let (blind, reported) = failing.after_failure(at(300), BLIND_AFTER);
+        assert_eq!(reported, transition(AccountState::Unbound, AccountState::Blind));
+        assert_eq!(blind.after_binding(Binding::Unbound(None)), (blind, None));
+        let (bound, reported) = blind.after_binding(Binding::Bound);
+        assert_eq!((bound.state, bound.conclusion, reported), (AccountState::Blind, None, None));
     }
 
     #[test]
-    fn an_account_that_comes_back_unbound_is_announced_again() {
+    fn account_that_returns_unbound_is_reported_again() {
         let listed = Some(Conclusion::ListedUnbound);
-        let (back, announced) =
-            AccountCondition::restored(AccountState::Unwatched, listed).listed(Binding::Unbound(None));
+        let (back, reported) =
+            AccountCondition::restored(AccountState::Unwatched, listed).after_binding(Binding::Unbound(None));
         assert_eq!((back.state, back.conclusion), (AccountState::Unbound, listed));
-        assert_eq!(announced, transition(AccountState::Unwatched, AccountState::Unbound));
+        assert_eq!(reported, transition(AccountState::Unwatched, AccountState::Unbound));
     }
 
     #[test]
-    fn every_state_is_found_by_its_name() {
+    fn state_is_found_by_its_name() {
         for state in [AccountState::Unknown, AccountState::Ok, AccountState::Unbound, AccountState::Invalid] {
             assert_eq!(AccountState::from_name(state.as_str()), Some(state));
         }

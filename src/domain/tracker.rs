@@ -1,8 +1,8 @@
-//! What is known of one kf account, and what an answer makes of it: the rules that decide which events there are.
+//! What is known of one kf account, and the rules that decide which events an answer creates.
 //!
-//! Only a complete success answer changes the snapshot. A failure never ends a session, and success without a list
-//! ends sessions only when the next good answer confirms it. The result of an answer is a [`TrackerUpdate`], which takes
-//! effect when the store has committed it and not before: see [`AccountTracker::apply`].
+//! Only a complete success answer changes the snapshot. A failure never ends a session. A success without a list ends
+//! sessions only when the next good answer confirms it. Each `after_…` function is pure and returns a [`TrackerUpdate`],
+//! which takes effect with [`AccountTracker::apply`], and not before the store has committed it.
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
     diff::{EndReason, diff},
     event::{Change, OwnedSession},
     snapshot::{ObservedSessions, Session, Snapshot},
-    transfer::Departed,
+    transfer::{EndedSessions, LastListed},
 };
 
 /// What is known of one kf account.
@@ -21,32 +21,32 @@ use super::{
 pub struct AccountTracker {
     /// What is concluded about the account.
     pub condition: AccountCondition,
-    /// Its sessions as last observed.
+    /// The sessions as last observed.
     pub snapshot: Snapshot,
-    /// What is known of the answers behind the snapshot.
+    /// When the account was last seen.
     pub last_seen: LastSeen,
     /// The sessions that ended in the latest good answer; not stored.
-    pub departed: Option<Arc<Departed>>,
-    /// Of the answer that listed the snapshot, if there was one since the start; not stored. Eight bytes for each account,
-    /// for which an unchanged answer is not parsed.
+    pub ended: Option<Arc<EndedSessions>>,
+    /// The fingerprint of the answer that listed the snapshot; not stored, so `None` after a restart. An answer with the
+    /// same fingerprint need not be parsed.
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// A hash of an answer's text, with a key of this process: no customer can choose an openid so that two answers share it.
+/// A keyed hash of the body of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(NonZeroU64);
 
 impl Fingerprint {
-    /// Takes the hash.
+    /// The fingerprint with this hash.
     pub fn new(hash: u64) -> Self {
         Self(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
     }
 }
 
-/// What is known of the answers behind a snapshot.
+/// When the account was last seen, and what the good answers so far were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LastSeen {
-    /// Whether a good answer was ever taken as the baseline.
+    /// Whether there was a good answer that became the baseline.
     pub baseline_taken: bool,
     /// Whether the last good answer had no list: an empty list that is not confirmed yet.
     pub keyless: bool,
@@ -56,29 +56,29 @@ pub struct LastSeen {
     pub last_success_at: Option<UnixMs>,
 }
 
-/// A good answer.
+/// A good answer of getsessionlist.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<'a> {
-    /// The sessions that it lists.
-    pub listed: Listed<'a>,
-    /// When its request was sent.
+pub struct SessionAnswer<'a> {
+    /// What it lists.
+    pub content: AnswerContent<'a>,
+    /// When the request was sent.
     pub sent_at: Moment,
-    /// When it had been received whole.
+    /// When the answer had been received completely.
     pub received_at: Moment,
 }
 
 /// What a good answer lists.
 #[derive(Clone, Copy, Debug)]
-pub enum Listed<'a> {
-    /// The sessions of the snapshot: its text is that of the answer that listed them.
-    Same,
+pub enum AnswerContent<'a> {
+    /// The same text as the answer that listed the snapshot.
+    Unchanged,
     /// These sessions.
     Sessions(&'a ObservedSessions<'a>, Fingerprint),
-    /// It is a success without a list.
-    Nothing,
+    /// A success without a list.
+    NoList,
 }
 
-/// A failure as far as it is told to consumers.
+/// The cause of a failure, as events report it.
 #[derive(Clone, Copy, Debug)]
 pub struct FailureCause {
     /// The errcode, if there was one.
@@ -87,96 +87,110 @@ pub struct FailureCause {
     pub source: &'static str,
 }
 
-/// From one knowledge of an account to the next.
+/// The next state of a tracker, and the changes that lead to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrackerUpdate {
-    /// What happened, in the order in which the events are to be numbered.
+    /// What happened, in the order in which the events are numbered.
     pub changes: Vec<Change>,
-    /// The standing from now on.
+    /// The next condition.
     pub condition: AccountCondition,
-    /// The sessions from now on, unless they are the same.
+    /// The next snapshot; `None` if the sessions are the same.
     pub snapshot: Option<Snapshot>,
-    /// The sighting from now on.
+    /// The next `last_seen`.
     pub last_seen: LastSeen,
     /// The sessions that ended in the latest good answer.
-    pub departed: Option<Arc<Departed>>,
-    /// Of the answer that listed the sessions from now on.
+    pub ended: Option<Arc<EndedSessions>>,
+    /// The fingerprint of the answer that listed the next snapshot.
     pub fingerprint: Option<Fingerprint>,
-    /// Whether more than moments changed, so that it must be stored before it takes effect.
+    /// Whether more than times changed, so that the update must be stored before it takes effect.
     pub must_commit: bool,
 }
 
 impl AccountTracker {
-    /// What a good answer makes of it. `source` is the call that answered.
-    pub fn answered(&self, answer: Answer<'_>, source: &'static str) -> TrackerUpdate {
-        let nothing = ObservedSessions::default();
-        let (confirmed, fingerprint) = match answer.listed {
-            Listed::Same => (None, self.fingerprint),
-            Listed::Sessions(observed, fingerprint) => (Some(observed), Some(fingerprint)),
-            // An absent list counts as an empty one when the good answer before had none either.
-            Listed::Nothing if self.last_seen.keyless => (Some(&nothing), None),
-            Listed::Nothing => (None, self.fingerprint),
+    /// The update after a good answer. `source` is the call that answered.
+    pub fn after_answer(&self, answer: SessionAnswer<'_>, source: &'static str) -> TrackerUpdate {
+        let empty = ObservedSessions::default();
+        let (confirmed, fingerprint) = match answer.content {
+            AnswerContent::Unchanged => (None, self.fingerprint),
+            AnswerContent::Sessions(observed, fingerprint) => (Some(observed), Some(fingerprint)),
+            // A missing list counts as an empty one if the previous good answer had none either.
+            AnswerContent::NoList if self.last_seen.keyless => (Some(&empty), None),
+            AnswerContent::NoList => (None, self.fingerprint),
         };
-        let keyless = matches!(answer.listed, Listed::Nothing);
+        let keyless = matches!(answer.content, AnswerContent::NoList);
         let received_at = answer.received_at.ceil_ms();
-        let mut step =
-            self.concluded(Conclusion::Ok, answer.received_at, FailureCause { errcode: None, source });
-        step.last_seen.keyless = keyless;
-        step.last_seen.last_success_at = Some(received_at);
-        step.fingerprint = fingerprint;
+        let cause = FailureCause { errcode: None, source };
+        let mut update = self.after_conclusion(Conclusion::Ok, answer.received_at, cause);
+        update.last_seen.keyless = keyless;
+        update.last_seen.last_success_at = Some(received_at);
+        update.fingerprint = fingerprint;
         if confirmed.is_some() || !keyless {
-            step.last_seen.baseline_taken = true;
-            step.last_seen.listed_sent_at = Some(answer.sent_at.floor_ms());
+            update.last_seen.baseline_taken = true;
+            update.last_seen.listed_sent_at = Some(answer.sent_at.floor_ms());
         }
         if let Some(observed) = confirmed
             && !self.snapshot.equals(observed)
         {
-            step.changes.extend(self.session_changes(observed, received_at));
-            step.snapshot = Some(Snapshot::from(observed));
+            update.changes.extend(self.session_changes(observed, received_at));
+            update.snapshot = Some(Snapshot::from(observed));
         }
-        step.departed = Departed::among(&step.changes);
-        step.must_commit = !step.changes.is_empty()
-            || step.condition.state != self.condition.state
-            || step.condition.conclusion != self.condition.conclusion
-            || step.last_seen.keyless != self.last_seen.keyless
-            || step.last_seen.baseline_taken != self.last_seen.baseline_taken;
-        step
+        update.ended = EndedSessions::from_changes(&update.changes);
+        update.must_commit = !update.changes.is_empty()
+            || update.condition.state != self.condition.state
+            || update.condition.conclusion != self.condition.conclusion
+            || update.last_seen.keyless != self.last_seen.keyless
+            || update.last_seen.baseline_taken != self.last_seen.baseline_taken;
+        update
     }
 
-    /// What a refusal that says something about the account makes of it: unbound, or invalid.
-    pub fn concluded(&self, conclusion: Conclusion, now: Moment, cause: FailureCause) -> TrackerUpdate {
-        self.moved(self.condition.concluded(conclusion), now, cause)
+    /// The update after an answer that says something about the account itself.
+    pub fn after_conclusion(
+        &self,
+        conclusion: Conclusion,
+        now: Moment,
+        cause: FailureCause,
+    ) -> TrackerUpdate {
+        self.with_condition(self.condition.after_conclusion(conclusion), now, cause)
     }
 
-    /// What a failed poll, or one that was held back, makes of it.
-    pub fn failed(&self, now: Moment, blind_after: Duration, cause: FailureCause) -> TrackerUpdate {
-        self.moved(self.condition.failed(now, blind_after), now, cause)
+    /// The update after a poll that failed or backed off.
+    pub fn after_failure(&self, now: Moment, blind_after: Duration, cause: FailureCause) -> TrackerUpdate {
+        self.with_condition(self.condition.after_failure(now, blind_after), now, cause)
     }
 
-    /// What getkflist makes of it by saying whether a WeChat user is bound. `source` is that call.
-    pub fn listed(&self, binding: Binding, now: Moment, source: &'static str) -> TrackerUpdate {
-        self.moved(self.condition.listed(binding), now, FailureCause { errcode: None, source })
-            .telling(Some(binding))
+    /// The update after getkflist has said whether a WeChat user is bound. `source` is that call.
+    pub fn after_binding(&self, binding: Binding, now: Moment, source: &'static str) -> TrackerUpdate {
+        let cause = FailureCause { errcode: None, source };
+        self.with_condition(self.condition.after_binding(binding), now, cause).with_binding(Some(binding))
     }
 
-    /// What leaving makes of it: its sessions do not end. `source` is what it left: the configuration, or the answers
-    /// of a call.
-    pub fn unwatched(&self, now: Moment, source: &'static str) -> TrackerUpdate {
-        self.moved(self.condition.unwatched(), now, FailureCause { errcode: None, source })
+    /// The update after the account is no longer watched. No session ends. `source` is where the account is missing: the
+    /// configuration, or the answers of a call.
+    pub fn after_removal(&self, now: Moment, source: &'static str) -> TrackerUpdate {
+        self.with_condition(self.condition.after_removal(), now, FailureCause { errcode: None, source })
     }
 
-    /// Takes the step, after it was committed if it had to be.
-    pub fn apply(&mut self, step: TrackerUpdate) {
-        self.condition = step.condition;
-        self.last_seen = step.last_seen;
-        self.departed = step.departed;
-        self.fingerprint = step.fingerprint;
-        if let Some(snapshot) = step.snapshot {
+    /// Makes the update the present state. The caller has committed it if it had to be.
+    pub fn apply(&mut self, update: TrackerUpdate) {
+        self.condition = update.condition;
+        self.last_seen = update.last_seen;
+        self.ended = update.ended;
+        self.fingerprint = update.fingerprint;
+        if let Some(snapshot) = update.snapshot {
             self.snapshot = snapshot;
         }
     }
 
-    fn moved(
+    /// When the customer was last listed here: in an open session, or in one that ended in the latest good answer.
+    pub fn last_listed(&self, openid: &str) -> Option<LastListed> {
+        let open = self
+            .snapshot
+            .createtime_of(openid)
+            .map(|createtime| LastListed { sent_at: self.last_seen.listed_sent_at, createtime });
+        open.max(self.ended.as_ref().and_then(|ended| ended.last_listed(openid)))
+    }
+
+    fn with_condition(
         &self,
         (condition, transition): (AccountCondition, Option<Transition>),
         now: Moment,
@@ -197,22 +211,22 @@ impl AccountTracker {
             condition,
             snapshot: None,
             last_seen: self.last_seen,
-            departed: self.departed.clone(),
+            ended: self.ended.clone(),
             fingerprint: self.fingerprint,
             must_commit,
         }
     }
 
-    /// Ends first: a customer who comes back has left before.
+    /// Ends come first: a customer who is back must have left before.
     fn session_changes(&self, observed: &ObservedSessions<'_>, received_at: UnixMs) -> Vec<Change> {
         let difference = diff(&self.snapshot, observed);
         let baseline = !self.last_seen.baseline_taken;
-        // The wall clock may have been set back between the two: bounds stay in order even then.
+        // The wall clock may have been set back in between; the bounds must stay in order even then.
         let last_listed = self.last_seen.listed_sent_at.unwrap_or(received_at).min(received_at);
         let ended = difference
             .ended
             .iter()
-            .map(|(session, reason)| ended(session, *reason, last_listed, received_at));
+            .map(|(session, reason)| session_ended(session, *reason, last_listed, received_at));
         let started = difference.started.iter().map(|session| Change::SessionStarted {
             session: owned(session),
             observed_at: received_at.into(),
@@ -224,20 +238,25 @@ impl AccountTracker {
 }
 
 impl TrackerUpdate {
-    /// Tells along with a change to `unbound` what getkflist last said of the binding, if it has said anything.
-    pub fn telling(mut self, said: Option<Binding>) -> Self {
+    /// Adds what getkflist last said about the binding to a change to `unbound`.
+    pub fn with_binding(mut self, known: Option<Binding>) -> Self {
         for change in &mut self.changes {
             if let Change::StateChanged { transition, binding, .. } = change
                 && transition.to == AccountState::Unbound
             {
-                *binding = said;
+                *binding = known;
             }
         }
         self
     }
 }
 
-fn ended(session: &Session<'_>, reason: EndReason, last_listed: UnixMs, received_at: UnixMs) -> Change {
+fn session_ended(
+    session: &Session<'_>,
+    reason: EndReason,
+    last_listed: UnixMs,
+    received_at: UnixMs,
+) -> Change {
     let ended_between = [last_listed, received_at].map(UnixMs::timestamp);
     Change::SessionEnded { session: owned(session), reason, ended_between }
 }
@@ -247,6 +266,9 @@ fn owned(session: &Session<'_>) -> OwnedSession {
 }
 
 #[cfg(test)]
+mod transfer_tests;
+
+#[cfg(test)]
 mod tests {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
@@ -254,16 +276,16 @@ mod tests {
 
     const SOURCE: &str = "getsessionlist";
 
-    /// A watch and a clock that runs a second with every answer.
+    /// A tracker, and a clock that advances a second with every answer.
     struct Rehearsal {
-        watch: AccountTracker,
+        tracker: AccountTracker,
         now: Moment,
     }
 
     impl Rehearsal {
         fn new() -> Self {
             let wall = "2026-11-22T07:00:00Z".parse().unwrap();
-            Self { watch: AccountTracker::default(), now: Moment { wall, monotonic: Duration::ZERO } }
+            Self { tracker: AccountTracker::default(), now: Moment { wall, monotonic: Duration::ZERO } }
         }
 
         fn pass(&mut self, duration: Duration) -> Moment {
@@ -271,7 +293,7 @@ mod tests {
             self.now
         }
 
-        /// The answer lists these; `None`: success without a list. Gives the changes in a short form.
+        /// An answer that lists these openids, or none; returns the changes in a short form.
         fn answer(&mut self, openids: Option<&[&str]>) -> Vec<String> {
             let sent_at = self.pass(Duration::from_millis(990));
             let received_at = self.pass(Duration::from_millis(10));
@@ -280,32 +302,31 @@ mod tests {
                     openids.iter().map(|&openid| Session { openid: openid.into(), createtime: 7 }).collect(),
                 )
             });
-            let listed = observed.as_ref().map_or(Listed::Nothing, |observed| {
-                // As an answer of the same text is met with.
+            let content = observed.as_ref().map_or(AnswerContent::NoList, |observed| {
                 let fingerprint = fingerprint(observed);
-                match self.watch.fingerprint == Some(fingerprint) {
-                    true => Listed::Same,
-                    false => Listed::Sessions(observed, fingerprint),
+                match self.tracker.fingerprint == Some(fingerprint) {
+                    true => AnswerContent::Unchanged,
+                    false => AnswerContent::Sessions(observed, fingerprint),
                 }
             });
-            let step = self.watch.answered(Answer { listed, sent_at, received_at }, SOURCE);
-            self.take(step)
+            let update = self.tracker.after_answer(SessionAnswer { content, sent_at, received_at }, SOURCE);
+            self.apply(update)
         }
 
         fn fail(&mut self, after: Duration) -> Vec<String> {
             let now = self.pass(after);
-            let step = self.watch.failed(
+            let update = self.tracker.after_failure(
                 now,
                 Duration::from_secs(300),
                 FailureCause { errcode: Some(-1), source: SOURCE },
             );
-            self.take(step)
+            self.apply(update)
         }
 
-        fn take(&mut self, step: TrackerUpdate) -> Vec<String> {
-            assert!(step.must_commit || step.changes.is_empty(), "a change that is not stored");
-            let changes = step.changes.iter().map(short).collect();
-            self.watch.apply(step);
+        fn apply(&mut self, update: TrackerUpdate) -> Vec<String> {
+            assert!(update.must_commit || update.changes.is_empty(), "a change must be stored");
+            let changes = update.changes.iter().map(short).collect();
+            self.tracker.apply(update);
             changes
         }
     }
@@ -331,7 +352,7 @@ mod tests {
     const NONE: [&str; 0] = [];
 
     #[test]
-    fn the_first_answer_is_the_baseline() {
+    fn first_answer_is_the_baseline() {
         let mut rehearsal = Rehearsal::new();
         assert_eq!(rehearsal.answer(Some(&["a", "b"])), ["=a", "=b"]);
         assert_eq!(rehearsal.answer(Some(&["b", "c"])), ["-a within 1010ms", "+c"]);
@@ -339,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_baseline_is_one_too() {
+    fn first_answer_may_be_empty() {
         let mut rehearsal = Rehearsal::new();
         assert_eq!(rehearsal.answer(Some(&[])), NONE);
         assert_eq!(rehearsal.answer(Some(&["a"])), ["+a"]);
@@ -357,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_between_begins_when_the_session_was_last_asked_for_and_listed() {
+    fn ended_between_starts_at_last_request_that_listed_it() {
         let mut rehearsal = Rehearsal::new();
         rehearsal.answer(Some(&["a"]));
         rehearsal.fail(Duration::from_secs(60));
@@ -365,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_list_ends_sessions_only_when_confirmed() {
+    fn missing_list_ends_sessions_only_when_confirmed() {
         let mut rehearsal = Rehearsal::new();
         rehearsal.answer(Some(&["a"]));
         assert_eq!(rehearsal.answer(None), NONE);
@@ -379,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unconfirmed_first_answer_is_no_baseline() {
+    fn first_answer_without_list_is_no_baseline() {
         let mut rehearsal = Rehearsal::new();
         assert_eq!(rehearsal.answer(None), NONE);
         assert_eq!(rehearsal.answer(Some(&["a"])), ["=a"]);
@@ -390,28 +411,28 @@ mod tests {
     }
 
     #[test]
-    fn leaving_the_configuration_ends_no_session_and_coming_back_compares() {
+    fn removed_account_keeps_sessions_until_it_is_back() {
         let mut rehearsal = Rehearsal::new();
         rehearsal.answer(Some(&["a", "b"]));
-        let step = rehearsal.watch.unwatched(rehearsal.now, "configuration");
-        assert_eq!(rehearsal.take(step), ["ok>unwatched"]);
-        assert_eq!(rehearsal.watch.snapshot.len(), 2);
+        let update = rehearsal.tracker.after_removal(rehearsal.now, "configuration");
+        assert_eq!(rehearsal.apply(update), ["ok>unwatched"]);
+        assert_eq!(rehearsal.tracker.snapshot.len(), 2);
         assert_eq!(rehearsal.answer(Some(&["b"])), ["unwatched>ok", "-a within 1010ms"]);
     }
 
     #[test]
-    fn an_unbound_account_keeps_its_sessions() {
+    fn unbound_account_keeps_sessions() {
         let mut rehearsal = Rehearsal::new();
         rehearsal.answer(Some(&["a"]));
         let cause = FailureCause { errcode: Some(65402), source: SOURCE };
-        let step = rehearsal.watch.concluded(Conclusion::Unbound, rehearsal.now, cause);
-        assert_eq!(rehearsal.take(step), ["ok>unbound"]);
-        assert_eq!(rehearsal.watch.condition.state, AccountState::Unbound);
+        let update = rehearsal.tracker.after_conclusion(Conclusion::Unbound, rehearsal.now, cause);
+        assert_eq!(rehearsal.apply(update), ["ok>unbound"]);
+        assert_eq!(rehearsal.tracker.condition.state, AccountState::Unbound);
         assert_eq!(rehearsal.answer(Some(&["a"])), ["unbound>ok"]);
     }
 
     #[test]
-    fn a_clock_set_back_keeps_bounds_in_order() {
+    fn bounds_stay_in_order_when_clock_is_set_back() {
         let mut rehearsal = Rehearsal::new();
         rehearsal.answer(Some(&["a"]));
         rehearsal.now.wall -= Duration::from_secs(3600);

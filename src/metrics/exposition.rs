@@ -14,7 +14,7 @@ mod stored;
 use self::family::Family;
 pub use self::stored::{SinkView, Stored};
 use super::Metrics;
-use crate::status::Table;
+use crate::status::AccountTable;
 
 /// Size of a chunk in bytes. A chunk can be longer by one line.
 pub const CHUNK: usize = 64 * 1024;
@@ -30,7 +30,7 @@ pub enum Detail {
 
 /// Writes all families with free-form labels. `emit` receives the text in chunks; writing stops when it returns false.
 pub fn write(
-    table: &Table,
+    table: &AccountTable,
     metrics: &Metrics,
     stored: &Stored,
     detail: Detail,
@@ -106,33 +106,44 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{account::Account, tracker::AccountTracker},
-        status::{AccountStatus, AccountView, OfficialAccountStatus},
+        domain::{
+            account::Account,
+            snapshot::{ObservedSessions, Session, Snapshot},
+            tracker::AccountTracker,
+        },
+        status::{AccountView, OfficialAccountStatus, WatchedAccount},
+        store::AccountId,
     };
 
     /// An official account with names of many lengths, one without kf accounts, and one with a long name.
-    fn table() -> Table {
+    fn table() -> AccountTable {
         let official_account = |name: &str, kf_accounts: Vec<String>| {
-            let status = |kf_account: String| {
+            let watched = |kf_account: String| {
                 let account = Account {
                     official_account: name.into(),
                     appid: "wx1".into(),
                     kf_account: kf_account.as_str().into(),
                 };
-                let status = AccountStatus::restored(account, &AccountTracker::default());
                 let polls = kf_account.len() as u32;
-                let mut row = status.row();
-                row.polls = if polls.is_multiple_of(7) { polls << 24 } else { polls };
-                row.sessions = polls.is_multiple_of(3).then_some(polls / 10);
-                row.agent.nickname = polls.is_multiple_of(5).then(|| kf_account.as_str().into());
-                drop(row);
-                status
+                let mut tracker = AccountTracker::default();
+                if polls.is_multiple_of(3) {
+                    let session = |n| Session { openid: format!("o{n}").into(), createtime: 7 };
+                    let sessions = ObservedSessions::new((0..polls / 10).map(session).collect());
+                    tracker.last_seen.baseline_taken = true;
+                    tracker.snapshot = Snapshot::from(&sessions);
+                }
+                let watched = WatchedAccount::new(account, AccountId(0), tracker);
+                let mut data = watched.lock();
+                data.counters.polls = if polls.is_multiple_of(7) { polls << 24 } else { polls };
+                data.agent.nickname = polls.is_multiple_of(5).then(|| kf_account.as_str().into());
+                drop(data);
+                Arc::new(watched)
             };
             let of = OfficialAccountStatus::new(name.into(), Arc::default(), Arc::default());
-            of.set_kf_accounts(Arc::new(kf_accounts.into_iter().map(status).collect::<Vec<_>>()));
+            of.set_kf_accounts(kf_accounts.into_iter().map(watched).collect());
             Arc::new(of)
         };
-        Table::new(vec![
+        AccountTable::new(vec![
             official_account(
                 "sh\"op",
                 (0..100).map(|len| "微kf\\@".chars().cycle().take(len).collect()).collect(),
@@ -157,10 +168,10 @@ mod tests {
         let expected = |name: &str, value: fn(&AccountView) -> Option<String>| -> Vec<String> {
             let mut lines = Vec::new();
             for of in table.official_accounts() {
-                of.look(|read| {
-                    let kf_account = crate::status::escaped(&read.account.kf_account);
+                of.for_each_view(|account, view| {
+                    let kf_account = crate::status::escaped(&account.kf_account);
                     let line = |value| format!("{name}{{{},kf_account=\"{kf_account}\"{value}", of.labels);
-                    lines.extend(value(read.row).map(line));
+                    lines.extend(value(view).map(line));
                 });
             }
             lines
@@ -170,11 +181,11 @@ mod tests {
             assert!(!expected.is_empty(), "{name}");
             assert_eq!(lines(name), expected, "{name}");
         };
-        value("kfwatch_polls_total", |row| Some(format!("}} {}", row.polls)));
-        value("wechat_kf_active_sessions", |row| Some(format!("}} {}", row.sessions?)));
+        value("kfwatch_polls_total", |view| Some(format!("}} {}", view.counters.polls)));
+        value("wechat_kf_active_sessions", |view| Some(format!("}} {}", view.sessions?)));
         value("wechat_kf_account_up", |_| Some("} 0".into()));
-        value("wechat_kf_account_info", |row| {
-            let nickname = row.agent.nickname.as_deref().filter(|nickname| !nickname.is_empty())?;
+        value("wechat_kf_account_info", |view| {
+            let nickname = view.agent.nickname.as_deref().filter(|nickname| !nickname.is_empty())?;
             Some(format!(",nickname=\"{}\"}} 1", crate::status::escaped(nickname)))
         });
         assert!(lines("wechat_kf_account_online").is_empty());

@@ -1,34 +1,32 @@
-//! How commits get on, for whoever has to see that they do.
+//! Counts the commits of polls, so that the watchdog notices when they stand still.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::progress::WorkProgress;
 
-/// Counts commits.
 #[derive(Default)]
-pub(super) struct Commits {
+pub(super) struct CommitCounter {
     begun: AtomicU64,
     ended: AtomicU64,
 }
 
-/// A commit that has not ended, until it is dropped: however its poll ends.
-pub(super) struct CommitUnderWay<'a>(&'a Commits);
+/// A running commit. Counts it as ended when dropped, however the poll ends.
+pub(super) struct RunningCommit<'a>(&'a CommitCounter);
 
-impl Commits {
-    /// A commit begins.
-    pub(super) fn begin(&self) -> CommitUnderWay<'_> {
+impl CommitCounter {
+    pub(super) fn begin(&self) -> RunningCommit<'_> {
         self.begun.fetch_add(1, Ordering::Relaxed);
-        CommitUnderWay(self)
+        RunningCommit(self)
     }
 
-    /// How they get on. One that fails gets on as well.
+    /// A failed commit counts as finished, too.
     pub(super) fn work(&self) -> WorkProgress {
         let finished = self.ended.load(Ordering::Relaxed);
         WorkProgress { finished, pending: self.begun.load(Ordering::Relaxed) != finished }
     }
 }
 
-impl Drop for CommitUnderWay<'_> {
+impl Drop for RunningCommit<'_> {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }

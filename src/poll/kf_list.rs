@@ -1,80 +1,76 @@
-//! What an answer of getkflist changes: which kf accounts are watched, what readers are shown of each, and whether one
-//! counts as unbound before getsessionlist has said anything of it.
+//! Applies an answer of getkflist: which kf accounts are watched, what readers see of each, and whether one counts as
+//! unbound before getsessionlist has said anything about it.
 
 use std::{collections::HashMap, sync::Arc};
 
 use futures_util::future::join_all;
 
-use super::{OfficialAccount, Poller, WatchedAccount, discovery::CLAIM_PATIENCE};
+use super::{discovery::GUARD_TIMEOUT, guard::PollGuard, official_account::OfficialAccount, poller::Poller};
 use crate::{
     domain::agents::{Binding, KfList, ListedAccount},
+    status::WatchedAccount,
     store::StoreError,
     wechat::Endpoint,
 };
 
 impl Poller {
-    /// Takes over what getkflist said of an official account. What cannot be taken over now, because a poll takes long
-    /// or the store fails, is taken over with the next list.
-    pub async fn take_kf_list(
+    /// Applies a list. What cannot be applied now, because a poll takes long or the store fails, is applied with the next
+    /// list.
+    pub async fn apply_kf_list(
         &self,
         official_account: &Arc<OfficialAccount>,
         list: &KfList,
     ) -> Result<(), StoreError> {
         self.discover(official_account, list).await?;
-        let by_name: HashMap<&str, &ListedAccount> =
+        let listed: HashMap<&str, &ListedAccount> =
             list.accounts.iter().map(|listed| (&*listed.kf_account, listed)).collect();
         let accounts = official_account.accounts();
-        if list.complete && !by_name.is_empty() {
-            let unlisted =
-                accounts.iter().filter(|account| !by_name.contains_key(&*account.account().kf_account));
-            unlisted.for_each(|account| forget(account));
+        let mut rebound = Vec::new();
+        for account in accounts.iter() {
+            match listed.get(&*account.account().kf_account) {
+                Some(listed) => {
+                    show(account, listed);
+                    if changes_condition(account, listed.binding) {
+                        rebound.push(self.apply_binding(official_account, account, listed.binding));
+                    }
+                }
+                None if list.complete && !listed.is_empty() => hide(account),
+                None => {}
+            }
         }
-        let known = accounts
-            .iter()
-            .filter_map(|account| Some((account, *by_name.get(&*account.account().kf_account)?)));
-        let concluding = known.filter_map(|(account, listed)| {
-            show(account, listed);
-            account
-                .concludes_from(listed.binding)
-                .then(|| self.conclude(official_account, account, listed.binding))
-        });
-        join_all(concluding).await.into_iter().collect()
+        join_all(rebound).await.into_iter().collect()
     }
 
-    async fn conclude(
+    async fn apply_binding(
         &self,
         official_account: &Arc<OfficialAccount>,
         account: &Arc<WatchedAccount>,
         binding: Binding,
     ) -> Result<(), StoreError> {
-        let Ok(guard) = tokio::time::timeout(CLAIM_PATIENCE, official_account.guard_when_free(account)).await
-        else {
-            return Ok(());
-        };
-        let account = guard.account();
-        let step = account.memory().watch.listed(binding, self.clock.now(), Endpoint::KfList.as_str());
-        self.commit(account, step).await
+        let guard = tokio::time::timeout(GUARD_TIMEOUT, PollGuard::acquire(official_account, account));
+        let Ok(guard) = guard.await else { return Ok(()) };
+        let (now, source) = (self.clock.now(), Endpoint::KfList.as_str());
+        let update = account.lock().tracker.after_binding(binding, now, source);
+        self.commit(guard.account(), update).await
     }
 }
 
-impl WatchedAccount {
-    fn concludes_from(&self, binding: Binding) -> bool {
-        let condition = self.memory().watch.condition;
-        condition.listed(binding).0 != condition
-    }
+fn changes_condition(account: &WatchedAccount, binding: Binding) -> bool {
+    let condition = account.lock().tracker.condition;
+    condition.after_binding(binding).0 != condition
 }
 
 fn show(account: &WatchedAccount, listed: &ListedAccount) {
-    let agent = &mut account.status.row().agent;
+    let agent = &mut account.lock().agent;
     if agent.nickname != listed.nickname {
         agent.nickname.clone_from(&listed.nickname);
     }
     agent.binding = Some(listed.binding);
 }
 
-/// What a list before said of an account may not be true any more.
-fn forget(account: &WatchedAccount) {
-    let agent = &mut account.status.row().agent;
+/// Removes what an earlier list said about an account that is no longer listed.
+fn hide(account: &WatchedAccount) {
+    let agent = &mut account.lock().agent;
     agent.nickname = None;
     agent.binding = None;
 }

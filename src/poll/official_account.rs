@@ -1,123 +1,125 @@
-//! An official account as far as the polls of its kf accounts share it: its client, its holds, and whom it has.
+//! What the polls of one official account share: its client, its backoff, its permits and its kf accounts.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
-use super::{
-    account::WatchedAccount, backoff::ActiveBackoff, collector::CollectorState, discovery::Discovery,
-    guard::PollGuard, report::Reason,
-};
+use super::{collector_state::CollectorState, patterns::AccountDiscovery};
 use crate::{
-    domain::{agents::Collector, clock::Moment, failure_streak::FailureStreak},
-    status::OfficialAccountStatus,
+    domain::{
+        active_backoff::ActiveBackoff, agents::Collector, clock::Moment, failure_reason::FailureReason,
+        failure_streak::FailureStreak,
+    },
+    status::{OfficialAccountStatus, WatchedAccount},
     wechat::{client::OfficialAccountClient, rate_limit::RateLimiter},
 };
 
-/// An official account as far as the polls of its kf accounts share it.
+/// An official account, as far as the polls of its kf accounts share it.
 pub struct OfficialAccount {
-    /// What readers are shown of it.
+    /// What readers see of it.
     pub status: Arc<OfficialAccountStatus>,
-    pub(super) client: OfficialAccountClient,
-    hold: Mutex<Option<ActiveBackoff>>,
-    failure_streak: Mutex<FailureStreak<Reason>>,
-    /// What holds its collectors back.
-    pub(super) collectors: [Mutex<CollectorState>; Collector::ALL.len()],
-    /// The kf accounts that are watched at present. Swapped whole when one comes or goes.
-    accounts: ArcSwap<Vec<Arc<WatchedAccount>>>,
-    /// How further kf accounts are found, if they are to be.
-    discovery: ArcSwapOption<Discovery>,
-    /// Wakes those who wait for a claim.
-    pub(super) released: Notify,
+    client: OfficialAccountClient,
+    backoff: Mutex<Option<ActiveBackoff>>,
+    failure_streak: Mutex<FailureStreak<FailureReason>>,
+    /// In the order of [`Collector::ALL`].
+    collectors: [Mutex<CollectorState>; Collector::ALL.len()],
+    discovery: ArcSwapOption<AccountDiscovery>,
+    /// Notified when a poll guard of one of the kf accounts is dropped.
+    pub(super) guard_released: Notify,
 }
 
 impl OfficialAccount {
-    /// An official account that nothing holds back, as yet without kf accounts.
+    /// An official account that does not back off.
     pub fn new(status: Arc<OfficialAccountStatus>, client: OfficialAccountClient) -> Self {
         Self {
             status,
             client,
-            hold: Mutex::default(),
+            backoff: Mutex::default(),
             failure_streak: Mutex::default(),
             collectors: Default::default(),
-            accounts: ArcSwap::default(),
             discovery: ArcSwapOption::empty(),
-            released: Notify::new(),
+            guard_released: Notify::new(),
         }
     }
 
-    /// The kf accounts that are watched at present.
+    /// The watched kf accounts.
     pub fn accounts(&self) -> Arc<Vec<Arc<WatchedAccount>>> {
-        self.accounts.load_full()
+        self.status.kf_accounts()
     }
 
-    /// From now on these are watched; readers are shown them, too.
-    pub fn set_accounts(&self, accounts: Vec<Arc<WatchedAccount>>) {
-        let accounts = Arc::new(accounts);
-        self.status.set_kf_accounts(Arc::<Vec<_>>::clone(&accounts));
-        self.accounts.store(accounts);
-    }
-
-    /// From now on kf accounts come and go with what getkflist lists.
-    pub fn set_discovery(&self, discovery: Discovery) {
+    /// Makes getkflist add and remove kf accounts from now on.
+    pub fn set_discovery(&self, discovery: AccountDiscovery) {
         self.discovery.store(Some(Arc::new(discovery)));
     }
 
-    pub(super) fn discovery(&self) -> Option<Arc<Discovery>> {
+    pub(super) fn discovery(&self) -> Option<Arc<AccountDiscovery>> {
         self.discovery.load_full()
     }
 
-    /// For calls that concern it as a whole.
+    /// Whether getkflist adds and removes kf accounts.
+    pub fn discovers(&self) -> bool {
+        self.discovery().is_some()
+    }
+
+    /// The client for calls that concern the official account as a whole.
     pub fn client(&self) -> &OfficialAccountClient {
         &self.client
     }
 
-    /// Claims one of its kf accounts for a poll; `None` while another poll of it is waiting or in flight.
-    pub fn guard(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> Option<PollGuard> {
-        PollGuard::take(self, account)
-    }
-
-    /// Claims one of its kf accounts as soon as it is free.
-    pub async fn guard_when_free(self: &Arc<Self>, account: &Arc<WatchedAccount>) -> PollGuard {
-        loop {
-            // Interest is registered before looking, so that a release in between is not slept through.
-            let released = self.released.notified();
-            tokio::pin!(released);
-            released.as_mut().enable();
-            if let Some(guard) = self.guard(account) {
-                return guard;
-            }
-            released.await;
-        }
-    }
-
-    /// Its failures that concern all of its kf accounts.
-    pub(super) fn failure_streak(&self) -> MutexGuard<'_, FailureStreak<Reason>> {
-        self.failure_streak.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until its limit on requests lets another call through, for calls that do not come from the queue of polls.
-    pub async fn permit(&self) {
-        self.client.permit().await;
-    }
-
-    /// The rate_limiter of its calls, if it has a limit.
+    /// The rate limiter, if calls are limited.
     pub fn rate_limiter(&self) -> Option<&RateLimiter> {
         self.client.rate_limiter()
     }
 
-    /// Whether its polls are held back at this moment by a failure that any other call would meet, too.
-    pub(super) fn refuses_every_call_at(&self, now: Moment) -> bool {
-        self.hold().is_some_and(|held| held.every_call && held.hold.is_active_at(now))
+    /// Waits for a permit of the rate limiter, for a call that is not a poll from the queue.
+    pub async fn acquire_permit(&self) {
+        self.client.permit().await;
     }
 
-    /// Whether its polls are held back, or have not succeeded since they were.
-    pub(super) fn is_refused(&self) -> bool {
-        self.hold().is_some()
+    /// Waits for a permit for the next poll of `account`, so that the poll itself need not wait.
+    pub async fn acquire_poll_permit(&self, account: &WatchedAccount) {
+        self.acquire_permit().await;
+        account.lock().has_permit = true;
     }
 
-    pub(super) fn hold(&self) -> MutexGuard<'_, Option<ActiveBackoff>> {
-        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Acquires a permit for the next poll of `account`, or says after which time to try again. A poll that backs off
+    /// calls nothing and needs no permit.
+    pub fn try_acquire_poll_permit(&self, account: &WatchedAccount) -> Result<(), Duration> {
+        let Some(rate_limiter) = self.rate_limiter() else { return Ok(()) };
+        if self.active_backoff(account, self.client.now()).is_none() {
+            rate_limiter.try_permit_for_poll()?;
+            account.lock().has_permit = true;
+        }
+        Ok(())
+    }
+
+    /// The backoff that keeps `account` from being polled at `now`.
+    pub(super) fn active_backoff(&self, account: &WatchedAccount, now: Moment) -> Option<ActiveBackoff> {
+        let is_active = |backoff: &ActiveBackoff| backoff.is_active_at(now);
+        let shared = self.backoff().filter(is_active);
+        shared.or_else(|| account.lock().backoff.as_deref().copied().filter(is_active))
+    }
+
+    /// Whether polls back off at `now` because of a failure that every other call would meet, too.
+    pub(super) fn fails_every_call_at(&self, now: Moment) -> bool {
+        self.backoff().is_some_and(|backoff| backoff.every_call && backoff.is_active_at(now))
+    }
+
+    /// The backoff that all kf accounts share.
+    pub(super) fn backoff(&self) -> MutexGuard<'_, Option<ActiveBackoff>> {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Failures that concern all kf accounts.
+    pub(super) fn failure_streak(&self) -> MutexGuard<'_, FailureStreak<FailureReason>> {
+        self.failure_streak.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn collector(&self, collector: Collector) -> MutexGuard<'_, CollectorState> {
+        self.collectors[collector as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,25 +1,27 @@
-//! Transfers: from which other kf account a session that starts has come, as far as can be told ([`crate::domain::transfer`]).
+//! Finds the kf account that a newly started session was transferred from ([`crate::domain::transfer`]).
 
 use std::sync::Arc;
 
-use super::{OfficialAccount, WatchedAccount};
-use crate::domain::{event::Change, tracker::TrackerUpdate, transfer::LastSeen};
+use super::official_account::OfficialAccount;
+use crate::{
+    domain::{event::Change, tracker::TrackerUpdate, transfer::LastListed},
+    status::WatchedAccount,
+};
 
-/// Notes at each start of a step, baselines excepted, from where its customer has come.
+/// Sets `transferred_from` of each session that `update` starts, except for those of a baseline.
 ///
-/// The memory of the official account's other kf accounts stands where the store stands. They are looked at one after
-/// the other, so that no two are locked at once.
-pub(super) fn note_origins(
+/// The trackers of the other kf accounts are as the store has them. They are locked one at a time.
+pub(super) fn set_origins(
     official_account: &OfficialAccount,
     account: &WatchedAccount,
-    step: &mut TrackerUpdate,
+    update: &mut TrackerUpdate,
 ) {
-    let mut starts: Vec<Start<'_>> = step
+    let mut starts: Vec<SessionStart<'_>> = update
         .changes
         .iter_mut()
         .filter_map(|change| match change {
             Change::SessionStarted { session, baseline: false, transferred_from, .. } => {
-                Some(Start { openid: &session.openid, from: transferred_from, latest: None })
+                Some(SessionStart { openid: &session.openid, origin: transferred_from, last_listed: None })
             }
             _ => None,
         })
@@ -27,22 +29,21 @@ pub(super) fn note_origins(
     if starts.is_empty() {
         return;
     }
-    for other in official_account.accounts().iter().filter(|other| other.row() != account.row()) {
-        let memory = other.memory();
-        for Start { openid, from, latest } in &mut starts {
-            let seen = memory.watch.last_seen(openid);
-            if seen > *latest {
-                **from = Some(Arc::clone(&other.account().kf_account));
-                *latest = seen;
+    for other in official_account.accounts().iter().filter(|other| other.id() != account.id()) {
+        let other_data = other.lock();
+        for SessionStart { openid, origin, last_listed } in &mut starts {
+            let listed = other_data.tracker.last_listed(openid);
+            if listed > *last_listed {
+                **origin = Some(Arc::clone(&other.account().kf_account));
+                *last_listed = listed;
             }
         }
     }
 }
 
-/// A start whose origin is looked for.
-struct Start<'a> {
+struct SessionStart<'a> {
     openid: &'a str,
-    from: &'a mut Option<Arc<str>>,
-    /// When the customer was seen at the origin found so far.
-    latest: Option<LastSeen>,
+    origin: &'a mut Option<Arc<str>>,
+    /// When the customer was last listed at the origin found so far.
+    last_listed: Option<LastListed>,
 }

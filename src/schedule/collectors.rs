@@ -29,7 +29,7 @@ use crate::{
         error_class::ErrorClass,
         spread::SpreadOffset,
     },
-    poll::{Collection, OfficialAccount, Poller},
+    poll::{CollectionOutcome, OfficialAccount, Poller},
 };
 
 /// How many collections may be in flight, in addition to the polls: enough for 640 a second when a call takes 100 ms, and
@@ -94,7 +94,7 @@ impl Collectors {
                 && let Some(next) = queue.pop_due(now)
             {
                 let official_account = &self.official_accounts[next.official_account];
-                match self.poller.admit_collection(official_account, next.collector) {
+                match self.poller.try_acquire_collection_permit(official_account, next.collector) {
                     Ok(()) => in_flight.push(self.collect(next)),
                     Err(wait) => {
                         queue.put_back(DueCollection { due: now + wait.max(MIN_PERMIT_WAIT), ..next });
@@ -128,12 +128,12 @@ impl Collectors {
         let official_account = &self.official_accounts[current.official_account];
         let collection = self.poller.collect(official_account, current.collector);
         let retry = match AssertUnwindSafe(collection).catch_unwind().await {
-            Ok(Collection::Failed(failure)) => failure.class == ErrorClass::Busy,
+            Ok(CollectionOutcome::Failed(failure)) => failure.class == ErrorClass::Busy,
             // `Retry-After` asked for a longer wait than this retry left: another retry may follow.
-            Ok(Collection::BackedOff) => current.retries > 0,
-            Ok(Collection::Succeeded | Collection::NotStored(_)) => false,
+            Ok(CollectionOutcome::BackedOff) => current.retries > 0,
+            Ok(CollectionOutcome::Succeeded | CollectionOutcome::NotStored(_)) => false,
             Err(_) => {
-                self.poller.collection_panicked(official_account, current.collector);
+                self.poller.record_collection_panic(official_account, current.collector);
                 false
             }
         };

@@ -194,7 +194,7 @@ impl QueueState {
             let lane = &mut self.lanes[index as usize];
             lane.state = LaneState::Idle;
             let Some(first) = lane.waiting.front() else { continue };
-            if let Err(wait) = first.guard.admit() {
+            if let Err(wait) = first.guard.official_account().try_acquire_poll_permit(first.guard.account()) {
                 lane.state = LaneState::RateLimited;
                 self.rate_limited.push(Reverse((Instant::now() + wait, index)));
                 continue;

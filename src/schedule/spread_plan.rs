@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::sweep::ScheduledAccount;
-use crate::{domain::spread::SpreadOffset, poll::WatchedAccount};
+use crate::{domain::spread::SpreadOffset, status::WatchedAccount};
 
 /// The kf accounts of a schedule, sorted by their offset in the spread.
 pub(super) struct SpreadPlan {
@@ -81,7 +81,7 @@ impl SpreadPlan {
 }
 
 fn offset_of(account: &WatchedAccount) -> SpreadOffset {
-    let account = &account.status.account;
+    let account = account.account();
     SpreadOffset::new((&account.appid, &account.kf_account))
 }
 

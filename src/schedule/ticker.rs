@@ -29,7 +29,7 @@ use crate::{
         progress::{ProgressCheck, WorkProgress},
     },
     metrics::Metrics,
-    poll::Poller,
+    poll::{PollGuard, Poller},
 };
 
 /// How late a signal may be before its tick counts as missed. The scheduler checks every half second.
@@ -225,8 +225,8 @@ impl Ticker {
         let Some((sweep, first)) = self.spreading.take() else { return };
         let end = self.accounts.due_until(first, elapsed);
         self.context.queue.push(self.accounts.accounts(first..end).filter_map(|(scheduled, account)| {
-            let Some(guard) = scheduled.official_account.guard(account) else {
-                self.context.poller.overrun(account);
+            let Some(guard) = PollGuard::try_acquire(&scheduled.official_account, account) else {
+                self.context.poller.record_overrun(account);
                 return None;
             };
             Some(QueuedPoll { guard, sweep: Arc::clone(&sweep), lane: scheduled.lane, retries: 0 })

@@ -51,7 +51,7 @@ impl Workers {
                 // `Retry-After` asked for a longer wait than this retry left: another retry may follow.
                 Ok(PollOutcome::BackedOff) if poll.retries > 0 => self.retry(poll),
                 Ok(_) => {}
-                Err(_) => self.poller.panicked(&poll.guard),
+                Err(_) => self.poller.record_panic(&poll.guard),
             }
         }
     }

@@ -13,15 +13,18 @@ use maud::{DOCTYPE, Markup, html};
 use super::WebState;
 use crate::{
     domain::{
-        account::AccountState,
+        account::{Account, AccountState},
         agents::{Binding, Invitation, InvitationStatus},
         clock::{Moment, UnixMs},
     },
-    status::{AccountViewRef, Collected, OfficialAccountStatus, OfficialAccountViews},
+    status::{AccountView, CollectorReadings, OfficialAccountStatus, OfficialAccountViews},
 };
 
 /// Kf accounts shown at most.
 const MAX_ROWS: usize = 1000;
+
+/// A kf account on the page.
+type Row<'a> = (&'a Account, &'a AccountView);
 
 /// Official accounts shown at most, because the kf accounts that need a human come below them.
 const MAX_OFFICIAL_ACCOUNTS: usize = 20;
@@ -47,12 +50,12 @@ th, td { border-color: #2b343d; } .state, code { background: #2b343d; } .ok, .de
 pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     let now = state.clock.now();
     let stored = state.stored().await;
-    let read = state.table.read();
-    let mut rows: Vec<AccountViewRef<'_>> = read.iter().flat_map(OfficialAccountViews::iter).collect();
+    let views = state.table.views();
+    let mut rows: Vec<Row<'_>> = views.iter().flat_map(OfficialAccountViews::iter).collect();
     // A stable sort: within each urgency the order of the configuration remains.
-    rows.sort_by_key(|account| urgency(account.row.state));
-    let sessions: u64 = rows.iter().filter_map(|account| account.row.sessions).map(u64::from).sum();
-    let failing = rows.iter().filter(|account| urgency(account.row.state) < NO_ATTENTION).count();
+    rows.sort_by_key(|(_, view)| urgency(view.state));
+    let sessions: u64 = rows.iter().filter_map(|(_, view)| view.sessions).map(u64::from).sum();
+    let failing = rows.iter().filter(|(_, view)| urgency(view.state) < NO_ATTENTION).count();
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -81,9 +84,9 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
 
 /// The official accounts with the most waiting customers.
 fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
-    let mut rows: Vec<(&str, Collected)> = all
+    let mut rows: Vec<(&str, CollectorReadings)> = all
         .iter()
-        .map(|official_account| (&*official_account.name, official_account.collected().clone()))
+        .map(|official_account| (&*official_account.name, official_account.readings().clone()))
         .filter(|(_, collected)| collected.waiting.is_some() || collected.quota.is_some())
         .collect();
     rows.sort_by_key(|(_, collected)| Reverse(collected.waiting.map(|queue| queue.users)));
@@ -93,7 +96,7 @@ fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
     html! {
         table.of {
             thead { tr { th { "Official account" } th.n { "Waiting customers" } th.n { "Calls left today" } } }
-            tbody { @for (name, Collected { waiting, quota, .. }) in rows.iter().take(MAX_OFFICIAL_ACCOUNTS) {
+            tbody { @for (name, CollectorReadings { waiting, quota, .. }) in rows.iter().take(MAX_OFFICIAL_ACCOUNTS) {
                 tr {
                     td { (name) }
                     td.n { (known(waiting.map(|queue| queue.users))) }
@@ -107,26 +110,26 @@ fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
     }
 }
 
-fn accounts(rows: &[AccountViewRef<'_>], now: Moment) -> Markup {
+fn accounts(rows: &[Row<'_>], now: Moment) -> Markup {
     html! {
         table {
             thead { tr {
                 th { "Official account" } th { "Kf account" } th { "State" } th { "Agent" } th.n { "Sessions" }
                 th.n { "Longest session" } th.n { "Last success" } th { "Last failure" }
             } }
-            tbody { @for account in rows.iter().take(MAX_ROWS) {
+            tbody { @for (account, view) in rows.iter().take(MAX_ROWS) {
                 tr {
-                    td { (account.account.official_account) }
+                    td { (account.official_account) }
                     td.kf {
-                        (account.account.kf_account)
-                        @if let Some(nickname) = &account.row.agent.nickname { " " span.name { (nickname) } }
+                        (account.kf_account)
+                        @if let Some(nickname) = &view.agent.nickname { " " span.name { (nickname) } }
                     }
-                    td { span.state.(account.row.state.as_str()) { (account.row.state.as_str()) } }
-                    td { (agent(account, now)) }
-                    td.n { (known(account.row.sessions)) }
-                    td.n { (known(account.row.oldest_createtime.map(|at| ago(at, now)))) }
-                    td.n { (known(account.row.last_success_at.map(|at| ago(at, now) + " ago"))) }
-                    td { (account.row.failing_with.unwrap_or_default()) }
+                    td { span.state.(view.state.as_str()) { (view.state.as_str()) } }
+                    td { (agent(view, now)) }
+                    td.n { (known(view.sessions)) }
+                    td.n { (known(view.oldest_createtime.map(|at| ago(at, now)))) }
+                    td.n { (known(view.last_success_at.map(|at| ago(at, now) + " ago"))) }
+                    td { (view.failing_with.unwrap_or_default()) }
                 }
             } }
         }
@@ -134,8 +137,8 @@ fn accounts(rows: &[AccountViewRef<'_>], now: Moment) -> Markup {
 }
 
 /// Whether the agent is online; without a bound WeChat user, the state of the invitation.
-fn agent(account: &AccountViewRef<'_>, now: Moment) -> Markup {
-    let (state, agent) = (account.row.state, &account.row.agent);
+fn agent(view: &AccountView, now: Moment) -> Markup {
+    let (state, agent) = (view.state, &view.agent);
     // getsessionlist takes precedence over getkflist.
     match (agent.binding.filter(|_| state != AccountState::Ok), agent.online) {
         (Some(Binding::Unbound(Some(invitation))), _) => html! { (invited(invitation, now)) },

@@ -12,31 +12,24 @@ use super::{
     http::WechatClient,
     rate_limit::RateLimiter,
     token::{AccessToken, TokenProvider, TokenStatus},
-    wire::{self, SessionList, WireError, collectors},
+    wire::{self, WireError, collectors},
 };
 use crate::domain::{
     agents::{KfList, OnlineAccount, Quota, WaitingQueue},
     clock::Moment,
     error_class::ErrorClass,
-    tracker::Fingerprint,
 };
 
-/// When an answer was asked for and had.
-#[derive(Clone, Copy, Debug)]
-pub struct Exchanged {
+/// A response of WeChat that is no refusal: its errcode is 0 or missing.
+#[derive(Debug)]
+pub struct Response {
+    endpoint: Endpoint,
+    /// The body as it was received.
+    pub body: Bytes,
     /// When the request was sent.
     pub sent_at: Moment,
-    /// When the answer had been received whole.
+    /// When the body had been received completely.
     pub received_at: Moment,
-}
-
-/// A well-formed answer of getsessionlist, compared with one before.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Answered<'a> {
-    /// The same text as the one that is known.
-    AsKnown,
-    /// Another text, what it says, and by what it is known again.
-    Anew(SessionList<'a>, Fingerprint),
 }
 
 /// Calls WeChat for one official account. Whoever calls has a [permit](OfficialAccountClient::permit); a repeat takes its own.
@@ -58,7 +51,7 @@ impl OfficialAccountClient {
         Self { rate_limiter, ..self }
     }
 
-    /// The rate limiter of its calls, if it has a limit.
+    /// The rate_limiter of its calls, if it has a limit.
     pub fn rate_limiter(&self) -> Option<&RateLimiter> {
         self.rate_limiter.as_ref()
     }
@@ -85,69 +78,68 @@ impl OfficialAccountClient {
         self.tokens.status(self.client.now())
     }
 
-    /// The open sessions of one kf account: what `read` makes of them, as they borrow from the answer. One of the `known`
-    /// fingerprint is not parsed: at 100,000 accounts that also leaves the memory of their sessions alone.
+    /// Fetches the open sessions of one kf account. The caller parses the body.
     /// `GET /customservice/kfsession/getsessionlist`.
-    pub async fn session_list<R>(
-        &self,
-        kf_account: &str,
-        known: Option<Fingerprint>,
-        read: impl Fn(Answered<'_>, Exchanged) -> R,
-    ) -> Result<R, CallFailure> {
-        self.call(Question::SessionsOf(kf_account), |text, exchanged| {
-            let fingerprint = self.client.fingerprint(text);
-            let answered = match known == Some(fingerprint) {
-                true => Answered::AsKnown,
-                false => Answered::Anew(wire::session_list(text)?, fingerprint),
-            };
-            Ok(read(answered, exchanged))
-        })
-        .await
+    pub async fn session_list(&self, kf_account: &str) -> Result<Response, CallFailure> {
+        // A literal `@` is legal in a query, and calls of this family have refused `%40`.
+        self.call(Endpoint::SessionList, &format!("&kf_account={kf_account}")).await
     }
 
     /// All kf accounts of the official account. `GET /cgi-bin/customservice/getkflist`.
     pub async fn kf_list(&self) -> Result<KfList, CallFailure> {
-        self.call(Question::Plain(Endpoint::KfList), |text, _| collectors::kf_list(text)).await
+        self.call_and_parse(Endpoint::KfList, collectors::kf_list).await
     }
 
     /// The kf accounts that are online. `GET /cgi-bin/customservice/getonlinekflist`.
     pub async fn online_kf_list(&self) -> Result<Vec<OnlineAccount>, CallFailure> {
-        self.call(Question::Plain(Endpoint::OnlineKfList), |text, _| collectors::online_kf_list(text)).await
+        self.call_and_parse(Endpoint::OnlineKfList, collectors::online_kf_list).await
     }
 
     /// The customers who wait for an agent. `GET /customservice/kfsession/getwaitcase`.
     pub async fn wait_case(&self) -> Result<WaitingQueue, CallFailure> {
-        self.call(Question::Plain(Endpoint::WaitCase), |text, _| collectors::wait_case(text)).await
+        self.call_and_parse(Endpoint::WaitCase, collectors::wait_case).await
     }
 
     /// The quota of getsessionlist. `POST /cgi-bin/openapi/quota/get`.
     pub async fn quota(&self) -> Result<Quota, CallFailure> {
-        self.call(Question::SessionListQuota, |text, _| collectors::quota(text)).await
+        self.call_and_parse(Endpoint::Quota, collectors::quota).await
     }
 
-    /// Asks with a valid token, and once more with another one when that one is refused.
-    async fn call<R>(
+    /// Counts a response that could not be parsed as a failed call, and returns the failure.
+    pub fn reject(&self, response: &Response, error: WireError) -> CallFailure {
+        let error = CallError::from_wire(error, &[]);
+        self.observer.rejected(response.endpoint, &error);
+        CallFailure::new(response.endpoint, error, response.sent_at)
+    }
+
+    async fn call_and_parse<T>(
         &self,
-        question: Question<'_>,
-        read: impl Fn(&str, Exchanged) -> Result<R, WireError>,
-    ) -> Result<R, CallFailure> {
+        endpoint: Endpoint,
+        parse: fn(&str) -> Result<T, WireError>,
+    ) -> Result<T, CallFailure> {
+        let response = self.call(endpoint, "").await?;
+        parse(&wire::text(&response.body)).map_err(|error| self.reject(&response, error))
+    }
+
+    /// Calls with a valid token, and once more with another one when WeChat refuses that one. `query` follows the token.
+    async fn call(&self, endpoint: Endpoint, query: &str) -> Result<Response, CallFailure> {
         let token = self.token().await?;
-        let mut answer = self.ask(&token, question, &read).await;
-        if let Err(refused) = &answer
+        let mut result = self.call_with(&token, endpoint, query).await;
+        if let Err(refused) = &result
             && refused.error.rejects_token()
         {
             match self.tokens.replace(&token, refused.sent_at, &self.client, &*self.observer).await {
                 Ok(Some(other)) => {
                     self.permit().await;
-                    answer = self.ask(&other, question, &read).await;
+                    result = self.call_with(&other, endpoint, query).await;
                 }
-                // Why no token is to be had may be worse than that the old one was refused.
+                // Why there is no token may be worse than that the old one was refused.
                 Err(fetch) if fetch.class != ErrorClass::Busy => return Err(fetch),
                 Ok(None) | Err(_) => {}
             }
         }
-        self.judge_token(&mut answer);
-        answer
+        self.judge_token(&mut result);
+        result
     }
 
     /// A token to call with. The permit was for the moment before: whoever had to wait for the token takes another, or
@@ -164,8 +156,8 @@ impl OfficialAccountClient {
     }
 
     /// Once every call has been refused for its token for a while, the refusal becomes a worse one.
-    fn judge_token<R>(&self, answer: &mut Result<R, CallFailure>) {
-        match answer {
+    fn judge_token(&self, result: &mut Result<Response, CallFailure>) {
+        match result {
             Err(failure) if failure.error.rejects_token() => {
                 failure.class = self.tokens.rejected(self.client.now());
             }
@@ -175,70 +167,44 @@ impl OfficialAccountClient {
         }
     }
 
-    async fn ask<R>(
+    async fn call_with(
         &self,
         token: &AccessToken,
-        question: Question<'_>,
-        read: impl Fn(&str, Exchanged) -> Result<R, WireError>,
-    ) -> Result<R, CallFailure> {
-        let endpoint = question.endpoint();
+        endpoint: Endpoint,
+        query: &str,
+    ) -> Result<Response, CallFailure> {
         let sent_at = self.client.now();
-        let body = self.exchange(token, question, sent_at).await;
+        let body = self.send(token, endpoint, query, sent_at).await;
         let received_at = self.client.now();
-        let answer = body.and_then(|body| {
-            read(&wire::text(&body), Exchanged { sent_at, received_at })
-                .map_err(|error| CallError::from_wire(error, &[token.expose()]))
+        let checked = body.and_then(|body| match wire::check_errcode(&wire::text(&body)) {
+            Ok(()) => Ok(body),
+            Err(error) => Err(CallError::from_wire(error, &[token.expose()])),
         });
-        self.observer.called(endpoint, received_at.since(&sent_at), answer.as_ref().err());
-        answer.map_err(|error| CallFailure { endpoint, class: error.class(endpoint), sent_at, error })
+        self.observer.called(endpoint, received_at.since(&sent_at), checked.as_ref().err());
+        match checked {
+            Ok(body) => Ok(Response { endpoint, body, sent_at, received_at }),
+            Err(error) => Err(CallFailure::new(endpoint, error, sent_at)),
+        }
     }
 
-    async fn exchange(
+    async fn send(
         &self,
         token: &AccessToken,
-        question: Question<'_>,
+        endpoint: Endpoint,
+        query: &str,
         sent_at: Moment,
     ) -> Result<Bytes, CallError> {
-        let mut url = self.client.url(question.endpoint());
-        match question {
-            Question::SessionsOf(kf_account) => {
-                // A literal `@` is legal in a query, and calls of this family have refused `%40`.
-                url.set_query(Some(&format!("{}&kf_account={kf_account}", token.query_parameter())));
-            }
-            Question::Plain(_) | Question::SessionListQuota => url.set_query(Some(token.query_parameter())),
-        }
-        match question {
-            Question::SessionsOf(_) | Question::Plain(_) => {
-                self.client.get(url, sent_at, &*self.observer).await
-            }
-            Question::SessionListQuota => {
+        let mut url = self.client.url(endpoint);
+        url.set_query(Some(&[token.query_parameter(), query].concat()));
+        match endpoint {
+            Endpoint::Quota => {
                 let fields = BTreeMap::from([("cgi_path", QUOTED_PATH.into())]);
                 self.client.exchange(self.client.post(url, &fields)).await
             }
+            _ => self.client.get(url, sent_at, &*self.observer).await,
         }
     }
 }
 
 /// The call whose quota is asked for.
 const QUOTED_PATH: &str = "/customservice/kfsession/getsessionlist";
-
-/// What is asked, beside the token that it is asked with.
-#[derive(Clone, Copy)]
-enum Question<'a> {
-    /// getsessionlist for this kf account.
-    SessionsOf(&'a str),
-    /// A call that takes nothing but the token.
-    Plain(Endpoint),
-    /// openapi/quota/get for getsessionlist.
-    SessionListQuota,
-}
-
-impl Question<'_> {
-    fn endpoint(self) -> Endpoint {
-        match self {
-            Self::SessionsOf(_) => Endpoint::SessionList,
-            Self::Plain(endpoint) => endpoint,
-            Self::SessionListQuota => Endpoint::Quota,
-        }
-    }
-}

@@ -6,11 +6,7 @@
 mod options;
 mod rotating_client;
 
-use std::{
-    collections::BTreeMap,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{
@@ -25,7 +21,6 @@ use crate::domain::{
     clock::{Clock, Moment},
     endpoint::Endpoint,
     retry_after::retry_after,
-    tracker::Fingerprint,
 };
 
 /// The HTTP client, shared by all official accounts.
@@ -38,8 +33,6 @@ pub struct WechatClient {
     max_body_bytes: usize,
     clock: Arc<dyn Clock>,
     skew: ClockSkew,
-    /// The key of fingerprints.
-    fingerprints: RandomState,
 }
 
 impl WechatClient {
@@ -64,7 +57,6 @@ impl WechatClient {
             max_body_bytes: options.max_body_bytes,
             clock,
             skew: ClockSkew::default(),
-            fingerprints: RandomState::new(),
         })
     }
 
@@ -81,11 +73,6 @@ impl WechatClient {
 
     pub(super) fn now(&self) -> Moment {
         self.clock.now()
-    }
-
-    /// The fingerprint by which an unchanged answer is recognized.
-    pub(super) fn fingerprint(&self, text: &str) -> Fingerprint {
-        Fingerprint::new(self.fingerprints.hash_one(text))
     }
 
     pub(super) fn url(&self, endpoint: Endpoint) -> Url {

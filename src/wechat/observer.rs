@@ -10,6 +10,9 @@ pub trait CallObserver: Send + Sync + 'static {
     /// A request was answered or failed, after `elapsed`.
     fn called(&self, endpoint: Endpoint, elapsed: Duration, error: Option<&CallError>);
 
+    /// A response that was reported as a success could not be parsed.
+    fn rejected(&self, endpoint: Endpoint, error: &CallError);
+
     /// An access token was fetched or read. `expires_at` is in UNIX seconds; `None` if the source does not state it.
     fn token_refreshed(&self, expires_at: Option<i64>);
 

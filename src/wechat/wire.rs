@@ -15,7 +15,7 @@ mod scalar;
 mod sessions;
 pub(super) mod tokens;
 
-pub(super) use self::error::refusal;
+pub(super) use self::error::{check_errcode, refusal};
 pub use self::{
     body::text,
     error::WireError,

@@ -12,7 +12,6 @@ use crate::support::{
     wait::{PATIENCE, eventually},
 };
 use kfwatch::{
-    app,
     domain::{
         account::Account,
         agents::{Binding, Collector, WaitingQueue},
@@ -22,9 +21,9 @@ use kfwatch::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    poll::{Collection, OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
+    poll::{CollectionOutcome, OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
     simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
-    status::{OfficialAccountStatus, Table},
+    status::{AccountTable, OfficialAccountStatus, WatchedAccount},
     store::Store,
     wechat::{
         client::OfficialAccountClient,
@@ -77,10 +76,10 @@ impl Rehearsal {
         let registered = store.register_accounts(named.collect()).await.unwrap();
         let watched = registered.configured.into_iter().map(|stored| {
             let (row, account) = (stored.id, stored.account.clone());
-            let watch = app::watch(stored);
+            let watch = stored.into_tracker();
             Arc::new(WatchedAccount::new(account, row, watch))
         });
-        official_account.set_accounts(watched.collect());
+        official_account.status.set_kf_accounts(watched.collect());
         let limits = PollLimits {
             deadline,
             blind_after: Duration::from_secs(300),
@@ -106,10 +105,10 @@ impl Rehearsal {
     /// One collection: what came of it, in short.
     async fn collect(&self, collector: Collector) -> &'static str {
         match self.poller.collect(&self.official_account, collector).await {
-            Collection::Succeeded => "ok",
-            Collection::BackedOff => "held",
-            Collection::Failed(failure) => failure.error.code(),
-            Collection::NotStored(_) => "not stored",
+            CollectionOutcome::Succeeded => "ok",
+            CollectionOutcome::BackedOff => "held",
+            CollectionOutcome::Failed(failure) => failure.error.code(),
+            CollectionOutcome::NotStored(_) => "not stored",
         }
     }
 
@@ -123,7 +122,8 @@ impl Rehearsal {
 
     /// A poll of the first kf account.
     async fn poll(&self) -> &'static str {
-        let guard = self.official_account.guard(&self.official_account.accounts()[0]).unwrap();
+        let guard =
+            PollGuard::try_acquire(&self.official_account, &self.official_account.accounts()[0]).unwrap();
         match self.poller.poll(&guard).await {
             PollOutcome::Succeeded => "ok",
             PollOutcome::BackedOff => "held",
@@ -137,12 +137,12 @@ impl Rehearsal {
     }
 
     fn last_success(&self, collector: Collector) -> Option<jiff::Timestamp> {
-        self.official_account.status.collected().last_success_at(collector)
+        self.official_account.status.readings().last_success_at(collector)
     }
 
     /// The lines of the page of metrics that have this text.
     fn metrics(&self, part: &str) -> Vec<String> {
-        let table = Table::new(vec![Arc::clone(&self.official_account.status)]);
+        let table = AccountTable::new(vec![Arc::clone(&self.official_account.status)]);
         let mut page = Vec::new();
         exposition::write(&table, &self.metrics, &Stored::default(), Detail::PerAccount, |chunk| {
             page.extend(chunk);
@@ -259,17 +259,13 @@ async fn collected_values_vanish_with_their_account() {
         "who is not listed is offline"
     );
     assert!(rehearsal.metrics(&format!("wechat_kf_account_accepted_cases{{{second}")).is_empty());
-    let bindings: Vec<_> = rehearsal
-        .official_account
-        .accounts()
-        .iter()
-        .map(|account| account.status.row().agent.binding)
-        .collect();
+    let bindings: Vec<_> =
+        rehearsal.official_account.accounts().iter().map(|account| account.view(0).agent.binding).collect();
     assert_eq!(bindings, [Some(Binding::Bound), Some(Binding::Unbound(None)), Some(Binding::Bound)]);
     assert_eq!(rehearsal.metrics("kfwatch_collector_last_success_timestamp_seconds").len(), 4);
 
     let remaining = rehearsal.official_account.accounts()[1..].to_vec();
-    rehearsal.official_account.set_accounts(remaining);
+    rehearsal.official_account.status.set_kf_accounts(remaining);
     assert!(rehearsal.metrics("kf1@shop").is_empty());
 }
 
@@ -280,7 +276,7 @@ async fn waiting_customers_and_remaining_quota_are_exported() {
     let waiting = "wechat_kf_waiting";
     assert_eq!(rehearsal.metrics(waiting), ["wechat_kf_waiting_customers{official_account=\"shop\"} 0"]);
     let queue = WaitingQueue { users: 150, oldest_message_at: Some(1_700_000_000) };
-    rehearsal.official_account.status.collected().waiting = Some(queue);
+    rehearsal.official_account.status.readings().waiting = Some(queue);
     let oldest = "wechat_kf_waiting_oldest_message_timestamp_seconds{official_account=\"shop\"} 1700000000";
     assert_eq!(
         rehearsal.metrics(waiting),

@@ -25,9 +25,9 @@ use kfwatch::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    poll::{Discovery, OfficialAccount, Patterns, PollLimits, Poller, WatchedAccount},
+    poll::{AccountDiscovery, DiscoveryPatterns, OfficialAccount, PollGuard, PollLimits, Poller},
     simulator::{KfState, Scenario, Simulator},
-    status::{OfficialAccountStatus, Table},
+    status::{AccountTable, OfficialAccountStatus, WatchedAccount},
     store::{LogPosition, PruneLimits, Store},
     wechat::{
         client::OfficialAccountClient,
@@ -81,17 +81,18 @@ impl Rehearsal {
             appid: Arc::clone(&appid),
             kf_account: configured.kf_accounts[0].as_str().into(),
         };
-        let patterns = Patterns {
+        let patterns = DiscoveryPatterns {
             named: HashSet::from([Arc::clone(&named.kf_account)]),
             matching: vec!["kf*".parse().unwrap()],
             exclude: vec!["*secret*".parse().unwrap()],
             most,
         };
         let stored = store.register_accounts(vec![named]).await.unwrap().configured;
-        let watched =
-            stored.into_iter().map(|stored| WatchedAccount::restored(stored, &official_account.status));
-        official_account.set_accounts(watched.collect());
-        official_account.set_discovery(Discovery::new(patterns, appid));
+        let watched = stored
+            .into_iter()
+            .map(|stored| WatchedAccount::from_stored(stored, official_account.status.ticks()));
+        official_account.status.set_kf_accounts(watched.collect());
+        official_account.set_discovery(AccountDiscovery::new(patterns, appid));
         let limits = PollLimits {
             deadline: PATIENCE,
             blind_after: Duration::from_secs(300),
@@ -111,23 +112,19 @@ impl Rehearsal {
 
     async fn list_with(&self, kf_accounts: &[(usize, Binding)]) {
         let accounts = kf_accounts.iter().map(|&(n, binding)| entry(&self.kf_accounts[n], binding));
-        self.poller.take_kf_list(&self.official_account, &complete(accounts)).await.unwrap();
+        self.poller.apply_kf_list(&self.official_account, &complete(accounts)).await.unwrap();
     }
 
     fn account(&self, number: usize) -> Arc<WatchedAccount> {
         let accounts = self.official_account.accounts();
         let of_name =
-            |account: &&Arc<WatchedAccount>| *account.status.account.kf_account == *self.kf_accounts[number];
+            |account: &&Arc<WatchedAccount>| *account.account().kf_account == *self.kf_accounts[number];
         Arc::clone(accounts.iter().find(of_name).unwrap())
     }
 
     fn watched(&self) -> Vec<usize> {
         let number = |name: &str| self.kf_accounts.iter().position(|known| known == name).unwrap();
-        self.official_account
-            .accounts()
-            .iter()
-            .map(|account| number(&account.status.account.kf_account))
-            .collect()
+        self.official_account.accounts().iter().map(|account| number(&account.account().kf_account)).collect()
     }
 
     /// One poll of each of these, in this order.
@@ -136,7 +133,7 @@ impl Rehearsal {
         self.simulator.control().advance(TICK);
         for &number in kf_accounts {
             let account = self.account(number);
-            let guard = self.official_account.guard(&account).unwrap();
+            let guard = PollGuard::try_acquire(&self.official_account, &account).unwrap();
             self.poller.poll(&guard).await;
         }
     }
@@ -160,7 +157,7 @@ impl Rehearsal {
 
     /// The value of a series of this kf account, if there is one.
     fn metric(&self, name: &str, number: usize) -> Option<String> {
-        let table = Table::new(vec![Arc::clone(&self.official_account.status)]);
+        let table = AccountTable::new(vec![Arc::clone(&self.official_account.status)]);
         let mut page = String::new();
         exposition::write(&table, &self.metrics, &Stored::default(), Detail::PerAccount, |chunk| {
             page.push_str(std::str::from_utf8(&chunk).unwrap());
@@ -235,7 +232,7 @@ async fn listed_match_is_polled_from_next_tick() {
     let mut listed: Vec<_> =
         [0, 2, 1, 2].map(|n: usize| entry(&rehearsal.kf_accounts[n], Binding::Bound)).into();
     listed.extend(["other@shop", "kf-secret@shop"].map(|name| entry(name, Binding::Bound)));
-    rehearsal.poller.take_kf_list(&rehearsal.official_account, &complete(listed)).await.unwrap();
+    rehearsal.poller.apply_kf_list(&rehearsal.official_account, &complete(listed)).await.unwrap();
     assert_eq!(rehearsal.watched(), [0, 2, 1]);
     assert_eq!(rehearsal.metric("kfwatch_polls_total", 2).as_deref(), Some("0"));
     assert_eq!(
@@ -301,7 +298,7 @@ async fn partly_readable_list_adds_but_never_removes() {
         complete: false,
     };
     for list in [incomplete(&[1, 3]), incomplete(&[])] {
-        rehearsal.poller.take_kf_list(&rehearsal.official_account, &list).await.unwrap();
+        rehearsal.poller.apply_kf_list(&rehearsal.official_account, &list).await.unwrap();
         assert_eq!(rehearsal.watched(), [0, 1, 2, 3]);
     }
     rehearsal.list(&[1, 3]).await;
@@ -313,14 +310,14 @@ async fn named_account_loses_list_state_when_unlisted() {
     let rehearsal = Rehearsal::new().await;
     let known = || {
         let account = rehearsal.account(0);
-        let agent = &account.status.row().agent;
+        let agent = &account.view(0).agent;
         (agent.nickname.is_some(), agent.binding)
     };
     rehearsal.list(&[0, 1]).await;
     rehearsal.list(&[]).await;
     let incomplete =
         KfList { accounts: vec![entry(&rehearsal.kf_accounts[1], Binding::Bound)], complete: false };
-    rehearsal.poller.take_kf_list(&rehearsal.official_account, &incomplete).await.unwrap();
+    rehearsal.poller.apply_kf_list(&rehearsal.official_account, &incomplete).await.unwrap();
     assert_eq!(known(), (true, Some(Binding::Bound)));
     rehearsal.list(&[1]).await;
     assert_eq!(known(), (false, None));
@@ -335,10 +332,10 @@ async fn failed_store_registration_is_retried_with_next_list() {
     // Names long enough to need new pages.
     let long = entry(&format!("kf{}@shop", "x".repeat(9000)), Binding::Bound);
     let listed = complete([entry(&rehearsal.kf_accounts[1], Binding::Bound), long]);
-    assert!(rehearsal.poller.take_kf_list(&rehearsal.official_account, &listed).await.is_err());
+    assert!(rehearsal.poller.apply_kf_list(&rehearsal.official_account, &listed).await.is_err());
     assert_eq!(rehearsal.watched(), [0, 1]);
     rehearsal.store.limit_pages(u32::MAX).await.unwrap();
-    rehearsal.poller.take_kf_list(&rehearsal.official_account, &listed).await.unwrap();
+    rehearsal.poller.apply_kf_list(&rehearsal.official_account, &listed).await.unwrap();
     assert_eq!(rehearsal.official_account.accounts().len(), 3);
 }
 
@@ -358,7 +355,7 @@ async fn hanging_poll_keeps_its_account_until_next_list() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1, 2]).await;
     let hangs = rehearsal.account(1);
-    let guard = rehearsal.official_account.guard(&hangs).unwrap();
+    let guard = PollGuard::try_acquire(&rehearsal.official_account, &hangs).unwrap();
     rehearsal.list(&[0]).await;
     assert_eq!(rehearsal.watched(), [0, 1]);
     rehearsal.open(1, "o-late");
@@ -377,14 +374,14 @@ async fn removed_account_is_never_polled_again() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1]).await;
     let left = rehearsal.account(1);
-    let guard = rehearsal.official_account.guard(&left).unwrap();
+    let guard = PollGuard::try_acquire(&rehearsal.official_account, &left).unwrap();
     let poll = async {
         rehearsal.poller.poll(&guard).await;
         drop(guard);
     };
     tokio::join!(rehearsal.list(&[0]), poll);
     assert_eq!(rehearsal.watched(), [0], "it left when the poll was done");
-    assert!(rehearsal.official_account.guard(&left).is_none());
+    assert!(PollGuard::try_acquire(&rehearsal.official_account, &left).is_none());
     assert_eq!(rehearsal.told().await, ["1: ok>unwatched by getkflist"]);
     rehearsal.list(&[1]).await;
     rehearsal.poll(&[1]).await;
@@ -404,7 +401,7 @@ async fn restart(directory: &Path, appid: &str, kf_accounts: &str) -> App {
 fn watched_by(app: &App) -> Vec<String> {
     let web = app.web();
     let mut watched = Vec::new();
-    web.table.official_accounts()[0].look(|read| watched.push(read.account.to_string()));
+    web.table.official_accounts()[0].for_each_view(|account, _| watched.push(account.to_string()));
     watched
 }
 
@@ -421,8 +418,8 @@ async fn restart_polls_discovered_accounts_before_any_list() {
     let app = restart(directory.path(), &appid, &format!("kf_accounts = [\"{named}\", \"*\"]")).await;
     let expected: Vec<String> = kf_accounts[..3].iter().map(|name| format!("renamed/{name}")).collect();
     assert_eq!(watched_by(&app), expected);
-    let row = app.web().table.official_accounts()[0].kf_accounts().status(2).row().clone();
-    assert_eq!((row.state, row.sessions), (AccountState::Ok, Some(1)), "with what was known of them");
+    let view = app.web().table.official_accounts()[0].kf_accounts()[2].view(0);
+    assert_eq!((view.state, view.sessions), (AccountState::Ok, Some(1)), "with what was known of them");
     drop(app);
 
     let app =
@@ -474,7 +471,7 @@ async fn unbound_from_list_is_reported_before_any_poll() {
 
     rehearsal.poll(&[1]).await;
     assert_eq!(rehearsal.told().await.len(), 1, "65402 is no news");
-    assert_eq!(rehearsal.account(1).watch().condition.conclusion, Some(Conclusion::Unbound));
+    assert_eq!(rehearsal.account(1).tracker().condition.conclusion, Some(Conclusion::Unbound));
     rehearsal.list_with(&[(1, Binding::Bound)]).await;
     assert_eq!(
         rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(),
@@ -507,7 +504,7 @@ async fn unbound_from_list_is_cleared_by_list_after_restart() {
     let of_0 = stored.iter().find(|stored| *stored.account.kf_account == *rehearsal.kf_accounts[0]).unwrap();
     let known_to_list = Some(Conclusion::ListedUnbound);
     assert_eq!((of_0.record.state, of_0.record.conclusion), (AccountState::Unbound, known_to_list));
-    assert_eq!(kfwatch::app::watch(of_0.clone()).condition, rehearsal.account(0).watch().condition);
+    assert_eq!(of_0.clone().into_tracker().condition, rehearsal.account(0).tracker().condition);
 }
 
 #[tokio::test]

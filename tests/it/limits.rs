@@ -13,12 +13,13 @@ use kfwatch::{
     config::{Config, Environment},
     domain::{clock::Clock, progress::WorkProgress, tracker::AccountTracker},
     metrics::Metrics,
-    poll::{OfficialAccount, WatchedAccount},
+    poll::{OfficialAccount, PollGuard},
     schedule::{
         queue::{PollQueue, QueuedPoll},
         sweep::Sweep,
     },
     simulator::{Control, Endpoint, Fault, FaultRule},
+    status::WatchedAccount,
     store::AccountId,
 };
 
@@ -53,7 +54,7 @@ impl Queued {
             let accounts = app::accounts(configured).map(|account| {
                 Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()))
             });
-            official_account.set_accounts(accounts.collect());
+            official_account.status.set_kf_accounts(accounts.collect());
             official_account
         };
         let lanes = config.official_accounts.iter().map(official_account).collect();
@@ -66,7 +67,8 @@ impl Queued {
         let sweep = Sweep::start(&self.metrics, &self.clock, None);
         for (lane, official_account) in (0..).zip(&self.lanes) {
             let accounts = official_account.accounts();
-            let guards = accounts.iter().filter_map(|account| official_account.guard(account));
+            let guards =
+                accounts.iter().filter_map(|account| PollGuard::try_acquire(official_account, account));
             self.queue.push(guards.map(|guard| QueuedPoll {
                 guard,
                 lane,
@@ -142,10 +144,7 @@ async fn rate_limited_jobs_run_in_order() {
         // Nobody is told that a job is done: the place of each in its lane stays taken.
         while taken.values().map(Vec::len).sum::<usize>() < 30 {
             let job = queued.queue.next().await.unwrap();
-            taken
-                .entry(job.lane)
-                .or_default()
-                .push(job.guard.account().status.account.kf_account.to_string());
+            taken.entry(job.lane).or_default().push(job.guard.account().account().kf_account.to_string());
         }
         queued.queue.close();
     };

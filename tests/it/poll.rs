@@ -12,7 +12,6 @@ use crate::support::{
     wait::PATIENCE,
 };
 use kfwatch::{
-    app,
     domain::{
         account::{Account, AccountState},
         agents::Collector,
@@ -20,9 +19,9 @@ use kfwatch::{
         clock::Clock,
     },
     metrics::Metrics,
-    poll::{OfficialAccount, PollLimits, PollOutcome, Poller, WatchedAccount},
+    poll::{OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
     simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
-    status::OfficialAccountStatus,
+    status::{OfficialAccountStatus, WatchedAccount},
     store::{LogPosition, Store},
     wechat::{
         client::OfficialAccountClient,
@@ -80,10 +79,10 @@ impl Rehearsal {
             let registered = store.register_accounts(named.collect()).await.unwrap();
             let watched = registered.configured.into_iter().map(|stored| {
                 let (row, account) = (stored.id, stored.account.clone());
-                let watch = app::watch(stored);
+                let watch = stored.into_tracker();
                 Arc::new(WatchedAccount::new(account, row, watch))
             });
-            shared.set_accounts(watched.collect());
+            shared.status.set_kf_accounts(watched.collect());
             accounts
                 .extend(shared.accounts().iter().map(|account| (Arc::clone(&shared), Arc::clone(account))));
         }
@@ -97,7 +96,7 @@ impl Rehearsal {
     }
 
     fn names(&self, account: usize) -> (&str, &str) {
-        let Account { appid, kf_account, .. } = &self.accounts[account].1.status.account;
+        let Account { appid, kf_account, .. } = &self.accounts[account].1.account();
         (appid, kf_account)
     }
 
@@ -110,7 +109,7 @@ impl Rehearsal {
     fn refuse_at(&self, account: usize, code: i64, alone: bool) {
         self.control().inject(FaultRule {
             endpoint: Some(Endpoint::GetSessionList),
-            official_account: Some(self.accounts[account].1.status.account.official_account.to_string()),
+            official_account: Some(self.accounts[account].1.account().official_account.to_string()),
             kf_account: alone.then(|| self.names(account).1.to_owned()),
             ..FaultRule::new(Fault::Errcode(code))
         });
@@ -125,7 +124,7 @@ impl Rehearsal {
     async fn tick(&self) -> Vec<&'static str> {
         let mut outcomes = Vec::new();
         for (official_account, account) in &self.accounts {
-            let guard = official_account.guard(account).unwrap();
+            let guard = PollGuard::try_acquire(official_account, account).unwrap();
             outcomes.push(match self.poller.poll(&guard).await {
                 PollOutcome::Succeeded => "ok",
                 PollOutcome::BackedOff => "held",
@@ -195,7 +194,7 @@ async fn unbound_account_is_reported_and_backs_off_alone() {
     rehearsal.control().set_kf_state(appid, kf_account, KfState::Bound).unwrap();
     rehearsal.ticks(Duration::from_secs(75)).await;
     assert_eq!(
-        rehearsal.accounts[0].1.status.row().state,
+        rehearsal.accounts[0].1.view(0).state,
         AccountState::Ok,
         "seen at the first tick after a minute"
     );
@@ -298,7 +297,7 @@ async fn silent_account_becomes_blind_and_recovers() {
     assert!(rehearsal.state_changes().await.is_empty(), "not before its time");
     rehearsal.ticks(Duration::from_secs(30)).await;
     assert_eq!(rehearsal.state_changes().await, ["ok>blind None getsessionlist"]);
-    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(1), "what was last seen stays");
+    assert_eq!(rehearsal.accounts[0].1.view(0).sessions, Some(1), "what was last seen stays");
     rehearsal.control().clear_faults();
     rehearsal.ticks(Duration::from_secs(75)).await;
     assert_eq!(rehearsal.state_changes().await.last().unwrap(), "blind>ok None getsessionlist");
@@ -326,13 +325,31 @@ async fn rarely_polled_unbound_account_is_not_blind() {
 }
 
 #[tokio::test]
+async fn unchanged_answer_has_the_same_fingerprint() {
+    let rehearsal = Rehearsal::new().await;
+    let fingerprint = async || {
+        assert_eq!(rehearsal.tick().await[0], "ok");
+        rehearsal.accounts[0].1.tracker().fingerprint
+    };
+    let first = fingerprint().await;
+    assert!(first.is_some());
+    assert_eq!(fingerprint().await, first);
+    let (appid, kf_account) = rehearsal.names(0);
+    rehearsal.control().open_session(appid, kf_account, "oNew", None).unwrap();
+    let second = fingerprint().await;
+    assert!(second.is_some() && second != first);
+    rehearsal.control().close_session(appid, kf_account, "oNew").unwrap();
+    assert_eq!(fingerprint().await, first);
+}
+
+#[tokio::test]
 async fn account_has_one_poll_guard_at_a_time() {
     let rehearsal = Rehearsal::new().await;
     let (official_account, account) = &rehearsal.accounts[0];
-    let guard = official_account.guard(account);
+    let guard = PollGuard::try_acquire(official_account, account);
     assert!(guard.is_some());
-    assert!(official_account.guard(account).is_none());
-    let waiting = official_account.guard_when_free(account);
+    assert!(PollGuard::try_acquire(official_account, account).is_none());
+    let waiting = PollGuard::acquire(official_account, account);
     tokio::pin!(waiting);
     tokio::select! {
         biased;
@@ -341,9 +358,9 @@ async fn account_has_one_poll_guard_at_a_time() {
     }
     drop(guard);
     let guard = waiting.await;
-    assert!(official_account.guard(account).is_none());
+    assert!(PollGuard::try_acquire(official_account, account).is_none());
     drop(guard);
-    assert!(official_account.guard(account).is_some());
+    assert!(PollGuard::try_acquire(official_account, account).is_some());
 }
 
 #[tokio::test]
@@ -357,10 +374,10 @@ async fn unstored_changes_are_found_again() {
     let long = "o".repeat(6000);
     rehearsal.control().open_session(appid, kf_account, &long, None).unwrap();
     assert_eq!(rehearsal.tick().await[0], "not stored");
-    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(1), "the snapshot stands still");
+    assert_eq!(rehearsal.accounts[0].1.view(0).sessions, Some(1), "the snapshot stands still");
     rehearsal.store.limit_pages(u32::MAX).await.unwrap();
     assert_eq!(rehearsal.tick().await[0], "ok");
-    assert_eq!(rehearsal.accounts[0].1.status.row().sessions, Some(3));
+    assert_eq!(rehearsal.accounts[0].1.view(0).sessions, Some(3));
     let events = rehearsal.events().await;
     let started = events.iter().filter(|event| event["data"]["baseline"] == false).count();
     assert_eq!(started, 2);

@@ -22,7 +22,7 @@ use kfwatch::{
         tracker::AccountTracker,
     },
     metrics::Metrics,
-    poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
+    poll::{OfficialAccount, PollLimits, Poller},
     schedule::{
         cron_jobs::CronScheduler,
         queue::PollQueue,
@@ -30,7 +30,7 @@ use kfwatch::{
         ticker::{ManualTicks, Ticker, TickerContext},
     },
     simulator::{Endpoint, Fault, FaultRule},
-    status::OfficialAccountStatus,
+    status::{OfficialAccountStatus, WatchedAccount},
     store::{AccountId, Store},
     wechat::{
         client::OfficialAccountClient,
@@ -204,7 +204,7 @@ fn official_account(
     let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::clone(ticks));
     let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
     let account = WatchedAccount::new(account, AccountId(1), AccountTracker::default());
-    official_account.set_accounts(vec![Arc::new(account)]);
+    official_account.status.set_kf_accounts(vec![Arc::new(account)]);
     official_account
 }
 

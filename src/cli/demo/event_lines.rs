@@ -66,11 +66,11 @@ impl EventPrinter {
 type Nicknames = HashMap<String, Arc<str>>;
 
 fn nicknames(web: &WebState) -> Nicknames {
-    let official_accounts = web.table.read();
+    let official_accounts = web.table.views();
     let accounts = official_accounts.iter().flat_map(OfficialAccountViews::iter);
-    let named = accounts.filter_map(|account| {
-        let nickname = account.row.agent.nickname.clone()?;
-        Some((account.account.kf_account.to_string(), nickname))
+    let named = accounts.filter_map(|(account, view)| {
+        let nickname = view.agent.nickname.clone()?;
+        Some((account.kf_account.to_string(), nickname))
     });
     named.collect()
 }

@@ -9,11 +9,11 @@ use crate::{
         account::{AccountState, Conclusion},
         clock::UnixMs,
     },
-    status::{OfficialAccountStatus, Table},
+    status::{AccountTable, OfficialAccountStatus},
 };
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
-    pub(super) fn accounts(&mut self, table: &Table, detail: Detail) {
+    pub(super) fn accounts(&mut self, table: &AccountTable, detail: Detail) {
         match detail {
             Detail::PerAccount => {
                 let values = FAMILIES.map(|family| family.value);
@@ -51,7 +51,7 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         }
     }
 
-    fn per_official_account(&mut self, table: &Table) {
+    fn per_official_account(&mut self, table: &AccountTable) {
         let official_accounts = table.official_accounts();
         let folded: Vec<_> = official_accounts.iter().map(|of| folded(of)).collect();
         for (column, family) in FAMILIES.iter().enumerate() {
@@ -68,9 +68,9 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
 /// Returns the value of each family for an official account as a whole.
 fn folded(official_account: &OfficialAccountStatus) -> [Option<u64>; FAMILIES.len()] {
     let mut all = [None; FAMILIES.len()];
-    official_account.look(|account| {
+    official_account.for_each_view(|_, view| {
         for (family, folded) in FAMILIES.iter().zip(&mut all) {
-            let value = family.value.read(account);
+            let value = family.value.read(view);
             *folded = folded.zip(value).map(|(a, b)| (family.fold)(a, b)).or(*folded).or(value);
         }
     });
@@ -105,21 +105,21 @@ const FAMILIES: [AccountFamily; 15] = [
         kind: "gauge",
         help: "Sessions that the last successful poll listed.",
         fold: sum,
-        value: Value::Number(|account| account.row.sessions.map(u64::from)),
+        value: Value::Number(|view| view.sessions.map(u64::from)),
     },
     AccountFamily {
         name: "wechat_kf_oldest_session_timestamp_seconds",
         kind: "gauge",
         help: "Start of the session that has been open longest, from the last successful poll; absent without sessions.",
         fold: earliest,
-        value: Value::Number(|account| account.row.oldest_createtime.map(|at| seconds(at).unwrap_or(0))),
+        value: Value::Number(|view| view.oldest_createtime.map(|at| seconds(at).unwrap_or(0))),
     },
     AccountFamily {
         name: "wechat_kf_account_up",
         kind: "gauge",
         help: "1 if the last poll succeeded and was stored; 0 also while the account backs off.",
         fold: sum,
-        value: Value::Flag(|account| Some(account.row.up)),
+        value: Value::Flag(|view| Some(view.up)),
     },
     AccountFamily {
         name: "wechat_kf_account_unbound",
@@ -127,85 +127,85 @@ const FAMILIES: [AccountFamily; 15] = [
         help: "1 if no WeChat user is bound to the kf account: the last conclusive answer was errcode 65402, or, before \
                the first such answer, getkflist says so.",
         fold: sum,
-        value: Value::Flag(|account| {
-            Some(account.row.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))
+        value: Value::Flag(|view| {
+            Some(view.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))
         }),
     },
     AccountFamily {
         name: "wechat_kf_account_invalid",
         kind: "gauge",
-        help: "1 if the last conclusive answer was errcode 65401: WeChat does not know the kf account.",
+        help: "1 if the last conclusive answer was errcode 65401: WeChat does not know the kf view.",
         fold: sum,
-        value: Value::Flag(|account| Some(account.row.conclusion == Some(Conclusion::Invalid))),
+        value: Value::Flag(|view| Some(view.conclusion == Some(Conclusion::Invalid))),
     },
     AccountFamily {
         name: "kfwatch_account_blind",
         kind: "gauge",
         help: "1 if all polls failed for poll.blind_after: the other values of the kf account are out of date.",
         fold: sum,
-        value: Value::Flag(|account| Some(account.row.state == AccountState::Blind)),
+        value: Value::Flag(|view| Some(view.state == AccountState::Blind)),
     },
     AccountFamily {
         name: "wechat_kf_sessions_started_total",
         kind: "counter",
         help: "Sessions that started, without those that the first poll found open.",
         fold: sum,
-        value: Value::Number(|account| Some(account.row.started.into())),
+        value: Value::Number(|view| Some(view.counters.started.into())),
     },
     AccountFamily {
         name: "wechat_kf_sessions_ended_total",
         kind: "counter",
         help: "Sessions that ended.",
         fold: sum,
-        value: Value::Number(|account| Some(account.row.ended.into())),
+        value: Value::Number(|view| Some(view.counters.ended.into())),
     },
     AccountFamily {
         name: "kfwatch_poll_last_success_timestamp_seconds",
         kind: "gauge",
         help: "When the answer of the last successful poll was received.",
         fold: earliest,
-        value: Value::Number(|account| account.row.last_success_at.and_then(seconds)),
+        value: Value::Number(|view| view.last_success_at.and_then(seconds)),
     },
     AccountFamily {
         name: "kfwatch_poll_overdue",
         kind: "gauge",
         help: "1 if two ticks of the schedule have passed without a completed poll.",
         fold: sum,
-        value: Value::Flag(|account| Some(account.overdue)),
+        value: Value::Flag(|view| Some(view.overdue)),
     },
     AccountFamily {
         name: "kfwatch_polls_total",
         kind: "counter",
         help: "Polls made. They follow the schedule; scrapes cause none.",
         fold: sum,
-        value: Value::Number(|account| Some(account.row.polls.into())),
+        value: Value::Number(|view| Some(view.counters.polls.into())),
     },
     AccountFamily {
         name: "kfwatch_poll_failures_total",
         kind: "counter",
         help: "Polls that failed, or whose answer was not stored.",
         fold: sum,
-        value: Value::Number(|account| Some(account.row.failures.into())),
+        value: Value::Number(|view| Some(view.counters.failures.into())),
     },
     AccountFamily {
         name: "kfwatch_poll_overruns_total",
         kind: "counter",
         help: "Ticks that found the previous poll of the kf account still running.",
         fold: sum,
-        value: Value::Number(|account| Some(account.row.overruns.into())),
+        value: Value::Number(|view| Some(view.counters.overruns.into())),
     },
     AccountFamily {
         name: "wechat_kf_account_online",
         kind: "gauge",
         help: "1 if the kf account is online, from the last answer of getonlinekflist.",
         fold: sum,
-        value: Value::Flag(|account| account.row.agent.online),
+        value: Value::Flag(|view| view.agent.online),
     },
     AccountFamily {
         name: "wechat_kf_account_accepted_cases",
         kind: "gauge",
         help: "Sessions that the kf account has accepted, from the last answer of getonlinekflist; absent while it is not listed.",
         fold: sum,
-        value: Value::Number(|account| account.row.agent.accepted_cases.map(u64::from)),
+        value: Value::Number(|view| view.agent.accepted_cases.map(u64::from)),
     },
 ];

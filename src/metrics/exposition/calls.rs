@@ -7,7 +7,7 @@ use super::{
     family::{Family, counter, gauge},
 };
 use crate::{
-    status::{CallCounters, Table},
+    status::{AccountTable, CallCounters},
     wechat::Endpoint,
 };
 
@@ -36,7 +36,7 @@ const TOKEN_FAMILIES: [Family<CallCounters>; 5] = [
 ];
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
-    pub(super) fn calls(&mut self, table: &Table) {
+    pub(super) fn calls(&mut self, table: &AccountTable) {
         let official_accounts = table.official_accounts();
         let name = "kfwatch_api_requests_total";
         self.header(name, "counter", "Calls to WeChat, without the one repeat on a broken connection.");

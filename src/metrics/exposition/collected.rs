@@ -6,10 +6,10 @@ use super::{
 };
 use crate::{
     domain::agents::Collector,
-    status::{Collected, Table},
+    status::{AccountTable, CollectorReadings},
 };
 
-const FAMILIES: [Family<Collected>; 5] = [
+const FAMILIES: [Family<CollectorReadings>; 5] = [
     gauge(
         "wechat_kf_online_accounts",
         "Kf accounts that are online, watched or not, from the last answer of getonlinekflist.",
@@ -39,9 +39,9 @@ const FAMILIES: [Family<Collected>; 5] = [
 ];
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
-    pub(super) fn collected(&mut self, table: &Table) {
+    pub(super) fn collected(&mut self, table: &AccountTable) {
         let official_accounts = table.official_accounts();
-        let collected: Vec<_> = official_accounts.iter().map(|of| of.collected().clone()).collect();
+        let collected: Vec<_> = official_accounts.iter().map(|of| of.readings().clone()).collect();
         let labels = official_accounts.iter().map(|of| &*of.labels);
         self.families(&FAMILIES, labels.zip(&collected));
 

@@ -6,21 +6,24 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use crate::status::{AccountViewRef, OfficialAccountStatus, Table, push_escaped};
+use crate::{
+    domain::account::Account,
+    status::{AccountTable, AccountView, OfficialAccountStatus, push_escaped},
+};
 
 /// How the value of a family is read from a kf account; `None` while it is unknown.
 #[derive(Clone, Copy)]
 pub(super) enum Value {
-    Number(fn(&AccountViewRef<'_>) -> Option<u64>),
+    Number(fn(&AccountView) -> Option<u64>),
     /// 0 or 1.
-    Flag(fn(&AccountViewRef<'_>) -> Option<bool>),
+    Flag(fn(&AccountView) -> Option<bool>),
 }
 
 impl Value {
-    pub(super) fn read(self, account: &AccountViewRef<'_>) -> Option<u64> {
+    pub(super) fn read(self, view: &AccountView) -> Option<u64> {
         match self {
-            Self::Number(number) => number(account),
-            Self::Flag(flag) => flag(account).map(u64::from),
+            Self::Number(number) => number(view),
+            Self::Flag(flag) => flag(view).map(u64::from),
         }
     }
 }
@@ -38,8 +41,8 @@ pub(super) struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     /// Visits all kf accounts once.
-    pub(super) fn collect(table: &'a Table, values: &[Value]) -> Self {
-        let accounts = table.official_accounts().iter().map(|of| of.kf_accounts().count()).sum();
+    pub(super) fn collect(table: &'a AccountTable, values: &[Value]) -> Self {
+        let accounts = table.official_accounts().iter().map(|of| of.kf_accounts().len()).sum();
         let mut columns = Self {
             names: Texts::with_capacity(accounts),
             nicknames: Texts::with_capacity(accounts),
@@ -48,18 +51,18 @@ impl<'a> Columns<'a> {
         };
         for official_account in table.official_accounts() {
             let first = columns.names.len();
-            official_account.look(|account| columns.push(account, values));
+            official_account.for_each_view(|account, view| columns.push(account, view, values));
             columns.official_accounts.push((official_account, first..columns.names.len()));
         }
         columns
     }
 
-    fn push(&mut self, account: &AccountViewRef<'_>, values: &[Value]) {
+    fn push(&mut self, account: &Account, view: &AccountView, values: &[Value]) {
         for (value, column) in values.iter().zip(&mut self.values) {
-            column.push(value.read(account));
+            column.push(value.read(view));
         }
-        self.names.push(&account.account.kf_account);
-        self.nicknames.push(account.row.agent.nickname.as_deref().unwrap_or_default());
+        self.names.push(&account.kf_account);
+        self.nicknames.push(view.agent.nickname.as_deref().unwrap_or_default());
     }
 
     /// Returns some rows of a column: the name of the kf account with its value, where that is known.

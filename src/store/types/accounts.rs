@@ -2,7 +2,7 @@
 
 use super::events::LogPosition;
 use crate::domain::{
-    account::{Account, AccountState, Conclusion},
+    account::{Account, AccountCondition, AccountState, Conclusion},
     clock::UnixMs,
     event::Change,
     snapshot::Snapshot,
@@ -43,6 +43,18 @@ pub struct StoredAccount {
     pub record: AccountRecord,
     /// Its open sessions.
     pub snapshot: Snapshot,
+}
+
+impl StoredAccount {
+    /// The tracker that continues from what is stored.
+    pub fn into_tracker(self) -> tracker::AccountTracker {
+        tracker::AccountTracker {
+            condition: AccountCondition::restored(self.record.state, self.record.conclusion),
+            snapshot: self.snapshot,
+            last_seen: self.record.last_seen,
+            ..tracker::AccountTracker::default()
+        }
+    }
 }
 
 /// The result of registering accounts.

@@ -45,6 +45,20 @@ pub(in crate::wechat) fn refusal(text: &str) -> Option<WireError> {
     (errcode != 0).then(|| WireError::refused(errcode, &errmsg.unwrap_or_default().0))
 }
 
+/// Fails if an answer is refused, or is no JSON object. The rest of the answer may still be malformed.
+pub(in crate::wechat) fn check_errcode(text: &str) -> Result<(), WireError> {
+    let is_object = text.trim_start().starts_with('{');
+    // Most answers have no errcode and need no parsing. A key may be written with escapes.
+    if is_object && !text.contains("errcode") && !text.contains('\\') {
+        return Ok(());
+    }
+    match serde_json::from_str(text) {
+        Ok(Verdict { errcode: 0, .. }) => Ok(()),
+        Ok(Verdict { errcode, errmsg }) => Err(WireError::refused(errcode, &errmsg.unwrap_or_default().0)),
+        Err(error) => Err(WireError::malformed(text, &error)),
+    }
+}
+
 #[derive(Deserialize)]
 struct Verdict<'a> {
     #[serde(default, deserialize_with = "errcode")]

@@ -13,9 +13,9 @@ use kfwatch::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    poll::{OfficialAccount, PollLimits, Poller, WatchedAccount},
+    poll::{OfficialAccount, PollGuard, PollLimits, Poller},
     simulator::{Control, Ledger, Scenario, Simulator},
-    status::Table,
+    status::{AccountTable, WatchedAccount},
     store::{LogPosition, Store},
 };
 use tempfile::TempDir;
@@ -74,8 +74,9 @@ impl Stage {
             let accounts = app::accounts(configured).collect();
             let registered = store.register_accounts(accounts).await.unwrap();
             let watched = registered.configured.into_iter();
-            let watched = watched.map(|stored| WatchedAccount::restored(stored, &official_account.status));
-            official_account.set_accounts(watched.collect());
+            let watched =
+                watched.map(|stored| WatchedAccount::from_stored(stored, official_account.status.ticks()));
+            official_account.status.set_kf_accounts(watched.collect());
             cast.push(Role {
                 name: configured.name.clone(),
                 appid: configured.appid.clone(),
@@ -129,7 +130,8 @@ impl Stage {
         let from_ms = self.now().as_millisecond();
         let official_account = &self.cast[role].official_account;
         let accounts = official_account.accounts();
-        let claims = accounts.iter().map(|account| official_account.guard(account).unwrap());
+        let claims =
+            accounts.iter().map(|account| PollGuard::try_acquire(official_account, account).unwrap());
         join_all(claims.map(async |guard| self.poller.poll(&guard).await)).await;
         (role, Tick { from_ms, to_ms: self.now().as_millisecond() + 1 })
     }
@@ -148,7 +150,7 @@ impl Stage {
             let account = |account: &Arc<WatchedAccount>| Account {
                 official_account: role.name.clone(),
                 appid: role.appid.clone(),
-                kf_account: account.status.account.kf_account.to_string(),
+                kf_account: account.account().kf_account.to_string(),
             };
             named.iter().map(account).collect::<Vec<_>>()
         };
@@ -176,7 +178,7 @@ impl Stage {
         let statuses = self.cast.iter().map(|role| Arc::clone(&role.official_account.status)).collect();
         let mut page = String::new();
         exposition::write(
-            &Table::new(statuses),
+            &AccountTable::new(statuses),
             &self.metrics,
             &Stored::default(),
             Detail::PerAccount,

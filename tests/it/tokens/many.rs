@@ -7,7 +7,8 @@ use kfwatch::{
     config::{Config, Environment},
     domain::{backoff::BackoffPolicy, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
-    poll::{OfficialAccount, WatchedAccount},
+    poll::{OfficialAccount, PollGuard, SessionFetcher},
+    status::WatchedAccount,
     store::{AccountId, Store},
     wechat::token::MIN_FETCH_INTERVAL,
 };
@@ -62,8 +63,10 @@ async fn a_rotated_refresh_token_outlives_a_restart() {
         let official_account = official_accounts(&config, &factory).remove(0);
         let account = kfwatch::app::accounts(&config.official_accounts[0]).next().unwrap();
         let watched = Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()));
-        let guard = official_account.guard(&watched).unwrap();
-        guard.ask(&*platform.clock, Duration::from_secs(20), &BackoffPolicy::default()).await.unwrap();
+        let guard = PollGuard::try_acquire(&official_account, &watched).unwrap();
+        let clock = Arc::clone(&platform.clock) as Arc<dyn Clock>;
+        let fetcher = SessionFetcher::new(clock, Duration::from_secs(20), BackoffPolicy::default());
+        fetcher.fetch(&guard).await.unwrap();
         let stored = store.refresh_tokens().await.unwrap();
         assert_eq!(stored["wx0000000000000000"].expose_secret(), format!("refresh-wx0000000000000000-{run}"));
         store.close().await;

@@ -21,14 +21,14 @@ use kfwatch::{
     domain::clock::{Clock, Moment},
     wechat::{
         CallObserver, Endpoint,
-        client::{Answered, OfficialAccountClient},
+        client::OfficialAccountClient,
         error::{CallError, CallFailure},
         http::{ClientOptions, HttpVersion, WechatClient},
         token::{
             Authorization, Component, ComponentCredentials, TicketSource, TokenJournal, TokenProvider,
             TokenSource,
         },
-        wire::SessionList,
+        wire::{self, SessionList},
     },
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -215,10 +215,9 @@ pub(crate) struct Account {
 
 impl Account {
     pub(crate) async fn poll(&self) -> Result<(), CallFailure> {
-        let listed = |answered: Answered<'_>, _| {
-            assert!(matches!(answered, Answered::Anew(SessionList::Listed(_), _)));
-        };
-        self.client.session_list("kf@test", None, listed).await
+        let response = self.client.session_list("kf@test").await?;
+        assert!(matches!(wire::session_list(&wire::text(&response.body)), Ok(SessionList::Listed(_))));
+        Ok(())
     }
 
     /// The failure of a poll, which shows nothing that was sent.
@@ -252,6 +251,8 @@ impl CallObserver for Tally {
     fn called(&self, endpoint: Endpoint, _elapsed: Duration, _error: Option<&CallError>) {
         *self.calls.lock().unwrap().entry(endpoint.as_str()).or_default() += 1;
     }
+
+    fn rejected(&self, _endpoint: Endpoint, _error: &CallError) {}
 
     fn token_refreshed(&self, expires_at: Option<i64>) {
         self.refreshed.fetch_add(expires_at.is_some().into(), Ordering::Relaxed);
