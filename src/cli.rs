@@ -119,7 +119,7 @@ impl Cli {
     pub async fn execute(self) -> Result<(), CliError> {
         match self.command {
             CliCommand::Run(args) => run::run(&args).await,
-            CliCommand::Demo(args) => demo::run(args).await,
+            CliCommand::Demo(args) => Box::pin(demo::run(args)).await, // a large future
             CliCommand::Check(args) => check::run(args).await,
             CliCommand::Poll(args) => poll::run(args).await,
             CliCommand::Events(args) => events::run(args).await,
