@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 # Path suffixes of keys that a current Grafana knows, and that these types (of Grafana 10.1) ignore.
 NEWER = {
-    ".options.wideLayout": "stat panels that show name and value put one beside the other",
+    ".options.wideLayout": "stat panels with name and value next to each other",
     ".options.namePlacement": "where bar gauges write their names",
     ".options.sizing": "bar gauges choose their height",
     ".options.tooltip.mode": "heatmaps: the tooltip of one cell; before, it was called show",

@@ -1,6 +1,6 @@
 """A proxy that adds TLS to a server without it.
 
-    tls_proxy.py CERTIFICATE KEY PORT    of the server behind; prints its own port, serves until it is killed
+    tls_proxy.py CERTIFICATE KEY PORT    PORT is the server's; prints its own port, runs until it is killed
 """
 
 import asyncio
@@ -21,8 +21,8 @@ async def pump(reader, writer):
 
 async def main(certificate, key, port):
     async def connected(reader, writer):
-        behind, to_behind = await asyncio.open_connection("127.0.0.1", int(port))
-        await asyncio.gather(pump(reader, to_behind), pump(behind, writer))
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", int(port))
+        await asyncio.gather(pump(reader, server_writer), pump(server_reader, writer))
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

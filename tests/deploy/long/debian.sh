@@ -31,7 +31,7 @@ apt_install() {
         --option Dpkg::Options::=--force-confdef --option Dpkg::Options::=--force-confold "$@"
 }
 # The recorded arguments of systemctl since the last call.
-told() {
+systemctl_calls() {
     as_root cat "$root/systemctl.log" 2>/dev/null
     as_root rm -f "$root/systemctl.log"
 }
@@ -77,7 +77,7 @@ expect /var/lib/kfwatch "kfwatch:kfwatch 700"
 expect /usr/bin/kfwatch "root:root 755"
 [[ -z $(in_chroot dpkg --verify kfwatch) ]] || fail "dpkg --verify: $(in_chroot dpkg --verify kfwatch)"
 # A configuration with placeholders cannot work, so the service is neither started nor enabled.
-commands=$(told)
+commands=$(systemctl_calls)
 [[ $commands != *start* && $commands != *enable* ]] || fail "systemctl was called: $commands"
 in_chroot test ! -e /etc/systemd/system/multi-user.target.wants/kfwatch.service || fail "the service is enabled"
 in_chroot test -f /usr/lib/systemd/system/kfwatch.service -a -f /usr/share/man/man1/kfwatch.1.gz -a -f /etc/logrotate.d/kfwatch
@@ -129,7 +129,7 @@ in_chroot logrotate --force /etc/logrotate.d/kfwatch >"$work/logrotate.log" 2>&1
 expect /var/lib/kfwatch/events.jsonl.1 "kfwatch:kfwatch 600"
 
 progress "upgrading"
-told >/dev/null
+systemctl_calls >/dev/null
 apt_install /tmp/next.deb >"$work/upgrade.log" 2>&1 || fail "$(cat "$work/upgrade.log")"
 # shellcheck disable=SC2016 # and dpkg this
 [[ $(in_chroot dpkg-query --show --showformat='${Version}' kfwatch) == *.1 ]] || fail "not upgraded: $(cat "$work/upgrade.log")"
@@ -137,13 +137,13 @@ as_root cmp "$work/config.toml" "$root/etc/kfwatch/config.toml" || fail "the con
 expect /etc/kfwatch/config.toml "root:kfwatch 640"
 as_root grep -q "The next version's" "$root/etc/kfwatch/config.toml.dpkg-dist" || fail "the new configuration is not next to it"
 cmp <(kept) "$work/events" || fail "other events after the upgrade"
-commands=$(told)
+commands=$(systemctl_calls)
 [[ $commands == *restart*kfwatch.service* ]] || fail "the service is not restarted: $commands"
 ! grep -q "enable --now" "$work/upgrade.log" || fail "explains itself again: $(cat "$work/upgrade.log")"
 
 progress "removing"
 in_chroot apt-get --quiet --quiet --yes remove kfwatch >"$work/remove.log" 2>&1 || fail "$(cat "$work/remove.log")"
-commands=$(told)
+commands=$(systemctl_calls)
 [[ $commands == *stop*kfwatch.service* ]] || fail "the service is not stopped: $commands"
 in_chroot test ! -e /usr/bin/kfwatch || fail "the program is still there"
 as_root cmp "$work/config.toml" "$root/etc/kfwatch/config.toml" || fail "the configuration is missing"
