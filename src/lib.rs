@@ -1,12 +1,13 @@
-//! kfwatch watches WeChat customer service sessions: it polls getsessionlist on a schedule, turns the differences
-//! into durable session-start and session-end events, and exports what it sees to Prometheus.
+//! kfwatch watches WeChat customer service sessions: it polls getsessionlist on a schedule, records the differences as
+//! session-start and session-end events in a durable log, delivers them, and exports metrics to Prometheus.
 //!
-//! A tick of a [`schedule`] makes [`poll`] ask [`wechat`] for an account's sessions and compare the answer with what
-//! is known ([`domain`]); the difference is committed to the [`store`] together with the new snapshot; [`dispatch`]
-//! reads the log from there for each [`sink`]. [`metrics`] and [`status`] see what happens, [`web`] shows it, [`control`]
-//! does what a person asks for, and [`app`] puts all of it together. Whom connections [`trust`] is one answer for all.
+//! At each tick of a [`schedule`], [`poll`] calls [`wechat`] for an account's sessions and compares the answer with the
+//! previous snapshot ([`domain`]). The events are committed to the [`store`] together with the new snapshot, and
+//! [`dispatch`] delivers them from there to each [`sink`]. [`status`] has the views of the accounts; [`metrics`] and [`web`]
+//! show them. [`control`] carries out an operator's commands, [`tls`] loads the TLS roots, and [`app`] builds and runs all
+//! of it.
 
-/// The revision of the source that was built, where the build was told of it.
+/// The revision of the source code, if the build knew it.
 pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
     Some(revision) => revision,
     None => "unknown",
@@ -30,7 +31,7 @@ pub mod tls;
 pub mod web;
 pub mod wechat;
 
-/// An error with its causes, each once, on one line.
+/// Formats an error with its chain of causes, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();

@@ -1,12 +1,11 @@
-//! Logs: to standard error, because standard output belongs to the user's data.
+//! Sets up logging, to standard error: standard output is for data.
 //!
-//! Never logged, at any level: secrets, tokens, URLs of requests. Customers' openids stay below info.
+//! Secrets, tokens and request URLs are never logged, at any level. Customers' openids are logged below info only.
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 
-/// What is always quieter than asked for: libraries that log their inner life, the bytes of a request, or as an error what
-/// its sink tells, each time anew.
-const QUIETER: [&str; 7] = [
+/// Limits on the levels of libraries that log internals, the bytes of requests, or errors that the sink reports already.
+const LIBRARY_LEVELS: [&str; 7] = [
     "tokio_cron_scheduler=warn",
     "hyper=warn",
     "hyper_util=warn",
@@ -16,22 +15,22 @@ const QUIETER: [&str; 7] = [
     "async_nats=off",
 ];
 
-/// How a line looks.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// Logging could not be set up.
+/// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// The level is no tracing filter.
+    /// The level is not a tracing filter.
     #[error("the log level is not a filter")]
     Filter(#[from] ParseError),
-    /// Something else in this process logs already.
+    /// This process already has a logger.
     #[error("logging is set up already")]
     Twice,
 }
@@ -39,7 +38,7 @@ pub enum LoggingError {
 /// Sets up logging for the process.
 pub fn init(level: &str, format: LogFormat) -> Result<(), LoggingError> {
     let mut filter = EnvFilter::try_new(level)?;
-    for directive in QUIETER {
+    for directive in LIBRARY_LEVELS {
         filter = filter.add_directive(directive.parse()?);
     }
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);

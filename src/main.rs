@@ -1,16 +1,16 @@
-//! The `kfwatch` program: reads the command line, carries the command out, chooses the exit code.
+//! The `kfwatch` program: parses the command line, runs the command, chooses the exit code.
 
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use kfwatch::cli::{Cli, CliError};
 
-/// How long threads that wait for the system may hold up the end of the program.
-const THREAD_GRACE: Duration = Duration::from_millis(500);
+/// How long blocked threads may delay the exit.
+const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // The one TLS provider; it fails only when there is one already.
+    // Fails only if the process already has a TLS provider.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         .map_err(|error| CliError::Other(anyhow::Error::new(error).context("start the runtime")))
         .and_then(|runtime| {
             let result = runtime.block_on(cli.execute());
-            runtime.shutdown_timeout(THREAD_GRACE);
+            runtime.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
             result
         });
     match result {
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// One line for each thing that is wrong.
+/// Prints each mistake or error on one line.
 fn report(failure: &CliError) {
     match failure {
         CliError::Config(mistakes) => {

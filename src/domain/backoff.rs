@@ -26,7 +26,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// China has used one UTC offset all year since 1991.
 const CHINA_UTC_OFFSET: Duration = Duration::from_secs(8 * 60 * 60);
 
-/// WeChat counts quotas by its own clock, which may be a little behind ours.
+/// WeChat counts quotas by its own clock, which may be slightly slow compared with ours.
 const QUOTA_RESET_MARGIN: Duration = Duration::from_secs(2);
 
 /// Waits that double from failure to failure, from a first to a longest one.
