@@ -1,11 +1,11 @@
-//! How many events a second go to a sink, and how long one takes from its commit to its receipt. This file has the webhook, and
-//! what all have in common; the modules have the others.
+//! Events per second to a sink, and the time from an event's commit to its receipt. This file has the webhook and the common
+//! parts; the modules have the other sinks.
 //!
-//! Beside it, in turn in the same run: a loop that posts the same bodies to the same receiver with as many requests in
-//! flight, and does nothing else: it reads no log, signs nothing, keeps no order and moves no cursor. Store, dispatcher and
-//! receiver share one process and its two threads.
+//! The baseline alternates with it in the same run: a loop that posts the same bodies to the same receiver with as many requests
+//! in flight. It reads no log, signs nothing, keeps no order and moves no cursor. Store, dispatcher and receiver share one
+//! process and its two threads.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot continue ends")]
 
 use std::{
     net::SocketAddr,
@@ -57,7 +57,7 @@ const EVENTS: usize = 20_000;
 const ROUNDS: usize = 5;
 const LATENCIES: usize = 2000;
 
-/// A sink that is ended has delivered all by then, or nobody waits for it any more.
+/// Limit on how long a dispatcher may drain when it is stopped.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 
 fn main() {
@@ -77,7 +77,7 @@ fn main() {
     report.print();
 }
 
-/// Answers 204, and says how many requests it has had by now.
+/// Answers 204, and counts the requests.
 struct Receiver {
     address: SocketAddr,
     received: watch::Receiver<usize>,
@@ -132,7 +132,7 @@ async fn throughput(receiver: &Receiver, in_flight: usize, report: &mut Report) 
         let begun = Instant::now();
         post_all(&http, receiver.url(), &bodies, in_flight).await;
         let posted = begun.elapsed();
-        // The first round opens connections.
+        // The first round opens connections and is not counted.
         if round > 0 {
             rates[0].push(EVENTS as f64 / delivered.as_secs_f64());
             rates[1].push(EVENTS as f64 / posted.as_secs_f64());
@@ -225,7 +225,7 @@ impl Site {
         Self { store, accounts, _directory: directory }
     }
 
-    /// Puts [`EVENTS`] into the log, and gives their texts.
+    /// Commits [`EVENTS`] events, and returns their JSON.
     async fn fill(&self) -> Vec<String> {
         for round in 0..(EVENTS / ACCOUNTS) as i64 {
             let mut commits = JoinSet::new();
@@ -239,7 +239,7 @@ impl Site {
         events.into_iter().map(|event| event.json).collect()
     }
 
-    /// Sinks that are registered together, because the others count as removed.
+    /// Starts all sinks. They are registered together, because a sink that is not registered counts as removed.
     async fn deliver_to_all(&self, sinks: Vec<(String, Sink)>, start: StartPosition) -> Running {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let registration =

@@ -1,7 +1,7 @@
-//! The functions whose instructions are counted: `tests/instructions.sh` runs this program under callgrind, once for each,
-//! and compares with the counts that were committed. By itself it measures nothing.
+//! The functions whose instructions are counted. `tests/instructions.sh` runs this program under callgrind, once for each
+//! function, and compares the counts with the committed ones. The program itself measures nothing.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot continue ends")]
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -28,7 +28,7 @@ mod inputs;
 
 use inputs::{CREATETIME, account, answer, ended, observed, openid, openids, read, table, watch};
 
-/// So many that what happens now and then counts on average only.
+/// Calls of each function, so many that occasional work counts by its average.
 const CALLS: usize = 100;
 
 const NAMES: [&str; 8] = [
@@ -43,7 +43,7 @@ const NAMES: [&str; 8] = [
 ];
 
 fn main() {
-    // Called by cargo with options of its own, it has nothing to do.
+    // With cargo's own options it has nothing to do.
     match std::env::args().nth(1) {
         Some(list) if list == "list" => NAMES.iter().for_each(|name| println!("{name} {CALLS}")),
         Some(name) if NAMES.contains(&&*name) => run(&name),
@@ -62,7 +62,7 @@ fn run(name: &str) {
             counted(&|| drop(black_box(diff(black_box(&watch.snapshot), black_box(&observed)))));
         }
         "pack_100_sessions" => counted(&|| drop(black_box(Snapshot::from(black_box(&observed))))),
-        // What a poll that changed nothing does between reading its answer and waiting for the next tick.
+        // The work of a poll without changes, between reading its answer and waiting for the next tick.
         "unchanged_answer_of_100_sessions" => {
             let wall = jiff::Timestamp::from_second(CREATETIME + 60).unwrap();
             let moment = Moment { wall, monotonic: Duration::from_secs(60) };
@@ -101,7 +101,7 @@ fn metrics() {
     });
 }
 
-/// Only what is called from here is counted: callgrind knows this function by its name.
+/// Only what this function calls is counted: callgrind selects it by its name.
 #[inline(never)]
 fn counted(call: &dyn Fn()) {
     for _ in 0..CALLS {

@@ -1,7 +1,7 @@
-//! Resident memory of the daemon's own program: with the demo's accounts, with many accounts, and with a million sessions;
-//! and how long it takes to start with those.
+//! Resident memory of the real daemon with the demo's accounts, with many accounts, and with a million sessions; and the time
+//! that it takes to start with those.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot continue ends")]
 
 use std::{
     net::TcpListener,
@@ -36,7 +36,7 @@ fn main() {
     for (what, figure) in [("first start", few.first), ("restarted", few.restarted)] {
         mib(&mut report, &format!("10,000 accounts without sessions, {what}"), figure.steady, "");
     }
-    // As many connections and the same caches for both: what is left of the difference is the accounts'.
+    // Both have as many connections and the same caches, so the difference is the memory of the accounts.
     let more = (MANY_KF_ACCOUNTS - KF_ACCOUNTS) as f64;
     for (what, few, many) in
         [("first start", few.first, many.first), ("restarted", few.restarted, many.restarted)]
@@ -49,10 +49,10 @@ fn main() {
         [("first start", few.first, with.first), ("restarted", few.restarted, with.restarted)]
     {
         mib(&mut report, &format!("10,000 accounts, 1,000,000 sessions, {what}"), with.steady, "≤ 150 MiB");
-        mib(&mut report, "the most that it ever was", with.most, "");
+        mib(&mut report, "peak", with.peak, "");
         bytes(&mut report, &format!("a session, {what}"), (with.steady - without.steady) / sessions, 64);
         let grown = (with.later - with.steady) / MIB;
-        report.row(["grown after five times as many sweeps", &format!("{grown:.1} MiB"), ""], None, "flat");
+        report.row(["growth after five times as many sweeps", &format!("{grown:.1} MiB"), ""], None, "flat");
     }
     let loaded = resident(MANY_KF_ACCOUNTS, Some(SESSIONS / 10));
     let ready = loaded.restarted.ready.as_secs_f64();
@@ -61,8 +61,8 @@ fn main() {
         Some(ready / 2.0),
         "≤ 2 s",
     );
-    mib(&mut report, "resident then, after some sweeps", loaded.restarted.steady, "");
-    mib(&mut report, "the most that it was until it was ready", loaded.restarted.most_until_ready, "");
+    mib(&mut report, "resident after some sweeps", loaded.restarted.steady, "");
+    mib(&mut report, "peak until it was ready", loaded.restarted.peak_until_ready, "");
     report.print();
 }
 
@@ -82,7 +82,7 @@ fn mib(report: &mut Report, what: &str, bytes: f64, target: &str) {
     );
 }
 
-/// Of a daemon that saw all sessions start, and of one that restored them.
+/// The run of a daemon that saw all sessions start, and the run of one that restored them.
 struct Resident {
     first: Run,
     restarted: Run,
@@ -91,17 +91,17 @@ struct Resident {
 /// One run of the daemon; memory in bytes.
 #[derive(Clone, Copy)]
 struct Run {
-    /// From its start until it said so.
+    /// Time from its start until it was ready.
     ready: Duration,
-    most_until_ready: f64,
+    peak_until_ready: f64,
     /// After four sweeps.
     steady: f64,
     /// After twenty.
     later: f64,
-    most: f64,
+    peak: f64,
 }
 
-/// Runs the daemon twice on one store: for the demo's accounts, or for a load of so many with so many sessions each.
+/// Runs the daemon twice on one store: with the demo's accounts, or with so many accounts that have so many sessions each.
 fn resident(accounts: usize, sessions: Option<usize>) -> Resident {
     let directory = tempfile::tempdir().unwrap();
     let load = sessions.map_or_else(Vec::new, |sessions| {
@@ -114,7 +114,7 @@ fn resident(accounts: usize, sessions: Option<usize>) -> Resident {
     let official_accounts =
         if load.is_empty() { DEMO_OFFICIAL_ACCOUNTS } else { accounts / KF_ACCOUNTS_EACH };
     let (_simulator, simulated) = process::simulator(1, official_accounts, &options);
-    // Free just now; nobody else is likely to take it meanwhile.
+    // A free port; it is unlikely that another program takes it before the daemon does.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let path = directory.path().join("config.toml");
     let share = "[api]\nmax_in_flight_per_official_account = 64\n";
@@ -128,27 +128,27 @@ fn resident(accounts: usize, sessions: Option<usize>) -> Resident {
         let daemon = Running(command.spawn().unwrap());
         let ready = until_ready(&format!("http://{address}/-/ready"), begun);
         let status = |what| status(daemon.0.id(), what);
-        let most_until_ready = status("VmHWM:");
+        let peak_until_ready = status("VmHWM:");
         let metrics = format!("http://{address}/metrics");
         until_polled(&metrics, accounts * 4);
         let steady = status("VmRSS:");
-        // Only where it is shown: that is many polls.
+        // These are many polls, so only where the result is reported.
         if sessions == Some(SESSIONS) {
             until_polled(&metrics, accounts * 20);
         }
-        Run { ready, most_until_ready, steady, later: status("VmRSS:"), most: status("VmHWM:") }
+        Run { ready, peak_until_ready, steady, later: status("VmRSS:"), peak: status("VmHWM:") }
     };
     Resident { first: run(), restarted: run() }
 }
 
-/// Bytes, as the kernel tells.
+/// Returns a value of /proc/PID/status in bytes.
 fn status(process: u32, what: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
     line.trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1024.0
 }
 
-/// Waits until the daemon is ready, and says how long after `begun` that was.
+/// Waits until the daemon is ready. Returns the time since `begun`.
 fn until_ready(page: &str, begun: Instant) -> Duration {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -170,7 +170,7 @@ fn until_polled(metrics: &str, polls: usize) {
         loop {
             tokio::time::sleep(Duration::from_secs(2)).await;
             assert!(begun.elapsed() < PATIENCE, "the daemon does not poll");
-            // A compressor's memory is no part of the figure.
+            // The figure must not include the memory of compression.
             let request = client.get(metrics).header("accept-encoding", "identity");
             let Ok(response) = request.send().await else { continue };
             let text = response.text().await.unwrap();

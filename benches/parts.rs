@@ -1,7 +1,7 @@
 //! The parts of a poll and a scrape of /metrics. Each is compared with the least work that the task needs, and with ten times
 //! the work.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot continue ends")]
 
 use std::{hint::black_box, time::Instant};
 
@@ -57,12 +57,12 @@ fn timed<T>(calls: usize, call: &mut impl FnMut() -> T) -> f64 {
     begun.elapsed().as_secs_f64() * 1e6 / calls as f64
 }
 
-/// Something that is measured with some work, and with ten times as much.
+/// A part that is measured with two amounts of work, of which one is ten times the other.
 struct Part<'a> {
-    /// With `{}` for the work.
+    /// The name of the part, with `{}` for the amount of work.
     what: &'a str,
     work: [usize; 2],
-    /// What the limit is.
+    /// The name of the limit.
     limit: &'a str,
     target: &'a str,
 }
@@ -92,7 +92,7 @@ fn time(micros: f64) -> String {
     }
 }
 
-/// Calls in a round, so that one takes a few hundred µs.
+/// Calls in a round, so many that a round takes a few hundred µs.
 fn calls(work: usize) -> usize {
     (20_000 / work).max(1)
 }
@@ -105,9 +105,9 @@ struct Bare<'a> {
 
 #[derive(serde::Deserialize)]
 struct BareSession<'a> {
-    #[expect(dead_code, reason = "read, as the least that a reader does")]
+    #[expect(dead_code, reason = "deserialized, as every reader must do")]
     createtime: i64,
-    #[expect(dead_code, reason = "read, as the least that a reader does")]
+    #[expect(dead_code, reason = "deserialized, as every reader must do")]
     openid: &'a str,
 }
 
@@ -167,7 +167,7 @@ fn snapshots(report: &mut Report) {
     });
 }
 
-/// As many bytes as a snapshot has: the openids, and twelve more for each.
+/// Returns as many bytes as a snapshot has: the openids, and twelve more for each.
 fn packed(openids: &[String]) -> Vec<u8> {
     let bytes = openids.iter().flat_map(|openid| [openid.as_bytes(), &[0; 12]].concat());
     bytes.collect()
@@ -232,7 +232,7 @@ fn scrapes(report: &mut Report) {
     report.row(["the page grows", "", "10 times the accounts, with longer names"], Some(growth), "");
 }
 
-/// The size of a scrape in bytes.
+/// Returns the size of a scrape in bytes.
 fn page(table: &AccountTable, metrics: &Metrics) -> usize {
     let mut bytes = 0;
     exposition::write(table, metrics, &Stored::default(), Detail::PerAccount, |chunk| {

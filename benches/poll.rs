@@ -3,7 +3,7 @@
 //! The daemon's parts and the loops alternate in one process on one core; the simulator runs in another process on another
 //! core. [`IN_FLIGHT`] requests are in flight. The daemon's side is its own code, from the queue to the account's view.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot continue ends")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -121,7 +121,7 @@ fn medians(figures: &[(f64, f64)]) -> (f64, f64) {
     (median(&cpu), median(&rates))
 }
 
-/// The daemon's parts from the queue on, as the daemon puts them together.
+/// The daemon's parts from the queue on, wired as in the daemon.
 struct Daemon {
     queue: Arc<PollQueue>,
     metrics: Arc<Metrics>,
@@ -160,7 +160,7 @@ impl Daemon {
         Self { queue, metrics, clock, accounts, _workers: spawned, _directory: directory }
     }
 
-    /// One tick: all accounts go into the queue; done when the last of them is polled.
+    /// Runs one sweep: puts all accounts into the queue, and returns when the last one is polled.
     async fn sweep(&self) {
         let sweep = Sweep::start(&self.metrics, &self.clock, None);
         let over = Arc::downgrade(&sweep);
@@ -175,7 +175,7 @@ impl Daemon {
         }
     }
 
-    /// That what was measured is what was meant.
+    /// Asserts that every poll was successful and found no change.
     fn check(&self) {
         let sweeps = ROUNDS as u32 + 2;
         for (_, account) in &self.accounts {
@@ -207,7 +207,7 @@ async fn accounts(
             accounts.push((scheduled, Arc::new(WatchedAccount::new(account, row, watch))));
         }
     }
-    // As the daemon lets them go: the official accounts mixed.
+    // In the daemon's order: the official accounts alternate.
     let kf_accounts = accounts.len() / OFFICIAL_ACCOUNTS;
     let mut mixed: Vec<_> = accounts.into_iter().enumerate().collect();
     mixed.sort_by_key(|(index, _)| index % kf_accounts);

@@ -1,9 +1,9 @@
-//! How many changed accounts a second the store commits, and how fast it restores a million sessions.
+//! How many changed accounts per second the store commits, and how fast it restores a million sessions.
 //!
-//! Beside it, in turn in the same run: a bare SQLite transaction that stores as much with the same settings, and a file
-//! to which as many bytes are written and synced.
+//! Two baselines alternate with it in the same run: bare SQLite transactions that store as much with the same settings, and a
+//! file to which as many bytes are written and synced.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing better to do than to end")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot continue ends")]
 
 use std::{io::Write, path::Path, time::Instant};
 
@@ -32,7 +32,7 @@ const ACCOUNTS: usize = 10_000;
 const ROUNDS: i64 = 5;
 const SESSIONS_RESTORED: i64 = 1_000_000;
 
-/// What one changed account leaves in the store, for the baselines: the JSON of two events, one changed row.
+/// What one changed account adds to the store, for the baselines: the JSON of two events, and one changed row.
 const EVENT_BYTES: usize = 720;
 const ROW_BYTES: usize = 120;
 
@@ -62,28 +62,28 @@ async fn commits(in_flight: usize, report: &mut Report) {
             rate(async { bare_transactions(&mut bare, in_flight) }).await,
             rate(async { synced_writes(&mut file, in_flight) }).await,
         ];
-        // The first round fills: sessions only start.
+        // In the first round sessions only start, so it is not counted.
         if round > 0 {
             rates.iter_mut().zip(measured).for_each(|(rates, measured)| rates.push(measured));
         }
     }
-    // That what was measured is what was meant.
+    // Check that everything was committed.
     let accounts = ACCOUNTS as i64;
-    // In the first round nothing is there yet to end.
+    // In the first round no session exists that could end.
     assert_eq!(store.committed().borrow().0, (1 + 2 * ROUNDS) * accounts);
     let bare: i64 = bare.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
     assert_eq!(bare, 2 * (1 + ROUNDS) * accounts);
     let [ours, sqlite, file] = rates.map(|rates| median(&rates));
     let what = format!("changed accounts committed, {in_flight} in flight");
     let figure = format!("{ours:.0}/s");
-    // As many polls as the daemon has under way by itself, and as a group can hold.
+    // As many polls as the daemon has in flight by default, and as many commits as a group may have.
     let target = if in_flight >= 256 { "≥ 30000/s" } else { "" };
     let baseline = format!("bare SQLite, {in_flight} a transaction: {sqlite:.0}/s");
     report.row([&what, &figure, &baseline], Some(sqlite / ours), target);
     report.row(["", "", &format!("write + fdatasync of the bytes: {file:.0}/s")], Some(file / ours), "");
 }
 
-/// Accounts a second.
+/// Returns the accounts per second.
 async fn rate(work: impl Future<Output = ()>) -> f64 {
     let begun = Instant::now();
     work.await;
@@ -123,7 +123,7 @@ fn bare_sqlite(path: &Path) -> Connection {
     connection
 }
 
-/// One changed row and two inserted ones an account.
+/// Changes one row and inserts two rows for each account.
 fn bare_transactions(connection: &mut Connection, in_flight: usize) {
     let (row, json) = (vec![1_u8; ROW_BYTES], "x".repeat(EVENT_BYTES / 2));
     for first in (0..ACCOUNTS).step_by(in_flight) {
@@ -161,7 +161,8 @@ async fn restore(report: &mut Report) {
     report.row(["the cost grows", "", "10 times the sessions"], Some(all[1] / all[0]), "≤ 11");
 }
 
-/// Seconds until the store is open and its accounts, of a hundred sessions each, registered; and those of a scan of the rows.
+/// Returns the seconds until the store is open and its accounts, of a hundred sessions each, are registered; and the seconds of
+/// a scan of the rows.
 async fn restored(sessions: i64) -> (f64, f64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("kfwatch.db");
@@ -170,7 +171,7 @@ async fn restored(sessions: i64) -> (f64, f64) {
     registered(&store, count).await;
     store.close().await;
     drop(store);
-    // Straight into the table: their events would take the bench a minute.
+    // Directly into the table, because their events would take a minute.
     let connection = Connection::open(&path).unwrap();
     let fill = "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n + 1 < ?1)
                 INSERT INTO sessions (account, openid, createtime)
@@ -212,7 +213,7 @@ async fn registered(store: &Store, count: usize) -> Vec<StoredAccount> {
     store.register_accounts((0..count).map(account).collect()).await.unwrap().configured
 }
 
-/// The session of the round before ends, another one starts; sessions began at any time between two polls.
+/// Ends the session of the previous round and starts another one. The start times are spread over a poll interval.
 fn turnover(stored: &StoredAccount, round: i64) -> PollCommit {
     let began = |round: i64| 1_795_000_000 + round * 15 + stored.id.0 % 15;
     let at = |round| Timestamp::from_second(began(round)).unwrap();

@@ -1,5 +1,5 @@
-//! A soak: half an hour of churn, as much as a shop sees in weeks. Customers come and go, and so do kf accounts; what the
-//! daemon holds on to must not grow. `KFWATCH_SOAK_MINUTES` makes it shorter or longer.
+//! A soak test: half an hour of churn, as much as a shop sees in weeks. Customers and kf accounts come and go; the daemon's
+//! memory, files and latency must not grow. `KFWATCH_SOAK_MINUTES` sets the duration.
 
 #![expect(
     clippy::unwrap_used,
@@ -34,7 +34,7 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4
 
 const OFFICIAL_ACCOUNTS: usize = 10;
 
-/// On each official account at the start.
+/// Kf accounts of each official account at the start.
 const KF_ACCOUNTS: usize = 30;
 
 const SESSIONS: u32 = 5;
@@ -42,29 +42,29 @@ const SESSIONS: u32 = 5;
 /// Share of sessions replaced every minute.
 const CHURN: f64 = 4.0;
 
-/// Between two looks; at each, one kf account leaves and another comes.
-const LOOK: Duration = Duration::from_secs(2);
+/// Time between two samples; at each, one kf account is removed and one is added.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What has grown up to here is warming up: all connections, the first events pruned, the allocator's reserves.
+/// Growth until then does not count: connections are opened, the first events pruned, and the allocator takes its reserves.
 const WARM_UP: Duration = Duration::from_secs(600);
 
-/// A shorter soak warms up for a third of it, but not for less.
+/// A shorter soak warms up for a third of its time, and at least for this long.
 const SHORTEST_WARM_UP: Duration = Duration::from_secs(240);
 
-/// What is shorter has nothing left to compare.
+/// A shorter soak leaves no samples to compare after warming up.
 const SHORTEST_MINUTES: u64 = 6;
 
-/// A bare call, and a bare sync, is the mean of so many.
+/// The number of bare calls, and of bare syncs, whose mean is taken.
 const BARE_ROUNDS: u32 = 5;
 
-/// What the daemon holds, and how it gets on.
+/// The daemon's resources and latency at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     resident_kib: f64,
     files: f64,
     wal_kib: f64,
-    /// How long calls took since the sample before, as often a bare call at this moment; commits, as often a bare sync.
-    /// Whatever else the machine does slows both.
+    /// Mean duration of calls since the previous sample, as a multiple of a bare call now; of commits, as a multiple of a bare
+    /// sync. Other load on the machine slows both.
     calls: f64,
     commits: f64,
 }
@@ -72,17 +72,17 @@ struct Sample {
 /// A measured quantity, and how much larger it may be at the end than after warming up.
 struct Quantity {
     name: &'static str,
-    of: fn(&Sample) -> f64,
+    value: fn(&Sample) -> f64,
     times: f64,
     plus: f64,
 }
 
 const QUANTITIES: [Quantity; 5] = [
-    Quantity { name: "resident KiB", of: |sample| sample.resident_kib, times: 1.1, plus: 2048.0 },
-    Quantity { name: "open files", of: |sample| sample.files, times: 1.0, plus: 8.0 },
-    Quantity { name: "WAL KiB", of: |sample| sample.wal_kib, times: 1.5, plus: 4096.0 },
-    Quantity { name: "calls in bare calls", of: |sample| sample.calls, times: 3.0, plus: 5.0 },
-    Quantity { name: "commits in bare syncs", of: |sample| sample.commits, times: 3.0, plus: 5.0 },
+    Quantity { name: "resident KiB", value: |sample| sample.resident_kib, times: 1.1, plus: 2048.0 },
+    Quantity { name: "open files", value: |sample| sample.files, times: 1.0, plus: 8.0 },
+    Quantity { name: "WAL KiB", value: |sample| sample.wal_kib, times: 1.5, plus: 4096.0 },
+    Quantity { name: "calls in bare calls", value: |sample| sample.calls, times: 3.0, plus: 5.0 },
+    Quantity { name: "commits in bare syncs", value: |sample| sample.commits, times: 3.0, plus: 5.0 },
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,8 +102,8 @@ async fn long_churn_keeps_memory_files_and_latency_flat() {
     let mut latency = Latency::default();
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(60 * minutes) {
-        std::thread::sleep(LOOK);
-        churn.go_on();
+        std::thread::sleep(SAMPLE_INTERVAL);
+        churn.replace_one();
         let bare = Bare::measure(simulator.address(), &site);
         samples.push((begun.elapsed(), sample(&daemon, &site, &mut latency, bare)));
         if samples.len() % 30 == 0 {
@@ -125,14 +125,15 @@ async fn long_churn_keeps_memory_files_and_latency_flat() {
     let third = samples.len() / 3;
     let [early, late] = [&samples[..third], &samples[samples.len() - third..]];
     let mut grown = Vec::new();
-    for Quantity { name, of, times, plus } in QUANTITIES {
-        let [early, late] = [early, late].map(|samples| median(samples.iter().map(|(_, sample)| of(sample))));
+    for Quantity { name, value, times, plus } in QUANTITIES {
+        let [early, late] =
+            [early, late].map(|samples| median(samples.iter().map(|(_, sample)| value(sample))));
         println!("soak: {name}: {early:.1} in the first third after warming up, {late:.1} in the last");
         if late > early * times + plus {
             grown.push(name);
         }
     }
-    assert!(grown.is_empty(), "grew all the time: {grown:?}");
+    assert!(grown.is_empty(), "still growing after warming up: {grown:?}");
 }
 
 /// `KFWATCH_SOAK_MINUTES`, or half an hour.
@@ -142,7 +143,7 @@ fn minutes() -> u64 {
     minutes.map_or(30, |minutes| minutes.parse().unwrap())
 }
 
-/// Every kf account that getkflist lists is watched, and events are soon forgotten.
+/// Configures the daemon to watch every kf account that getkflist lists, and to prune events after a minute.
 fn configure(site: &Site, simulator: &Simulator, accounts: &[AccountToWatch]) {
     let patterns = accounts
         .iter()
@@ -156,7 +157,7 @@ fn configure(site: &Site, simulator: &Simulator, accounts: &[AccountToWatch]) {
     fs::write(site.config(), config).unwrap();
 }
 
-/// The kf accounts that come and go; customers do by themselves.
+/// Removes and adds kf accounts. The simulator replaces customers by itself.
 struct Churn {
     control: Control,
     accounts: Vec<AccountToWatch>,
@@ -168,8 +169,8 @@ impl Churn {
         Self { control, accounts, random: fastrand::Rng::with_seed(7) }
     }
 
-    /// One leaves, and one that has left comes back.
-    fn go_on(&mut self) {
+    /// Removes one kf account, and adds one of the same official account.
+    fn replace_one(&mut self) {
         let official = &self.accounts[self.random.usize(..self.accounts.len())];
         let pick =
             |random: &mut fastrand::Rng| &official.kf_accounts[random.usize(..official.kf_accounts.len())];
@@ -178,7 +179,7 @@ impl Churn {
     }
 }
 
-/// Sums and counts of the daemon's histograms, as last seen.
+/// Sums and counts of the daemon's histograms at the previous sample.
 #[derive(Default)]
 struct Latency {
     calls: [f64; 2],
@@ -193,7 +194,7 @@ impl Latency {
     }
 }
 
-/// What cannot be faster, in seconds, at one moment.
+/// Durations of a call and of a sync without kfwatch, in seconds.
 struct Bare {
     call: f64,
     sync: f64,
@@ -206,7 +207,7 @@ impl Bare {
             (0..BARE_ROUNDS).for_each(|_| work());
             begun.elapsed().as_secs_f64() / f64::from(BARE_ROUNDS)
         };
-        let mut file = fs::File::create(site.config().with_file_name("yardstick")).unwrap();
+        let mut file = fs::File::create(site.config().with_file_name("bare-sync")).unwrap();
         let sync = timed(Box::new(|| {
             file.write_all(&[0; 4096]).unwrap();
             file.sync_data().unwrap();
@@ -240,13 +241,13 @@ fn sample(daemon: &Process, site: &Site, latency: &mut Latency, bare: Bare) -> S
     }
 }
 
-/// The medians of the last minute.
+/// Prints the medians of the last minute.
 fn print_last(samples: &[(Duration, Sample)]) {
     let (at, _) = samples[samples.len() - 1];
     let last = samples.iter().rev().take_while(|(sampled, _)| *sampled + Duration::from_secs(60) > at);
     let last: Vec<&Sample> = last.map(|(_, sample)| sample).collect();
-    let medians = QUANTITIES.map(|Quantity { name, of, .. }| {
-        format!("{name} {:.1}", median(last.iter().map(|sample| of(sample))))
+    let medians = QUANTITIES.map(|Quantity { name, value, .. }| {
+        format!("{name} {:.1}", median(last.iter().map(|sample| value(sample))))
     });
     println!("soak: {:.0} min: {}", at.as_secs_f64() / 60.0, medians.join(", "));
 }

@@ -1,5 +1,5 @@
-//! Whole sweeps of many accounts by the real binary: every account once in each, and every event true, while pages of
-//! metrics are read all the time.
+//! Whole sweeps of many accounts by the real binary: each sweep polls every account once, and every event is true, while
+//! /metrics is scraped.
 
 #![expect(
     clippy::unwrap_used,
@@ -32,7 +32,7 @@ use crate::support::{
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// Official accounts among which the kf accounts are divided.
+/// Number of official accounts that share the kf accounts equally.
 const OFFICIAL_ACCOUNTS: usize = 20;
 
 const SESSIONS: u32 = 3;
@@ -43,7 +43,7 @@ const CHURN: f64 = 0.5;
 /// Sweeps after the one that takes the baselines.
 const SWEEPS: u64 = 2;
 
-/// From tick to tick: so wide that a sweep is over long before the next one begins.
+/// Time between two ticks, long enough that a sweep ends well before the next one begins.
 const PERIOD: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,14 +81,14 @@ async fn sweeps_poll_every_account_once_while_scraped() {
     assert!(tally.baseline > accounts && tally.started > tally.baseline && tally.ended > 0, "{tally:?}");
 }
 
-/// `KFWATCH_SWEEP_ACCOUNTS`, or few enough for every run.
+/// `KFWATCH_SWEEP_ACCOUNTS`, or a number small enough for every run.
 fn accounts() -> usize {
     #[expect(clippy::disallowed_methods, reason = "the size of a test is no configuration of the program")]
     let accounts = std::env::var("KFWATCH_SWEEP_ACCOUNTS");
     accounts.map_or(1_000, |accounts| accounts.parse().unwrap())
 }
 
-/// The first poll of every account before the second one of any, and so on: each sweep had every account once.
+/// Asserts that each sweep polled every account exactly once: every account has its nth poll before any has its next one.
 fn assert_each_sweep_polled_all_once(ledger: &Ledger, accounts: usize) {
     let mut times = HashMap::<_, Vec<i64>>::new();
     for poll in &ledger.polls {

@@ -1,5 +1,5 @@
-//! Three webhooks, one of which may be dead: it takes every request and answers none until its time-out. What that costs the two
-//! others, and who commits at a steady pace.
+//! Three webhooks, one of which may be dead: it accepts every request and answers none before the timeout. Measures what that
+//! costs the two others and the commits, which come at a constant rate.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{ACCOUNTS, Receiver, Report, Site, percentile, started, webhook, webhook_to};
 
-/// Of each kind, in turn.
+/// Rounds of each kind, which alternate.
 const ROUNDS: usize = 3;
 const EVENTS: usize = 1000;
 
-/// Between two commits: a sweep that changes five hundred kf accounts a second.
-const PACE: Duration = Duration::from_millis(2);
+/// Time between two commits: a sweep that changes five hundred kf accounts per second.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Of the dead one: several times a round, so that it is tried again and again.
+/// Timeout of the dead webhook, so short that it is tried several times in a round.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
-/// What was measured of one kind of rounds.
+/// The measurements of one kind of rounds.
 #[derive(Default)]
 struct Latencies {
     commits: Vec<Duration>,
@@ -59,7 +59,7 @@ pub(super) async fn latency(report: &mut Report) {
     }
 }
 
-/// Takes connections, and answers nothing.
+/// Starts a server that accepts connections and answers nothing. Returns its URL and its task.
 async fn hanging() -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -81,9 +81,9 @@ async fn round(live: &[Receiver; 2], third: &str, latencies: &mut Latencies) {
         ("c".to_owned(), webhook_to(third, 8, TIMEOUT)),
     ];
     let mut running = site.deliver_to_all(sinks, StartPosition::Now).await;
-    let mut pace = tokio::time::interval(PACE);
+    let mut interval = tokio::time::interval(COMMIT_INTERVAL);
     for n in 0..EVENTS {
-        pace.tick().await;
+        interval.tick().await;
         let before = live.each_ref().map(Receiver::count);
         let account = &site.accounts[n % ACCOUNTS];
         let begun = Instant::now();
@@ -96,6 +96,6 @@ async fn round(live: &[Receiver; 2], third: &str, latencies: &mut Latencies) {
             latencies.receipts.push(received.saturating_duration_since(committed));
         }
     }
-    // The dead one would take its time.
+    // Not drained, because the dead webhook would delay that.
     running.tasks.shutdown().await;
 }

@@ -1,5 +1,5 @@
-//! A file of JSON lines: every batch is synced before the cursor moves. Beside it, in turn, a loop that only writes and syncs the
-//! same batches.
+//! A file of JSON lines: every batch is synced before the cursor moves. The baseline alternates with it: a loop that only writes
+//! and syncs the same batches.
 
 use std::{
     fs::File,
@@ -18,11 +18,11 @@ use kfwatch::{
 
 use super::{ACCOUNTS, EVENTS, LATENCIES, ROUNDS, Report, Site, median, report_latencies, started};
 
-/// As many as the sink writes and syncs together.
+/// Events of a batch, as many as in the sink.
 const BATCH: usize = 1000;
 
-/// Between two looks at the file.
-const LOOK_INTERVAL: Duration = Duration::from_micros(20);
+/// Time between two checks of the file's length.
+const CHECK_INTERVAL: Duration = Duration::from_micros(20);
 
 fn sink(path: &Path) -> Sink {
     Sink::Jsonl(JsonlSink::new(JsonlTarget::File { path: path.to_path_buf(), mode: 0o600, group: None }))
@@ -36,7 +36,7 @@ pub(super) async fn throughput(report: &mut Report) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         let begun = Instant::now();
-        // Told to end at once it delivers what is there, and stores its cursor.
+        // Stopped at once, it drains: it delivers all pending events and stores its cursor.
         site.deliver(&format!("file{round}"), sink(&path), StartPosition::Beginning).await.end().await;
         rates[0].push(EVENTS as f64 / begun.elapsed().as_secs_f64());
         let delivered = std::fs::read_to_string(&path).unwrap();
@@ -71,8 +71,8 @@ pub(super) async fn latency(report: &mut Report) {
         site.store.commit_poll(started(account, (n / ACCOUNTS) as i64)).await.unwrap();
         let committed = Instant::now();
         while length() == before {
-            // This thread runs none of the tasks.
-            std::thread::sleep(LOOK_INTERVAL);
+            // No task of the daemon runs on this thread.
+            std::thread::sleep(CHECK_INTERVAL);
         }
         latencies.push(committed.elapsed());
     }

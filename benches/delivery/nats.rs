@@ -1,8 +1,8 @@
-//! The same for NATS JetStream: events a second to a stream with a file store, and how long one takes from its commit until a
-//! consumer of the stream has it.
+//! NATS JetStream: events per second to a stream with file storage, and the time from an event's commit until a consumer of the
+//! stream has it.
 //!
-//! Beside it, in turn in the same run: a loop that publishes the same bodies with as many confirmations outstanding, and does
-//! nothing else. The server is a process of its own.
+//! The baseline alternates with it in the same run: a loop that only publishes the same bodies with as many acknowledgements
+//! outstanding. The server is another process.
 
 use std::{
     io::{BufRead, BufReader},
@@ -33,7 +33,7 @@ use super::{ACCOUNTS, EVENTS, LATENCIES, ROUNDS, Running, Site, median::median, 
 #[path = "../support/process.rs"]
 mod process;
 
-/// All of it, if there is a nats-server.
+/// Measures everything, if nats-server is installed.
 pub(super) async fn measure(report: &mut Report) {
     let directory = tempfile::tempdir().unwrap();
     let Some((_server, url)) = start(directory.path()) else {
@@ -64,7 +64,7 @@ fn start(directory: &Path) -> Option<(process::Running, String)> {
         Some(format!("nats://{address}"))
     });
     lines.find(|line| line.contains("Server is ready")).unwrap();
-    // Nobody reads what else it says, and a full pipe would stop it.
+    // Discards the rest of its log, because a full pipe would stop it.
     std::thread::spawn(move || lines.for_each(drop));
     Some((server, url.unwrap()))
 }
@@ -74,7 +74,7 @@ async fn throughput(jetstream: &jetstream::Context, url: &str, in_flight: usize,
     site.fill().await;
     let events = Arc::new(site.store.read_events_after(LogPosition::BEGINNING, EVENTS).await.unwrap());
     let mut rates = [const { Vec::new() }; 2];
-    // The first round makes files and connections.
+    // The first round creates files and connections, and is not counted.
     for round in 0..=ROUNDS {
         let ours = create(jetstream, &format!("ours{in_flight}-{round}")).await;
         let begun = Instant::now();
@@ -138,12 +138,12 @@ async fn latency(jetstream: &jetstream::Context, url: &str, report: &mut Report)
     });
     for (name, at) in [("p50", LATENCIES / 2), ("p99", LATENCIES * 99 / 100)] {
         let figure = |latencies: &[Duration]| format!("{:.2} ms", latencies[at].as_secs_f64() * 1000.0);
-        let bare = format!("published until confirmed: {}", figure(&bare));
+        let bare = format!("from publish to acknowledgement: {}", figure(&bare));
         report.row([&format!("from commit to a consumer of NATS, {name}"), &figure(&ours), &bare], None, "");
     }
 }
 
-/// A stream that takes what is under its name.
+/// Creates a stream for the subjects under its name.
 async fn create(jetstream: &jetstream::Context, name: &str) -> String {
     let config = stream::Config {
         name: name.to_owned(),
@@ -176,7 +176,7 @@ async fn publish_all(
     tasks.join_all().await;
 }
 
-/// The number of an event is id enough here.
+/// Publishes an event, with its number as message id, and waits for the acknowledgement.
 async fn publish(jetstream: &jetstream::Context, stream: &str, event: &StoredEvent) {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", event.id.0.to_string().as_str());
@@ -184,7 +184,7 @@ async fn publish(jetstream: &jetstream::Context, stream: &str, event: &StoredEve
     jetstream.publish_with_headers(format!("{stream}.event"), headers, body).await.unwrap().await.unwrap();
 }
 
-/// Delivers to a stream, by a sink of its name.
+/// Delivers to a stream through a sink of the same name.
 async fn deliver(site: &Site, url: &str, stream: &str, in_flight: usize, start: StartPosition) -> Running {
     let options = NatsOptions {
         servers: vec![url.parse().unwrap()],

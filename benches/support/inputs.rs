@@ -1,4 +1,4 @@
-//! What the benches of parts work on: made-up answers, accounts and events.
+//! Inputs of the benches of parts: generated answers, accounts and events.
 
 use std::sync::Arc;
 
@@ -17,26 +17,26 @@ use kfwatch::{
     wechat::wire,
 };
 
-/// When all sessions began.
+/// The start of all sessions, in seconds of Unix time.
 pub(crate) const CREATETIME: i64 = 1_795_331_551;
 
-/// As random as real ones: sorted by chance only.
+/// Returns an openid. Like real ones, openids are in no order.
 pub(crate) fn openid(n: usize) -> String {
     format!("oDF3iY{:022x}", (n as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) >> 40)
 }
 
-/// So many openids.
+/// Returns so many openids.
 pub(crate) fn openids(sessions: usize) -> Vec<String> {
     (0..sessions).map(openid).collect()
 }
 
-/// The body of an answer with so many sessions.
+/// Returns the body of an answer with so many sessions.
 pub(crate) fn answer(sessions: usize) -> String {
     let entry = |n: usize| format!(r#"{{"createtime":{},"openid":"{}"}}"#, CREATETIME + n as i64, openid(n));
     format!(r#"{{"sessionlist":[{}]}}"#, (0..sessions).map(entry).collect::<Vec<_>>().join(","))
 }
 
-/// Reads an answer as a poll does, and says how many sessions it lists.
+/// Reads an answer as a poll does. Returns how many sessions it lists.
 pub(crate) fn read(body: &[u8]) -> usize {
     let text = wire::text(body);
     match wire::session_list(&text).unwrap() {
@@ -45,14 +45,14 @@ pub(crate) fn read(body: &[u8]) -> usize {
     }
 }
 
-/// What an answer with these sessions is read into.
+/// Returns these sessions as a poll reads them from an answer.
 pub(crate) fn observed(openids: &[String]) -> ObservedSessions<'_> {
     let sessions =
         openids.iter().map(|openid| Session { openid: openid.as_str().into(), createtime: CREATETIME });
     ObservedSessions::new(sessions.collect())
 }
 
-/// A kf account of the one official account.
+/// Returns a kf account of the only official account.
 pub(crate) fn account(kf_account: &str) -> Account {
     Account {
         official_account: "shop".into(),
@@ -61,7 +61,7 @@ pub(crate) fn account(kf_account: &str) -> Account {
     }
 }
 
-/// The end of a session.
+/// Returns the change that ends a session.
 pub(crate) fn ended(openid: &str) -> Change {
     let at = |ms: i64| Timestamp::from_millisecond(CREATETIME * 1000 + ms).unwrap();
     Change::SessionEnded {
@@ -71,7 +71,7 @@ pub(crate) fn ended(openid: &str) -> Change {
     }
 }
 
-/// What is known of an account with these sessions, which the last poll listed.
+/// Returns the tracker of an account whose last poll listed these sessions.
 pub(crate) fn watch(openids: &[String]) -> AccountTracker {
     let seen_at = Timestamp::from_second(CREATETIME).ok().map(UnixMs::from);
     AccountTracker {
@@ -87,7 +87,7 @@ pub(crate) fn watch(openids: &[String]) -> AccountTracker {
     }
 }
 
-/// The table of one official account with so many kf accounts. No two that follow each other have the same numbers.
+/// Returns the table of one official account with so many kf accounts. Consecutive kf accounts have different values.
 pub(crate) fn table(accounts: usize) -> AccountTable {
     let openids = openids(20);
     let trackers: Vec<AccountTracker> = (0..20).map(|sessions| watch(&openids[..sessions])).collect();
@@ -109,7 +109,7 @@ pub(crate) fn table(accounts: usize) -> AccountTable {
         });
         Arc::new(watched)
     };
-    // Each in a place of its own, as the daemon has them.
+    // Each in its own allocation, as in the daemon.
     let accounts: Vec<_> = (0..accounts).map(watched).collect();
     let official_account = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
     official_account.set_kf_accounts(accounts);

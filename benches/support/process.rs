@@ -5,29 +5,29 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// A child process that ends with this value.
+/// A child process that is killed when this value is dropped.
 pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The program, on one processor if there are so many and `taskset` is there.
+/// Returns a command for the program, pinned to a processor if that processor and `taskset` exist.
 pub(crate) fn pinned(program: &str, processor: usize) -> Command {
-    let on_it = |program: &str| {
+    let on_processor = |program: &str| {
         let mut command = Command::new("taskset");
         command.args(["-c", &processor.to_string(), program]);
         command
     };
-    let works = on_it("true").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if works.is_ok_and(|status| status.success()) { on_it(program) } else { Command::new(program) }
+    let works = on_processor("true").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if works.is_ok_and(|status| status.success()) { on_processor(program) } else { Command::new(program) }
 }
 
-/// Starts the simulator of so many official accounts; gives it and the configuration that it prints.
+/// Starts the simulator of so many official accounts. Returns it and the configuration that it prints.
 pub(crate) fn simulator(processor: usize, official_accounts: usize, options: &[&str]) -> (Running, String) {
     let mut command = pinned(env!("CARGO_BIN_EXE_kfwatch"), processor);
     command.args(["simulate", "--listen", "127.0.0.1:0"]).args(options);

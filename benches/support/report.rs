@@ -2,7 +2,7 @@
 
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 
-/// One table.
+/// The table of results.
 pub(crate) struct Report(Table);
 
 impl Report {
@@ -18,7 +18,7 @@ impl Report {
         Self(table)
     }
 
-    /// One line: what, its figure, what it is compared with, the ratio of the two, and what to reach.
+    /// Adds a row: what was measured, its figure, the limit or baseline, the ratio of the two, and the target of the ratio.
     pub(crate) fn row(&mut self, [what, figure, baseline]: [&str; 3], ratio: Option<f64>, target: &str) {
         let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
         self.0.add_row([what, figure, baseline, &ratio, target]);

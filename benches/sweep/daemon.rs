@@ -175,7 +175,7 @@ impl Daemon {
 
     /// Returns how long a scrape takes while the daemon is idle.
     pub(crate) fn scrape_while_idle(&self) -> Duration {
-        // A busy machine makes the figure larger, and the ratio beside it smaller.
+        // A busy machine makes the figure larger, and the ratio next to it smaller.
         let _ = self.sleep_until_idle();
         timed_scrape(self.address)
     }

@@ -1,9 +1,9 @@
-"""What people write today: polls kf accounts with wechatpy and sets gauges of prometheus_client.
+"""A common kind of script: polls kf accounts with wechatpy and sets gauges of prometheus_client.
 
 Usage: wechatpy_loop.py THREADS POLLS < CONFIGURATION
 
 Reads the configuration that the simulator prints, takes accounts in turn until there are POLLS, and prints the
-microseconds of CPU for a poll and the polls a second.
+microseconds of CPU per poll and the polls per second.
 """
 
 import concurrent.futures
@@ -24,7 +24,7 @@ DURATION = Histogram("kf_poll_duration_seconds", "How long polls took.")
 
 
 class ToSimulator(requests.adapters.HTTPAdapter):
-    """wechatpy spells the host out in its session calls; this sends them to the simulator all the same."""
+    """Sends session calls to the simulator, because wechatpy hard-codes the host in them."""
 
     def __init__(self, base_url, threads):
         super().__init__(pool_maxsize=threads)
@@ -55,7 +55,7 @@ class Account:
 def accounts(configuration, threads):
     base_url = configuration["api"]["base_url"]
     WeChatClient.API_BASE_URL = base_url + "/cgi-bin/"
-    # One pool of connections for all.
+    # All accounts share one connection pool.
     adapter = ToSimulator(base_url, threads)
     for official in configuration["official_accounts"]:
         client = WeChatClient(official["appid"], official["token"]["secret"], timeout=10)
@@ -71,7 +71,7 @@ def main():
     configuration = tomllib.load(sys.stdin.buffer)
     watched = list(itertools.islice(accounts(configuration, threads), polls))
     with concurrent.futures.ThreadPoolExecutor(threads) as executor:
-        # All tokens are fetched, and all connections stand.
+        # The first round fetches all tokens and opens all connections.
         list(executor.map(Account.poll, watched))
         begun, cpu = time.monotonic(), time.process_time()
         list(executor.map(Account.poll, watched))

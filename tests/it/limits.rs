@@ -1,5 +1,5 @@
-//! An official account is never called more often than its limit allows, all of its kf accounts get their turn, and no
-//! other official account notices.
+//! The rate limit of an official account: calls stay within it, all kf accounts are polled equally often, and other official
+//! accounts are not affected.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use kfwatch::{
     store::AccountId,
 };
 
-/// A queue and the jobs of official accounts that nobody calls.
+/// A poll queue whose jobs are taken but never polled.
 struct Queued {
     queue: Arc<PollQueue>,
     lanes: Vec<Arc<OfficialAccount>>,
@@ -32,7 +32,7 @@ struct Queued {
 }
 
 impl Queued {
-    /// A lane for each limit, with so many kf accounts in it.
+    /// Creates a lane for each limit, with `kf_accounts` kf accounts each.
     fn new(limits: &[Option<u32>], kf_accounts: usize, share: usize) -> Self {
         let configured = |(lane, limit): (usize, &Option<u32>)| {
             let accounts: Vec<String> =
@@ -78,8 +78,8 @@ impl Queued {
         }
     }
 
-    /// The job that a worker would get now.
-    fn take(&self) -> Option<QueuedPoll> {
+    /// Takes the job that a worker would get now.
+    fn next_job(&self) -> Option<QueuedPoll> {
         self.queue.next().now_or_never().flatten()
     }
 }
@@ -88,15 +88,15 @@ impl Queued {
 async fn waiting_lane_occupies_no_worker() {
     let queued = Queued::new(&[Some(1), None, Some(1)], 3, 16);
     queued.tick();
-    let taken: Vec<QueuedPoll> = std::iter::from_fn(|| queued.take()).collect();
+    let taken: Vec<QueuedPoll> = std::iter::from_fn(|| queued.next_job()).collect();
     let lanes: Vec<u32> = taken.iter().map(|job| job.lane).collect();
-    assert_eq!(lanes, [0, 1, 2, 1, 1], "one of each limited lane, all of the other");
+    assert_eq!(lanes, [0, 1, 2, 1, 1], "one job of each limited lane, all jobs of the other lane");
     for job in taken {
         queued.queue.finish(job.lane);
     }
-    assert!(queued.take().is_none());
+    assert!(queued.next_job().is_none());
     queued.tick();
-    let lanes: Vec<u32> = std::iter::from_fn(|| queued.take()).map(|job| job.lane).collect();
+    let lanes: Vec<u32> = std::iter::from_fn(|| queued.next_job()).map(|job| job.lane).collect();
     assert_eq!(lanes, [1, 1, 1]);
 }
 
@@ -109,13 +109,13 @@ async fn progress_is_expected_only_while_polls_can_run() {
     progress(0, false);
     queued.tick();
     progress(0, true);
-    let first = queued.take().unwrap();
+    let first = queued.next_job().unwrap();
     progress(0, true);
-    assert!(queued.take().is_none(), "the limit lets one through at a time");
+    assert!(queued.next_job().is_none(), "the limit permits one job at a time");
     queued.queue.finish(first.lane);
     progress(1, false);
-    // Nobody lets the lane in again, though its time has come: that is work that nobody does.
-    eventually("the time of the lane", || queued.queue.progress().pending.then_some(()));
+    // The lane's next permit is due, but nothing admits the lane to the queue again: the work waits.
+    eventually("the next permit of the lane", || queued.queue.progress().pending.then_some(()));
     queued.queue.close();
     progress(1, false);
 }
@@ -131,7 +131,7 @@ async fn hanging_workers_leave_remaining_jobs_to_others() {
         jobs
     };
     let both = async { tokio::join!(hanging, queued.queue.run_timer()) };
-    let (jobs, ()) = tokio::time::timeout(PATIENCE, both).await.expect("nobody was told of a job");
+    let (jobs, ()) = tokio::time::timeout(PATIENCE, both).await.expect("a worker received no job");
     assert!(jobs.iter().all(Option::is_some));
 }
 
@@ -141,7 +141,7 @@ async fn rate_limited_jobs_run_in_order() {
     queued.tick();
     let mut taken = BTreeMap::<u32, Vec<String>>::new();
     let taking = async {
-        // Nobody is told that a job is done: the place of each in its lane stays taken.
+        // `done` is not called, so each job continues to count as in flight.
         while taken.values().map(Vec::len).sum::<usize>() < 30 {
             let job = queued.queue.next().await.unwrap();
             taken.entry(job.lane).or_default().push(job.guard.account().account().kf_account.to_string());
@@ -150,7 +150,7 @@ async fn rate_limited_jobs_run_in_order() {
     };
     let ((), ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(taking, queued.queue.run_timer()) })
         .await
-        .expect("a lane was never let in again");
+        .expect("a lane was not admitted again");
     for (lane, accounts) in taken {
         let all: Vec<String> = (0..15).map(|n| format!("kf{n:02}@lane{lane}")).collect();
         assert_eq!(accounts, all);
@@ -178,12 +178,12 @@ fn rate_limit_is_fair_and_isolated_per_official_account() {
         configuration.replacen("name = \"shop\"", "name = \"shop\"\nmax_requests_per_minute = 120", 1);
     assert_ne!(limited, configuration);
     home.write("config.toml", &limited);
-    // Fewer workers than polls that wait.
+    // Fewer workers than waiting polls.
     let daemon = home.set("KFWATCH__API__MAX_IN_FLIGHT", "16").daemon();
     eventually("twelve polls of the other official account", || {
         polls_of_each(&control, 1, "free", 3).iter().all(|polls| *polls >= 12).then_some(())
     });
-    let shop: Vec<i64> = sent_to(&control, "@shop");
+    let shop: Vec<i64> = poll_times(&control, "@shop");
     let elapsed_ms = shop.last().unwrap() - shop.first().unwrap();
     let most = 1 + elapsed_ms / 500;
     // Requests can arrive a little closer to each other than they were sent.
@@ -192,7 +192,7 @@ fn rate_limit_is_fair_and_isolated_per_official_account() {
     let polls = polls_of_each(&control, 0, "shop", 20);
     let (fewest, most) = (polls.iter().min().unwrap(), polls.iter().max().unwrap());
     assert!(most - fewest <= 1, "{polls:?}");
-    let free = sent_to(&control, "@free");
+    let free = poll_times(&control, "@free");
     let gaps = free.chunks(3).map(|tick| tick[0]).collect::<Vec<_>>();
     assert!(gaps.windows(2).all(|pair| pair[1] - pair[0] < 2_000), "{gaps:?}");
     assert!(overruns(&daemon, "shop", "kf20@shop") >= 5.0);
@@ -200,8 +200,8 @@ fn rate_limit_is_fair_and_isolated_per_official_account() {
     assert_eq!(control.requests(Endpoint::StableToken), 2);
 }
 
-/// When the polls of an official account were received, in order.
-fn sent_to(control: &Control, wechat_id: &str) -> Vec<i64> {
+/// Returns the times at which polls of an official account were received, ascending.
+fn poll_times(control: &Control, wechat_id: &str) -> Vec<i64> {
     let polls = control.ledger().polls;
     let mut at: Vec<i64> = polls
         .iter()
@@ -223,7 +223,7 @@ fn polls_in_backoff_use_no_permits_of_the_rate_limit() {
             ..FaultRule::new(Fault::Errcode(65402))
         });
     }
-    // Three a second. If all used permits, the one that can be polled would be polled once in seven seconds.
+    // Three a second. If polls in backoff used permits, kf1 would be polled once in seven seconds.
     let daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__MAX_REQUESTS_PER_MINUTE", "180");
     let _daemon = daemon.set("KFWATCH__BACKOFF__UNBOUND", "1h").daemon();
     let polls = || polls_of_each(&control, 0, "shop", 20);

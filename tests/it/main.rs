@@ -1,7 +1,7 @@
-//! The integration tests, one module per subject, in one binary: they link once and share one kit, `support`.
+//! The integration tests, one module per subject, in one binary, which links once. All share the helpers in `support`.
 //!
-//! Tests run side by side in this process. None may depend on the working directory, the environment, or any other state of
-//! the process, nor change it. Tests that need other programs are ignored; `tests/run.sh` selects them by their module.
+//! Tests run concurrently in this process. No test may depend on the working directory, the environment or other state of the
+//! process, or change it. Tests that need other programs are ignored; `tests/run.sh` selects them by module.
 
 #![expect(
     clippy::unwrap_used,

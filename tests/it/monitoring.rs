@@ -1,4 +1,4 @@
-//! What Prometheus relies on: a page without contradictions, on which every documented series is found.
+//! The /metrics page: every documented family is exported with its type and labels, and no series appears twice.
 
 use std::{
     collections::BTreeSet,
@@ -73,16 +73,16 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("kfwatch_build_info", "gauge", &["version", "revision"]),
 ];
 
-/// Families without series while nothing is pending, or nobody waits.
+/// Families that have no series while no event is pending, or no customer waits.
 const SOMETIMES: [&str; 2] =
     ["kfwatch_sink_oldest_pending_timestamp_seconds", "wechat_kf_waiting_oldest_message_timestamp_seconds"];
 
-/// Never for a schedule that comes within a test: nothing is polled.
+/// A schedule without a tick during a test, so that nothing is polled.
 const NEVER: &str = "0 0 0 29 2 *";
 
 #[test]
 fn every_documented_family_is_exported_with_type_and_labels() {
-    let (_wechat, daemon) = lively();
+    let (_wechat, daemon) = start_with_activity();
     let page = Page::of(&daemon);
     for (name, kind, labels) in ALWAYS {
         assert_eq!(page.types.get(*name).map(String::as_str), Some(*kind), "type of {name}");
@@ -101,12 +101,12 @@ fn every_documented_family_is_exported_with_type_and_labels() {
         .filter(|name| !name.starts_with("process_"))
         .filter(|name| !SOMETIMES.contains(&name.as_str()))
         .collect();
-    assert!(unexpected.is_empty(), "families that nobody documented: {unexpected:?}");
+    assert!(unexpected.is_empty(), "undocumented families: {unexpected:?}");
 }
 
 #[test]
 fn no_family_or_series_is_exported_twice() {
-    let (_wechat, daemon) = lively();
+    let (_wechat, daemon) = start_with_activity();
     // Reading the page checks it.
     let page = Page::of(&daemon);
     assert!(page.series.len() > 50, "{}", page.series.len());
@@ -165,7 +165,7 @@ fn known_series_start_at_zero_and_unknown_are_absent() {
     ] {
         assert_eq!(page.series_of(name).count(), 0, "{name} is not known yet");
     }
-    assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0, "scrapes call nobody");
+    assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0, "scrapes make no API call");
 }
 
 #[test]
@@ -179,10 +179,10 @@ fn failing_account_is_blind_until_it_answers() {
         daemon.metric(&format!("kfwatch_account_blind{account}"))
     };
     let is = |value: f64| move |found: &f64| found.to_bits() == value.to_bits();
-    eventually("blindness", || blind("kf1@shop").filter(is(1.0)));
+    eventually("the blind state", || blind("kf1@shop").filter(is(1.0)));
     assert_eq!(blind("kf2@shop"), Some(0.0));
     wechat.control().clear_faults();
-    eventually("sight", || blind("kf1@shop").filter(is(0.0)));
+    eventually("the end of the blind state", || blind("kf1@shop").filter(is(0.0)));
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn aggregated_detail_exports_sums() {
     eventually("the unbound account", || of_shop("wechat_kf_account_unbound").filter(|sum| *sum >= 1.0));
     assert_eq!(of_shop("wechat_kf_account_up"), Some(2.0));
     assert_eq!(of_shop("wechat_kf_oldest_session_timestamp_seconds"), Some(1_700_000_001.0));
-    eventually("who is online", || of_shop("wechat_kf_account_online"));
+    eventually("the online accounts", || of_shop("wechat_kf_account_online"));
     let page = Page::of(&daemon);
     assert!(page.series.iter().all(|(_, labels)| !labels.contains_key("kf_account")));
 }
@@ -267,7 +267,7 @@ fn aggregated_detail_exports_sums() {
 #[test]
 #[ignore = "needs promtool; tests/run.sh runs it"]
 fn promtool_accepts_the_page() {
-    let (_wechat, daemon) = lively();
+    let (_wechat, daemon) = start_with_activity();
     let checked = piped("promtool", &["check", "metrics"], &daemon.get("/metrics").body);
     assert_eq!((checked.stderr, checked.code), (String::new(), Some(0)));
 }
@@ -278,8 +278,8 @@ fn prometheus_scrapes_the_demo() {
     let home = Home::new();
     let demo = home.spawn("demo --listen 127.0.0.1:0");
     let prometheus = Prometheus::scraping(&home, demo.address());
-    let has = |query: &str, holds: fn(f64) -> bool| {
-        eventually(query, || prometheus.query(query).into_iter().find(|value| holds(*value)));
+    let has = |query: &str, is_expected: fn(f64) -> bool| {
+        eventually(query, || prometheus.query(query).into_iter().find(|value| is_expected(*value)));
     };
     has("up{job=\"kfwatch\"}", |up| up > 0.0);
     has("count(wechat_kf_active_sessions)", |accounts| accounts >= 15.0);
@@ -288,8 +288,8 @@ fn prometheus_scrapes_the_demo() {
     has("sum(kfwatch_api_errors_total{code=\"65402\"})", |errors| errors >= 3.0);
 }
 
-/// A daemon with an open session, an ended one, an unbound and an invalid account, and a failing one.
-fn lively() -> (WeChat, Process) {
+/// Starts a daemon with an open and an ended session, an unbound account, an invalid account, and a failing one.
+fn start_with_activity() -> (WeChat, Process) {
     let wechat = WeChat::play(quiet(&[("shop", 4), ("branch", 1)]));
     let control = wechat.control();
     control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();

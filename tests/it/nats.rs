@@ -1,5 +1,5 @@
-//! What the owner of a stream relies on: every event is in it, in order, once within its duplicate window, whatever fails and
-//! whoever is killed. Needs the program nats-server; tests/run.sh runs these tests.
+//! Delivery to NATS JetStream: the stream gets every event, in order, and once within its duplicate window, although servers
+//! fail and processes are killed. Needs nats-server; tests/run.sh runs these tests.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
 };
 use async_nats::{ConnectOptions, jetstream::stream};
 
-/// The sink "bus"; `more` are further keys.
+/// Returns the configuration of the sink "bus"; `more` has further keys.
 fn bus(server: &Server, more: &str) -> String {
     let url = server.url();
     format!("[[sinks]]\nname = \"bus\"\ntype = \"nats\"\nurl = \"{url}\"\n{more}\n")
@@ -42,13 +42,14 @@ fn eventually_stored(client: &Client, events: u64) {
     eventually("the messages", || (client.stored() >= events).then_some(()));
 }
 
-/// The whole log is in the stream, each event as a message of its own kind. How often one was stored again.
+/// Asserts that the stream has the whole log, each event under the subject of its type. Returns how often an event was stored
+/// again.
 fn assert_published(received: &[Received], log: &EventLog) -> usize {
     for message in received {
         let event = parsed(&message.body);
         assert_eq!(message.id, text(&event, "/id"));
-        let of_kind = text(&event, "/type").strip_prefix("kf.").unwrap().to_owned();
-        assert_eq!(message.subject, format!("kf.{}.{of_kind}", account_of(&event).0));
+        let event_type = text(&event, "/type").strip_prefix("kf.").unwrap().to_owned();
+        assert_eq!(message.subject, format!("kf.{}.{event_type}", account_of(&event).0));
         assert_eq!(message.content_type, "application/cloudevents+json");
     }
     log.assert_received("bus", received.iter().map(|message| &*message.body))
@@ -57,20 +58,19 @@ fn assert_published(received: &[Received], log: &EventLog) -> usize {
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
 fn events_are_stored_once_within_duplicate_window() {
-    let again = deliver_among_kills(5, Duration::from_secs(3600));
-    assert_eq!(again, 0, "the stream drops what it has");
+    let again = deliver_despite_kills(5, Duration::from_secs(3600));
+    assert_eq!(again, 0, "the stream drops duplicates");
 }
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
 fn events_repeat_unchanged_beyond_duplicate_window() {
-    let again = deliver_among_kills(7, Duration::from_millis(100));
+    let again = deliver_despite_kills(7, Duration::from_millis(100));
     assert!(again > 0, "too little happened");
 }
 
-/// Kills the daemon in each round and the server in some, and freezes the server in others. Says how many messages came
-/// again.
-fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
+/// Kills the daemon in each round, and kills or freezes the server in most. Returns how often an event was stored again.
+fn deliver_despite_kills(seed: u64, duplicate_window: Duration) -> usize {
     let rounds = rounds(20);
     let wechat = WeChat::play(lively());
     let mut server = Server::start();
@@ -79,7 +79,7 @@ fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..rounds {
         let daemon = home.spawn("run");
-        // The pauses are the point: where they end is not to depend on what anybody does.
+        // Pauses are random, so that a fault can come at any moment.
         pause(random.u64(0..1_500));
         match random.u8(0..4) {
             0 => {
@@ -94,7 +94,7 @@ fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
                 pause(random.u64(0..1_500));
             }
             2 => {
-                // What was sent to it is in nobody's file.
+                // The server loses the messages that it received while it was frozen.
                 freeze(&server, &daemon, &mut random);
                 server.kill();
                 drop(daemon);
@@ -102,7 +102,7 @@ fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
                 continue;
             }
             _ => {
-                // What was sent to it is stored, and nobody hears of that.
+                // The server stores the messages, but the daemon gets no acknowledgement.
                 freeze(&server, &daemon, &mut random);
                 drop(daemon);
                 server.signal("CONT");
@@ -123,7 +123,7 @@ fn deliver_among_kills(seed: u64, duplicate_window: Duration) -> usize {
     again
 }
 
-/// Stops a server that events are being sent to, for long enough that others follow.
+/// Freezes the server while it receives events, for long enough that further events follow.
 fn freeze(server: &Server, daemon: &Process, random: &mut fastrand::Rng) {
     eventually("a delivery", || of_bus(daemon, "delivered_events_total").filter(|events| *events >= 1.0));
     server.signal("STOP");
@@ -177,8 +177,8 @@ fn unreachable_server_only_leaves_events_pending() {
     let file = file("file", "events.jsonl");
     let home = home(&wechat, &format!("{}{file}", bus(&server, ""))).set("KFWATCH__SHUTDOWN_TIMEOUT", "1h");
     let daemon = home.daemon();
-    let of = || daemon.get("/-/ready").status;
-    eventually("readiness", || (of() == 200).then_some(()));
+    let status = || daemon.get("/-/ready").status;
+    eventually("readiness", || (status() == 200).then_some(()));
     for n in 1..=8 {
         open(&wechat.control(), "kf1@shop", &format!("o{n}"));
         let lines =
@@ -187,8 +187,8 @@ fn unreachable_server_only_leaves_events_pending() {
     }
     eventually_pending(&daemon, 8);
     eventually_logged(&daemon, "no connection to nats://127.0.0.1:");
-    eventually("waits that grow", || (failures(&daemon) >= 4.0).then_some(()));
-    assert_eq!(daemon.stderr().matches("ERROR").count(), 1, "told once: {}", daemon.stderr());
+    eventually("growing waits between attempts", || (failures(&daemon) >= 4.0).then_some(()));
+    assert_eq!(daemon.stderr().matches("ERROR").count(), 1, "logged once: {}", daemon.stderr());
     // It ends long before its shutdown_timeout.
     daemon.terminate();
 
@@ -266,9 +266,9 @@ fn full_stream_delays_events_and_loses_none() {
     assert_eq!((of_bus(&daemon, "dead_letters"), of_bus(&daemon, "pending_events")), (Some(0.0), Some(1.0)));
 }
 
-/// A server that speaks TLS, with the certificate of its authority in `ours.pem`, and another's in `theirs.pem`; and who has
-/// its stream.
-fn behind_tls() -> (Server, Client) {
+/// Starts a server with TLS and creates its stream. `ours.pem` has the certificate of its authority, `theirs.pem` that of
+/// another one.
+fn start_with_tls() -> (Server, Client) {
     let server = Server::configured(|directory| {
         let [ours, theirs] = ["ours", "theirs"].map(Authority::new);
         let identity = ours.identity("127.0.0.1");
@@ -292,7 +292,7 @@ fn behind_tls() -> (Server, Client) {
 #[ignore = "needs nats-server; tests/run.sh runs it"]
 fn tls_trusts_configured_authority_only() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let (server, client) = behind_tls();
+    let (server, client) = start_with_tls();
     let ca_file = |name: &str| format!("ca_file = {:?}", server.path(name));
     open(&wechat.control(), "kf1@shop", "oA");
 
@@ -325,7 +325,7 @@ fn tls_trusts_configured_authority_only() {
 #[ignore = "needs nats-server; tests/run.sh runs it"]
 fn nats_trusts_system_roots_or_built_in_roots() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let (server, client) = behind_tls();
+    let (server, client) = start_with_tls();
     let [ours, nothing] = ["ours.pem", "nothing"].map(|name| server.path(name).to_str().unwrap().to_owned());
     let bus = |more: &str| bus(&server, more).replace("nats://", "tls://");
     let home =
@@ -363,11 +363,11 @@ fn tls_url_refuses_plain_server() {
     assert_eq!(server.anyone().stored(), 0);
 }
 
-/// Modules are named as well: a filter for a module outweighs the one that keeps its crate quiet.
+/// Names modules as well, because a filter for a module overrides the filter that silences its crate.
 const LOUDEST: &str = "trace,async_nats=trace,async_nats::connection=trace,async_nats::connector=trace,\
     async_nats::client=trace,async_nats::jetstream=trace,rustls=trace,tokio_rustls=trace";
 
-/// Delivers an event with a login, and is refused with another; nothing of either is shown.
+/// Asserts that the bad login is refused, that the good one delivers an event, and that neither is shown anywhere.
 fn check_login(
     server: &Server,
     client: &Client,
@@ -395,7 +395,7 @@ fn check_login(
     let ended = daemon.terminate();
     assert!(
         ended.stderr.contains("async_nats") || ended.stderr.contains("write operation"),
-        "the level is loud"
+        "the log level is trace"
     );
     let checked = home.run("check");
     assert!(checked.stdout.contains(&format!("Sinks: bus (kf.> to {})", server.url())), "{checked:?}");
@@ -460,13 +460,16 @@ fn credentials_file_login_works_and_is_not_shown() {
 fn missing_nats_permissions_are_logged() {
     let permissions = "authorization { users: [
         { user: admin, password: a },
-        { user: deaf, password: a, permissions: { publish: \">\", subscribe: { deny: \"_INBOX.>\" } } },
-        { user: mute, password: a, permissions: { publish: { deny: \"kf.>\" }, subscribe: \">\" } } ] }";
+        { user: publisher, password: a, permissions: { publish: \">\", subscribe: { deny: \"_INBOX.>\" } } },
+        { user: subscriber, password: a, permissions: { publish: { deny: \"kf.>\" }, subscribe: \">\" } } ] }";
     let server = Server::configured(|_| permissions.to_owned());
     server.client(ConnectOptions::with_user_and_password("admin".to_owned(), "a".to_owned())).create_stream();
     for (user, message) in [
-        ("deaf", "permissions violation; let this user subscribe to _INBOX.>, where acknowledgements come"),
-        ("mute", "the server says: permissions violation; let this user publish to kf.>"),
+        (
+            "publisher",
+            "permissions violation; let this user subscribe to _INBOX.>, where acknowledgements come",
+        ),
+        ("subscriber", "the server says: permissions violation; let this user publish to kf.>"),
     ] {
         let wechat = WeChat::play(quiet(&[("shop", 1)]));
         open(&wechat.control(), "kf1@shop", "oA");
@@ -475,6 +478,6 @@ fn missing_nats_permissions_are_logged() {
         let daemon = home.daemon();
         eventually_logged(&daemon, message);
         eventually("another attempt", || (failures(&daemon) >= 2.0).then_some(()));
-        assert_eq!(daemon.stderr().matches("ERROR").count(), 1, "told once: {}", daemon.stderr());
+        assert_eq!(daemon.stderr().matches("ERROR").count(), 1, "logged once: {}", daemon.stderr());
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator relies on: exit codes, one clear line for each problem, an orderly end, commands that do what they say.
+//! The command line: exit codes, one clear line for each problem, a clean shutdown, and what each command does.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +17,14 @@ use crate::support::{
 use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
 use serde_json::Value;
 
-/// What a refused command says: one line for each problem, and nothing else anywhere.
+/// Asserts that a refused command prints one line for each problem, and nothing else.
 fn refused(ended: &Ended, code: i32, lines: &[&str]) {
     assert_eq!(ended.code, Some(code), "{ended:?}");
     assert_eq!(ended.stdout, "", "{ended:?}");
-    let said: Vec<&str> = ended.stderr.lines().collect();
-    assert_eq!(said.len(), lines.len(), "{ended:?}");
-    for (said, expected) in said.iter().zip(lines) {
-        assert!(said.contains(expected), "{said:?} lacks {expected:?}");
+    let printed: Vec<&str> = ended.stderr.lines().collect();
+    assert_eq!(printed.len(), lines.len(), "{ended:?}");
+    for (line, expected) in printed.iter().zip(lines) {
+        assert!(line.contains(expected), "{line:?} lacks {expected:?}");
     }
 }
 
@@ -116,7 +116,7 @@ fn taken_port_is_reported_with_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
-    let _holder = TcpListener::bind(taken).unwrap();
+    let _listener = TcpListener::bind(taken).unwrap();
     let text = fs::read_to_string(home.path("config.toml")).unwrap();
     home.write("config.toml", &text.replace("127.0.0.1:0", &taken.to_string()));
     let expected = format!("cannot listen on {taken}: stop the program that uses it, or set web.listen");
@@ -162,7 +162,7 @@ fn unreadable_store_is_reported() {
     fs::write(home.path("kfwatch.db"), "").unwrap();
     fs::set_permissions(home.path("kfwatch.db"), fs::Permissions::from_mode(0o000)).unwrap();
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
-        // Nothing is forbidden to root.
+        // Root can read every file.
         return;
     }
     refused(&home.run("run"), 1, &["no permission to read and write"]);
@@ -176,7 +176,7 @@ fn second_daemon_is_refused() {
     let expected = format!("is in use by another kfwatch (process {}): stop it first", daemon.id());
     refused(&home.run("run"), 1, &[&expected]);
     eventually_up(&daemon);
-    assert_eq!(wechat.control().requests(Endpoint::StableToken), 1, "nobody else fetched a token");
+    assert_eq!(wechat.control().requests(Endpoint::StableToken), 1, "the second process fetched no token");
 }
 
 #[test]
@@ -231,10 +231,10 @@ fn second_signal_exits_at_once() {
 fn sighup_keeps_daemon_running() {
     let wechat = one_account();
     let mut daemon = Home::watching(&wechat, "").daemon();
-    // Before it polls it has no file open either.
+    // The daemon has opened all its files before its first poll.
     eventually_up(&daemon);
     daemon.signal("HUP");
-    eventually("the note", || daemon.stderr().contains("SIGHUP").then_some(()));
+    eventually("the log line", || daemon.stderr().contains("SIGHUP").then_some(()));
     assert!(daemon.is_running());
 }
 
@@ -295,7 +295,7 @@ fn check_shows_calls_per_day() {
     let collectors = "Collectors: kf_list every 5m, online every 1m, waiting every 1m, quota every 1h; 3192 calls a day for \
                       each official account, 6384 in all.";
     assert!(ended.stdout.lines().any(|line| line == collectors), "{}", ended.stdout);
-    assert_eq!(wechat.control().requests(Endpoint::StableToken), 0, "check calls nobody");
+    assert_eq!(wechat.control().requests(Endpoint::StableToken), 0, "check makes no API call");
     let ended = home.without_collectors().run("check");
     let collectors = "Collectors: kf_list off, online off, waiting off, quota off; 0 calls a day for each official account, \
                       0 in all.";
@@ -315,7 +315,7 @@ fn check_warns_of_schedule_beyond_rate_limit() {
     assert!(ended.stderr.starts_with(warning), "{}", ended.stderr);
     let row = ended.stdout.lines().find(|line| line.starts_with(" shop")).unwrap();
     let columns: Vec<&str> = row.split_whitespace().collect();
-    assert!(columns.ends_with(&["100", "144000"]), "the limit, and what it leaves of a day: {row}");
+    assert!(columns.ends_with(&["100", "144000"]), "the limit, and the calls a day that it permits: {row}");
 }
 
 #[test]
@@ -348,7 +348,9 @@ fn patterns_without_matches_are_harmless() {
     let daemon = home.daemon();
     assert_eq!(daemon.get("/-/ready").status, 200);
     assert_eq!(daemon.get("/").status, 200);
-    eventually("a sweep of nobody", || daemon.metric("kfwatch_sweeps_total").filter(|sweeps| *sweeps > 0.0));
+    eventually("a sweep without accounts", || {
+        daemon.metric("kfwatch_sweeps_total").filter(|sweeps| *sweeps > 0.0)
+    });
     daemon.signal("TERM");
     let ended = daemon.ended();
     assert_eq!(ended.code, Some(0));
@@ -392,7 +394,7 @@ fn poll_compares_with_store_and_commits_nothing() {
     let log = || home.run("events --format json").stdout;
     let before = log();
     assert_eq!(before.lines().count(), 1, "{before}");
-    // A fetch too soon after the daemon's is not allowed: the first poll may have to wait for it.
+    // The first `poll` may come before the minimum interval since the daemon's token fetch has passed.
     let polled = eventually("a poll with a token", || {
         let ended = home.run("poll --format json");
         (ended.code == Some(0)).then_some(ended)
@@ -402,7 +404,7 @@ fn poll_compares_with_store_and_commits_nothing() {
     assert_eq!(log(), before);
     let daemon = home.daemon();
     eventually("the changes", || daemon.stdout().contains("oC").then_some(()));
-    assert_eq!(log().lines().count(), 4, "found by the daemon as if nobody had polled");
+    assert_eq!(log().lines().count(), 4, "found by the daemon as if `poll` had not run");
 }
 
 #[test]
@@ -457,7 +459,7 @@ fn closed_pipe_is_no_failure() {
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
     let daemon = home.daemon();
-    // More than a pipe holds.
+    // More than fits into the buffer of a pipe.
     for number in 0..400 {
         wechat
             .control()
@@ -543,7 +545,7 @@ fn demo_on_terminal_prints_aligned_lines() {
     assert!(count("session ") >= 10, "{plain}");
     for line in events {
         assert!(unicode_width::UnicodeWidthStr::width(line) <= 80, "{line}");
-        // The customer begins in the same column of the terminal, whatever the nickname is written in.
+        // The customer begins in the same column of the terminal, whatever script the nickname uses.
         let mut width = 0;
         let customer = line.chars().skip_while(|character| {
             width += unicode_width::UnicodeWidthChar::width(*character).unwrap();
@@ -576,12 +578,12 @@ fn moved_sink_file_is_created_again() {
 
 #[test]
 fn refused_address_is_logged_once_and_backs_off() {
-    refusal_is_told_once(|wechat| wechat.control().refuse_address(&appid(0)).unwrap(), "40164");
+    assert_refusal_is_logged_once(|wechat| wechat.control().refuse_address(&appid(0)).unwrap(), "40164");
 }
 
 #[test]
 fn frozen_secret_is_logged_once_and_backs_off() {
-    refusal_is_told_once(|wechat| wechat.control().freeze_secret(&appid(0)).unwrap(), "40243");
+    assert_refusal_is_logged_once(|wechat| wechat.control().freeze_secret(&appid(0)).unwrap(), "40243");
 }
 
 #[test]
@@ -590,17 +592,17 @@ fn wrong_secret_is_logged_once_and_backs_off() {
     let home = Home::watching(&wechat, "");
     let text = fs::read_to_string(home.path("config.toml")).unwrap();
     home.write("config.toml", &text.replacen(&secret(0), &"0".repeat(32), 1));
-    told_once(&wechat, &home.daemon(), "40125");
+    assert_logged_once(&wechat, &home.daemon(), "40125");
 }
 
-fn refusal_is_told_once(refuse: impl Fn(&WeChat), code: &str) {
+fn assert_refusal_is_logged_once(refuse: impl Fn(&WeChat), code: &str) {
     let wechat = WeChat::play(quiet(&[("shop", 3), ("branch", 1)]));
     refuse(&wechat);
-    told_once(&wechat, &Home::watching(&wechat, "").daemon(), code);
+    assert_logged_once(&wechat, &Home::watching(&wechat, "").daemon(), code);
 }
 
-/// The first official account is refused a token with this errcode; the other one is not concerned.
-fn told_once(wechat: &WeChat, daemon: &Process, code: &str) {
+/// Asserts that the token refusal of the first official account is logged once, and that the other one is not affected.
+fn assert_logged_once(wechat: &WeChat, daemon: &Process, code: &str) {
     let control = wechat.control();
     let other = "kfwatch_polls_total{official_account=\"branch\",kf_account=\"kf1@branch\"}";
     eventually("polls of the other", || daemon.metric(other).filter(|polls| *polls >= 6.0));
@@ -616,18 +618,18 @@ fn told_once(wechat: &WeChat, daemon: &Process, code: &str) {
         value("wechat_kf_account_up{official_account=\"branch\",kf_account=\"kf1@branch\"}"),
         Some(1.0)
     );
-    assert_eq!(control.requests_of(&appid(0), Endpoint::StableToken), Ok(1), "held back");
+    assert_eq!(control.requests_of(&appid(0), Endpoint::StableToken), Ok(1), "backs off");
     assert_eq!(control.requests_of(&appid(0), Endpoint::GetSessionList), Ok(0));
     let log = daemon.stderr();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains(code)).collect();
-    assert_eq!(told.len(), 1, "{log}");
-    assert!(told[0].contains("ERROR") && told[0].contains("remedy="), "{}", told[0]);
+    let logged: Vec<&str> = log.lines().filter(|line| line.contains(code)).collect();
+    assert_eq!(logged.len(), 1, "{log}");
+    assert!(logged[0].contains("ERROR") && logged[0].contains("remedy="), "{}", logged[0]);
 }
 
 #[test]
 #[ignore = "slow"]
 fn official_account_recovers_once_address_is_allowed() {
-    recovers(
+    assert_recovers(
         |wechat| wechat.control().refuse_address(&appid(0)).unwrap(),
         |wechat| {
             wechat.control().allow_address(&appid(0)).unwrap();
@@ -638,7 +640,7 @@ fn official_account_recovers_once_address_is_allowed() {
 #[test]
 #[ignore = "slow"]
 fn official_account_recovers_once_secret_is_unfrozen() {
-    recovers(
+    assert_recovers(
         |wechat| wechat.control().freeze_secret(&appid(0)).unwrap(),
         |wechat| {
             wechat.control().unfreeze_secret(&appid(0)).unwrap();
@@ -646,7 +648,7 @@ fn official_account_recovers_once_secret_is_unfrozen() {
     );
 }
 
-fn recovers(refuse: impl Fn(&WeChat), allow: impl Fn(&WeChat)) {
+fn assert_recovers(refuse: impl Fn(&WeChat), allow: impl Fn(&WeChat)) {
     let wechat = one_account();
     refuse(&wechat);
     let daemon = Home::watching(&wechat, "").daemon();

@@ -1,7 +1,7 @@
-//! Official accounts of a third-party platform, watched by the whole program: from the ticket in a file to the polls, while
-//! the ticket is rewritten, refresh tokens rotate and become invalid, and the program is killed in the middle of it.
+//! Official accounts of a third-party platform, watched by the real program: from the ticket file to the polls, while tickets
+//! are rewritten, refresh tokens rotate or become invalid, and the program is killed.
 //!
-//! The chain call by call is in `tests/tokens.rs`.
+//! The module `tokens` tests the single calls.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -15,11 +15,11 @@ use kfwatch::simulator::{
 
 const COMPONENT: &str = "wx00000000000000c1";
 
-/// So many merchants with a kf account each, and a daemon's place that is configured for them. Refusals hold for a second,
-/// so that their end is soon seen.
+/// Starts a simulator with so many merchants of one kf account each, and configures a daemon for them. The backoff is one
+/// second, so that recovery is fast.
 fn platform(merchants: usize, rotation: Rotation) -> (WeChat, Home) {
     let names: Vec<String> = (0..merchants).map(|number| format!("m{number}")).collect();
-    let cast: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 1)).collect();
+    let official_accounts: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 1)).collect();
     let component = ComponentScript {
         component_appid: COMPONENT.to_owned(),
         secret: "c1".repeat(16),
@@ -28,7 +28,7 @@ fn platform(merchants: usize, rotation: Rotation) -> (WeChat, Home) {
         rotate_refresh_tokens: rotation,
         ticket_header: None,
     };
-    let scenario = Scenario { components: vec![component], ..quiet(&cast) };
+    let scenario = Scenario { components: vec![component], ..quiet(&official_accounts) };
     let refresh_tokens: Vec<String> = (0..merchants)
         .map(|index| match scenario.token_route(&appid(index)) {
             TokenRoute::Component { refresh_token, .. } => refresh_token,
@@ -73,8 +73,8 @@ fn eventually_all_up(what: &str, daemon: &Process, merchants: usize) {
     });
 }
 
-/// How often the log has a line with all of these words.
-fn told(daemon: &Process, words: &[&str]) -> usize {
+/// Counts the log lines that contain all of these words.
+fn logged(daemon: &Process, words: &[&str]) -> usize {
     daemon.stderr().lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
 }
 
@@ -83,13 +83,13 @@ fn missing_ticket_is_logged_and_recovers() {
     let (wechat, home) = platform(2, Rotation::Never);
     let control = wechat.control();
     let daemon = home.daemon();
-    eventually("the refusals", || (told(&daemon, &["ERROR", "ticket file", "remedy="]) == 2).then_some(()));
+    eventually("the refusals", || (logged(&daemon, &["ERROR", "ticket file", "remedy="]) == 2).then_some(()));
     assert_eq!(control.requests(Endpoint::ComponentToken), 0);
     push_ticket(&wechat, &home);
-    eventually_all_up("the chain", &daemon, 2);
+    eventually_all_up("the token chain", &daemon, 2);
     assert_eq!(control.requests(Endpoint::ComponentToken), 1, "shared by both");
     assert_eq!(control.requests(Endpoint::AuthorizerToken), 2);
-    assert_eq!(told(&daemon, &["ERROR"]), 2, "once each");
+    assert_eq!(logged(&daemon, &["ERROR"]), 2, "once each");
 }
 
 #[test]
@@ -99,22 +99,22 @@ fn failing_platform_tokens_are_logged_and_recover_without_restart() {
     control.open_session(&appid(0), "kf1@m0", "o-stays", None).unwrap();
     push_ticket(&wechat, &home);
     let daemon = home.daemon();
-    eventually_all_up("the first chain", &daemon, 2);
+    eventually_all_up("the first token chain", &daemon, 2);
 
-    // All tokens expire, and the ticket in the file is of yesterday.
+    // All tokens expire, and the file still has the ticket of yesterday.
     control.advance(Duration::from_secs(25 * 3600));
     eventually("the old ticket", || {
-        (told(&daemon, &["ERROR", "api_component_token: errcode 6100", "remedy="]) == 2).then_some(())
+        (logged(&daemon, &["ERROR", "api_component_token: errcode 6100", "remedy="]) == 2).then_some(())
     });
     push_ticket(&wechat, &home);
-    eventually_all_up("the second chain", &daemon, 2);
+    eventually_all_up("the second token chain", &daemon, 2);
     assert_eq!(control.requests(Endpoint::AuthorizerList), 0, "rotated refresh tokens are known");
 
-    // One merchant's refresh token is void: the list has the new one.
+    // One merchant's refresh token is invalid: the list has the new one.
     control.invalidate_refresh_token(&appid(1)).unwrap();
     control.revoke_tokens(&appid(1)).unwrap();
     eventually("the list", || (control.requests(Endpoint::AuthorizerList) == 1).then_some(()));
-    eventually_all_up("the third chain", &daemon, 2);
+    eventually_all_up("the third token chain", &daemon, 2);
     assert_eq!(control.requests(Endpoint::AuthorizerList), 1);
 
     let calls = control.token_calls();
@@ -137,27 +137,27 @@ fn failing_platform_tokens_are_logged_and_recover_without_restart() {
     assert_eq!(ended.stdout.lines().count(), 1, "the baseline, and no end: {}", ended.stdout);
 }
 
-/// Kills the program while refresh tokens are on their way, again and again; gives how often the list was asked for until
-/// all merchants are polled.
+/// Kills the program repeatedly while it fetches refresh tokens. Returns how often the list was requested until all merchants
+/// were polled.
 fn lists_after_kills(rotation: Rotation) -> u64 {
     const MERCHANTS: usize = 40;
     let (wechat, home) = platform(MERCHANTS, rotation);
     let control = wechat.control();
     push_ticket(&wechat, &home);
-    let mut moments = fastrand::Rng::with_seed(5);
+    let mut random = fastrand::Rng::with_seed(5);
     for round in 0..2 {
-        // Answers take their time, so that the program dies with some before it, some behind it.
+        // Responses take different times, so that the program is killed before some of them and after others.
         for kf in 0..MERCHANTS {
             control.inject(FaultRule {
                 endpoint: Some(Endpoint::AuthorizerToken),
                 official_account: Some(appid(kf)),
-                ..FaultRule::new(Fault::Slow(Duration::from_millis(moments.u64(0..400))))
+                ..FaultRule::new(Fault::Slow(Duration::from_millis(random.u64(0..400))))
             });
         }
         let before = control.requests(Endpoint::AuthorizerToken);
         let daemon = home.daemon();
         eventually("refreshes", || (control.requests(Endpoint::AuthorizerToken) > before).then_some(()));
-        std::thread::sleep(Duration::from_millis(moments.u64(20..300)));
+        std::thread::sleep(Duration::from_millis(random.u64(20..300)));
         daemon.signal("KILL");
         assert_eq!(daemon.ended().code, None);
         control.clear_faults();

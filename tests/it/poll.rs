@@ -1,5 +1,5 @@
-//! Polls, rehearsed: what each failure holds back and for how long, which events come of it, what consumers are told of
-//! unbound and blind accounts. Real calls to the simulator, a real store, a scripted clock.
+//! Polls: what backs off after each failure and for how long, which events follow, and what is reported for unbound and blind
+//! accounts. Real calls to the simulator, a real store, a scripted clock.
 
 use std::{
     io::{self, Write},
@@ -100,12 +100,12 @@ impl Rehearsal {
         (appid, kf_account)
     }
 
-    /// getsessionlist gives this errcode from now on: for one kf account, or for the official account of account 0.
+    /// Makes getsessionlist return this errcode: for one kf account, or for all of the official account of account 0.
     fn refuse(&self, code: i64, kf_account: Option<usize>) {
         self.refuse_at(kf_account.unwrap_or(0), code, kf_account.is_some());
     }
 
-    /// The same for this account, or for all of its official account.
+    /// Makes getsessionlist return this errcode: for this account alone, or for all of its official account.
     fn refuse_at(&self, account: usize, code: i64, alone: bool) {
         self.control().inject(FaultRule {
             endpoint: Some(Endpoint::GetSessionList),
@@ -120,14 +120,14 @@ impl Rehearsal {
         self.control().advance(duration);
     }
 
-    /// One tick for all accounts: what came of each, in short.
+    /// Polls every account once. Returns the outcomes in short form.
     async fn tick(&self) -> Vec<&'static str> {
         let mut outcomes = Vec::new();
         for (official_account, account) in &self.accounts {
             let guard = PollGuard::try_acquire(official_account, account).unwrap();
             outcomes.push(match self.poller.poll(&guard).await {
                 PollOutcome::Succeeded => "ok",
-                PollOutcome::BackedOff => "held",
+                PollOutcome::BackedOff => "backed off",
                 PollOutcome::Failed(failure) => failure.error.code(),
                 PollOutcome::NotStored(_) => "not stored",
             });
@@ -135,7 +135,7 @@ impl Rehearsal {
         outcomes
     }
 
-    /// Ticks for a while, and how often each account was asked for in that time.
+    /// Ticks for `duration`. Returns how often each account was polled.
     async fn ticks(&self, duration: Duration) -> Vec<u64> {
         let before = self.polls();
         let mut passed = Duration::ZERO;
@@ -161,7 +161,7 @@ impl Rehearsal {
         events.iter().map(|event| serde_json::from_str(&event.json).unwrap()).collect()
     }
 
-    /// The state changes of account 0, in short.
+    /// Returns the state changes of account 0 in short form.
     async fn state_changes(&self) -> Vec<String> {
         let kf_account = self.names(0).1;
         let appid = self.names(0).0;
@@ -187,9 +187,9 @@ async fn unbound_account_is_reported_and_backs_off_alone() {
     let (appid, kf_account) = rehearsal.names(0);
     assert_eq!(rehearsal.tick().await, ["ok"; 4]);
     rehearsal.control().set_kf_state(appid, kf_account, KfState::Unbound).unwrap();
-    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
-    assert_eq!(asked[1..], [40, 40, 40], "every tick asks for the others");
-    assert!((10..=16).contains(&asked[0]), "about once a minute, was {}", asked[0]);
+    let polled = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(polled[1..], [40, 40, 40], "the others are polled at every tick");
+    assert!((10..=16).contains(&polled[0]), "about once a minute, was {}", polled[0]);
     assert_eq!(rehearsal.state_changes().await, ["ok>unbound Some(65402) getsessionlist"]);
     rehearsal.control().set_kf_state(appid, kf_account, KfState::Bound).unwrap();
     rehearsal.ticks(Duration::from_secs(75)).await;
@@ -226,12 +226,12 @@ async fn unbound_account_ends_no_sessions() {
 async fn busy_account_backs_off_alone() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.refuse(-1, Some(0));
-    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
-    assert_eq!(asked[1..], [40, 40, 40]);
-    assert!((10..=16).contains(&asked[0]), "about once a minute, was {}", asked[0]);
+    let polled = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(polled[1..], [40, 40, 40]);
+    assert!((10..=16).contains(&polled[0]), "about once a minute, was {}", polled[0]);
     rehearsal.control().clear_faults();
     rehearsal.ticks(Duration::from_secs(75)).await;
-    assert_eq!(rehearsal.ticks(Duration::from_secs(60)).await, [4; 4], "a success ends the wait");
+    assert_eq!(rehearsal.ticks(Duration::from_secs(60)).await, [4; 4], "a success ends the backoff");
 }
 
 #[tokio::test]
@@ -240,9 +240,9 @@ async fn refused_official_account_backs_off_with_all_its_accounts() {
         let rehearsal = Rehearsal::new().await;
         rehearsal.tick().await;
         rehearsal.refuse(code, None);
-        let asked = rehearsal.ticks(Duration::from_secs(600)).await;
-        assert_eq!(asked[2..], [40, 40], "{code}: the other official account");
-        let calls = asked[0] + asked[1];
+        let polled = rehearsal.ticks(Duration::from_secs(600)).await;
+        assert_eq!(polled[2..], [40, 40], "{code}: the other official account");
+        let calls = polled[0] + polled[1];
         assert!((1..=most).contains(&calls), "{code}: {calls} calls in ten minutes");
     }
 }
@@ -252,8 +252,8 @@ async fn minute_quota_backs_off_until_next_minute() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     rehearsal.refuse(45011, None);
-    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
-    assert!((9..=11).contains(&(asked[0] + asked[1])), "once a minute: {asked:?}");
+    let polled = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert!((9..=11).contains(&(polled[0] + polled[1])), "once a minute: {polled:?}");
     rehearsal.control().clear_faults();
     rehearsal.ticks(Duration::from_secs(75)).await;
     assert_eq!(rehearsal.tick().await, ["ok"; 4]);
@@ -264,8 +264,8 @@ async fn day_quota_is_retried_every_half_hour() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     rehearsal.refuse(45009, None);
-    let asked = rehearsal.ticks(Duration::from_secs(2 * 3600)).await;
-    assert!((4..=6).contains(&(asked[0] + asked[1])), "{asked:?}");
+    let polled = rehearsal.ticks(Duration::from_secs(2 * 3600)).await;
+    assert!((4..=6).contains(&(polled[0] + polled[1])), "{polled:?}");
     rehearsal.control().clear_faults();
     rehearsal.ticks(Duration::from_secs(1815)).await;
     assert_eq!(rehearsal.tick().await, ["ok"; 4]);
@@ -276,8 +276,8 @@ async fn frozen_secret_backs_off_without_token_calls() {
     let rehearsal = Rehearsal::new().await;
     let (appid, _) = rehearsal.names(0);
     rehearsal.control().freeze_secret(appid).unwrap();
-    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
-    assert_eq!(asked, [0, 0, 40, 40]);
+    let polled = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(polled, [0, 0, 40, 40]);
     let fetches = rehearsal.control().requests_of(appid, Endpoint::StableToken).unwrap();
     assert!((2..=6).contains(&fetches), "{fetches} fetches in ten minutes");
     rehearsal.control().unfreeze_secret(appid).unwrap();
@@ -294,10 +294,10 @@ async fn silent_account_becomes_blind_and_recovers() {
         ..FaultRule::new(Fault::HttpStatus(502))
     });
     rehearsal.ticks(BLIND_AFTER).await;
-    assert!(rehearsal.state_changes().await.is_empty(), "not before its time");
+    assert!(rehearsal.state_changes().await.is_empty(), "not before BLIND_AFTER");
     rehearsal.ticks(Duration::from_secs(30)).await;
     assert_eq!(rehearsal.state_changes().await, ["ok>blind None getsessionlist"]);
-    assert_eq!(rehearsal.accounts[0].1.view(0).sessions, Some(1), "what was last seen stays");
+    assert_eq!(rehearsal.accounts[0].1.view(0).sessions, Some(1), "the last known sessions stay");
     rehearsal.control().clear_faults();
     rehearsal.ticks(Duration::from_secs(75)).await;
     assert_eq!(rehearsal.state_changes().await.last().unwrap(), "blind>ok None getsessionlist");
@@ -319,8 +319,8 @@ async fn rarely_polled_unbound_account_is_not_blind() {
     let rehearsal = Rehearsal::with(BackoffPolicy { unbound: rarely, ..BackoffPolicy::default() }).await;
     rehearsal.tick().await;
     rehearsal.refuse(65402, Some(0));
-    let asked = rehearsal.ticks(Duration::from_secs(3600)).await;
-    assert!((4..=6).contains(&asked[0]), "{asked:?}");
+    let polled = rehearsal.ticks(Duration::from_secs(3600)).await;
+    assert!((4..=6).contains(&polled[0]), "{polled:?}");
     assert_eq!(rehearsal.state_changes().await, ["ok>unbound Some(65402) getsessionlist"]);
 }
 
@@ -353,7 +353,7 @@ async fn account_has_one_poll_guard_at_a_time() {
     tokio::pin!(waiting);
     tokio::select! {
         biased;
-        _ = &mut waiting => panic!("two claims at a time"),
+        _ = &mut waiting => panic!("two guards at a time"),
         () = std::future::ready(()) => {}
     }
     drop(guard);
@@ -374,7 +374,7 @@ async fn unstored_changes_are_found_again() {
     let long = "o".repeat(6000);
     rehearsal.control().open_session(appid, kf_account, &long, None).unwrap();
     assert_eq!(rehearsal.tick().await[0], "not stored");
-    assert_eq!(rehearsal.accounts[0].1.view(0).sessions, Some(1), "the snapshot stands still");
+    assert_eq!(rehearsal.accounts[0].1.view(0).sessions, Some(1), "the snapshot is unchanged");
     rehearsal.store.limit_pages(u32::MAX).await.unwrap();
     assert_eq!(rehearsal.tick().await[0], "ok");
     assert_eq!(rehearsal.accounts[0].1.view(0).sessions, Some(3));
@@ -389,9 +389,9 @@ async fn refused_kf_account_backs_off_alone() {
         let rehearsal = Rehearsal::new().await;
         rehearsal.tick().await;
         rehearsal.refuse(code, Some(0));
-        let asked = rehearsal.ticks(Duration::from_secs(300)).await;
-        assert_eq!(asked[1..], [20, 20, 20], "{code}: the others");
-        assert!((5..=10).contains(&asked[0]), "{code}: {} times", asked[0]);
+        let polled = rehearsal.ticks(Duration::from_secs(300)).await;
+        assert_eq!(polled[1..], [20, 20, 20], "{code}: the others");
+        assert!((5..=10).contains(&polled[0]), "{code}: {} times", polled[0]);
     }
 }
 
@@ -402,17 +402,17 @@ async fn failures_do_not_change_other_backoffs() {
     rehearsal.refuse_at(0, 65402, true);
     rehearsal.refuse_at(1, -1, true);
     rehearsal.refuse_at(2, 40164, false);
-    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
+    let polled = rehearsal.ticks(Duration::from_secs(600)).await;
     for kf_account in [0, 1] {
-        assert!((10..=16).contains(&asked[kf_account]), "about once a minute: {asked:?}");
+        assert!((10..=16).contains(&polled[kf_account]), "about once a minute: {polled:?}");
     }
-    assert!((4..=9).contains(&(asked[2] + asked[3])), "about every two minutes: {asked:?}");
+    assert!((4..=9).contains(&(polled[2] + polled[3])), "about every two minutes: {polled:?}");
     rehearsal.control().clear_faults();
     rehearsal.refuse_at(2, 40164, false);
     rehearsal.ticks(Duration::from_secs(75)).await;
-    let asked = rehearsal.ticks(Duration::from_secs(300)).await;
-    assert_eq!(asked[..2], [20, 20], "released, whatever the other official account is refused");
-    assert!(asked[2] + asked[3] <= 4, "and the success of these does not release that one: {asked:?}");
+    let polled = rehearsal.ticks(Duration::from_secs(300)).await;
+    assert_eq!(polled[..2], [20, 20], "no longer in backoff, although the other official account is");
+    assert!(polled[2] + polled[3] <= 4, "their success does not end the backoff of that one: {polled:?}");
 }
 
 #[tokio::test]
@@ -425,9 +425,12 @@ async fn configured_backoff_is_applied() {
     rehearsal.tick().await;
     rehearsal.refuse_at(0, 65402, true);
     rehearsal.refuse_at(2, 48001, false);
-    let asked = rehearsal.ticks(Duration::from_secs(600)).await;
-    assert_eq!(asked[0], 40, "at every tick");
-    assert!((2..=3).contains(&(asked[2] + asked[3])), "every five minutes, less a fifth at most: {asked:?}");
+    let polled = rehearsal.ticks(Duration::from_secs(600)).await;
+    assert_eq!(polled[0], 40, "at every tick");
+    assert!(
+        (2..=3).contains(&(polled[2] + polled[3])),
+        "every five minutes, minus at most a fifth: {polled:?}"
+    );
 }
 
 #[tokio::test]
@@ -437,17 +440,17 @@ async fn refused_official_account_is_logged_once_with_recovery() {
     rehearsal.tick().await;
     rehearsal.refuse(40164, None);
     rehearsal.ticks(Duration::from_secs(600)).await;
-    let told = log.lines();
-    assert_eq!(told.len(), 1 + 2, "the refusal, and two blind accounts: {told:#?}");
-    assert!(told[0].contains("ERROR") && told[0].contains("remedy=") && told[0].contains("203.0.113.7"));
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1 + 2, "the refusal, and two blind accounts: {lines:#?}");
+    assert!(lines[0].contains("ERROR") && lines[0].contains("remedy=") && lines[0].contains("203.0.113.7"));
     rehearsal.control().clear_faults();
     rehearsal.ticks(Duration::from_secs(300)).await;
-    let told = log.lines();
-    assert_eq!(told.len(), 4, "{told:#?}");
+    let lines = log.lines();
+    assert_eq!(lines.len(), 4, "{lines:#?}");
     assert!(
-        told[3].contains("Calls succeed again after") && told[3].contains("failed polls in"),
+        lines[3].contains("Calls succeed again after") && lines[3].contains("failed polls in"),
         "{}",
-        told[3]
+        lines[3]
     );
 }
 
@@ -465,14 +468,14 @@ async fn collector_success_ends_only_collector_backoff() {
     rehearsal.control().clear_faults();
     rehearsal.pass(Duration::from_secs(120));
     collect().await;
-    let told = log.lines();
-    assert_eq!(told.len(), 2, "{told:#?}");
-    assert!(told[0].contains("40164") && told[1].contains("Calls succeed again after 1"), "{told:#?}");
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].contains("40164") && lines[1].contains("Calls succeed again after 1"), "{lines:#?}");
 
     rehearsal.refuse(45009, None);
     rehearsal.pass(Duration::from_secs(120));
     rehearsal.tick().await;
-    // While the hold lasts, and when it is over.
+    // During the backoff, and after it.
     for wait in [120, 3600] {
         rehearsal.pass(Duration::from_secs(wait));
         collect().await;
@@ -493,8 +496,8 @@ async fn alternating_reasons_are_logged_once_each() {
         rehearsal.refuse(if round % 2 == 0 { 48001 } else { 65400 }, None);
         rehearsal.ticks(Duration::from_secs(300)).await;
     }
-    let told = log.lines().into_iter().filter(|line| !line.contains("blind")).collect::<Vec<_>>();
-    assert_eq!(told.len(), 2, "{told:#?}");
+    let lines = log.lines().into_iter().filter(|line| !line.contains("blind")).collect::<Vec<_>>();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
 }
 
 #[tokio::test]
@@ -506,10 +509,12 @@ async fn unbound_account_is_logged_once_with_remedy_and_recovery() {
     rehearsal.ticks(Duration::from_secs(3 * 3600)).await;
     rehearsal.control().clear_faults();
     rehearsal.ticks(Duration::from_secs(300)).await;
-    let told = log.lines();
-    assert_eq!(told.len(), 2, "{told:#?}");
-    assert!(told[0].contains("65402") && told[0].contains("inviteworker") && told[0].contains("remedy_zh="));
-    assert!(told[1].contains("Polls succeed again after") && told[1].contains(" in 3h"), "{}", told[1]);
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(
+        lines[0].contains("65402") && lines[0].contains("inviteworker") && lines[0].contains("remedy_zh=")
+    );
+    assert!(lines[1].contains("Polls succeed again after") && lines[1].contains(" in 3h"), "{}", lines[1]);
 }
 
 #[tokio::test]
@@ -530,13 +535,13 @@ async fn full_disk_is_logged_once_for_all_accounts() {
     }
     rehearsal.store.limit_pages(u32::MAX).await.unwrap();
     rehearsal.ticks(Duration::from_secs(60)).await;
-    let told = log.lines();
-    assert_eq!(told.len(), 2, "{told:#?}");
-    assert!(told[0].contains("ERROR") && told[0].contains("Polls are not stored"), "{}", told[0]);
-    assert!(told[1].contains("Polls are stored again after 40 failed commits in"), "{}", told[1]);
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].contains("ERROR") && lines[0].contains("Polls are not stored"), "{}", lines[0]);
+    assert!(lines[1].contains("Polls are stored again after 40 failed commits in"), "{}", lines[1]);
 }
 
-/// What is logged at info and above by this thread while it lives.
+/// Captures what this thread logs at level INFO and above.
 struct Log {
     text: Arc<Mutex<Vec<u8>>>,
     _guard: tracing::subscriber::DefaultGuard,
@@ -554,7 +559,7 @@ impl Log {
         Self { text, _guard: tracing::subscriber::set_default(subscriber) }
     }
 
-    /// Those of kfwatch's polls.
+    /// Returns the lines that polls logged.
     fn lines(&self) -> Vec<String> {
         let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
         text.lines().filter(|line| line.contains("kfwatch::poll")).map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! The schedule goes on, whatever the clock, a far side or the machine does, and every account gets its turn.
+//! The schedule: ticks continue whatever happens to the clock, the API or the machine, and every account is polled.
 
 use std::{
     sync::{
@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 const EVERY_SECOND: &str = "* * * * * *";
 
-/// Wall time as a test wants it; the monotonic clock is the machine's.
+/// A clock whose wall time the test sets; its monotonic time is the machine's.
 #[derive(Clone)]
 struct ScriptedClock {
     origin: Instant,
@@ -87,15 +87,15 @@ impl TokenJournal for NoJournal {
     }
 }
 
-/// A ticker of one account, whose polls are taken from the queue and not made.
+/// A ticker with one account. Its jobs are taken from the queue and recorded, not polled.
 struct Ticking {
     clock: ScriptedClock,
     ticks: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
-    /// The scripted wall time at which each poll was let go.
+    /// The scripted wall time at which each job was taken.
     polls: Arc<Mutex<Vec<Timestamp>>>,
     drain: CancellationToken,
-    /// Ends what is left of the scheduler.
+    /// Ends the remaining tasks of the scheduler when dropped.
     _runtime: tokio::runtime::Runtime,
     _directory: tempfile::TempDir,
 }
@@ -152,7 +152,7 @@ impl Ticking {
         self.polls.lock().unwrap().len()
     }
 
-    /// Waits for so many polls more.
+    /// Waits for `more` further polls.
     fn poll_again(&self, more: usize) {
         let wanted = self.polls() + more;
         eventually("further polls", || (self.polls() >= wanted).then_some(()));
@@ -175,7 +175,7 @@ impl Drop for Ticking {
     }
 }
 
-/// An official account with one kf account, which is never asked for.
+/// An official account with one kf account, which is never polled.
 fn official_account(
     metrics: &Arc<Metrics>,
     ticks: &Arc<AtomicU64>,
@@ -245,7 +245,7 @@ fn local_hours_survive_end_of_summer_time() {
         Ticking::start(ScriptedClock::starting_at("2026-10-25T00:59:59Z"), "0 30 3 * * *", "Europe/Berlin");
     eventually("the change", || (ticking.clock.now().wall >= time("2026-10-25T01:00:01Z")).then_some(()));
     ticking.clock.jump(29 * 60 + 58);
-    // By then a tick at half past two would have been served, trigger or not.
+    // By then a tick at half past two would have run, with or without a trigger.
     eventually("half past two", || (ticking.clock.now().wall >= time("2026-10-25T01:30:03Z")).then_some(()));
     assert_eq!(ticking.polls(), 0, "half past two is not half past three");
     ticking.clock.jump(3600 - 8);
@@ -258,8 +258,8 @@ fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// A second is worth one poll, however often the wall clock shows it, and whatever it skips. A tick that is caught up and the
-/// next one, which a trigger may bring half a second early, can fall into the same second.
+/// Asserts at most one poll for each elapsed second, whatever the wall clock shows. A late tick and the next one, which may come
+/// half a second early, can fall into the same second.
 fn assert_no_tick_twice(ticking: &Ticking) {
     let polls = ticking.polls.lock().unwrap();
     assert!(polls.len() as u64 <= ticking.clock.origin.elapsed().as_secs() + 2, "{polls:?}");
@@ -284,7 +284,7 @@ fn hanging_accounts_cost_no_other_account_a_tick() {
     let others = || (2..=4).map(|number| control.polls_of(&appid(0), &format!("kf{number}@shop")).unwrap());
     eventually("a first poll", || others().all(|polls| polls > 0).then_some(()));
     let overruns = |official: &str, kf: &str| polls_of(&daemon, official, kf, "kfwatch_poll_overruns_total");
-    eventually("seven overruns of the accounts that hang, also of those that wait for their turn", || {
+    eventually("seven overruns of the accounts that hang, and of the queued ones", || {
         (overruns("shop", "kf1@shop") >= 7.0 && overruns("stuck", "kf30@stuck") >= 7.0).then_some(())
     });
     let ticks = overruns("shop", "kf1@shop");
@@ -296,7 +296,7 @@ fn hanging_accounts_cost_no_other_account_a_tick() {
     assert!(polls_of(&daemon, "shop", "kf1@shop", "kfwatch_poll_overdue") > 0.0);
     assert!(polls_of(&daemon, "shop", "kf2@shop", "kfwatch_poll_overdue") < 1.0);
     assert_eq!(control.max_in_flight_of_any_kf_account(), 1);
-    assert_eq!(control.max_in_flight_of_official_account(&appid(1)), Ok(16), "its share and no more");
+    assert_eq!(control.max_in_flight_of_official_account(&appid(1)), Ok(16), "at most its share");
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn stopped_process_resumes_polling() {
     eventually("polls", || (polls() >= 2).then_some(()));
     let begun = Instant::now();
     daemon.signal("STOP");
-    // The stall itself: there is nothing to wait for but time.
+    // The process is stopped, so there is no event to wait for.
     std::thread::sleep(Duration::from_secs(4));
     let stalled = polls();
     daemon.signal("CONT");

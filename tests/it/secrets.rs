@@ -1,4 +1,4 @@
-//! No secret leaves: not at the loudest log level, not in a refusal, a page, a metric, a redirect or a process title.
+//! Secrets appear nowhere: not in logs at level trace, errors, pages, metrics, redirects or the process title.
 
 use std::{
     fs,
@@ -13,25 +13,25 @@ use crate::support::{
 };
 use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
 
-/// Modules are named as well as crates: a filter for a module outweighs the one that keeps its crate quiet.
+/// Names modules as well, because a filter for a module overrides the filter that silences its crate.
 const LOUDEST: &str = "trace,hyper=trace,hyper::proto=trace,hyper_util=trace,hyper_util::client=trace,reqwest=trace,\
     reqwest::connect=trace,reqwest::async_impl=trace,rustls=trace,tower_http=trace";
 
-/// A customer of the tests.
+/// The customer of the sessions.
 const OPENID: &str = "oDF3iY9P32sK_5GgYiRkjsabcdef";
 
-/// Something else's server: answers every request with 404 and remembers what it was told.
-struct Stranger {
+/// The server of a third party: answers every request with 404 and records its headers.
+struct ThirdParty {
     address: SocketAddr,
-    heard: Arc<Mutex<String>>,
+    received: Arc<Mutex<String>>,
 }
 
-impl Stranger {
+impl ThirdParty {
     fn listen() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let heard = Arc::<Mutex<String>>::default();
-        let ears = Arc::clone(&heard);
+        let received = Arc::<Mutex<String>>::default();
+        let record = Arc::clone(&received);
         // Ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -40,23 +40,23 @@ impl Stranger {
                 while let Some(Ok(line)) =
                     lines.next().filter(|line| line.as_ref().is_ok_and(|line| !line.is_empty()))
                 {
-                    ears.lock().unwrap().push_str(&(line + "\n"));
+                    record.lock().unwrap().push_str(&(line + "\n"));
                 }
                 let _ = stream
                     .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             }
         });
-        Self { address, heard }
+        Self { address, received }
     }
 }
 
-/// One way in which calls fail, several times.
+/// A fault of two calls of this endpoint.
 fn failing(fault: Fault, endpoint: Endpoint) -> FaultRule {
     FaultRule { endpoint: Some(endpoint), times: Some(2), ..FaultRule::new(fault) }
 }
 
 /// Everything that can go wrong with a call of getsessionlist.
-fn faults(stranger: SocketAddr) -> Vec<Fault> {
+fn faults(third_party: SocketAddr) -> Vec<Fault> {
     vec![
         Fault::Errcode(-1),
         Fault::Errcode(40001),
@@ -70,7 +70,7 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
         Fault::HttpStatus(502),
         Fault::HttpStatus(414),
         Fault::Unavailable(1),
-        Fault::Redirect(format!("http://{stranger}/elsewhere")),
+        Fault::Redirect(format!("http://{third_party}/elsewhere")),
         Fault::Html,
         Fault::EmptyBody,
         Fault::EmptyGbkBody,
@@ -89,7 +89,7 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
     ]
 }
 
-fn assert_nothing_secret(place: &str, text: &str, secrets: &[String]) {
+fn assert_no_secret_in(place: &str, text: &str, secrets: &[String]) {
     for secret in secrets {
         if let Some(at) = text.find(secret.as_str()) {
             let line = text[..at].matches('\n').count();
@@ -99,7 +99,7 @@ fn assert_nothing_secret(place: &str, text: &str, secrets: &[String]) {
     assert!(!text.contains("access_token="), "{place} has the URL of a request");
 }
 
-/// The token that the simulator gives out now; it stays the same while it lives.
+/// Requests the stable token from the simulator, which returns the same one until it expires.
 fn token(wechat: &WeChat, index: usize) -> String {
     let body = format!(
         "{{\"grant_type\":\"client_credential\",\"appid\":\"{}\",\"secret\":\"{}\"}}",
@@ -115,7 +115,7 @@ fn token(wechat: &WeChat, index: usize) -> String {
     token.to_owned()
 }
 
-/// What the process shows of itself to everybody on the machine.
+/// Returns the command line and the name of the process, which every user of the machine can read.
 fn title(process: &Process) -> String {
     let of = |file: &str| fs::read(format!("/proc/{}/{file}", process.id())).unwrap_or_default();
     String::from_utf8_lossy(&[of("cmdline"), of("comm")].concat()).into_owned()
@@ -123,8 +123,8 @@ fn title(process: &Process) -> String {
 
 #[test]
 fn failures_log_no_secret_at_trace_level() {
-    let stranger = Stranger::listen();
-    let faults = faults(stranger.address);
+    let third_party = ThirdParty::listen();
+    let faults = faults(third_party.address);
     // An official account for each fault, so that no failure hides another.
     let names: Vec<(String, usize)> = (0..faults.len()).map(|index| (format!("shop{index}"), 1)).collect();
     let names: Vec<(&str, usize)> = names.iter().map(|(name, count)| (name.as_str(), *count)).collect();
@@ -148,29 +148,29 @@ fn failures_log_no_secret_at_trace_level() {
     eventually("the redirect", || daemon.stderr().contains("302").then_some(()));
     secrets.extend((0..faults.len()).map(|index| token(&wechat, index)));
     for path in ["/", "/metrics", "/-/ready", "/nowhere?access_token"] {
-        assert_nothing_secret(path, &daemon.get(path).text(), &secrets);
+        assert_no_secret_in(path, &daemon.get(path).text(), &secrets);
     }
-    assert_nothing_secret("the process title", &title(&daemon), &secrets);
+    assert_no_secret_in("the process title", &title(&daemon), &secrets);
     let metrics = daemon.get("/metrics").text();
     assert!(!metrics.contains(OPENID), "openids are no labels");
     daemon.signal("TERM");
     let ended = daemon.ended();
-    assert!(ended.stderr.contains("TRACE") || ended.stderr.contains("DEBUG"), "the level is loud");
-    assert_nothing_secret("standard error", &ended.stderr, &secrets);
-    assert_nothing_secret("standard output", &ended.stdout, &secrets);
-    assert_eq!(*stranger.heard.lock().unwrap(), "", "redirects are not followed");
+    assert!(ended.stderr.contains("TRACE") || ended.stderr.contains("DEBUG"), "the log level is trace");
+    assert_no_secret_in("standard error", &ended.stderr, &secrets);
+    assert_no_secret_in("standard output", &ended.stdout, &secrets);
+    assert_eq!(*third_party.received.lock().unwrap(), "", "redirects are not followed");
 }
 
 #[test]
 fn refused_tokens_log_no_secret() {
-    let stranger = Stranger::listen();
+    let third_party = ThirdParty::listen();
     let faults = [
         Fault::Errcode(40001),
         Fault::Errcode(40125),
         Fault::Errcode(40013),
         Fault::Errcode(40164),
         Fault::HttpStatus(500),
-        Fault::Redirect(format!("http://{}/elsewhere", stranger.address)),
+        Fault::Redirect(format!("http://{}/elsewhere", third_party.address)),
         Fault::Html,
         Fault::TruncatedBody,
         Fault::Reset,
@@ -200,15 +200,15 @@ fn refused_tokens_log_no_secret() {
             daemon.metric(&name).unwrap_or(0.0) > 0.0
         };
         eventually("a failure of each", || (0..faults.len()).all(failures).then_some(()));
-        assert_nothing_secret("the status page", &daemon.get("/").text(), &secrets);
+        assert_no_secret_in("the status page", &daemon.get("/").text(), &secrets);
         daemon.signal("TERM");
-        assert_nothing_secret("standard error", &daemon.ended().stderr, &secrets);
+        assert_no_secret_in("standard error", &daemon.ended().stderr, &secrets);
         let polled = home.run("poll");
-        assert_nothing_secret("the output of poll", &(polled.stdout + &polled.stderr), &secrets);
+        assert_no_secret_in("the output of poll", &(polled.stdout + &polled.stderr), &secrets);
         let checked = home.run("check");
-        assert_nothing_secret("the output of check", &(checked.stdout + &checked.stderr), &secrets);
+        assert_no_secret_in("the output of check", &(checked.stdout + &checked.stderr), &secrets);
     }
-    assert_eq!(*stranger.heard.lock().unwrap(), "", "redirects are not followed");
+    assert_eq!(*third_party.received.lock().unwrap(), "", "redirects are not followed");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn configuration_mistakes_show_no_secret() {
         for command in ["run", "check", "poll", "events"] {
             let ended = home.run(command);
             assert_eq!(ended.code, Some(78), "{token}");
-            assert_nothing_secret(command, &(ended.stdout + &ended.stderr), std::slice::from_ref(&hidden));
+            assert_no_secret_in(command, &(ended.stdout + &ended.stderr), std::slice::from_ref(&hidden));
         }
     }
 }

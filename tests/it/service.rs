@@ -1,4 +1,4 @@
-//! What a service manager is told: when the daemon is ready, how it stands, that polling gets on, that it stops.
+//! Notifications to the service manager: readiness, status line, watchdog, stop.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
 
 const PING: &str = "WATCHDOG=1";
 
-/// A service manager: the socket, and what came over it.
+/// A service manager: reads the notify socket and records the messages.
 struct Manager {
     received: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
@@ -30,7 +30,7 @@ struct Manager {
 }
 
 impl Manager {
-    fn of(home: &Home) -> Self {
+    fn listen(home: &Home) -> Self {
         let socket = UnixDatagram::bind(home.path("notify")).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let (received, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicBool>::default());
@@ -49,21 +49,21 @@ impl Manager {
         Self { received, stop, reader: Some(reader) }
     }
 
-    /// All assignments so far, in order.
+    /// Returns all assignments so far, in order.
     fn lines(&self) -> Vec<String> {
         self.received.lock().unwrap().iter().flat_map(|message| message.lines().map(str::to_owned)).collect()
     }
 
     fn count(&self, line: &str) -> usize {
-        self.lines().iter().filter(|said| *said == line).count()
+        self.lines().iter().filter(|received| *received == line).count()
     }
 
-    fn eventually_says(&self, line: &str) {
+    fn eventually_receives(&self, line: &str) {
         eventually(line, || (self.count(line) > 0).then_some(()));
     }
 
-    /// Waits for so many further pings.
-    fn pings(&self, many: usize) {
+    /// Waits for so many further watchdog notifications.
+    fn wait_for_pings(&self, many: usize) {
         let before = self.count(PING);
         eventually("pings", || (self.count(PING) >= before + many).then_some(()));
     }
@@ -77,15 +77,15 @@ impl Drop for Manager {
     }
 }
 
-/// A daemon's home with the address of its service manager.
+/// A daemon's home directory, with the address of the service manager in its environment.
 fn managed(wechat: &WeChat) -> Home {
     let home = Home::watching(wechat, "").without_collectors();
     let socket = home.path("notify").to_string_lossy().into_owned();
     home.set("NOTIFY_SOCKET", &socket)
 }
 
-/// One whose watchdog is fed every 0.2 s.
-fn watched(wechat: &WeChat) -> Home {
+/// The same with a watchdog, which the daemon notifies every 0.2 s.
+fn with_watchdog(wechat: &WeChat) -> Home {
     managed(wechat).set("WATCHDOG_USEC", "600000")
 }
 
@@ -93,7 +93,7 @@ fn one_account() -> WeChat {
     WeChat::play(quiet(&[("shop", 1)]))
 }
 
-fn up(daemon: &Process) {
+fn eventually_up(daemon: &Process) {
     let series = "wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}";
     eventually("a good poll", || daemon.metric(series).filter(|up| *up > 0.0));
 }
@@ -102,21 +102,21 @@ fn up(daemon: &Process) {
 fn ready_is_notified_once_pages_answer() {
     let wechat = one_account();
     let home = managed(&wechat);
-    let manager = Manager::of(&home);
+    let manager = Manager::listen(&home);
     let daemon = home.spawn("run");
-    manager.eventually_says("READY=1");
+    manager.eventually_receives("READY=1");
     assert_eq!(daemon.get("/-/ready").status, 200);
-    up(&daemon);
+    eventually_up(&daemon);
     daemon.signal("TERM");
     assert_eq!(daemon.ended().code, Some(0));
     let lines = manager.lines();
     assert!(lines[0].starts_with("STATUS=Starting: "), "{lines:?}");
-    let place = |line: &str| lines.iter().position(|said| said == line);
+    let place = |line: &str| lines.iter().position(|received| received == line);
     assert_eq!(manager.count("READY=1"), 1, "{lines:?}");
     assert_eq!(manager.count("STOPPING=1"), 1, "{lines:?}");
     assert!(place("READY=1") < place("STOPPING=1"), "{lines:?}");
     assert!(lines.last().unwrap().starts_with("STATUS=Draining: "), "{lines:?}");
-    assert_eq!(manager.count(PING), 0, "nobody asked for them: {lines:?}");
+    assert_eq!(manager.count(PING), 0, "no watchdog is configured: {lines:?}");
 }
 
 #[test]
@@ -124,9 +124,9 @@ fn failed_start_is_never_ready() {
     let wechat = one_account();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let home = managed(&wechat).set("KFWATCH__WEB__LISTEN", &taken.local_addr().unwrap().to_string());
-    let manager = Manager::of(&home);
+    let manager = Manager::listen(&home);
     assert_eq!(home.run("run").code, Some(1));
-    manager.eventually_says("STATUS=Starting: opening the store");
+    manager.eventually_receives("STATUS=Starting: opening the store");
     assert_eq!(manager.count("READY=1"), 0);
 }
 
@@ -140,53 +140,54 @@ fn status_line_shows_counts() {
         control.open_session(&appid(0), "kf1@shop", openid, None).unwrap();
     }
     let home = managed(&wechat);
-    let manager = Manager::of(&home);
+    let manager = Manager::listen(&home);
     let _daemon = home.daemon();
-    manager
-        .eventually_says("STATUS=4 kf accounts: 2 ok, 1 unbound, 1 invalid; 2 sessions; events pending: 0");
+    manager.eventually_receives(
+        "STATUS=4 kf accounts: 2 ok, 1 unbound, 1 invalid; 2 sessions; events pending: 0",
+    );
     control.set_kf_state(&appid(0), "kf3@shop", KfState::Bound).unwrap();
-    manager.eventually_says("STATUS=4 kf accounts: 3 ok, 1 invalid; 2 sessions; events pending: 0");
+    manager.eventually_receives("STATUS=4 kf accounts: 3 ok, 1 invalid; 2 sessions; events pending: 0");
 }
 
 #[test]
 fn watchdog_is_notified_while_wechat_hangs() {
     let wechat = WeChat::play(quiet(&[("shop", 20)]));
-    let home = watched(&wechat);
-    let manager = Manager::of(&home);
+    let home = with_watchdog(&wechat);
+    let manager = Manager::listen(&home);
     let daemon = home.daemon();
-    up(&daemon);
+    eventually_up(&daemon);
     wechat
         .control()
         .inject(FaultRule { endpoint: Some(Endpoint::GetSessionList), ..FaultRule::new(Fault::Hang) });
     let blocked = "kfwatch_poll_overruns_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
     eventually("polls that hang", || daemon.metric(blocked).filter(|overruns| *overruns >= 1.0));
-    manager.pings(20);
+    manager.wait_for_pings(20);
     let log = daemon.stderr();
     assert!(!log.contains("has stalled"), "{log}");
-    assert!(log.contains("WatchdogSec"), "an interval this short is warned of: {log}");
+    assert!(log.contains("WatchdogSec"), "the short interval causes a warning: {log}");
 }
 
 #[test]
 fn watchdog_is_notified_during_backoff() {
     let wechat = one_account();
     wechat.control().refuse_address(&appid(0)).unwrap();
-    let home = watched(&wechat);
-    let manager = Manager::of(&home);
+    let home = with_watchdog(&wechat);
+    let manager = Manager::listen(&home);
     let daemon = home.daemon();
     eventually("a refusal", || daemon.stderr().contains("40164").then_some(()));
-    manager.pings(20);
+    manager.wait_for_pings(20);
 }
 
 #[test]
 fn watchdog_is_notified_outside_office_hours() {
     let wechat = one_account();
     let hour = (now().as_second() / 3600 + 12) % 24;
-    let home = watched(&wechat)
+    let home = with_watchdog(&wechat)
         .set("KFWATCH__POLL__SCHEDULE", &format!("* * {hour} * * *"))
         .set("KFWATCH__POLL__TIMEZONE", "UTC");
-    let manager = Manager::of(&home);
+    let manager = Manager::listen(&home);
     let daemon = home.daemon();
-    manager.pings(20);
+    manager.wait_for_pings(20);
     assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0);
     daemon.signal("TERM");
     assert_eq!(daemon.ended().code, Some(0));
@@ -197,7 +198,7 @@ fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-/// Delays every sync of a file to the disk while the file that HANG names is there.
+/// A library that delays every sync of a file while the file named by HANG exists.
 const HANGING_DISK: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -215,7 +216,7 @@ int fdatasync(int fd) { hang(); return syscall(SYS_fdatasync, fd); }
 #[test]
 fn hanging_commit_stops_watchdog_notifications() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
-    let home = watched(&wechat);
+    let home = with_watchdog(&wechat);
     home.write("disk.c", HANGING_DISK);
     let (library, hang) = (home.path("disk.so"), home.path("hang"));
     let built = Command::new("cc")
@@ -226,27 +227,27 @@ fn hanging_commit_stops_watchdog_notifications() {
         .unwrap();
     assert!(built.success());
     let home = home.set("LD_PRELOAD", &library.to_string_lossy()).set("HANG", &hang.to_string_lossy());
-    let manager = Manager::of(&home);
+    let manager = Manager::listen(&home);
     let daemon = home.daemon();
-    up(&daemon);
-    manager.pings(1);
+    eventually_up(&daemon);
+    manager.wait_for_pings(1);
     home.write("hang", "");
     wechat.control().open_session(&appid(0), "kf1@shop", "a", None).unwrap();
     let begun = Instant::now();
-    let said = eventually("the stall in the log", || {
+    let line = eventually("the stall in the log", || {
         daemon.stderr().lines().find(|line| line.contains("has stalled")).map(str::to_owned)
     });
     assert!(begun.elapsed() > Duration::from_secs(25), "{:?}", begun.elapsed());
-    assert!(said.contains("ERROR") && said.contains("the store has committed nothing since"), "{said}");
-    // By then the ticker and the polls of the other kf account have been looked at for as long.
-    assert!(!said.contains("no poll has finished") && !said.contains("schedule"), "{said}");
-    let fed = manager.count(PING);
+    assert!(line.contains("ERROR") && line.contains("the store has committed nothing since"), "{line}");
+    // By then the ticker and the polls of the other kf account have been checked for as long.
+    assert!(!line.contains("no poll has finished") && !line.contains("schedule"), "{line}");
+    let notified = manager.count(PING);
     eventually("the status line", || {
         manager.lines().into_iter().find(|line| line.starts_with("STATUS=Polling has stalled: "))
     });
-    assert!(manager.count(PING) <= fed + 1, "one may have been under way");
+    assert!(manager.count(PING) <= notified + 1, "one may have been in flight");
     fs::remove_file(hang).unwrap();
-    manager.pings(5);
+    manager.wait_for_pings(5);
     let log = daemon.stderr();
     assert_eq!(log.matches("has stalled").count(), 1, "{log}");
     assert!(log.contains("Polling makes progress again"), "{log}");
@@ -255,33 +256,33 @@ fn hanging_commit_stops_watchdog_notifications() {
 #[test]
 fn vanished_notify_socket_is_harmless() {
     let wechat = one_account();
-    let home = watched(&wechat);
-    let manager = Manager::of(&home);
+    let home = with_watchdog(&wechat);
+    let manager = Manager::listen(&home);
     let daemon = home.daemon();
-    manager.pings(1);
+    manager.wait_for_pings(1);
     drop(manager);
     fs::remove_file(home.path("notify")).unwrap();
-    outlives(&wechat, daemon);
+    assert_daemon_continues(&wechat, daemon);
 }
 
 #[test]
-fn deaf_service_manager_is_harmless() {
+fn unread_notify_socket_is_harmless() {
     let wechat = one_account();
-    let home = watched(&wechat);
+    let home = with_watchdog(&wechat);
     let _socket = UnixDatagram::bind(home.path("notify")).unwrap();
     let daemon = home.daemon();
-    outlives(&wechat, daemon);
+    assert_daemon_continues(&wechat, daemon);
 }
 
 #[test]
 fn unsupported_abstract_socket_is_harmless() {
     let wechat = one_account();
-    let daemon = watched(&wechat).set("NOTIFY_SOCKET", "@kfwatch-test").daemon();
-    outlives(&wechat, daemon);
+    let daemon = with_watchdog(&wechat).set("NOTIFY_SOCKET", "@kfwatch-test").daemon();
+    assert_daemon_continues(&wechat, daemon);
 }
 
-/// The daemon warns once, goes on, and ends in good order.
-fn outlives(wechat: &WeChat, daemon: Process) {
+/// Asserts that the daemon warns once, continues to poll, and exits with code 0.
+fn assert_daemon_continues(wechat: &WeChat, daemon: Process) {
     let warnings = |log: &str| log.matches("The service manager could not be notified").count();
     eventually("a warning", || (warnings(&daemon.stderr()) > 0).then_some(()));
     let polls = wechat.control().requests(Endpoint::GetSessionList);

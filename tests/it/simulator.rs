@@ -1,4 +1,4 @@
-//! The simulated WeChat API, as its clients see it: byte by byte over a plain connection.
+//! The simulated WeChat API as clients see it: requests and responses over a plain connection.
 
 mod agents;
 mod answers;

@@ -1,5 +1,4 @@
-//! What an operator does about sinks: look how they stand, resume, replay, and deal with dead letters; while the daemon runs, and
-//! while none does.
+//! Commands for sinks: show their state, resume, replay, and retry or drop dead letters, with and without a running daemon.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -21,7 +20,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(answer: impl FnMut(&Delivery) -> Answer + Send + 'static) -> Self {
+    fn new(answer: impl FnMut(&Delivery) -> Answer + Send + 'static) -> Self {
         let wechat = WeChat::play(quiet(&[("shop", 3)]));
         let receiver = Receiver::start();
         receiver.answer(answer);
@@ -37,33 +36,33 @@ impl Stage {
         delivery::open(&self.control(), kf_account, openid);
     }
 
-    /// What stands in the configuration instead of its part on the store.
+    /// Adds a table `[store]` with these keys to the configuration.
     fn with_store(self, keys: &str) -> Self {
         let configuration = std::fs::read_to_string(self.home.path("config.toml")).unwrap();
         self.home.write("config.toml", &format!("{configuration}\n[store]\n{keys}\n"));
         self
     }
 
-    /// Has the daemon stop the sink, whose receiver refuses the first event for good.
-    fn stop(&self, daemon: &Process) {
+    /// Makes the daemon stop the sink: the receiver rejects the first event.
+    fn stop_sink(&self, daemon: &Process) {
         self.open("kf1@shop", "oA");
         eventually_is(daemon, "stopped", 1.0);
     }
 
-    /// The same, while the store refuses to remember stops, as a full disk does at a bad moment. Gives the store.
-    fn stop_in_vain(&self, daemon: &Process) -> rusqlite::Connection {
+    /// The same while the store cannot record stops, as with a full disk. Returns a connection to the store.
+    fn stop_sink_unstored(&self, daemon: &Process) -> rusqlite::Connection {
         let store = self.store();
-        store.execute_batch(FORGETFUL).unwrap();
-        self.stop(daemon);
+        store.execute_batch(REJECT_STOPS).unwrap();
+        self.stop_sink(daemon);
         store
     }
 
-    /// The store, with or without a daemon beside.
+    /// Opens the store; a daemon may run at the same time.
     fn store(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.home.path("kfwatch.db")).unwrap()
     }
 
-    /// A command that must succeed.
+    /// Runs a command that must succeed.
     fn run(&self, arguments: &str) -> Ended {
         let ended = self.home.run(arguments);
         assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -91,19 +90,19 @@ fn rows(ended: &Ended) -> Vec<Value> {
     ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn of_crm(daemon: &Process, name: &str) -> Option<f64> {
+fn crm_metric(daemon: &Process, name: &str) -> Option<f64> {
     daemon.metric(&format!("kfwatch_sink_{name}{{sink=\"crm\"}}"))
 }
 
 fn eventually_is(daemon: &Process, name: &str, value: f64) {
-    eventually(name, || of_crm(daemon, name).filter(|found| (found - value).abs() < 0.5));
+    eventually(name, || crm_metric(daemon, name).filter(|found| (found - value).abs() < 0.5));
 }
 
 fn openid(delivery: &Delivery) -> String {
     delivery.json()["data"]["openid"].as_str().unwrap().to_owned()
 }
 
-/// 422 for whom the prefix names, until told otherwise.
+/// Answers 422 for customers with the prefix "oBad", 204 for others.
 fn refuse_bad(delivery: &Delivery) -> Answer {
     if openid(delivery).starts_with("oBad") {
         Answer::Status(422, String::new(), "no such field".to_owned())
@@ -114,7 +113,7 @@ fn refuse_bad(delivery: &Delivery) -> Answer {
 
 #[test]
 fn sinks_shows_state_and_problem_of_each_sink() {
-    let mut stage = Stage::set(|_| Answer::status(204));
+    let mut stage = Stage::new(|_| Answer::status(204));
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oA");
     stage.eventually_confirmed(1);
@@ -127,7 +126,7 @@ fn sinks_shows_state_and_problem_of_each_sink() {
     stage.receiver.kill();
     stage.open("kf1@shop", "oB");
     eventually("a failure", || {
-        of_crm(&daemon, "delivery_failures_total").filter(|failures| *failures >= 1.0)
+        crm_metric(&daemon, "delivery_failures_total").filter(|failures| *failures >= 1.0)
     });
     let sinks = stage.sinks();
     assert_eq!([&sinks[0]["state"], &sinks[0]["pending_events"]], [&Value::from("failing"), &Value::from(1)]);
@@ -145,9 +144,9 @@ fn sinks_shows_state_and_problem_of_each_sink() {
 
 #[test]
 fn stopped_sink_is_resumed_by_running_daemon() {
-    let stage = Stage::set(|_| Answer::status(410));
+    let stage = Stage::new(|_| Answer::status(410));
     let daemon = stage.home.daemon();
-    stage.stop(&daemon);
+    stage.stop_sink(&daemon);
     stage.open("kf2@shop", "oB");
     eventually_is(&daemon, "pending_events", 2.0);
     let table = stage.run("sinks").stdout;
@@ -158,16 +157,16 @@ fn stopped_sink_is_resumed_by_running_daemon() {
     assert_eq!(stage.run("sinks resume crm").stdout, "crm: resumed, with 2 events to deliver\n");
     stage.eventually_confirmed(2);
     eventually_is(&daemon, "pending_events", 0.0);
-    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0));
+    assert_eq!(crm_metric(&daemon, "stopped"), Some(0.0));
     stage.open("kf1@shop", "oC");
     stage.eventually_confirmed(3);
 }
 
 #[test]
 fn stopped_sink_is_resumed_without_daemon() {
-    let stage = Stage::set(|_| Answer::status(410));
+    let stage = Stage::new(|_| Answer::status(410));
     let daemon = stage.home.daemon();
-    stage.stop(&daemon);
+    stage.stop_sink(&daemon);
     daemon.terminate();
     stage.receiver.answer(|_| Answer::status(204));
     stage.run("sinks resume crm");
@@ -176,15 +175,15 @@ fn stopped_sink_is_resumed_without_daemon() {
     eventually_is(&daemon, "stopped", 0.0);
 }
 
-/// Lets the store refuse to remember stops.
-const FORGETFUL: &str = "CREATE TRIGGER forgetful BEFORE UPDATE OF stopped_reason ON sinks
+/// Makes the store fail to record stops.
+const REJECT_STOPS: &str = "CREATE TRIGGER reject_stops BEFORE UPDATE OF stopped_reason ON sinks
                          BEGIN SELECT RAISE(ABORT, 'no room'); END";
 
 #[test]
 fn unstored_stop_is_shown_and_stored_later() {
-    let stage = Stage::set(|_| Answer::status(410));
+    let stage = Stage::new(|_| Answer::status(410));
     let daemon = stage.home.daemon();
-    let store = stage.stop_in_vain(&daemon);
+    let store = stage.stop_sink_unstored(&daemon);
     let sinks = stage.sinks();
     assert_eq!(
         [&sinks[0]["state"], &sinks[0]["stopped_reason"]],
@@ -200,32 +199,32 @@ fn unstored_stop_is_shown_and_stored_later() {
     assert_eq!(stored_reason(), None);
     let refused = stage.home.run("sinks resume crm");
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "what cannot be resumed stays stopped");
+    assert_eq!(crm_metric(&daemon, "stopped"), Some(1.0), "a failed resume leaves it stopped");
 
-    store.execute_batch("DROP TRIGGER forgetful").unwrap();
+    store.execute_batch("DROP TRIGGER reject_stops").unwrap();
     assert_eq!(eventually("the stop in the store", stored_reason), "the receiver answers 410 Gone");
     drop(daemon); // kill -9
     let daemon = stage.home.daemon();
-    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "a restart does not forget");
+    assert_eq!(crm_metric(&daemon, "stopped"), Some(1.0), "a restart keeps the stop");
     assert_eq!(stage.receiver.received().len(), 1);
 }
 
 #[test]
 fn unstored_stop_is_resumed_normally() {
-    let stage = Stage::set(|_| Answer::status(410));
+    let stage = Stage::new(|_| Answer::status(410));
     let daemon = stage.home.daemon();
-    let store = stage.stop_in_vain(&daemon);
+    let store = stage.stop_sink_unstored(&daemon);
     stage.receiver.answer(|_| Answer::status(204));
-    store.execute_batch("DROP TRIGGER forgetful").unwrap();
+    store.execute_batch("DROP TRIGGER reject_stops").unwrap();
     stage.run("sinks resume crm");
     stage.eventually_confirmed(1);
-    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0));
+    assert_eq!(crm_metric(&daemon, "stopped"), Some(0.0));
     assert_eq!(stage.sinks()[0]["stopped_reason"], Value::Null);
 }
 
 #[test]
 fn replay_delivers_same_events_again() {
-    let stage = Stage::set(|_| Answer::status(204));
+    let stage = Stage::new(|_| Answer::status(204));
     let daemon = stage.home.daemon();
     for openid in ["oA", "oB", "oC"] {
         stage.open("kf1@shop", openid);
@@ -252,7 +251,7 @@ fn replay_delivers_same_events_again() {
 
 #[test]
 fn crashed_replay_is_finished() {
-    let stage = Stage::set(|_| Answer::status(204));
+    let stage = Stage::new(|_| Answer::status(204));
     let daemon = stage.home.daemon();
     for n in 0..20 {
         stage.open("kf1@shop", &format!("o{n}"));
@@ -276,7 +275,7 @@ fn crashed_replay_is_finished() {
 
 #[test]
 fn running_daemon_shows_retries_and_drops_dead_letters() {
-    let stage = Stage::set(refuse_bad);
+    let stage = Stage::new(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBadA");
     stage.open("kf2@shop", "oBadB");
@@ -301,7 +300,7 @@ fn running_daemon_shows_retries_and_drops_dead_letters() {
     assert_eq!(
         (stage.dead().len(), stage.receiver.received().len()),
         (2, attempts + 2),
-        "once, not five times"
+        "one attempt each, not five"
     );
 
     stage.receiver.answer(|_| Answer::status(204));
@@ -315,14 +314,14 @@ fn running_daemon_shows_retries_and_drops_dead_letters() {
     stage.open("kf3@shop", "oBadC");
     eventually_is(&daemon, "dead_letters", 1.0);
     assert_eq!(stage.run("events dead --sink crm --drop").stdout, "crm: 1 dead letters dropped\n");
-    assert_eq!((stage.dead().len(), of_crm(&daemon, "dead_letters")), (0, Some(0.0)));
+    assert_eq!((stage.dead().len(), crm_metric(&daemon, "dead_letters")), (0, Some(0.0)));
     stage.open("kf3@shop", "oD");
     stage.eventually_confirmed(3);
 }
 
 #[test]
 fn replay_clears_delivered_dead_letter() {
-    let stage = Stage::set(refuse_bad);
+    let stage = Stage::new(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBadA");
     eventually_is(&daemon, "dead_letters", 1.0);
@@ -335,14 +334,16 @@ fn replay_clears_delivered_dead_letter() {
 
 #[test]
 fn retried_dead_letters_survive_crash_and_receiver_outage() {
-    let mut stage = Stage::set(refuse_bad);
+    let mut stage = Stage::new(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
     eventually_is(&daemon, "dead_letters", 1.0);
     stage.receiver.kill();
     stage.run("events dead --sink crm --retry");
-    let failures = of_crm(&daemon, "delivery_failures_total").unwrap();
-    eventually("an attempt", || of_crm(&daemon, "delivery_failures_total").filter(|count| *count > failures));
+    let failures = crm_metric(&daemon, "delivery_failures_total").unwrap();
+    eventually("an attempt", || {
+        crm_metric(&daemon, "delivery_failures_total").filter(|count| *count > failures)
+    });
     drop(daemon); // kill -9
     stage.receiver.answer(|_| Answer::status(204));
     stage.receiver.revive();
@@ -353,11 +354,11 @@ fn retried_dead_letters_survive_crash_and_receiver_outage() {
 
 #[test]
 fn retried_dead_letter_keeps_order_of_its_kf_account() {
-    let stage = Stage::set(refuse_bad);
+    let stage = Stage::new(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
     eventually_is(&daemon, "dead_letters", 1.0);
-    // What is under way in the kf account never ends, and another kf account goes on.
+    // The delivery in flight for the kf account is slow.
     stage.receiver.answer(|delivery| match openid(delivery).as_str() {
         "oHangs" => Answer::Slow(Duration::from_millis(700)),
         _ => Answer::status(204),
@@ -374,7 +375,7 @@ fn retried_dead_letter_keeps_order_of_its_kf_account() {
 
 #[test]
 fn command_to_hanging_sink_delays_only_that_sink() {
-    let mut stage = Stage::set(|_| Answer::Hang);
+    let mut stage = Stage::new(|_| Answer::Hang);
     let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
     let other = Receiver::start();
     let patient = configuration.replace("timeout = \"2s\"", "timeout = \"10m\"");
@@ -382,35 +383,35 @@ fn command_to_hanging_sink_delays_only_that_sink() {
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oA");
     eventually("the attempt that hangs", || (!stage.receiver.received().is_empty()).then_some(()));
-    eventually("the other one's", || (other.confirmed() >= 1).then_some(()));
-    let mut orders = ["events replay --sink crm --since 1h", "sinks resume crm"].map(|order| {
-        let given = stage.home.spawn(order);
-        eventually("the order", || (times_ordered(&daemon, "sink: \"crm\"") >= 1).then_some(()));
-        given
+    eventually("the event at the other receiver", || (other.confirmed() >= 1).then_some(()));
+    let mut commands = ["events replay --sink crm --since 1h", "sinks resume crm"].map(|command| {
+        let spawned = stage.home.spawn(command);
+        eventually("the command in the log", || (times_logged(&daemon, "sink: \"crm\"") >= 1).then_some(()));
+        spawned
     });
     stage.run("sinks");
     stage.run("events dead --sink crm");
     stage.run("sinks resume other");
     stage.run("events replay --sink other --since 1h");
     eventually("the event once more", || (other.confirmed() >= 2).then_some(()));
-    assert!(orders.iter_mut().all(Process::is_running), "they wait for the receiver that hangs");
-    assert_eq!(times_ordered(&daemon, "sink: \"crm\""), 1 + 1, "looked at once, and ordered once by now");
+    assert!(commands.iter_mut().all(Process::is_running), "they wait for the receiver that hangs");
+    assert_eq!(times_logged(&daemon, "sink: \"crm\""), 1 + 1, "shown once, and one command so far");
     stage.receiver.kill();
-    for order in orders {
-        let ended = order.ended();
+    for command in commands {
+        let ended = command.ended();
         assert_eq!(ended.code, Some(0), "{ended:?}");
     }
 }
 
-/// How many commands were begun that name this.
-fn times_ordered(daemon: &Process, what: &str) -> usize {
+/// Counts the control commands in the log that contain this text.
+fn times_logged(daemon: &Process, what: &str) -> usize {
     let log = daemon.stderr();
     log.lines().filter(|line| line.contains("Running a control command") && line.contains(what)).count()
 }
 
 #[test]
 fn unknown_sink_is_refused_with_known_names() {
-    let stage = Stage::set(|_| Answer::status(204));
+    let stage = Stage::new(|_| Answer::status(204));
     let ended = stage.home.run("sinks resume crm");
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("start the daemon first"), "{ended:?}");
@@ -429,7 +430,7 @@ fn unknown_sink_is_refused_with_known_names() {
 
 #[test]
 fn sinks_command_locks_and_changes_nothing() {
-    let stage = Stage::set(refuse_bad);
+    let stage = Stage::new(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
     eventually_is(&daemon, "dead_letters", 1.0);
@@ -437,33 +438,37 @@ fn sinks_command_locks_and_changes_nothing() {
     let epoch =
         || -> i64 { stage.store().query_row("SELECT epoch FROM lease", [], |row| row.get(0)).unwrap() };
     let before = epoch();
-    // As a daemon has it that starts at this moment.
+    // The lock of a daemon that is just starting.
     let lock =
         std::fs::File::options().read(true).write(true).open(stage.home.path("kfwatch.db-lock")).unwrap();
     lock.try_lock().unwrap();
     assert_eq!(stage.sinks()[0]["dead_letters"], 1);
     assert_eq!(stage.dead().len(), 1);
-    for order in ["sinks resume crm", "events dead --sink crm --drop", "events replay --sink crm --since 1h"]
+    for command in
+        ["sinks resume crm", "events dead --sink crm --drop", "events replay --sink crm --since 1h"]
     {
-        let refused = stage.home.run(order);
-        assert_eq!(refused.code, Some(1), "{order}: {refused:?}");
-        assert!(refused.stderr.contains("nobody listens on its control socket"), "{order}: {refused:?}");
+        let refused = stage.home.run(command);
+        assert_eq!(refused.code, Some(1), "{command}: {refused:?}");
+        assert!(refused.stderr.contains("nobody listens on its control socket"), "{command}: {refused:?}");
     }
     drop(lock);
-    assert_eq!(epoch(), before, "nobody owned the store meanwhile");
+    assert_eq!(epoch(), before, "no process took the lease meanwhile");
 }
 
 #[test]
 fn sinks_command_does_not_migrate_older_store() {
-    let stage = Stage::set(|_| Answer::status(204));
+    let stage = Stage::new(|_| Answer::status(204));
     let store = stage.store();
     store.execute_batch("PRAGMA journal_mode = WAL").unwrap();
     store.execute_batch(include_str!("store/version_1.sql")).unwrap();
     store.execute_batch("PRAGMA application_id = 0x6b667761; PRAGMA user_version = 1").unwrap();
-    for look in ["sinks", "events dead --sink crm"] {
-        let refused = stage.home.run(look);
-        assert_eq!(refused.code, Some(1), "{look}: {refused:?}");
-        assert!(refused.stderr.contains("start the daemon once, which migrates it"), "{look}: {refused:?}");
+    for command in ["sinks", "events dead --sink crm"] {
+        let refused = stage.home.run(command);
+        assert_eq!(refused.code, Some(1), "{command}: {refused:?}");
+        assert!(
+            refused.stderr.contains("start the daemon once, which migrates it"),
+            "{command}: {refused:?}"
+        );
     }
     let version: i64 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
     assert_eq!((version, stage.home.path("kfwatch.db-backup-v1").exists()), (1, false));
@@ -471,7 +476,7 @@ fn sinks_command_does_not_migrate_older_store() {
 
 #[test]
 fn removed_sink_keeps_its_cursor() {
-    let stage = Stage::set(|_| Answer::status(204));
+    let stage = Stage::new(|_| Answer::status(204));
     let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oA");
@@ -490,14 +495,14 @@ fn removed_sink_keeps_its_cursor() {
     daemon.terminate();
     stage.home.write("config.toml", &configuration);
     let _daemon = stage.home.daemon();
-    // oA once more, and oB, which came while its name was wrong.
+    // oA again, and oB, which was observed while the sink's name was wrong.
     stage.eventually_confirmed(4);
 }
 
 #[test]
 fn full_event_log_suspends_the_slowest_sink() {
     const BOUND: u64 = 16 << 20;
-    let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    let mut stage = Stage::new(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
     let file = "[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = \"events.jsonl\"";
     let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
     stage.home.write("config.toml", &format!("{configuration}\n{file}\n"));
@@ -513,15 +518,15 @@ fn full_event_log_suspends_the_slowest_sink() {
 
     let daemon = stage.home.daemon();
     eventually_is(&daemon, "suspended", 1.0);
-    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0));
-    eventually("room", || daemon.stderr().contains("the oldest events were removed").then_some(()));
+    assert_eq!(crm_metric(&daemon, "stopped"), Some(1.0));
+    eventually("the pruning", || daemon.stderr().contains("the oldest events were removed").then_some(()));
     assert!(
         daemon.stderr().contains("mend the sink, and run \"kfwatch sinks resume crm\""),
         "{}",
         daemon.stderr()
     );
     assert_eq!(daemon.metric("kfwatch_sink_suspended{sink=\"file\"}"), Some(0.0));
-    let lost = of_crm(&daemon, "lost_events_total").unwrap();
+    let lost = crm_metric(&daemon, "lost_events_total").unwrap();
     assert!(lost > 0.0 && lost < events as f64 / 2.0, "{lost} of {events}: no more than is needed");
     let table = stage.run("sinks").stdout;
     assert!(table.contains("suspended: it lagged most"), "{table}");
@@ -539,10 +544,13 @@ fn full_event_log_suspends_the_slowest_sink() {
     let rest = events as usize - lost as usize;
     stage.eventually_confirmed(rest);
     eventually_is(&daemon, "pending_events", 0.0);
-    assert_eq!((of_crm(&daemon, "suspended"), of_crm(&daemon, "lost_events_total")), (Some(0.0), Some(lost)));
-    assert_eq!(stage.confirmed().len(), rest, "what it missed and what it got is all there was");
+    assert_eq!(
+        (crm_metric(&daemon, "suspended"), crm_metric(&daemon, "lost_events_total")),
+        (Some(0.0), Some(lost))
+    );
+    assert_eq!(stage.confirmed().len(), rest, "lost and delivered events are all events");
     let lines = std::fs::read_to_string(stage.home.path("events.jsonl")).unwrap().lines().count();
-    assert_eq!(lines, events as usize, "the other one missed nothing");
+    assert_eq!(lines, events as usize, "the other sink missed nothing");
     daemon.terminate();
     assert_eq!(stage.sinks()[1]["lost_events"], 0);
 }
@@ -550,7 +558,7 @@ fn full_event_log_suspends_the_slowest_sink() {
 #[test]
 fn kill_between_suspension_and_pruning_loses_nothing_silently() {
     const BOUND: u64 = 16 << 20;
-    let mut stage = Stage::set(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    let mut stage = Stage::new(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
     stage.receiver.kill();
     stage.open("kf1@shop", "oA");
     let daemon = stage.home.daemon();
@@ -562,15 +570,16 @@ fn kill_between_suspension_and_pruning_loses_nothing_silently() {
         store.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).unwrap() as usize
     };
     let all = events();
-    let not_yet = "CREATE TRIGGER not_yet BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'not yet'); END";
-    store.execute_batch(not_yet).unwrap();
+    let reject_pruning =
+        "CREATE TRIGGER reject_pruning BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'not yet'); END";
+    store.execute_batch(reject_pruning).unwrap();
 
     let daemon = stage.home.daemon();
     eventually_is(&daemon, "suspended", 1.0);
     eventually("the pruning", || daemon.stderr().contains("No room made in the store").then_some(()));
     drop(daemon); // kill -9
     assert_eq!(events(), all, "the suspension is stored, and nothing is removed yet");
-    store.execute_batch("DROP TRIGGER not_yet").unwrap();
+    store.execute_batch("DROP TRIGGER reject_pruning").unwrap();
     let suspended = &stage.sinks()[0];
     assert_eq!(
         [&suspended["state"], &suspended["lost_events"]],
@@ -578,8 +587,8 @@ fn kill_between_suspension_and_pruning_loses_nothing_silently() {
     );
 
     let daemon = stage.home.daemon();
-    eventually("room", || daemon.stderr().contains("the oldest events were removed").then_some(()));
-    let lost = of_crm(&daemon, "lost_events_total").unwrap() as usize;
+    eventually("the pruning", || daemon.stderr().contains("the oldest events were removed").then_some(()));
+    let lost = crm_metric(&daemon, "lost_events_total").unwrap() as usize;
     assert!(lost > 0 && lost < all / 2, "{lost} of {all}: no more than is needed");
     assert_eq!(events(), all - lost);
     stage.receiver.revive();
@@ -588,13 +597,13 @@ fn kill_between_suspension_and_pruning_loses_nothing_silently() {
     eventually_is(&daemon, "pending_events", 0.0);
     let confirmed: HashSet<String> =
         stage.confirmed().iter().map(|delivery| delivery.id().to_owned()).collect();
-    assert_eq!(confirmed.len(), all - lost, "what it missed and what it got is all there was");
-    assert_eq!(of_crm(&daemon, "lost_events_total"), Some(lost as f64));
+    assert_eq!(confirmed.len(), all - lost, "lost and delivered events are all events");
+    assert_eq!(crm_metric(&daemon, "lost_events_total"), Some(lost as f64));
 }
 
 #[test]
 fn too_many_dead_letters_stop_the_sink() {
-    let stage = Stage::set(refuse_bad);
+    let stage = Stage::new(refuse_bad);
     let daemon = stage.home.daemon();
     stage.open("kf1@shop", "oBad");
     eventually_is(&daemon, "dead_letters", 1.0);
@@ -612,14 +621,14 @@ fn too_many_dead_letters_stop_the_sink() {
     eventually_is(&daemon, "pending_events", 1.0);
     let table = stage.run("sinks").stdout;
     assert!(table.contains("stopped: it has 10000 dead letters, and no more are kept"), "{table}");
-    let failures = || of_crm(&daemon, "delivery_failures_total").unwrap();
+    let failures = || crm_metric(&daemon, "delivery_failures_total").unwrap();
     let before = failures();
     stage.run("events dead --sink crm --retry");
     stage.run("sinks resume crm");
-    eventually("two that are refused again", || (failures() >= before + 2.0).then_some(()));
+    eventually("two attempts that are rejected again", || (failures() >= before + 2.0).then_some(()));
     stage.open("kf3@shop", "oBetter");
     stage.eventually_confirmed(2);
-    assert_eq!(of_crm(&daemon, "stopped"), Some(0.0), "they are no more than before");
+    assert_eq!(crm_metric(&daemon, "stopped"), Some(0.0), "there are no more dead letters than before");
     stage.run("events dead --sink crm --drop");
     eventually_is(&daemon, "dead_letters", 0.0);
     stage.open("kf1@shop", "oBest");
@@ -630,7 +639,7 @@ fn too_many_dead_letters_stop_the_sink() {
 fn commands_and_kills_lose_and_reorder_no_event() {
     let mut random = fastrand::Rng::with_seed(11);
     let mut faults = random.fork();
-    let stage = Stage::set(move |_| match faults.u8(0..20) {
+    let stage = Stage::new(move |_| match faults.u8(0..20) {
         0 if faults.bool() => Answer::status(410),
         1..=6 => Answer::status(422),
         7 => Answer::status(500),
@@ -664,13 +673,15 @@ fn commands_and_kills_lose_and_reorder_no_event() {
     let daemon = stage.home.daemon();
     stage.receiver.answer(|_| Answer::status(204));
     stage.run("sinks resume crm");
-    eventually("every session", || (rows(&stage.run("events --format json")).len() >= opened).then_some(()));
-    eventually("everything", || {
-        if of_crm(&daemon, "dead_letters") > Some(0.0) {
+    eventually("an event of every session", || {
+        (rows(&stage.run("events --format json")).len() >= opened).then_some(())
+    });
+    eventually("all events delivered", || {
+        if crm_metric(&daemon, "dead_letters") > Some(0.0) {
             stage.run("events dead --sink crm --retry");
         }
-        let is_done =
-            of_crm(&daemon, "dead_letters") == Some(0.0) && of_crm(&daemon, "pending_events") == Some(0.0);
+        let is_done = crm_metric(&daemon, "dead_letters") == Some(0.0)
+            && crm_metric(&daemon, "pending_events") == Some(0.0);
         is_done.then_some(())
     });
     let log = EventLog::of(&stage.home);

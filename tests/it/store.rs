@@ -1,4 +1,4 @@
-//! What the store promises: the contract that every backend keeps, and what holds for the SQLite file.
+//! The store: the contract of every backend, and tests of the SQLite file.
 
 #[macro_use]
 mod contract;

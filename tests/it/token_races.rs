@@ -1,8 +1,8 @@
-//! Tokens that others fight over, that are refused though they are good, or that cannot be had: kfwatch goes on polling
-//! where anybody could, asks for a token once in ten seconds at most, also across crashes, and no session ends by it.
+//! Competing token fetches, refused tokens and token outages: polling continues where it can, an official account fetches at
+//! most one token in ten seconds (also across crashes), and no session ends because of it.
 //!
-//! How the client keeps, drops and shares tokens is shown call by call in `tests/wechat.rs` and `tests/tokens.rs`; here
-//! are whole polls by the clock of a script, and crashes of the real program.
+//! `wechat.rs` and `tokens` test single calls; this module tests whole polls with a scripted clock, and crashes of the real
+//! program.
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The least time between two token fetches of an official account.
-const FLOOR_MS: i64 = 10_000;
+/// The minimum time between two token fetches of an official account.
+const MIN_FETCH_INTERVAL_MS: i64 = 10_000;
 
-/// One official account with this source of tokens; each of its kf accounts has a customer who stays.
+/// Sets up an official account with this token source. Each of its kf accounts has one session, which stays open.
 async fn shop(source: &str, kf_accounts: usize, schedule: &str) -> Stage {
     let customers = CustomerFlow { initial: 1, ..CustomerFlow::default() };
     let scenario = Scenario { customers, ..quiet(&[("shop", kf_accounts)]) };
@@ -44,22 +44,24 @@ async fn shop(source: &str, kf_accounts: usize, schedule: &str) -> Stage {
     .await
 }
 
-/// When tokens were fetched. Asserts that they were fetched no more often than once in [`FLOOR_MS`].
+/// Returns when tokens were fetched. Asserts that no two fetches were closer than [`MIN_FETCH_INTERVAL_MS`].
 fn fetches(control: &Control, endpoint: Endpoint) -> Vec<i64> {
-    // The interval is kept where calls are sent. On a busy machine a call may arrive some seconds after it was sent.
+    // The interval applies to when calls are sent. On a busy machine a call may arrive some seconds after it was sent.
     const LATEST_MS: i64 = 5_000;
 
     let calls = control.token_calls();
     let at: Vec<i64> = calls.iter().filter(|call| call.endpoint == endpoint).map(|call| call.at_ms).collect();
     let too_soon = (0..at.len()).flat_map(|first| (first + 1..at.len()).map(move |last| [first, last]));
     let too_soon = too_soon
-        .filter(|[first, last]| at[*last] - at[*first] < FLOOR_MS * (last - first) as i64 - LATEST_MS)
+        .filter(|[first, last]| {
+            at[*last] - at[*first] < MIN_FETCH_INTERVAL_MS * (last - first) as i64 - LATEST_MS
+        })
         .count();
     assert_eq!(too_soon, 0, "fetched at {at:?}");
     at
 }
 
-/// When a poll of this kf account was answered well.
+/// Returns when the successful polls of this kf account were received.
 fn good_polls(stage: &Stage, kf_account: &str) -> Vec<i64> {
     let polls = stage.ledger().polls;
     let good = polls
@@ -68,8 +70,8 @@ fn good_polls(stage: &Stage, kf_account: &str) -> Vec<i64> {
     good.map(|poll| poll.received_at_ms).collect()
 }
 
-/// All events but the starts of the baseline: types, and states of state changes.
-async fn news(stage: &Stage) -> Vec<String> {
+/// Returns the type of each event that does not belong to the baseline, with the states of a state change.
+async fn events_after_baseline(stage: &Stage) -> Vec<String> {
     let short = |event: &Event| {
         let [kind, from, to] = ["/type", "/data/from", "/data/to"].map(|pointer| event.text(pointer));
         (event.json["data"]["baseline"] != true).then(|| format!("{kind} {from}>{to}"))
@@ -77,7 +79,7 @@ async fn news(stage: &Stage) -> Vec<String> {
     stage.events().await.values().flatten().filter_map(short).collect()
 }
 
-fn at_session_lists(fault: Fault, probability: f64) -> FaultRule {
+fn session_list_fault(fault: Fault, probability: f64) -> FaultRule {
     let probability = Some(probability);
     FaultRule { endpoint: Some(Endpoint::GetSessionList), probability, ..FaultRule::new(fault) }
 }
@@ -95,13 +97,13 @@ async fn competing_classic_token_fetches_do_not_stop_polls() {
     let good = good_polls(&stage, "kf1@shop");
     let longest = good.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     println!(
-        "meddled: {fetched} fetches of {ceiling}, {} good polls, at most {longest} ms apart",
+        "competing fetches: {fetched} fetches of {ceiling}, {} good polls, at most {longest} ms apart",
         good.len()
     );
     assert!(good.len() >= 60 && longest <= 60_000, "{} good polls, {longest} ms apart", good.len());
     let replaced = stage.metric("kfwatch_token_replaced_total{official_account=\"shop\"}").unwrap();
     assert!(replaced >= 0.9 * fetched as f64, "{replaced} of {fetched} noticed");
-    assert_eq!(news(&stage).await, [""; 0]);
+    assert_eq!(events_after_baseline(&stage).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -109,7 +111,7 @@ async fn occasional_token_refusals_cost_only_those_polls() {
     let mut stage = shop("stable", 10, "*/15 * * * * *").await;
     stage.play(MINUTE).await;
     let before = stage.ledger().polls.len();
-    stage.control.inject(at_session_lists(Fault::Errcode(40001), 0.1));
+    stage.control.inject(session_list_fault(Fault::Errcode(40001), 0.1));
     stage.play(HOUR).await;
     let polls = &stage.ledger().polls[before..];
     let refused = polls.iter().filter(|poll| poll.answer == Answered::Refused(40001)).count();
@@ -117,10 +119,10 @@ async fn occasional_token_refusals_cost_only_those_polls() {
     assert_eq!(polls.len(), 10 * 240, "each kf account at each tick");
     assert!((120..=360).contains(&refused), "{refused} refused");
     let fetched = fetches(&stage.control, Endpoint::StableToken).len();
-    println!("refused {refused} times though current: {fetched} fetches in an hour of 241 ticks");
+    println!("current token refused {refused} times: {fetched} fetches in an hour of 241 ticks");
     assert!(fetched <= 1 + 241, "{fetched}: once a tick at most");
     assert_eq!(stage.metric("kfwatch_token_replaced_total{official_account=\"shop\"}"), Some(0.0));
-    assert_eq!(news(&stage).await, [""; 0]);
+    assert_eq!(events_after_baseline(&stage).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -135,7 +137,7 @@ async fn expired_token_of_thousand_accounts_is_fetched_once() {
     assert_eq!(good, 1000, "each poll is repeated with the new token");
     assert!(polls.len() <= 2000, "{}: repeated once", polls.len());
     assert_eq!(fetches(&stage.control, Endpoint::StableToken).len(), 2);
-    assert_eq!(news(&stage).await, [""; 0]);
+    assert_eq!(events_after_baseline(&stage).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -152,18 +154,18 @@ async fn token_endpoint_outage_respects_backoff_and_recovers() {
             let before = fetches(&stage.control, endpoint).len();
             stage.play(HOUR).await;
             let fetched = fetches(&stage.control, endpoint).len() - before;
-            // One kf account: a call a minute once the wait has grown, which takes six calls. Many: one a tick.
+            // One kf account: six calls while its backoff grows, then one a minute. Many kf accounts: one call a tick.
             let ceiling = if kf_accounts == 1 { 6 + 60 } else { 240 };
-            println!("down ({named}): {fetched} calls of {ceiling}");
+            println!("outage ({named}): {fetched} calls of {ceiling}");
             assert!((50..=ceiling).contains(&fetched), "{named}: {fetched} of {ceiling}");
             stage.control.clear_faults();
             stage.play(75 * SECOND).await;
             let up = stage.metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}");
-            assert_eq!(up, Some(1.0), "{named}: by itself");
+            assert_eq!(up, Some(1.0), "{named}: recovers without a restart");
             let change = |states: &str| format!("kf.account.state_changed {states}");
             let expected = [change("ok>blind"), change("blind>ok")];
             assert_eq!(
-                news(&stage).await,
+                events_after_baseline(&stage).await,
                 expected.into_iter().cycle().take(2 * kf_accounts).collect::<Vec<_>>()
             );
         }
@@ -171,28 +173,31 @@ async fn token_endpoint_outage_respects_backoff_and_recovers() {
 }
 
 #[tokio::test]
-async fn token_server_is_asked_each_minute_and_after_refusal() {
+async fn token_server_is_called_each_minute_and_after_refusal() {
     let mut stage = shop("server", 20, "*/15 * * * * *").await;
     stage.play(HOUR).await;
     let asked = fetches(&stage.control, Endpoint::TokenServer).len();
-    // A quarter before its minute is over.
+    // The token is fetched again from the 45th second of its minute on.
     assert!((60..=81).contains(&asked), "{asked} in an hour");
-    // The server goes on giving a token that is not valid any more: it is asked at most once in ten seconds.
+    // The server keeps returning an invalid token: it is called at most once in ten seconds.
     stage.control.stale_token_server(&appid(0)).unwrap();
     stage.control.revoke_tokens(&appid(0)).unwrap();
     stage.play(10 * MINUTE).await;
     let stale = fetches(&stage.control, Endpoint::TokenServer).len() - asked;
     println!("token server: {asked} calls in an hour, {stale} in ten minutes in which its token was refused");
     assert!((5..=40).contains(&stale), "{stale} in ten minutes");
-    stage.control.mend_token_server(&appid(0)).unwrap();
+    stage.control.repair_token_server(&appid(0)).unwrap();
     stage.play(135 * SECOND).await;
     let up = stage.metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}");
-    assert_eq!(up, Some(1.0), "by itself");
-    assert!(news(&stage).await.iter().all(|told| told.contains("blind")), "no session ended");
+    assert_eq!(up, Some(1.0), "recovers without a restart");
+    assert!(
+        events_after_baseline(&stage).await.iter().all(|event| event.contains("blind")),
+        "no session ended"
+    );
 }
 
 #[test]
-fn daemon_asks_token_server_once_until_refusal() {
+fn daemon_calls_token_server_once_until_refusal() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let control = wechat.control();
     let home = Home::watching(&wechat, "");
@@ -226,7 +231,7 @@ fn crash_loop_respects_min_fetch_interval() {
         let home = Home::watching(&wechat, "");
         let text = std::fs::read_to_string(home.path("config.toml")).unwrap();
         home.write("config.toml", &text.replace("source = \"stable\"", &format!("source = \"{source}\"")));
-        let (mut lives_without_token, begun) = (0, Instant::now());
+        let (mut starts_without_token, begun) = (0, Instant::now());
         for _ in 0..10 {
             let daemon = home.daemon();
             eventually("polls", || {
@@ -234,7 +239,7 @@ fn crash_loop_respects_min_fetch_interval() {
                 let polls = "kfwatch_polls_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
                 metric(&page, polls).filter(|polls| *polls >= 1.0)
             });
-            lives_without_token += usize::from(daemon.stderr().contains("not allowed yet"));
+            starts_without_token += usize::from(daemon.stderr().contains("not allowed yet"));
             daemon.signal("KILL");
             assert_eq!(daemon.ended().code, None);
         }
@@ -242,9 +247,9 @@ fn crash_loop_respects_min_fetch_interval() {
         let fetched = fetches(&wechat.control(), endpoint).len() as u64;
         let ceiling = 1 + begun.elapsed().as_secs() / 10;
         println!(
-            "crash loop ({source}): {fetched} fetches of {ceiling} in 10 lives, {lives_without_token} too soon for one"
+            "crash loop ({source}): {fetched} fetches of {ceiling} in 10 starts, {starts_without_token} of them too soon for one"
         );
-        assert!(lives_without_token >= 3, "no life was short enough to prove anything");
+        assert!(starts_without_token >= 3, "no run was short enough to test the interval");
         assert!(fetched <= ceiling, "{fetched} fetches");
         let daemon = home.daemon();
         eventually("a good poll", || {

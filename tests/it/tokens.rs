@@ -1,5 +1,5 @@
-//! Tokens that come by way of others: from the operator's token server, and from a third-party platform ("component").
-//! Both are played by a small server of this file, and the clock is scripted.
+//! Tokens that kfwatch gets from the operator's token server, or as a third-party platform ("component"). The module `platform`
+//! has a small server that plays both, and the clock is scripted.
 
 mod platform;
 

@@ -1,5 +1,5 @@
-//! Calls to WeChat, against the simulator: how tokens are fetched, shared, dropped and spared; what each broken answer
-//! becomes. The clock is scripted, so that no test waits for a token to expire.
+//! Calls to WeChat, against the simulator: when tokens are fetched, shared and dropped, and how broken responses are
+//! classified. The clock is scripted, so that no test waits for a token to expire.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use kfwatch::{
 };
 use secrecy::SecretString;
 
-/// Counts what the client tells.
+/// Counts what the client reports.
 #[derive(Default)]
 struct Tally {
     calls: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
@@ -84,7 +84,7 @@ impl Conversation {
         Self::with(|secret| TokenSource::Classic { secret }).await
     }
 
-    /// `last_fetch_ago`: when a daemon before this one last fetched a token.
+    /// `last_fetch_ago`: how long ago the previous daemon fetched a token.
     async fn resumed(source: impl Fn(SecretString) -> TokenSource, last_fetch_ago: Option<Duration>) -> Self {
         let scenario = Scenario { ledger: false, faults: Vec::new(), ..Scenario::load(1, 3, 2, 0.0) };
         let account = scenario.accounts().remove(0);
@@ -106,14 +106,14 @@ impl Conversation {
         }
     }
 
-    /// The same, with a limit on its calls.
-    fn at_most_a_minute(self, calls: u32) -> Self {
+    /// Adds a rate limit.
+    fn with_requests_per_minute(self, calls: u32) -> Self {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let rate_limiter = NonZeroU32::new(calls).map(|calls| RateLimiter::new(calls, clock));
         Self { client: self.client.with_rate_limiter(rate_limiter), ..self }
     }
 
-    /// How many sessions are listed; `None` without a list.
+    /// Returns how many sessions are listed, or `None` without a list.
     async fn poll(&self) -> Result<Option<usize>, CallFailure> {
         let response = self.client.session_list(&self.kf_account).await?;
         match wire::session_list(&wire::text(&response.body)) {
@@ -123,7 +123,7 @@ impl Conversation {
         }
     }
 
-    /// Many polls, a hundred at a time, as when a tick comes.
+    /// Polls `count` times, a hundred at a time, as a tick does.
     async fn poll_many(&self, count: usize) -> Vec<Result<Option<usize>, CallFailure>> {
         stream::iter((0..count).map(|_| self.poll())).buffer_unordered(100).collect().await
     }
@@ -174,8 +174,8 @@ async fn expired_token_of_thousand_polls_is_fetched_once() {
 }
 
 #[tokio::test]
-async fn a_repeat_with_a_new_token_waits_for_a_permit_of_its_own() {
-    let conversation = Conversation::stable().await.at_most_a_minute(120);
+async fn repeat_with_new_token_waits_for_its_own_permit() {
+    let conversation = Conversation::stable().await.with_requests_per_minute(120);
     conversation.poll().await.unwrap();
     conversation.pass(MIN_FETCH_INTERVAL);
     conversation.control.expire_tokens(&conversation.appid).unwrap();
@@ -188,7 +188,7 @@ async fn a_repeat_with_a_new_token_waits_for_a_permit_of_its_own() {
 
 #[tokio::test]
 async fn polls_waiting_for_token_respect_rate_limit() {
-    let conversation = Conversation::stable().await.at_most_a_minute(600);
+    let conversation = Conversation::stable().await.with_requests_per_minute(600);
     conversation.control.inject(FaultRule {
         endpoint: Some(Simulated::StableToken),
         ..FaultRule::new(Fault::Slow(Duration::from_millis(500)))
@@ -198,7 +198,7 @@ async fn polls_waiting_for_token_respect_rate_limit() {
         conversation.poll().await.unwrap();
         Instant::now()
     };
-    // The permits of all of them are given while the token is on its way.
+    // All polls get their permits while the token is being fetched.
     let mut done: Vec<Instant> =
         stream::iter((0..4).map(|_| permitted_poll())).buffer_unordered(4).collect().await;
     done.sort();
@@ -244,7 +244,7 @@ async fn waiting_polls_share_failed_token_fetch() {
 }
 
 #[tokio::test]
-async fn another_program_that_fetches_classic_tokens_is_noticed() {
+async fn classic_token_fetch_of_another_program_is_noticed() {
     let conversation = Conversation::classic().await;
     conversation.poll().await.unwrap();
     conversation.control.meddle(&conversation.appid).unwrap();
@@ -284,7 +284,7 @@ async fn lasting_token_refusals_back_off_official_account() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_before_it_expires() {
+async fn token_is_renewed_before_it_expires() {
     for conversation in [Conversation::stable().await, Conversation::classic().await] {
         conversation.poll().await.unwrap();
         conversation.pass(Duration::from_secs(7200 - 250));
@@ -295,7 +295,7 @@ async fn a_token_is_renewed_before_it_expires() {
         assert_eq!(conversation.token_fetches(), 2);
         conversation.pass(Duration::from_secs(300));
         conversation.poll().await.unwrap();
-        assert_eq!(conversation.token_fetches(), 2, "the new token has a life of its own");
+        assert_eq!(conversation.token_fetches(), 2, "the new token has its own expiry");
     }
 }
 
@@ -331,7 +331,7 @@ async fn token_status_needs_no_fetch() {
 }
 
 #[tokio::test]
-async fn a_token_file_is_read_again_when_its_token_is_refused() {
+async fn token_file_is_read_again_after_refusal() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token.json");
     let file = |_| TokenSource::File { path: path.clone(), json_pointer: Some("/access_token".to_owned()) };
@@ -348,7 +348,7 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
     assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy, "the file still has the old one");
     write_token();
     conversation.poll().await.unwrap();
-    assert_eq!(conversation.client.token_status().unwrap().expires_in, None, "a file does not say");
+    assert_eq!(conversation.client.token_status().unwrap().expires_in, None, "a token file has no expiry");
     assert_eq!(conversation.token_fetches(), 0);
 }
 
@@ -388,7 +388,7 @@ async fn connections_are_replaced_after_ten_minutes() {
 
 #[tokio::test]
 async fn replaced_connection_finishes_call_in_flight() {
-    // On a busy machine the slow answer may come before the other one: it proves nothing then.
+    // On a busy machine the slow answer may come before the other one: then the test repeats with a slower one.
     for slow in [1, 2, 4] {
         if new_connection_is_opened_during_a_call(Duration::from_secs(slow)).await {
             return;
@@ -397,7 +397,7 @@ async fn replaced_connection_finishes_call_in_flight() {
     panic!("no call was in flight while another connection was opened");
 }
 
-/// Whether a call that takes so long was in flight all the time.
+/// Returns whether a call that takes so long was in flight until the call on the new connection was over.
 async fn new_connection_is_opened_during_a_call(slow: Duration) -> bool {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();

@@ -65,7 +65,7 @@ impl Control {
     }
 
     /// Undoes [`Control::stale_token_server`].
-    pub fn mend_token_server(&self, appid: &str) -> Result<(), ControlError> {
+    pub fn repair_token_server(&self, appid: &str) -> Result<(), ControlError> {
         *lock(&self.official(appid)?.stale_token) = None;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Kf accounts: bound, invited, online; and the customers who wait for them.
+//! Kf accounts (binding, invitation, presence) and waiting customers.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn kf_list_includes_bindings_and_invitations() {
     let mut client = Client::connect(&simulator).await;
     let list = client.ask(Endpoint::GetKfList).await.json();
     let list = list["kf_list"].as_array().unwrap();
-    assert_eq!(list.len(), 3, "the invalid account is not there");
+    assert_eq!(list.len(), 3, "the invalid account is not listed");
     assert_eq!((&list[0]["kf_nick"], &list[0]["kf_wx"]), (&json!("M/ing"), &json!("agent_1001")));
     assert_eq!((list[1].get("kf_wx"), list[1].get("invite_status")), (None, None));
     assert_eq!(list[2]["invite_status"], "waiting");
@@ -38,7 +38,7 @@ async fn kf_list_includes_bindings_and_invitations() {
 }
 
 #[tokio::test]
-async fn customers_wait_before_an_agent_accepts_them() {
+async fn customers_wait_until_an_agent_accepts_them() {
     let simulator = start(lively()).await;
     let mut client = Client::connect(&simulator).await;
     let mut waited = 0;
@@ -57,7 +57,7 @@ async fn customers_wait_before_an_agent_accepts_them() {
     assert!(waited > 5, "{waited}");
 }
 
-/// Longer than the tests wait.
+/// Longer than any test waits.
 const LONG: Duration = Duration::from_secs(600);
 
 async fn kf_list(client: &mut Client) -> Vec<Value> {
@@ -69,7 +69,7 @@ async fn online(client: &mut Client) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn an_invitation_goes_from_waiting_to_its_end() {
+async fn invitation_expires_is_rejected_or_accepted() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
@@ -93,7 +93,7 @@ async fn an_invitation_goes_from_waiting_to_its_end() {
 }
 
 #[tokio::test]
-async fn kf_accounts_come_go_and_change_their_names() {
+async fn kf_accounts_can_be_added_removed_and_renamed() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
@@ -108,7 +108,7 @@ async fn kf_accounts_come_go_and_change_their_names() {
 }
 
 #[tokio::test]
-async fn presence_follows_the_scenario() {
+async fn presence_follows_scenario() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
@@ -124,7 +124,7 @@ async fn presence_follows_the_scenario() {
 }
 
 #[tokio::test]
-async fn the_lists_of_agents_have_every_odd_shape() {
+async fn agent_lists_follow_style_of_their_account() {
     let agents = AgentStyle {
         kf_id_of_other_type: true,
         expiry_as_text: true,
@@ -157,7 +157,7 @@ async fn the_lists_of_agents_have_every_odd_shape() {
 }
 
 #[tokio::test]
-async fn a_nickname_may_hold_raw_control_characters() {
+async fn nickname_may_contain_raw_control_characters() {
     let style = Style { raw_control_characters: true, ..Style::default() };
     let simulator = start(styled(style)).await;
     simulator.control().set_nickname(APPID, KF1, "a\u{1}b\tc").unwrap();

@@ -1,4 +1,4 @@
-//! What getsessionlist answers, in which form, and how callers are refused.
+//! Responses of getsessionlist in every style, and the errcodes of wrong calls.
 
 use kfwatch::simulator::{ControlError, Style};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use crate::support::simulator::{APPID, Client, KF1, SECRET, poll_path, quiet, start, styled, token_path};
 
 #[tokio::test]
-async fn a_session_is_listed_until_it_is_closed() {
+async fn session_is_listed_until_closed() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
@@ -23,7 +23,7 @@ async fn a_session_is_listed_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn every_mistake_of_a_caller_has_its_errcode() {
+async fn wrong_calls_return_their_errcode() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
     let token = client.token.clone();
@@ -39,7 +39,7 @@ async fn every_mistake_of_a_caller_has_its_errcode() {
         (poll_path(&token, "kf2@test"), 65402),
         (poll_path(&token, "kf3@test"), 65402),
         (poll_path(&token, "kf4@test"), 65401),
-        (poll_path(&token, "nobody@test"), 65401),
+        (poll_path(&token, "unknown@test"), 65401),
         (poll_path(&token, ""), 65401),
     ];
     for (path, errcode) in gets {
@@ -76,7 +76,7 @@ async fn error_includes_hint_and_rid() {
 }
 
 #[tokio::test]
-async fn answers_follow_the_style_of_their_account() {
+async fn response_follows_style_of_its_account() {
     let style = Style {
         createtime_as_text: true,
         escaped_slashes: true,
@@ -99,7 +99,7 @@ async fn answers_follow_the_style_of_their_account() {
 }
 
 #[tokio::test]
-async fn a_shuffled_answer_lists_the_same_sessions() {
+async fn shuffled_response_lists_same_sessions() {
     let simulator = start(styled(Style { shuffle: 1.0, ..Style::default() })).await;
     let mut client = Client::connect(&simulator).await;
     for number in 0..50 {
@@ -118,7 +118,7 @@ async fn a_shuffled_answer_lists_the_same_sessions() {
 }
 
 #[tokio::test]
-async fn nothing_listens_after_the_stop() {
+async fn stopped_simulator_refuses_connections() {
     let simulator = start(quiet()).await;
     let address = simulator.address();
     let mut client = Client::connect(&simulator).await;
@@ -129,7 +129,7 @@ async fn nothing_listens_after_the_stop() {
 
 #[tokio::test]
 #[ignore = "needs python3 with wechatpy from PyPI; tests/run.sh runs it"]
-async fn wechatpy_accepts_the_simulator() {
+async fn wechatpy_accepts_simulator() {
     #[expect(clippy::disallowed_methods, reason = "the interpreter that has wechatpy is the caller's choice")]
     let python = std::env::var("KFWATCH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let simulator = start(quiet()).await;

@@ -1,4 +1,4 @@
-//! Simulated time: where it starts, what follows it, and what the Date header says of it.
+//! Simulated time: its start, what depends on it, and the Date header.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn assert_near(moment: Timestamp, expected: Timestamp) {
 }
 
 #[tokio::test]
-async fn the_clock_starts_where_the_scenario_says() {
+async fn clock_starts_at_scenario_time() {
     let simulator = start(evening()).await;
     let mut client = Client::connect(&simulator).await;
     let started: Timestamp = EVENING.parse().unwrap();
@@ -41,7 +41,7 @@ async fn the_clock_starts_where_the_scenario_says() {
 }
 
 #[tokio::test]
-async fn customers_come_and_go_by_the_simulated_clock() {
+async fn customers_follow_simulated_clock() {
     let starts_at: Timestamp = EVENING.parse().unwrap();
     let simulator = start(Scenario { starts_at: Some(starts_at), ..lively() }).await;
     simulator.control().advance(Duration::from_secs(3_600));
@@ -68,12 +68,12 @@ async fn date_header_is_skewed_or_absent_on_request() {
     assert_eq!(client.poll(KF1).await.header("date"), None);
     control.set_date_skew(SignedDuration::ZERO);
     assert_near(date_of(&client.poll(KF1).await), started);
-    let silent = start(Scenario { omit_date: true, ..quiet() }).await;
-    assert_eq!(Client::connect(&silent).await.poll(KF1).await.header("date"), None);
+    let without_date = start(Scenario { omit_date: true, ..quiet() }).await;
+    assert_eq!(Client::connect(&without_date).await.poll(KF1).await.header("date"), None);
 }
 
 #[tokio::test]
-async fn the_day_of_a_quota_ends_at_midnight_in_china() {
+async fn day_quota_ends_at_midnight_in_china() {
     let mut scenario = evening();
     scenario.official_accounts[0].session_lists_per_day = 1;
     let simulator = start(scenario).await;
@@ -87,7 +87,7 @@ async fn the_day_of_a_quota_ends_at_midnight_in_china() {
 }
 
 #[test]
-fn a_scenario_can_say_all_of_this_in_toml() {
+fn scenario_toml_sets_clock_limits_and_transfers() {
     let text = r#"
         starts_at = "2026-11-22T15:00:00Z"
         date_skew = "-1m 30s"

@@ -1,4 +1,4 @@
-//! Every fault, as it looks on the wire and in the ledger.
+//! Every fault, on the wire and in the ledger.
 
 use std::io;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::support::simulator::{
     APPID, Client, KF1, Response, eventually, eventually_polled, poll_path, quiet, start,
 };
 
-/// The fault once, for a kf account with one open session: what comes of it, and how the ledger calls it.
-async fn struck(fault: Fault) -> (io::Result<Response>, PollRecord) {
+/// Polls a kf account with one open session under this fault. Returns the response and the ledger's record of the poll.
+async fn poll_with(fault: Fault) -> (io::Result<Response>, PollRecord) {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
@@ -27,14 +27,14 @@ async fn struck(fault: Fault) -> (io::Result<Response>, PollRecord) {
 }
 
 async fn body_of(fault: Fault) -> (String, Answered) {
-    let (response, poll) = struck(fault).await;
+    let (response, poll) = poll_with(fault).await;
     let response = response.unwrap();
     assert_eq!(response.status, 200);
     (String::from_utf8_lossy(&response.body).into_owned(), poll.answer)
 }
 
 #[tokio::test]
-async fn faults_of_the_errcode() {
+async fn errcode_faults_are_sent_and_recorded() {
     for errcode in [-1, 40001, 40164, 42001, 45009, 45011, 48001, 50002, 65400, 12345] {
         let (body, answer) = body_of(Fault::Errcode(errcode)).await;
         assert!(body.starts_with(&format!(r#"{{"errcode":{errcode},"errmsg":""#)), "{body}");
@@ -46,38 +46,38 @@ async fn faults_of_the_errcode() {
 }
 
 #[tokio::test]
-async fn faults_of_the_tokens() {
+async fn token_faults_are_recorded() {
     assert_eq!(body_of(Fault::ExpireTokens).await.1, Answered::Refused(42001));
     assert_eq!(body_of(Fault::RevokeTokens).await.1, Answered::Refused(40001));
     assert_eq!(body_of(Fault::Meddle).await.1, Answered::Listed(vec![0]));
 }
 
 #[tokio::test]
-async fn faults_of_the_http_answer() {
-    let (bad_gateway, poll) = struck(Fault::HttpStatus(502)).await;
+async fn http_faults_are_sent_and_recorded() {
+    let (bad_gateway, poll) = poll_with(Fault::HttpStatus(502)).await;
     let bad_gateway = bad_gateway.unwrap();
     assert_eq!(bad_gateway.status, 502);
     assert!(bad_gateway.body.starts_with(b"<html>"));
     assert_eq!(poll.answer, Answered::Failed("http_status"));
 
-    let unavailable = struck(Fault::Unavailable(3)).await.0.unwrap();
+    let unavailable = poll_with(Fault::Unavailable(3)).await.0.unwrap();
     assert_eq!((unavailable.status, unavailable.header("retry-after")), (503, Some("3")));
 
-    let redirect = struck(Fault::Redirect("http://127.0.0.1:1/x".to_owned())).await.0.unwrap();
+    let redirect = poll_with(Fault::Redirect("http://127.0.0.1:1/x".to_owned())).await.0.unwrap();
     assert_eq!((redirect.status, redirect.header("location")), (302, Some("http://127.0.0.1:1/x")));
 
-    let html = struck(Fault::Html).await.0.unwrap();
+    let html = poll_with(Fault::Html).await.0.unwrap();
     assert_eq!((html.status, html.header("content-type")), (200, Some("text/html; charset=utf-8")));
 
-    let gbk = struck(Fault::EmptyGbkBody).await.0.unwrap();
+    let gbk = poll_with(Fault::EmptyGbkBody).await.0.unwrap();
     assert_eq!((gbk.body.len(), gbk.header("content-type")), (0, Some("text/html; charset=gbk")));
 
-    let text = struck(Fault::TextPlain).await.0.unwrap();
+    let text = poll_with(Fault::TextPlain).await.0.unwrap();
     assert_eq!(text.header("content-type"), Some("text/plain"));
 }
 
 #[tokio::test]
-async fn faults_of_the_body() {
+async fn body_faults_are_sent_and_recorded() {
     const GOOD: &str = r#""sessionlist":[{"createtime":5,"openid":"oA"}]}"#;
     let questionable = Answered::Questionable(Box::new(Answered::Listed(vec![0])));
     assert_eq!(body_of(Fault::EmptyBody).await, (String::new(), Answered::Failed("empty_body")));
@@ -96,12 +96,12 @@ async fn faults_of_the_body() {
 }
 
 #[tokio::test]
-async fn faults_of_the_list() {
+async fn list_faults_are_sent_and_recorded() {
     let (absent, answer) = body_of(Fault::ListAbsent).await;
     assert_eq!((&*absent, answer), ("{}", Answered::Keyless));
     let (null, answer) = body_of(Fault::ListNull).await;
     assert_eq!((&*null, answer), (r#"{"sessionlist":null}"#, Answered::Keyless));
-    let spoilt = [
+    let malformed = [
         (Fault::ListOfWrongType, r#"{"sessionlist":{"createtime":1,"openid":"o"}}"#),
         (
             Fault::EntryWithoutOpenid,
@@ -112,7 +112,7 @@ async fn faults_of_the_list() {
             r#"{"sessionlist":[{"createtime":5,"openid":"oA"},{"createtime":"soon","openid":"oNoNumber"}]}"#,
         ),
     ];
-    for (fault, expected) in spoilt {
+    for (fault, expected) in malformed {
         let name = fault.as_str();
         assert_eq!(body_of(fault).await, (expected.to_owned(), Answered::Failed(name)));
     }
@@ -134,17 +134,17 @@ async fn truncated_body_ends_after_its_first_half() {
 }
 
 #[tokio::test]
-async fn a_closed_connection_ends_and_a_reset_one_is_reset() {
-    let (closed, poll) = struck(Fault::Close).await;
+async fn close_fault_ends_and_reset_fault_resets_connection() {
+    let (closed, poll) = poll_with(Fault::Close).await;
     assert_eq!(closed.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert_eq!((poll.answer, poll.answered_at_ms), (Answered::Failed("close"), None));
-    let (reset, poll) = struck(Fault::Reset).await;
+    let (reset, poll) = poll_with(Fault::Reset).await;
     assert_eq!(reset.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(poll.answer, Answered::Failed("reset"));
 }
 
 #[tokio::test]
-async fn a_fault_can_be_kept_for_reused_connections() {
+async fn fault_can_be_limited_to_reused_connections() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
     let rule = FaultRule { on_connection: Some(OnConnection::Reused), ..FaultRule::new(Fault::Close) };
@@ -156,7 +156,7 @@ async fn a_fault_can_be_kept_for_reused_connections() {
 }
 
 #[tokio::test]
-async fn a_hanging_answer_never_comes_and_ends_with_its_client() {
+async fn hanging_response_ends_with_its_client() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
     simulator.control().inject(FaultRule::new(Fault::Hang));
@@ -171,10 +171,10 @@ async fn a_hanging_answer_never_comes_and_ends_with_its_client() {
 }
 
 #[tokio::test]
-async fn slow_and_dripping_answers_arrive_whole_in_their_time() {
+async fn slow_responses_arrive_completely() {
     const LONG: Duration = Duration::from_millis(80);
     for fault in [Fault::Slow(LONG), Fault::Drip(LONG)] {
-        let (response, poll) = struck(fault).await;
+        let (response, poll) = poll_with(fault).await;
         assert_eq!(response.unwrap().json()["sessionlist"].as_array().unwrap().len(), 1);
         assert_eq!(poll.answer, Answered::Listed(vec![0]));
         assert!(poll.answered_at_ms.unwrap() - poll.received_at_ms >= 70, "{poll:?}");

@@ -1,4 +1,4 @@
-//! What is recorded and counted.
+//! The ledger of polls and sessions, and the counts of requests.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn ledger_records_answers_and_truth() {
 }
 
 #[tokio::test]
-async fn every_listed_session_was_open_when_it_was_listed() {
+async fn listed_sessions_are_exactly_the_open_ones() {
     let simulator = start(lively()).await;
     let mut client = Client::connect(&simulator).await;
     for _ in 0..100 {
@@ -60,7 +60,7 @@ async fn every_listed_session_was_open_when_it_was_listed() {
 }
 
 #[tokio::test]
-async fn the_same_seed_plays_the_same_history_whatever_is_asked() {
+async fn same_seed_plays_same_history() {
     let history = async |seed, polls| {
         let simulator = start(Scenario { seed, ..lively() }).await;
         let mut client = Client::connect(&simulator).await;
@@ -85,7 +85,7 @@ async fn the_same_seed_plays_the_same_history_whatever_is_asked() {
 }
 
 #[tokio::test]
-async fn two_polls_of_one_kf_account_in_flight_are_noticed() {
+async fn concurrent_polls_of_one_kf_account_are_counted() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut patient = Client::connect(&simulator).await;
@@ -105,7 +105,7 @@ async fn two_polls_of_one_kf_account_in_flight_are_noticed() {
 }
 
 #[tokio::test]
-async fn requests_are_counted() {
+async fn requests_are_counted_per_endpoint() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
@@ -121,7 +121,7 @@ async fn requests_are_counted() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_is_off_says_that_it_is_not_whole() {
+async fn disabled_ledger_is_marked_incomplete() {
     let simulator = start(Scenario { ledger: false, ..quiet() }).await;
     let mut client = Client::connect(&simulator).await;
     client.poll(KF1).await;

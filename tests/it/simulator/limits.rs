@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::simulator::{APPID, Client, KF1, quiet, start};
 
 #[tokio::test]
-async fn the_quota_is_counted_and_enforced() {
+async fn quota_is_counted_and_enforced() {
     let mut scenario = quiet();
     scenario.official_accounts[0].session_lists_per_day = 2;
     let simulator = start(scenario).await;
@@ -44,7 +44,7 @@ async fn minute_limit_is_reported_and_ends_with_the_minute() {
 }
 
 #[tokio::test]
-async fn limits_can_be_changed_and_every_endpoint_has_its_own() {
+async fn each_endpoint_has_its_own_changeable_limit() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
@@ -52,8 +52,8 @@ async fn limits_can_be_changed_and_every_endpoint_has_its_own() {
     control.limit_per_day(APPID, Endpoint::GetKfList, 1).unwrap();
     assert_eq!(client.ask(Endpoint::GetKfList).await.errcode(), 45009);
     assert_eq!(client.poll(KF1).await.errcode(), 0);
-    let told = quota(&mut client, Endpoint::GetKfList).await;
-    assert_eq!(told, json!({"quota": {"daily_limit": 1, "used": 1, "remain": 0}}));
+    let reported = quota(&mut client, Endpoint::GetKfList).await;
+    assert_eq!(reported, json!({"quota": {"daily_limit": 1, "used": 1, "remain": 0}}));
     control.advance(Duration::from_secs(86_400));
     client.token = client.stable_token(false).await["access_token"].as_str().unwrap().to_owned();
     assert_eq!(client.ask(Endpoint::GetKfList).await.errcode(), 0);

@@ -9,11 +9,11 @@ use crate::support::simulator::{APPID, Client, KF1, quiet, start};
 const PATH: &str = "/simulator/tokens/wx0123456789abcdef";
 
 #[tokio::test]
-async fn the_token_server_gives_the_token_that_is_valid_now() {
+async fn token_server_returns_valid_token() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
     let given = client.get(PATH).await.json();
-    assert_eq!(given["access_token"].as_str(), Some(&*client.token), "as stable_token gives it");
+    assert_eq!(given["access_token"].as_str(), Some(&*client.token), "the token of stable_token");
     simulator.control().advance(Duration::from_secs(7_200));
     let given = client.get(PATH).await.json();
     client.token = given["access_token"].as_str().unwrap().to_owned();
@@ -25,7 +25,7 @@ async fn the_token_server_gives_the_token_that_is_valid_now() {
 }
 
 #[tokio::test]
-async fn the_token_server_wants_its_header() {
+async fn token_server_requires_its_header() {
     let header = Some(RequiredHeader { name: "Authorization".to_owned(), value: "Bearer k1".to_owned() });
     let token_server = TokenServerScript { header, ..TokenServerScript::default() };
     let simulator = start(Scenario { token_server, ..quiet() }).await;
@@ -36,7 +36,7 @@ async fn the_token_server_wants_its_header() {
 }
 
 #[tokio::test]
-async fn a_stale_token_server_goes_on_giving_an_invalid_token() {
+async fn stale_token_server_keeps_returning_invalid_token() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::without_token(&simulator).await;
@@ -45,16 +45,16 @@ async fn a_stale_token_server_goes_on_giving_an_invalid_token() {
     client.token = stale["access_token"].as_str().unwrap().to_owned();
     assert_eq!(client.poll(KF1).await.errcode(), 40001);
     assert_eq!(client.get(PATH).await.json(), stale);
-    control.mend_token_server(APPID).unwrap();
+    control.repair_token_server(APPID).unwrap();
     client.token = client.get(PATH).await.json()["access_token"].as_str().unwrap().to_owned();
     assert_eq!(client.poll(KF1).await.errcode(), 0);
 }
 
 #[tokio::test]
-async fn the_token_server_has_faults_of_its_own() {
+async fn token_server_has_its_own_faults() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
-    let strike = |fault| {
+    let inject = |fault| {
         simulator.control().inject(FaultRule {
             endpoint: Some(Endpoint::TokenServer),
             official_account: Some("shop".to_owned()),
@@ -62,11 +62,11 @@ async fn the_token_server_has_faults_of_its_own() {
             ..FaultRule::new(fault)
         });
     };
-    strike(Fault::HttpStatus(503));
+    inject(Fault::HttpStatus(503));
     assert_eq!(client.poll(KF1).await.errcode(), 0, "not a call of the token server");
     assert_eq!(client.get(PATH).await.status, 503);
-    strike(Fault::Garbage);
+    inject(Fault::Garbage);
     assert!(serde_json::from_slice::<serde_json::Value>(&client.get(PATH).await.body).is_err());
-    strike(Fault::Close);
+    inject(Fault::Close);
     assert!(client.request("GET", PATH, "").await.is_err());
 }

@@ -1,4 +1,4 @@
-//! Third-party platforms: tickets, component tokens, and what official accounts grant.
+//! Third-party platforms: tickets, component tokens, and the authorizations of official accounts.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn component_token(client: &mut Client, secret: &str, ticket: &str) -> Val
     client.post(Endpoint::ComponentToken.path(), &body.to_string()).await.json()
 }
 
-/// A client with a component_access_token in the place of its token.
+/// Connects a client whose token is a component_access_token.
 async fn connect(simulator: &Simulator) -> Client {
     let mut client = Client::without_token(simulator).await;
     let ticket = simulator.control().ticket(COMPONENT).unwrap();
@@ -63,7 +63,7 @@ async fn authorizers(client: &mut Client, offset: u64, count: u64) -> Value {
 }
 
 #[tokio::test]
-async fn the_chain_leads_from_the_ticket_to_the_sessions() {
+async fn ticket_leads_to_authorizer_token_and_sessions() {
     let simulator = start_platform(Rotation::Never).await;
     let mut client = connect(&simulator).await;
     let refresh_token = simulator.control().refresh_token(APPID).unwrap();
@@ -80,7 +80,7 @@ async fn the_chain_leads_from_the_ticket_to_the_sessions() {
 }
 
 #[tokio::test]
-async fn every_mistake_of_a_component_has_its_errcode() {
+async fn wrong_component_calls_return_their_errcode() {
     let simulator = start_platform(Rotation::Never).await;
     let mut client = connect(&simulator).await;
     let ticket = simulator.control().ticket(COMPONENT).unwrap();
@@ -100,8 +100,8 @@ async fn every_mistake_of_a_component_has_its_errcode() {
     assert_eq!(component_token(&mut client, COMPONENT_SECRET, "ticket@@@x").await["errcode"], 61006);
     assert_eq!(component_token(&mut client, "wrong", &ticket).await["errcode"], 40125);
     assert_eq!(authorizer_token(&mut client, "refreshtoken@@@x").await["errcode"], 61023);
-    let stranger = json!({"component_appid": COMPONENT, "authorizer_appid": "wx1"});
-    assert_eq!(of_component(&mut client, Endpoint::AuthorizerToken, stranger).await["errcode"], 40013);
+    let unknown = json!({"component_appid": COMPONENT, "authorizer_appid": "wx1"});
+    assert_eq!(of_component(&mut client, Endpoint::AuthorizerToken, unknown).await["errcode"], 40013);
     for (offset, count, errcode) in [(0, 0, 40097), (0, 501, 40097)] {
         assert_eq!(authorizers(&mut client, offset, count).await["errcode"], errcode);
     }
@@ -110,7 +110,7 @@ async fn every_mistake_of_a_component_has_its_errcode() {
 }
 
 #[tokio::test]
-async fn the_query_parameter_has_the_name_that_the_scenario_wants() {
+async fn scenario_sets_name_of_query_parameter() {
     for (parameter, accepted) in [
         (ComponentParameter::Either, [true, true]),
         (ComponentParameter::ComponentAccessToken, [true, false]),
@@ -128,7 +128,7 @@ async fn the_query_parameter_has_the_name_that_the_scenario_wants() {
 }
 
 #[tokio::test]
-async fn a_component_token_lives_two_hours_and_its_ticket_twelve() {
+async fn component_token_expires_after_2_hours_and_ticket_after_12() {
     let simulator = start_platform(Rotation::Never).await;
     let control = simulator.control();
     let mut client = connect(&simulator).await;
@@ -144,7 +144,7 @@ async fn a_component_token_lives_two_hours_and_its_ticket_twelve() {
 }
 
 #[tokio::test]
-async fn pushing_stops_and_can_be_started_again() {
+async fn ticket_push_can_be_stopped_and_restarted() {
     let simulator = start_platform(Rotation::Never).await;
     let control = simulator.control();
     let mut client = Client::without_token(&simulator).await;
@@ -163,7 +163,7 @@ async fn pushing_stops_and_can_be_started_again() {
 }
 
 #[tokio::test]
-async fn refresh_tokens_rotate_as_the_scenario_says() {
+async fn refresh_tokens_rotate_as_scripted() {
     for (rotation, errcode_of_the_old) in [(Rotation::WhenUsed, None), (Rotation::AtOnce, Some(61023))] {
         let simulator = start_platform(rotation).await;
         let mut client = connect(&simulator).await;
@@ -194,7 +194,7 @@ async fn invalidated_refresh_token_is_read_again_from_list() {
 }
 
 #[tokio::test]
-async fn the_authorizer_list_comes_in_pages() {
+async fn authorizer_list_is_paged() {
     let mut scenario = Scenario::load(5, 0, 0, 0.0);
     let names = scenario.official_accounts.iter().map(|official| official.name.clone()).collect();
     let template = platform(ComponentParameter::Either, Rotation::Never).components.remove(0);
@@ -213,7 +213,7 @@ async fn the_authorizer_list_comes_in_pages() {
 }
 
 #[tokio::test]
-async fn an_authorization_can_be_withdrawn_and_granted_again() {
+async fn authorization_can_be_revoked_and_granted_again() {
     let simulator = start_platform(Rotation::Never).await;
     let control = simulator.control();
     let mut component = connect(&simulator).await;
@@ -246,7 +246,7 @@ async fn component_address_off_allow_list_blocks_its_calls() {
     let mut merchant = Client::connect(&simulator).await;
     control.refuse_address(COMPONENT).unwrap();
     assert_eq!(authorizers(&mut component, 0, 1).await["errcode"], 61004);
-    assert_eq!(merchant.poll(KF1).await.errcode(), 0, "its own token has nothing to do with it");
+    assert_eq!(merchant.poll(KF1).await.errcode(), 0, "its own token is not affected");
     merchant.token = issued["authorizer_access_token"].as_str().unwrap().to_owned();
     assert_eq!(merchant.poll(KF1).await.errcode(), 61004);
     control.allow_address(COMPONENT).unwrap();
@@ -254,7 +254,7 @@ async fn component_address_off_allow_list_blocks_its_calls() {
 }
 
 #[tokio::test]
-async fn the_tokens_of_a_component_expire_at_a_fault_of_its_calls() {
+async fn fault_of_component_call_expires_component_token_only() {
     let simulator = start_platform(Rotation::Never).await;
     let mut component = connect(&simulator).await;
     let mut merchant = Client::connect(&simulator).await;
@@ -288,7 +288,7 @@ async fn ticket_server_returns_newest_ticket_to_authorized_callers() {
 }
 
 #[tokio::test]
-async fn an_official_account_without_component_grants_nothing() {
+async fn official_account_without_component_has_no_authorization() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let none = || ControlError::NoComponent(APPID.to_owned());

@@ -1,4 +1,4 @@
-//! Tokens of an official account: their lives, and what ends them early.
+//! Tokens of an official account: how long they are valid, and what ends them early.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use kfwatch::simulator::Endpoint;
 use crate::support::simulator::{APPID, Client, KF1, SECRET, quiet, start, token_path};
 
 #[tokio::test]
-async fn a_classic_token_lives_on_for_the_overlap_and_no_longer() {
+async fn replaced_classic_token_is_valid_for_the_overlap_only() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::without_token(&simulator).await;
@@ -21,7 +21,7 @@ async fn a_classic_token_lives_on_for_the_overlap_and_no_longer() {
 }
 
 #[tokio::test]
-async fn a_stable_token_is_untouched_by_classic_ones() {
+async fn stable_token_is_unaffected_by_classic_tokens() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
     for _ in 0..3 {
@@ -52,7 +52,7 @@ async fn expired_and_revoked_tokens_have_their_own_errcodes() {
 }
 
 #[tokio::test]
-async fn a_frozen_secret_and_a_refused_address_stop_token_calls_only() {
+async fn frozen_secret_and_refused_address_affect_token_calls_only() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;

@@ -1,4 +1,4 @@
-//! Sessions that pass from one kf account to another.
+//! Sessions that are transferred from one kf account to another.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -36,14 +36,14 @@ async fn manually_transferred_session_is_listed_by_new_kf_account() {
         let [before, after] = &ledger.sessions[..] else { panic!("{:?}", ledger.sessions) };
         assert_eq!((&*before.kf_account, before.closed_at_ms), (KF1, Some(transfer.at_ms)));
         assert_eq!((&*after.kf_account, after.opened_at_ms, after.closed_at_ms), (KF2, transfer.at_ms, None));
-        let nobody = ControlError::NoSession("oA".to_owned());
-        assert_eq!(control.transfer_session(APPID, [KF1, KF2], "oA"), Err(nobody));
+        let no_session = ControlError::NoSession("oA".to_owned());
+        assert_eq!(control.transfer_session(APPID, [KF1, KF2], "oA"), Err(no_session));
         control.close_session(APPID, KF2, "oA").unwrap();
     }
 }
 
 #[tokio::test]
-async fn transfers_agree_with_the_ledger() {
+async fn transfers_agree_with_ledger() {
     let mut scenario = two_agents(lively(), false, 0.5);
     scenario.official_accounts[0].kf_accounts.push(KfAccountScript {
         prefix: "kf5".to_owned(),

@@ -1,4 +1,4 @@
-//! What every backend keeps. `contract!(name, place)` makes each function a test of one backend.
+//! The contract of every store backend. `contract!(name, place)` makes each function a test of one backend.
 
 use kfwatch::{
     domain::{
@@ -22,26 +22,26 @@ pub(crate) use self::sinks::*;
 macro_rules! contract {
     ($backend:ident, $place:path) => {
         contract!($backend, $place,
-            a_restart_continues,
-            a_commit_can_be_repeated,
+            restart_continues_after_last_commit,
+            repeated_commit_stores_no_duplicates,
             sequences_have_no_gaps_under_concurrent_commits,
             large_commits_of_several_accounts_succeed_concurrently,
-            a_session_listed_again_after_its_end_is_a_new_event,
+            session_listed_again_after_its_end_is_new_event,
             last_seen_update_keeps_unknown_fields,
             unknown_account_fails_without_affecting_others,
-            a_renamed_official_account_keeps_its_history,
+            renamed_official_account_keeps_its_history,
             account_changes_affect_no_other_account,
             returning_account_keeps_its_history,
             conclusion_of_getkflist_survives_restart,
-            a_cursor_never_moves_back,
-            a_new_sink_starts_now_or_at_the_beginning,
-            a_removed_sink_keeps_its_cursor_for_a_time,
-            pending_counts_what_a_sink_has_to_deliver,
+            cursor_never_moves_back,
+            new_sink_starts_now_or_at_the_beginning,
+            removed_sink_keeps_its_cursor_temporarily,
+            backlog_counts_undelivered_events,
             filtered_read_passes_unwanted_events,
             stop_persists_until_destination_changes,
-            a_dead_letter_outlives_its_event,
+            dead_letter_outlives_its_event,
             resumed_sink_continues_at_its_cursor,
-            a_replay_moves_a_cursor_back_and_never_forward,
+            replay_moves_cursor_back_and_never_forward,
             dead_letter_is_retried_until_delivered_or_refused,
             dead_letters_expire_and_are_counted,
             removed_sink_takes_its_dead_letters,
@@ -49,13 +49,13 @@ macro_rules! contract {
             gap_of_suspended_sink_counts_undelivered_pruned_events,
             stopped_sink_keeps_reason_when_suspended,
             pruning_never_passes_a_present_sink,
-            ids_are_not_used_again_when_the_log_was_emptied,
+            ids_are_not_reused_after_log_is_emptied,
             unwatched_account_keeps_snapshot_temporarily_and_sequence_forever,
             returning_account_keeps_its_snapshot,
             repeats_count_retained_events_only,
-            a_commit_wakes_the_dispatchers,
-            token_fetches_survive,
-            a_closed_store_says_so,
+            commit_wakes_dispatchers,
+            token_fetches_survive_restart,
+            closed_store_returns_error,
         );
     };
     ($backend:ident, $place:path, $($test:ident,)*) => {
@@ -70,7 +70,7 @@ macro_rules! contract {
     };
 }
 
-pub(crate) async fn a_restart_continues(place: &Place) {
+pub(crate) async fn restart_continues_after_last_commit(place: &Place) {
     let store = place.open();
     sinks(&store, &["log"], StartPosition::Now, 0).await;
     let first = register(&store, "a").await;
@@ -89,7 +89,7 @@ pub(crate) async fn a_restart_continues(place: &Place) {
     assert_eq!(sequences(&events(&store).await), [1, 2, 3, 4]);
 }
 
-pub(crate) async fn a_commit_can_be_repeated(place: &Place) {
+pub(crate) async fn repeated_commit_stores_no_duplicates(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     let changes =
@@ -128,7 +128,7 @@ pub(crate) async fn sequences_have_no_gaps_under_concurrent_commits(place: &Plac
     assert_eq!(ids, (1..=300).collect::<Vec<_>>());
 }
 
-/// More events than a store may have in memory at once.
+/// The commits have more events than a store may have in memory at once.
 pub(crate) async fn large_commits_of_several_accounts_succeed_concurrently(place: &Place) {
     let store = place.open();
     let accounts = ["a", "b", "c"].map(account).to_vec();
@@ -142,7 +142,7 @@ pub(crate) async fn large_commits_of_several_accounts_succeed_concurrently(place
     }
 }
 
-pub(crate) async fn a_session_listed_again_after_its_end_is_a_new_event(place: &Place) {
+pub(crate) async fn session_listed_again_after_its_end_is_new_event(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     for _ in 0..2 {
@@ -181,11 +181,11 @@ pub(crate) async fn unknown_account_fails_without_affecting_others(place: &Place
     );
     good.unwrap();
     assert!(matches!(bad, Err(StoreError::UnknownAccount)));
-    assert!(matches!(store.advance_cursor("nobody", LogPosition(1)).await, Err(StoreError::UnknownSink)));
-    assert!(matches!(store.sink("nobody").await, Err(StoreError::UnknownSink)));
+    assert!(matches!(store.advance_cursor("unknown", LogPosition(1)).await, Err(StoreError::UnknownSink)));
+    assert!(matches!(store.sink("unknown").await, Err(StoreError::UnknownSink)));
 }
 
-pub(crate) async fn a_renamed_official_account_keeps_its_history(place: &Place) {
+pub(crate) async fn renamed_official_account_keeps_its_history(place: &Place) {
     let store = place.open();
     let before = register(&store, "a").await;
     commit(&store, &before, vec![started("o-1", 1)]).await;
@@ -205,7 +205,7 @@ pub(crate) async fn account_changes_affect_no_other_account(place: &Place) {
         added.iter().map(|stored| &stored.account).collect::<Vec<_>>(),
         [&account("b"), &account("c")]
     );
-    assert_eq!(store.add_accounts(vec![account("c")]).await.unwrap()[0], added[1], "once more");
+    assert_eq!(store.add_accounts(vec![account("c")]).await.unwrap()[0], added[1], "a second time");
     commit(&store, &first, vec![started("o-1", 1)]).await;
     assert_eq!(store.watched_accounts().await.unwrap(), ["a", "b", "c"].map(account));
 
@@ -213,13 +213,14 @@ pub(crate) async fn account_changes_affect_no_other_account(place: &Place) {
     store.remove_accounts(vec![leave(&added[0]), unknown_account(), leave(&added[1])]).await.unwrap();
     store.remove_accounts(vec![leave(&added[0])]).await.unwrap();
     assert_eq!(store.watched_accounts().await.unwrap(), ["a"].map(account));
-    let told: Vec<_> = events(&store).await.iter().map(|event| (event.account, event.event_type)).collect();
+    let reported: Vec<_> =
+        events(&store).await.iter().map(|event| (event.account, event.event_type)).collect();
     let gone = EventType::StateChanged;
-    assert_eq!(told, [(first.id, EventType::SessionStarted), (added[0].id, gone), (added[1].id, gone)]);
+    assert_eq!(reported, [(first.id, EventType::SessionStarted), (added[0].id, gone), (added[1].id, gone)]);
 
     let store = place.reopen(store).await;
     assert_eq!(store.watched_accounts().await.unwrap(), ["a"].map(account));
-    assert!(store.register_accounts(vec![account("a")]).await.unwrap().left.is_empty(), "told already");
+    assert!(store.register_accounts(vec![account("a")]).await.unwrap().left.is_empty(), "reported already");
 }
 
 pub(crate) async fn returning_account_keeps_its_history(place: &Place) {
@@ -252,7 +253,7 @@ pub(crate) async fn conclusion_of_getkflist_survives_restart(place: &Place) {
     assert_eq!(register(&store, "a").await.record, record);
 }
 
-pub(crate) async fn a_cursor_never_moves_back(place: &Place) {
+pub(crate) async fn cursor_never_moves_back(place: &Place) {
     let store = place.open();
     sinks(&store, &["log"], StartPosition::Now, 0).await;
     store.advance_cursor("log", LogPosition(7)).await.unwrap();
@@ -260,7 +261,7 @@ pub(crate) async fn a_cursor_never_moves_back(place: &Place) {
     assert_eq!(sinks(&store, &["log"], StartPosition::Beginning, 0).await, [LogPosition(7)]);
 }
 
-pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
+pub(crate) async fn new_sink_starts_now_or_at_the_beginning(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1), started("o-2", 2)]).await;
@@ -271,7 +272,7 @@ pub(crate) async fn a_new_sink_starts_now_or_at_the_beginning(place: &Place) {
     assert!(cursors.eq([LogPosition(2), LogPosition::BEGINNING]));
 }
 
-pub(crate) async fn a_removed_sink_keeps_its_cursor_for_a_time(place: &Place) {
+pub(crate) async fn removed_sink_keeps_its_cursor_temporarily(place: &Place) {
     let store = place.open();
     sinks(&store, &["log", "crm"], StartPosition::Now, 0).await;
     store.advance_cursor("crm", LogPosition(5)).await.unwrap();
@@ -284,7 +285,7 @@ pub(crate) async fn a_removed_sink_keeps_its_cursor_for_a_time(place: &Place) {
     assert_eq!(sinks(&store, &["log", "crm"], StartPosition::Now, 500).await[1], LogPosition(0));
 }
 
-pub(crate) async fn pending_counts_what_a_sink_has_to_deliver(place: &Place) {
+pub(crate) async fn backlog_counts_undelivered_events(place: &Place) {
     let store = place.open();
     sinks(&store, &["log"], StartPosition::Now, 0).await;
     assert_eq!(store.sink("log").await.unwrap().backlog, SinkBacklog::default());
@@ -319,14 +320,14 @@ pub(crate) async fn filtered_read_passes_unwanted_events(place: &Place) {
         ..EventFilter::default()
     };
     assert_eq!(read(of(&[]), 9).await, (vec![1, 2, 3, 4, 5], 5));
-    assert_eq!(read(of(&["branch"]), 9).await, (vec![3, 4], 5), "the last one is passed");
-    assert_eq!(read(of(&["branch"]), 1).await, (vec![3], 3), "as far as was looked");
+    assert_eq!(read(of(&["branch"]), 9).await, (vec![3, 4], 5), "the last event is skipped");
+    assert_eq!(read(of(&["branch"]), 1).await, (vec![3], 3), "as far as it was read");
     assert_eq!(read(of(&["nowhere"]), 9).await, (vec![], 5));
     assert_eq!(read(of(&["branch", "shop"]), 9).await.0.len(), 5);
     let types = vec![EventType::SessionEnded];
     assert_eq!(read(EventFilter { types: types.clone(), ..of(&["shop"]) }, 9).await, (vec![2], 5));
     let until = EventFilter { after: LogPosition(2), until: Some(LogPosition(3)), types, ..of(&["branch"]) };
-    assert_eq!(read(until.clone(), 9).await, (vec![], 3), "not beyond where it was to look");
+    assert_eq!(read(until.clone(), 9).await, (vec![], 3), "not beyond `until`");
     assert_eq!(read(EventFilter { until: Some(LogPosition(99)), ..until }, 9).await, (vec![4], 5));
     assert_eq!(read(EventFilter { after: LogPosition(5), ..of(&["shop"]) }, 9).await, (vec![], 5));
 }
@@ -349,7 +350,7 @@ pub(crate) async fn stop_persists_until_destination_changes(place: &Place) {
     assert_eq!(store.register_sinks(to("old"), at(4)).await.unwrap().remove(0).state, SinkState::Delivering);
 }
 
-pub(crate) async fn a_dead_letter_outlives_its_event(place: &Place) {
+pub(crate) async fn dead_letter_outlives_its_event(place: &Place) {
     let store = place.open();
     sinks(&store, &["log", "crm"], StartPosition::Beginning, 0).await;
     let account = register(&store, "a").await;
@@ -385,17 +386,17 @@ pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {
     store.advance_cursor("log", LogPosition(9)).await.unwrap();
     store.advance_cursor("crm", LogPosition(5)).await.unwrap();
     assert_eq!(store.prune(everything_before(4)).await.unwrap().events, 3, "younger events are retained");
-    assert_eq!(store.prune(everything_before(1000)).await.unwrap().events, 2, "crm stands at 5");
+    assert_eq!(store.prune(everything_before(1000)).await.unwrap().events, 2, "the cursor of crm is at 5");
     assert_eq!(sequences(&events(&store).await), [6, 7, 8, 9]);
     sinks(&store, &["log"], StartPosition::Now, 2000).await;
     assert_eq!(
         store.prune(everything_before(1000)).await.unwrap().events,
         4,
-        "a removed sink holds nothing back"
+        "a removed sink does not prevent pruning"
     );
 }
 
-pub(crate) async fn ids_are_not_used_again_when_the_log_was_emptied(place: &Place) {
+pub(crate) async fn ids_are_not_reused_after_log_is_emptied(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1), started("o-2", 2), started("o-3", 3)]).await;
@@ -418,7 +419,7 @@ pub(crate) async fn unwatched_account_keeps_snapshot_temporarily_and_sequence_fo
     let mut leaving = poll(&registered.left[0], leave);
     leaving.record = unwatched();
     store.commit_poll(leaving).await.unwrap();
-    assert!(store.register_accounts(vec![]).await.unwrap().left.is_empty(), "it is announced once");
+    assert!(store.register_accounts(vec![]).await.unwrap().left.is_empty(), "reported once");
 
     assert_eq!(store.prune(everything_before(100)).await.unwrap().snapshots, 0);
     assert_eq!(store.prune(everything_before(101)).await.unwrap().snapshots, 1);
@@ -452,7 +453,7 @@ pub(crate) async fn repeats_count_retained_events_only(place: &Place) {
     assert_eq!(field(&events(&store).await[0], "/id"), first);
 }
 
-pub(crate) async fn a_commit_wakes_the_dispatchers(place: &Place) {
+pub(crate) async fn commit_wakes_dispatchers(place: &Place) {
     let store = place.open();
     let mut committed = store.committed();
     let account = register(&store, "a").await;
@@ -463,7 +464,7 @@ pub(crate) async fn a_commit_wakes_the_dispatchers(place: &Place) {
     assert_eq!(events(&store).await[0].event_type, EventType::SessionStarted);
 }
 
-pub(crate) async fn token_fetches_survive(place: &Place) {
+pub(crate) async fn token_fetches_survive_restart(place: &Place) {
     let store = place.open();
     for ms in [1, 2] {
         store.record_token_fetch("wx0", at(ms)).await.unwrap();
@@ -472,7 +473,7 @@ pub(crate) async fn token_fetches_survive(place: &Place) {
     assert_eq!(store.token_fetches().await.unwrap(), [("wx0".to_owned(), at(2))].into());
 }
 
-pub(crate) async fn a_closed_store_says_so(place: &Place) {
+pub(crate) async fn closed_store_returns_error(place: &Place) {
     let store = place.open();
     let account = register(&store, "a").await;
     let queued = store.commit_poll(poll(&account, vec![started("o-1", 1)]));

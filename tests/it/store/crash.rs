@@ -13,14 +13,14 @@ use kfwatch::{
 
 use crate::support::store::*;
 
-/// Set for the child; holds the path of its store.
+/// Set for the child process: the path of its store.
 const CHILD: &str = "KFWATCH_TEST_CRASH_STORE";
 
 const ACCOUNTS: usize = 8;
 
 #[test]
 fn acknowledged_commits_survive_kill() {
-    #[expect(clippy::disallowed_methods, reason = "how the child learns that it is one")]
+    #[expect(clippy::disallowed_methods, reason = "the variable marks the child process")]
     if let Ok(path) = std::env::var(CHILD) {
         return commit_until_killed(&path);
     }
@@ -31,7 +31,7 @@ fn acknowledged_commits_survive_kill() {
     }
 }
 
-/// Starts a child, kills it after so many acknowledgements, and returns all that it printed.
+/// Starts a child, kills it after so many acknowledgements, and returns all acknowledgements that it printed.
 fn run_and_kill(file: &TestFile, acknowledgements: usize) -> Vec<(i64, u64)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "store::crash::acknowledged_commits_survive_kill", "--nocapture"])
@@ -88,8 +88,8 @@ fn check(file: &TestFile, acknowledged: &[(i64, u64)]) {
                 events.iter().filter(|event| event.account == stored.id).cloned().collect();
             assert_eq!(sequences(&own), (1..=own.len() as u64).collect::<Vec<_>>(), "no gaps");
             let promised = acknowledged.iter().filter(|(id, _)| *id == stored.id.0).map(|(_, n)| *n).max();
-            assert!(promised.unwrap_or(0) <= own.len() as u64, "what was acknowledged is there");
-            assert_eq!(replayed(&own), listed(&stored), "the snapshot is what the events lead to");
+            assert!(promised.unwrap_or(0) <= own.len() as u64, "acknowledged commits are stored");
+            assert_eq!(replayed(&own), listed(&stored), "the snapshot equals the replayed events");
         }
         store.close().await;
     });

@@ -1,4 +1,4 @@
-//! The SQLite file: its modes, its lock, its lease, a full disk, and reading it beside the daemon.
+//! The SQLite file: its modes, its lock, its lease, a full disk, and readers while the daemon runs.
 
 use std::{future::ready, os::unix::fs::PermissionsExt, pin::pin};
 
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use crate::support::store::*;
 
 #[tokio::test]
-async fn only_the_owner_can_read_the_files() {
+async fn files_are_readable_by_owner_only() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     register(&store, "a").await;
@@ -25,7 +25,7 @@ async fn only_the_owner_can_read_the_files() {
 }
 
 #[tokio::test]
-async fn second_opener_learns_process_of_owner() {
+async fn second_opener_gets_process_id_of_owner() {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
     let error = Store::open(&file.path).unwrap_err();
@@ -85,16 +85,16 @@ async fn full_disk_stores_nothing_partially_and_recovers() {
     let store = Store::open(&file.path).unwrap();
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-0", 0)]).await;
-    store.limit_pages(1).await.unwrap(); // SQLite takes the present size when it is larger
+    store.limit_pages(1).await.unwrap(); // SQLite uses the current size if that is larger
     let long = "o".repeat(4096);
     let many = vec![started("o-1", 1), ended("o-0", 0), started(&long, 2), started(&long, 3)];
-    let (with_it, failed) = tokio::join!(
+    let (concurrent, failed) = tokio::join!(
         store.commit_poll(poll(&account, vec![started("o-9", 9)])),
         store.commit_poll(poll(&account, many.clone())),
     );
     assert!(matches!(failed, Err(StoreError::Full { .. })), "{failed:?}");
     assert_eq!(store.write_stats(), WriteStats { failures: 1, last_succeeded: false });
-    let survived = 1 + usize::from(with_it.is_ok());
+    let survived = 1 + usize::from(concurrent.is_ok());
     assert_eq!(events(&store).await.len(), survived);
     assert_eq!(register(&store, "a").await.snapshot.len(), survived);
 
@@ -133,7 +133,11 @@ async fn failed_group_commit_fails_every_caller() {
     let outcomes = commits.await;
     let stored = outcomes.iter().take_while(|outcome| outcome.is_ok()).count();
     assert!(stored < 20 && outcomes[stored..].iter().all(Result::is_err), "{outcomes:?}");
-    assert_eq!(events(&store).await.len(), stored, "what failed left nothing, what succeeded is there");
+    assert_eq!(
+        events(&store).await.len(),
+        stored,
+        "failed commits store nothing, successful ones are stored"
+    );
     commit(&store, &account, vec![started("o-after", 1)]).await;
 }
 
@@ -163,7 +167,7 @@ async fn event_log_is_readable_while_daemon_runs() {
     }
     assert_eq!(ids(EventFilter { account: Some("c".to_owned()), ..all() }, 9), (vec![], LogPosition(4)));
     commit(&store, &registered[1], vec![ended("o-3", 3)]).await;
-    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9).0, [5], "a follower sees what is new");
+    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9).0, [5], "a follower sees new events");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A log of ten million events is as quick to work with as one of a hundred thousand.
+//! Operations on a log of ten million events are as fast as on one of a hundred thousand.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,12 @@ use rusqlite::Connection;
 
 use crate::support::store::*;
 
-/// Between two events: ten million of them are a month.
+/// Time between two events; ten million events take a month.
 const GAP_MS: i64 = 259;
 const ACCOUNTS: i64 = 1_000;
 
-/// A store with so many events of a thousand kf accounts, straight by SQL; `observed` is an expression of the number `n`.
+/// Creates a store with so many events of a thousand kf accounts by SQL. `observed` is an SQL expression with the event number
+/// `n`.
 async fn filled(count: i64, observed: &str) -> TestFile {
     let file = test_file();
     let store = Store::open(&file.path).unwrap();
@@ -39,7 +40,7 @@ async fn filled(count: i64, observed: &str) -> TestFile {
     file
 }
 
-/// As time goes by.
+/// The observation time of event `n` by a correct clock.
 fn steady() -> String {
     format!("1795000000000 + n * {GAP_MS}")
 }
@@ -50,7 +51,7 @@ fn since(n: i64) -> Timestamp {
 
 #[tokio::test]
 async fn time_range_query_scans_no_older_events() {
-    // Behind by half an hour; at 1970, as after a start without a clock; an hour and a half ahead; two hours behind.
+    // The clock is half an hour slow; in 1970, as after a boot without a clock; 90 minutes fast; two hours slow.
     let clock = format!(
         "CASE WHEN n BETWEEN 20000 AND 30000 THEN {steady} - 1800000 WHEN n BETWEEN 40000 AND 55000 THEN n
               WHEN n BETWEEN 60000 AND 75000 THEN {steady} + 5400000
@@ -64,7 +65,7 @@ async fn time_range_query_scans_no_older_events() {
         let connection = Connection::open(&file.path).unwrap();
         let sql = "SELECT count(*) FROM events WHERE id <= ?1 AND observed_at >= ?2";
         let left_out = connection.query_row(sql, (after.0, since(n).as_millisecond()), |row| row.get(0));
-        assert_eq!(left_out, Ok(0), "since event {n}, behind {after:?}");
+        assert_eq!(left_out, Ok(0), "since event {n}, after {after:?}");
         after
     };
     let times =
@@ -75,16 +76,16 @@ async fn time_range_query_scans_no_older_events() {
     assert_eq!(check(1), LogPosition::BEGINNING);
     assert!(check(39_999) >= LogPosition(20_000));
     assert!(check(119_990) >= LogPosition(100_000));
-    assert!(check(130_000) >= LogPosition(100_000), "nothing is that late");
+    assert!(check(130_000) >= LogPosition(100_000), "no event is that late");
     let store = Store::open(&file.path).unwrap();
     sinks(&store, &["crm"], StartPosition::Now, 1).await;
     let rewound = store.rewind_cursor("crm", since(119_990)).await.unwrap();
     assert_eq!(
         (rewound.cursor, rewound.events),
         (LogPosition(119_989), 11),
-        "a sink is moved back there as well"
+        "a replay starts at the same position"
     );
-    // A pruned log begins somewhere.
+    // A pruned log begins at a later event.
     store.prune(PruneLimits { batch: 5000, ..everything_before(15_000 * GAP_MS) }).await.unwrap();
     assert!(check(119_990) >= LogPosition(100_000));
     for n in times {
@@ -92,7 +93,7 @@ async fn time_range_query_scans_no_older_events() {
     }
 }
 
-/// What a step took at best; steps are of microseconds, so one is many.
+/// Returns the shortest duration of a step. Where an operation takes microseconds, a step repeats it.
 async fn quickest<F: Future<Output = ()>>(times: usize, mut step: impl FnMut() -> F) -> Duration {
     let mut quickest = Duration::MAX;
     for _ in 0..times {
@@ -103,7 +104,7 @@ async fn quickest<F: Future<Output = ()>>(times: usize, mut step: impl FnMut() -
     quickest
 }
 
-/// What was done with a log, and how long it took.
+/// Operations on a log, with their durations.
 type Figures = Vec<(&'static str, Duration)>;
 
 async fn figures(count: i64) -> Figures {
@@ -114,7 +115,7 @@ async fn figures(count: i64) -> Figures {
         begun.elapsed(),
         file.path.metadata().unwrap().len() >> 20
     );
-    let mut figures = read_beside(&file, count).await;
+    let mut figures = measure_reads(&file, count).await;
     let started = quickest(3, async || {
         let store = Store::open(&file.path).unwrap();
         store
@@ -144,7 +145,7 @@ async fn figures(count: i64) -> Figures {
             assert_eq!(store.sink("a").await.unwrap().backlog.events, count as u64);
         }
     });
-    figures.push(("a hundred scrapes ask what is pending", pending.await));
+    figures.push(("a hundred scrapes count pending events", pending.await));
     let moved = quickest(5, async || store.advance_cursor("a", LogPosition(count / 2)).await.unwrap());
     figures.push(("a cursor moves", moved.await));
     store.advance_cursor("b", LogPosition(count / 2)).await.unwrap();
@@ -166,8 +167,8 @@ async fn figures(count: i64) -> Figures {
     figures
 }
 
-/// What `kfwatch events` does, beside the daemon or without one.
-async fn read_beside(file: &TestFile, count: i64) -> Figures {
+/// Measures the reads of `kfwatch events`, which needs no daemon.
+async fn measure_reads(file: &TestFile, count: i64) -> Figures {
     let log = EventLog::open(&file.path).unwrap();
     let read = |filter: EventFilter, limit: usize, expected: usize| {
         assert_eq!(log.read(&filter, limit).unwrap().events.len(), expected);
@@ -197,24 +198,24 @@ async fn read_beside(file: &TestFile, count: i64) -> Figures {
         ("events --since, the last 1,000", since_late.await),
         ("events --account, the first 50", of_one.await),
         ("events --account --since, the last 50", of_one_since.await),
-        ("events --follow, a hundred looks", follow.await),
+        ("events --follow, a hundred reads", follow.await),
     ]
 }
 
 #[test]
 #[ignore = "slow, and needs 8 GB of disk; tests/run.sh --long runs it"]
 fn ten_million_events_are_as_fast_as_a_hundred_thousand() {
-    /// One log after the other, on a machine that does other things as well.
+    /// Tolerance for other load on the machine, because the logs are measured one after the other.
     const FACTOR: u32 = 5;
-    /// Less than this nobody notices who types a command. To read ten million events takes seconds.
-    const NOTHING: Duration = Duration::from_millis(50);
+    /// A user does not notice less than this. Reading ten million events takes seconds.
+    const UNNOTICEABLE: Duration = Duration::from_millis(50);
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let [small, large] = [100_000, 10_000_000].map(|count| runtime.block_on(figures(count)));
     let mut slow = Vec::new();
     for ((what, small), (_, large)) in small.into_iter().zip(large) {
         println!("{what}: {small:?}, with a hundred times the log {large:?}");
-        if large > FACTOR * small.max(NOTHING) {
+        if large > FACTOR * small.max(UNNOTICEABLE) {
             slow.push(what);
         }
     }

@@ -1,4 +1,4 @@
-//! Stores of older versions: migrated whole or not at all, with a copy of what they were.
+//! Stores of older versions: migrated completely or not at all, after a copy was made.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 
 use crate::support::{disk::SmallDisk, store::*};
 
-/// A store as version 1 left it: an account with a session, its events, a sink, and a token fetch.
+/// A store of version 1: an account with a session, its events, a sink, and a token fetch.
 fn version_1() -> TestFile {
     let file = test_file();
     fill_version_1(&file.path);
@@ -44,7 +44,7 @@ fn version(path: &Path) -> i64 {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
 }
 
-/// What lies beside the store, its own files excepted.
+/// Returns the backup copies in the store's directory.
 fn copies(file: &TestFile) -> Vec<PathBuf> {
     let entries = file.directory.path().read_dir().unwrap().map(|entry| entry.unwrap().path());
     let mut copies: Vec<PathBuf> =
@@ -54,7 +54,7 @@ fn copies(file: &TestFile) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_store_of_version_1_keeps_everything() {
+async fn store_of_version_1_keeps_everything() {
     let file = version_1();
     let store = Store::open(&file.path).unwrap();
     let ids: Vec<i64> = events(&store).await.iter().map(|event| event.id.0).collect();
@@ -73,7 +73,7 @@ async fn a_store_of_version_1_keeps_everything() {
 }
 
 #[tokio::test]
-async fn a_store_of_version_3_keeps_its_stopped_sinks_and_dead_letters() {
+async fn store_of_version_3_keeps_stopped_sinks_and_dead_letters() {
     let file = version_1();
     let connection = Connection::open(&file.path).unwrap();
     connection.execute_batch(include_str!("version_2.sql")).unwrap();
@@ -108,37 +108,37 @@ async fn migration_copy_is_a_sound_older_store() {
     assert_eq!(text("PRAGMA integrity_check"), "ok");
     assert_eq!(text("SELECT group_concat(id) FROM events"), "41,42");
     drop(connection);
-    // It can be put in the store's place.
+    // The copy can replace the store.
     fs::copy(&copy, &file.path).unwrap();
     Store::open(&file.path).unwrap().close().await;
 }
 
 #[tokio::test]
-async fn a_copy_is_never_overwritten() {
+async fn copy_is_never_overwritten() {
     let file = version_1();
     let copy = file.directory.path().join("kfwatch.db-backup-v1");
-    fs::write(&copy, "dear to somebody").unwrap();
+    fs::write(&copy, "an earlier copy").unwrap();
     fs::write(file.directory.path().join("kfwatch.db-backup-partial"), "cut short by a crash").unwrap();
     Store::open(&file.path).unwrap().close().await;
-    assert_eq!(fs::read(&copy).unwrap(), b"dear to somebody");
+    assert_eq!(fs::read(&copy).unwrap(), b"an earlier copy");
     assert_eq!(copies(&file), [copy, file.directory.path().join("kfwatch.db-backup-v1-2")]);
 }
 
 #[tokio::test]
-async fn a_migration_that_fails_leaves_the_store_as_it_was() {
+async fn failed_migration_leaves_store_unchanged() {
     let file = version_1();
-    // What an operator added stands in the way.
+    // A table that an operator added conflicts with the migration.
     Connection::open(&file.path).unwrap().execute_batch("CREATE TABLE refresh_tokens (x)").unwrap();
     let error = Store::open(&file.path).unwrap_err();
     assert!(told(&error).contains("refresh_tokens already exists"), "{}", told(&error));
     assert_eq!(version(&file.path), 1);
-    assert!(copies(&file).is_empty(), "a daemon that starts again and again must not fill the disk");
+    assert!(copies(&file).is_empty(), "a daemon that restarts repeatedly must not fill the disk");
     Connection::open(&file.path).unwrap().execute_batch("DROP TABLE refresh_tokens").unwrap();
     Store::open(&file.path).unwrap().close().await;
 }
 
 #[test]
-fn a_reader_does_not_migrate() {
+fn reader_does_not_migrate() {
     let file = version_1();
     let error = EventLog::open(&file.path).unwrap_err();
     assert!(matches!(error, StoreError::Older { found: 1, .. }));
@@ -154,7 +154,7 @@ async fn full_disk_prevents_migration_harmlessly() {
     let grow = "UPDATE events SET json = hex(zeroblob(100000))";
     Connection::open(&path).unwrap().execute_batch(grow).unwrap();
     disk.fill();
-    // Room for a log of the store, and not for a copy.
+    // Leaves room for the WAL but not for a copy.
     let ballast = fs::OpenOptions::new().write(true).open(disk.path().join("ballast")).unwrap();
     ballast.set_len(ballast.metadata().unwrap().len() - 200_000).unwrap();
     drop(ballast);

@@ -1,4 +1,4 @@
-//! Files that are no store of ours are refused with a line that says what to do, and left as they are.
+//! Files that are not a kfwatch store are refused with an error that says what to do, and are left unchanged.
 
 use std::{fs, path::Path};
 
@@ -35,7 +35,7 @@ fn change(file: &TestFile, sql: &str) {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused() {
+async fn newer_schema_is_refused() {
     let file = store_file().await;
     change(&file, "PRAGMA user_version = 99");
     let (error, text) = refused(&file.path);
@@ -44,7 +44,7 @@ async fn a_newer_schema_is_refused() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_still_in_the_log_is_refused() {
+async fn newer_schema_in_wal_is_refused() {
     let file = store_file().await;
     let connection = Connection::open(&file.path).unwrap();
     connection.execute_batch("PRAGMA user_version = 99").unwrap();
@@ -53,7 +53,7 @@ async fn a_newer_schema_still_in_the_log_is_refused() {
 }
 
 #[test]
-fn the_file_of_another_program_is_refused() {
+fn file_of_another_program_is_refused() {
     let file = test_file();
     change(&file, "CREATE TABLE notes (text)");
     let (error, text) = refused(&file.path);
@@ -62,7 +62,7 @@ fn the_file_of_another_program_is_refused() {
 }
 
 #[test]
-fn what_is_no_database_is_refused() {
+fn text_file_is_refused() {
     for content in ["x", "a text that is longer than the header of a database\n"] {
         let file = test_file();
         fs::write(&file.path, content).unwrap();
@@ -73,7 +73,7 @@ fn what_is_no_database_is_refused() {
 }
 
 #[tokio::test]
-async fn a_truncated_file_is_refused() {
+async fn truncated_file_is_refused() {
     for keep in [50, 4096, 4096 * 3, 4096 * 7 + 100] {
         let file = store_file().await;
         fs::OpenOptions::new().write(true).open(&file.path).unwrap().set_len(keep).unwrap();
@@ -84,7 +84,7 @@ async fn a_truncated_file_is_refused() {
 }
 
 #[tokio::test]
-async fn file_overwritten_by_a_log_is_refused() {
+async fn empty_file_with_wal_is_refused() {
     let file = store_file().await;
     fs::write(&file.path, "").unwrap();
     let log = file.path.with_extension("db-wal");
@@ -95,7 +95,7 @@ async fn file_overwritten_by_a_log_is_refused() {
 }
 
 #[tokio::test]
-async fn garbage_in_the_tables_is_refused() {
+async fn garbage_in_tables_is_refused() {
     let file = store_file().await;
     let mut content = fs::read(&file.path).unwrap();
     content[4096..4096 * 6].fill(0xa5);
@@ -114,7 +114,7 @@ async fn missing_tables_are_refused() {
 }
 
 #[tokio::test]
-async fn values_that_were_never_written_are_reported_as_damage() {
+async fn unknown_values_are_reported_as_damage() {
     let file = store_file().await;
     change(&file, "UPDATE accounts SET state = 'asleep'");
     let store = Store::open(&file.path).unwrap();
@@ -123,7 +123,7 @@ async fn values_that_were_never_written_are_reported_as_damage() {
 }
 
 #[test]
-fn an_empty_file_becomes_a_store() {
+fn empty_file_becomes_a_store() {
     let file = test_file();
     fs::write(&file.path, "").unwrap();
     Store::open(&file.path).unwrap();

@@ -1,4 +1,4 @@
-//! A log that is kept within its size: the file does not grow beyond it, however much passes through.
+//! The size limit of the event log: the file stays within it, however many events pass through.
 
 use kfwatch::store::{LogPosition, RoomOutcome, SizeLimit, StartPosition};
 
@@ -17,7 +17,7 @@ async fn file_size_stays_bounded_under_throughput() {
     for round in 0..400 {
         let changes = (0..100).map(|n| started(&format!("o-{round}-{n}"), n)).collect();
         newest = commit(&store, &account, changes).await.last_event;
-        // So that the snapshot does not grow.
+        // Ends the sessions, so that the snapshot does not grow.
         let changes = (0..100).map(|n| ended(&format!("o-{round}-{n}"), n)).collect();
         passed += 200;
         newest = newest.max(commit(&store, &account, changes).await.last_event);
@@ -36,13 +36,13 @@ async fn file_size_stays_bounded_under_throughput() {
         }
         assert!(*used.borrow() <= BOUND);
     }
-    assert_eq!(suspended, ["dead"], "once, and nobody else");
+    assert_eq!(suspended, ["dead"], "once, and no other sink");
     assert_eq!(newest, LogPosition(passed));
     let dead = store.sink("dead").await.unwrap().backlog;
     assert_eq!(
         dead.events + dead.lost_events,
         passed.unsigned_abs(),
-        "each event is there or counted as lost"
+        "each event is stored or counted as lost"
     );
     assert!(dead.lost_events > 0);
     store.close().await;

@@ -1,4 +1,4 @@
-//! Figures, not promises: run with `cargo test --release --test store -- --ignored --nocapture speed`.
+//! Measurements without limits. Run with `cargo test --release --test it -- --ignored --nocapture store::speed`.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ fn openid(number: usize) -> String {
 
 #[test]
 #[ignore = "slow"]
-fn changed_accounts_a_second() {
+fn commit_rate_of_changed_accounts() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {
         let file = test_file();
@@ -45,7 +45,7 @@ fn changed_accounts_a_second() {
     });
 }
 
-/// The session of the round before ends, another one starts; sessions began at any time between two polls.
+/// Ends the session of the previous round and starts another one. The start times are spread over a poll interval.
 fn turnover(stored: &StoredAccount, in_flight: usize, round: i64) -> PollCommit {
     let id = stored.id.0;
     let began = |round| (in_flight as i64 * 10 + round) * 15 + id % 15;
@@ -56,7 +56,7 @@ fn turnover(stored: &StoredAccount, in_flight: usize, round: i64) -> PollCommit 
 
 #[test]
 #[ignore = "slow"]
-fn a_million_sessions_are_restored() {
+fn restore_time_of_a_million_sessions() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {
         let file = test_file();

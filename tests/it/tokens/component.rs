@@ -33,7 +33,7 @@ impl Stage {
         Self::resumed(None).await
     }
 
-    /// `last_fetch_ago`: when a daemon before this one last fetched the component's token.
+    /// `last_fetch_ago`: how long ago the previous daemon fetched the component's token.
     async fn resumed(last_fetch_ago: Option<Duration>) -> Self {
         let platform = Platform::start().await;
         let directory = tempfile::tempdir().unwrap();
@@ -73,14 +73,14 @@ async fn fifty_official_accounts_at_once_fetch_one_component_token() {
     for account in &accounts {
         account.poll().await.unwrap();
     }
-    assert_eq!(stage.platform.asked("api_component_token"), 1);
-    assert_eq!(stage.platform.asked("api_authorizer_token"), 50);
+    assert_eq!(stage.platform.request_count("api_component_token"), 1);
+    assert_eq!(stage.platform.request_count("api_authorizer_token"), 50);
     assert_eq!(stage.platform.journal.fetches.lock().unwrap().len(), 51);
     assert_eq!(stage.platform.journal.fetches.lock().unwrap()[0], COMPONENT);
-    let told = |endpoint| accounts.iter().map(|account| account.tally.of(endpoint)).sum::<usize>();
-    assert_eq!((told(Endpoint::ComponentToken), told(Endpoint::AuthorizerToken)), (1, 50));
+    let reported = |endpoint| accounts.iter().map(|account| account.tally.of(endpoint)).sum::<usize>();
+    assert_eq!((reported(Endpoint::ComponentToken), reported(Endpoint::AuthorizerToken)), (1, 50));
     let refreshed = accounts.iter().map(|account| account.tally.refreshed.load(Ordering::Relaxed));
-    assert_eq!(refreshed.sum::<u64>(), 50, "the component's token is none of the official accounts'");
+    assert_eq!(refreshed.sum::<u64>(), 50, "the component's token does not count for official accounts");
     assert_eq!(stage.stored(), [""; 0], "a refresh token that stays the same is not stored again");
 }
 
@@ -94,7 +94,7 @@ async fn refused_component_token_is_fetched_once_and_calls_repeat() {
     for result in join_all(accounts[1..].iter().map(Account::poll)).await {
         result.unwrap();
     }
-    assert_eq!(stage.platform.asked("api_component_token"), 2);
+    assert_eq!(stage.platform.request_count("api_component_token"), 2);
 }
 
 #[tokio::test]
@@ -105,21 +105,21 @@ async fn refused_component_token_within_min_interval_costs_a_poll() {
     stage.platform.world().component_token = "another program's".to_owned();
     let failure = accounts[1].failure().await;
     assert_eq!((failure.endpoint, failure.error.errcode()), (Endpoint::AuthorizerToken, Some(40001)));
-    assert_eq!(stage.platform.asked("api_component_token"), 1);
+    assert_eq!(stage.platform.request_count("api_component_token"), 1);
     stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     accounts[1].poll().await.unwrap();
 }
 
 #[tokio::test]
-async fn an_authorizer_token_that_is_refused_is_fetched_again() {
+async fn refused_authorizer_token_is_fetched_again() {
     let stage = Stage::set().await;
     let accounts = stage.accounts(1);
     accounts[0].poll().await.unwrap();
     stage.platform.world().merchants.values_mut().next().unwrap().access_token = String::new();
     stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     accounts[0].poll().await.unwrap();
-    assert_eq!(stage.platform.asked("api_authorizer_token"), 2);
-    assert_eq!(stage.platform.asked("api_component_token"), 1);
+    assert_eq!(stage.platform.request_count("api_authorizer_token"), 2);
+    assert_eq!(stage.platform.request_count("api_component_token"), 1);
 }
 
 #[tokio::test]
@@ -130,12 +130,16 @@ async fn working_parameter_spelling_is_detected_and_kept() {
     for account in &accounts {
         account.poll().await.unwrap();
     }
-    assert_eq!(stage.platform.asked("api_authorizer_token"), 4, "the second one knows");
-    assert_eq!(accounts[0].tally.of(Endpoint::AuthorizerToken), 2, "each exchange is told");
+    assert_eq!(
+        stage.platform.request_count("api_authorizer_token"),
+        4,
+        "the second account uses the known spelling"
+    );
+    assert_eq!(accounts[0].tally.of(Endpoint::AuthorizerToken), 2, "each call is reported");
     stage.platform.world().parameter = "neither";
     stage.platform.clock.pass(Duration::from_secs(7200));
     assert_eq!(accounts[0].failure().await.error.errcode(), Some(41001));
-    assert_eq!(stage.platform.asked("api_authorizer_token"), 6);
+    assert_eq!(stage.platform.request_count("api_authorizer_token"), 6);
 }
 
 #[tokio::test]
@@ -152,14 +156,14 @@ async fn rotated_refresh_token_is_stored_before_use() {
     assert_eq!(failure.class, ErrorClass::Busy);
     stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     account.failure().await;
-    assert_eq!(stage.platform.asked("api_authorizer_token"), 1, "first it has to be stored");
-    assert_eq!(stage.platform.asked("getsessionlist"), 0);
+    assert_eq!(stage.platform.request_count("api_authorizer_token"), 1, "it must be stored first");
+    assert_eq!(stage.platform.request_count("getsessionlist"), 0);
 
     stage.platform.journal.fails.store(false, Ordering::Relaxed);
     account.poll().await.unwrap();
     let appid = "wx0000000000000000";
     assert_eq!(stage.stored(), [format!("refresh-{appid}-1"), format!("refresh-{appid}-2")]);
-    assert_eq!(stage.platform.asked("api_get_authorizer_list"), 0, "none was lost");
+    assert_eq!(stage.platform.request_count("api_get_authorizer_list"), 0, "no refresh token was lost");
 }
 
 #[tokio::test]
@@ -171,8 +175,8 @@ async fn invalid_refresh_tokens_share_one_lookup() {
     for result in join_all(accounts.iter().map(Account::poll)).await {
         result.unwrap();
     }
-    assert_eq!(stage.platform.asked("api_get_authorizer_list"), 1);
-    assert_eq!(stage.platform.asked("api_authorizer_token"), 100);
+    assert_eq!(stage.platform.request_count("api_get_authorizer_list"), 1);
+    assert_eq!(stage.platform.request_count("api_authorizer_token"), 100);
     let mut stored = stage.stored();
     stored.sort();
     assert_eq!(stored, appids.iter().map(|appid| format!("refresh-{appid}")).collect::<Vec<_>>());
@@ -190,7 +194,7 @@ async fn renewed_authorization_recovers_later() {
         assert!(failure.error.remedy(failure.endpoint).unwrap().en.contains("authorize"));
         stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     }
-    assert_eq!(stage.platform.asked("api_get_authorizer_list"), 1, "at most once a minute");
+    assert_eq!(stage.platform.request_count("api_get_authorizer_list"), 1, "at most once a minute");
     let merchant = stage.platform.world().merchants["wx0000000000000000"].clone();
     stage.platform.world().merchants.insert(appid.to_owned(), merchant);
     stage.platform.clock.pass(MINUTE);
@@ -203,10 +207,14 @@ async fn missing_refresh_token_pages_through_list() {
     let stage = Stage::set().await;
     let appids = stage.platform.merchants(1001);
     stage.account(&appids[1000], None).poll().await.unwrap();
-    assert_eq!(stage.platform.asked("api_get_authorizer_list"), 3);
+    assert_eq!(stage.platform.request_count("api_get_authorizer_list"), 3);
     let failure = stage.account("wx9999999999999999", None).failure().await;
     assert_eq!((failure.class, failure.error), (ErrorClass::NotAuthorized, CallError::NoRefreshToken));
-    assert_eq!(stage.platform.asked("api_get_authorizer_list"), 3, "one reading serves all");
+    assert_eq!(
+        stage.platform.request_count("api_get_authorizer_list"),
+        3,
+        "one read of the list serves all accounts"
+    );
 }
 
 #[tokio::test]
@@ -215,12 +223,12 @@ async fn cancelled_list_reading_resumes_at_its_page() {
     let appids = stage.platform.merchants(600);
     stage.account(&appids[0], Some(&format!("refresh-{}", appids[0]))).poll().await.unwrap();
     let account = stage.account(&appids[599], None);
-    let first_page = stage.platform.hold_next();
+    let first_page = stage.platform.delay_next();
     let mut poll = Box::pin(account.poll());
-    stage.platform.asked_by(&mut poll, "api_get_authorizer_list", 1).await;
-    let second_page = stage.platform.hold_next();
+    stage.platform.poll_until_requested(&mut poll, "api_get_authorizer_list", 1).await;
+    let second_page = stage.platform.delay_next();
     drop(first_page);
-    stage.platform.asked_by(&mut poll, "api_get_authorizer_list", 2).await;
+    stage.platform.poll_until_requested(&mut poll, "api_get_authorizer_list", 2).await;
     drop((poll, second_page));
     account.poll().await.unwrap();
     let world = stage.platform.world();
@@ -234,15 +242,15 @@ async fn waiting_official_accounts_share_component_token_failure() {
     let stage = Stage::set().await;
     let accounts = stage.accounts(20);
     stage.platform.world().ticket = "ticket-2".to_owned();
-    let release = stage.platform.hold_next();
+    let release = stage.platform.delay_next();
     let mut polls = join_all(accounts.iter().map(Account::failure));
-    stage.platform.asked_by(&mut polls, "api_component_token", 1).await;
+    stage.platform.poll_until_requested(&mut polls, "api_component_token", 1).await;
     stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     drop(release);
     for failure in polls.await {
         assert_eq!(failure.error.errcode(), Some(61006));
     }
-    assert_eq!(stage.platform.asked("api_component_token"), 1);
+    assert_eq!(stage.platform.request_count("api_component_token"), 1);
 }
 
 #[tokio::test]
@@ -256,9 +264,9 @@ async fn ticket_is_read_again_for_each_fetch() {
     assert_eq!(
         accounts[1].failure().await.error.errcode(),
         Some(61006),
-        "those who may not fetch yet hear why"
+        "a poll within the interval gets the reason"
     );
-    assert_eq!(stage.platform.asked("api_component_token"), 1);
+    assert_eq!(stage.platform.request_count("api_component_token"), 1);
     let failed = |n: usize| accounts[n].tally.failed.load(Ordering::Relaxed);
     assert_eq!((failed(0), failed(1)), (1, 0), "a fetch that was not made has not failed");
 
@@ -267,23 +275,27 @@ async fn ticket_is_read_again_for_each_fetch() {
     for account in &accounts {
         account.poll().await.unwrap();
     }
-    assert_eq!(stage.platform.asked("api_component_token"), 2, "nobody waited for another's failure");
+    assert_eq!(
+        stage.platform.request_count("api_component_token"),
+        2,
+        "no account waited for another's failure"
+    );
 }
 
 #[tokio::test]
-async fn a_missing_ticket_file_is_named() {
+async fn missing_ticket_file_is_named() {
     let stage = Stage::set().await;
     std::fs::remove_file(stage.ticket()).unwrap();
     let failure = stage.accounts(1)[0].failure().await;
     assert!(failure.to_string().starts_with("api_component_token: ticket file: /"), "{failure}");
     assert_eq!(failure.class, ErrorClass::NotAuthorized);
-    assert_eq!(stage.platform.asked("api_component_token"), 0);
+    assert_eq!(stage.platform.request_count("api_component_token"), 0);
     std::fs::write(stage.ticket(), "ticket-1").unwrap();
     stage.accounts(1)[0].poll().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_ticket_can_come_from_a_server() {
+async fn ticket_can_come_from_a_server() {
     let platform = Platform::start().await;
     let url = format!("{}/ticket", platform.url).parse().unwrap();
     let server = TokenServer { url, header: None, json_pointer: None };
@@ -300,7 +312,7 @@ async fn component_min_fetch_interval_survives_restart() {
     let account = stage.accounts(1).remove(0);
     let failure = account.failure().await;
     assert_eq!((failure.endpoint, failure.error), (Endpoint::ComponentToken, CallError::TokenNotYet));
-    assert_eq!(stage.platform.asked("api_component_token"), 0);
+    assert_eq!(stage.platform.request_count("api_component_token"), 0);
     stage.platform.clock.pass(Duration::from_secs(7));
     account.poll().await.unwrap();
 }

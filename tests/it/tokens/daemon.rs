@@ -1,9 +1,9 @@
-//! The real program with tokens that come by way of others.
+//! The real program with tokens from a token server and from a component.
 
 use super::platform::{COMPONENT, COMPONENT_SECRET, Platform};
 use crate::support::{process::Home, wait::eventually};
 
-/// Modules are named as well as crates: a filter for a module outweighs the one that keeps its crate quiet.
+/// Names modules as well, because a filter for a module overrides the filter that silences its crate.
 const LOUDEST: &str = "trace,hyper=trace,hyper::proto=trace,hyper_util=trace,hyper_util::client=trace,reqwest=trace,\
     reqwest::connect=trace,reqwest::async_impl=trace,tower_http=trace";
 
@@ -37,7 +37,7 @@ fn home(platform: &Platform) -> Home {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_secret_is_told_at_the_loudest_level() {
+async fn failures_show_no_secret_at_trace_level() {
     let platform = Platform::start().await;
     let home = home(&platform);
     for merchant in platform.world().merchants.values_mut() {
@@ -50,7 +50,7 @@ async fn no_secret_is_told_at_the_loudest_level() {
             text.lines().filter(|line| line.starts_with("wechat_kf_account_up{") && line.ends_with(" 1"));
         (up.count() == 3).then_some(())
     });
-    // All failures at once: the ticket, the refresh tokens and the token server's answer are refused, and quoted.
+    // All failures at once: the ticket, the refresh tokens and the token server's answer are refused, and the errors quote them.
     platform.world().served = (200, r#"{"errcode":40013,"errmsg":"s3cret-header"}"#.to_owned());
     platform.world().accepted = String::new();
     platform.world().ticket = "ticket-2".to_owned();
@@ -58,16 +58,16 @@ async fn no_secret_is_told_at_the_loudest_level() {
         merchant.access_token = String::new();
         merchant.refresh_token = "refresh-wx-of-another".to_owned();
     }
-    eventually("a poll that was told why", || daemon.stderr().contains("[REDACTED]").then_some(()));
+    eventually("a redacted error in the log", || daemon.stderr().contains("[REDACTED]").then_some(()));
     let pages = ["/metrics", "/"].map(|path| daemon.get(path).text());
     daemon.signal("TERM");
     let ended = daemon.ended();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.stderr.contains("TRACE"), "the log is not loud");
-    for told in [&pages[0], &pages[1], &ended.stdout, &ended.stderr] {
+    assert!(ended.stderr.contains("TRACE"), "the log level is not trace");
+    for output in [&pages[0], &pages[1], &ended.stdout, &ended.stderr] {
         for secret in ["s3cret", "bWU6", "ticket-", "component-1", "refresh-wx", "access-wx", "served-"] {
-            let at = told.find(secret);
-            assert_eq!(at.map(|at| &told[at.saturating_sub(200)..(at + 100).min(told.len())]), None);
+            let at = output.find(secret);
+            assert_eq!(at.map(|at| &output[at.saturating_sub(200)..(at + 100).min(output.len())]), None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The daemon's own wiring: configuration, store and components together, for one official account and for thousands.
+//! The daemon's wiring of configuration, store and components, for one official account and for thousands.
 
 use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
@@ -47,7 +47,7 @@ fn official_accounts(config: &Config, factory: &OfficialAccountFactory) -> Vec<A
 }
 
 #[tokio::test]
-async fn a_rotated_refresh_token_outlives_a_restart() {
+async fn rotated_refresh_token_survives_restart() {
     let platform = Platform::start().await;
     platform.merchants(1);
     platform.world().merchants.values_mut().next().unwrap().rotates = true;
@@ -72,11 +72,11 @@ async fn a_rotated_refresh_token_outlives_a_restart() {
         store.close().await;
         platform.clock.pass(MIN_FETCH_INTERVAL);
     }
-    assert_eq!(platform.asked("api_get_authorizer_list"), 0);
+    assert_eq!(platform.request_count("api_get_authorizer_list"), 0);
 }
 
 #[tokio::test]
-async fn ten_thousand_official_accounts_of_one_component_are_made_ready() {
+async fn ten_thousand_official_accounts_of_one_component_are_built() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("accounts.d")).unwrap();
     for file in 0..10 {

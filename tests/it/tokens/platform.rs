@@ -1,4 +1,4 @@
-//! What the tests talk to: a token server, and WeChat as a third-party platform sees it, in one small HTTP server.
+//! A small HTTP server for the tests: a token server, and WeChat's API for third-party platforms.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,7 +40,7 @@ use crate::support::rehearsal::ScriptedClock;
 pub(crate) const COMPONENT: &str = "wxcccccccccccccccc";
 pub(crate) const COMPONENT_SECRET: &str = "component-s3cret";
 
-/// The server, and what the calls to it need.
+/// The server, and what its clients share.
 pub(crate) struct Platform {
     pub(crate) url: String,
     pub(crate) clock: Arc<ScriptedClock>,
@@ -50,7 +50,7 @@ pub(crate) struct Platform {
     server: tokio::task::JoinHandle<()>,
 }
 
-/// What is true at the server, and what it was asked.
+/// The state of the server, and the requests that it received.
 pub(crate) struct World {
     pub(crate) ticket: String,
     /// The parameter for the component's token.
@@ -62,10 +62,10 @@ pub(crate) struct World {
     pub(crate) merchants: BTreeMap<String, Merchant>,
     /// What the token server answers: status and body.
     pub(crate) served: (u16, String),
-    /// The token that getsessionlist accepts besides those of the merchants.
+    /// The token that getsessionlist accepts in addition to those of the merchants.
     pub(crate) accepted: String,
     /// The next request is answered once the sender of this is dropped.
-    held: Option<oneshot::Receiver<()>>,
+    delay: Option<oneshot::Receiver<()>>,
     pub(crate) asked: Vec<Asked>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Merchant {
     pub(crate) tokens: usize,
 }
 
-/// What was asked.
+/// A received request.
 #[derive(Clone)]
 pub(crate) struct Asked {
     pub(crate) path: String,
@@ -89,12 +89,12 @@ pub(crate) struct Asked {
 
 impl Platform {
     pub(crate) async fn start() -> Self {
-        Self::behind(None).await
+        Self::with_proxy(None).await
     }
 
     /// With a proxy for the calls to WeChat.
     #[expect(clippy::disallowed_methods, reason = "a test is its own composition root")]
-    pub(crate) async fn behind(proxy: Option<&str>) -> Self {
+    pub(crate) async fn with_proxy(proxy: Option<&str>) -> Self {
         let world = Arc::new(Mutex::new(World {
             ticket: "ticket-1".to_owned(),
             parameter: "component_access_token",
@@ -103,7 +103,7 @@ impl Platform {
             merchants: BTreeMap::new(),
             served: (200, "served-1".to_owned()),
             accepted: "served-1".to_owned(),
-            held: None,
+            delay: None,
             asked: Vec::new(),
         }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -129,31 +129,36 @@ impl Platform {
         self.world.lock().unwrap()
     }
 
-    pub(crate) fn asked(&self, path: &str) -> usize {
+    pub(crate) fn request_count(&self, path: &str) -> usize {
         self.world().asked.iter().filter(|asked| asked.path.ends_with(path)).count()
     }
 
-    /// Has the next request wait for its answer until what this gives is dropped.
-    pub(crate) fn hold_next(&self) -> oneshot::Sender<()> {
-        let (release, held) = oneshot::channel();
-        self.world().held = Some(held);
+    /// Delays the response to the next request until the returned sender is dropped.
+    pub(crate) fn delay_next(&self) -> oneshot::Sender<()> {
+        let (release, delay) = oneshot::channel();
+        self.world().delay = Some(delay);
         release
     }
 
-    /// Goes on with these polls, none of which may end, until the path was asked so often.
-    pub(crate) async fn asked_by(&self, polls: &mut (impl Future + Unpin), path: &str, times: usize) {
+    /// Runs these polls, none of which may end, until the path was requested so often.
+    pub(crate) async fn poll_until_requested(
+        &self,
+        polls: &mut (impl Future + Unpin),
+        path: &str,
+        times: usize,
+    ) {
         let asked = async {
-            while self.asked(path) < times {
+            while self.request_count(path) < times {
                 tokio::task::yield_now().await;
             }
         };
         tokio::select! {
-            _ = polls => panic!("ended before {path} was asked {times} times"),
+            _ = polls => panic!("ended before {path} was requested {times} times"),
             asked = tokio::time::timeout(Duration::from_secs(4), asked) => asked.unwrap(),
         }
     }
 
-    /// Lets merchants authorize the component; their appids.
+    /// Adds merchants that have authorized the component. Returns their appids.
     pub(crate) fn merchants(&self, count: usize) -> Vec<String> {
         let appids: Vec<String> = (0..count).map(|n| format!("wx{n:016}")).collect();
         for appid in &appids {
@@ -220,7 +225,7 @@ impl Account {
         Ok(())
     }
 
-    /// The failure of a poll, which shows nothing that was sent.
+    /// Returns the failure of a poll, which must show nothing that was sent.
     pub(crate) async fn failure(&self) -> CallFailure {
         let failure = self.poll().await.unwrap_err();
         let shown = format!("{failure} {failure:?}");
@@ -231,7 +236,7 @@ impl Account {
     }
 }
 
-/// Counts what the client tells.
+/// Counts what the client reports.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) calls: Mutex<BTreeMap<&'static str, usize>>,
@@ -314,14 +319,14 @@ async fn answer(
     let key = header("x-key").or_else(|| header("authorization"));
     let body = serde_json::from_slice(&body).unwrap_or_default();
     let asked = Asked { path, query, body, key };
-    let held = {
+    let delay = {
         let mut world = world.lock().unwrap();
         world.asked.push(asked.clone());
-        world.held.take()
+        world.delay.take()
     };
-    if let Some(held) = held {
-        // Nothing is ever sent: what ends the wait is that the sender is dropped.
-        held.await.unwrap_err();
+    if let Some(delay) = delay {
+        // Nothing is sent; dropping the sender ends the wait.
+        delay.await.unwrap_err();
     }
     let mut world = world.lock().unwrap();
     match asked.path.rsplit('/').next().unwrap() {
@@ -347,7 +352,7 @@ impl World {
         }
         self.component_tokens += 1;
         self.component_token = format!("component-{}", self.component_tokens);
-        told(json!({"component_access_token": self.component_token, "expires_in": "7200"}))
+        json_response(json!({"component_access_token": self.component_token, "expires_in": "7200"}))
     }
 
     fn refusal(&self, asked: &Asked) -> Option<Response> {
@@ -376,7 +381,7 @@ impl World {
         if merchant.rotates {
             merchant.refresh_token = format!("refresh-{appid}-{}", merchant.tokens);
         }
-        told(json!({
+        json_response(json!({
             "authorizer_access_token": merchant.access_token,
             "expires_in": 7200,
             "authorizer_refresh_token": merchant.refresh_token,
@@ -392,21 +397,27 @@ impl World {
         let list: Vec<Value> = page
             .map(|(appid, merchant)| json!({"authorizer_appid": appid, "refresh_token": merchant.refresh_token}))
             .collect();
-        told(json!({"total_count": self.merchants.len(), "list": list}))
+        json_response(json!({"total_count": self.merchants.len(), "list": list}))
     }
 
     fn sessions(&self, token: &str) -> Response {
         let accepted =
             token == self.accepted || self.merchants.values().any(|merchant| token == merchant.access_token);
-        if accepted { told(json!({"sessionlist": []})) } else { refused(40001, "invalid", &json!(token)) }
+        if accepted {
+            json_response(json!({"sessionlist": []}))
+        } else {
+            refused(40001, "invalid", &json!(token))
+        }
     }
 }
 
-fn told(answer: Value) -> Response {
+fn json_response(answer: Value) -> Response {
     answer.to_string().into_response()
 }
 
-/// Quotes what was sent, as nobody should.
+/// Quotes what was sent, so that tests notice an error text that is not redacted.
 fn refused(errcode: i64, what: &str, quoted: &Value) -> Response {
-    told(json!({"errcode": errcode, "errmsg": format!("{what}: {}", quoted.as_str().unwrap_or_default())}))
+    json_response(
+        json!({"errcode": errcode, "errmsg": format!("{what}: {}", quoted.as_str().unwrap_or_default())}),
+    )
 }

@@ -21,7 +21,7 @@ fn source(platform: &Platform, path: &str) -> TokenSource {
     TokenSource::Server(TokenServer { url, header: None, json_pointer: None })
 }
 
-/// From now on the server gives this token, and WeChat accepts no other.
+/// Makes the server return this token, and WeChat accept no other.
 fn replace_token(platform: &Platform, token: &str) {
     platform.world().served = (200, format!("{token}\n"));
     platform.world().accepted = token.to_owned();
@@ -34,12 +34,12 @@ async fn server_token_is_cached_for_a_minute() {
     for _ in 0..10 {
         account.poll().await.unwrap();
     }
-    assert_eq!(platform.asked("/token"), 1);
+    assert_eq!(platform.request_count("/token"), 1);
     platform.clock.pass(MINUTE);
     account.poll().await.unwrap();
-    assert_eq!(platform.asked("/token"), 2);
-    assert_eq!(account.tally.of(Endpoint::TokenServer), 2, "each exchange is told");
-    assert_eq!(account.tally.refreshed.load(Ordering::Relaxed), 0, "nobody knows when it expires");
+    assert_eq!(platform.request_count("/token"), 2);
+    assert_eq!(account.tally.of(Endpoint::TokenServer), 2, "each call is reported");
+    assert_eq!(account.tally.refreshed.load(Ordering::Relaxed), 0, "its expiry is not known");
     assert_eq!(*platform.journal.fetches.lock().unwrap(), ["wx0123456789abcdef"; 2]);
 }
 
@@ -50,15 +50,19 @@ async fn refused_server_token_respects_min_fetch_interval() {
     account.poll().await.unwrap();
     replace_token(&platform, "served-2");
     assert_eq!(account.failure().await.class, ErrorClass::Busy);
-    assert_eq!(platform.asked("/token"), 1);
+    assert_eq!(platform.request_count("/token"), 1);
     platform.clock.pass(MIN_FETCH_INTERVAL);
     account.poll().await.unwrap();
     platform.clock.pass(MIN_FETCH_INTERVAL);
     replace_token(&platform, "served-3");
     account.poll().await.unwrap();
-    assert_eq!(platform.asked("/token"), 3);
+    assert_eq!(platform.request_count("/token"), 3);
     assert_eq!(account.tally.dropped.load(Ordering::Relaxed), 2);
-    assert_eq!(account.tally.replaced.load(Ordering::Relaxed), 0, "others are meant to fetch tokens there");
+    assert_eq!(
+        account.tally.replaced.load(Ordering::Relaxed),
+        0,
+        "other programs are expected to fetch tokens there"
+    );
 }
 
 #[tokio::test]
@@ -66,7 +70,7 @@ async fn min_fetch_interval_survives_restart() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), Some(Duration::from_secs(3)));
     assert_eq!(account.failure().await.error, CallError::TokenNotYet);
-    assert_eq!(platform.asked("/token"), 0);
+    assert_eq!(platform.request_count("/token"), 0);
     platform.clock.pass(Duration::from_secs(7));
     account.poll().await.unwrap();
 }
@@ -120,7 +124,7 @@ async fn token_server_failures_are_distinct_and_leak_nothing() {
         assert_eq!(failure.endpoint, Endpoint::TokenServer);
         platform.clock.pass(MIN_FETCH_INTERVAL);
     }
-    assert_eq!(platform.asked("/elsewhere"), 0, "no redirect is followed");
+    assert_eq!(platform.request_count("/elsewhere"), 0, "no redirect is followed");
     assert_eq!(account.tally.failed.load(Ordering::Relaxed), 7);
     platform.world().served = (200, "served-1".to_owned());
     account.poll().await.unwrap();
@@ -136,7 +140,7 @@ async fn valid_token_is_used_while_server_is_down() {
         platform.clock.pass(MINUTE);
         account.poll().await.unwrap();
     }
-    assert_eq!(platform.asked("/token"), 6);
+    assert_eq!(platform.request_count("/token"), 6);
     platform.world().accepted = "served-2".to_owned();
     platform.clock.pass(MINUTE);
     let failure = account.failure().await;
@@ -145,22 +149,22 @@ async fn valid_token_is_used_while_server_is_down() {
 
 #[tokio::test]
 async fn token_server_bypasses_wechat_proxy() {
-    let platform = Platform::behind(Some("http://127.0.0.1:9")).await;
+    let platform = Platform::with_proxy(Some("http://127.0.0.1:9")).await;
     let account = platform.own(source(&platform, "/token"), None);
     let failure = account.failure().await;
     assert_eq!((failure.endpoint, failure.error.code()), (Endpoint::SessionList, "connect"));
-    assert_eq!(platform.asked("/token"), 1);
+    assert_eq!(platform.request_count("/token"), 1);
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_delays_one_poll_alone() {
+async fn hanging_token_server_delays_one_poll_only() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), None);
     account.poll().await.unwrap();
     platform.clock.pass(MINUTE);
-    let release = platform.hold_next();
+    let release = platform.delay_next();
     let mut slow = Box::pin(account.poll());
-    platform.asked_by(&mut slow, "/token", 2).await;
+    platform.poll_until_requested(&mut slow, "/token", 2).await;
     platform.clock.pass(MIN_FETCH_INTERVAL);
     let others = join_all((0..20).map(|_| account.poll()));
     for answer in tokio::time::timeout(Duration::from_secs(4), others).await.unwrap() {
@@ -168,7 +172,7 @@ async fn a_server_that_hangs_delays_one_poll_alone() {
     }
     drop(release);
     slow.await.unwrap();
-    assert_eq!(platform.asked("/token"), 2);
+    assert_eq!(platform.request_count("/token"), 2);
 }
 
 #[tokio::test]
@@ -176,19 +180,19 @@ async fn waiters_share_failed_fetch_and_interval_starts_at_its_end() {
     let platform = Platform::start().await;
     let account = platform.own(source(&platform, "/token"), None);
     platform.world().served = (503, String::new());
-    let release = platform.hold_next();
+    let release = platform.delay_next();
     let mut polls = join_all((0..20).map(|_| account.failure()));
-    platform.asked_by(&mut polls, "/token", 1).await;
+    platform.poll_until_requested(&mut polls, "/token", 1).await;
     platform.clock.pass(MIN_FETCH_INTERVAL);
     drop(release);
     for failure in polls.await {
         assert_eq!(failure.to_string(), "token_server: HTTP status 503");
     }
     account.failure().await;
-    assert_eq!(platform.asked("/token"), 1);
+    assert_eq!(platform.request_count("/token"), 1);
     platform.clock.pass(MIN_FETCH_INTERVAL);
     account.failure().await;
-    assert_eq!(platform.asked("/token"), 2);
+    assert_eq!(platform.request_count("/token"), 2);
 }
 
 #[tokio::test]
@@ -198,12 +202,12 @@ async fn late_refusal_keeps_newer_token() {
     account.poll().await.unwrap();
     platform.clock.pass(MIN_FETCH_INTERVAL);
     platform.world().accepted = "another".to_owned();
-    let release = platform.hold_next();
+    let release = platform.delay_next();
     let mut late = Box::pin(account.poll());
-    platform.asked_by(&mut late, "getsessionlist", 2).await;
+    platform.poll_until_requested(&mut late, "getsessionlist", 2).await;
     platform.clock.pass(Duration::from_secs(1));
     account.failure().await;
-    assert_eq!(platform.asked("/token"), 2);
+    assert_eq!(platform.request_count("/token"), 2);
     drop(release);
     assert_eq!(late.await.unwrap_err().error.errcode(), Some(40001));
     platform.world().accepted = "served-1".to_owned();

@@ -1,4 +1,4 @@
-//! What every backend keeps for sinks that a person has to do with: stopped, suspended, replayed, with dead letters.
+//! The contract for sinks that need an operator: stopped, suspended, replayed, or with dead letters.
 
 use kfwatch::domain::sink_state::SinkState;
 use kfwatch::store::{
@@ -18,8 +18,8 @@ fn letter(sink: &str, event: &StoredEvent, ms: i64) -> DeadLetter {
     }
 }
 
-/// Events 1 to `count` of one account, observed at as many milliseconds.
-async fn log_of(store: &Store, count: i64) -> Vec<StoredEvent> {
+/// Commits events 1 to `count` of one account, each observed at the millisecond of its number.
+async fn commit_events(store: &Store, count: i64) -> Vec<StoredEvent> {
     let account = register(store, "a").await;
     commit(store, &account, (1..=count).map(|n| started("o-1", n)).collect()).await;
     events(store).await
@@ -29,14 +29,14 @@ async fn suspend(store: &Store, sink: &str) {
     store.suspend_sink(sink, "too large", at(9)).await.unwrap();
 }
 
-fn as_little_as_can_be() -> SizeLimit {
+fn smallest_limit() -> SizeLimit {
     SizeLimit { bytes: 0, batch: 2 }
 }
 
 pub(crate) async fn resumed_sink_continues_at_its_cursor(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
-    log_of(&store, 3).await;
+    commit_events(&store, 3).await;
     store.advance_cursor("crm", LogPosition(2)).await.unwrap();
     store.stop_sink("crm", "gone", at(1)).await.unwrap();
     assert_eq!(store.sinks().await.unwrap()[0].state.stop_reason(), Some("gone"));
@@ -46,36 +46,36 @@ pub(crate) async fn resumed_sink_continues_at_its_cursor(place: &Place) {
     }
     let store = place.reopen(store).await;
     assert!(!store.sink("crm").await.unwrap().state.is_stopped());
-    assert!(matches!(store.resume_sink("nobody").await, Err(StoreError::UnknownSink)));
+    assert!(matches!(store.resume_sink("unknown").await, Err(StoreError::UnknownSink)));
 }
 
-pub(crate) async fn a_replay_moves_a_cursor_back_and_never_forward(place: &Place) {
+pub(crate) async fn replay_moves_cursor_back_and_never_forward(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
-    log_of(&store, 5).await;
+    commit_events(&store, 5).await;
     store.advance_cursor("crm", LogPosition(4)).await.unwrap();
     let rewind = async |ms| store.rewind_cursor("crm", at(ms)).await.unwrap();
     assert_eq!(
         rewind(5).await,
         CursorRewind { cursor: LogPosition(4), events: 0, from: None },
-        "it stands before that"
+        "its cursor is before that"
     );
     assert_eq!(rewind(3).await, CursorRewind { cursor: LogPosition(2), events: 2, from: Some(at(3)) });
     assert_eq!(rewind(4).await, CursorRewind { cursor: LogPosition(2), events: 0, from: None });
     assert_eq!(
         rewind(-9).await,
         CursorRewind { cursor: LogPosition(0), events: 2, from: Some(at(1)) },
-        "all there is"
+        "all events of the log"
     );
     let store = place.reopen(store).await;
     assert_eq!(store.sink("crm").await.unwrap().backlog.events, 5);
-    assert!(matches!(store.rewind_cursor("nobody", at(0)).await, Err(StoreError::UnknownSink)));
+    assert!(matches!(store.rewind_cursor("unknown", at(0)).await, Err(StoreError::UnknownSink)));
 }
 
 pub(crate) async fn dead_letter_is_retried_until_delivered_or_refused(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
-    let events = log_of(&store, 3).await;
+    let events = commit_events(&store, 3).await;
     for (n, event) in (1..).zip(&events) {
         assert_eq!(store.add_dead_letter(letter("crm", event, 1)).await.unwrap(), n);
     }
@@ -94,13 +94,13 @@ pub(crate) async fn dead_letter_is_retried_until_delivered_or_refused(place: &Pl
     assert_eq!(store.sink("crm").await.unwrap().backlog.dead_letters, 2);
     assert_eq!(store.drop_dead_letters("crm").await.unwrap(), 2);
     assert_eq!(store.sink("crm").await.unwrap().backlog.dead_letters, 0);
-    assert_eq!(store.sink("log").await.unwrap().backlog.dead_letters, 1, "those of others stay");
+    assert_eq!(store.sink("log").await.unwrap().backlog.dead_letters, 1, "those of other sinks stay");
 }
 
 pub(crate) async fn dead_letters_expire_and_are_counted(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
-    for (ms, event) in (1..).zip(&log_of(&store, 5).await) {
+    for (ms, event) in (1..).zip(&commit_events(&store, 5).await) {
         store.add_dead_letter(letter("crm", event, ms)).await.unwrap();
     }
     assert_eq!(store.prune(everything_before(4)).await.unwrap().dead_letters, 3);
@@ -117,7 +117,7 @@ pub(crate) async fn dead_letters_expire_and_are_counted(place: &Place) {
 pub(crate) async fn removed_sink_takes_its_dead_letters(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
-    let events = log_of(&store, 1).await;
+    let events = commit_events(&store, 1).await;
     store.add_dead_letter(letter("crm", &events[0], 5_000)).await.unwrap();
     sinks(&store, &[], StartPosition::Now, 1).await;
     assert_eq!(store.sinks().await.unwrap()[0].removed_at, Some(at(1)));
@@ -129,18 +129,18 @@ pub(crate) async fn removed_sink_takes_its_dead_letters(place: &Place) {
 pub(crate) async fn pruning_frees_only_delivered_or_suspended_events(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
-    log_of(&store, 6).await;
+    commit_events(&store, 6).await;
     store.advance_cursor("crm", LogPosition(3)).await.unwrap();
     store.advance_cursor("log", LogPosition(5)).await.unwrap();
-    let enough = SizeLimit { bytes: u64::MAX, ..as_little_as_can_be() };
+    let enough = SizeLimit { bytes: u64::MAX, ..smallest_limit() };
     assert_eq!(store.make_room(enough).await.unwrap(), RoomOutcome::Enough);
-    let next = async || store.make_room(as_little_as_can_be()).await.unwrap();
+    let next = async || store.make_room(smallest_limit()).await.unwrap();
     assert_eq!(next().await, RoomOutcome::Removed { events: 2 }, "no more than a batch");
-    assert_eq!(next().await, RoomOutcome::Removed { events: 1 }, "not beyond crm");
+    assert_eq!(next().await, RoomOutcome::Removed { events: 1 }, "not beyond the cursor of crm");
     assert_eq!(next().await, RoomOutcome::Blocked { sink: "crm".to_owned(), cursor: LogPosition(3) });
     suspend(&store, "crm").await;
     assert_eq!(store.sink("crm").await.unwrap().backlog.lost_events, 0, "it may be resumed in time");
-    assert_eq!(next().await, RoomOutcome::Removed { events: 2 }, "crm holds nothing back any more");
+    assert_eq!(next().await, RoomOutcome::Removed { events: 2 }, "crm no longer prevents pruning");
     assert_eq!(next().await, RoomOutcome::Blocked { sink: "log".to_owned(), cursor: LogPosition(5) });
     suspend(&store, "log").await;
     assert_eq!(next().await, RoomOutcome::Removed { events: 1 });
@@ -150,10 +150,10 @@ pub(crate) async fn pruning_frees_only_delivered_or_suspended_events(place: &Pla
 pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
-    log_of(&store, 9).await;
+    commit_events(&store, 9).await;
     store.advance_cursor("crm", LogPosition(1)).await.unwrap();
     store.advance_cursor("log", LogPosition(9)).await.unwrap();
-    let next = async |store: &Store| store.make_room(as_little_as_can_be()).await.unwrap();
+    let next = async |store: &Store| store.make_room(smallest_limit()).await.unwrap();
     assert_eq!(next(&store).await, RoomOutcome::Removed { events: 1 });
     suspend(&store, "crm").await;
     assert_eq!(next(&store).await, RoomOutcome::Removed { events: 2 });
@@ -178,16 +178,16 @@ pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place
     assert_eq!(
         crm.missed,
         Some(MissedEvents { events: 2, observed_between: [at(7), at(8)] }),
-        "the newest one"
+        "the newest gap"
     );
-    assert_eq!(crm.backlog.lost_events, 6, "and all of them");
+    assert_eq!(crm.backlog.lost_events, 6, "the events of all gaps");
     assert_eq!(store.sink("log").await.unwrap().backlog.lost_events, 0);
 }
 
 pub(crate) async fn stopped_sink_keeps_reason_when_suspended(place: &Place) {
     let store = place.open();
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
-    log_of(&store, 3).await;
+    commit_events(&store, 3).await;
     store.stop_sink("crm", "gone", at(1)).await.unwrap();
     suspend(&store, "crm").await;
     let crm = store.sinks().await.unwrap().remove(0);
@@ -196,6 +196,6 @@ pub(crate) async fn stopped_sink_keeps_reason_when_suspended(place: &Place) {
     assert_eq!(
         store.sink("crm").await.unwrap().backlog.lost_events,
         2,
-        "age removes what it does not hold back"
+        "a suspended sink does not prevent pruning by age"
     );
 }
