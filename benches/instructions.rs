@@ -13,7 +13,7 @@ use kfwatch::{
     domain::{
         clock::Moment,
         diff::diff,
-        event::{Numbered, session_id},
+        event::{NumberedEvent, session_id},
         snapshot::Snapshot,
         tracker::{AnswerContent, Fingerprint, SessionAnswer},
     },
@@ -81,7 +81,7 @@ fn run(name: &str) {
         }
         "render_event" => {
             let change = ended(&openid(7));
-            let event = Numbered { account: &account, change: &change, sequence: 42, repeats: 0 };
+            let event = NumberedEvent { account: &account, change: &change, sequence: 42, repeats: 0 };
             counted(&|| drop(black_box(black_box(&event).render())));
         }
         _ => metrics(),

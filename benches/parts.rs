@@ -8,7 +8,7 @@ use std::{hint::black_box, time::Instant};
 use kfwatch::{
     domain::{
         diff::diff,
-        event::{ID_NAMESPACE, Numbered, session_id},
+        event::{ID_NAMESPACE, NumberedEvent, session_id},
         snapshot::Snapshot,
     },
     metrics::{
@@ -192,7 +192,7 @@ fn events(report: &mut Report) {
     });
     part("{} events rendered", "memcpy of their JSON").measure(report, |sessions| {
         let changes: Vec<_> = all[..sessions].iter().map(|openid| ended(openid)).collect();
-        let render = |change| Numbered { account: &account, change, sequence: 42, repeats: 0 }.render();
+        let render = |change| NumberedEvent { account: &account, change, sequence: 42, repeats: 0 }.render();
         let texts: Vec<String> = changes.iter().map(render).collect();
         let calls = calls(sessions * 100);
         micros(

@@ -36,7 +36,7 @@ pub use self::{
     accounts::{accounts, watched_accounts},
     error::AppError,
     official_accounts::OfficialAccountFactory,
-    operations::operations_by_hand,
+    operations::build_operations,
 };
 use crate::{
     config::Config,

@@ -1,4 +1,4 @@
-//! The watched accounts: from the configuration, with the state that the store has of them.
+//! Builds the watched accounts from the configuration and restores their state from the store.
 
 use std::{
     collections::HashMap,
@@ -18,14 +18,14 @@ use crate::{
 
 /// All watched accounts.
 pub(super) struct AccountSet {
-    /// The official accounts, in the order of the configuration.
+    /// In the order of the configuration.
     pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
     pub(super) schedules: HashMap<Schedule, ScheduledAccounts>,
     /// Stored accounts that are no longer configured.
     removed: Vec<StoredAccount>,
 }
 
-/// The official accounts of one schedule.
+/// The official accounts that share one schedule.
 #[derive(Default)]
 pub(super) struct ScheduledAccounts {
     /// Counts the ticks of the schedule.
@@ -34,7 +34,7 @@ pub(super) struct ScheduledAccounts {
 }
 
 impl AccountSet {
-    /// Registers the configured accounts, and those discovered earlier, with the store, and restores their state.
+    /// Registers the configured and the previously discovered accounts with the store, and restores their state.
     pub(super) async fn restore(
         config: &Config,
         store: &Store,
@@ -86,8 +86,8 @@ impl AccountSet {
     }
 }
 
-/// The kf accounts of each official account: those that are named, and those discovered earlier that still match its
-/// patterns. The latter are polled without waiting for the next list.
+/// The kf accounts of each official account: the named ones, and previously discovered ones that still match its patterns.
+/// The latter are polled without waiting for the next getkflist.
 pub async fn watched_accounts(
     config: &Config,
     store: Option<&Store>,
@@ -103,7 +103,7 @@ pub async fn watched_accounts(
         let mut list: Vec<Account> = accounts(configured).collect();
         if let (Some(patterns), Some(known)) = (patterns, known.get(configured.appid.as_str())) {
             let found = known.iter().map(|known| &*known.kf_account);
-            list.extend(of_names(configured, found.filter(|kf_account| patterns.discover(kf_account))));
+            list.extend(with_names(configured, found.filter(|kf_account| patterns.discover(kf_account))));
             list.truncate(patterns.most);
         }
         list
@@ -111,7 +111,7 @@ pub async fn watched_accounts(
     Ok(lists.collect())
 }
 
-/// The patterns that discover further kf accounts of an official account, if it has any.
+/// The patterns that discover kf accounts of an official account, if any are configured.
 pub(super) fn patterns(configured: &config::OfficialAccountConfig) -> Option<DiscoveryPatterns> {
     (!configured.patterns.is_empty()).then(|| DiscoveryPatterns {
         named: configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect(),
@@ -123,11 +123,11 @@ pub(super) fn patterns(configured: &config::OfficialAccountConfig) -> Option<Dis
 
 /// The kf accounts that the configuration of an official account names.
 pub fn accounts(configured: &config::OfficialAccountConfig) -> impl Iterator<Item = Account> {
-    of_names(configured, configured.kf_accounts.iter().map(String::as_str))
+    with_names(configured, configured.kf_accounts.iter().map(String::as_str))
 }
 
-/// Accounts with these names. They share the strings of their official account.
-fn of_names<'a>(
+/// Accounts with these names. They share the strings for the official account and its appid.
+fn with_names<'a>(
     configured: &config::OfficialAccountConfig,
     kf_accounts: impl Iterator<Item = &'a str>,
 ) -> impl Iterator<Item = Account> {

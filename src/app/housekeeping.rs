@@ -1,8 +1,8 @@
-//! Periodic work on the store: record when accounts were last seen, prune expired data, make room when the store has reached
-//! its maximum size.
+//! Periodic work on the store: records when accounts were last seen, prunes expired data, and removes events when the store
+//! has reached its maximum size.
 //!
-//! Polls that change nothing are not stored one by one. Their send times are the lower bounds of `ended_between` after
-//! a restart, so they are stored together at least every minute, and once more at the end of a drain.
+//! Polls that change nothing are not stored individually. After a restart, their send times are the lower bounds of
+//! `ended_between`. So they are stored in batches at least every minute, and once more at the end of a drain.
 
 use std::{
     mem::Discriminant,
@@ -31,13 +31,13 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 /// How long snapshots of unwatched accounts and cursors of removed sinks are kept.
 const KEPT_AFTER_REMOVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How many rows one transaction prunes at most: commits wait for it.
+/// How many rows one transaction may prune. Limited, because commits wait for it.
 const PRUNE_BATCH: usize = 5000;
 
-/// The share of `event_log_max_bytes`, in percent, from which on room is made. The rest is for commits in the meantime.
+/// The percentage of `event_log_max_bytes` at which events are removed. The rest is room for commits in the meantime.
 const MAKE_ROOM_FROM: u64 = 95;
 
-/// Down to which share, so that room is not made all the time.
+/// Events are removed down to this percentage, so that this happens rarely.
 const MAKE_ROOM_TO: u64 = 90;
 
 /// How long the sink that lags most may take to confirm an event before it is suspended.
@@ -46,10 +46,10 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 /// The reason recorded for a suspended sink.
 const SUSPENDED: &str = "it lagged most when the store reached event_log_max_bytes";
 
-/// How long to wait after room could not be made.
+/// How long to wait after a failure to make room.
 const ROOM_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// How many send times one transaction stores: commits wait for it.
+/// How many send times one transaction may store. Limited, because commits wait for it.
 const LAST_SEEN_BATCH: usize = 10_000;
 
 /// The periodic work on the store.
@@ -59,13 +59,13 @@ pub(super) struct Housekeeping {
     pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
     pub(super) sinks: Arc<SinkAdmin>,
     pub(super) limits: config::StoreConfig,
-    /// Failures of the store, logged once and not every half minute.
+    /// Failures of the store, so that a lasting failure is logged once and not every half minute.
     pub(super) store_failures: Mutex<FailureStreak<Discriminant<StoreError>>>,
 }
 
 impl Housekeeping {
-    /// Runs until `polling_stops`, and stores the last send times when all polls are done. Fails when another daemon has
-    /// taken over the store: then this one must stop.
+    /// Runs until `polling_stops`, then waits for `polls_done` and stores the last send times. Fails when another daemon
+    /// has taken over the store: then this one must stop.
     pub(super) async fn run(
         self,
         polling_stops: CancellationToken,
@@ -74,7 +74,7 @@ impl Housekeeping {
         tokio::select! {
             () = polling_stops.cancelled() => {}
             lost = self.record_last_seen_regularly() => return lost,
-            // Each batch is a transaction of its own, so this can be dropped between two of them.
+            // Each batch is one transaction, so these futures can be dropped between two batches.
             () = self.prune_regularly() => {}
             () = self.make_room_when_full() => {}
         }
@@ -101,14 +101,14 @@ impl Housekeeping {
 
     /// Stores the send times of polls that changed nothing else.
     async fn record_last_seen(&self) -> Result<(), StoreError> {
-        let mut waiting: Vec<Arc<WatchedAccount>> = Vec::new();
+        let mut pending: Vec<Arc<WatchedAccount>> = Vec::new();
         for of in &self.official_accounts {
-            waiting.extend(
+            pending.extend(
                 of.accounts().iter().filter(|account| account.pending_last_seen().is_some()).cloned(),
             );
         }
-        for batch in waiting.chunks(LAST_SEEN_BATCH) {
-            // Read as late as possible: a poll may have committed a newer one meanwhile.
+        for batch in pending.chunks(LAST_SEEN_BATCH) {
+            // Read late, because a poll may have committed a newer time in the meantime.
             let (accounts, updates): (Vec<_>, Vec<LastSeenUpdate>) =
                 batch.iter().filter_map(|account| Some((account, account.pending_last_seen()?))).unzip();
             match self.store.record_sightings(updates.clone()).await {
@@ -121,7 +121,7 @@ impl Housekeeping {
                 }
                 Err(error @ StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
-                    self.log_store_failure("Times of the last polls not stored", &error);
+                    self.log_store_failure("Could not store the times of the last polls", &error);
                     break;
                 }
             }
@@ -145,7 +145,7 @@ impl Housekeeping {
                 tracing::info!(events, snapshots, sinks, dead_letters, "Pruned the store");
             }
             Ok(_) => {}
-            Err(error) => self.log_store_failure("Store not pruned", &error),
+            Err(error) => self.log_store_failure("Could not prune the store", &error),
         }
     }
 
@@ -157,14 +157,14 @@ impl Housekeeping {
         // Fails only when the store is closed, at the end of a drain.
         while used.wait_for(|used| *used > from).await.is_ok() {
             if let Err(error) = self.make_room(to).await {
-                self.log_store_failure("No room made in the store", &error);
+                self.log_store_failure("Could not remove events from the full store", &error);
                 tokio::time::sleep(ROOM_RETRY_AFTER).await;
             }
         }
         std::future::pending().await
     }
 
-    /// Removes the oldest events until the store is no larger than this, or has no more events.
+    /// Removes the oldest events until the store is at most this large or contains no more events.
     async fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
         let limit = SizeLimit { bytes, batch: PRUNE_BATCH };
         let (mut events, mut waited_for) = (0, None);
@@ -173,7 +173,7 @@ impl Housekeeping {
                 RoomOutcome::Removed { events: removed } => events += removed,
                 RoomOutcome::Blocked { sink, cursor } => {
                     let is_full = *self.store.used_bytes().borrow() > self.limits.event_log_max_bytes;
-                    // Once in any case, then as long as the cursor moves and there is room for new events.
+                    // Wait once in any case, then as long as the cursor advances and the store is not full.
                     let may_take_time =
                         waited_for.replace(cursor).is_none_or(|before| before != cursor && !is_full);
                     if may_take_time {
@@ -186,7 +186,7 @@ impl Housekeeping {
                 RoomOutcome::NothingLeft => {
                     tracing::error!(
                         bytes,
-                        "The store is too large without any events: raise store.event_log_max_bytes"
+                        "The store reaches its maximum size without any events: raise store.event_log_max_bytes"
                     );
                     tokio::time::sleep(ROOM_RETRY_AFTER).await;
                     break;

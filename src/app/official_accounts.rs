@@ -30,17 +30,17 @@ use crate::{
     },
 };
 
-/// Builds official accounts, which share the HTTP client, the components and what the store has recorded of tokens.
+/// Builds official accounts. They share the HTTP client, the components and the token records of the store.
 pub struct OfficialAccountFactory {
     client: Arc<WechatClient>,
     journal: Arc<dyn TokenJournal>,
     recorded: RecordedTokens,
-    /// By component_appid; built when an official account first names them.
+    /// By component_appid. Each is built for the first official account that names it.
     components: Mutex<HashMap<Arc<str>, Arc<Component>>>,
     clock: Arc<dyn Clock>,
 }
 
-/// What the store has recorded of tokens.
+/// The token records of the store.
 #[derive(Default)]
 struct RecordedTokens {
     /// When a token was last fetched, by appid or component_appid.
@@ -56,22 +56,22 @@ impl OfficialAccountFactory {
             fetches: store.token_fetches().await?,
             refresh_tokens: store.refresh_tokens().await?,
         };
-        Self::with(config, Arc::new(StoreTokenJournal::new(store.clone())), recorded, clock)
+        Self::with_journal(config, Arc::new(StoreTokenJournal::new(store.clone())), recorded, clock)
     }
 
     /// A factory without a store. Refresh tokens cannot be stored, so official accounts that have authorized a component
     /// must not be called.
     pub fn without_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        Self::with(config, Arc::new(NullTokenJournal), RecordedTokens::default(), clock)
+        Self::with_journal(config, Arc::new(NullTokenJournal), RecordedTokens::default(), clock)
     }
 
-    fn with(
+    fn with_journal(
         config: &Config,
         journal: Arc<dyn TokenJournal>,
         recorded: RecordedTokens,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
-        let client = client(config, &clock)?;
+        let client = build_client(config, &clock)?;
         Ok(Self { client, journal, recorded, components: Mutex::default(), clock })
     }
 
@@ -121,28 +121,28 @@ impl OfficialAccountFactory {
 impl RecordedTokens {
     fn last_fetch_ago(&self, appid: &str, now: Moment) -> Option<Duration> {
         let last_fetch = self.fetches.get(appid)?;
-        // A time in the future was recorded by a clock that has since been set back: treat it as now.
+        // A time in the future means that the clock was set back since: treat it as now.
         Some(Duration::try_from(now.wall.duration_since(*last_fetch)).unwrap_or_default())
     }
 }
 
-fn client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, AppError> {
+fn build_client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, AppError> {
     let options = client_options(&config.api)?;
     let client = WechatClient::build(&options, Arc::clone(clock));
     let client = client.and_then(|client| {
-        let asks_servers = config.official_accounts.iter().any(|configured| match &configured.token {
+        let uses_servers = config.official_accounts.iter().any(|configured| match &configured.token {
             TokenConfig::Own(source) => matches!(source, TokenSource::Server(_)),
             TokenConfig::Component { credentials, .. } => {
                 matches!(credentials.ticket, TicketSource::Server(_))
             }
         });
-        if asks_servers { client.with_servers(&options) } else { Ok(client) }
+        if uses_servers { client.with_servers(&options) } else { Ok(client) }
     });
     Ok(Arc::new(client?))
 }
 
 fn client_options(api: &config::ApiConfig) -> Result<ClientOptions, AppError> {
-    // The configuration has checked that it is PEM; only the TLS library can check its contents.
+    // The configuration has checked that the file is PEM. Only the TLS library can check the certificates.
     let ca = api.ca_file.as_deref().map(TlsRoots::from_file).transpose().map_err(|error| {
         AppError::Unusable { what: "api.ca_file".to_owned(), reason: crate::chain(&error) }
     })?;

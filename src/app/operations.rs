@@ -1,4 +1,4 @@
-//! Builds the operations behind commands, on the daemon's official accounts or on official accounts for one command.
+//! Builds the operations that commands run, on the daemon's official accounts or on official accounts for one command.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -39,9 +39,10 @@ pub(super) fn operations(
     Operations::new(operated.collect(), clock, limits)
 }
 
-/// The operations of a command without a daemon: on official accounts of its own, with the kf accounts' state from the
-/// store if there is one. Token fetches are recorded there, so that a daemon started next keeps `min_fetch_interval`.
-pub async fn operations_by_hand(
+/// Builds the operations of a command that runs without a daemon. Builds the official accounts, and reads the state of the
+/// kf accounts from the store if there is one. Token fetches are recorded in the store, so that a daemon that starts next
+/// respects `min_fetch_interval`.
+pub async fn build_operations(
     config: &Config,
     store: Option<&Store>,
     clock: Arc<dyn Clock>,

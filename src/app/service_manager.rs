@@ -1,8 +1,8 @@
 //! Notifies the service manager, systemd: ready, status line, watchdog, stopping.
 //!
-//! The environment names its socket; without one nothing is sent. The watchdog is notified only while polling makes
-//! progress ([`ProgressMonitor`]), never by a timer alone: when polls, commits or a schedule stall, it is not notified until
-//! they make progress again, or the service manager restarts the daemon. A failing socket stops nothing.
+//! `NOTIFY_SOCKET` names its socket; without it nothing is sent. The watchdog is notified only while polling makes progress
+//! ([`ProgressMonitor`]), not merely by a timer. When polls, commits or a schedule stall, it is not notified until they make
+//! progress again or the service manager restarts the daemon. A failure of the socket is logged and has no other effect.
 
 use std::{
     io,
@@ -31,14 +31,14 @@ use crate::{
 /// How often the status line is updated, and the longest time between two checks of progress.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// A commit that takes longer has stalled. The store waits up to 5 s for another program that writes to its file, and up to
-/// two groups of commits come first; the rest is for a busy disk.
+/// A commit that takes longer counts as stalled. The store waits up to 5 s for another program that writes to its file, and
+/// up to two groups of commits come first. The rest allows for a busy disk.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Shorter watchdog intervals are too short for a busy machine.
 const MIN_WATCHDOG: Duration = Duration::from_secs(10);
 
-/// How many messages may be in flight. Each blocks a thread while the service manager does not read.
+/// How many messages may be in flight. Each blocks a thread until the service manager reads it.
 const MAX_SENDING: usize = 2;
 
 /// How long sending a message may take.
@@ -52,7 +52,7 @@ struct Connection {
     /// The watchdog's interval, if there is one.
     watchdog: Option<Duration>,
     sending: Arc<Semaphore>,
-    /// Whether the last message could not be sent. That is logged once.
+    /// Whether sending the last message failed, so that a lasting failure is logged once.
     failing: AtomicBool,
     /// The current stalls.
     stalls: Mutex<Vec<Stall>>,
@@ -126,10 +126,10 @@ impl ServiceManager {
         }
     }
 
-    /// Updates the status line and notifies the watchdog, until it is dropped.
+    /// Updates the status line and notifies the watchdog until the future is dropped.
     pub(super) async fn run(self, web: Arc<WebState>, checks: Vec<ProgressCheck>, clock: Arc<dyn Clock>) {
         if let Self(Some(connection)) = self {
-            // Concurrently: the status waits for the store, which must not delay the watchdog.
+            // Concurrently, because the status reads the store, which must not delay the watchdog.
             tokio::join!(connection.update_status(&web), connection.run_watchdog(checks, &*clock));
         }
     }
@@ -152,7 +152,7 @@ impl Connection {
 
     /// Notifies the watchdog while all parts make progress.
     async fn run_watchdog(&self, checks: Vec<ProgressCheck>, clock: &dyn Clock) {
-        // A third, so that one check may be late.
+        // A third of the watchdog's interval, so that one check may be late.
         let every = self.watchdog.map_or(INTERVAL, |watchdog| INTERVAL.min(watchdog / 3));
         let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -186,13 +186,13 @@ impl Connection {
         *known = stalls;
     }
 
-    /// One line for a person.
+    /// The status line that `systemctl status` shows.
     async fn status(&self, web: &WebState) -> String {
-        let condition = service_status::status_line(web).await;
+        let summary = service_status::status_line(web).await;
         let stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
         match stalls.is_empty() {
-            true => condition,
-            false => format!("Polling has stalled: {}; {condition}", list(&stalls)),
+            true => summary,
+            false => format!("Polling has stalled: {}; {summary}", list(&stalls)),
         }
     }
 
@@ -203,7 +203,7 @@ impl Connection {
             && !failed_before
         {
             tracing::warn!(
-                "The service manager could not be notified, and may restart kfwatch because of that: {error}; check \
+                "Could not notify the service manager, which may restart kfwatch because of that: {error}; check \
                  NOTIFY_SOCKET"
             );
         }
@@ -213,7 +213,7 @@ impl Connection {
         let Ok(permit) = Arc::clone(&self.sending).try_acquire_owned() else {
             return Err(io::ErrorKind::TimedOut.into());
         };
-        // The socket blocks while the service manager does not read.
+        // Sending blocks until the service manager reads.
         let sending = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             sd_notify::notify(&message.states())
@@ -227,7 +227,7 @@ fn list(stalls: &[Stall]) -> String {
     stalls.iter().map(Stall::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// The watchdog's checks of polls and commits.
+/// The checks that polls and commits make progress.
 pub(super) fn progress_checks(
     queue: &Arc<PollQueue>,
     poller: &Arc<Poller>,

@@ -1,8 +1,8 @@
-//! The status line that `systemctl status` shows.
+//! Builds the status line that `systemctl status` shows.
 
 use crate::{domain::account::AccountState, status::AccountTable, web::WebState};
 
-/// How many kf accounts are in which state, how many sessions are open, how many events are pending for the slowest sink.
+/// The number of kf accounts by state, of open sessions, and of events that are pending for the sink that lags most.
 pub(super) async fn status_line(web: &WebState) -> String {
     let stored = web.stored().await;
     let pending = stored.sinks.iter().map(|sink| sink.backlog.map(|backlog| backlog.events));
@@ -19,7 +19,7 @@ struct StatusCounts {
     sessions: u64,
 }
 
-/// The states that a watched kf account can be in.
+/// The states of a watched kf account.
 const SHOWN: [AccountState; 5] = [
     AccountState::Ok,
     AccountState::Unbound,
@@ -40,24 +40,24 @@ impl StatusCounts {
     fn count(&mut self, state: AccountState, sessions: Option<u32>) {
         self.kf_accounts += 1;
         self.sessions += u64::from(sessions.unwrap_or(0));
-        if let Some(place) = SHOWN.iter().position(|shown| *shown == state) {
-            self.in_state[place] += 1;
+        if let Some(index) = SHOWN.iter().position(|shown| *shown == state) {
+            self.in_state[index] += 1;
         }
     }
 }
 
 impl std::fmt::Display for StatusCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", numbered(self.kf_accounts as u64, "kf account"))?;
+        write!(f, "{}", pluralize(self.kf_accounts as u64, "kf account"))?;
         let states = SHOWN.iter().zip(self.in_state).filter(|(_, count)| *count > 0);
         for (n, (state, count)) in states.enumerate() {
             write!(f, "{} {count} {}", if n == 0 { ":" } else { "," }, state.as_str())?;
         }
-        write!(f, "; {}", numbered(self.sessions, "session"))
+        write!(f, "; {}", pluralize(self.sessions, "session"))
     }
 }
 
-fn numbered(count: u64, what: &str) -> String {
+fn pluralize(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 

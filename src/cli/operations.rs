@@ -41,7 +41,7 @@ impl OperationsRunner {
             StoreAccess::Direct(store) => store,
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let operations = Box::new(app::operations_by_hand(&loaded.config, store.as_ref(), clock).await?);
+        let operations = Box::new(app::build_operations(&loaded.config, store.as_ref(), clock).await?);
         Ok(Self::Direct { operations, store })
     }
 

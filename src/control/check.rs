@@ -159,7 +159,7 @@ fn check_official_account(
         quota_limit: quota.map(|quota| quota.limit),
         quota_used: quota.and_then(|quota| quota.used),
         quota_remaining: quota.map(|quota| quota.remaining),
-        waiting: facts.waiting.as_ref().ok().map(|queue| queue.users),
+        waiting: facts.waiting.as_ref().ok().map(|queue| queue.customers),
         clock_skew_ms: clock_skew.map(|(seconds, _)| (seconds * 1e3) as i64),
         problems,
     }

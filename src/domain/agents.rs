@@ -1,23 +1,23 @@
-//! What WeChat tells of an official account's agents and customers beside the sessions: who is listed and bound, who is
-//! online, who waits, and how many calls are left.
+//! What the collectors learn about an official account: its kf accounts and their bindings, which of them are online, the
+//! waiting customers, and the remaining quota.
 //!
-//! Each is the content of one answer, as far as it could be read: a field that was absent or of a strange type is
-//! `None`, and costs no other field.
+//! Each type is the content of one response. A field that is absent or has an unexpected type is `None`; the other fields
+//! are still used.
 
 use std::{fmt, sync::Arc};
 
 use super::clock::UnixMs;
 
-/// What is collected of an official account, with one call each.
+/// What is collected for an official account. Each collector makes one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Collector {
-    /// Its kf accounts: getkflist. First, because the others tell of those.
+    /// The kf accounts: getkflist. First, because the responses of the others refer to them.
     KfList,
-    /// Who is online: getonlinekflist.
+    /// The kf accounts that are online: getonlinekflist.
     Online,
-    /// Who waits: getwaitcase.
+    /// The waiting customers: getwaitcase.
     Waiting,
-    /// How often getsessionlist may still be called: openapi/quota/get.
+    /// How many calls of getsessionlist remain today: openapi/quota/get.
     Quota,
 }
 
@@ -39,9 +39,9 @@ impl Collector {
 /// The kf accounts of an official account, as getkflist lists them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KfList {
-    /// Those that could be read, each once.
+    /// The entries that could be parsed, without duplicates.
     pub accounts: Vec<ListedAccount>,
-    /// Whether that is all that were listed. What is missing from an incomplete list may be listed all the same.
+    /// Whether all entries could be parsed. If not, an account that is missing here may still exist.
     pub complete: bool,
 }
 
@@ -52,16 +52,16 @@ pub struct ListedAccount {
     pub kf_account: Arc<str>,
     /// The name that customers see; not empty.
     pub nickname: Option<Arc<str>>,
-    /// Who serves for it.
+    /// Whether a WeChat user is bound to it.
     pub binding: Binding,
 }
 
 /// Whether a WeChat user is bound to a kf account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
-    /// One is (`kf_wx` is set).
+    /// A user is bound (`kf_wx` is set).
     Bound,
-    /// None is. What is known of an invitation, if there was one.
+    /// No user is bound. The latest invitation, if there was one.
     Unbound(Option<Invitation>),
 }
 
@@ -76,22 +76,22 @@ impl fmt::Display for Binding {
         write!(f, "no WeChat user is bound; invitation: {}", invitation.status.as_str())?;
         match invitation.expires_at {
             Some(at) if invitation.status == InvitationStatus::Waiting => write!(f, ", valid until {at}"),
-            // When the others could have been accepted helps nobody.
+            // The expiry time matters only while the invitation can be accepted.
             _ => Ok(()),
         }
     }
 }
 
-/// An invitation to serve for a kf account.
+/// An invitation of a WeChat user to a kf account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invitation {
-    /// What became of it.
+    /// Its status.
     pub status: InvitationStatus,
-    /// Until when it can be accepted.
+    /// When it expires.
     pub expires_at: Option<UnixMs>,
 }
 
-/// What became of an invitation.
+/// The status of an invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvitationStatus {
     /// It can still be accepted.
@@ -100,7 +100,7 @@ pub enum InvitationStatus {
     Rejected,
     /// It was not accepted in time.
     Expired,
-    /// A status that the API page does not name.
+    /// A status that WeChat does not document.
     Other,
 }
 
@@ -127,21 +127,21 @@ pub struct OnlineAccount {
     pub accepted_cases: Option<u32>,
 }
 
-/// Customers who wait for an agent, as getwaitcase tells.
+/// The customers who wait for an agent, from getwaitcase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitingQueue {
-    /// How many.
-    pub users: u64,
-    /// When the one among the first hundred who has waited longest since the last message sent it, in UNIX seconds.
+    /// How many customers wait.
+    pub customers: u64,
+    /// The oldest last message among the first hundred waiting customers, in UNIX seconds.
     pub oldest_message_at: Option<i64>,
 }
 
-/// The quota of one call, as openapi/quota/get tells.
+/// The quota of one API call, from openapi/quota/get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Calls a day.
+    /// Calls per day.
     pub limit: u64,
-    /// Calls made today, by whomever.
+    /// Calls made today, by any program.
     pub used: Option<u64>,
     /// Calls left today.
     pub remaining: u64,
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_binding_reads_as_a_sentence_in_the_log() {
+    fn binding_is_displayed_as_sentence() {
         let invited = |status, expires_at: Option<&str>| {
             let expires_at = expires_at.map(|time| time.parse::<jiff::Timestamp>().unwrap().into());
             Binding::Unbound(Some(Invitation { status, expires_at }))

@@ -1,8 +1,8 @@
-//! Time, as the rest of the program is given it.
+//! Time, as the other modules receive it.
 //!
-//! A moment carries both clocks of a machine: the wall clock, for what people and events are told, and the
-//! monotonic clock, for how long something has lasted. Waits are measured on the monotonic one, so that a clock
-//! set back by an hour cannot hold an account back for an hour.
+//! A [`Moment`] contains both clocks of a machine: the wall clock, for people and events, and the monotonic clock, for
+//! durations. Backoff uses the monotonic clock, so that setting the wall clock back by an hour does not delay polls by an
+//! hour.
 
 use std::{fmt, num::NonZeroU64, time::Duration};
 
@@ -18,43 +18,43 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The wall clock rounded down to the millisecond: a bound before which nothing of this moment happened.
+    /// The wall clock rounded down to the millisecond: a lower bound of this moment.
     pub fn floor_ms(&self) -> UnixMs {
         round_to_ms(self.wall, jiff::RoundMode::Floor).into()
     }
 
-    /// The wall clock rounded up to the millisecond: a bound after which nothing of this moment happened.
+    /// The wall clock rounded up to the millisecond: an upper bound of this moment.
     pub fn ceil_ms(&self) -> UnixMs {
         round_to_ms(self.wall, jiff::RoundMode::Ceil).into()
     }
 
-    /// How long ago `earlier` was; zero if it was not earlier.
+    /// The time that has passed since `earlier`; zero if `earlier` is later.
     pub fn since(&self, earlier: &Moment) -> Duration {
         self.monotonic.saturating_sub(earlier.monotonic)
     }
 }
 
-/// A moment of the wall clock in whole milliseconds: eight bytes, and no more where there may be none. An optional
-/// [`Timestamp`] takes 24, too many for what is known of each of many accounts.
+/// A time of the wall clock in whole milliseconds. It takes eight bytes, also in an `Option`. An optional [`Timestamp`]
+/// takes 24 bytes, which is too much for state that is kept for each of many accounts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMs(NonZeroU64);
 
 impl UnixMs {
-    /// So many milliseconds before or after the UNIX epoch.
+    /// From milliseconds since the UNIX epoch; negative before it.
     fn new(ms: i64) -> Self {
-        // Counted from a moment before all timestamps: in their order, and never zero.
+        // Counted from `i64::MIN`, which is earlier than any timestamp: the order stays the same, and zero does not occur.
         Self(NonZeroU64::new(ms.abs_diff(i64::MIN)).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// As one of the moments that have nanoseconds.
+    /// Converts it to a [`Timestamp`].
     pub fn timestamp(self) -> Timestamp {
         let ms = i64::MIN.wrapping_add_unsigned(self.0.get());
-        // It was made of one, but the last second of all is out of the range of milliseconds.
+        // It was converted from a timestamp. Only the last supported second is out of range for milliseconds.
         Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
     }
 }
 
-/// Cuts what is finer.
+/// Rounds down to the millisecond.
 impl From<Timestamp> for UnixMs {
     fn from(timestamp: Timestamp) -> Self {
         Self::new(timestamp.as_millisecond())
@@ -79,9 +79,9 @@ impl fmt::Debug for UnixMs {
     }
 }
 
-/// Where moments come from: the machine's clocks in the daemon, a scripted day in a rehearsal.
+/// The source of moments: the machine's clocks in the daemon, a simulated day in tests.
 pub trait Clock: Send + Sync + 'static {
-    /// The present moment.
+    /// The current moment.
     fn now(&self) -> Moment;
 }
 
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_enclose_the_moment() {
+    fn floor_and_ceil_enclose_moment() {
         let wall: Timestamp = "2026-11-22T07:22:45.1234567Z".parse().unwrap();
         let moment = Moment { wall, monotonic: Duration::ZERO };
         assert_eq!(moment.floor_ms().to_string(), "2026-11-22T07:22:45.123Z");
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn milliseconds_give_back_every_timestamp_in_its_order() {
+    fn milliseconds_keep_value_and_order_of_timestamps() {
         let moments = [Timestamp::MIN, "1969-12-31T23:59:59.999Z".parse().unwrap(), Timestamp::UNIX_EPOCH];
         let moments = [&moments[..], &["2026-11-22T07:22:45.123Z".parse().unwrap()]].concat();
         let in_ms: Vec<UnixMs> = moments.iter().map(|&moment| moment.into()).collect();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_that_may_be_unknown_takes_eight_bytes() {
+    fn optional_unix_ms_takes_eight_bytes() {
         assert_eq!(size_of::<Option<UnixMs>>(), 8);
     }
 }

@@ -1,4 +1,4 @@
-//! What changed between a snapshot and the next answer: a pure comparison.
+//! Compares a snapshot with the next response: which sessions ended and which started. Pure.
 
 use std::cmp::Ordering;
 
@@ -23,12 +23,12 @@ impl EndReason {
     }
 }
 
-/// The difference between two moments of one account. Both lists are in the order of snapshots.
+/// The difference between a snapshot and the next response of one account. Both lists are sorted like snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff<'a> {
-    /// Sessions that were there and are not.
+    /// Sessions that are no longer listed.
     pub ended: Vec<(Session<'a>, EndReason)>,
-    /// Sessions that were not there and are.
+    /// Sessions that were not listed before.
     pub started: Vec<Session<'a>>,
 }
 
@@ -39,9 +39,9 @@ impl Diff<'_> {
     }
 }
 
-/// Compares two moments of one account. Nothing is allocated for sessions that stayed.
+/// Compares a snapshot with the next response of the same account. Allocates nothing for unchanged sessions.
 pub fn diff<'a>(previous: &'a Snapshot, current: &'a ObservedSessions<'_>) -> Diff<'a> {
-    let mut difference = walk(previous, current);
+    let mut difference = merge(previous, current);
     let started = &difference.started;
     for (session, reason) in &mut difference.ended {
         if started.binary_search_by(|candidate| candidate.openid.cmp(&session.openid)).is_ok() {
@@ -51,8 +51,8 @@ pub fn diff<'a>(previous: &'a Snapshot, current: &'a ObservedSessions<'_>) -> Di
     difference
 }
 
-/// One walk over both, which are sorted alike; every end is `Absent` still.
-fn walk<'a>(previous: &'a Snapshot, current: &'a ObservedSessions<'_>) -> Diff<'a> {
+/// Merges both sorted lists in one pass. Every end has the reason `Absent`; the caller finds the replaced sessions.
+fn merge<'a>(previous: &'a Snapshot, current: &'a ObservedSessions<'_>) -> Diff<'a> {
     let mut result = Diff::default();
     let mut old = previous.iter().peekable();
     let mut new = current.sessions().iter().peekable();
@@ -103,7 +103,7 @@ mod tests {
         Session { openid: openid.into(), createtime }
     }
 
-    /// Leaves out what ended and adds what started.
+    /// Removes the ended sessions and adds the started ones.
     fn apply<'a>(previous: &'a Snapshot, difference: &Diff<'a>) -> ObservedSessions<'a> {
         let stayed =
             previous.iter().filter(|session| !difference.ended.iter().any(|(ended, _)| ended == session));
@@ -112,27 +112,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_differs_from_itself(a in sessions()) {
+        fn diff_with_itself_is_empty(a in sessions()) {
             let seen = observed(&a);
             prop_assert!(diff(&Snapshot::from(&seen), &seen).is_empty());
         }
 
         #[test]
-        fn applying_the_difference_gives_the_new_answer(a in sessions(), b in sessions()) {
+        fn applying_diff_gives_new_response(a in sessions(), b in sessions()) {
             let (previous, current) = (Snapshot::from(&observed(&a)), observed(&b));
             let difference = diff(&previous, &current);
             prop_assert_eq!(&apply(&previous, &difference), &current);
         }
 
         #[test]
-        fn only_what_was_there_ends_and_only_what_is_there_starts(a in sessions(), b in sessions()) {
+        fn only_known_sessions_end_and_only_listed_ones_start(a in sessions(), b in sessions()) {
             let (previous, current) = (Snapshot::from(&observed(&a)), observed(&b));
             let difference = diff(&previous, &current);
             for (ended, reason) in &difference.ended {
                 prop_assert!(previous.iter().any(|known| known == *ended));
                 prop_assert!(!current.sessions().contains(ended));
-                let listed_anew = difference.started.iter().any(|started| started.openid == ended.openid);
-                prop_assert_eq!(*reason == EndReason::Replaced, listed_anew);
+                let listed_again = difference.started.iter().any(|started| started.openid == ended.openid);
+                prop_assert_eq!(*reason == EndReason::Replaced, listed_again);
             }
             for started in &difference.started {
                 prop_assert!(current.sessions().contains(started));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_customer_with_a_new_createtime_is_an_end_and_a_start() {
+    fn new_createtime_of_customer_is_end_and_start() {
         let previous = Snapshot::from(&ObservedSessions::new(vec![session("o-a", 1), session("o-b", 1)]));
         let current = ObservedSessions::new(vec![session("o-a", 2)]);
         let difference = diff(&previous, &current);

@@ -152,7 +152,7 @@ static ERRCODES: &[ErrcodeRow] = errcodes! {
     50002 ANY NotAuthorized RESTRICTED;
 
     61003 ANY NotAuthorized AUTHORIZE;
-    // A call with the official account's AppSecret is checked against that account's allow-list.
+    // A call with the official account's AppSecret is checked against that account's allowlist.
     61004 BY_SECRET AddressNotAllowed ADDRESS;
     61004 ANY AddressNotAllowed PLATFORM_ADDRESS;
     61005 ANY NotAuthorized TICKET;

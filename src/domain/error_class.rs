@@ -13,7 +13,7 @@ pub enum ErrorClass {
     MinuteQuota,
     /// Today's quota is used up.
     DayQuota,
-    /// Our address is not on the allow-list, or its confirmation is pending.
+    /// Our address is not on the allowlist, or its confirmation is pending.
     AddressNotAllowed,
     /// The administrator refused our address for an hour.
     AddressRefusedForHour,

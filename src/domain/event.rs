@@ -1,10 +1,10 @@
 //! Events: immutable facts in the past tense, as CloudEvents 1.0 in structured JSON.
 //!
-//! A poll yields [`Change`]s. The store numbers them when it commits ([`Numbered`]): only then does the event exist, and
-//! only then is its JSON complete, for good; every sink delivers the same bytes. Ids are UUIDv5 of what happened,
-//! so that the same history always has the same ids and a consumer can drop duplicates.
+//! A poll yields [`Change`]s. When the store commits a change, it assigns a sequence number ([`NumberedEvent`]). Only then
+//! does the event exist and is its JSON complete. The JSON never changes, and every sink delivers the same bytes. Ids are
+//! UUIDv5 of the content, so that the same history always has the same ids and a consumer can drop duplicates.
 //!
-//! The openid is personal data: it stands in `data` alone, never in an attribute.
+//! The openid is personal data: it appears only in `data`, never in an attribute.
 
 mod render;
 
@@ -14,24 +14,24 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-pub use self::render::Draft;
+pub use self::render::EventDraft;
 use super::{
     account::{Account, Transition},
     agents::Binding,
     diff::EndReason,
 };
 
-/// The namespace of every id of ours.
+/// The namespace of all ids.
 pub const ID_NAMESPACE: Uuid = Uuid::from_u128(0x295c_ab85_1895_52db_88f3_16ee_6b5c_e921);
 
 /// The kinds of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// A session is listed that was not.
+    /// A session is listed that was not listed before.
     SessionStarted,
     /// A session is no longer listed.
     SessionEnded,
-    /// What is concluded about a kf account changed.
+    /// The state of a kf account changed.
     StateChanged,
 }
 
@@ -49,19 +49,19 @@ impl EventType {
     }
 }
 
-/// Something that happened to an account, not yet committed. All moments are in whole milliseconds.
+/// A change of an account that is not committed yet. All times are in whole milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A session began.
     SessionStarted {
         /// The session.
         session: OwnedSession,
-        /// When the answer that lists it was received.
+        /// When the response that lists it was received.
         observed_at: Timestamp,
-        /// Whether the account's first good answer listed it, so that its beginning was not seen.
+        /// Whether the account's baseline listed it, so that its start was not observed.
         baseline: bool,
-        /// The kf account of the same official account that has, or just had, a session of this customer. Never known
-        /// of a baseline.
+        /// The kf account of the same official account that has, or just had, a session with this customer. Always `None`
+        /// in a baseline.
         transferred_from: Option<Arc<str>>,
     },
     /// A session ended.
@@ -70,25 +70,25 @@ pub enum Change {
         session: OwnedSession,
         /// Why it counts as ended.
         reason: EndReason,
-        /// From when the last request that listed it was sent to when the answer without it was received.
+        /// From sending the last request whose response listed it, to receiving the first response without it.
         ended_between: [Timestamp; 2],
     },
-    /// What is concluded about the account changed.
+    /// The state of the account changed.
     StateChanged {
-        /// From which state to which.
+        /// The previous and the new state.
         transition: Transition,
-        /// When it was concluded.
+        /// When the change was observed.
         observed_at: Timestamp,
-        /// The errcode behind it, if there is one.
+        /// The errcode that caused it, if there is one.
         errcode: Option<i64>,
-        /// The call that said so, or `configuration`.
+        /// The call whose response showed it, or `configuration`.
         source: &'static str,
-        /// Of a change to `unbound`: what getkflist last said of the binding, if it has said anything.
+        /// For a change to `unbound`: the binding in the latest getkflist response, if there was one.
         binding: Option<Binding>,
     },
 }
 
-/// A session that outlives the answer it was read from.
+/// A session that does not borrow from a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedSession {
     /// The customer's id.
@@ -98,7 +98,7 @@ pub struct OwnedSession {
 }
 
 impl Change {
-    /// The kind of event it becomes.
+    /// The type of its event.
     pub fn event_type(&self) -> EventType {
         match self {
             Self::SessionStarted { .. } => EventType::SessionStarted,
@@ -107,7 +107,7 @@ impl Change {
         }
     }
 
-    /// When it was observed: the event's `time`.
+    /// When the change was observed: the `time` of its event.
     pub fn observed_at(&self) -> Timestamp {
         match self {
             Self::SessionStarted { observed_at, .. } | Self::StateChanged { observed_at, .. } => *observed_at,
@@ -115,7 +115,7 @@ impl Change {
         }
     }
 
-    /// The session concerned, and its id.
+    /// The id of the session; `None` for a change of state.
     pub fn session_id(&self, account: &Account) -> Option<Uuid> {
         match self {
             Self::SessionStarted { session, .. } | Self::SessionEnded { session, .. } => {
@@ -131,21 +131,21 @@ pub fn session_id(account: &Account, openid: &str, createtime: i64) -> Uuid {
     named(&[&account.appid, &account.kf_account, openid, &createtime.to_string()])
 }
 
-/// A change with its number in the account's history.
+/// A change with its sequence number.
 #[derive(Clone, Copy, Debug)]
-pub struct Numbered<'a> {
-    /// Whose event it is.
+pub struct NumberedEvent<'a> {
+    /// The account that changed.
     pub account: &'a Account,
     /// What happened.
     pub change: &'a Change,
-    /// The number of the event among all of the account's, from 1 without gaps.
+    /// The number of the event among all events of the account, from 1 without gaps.
     pub sequence: u64,
-    /// How many events of this type the log already holds for this session. It is part of the id: a session that
-    /// is listed again after its end was emitted starts a second time, with an id of its own.
+    /// How many events of this type the log already contains for this session. It is part of the id: a session that is
+    /// listed again after its end was emitted starts a second time, with a different id.
     pub repeats: u64,
 }
 
-impl Numbered<'_> {
+impl NumberedEvent<'_> {
     /// The CloudEvents `id`.
     pub fn id(&self) -> Uuid {
         let Account { appid, kf_account, .. } = self.account;
@@ -170,24 +170,24 @@ pub fn millis(timestamp: Timestamp) -> String {
     format!("{timestamp:.3}")
 }
 
-/// Seconds between which a duration lies.
+/// Lower and upper bound of a duration, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Bounds {
-    /// At least so long.
+pub struct DurationBounds {
+    /// The lower bound.
     pub min: i64,
-    /// At most so long.
+    /// The upper bound.
     pub max: i64,
 }
 
-/// How long a session lasted. `createtime` is cut to whole seconds, so the session may have begun up to a second
-/// later: the minimum is rounded down less one, the maximum up.
-pub fn duration_bounds(createtime: i64, [earliest, latest]: [Timestamp; 2]) -> Bounds {
+/// How long a session lasted. `createtime` is rounded down to whole seconds, so the session may have started up to a second
+/// later: the lower bound is one second less, and the upper bound is rounded up.
+pub fn duration_bounds(createtime: i64, [earliest, latest]: [Timestamp; 2]) -> DurationBounds {
     let min = earliest.as_second().saturating_sub(createtime).saturating_sub(1);
     let max = latest
         .as_second()
         .saturating_add(i64::from(latest.subsec_nanosecond() > 0))
         .saturating_sub(createtime);
-    Bounds { min: min.max(0), max: max.max(0) }
+    DurationBounds { min: min.max(0), max: max.max(0) }
 }
 
 #[cfg(test)]
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_those_of_the_published_test_vector() {
+    fn ids_match_published_test_vector() {
         let (account, ended) = (account(), ended());
         let started = Change::SessionStarted {
             session: session(),
@@ -227,16 +227,16 @@ mod tests {
             baseline: false,
             transferred_from: None,
         };
-        let number = |change| Numbered { account: &account, change, sequence: 1, repeats: 0 };
+        let number = |change| NumberedEvent { account: &account, change, sequence: 1, repeats: 0 };
         assert_eq!(ended.session_id(&account).unwrap().to_string(), "bb990e79-eb52-5233-a363-a2cf2b13422f");
         assert_eq!(number(&started).id().to_string(), "53bf2e6f-2586-56e7-801b-0ef62536be36");
         assert_eq!(number(&ended).id().to_string(), "af546c58-71de-57cd-b56c-6bd11593a69f");
     }
 
     #[test]
-    fn an_end_is_rendered_as_the_contract_shows_it() {
+    fn session_end_is_rendered_as_documented() {
         let (account, change) = (account(), ended());
-        let event = Numbered { account: &account, change: &change, sequence: 42, repeats: 0 };
+        let event = NumberedEvent { account: &account, change: &change, sequence: 42, repeats: 0 };
         let expected = concat!(
             r#"{"specversion":"1.0","id":"af546c58-71de-57cd-b56c-6bd11593a69f","type":"kf.session.ended","#,
             r#""source":"/wechat/official-accounts/wx0123456789abcdef/kf-accounts/test1@test","#,
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_change_names_no_session() {
+    fn state_change_contains_no_session() {
         let account = account();
         let change = Change::StateChanged {
             transition: Transition { from: AccountState::Ok, to: AccountState::Unbound },
@@ -261,7 +261,7 @@ mod tests {
             source: "getsessionlist",
             binding: None,
         };
-        let json = Numbered { account: &account, change: &change, sequence: 1, repeats: 0 }.render();
+        let json = NumberedEvent { account: &account, change: &change, sequence: 1, repeats: 0 }.render();
         assert!(json.contains(r#""subject":"test1@test""#), "{json}");
         assert!(json.ends_with(concat!(
             r#""from":"ok","to":"unbound","observed_at":"2026-11-22T07:22:45.123Z","errcode":65402,"#,
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_to_unbound_tells_what_is_known_of_the_invitation() {
+    fn change_to_unbound_contains_known_invitation() {
         let check = |binding, expected: &str| {
             let change = Change::StateChanged {
                 transition: Transition { from: AccountState::Unknown, to: AccountState::Unbound },
@@ -279,7 +279,8 @@ mod tests {
                 source: "getkflist",
                 binding,
             };
-            let json = Numbered { account: &account(), change: &change, sequence: 1, repeats: 0 }.render();
+            let json =
+                NumberedEvent { account: &account(), change: &change, sequence: 1, repeats: 0 }.render();
             assert!(
                 json.ends_with(&format!(r#""errcode":null,"source":"getkflist"{expected}}}}}"#)),
                 "{json}"
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_says_where_the_customer_came_from_only_if_that_is_known() {
+    fn session_start_contains_transferred_from_only_if_known() {
         let started = |transferred_from: Option<&str>| {
             let change = Change::SessionStarted {
                 session: session(),
@@ -308,7 +309,7 @@ mod tests {
                 baseline: false,
                 transferred_from: transferred_from.map(Arc::from),
             };
-            Numbered { account: &account(), change: &change, sequence: 1, repeats: 0 }.render()
+            NumberedEvent { account: &account(), change: &change, sequence: 1, repeats: 0 }.render()
         };
         assert!(started(None).ends_with(r#""baseline":false}}"#));
         assert!(
@@ -318,28 +319,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_draft_with_its_number_is_the_event(sequence in any::<u64>(), repeats in 0..3u64, tricky in "[a-z\"\\\\:]{0,9}") {
+        fn numbered_draft_equals_rendered_event(sequence in any::<u64>(), repeats in 0..3u64, tricky in "[a-z\"\\\\:]{0,9}") {
             let account = Account { kf_account: format!("\"sequence\":\"{tricky}").into(), ..account() };
             let change = ended();
-            let event = Numbered { account: &account, change: &change, sequence, repeats };
-            prop_assert_eq!(Draft::of(&account, &change).numbered(&event), event.render());
+            let event = NumberedEvent { account: &account, change: &change, sequence, repeats };
+            prop_assert_eq!(EventDraft::new(&account, &change).numbered(&event), event.render());
         }
 
         #[test]
-        fn durations_hold_for_any_clock(createtime in -10_000_000_000..10_000_000_000i64, a in 0..9_999_999_999_999i64, b in 0..9_999_999_999_999i64) {
+        fn duration_bounds_are_ordered_for_any_clock(createtime in -10_000_000_000..10_000_000_000i64, a in 0..9_999_999_999_999i64, b in 0..9_999_999_999_999i64) {
             let between = [a.min(b), a.max(b)].map(|ms| Timestamp::from_millisecond(ms).unwrap());
-            let Bounds { min, max } = duration_bounds(createtime, between);
+            let DurationBounds { min, max } = duration_bounds(createtime, between);
             prop_assert!(0 <= min && min <= max);
         }
 
         #[test]
-        fn the_same_history_has_the_same_ids_and_another_has_others(openid in "[A-Za-z0-9_-]{1,28}", createtime in 0..4_000_000_000i64, repeats in 0..3u64) {
+        fn same_history_has_same_ids_and_another_has_others(openid in "[A-Za-z0-9_-]{1,28}", createtime in 0..4_000_000_000i64, repeats in 0..3u64) {
             let account = account();
             let id = |openid: &str, createtime, repeats| {
                 let session = OwnedSession { openid: openid.into(), createtime };
                 let observed_at = Timestamp::UNIX_EPOCH;
                 let change = Change::SessionStarted { session, observed_at, baseline: true, transferred_from: None };
-                Numbered { account: &account, change: &change, sequence: 9, repeats }.id()
+                NumberedEvent { account: &account, change: &change, sequence: 9, repeats }.id()
             };
             prop_assert_eq!(id(&openid, createtime, repeats), id(&openid, createtime, repeats));
             prop_assert_ne!(id(&openid, createtime, repeats), id(&openid, createtime + 1, repeats));

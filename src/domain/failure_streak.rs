@@ -1,18 +1,18 @@
 //! Consecutive failures of one thing, and which of them are logged.
 //!
 //! The first failure, each new reason and the recovery are logged, the recovery with a count. A failure within
-//! [`QUIET_PERIOD`] after a logged recovery is only counted, unless failures last longer: so something that alternates
-//! between failure and success costs two lines in that time at most, and the last line about a lasting failure says that it
-//! fails. Each reason is logged once, and again only when it has not occurred for [`REASON_EXPIRY`].
+//! [`QUIET_PERIOD`] after a logged recovery is only counted; failures that last longer are logged. So something that
+//! alternates between failure and success writes at most two lines in that time, and the last line about a lasting failure
+//! reports the failure. Each reason is logged once, and again only when it has not occurred for [`REASON_EXPIRY`].
 
 use std::time::Duration;
 
 use super::clock::Moment;
 
-/// How long failures are not logged after a logged recovery.
+/// How long after a logged recovery failures are only counted.
 const QUIET_PERIOD: Duration = Duration::from_secs(60);
 
-/// A reason that has not occurred for so long is logged again.
+/// A reason is logged again if it has not occurred for this time.
 const REASON_EXPIRY: Duration = Duration::from_secs(3600);
 
 /// How many reasons are distinguished. Failures with further reasons are only counted.
@@ -50,7 +50,7 @@ impl<R> Default for FailureStreak<R> {
 }
 
 impl<R: PartialEq> FailureStreak<R> {
-    /// Records a failure that is known at `now`. Returns whether to log it.
+    /// Records a failure at `now`. Returns whether to log it.
     pub fn failed(&mut self, reason: R, now: Moment) -> bool {
         let streak = self.0.get_or_insert_with(|| Box::new(Failures::new(now)));
         if streak.count == 0 {
@@ -63,7 +63,7 @@ impl<R: PartialEq> FailureStreak<R> {
         }
         let is_expired = |seen_at: &Moment| now.since(seen_at) >= REASON_EXPIRY;
         if let Some((_, seen_at)) = streak.logged.iter_mut().find(|(logged, _)| *logged == reason) {
-            // The same reason as in the previous failure is no change, however long ago that was.
+            // If the previous failure had the same reason, nothing changed, however long ago that was.
             let is_news = is_expired(seen_at) && *seen_at != previous;
             *seen_at = now;
             return is_news;
@@ -76,8 +76,8 @@ impl<R: PartialEq> FailureStreak<R> {
         is_news
     }
 
-    /// Records a success that began at `begun_at`, and returns the recovery if it is to be logged. A success that was in
-    /// flight when a failure became known does not end the streak.
+    /// Records the success of a call that started at `begun_at`. Returns the recovery if it must be logged. A call that
+    /// started before the last failure does not end the streak.
     pub fn succeeded(&mut self, begun_at: Moment) -> Option<Recovery> {
         let streak = self.0.as_mut()?;
         if begun_at.monotonic < streak.last_at.monotonic {

@@ -34,9 +34,9 @@ pub struct ProgressCheck {
 /// A part that makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stall {
-    /// What does not happen.
+    /// What does not happen, for example "no poll has finished".
     pub what: String,
-    /// Since when.
+    /// When the last progress was made.
     pub since: Timestamp,
 }
 

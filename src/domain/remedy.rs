@@ -89,24 +89,24 @@ pub(crate) const REFRESH_TOKEN: Remedy = Remedy {
 };
 
 pub(crate) const ADDRESS: Remedy = Remedy {
-    en: "add this host's public address (the errmsg names it) to the IP allow-list in the developer console",
+    en: "add this host's public address (the errmsg names it) to the IP allowlist in the developer console",
     zh: "请在开发者后台的 IP 白名单中加入本机公网地址（见 errmsg）",
 };
 pub(crate) const PLATFORM_ADDRESS: Remedy = Remedy {
-    en: "add this host's public address to the IP allow-list of the third-party platform at open.weixin.qq.com; WeChat \
+    en: "add this host's public address to the IP allowlist of the third-party platform at open.weixin.qq.com; WeChat \
          checks all calls on behalf of the platform's official accounts against it",
     zh: "请在 open.weixin.qq.com 的第三方平台 IP 白名单中加入本机公网地址；代公众号发起的所有调用都会核对该白名单",
 };
 /// The administrator has not confirmed the address yet.
 pub(crate) const CONFIRM: Remedy = Remedy {
     en: "the administrator of the official account must confirm calls from this address in WeChat, or you add the address \
-         to the IP allow-list in the developer console",
+         to the IP allowlist in the developer console",
     zh: "请公众号管理员在微信中确认来自该地址的调用，或在开发者后台将其加入 IP 白名单",
 };
 /// The administrator refused the address.
 pub(crate) const REFUSED: Remedy = Remedy {
     en: "the administrator of the official account refused calls from this address: talk to them, and add the address \
-         to the IP allow-list in the developer console; until the refusal expires, WeChat accepts no calls from it",
+         to the IP allowlist in the developer console; until the refusal expires, WeChat accepts no calls from it",
     zh: "公众号管理员拒绝了来自该地址的调用：请与其沟通，并在开发者后台将该地址加入 IP 白名单；期满前微信不接受来自它的调用",
 };
 

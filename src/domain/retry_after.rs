@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 
-/// How long to wait before the next request: a number of seconds, or until a date. A date in the past gives zero, anything
-/// else `None`.
+/// How long to wait before the next request. The value is a number of seconds or a date; a date in the past gives zero.
+/// Any other value gives `None`.
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {

@@ -1,13 +1,13 @@
 //! The sessions of one kf account as seen in one poll.
 //!
-//! An answer is read into an [`ObservedSessions`] that borrows from the answer's text; only when it differs from what is
-//! known is it packed into a [`Snapshot`], which is what stays in memory: all openids in one string and twelve
-//! bytes a session beside it, because a daemon may hold a million of them. Both are sorted by openid and createtime
-//! and hold no session twice, so that they are compared in one walk.
+//! A response is parsed into [`ObservedSessions`], which borrow from its text. Only if they differ from the known sessions
+//! are they packed into a [`Snapshot`], which stays in memory: one string of all openids, and twelve bytes for each
+//! session, because a daemon may keep a million sessions. Both are sorted by openid and createtime and contain no
+//! duplicates, so that one pass compares them.
 
 use std::borrow::Cow;
 
-/// One customer session: the same openid with another createtime is another session.
+/// One customer session. The same openid with a different createtime is a different session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Session<'a> {
     /// The customer's id under the official account: personal data.
@@ -16,57 +16,24 @@ pub struct Session<'a> {
     pub createtime: i64,
 }
 
-/// The sessions that one answer listed, sorted, each once.
+/// The sessions that one response lists, sorted, without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedSessions<'a> {
     sessions: Vec<Session<'a>>,
 }
 
 impl<'a> ObservedSessions<'a> {
-    /// Takes the entries of an answer in any order; duplicates collapse.
+    /// Sorts the entries of a response and removes duplicates.
     pub fn new(mut sessions: Vec<Session<'a>>) -> Self {
-        if sessions.len() >= MANY {
-            nearly_sort(&mut sessions);
-        }
-        // What is in order already, this only looks at.
         sessions.sort_unstable();
         sessions.dedup();
         Self { sessions }
     }
 
-    /// The sessions in order.
+    /// The sessions, sorted.
     pub fn sessions(&self) -> &[Session<'a>] {
         &self.sessions
     }
-}
-
-/// So many sessions are worth a sort of their own.
-const MANY: usize = 32;
-
-/// Sorts by the beginning of the openids, which tells nearly all of them apart.
-///
-/// Openids of an official account begin alike and lie all over the answer: to compare two takes a call, two looks into that
-/// memory, and a branch that nobody foresees. So of each the eight bytes behind the common beginning are taken, once, as a
-/// number; numbers are quick to sort.
-fn nearly_sort(sessions: &mut [Session<'_>]) {
-    let Some((first, others)) = sessions.split_first() else { return };
-    let first = first.openid.as_bytes();
-    let alike = others.iter().fold(first.len(), |alike, other| {
-        let other = other.openid.as_bytes();
-        match other.starts_with(&first[..alike]) {
-            true => alike,
-            false => first.iter().zip(other).take_while(|(a, b)| a == b).count(),
-        }
-    });
-    sessions.sort_by_cached_key(|session| {
-        let distinct = session.openid.as_bytes().get(alike..).unwrap_or_default();
-        let mut bytes = [0; 8];
-        match distinct.first_chunk() {
-            Some(first) => bytes = *first,
-            None => bytes[..distinct.len()].copy_from_slice(distinct),
-        }
-        u64::from_be_bytes(bytes)
-    });
 }
 
 /// The sessions of one account, packed.
@@ -76,17 +43,17 @@ pub struct Snapshot {
     entries: Box<[Entry]>,
 }
 
-/// Numbers as bytes: side by side they would be padded to sixteen, and a million sessions take 4 MB more.
+/// The numbers are stored as bytes, because padding would make an entry sixteen bytes: 4 MB more for a million sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     createtime: [u8; 8],
-    /// Where this session's openid ends in `openids`; it begins where the one before ends.
+    /// The end of this session's openid in `openids`. It starts at the end of the previous one.
     end: [u8; 4],
 }
 
 impl Entry {
     fn new(createtime: i64, end: usize) -> Self {
-        // A body of 4 GiB of openids is far beyond every limit on the size of an answer.
+        // 4 GiB of openids is far more than the size limit of a response allows.
         let end = u32::try_from(end).unwrap_or(u32::MAX);
         Self { createtime: createtime.to_ne_bytes(), end: end.to_ne_bytes() }
     }
@@ -106,12 +73,12 @@ impl Snapshot {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no sessions.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The sessions in order.
+    /// The sessions, sorted.
     pub fn iter(&self) -> impl Iterator<Item = Session<'_>> {
         let mut begin = 0;
         self.entries.iter().map(move |entry| {
@@ -126,7 +93,7 @@ impl Snapshot {
         self.entries.iter().map(Entry::createtime).min()
     }
 
-    /// The createtime of a customer's session; of several, the newest.
+    /// The createtime of a customer's session; if there are several, of the newest.
     pub fn createtime_of(&self, openid: &str) -> Option<i64> {
         let mut range = 0..self.len();
         while !range.is_empty() {
@@ -146,7 +113,7 @@ impl Snapshot {
         &self.openids[begin..self.entries[index].end()]
     }
 
-    /// Whether an answer lists exactly these sessions.
+    /// Whether a response lists exactly these sessions.
     pub fn equals(&self, observed: &ObservedSessions<'_>) -> bool {
         self.len() == observed.sessions.len()
             && self.iter().zip(&observed.sessions).all(|(known, seen)| known == *seen)
@@ -182,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_gives_back_what_was_observed() {
+    fn snapshot_contains_the_observed_sessions() {
         let seen = observed(&[("o-b", 7), ("o-a", 9), ("o-a", 8), ("微信", 1)]);
         let snapshot = Snapshot::from(&seen);
         assert_eq!(snapshot.iter().collect::<Vec<_>>(), seen.sessions());
@@ -194,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_customer_is_found_as_by_looking_at_all(
+        fn createtime_of_finds_newest_session_of_customer(
             sessions in prop::collection::vec(("[a-c]{1,2}", 0..3i64), 0..12), openid in "[a-c]{0,2}",
         ) {
             let listed = sessions.iter().map(|(openid, createtime)| Session { openid: openid.into(), createtime: *createtime });
@@ -206,8 +173,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sessions_are_sorted_whatever_their_openids_begin_with(
-            sessions in prop::collection::vec(("(oABCDE|)[\\x00ab微]{0,12}", 0..2i64), 0..3 * MANY),
+        fn sessions_are_sorted_for_any_openids(
+            sessions in prop::collection::vec(("(oABCDE|)[\\x00ab微]{0,12}", 0..2i64), 0..96),
         ) {
             let listed = sessions.iter().map(|(openid, createtime)| Session { openid: openid.into(), createtime: *createtime });
             let sorted: std::collections::BTreeSet<_> = listed.clone().collect();
@@ -217,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_and_order_of_an_answer_do_not_matter() {
+    fn duplicates_and_order_of_response_do_not_matter() {
         assert_eq!(observed(&[("o-a", 1), ("o-b", 2), ("o-a", 1)]), observed(&[("o-b", 2), ("o-a", 1)]));
     }
 }

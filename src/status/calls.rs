@@ -1,4 +1,4 @@
-//! What is counted for one official account as a whole.
+//! Counters of the calls and access tokens of one official account.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 /// How many endpoints [`CallCounters`] has room for.
 pub const COUNTED_ENDPOINTS: usize = 11;
 
-/// What was counted for one official account.
+/// Counters of the calls and access tokens of one official account.
 #[derive(Default)]
 pub struct CallCounters {
     /// Requests by endpoint, in the order of `Endpoint::ALL`.
@@ -21,9 +21,9 @@ pub struct CallCounters {
     pub token_refresh_failures: AtomicU64,
     /// Tokens that another program replaced.
     pub token_replaced: AtomicU64,
-    /// When the present token expires, in UNIX seconds; 0 while there is none.
+    /// When the current token expires, in UNIX seconds; 0 without a token.
     pub token_expires_at: AtomicU64,
-    /// Whether the last attempt to get an access token succeeded, once there was one.
+    /// Whether the last attempt to get an access token succeeded; `None` before the first.
     last_refresh: Mutex<Option<bool>>,
 }
 
@@ -33,7 +33,7 @@ impl CallCounters {
         *self.last_refresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An attempt to get an access token succeeded, or failed.
+    /// Records whether an attempt to get an access token succeeded.
     pub fn set_last_refresh(&self, succeeded: bool) {
         *self.last_refresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(succeeded);
     }

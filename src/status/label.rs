@@ -1,15 +1,15 @@
-//! Values of labels, as the text format of Prometheus wants them.
+//! Escapes label values for the Prometheus text format.
 
-/// A label value as the text format wants it.
+/// Returns the escaped label value.
 pub fn escaped(value: &str) -> String {
     let mut result = String::with_capacity(value.len());
     push_escaped(&mut result, value);
     result
 }
 
-/// Appends a label value as the text format wants it.
+/// Appends the escaped label value.
 pub fn push_escaped(text: &mut String, value: &str) {
-    // Nearly no value has one. Not `any`: without an early end this is done in vectors.
+    // Almost no value needs escaping. `fold` instead of `any`, because the compiler vectorizes a loop without an early exit.
     if !value.bytes().fold(false, |found, byte| found | matches!(byte, b'\\' | b'"' | b'\n')) {
         return text.push_str(value);
     }

@@ -89,7 +89,7 @@ fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
         .map(|official_account| (&*official_account.name, official_account.readings().clone()))
         .filter(|(_, collected)| collected.waiting.is_some() || collected.quota.is_some())
         .collect();
-    rows.sort_by_key(|(_, collected)| Reverse(collected.waiting.map(|queue| queue.users)));
+    rows.sort_by_key(|(_, collected)| Reverse(collected.waiting.map(|queue| queue.customers)));
     if rows.is_empty() {
         return html! {};
     }
@@ -99,7 +99,7 @@ fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
             tbody { @for (name, CollectorReadings { waiting, quota, .. }) in rows.iter().take(MAX_OFFICIAL_ACCOUNTS) {
                 tr {
                     td { (name) }
-                    td.n { (known(waiting.map(|queue| queue.users))) }
+                    td.n { (known(waiting.map(|queue| queue.customers))) }
                     td.n { (known(quota.map(|quota| format!("{} of {}", quota.remaining, quota.limit)))) }
                 }
             } }

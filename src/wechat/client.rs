@@ -1,6 +1,6 @@
-//! Calls to WeChat for one official account, each with a valid access token.
+//! Calls WeChat for one official account, with a valid access token.
 //!
-//! This is the one place where a call is repeated with a new token: once, when the one used was refused.
+//! Only this module repeats a call with a new token: once, when WeChat has refused the token.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,19 +20,20 @@ use crate::domain::{
     error_class::ErrorClass,
 };
 
-/// A response of WeChat that is no refusal: its errcode is 0 or missing.
+/// A successful response of WeChat: its errcode is 0 or missing.
 #[derive(Debug)]
 pub struct Response {
     endpoint: Endpoint,
-    /// The body as it was received.
+    /// The body as received.
     pub body: Bytes,
     /// When the request was sent.
     pub sent_at: Moment,
-    /// When the body had been received completely.
+    /// When the whole body had been received.
     pub received_at: Moment,
 }
 
-/// Calls WeChat for one official account. Whoever calls has a [permit](OfficialAccountClient::permit); a repeat takes its own.
+/// Calls WeChat for one official account. Callers take a [permit](OfficialAccountClient::permit) before each call; a repeated
+/// call takes another permit itself.
 pub struct OfficialAccountClient {
     client: Arc<WechatClient>,
     tokens: TokenProvider,
@@ -41,7 +42,7 @@ pub struct OfficialAccountClient {
 }
 
 impl OfficialAccountClient {
-    /// Puts together what a call needs.
+    /// A client without a rate limit.
     pub fn new(client: Arc<WechatClient>, tokens: TokenProvider, observer: Arc<dyn CallObserver>) -> Self {
         Self { client, tokens, observer, rate_limiter: None }
     }
@@ -51,29 +52,29 @@ impl OfficialAccountClient {
         Self { rate_limiter, ..self }
     }
 
-    /// The rate_limiter of its calls, if it has a limit.
+    /// The rate limit, if there is one.
     pub fn rate_limiter(&self) -> Option<&RateLimiter> {
         self.rate_limiter.as_ref()
     }
 
-    /// How many seconds this machine's clock was ahead of WeChat's when that was last seen, and whether that is too many.
+    /// How many seconds this machine's clock was ahead of WeChat's at the last measurement, and whether that is too much.
     pub fn clock_skew(&self) -> Option<(f64, bool)> {
         self.client.clock_skew()
     }
 
-    /// The present moment, by the clock that its calls are timed with.
+    /// The current moment, by the clock that measures the calls.
     pub fn now(&self) -> Moment {
         self.client.now()
     }
 
-    /// Waits until its limit lets another call through.
+    /// Waits until the rate limit allows another call.
     pub async fn permit(&self) {
         if let Some(rate_limiter) = &self.rate_limiter {
             rate_limiter.permit().await;
         }
     }
 
-    /// The status of the current access token, if there is one. Fetches none.
+    /// The status of the current access token, if there is one. Never fetches a token.
     pub fn token_status(&self) -> Option<TokenStatus> {
         self.tokens.status(self.client.now())
     }
@@ -81,7 +82,7 @@ impl OfficialAccountClient {
     /// Fetches the open sessions of one kf account. The caller parses the body.
     /// `GET /customservice/kfsession/getsessionlist`.
     pub async fn session_list(&self, kf_account: &str) -> Result<Response, CallFailure> {
-        // A literal `@` is legal in a query, and calls of this family have refused `%40`.
+        // A literal `@` is legal in a query, and some of these calls have refused `%40`.
         self.call(Endpoint::SessionList, &format!("&kf_account={kf_account}")).await
     }
 
@@ -121,7 +122,8 @@ impl OfficialAccountClient {
         parse(&wire::text(&response.body)).map_err(|error| self.reject(&response, error))
     }
 
-    /// Calls with a valid token, and once more with another one when WeChat refuses that one. `query` follows the token.
+    /// Calls with a valid token. If WeChat refuses the token, repeats the call once with another. `query` follows the token
+    /// in the URL.
     async fn call(&self, endpoint: Endpoint, query: &str) -> Result<Response, CallFailure> {
         let token = self.token().await?;
         let mut result = self.call_with(&token, endpoint, query).await;
@@ -133,35 +135,36 @@ impl OfficialAccountClient {
                     self.permit().await;
                     result = self.call_with(&other, endpoint, query).await;
                 }
-                // Why there is no token may be worse than that the old one was refused.
+                // The failed fetch may be more serious than the refused token, so it is the one that is returned.
                 Err(fetch) if fetch.class != ErrorClass::Busy => return Err(fetch),
                 Ok(None) | Err(_) => {}
             }
         }
-        self.judge_token(&mut result);
+        self.record_token_result(&mut result);
         result
     }
 
-    /// A token to call with. The permit was for the moment before: whoever had to wait for the token takes another, or
-    /// all who waited for it would call at once.
+    /// Returns a token, and fetches it if necessary. The caller's permit was for the time before the fetch. After a wait for
+    /// the token this takes another permit, because otherwise all waiting calls would start at once.
     async fn token(&self) -> Result<AccessToken, CallFailure> {
         let current = self.tokens.current(&self.client, &*self.observer);
         let Some(rate_limiter) = &self.rate_limiter else { return current.await };
-        let asked_at = self.client.now();
+        let started_at = self.client.now();
         let token = current.await?;
-        if self.client.now().since(&asked_at) > rate_limiter.spacing() {
+        if self.client.now().since(&started_at) > rate_limiter.spacing() {
             rate_limiter.permit().await;
         }
         Ok(token)
     }
 
-    /// Once every call has been refused for its token for a while, the refusal becomes a worse one.
-    fn judge_token(&self, result: &mut Result<Response, CallFailure>) {
+    /// Records whether WeChat accepted the token. When all calls have been refused for some time because of their tokens, the
+    /// failure gets a more serious class.
+    fn record_token_result(&self, result: &mut Result<Response, CallFailure>) {
         match result {
             Err(failure) if failure.error.rejects_token() => {
                 failure.class = self.tokens.rejected(self.client.now());
             }
-            // Failures without an errcode say nothing of the token.
+            // Without an errcode the failure has nothing to do with the token.
             Err(failure) if failure.error.errcode().is_none() => {}
             _ => self.tokens.accepted(),
         }
@@ -206,5 +209,5 @@ impl OfficialAccountClient {
     }
 }
 
-/// The call whose quota is asked for.
+/// The call whose quota is read.
 const QUOTED_PATH: &str = "/customservice/kfsession/getsessionlist";

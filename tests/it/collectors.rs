@@ -275,7 +275,7 @@ async fn waiting_customers_and_remaining_quota_are_exported() {
     rehearsal.collect_all().await;
     let waiting = "wechat_kf_waiting";
     assert_eq!(rehearsal.metrics(waiting), ["wechat_kf_waiting_customers{official_account=\"shop\"} 0"]);
-    let queue = WaitingQueue { users: 150, oldest_message_at: Some(1_700_000_000) };
+    let queue = WaitingQueue { customers: 150, oldest_message_at: Some(1_700_000_000) };
     rehearsal.official_account.status.readings().waiting = Some(queue);
     let oldest = "wechat_kf_waiting_oldest_message_timestamp_seconds{official_account=\"shop\"} 1700000000";
     assert_eq!(

@@ -414,7 +414,7 @@ fn check_reports_missing_token_once_per_official_account() {
     let site = || WeChat::play(quiet(&[("shop", 3), ("branch", 1)]));
     let wechat = site();
     wechat.control().refuse_address(&appid(0)).unwrap();
-    refused(&wechat, check(&wechat, ""), "40164", "IP allow-list");
+    refused(&wechat, check(&wechat, ""), "40164", "IP allowlist");
     let wechat = site();
     let home = Home::watching(&wechat, "");
     let text = fs::read_to_string(home.path("config.toml")).unwrap();

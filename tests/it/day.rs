@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | office | stable | a minute, 9 to 18 | nobody asks at night, and nobody is told that it is blind |
 //! | desk | stable | 30 seconds | kf accounts are unbound at 8; one is bound at noon, one at a random moment |
-//! | depot | classic | a minute | the address is off the allow-list from 10 to 12:30 |
+//! | depot | classic | a minute | the address is off the allowlist from 10 to 12:30 |
 //! | merchant | component | a minute | the authorization is withdrawn from 14:00 to 15:30 |
 //! | mall | stable | a minute | the day's quota is used up at 19, and there is another from midnight |
 

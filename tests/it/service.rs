@@ -283,7 +283,7 @@ fn unsupported_abstract_socket_is_harmless() {
 
 /// Asserts that the daemon warns once, continues to poll, and exits with code 0.
 fn assert_daemon_continues(wechat: &WeChat, daemon: Process) {
-    let warnings = |log: &str| log.matches("The service manager could not be notified").count();
+    let warnings = |log: &str| log.matches("Could not notify the service manager").count();
     eventually("a warning", || (warnings(&daemon.stderr()) > 0).then_some(()));
     let polls = wechat.control().requests(Endpoint::GetSessionList);
     eventually("further polls", || {

@@ -503,7 +503,7 @@ async fn collector_calls_repeat_after_token_refusal() {
         let online = conversation.client.online_kf_list().await.unwrap();
         assert!(online.iter().all(|account| account.online && account.accepted_cases == Some(2)));
         expire();
-        assert_eq!(conversation.client.wait_case().await.unwrap().users, 0);
+        assert_eq!(conversation.client.wait_case().await.unwrap().customers, 0);
         expire();
         let quota = conversation.client.quota().await.unwrap();
         assert_eq!(Some(quota.remaining), quota.used.map(|used| quota.limit - used));

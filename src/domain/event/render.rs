@@ -1,20 +1,20 @@
-//! An event as JSON. The order of keys is part of what consumers see, and stays.
+//! Renders an event as JSON. Consumers see the order of the keys, so it must not change.
 //!
-//! Rendering costs more than anything else that a commit computes, and commits pass through one thread. So whoever has a
-//! change to commit renders it ahead ([`Draft`]), and the store, which numbers events, only fills its number in.
+//! Rendering is the most expensive computation of a commit, and one thread makes all commits. So the caller renders each
+//! change before the commit ([`EventDraft`]), and the store only inserts the sequence number.
 
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Bounds, Change, Numbered, duration_bounds, millis};
+use super::{Change, DurationBounds, NumberedEvent, duration_bounds, millis};
 use crate::domain::{
     account::{Account, AccountState},
     agents::{Binding, InvitationStatus},
 };
 
-impl Numbered<'_> {
-    /// The whole event as one line of JSON, without the line's end.
+impl NumberedEvent<'_> {
+    /// The event as one line of JSON, without a newline.
     pub fn render(&self) -> String {
         let session_id = self.change.session_id(self.account).map(|id| id.to_string());
         let event = CloudEvent {
@@ -36,48 +36,48 @@ impl Numbered<'_> {
                 details: details(self.change, session_id.as_deref()),
             },
         };
-        // Strings, numbers and lists of strings always serialize.
+        // Serializing strings, numbers and lists of strings cannot fail.
         serde_json::to_string(&event).unwrap_or_default()
     }
 }
 
-/// An event rendered before its number is known: as if it were the first of its kind for its session, with sequence 0.
+/// An event that is rendered before its sequence number is known: with sequence 0 and without repeats.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub struct EventDraft {
     json: String,
-    /// Where the digits of the sequence begin.
+    /// The position of the sequence's digits in `json`.
     sequence_at: Option<usize>,
     session_id: Option<Uuid>,
 }
 
-/// What stands before a sequence. Nowhere else: within a string the quotes would be escaped.
+/// The text before the sequence. It occurs only once, because quotes within strings are escaped.
 const BEFORE_SEQUENCE: &str = "\"sequence\":\"";
 
-/// The digits of any sequence.
+/// How many digits a sequence has, with leading zeros.
 const SEQUENCE_DIGITS: usize = 20;
 
-impl Draft {
-    /// The draft of a change.
-    pub fn of(account: &Account, change: &Change) -> Self {
-        let json = Numbered { account, change, sequence: 0, repeats: 0 }.render();
+impl EventDraft {
+    /// Renders a change.
+    pub fn new(account: &Account, change: &Change) -> Self {
+        let json = NumberedEvent { account, change, sequence: 0, repeats: 0 }.render();
         let sequence_at = json.find(BEFORE_SEQUENCE).map(|at| at + BEFORE_SEQUENCE.len());
         Self { json, sequence_at, session_id: change.session_id(account) }
     }
 
-    /// The id of the session concerned.
+    /// The id of the session; `None` for a change of state.
     pub fn session_id(&self) -> Option<Uuid> {
         self.session_id
     }
 
-    /// The event with its number, as [`Numbered::render`] gives it. The draft has to be that of its change.
-    pub fn numbered(mut self, event: &Numbered<'_>) -> String {
+    /// Inserts the number of the event. Returns what [`NumberedEvent::render`] returns. The draft must be of the same change.
+    pub fn numbered(mut self, event: &NumberedEvent<'_>) -> String {
         match self.sequence_at {
             Some(at) if event.repeats == 0 => {
                 let digits = format!("{:0SEQUENCE_DIGITS$}", event.sequence);
                 self.json.replace_range(at..at + SEQUENCE_DIGITS, &digits);
                 self.json
             }
-            // With repeats the id is another one; that is rare.
+            // Repeats change the id. They are rare.
             _ => event.render(),
         }
     }
@@ -123,7 +123,7 @@ enum Details<'a> {
         openid: &'a str,
         started_at: String,
         ended_between: [String; 2],
-        duration_seconds: Bounds,
+        duration_seconds: DurationBounds,
         reason: &'static str,
     },
     StateChanged {
@@ -133,21 +133,21 @@ enum Details<'a> {
         errcode: Option<i64>,
         source: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        invitation: Option<ToldInvitation>,
+        invitation: Option<InvitationData>,
     },
 }
 
-/// What getkflist knows of the invitation of an account without a WeChat user.
+/// The invitation of an account without a bound WeChat user, from getkflist.
 #[derive(Serialize)]
-struct ToldInvitation {
+struct InvitationData {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
 }
 
-impl ToldInvitation {
-    /// `None` where getkflist has said nothing, or that a WeChat user is bound.
-    fn of(binding: Option<Binding>) -> Option<Self> {
+impl InvitationData {
+    /// `None` without a binding from getkflist, or if a WeChat user is bound.
+    fn from_binding(binding: Option<Binding>) -> Option<Self> {
         let Some(Binding::Unbound(invitation)) = binding else { return None };
         Some(Self {
             status: invitation.map_or("none", |invitation| InvitationStatus::as_str(invitation.status)),
@@ -181,12 +181,12 @@ fn details<'a>(change: &'a Change, session_id: Option<&'a str>) -> Details<'a> {
             observed_at: millis(*observed_at),
             errcode: *errcode,
             source,
-            invitation: ToldInvitation::of(*binding),
+            invitation: InvitationData::from_binding(*binding),
         },
     }
 }
 
 fn seconds(createtime: i64) -> String {
-    // The parser of answers refuses what no calendar holds.
+    // The response parser rejects times that a timestamp cannot represent.
     Timestamp::from_second(createtime).unwrap_or_default().to_string()
 }

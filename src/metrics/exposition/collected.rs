@@ -18,7 +18,7 @@ const FAMILIES: [Family<CollectorReadings>; 5] = [
     gauge(
         "wechat_kf_waiting_customers",
         "Customers who wait for an agent, from the last answer of getwaitcase.",
-        |collected| collected.waiting.map(|queue| queue.users),
+        |collected| collected.waiting.map(|queue| queue.customers),
     ),
     gauge(
         "wechat_kf_waiting_oldest_message_timestamp_seconds",

@@ -7,7 +7,7 @@ use super::{convert, events};
 use crate::{
     domain::{
         account::AccountState,
-        event::{Change, Draft, Numbered},
+        event::{Change, EventDraft, NumberedEvent},
     },
     store::{
         error::StoreError,
@@ -16,15 +16,15 @@ use crate::{
 };
 
 /// Renders the events of the changes. Called outside of the writing thread, which is the bottleneck.
-pub(in crate::store) fn drafts(commit: &PollCommit) -> Vec<Draft> {
-    commit.changes.iter().map(|change| Draft::of(&commit.account, change)).collect()
+pub(in crate::store) fn drafts(commit: &PollCommit) -> Vec<EventDraft> {
+    commit.changes.iter().map(|change| EventDraft::new(&commit.account, change)).collect()
 }
 
 /// Returns `None`, and changes nothing, if the account is unknown. `drafts` are the rendered changes.
 pub(in crate::store) fn commit_poll(
     tx: &Transaction<'_>,
     commit: &PollCommit,
-    drafts: Vec<Draft>,
+    drafts: Vec<EventDraft>,
 ) -> Result<Option<Committed>, StoreError> {
     let mut statement = tx.prepare_cached("SELECT sequence, state FROM accounts WHERE id = ?1")?;
     let stored =
@@ -79,7 +79,7 @@ fn apply(
 fn append(
     tx: &Transaction<'_>,
     commit: &PollCommit,
-    (change, draft): (&Change, Draft),
+    (change, draft): (&Change, EventDraft),
     sequence: i64,
 ) -> Result<LogPosition, StoreError> {
     let session_id = draft.session_id().map(Uuid::into_bytes);
@@ -96,7 +96,7 @@ fn append(
             "SELECT count(*) FROM events WHERE createtime = ?1 AND session_id = ?2 AND type = ?3",
         )?
         .query_row((createtime, session_id, event_type), |row| row.get(0))?;
-    let event = Numbered {
+    let event = NumberedEvent {
         account: &commit.account,
         change,
         sequence: sequence.unsigned_abs(),

@@ -61,15 +61,15 @@ pub(crate) fn online_kf_list(text: &str) -> Result<Vec<OnlineAccount>, WireError
 pub(crate) fn wait_case(text: &str) -> Result<WaitingQueue, WireError> {
     let answer = Object::from_answer(text)?;
     let listed = answer.list("waitcaselist");
-    let Some(users) = answer.count("count").or(listed.as_ref().map(|list| list.len() as u64)) else {
+    let Some(customers) = answer.count("count").or(listed.as_ref().map(|list| list.len() as u64)) else {
         return Err(WireError::Malformed("neither count nor waitcaselist".into()));
     };
     // In 2015 answers had the time of arrival instead of the time of the last message.
     let sent_at = |entry: Object<'_>| entry.time("latest_time").or_else(|| entry.time("createtime"));
     let entries =
         listed.iter().flatten().take(MAX_LISTED_WAITING).filter_map(|entry| Object::from_value(entry));
-    let oldest = entries.filter_map(sent_at).min().filter(|_| users > 0);
-    Ok(WaitingQueue { users, oldest_message_at: oldest.map(Timestamp::as_second) })
+    let oldest = entries.filter_map(sent_at).min().filter(|_| customers > 0);
+    Ok(WaitingQueue { customers, oldest_message_at: oldest.map(Timestamp::as_second) })
 }
 
 /// Parses an answer of openapi/quota/get. It must have the limit, and either the remaining or the used calls.
@@ -179,8 +179,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn waits(text: &str, users: u64, oldest_message_at: Option<i64>) {
-        assert_eq!(wait_case(text), Ok(WaitingQueue { users, oldest_message_at }), "{text}");
+    fn waits(text: &str, customers: u64, oldest_message_at: Option<i64>) {
+        assert_eq!(wait_case(text), Ok(WaitingQueue { customers, oldest_message_at }), "{text}");
     }
 
     #[track_caller]
@@ -421,8 +421,8 @@ mod tests {
             prop_assert!(online[0].online && online[1] == online_kf_list(ONLINE).unwrap()[1]);
             let online = online_kf_list(&with(ONLINE, "/kf_online_list/0/status", &value)).unwrap();
             prop_assert_eq!(online[0].accepted_cases, Some(1));
-            prop_assert_eq!(wait_case(&with(WAITING, "/waitcaselist", &value)).unwrap().users, 150);
-            prop_assert_eq!(wait_case(&with(WAITING, "/waitcaselist/0", &value)).unwrap().users, 150);
+            prop_assert_eq!(wait_case(&with(WAITING, "/waitcaselist", &value)).unwrap().customers, 150);
+            prop_assert_eq!(wait_case(&with(WAITING, "/waitcaselist/0", &value)).unwrap().customers, 150);
             prop_assert!(wait_case(&with(WAITING, "/count", &value)).is_ok());
             prop_assert_eq!(quota(&with(QUOTA, "/quota/used", &value)).unwrap().remaining, 499_998);
             prop_assert_eq!(quota(&with(QUOTA, "/rate_limit", &value)), quota(QUOTA));
