@@ -3,6 +3,7 @@
 mod accounts;
 mod delivery;
 mod events;
+mod ids;
 mod maintenance;
 
-pub use self::{accounts::*, delivery::*, events::*, maintenance::*};
+pub use self::{accounts::*, delivery::*, events::*, ids::*, maintenance::*};

@@ -18,7 +18,7 @@ use crate::support::{
     history::{self, Exchange, History, Life, Then, Told},
     process::Process,
     replay::{self, Tally},
-    site::{Site, Tokens},
+    site::{CLIENT_TIMEOUT_MS, Site, Tokens},
     wait::{PATIENCE, eventually, wall_ms},
 };
 
@@ -64,7 +64,7 @@ async fn every_observed_session_has_one_start_and_one_true_end() {
     let finished = daemon.terminate();
     assert_eq!(finished.stdout, "", "the events go to the file alone");
 
-    let lives = [Life { from_ms, to_ms: wall_ms(), killed: false }];
+    let lives = [Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS }];
     let ledger = history::whole_ledger(&control);
     let log = site.event_log();
     let histories = History::all(&accounts, &ledger, &lives);
@@ -103,7 +103,7 @@ async fn killed_daemon_loses_and_repeats_no_event() {
     for _ in 0..rounds {
         let from_ms = wall_ms();
         killed_at_some_moment(Process::start(&site.config()), &control, &mut moments);
-        lives.push(Life { from_ms, to_ms: wall_ms(), killed: true });
+        lives.push(Life { from_ms, to_ms: wall_ms(), killed: true, client_timeout_ms: CLIENT_TIMEOUT_MS });
         // Requests of the dead are answered before those of the next begin.
         history::whole_ledger(&control);
     }
@@ -116,7 +116,7 @@ async fn killed_daemon_loses_and_repeats_no_event() {
         (control.requests(Endpoint::GetSessionList) > everybody_twice).then_some(())
     });
     daemon.terminate();
-    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false });
+    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS });
 
     let ledger = history::whole_ledger(&control);
     let log = site.event_log();
@@ -221,14 +221,14 @@ async fn sessions_that_ended_during_downtime_get_honest_interval() {
     let daemon = Process::start_ready(&shop.site.config());
     shop.wait_for_sessions(&daemon, 2.0);
     daemon.terminate();
-    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false });
+    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS });
 
     shop.leave("oFirst");
     let from_ms = wall_ms();
     let daemon = Process::start_ready(&shop.site.config());
     shop.wait_for_sessions(&daemon, 1.0);
     daemon.terminate();
-    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false });
+    lives.push(Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS });
 
     let ledger = history::whole_ledger(&shop.control);
     let tally = replay::compare_all(&History::all(&shop.accounts, &ledger, &lives), &shop.site.event_log());
@@ -354,7 +354,7 @@ async fn full_disk_freezes_snapshots_and_loses_nothing() {
     daemon.terminate();
 
     let ledger = history::whole_ledger(&shop.control);
-    let lives = [Life { from_ms, to_ms: wall_ms(), killed: false }];
+    let lives = [Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS }];
     let mut histories = History::all(&shop.accounts, &ledger, &lives);
     for exchange in histories.iter_mut().flat_map(|history| &mut history.exchanges) {
         exchange.uncertain |= (full_from_ms..=freed_ms).contains(&exchange.received_ms);

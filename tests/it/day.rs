@@ -323,7 +323,7 @@ fn listed(answer: &Answered) -> Vec<u32> {
 
 /// What the account was told, and the silences in between: ticks without a conclusive answer.
 fn history(account: &Account, role: &Role, ledger: &Ledger) -> History {
-    let life = Life { from_ms: 0, to_ms: i64::MAX, killed: false };
+    let life = Life { from_ms: 0, to_ms: i64::MAX / 4, killed: false, client_timeout_ms: i64::MAX };
     let mut history = History::of(account, ledger, &[life]);
     let mut failing_since: Option<i64> = None;
     let mut exchanges = Vec::new();

@@ -1,6 +1,6 @@
 //! Accounts and the commits of their polls.
 
-use super::events::LogPosition;
+use super::ids::{AccountId, LogPosition};
 use crate::domain::{
     account::{Account, AccountCondition, AccountState, Conclusion},
     clock::UnixMs,
@@ -8,10 +8,6 @@ use crate::domain::{
     snapshot::Snapshot,
     tracker,
 };
-
-/// The stored row of an account, by which every later call names it. Never given to another account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AccountId(pub i64);
 
 /// What is stored about an account in addition to its sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::events::{LogPosition, StoredEvent};
+use super::{events::StoredEvent, ids::LogPosition};
 use crate::domain::sink_state::SinkState;
 
 /// A configured sink.

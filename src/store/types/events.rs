@@ -2,17 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::accounts::AccountId;
+use super::ids::{AccountId, LogPosition};
 use crate::domain::event::EventType;
-
-/// The position of an event in the log. Positions rise in the order of commits and are never used again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LogPosition(pub i64);
-
-impl LogPosition {
-    /// Before the first event.
-    pub const BEGINNING: Self = Self(0);
-}
 
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 
 use jiff::Timestamp;
 
-use super::events::LogPosition;
+use super::ids::LogPosition;
 
 /// How transactions succeeded since the store was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,7 +36,7 @@ fn backup_during_polling_is_a_consistent_state() {
         let held =
             format!("3 kf accounts, {} open sessions, {} events", sessions(&copy).len(), events(&copy));
         assert!(ended.stdout.contains(&held), "{held}: {ended:?}");
-        assert!(ended.stdout.contains("the newest of 20"), "{ended:?}");
+        assert!(ended.stdout.contains("the newest observed at 20"), "{ended:?}");
         assert_eq!(mode(&copy), 0o600);
         holds_together(&copy);
     }

@@ -18,17 +18,6 @@ type Imports = BTreeMap<Module, BTreeMap<Module, BTreeSet<String>>>;
 
 /// Cycles that remain to be removed, by their modules. A cycle may lose modules, and must be deleted here when it is gone.
 const KNOWN_CYCLES: &[&[&str]] = &[
-    &["domain/tracker", "domain/transfer"],
-    &["schedule/queue", "schedule/spread", "schedule/ticker"],
-    &["poll/collector", "poll/guard", "poll/official_account"],
-    &[
-        "config/check",
-        "config/nats",
-        "config/official_account",
-        "config/sink",
-        "config/token",
-        "config/webhook",
-    ],
     &["simulator/component", "simulator/customers", "simulator/scenario"],
     &[
         "simulator/answer",
@@ -43,15 +32,6 @@ const KNOWN_CYCLES: &[&[&str]] = &[
         "simulator/exchange",
         "simulator/flight",
         "simulator/world",
-    ],
-    &[
-        "store/event_log",
-        "store/sqlite/dead_letters",
-        "store/sqlite/events",
-        "store/sqlite/prune",
-        "store/sqlite/renumber",
-        "store/sqlite/sinks",
-        "store/sqlite/writer",
     ],
 ];
 

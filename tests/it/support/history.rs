@@ -6,7 +6,7 @@ use kfwatch::simulator::{AccountToWatch, Answered, Control, Endpoint, Ledger, Po
 
 use crate::support::{
     events::{Account, Session},
-    site::{CLIENT_TIMEOUT_MS, Tokens},
+    site::Tokens,
     wait::eventually,
 };
 
@@ -19,6 +19,8 @@ pub(crate) struct Life {
     pub(crate) to_ms: i64,
     /// Whether it was killed rather than drained.
     pub(crate) killed: bool,
+    /// The timeout of its calls, on the clock of the polls. A scripted clock passes minutes between two polls.
+    pub(crate) client_timeout_ms: i64,
 }
 
 /// One answer.
@@ -141,8 +143,9 @@ fn exchange(polls: &[&PollRecord], at: usize, lives: &[Life], ledger: &Ledger) -
     // was killed may have had its last answer or not, and may have committed it or not; the one before it had been
     // committed, because an account has one poll at a time.
     let given_up_before = next.map_or(life.to_ms, |next| next.received_at_ms);
-    let late = poll.answered_at_ms.is_some_and(|sent| sent - poll.received_at_ms > CLIENT_TIMEOUT_MS / 2)
-        || given_up_before - poll.received_at_ms > CLIENT_TIMEOUT_MS * 3 / 5;
+    let late =
+        poll.answered_at_ms.is_some_and(|sent| sent - poll.received_at_ms > life.client_timeout_ms / 2)
+            || given_up_before - poll.received_at_ms > life.client_timeout_ms / 5 * 3;
     let uncertain = questionable || late || then == Then::Killed;
     Exchange {
         received_ms: poll.received_at_ms,
