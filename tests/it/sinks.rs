@@ -521,7 +521,7 @@ fn full_event_log_suspends_the_slowest_sink() {
     assert_eq!(crm_metric(&daemon, "stopped"), Some(1.0));
     eventually("the pruning", || daemon.stderr().contains("the oldest events were removed").then_some(()));
     assert!(
-        daemon.stderr().contains("mend the sink, and run \"kfwatch sinks resume crm\""),
+        daemon.stderr().contains("repair the sink and run \"kfwatch sinks resume crm\""),
         "{}",
         daemon.stderr()
     );
