@@ -26,7 +26,7 @@ use crate::support::{
     history::{self, History, Life},
     process::Process,
     replay,
-    site::{Site, Tokens},
+    site::{CLIENT_TIMEOUT_MS, Site, Tokens},
     wait::{eventually, wall_ms},
 };
 
@@ -71,7 +71,7 @@ async fn sweeps_poll_every_account_once_while_scraped() {
     assert_eq!(daemon.metric("kfwatch_schedule_missed_ticks_total"), Some(0.0));
     daemon.terminate();
 
-    let lives = [Life { from_ms, to_ms: wall_ms(), killed: false }];
+    let lives = [Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS }];
     let ledger = history::whole_ledger(&control);
     assert_each_sweep_polled_all_once(&ledger, kf_accounts * OFFICIAL_ACCOUNTS);
     assert_eq!(control.requests(Endpoint::GetSessionList), ledger.polls.len() as u64);

@@ -1,5 +1,5 @@
-//! The shipped rules and routes at work: a real Prometheus and a real Alertmanager beside the daemon and a simulated WeChat API.
-//! Only intervals are shortened: a minute takes a second.
+//! The shipped rules and routes, tested with a real Prometheus, a real Alertmanager, the daemon and a simulated WeChat
+//! API. Only intervals are shortened: a minute becomes a second.
 
 mod alerts;
 mod inhibitions;
@@ -27,10 +27,10 @@ use serde_json::{Value, json};
 
 const RUNBOOK: &str = "https://github.com/kfwatch/kfwatch/blob/main/deploy/runbook.md#";
 
-/// What Prometheus says itself of the alerts that it evaluates.
+/// The series that Prometheus itself creates for the alerts that it evaluates.
 const OF_ALERTS: &str = "ALERTS";
 
-/// What Prometheus adds to every series that it scrapes.
+/// The labels that Prometheus adds to every series that it scrapes.
 const OF_PROMETHEUS: [&str; 2] = ["job", "instance"];
 
 #[test]
@@ -41,7 +41,7 @@ fn unbound_alert_fires_until_bound_and_dead_daemon_inhibits_it() {
     for kf_account in ["kf1@shop", "kf2@shop"] {
         control.set_kf_state(&appid(0), kf_account, KfState::Unbound).unwrap();
     }
-    // Unbound accounts are asked again every second, so that the end is seen soon.
+    // Polls of unbound accounts back off for one second only, so that the recovery is seen soon.
     let home = Home::watching(&wechat, "[backoff]\nunbound = [\"0s\", \"1s\"]\n");
     let daemon = home.daemon();
     let site = Site::start(&home, daemon.address());
@@ -83,7 +83,7 @@ fn unbound_alert_fires_until_bound_and_dead_daemon_inhibits_it() {
         "alertname": "WechatKfTargetDown", "severity": "critical", "job": "kfwatch", "instance": site.target.to_string()
     });
     assert_eq!(down["labels"], instance);
-    // Critical: to WeCom as well, in the shipped words.
+    // Critical alerts also reach WeCom, with the shipped message.
     let text = eventually("the message to WeCom", || site.receiver.texts().pop());
     assert!(
         text.starts_with("[critical] Prometheus cannot scrape kfwatch.\nFiring / 触发 (1):\n- "),
@@ -92,7 +92,7 @@ fn unbound_alert_fires_until_bound_and_dead_daemon_inhibits_it() {
     assert!(text.ends_with(&format!("\nRunbook / 处理手册: {RUNBOOK}wechatkftargetdown")), "{text}");
     assert!(site.receiver.alerts("WechatKfTargetDownInhibitor", "firing").is_empty());
     assert!(site.receiver.alerts("WechatKfAccountUnbound", "resolved").iter().all(|alert| {
-        // The other one is unbound still: nobody was told otherwise.
+        // The other account is still unbound, so no message may say that it is resolved.
         alert["labels"]["kf_account"] == "kf1@shop"
     }));
 }
@@ -104,16 +104,16 @@ fn refused_secret_alert_inhibits_blind_alert() {
     let refused =
         FaultRule { endpoint: Some(Endpoint::StableToken), ..FaultRule::new(Fault::Errcode(40125)) };
     wechat.control().inject(refused);
-    // Tokens are tried again every second or two, so that the end is seen soon.
+    // Tokens are fetched again after one or two seconds, so that the recovery is seen soon.
     let home = Home::watching(&wechat, "[backoff]\nnot_authorized = [\"0s\", \"2s\"]\n")
         .set("KFWATCH__POLL__BLIND_AFTER", "2s");
     let daemon = home.daemon();
     let site = Site::start(&home, daemon.address());
-    let told = eventually("the alert of the token", || {
+    let alert = eventually("the alert of the token", || {
         site.receiver.alerts("WechatKfTokenRefreshFailing", "firing").pop()
     });
     assert_eq!(
-        told["labels"],
+        alert["labels"],
         json!({"alertname": "WechatKfTokenRefreshFailing", "severity": "critical", "official_account": "shop"})
     );
     for name in ["WechatKfAccountBlind", "WechatKfOfficialAccountBlind"] {
@@ -125,15 +125,15 @@ fn refused_secret_alert_inhibits_blind_alert() {
     eventually("the end of the token's alert", || {
         site.receiver.alerts("WechatKfTokenRefreshFailing", "resolved").pop()
     });
-    // What followed from it ends later, and nobody is told of it even then.
+    // The alerts that follow from it end later. No receiver may get them even then.
     for inhibitor in ["WechatKfNoCallsInhibitor", "WechatKfAllBlindInhibitor"] {
-        eventually("the end of what silences", || {
+        eventually("the end of the inhibiting alert", || {
             site.alertmanager.alerts(inhibitor).is_empty().then_some(())
         });
     }
     for name in ["WechatKfAccountBlind", "WechatKfOfficialAccountBlind", "WechatKfPollsFailing"] {
         assert_eq!(site.alertmanager.alerts(name), [Value::Null; 0], "{name} still fires");
-        assert_eq!(site.receiver.alerts(name, "firing"), [Value::Null; 0], "{name} was told");
+        assert_eq!(site.receiver.alerts(name, "firing"), [Value::Null; 0], "{name} was sent");
     }
 }
 
@@ -147,7 +147,7 @@ fn suspended_sink_alert_fires_once_until_resumed() {
     let daemon = home.daemon();
     daemon.signal("TERM");
     assert_eq!(daemon.ended().code, Some(0));
-    // tests/sinks.rs shows how it comes to this.
+    // tests/it/sinks.rs covers how a sink gets suspended.
     let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
     let suspend =
         "UPDATE sinks SET suspended_at = 1, stopped_at = 1, stopped_reason = 'full' WHERE name = 'crm'";
@@ -156,11 +156,11 @@ fn suspended_sink_alert_fires_once_until_resumed() {
 
     let daemon = home.daemon();
     let site = Site::start(&home, daemon.address());
-    let told =
+    let alert =
         eventually("the alert of the sink", || site.receiver.alerts("WechatKfSinkSuspended", "firing").pop());
     let instance = site.target.to_string();
     assert_eq!(
-        told["labels"],
+        alert["labels"],
         json!({"alertname": "WechatKfSinkSuspended", "severity": "critical", "instance": instance, "sink": "crm"})
     );
     eventually("the message to WeCom", || {
@@ -174,9 +174,9 @@ fn suspended_sink_alert_fires_once_until_resumed() {
 
     assert_eq!(home.run("sinks resume crm").code, Some(0));
     eventually("the end of the alert", || site.receiver.alerts("WechatKfSinkSuspended", "resolved").pop());
-    assert_eq!(site.receiver.alerts("WechatKfSinkStopped", "firing"), [Value::Null; 0], "told twice");
+    assert_eq!(site.receiver.alerts("WechatKfSinkStopped", "firing"), [Value::Null; 0], "sent twice");
     assert!(site.receiver.alerts("WechatKfSinkSuspended", "firing").iter().all(|alert| {
-        // The other one delivers.
+        // The other sink delivers.
         alert["labels"]["sink"] == "crm"
     }));
 }
@@ -184,7 +184,7 @@ fn suspended_sink_alert_fires_once_until_resumed() {
 #[test]
 #[ignore = "needs prometheus; tests/run.sh runs it"]
 fn every_metric_and_label_of_the_rules_is_exported() {
-    let (_wechat, home, daemon) = telling();
+    let (_wechat, home, daemon) = daemon_with_all_series();
     let page = Page::of(&daemon);
     home.write("kfwatch.rules.yml", &shipped("prometheus/kfwatch.rules.yml"));
     let prometheus = Prometheus::start(&home, "rule_files: [kfwatch.rules.yml]\n");
@@ -249,13 +249,13 @@ impl Site {
     }
 }
 
-/// A file of deploy/.
+/// Reads a file of deploy/.
 fn shipped(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)).unwrap_or_default()
 }
 
-/// Shortens intervals and windows of the shipped files, and nothing else: minutes to seconds, hours to minutes, and what is
-/// given in seconds to one.
+/// Shortens the intervals and windows of the shipped files: minutes to seconds, hours to minutes, and seconds to one
+/// second.
 fn minutes_as_seconds(text: &str) -> String {
     const BEFORE: [&str; 6] = ["for: ", "_interval: ", "group_wait: ", "[", ":", "offset "];
     BEFORE.iter().fold(text.to_owned(), |text, before| {
@@ -284,7 +284,7 @@ fn is_inhibited(alert: &Value) -> bool {
     alert["status"]["inhibitedBy"].as_array().is_some_and(|by| !by.is_empty())
 }
 
-/// The expressions of the rules by name, as Prometheus has read them.
+/// Returns the expressions of the rules by name, as Prometheus has loaded them.
 fn rules(prometheus: &Prometheus) -> Option<BTreeMap<String, String>> {
     let answer: Value = serde_json::from_slice(&get(prometheus.address, "/api/v1/rules", "").body).ok()?;
     let groups = answer["data"]["groups"].as_array().filter(|groups| !groups.is_empty())?;
@@ -293,7 +293,7 @@ fn rules(prometheus: &Prometheus) -> Option<BTreeMap<String, String>> {
     Some(rules.map(|rule| (text(&rule["name"]), text(&rule["query"]))).collect())
 }
 
-/// Checks that the selector names one of these alerts, and tells the labels of that.
+/// Checks that the selector names one of these alerts, and returns that alert's labels.
 fn of_alert(rules: &BTreeMap<String, String>, rule: &str, selector: &Selector) -> BTreeSet<String> {
     let (_, op, name) = selector.matchers.iter().find(|(label, ..)| label == "alertname").unwrap();
     assert_eq!(op, "=", "{rule}");
@@ -301,9 +301,9 @@ fn of_alert(rules: &BTreeMap<String, String>, rule: &str, selector: &Selector) -
     labels_found(&rules[name], rules)
 }
 
-/// Checks that the selector finds series on the page, and tells their labels.
+/// Checks that the selector matches series of the page, and returns their labels.
 fn named_by(page: &Page, rule: &str, selector: &Selector) -> BTreeSet<String> {
-    // Made by Prometheus itself.
+    // Created by Prometheus itself.
     if selector.metric == "up" {
         return BTreeSet::new();
     }
@@ -322,11 +322,10 @@ fn named_by(page: &Page, rule: &str, selector: &Selector) -> BTreeSet<String> {
     series.iter().flat_map(|(_, labels)| labels.keys().cloned()).collect()
 }
 
-/// A daemon whose page tells everything that it ever tells: sessions, somebody who waits, errors, and events that cannot be
-/// delivered.
-fn telling() -> (WeChat, Home, Process) {
+/// A daemon whose page has every series: sessions, a waiting customer, errors, and undeliverable events.
+fn daemon_with_all_series() -> (WeChat, Home, Process) {
     let mut scenario = quiet(&[("shop", 3)]);
-    // Somebody comes every second and waits for an hour.
+    // A customer comes every second and waits for an hour.
     let constant = |time| Spread { mean: time, min: time, max: time };
     scenario.official_accounts[0].kf_accounts[2].customers = Some(CustomerFlow {
         gap: Some(constant(Duration::from_secs(1))),
@@ -337,7 +336,7 @@ fn telling() -> (WeChat, Home, Process) {
     let control = wechat.control();
     control.open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
     control.set_kf_state(&appid(0), "kf2@shop", KfState::Unbound).unwrap();
-    // Writing to this device fails as on a full disk.
+    // Writing to this device fails, as on a full disk.
     let home = Home::watching(
         &wechat,
         "[collectors]\nwaiting = \"10s\"\n[[sinks]]\nname = \"full\"\ntype = \"jsonl\"\npath = \"/dev/full\"\n",
@@ -352,7 +351,7 @@ fn telling() -> (WeChat, Home, Process) {
         "kfwatch_api_errors_total{",
         "kfwatch_upstream_clock_skew_seconds ",
     ];
-    eventually("everything that is ever told", || {
+    eventually("all series", || {
         let page = daemon.get("/metrics").text();
         needed.iter().all(|series| page.lines().any(|line| line.starts_with(series))).then_some(())
     });

@@ -1,4 +1,4 @@
-//! What a copy of the store contains, what a restore brings back, and that neither ever harms the store.
+//! What a backup contains, what a restore brings back, and that neither damages the store.
 
 mod consistency;
 mod killed;

@@ -1,9 +1,9 @@
-//! Every class of errors through the whole program at once: one official account for each way in which getsessionlist can
-//! fail. What is called and how often, what /metrics and the log say while it lasts, who else is held back, and that all
-//! of it ends by itself.
+//! Every error class in the whole program at once, with one official account for each way in which getsessionlist can
+//! fail: how often it is called, what /metrics and the log say meanwhile, which other accounts back off, and that all
+//! of them recover.
 //!
-//! The same classes by the clock of a script, with the waits of the default configuration, are in `tests/poll.rs`;
-//! refusals of the token call through the whole program in `tests/operations.rs`.
+//! `poll.rs` tests the same classes with a scripted clock and the default backoff. `operations.rs` tests refused token
+//! calls.
 
 use std::time::{Duration, Instant};
 
@@ -13,24 +13,24 @@ use crate::support::{
 };
 use kfwatch::simulator::{Control, Endpoint, Fault, FaultRule};
 
-/// Waits that are short enough to see them end, and longer than from tick to tick.
+/// Backoffs that are short enough to end within the test, and longer than the interval of ticks.
 const CONFIGURATION: &str = "[backoff]\nbusy = \"2s\"\nunbound = \"2s\"\nbad_request = \"2s\"\n\
     unknown = \"2s\"\naddress_not_allowed = \"2s\"\nnot_authorized = \"2s\"\nnot_enabled = \"2s\"\nday_quota = \"2s\"\n";
 
-/// What a failure holds back.
+/// What backs off after a failure.
 #[derive(Clone, Copy, PartialEq)]
-enum Holds {
+enum BackoffScope {
     KfAccount,
-    /// And the broken connection is tried once more.
+    /// The request is also retried once on a new connection.
     KfAccountOfBrokenConnection,
     OfficialAccount,
-    /// For longer than the test lasts: WeChat's own clock says how long.
+    /// Longer than the test lasts: the duration follows WeChat's own clock.
     ForLong,
 }
-use Holds::{ForLong, KfAccount, KfAccountOfBrokenConnection, OfficialAccount};
+use BackoffScope::{ForLong, KfAccount, KfAccountOfBrokenConnection, OfficialAccount};
 
-/// The failure, its value of the label `code`, what it holds back, and a word of the remedy.
-const CASES: [(Fault, &str, Holds, &str); 30] = [
+/// The failure, its value of the label `code`, what backs off, and a word of the remedy.
+const CASES: [(Fault, &str, BackoffScope, &str); 30] = [
     (Fault::Errcode(-1), "-1", KfAccount, ""),
     (Fault::HttpStatus(502), "http", KfAccount, ""),
     (Fault::Hang, "timeout", KfAccount, ""),
@@ -66,9 +66,9 @@ const CASES: [(Fault, &str, Holds, &str); 30] = [
 #[test]
 fn every_error_class_backs_off_is_counted_logged_and_recovers() {
     let names: Vec<String> = (0..CASES.len()).map(name).collect();
-    let mut cast: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 2)).collect();
-    cast.push(("calm", 2));
-    let wechat = WeChat::play(quiet(&cast));
+    let mut official_accounts: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 2)).collect();
+    official_accounts.push(("calm", 2));
+    let wechat = WeChat::play(quiet(&official_accounts));
     let control = wechat.control();
     for index in 0..CASES.len() {
         control.open_session(&appid(index), &kf_account(index, 1), "o-stays", None).unwrap();
@@ -89,23 +89,23 @@ fn every_error_class_backs_off_is_counted_logged_and_recovers() {
     let page = daemon.get("/metrics").text();
     let log = daemon.stderr();
     let lasted = begun.elapsed();
-    for (index, (_, code, holds, _)) in CASES.iter().enumerate() {
+    for (index, (_, code, scope, _)) in CASES.iter().enumerate() {
         let after = polls(&control, index);
         let called = [0, 1].map(|kf| after[kf] - before[index][kf]);
-        calls_keep_to_the_waits(index, *holds, called, lasted);
-        if matches!(holds, KfAccount | KfAccountOfBrokenConnection) {
+        assert_calls_match_backoff(index, *scope, called, lasted);
+        if matches!(scope, KfAccount | KfAccountOfBrokenConnection) {
             assert!(
                 called[1] + 3 >= calm(&control),
-                "{}: the colleague was asked {} times",
+                "{}: the other kf account was polled {} times",
                 name(index),
                 called[1]
             );
-            assert!(is_up(&page, index, 2), "{}: the colleague", name(index));
+            assert!(is_up(&page, index, 2), "{}: the other kf account", name(index));
         } else {
             assert!(!is_up(&page, index, 2), "{}", name(index));
         }
-        metrics_tell(&page, index, code, called[0] + called[1]);
-        log_tells_once(&log, index);
+        assert_metrics_show(&page, index, code, called[0] + called[1]);
+        assert_logged_once(&log, index);
     }
 
     control.clear_faults();
@@ -119,13 +119,13 @@ fn every_error_class_backs_off_is_counted_logged_and_recovers() {
     });
     let (page, log) = (daemon.get("/metrics").text(), daemon.stderr());
     for index in (0..CASES.len()).filter(recovers) {
-        for standing in ["wechat_kf_account_unbound", "wechat_kf_account_invalid"] {
-            assert_eq!(gauge(&page, standing, index, 1), Some(0.0), "{}", name(index));
+        for state_metric in ["wechat_kf_account_unbound", "wechat_kf_account_invalid"] {
+            assert_eq!(gauge(&page, state_metric, index, 1), Some(0.0), "{}", name(index));
         }
         let ends = log.lines().filter(|line| concerns(line, index) && line.contains("succeed again after"));
         assert_eq!(ends.count(), 1, "{}: {log}", name(index));
     }
-    events_tell_of_states_alone(&daemon.stdout());
+    assert_only_state_events(&daemon.stdout());
     println!("classes: {} cases in {lasted:?}, and {:?} in all", CASES.len(), begun.elapsed());
 }
 
@@ -140,9 +140,9 @@ fn kf_account(index: usize, kf: usize) -> String {
     format!("kf{kf}@{}", name(index))
 }
 
-/// The failure of a kf account, or of all of the official account.
-fn rule(index: usize, (fault, _, holds, _): &(Fault, &str, Holds, &str)) -> FaultRule {
-    let alone = matches!(holds, KfAccount | KfAccountOfBrokenConnection);
+/// A fault for one kf account, or for all of the official account.
+fn rule(index: usize, (fault, _, scope, _): &(Fault, &str, BackoffScope, &str)) -> FaultRule {
+    let alone = matches!(scope, KfAccount | KfAccountOfBrokenConnection);
     FaultRule {
         endpoint: Some(Endpoint::GetSessionList),
         official_account: Some(name(index)),
@@ -161,14 +161,14 @@ fn gauge(page: &str, family: &str, index: usize, kf: usize) -> Option<f64> {
     metric(page, &format!("{family}{{{labels}}}"))
 }
 
-/// A wait of two seconds is shortened by a fifth at most. The first failure has a wait before it, so to speak, and one may
-/// be under way.
-fn calls_keep_to_the_waits(index: usize, holds: Holds, called: [u64; 2], lasted: Duration) {
+/// Jitter shortens a backoff of two seconds by a fifth at most. The first failure may come at any time, and one call
+/// may be in flight.
+fn assert_calls_match_backoff(index: usize, scope: BackoffScope, called: [u64; 2], lasted: Duration) {
     let waits = 2 + (lasted.as_secs_f64() / 1.6) as u64;
-    let (calls, ceiling, floor) = match holds {
+    let (calls, ceiling, floor) = match scope {
         KfAccount => (called[0], waits, 3),
         KfAccountOfBrokenConnection => (called[0], 2 * waits, 6),
-        // Both kf accounts may be asked for at the same tick.
+        // Both kf accounts may be polled in the same tick.
         OfficialAccount => (called[0] + called[1], 2 * waits, 3),
         // The next minute may begin meanwhile.
         ForLong => (called[0] + called[1], if CASES[index].1 == "45011" { 4 } else { 2 }, 1),
@@ -176,13 +176,13 @@ fn calls_keep_to_the_waits(index: usize, holds: Holds, called: [u64; 2], lasted:
     assert!((floor..=ceiling).contains(&calls), "{}: {calls} calls of {ceiling} in {lasted:?}", name(index));
 }
 
-fn metrics_tell(page: &str, index: usize, code: &str, calls: u64) {
+fn assert_metrics_show(page: &str, index: usize, code: &str, calls: u64) {
     let of = name(index);
     assert_eq!(gauge(page, "wechat_kf_account_up", index, 1), Some(0.0), "{of}");
     let marked = |code_of_it: &str| Some(f64::from(u8::from(code == code_of_it)));
     assert_eq!(gauge(page, "wechat_kf_account_unbound", index, 1), marked("65402"), "{of}");
     assert_eq!(gauge(page, "wechat_kf_account_invalid", index, 1), marked("65401"), "{of}");
-    assert_eq!(gauge(page, "wechat_kf_active_sessions", index, 1), Some(1.0), "{of}: what was last seen");
+    assert_eq!(gauge(page, "wechat_kf_active_sessions", index, 1), Some(1.0), "{of}: the last known value");
     let series =
         format!("kfwatch_api_errors_total{{official_account=\"{of}\",endpoint=\"getsessionlist\",code=");
     let counted: Vec<&str> = page.lines().filter(|line| line.starts_with(&series)).collect();
@@ -197,19 +197,19 @@ fn concerns(line: &str, index: usize) -> bool {
     line.contains(&name(index))
 }
 
-fn log_tells_once(log: &str, index: usize) {
-    let told: Vec<&str> =
+fn assert_logged_once(log: &str, index: usize) {
+    let lines: Vec<&str> =
         log.lines().filter(|line| concerns(line, index) && line.contains("Poll failed")).collect();
     let (_, code, _, remedy) = CASES[index];
-    assert_eq!(told.len(), 1, "{}: {told:#?}", name(index));
-    assert!(told[0].contains(&format!("code=\"{code}\"")) && told[0].contains(remedy), "{}", told[0]);
+    assert_eq!(lines.len(), 1, "{}: {lines:#?}", name(index));
+    assert!(lines[0].contains(&format!("code=\"{code}\"")) && lines[0].contains(remedy), "{}", lines[0]);
     if code == "other" {
-        assert!(told[0].contains("987654"), "{}", told[0]);
+        assert!(lines[0].contains("987654"), "{}", lines[0]);
     }
 }
 
-/// Sessions neither end nor begin by failures; only unbound and invalid accounts are news so soon.
-fn events_tell_of_states_alone(stdout: &str) {
+/// Failures neither end nor start sessions. Only unbound and invalid accounts cause events so soon.
+fn assert_only_state_events(stdout: &str) {
     let mut news = Vec::new();
     for line in stdout.lines() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();

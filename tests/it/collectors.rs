@@ -1,5 +1,5 @@
-//! What is collected beside the sessions: what is called and how often, what a refusal holds back, what is shown. The
-//! daemon against the simulator, and rehearsals with a scripted clock.
+//! The collectors: what they call and how often, what backs off after a refusal, and what is shown. Tested with the
+//! daemon against the simulator, and with a scripted clock.
 
 use std::{
     sync::Arc,
@@ -38,7 +38,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const ENDPOINTS: [Endpoint; 4] =
     [Endpoint::GetKfList, Endpoint::GetOnlineKfList, Endpoint::GetWaitCase, Endpoint::QuotaGet];
 
-/// A daemon without its schedule, that watches the kf accounts `kf1@shop`, `kf2@shop` and `kf3@shop`.
+/// A daemon without its schedule, which watches the kf accounts `kf1@shop`, `kf2@shop` and `kf3@shop`.
 struct Rehearsal {
     simulator: Simulator,
     clock: Arc<ScriptedClock>,
@@ -102,11 +102,11 @@ impl Rehearsal {
         self.control().inject(FaultRule { endpoint: Some(endpoint), ..FaultRule::new(fault) });
     }
 
-    /// One collection: what came of it, in short.
+    /// Runs one collection, and returns its outcome in short.
     async fn collect(&self, collector: Collector) -> &'static str {
         match self.poller.collect(&self.official_account, collector).await {
             CollectionOutcome::Succeeded => "ok",
-            CollectionOutcome::BackedOff => "held",
+            CollectionOutcome::BackedOff => "backed off",
             CollectionOutcome::Failed(failure) => failure.error.code(),
             CollectionOutcome::NotStored(_) => "not stored",
         }
@@ -120,13 +120,13 @@ impl Rehearsal {
         outcomes
     }
 
-    /// A poll of the first kf account.
+    /// Polls the first kf account.
     async fn poll(&self) -> &'static str {
         let guard =
             PollGuard::try_acquire(&self.official_account, &self.official_account.accounts()[0]).unwrap();
         match self.poller.poll(&guard).await {
             PollOutcome::Succeeded => "ok",
-            PollOutcome::BackedOff => "held",
+            PollOutcome::BackedOff => "backed off",
             PollOutcome::Failed(failure) => failure.error.code(),
             PollOutcome::NotStored(_) => "not stored",
         }
@@ -140,7 +140,7 @@ impl Rehearsal {
         self.official_account.status.readings().last_success_at(collector)
     }
 
-    /// The lines of the page of metrics that have this text.
+    /// Returns the lines of the metrics page that contain this text.
     fn metrics(&self, part: &str) -> Vec<String> {
         let table = AccountTable::new(vec![Arc::clone(&self.official_account.status)]);
         let mut page = Vec::new();
@@ -188,7 +188,7 @@ async fn collector_recovers_within_five_minutes_of_permission() {
     rehearsal.refuse(Endpoint::GetKfList, Fault::Errcode(48001));
     assert_eq!(rehearsal.collect(Collector::KfList).await, "48001");
     rehearsal.pass(MINUTE);
-    assert_eq!(rehearsal.collect(Collector::KfList).await, "48001", "the waits begin anew");
+    assert_eq!(rehearsal.collect(Collector::KfList).await, "48001", "the backoff starts again");
 }
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn collectors_pause_while_official_account_backs_off() {
         let rehearsal = Rehearsal::new().await;
         rehearsal.refuse(endpoint, Fault::Errcode(code));
         rehearsal.poll().await;
-        assert_eq!(rehearsal.collect_all().await, ["held"; 4], "{code}");
+        assert_eq!(rehearsal.collect_all().await, ["backed off"; 4], "{code}");
         assert_eq!(rehearsal.requests(), [0; 4], "{code}");
     }
 }
@@ -256,7 +256,7 @@ async fn collected_values_vanish_with_their_account() {
     assert_eq!(
         rehearsal.metrics(&format!("wechat_kf_account_online{{{second}")),
         [format!("wechat_kf_account_online{{{second}}} 0")],
-        "who is not listed is offline"
+        "an account that is not listed is offline"
     );
     assert!(rehearsal.metrics(&format!("wechat_kf_account_accepted_cases{{{second}")).is_empty());
     let bindings: Vec<_> =
@@ -315,12 +315,12 @@ fn collectors_call_at_start_and_intervals_only() {
         daemon.get(path);
     }
     let asked = |endpoint| control.requests_of(&appid(0), endpoint).unwrap();
-    eventually("the third turn", || (asked(Endpoint::GetOnlineKfList) >= 3).then_some(()));
-    // No two turns are nearer than half an interval.
+    eventually("the third collection", || (asked(Endpoint::GetOnlineKfList) >= 3).then_some(()));
+    // Two collections are at least half an interval apart.
     let most = 1 + begun.elapsed().as_secs() / 5;
     assert!(asked(Endpoint::GetOnlineKfList) <= most, "{} of {most}", asked(Endpoint::GetOnlineKfList));
     assert!(begun.elapsed() >= Duration::from_secs(10));
-    // The second turn of this one is no sooner than after half a minute.
+    // The second collection of this one comes at least half a minute later.
     assert!(asked(Endpoint::GetWaitCase) <= 1 + begun.elapsed().as_secs() / 30);
     assert_eq!([asked(Endpoint::GetKfList), asked(Endpoint::QuotaGet)], [1, 1]);
 }
@@ -345,7 +345,7 @@ fn hanging_official_account_delays_no_other_collection() {
     let _daemon = home.daemon();
     for endpoint in ENDPOINTS {
         eventually("a call for each", || (control.requests(endpoint) >= 300).then_some(()));
-        assert_eq!(control.requests(endpoint), 300, "none twice");
+        assert_eq!(control.requests(endpoint), 300, "no call is repeated");
     }
 }
 
@@ -381,7 +381,7 @@ fn hanging_official_accounts_leave_collector_slots_to_others() {
         .set("KFWATCH__POLL__SCHEDULE", "0 0 0 29 2 *")
         .set("KFWATCH__API__TIMEOUT", "5m");
     let _daemon = home.daemon();
-    // No call that hangs ends before the test gives up, so nobody may wait for one.
+    // No hanging call ends before the test gives up, so no other call may wait for one.
     assert!(PATIENCE < Duration::from_secs(300));
     eventually("a call for each of the others", || {
         (control.requests(Endpoint::QuotaGet) >= 270).then_some(())
@@ -404,11 +404,11 @@ fn refused_collector_is_logged_once_with_remedy() {
     wechat.control().inject(refused(Endpoint::GetKfList));
     let daemon = Home::watching(&wechat, "").set("KFWATCH__COLLECTORS__KF_LIST", "10s").daemon();
     polled(&daemon, 15.0);
-    assert_eq!(wechat.control().requests(Endpoint::GetKfList), 1, "held back for a minute");
+    assert_eq!(wechat.control().requests(Endpoint::GetKfList), 1, "backs off for a minute");
     let log = daemon.stderr();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("48001")).collect();
-    assert_eq!(told.len(), 1, "{log}");
-    assert!(told[0].contains("collector=\"kf_list\"") && told[0].contains("remedy="), "{}", told[0]);
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("48001")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(lines[0].contains("collector=\"kf_list\"") && lines[0].contains("remedy="), "{}", lines[0]);
     assert!(daemon.metric("wechat_kf_waiting_customers{official_account=\"shop\"}").is_some());
 }
 
@@ -438,7 +438,7 @@ fn status_page_shows_collected_values() {
     }
 }
 
-/// Waits until the first kf account has been polled so often.
+/// Waits until the first kf account has been polled this often.
 fn polled(daemon: &Process, times: f64) {
     let polls = "kfwatch_polls_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
     eventually("polls", || daemon.metric(polls).filter(|polls| *polls >= times));

@@ -1,4 +1,5 @@
-//! What a user relies on when writing a configuration: the example is right, and every mistake is told with its place.
+//! What a user relies on when writing a configuration: the example is correct, and every mistake is reported with its
+//! location.
 
 use std::fs;
 use std::num::NonZeroU32;
@@ -48,7 +49,7 @@ fn load(text: &str) -> Result<LoadedConfig, Mistakes> {
     Config::from_toml(text, Path::new("/etc/kfwatch"), &Environment::default())
 }
 
-/// The example with its optional parts, without the lines that start as one of `leave_out`.
+/// The example with its optional parts, without the lines that start with one of `leave_out`.
 fn example_with_optional_parts(leave_out: &[&str]) -> String {
     let optional = |line: &str| {
         let part = line.strip_prefix("# ")?;
@@ -63,7 +64,7 @@ fn example_with_optional_parts(leave_out: &[&str]) -> String {
 }
 
 #[test]
-fn the_example_sets_every_key_to_its_default() {
+fn example_sets_every_key_to_its_default() {
     let dir = dir_with(&[("config.toml", EXAMPLE), ("shop.secret", "s3cret\n")]);
     let example = load_in(&dir, &[]).unwrap();
     let empty = Config::from_toml(OFFICIAL_ACCOUNT, dir.path(), &Environment::default()).unwrap();
@@ -72,7 +73,7 @@ fn the_example_sets_every_key_to_its_default() {
 }
 
 #[test]
-fn the_optional_parts_of_the_example_are_valid() {
+fn optional_parts_of_example_are_valid() {
     for (kept, left_out) in [
         ("secret_file = \"shop", ["secret_env = ", "secret = "]),
         ("secret_env = ", ["secret_file = \"shop", "secret = "]),
@@ -111,7 +112,7 @@ fn the_optional_parts_of_the_example_are_valid() {
         let ca_file = dir.path().join("ca.pem");
         assert_eq!((&options.ca_file, options.timeout), (&Some(ca_file), Duration::from_secs(15)));
         assert_eq!(config.api.ca_file, Some(dir.path().join("ca.pem")));
-        // What the example shows are the defaults, but for these two.
+        // The example shows the defaults, except for these two.
         let SinkTarget::Nats(options) = &config.sinks[3].target else { panic!("not NATS") };
         assert!(matches!(options.login, Login::Credentials(_)));
         let shown = NatsOptions { login: Login::None, ca_file: None, ..(**options).clone() };
@@ -119,7 +120,7 @@ fn the_optional_parts_of_the_example_are_valid() {
     }
 }
 
-/// A file as nsc writes it; the JWT is none, which only a server sees.
+/// A file as nsc writes it. The JWT is not valid, but only a server checks it.
 fn credentials() -> String {
     let seed = nkeys::KeyPair::new_user().seed().unwrap();
     format!(
@@ -205,7 +206,7 @@ fn nats_secrets_are_in_no_message_or_debug_output() {
 }
 
 #[test]
-fn a_collector_can_be_turned_off() {
+fn collector_can_be_disabled() {
     let text = format!("[collectors]\nkf_list = \"off\"\nquota = \"2h\"\n{OFFICIAL_ACCOUNT}");
     let collectors = load(&text).unwrap().config.collectors;
     assert_eq!(collectors.kf_list, None);
@@ -225,7 +226,7 @@ fn example_shows_the_default_sink() {
     assert_eq!(format!("{:?}", load_in(&dir, &[]).unwrap().config.sinks), format!("{default:?}"));
 }
 
-/// What a bad file says of itself: `# env: NAME=VALUE` lines, and the expected message in `# expect: …` lines.
+/// Returns the annotations of a bad file: `# env: NAME=VALUE` lines, and the expected message in `# expect: …` lines.
 fn comments(text: &str, kind: &str) -> Vec<String> {
     let prefix = format!("# {kind}: ");
     text.lines().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned).collect()
@@ -252,7 +253,7 @@ fn each_bad_file_gets_its_expected_message() {
             differences += &format!("=== {}\n{found}\n", path.file_stem().unwrap().display());
         }
     }
-    assert!(differences.is_empty(), "these files expect something else; their messages are\n{differences}");
+    assert!(differences.is_empty(), "these files expect other messages; the actual ones are\n{differences}");
 }
 
 #[test]
@@ -428,12 +429,12 @@ fn official_account_inherits_schedule_of_poll() {
 #[test]
 fn single_backoff_duration_sets_both_bounds() {
     let text = format!("[backoff]\nbusy = \"30s\"\nunbound = [\"10s\", \"24h\"]\n{OFFICIAL_ACCOUNT}");
-    let holds = load(&text).unwrap().config.backoff_policy;
+    let policy = load(&text).unwrap().config.backoff_policy;
     let wait = |first, longest| {
         ExponentialBackoff::try_new(Duration::from_secs(first), Duration::from_secs(longest)).unwrap()
     };
     assert_eq!(
-        holds,
+        policy,
         BackoffPolicy { busy: wait(30, 30), unbound: wait(10, 86_400), ..BackoffPolicy::default() }
     );
 }

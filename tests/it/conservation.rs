@@ -1,5 +1,5 @@
-//! Nothing is lost and nothing is invented: what the real binary tells of a simulated world is compared with what the
-//! simulator's ledger knows of it, whatever goes wrong on the way, and whenever the daemon is killed.
+//! No event is lost and none is invented. The events of the real binary are compared with the ledger of the simulator,
+//! under all kinds of faults, and when the daemon is killed at any moment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use kfwatch::simulator::{
 use crate::support::{
     disk::SmallDisk,
     events::{Account, Event, Session, name_based},
-    history::{self, Exchange, History, Life, Then, Told},
+    history::{self, Exchange, History, Life, Observed, Then},
     process::Process,
     replay::{self, Tally},
     site::{CLIENT_TIMEOUT_MS, Site, Tokens},
@@ -58,7 +58,7 @@ async fn every_observed_session_has_one_start_and_one_true_end() {
     let daemon = Process::start_ready(&site.config());
     let mut people = People::new(&control, &accounts[0].0);
     eventually("thousands of sessions have come and gone", || {
-        people.go_on();
+        people.act();
         (people.rounds.is_multiple_of(100) && closed_sessions(&control.ledger()) >= SESSIONS).then_some(())
     });
     let finished = daemon.terminate();
@@ -72,7 +72,7 @@ async fn every_observed_session_has_one_start_and_one_true_end() {
     assert_eq!(site.delivered(), log, "without a crash every event is delivered once, in order");
     report("truth", &ledger, &tally);
     assert_variety(&ledger, &tally);
-    assert_the_comparison_notices_lies(&histories, &log);
+    assert_comparison_detects_errors(&histories, &log);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,7 +104,7 @@ async fn killed_daemon_loses_and_repeats_no_event() {
         let from_ms = wall_ms();
         killed_at_some_moment(Process::start(&site.config()), &control, &mut moments);
         lives.push(Life { from_ms, to_ms: wall_ms(), killed: true, client_timeout_ms: CLIENT_TIMEOUT_MS });
-        // Requests of the dead are answered before those of the next begin.
+        // Requests of a killed daemon are answered before the next daemon sends its first.
         history::whole_ledger(&control);
     }
     let from_ms = wall_ms();
@@ -112,7 +112,7 @@ async fn killed_daemon_loses_and_repeats_no_event() {
     let polled = control.requests(Endpoint::GetSessionList);
     let everybody_twice =
         polled + 3 * accounts.iter().map(|(of, _)| of.kf_accounts.len() as u64).sum::<u64>();
-    eventually("everybody was polled again", || {
+    eventually("every account was polled again", || {
         (control.requests(Endpoint::GetSessionList) > everybody_twice).then_some(())
     });
     daemon.terminate();
@@ -126,20 +126,23 @@ async fn killed_daemon_loses_and_repeats_no_event() {
     let duplicates = assert_delivered_at_least_once(&site.delivered(), &log);
     let hits = Hits::of(&histories, &log, &lives);
     println!("kill: {rounds} rounds, {duplicates} events delivered again, {hits:?}");
-    // On a busy machine fewer rounds get so far.
+    // On a busy machine fewer rounds get that far.
     assert!(hits.committed * 10 > rounds, "too few rounds committed anything: {hits:?}");
     assert!(hits.torn * 50 > rounds, "too few kills came in the middle of a tick's commits: {hits:?}");
 }
 
-/// `KFWATCH_KILL_ROUNDS`, or enough for every run.
+/// `KFWATCH_KILL_ROUNDS`, or the default.
 fn kill_rounds() -> usize {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the duration of a test is not part of the program's configuration"
+    )]
     let rounds = std::env::var("KFWATCH_KILL_ROUNDS");
     rounds.map_or(100, |rounds| rounds.parse().unwrap())
 }
 
-/// Kills while it starts, at any moment of its work, or, most often, while the answers of a tick are committed. The
-/// pauses are the point: where they end is not to depend on what the daemon does.
+/// Kills the daemon while it starts, at any moment of its work, or, most often, while the answers of a tick are
+/// committed. It sleeps for fixed times on purpose: the moment of the kill must not depend on the daemon.
 fn killed_at_some_moment(mut daemon: Process, control: &Control, moments: &mut fastrand::Rng) {
     let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
     let polled = control.requests(Endpoint::GetSessionList);
@@ -165,9 +168,9 @@ fn killed_at_some_moment(mut daemon: Process, control: &Control, moments: &mut f
 struct Hits {
     /// Rounds in which something was committed.
     committed: usize,
-    /// Rounds in which, of the last answers before the kill that told of a change, some were committed and some not.
+    /// Rounds in which, of the last answers with a change before the kill, some were committed and some were not.
     torn: usize,
-    /// Such answers that were committed, and that were not.
+    /// The numbers of such answers that were committed, and that were not.
     last_answers: [usize; 2],
 }
 
@@ -185,7 +188,8 @@ impl Hits {
                     last.then == Then::Killed && within(last.received_ms, [life.from_ms, life.to_ms])
                 });
                 let Some([before, last]) = last else { continue };
-                if !matches!((&before.told, &last.told), (Told::Listed(a), Told::Listed(b)) if a != b) {
+                if !matches!((&before.observed, &last.observed), (Observed::Listed(a), Observed::Listed(b)) if a != b)
+                {
                     continue;
                 }
                 let key = (history.account.appid.clone(), history.account.kf_account.clone());
@@ -199,8 +203,8 @@ impl Hits {
     }
 }
 
-/// Every event of the log is in the file, with the same bytes each time, first in the order of the log; nothing else
-/// is. Returns how many came again.
+/// Asserts that the file has every event of the log, with the same bytes each time, in first deliveries in the order of
+/// the log, and nothing else. Returns the number of repeats.
 fn assert_delivered_at_least_once(delivered: &[Event], log: &[Event]) -> usize {
     let mut seen = BTreeSet::new();
     let first: Vec<&str> =
@@ -288,8 +292,8 @@ async fn removed_kf_account_ends_no_session_and_resumes_later() {
     let log = shop.site.event_log();
     let ours: Vec<&Event> = log.iter().filter(|event| event.text("/data/kf_account") == BOUND).collect();
     let kind = |event: &&Event| event.text("/type").rsplit('.').next().unwrap().to_owned();
-    let told: Vec<_> = ours.iter().map(kind).collect();
-    assert_eq!(told, ["started", "started", "state_changed", "state_changed", "ended"]);
+    let reported: Vec<_> = ours.iter().map(kind).collect();
+    assert_eq!(reported, ["started", "started", "state_changed", "state_changed", "ended"]);
     let changes = ours[2..4].iter().map(|event| [event.text("/data/from"), event.text("/data/to")]);
     assert_eq!(changes.collect::<Vec<_>>(), [["ok", "unwatched"], ["unwatched", "ok"]]);
     assert_eq!(
@@ -314,7 +318,7 @@ async fn full_disk_freezes_snapshots_and_loses_nothing() {
 
     let full_from_ms = wall_ms();
     disk.fill();
-    // What the store has allocated already is still free to be written: it takes some sessions to fill it.
+    // The store may still write to the space that it has allocated: several sessions are needed to fill it.
     let mut arrived = 0;
     eventually("the store fails", || {
         (0..40).for_each(|number| shop.arrive(&format!("o{}", arrived + number)));
@@ -325,7 +329,8 @@ async fn full_disk_freezes_snapshots_and_loses_nothing() {
     });
     assert!(daemon.metric("kfwatch_store_failures_total") >= Some(1.0));
     let known = daemon.metric(&series("wechat_kf_active_sessions", BOUND));
-    // What was committed before is delivered. Repeats may go on arriving, because the store cannot note it.
+    // Events that were committed before are delivered. Repeats may still arrive, because the store cannot record the
+    // delivery.
     let delivered = || {
         let delivered = shop.site.delivered();
         delivered.iter().map(|event| event.id().to_owned()).collect::<BTreeSet<_>>().len()
@@ -338,17 +343,17 @@ async fn full_disk_freezes_snapshots_and_loses_nothing() {
     assert_eq!(
         daemon.metric(&series("wechat_kf_active_sessions", BOUND)),
         known,
-        "the snapshot stands still"
+        "the snapshot does not change"
     );
     assert!(daemon.metric("kfwatch_store_failures_total") > failures);
     assert_eq!((shop.site.event_log().len(), delivered()), (committed, committed));
     assert_eq!(daemon.get("/-/healthy").status, 200);
     let log = daemon.stderr();
     let said: Vec<&str> = log.lines().filter(|line| line.contains("Polls are not stored")).collect();
-    assert_eq!(said.len(), 1, "it is said once, not at every poll: {said:#?}");
+    assert_eq!(said.len(), 1, "it is logged once, not at every poll: {said:#?}");
     assert!(said[0].contains("full"), "{said:?}");
 
-    disk.make_room();
+    disk.free_space();
     shop.wait_for_sessions(&daemon, arrived as f64);
     let freed_ms = wall_ms();
     daemon.terminate();
@@ -380,7 +385,7 @@ async fn second_daemon_names_owner_of_the_store() {
 const BOUND: &str = "kf1@shop_cn";
 const UNBOUND: &str = "kf2@shop_cn";
 
-/// One official account with two kf accounts, where only those come and go whom the test sends.
+/// One official account with two kf accounts. Only customers whom the test sends come and go.
 struct Shop {
     simulator: Simulator,
     control: Control,
@@ -432,55 +437,57 @@ fn series(family: &str, kf_account: &str) -> String {
 }
 
 /// A comparison that accepts everything would prove nothing.
-fn assert_the_comparison_notices_lies(histories: &[History], log: &[Event]) {
+fn assert_comparison_detects_errors(histories: &[History], log: &[Event]) {
     let by_account = replay::by_account(log);
     let of = |history: &History| {
         by_account[&(history.account.appid.clone(), history.account.kf_account.clone())].clone()
     };
     let busiest = histories.iter().max_by_key(|history| history.truth.len()).unwrap();
     let events = of(busiest);
-    let refused = |what: &str, history: &History, lie: &[Event]| {
-        assert!(replay::compare(history, lie).is_err(), "not noticed: {what}");
+    let refused = |what: &str, history: &History, altered: &[Event]| {
+        assert!(replay::compare(history, altered).is_err(), "not noticed: {what}");
     };
     let edited = |at: usize, pointer: &str, value: serde_json::Value| {
-        let mut lie = events.clone();
-        *lie[at].json.pointer_mut(pointer).unwrap() = value;
-        lie
+        let mut altered = events.clone();
+        *altered[at].json.pointer_mut(pointer).unwrap() = value;
+        altered
     };
     for at in [0, events.len() / 2, events.len() - 1] {
-        let mut lie = events.clone();
-        let removed = lie.remove(at);
-        refused("a lost event", busiest, &lie);
-        lie.insert(at, removed.clone());
-        lie.insert(at, removed);
-        refused("an event told twice", busiest, &lie);
+        let mut altered = events.clone();
+        let removed = altered.remove(at);
+        refused("a lost event", busiest, &altered);
+        altered.insert(at, removed.clone());
+        altered.insert(at, removed);
+        refused("a repeated event", busiest, &altered);
     }
     let end = events.iter().rposition(Event::is_end).unwrap();
     let lower_ms = events[end].ms("/data/ended_between/0").unwrap();
-    for (what, shift_ms) in [("a lower bound that is too early", -5_000), ("one that is too late", 5_000)] {
+    for (what, shift_ms) in
+        [("a lower bound that is too early", -5_000), ("a lower bound that is too late", 5_000)]
+    {
         let shifted = jiff::Timestamp::from_millisecond(lower_ms + shift_ms).unwrap();
-        let lie = edited(end, "/data/ended_between/0", format!("{shifted:.3}").into());
-        refused(what, busiest, &lie);
+        let altered = edited(end, "/data/ended_between/0", format!("{shifted:.3}").into());
+        refused(what, busiest, &altered);
     }
     refused("another sequence", busiest, &edited(end, "/sequence", "00000000000000000000".into()));
     refused("another id", busiest, &edited(end, "/id", events[0].id().into()));
     refused("another reason", busiest, &edited(end, "/data/reason", "left".into()));
     refused("a baseline that is none", busiest, &edited(first_start(&events), "/data/baseline", true.into()));
 
-    // The events of a daemon that did not take a failed poll for the end of all sessions, when that is what it was told.
+    // The events of a daemon that takes a failed poll for the end of all sessions.
     let (history, failed) =
         histories.iter().find_map(|history| Some((history, failed_after_a_list(history)?))).unwrap();
-    let mut sillier = history.clone();
-    sillier.exchanges[failed].told = Told::Listed(BTreeSet::new());
-    refused("ends at a failed poll", &sillier, &of(history));
+    let mut misread = history.clone();
+    misread.exchanges[failed].observed = Observed::Listed(BTreeSet::new());
+    refused("ends at a failed poll", &misread, &of(history));
 }
 
-/// A failed poll that followed at once on a list of open sessions, both beyond doubt.
+/// Returns the index of a failed poll directly after a list of open sessions, both of them certain.
 fn failed_after_a_list(history: &History) -> Option<usize> {
     let certain = |exchange: &Exchange| !exchange.uncertain && exchange.then == Then::GoesOn;
     let pair = history.exchanges.windows(2).position(|pair| {
-        let listed = matches!(&pair[0].told, Told::Listed(sessions) if !sessions.is_empty());
-        listed && pair[1].told == Told::Nothing && pair.iter().all(certain)
+        let listed = matches!(&pair[0].observed, Observed::Listed(sessions) if !sessions.is_empty());
+        listed && pair[1].observed == Observed::Nothing && pair.iter().all(certain)
     });
     pair.map(|at| at + 1)
 }
@@ -489,7 +496,7 @@ fn first_start(events: &[Event]) -> usize {
     events.iter().position(|event| event.json["data"]["baseline"] == false).unwrap()
 }
 
-/// The world was as troubled as it was meant to be: else the comparison would have shown less than it seems to.
+/// Asserts that the scenario had enough variety. Otherwise the comparison would prove less than it seems to.
 fn assert_variety(ledger: &Ledger, tally: &Tally) {
     assert!(tally.started >= 1_500 && tally.ended >= 1_500, "{tally:?}");
     assert!(tally.replaced >= 5 && tally.state_changes >= 20 && tally.baseline > 0, "{tally:?}");
@@ -523,7 +530,7 @@ fn assert_variety(ledger: &Ledger, tally: &Tally) {
     let missing: Vec<_> = faults.into_iter().filter(|fault| !kinds.contains_key(*fault)).collect();
     assert!(missing.is_empty(), "these never happened: {missing:?}");
     let good = kinds["listed"] + kinds["keyless"];
-    assert!(good * 2 > ledger.polls.len(), "most polls were to be good: {kinds:?}");
+    assert!(good * 2 > ledger.polls.len(), "most polls should succeed: {kinds:?}");
 }
 
 fn kinds_of_answers(ledger: &Ledger) -> BTreeMap<String, usize> {
@@ -554,7 +561,7 @@ fn closed_sessions(ledger: &Ledger) -> usize {
     ledger.sessions.iter().filter(|session| session.closed_at_ms.is_some()).count()
 }
 
-/// What people do while the daemon watches: agents bind and unbind their WeChat, a customer comes back at once.
+/// What people do while the daemon watches: agents bind and unbind their WeChat, and customers come back at once.
 struct People<'a> {
     control: &'a Control,
     official: &'a AccountToWatch,
@@ -567,13 +574,13 @@ impl<'a> People<'a> {
     }
 
     /// Called every few milliseconds.
-    fn go_on(&mut self) {
+    fn act(&mut self) {
         let appid = &self.official.appid;
         let kf = |at: usize| &self.official.kf_accounts[at];
         let openid = "o/\"back\\slash\" \u{4f60}\u{597d}";
         if self.rounds.is_multiple_of(150) {
             let createtime = wall_ms() / 1_000 - 1_000 + (self.rounds / 150) as i64;
-            // Nobody is there to leave at first.
+            // There may be no customer at first.
             self.control.close_session(appid, kf(0), openid).ok();
             self.control.open_session(appid, kf(0), openid, Some(createtime)).unwrap();
         }
@@ -587,7 +594,7 @@ impl<'a> People<'a> {
     }
 }
 
-/// Five official accounts, each with its own style, whose customers stay for seconds, and every kind of trouble.
+/// Five official accounts, each with its own style, whose customers stay for seconds, with every kind of fault.
 fn troubled_world() -> Scenario {
     let styles = [
         ("flowers", 12, Style { shuffle: 0.2, duplicate: 0.2, ..Style::default() }),
@@ -604,7 +611,7 @@ fn troubled_world() -> Scenario {
     official_accounts[0].kf_accounts[11].state = KfState::Unbound;
     official_accounts[2].kf_accounts[11].state = KfState::Invalid;
     for kf in &mut official_accounts[3].kf_accounts {
-        // Often nobody is there.
+        // Often without customers.
         kf.customers = Some(lively(2_500));
     }
     Scenario {
@@ -635,7 +642,7 @@ fn official_account(name: &str, index: usize, kf_accounts: usize, style: Style) 
     }
 }
 
-/// Customers who arrive after about so many milliseconds, and stay for one to eight seconds.
+/// Customers arrive about every `gap_ms`, and stay for one to eight seconds.
 fn lively(gap_ms: u64) -> CustomerFlow {
     let spread = |mean, min, max| Spread {
         mean: Duration::from_millis(mean),
@@ -651,7 +658,7 @@ fn lively(gap_ms: u64) -> CustomerFlow {
     }
 }
 
-/// Every kind of trouble, now and then.
+/// Every kind of fault, now and then.
 fn troubles() -> Vec<FaultRule> {
     let often = [
         (0.02, Fault::ByteOrderMark),
@@ -688,10 +695,10 @@ fn troubles() -> Vec<FaultRule> {
         Fault::Hang,
         Fault::Slow(Duration::from_secs(7)),
     ];
-    // Counted rather than left to chance, so that none is ever missing; out of step, so that they mix.
+    // Counted instead of random, so that every fault occurs; with different periods, so that they mix.
     let rarely = rarely.into_iter().zip((170..).step_by(7));
     let rarely = rarely.map(|(fault, every)| FaultRule { every: Some(every), ..sessions(fault) });
-    // Without a list these are not what the ledger says of them, so not where lists are left out.
+    // Without a list these answers are not what the ledger records, so they are not used where lists are left out.
     let questionable = [Fault::OversizedBody, Fault::InvalidUtf8, Fault::ControlCharacters];
     let questionable = questionable.into_iter().flat_map(|fault| {
         ["flowers", "books", "tea"].map(|name| of_account(name, probably(0.005, fault.clone())))

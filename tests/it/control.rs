@@ -1,4 +1,4 @@
-//! What a person asks for while a daemon runs, or while none does: `poll` and `check --online`.
+//! What a user requests with `poll` and `check --online`, with and without a running daemon.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use crate::support::{
 use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState, Scenario};
 use serde_json::Value;
 
-/// A schedule that does not come in the time of a test.
+/// A schedule that does not fire during a test.
 const NEVER: &str = "0 0 0 29 2 *";
 
 /// A daemon that polls nothing by itself.
@@ -40,18 +40,18 @@ fn fault(endpoint: Endpoint, fault: Fault) -> FaultRule {
     FaultRule { endpoint: Some(endpoint), ..FaultRule::new(fault) }
 }
 
-/// What the daemon answers to these bytes, until it closes the connection.
-fn say(home: &Home, bytes: &[u8]) -> String {
+/// Sends these bytes to the control socket, and returns the response until the daemon closes the connection.
+fn send_raw(home: &Home, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(socket(home)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The daemon may close before it has read all of it.
+    // The daemon may close the connection before it has read all bytes.
     stream.write_all(bytes).ok();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok();
     String::from_utf8(answer).unwrap()
 }
 
-/// Asks for a poll: what the answer begins with, and the rest of it.
+/// Requests a poll. Returns the start of the response, and the stream with the rest.
 fn ask(home: &Home) -> (String, UnixStream) {
     let mut stream = UnixStream::connect(socket(home)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -61,8 +61,8 @@ fn ask(home: &Home) -> (String, UnixStream) {
     (String::from_utf8(status.to_vec()).unwrap(), stream)
 }
 
-/// Asks for a poll, which hangs, and for as many behind it as may wait.
-fn ask_for_all_places(wechat: &WeChat, home: &Home) -> ((String, UnixStream), [(String, UnixStream); 4]) {
+/// Requests a poll, which hangs, and fills the queue after it.
+fn fill_command_queue(wechat: &WeChat, home: &Home) -> ((String, UnixStream), [(String, UnixStream); 4]) {
     let under_way = ask(home);
     eventually("the call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
     (under_way, [(); 4].map(|()| ask(home)))
@@ -120,7 +120,7 @@ fn commands_beyond_queue_are_refused() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
-    let (under_way, waiting) = ask_for_all_places(&wechat, &home);
+    let (under_way, waiting) = fill_command_queue(&wechat, &home);
     for (status, _) in waiting.iter().chain([&under_way]) {
         assert_eq!(status, "HTTP/1.1 200");
     }
@@ -137,12 +137,12 @@ fn sinks_command_skips_poll_queue_and_abandoned_command_frees_slot() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
-    let (under_way, waiting) = ask_for_all_places(&wechat, &home);
+    let (under_way, waiting) = fill_command_queue(&wechat, &home);
     let ended = home.run("sinks --format json");
     assert_eq!((ended.code, rows(&ended).len()), (Some(0), 1), "{ended:?}");
     assert_eq!(ask(&home).0, "HTTP/1.1 503", "all of them are still there");
     drop(waiting);
-    eventually("a place", || (ask(&home).0 == "HTTP/1.1 200").then_some(()));
+    eventually("a free slot", || (ask(&home).0 == "HTTP/1.1 200").then_some(()));
     drop(under_way);
 }
 
@@ -163,14 +163,12 @@ fn interrupted_poll_command_releases_its_guards() {
 
 #[test]
 fn stalled_reader_is_dropped_and_next_command_runs() {
-    // More rows than the buffers on the way hold.
+    // More rows than the socket buffers can store.
     let wechat = WeChat::play(quiet(&[("shop", 1000), ("branch", 1000), ("stall", 1000)]));
     let (home, daemon) = idle(&wechat);
     let mut stream = UnixStream::connect(socket(&home)).unwrap();
     stream.write_all(b"POST /v1/poll HTTP/1.1\r\nhost: kfwatch\r\n\r\n").unwrap();
-    eventually("the end of patience", || {
-        daemon.stderr().contains("does not read the response").then_some(())
-    });
+    eventually("the timeout", || daemon.stderr().contains("does not read the response").then_some(()));
     let ended = home.run("poll --format json");
     assert_eq!((ended.code, rows(&ended).len()), (Some(0), 3000), "{}", ended.stderr);
 }
@@ -202,14 +200,14 @@ fn control_socket_is_private_removed_and_replaced() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
     daemon.signal("KILL");
     assert_eq!(daemon.ended().code, None);
-    assert!(socket(&home).exists(), "nobody could remove it");
+    assert!(socket(&home).exists(), "a killed daemon cannot remove it");
     let ended = eventually("a poll with a token", || {
         let ended = home.run("poll");
         (ended.code == Some(0)).then_some(ended)
     });
-    assert_eq!(ended.stderr, "", "no daemon runs, whatever lies there");
+    assert_eq!(ended.stderr, "", "a stale socket does not count as a daemon");
     let daemon = home.daemon();
-    assert!(say(&home, b"GET /v1/poll HTTP/1.1\r\nhost: kfwatch\r\n\r\n").starts_with("HTTP/1.1 405 "));
+    assert!(send_raw(&home, b"GET /v1/poll HTTP/1.1\r\nhost: kfwatch\r\n\r\n").starts_with("HTTP/1.1 405 "));
     daemon.signal("TERM");
     let ended = daemon.ended();
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -278,12 +276,12 @@ fn garbage_on_control_socket_is_harmless() {
         (b"POST /v2/poll HTTP/1.1\r\n\r\n".to_vec(), "404"),
         (b"DELETE /v1/poll HTTP/1.1\r\n\r\n".to_vec(), "405"),
     ] {
-        let answer = say(&home, &bytes);
+        let answer = send_raw(&home, &bytes);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
     let mut oversized = b"POST /v1/poll HTTP/1.1\r\ncontent-length: 4000000000\r\n\r\n".to_vec();
     oversized.resize(1_000_000, b'x');
-    assert!(say(&home, &oversized).starts_with("HTTP/1.1 200 "), "a body is never read");
+    assert!(send_raw(&home, &oversized).starts_with("HTTP/1.1 200 "), "a body is never read");
     let silent: Vec<UnixStream> = (0..10).map(|_| UnixStream::connect(socket(&home)).unwrap()).collect();
     assert_eq!(home.run("poll").code, Some(0));
     drop(silent);
@@ -306,12 +304,12 @@ fn differing_configuration_is_noted() {
     assert!(notes[1].starts_with("note: ") && notes[1].contains("shop/kf3@shop"), "{ended:?}");
 }
 
-/// Checks once without a daemon.
+/// Runs one check without a daemon.
 fn check(wechat: &WeChat, arguments: &str) -> Ended {
     Home::watching(wechat, "").run(&format!("check --online {arguments}"))
 }
 
-/// The line that begins so, and all behind it.
+/// Returns the output from the line that begins with `begin`.
 fn from<'a>(ended: &'a Ended, begin: &str) -> &'a str {
     assert!(ended.stdout.contains(begin), "no {begin:?} in {ended:?}");
     &ended.stdout[ended.stdout.find(begin).unwrap()..]
@@ -469,7 +467,7 @@ fn check_reports_insufficient_quota() {
     assert!(list.contains("poll less often"), "{list}");
 }
 
-/// With something of the configuration replaced.
+/// A home with one text of its configuration replaced.
 fn edited(wechat: &WeChat, from: &str, to: &str) -> Home {
     let home = Home::watching(wechat, "");
     let text = fs::read_to_string(home.path("config.toml")).unwrap();
@@ -478,7 +476,7 @@ fn edited(wechat: &WeChat, from: &str, to: &str) -> Home {
     home
 }
 
-/// Whose kf accounts are all found by getkflist.
+/// A home whose kf accounts are all found by getkflist.
 fn discovering(wechat: &WeChat) -> Home {
     edited(wechat, "kf_accounts = [\"kf1@shop\", \"kf2@shop\"]", "kf_accounts = [\"*\"]")
 }
@@ -563,7 +561,7 @@ fn check_shows_no_token() {
             ended.stdout + &ended.stderr
         })
         .concat();
-    let shown = shown + &say(&home, b"POST /v1/check HTTP/1.1\r\n\r\n") + &daemon.stderr();
+    let shown = shown + &send_raw(&home, b"POST /v1/check HTTP/1.1\r\n\r\n") + &daemon.stderr();
     assert!(shown.contains("token_age_seconds"), "{shown}");
     assert!(!shown.contains("access_token") && !shown.contains(&secret(0)), "{shown}");
 }

@@ -1,4 +1,5 @@
-//! The dashboards of deploy/grafana: rules that a file can break, and that each panel shows data of a running kfwatch.
+//! The dashboards of deploy/grafana: rules that their files must follow, and a check that each panel shows data of a
+//! running kfwatch.
 
 mod board;
 mod breaks;
@@ -26,7 +27,7 @@ fn both_dashboards_keep_every_rule() {
 fn every_dashboard_rule_detects_its_violation() {
     for (rule, check) in RULES {
         let breaks: Vec<_> = BREAKS.iter().filter(|(broken, ..)| broken == rule).collect();
-        assert!(!breaks.is_empty(), "nothing breaks {rule}");
+        assert!(!breaks.is_empty(), "no violation of {rule} is tested");
         for (_, how, break_it) in breaks {
             let mut board = boards().remove(1);
             break_it(&mut board.json);
@@ -49,7 +50,7 @@ fn alert_table_links_runbook_section_of_every_alert() {
     }
     let rules = fs::read_to_string(repository("deploy/prometheus/kfwatch.rules.yml")).unwrap();
     let alerts = rules.lines().filter_map(|line| line.trim_start().strip_prefix("- alert: "));
-    // Not for people: these only silence others, and the table leaves them out.
+    // These alerts only inhibit others, so the table leaves them out.
     let for_people: Vec<&str> = alerts.filter(|alert| !alert.ends_with("Inhibitor")).collect();
     assert!(!for_people.is_empty());
     let missing: Vec<_> = for_people.iter().filter(|alert| !sections.contains_key(**alert)).collect();
@@ -69,7 +70,7 @@ fn dashboard_links_lead_to_runbook_sections() {
             assert!(sections.contains(&anchor[..end]), "{}: no alert {}", board.file, &anchor[..end]);
             found += 1;
         }
-        // Those that a link of a column takes from a label of its row.
+        // Sections that a column's link takes from a label of its row.
         for target in board.targets() {
             let labels = target
                 .expression
@@ -97,7 +98,7 @@ fn grafana_sdk_reads_dashboards_without_loss() {
     assert!(read.status.success(), "{said}{erred}");
 }
 
-/// The sections of the runbook by alert, as the table of alerts links them.
+/// Returns the sections of the runbook by alert, as the table of alerts links them.
 fn sections() -> BTreeMap<String, String> {
     let boards = boards();
     let panels = boards.iter().flat_map(Board::panels);
@@ -111,10 +112,7 @@ fn sections() -> BTreeMap<String, String> {
 
 /// A script of tests/python.
 fn python(script: &str) -> Command {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the interpreter that has the packages is the caller's choice"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the caller chooses the interpreter that has the packages")]
     let interpreter = std::env::var("KFWATCH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let mut command = Command::new(interpreter);
     command.arg(repository("tests/python").join(script));

@@ -1,10 +1,11 @@
-//! A day of five official accounts, rehearsed in seconds: from six in the morning to six the next morning in China, ticks
-//! by their cron schedules, each with a trouble of its own. At the end the events are what the simulator's ledger says
-//! that a poller could know, and while each trouble lasted no more was called than the waits of its class allow.
+//! A day of five official accounts, run in seconds: from six in the morning to six the next morning in China, with
+//! ticks by their cron schedules. Each account has its own fault. At the end, the events must be those that a poller
+//! can know according to the simulator's ledger, and during each fault there must be no more calls than the backoff of
+//! its class allows.
 //!
-//! | official account | token | ticks | its day |
+//! | official account | token | ticks | fault |
 //! |---|---|---|---|
-//! | office | stable | a minute, 9 to 18 | nobody asks at night, and nobody is told that it is blind |
+//! | office | stable | a minute, 9 to 18 | no polls at night, and no event that it is blind |
 //! | desk | stable | 30 seconds | kf accounts are unbound at 8; one is bound at noon, one at a random moment |
 //! | depot | classic | a minute | the address is off the allowlist from 10 to 12:30 |
 //! | merchant | component | a minute | the authorization is withdrawn from 14:00 to 15:30 |
@@ -18,9 +19,9 @@ use std::{
 
 use crate::support::{
     events::{Account, Event},
-    history::{Exchange, History, Life, Then, Told},
+    history::{Exchange, History, Life, Observed, Then},
     replay::{self, Tally},
-    stage::{Role, Stage, Tick},
+    stage::{Stage, StagedAccount, Tick},
 };
 use jiff::Timestamp;
 use kfwatch::simulator::{
@@ -31,11 +32,12 @@ use kfwatch::simulator::{
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Not a multiple of any schedule's interval: whether a tick comes before or after it is no matter of milliseconds.
+/// Not a multiple of any schedule's interval, so that milliseconds do not decide whether a tick comes before or after
+/// it.
 const BLIND_AFTER: Duration = Duration::from_secs(4 * 60 + 30);
 
 /// Name, source of tokens, schedule, number of kf accounts.
-const CAST: [(&str, &str, &str, usize); 5] = [
+const OFFICIAL_ACCOUNTS: [(&str, &str, &str, usize); 5] = [
     ("office", "stable", "0 * 9-17 * * *", 2),
     ("desk", "stable", "*/30 * * * * *", 3),
     ("depot", "classic", "0 * * * * *", 2),
@@ -43,21 +45,21 @@ const CAST: [(&str, &str, &str, usize); 5] = [
     ("mall", "stable", "0 * * * * *", 3),
 ];
 
-/// What the mall needs from six in the morning until seven in the evening.
-const MALL_A_DAY: u64 = 3 * 60 * 13;
+/// The calls that the mall needs from six in the morning until seven in the evening.
+const MALL_DAILY_CALLS: u64 = 3 * 60 * 13;
 
 #[tokio::test]
 async fn day_of_failures_yields_exactly_the_true_events() {
     let begun = Instant::now();
     let mut day = Day::begin().await;
-    day.kf_accounts_are_unbound_and_one_is_bound_by_chance().await;
-    day.an_address_is_refused_and_the_last_kf_account_is_bound_at_noon().await;
-    day.an_authorization_is_withdrawn_and_granted_again().await;
-    day.a_quota_is_used_up_until_midnight().await;
+    day.unbind_accounts_and_rebind_one().await;
+    day.refuse_address_and_bind_last_account().await;
+    day.withdraw_and_grant_authorization().await;
+    day.exhaust_quota_until_midnight().await;
     day.until(30, 0).await;
-    day.tokens_were_fetched_as_rarely_as_they_live();
-    day.state_changes_came_in_order().await;
-    day.the_events_are_the_truth().await;
+    day.assert_token_fetches();
+    day.assert_state_changes().await;
+    day.assert_events_match_ledger().await;
     println!("day: {:?}", begun.elapsed());
 }
 
@@ -67,13 +69,13 @@ struct Day {
 }
 
 impl Day {
-    /// Six in the morning of tomorrow, so that no clock has to be set back.
+    /// Starts at six in the morning of tomorrow, so that no clock has to be set back.
     async fn begin() -> Self {
         let china = 8 * 3600;
         let today = (crate::support::wait::wall_ms() / 1000 + china) / 86_400;
         let midnight = Timestamp::from_second((today + 1) * 86_400 - china).unwrap();
         let scenario = scenario(midnight + 6 * HOUR);
-        let stage = Stage::set(scenario.clone(), |base_url| configuration(base_url, &scenario)).await;
+        let stage = Stage::start(scenario.clone(), |base_url| configuration(base_url, &scenario)).await;
         Self { stage, midnight }
     }
 
@@ -83,7 +85,7 @@ impl Day {
 
     async fn until(&mut self, hour: u32, minute: u32) {
         let moment = self.at(hour, minute);
-        self.stage.play_until(moment).await;
+        self.stage.run_until(moment).await;
     }
 
     fn requests(&self, name: &str, endpoint: Endpoint) -> u64 {
@@ -99,7 +101,7 @@ impl Day {
         self.stage.metric(&series).unwrap()
     }
 
-    /// Calls of getsessionlist from this moment on that were refused with this errcode.
+    /// Returns the number of getsessionlist calls since this moment that were refused with this errcode.
     fn refused(&self, name: &str, errcode: i64, since: Timestamp) -> u64 {
         let polls = self.stage.ledger().polls;
         let is_refused = polls.iter().filter(|poll| {
@@ -110,7 +112,7 @@ impl Day {
         is_refused.count() as u64
     }
 
-    async fn kf_accounts_are_unbound_and_one_is_bound_by_chance(&mut self) {
+    async fn unbind_accounts_and_rebind_one(&mut self) {
         self.until(8, 0).await;
         let control = self.stage.control.clone();
         let desk = appid("desk");
@@ -118,7 +120,7 @@ impl Day {
         control.invite(&desk, "kf2@desk", HOUR).unwrap();
         let before = ["kf1@desk", "kf2@desk", "kf3@desk"].map(|name| self.polls(name));
         let moment = Duration::from_secs(fastrand::Rng::with_seed(7).u64(600..6000));
-        self.stage.play(moment).await;
+        self.stage.run_for(moment).await;
         let unbound =
             ["kf1@desk", "kf2@desk"].map(|name| self.gauge("wechat_kf_account_unbound", "desk", name));
         assert_eq!(unbound, [1.0; 2]);
@@ -130,14 +132,14 @@ impl Day {
             assert!((ceiling / 2..=ceiling).contains(&asked), "{asked} of {ceiling}");
         }
         println!("65402: {} and {} calls of {ceiling}", after[0] - before[0], after[1] - before[1]);
-        assert_eq!(after[2] - before[2], moment.as_secs() / 30, "their colleague is asked at every tick");
+        assert_eq!(after[2] - before[2], moment.as_secs() / 30, "the bound account is polled at every tick");
         // At the first tick after a minute.
-        self.stage.play(MINUTE + MINUTE / 2).await;
+        self.stage.run_for(MINUTE + MINUTE / 2).await;
         assert_eq!(self.gauge("wechat_kf_account_unbound", "desk", "kf2@desk"), 0.0);
         assert_eq!(self.gauge("wechat_kf_account_up", "desk", "kf2@desk"), 1.0);
     }
 
-    async fn an_address_is_refused_and_the_last_kf_account_is_bound_at_noon(&mut self) {
+    async fn refuse_address_and_bind_last_account(&mut self) {
         self.until(10, 0).await;
         let control = self.stage.control.clone();
         control.refuse_address(&appid("depot")).unwrap();
@@ -149,7 +151,8 @@ impl Day {
         self.until(12, 30).await;
         assert_eq!(self.gauge("wechat_kf_account_up", "depot", "kf1@depot"), 0.0);
         control.allow_address(&appid("depot")).unwrap();
-        // The last token ends at 11:52. In its last four minutes a new one is asked for at each tick, and it is used on.
+        // The last token expires at 11:52. In its last four minutes a new one is requested at each tick, and the old
+        // one stays in use.
         let ceiling = 4 + most_calls(MINUTE / 2, 2 * MINUTE, MINUTE, 38 * MINUTE);
         let fetches = self.requests("depot", Endpoint::Token) - before;
         assert!((ceiling / 2..=ceiling).contains(&fetches), "{fetches} of {ceiling}");
@@ -158,7 +161,7 @@ impl Day {
         assert_eq!(self.gauge("wechat_kf_account_up", "depot", "kf1@depot"), 1.0, "by itself");
     }
 
-    async fn an_authorization_is_withdrawn_and_granted_again(&mut self) {
+    async fn withdraw_and_grant_authorization(&mut self) {
         self.until(14, 0).await;
         let control = self.stage.control.clone();
         let counted = [Endpoint::GetSessionList, Endpoint::AuthorizerToken, Endpoint::AuthorizerList];
@@ -174,7 +177,7 @@ impl Day {
         let ceiling = most_calls(MINUTE, 5 * MINUTE, MINUTE, HOUR + 30 * MINUTE);
         let [polls, tokens, lists] = [0, 1, 2].map(|at| after[at] - before[at]);
         println!("withdrawn: {polls} polls, {tokens} token calls and {lists} lists of {ceiling}");
-        // Its two kf accounts had a token that was refused.
+        // Both kf accounts had a token that was refused.
         assert!(polls <= 2, "{polls} polls without a token");
         assert!((ceiling / 2..=ceiling).contains(&tokens), "{tokens} of {ceiling}");
         assert!(lists <= ceiling, "{lists} of {ceiling}");
@@ -182,13 +185,13 @@ impl Day {
         assert_eq!(self.gauge("wechat_kf_account_up", "merchant", "kf1@merchant"), 1.0, "by itself");
     }
 
-    async fn a_quota_is_used_up_until_midnight(&mut self) {
+    async fn exhaust_quota_until_midnight(&mut self) {
         self.until(18, 59).await;
         let evening = self.at(18, 59);
         assert_eq!(self.refused("mall", 45009, self.at(0, 0)), 0);
         self.until(24, 0).await;
         let refused = self.refused("mall", 45009, evening);
-        // Three polls at once, each half hour.
+        // Three concurrent polls every half hour.
         let ceiling = 3 * most_calls(30 * MINUTE, 30 * MINUTE, MINUTE, 5 * HOUR);
         assert!((9..=ceiling).contains(&refused), "{refused} of {ceiling}");
         println!("45009: {refused} calls of {ceiling}");
@@ -199,11 +202,11 @@ impl Day {
             1.0,
             "just after midnight in China"
         );
-        assert_eq!(self.refused("mall", 45009, evening), refused, "nobody asked before the day was over");
+        assert_eq!(self.refused("mall", 45009, evening), refused, "no poll before the day was over");
     }
 
-    /// A token lives two hours and is renewed four minutes before.
-    fn tokens_were_fetched_as_rarely_as_they_live(&self) {
+    /// Asserts that each token was used for its two hours and renewed four minutes before it expired.
+    fn assert_token_fetches(&self) {
         for (name, endpoint, most) in [
             ("desk", Endpoint::StableToken, 13),
             ("mall", Endpoint::StableToken, 13),
@@ -216,12 +219,12 @@ impl Day {
         assert!((11..=13).contains(&component), "{component} tokens of the component");
     }
 
-    async fn state_changes_came_in_order(&self) {
+    async fn assert_state_changes(&self) {
         let events = self.stage.events().await;
         for account in self.stage.kf_accounts() {
             let of_account = events.get(&key(&account)).cloned().unwrap_or_default();
             let changes = of_account.iter().filter(|event| event.text("/type") == "kf.account.state_changed");
-            let told: Vec<String> = changes
+            let reported: Vec<String> = changes
                 .map(|event| {
                     let [from, to, source] =
                         ["/data/from", "/data/to", "/data/source"].map(|pointer| event.text(pointer));
@@ -241,29 +244,29 @@ impl Day {
                 ("mall", _) => blind(45009, "getsessionlist"),
                 _ => Vec::new(),
             };
-            assert_eq!(told, expected, "{account:?}");
+            assert_eq!(reported, expected, "{account:?}");
         }
     }
 
-    async fn the_events_are_the_truth(&self) {
+    async fn assert_events_match_ledger(&self) {
         let ledger = self.stage.ledger();
         let mut events = self.stage.events().await;
         let mut tally = Tally::default();
         let mut transfers = 0;
         for account in self.stage.kf_accounts() {
-            let role = self.stage.role(&account.official_account);
-            let history = history(&account, role, &ledger);
-            let mut told = events.remove(&key(&account)).unwrap_or_default();
-            transfers += origins_are_true(&account, role, &ledger, &mut told);
-            tally += replay::compare(&history, &told).unwrap();
-            lies_are_noticed(&history, &told);
-            seen_sessions_have_one_start_and_one_end(&account, &ledger, &told);
+            let staged_account = self.stage.staged_account(&account.official_account);
+            let history = history(&account, staged_account, &ledger);
+            let mut reported = events.remove(&key(&account)).unwrap_or_default();
+            transfers += check_origins(&account, staged_account, &ledger, &mut reported);
+            tally += replay::compare(&history, &reported).unwrap();
+            assert_comparison_detects_errors(&history, &reported);
+            assert_one_start_and_end(&account, &ledger, &reported);
         }
         assert!(events.is_empty(), "events of others: {events:?}");
         let (sessions, polls) = (ledger.sessions.len(), ledger.polls.len());
         let transferred = ledger.transfers.len();
         println!(
-            "{sessions} sessions, {transfers} of {transferred} transfers told, {polls} polls: {tally:?}"
+            "{sessions} sessions, {transfers} of {transferred} transfers reported, {polls} polls: {tally:?}"
         );
         assert!(tally.ended > 200 && transfers > 30, "too quiet a day to prove anything: {tally:?}");
         assert_eq!(tally.repeated, 0);
@@ -274,11 +277,16 @@ fn key(account: &Account) -> (String, String) {
     (account.appid.clone(), account.kf_account.clone())
 }
 
-/// BackoffPolicy where customers are said to have come from against the ledger, and takes it out of the events; gives how many
-/// are said to have come from a colleague.
-fn origins_are_true(account: &Account, role: &Role, ledger: &Ledger, told: &mut [Event]) -> usize {
+/// Checks the origins of transferred customers against the ledger, and removes them from the events. Returns the number
+/// of events with an origin.
+fn check_origins(
+    account: &Account,
+    staged_account: &StagedAccount,
+    ledger: &Ledger,
+    reported: &mut [Event],
+) -> usize {
     let mut transfers = 0;
-    for event in told {
+    for event in reported {
         let said = event.json["data"].as_object_mut().unwrap().remove("transferred_from");
         let said = said.as_ref().map(|from| from.as_str().unwrap());
         let openid = event.text("/data/openid");
@@ -293,10 +301,10 @@ fn origins_are_true(account: &Account, role: &Role, ledger: &Ledger, told: &mut 
                 assert_eq!(event.json["data"]["baseline"], false);
                 transfers += 1;
             }
-            (Some(from), None) => panic!("nobody came from {from}: {}", event.line),
+            (Some(from), None) => panic!("no customer came from {from}: {}", event.line),
             (None, Some(transfer)) if event.json["data"]["baseline"] == false => {
                 let observed_ms = event.ms("/time").unwrap();
-                let tick = role.ticks.iter().rfind(|tick| tick.from_ms <= observed_ms).unwrap();
+                let tick = staged_account.ticks.iter().rfind(|tick| tick.from_ms <= observed_ms).unwrap();
                 let last = ledger.polls.iter().rfind(|poll| {
                     *poll.appid == *account.appid
                         && poll.kf_account == transfer.from
@@ -321,18 +329,20 @@ fn listed(answer: &Answered) -> Vec<u32> {
     }
 }
 
-/// What the account was told, and the silences in between: ticks without a conclusive answer.
-fn history(account: &Account, role: &Role, ledger: &Ledger) -> History {
+/// Returns the answers that the account got, with silences in between: ticks without a conclusive answer.
+fn history(account: &Account, staged_account: &StagedAccount, ledger: &Ledger) -> History {
     let life = Life { from_ms: 0, to_ms: i64::MAX / 4, killed: false, client_timeout_ms: i64::MAX };
     let mut history = History::of(account, ledger, &[life]);
     let mut failing_since: Option<i64> = None;
     let mut exchanges = Vec::new();
     let mut answers = std::mem::take(&mut history.exchanges).into_iter().peekable();
-    for tick in &role.ticks {
+    for tick in &staged_account.ticks {
         let mut conclusive = false;
         while let Some(answer) = answers.next_if(|answer| answer.received_ms <= tick.to_ms) {
-            conclusive =
-                matches!(answer.told, Told::Listed(_) | Told::Keyless | Told::Refused(65401 | 65402));
+            conclusive = matches!(
+                answer.observed,
+                Observed::Listed(_) | Observed::Keyless | Observed::Refused(65401 | 65402)
+            );
             let [sent_ms, taken_ms] = [[tick.from_ms, answer.received_ms], [answer.received_ms, tick.to_ms]];
             exchanges.push(Exchange { sent_ms, taken_ms, ..answer });
         }
@@ -355,7 +365,7 @@ fn silence(official_account: &str, tick: &Tick) -> Exchange {
     let window = [tick.from_ms, tick.to_ms];
     Exchange {
         received_ms: tick.to_ms,
-        told: Told::Silence { errcode: Some(errcode), source },
+        observed: Observed::Silence { errcode: Some(errcode), source },
         uncertain: false,
         sent_ms: window,
         taken_ms: window,
@@ -363,8 +373,9 @@ fn silence(official_account: &str, tick: &Tick) -> Exchange {
     }
 }
 
-/// Without the model: whatever was listed has one start, and one end if it was over when the account was last seen.
-fn seen_sessions_have_one_start_and_one_end(account: &Account, ledger: &Ledger, told: &[Event]) {
+/// Asserts, without the model, that every listed session has one start, and one end if it was over when the account was
+/// last seen.
+fn assert_one_start_and_end(account: &Account, ledger: &Ledger, reported: &[Event]) {
     let polls = ledger
         .polls
         .iter()
@@ -374,7 +385,7 @@ fn seen_sessions_have_one_start_and_one_end(account: &Account, ledger: &Ledger, 
     let last: BTreeSet<u32> = listed(&good.last().unwrap().answer).into_iter().collect();
     let first = listed(&good[0].answer).len();
     let count = |kind: &str, baseline: Option<bool>| {
-        let of_kind = told.iter().filter(|event| event.text("/type") == kind);
+        let of_kind = reported.iter().filter(|event| event.text("/type") == kind);
         of_kind.filter(|event| baseline.is_none_or(|is| event.json["data"]["baseline"] == is)).count()
     };
     assert_eq!(count("kf.session.started", None), seen.len(), "{account:?}");
@@ -387,21 +398,21 @@ fn seen_sessions_have_one_start_and_one_end(account: &Account, ledger: &Ledger, 
 }
 
 /// A comparison that accepts everything would prove nothing.
-fn lies_are_noticed(history: &History, told: &[Event]) {
-    for left_out in (0..told.len()).step_by(7) {
-        let lie = [&told[..left_out], &told[left_out + 1..]].concat();
-        assert!(replay::compare(history, &lie).is_err(), "not missed: {}", told[left_out].line);
+fn assert_comparison_detects_errors(history: &History, reported: &[Event]) {
+    for left_out in (0..reported.len()).step_by(7) {
+        let altered = [&reported[..left_out], &reported[left_out + 1..]].concat();
+        assert!(replay::compare(history, &altered).is_err(), "not detected: {}", reported[left_out].line);
     }
-    let is_silence = |exchange: &Exchange| matches!(exchange.told, Told::Silence { .. });
+    let is_silence = |exchange: &Exchange| matches!(exchange.observed, Observed::Silence { .. });
     if history.exchanges.iter().any(is_silence) {
         let mut seeing = history.clone();
         seeing.exchanges.retain(|exchange| !is_silence(exchange));
-        assert!(replay::compare(&seeing, told).is_err(), "blind without a reason: {:?}", history.account);
+        assert!(replay::compare(&seeing, reported).is_err(), "blind without a reason: {:?}", history.account);
     }
 }
 
-/// The most calls that a trouble may cost while it lasts, if one is made at its begin: after each call a wait, which
-/// doubles to the longest, is a fifth shorter at most, and ends with a tick.
+/// Returns the maximum number of calls while a fault lasts, if the first is made at its start. After each call there is
+/// a backoff, which doubles up to `longest`, is shortened by a fifth at most, and ends with a tick.
 fn most_calls(first: Duration, longest: Duration, interval: Duration, lasting: Duration) -> u64 {
     let (mut calls, mut passed, mut wait) = (1, Duration::ZERO, first);
     loop {
@@ -422,7 +433,7 @@ fn millis(duration: Duration) -> i64 {
 const COMPONENT: &str = "wx00000000000000c1";
 
 fn appid(name: &str) -> String {
-    let at = CAST.iter().position(|(cast, ..)| *cast == name).unwrap();
+    let at = OFFICIAL_ACCOUNTS.iter().position(|(other, ..)| *other == name).unwrap();
     format!("wx{at:016}")
 }
 
@@ -439,7 +450,7 @@ fn scenario(starts_at: Timestamp) -> Scenario {
         appid: appid(name),
         secret: format!("5ec2e7{name:0>26}"),
         wechat_id: name.to_owned(),
-        session_lists_per_day: if name == "mall" { MALL_A_DAY } else { 100_000_000 },
+        session_lists_per_day: if name == "mall" { MALL_DAILY_CALLS } else { 100_000_000 },
         style: Style { shuffle: 0.1, duplicate: 0.05, ..Style::default() },
         kf_accounts: (1..=kf_accounts).map(kf_account).collect(),
     };
@@ -454,7 +465,7 @@ fn scenario(starts_at: Timestamp) -> Scenario {
             returning: 0.0,
         },
         transfers: TransferPolicy { probability: 0.15, renew_createtime: false },
-        official_accounts: CAST.map(official_account).into(),
+        official_accounts: OFFICIAL_ACCOUNTS.map(official_account).into(),
         components: vec![ComponentScript {
             component_appid: COMPONENT.to_owned(),
             secret: "c1".repeat(16),
@@ -473,7 +484,7 @@ fn configuration(base_url: &str, scenario: &Scenario) -> String {
          type = \"jsonl\"\npath = \"events.jsonl\"\n",
         BLIND_AFTER.as_secs()
     );
-    for (account, (name, source, schedule, _)) in scenario.accounts().iter().zip(CAST) {
+    for (account, (name, source, schedule, _)) in scenario.accounts().iter().zip(OFFICIAL_ACCOUNTS) {
         let (appid, secret, kf_accounts) = (&account.appid, &account.secret, &account.kf_accounts);
         let token = match scenario.token_route(appid) {
             TokenRoute::Component { component, refresh_token } => format!(

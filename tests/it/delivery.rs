@@ -1,5 +1,5 @@
-//! What the owner of a receiver relies on: every event comes, in order, signed, until it is refused for good. What becomes of
-//! that under faults and kill -9 is in `delivery_faults.rs`.
+//! What the owner of a receiver relies on: every event is delivered, in order and signed, until the receiver rejects
+//! it. `delivery_faults.rs` tests the same under faults and kill -9.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,7 +15,7 @@ use crate::support::{
 };
 use serde_json::Value;
 
-/// The sink "crm" with a signing key; `more` are further keys.
+/// The sink "crm" with a signing key. `more` has further keys.
 fn crm(url: &str, more: &str) -> String {
     delivery::webhook("crm", url, more)
 }
@@ -28,7 +28,7 @@ fn eventually_delivered(daemon: &Process) {
     delivery::eventually_delivered(daemon, "crm");
 }
 
-/// Waits until so many events are confirmed, as kfwatch sees it, and no others pending.
+/// Waits until kfwatch has delivered this number of events, and none are pending.
 fn eventually_delivered_after(daemon: &Process, events: usize) {
     eventually("the deliveries", || {
         of_crm(daemon, "delivered_events_total").filter(|delivered| *delivered >= events as f64)
@@ -36,7 +36,7 @@ fn eventually_delivered_after(daemon: &Process, events: usize) {
     eventually_delivered(daemon);
 }
 
-/// Waits until kfwatch has delivered that many events that were confirmed.
+/// Waits until the receiver has confirmed this number of events.
 fn eventually_confirmed(receiver: &Receiver, events: usize) {
     eventually("the deliveries", || (receiver.confirmed() >= events).then_some(()));
 }
@@ -57,7 +57,7 @@ fn status_410_stops_sink_until_url_changes() {
     daemon.terminate();
 
     let daemon = home.daemon();
-    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "a restart does not forget");
+    assert_eq!(of_crm(&daemon, "stopped"), Some(1.0), "the stop survives a restart");
     eventually_logged(&daemon, "ERROR Sink is still stopped: the receiver answers 410 Gone");
     open(&wechat.control(), "kf2@shop", "oC");
     eventually("one event more", || of_crm(&daemon, "pending_events").filter(|pending| *pending >= 3.0));
@@ -98,7 +98,7 @@ fn refused_event_becomes_dead_letter_after_five_attempts() {
     assert_eq!(
         confirmed[0].account().1,
         "kf4@shop",
-        "the others wait for what comes before in their kf account"
+        "later events wait for earlier ones of their kf account"
     );
     assert_eq!(of_crm(&daemon, "dead_letters"), Some(0.0));
     eventually("the dead letters", || of_crm(&daemon, "dead_letters").filter(|letters| *letters >= 3.0));
@@ -133,14 +133,14 @@ fn refused_event_delays_only_its_kf_account() {
 
     let is_refused = |delivery: &Delivery| delivery.account().1 == "kf1@shop";
     receiver.answer(move |delivery| Answer::status(if is_refused(delivery) { 422 } else { 204 }));
-    receiver.revive();
+    receiver.restart();
     let daemon = home.daemon();
     for n in 1..=3 {
         open(&wechat.control(), "kf2@shop", &format!("o{n}"));
         eventually_confirmed(&receiver, n);
     }
     let given_up = of_crm(&daemon, "dead_letters").unwrap();
-    assert!(given_up < 10.0, "they were not confirmed because all of the others are given up: {given_up}");
+    assert!(given_up < 10.0, "too many events became dead letters: {given_up}");
     assert!(of_crm(&daemon, "pending_events").unwrap() > WAITING as f64 - given_up, "the cursor waits");
 
     receiver.answer(|_| Answer::status(204));
@@ -149,7 +149,9 @@ fn refused_event_delays_only_its_kf_account() {
     let daemon = home.daemon();
     eventually_delivered(&daemon);
     assert_eq!(home.run("events dead --sink crm --retry").code, Some(0));
-    eventually("those given up", || of_crm(&daemon, "dead_letters").filter(|letters| *letters <= 0.0));
+    eventually("the retried dead letters", || {
+        of_crm(&daemon, "dead_letters").filter(|letters| *letters <= 0.0)
+    });
     let received: Vec<Delivery> = receiver.received().into_iter().filter(is_refused).collect();
     let mut ids = HashSet::new();
     let first: Vec<String> = received
@@ -178,7 +180,7 @@ fn damaged_event_becomes_dead_letter() {
     let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
     store.execute("UPDATE events SET json = substr(json, 1, 40) WHERE id = 1", ()).unwrap();
     drop(store);
-    receiver.revive();
+    receiver.restart();
     let daemon = home.daemon();
     eventually_delivered(&daemon);
     assert_eq!((receiver.confirmed(), of_crm(&daemon, "dead_letters")), (2, Some(1.0)));
@@ -273,7 +275,7 @@ fn delivery_logs_no_secret_and_no_openid() {
     eventually("a refused connection", || {
         of_crm(&daemon, "delivery_failures_total").filter(|failures| *failures >= 1.0)
     });
-    receiver.revive();
+    receiver.restart();
     eventually_confirmed(&receiver, 1);
     assert!(receiver.received()[0].header("authorization").starts_with("Basic "));
     let log = daemon.terminate().stderr;
@@ -303,7 +305,7 @@ fn dead_receiver_delays_neither_polls_nor_other_sinks() {
         eventually("the event in the file", || (lines() >= n).then_some(()));
     }
     assert!(of_crm(&daemon, "pending_events") >= Some(5.0));
-    // It ends long before its shutdown_timeout.
+    // It exits long before its shutdown_timeout.
     daemon.terminate();
     assert!(receiver.received().iter().all(|delivery| delivery.id() == receiver.received()[0].id()));
 }
@@ -346,9 +348,9 @@ fn filtered_events_advance_the_cursor() {
     eventually("the ends", || daemon.metric(ended).filter(|ended| *ended >= 2.0));
     eventually_delivered(&daemon);
     let received = receiver.received();
-    let told: Vec<_> =
+    let reported: Vec<_> =
         received.iter().map(|delivery| (delivery.json()["type"].clone(), delivery.account().0)).collect();
-    assert_eq!(told, [("kf.session.ended".into(), "branch".to_owned())]);
+    assert_eq!(reported, [("kf.session.ended".into(), "branch".to_owned())]);
 }
 
 #[test]
@@ -379,7 +381,7 @@ fn rust_cloudevents_sdk_reads_posted_events() {
 #[ignore = "needs the Python package cloudevents; tests/run.sh runs it"]
 fn python_cloudevents_sdk_reads_posted_events() {
     let (receiver, delivery) = one_delivery();
-    #[expect(clippy::disallowed_methods, reason = "tests/run.sh says where Python is")]
+    #[expect(clippy::disallowed_methods, reason = "tests/run.sh sets the Python interpreter")]
     let python = std::env::var("KFWATCH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let mut child = Command::new(python)
         .args(["tests/python/read_cloudevent.py", delivery.header("content-type")])
@@ -410,7 +412,7 @@ fn one_delivery() -> (Receiver, Delivery) {
     (receiver, delivery)
 }
 
-/// What a reader found is what was sent.
+/// Checks that the attributes that a reader found are those that were sent.
 fn check_event(delivery: &Delivery, found: impl Fn(&str) -> String) {
     let sent = delivery.json();
     for attribute in ["id", "type", "source", "subject", "datacontenttype", "sequence"] {

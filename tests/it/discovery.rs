@@ -1,7 +1,7 @@
-//! Kf accounts that are found by getkflist, through the whole program: they come and go with the list, a list that fails
-//! or is empty takes none away, and customers who are handed over are told as the simulator's ledger has it.
+//! Kf accounts that are found by getkflist, in the whole program: they follow the list, a failed or empty list removes
+//! none, and transferred customers are reported as in the simulator's ledger.
 //!
-//! What a list changes, case by case, is in `tests/kf_list.rs`.
+//! `kf_list.rs` tests the effect of a list case by case.
 
 use crate::support::{
     process::{Home, Process, WeChat, appid, quiet},
@@ -13,7 +13,7 @@ use serde_json::Value;
 const COLLECTORS: &str =
     "[collectors]\nkf_list = \"10s\"\nonline = \"off\"\nwaiting = \"off\"\nquota = \"off\"\n";
 
-/// The state of each kf account that is watched, by its series.
+/// The state of each watched kf account, from its series.
 fn watched(daemon: &Process) -> Vec<(String, bool)> {
     let page = daemon.get("/metrics").text();
     let series = |line: &str| {
@@ -53,38 +53,38 @@ fn kf_accounts_follow_the_list_but_not_failed_lists() {
     assert!(text.contains(named), "{text}");
     home.write("config.toml", &text.replace(named, "kf_accounts = [\"*\"]"));
     let daemon = home.daemon();
-    eventually_watched("all that are listed", &daemon, &["kf1@shop", "kf2@shop", "kf3@shop", "kf4@shop"]);
+    eventually_watched("all listed accounts", &daemon, &["kf1@shop", "kf2@shop", "kf3@shop", "kf4@shop"]);
 
-    customers_who_are_handed_over_are_told_as_the_ledger_has_it(&control, &daemon);
+    assert_transfers_match_ledger(&control, &daemon);
 
     control.add_kf_account(&shop, "kf9@shop").unwrap();
     control.remove_kf_account(&shop, "kf4@shop").unwrap();
     let expected = ["kf1@shop", "kf2@shop", "kf3@shop", "kf9@shop"];
-    eventually_watched("one gone, one come", &daemon, &expected);
+    eventually_watched("one account removed and one added", &daemon, &expected);
     let left =
         |event: &Value| event["data"]["kf_account"] == "kf4@shop" && event["data"]["to"] == "unwatched";
-    eventually("its leave", || events(&daemon).iter().any(left).then_some(()));
+    eventually("the removal", || events(&daemon).iter().any(left).then_some(()));
 
     control.inject(FaultRule { endpoint: Some(Endpoint::GetKfList), ..FaultRule::new(Fault::Errcode(-1)) });
     let before = lists(&control);
     eventually("a list that fails", || (lists(&control) > before).then_some(()));
     control.clear_faults();
-    // Nobody is in the list any more, and none of them is known to getsessionlist.
+    // The list is empty now, and getsessionlist knows none of the accounts.
     expected.iter().for_each(|name| control.remove_kf_account(&shop, name).unwrap());
     let before = lists(&control);
     eventually("an empty list", || (lists(&control) > before).then_some(()));
     let polls = || control.polls_of(&shop, "kf1@shop").unwrap();
     let polled = polls();
     eventually("another poll", || (polls() > polled).then_some(()));
-    assert_eq!(watched(&daemon).len(), 4, "none was taken away: {:?}", watched(&daemon));
+    assert_eq!(watched(&daemon).len(), 4, "none was removed: {:?}", watched(&daemon));
     let ends = events(&daemon).into_iter().filter(|event| event["data"]["openid"] == "o-stays");
     assert_eq!(ends.count(), 1, "its baseline, and no end");
     println!("discovery: {} lists", lists(&control));
 }
 
-fn customers_who_are_handed_over_are_told_as_the_ledger_has_it(control: &Control, daemon: &Process) {
+fn assert_transfers_match_ledger(control: &Control, daemon: &Process) {
     let shop = appid(0);
-    let told = |what: &str, openid: &str, kf_account: &str| {
+    let wait_for_start = |what: &str, openid: &str, kf_account: &str| {
         eventually(what, || {
             events(daemon).into_iter().find(|event| {
                 event["type"] == "kf.session.started"
@@ -101,12 +101,12 @@ fn customers_who_are_handed_over_are_told_as_the_ledger_has_it(control: &Control
         if from != "kf2@shop" {
             control.open_session(&shop, from, openid, None).unwrap();
         }
-        told("the start", openid, from);
+        wait_for_start("the start", openid, from);
         control.transfer_session(&shop, [from, to], openid).unwrap();
-        told("the handover", openid, to);
+        wait_for_start("the transfer", openid, to);
     }
     control.open_session(&shop, "kf2@shop", "o-new", None).unwrap();
-    told("who is new", "o-new", "kf2@shop");
+    wait_for_start("a new customer", "o-new", "kf2@shop");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let mut said: Vec<_> = events(daemon)
         .iter()

@@ -1,4 +1,4 @@
-//! The documentation is true: references list exactly what exists, links resolve, examples parse.
+//! Tests of the documentation: references list exactly what exists, links resolve, examples parse.
 
 mod command_line;
 mod configuration;

@@ -1,6 +1,6 @@
-//! What an answer of getkflist changes, rehearsed: kf accounts that come and go, unbound ones that nobody has asked
-//! getsessionlist for yet; and customers who are handed from one kf account to another. Real calls to the simulator
-//! for polls, a real store, a scripted clock; lists are given by hand.
+//! The effect of getkflist answers: kf accounts that come and go, unbound accounts that were never polled, and
+//! customers who are transferred from one kf account to another. Polls are real calls to the simulator, with a real
+//! store and a scripted clock. The lists are passed in directly.
 
 use std::{
     collections::HashSet,
@@ -40,8 +40,8 @@ use tempfile::TempDir;
 
 const TICK: Duration = Duration::from_secs(15);
 
-/// An official account with four kf accounts in the simulator, of which the first is named and any other is watched when
-/// it is listed. They are called by their numbers, from 0.
+/// An official account with four kf accounts in the simulator. The first is configured by name; the others are watched
+/// while they are listed. They are identified by their numbers, from 0.
 struct Rehearsal {
     simulator: Simulator,
     clock: Arc<ScriptedClock>,
@@ -104,7 +104,7 @@ impl Rehearsal {
         Self { simulator, clock, store, metrics, poller, official_account, appid, kf_accounts, directory }
     }
 
-    /// getkflist lists these, bound.
+    /// Applies a list of these kf accounts, all bound.
     async fn list(&self, kf_accounts: &[usize]) {
         let listed: Vec<_> = kf_accounts.iter().map(|&n| (n, Binding::Bound)).collect();
         self.list_with(&listed).await;
@@ -127,7 +127,7 @@ impl Rehearsal {
         self.official_account.accounts().iter().map(|account| number(&account.account().kf_account)).collect()
     }
 
-    /// One poll of each of these, in this order.
+    /// Polls each of these once, in this order.
     async fn poll(&self, kf_accounts: &[usize]) {
         self.clock.pass(TICK);
         self.simulator.control().advance(TICK);
@@ -150,12 +150,12 @@ impl Rehearsal {
         self.simulator.control().set_kf_state(&self.appid, &self.kf_accounts[number], state).unwrap();
     }
 
-    /// What consumers are told, in short.
-    async fn told(&self) -> Vec<String> {
-        told(&self.store, &self.kf_accounts).await
+    /// Returns the events in short form.
+    async fn reported(&self) -> Vec<String> {
+        reported(&self.store, &self.kf_accounts).await
     }
 
-    /// The value of a series of this kf account, if there is one.
+    /// Returns the value of a series of this kf account, if there is one.
     fn metric(&self, name: &str, number: usize) -> Option<String> {
         let table = AccountTable::new(vec![Arc::clone(&self.official_account.status)]);
         let mut page = String::new();
@@ -168,7 +168,7 @@ impl Rehearsal {
         page.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned)
     }
 
-    /// Ends it as a daemon ends; gives the place of its store, its kf accounts and its appid.
+    /// Shuts it down as a daemon shuts down. Returns the directory of its store, its kf accounts and its appid.
     async fn end(self) -> (TempDir, Vec<String>, String) {
         self.store.close().await;
         (self.directory, self.kf_accounts, self.appid)
@@ -187,7 +187,7 @@ fn entry(kf_account: &str, binding: Binding) -> ListedAccount {
     ListedAccount { kf_account: kf_account.into(), nickname: Some("小美".into()), binding }
 }
 
-async fn told(store: &Store, kf_accounts: &[String]) -> Vec<String> {
+async fn reported(store: &Store, kf_accounts: &[String]) -> Vec<String> {
     let events = store.read_events_after(LogPosition::BEGINNING, 10_000).await.unwrap();
     let short = |json: &str| {
         let event: Value = serde_json::from_str(json).unwrap();
@@ -207,7 +207,8 @@ async fn told(store: &Store, kf_accounts: &[String]) -> Vec<String> {
             "kf.session.ended" => format!("-{}", text("openid")),
             _ => {
                 let errcode = data["errcode"].as_i64().map(|code| format!(" {code}")).unwrap_or_default();
-                let invitation = data.get("invitation").map(|told| format!(" {told}")).unwrap_or_default();
+                let invitation =
+                    data.get("invitation").map(|reported| format!(" {reported}")).unwrap_or_default();
                 format!("{}>{} by {}{errcode}{invitation}", text("from"), text("to"), text("source"))
             }
         };
@@ -238,13 +239,13 @@ async fn listed_match_is_polled_from_next_tick() {
     assert_eq!(
         rehearsal.metric("kfwatch_poll_overdue", 2).as_deref(),
         Some("0"),
-        "the ticks before were not its own"
+        "earlier ticks do not count for it"
     );
     rehearsal.poll(&[0, 1, 2]).await;
-    assert_eq!(rehearsal.told().await, ["2: =o-early"]);
+    assert_eq!(rehearsal.reported().await, ["2: =o-early"]);
     assert_eq!(rehearsal.metric("wechat_kf_active_sessions", 2).as_deref(), Some("1"));
     rehearsal.list(&[2, 1, 0]).await;
-    assert_eq!(rehearsal.watched(), [0, 2, 1], "a list that says the same changes nothing");
+    assert_eq!(rehearsal.watched(), [0, 2, 1], "the same list again changes nothing");
 }
 
 #[tokio::test]
@@ -254,11 +255,11 @@ async fn unlisted_kf_account_vanishes_without_ending_sessions() {
     rehearsal.open(1, "o-stays");
     rehearsal.poll(&[0, 1, 2]).await;
     rehearsal.list(&[2]).await;
-    assert_eq!(rehearsal.watched(), [0, 2], "one that is named never goes");
-    assert_eq!(rehearsal.told().await, ["1: =o-stays", "1: ok>unwatched by getkflist"]);
+    assert_eq!(rehearsal.watched(), [0, 2], "a configured account is never removed");
+    assert_eq!(rehearsal.reported().await, ["1: =o-stays", "1: ok>unwatched by getkflist"]);
     assert_eq!(rehearsal.metric("kfwatch_polls_total", 1), None);
 
-    // Back within the time for which the snapshot is kept: what happened meanwhile is found.
+    // Returns while its snapshot is kept: changes in between are detected.
     let week = Duration::from_secs(7 * 24 * 3600);
     let before = rehearsal.clock.now().wall - week;
     let limits = PruneLimits {
@@ -274,13 +275,13 @@ async fn unlisted_kf_account_vanishes_without_ending_sessions() {
     rehearsal.open(1, "o-new");
     rehearsal.poll(&[1]).await;
     assert_eq!(
-        rehearsal.told().await[2..],
+        rehearsal.reported().await[2..],
         ["1: unwatched>ok by getsessionlist", "1: -o-stays", "1: +o-new"]
     );
 }
 
 #[tokio::test]
-async fn a_list_without_anything_usable_changes_nothing() {
+async fn unusable_list_changes_nothing() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1, 2]).await;
     rehearsal.list(&[]).await;
@@ -345,7 +346,7 @@ async fn discovered_kf_accounts_are_limited_per_official_account() {
     rehearsal.list(&[3, 2, 1]).await;
     assert_eq!(rehearsal.watched(), [0, 3, 2]);
     rehearsal.list(&[1, 2, 3]).await;
-    assert_eq!(rehearsal.watched(), [0, 3, 2], "those that are watched keep their place");
+    assert_eq!(rehearsal.watched(), [0, 3, 2], "watched accounts stay");
     rehearsal.list(&[1, 2]).await;
     assert_eq!(rehearsal.watched(), [0, 2, 1]);
 }
@@ -364,7 +365,7 @@ async fn hanging_poll_keeps_its_account_until_next_list() {
     rehearsal.list(&[0]).await;
     assert_eq!(rehearsal.watched(), [0]);
     assert_eq!(
-        rehearsal.told().await,
+        rehearsal.reported().await,
         ["2: unknown>unwatched by getkflist", "1: =o-late", "1: ok>unwatched by getkflist"]
     );
 }
@@ -380,15 +381,15 @@ async fn removed_account_is_never_polled_again() {
         drop(guard);
     };
     tokio::join!(rehearsal.list(&[0]), poll);
-    assert_eq!(rehearsal.watched(), [0], "it left when the poll was done");
+    assert_eq!(rehearsal.watched(), [0], "it was removed after the poll");
     assert!(PollGuard::try_acquire(&rehearsal.official_account, &left).is_none());
-    assert_eq!(rehearsal.told().await, ["1: ok>unwatched by getkflist"]);
+    assert_eq!(rehearsal.reported().await, ["1: ok>unwatched by getkflist"]);
     rehearsal.list(&[1]).await;
     rehearsal.poll(&[1]).await;
-    assert_eq!(rehearsal.told().await[1..], ["1: unwatched>ok by getsessionlist"]);
+    assert_eq!(rehearsal.reported().await[1..], ["1: unwatched>ok by getsessionlist"]);
 }
 
-/// The daemon on the store of a rehearsal, built and not run.
+/// Builds the daemon on the store of a rehearsal without running it.
 async fn restart(directory: &Path, appid: &str, kf_accounts: &str) -> App {
     let text = format!(
         "[web]\nlisten = \"127.0.0.1:0\"\n[[sinks]]\nname = \"log\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n\
@@ -419,7 +420,7 @@ async fn restart_polls_discovered_accounts_before_any_list() {
     let expected: Vec<String> = kf_accounts[..3].iter().map(|name| format!("renamed/{name}")).collect();
     assert_eq!(watched_by(&app), expected);
     let view = app.web().table.official_accounts()[0].kf_accounts()[2].view(0);
-    assert_eq!((view.state, view.sessions), (AccountState::Ok, Some(1)), "with what was known of them");
+    assert_eq!((view.state, view.sessions), (AccountState::Ok, Some(1)), "with their last known values");
     drop(app);
 
     let app =
@@ -429,7 +430,7 @@ async fn restart_polls_discovered_accounts_before_any_list() {
     drop(app);
     let store = Store::open(&store_path(directory.path())).unwrap();
     assert_eq!(
-        told(&store, &kf_accounts).await,
+        reported(&store, &kf_accounts).await,
         [
             "2: =o-open",
             "3: ok>unwatched by getkflist",
@@ -465,12 +466,12 @@ async fn unbound_from_list_is_reported_before_any_poll() {
     rehearsal.list_with(&[(0, Binding::Bound), (1, waiting)]).await;
     let by_list =
         "1: unknown>unbound by getkflist {\"expires_at\":\"2026-11-23T07:00:00Z\",\"status\":\"waiting\"}";
-    assert_eq!(rehearsal.told().await, [by_list]);
+    assert_eq!(rehearsal.reported().await, [by_list]);
     assert_eq!(rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(), Some("1"));
     assert_eq!(rehearsal.metric("wechat_kf_account_unbound", 0).as_deref(), Some("0"));
 
     rehearsal.poll(&[1]).await;
-    assert_eq!(rehearsal.told().await.len(), 1, "65402 is no news");
+    assert_eq!(rehearsal.reported().await.len(), 1, "65402 adds no event");
     assert_eq!(rehearsal.account(1).tracker().condition.conclusion, Some(Conclusion::Unbound));
     rehearsal.list_with(&[(1, Binding::Bound)]).await;
     assert_eq!(
@@ -482,7 +483,7 @@ async fn unbound_from_list_is_reported_before_any_poll() {
     rehearsal.set_state(1, KfState::Bound);
     rehearsal.poll(&[1]).await;
     rehearsal.list_with(&[(1, UNBOUND)]).await;
-    assert_eq!(rehearsal.told().await[1..], ["1: unbound>ok by getsessionlist"]);
+    assert_eq!(rehearsal.reported().await[1..], ["1: unbound>ok by getsessionlist"]);
     assert_eq!(rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(), Some("0"));
 }
 
@@ -496,7 +497,7 @@ async fn unbound_from_list_is_cleared_by_list_after_restart() {
         "1: unknown>unbound by getkflist {\"status\":\"none\"}",
         "1: unbound>unknown by getkflist",
     ];
-    let mut found = rehearsal.told().await;
+    let mut found = rehearsal.reported().await;
     found[..2].sort();
     assert_eq!(found, expected);
     assert_eq!(rehearsal.metric("wechat_kf_account_unbound", 1).as_deref(), Some("0"));
@@ -512,12 +513,12 @@ async fn unbound_event_includes_invitation_state_of_list() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.poll(&[0]).await;
     rehearsal.list_with(&[(0, invited(InvitationStatus::Rejected, None)), (1, Binding::Bound)]).await;
-    assert!(rehearsal.told().await.is_empty(), "ok wins over the list");
+    assert!(rehearsal.reported().await.is_empty(), "ok wins over the list");
     rehearsal.set_state(0, KfState::Unbound);
     rehearsal.set_state(1, KfState::Unbound);
     rehearsal.poll(&[0, 1]).await;
     assert_eq!(
-        rehearsal.told().await,
+        rehearsal.reported().await,
         [
             "0: ok>unbound by getsessionlist 65402 {\"status\":\"rejected\"}",
             "1: unknown>unbound by getsessionlist 65402"
@@ -538,12 +539,12 @@ async fn transfer_is_detected_in_either_poll_order() {
     rehearsal.open(0, "o-moves");
     rehearsal.poll(&[0, 1, 2]).await;
     assert_eq!(
-        rehearsal.told().await,
+        rehearsal.reported().await,
         [
             "1: =o-moves",
             "1: -o-moves",
             "2: +o-moves from 1",
-            // Not from 1, where the customer was before.
+            // Not from 1, where the customer was earlier.
             "0: +o-moves from 2",
             "2: -o-moves"
         ]
@@ -558,7 +559,7 @@ async fn customer_seen_twice_was_transferred_from_the_first() {
     rehearsal.poll(&[0, 1]).await;
     rehearsal.open(1, "o-both");
     rehearsal.poll(&[0, 1]).await;
-    assert_eq!(rehearsal.told().await, ["0: =o-both", "1: +o-both from 0"]);
+    assert_eq!(rehearsal.reported().await, ["0: =o-both", "1: +o-both from 0"]);
 }
 
 #[tokio::test]
@@ -575,7 +576,7 @@ async fn baseline_and_old_sessions_are_no_transfers() {
     rehearsal.poll(&[0, 1]).await;
     rehearsal.open(1, "o-a");
     rehearsal.poll(&[0, 1]).await;
-    assert_eq!(rehearsal.told().await, ["0: =o-a", "1: =o-a", "0: -o-a", "1: -o-a", "1: +o-a"]);
+    assert_eq!(rehearsal.reported().await, ["0: =o-a", "1: =o-a", "0: -o-a", "1: -o-a", "1: +o-a"]);
 }
 
 #[tokio::test]
@@ -584,12 +585,12 @@ async fn transfer_origin_is_the_latest_listing() {
     rehearsal.list(&[1, 2]).await;
     rehearsal.open(0, "o-a");
     rehearsal.poll(&[0, 1, 2]).await;
-    // What 0 listed stands still from now on.
+    // Account 0 is not listed again from now on.
     rehearsal.set_state(0, KfState::Unbound);
     rehearsal.open(1, "o-a");
     rehearsal.poll(&[0, 1, 2]).await;
     rehearsal.close(1, "o-a");
     rehearsal.open(2, "o-a");
     rehearsal.poll(&[1, 2]).await;
-    assert_eq!(rehearsal.told().await.last().unwrap(), "2: +o-a from 1");
+    assert_eq!(rehearsal.reported().await.last().unwrap(), "2: +o-a from 1");
 }

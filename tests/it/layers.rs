@@ -1,4 +1,4 @@
-//! Who may use whom: the architecture, read off the `crate::` paths of the source.
+//! Which module may use which: the architecture, checked against the `crate::` paths of the source.
 
 mod file_cycles;
 
@@ -8,9 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A room of the program (a file or directory of `src/`), the other rooms it may use, and why no more.
+/// A module of the program (a file or directory of `src/`), the other modules it may use, and why no more.
 struct Rule {
-    room: &'static str,
+    module: &'static str,
     may_use: &'static [&'static str],
     why: &'static str,
 }
@@ -20,8 +20,8 @@ const RULES: [Rule; 16] = [
     rule("domain", &[], "it is pure: values in, values out"),
     rule("logging", &[], "it only sets up the log"),
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
-    rule("tls", &[], "it reads certificates, for whoever asks"),
-    rule("wechat", &["domain", "tls"], "it calls WeChat, and knows nobody that it calls for"),
+    rule("tls", &[], "it reads certificates, for all clients"),
+    rule("wechat", &["domain", "tls"], "it calls WeChat, and does not know its callers"),
     rule("store", &["domain"], "it keeps what it is given"),
     rule(
         "sink",
@@ -46,27 +46,27 @@ const RULES: [Rule; 16] = [
             "config", "control", "dispatch", "domain", "metrics", "poll", "schedule", "sink", "status",
             "store", "tls", "web", "wechat",
         ],
-        "it puts the daemon together; commands, logging and the simulator are above or beside it",
+        "it builds the daemon; commands use it, and it uses neither logging nor the simulator",
     ),
 ];
 
-/// Rooms above all rules: they put commands together from everything.
+/// Modules without a rule: they combine everything into commands.
 const UNRULED: [&str; 3] = ["cli", "lib", "main"];
 
 /// The only users of the simulator.
 const USERS_OF_THE_SIMULATOR: [&str; 2] = ["cli/demo.rs", "cli/simulate.rs"];
 
-/// What `lib.rs` itself offers everybody.
+/// What `lib.rs` itself offers to all modules.
 const SHARED: [&str; 2] = ["chain", "REVISION"];
 
-const fn rule(room: &'static str, may_use: &'static [&'static str], why: &'static str) -> Rule {
-    Rule { room, may_use, why }
+const fn rule(module: &'static str, may_use: &'static [&'static str], why: &'static str) -> Rule {
+    Rule { module, may_use, why }
 }
 
 /// A name that follows `crate::` in a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Use {
-    room: String,
+    module: String,
     line: usize,
 }
 
@@ -74,18 +74,18 @@ struct Use {
 fn each_module_imports_only_what_its_rule_allows() {
     let mut violations = Vec::new();
     for (path, text) in sources() {
-        let Some(rule) = RULES.iter().find(|rule| rule.room == room_of(&path)) else { continue };
+        let Some(rule) = RULES.iter().find(|rule| rule.module == module_of(&path)) else { continue };
         for used in uses(&text) {
-            let allowed = used.room == rule.room
-                || rule.may_use.contains(&used.room.as_str())
-                || (rule.room != "domain" && SHARED.contains(&used.room.as_str()));
+            let allowed = used.module == rule.module
+                || rule.may_use.contains(&used.module.as_str())
+                || (rule.module != "domain" && SHARED.contains(&used.module.as_str()));
             if !allowed {
                 violations.push(format!(
                     "src/{}:{}: {} may not use {}, only {:?}: {}",
                     path.display(),
                     used.line,
-                    rule.room,
-                    used.room,
+                    rule.module,
+                    used.module,
                     rule.may_use,
                     rule.why
                 ));
@@ -100,7 +100,7 @@ fn only_demo_and_simulate_import_the_simulator() {
     let users: BTreeSet<String> = sources()
         .into_iter()
         .filter(|(path, text)| {
-            room_of(path) != "simulator" && uses(text).iter().any(|used| used.room == "simulator")
+            module_of(path) != "simulator" && uses(text).iter().any(|used| used.module == "simulator")
         })
         .map(|(path, _)| path.display().to_string())
         .collect();
@@ -109,15 +109,15 @@ fn only_demo_and_simulate_import_the_simulator() {
 
 #[test]
 fn every_module_has_a_rule() {
-    let rooms: BTreeSet<String> = sources().iter().map(|(path, _)| room_of(path)).collect();
-    let ruled = RULES.iter().map(|rule| rule.room).chain(UNRULED).map(str::to_owned);
-    assert_eq!(rooms, ruled.collect());
+    let modules: BTreeSet<String> = sources().iter().map(|(path, _)| module_of(path)).collect();
+    let ruled = RULES.iter().map(|rule| rule.module).chain(UNRULED).map(str::to_owned);
+    assert_eq!(modules, ruled.collect());
 }
 
 #[test]
 fn paths_are_found_however_they_are_written() {
     let check = |text: &str, expected: &[(&str, usize)]| {
-        let expected = expected.iter().map(|&(room, line)| Use { room: room.to_owned(), line });
+        let expected = expected.iter().map(|&(module, line)| Use { module: module.to_owned(), line });
         assert_eq!(uses(text), expected.collect::<Vec<_>>(), "{text}");
     };
     check("use crate::store;", &[("store", 1)]);
@@ -131,7 +131,7 @@ fn paths_are_found_however_they_are_written() {
     check("use other_crate::web;", &[]);
 }
 
-/// All files of `src/`, by their path in it.
+/// Returns all files of `src/` by their relative paths.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut directories = vec![root.clone()];
@@ -151,7 +151,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     sources
 }
 
-fn room_of(path: &Path) -> String {
+fn module_of(path: &Path) -> String {
     let first = path.iter().next().unwrap().to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
 }
@@ -166,14 +166,14 @@ fn uses(text: &str) -> Vec<Use> {
         }
         let begin = at + "crate::".len();
         let line_at = |offset: usize| 1 + code[..offset].matches('\n').count();
-        for (offset, room) in first_names(&code[begin..]) {
-            uses.push(Use { room, line: line_at(begin + offset) });
+        for (offset, module) in first_names(&code[begin..]) {
+            uses.push(Use { module, line: line_at(begin + offset) });
         }
     }
     uses
 }
 
-/// The first names of a path or of a group of paths, with their places.
+/// Returns the first names of a path or of a group of paths, with their offsets.
 fn first_names(path: &str) -> Vec<(usize, String)> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let name_at = |at: usize| path[at..].chars().take_while(|c| is_name(*c)).collect::<String>();

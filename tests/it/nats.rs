@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::{
     certificates::Authority,
     delivery::{
-        self, configure, eventually_logged, file, home, lively, nothing_more_happens, open, pause, rounds,
+        self, configure, eventually_logged, file, home, lively, open, pause, rounds, stop_new_events,
     },
     event_log::{EventLog, account_of, parsed, text},
     nats::{Client, Received, Server, logins::Site},
@@ -85,7 +85,7 @@ fn deliver_despite_kills(seed: u64, duplicate_window: Duration) -> usize {
             0 => {
                 server.kill();
                 pause(random.u64(0..600));
-                server.revive();
+                server.restart();
                 pause(random.u64(0..1_500));
             }
             1 => {
@@ -98,7 +98,7 @@ fn deliver_despite_kills(seed: u64, duplicate_window: Duration) -> usize {
                 freeze(&server, &daemon, &mut random);
                 server.kill();
                 drop(daemon);
-                server.revive();
+                server.restart();
                 continue;
             }
             _ => {
@@ -112,7 +112,7 @@ fn deliver_despite_kills(seed: u64, duplicate_window: Duration) -> usize {
         drop(daemon); // kill -9
     }
     let daemon = home.daemon();
-    nothing_more_happens(&wechat, &daemon);
+    stop_new_events(&wechat, &daemon);
     eventually_delivered(&daemon);
     assert_eq!((of_bus(&daemon, "dead_letters"), of_bus(&daemon, "stopped")), (Some(0.0), Some(0.0)));
     daemon.terminate();
@@ -194,7 +194,7 @@ fn unreachable_server_only_leaves_events_pending() {
 
     let daemon = home.daemon();
     eventually_pending(&daemon, 8);
-    server.revive();
+    server.restart();
     eventually_delivered(&daemon);
     assert_eq!(of_bus(&daemon, "delivered_events_total"), Some(8.0));
     daemon.terminate();

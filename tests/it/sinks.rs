@@ -134,7 +134,7 @@ fn sinks_shows_state_and_problem_of_each_sink() {
     let table = stage.run("sinks").stdout;
     assert!(table.contains("failing") && table.contains("\ncrm: last failure at 20"), "{table}");
 
-    stage.receiver.revive();
+    stage.receiver.restart();
     stage.eventually_confirmed(2);
     eventually("the end of the failure", || (stage.sinks()[0]["state"] == "delivering").then_some(()));
     daemon.terminate();
@@ -346,7 +346,7 @@ fn retried_dead_letters_survive_crash_and_receiver_outage() {
     });
     drop(daemon); // kill -9
     stage.receiver.answer(|_| Answer::status(204));
-    stage.receiver.revive();
+    stage.receiver.restart();
     let daemon = stage.home.daemon();
     stage.eventually_confirmed(1);
     eventually_is(&daemon, "dead_letters", 0.0);
@@ -539,7 +539,7 @@ fn full_event_log_suspends_the_slowest_sink() {
         "{table}"
     );
 
-    stage.receiver.revive();
+    stage.receiver.restart();
     stage.run("sinks resume crm");
     let rest = events as usize - lost as usize;
     stage.eventually_confirmed(rest);
@@ -593,7 +593,7 @@ fn kill_between_suspension_and_pruning_loses_nothing_silently() {
     let lost = crm_metric(&daemon, "lost_events_total").unwrap() as usize;
     assert!(lost > 0 && lost < all / 2, "{lost} of {all}: no more than is needed");
     assert_eq!(events(), all - lost);
-    stage.receiver.revive();
+    stage.receiver.restart();
     stage.run("sinks resume crm");
     stage.eventually_confirmed(all - lost);
     eventually_is(&daemon, "pending_events", 0.0);

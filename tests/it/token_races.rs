@@ -26,7 +26,7 @@ async fn shop(source: &str, kf_accounts: usize, schedule: &str) -> Stage {
     let customers = CustomerFlow { initial: 1, ..CustomerFlow::default() };
     let scenario = Scenario { customers, ..quiet(&[("shop", kf_accounts)]) };
     let names = scenario.accounts().remove(0).kf_accounts;
-    Stage::set(scenario, |base_url| {
+    Stage::start(scenario, |base_url| {
         let token = match source {
             "server" => format!(
                 "url = \"{base_url}/simulator/tokens/{}\"\njson_pointer = \"/access_token\"",
@@ -88,7 +88,7 @@ fn session_list_fault(fault: Fault, probability: f64) -> FaultRule {
 async fn competing_classic_token_fetches_do_not_stop_polls() {
     let mut stage = shop("classic", 3, "*/5 * * * * *").await;
     for _ in 0..400 {
-        stage.play(3 * SECOND).await;
+        stage.run_for(3 * SECOND).await;
         stage.control.meddle(&appid(0)).unwrap();
     }
     let fetched = fetches(&stage.control, Endpoint::Token).len();
@@ -109,10 +109,10 @@ async fn competing_classic_token_fetches_do_not_stop_polls() {
 #[tokio::test]
 async fn occasional_token_refusals_cost_only_those_polls() {
     let mut stage = shop("stable", 10, "*/15 * * * * *").await;
-    stage.play(MINUTE).await;
+    stage.run_for(MINUTE).await;
     let before = stage.ledger().polls.len();
     stage.control.inject(session_list_fault(Fault::Errcode(40001), 0.1));
-    stage.play(HOUR).await;
+    stage.run_for(HOUR).await;
     let polls = &stage.ledger().polls[before..];
     let refused = polls.iter().filter(|poll| poll.answer == Answered::Refused(40001)).count();
     // A poll that fails twice in a row waits for two seconds at most before the third.
@@ -128,10 +128,10 @@ async fn occasional_token_refusals_cost_only_those_polls() {
 #[tokio::test]
 async fn expired_token_of_thousand_accounts_is_fetched_once() {
     let mut stage = shop("stable", 1000, "*/15 * * * * *").await;
-    stage.play(15 * SECOND).await;
+    stage.run_for(15 * SECOND).await;
     stage.control.expire_tokens(&appid(0)).unwrap();
     let before = stage.ledger().polls.len();
-    stage.play(15 * SECOND).await;
+    stage.run_for(15 * SECOND).await;
     let polls = &stage.ledger().polls[before..];
     let good = polls.iter().filter(|poll| matches!(poll.answer, Answered::Listed(_))).count();
     assert_eq!(good, 1000, "each poll is repeated with the new token");
@@ -148,18 +148,18 @@ async fn token_endpoint_outage_respects_backoff_and_recovers() {
         {
             let named = format!("{source}, {kf_accounts} kf accounts, {}", fault.as_str());
             let mut stage = shop(source, kf_accounts, "*/15 * * * * *").await;
-            stage.play(MINUTE).await;
+            stage.run_for(MINUTE).await;
             stage.control.inject(FaultRule { endpoint: Some(endpoint), ..FaultRule::new(fault) });
             stage.control.revoke_tokens(&appid(0)).unwrap();
             let before = fetches(&stage.control, endpoint).len();
-            stage.play(HOUR).await;
+            stage.run_for(HOUR).await;
             let fetched = fetches(&stage.control, endpoint).len() - before;
             // One kf account: six calls while its backoff grows, then one a minute. Many kf accounts: one call a tick.
             let ceiling = if kf_accounts == 1 { 6 + 60 } else { 240 };
             println!("outage ({named}): {fetched} calls of {ceiling}");
             assert!((50..=ceiling).contains(&fetched), "{named}: {fetched} of {ceiling}");
             stage.control.clear_faults();
-            stage.play(75 * SECOND).await;
+            stage.run_for(75 * SECOND).await;
             let up = stage.metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}");
             assert_eq!(up, Some(1.0), "{named}: recovers without a restart");
             let change = |states: &str| format!("kf.account.state_changed {states}");
@@ -175,19 +175,19 @@ async fn token_endpoint_outage_respects_backoff_and_recovers() {
 #[tokio::test]
 async fn token_server_is_called_each_minute_and_after_refusal() {
     let mut stage = shop("server", 20, "*/15 * * * * *").await;
-    stage.play(HOUR).await;
+    stage.run_for(HOUR).await;
     let asked = fetches(&stage.control, Endpoint::TokenServer).len();
     // The token is fetched again from the 45th second of its minute on.
     assert!((60..=81).contains(&asked), "{asked} in an hour");
     // The server keeps returning an invalid token: it is called at most once in ten seconds.
     stage.control.stale_token_server(&appid(0)).unwrap();
     stage.control.revoke_tokens(&appid(0)).unwrap();
-    stage.play(10 * MINUTE).await;
+    stage.run_for(10 * MINUTE).await;
     let stale = fetches(&stage.control, Endpoint::TokenServer).len() - asked;
     println!("token server: {asked} calls in an hour, {stale} in ten minutes in which its token was refused");
     assert!((5..=40).contains(&stale), "{stale} in ten minutes");
     stage.control.repair_token_server(&appid(0)).unwrap();
-    stage.play(135 * SECOND).await;
+    stage.run_for(135 * SECOND).await;
     let up = stage.metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}");
     assert_eq!(up, Some(1.0), "recovers without a restart");
     assert!(

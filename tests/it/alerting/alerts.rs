@@ -1,4 +1,4 @@
-//! The alerts and routes of deploy/, as their files say them, and synthetic alerts of the same names and labels.
+//! The alerts and routes in the files of deploy/, and synthetic alerts with the same names and labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,20 +7,20 @@ use serde_json::{Map, Value, json};
 use super::shipped;
 use crate::support::promql::labels_found;
 
-/// What all alerts of kfwatch begin with.
+/// The prefix of all alert names of kfwatch.
 pub(crate) const PREFIX: &str = "WechatKf";
 
 /// An alert of the rules file.
 pub(crate) struct Alert {
     pub(crate) name: String,
     pub(crate) severity: String,
-    /// Names of its labels besides `alertname` and `severity`.
+    /// The names of its labels, except `alertname` and `severity`.
     pub(crate) labels: BTreeSet<String>,
     pub(crate) annotations: Value,
 }
 
 impl Alert {
-    /// All alerts of the rules file.
+    /// Returns all alerts of the rules file.
     pub(crate) fn all() -> Vec<Self> {
         let file = yaml("prometheus/kfwatch.rules.yml");
         let groups = list(&file["groups"]);
@@ -43,7 +43,7 @@ impl Alert {
         alerts
     }
 
-    /// What somebody else's rules could raise on the same things.
+    /// An alert that other rules could raise on the same targets.
     pub(crate) fn foreign() -> Self {
         let labels = ["official_account", "kf_account", "instance", "job", "collector", "sink"];
         Self {
@@ -71,7 +71,7 @@ impl Alert {
         self.labels.contains(label)
     }
 
-    /// Its labels when it fires at this place: two places have no value in common.
+    /// Returns its labels at this place. Two places have no label value in common.
     pub(crate) fn at(&self, place: usize) -> Map<String, Value> {
         let mut labels: Map<String, Value> =
             self.labels.iter().map(|label| (label.clone(), json!(format!("{label}-{place}")))).collect();
@@ -81,7 +81,7 @@ impl Alert {
     }
 }
 
-/// A YAML file of deploy/.
+/// Reads a YAML file of deploy/.
 pub(crate) fn yaml(name: &str) -> Value {
     read_yaml(&shipped(name))
 }
@@ -90,7 +90,7 @@ pub(crate) fn read_yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).unwrap()
 }
 
-/// The elements of a list, none of anything else.
+/// Returns the elements of a list, or none for any other value.
 pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -1,5 +1,5 @@
-//! Which alert silences which, asked of a real Alertmanager: every alert of the rules file as source and as target of every other
-//! one, on the same official account, instance and kf account, and on another.
+//! Which alert inhibits which, as a real Alertmanager decides: every alert of the rules file is tried as source and
+//! target with every other, on the same official account, instance and kf account, and on others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::support::{alertmanager::Alertmanager, process::Home, wait::eventually};
 
-/// What one inhibit rule of the file does.
+/// The expected effect of one inhibit rule.
 struct Row {
-    /// Alerts by their names without the prefix.
+    /// Names of alerts without the prefix.
     sources: &'static [&'static str],
     silences: fn(&Alert) -> bool,
-    /// Labels that must be the same.
+    /// Labels that must be equal.
     equal: &'static [&'static str],
 }
 
-/// One for each inhibit rule, in the file's order.
+/// One row for each inhibit rule, in the file's order.
 const ROWS: [Row; 12] = [
     Row { sources: &["Absent"], silences: |alert| alert.is_ours() && !alert.is("Absent"), equal: &[] },
     Row {
@@ -86,20 +86,21 @@ const ROWS: [Row; 12] = [
     },
 ];
 
-/// What follows when no call of an official account succeeds.
+/// The alerts that follow when no call of an official account succeeds.
 const WITHOUT_CALLS: [&str; 5] =
     ["AccountBlind", "OfficialAccountBlind", "PollsFailing", "PollerStalled", "CollectorStale"];
 
-/// Added to the rules under test, and posted last: when it is silenced, all that came before has been looked at.
-const MARK: [&str; 2] = ["FirstOfMark", "SecondOfMark"];
+/// Added to the rules under test, and posted last: when its target is inhibited, all earlier alerts have been
+/// processed.
+const MARKER: [&str; 2] = ["FirstOfMark", "SecondOfMark"];
 
 #[test]
 #[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
 fn alerts_inhibit_only_what_they_explain_on_the_same_target() {
     let home = Home::new();
-    let alertmanager = Alertmanager::start(&home, &rules_and_mark());
+    let alertmanager = Alertmanager::start(&home, &rules_and_marker());
     let alerts = Alert::all();
-    // Absent silences whatever there is.
+    // Absent inhibits all other alerts.
     let (absent, others): (Vec<&Alert>, Vec<&Alert>) = alerts.iter().partition(|alert| alert.is("Absent"));
     let foreign = Alert::foreign();
     let mut cases = Vec::new();
@@ -114,26 +115,30 @@ fn alerts_inhibit_only_what_they_explain_on_the_same_target() {
             assert!(cases.iter().any(|case| case.silenced && case.what.starts_with(name)), "{name}");
         }
     }
-    alertmanager.bring(&cases.iter().flat_map(Case::alerts).collect::<Vec<_>>());
+    alertmanager.send(&cases.iter().flat_map(Case::alerts).collect::<Vec<_>>());
     let inhibited = inhibited(&alertmanager);
     let wrong = cases.iter().filter(|case| inhibited[&key(&case.target)] != case.silenced);
     let wrong: Vec<_> = wrong.map(|case| (&case.what, case.silenced)).collect();
-    assert!(wrong.is_empty(), "{} of {} are otherwise: {wrong:#?}", wrong.len(), cases.len());
+    assert!(wrong.is_empty(), "{} of {} differ: {wrong:#?}", wrong.len(), cases.len());
 
-    alertmanager.bring(&[json!({"labels": absent[0].at(0)})]);
-    let told = eventually("the silence of all others", || {
-        let told = alertmanager.all_alerts().into_iter().filter(|alert| !is_inhibited(alert));
-        let names: BTreeSet<String> = told.map(|alert| name_of(&alert)).collect();
+    alertmanager.send(&[json!({"labels": absent[0].at(0)})]);
+    let uninhibited = eventually("the inhibition of all others", || {
+        let uninhibited = alertmanager.all_alerts().into_iter().filter(|alert| !is_inhibited(alert));
+        let names: BTreeSet<String> = uninhibited.map(|alert| name_of(&alert)).collect();
         (names.len() <= 3).then_some(names)
     });
-    assert_eq!(told, BTreeSet::from([&absent[0].name, &foreign.name, MARK[0]].map(str::to_owned)));
+    assert_eq!(uninhibited, BTreeSet::from([&absent[0].name, &foreign.name, MARKER[0]].map(str::to_owned)));
 }
 
 #[test]
 fn every_inhibit_rule_is_tested_and_its_source_labels_exist() {
     let file = yaml("alertmanager/alertmanager.yml");
     let rules = list(&file["inhibit_rules"]);
-    assert_eq!(rules.len(), ROWS.len(), "give each inhibit rule of the file a row here, in the same order");
+    assert_eq!(
+        rules.len(),
+        ROWS.len(),
+        "add a row here for each inhibit rule of the file, in the same order"
+    );
     let alerts = Alert::all();
     let mut sources = BTreeSet::new();
     for (rule, row) in rules.iter().zip(&ROWS) {
@@ -141,9 +146,9 @@ fn every_inhibit_rule_is_tested_and_its_source_labels_exist() {
         assert_eq!(equal, row.equal, "{rule}");
         for name in row.sources {
             let source = alerts.iter().find(|alert| alert.is(name)).unwrap();
-            // A label that both lack counts as the same for Alertmanager.
+            // Alertmanager treats a label that both lack as equal.
             assert!(row.equal.iter().all(|label| source.has(label)), "{name} lacks one of {equal:?}");
-            // So that it is certain which rule silences.
+            // So that it is clear which rule inhibits.
             assert!(sources.insert(name), "{name} is a source of two rules");
         }
     }
@@ -154,7 +159,7 @@ fn unbound_and_invalid_alerts_are_never_inhibited() {
     let alerts = Alert::all();
     for alert in alerts.iter().filter(|alert| alert.is_one_of(&["AccountUnbound", "AccountInvalid"])) {
         let silencers = ROWS.iter().filter(|row| (row.silences)(alert)).flat_map(|row| row.sources);
-        // These say that kfwatch itself cannot be asked.
+        // These two mean that kfwatch itself is unreachable.
         assert_eq!(silencers.collect::<Vec<_>>(), [&"Absent", &"TargetDownInhibitor"], "{}", alert.name);
     }
 }
@@ -174,7 +179,7 @@ impl Case {
     }
 }
 
-/// All that is to be tried with one source and one target, each case at a place of its own, from this one on.
+/// Returns all cases for one source and one target. Each case has its own place, starting with `first_place`.
 fn pair(source: &Alert, target: &Alert, first_place: usize) -> Vec<Case> {
     let row = ROWS.iter().find(|row| row.sources.iter().any(|name| source.is(name)));
     let row = row.filter(|row| (row.silences)(target));
@@ -217,23 +222,23 @@ fn pair(source: &Alert, target: &Alert, first_place: usize) -> Vec<Case> {
     cases
 }
 
-/// Which alerts are silenced, by their labels, when all that was brought has been looked at.
+/// Returns which alerts are inhibited, by their labels, once all posted alerts have been processed.
 fn inhibited(alertmanager: &Alertmanager) -> BTreeMap<String, bool> {
-    alertmanager.bring(&MARK.map(|name| json!({"labels": {"alertname": name}})));
-    eventually("the silence of the mark", || {
-        alertmanager.alerts(MARK[1]).iter().any(is_inhibited).then_some(())
+    alertmanager.send(&MARKER.map(|name| json!({"labels": {"alertname": name}})));
+    eventually("the inhibition of the marker", || {
+        alertmanager.alerts(MARKER[1]).iter().any(is_inhibited).then_some(())
     });
     let alerts = alertmanager.all_alerts();
     alerts.iter().map(|alert| (key(alert["labels"].as_object().unwrap()), is_inhibited(alert))).collect()
 }
 
-/// The shipped file, with receivers that send nothing, and a rule for [`MARK`].
-fn rules_and_mark() -> String {
+/// The shipped file, with receivers that send nothing, and a rule for [`MARKER`].
+fn rules_and_marker() -> String {
     let mut file = yaml("alertmanager/alertmanager.yml");
-    let [first, second] = MARK.map(|name| format!("alertname = {name}"));
+    let [first, second] = MARKER.map(|name| format!("alertname = {name}"));
     let mark = json!({"source_matchers": [first], "target_matchers": [second]});
     file["inhibit_rules"].as_array_mut().unwrap().push(mark);
-    // What arrives is tested beside this.
+    // routes.rs tests which messages arrive.
     file["receivers"] = list(&file["receivers"]).iter().map(|it| json!({"name": it["name"]})).collect();
     // JSON is YAML.
     file.to_string()

@@ -1,4 +1,4 @@
-//! How long the message gets that people read in WeCom, as Alertmanager's own tool writes it.
+//! The length of the message that WeCom shows, as rendered by Alertmanager's own tool.
 
 use std::process::{Command, Stdio};
 
@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 use super::alerts::Alert;
 use crate::support::process::Home;
 
-/// The most bytes of a text that WeCom takes; it cuts what is longer, and Alertmanager does not.
+/// The maximum size of a text in WeCom. WeCom truncates longer texts; Alertmanager does not.
 const MOST_BYTES: usize = 2048;
 
-/// The most characters of a name in the configuration; instances may be longer.
+/// The maximum number of characters of a name in the configuration. Instances may be longer.
 const LONGEST_NAME: usize = 64;
 const LONGEST_INSTANCE: usize = 100;
 
-/// As long as a value gets when it is written as a duration.
+/// The longest rendering of a value as a duration.
 const LONGEST_VALUE: &str = "364d 23h 59m 59s";
 
 #[test]
@@ -32,7 +32,8 @@ fn longest_messages_fit_into_wecom() {
     }
 }
 
-/// The message on a group of so many of these alerts, firing and resolved. All have a description as long as this one.
+/// Renders the message for a group with these numbers of firing and resolved alerts. All have a description as long as
+/// `described`.
 fn message(home: &Home, alert: &Alert, described: &str, [firing, resolved]: [usize; 2]) -> String {
     let labels: Vec<_> = (0..firing + resolved).map(|number| longest_labels(alert, number)).collect();
     let alerts: Vec<Value> = labels
@@ -53,7 +54,8 @@ fn message(home: &Home, alert: &Alert, described: &str, [firing, resolved]: [usi
     render(home, &data, r#"{{ template "kfwatch.message" . }}"#)
 }
 
-/// Labels of the full length; all but the official account, by which alerts are grouped, are those of the alert of this number alone.
+/// Labels of maximum length. All except the official account, by which alerts are grouped, are unique to the alert of
+/// this number.
 fn longest_labels(alert: &Alert, number: usize) -> Map<String, Value> {
     let mut labels = alert.at(number);
     for label in &alert.labels {
@@ -67,7 +69,7 @@ fn longest_labels(alert: &Alert, number: usize) -> Map<String, Value> {
     labels
 }
 
-/// The description as Prometheus writes it.
+/// The description as Prometheus renders it.
 fn description(home: &Home, alert: &Alert, labels: &Map<String, Value>) -> String {
     let mut parts = alert.annotations["description"].as_str().unwrap().split("{{ $value");
     let mut template = parts.next().unwrap_or_default().to_owned();
@@ -76,7 +78,7 @@ fn description(home: &Home, alert: &Alert, labels: &Map<String, Value>) -> Strin
         template += LONGEST_VALUE;
         template += rest;
     }
-    // What are labels to Prometheus, are common labels here.
+    // What Prometheus calls labels are common labels here.
     render(home, &json!({"commonLabels": labels}), &template.replace("$labels.", "$.CommonLabels."))
 }
 

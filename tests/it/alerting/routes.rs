@@ -1,4 +1,5 @@
-//! Who is told of which alert, and when, by what a real Alertmanager sends to a webhook and to WeCom.
+//! Which receiver gets which alert, and when, as shown by the messages that a real Alertmanager sends to a webhook and
+//! to WeCom.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,7 @@ use crate::support::{
     wait::eventually,
 };
 
-/// Names without their prefix: those for whoever leads the agents.
+/// Names without the prefix: alerts for the leader of the customer service team.
 const OF_CUSTOMERS: [&str; 4] =
     ["CustomersWaitLong", "NobodyOnline", "SessionsOnOfflineAccount", "SessionOpenTooLong"];
 
@@ -34,7 +35,7 @@ fn alerts_reach_only_their_receivers_in_business_hours() {
 #[test]
 #[ignore = "needs prometheus-alertmanager; tests/run.sh runs it"]
 fn customer_alerts_are_muted_outside_business_hours() {
-    // What the clock shows in UTC is eight hours from now in China: the intervals' location matters.
+    // What the clock shows in UTC is eight hours from now in China, so the intervals' location matters.
     let eight_hours_ago_in_china = minute_of_day();
     check(eight_hours_ago_in_china, |alert| match alert.is_one_of(&OF_CUSTOMERS) {
         true => BTreeSet::new(),
@@ -42,22 +43,23 @@ fn customer_alerts_are_muted_outside_business_hours() {
     });
 }
 
-/// Lets every alert of the rules file fire once, with business hours around this minute of the day in China, and compares who
-/// is told.
+/// Fires every alert of the rules file once, with business hours around this minute of the day in China, and compares
+/// the receivers.
 fn check(open_around: u64, expected: impl Fn(&Alert) -> BTreeSet<String>) {
     let site = Site::open_around(open_around);
     let alerts = Alert::all();
     let expected: Arrivals = alerts.iter().map(|alert| (alert.name.clone(), expected(alert))).collect();
-    site.bring(&alerts);
+    site.send(&alerts);
     site.settle();
     let missing = |arrived: &Arrivals| expected.iter().any(|(name, to)| !to.is_subset(&arrived[name]));
     let arrived = eventually("every alert", || Some(site.arrivals(&alerts)).filter(|it| !missing(it)));
     let surplus: Vec<_> = arrived.iter().filter(|(name, to)| **to != expected[*name]).collect();
-    assert!(surplus.is_empty(), "told as well: {surplus:?}");
+    assert!(surplus.is_empty(), "unexpected: {surplus:?}");
     for message in site.webhook.messages("/kfwatch") {
-        let told = &message["alerts"][0]["labels"];
-        if let Some(alert) = alerts.iter().find(|alert| told["alertname"] == alert.name.as_str()) {
-            // A hundred unbound kf accounts are one message; what can wait is one for all official accounts.
+        let alert_labels = &message["alerts"][0]["labels"];
+        if let Some(alert) = alerts.iter().find(|alert| alert_labels["alertname"] == alert.name.as_str()) {
+            // A hundred unbound kf accounts are one message. Alerts of severity info are grouped across all official
+            // accounts.
             let by_account = alert.severity != "info" && alert.has("official_account");
             let labels = message["groupLabels"].as_object().unwrap();
             let expected = if by_account { vec!["alertname", "official_account"] } else { vec!["alertname"] };
@@ -66,7 +68,7 @@ fn check(open_around: u64, expected: impl Fn(&Alert) -> BTreeSet<String>) {
     }
 }
 
-/// Where an alert arrived: by webhook for the receiver of this name, or by WeCom at this user.
+/// Where an alert arrived: at the webhook of a receiver, or at a WeCom user.
 type Arrivals = BTreeMap<String, BTreeSet<String>>;
 
 /// Where an alert should arrive in business hours.
@@ -76,12 +78,12 @@ fn receivers(alert: &Alert) -> BTreeSet<String> {
         "critical" => &["webhook of everybody", "WeCom of team-lead"],
         _ if alert.is_one_of(&OF_CUSTOMERS) => &["WeCom of team-lead"],
         "warning" | "info" => &["webhook of operators"],
-        other => return BTreeSet::from([format!("nobody knows whom severity {other} is for")]),
+        other => return BTreeSet::from([format!("no receiver for severity {other}")]),
     };
     receivers.iter().map(|&receiver| receiver.to_owned()).collect()
 }
 
-/// An Alertmanager with the shipped routes and message, and one receiver for each way of sending.
+/// An Alertmanager with the shipped routes and message, and one HTTP server for each type of receiver.
 struct Site {
     alertmanager: Alertmanager,
     webhook: Receiver,
@@ -90,18 +92,18 @@ struct Site {
 }
 
 impl Site {
-    /// With business hours that begin two hours before this minute of the day in China and end two hours after it.
+    /// Business hours start two hours before this minute of the day in China and end two hours after it.
     fn open_around(minute: u64) -> Self {
         let [webhook, wecom] = [Receiver::start(), Receiver::start()];
         let home = Home::new();
         home.write("kfwatch.tmpl", &shipped("alertmanager/kfwatch.tmpl"));
         let shortened = minutes_as_seconds(&shipped("alertmanager/alertmanager.yml"))
-            // What were ten minutes.
+            // Was ten minutes.
             .replace("group_wait: 10s", "group_wait: 1s")
             .replace("127.0.0.1:9095", &webhook.address.to_string());
         let mut file = read_yaml(&shortened);
         file["global"]["wechat_api_url"] = json!(format!("http://{}/cgi-bin/", wecom.address));
-        // Who silences whom is tested beside this.
+        // inhibitions.rs tests inhibition.
         file["inhibit_rules"] = json!([]);
         let intervals = &mut file["time_intervals"][0];
         assert_eq!(intervals["name"], "business-hours");
@@ -114,21 +116,21 @@ impl Site {
         Self { alertmanager, webhook, wecom, _home: home }
     }
 
-    fn bring(&self, alerts: &[Alert]) {
+    fn send(&self, alerts: &[Alert]) {
         let alerts: Vec<Value> = alerts
             .iter()
             .map(|alert| json!({"labels": alert.at(0), "annotations": alert.annotations}))
             .collect();
-        self.alertmanager.bring(&alerts);
+        self.alertmanager.send(&alerts);
     }
 
-    /// Waits until all that was brought has been sent, if it was to be sent: twice the time that a group waits has gone by
-    /// when an alert has arrived that was brought after another one had arrived.
+    /// Waits until all posted alerts have been sent, if they are to be sent. Twice the group wait has passed when a
+    /// foreign alert has arrived that was posted after another had arrived.
     fn settle(&self) {
         let foreign = Alert::foreign();
         for place in 0..2 {
-            self.alertmanager.bring(&[json!({"labels": foreign.at(place)})]);
-            eventually("an alert of somebody else", || {
+            self.alertmanager.send(&[json!({"labels": foreign.at(place)})]);
+            eventually("a foreign alert", || {
                 let arrived = self.webhook.alerts(&foreign.name, "firing");
                 arrived.into_iter().find(|alert| alert["labels"] == json!(foreign.at(place)))
             });
@@ -159,7 +161,7 @@ impl Site {
     }
 }
 
-/// Times of a day from this minute on, for so many minutes: two, where midnight is between.
+/// A time range of a day from this minute on, for this number of minutes. It is split in two at midnight.
 fn times(from: u64, minutes: u64) -> Value {
     let from = from % MINUTES_OF_DAY;
     let to = from + minutes;

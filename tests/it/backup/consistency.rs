@@ -1,4 +1,4 @@
-//! What a copy holds.
+//! The content of backups.
 
 use std::{
     collections::BTreeSet,
@@ -33,12 +33,12 @@ fn backup_during_polling_is_a_consistent_state() {
         let ended = home.run(&format!("backup copy-{round}.db"));
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
         let copy = home.path(&format!("copy-{round}.db"));
-        let held =
+        let counts =
             format!("3 kf accounts, {} open sessions, {} events", sessions(&copy).len(), events(&copy));
-        assert!(ended.stdout.contains(&held), "{held}: {ended:?}");
+        assert!(ended.stdout.contains(&counts), "{counts}: {ended:?}");
         assert!(ended.stdout.contains("the newest observed at 20"), "{ended:?}");
         assert_eq!(mode(&copy), 0o600);
-        holds_together(&copy);
+        assert_consistent(&copy);
     }
 }
 
@@ -53,7 +53,7 @@ fn backup_during_commits_contains_whole_commits() {
         let committing = async {
             let mut number = 0;
             while !done.load(Ordering::Relaxed) {
-                // Always both: a copy that has one of them alone was cut through a commit.
+                // Both events are in one commit: a copy with only one of them has half a commit.
                 commit(&store, &stored[0], vec![started(number), started(number + 1)]).await;
                 number += 2;
             }
@@ -64,7 +64,7 @@ fn backup_during_commits_contains_whole_commits() {
             for number in 0..5 {
                 let copy = directory.path().join(format!("copy-{number}.db"));
                 let (from, to) = (path.clone(), copy.clone());
-                let summary = tokio::task::spawn_blocking(move || Store::back_up(&from, &to, &unobserved()));
+                let summary = tokio::task::spawn_blocking(move || Store::back_up(&from, &to, &no_observer()));
                 let summary = summary.await.unwrap().unwrap();
                 assert_eq!(summary.events, u64::try_from(events(&copy)).unwrap());
                 copies.push(copy);
@@ -73,10 +73,10 @@ fn backup_during_commits_contains_whole_commits() {
             copies
         };
         let (committed, copies) = tokio::join!(committing, copying);
-        let held: Vec<i64> = copies.iter().map(|copy| events(copy)).collect();
-        assert!(held.is_sorted() && held.iter().all(|held| held % 2 == 0), "{held:?}");
-        assert!(held[4] > held[0] && held[4] <= committed, "nobody was kept from committing: {held:?}");
-        copies.iter().for_each(|copy| holds_together(copy));
+        let counts: Vec<i64> = copies.iter().map(|copy| events(copy)).collect();
+        assert!(counts.is_sorted() && counts.iter().all(|count| count % 2 == 0), "{counts:?}");
+        assert!(counts[4] > counts[0] && counts[4] <= committed, "commits went on: {counts:?}");
+        copies.iter().for_each(|copy| assert_consistent(copy));
     });
 }
 
@@ -88,7 +88,7 @@ fn backup_works_without_daemon_and_changes_nothing() {
     let before = std::fs::read(&store).unwrap();
     assert_eq!(home.run("backup copy.db").code, Some(0));
     assert_eq!(std::fs::read(&store).unwrap(), before);
-    holds_together(&home.path("copy.db"));
+    assert_consistent(&home.path("copy.db"));
     assert_eq!(events(&home.path("copy.db")), 10);
 }
 
@@ -98,7 +98,7 @@ fn store_restored_by_root_keeps_its_owner() {
     let store = home.path("kfwatch.db");
     grow(&store, 0, 3);
     if chown(&store, Some(4711), Some(4712)).is_err() {
-        println!("not tried: only root can give a file away");
+        println!("skipped: only root can change the owner of a file");
         return;
     }
     assert_eq!(home.run("backup copy.db").code, Some(0));
@@ -110,14 +110,14 @@ fn store_restored_by_root_keeps_its_owner() {
     }
 }
 
-/// Sequences have no gaps, and the snapshots are what the events lead to.
-fn holds_together(copy: &std::path::Path) {
+/// Checks that sequences have no gaps, and that the snapshots match the events.
+fn assert_consistent(copy: &std::path::Path) {
     let connection = read(copy);
     let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(sound, "ok");
     let off = "SELECT count(*) FROM accounts
                WHERE sequence <> (SELECT count(*) FROM events WHERE events.account = accounts.id)";
-    assert_eq!(number(&connection, off), 0, "an account's number is not that of its newest event");
+    assert_eq!(number(&connection, off), 0, "an account's sequence is not that of its newest event");
     let mut replayed = BTreeSet::new();
     let mut statement = connection.prepare("SELECT type, json FROM events ORDER BY id").unwrap();
     let mut rows = statement.query([]).unwrap();

@@ -4,14 +4,15 @@ use std::{fs, path::Path, time::Instant};
 
 use crate::support::backup::*;
 
-/// Events of the backup, and of the store that it replaces; the last of those are in its write-ahead log alone.
+/// Events of the backup, and of the store that it replaces. The last events of the latter are only in its write-ahead
+/// log.
 const BACKED_UP: i64 = 20_000;
 const PRESENT: i64 = 20_500;
 
-/// How often it is killed.
+/// The number of kills.
 const KILLS: u32 = 60;
 
-/// The store as a daemon that was killed has left it: the file, and a log with its last commits.
+/// The store as a killed daemon leaves it: the file, and a log with its last commits.
 fn present_store(directory: &Path) -> [(&'static str, Vec<u8>); 2] {
     let path = directory.join("kfwatch.db");
     run(async {
@@ -49,7 +50,7 @@ fn killed_restore_leaves_the_old_store_or_the_new() {
         while Instant::now() < deadline && restore.is_running() {
             std::thread::yield_now();
         }
-        // By SIGKILL.
+        // Ended by SIGKILL.
         drop(restore);
         let connection = rusqlite::Connection::open(&path).unwrap();
         let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
@@ -66,7 +67,7 @@ fn killed_restore_leaves_the_old_store_or_the_new() {
             assert_eq!(kept(&directory).iter().map(|kept| events(kept)).max(), Some(PRESENT));
         } else {
             old += 1;
-            // What is left behind is in nobody's way.
+            // What a killed restore leaves does not disturb the next one.
             assert_eq!(home.run("restore backup.db").code, Some(0));
             assert_eq!(kept(&directory).len(), 1);
             let partial = home.path("kfwatch.db-restore-partial");

@@ -1,4 +1,4 @@
-//! What is refused: in one line, with nothing changed and nothing left behind.
+//! Refused commands: one line of error, nothing changed, and no file left.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use crate::support::{backup::*, disk::SmallDisk, process::Home, wait::eventually};
 
-/// Exit code 1, one line that holds these texts, and every file as it was.
+/// Asserts exit code 1, one line that contains these texts, and unchanged files.
 fn refused(home: &Home, command: &str, expected: &[&str]) {
     let (store, before) = (home.path("kfwatch.db"), listing(home));
     let content = fs::read(&store).ok();
@@ -58,7 +58,7 @@ fn backup_detects_damaged_store() {
     let home = home_with_store();
     let mut content = fs::read(home.path("kfwatch.db")).unwrap();
     let middle = content.len() / 2;
-    // Events, of which the start of a daemon reads nothing.
+    // Damages events, which a daemon does not read at startup.
     content[middle..middle + 8192].fill(0xa5);
     fs::write(home.path("kfwatch.db"), content).unwrap();
     refused(&home, "backup copy.db", &["the store is damaged", "restore a backup"]);
@@ -151,7 +151,7 @@ fn full_disk_leaves_no_partial_backup() {
     refused(&home, &format!("backup {}", copy.display()), &["copy.db", "the disk is full"]);
     assert_eq!(list(disk.path()), before);
 
-    disk.make_room();
+    disk.free_space();
     let store = disk.path().join("kfwatch.db");
     grow(&store, 0, 300);
     let config = fs::read_to_string(home.path("config.toml")).unwrap();
@@ -160,7 +160,7 @@ fn full_disk_leaves_no_partial_backup() {
     let before = list(disk.path());
     refused(&home, "restore good.db", &["the disk is full"]);
     assert_eq!(list(disk.path()), before);
-    disk.make_room();
+    disk.free_space();
     assert_eq!(events(&store), 300);
     assert_eq!(home.run("restore good.db").code, Some(0));
     assert_eq!(events(&store), 200);
@@ -171,13 +171,13 @@ fn interrupted_backup_leaves_no_file() {
     let home = home();
     grow(&home.path("kfwatch.db"), 0, 60_000);
     let before = listing(&home);
-    // Sooner or later a signal comes before it is done.
-    eventually("a backup that is stopped", || {
+    // Repeats until a signal comes before the backup is done.
+    eventually("an interrupted backup", || {
         let backup = home.spawn("backup copy.db");
         let partial = || listing(&home).into_iter().find(|(name, _)| name.starts_with(".kfwatch-backup-"));
         let begun = || partial().map(Some).or_else(|| home.path("copy.db").exists().then_some(None));
         if let Some((partial, _)) = eventually("a copy that has begun", begun) {
-            // None if it has its name by now.
+            // `None` if it has been renamed by now.
             let mode = home.path(&partial).metadata().map(|metadata| metadata.permissions().mode() & 0o777);
             assert!(mode.is_err() || mode.is_ok_and(|mode| mode == 0o600));
         }

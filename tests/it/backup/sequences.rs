@@ -1,4 +1,4 @@
-//! What a restore brings back, and that no number is used for two events.
+//! What a restore brings back, and that no sequence is used for two events.
 
 use std::{collections::BTreeMap, fs};
 
@@ -11,10 +11,10 @@ use crate::support::{
     wait::eventually,
 };
 
-/// A file sink beside the configuration.
+/// A file sink.
 const ARCHIVE: &str = "[[sinks]]\nname = \"archive\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n";
 
-/// All that was ever delivered.
+/// Returns all delivered events.
 fn delivered(home: &Home) -> Vec<Value> {
     let text = fs::read_to_string(home.path("events.jsonl")).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -24,7 +24,7 @@ fn text(event: &Value, pointer: &str) -> String {
     event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Deliveries of an end or a start of this customer's session.
+/// Returns the deliveries of a start or end of this customer's session.
 fn of<'a>(events: &'a [Value], kind: &str, openid: &str) -> Vec<&'a Value> {
     let is = |event: &&Value| text(event, "/type").ends_with(kind) && text(event, "/data/openid") == openid;
     events.iter().filter(is).collect()
@@ -34,12 +34,12 @@ fn sequence(event: &Value) -> u64 {
     text(event, "/sequence").parse().unwrap()
 }
 
-fn no_number_is_used_for_two_events(deliveries: &[Value]) {
+fn assert_unique_sequences(deliveries: &[Value]) {
     let mut numbered = BTreeMap::new();
     for event in deliveries {
         let number = (text(event, "/source"), sequence(event));
         let other = numbered.insert(number, event).filter(|other| other != &event);
-        assert_eq!(other, None, "one number for two events: {event}");
+        assert_eq!(other, None, "one sequence for two events: {event}");
     }
 }
 
@@ -54,7 +54,7 @@ fn restore_returns_backup_and_repeats_no_sequence() {
     let control = wechat.control();
     let open = |kf: &str, openid: &str| control.open_session(&appid(0), kf, openid, None).unwrap();
     let close = |kf: &str, openid: &str| control.close_session(&appid(0), kf, openid).unwrap();
-    let told = |kind: &str, openid: &str, times: usize| {
+    let wait_for = |kind: &str, openid: &str, times: usize| {
         eventually(&format!("{openid} {kind}"), || {
             (of(&delivered(&home), kind, openid).len() >= times).then_some(())
         });
@@ -62,9 +62,9 @@ fn restore_returns_backup_and_repeats_no_sequence() {
 
     let daemon = home.daemon();
     open("kf1@shop", "oA");
-    told("started", "oA", 1);
+    wait_for("started", "oA", 1);
     assert_eq!(home.run("backup backup.db").code, Some(0));
-    // What the backup does not know, a kf account among it.
+    // Events that the backup does not have, among them those of another kf account.
     daemon.signal("TERM");
     daemon.ended();
     home.write("config.toml", &both);
@@ -73,11 +73,11 @@ fn restore_returns_backup_and_repeats_no_sequence() {
     close("kf1@shop", "oA");
     open("kf1@shop", "oC");
     open("kf1@shop", "oD");
-    told("started", "oD", 1);
+    wait_for("started", "oD", 1);
     close("kf1@shop", "oD");
-    told("ended", "oD", 1);
+    wait_for("ended", "oD", 1);
     for (kind, openid) in [("ended", "oA"), ("started", "oC"), ("started", "oN")] {
-        told(kind, openid, 1);
+        wait_for(kind, openid, 1);
     }
     daemon.signal("TERM");
     daemon.ended();
@@ -95,18 +95,22 @@ fn restore_returns_backup_and_repeats_no_sequence() {
 
     let _daemon = home.daemon();
     for (kind, openid) in [("ended", "oA"), ("started", "oC"), ("started", "oN")] {
-        told(kind, openid, 2);
+        wait_for(kind, openid, 2);
     }
     open("kf1@shop", "oE");
-    told("started", "oE", 1);
+    wait_for("started", "oE", 1);
     let all = delivered(&home);
-    no_number_is_used_for_two_events(&all);
+    assert_unique_sequences(&all);
     for (kind, openid) in [("ended", "oA"), ("started", "oC"), ("started", "oN")] {
         let twice = of(&all, kind, openid);
         assert_eq!(text(twice[0], "/id"), text(twice[1], "/id"), "{kind} {openid}");
         assert!(sequence(twice[1]) > 1_000_000 && sequence(twice[0]) < 1_000_000);
     }
-    assert_eq!(of(&all, "started", "oD").len(), 1, "what began and ended after the backup is not told again");
+    assert_eq!(
+        of(&all, "started", "oD").len(),
+        1,
+        "a session that started and ended after the backup is not reported again"
+    );
     assert!(before.iter().all(|event| all.contains(event)));
 }
 
@@ -117,10 +121,10 @@ fn event_ids_are_new_after_restores() {
     grow(&path, 0, 5);
     for round in 1..4_u64 {
         fs::remove_file(&backup).ok();
-        Store::back_up(&path, &backup, &unobserved()).unwrap();
+        Store::back_up(&path, &backup, &no_observer()).unwrap();
         grow(&path, 1_000, 7);
         let used = number(&read(&path), "SELECT max(id) FROM events");
-        let restored = Store::restore(&path, &backup, at(0), &unobserved()).unwrap();
+        let restored = Store::restore(&path, &backup, at(0), &no_observer()).unwrap();
         assert_eq!(restored.summary.events, 3 + 2 * round);
         run(async {
             let more = 1_000 * i64::try_from(round).unwrap();
@@ -145,9 +149,9 @@ fn copied_store_and_kept_store_can_be_restored() {
     grow(&path, 0, 5);
     fs::copy(&path, &copy).unwrap();
     grow(&path, 10, 2);
-    let restored = Store::restore(&path, &copy, at(0), &unobserved()).unwrap();
+    let restored = Store::restore(&path, &copy, at(0), &no_observer()).unwrap();
     assert_eq!(events(&path), 5);
-    let again = Store::restore(&path, &restored.kept.unwrap(), at(0), &unobserved()).unwrap();
+    let again = Store::restore(&path, &restored.kept.unwrap(), at(0), &no_observer()).unwrap();
     assert_eq!((again.summary.events, events(&path)), (7, 7));
     grow(&path, 20, 1);
     assert_eq!(kept(directory.path()).len(), 2);
@@ -161,7 +165,7 @@ fn restored_backup_of_older_version_is_migrated() {
     connection.execute_batch(include_str!("../store/version_1.sql")).unwrap();
     connection.execute_batch("PRAGMA application_id = 0x6b667761; PRAGMA user_version = 1").unwrap();
     drop(connection);
-    let restored = Store::restore(&path, &backup, at(0), &unobserved()).unwrap();
+    let restored = Store::restore(&path, &backup, at(0), &no_observer()).unwrap();
     assert_eq!((restored.kept, restored.summary.events), (None, 0));
     grow(&path, 0, 3);
     assert_eq!(number(&read(&path), "SELECT min(sequence) FROM events"), 1_000_001);

@@ -1,4 +1,4 @@
-//! A dashboard as a file of deploy/, and what the checks look at in it.
+//! A dashboard file of deploy/, and the parts of it that the checks read.
 
 use std::{
     fs,
@@ -7,16 +7,16 @@ use std::{
 
 use serde_json::Value;
 
-/// What `$__rate_interval` becomes for a parser: a duration that nobody would write.
+/// Replaces `$__rate_interval` for the parser: a duration that no dashboard uses.
 pub(crate) const RATE_INTERVAL: u64 = 273;
 
-/// Where the runbook is read.
+/// The URL of the runbook.
 pub(crate) const RUNBOOK: &str = "https://github.com/kfwatch/kfwatch/blob/main/deploy/runbook.md";
 
 /// A dashboard.
 #[derive(Clone)]
 pub(crate) struct Board {
-    /// The name of its file.
+    /// Its file name.
     pub(crate) file: String,
     pub(crate) json: Value,
 }
@@ -30,12 +30,12 @@ pub(crate) struct Target<'a> {
     pub(crate) expression: String,
 }
 
-/// A path in the repository.
+/// Returns the absolute path of a file of the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Both dashboards.
+/// Reads both dashboards.
 pub(crate) fn boards() -> Vec<Board> {
     ["customer-service.json", "kfwatch.json"].map(Board::read).into()
 }
@@ -46,32 +46,32 @@ impl Board {
         Self { file: file.to_owned(), json: serde_json::from_str(&text).unwrap() }
     }
 
-    /// Where its file is.
+    /// Returns the path of its file.
     pub(crate) fn path(&self) -> PathBuf {
         repository("deploy/grafana/dashboards").join(&self.file)
     }
 
-    /// All panels, and rows among them.
+    /// Returns all panels, including rows.
     pub(crate) fn panels_and_rows(&self) -> &[Value] {
         list(&self.json["panels"])
     }
 
-    /// The panels that show something.
+    /// Returns the panels except rows.
     pub(crate) fn panels(&self) -> impl Iterator<Item = &Value> {
         self.panels_and_rows().iter().filter(|panel| panel["type"] != "row")
     }
 
-    /// The panels that ask for data.
+    /// Returns the panels that query data.
     pub(crate) fn panels_with_data(&self) -> impl Iterator<Item = &Value> {
         self.panels().filter(|panel| panel["type"] != "text")
     }
 
-    /// A panel's name in messages.
+    /// Returns a panel's name for messages.
     pub(crate) fn place(&self, panel: &Value) -> String {
         format!("{}, panel {} \"{}\"", self.file, panel["id"], text(&panel["title"]))
     }
 
-    /// The queries of all panels.
+    /// Returns the queries of all panels.
     pub(crate) fn targets(&self) -> Vec<Target<'_>> {
         let mut found = Vec::new();
         for panel in self.panels() {
@@ -83,17 +83,17 @@ impl Board {
         found
     }
 
-    /// The variables of the dashboard.
+    /// Returns the variables of the dashboard.
     pub(crate) fn variables(&self) -> &[Value] {
         list(&self.json["templating"]["list"])
     }
 
-    /// A variable by its name.
+    /// Returns the variable of this name.
     pub(crate) fn variable(&self, name: &str) -> Option<&Value> {
         self.variables().iter().find(|variable| variable["name"] == name)
     }
 
-    /// The selector and the label of each variable's query, which is `label_values(selector, label)`.
+    /// Returns the selector and the label of each variable's query, which is `label_values(selector, label)`.
     pub(crate) fn variable_queries(&self) -> Vec<(&Value, String, String)> {
         let query = |variable: &'_ Value| {
             let inner = text(&variable["query"]["query"]).strip_prefix("label_values(")?.strip_suffix(')')?;
@@ -106,7 +106,7 @@ impl Board {
             .collect()
     }
 
-    /// The expression with all variables at "All".
+    /// Returns the expression with all variables at "All".
     pub(crate) fn substituted(&self, expression: &str) -> String {
         let expression = expression.replace("$__rate_interval", &format!("{RATE_INTERVAL}s"));
         let mut variables: Vec<&Value> = self.variables().iter().collect();
@@ -117,12 +117,12 @@ impl Board {
     }
 }
 
-/// The elements of an array; none of anything else.
+/// Returns the elements of an array, or none for any other value.
 pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A string; empty of anything else.
+/// Returns a string, or an empty one for any other value.
 pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }

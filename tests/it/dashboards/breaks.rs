@@ -1,11 +1,11 @@
-//! A way to break each rule, in a copy of the operator's dashboard.
+//! Violations of each rule, applied to a copy of the operator's dashboard.
 
 use serde_json::{Value, json};
 
-/// A rule, how it is broken, and the change that breaks it once.
+/// A rule, how it is violated, and the change that violates it once.
 pub(crate) type Break = (&'static str, &'static str, fn(&mut Value));
 
-/// The first panel that is no row is a stat of one query.
+/// The first panel that is not a row: a stat with one query.
 const FIRST: usize = 1;
 
 pub(crate) const BREAKS: &[Break] = &[
@@ -66,7 +66,7 @@ fn panel(board: &mut Value) -> &mut Value {
     &mut board["panels"][FIRST]
 }
 
-/// Asks another query; `JI` in it stands for the matchers of job and instance.
+/// Replaces the query. `JI` in it stands for the matchers of job and instance.
 fn query(board: &mut Value, expression: &str) {
     let expression = expression.replace("JI", "job=~\"$job\", instance=~\"$instance\"");
     panel(board)["targets"][0]["expr"] = json!(expression);

@@ -1,4 +1,4 @@
-//! The dashboards before a real Prometheus that scrapes a running kfwatch, with whatever the panels are there to show.
+//! The dashboards with a real Prometheus that scrapes a running kfwatch, in a scenario that fills all panels.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,13 +22,13 @@ use crate::support::{
     wait::eventually,
 };
 
-/// The kf accounts of the scenario.
+/// The number of kf accounts of the scenario.
 const KF_ACCOUNTS: usize = 6;
 
-/// Series that Prometheus itself makes.
+/// Series that Prometheus itself creates.
 const OF_PROMETHEUS: [&str; 2] = ["up", "ALERTS"];
 
-/// What the scenario brings about: panels all of whose queries get above zero.
+/// Panels whose queries all rise above zero in the scenario.
 const EVENTFUL: &[&str] = &[
     "Open sessions · 会话数",
     "Waiting · 等待人数",
@@ -65,13 +65,13 @@ fn every_panel_shows_data_of_a_running_kfwatch() {
             assert!(named > 0, "{}: the variable {} has no values", board.file, variable["name"]);
         }
     }
-    stage.has_what_is_named();
+    stage.has_named_metrics_and_labels();
     stage.names_every_kf_account_once();
     stage.is_drawn();
-    stage.tells_that_nothing_is_known();
+    stage.shows_absent_kfwatch();
 }
 
-/// A daemon with everything to show, and a Prometheus that scrapes it and knows the alerts.
+/// A daemon with something to show in every panel, and a Prometheus that scrapes it and evaluates the alerts.
 struct Stage {
     wechat: WeChat,
     _home: Home,
@@ -80,7 +80,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Starts it all, and lets happen what can only happen to a daemon that has been scraped before.
+    /// Starts everything, then causes the events that need a daemon that was scraped before.
     fn set() -> Self {
         let wechat = WeChat::play(scenario());
         let sinks = "[[sinks]]\nname = \"archive\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n\
@@ -108,7 +108,7 @@ impl Stage {
     fn happen(&self) {
         let control = self.wechat.control();
         let answered = "count(kfwatch_poll_last_success_timestamp_seconds) == 4";
-        eventually("good answers before the bad ones", || self.prometheus.query(answered).pop());
+        eventually("good answers before the failures", || self.prometheus.query(answered).pop());
         let busy =
             FaultRule { kf_account: Some("kf1@branch".to_owned()), ..FaultRule::new(Fault::Errcode(-1)) };
         control.inject(busy);
@@ -117,7 +117,7 @@ impl Stage {
         control.revoke_tokens(&appid(2)).unwrap();
     }
 
-    /// Every query of the dashboards gets values, and above zero where the scenario makes them so.
+    /// Asserts that a query of the dashboards has values, and values above zero where the scenario causes them.
     fn has_data(&self, target: &Target<'_>) {
         let eventful = EVENTFUL.iter().any(|title| target.place.contains(&format!("\"{title}\"")));
         eventually(&target.place, || {
@@ -126,8 +126,8 @@ impl Stage {
         });
     }
 
-    /// Every metric and label that a query names is on the page.
-    fn has_what_is_named(&self) {
+    /// Asserts that every metric and label that a query names is on the page.
+    fn has_named_metrics_and_labels(&self) {
         let page = Page::of(&self.daemon);
         for board in boards() {
             for target in board.targets() {
@@ -136,7 +136,7 @@ impl Stage {
         }
     }
 
-    /// Where nicknames are joined, each kf account has one row, and its nickname if WeChat has one.
+    /// Asserts that, where nicknames are joined, each kf account has one row, with its nickname if WeChat has one.
     fn names_every_kf_account_once(&self) {
         for board in boards() {
             for panel in
@@ -148,14 +148,14 @@ impl Stage {
                         .iter()
                         .map(|one| (text(&one["metric"]["kf_account"]), text(&one["metric"]["nickname"])))
                         .collect();
-                    assert_eq!(nicknames.len(), series.len(), "{}: an account twice", target.place);
+                    assert_eq!(nicknames.len(), series.len(), "{}: duplicate account", target.place);
                     assert_eq!(nicknames.get("kf1@shop"), Some(&"小明"), "{}", target.place);
                 }
             }
         }
     }
 
-    /// Drawn from its own data, no panel is empty.
+    /// Asserts that no panel is empty when it is rendered with its own data.
     fn is_drawn(&self) {
         let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dashboards");
         fs::create_dir_all(&pictures).unwrap();
@@ -181,8 +181,9 @@ impl Stage {
         assert_eq!(agents, KF_ACCOUNTS, "one row for each kf account, joined from all queries");
     }
 
-    /// Without a kfwatch, the table of what to do says so, where "nothing to do" would be wrong, and no number stays.
-    fn tells_that_nothing_is_known(self) {
+    /// Asserts that without a kfwatch the table of actions says so instead of "nothing to do", and that no number
+    /// remains.
+    fn shows_absent_kfwatch(self) {
         let Self { daemon, prometheus, .. } = self;
         drop(daemon);
         let board = boards().remove(0);
@@ -195,7 +196,7 @@ impl Stage {
             let rows = prometheus.series(of("Kf accounts that need a human")).into_iter();
             rows.map(|row| text(&row["metric"]["section"]).to_owned()).collect()
         };
-        eventually("a row that says so", || (sections() == ["wechatkfabsent"]).then_some(()));
+        eventually("a row for the absent kfwatch", || (sections() == ["wechatkfabsent"]).then_some(()));
         for title in
             ["Open sessions", "Waiting", "Longest wait", "Online", "Longest session", "Unbound", "Blind"]
         {
@@ -204,8 +205,8 @@ impl Stage {
     }
 }
 
-/// A busy kf account, one whose customers only wait, an unbound and an invalid one; one that will be blind, and an
-/// official account that will get no token.
+/// A busy kf account, one whose customers only wait, an unbound and an invalid one, one that becomes blind, and an
+/// official account that gets no token.
 fn scenario() -> Scenario {
     let spread = |seconds: u64| Spread {
         mean: Duration::from_secs(seconds),

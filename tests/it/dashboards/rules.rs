@@ -1,5 +1,5 @@
-//! The rules that a dashboard keeps: those of Grafana's dashboard-linter, and those that make a provisioned file work anywhere.
-//! Each complaint names dashboard and panel, and what to do.
+//! The rules of a dashboard: those of Grafana's dashboard-linter, and those that make a provisioned file work
+//! everywhere. Each complaint names the dashboard and the panel, and says what to do.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::board::{Board, RATE_INTERVAL, RUNBOOK, Target, list, text};
 use crate::support::promql::{Selector, selectors};
 
-/// A rule, and the complaints about a dashboard that breaks it.
+/// A rule's name, and a function that returns the complaints about a dashboard.
 pub(crate) type Rule = (&'static str, fn(&Board) -> Vec<String>);
 
-/// All rules by their names: those of dashboard-linter have the names that it gives them.
+/// All rules by name. Rules of dashboard-linter have the linter's names.
 pub(crate) const RULES: &[Rule] = &[
     ("template-datasource-rule", template_datasource),
     ("template-job-rule", |board| template_label(board, "job", "Job")),
@@ -35,7 +35,7 @@ pub(crate) const RULES: &[Rule] = &[
     ("links", links),
 ];
 
-/// Windows that are written out, and why.
+/// Fixed windows, with the reason for each.
 const FIXED_WINDOWS: &[(&str, u64, &str)] = &[
     ("wechat_kf_sessions_started_total", 3600, "a number of an hour is what people plan with"),
     ("wechat_kf_sessions_ended_total", 3600, "a number of an hour is what people plan with"),
@@ -44,16 +44,18 @@ const FIXED_WINDOWS: &[(&str, u64, &str)] = &[
     ("kfwatch_token_refresh_failures_total", 3600, "tokens are fetched every two hours"),
     ("kfwatch_token_refreshes_total", 3600, "tokens are fetched every two hours"),
     ("kfwatch_sink_expired_dead_letters_total", 86_400, "a day's dead letters expire at once"),
-    ("kfwatch_sink_lost_events_total", 86_400, "what the night has cost is asked in the morning"),
-    ("kfwatch_api_requests_total", 900, "a day's need is reckoned from more than one tick of a schedule"),
+    ("kfwatch_sink_lost_events_total", 86_400, "losses of the night are read in the morning"),
+    ("kfwatch_api_requests_total", 900, "a day's need is computed from more than one tick of a schedule"),
     ("process_cpu_seconds_total", 600, "it counts whole seconds, so that a short window shows spikes"),
 ];
 
-/// Series that are not scraped from a kfwatch, and so have neither its job nor its instance for certain.
-const OTHERS_SERIES: &[(&str, &str)] =
-    &[("ALERTS", "made by Prometheus; alerts on official accounts have no instance, so as to outlive one")];
+/// Series that are not scraped from a kfwatch, so they may lack its job and instance.
+const OTHERS_SERIES: &[(&str, &str)] = &[(
+    "ALERTS",
+    "made by Prometheus; alerts on official accounts have no instance, so that they outlive one",
+)];
 
-/// Counters' ends of names.
+/// Suffixes of counter names.
 const OF_COUNTERS: [&str; 4] = ["_total", "_bucket", "_count", "_sum"];
 
 fn template_datasource(board: &Board) -> Vec<String> {
@@ -98,10 +100,8 @@ fn template_label_promql(board: &Board) -> Vec<String> {
     });
     for (variable, selector, _) in queried {
         if let Err(error) = read(&selector) {
-            complaints.push(format!(
-                "{}: mend the query of the variable {}: {error}",
-                board.file, variable["name"]
-            ));
+            complaints
+                .push(format!("{}: fix the query of the variable {}: {error}", board.file, variable["name"]));
         }
     }
     complaints
@@ -155,7 +155,7 @@ fn target_promql(board: &Board) -> Vec<String> {
             }
             Ok(_) => return None,
         };
-        Some(format!("{}: mend the query: {error}", target.place))
+        Some(format!("{}: fix the query: {error}", target.place))
     };
     board.targets().into_iter().filter_map(mistake).collect()
 }
@@ -195,7 +195,7 @@ fn uneditable(board: &Board) -> Vec<String> {
     complain(board.json["editable"] != false, || format!("{}: set editable to false", board.file))
 }
 
-/// What a file needs in order to be the same dashboard in every Grafana.
+/// Checks what a file needs in order to be the same dashboard in every Grafana.
 fn provisioned(board: &Board) -> Vec<String> {
     let uid = match board.file.as_str() {
         "customer-service.json" => "kfwatch-customer-service",
@@ -272,7 +272,7 @@ fn each_selector(board: &Board, check: impl Fn(&Selector) -> Option<String>) -> 
         }
     }
     for (variable, selector, _) in board.variable_queries() {
-        // A variable is not narrowed by itself, nor the first of them by anything.
+        // A variable is not filtered by itself, and the first variable is not filtered at all.
         if !["job", "instance"].contains(&text(&variable["name"])) {
             for selector in read(&selector).unwrap_or_default() {
                 let place = format!("{}, variable {}", board.file, text(&variable["name"]));
@@ -283,7 +283,7 @@ fn each_selector(board: &Board, check: impl Fn(&Selector) -> Option<String>) -> 
     complaints
 }
 
-/// The selectors of an expression, or why it is none.
+/// Returns the selectors of an expression, or why it cannot be parsed.
 fn read(expression: &str) -> Result<Vec<Selector>, String> {
     promql_parser::parser::parse(expression)?;
     Ok(selectors(expression))

@@ -1,16 +1,16 @@
-//! Receivers behind TLS: whom kfwatch trusts, and what it says of those it does not.
+//! Receivers with TLS: which certificates kfwatch trusts, and what it logs about the others.
 
 use crate::support::{
     certificates::Authority,
     delivery::{
-        configure, eventually_delivered, eventually_logged, home, of_sink, open, times_logged, webhook,
+        configure, eventually_delivered, eventually_logged, home, open, sink_metric, times_logged, webhook,
     },
     process::{Process, WeChat, quiet},
     receiver::Receiver,
     wait::eventually,
 };
 
-/// An event that waits to be delivered to a receiver of this authority's, which is called `name`.
+/// A receiver of this authority, called `name`, and an event that waits to be delivered.
 fn receiver_of(authority: &Authority, name: &str) -> (WeChat, Receiver) {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     open(&wechat.control(), "kf1@shop", "oA");
@@ -25,13 +25,15 @@ fn eventually_confirmed(receiver: &Receiver, events: usize) {
     eventually("the deliveries", || (receiver.confirmed() >= events).then_some(()));
 }
 
-/// Waits until it has tried again, and said why it waits: once, and like this.
+/// Waits until delivery was retried, and asserts that the reason was logged once.
 fn assert_waits(daemon: &Process, receiver: &Receiver, because: &str) {
-    eventually("more failures", || (of_sink(daemon, "crm", "delivery_failures_total") >= 3.0).then_some(()));
+    eventually("more failures", || {
+        (sink_metric(daemon, "crm", "delivery_failures_total") >= 3.0).then_some(())
+    });
     let log = daemon.stderr();
     assert_eq!(times_logged(&log, "ERROR Delivery failed and will be retried"), 1, "{log}");
     assert!(log.contains(because), "{log}");
-    assert_eq!((receiver.received().len(), of_sink(daemon, "crm", "pending_events")), (0, 1.0));
+    assert_eq!((receiver.received().len(), sink_metric(daemon, "crm", "pending_events")), (0, 1.0));
 }
 
 #[test]
@@ -45,7 +47,7 @@ fn ca_file_of_private_authority_is_trusted() {
     receiver.kill();
     open(&wechat.control(), "kf1@shop", "oB");
     eventually_logged(&daemon, "Delivery failed and will be retried");
-    receiver.revive();
+    receiver.restart();
     eventually_confirmed(&receiver, 2);
     eventually_delivered(&daemon, "crm");
     daemon.terminate();
@@ -53,7 +55,7 @@ fn ca_file_of_private_authority_is_trusted() {
 
 #[test]
 fn unknown_authority_receives_nothing_until_ca_file_is_fixed() {
-    let (right, wrong) = (Authority::new("the shop's own"), Authority::new("somebody else's"));
+    let (right, wrong) = (Authority::new("the shop's own"), Authority::new("another authority"));
     let (wechat, receiver) = receiver_of(&right, "localhost");
     let home = home(&wechat, &crm(&receiver));
     home.write("ca.pem", &wrong.pem());

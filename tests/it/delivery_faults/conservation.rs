@@ -1,4 +1,4 @@
-//! Random traffic, random failures of three sinks at once, kill -9 of kfwatch and of receivers.
+//! Random traffic, random failures of three sinks at once, and kill -9 of kfwatch and of receivers.
 
 use std::{
     collections::BTreeMap,
@@ -11,18 +11,18 @@ use kfwatch::simulator::Scenario;
 
 use crate::support::{
     delivery::{
-        eventually_delivered, eventually_polls, file, home, lively, nothing_more_happens, of_sink, pause,
-        rounds, webhook,
+        eventually_delivered, eventually_polls, file, home, lively, pause, rounds, sink_metric,
+        stop_new_events, webhook,
     },
     event_log::{EventLog, text},
     process::{Home, Process, WeChat},
     receiver::{Answer, Delivery, Receiver},
 };
 
-/// How often each failure was met.
-type Met = Arc<Mutex<BTreeMap<&'static str, usize>>>;
+/// How often each fault occurred.
+type FaultCounts = Arc<Mutex<BTreeMap<&'static str, usize>>>;
 
-/// What became of one world.
+/// The counts of one world.
 #[derive(Debug, Default)]
 struct Tally {
     events: usize,
@@ -34,8 +34,8 @@ struct Tally {
 #[test]
 fn every_sink_gets_every_event_through_faults_and_kills() {
     let rounds = rounds(100);
-    let met = &Met::default();
-    // Two worlds that know nothing of each other, at the same time: they wait for the clock more than they work.
+    let met = &FaultCounts::default();
+    // Two independent worlds at the same time: they wait for the clock more than they work.
     let tallies = std::thread::scope(|scope| {
         let worlds = [5, 6].map(|seed| scope.spawn(move || world(seed, rounds.div_ceil(2), met)));
         worlds.map(|world| world.join().unwrap())
@@ -47,11 +47,11 @@ fn every_sink_gets_every_event_through_faults_and_kills() {
         assert!(again[0] > rounds / 4 && rotated > rounds / 20, "too little went wrong");
     }
     if rounds >= 100 {
-        assert_eq!(met.len(), troubles().len(), "every failure was met: {met:?}");
+        assert_eq!(met.len(), faults().len(), "every fault occurred: {met:?}");
     }
 }
 
-fn world(seed: u64, rounds: usize, met: &Met) -> Tally {
+fn world(seed: u64, rounds: usize, met: &FaultCounts) -> Tally {
     let wechat = WeChat::play(Scenario { seed, ..lively() });
     let mut receivers = [Receiver::start(), Receiver::start()];
     let [crm, ends] = [0, 1].map(|n: usize| receivers[n].url("kf"));
@@ -67,15 +67,16 @@ fn world(seed: u64, rounds: usize, met: &Met) -> Tally {
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..rounds {
         for receiver in &receivers {
-            receiver.answer(troubled(random.fork(), Arc::clone(met)));
+            receiver.answer(faulty(random.fork(), Arc::clone(met)));
         }
         let daemon = home.spawn("run");
-        // In most rounds something is committed; the pauses are the point: where they end is not to depend on what anybody does.
+        // In most rounds something is committed. The sleeps are fixed on purpose: the moment of the kill must not
+        // depend on the processes.
         if random.u8(0..6) > 0 {
             eventually_polls(&wechat);
         }
         pause(random.u64(0..150));
-        something_happens(&mut random, &mut receivers, &mut files, &daemon);
+        apply_random_event(&mut random, &mut receivers, &mut files, &daemon);
         pause(random.u64(0..300));
         drop(daemon); // kill -9
         if random.u8(0..4) == 0 {
@@ -84,10 +85,13 @@ fn world(seed: u64, rounds: usize, met: &Met) -> Tally {
     }
     receivers.iter().for_each(|receiver| receiver.answer(|_| Answer::status(204)));
     let daemon = home.daemon();
-    nothing_more_happens(&wechat, &daemon);
+    stop_new_events(&wechat, &daemon);
     for sink in ["crm", "ends", "archive"] {
         eventually_delivered(&daemon, sink);
-        assert_eq!((of_sink(&daemon, sink, "dead_letters"), of_sink(&daemon, sink, "stopped")), (0.0, 0.0));
+        assert_eq!(
+            (sink_metric(&daemon, sink, "dead_letters"), sink_metric(&daemon, sink, "stopped")),
+            (0.0, 0.0)
+        );
     }
     daemon.terminate();
 
@@ -103,8 +107,8 @@ fn world(seed: u64, rounds: usize, met: &Met) -> Tally {
     Tally { events: log.len(), filtered: ended_in_the_south.len(), again, rotated: files.rotated }
 }
 
-/// In the middle of a round: a receiver is killed and comes back, or both are, or the file is moved away, or none of it.
-fn something_happens(
+/// In the middle of a round, kills and restarts a receiver or both, moves the file, or does nothing.
+fn apply_random_event(
     random: &mut fastrand::Rng,
     receivers: &mut [Receiver; 2],
     files: &mut Files<'_>,
@@ -124,12 +128,12 @@ fn something_happens(
     };
     receivers[killed.clone()].iter_mut().for_each(Receiver::kill);
     pause(random.u64(0..300));
-    receivers[killed].iter_mut().for_each(Receiver::revive);
+    receivers[killed].iter_mut().for_each(Receiver::restart);
     pause(random.u64(0..300));
 }
 
-/// What a receiver may do instead of confirming, or beside it.
-fn troubles() -> Vec<(&'static str, Answer)> {
+/// The answers of a receiver that are not a plain confirmation.
+fn faults() -> Vec<(&'static str, Answer)> {
     let with = |status, header: &str| Answer::Status(status, format!("{header}\r\n"), "no".to_owned());
     vec![
         ("500", Answer::status(500)),
@@ -152,27 +156,27 @@ fn troubles() -> Vec<(&'static str, Answer)> {
     ]
 }
 
-/// Mostly good. A failure makes kfwatch wait for half a second at least, so that they must not be too many.
-fn troubled(mut random: fastrand::Rng, met: Met) -> impl FnMut(&Delivery) -> Answer + Send + 'static {
-    let troubles = troubles();
+/// Mostly confirms. After a failure kfwatch backs off for at least half a second, so failures must be rare.
+fn faulty(mut random: fastrand::Rng, met: FaultCounts) -> impl FnMut(&Delivery) -> Answer + Send + 'static {
+    let faults = faults();
     move |_| {
         if random.u8(0..6) > 0 {
             return Answer::status(204);
         }
-        let (name, answer) = random.choice(&troubles).unwrap();
+        let (name, answer) = random.choice(&faults).unwrap();
         *met.lock().unwrap().entry(name).or_default() += 1;
         answer.clone()
     }
 }
 
-/// The file of a sink, and those it was moved to.
+/// The file of a sink, and the files that it was moved to.
 struct Files<'a> {
     home: &'a Home,
     rotated: usize,
 }
 
 impl Files<'_> {
-    /// As logrotate does it. There may be nothing to move.
+    /// Moves the file, as logrotate does. The file may be missing.
     fn rotate(&mut self) {
         let moved = self.home.path(&format!("events.jsonl.{}", self.rotated + 1));
         if fs::rename(self.home.path("events.jsonl"), moved).is_ok() {
@@ -180,11 +184,11 @@ impl Files<'_> {
         }
     }
 
-    /// The oldest first.
+    /// Returns the contents, oldest first.
     fn read(&self) -> Vec<String> {
         let rotated = (1..=self.rotated).map(|n| format!("events.jsonl.{n}"));
         let names = rotated.chain(["events.jsonl".to_owned()]);
-        // The last one was perhaps moved, and nothing came after.
+        // The last file may have been moved without a new event.
         names.map(|name| fs::read_to_string(self.home.path(&name)).unwrap_or_default()).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Disks that are full (ENOSPC) and disks that fail (EIO), under the store and under the file of a sink.
+//! Full disks (ENOSPC) and failing disks (EIO) under the store and under the file of a sink.
 
 use std::{
     collections::HashSet,
@@ -8,14 +8,14 @@ use std::{
 
 use crate::support::{
     delivery::{
-        eventually_delivered, eventually_logged, eventually_polls, file, home, lively, nothing_more_happens,
-        of_sink, times_logged, webhook,
+        eventually_delivered, eventually_logged, eventually_polls, file, home, lively, sink_metric,
+        stop_new_events, times_logged, webhook,
     },
     disk::SmallDisk,
     event_log::EventLog,
     failing_disk::{
+        DiskFault::{self, Cut, Read, Sync, Write},
         FailingDisk,
-        Trouble::{self, Cut, Read, Sync, Write},
     },
     process::{Home, Process, WeChat, metric, quiet},
     receiver::{Answer, Delivery, Receiver},
@@ -24,9 +24,9 @@ use crate::support::{
 
 const STORE_FAILS: &str = "Polls are not stored";
 const SINK_FAILS: &str = "Delivery failed and will be retried";
-const SINK_GOES_ON: &str = "Delivery recovered";
+const SINK_RECOVERED: &str = "Delivery recovered";
 
-/// What goes wrong can happen this often before it is enough.
+/// The number of failures to wait for.
 const OFTEN: f64 = 2.0;
 
 fn store_failures(daemon: &Process) -> f64 {
@@ -37,22 +37,22 @@ fn last_write_succeeded(daemon: &Process) -> bool {
     daemon.metric("kfwatch_store_last_write_successful").unwrap() >= 1.0
 }
 
-/// Waits until so many events came to the receiver, more than it has.
+/// Waits until the receiver has got this number of further events.
 fn eventually_more(receiver: &Receiver, events: usize) {
     let before = receiver.received().len();
     eventually("more events", || (receiver.received().len() >= before + events).then_some(()));
 }
 
-/// Waits until the store has failed often.
+/// Waits until the store has failed repeatedly.
 fn eventually_fails_to_store(daemon: &Process) {
     let before = store_failures(daemon);
     eventually("the store fails", || (store_failures(daemon) >= before + OFTEN).then_some(()));
     assert!(!last_write_succeeded(daemon));
 }
 
-/// Waits until the sink has failed again and again, and still delivers nothing.
+/// Waits until the sink has failed repeatedly, and asserts that it delivered nothing.
 fn eventually_fails_to_deliver(daemon: &Process, sink: &str) {
-    let of = |name| of_sink(daemon, sink, name);
+    let of = |name| sink_metric(daemon, sink, name);
     let failures = of("delivery_failures_total");
     eventually("the first failure", || (of("delivery_failures_total") > failures).then_some(()));
     let (delivered, pending) = (of("delivered_events_total"), of("pending_events"));
@@ -75,16 +75,16 @@ fn written(path: &std::path::Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// A failure is said once, with what is wrong.
-fn assert_said_once(daemon: &Process, failure: &str, because: &str) {
+/// Asserts that a failure was logged once, with its reason.
+fn assert_logged_once(daemon: &Process, failure: &str, because: &str) {
     let log = daemon.stderr();
     assert_eq!(times_logged(&log, failure), 1, "{log}");
     assert!(log.contains(because), "{log}");
 }
 
-/// Lets nothing more happen, and waits until these sinks have all of it.
+/// Stops new events, and waits until these sinks have delivered all of them.
 fn log_at_the_end(wechat: &WeChat, home: &Home, daemon: Process, sinks: &[&str]) -> EventLog {
-    nothing_more_happens(wechat, &daemon);
+    stop_new_events(wechat, &daemon);
     sinks.iter().for_each(|sink| eventually_delivered(&daemon, sink));
     daemon.terminate();
     EventLog::of(home)
@@ -104,17 +104,17 @@ fn full_store_disk_delays_events_and_loses_none() {
     eventually_more(&receiver, 20);
 
     disk.fill();
-    // What the store has allocated already it may still use.
+    // The store may still use the space that it has allocated.
     eventually_fails_to_store(&daemon);
-    // A commit may still fit into what the store has allocated, so the log may grow.
+    // A commit may still fit into the allocated space, so the log may grow.
     let received = receiver.received();
     EventLog::of(&home).assert_only_from_log("crm", received.iter().map(|delivery| &*delivery.body));
-    assert_said_once(&daemon, STORE_FAILS, "the disk of the store is full: make room");
+    assert_logged_once(&daemon, STORE_FAILS, "the disk of the store is full: make room");
     assert_eq!(daemon.get("/-/healthy").status, 200);
 
-    disk.make_room();
+    disk.free_space();
     eventually_more(&receiver, 20);
-    eventually("the store is well", || last_write_succeeded(&daemon).then_some(()));
+    eventually("the store works", || last_write_succeeded(&daemon).then_some(()));
     eventually_logged(&daemon, "Polls are stored again");
 
     disk.fill();
@@ -123,7 +123,7 @@ fn full_store_disk_delays_events_and_loses_none() {
     let refused = home.run("run");
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("full"), "{refused:?}");
-    disk.make_room();
+    disk.free_space();
     let daemon = home.daemon();
     let log = log_at_the_end(&wechat, &home, daemon, &["crm", "archive"]);
     log.assert_posted("crm", &receiver.received());
@@ -147,29 +147,29 @@ fn full_sink_disk_pauses_only_that_sink() {
     assert_eq!(
         stored_cursor(&home, "archive"),
         written(&path).lines().count() as i64,
-        "the cursor stands where the file ends"
+        "the cursor is at the end of the file"
     );
-    assert_said_once(&daemon, SINK_FAILS, "events.jsonl: No space left on device");
+    assert_logged_once(&daemon, SINK_FAILS, "events.jsonl: No space left on device");
     eventually_more(&receiver, 20);
     assert!(last_write_succeeded(&daemon));
 
-    disk.make_room();
+    disk.free_space();
     eventually_delivered(&daemon, "archive");
-    assert_eq!(times_logged(&daemon.stderr(), SINK_GOES_ON), 1);
+    assert_eq!(times_logged(&daemon.stderr(), SINK_RECOVERED), 1);
 
     disk.fill();
     eventually_fails_to_deliver(&daemon, "archive");
     drop(daemon); // kill -9
     let daemon = home.daemon();
     eventually_fails_to_deliver(&daemon, "archive");
-    disk.make_room();
+    disk.free_space();
     let log = log_at_the_end(&wechat, &home, daemon, &["crm", "archive"]);
     log.assert_posted("crm", &receiver.received());
     log.assert_written("archive", &[written(&path)]);
 }
 
-/// What a disk does when it fails: lose what it took, refuse to take it, lose it and not take it back either.
-const TROUBLES: [&[Trouble]; 3] = [&[Sync], &[Write], &[Sync, Cut]];
+/// The ways in which the disk fails: written data is lost, writes fail, or data is lost and truncation fails too.
+const FAULTS: [&[DiskFault]; 3] = [&[Sync], &[Write], &[Sync, Cut]];
 
 #[test]
 fn failing_store_disk_delivers_only_committed_events() {
@@ -178,27 +178,27 @@ fn failing_store_disk_delivers_only_committed_events() {
     let sinks = [webhook("crm", &receiver.url("kf"), ""), file("archive", "events.jsonl")];
     let disk = FailingDisk::build();
     let home = disk.under(home(&wechat, &sinks.concat()), "kfwatch.db");
-    for (round, troubles) in TROUBLES.into_iter().cycle().take(6).enumerate() {
+    for (round, faults) in FAULTS.into_iter().cycle().take(6).enumerate() {
         let daemon = home.daemon();
         eventually_more(&receiver, 20);
-        disk.fail(troubles);
+        disk.fail(faults);
         eventually_fails_to_store(&daemon);
-        // What was committed before is delivered; that it is, the store cannot note.
+        // Events that were committed before are delivered, but the store cannot record the delivery.
         let committed = EventLog::of(&home).len();
         eventually("the committed events", || (distinct(&receiver) >= committed).then_some(()));
         eventually_fails_to_store(&daemon);
-        // Repeats may go on arriving. No further event does, and none that is not in the log.
+        // Repeats may still arrive, but no further event, and none that is not in the log.
         let log = EventLog::of(&home);
-        assert_eq!((log.len(), distinct(&receiver)), (committed, committed), "{troubles:?}");
+        assert_eq!((log.len(), distinct(&receiver)), (committed, committed), "{faults:?}");
         log.assert_received("crm", receiver.received().iter().map(|delivery| &*delivery.body));
-        assert_said_once(&daemon, STORE_FAILS, "the store cannot be read or written: check its disk");
-        if round < TROUBLES.len() {
-            disk.mend();
+        assert_logged_once(&daemon, STORE_FAILS, "the store cannot be read or written: check its disk");
+        if round < FAULTS.len() {
+            disk.recover();
             eventually_more(&receiver, 20);
             assert!(last_write_succeeded(&daemon));
         }
         drop(daemon); // kill -9, in later rounds while the disk still fails
-        disk.mend();
+        disk.recover();
         EventLog::of(&home);
     }
     let daemon = home.daemon();
@@ -212,30 +212,30 @@ fn failing_sink_disk_acknowledges_nothing_and_loses_nothing() {
     let wechat = WeChat::play(lively());
     let disk = FailingDisk::build();
     let home = disk.under(home(&wechat, &file("archive", "events.jsonl")), "events.jsonl");
-    for (round, troubles) in TROUBLES.into_iter().cycle().take(6).enumerate() {
+    for (round, faults) in FAULTS.into_iter().cycle().take(6).enumerate() {
         let daemon = home.daemon();
         eventually("events", || {
-            (of_sink(&daemon, "archive", "delivered_events_total") >= 20.0).then_some(())
+            (sink_metric(&daemon, "archive", "delivered_events_total") >= 20.0).then_some(())
         });
-        disk.fail(troubles);
+        disk.fail(faults);
         eventually_fails_to_deliver(&daemon, "archive");
         let cursor = stored_cursor(&home, "archive");
         let written = written(&home.path("events.jsonl")).lines().count();
-        assert!(written as i64 >= cursor, "{troubles:?}: {written} lines, cursor {cursor}");
-        assert_said_once(&daemon, SINK_FAILS, "events.jsonl: Input/output error");
+        assert!(written as i64 >= cursor, "{faults:?}: {written} lines, cursor {cursor}");
+        assert_logged_once(&daemon, SINK_FAILS, "events.jsonl: Input/output error");
         assert_eq!(stored_cursor(&home, "archive"), cursor);
-        if round < TROUBLES.len() {
-            disk.mend();
+        if round < FAULTS.len() {
+            disk.recover();
             eventually_delivered(&daemon, "archive");
-            assert_eq!(times_logged(&daemon.stderr(), SINK_GOES_ON), 1);
+            assert_eq!(times_logged(&daemon.stderr(), SINK_RECOVERED), 1);
         }
         drop(daemon); // kill -9, in later rounds while the disk still fails
-        disk.mend();
+        disk.recover();
     }
     let daemon = home.daemon();
     let log = log_at_the_end(&wechat, &home, daemon, &["archive"]);
     let again = log.assert_written("archive", &[written(&home.path("events.jsonl"))]);
-    assert!(again > 0, "what could not be taken back is there twice");
+    assert!(again > 0, "lines that could not be truncated are repeated");
 }
 
 #[test]
@@ -251,15 +251,15 @@ fn sink_stopped_on_full_disk_stays_stopped() {
     let daemon = home.daemon();
     eventually_more(&receiver, 5);
     receiver.answer(|_| Answer::status(500));
-    eventually("events that wait", || (of_sink(&daemon, "crm", "pending_events") >= 5.0).then_some(()));
+    eventually("events that wait", || (sink_metric(&daemon, "crm", "pending_events") >= 5.0).then_some(()));
     disk.fill();
     eventually_fails_to_store(&daemon);
     receiver.answer(|_| Answer::status(410));
-    eventually("the stop", || (of_sink(&daemon, "crm", "stopped") >= 1.0).then_some(()));
+    eventually("the stop", || (sink_metric(&daemon, "crm", "stopped") >= 1.0).then_some(()));
     let shown = home.run("sinks").stdout;
     assert!(shown.contains("crm: stopped: the receiver answers 410 Gone"), "{shown}");
 
-    disk.make_room();
+    disk.free_space();
     let store = rusqlite::Connection::open(store).unwrap();
     let stored = || -> Option<String> {
         store.query_row("SELECT stopped_reason FROM sinks", [], |row| row.get(0)).unwrap()
@@ -283,7 +283,7 @@ fn hanging_store_disk_delays_scrape_once() {
     let home = disk.under(home(&wechat, &sinks), "kfwatch.db");
     let daemon = home.daemon();
     eventually_delivered(&daemon, "file1");
-    // What the daemon has read of the store counts no longer, and has to be read again.
+    // Invalidates the pages that the daemon has cached, so that it must read them again.
     let store = rusqlite::Connection::open(home.path("kfwatch.db")).unwrap();
     store.execute("UPDATE sinks SET destination = destination", ()).unwrap();
     disk.fail(&[Read]);
@@ -296,7 +296,7 @@ fn hanging_store_disk_delays_scrape_once() {
     let (took, events) =
         eventually("the store hangs", || Some(scrape()).filter(|(_, events)| events.is_none()));
     assert_eq!(events, None);
-    assert!(took < Duration::from_secs(SINKS as u64 / 2), "{took:?}: each sink has waited");
-    disk.mend();
-    eventually("the store is back", || scrape().1);
+    assert!(took < Duration::from_secs(SINKS as u64 / 2), "{took:?}: each sink waited");
+    disk.recover();
+    eventually("the store works again", || scrape().1);
 }

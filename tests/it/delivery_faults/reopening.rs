@@ -1,11 +1,11 @@
-//! SIGHUP, and files that others move, empty and replace.
+//! SIGHUP, and files that other programs move, truncate and replace.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use crate::support::{
-    delivery::{self, eventually_delivered, eventually_logged, file, home, of_sink, times_logged},
+    delivery::{self, eventually_delivered, eventually_logged, file, home, sink_metric, times_logged},
     event_log::EventLog,
-    failing_disk::{FailingDisk, Trouble},
+    failing_disk::{DiskFault, FailingDisk},
     process::{Home, Process, WeChat, quiet},
     wait::eventually,
 };
@@ -24,8 +24,8 @@ fn eventually_written(home: &Home, name: &str, openid: &str) {
     eventually(openid, || read(home, name).contains(openid).then_some(()));
 }
 
-/// A daemon that has written `oA` to `events.jsonl`, and keeps the file open.
-fn with_a_first_event() -> (WeChat, Home, Process) {
+/// A daemon that has written `oA` to `events.jsonl` and keeps the file open.
+fn daemon_with_first_event() -> (WeChat, Home, Process) {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let home = home(&wechat, &file("archive", "events.jsonl"));
     let daemon = home.daemon();
@@ -43,7 +43,7 @@ fn has_open(daemon: &Process, path: &Path) -> bool {
 
 #[test]
 fn sighup_closes_moved_file_and_next_event_creates_one() {
-    let (wechat, home, daemon) = with_a_first_event();
+    let (wechat, home, daemon) = daemon_with_first_event();
     fs::rename(home.path("events.jsonl"), home.path("events.jsonl.1")).unwrap();
     let moved = home.path("events.jsonl.1").canonicalize().unwrap();
     assert!(has_open(&daemon, &moved));
@@ -59,8 +59,9 @@ fn sighup_closes_moved_file_and_next_event_creates_one() {
 
 #[test]
 fn sighup_rereads_truncated_or_damaged_file() {
-    let (wechat, home, daemon) = with_a_first_event();
-    // Copied and emptied; something that died in the middle of a line wrote to it, too, and the power failed.
+    let (wechat, home, daemon) = daemon_with_first_event();
+    // Copied and truncated. A program that was killed in the middle of a line has also written to it, and the power
+    // failed.
     let left = "{\"specversion\":\"1.0\",\"id\":\"53bf".to_owned() + &"\0".repeat(100_000);
     fs::write(home.path("events.jsonl"), &left).unwrap();
     daemon.signal("HUP");
@@ -87,7 +88,7 @@ fn sighup_retries_file_that_could_not_be_opened() {
     eventually_logged(&daemon, "Delivery failed and will be retried");
     daemon.signal("HUP");
     eventually_logged(&daemon, REOPENED);
-    assert_eq!(of_sink(&daemon, "archive", "delivered_events_total"), 0.0);
+    assert_eq!(sink_metric(&daemon, "archive", "delivered_events_total"), 0.0);
     fs::remove_dir(home.path("events.jsonl")).unwrap();
     eventually_written(&home, "events.jsonl", "oA");
     eventually_logged(&daemon, "Delivery recovered");
@@ -102,10 +103,10 @@ fn killed_creation_leaves_file_with_group_and_permissions() {
     let disk = FailingDisk::build();
     let home = disk.under(home(&wechat, &(file("archive", "events.jsonl") + &owned)), "");
     let daemon = home.daemon();
-    disk.fail(&[Trouble::Own]);
+    disk.fail(&[DiskFault::Own]);
     open(&wechat, "oA");
     assert_eq!(daemon.ended().code, None, "it is killed");
-    assert!(!home.path("events.jsonl").exists(), "whose it is is not said yet");
+    assert!(!home.path("events.jsonl").exists(), "its owner is not set yet");
     let daemon = home.daemon();
     eventually_written(&home, "events.jsonl", "oA");
     daemon.terminate();

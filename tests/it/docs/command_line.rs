@@ -1,4 +1,4 @@
-//! Every command, option and exit code is in its reference, and nothing else is. Shown command lines parse.
+//! The reference lists exactly the commands, options and exit codes. Shown command lines parse.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,10 +12,10 @@ use super::markdown::{Section, assert_same, code_spans, page, pages, root};
 
 const REFERENCE: &str = "docs/en/reference/command-line.md";
 
-/// The options of each command by the name of the command; an option by its names.
+/// The options of each command, by the name of the command. An option is identified by its names.
 type Options = BTreeMap<String, BTreeMap<String, Shown>>;
 
-/// What the reference has to say about an option.
+/// What the reference must say about an option.
 #[derive(Debug, Default, PartialEq)]
 struct Shown {
     default: Option<String>,
@@ -57,17 +57,17 @@ impl Shown {
     }
 }
 
-/// The names of an option in the first cell of its row: those in backticks.
+/// Returns the names of an option in the first cell of its row, which are in backticks.
 fn names_in(row: &[String]) -> String {
     code_spans(&row[0]).join(", ")
 }
 
-/// Rows of options in a section.
+/// Returns the rows of options in a section.
 fn option_rows(section: &Section) -> impl Iterator<Item = &Vec<String>> {
     section.rows.iter().filter(|row| row[0].starts_with('`'))
 }
 
-/// The sections of the commands, by name, and the one of what is common to them.
+/// Returns the sections of the commands by name, and the section of the common options.
 fn sections() -> (BTreeMap<String, Section>, Section) {
     let mut sections = page(REFERENCE).sections();
     let common = sections.remove(0);
@@ -78,7 +78,7 @@ fn sections() -> (BTreeMap<String, Section>, Section) {
     (of_commands.collect(), common)
 }
 
-/// Commands without the common options.
+/// Returns the commands without the common options.
 fn exceptions() -> Vec<String> {
     let page = page(REFERENCE);
     let sentence = page.prose().into_iter().find(|line| line.starts_with("Every command except")).unwrap();
@@ -123,7 +123,7 @@ fn reference_lists_exactly_the_exit_codes() {
         rows.iter().map(|row| row[0].as_str()).filter(|cell| !cell.contains("-")).collect();
     let source = fs::read_to_string(root().join("src/cli.rs")).unwrap();
     let constants = source.lines().filter_map(|line| line.split_once("const EX_")?.1.split_once("u8 = "));
-    // Success, failure, and clap's own for wrong usage have no constant.
+    // Success, failure, and clap's own code for wrong usage have no constant.
     let mut defined: BTreeSet<&str> = constants.map(|(_, code)| code.trim_end_matches(';')).collect();
     assert!(defined.len() >= 2, "{defined:?}");
     defined.extend(["0", "1", "2", "exit code"]);
@@ -133,9 +133,9 @@ fn reference_lists_exactly_the_exit_codes() {
 /// How strictly a command line is checked.
 #[derive(Clone, Copy, PartialEq)]
 enum Strictness {
-    /// It may be carried out as it is.
+    /// It must be complete.
     Whole,
-    /// It may lack what is required, as a name of a command does.
+    /// Required arguments may be missing, as in the name of a command.
     Part,
 }
 
@@ -150,7 +150,7 @@ fn check(words: &[String], strictness: Strictness, at: &str) {
     assert!(is_fine, "{at}: {}: {error}", words.join(" "));
 }
 
-/// The words of each simple command in a line of shell, as far as this documentation uses its syntax.
+/// Returns the words of each simple command in a line of shell. Supports only the syntax that this documentation uses.
 fn commands(line: &str) -> Vec<Vec<String>> {
     let (mut commands, mut words, mut word) = (Vec::new(), Vec::new(), None::<String>);
     let (mut quote, mut depth) = (None, 0);
@@ -177,7 +177,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
     commands
 }
 
-/// The command line of kfwatch in a simple command: what it is started with, by itself or by another program.
+/// Returns the kfwatch command line of a simple command, whether it is run directly or by another program.
 fn kfwatch_in(command: &[String]) -> Option<Vec<String>> {
     let end = command.iter().position(|word| word.starts_with(['>', '<'])).unwrap_or(command.len());
     let command = &command[..end];
@@ -210,7 +210,7 @@ fn shown_command_lines_parse() {
         }
         for paragraph in page.paragraphs() {
             let spans = code_spans(&paragraph).into_iter();
-            // Others are abbreviated, or sentences that kfwatch prints.
+            // Other blocks are abbreviated, or show output of kfwatch.
             for span in spans
                 .filter(|span| span.starts_with("kfwatch ") && !span.contains('…') && !span.ends_with('.'))
             {

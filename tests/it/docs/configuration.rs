@@ -1,4 +1,4 @@
-//! Every configuration key is in the example and in its reference, and nothing else is. Shown configurations load.
+//! The example and the reference list exactly the configuration keys. Shown configurations load.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -11,7 +11,7 @@ const REFERENCE: &str = "docs/en/reference/configuration.md";
 const OFFICIAL_ACCOUNT: &str = "[[official_accounts]]\nname = \"shop\"\nappid = \"wx0123456789abcdef\"\n\
                                 kf_accounts = [\"test1@test\"]\n";
 
-/// The keys that the loader accepts, taken from what it says about an unknown one.
+/// Returns the keys that the loader accepts, taken from its message about an unknown key.
 fn accepted_keys() -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     let top = expected_keys("").unwrap();
@@ -22,14 +22,14 @@ fn accepted_keys() -> BTreeSet<String> {
             None => _ = keys.insert(key.clone()),
         }
     }
-    // The only section within a section.
+    // The only nested section.
     keys.remove("official_accounts.token");
     let token = expected_keys("[[official_accounts]]\n[official_accounts.token]").unwrap();
     keys.extend(token.iter().map(|name| format!("official_accounts.token.{name}")));
     keys
 }
 
-/// The keys of the section with this header.
+/// Returns the keys of the section with this header.
 fn expected_keys(header: &str) -> Option<Vec<String>> {
     let text = format!("{header}\nno_such_key = 1\n");
     let mistakes = Config::from_toml(&text, Path::new("/"), &Environment::default()).err()?.to_string();
@@ -38,7 +38,7 @@ fn expected_keys(header: &str) -> Option<Vec<String>> {
     Some(names.split(", ").map(str::to_owned).collect())
 }
 
-/// The keys of config.example.toml, with those of its optional parts.
+/// Returns the keys of config.example.toml, including its optional parts.
 fn keys_of_the_example() -> BTreeSet<String> {
     let text = fs::read_to_string(root().join("config.example.toml")).unwrap();
     let (mut keys, mut section) = (BTreeSet::new(), String::new());
@@ -105,7 +105,7 @@ fn files() -> [(&'static str, String); 6] {
     ]
 }
 
-/// A whole configuration from a part of one: an official account is added where none is shown.
+/// Completes a part of a configuration: adds an official account if it has none.
 fn complete(part: &str) -> String {
     if part.contains("[[official_accounts]]") {
         part.to_owned()

@@ -1,4 +1,4 @@
-//! Every event type and every field of the demo's events is in the reference.
+//! The reference lists every event type and every field of the demo's events.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::support::process::Home;
 
 const REFERENCE: &str = "docs/en/reference/events.md";
 
-/// The names in backticks in the first column of a table.
+/// Returns the names in backticks in the first column of a table.
 fn documented(heading: &str) -> BTreeSet<String> {
     let section = page(REFERENCE).sections().into_iter().find(|section| section.heading == heading).unwrap();
     section.rows.iter().flat_map(|row| code_spans(&row[0])).map(str::to_owned).collect()

@@ -1,13 +1,13 @@
-//! Every relative link and every path of the documentation leads somewhere.
+//! Every relative link and every path in the documentation resolves.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::markdown::{Page, assert_same, code_spans, page, pages, root, without_code_spans};
 
-/// Where paths in backticks may begin.
+/// Prefixes of paths in backticks.
 const DIRECTORIES: [&str; 5] = ["src/", "tests/", "benches/", "deploy/", "docs/"];
 
-/// The targets of all links of a page.
+/// Returns the targets of all links of a page.
 fn links(page: &Page) -> Vec<String> {
     let paragraphs = page.paragraphs();
     let texts = paragraphs.iter().map(|paragraph| without_code_spans(paragraph));
@@ -18,7 +18,7 @@ fn links(page: &Page) -> Vec<String> {
     targets.collect()
 }
 
-/// A path without `.` and `..`.
+/// Returns the path without `.` and `..`.
 fn normalized(path: &Path) -> PathBuf {
     let mut normalized = PathBuf::new();
     for component in path.components() {
@@ -31,7 +31,7 @@ fn normalized(path: &Path) -> PathBuf {
     normalized
 }
 
-/// What is wrong with a link.
+/// Returns what is wrong with a link.
 fn problem(page: &Page, link: &str, pages: &[Page]) -> Option<String> {
     if link.starts_with("http://") || link.starts_with("https://") || link.starts_with("mailto:") {
         return None;
@@ -46,7 +46,7 @@ fn problem(page: &Page, link: &str, pages: &[Page]) -> Option<String> {
     }
     let anchor = anchor?;
     let Some(target) = pages.iter().find(|page| page.path == target) else {
-        return Some(format!("{} is no page", target.display()));
+        return Some(format!("{} is not a page", target.display()));
     };
     (!target.anchors().iter().any(|name| name == anchor)).then(|| format!("no heading #{anchor}"))
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Directories without documentation of ours.
+/// Directories without documentation of this project.
 const IGNORED: [&str; 3] = ["target", ".git", "node_modules"];
 
 /// A Markdown file.
@@ -24,7 +24,7 @@ pub(crate) struct Block {
     pub(crate) line: usize,
 }
 
-/// What follows one heading.
+/// A heading's section.
 pub(crate) struct Section {
     pub(crate) heading: String,
     pub(crate) rows: Vec<Vec<String>>,
@@ -34,7 +34,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All Markdown files of the repository.
+/// Returns all Markdown files of the repository.
 pub(crate) fn pages() -> Vec<Page> {
     let mut pages = Vec::new();
     collect(root(), &mut pages);
@@ -62,7 +62,7 @@ fn collect(directory: &Path, pages: &mut Vec<Page>) {
 }
 
 impl Page {
-    /// The lines outside of code blocks, and the code blocks.
+    /// Returns the lines outside code blocks, and the code blocks.
     fn split(&self) -> (Vec<&str>, Vec<Block>) {
         let (mut prose, mut blocks, mut open) = (Vec::new(), Vec::new(), None::<(&str, Block)>);
         for (n, line) in self.text.lines().enumerate() {
@@ -97,18 +97,18 @@ impl Page {
         self.split().1.into_iter().filter(|block| block.language == language).collect()
     }
 
-    /// The lines outside of code blocks.
+    /// Returns the lines outside code blocks.
     pub(crate) fn prose(&self) -> Vec<&str> {
         self.split().0
     }
 
-    /// What stands between empty lines outside of code blocks, each in one line: a link may be broken into two.
+    /// Returns the paragraphs outside code blocks, each joined into one line, because a link may span two lines.
     pub(crate) fn paragraphs(&self) -> Vec<String> {
         let text = self.prose().join("\n");
         text.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect()
     }
 
-    /// The headings of all levels with their tables. The first section is what precedes the second heading.
+    /// Returns the headings of all levels with their tables. The first section is the text before the second heading.
     pub(crate) fn sections(&self) -> Vec<Section> {
         let mut sections: Vec<Section> = Vec::new();
         for line in self.prose() {
@@ -121,7 +121,7 @@ impl Page {
         sections
     }
 
-    /// The anchors of the headings, as repository browsers and mdBook name them.
+    /// Returns the anchors of the headings, as repository browsers and mdBook name them.
     pub(crate) fn anchors(&self) -> Vec<String> {
         let mut anchors: Vec<String> = Vec::new();
         for heading in self.prose().into_iter().filter_map(heading) {
@@ -143,23 +143,23 @@ fn slug(heading: &str) -> String {
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
-/// What stands in backticks.
+/// Returns the texts in backticks.
 pub(crate) fn code_spans(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// The text without what stands in backticks.
+/// Returns the text without the texts in backticks.
 pub(crate) fn without_code_spans(text: &str) -> String {
     text.split('`').step_by(2).collect::<Vec<_>>().join("`")
 }
 
-/// Two sets are the same; otherwise the test fails with the difference.
+/// Asserts that two sets are equal, or fails with the difference.
 pub(crate) fn assert_same(documented: &BTreeSet<String>, defined: &BTreeSet<String>, at: &str) {
     let missing: Vec<_> = defined.difference(documented).collect();
     let unknown: Vec<_> = documented.difference(defined).collect();
     assert!(
         missing.is_empty() && unknown.is_empty(),
-        "{at} lacks {missing:?}, and has {unknown:?} in excess"
+        "{at} lacks {missing:?}, and should not have {unknown:?}"
     );
 }
 

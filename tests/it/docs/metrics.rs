@@ -1,4 +1,4 @@
-//! Every metric of a live page is in the reference with its type and its labels, and nothing else is.
+//! The reference lists exactly the metrics of a live page, with their types and labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,11 @@ use crate::support::{metrics_page::Page, process::Home, wait::eventually};
 
 const REFERENCE: &str = "docs/en/reference/metrics.md";
 
-/// Families that may be without series, because nothing is pending and nobody waits.
+/// Families that may have no series, because no event is pending and no customer waits.
 const SOMETIMES: [&str; 2] =
     ["kfwatch_sink_oldest_pending_timestamp_seconds", "wechat_kf_waiting_oldest_message_timestamp_seconds"];
 
-/// Labels whose values are a closed set, which the reference lists.
+/// Labels with a closed set of values, which the reference lists.
 const CLOSED: [&str; 3] = ["endpoint", "collector", "event_type"];
 
 /// A family as the reference describes it.

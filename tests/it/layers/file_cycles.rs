@@ -1,7 +1,7 @@
-//! No cycles between files: of two files of which each imports from the other, neither can be read first.
+//! No cycles between files: if two files import from each other, neither can be read first.
 //!
-//! An import is a name after `crate::`, `self::` or `super::` in the code of a file, without its tests. Re-exports do not
-//! count, nor do imports between a module and the modules inside it: together they are one unit.
+//! An import is a name after `crate::`, `self::` or `super::` in the code of a file, without its tests. Re-exports do
+//! not count, and neither do imports between a module and its submodules, which form one unit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +13,11 @@ use super::{sources, without_comment};
 /// A module by its path, without `crate`. The module of `lib.rs` is empty.
 type Module = Vec<String>;
 
-/// The names that a module imports, by the module that has them.
+/// The names that a module imports, by the module that defines them.
 type Imports = BTreeMap<Module, BTreeMap<Module, BTreeSet<String>>>;
 
-/// Cycles that remain to be removed, by their modules. A cycle may lose modules, and must be deleted here when it is gone.
+/// Cycles that remain to be removed, by their modules. A cycle may lose modules, and must be deleted here when it is
+/// gone.
 const KNOWN_CYCLES: &[&[&str]] = &[
     &["simulator/component", "simulator/customers", "simulator/scenario"],
     &[
@@ -76,14 +77,14 @@ fn cycles_are_found_however_paths_are_written() {
         ],
         &[&["p/a", "p/b", "p/c"]],
     );
-    // A module and the modules inside it; a re-export; tests; comments.
+    // A module and its submodules, a re-export, tests, comments.
     check(&[("p.rs", "use self::a::A;"), ("p/a.rs", "use super::P;")], &[]);
     check(&[("a.rs", "pub use crate::b::B;"), ("b.rs", "use crate::a::A;")], &[]);
     check(&[("a.rs", "#[cfg(test)]\nmod tests { use crate::b::B; }"), ("b.rs", "use crate::a::A;")], &[]);
     check(&[("a.rs", "// crate::b::B"), ("b.rs", "use crate::a::A;")], &[]);
 }
 
-/// The module that a file of `src/` is.
+/// Returns the module of a file of `src/`.
 fn module_of(path: &Path) -> Module {
     let names = path.with_extension("").iter().map(|name| name.to_str().unwrap().to_owned()).collect();
     if names == ["lib"] { Vec::new() } else { names }
@@ -103,7 +104,7 @@ fn imports(files: &[(Module, String)]) -> Imports {
     imports
 }
 
-/// All paths in the code of a file that begin with `crate`, `self` or `super`.
+/// Returns all paths in the code of a file that begin with `crate`, `self` or `super`.
 fn paths(text: &str) -> Vec<Vec<String>> {
     let code: String = text.lines().map(|line| without_comment(line).to_owned() + "\n").collect();
     let code = code.split("#[cfg(test)]\nmod ").next().unwrap();
@@ -138,7 +139,7 @@ fn without_reexports(code: &str) -> String {
     kept
 }
 
-/// The length of a path or of a tree of paths, as in `use`.
+/// Returns the length of a path or of a tree of paths, as in `use`.
 fn path_length(text: &str) -> usize {
     let mut depth = 0_usize;
     for (at, c) in text.char_indices() {
@@ -153,7 +154,7 @@ fn path_length(text: &str) -> usize {
     text.len()
 }
 
-/// The paths of a tree of paths, by their names.
+/// Returns the paths of a tree of paths, by their names.
 fn leaves(tree: &str) -> Vec<Vec<String>> {
     let Some((prefix, group)) = tree.split_once('{') else {
         let path = tree.split(" as ").next().unwrap();
@@ -179,7 +180,7 @@ fn leaves(tree: &str) -> Vec<Vec<String>> {
     parts.flat_map(leaves).map(|leaf| [prefix.clone(), leaf].concat()).collect()
 }
 
-/// The module that a path leads to, and the name in it.
+/// Returns the module that a path leads to, and the name in it.
 fn resolved(from: &Module, path: &[String], modules: &BTreeSet<&Module>) -> Option<(Module, String)> {
     let mut module = from.clone();
     let mut names = path.iter();
@@ -204,7 +205,7 @@ fn resolved(from: &Module, path: &[String], modules: &BTreeSet<&Module>) -> Opti
     Some((module, next.cloned().unwrap_or_else(|| "the module".to_owned())))
 }
 
-/// Sets of modules each of which reaches all others of its set.
+/// Returns the sets of modules in which each module reaches all others.
 fn cycles(imports: &Imports) -> Vec<BTreeSet<Module>> {
     let reached: BTreeMap<&Module, BTreeSet<&Module>> =
         imports.keys().map(|module| (module, reached_from(module, imports))).collect();
@@ -229,7 +230,7 @@ fn reached_from<'a>(module: &'a Module, imports: &'a Imports) -> BTreeSet<&'a Mo
     reached
 }
 
-/// Which module of a cycle imports which names from which other one.
+/// Describes which module of a cycle imports which names from which other module.
 fn description(cycle: &BTreeSet<Module>, imports: &Imports) -> String {
     let mut lines = Vec::new();
     for module in cycle {

@@ -130,7 +130,7 @@ async fn failed_migration_leaves_store_unchanged() {
     // A table that an operator added conflicts with the migration.
     Connection::open(&file.path).unwrap().execute_batch("CREATE TABLE refresh_tokens (x)").unwrap();
     let error = Store::open(&file.path).unwrap_err();
-    assert!(told(&error).contains("refresh_tokens already exists"), "{}", told(&error));
+    assert!(error_chain(&error).contains("refresh_tokens already exists"), "{}", error_chain(&error));
     assert_eq!(version(&file.path), 1);
     assert!(copies(&file).is_empty(), "a daemon that restarts repeatedly must not fill the disk");
     Connection::open(&file.path).unwrap().execute_batch("DROP TABLE refresh_tokens").unwrap();
@@ -161,7 +161,7 @@ async fn full_disk_prevents_migration_harmlessly() {
     let error = Store::open(&path).unwrap_err();
     assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
     assert!(!disk.path().join("kfwatch.db-backup-v1").exists());
-    disk.make_room();
+    disk.free_space();
     assert_eq!(version(&path), 1);
     let store = Store::open(&path).unwrap();
     assert_eq!(events(&store).await.len(), 2);

@@ -12,7 +12,7 @@ fn refused(path: &Path) -> (StoreError, String) {
     let before = fs::read(path).unwrap();
     let error = Store::open(path).unwrap_err();
     assert_eq!(fs::read(path).unwrap(), before, "the file was changed");
-    let text = told(&error);
+    let text = error_chain(&error);
     assert!(!text.contains('\n'), "{text}");
     assert!(EventLog::open(path).is_err());
     (error, text)

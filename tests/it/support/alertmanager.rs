@@ -1,4 +1,4 @@
-//! A real Alertmanager, and who receives what it sends.
+//! A real Alertmanager, and a receiver for the messages that it sends.
 
 use std::{
     io::{Read, Write},
@@ -17,7 +17,7 @@ use crate::support::{
     wait::{PATIENCE, eventually},
 };
 
-/// Debian's name of the program, and its own.
+/// The program's name in Debian, and its upstream name.
 const PROGRAMS: [&str; 2] = ["prometheus-alertmanager", "alertmanager"];
 
 /// An Alertmanager, killed when it is dropped.
@@ -27,7 +27,7 @@ pub(crate) struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// One with this configuration, whose files are relative to `home`.
+    /// Starts one with this configuration. Its files are relative to `home`.
     pub(crate) fn start(home: &Home, configuration: &str) -> Self {
         home.write("alertmanager.yml", configuration);
         let address = free_address();
@@ -50,19 +50,19 @@ impl Alertmanager {
         Self { child, address }
     }
 
-    /// The alerts of this name that are active, silenced or not.
+    /// Returns the active alerts of this name, silenced or not.
     pub(crate) fn alerts(&self, name: &str) -> Vec<Value> {
         self.all_alerts().into_iter().filter(|alert| alert["labels"]["alertname"] == name).collect()
     }
 
-    /// All alerts that are active, silenced or not.
+    /// Returns all active alerts, silenced or not.
     pub(crate) fn all_alerts(&self) -> Vec<Value> {
         let answer = get(self.address, "/api/v2/alerts", "");
         serde_json::from_slice(&answer.body).unwrap_or_default()
     }
 
-    /// Brings alerts, each with `labels` and maybe `annotations`, in this order, as Prometheus does.
-    pub(crate) fn bring(&self, alerts: &[Value]) {
+    /// Posts alerts in this order, as Prometheus does. Each has `labels` and may have `annotations`.
+    pub(crate) fn send(&self, alerts: &[Value]) {
         let body = json!(alerts).to_string();
         let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -81,13 +81,13 @@ impl Alertmanager {
 
 impl Drop for Alertmanager {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
+        // Fails only if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Stands for the webhook and for WeCom: takes everything, and remembers it.
+/// Stands in for the webhook and for WeCom: accepts and records every message.
 pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
     received: Received,
@@ -109,20 +109,20 @@ impl Receiver {
         Self { address, received, _runtime: runtime }
     }
 
-    /// The alerts of this name and status that came by webhook.
+    /// Returns the alerts of this name and status that the webhook received.
     pub(crate) fn alerts(&self, name: &str, status: &str) -> Vec<Value> {
         let messages = self.messages("").into_iter();
         let alerts = messages.flat_map(|message| message["alerts"].as_array().cloned().unwrap_or_default());
         alerts.filter(|alert| alert["labels"]["alertname"] == name && alert["status"] == status).collect()
     }
 
-    /// The texts that came for WeCom.
+    /// Returns the texts that WeCom received.
     pub(crate) fn texts(&self) -> Vec<String> {
         let messages = self.messages("/message/send").into_iter();
         messages.filter_map(|message| Some(message["text"]["content"].as_str()?.to_owned())).collect()
     }
 
-    /// All that came to paths with this end.
+    /// Returns all messages whose path ends with `end_of_path`.
     pub(crate) fn messages(&self, end_of_path: &str) -> Vec<Value> {
         let received = self.received.lock().unwrap();
         let sent = received.iter().filter(|(path, _)| path.ends_with(end_of_path));
@@ -132,6 +132,6 @@ impl Receiver {
 
 async fn receive(State(received): State<Received>, uri: Uri, body: String) -> impl IntoResponse {
     received.lock().unwrap().push((uri.path().to_owned(), body));
-    // What WeCom answers to a fetch of a token and to a message.
+    // WeCom's response to a token request and to a message.
     r#"{"errcode":0,"errmsg":"ok","access_token":"token","expires_in":7200}"#
 }

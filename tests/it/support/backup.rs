@@ -1,4 +1,4 @@
-//! Stores with something in them, and what can be read of a file.
+//! Stores with content, and functions that read a store file.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ pub(crate) fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(1_795_000_000_000 + ms).unwrap()
 }
 
-pub(crate) fn unobserved() -> CopyObserver {
+pub(crate) fn no_observer() -> CopyObserver {
     std::sync::Arc::new(|_| std::ops::ControlFlow::Continue(()))
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn commit(store: &Store, stored: &StoredAccount, changes: Vec<C
     store.commit_poll(commit).await.unwrap();
 }
 
-/// Opens the store, commits so many sessions more, beginning with this one, and closes it.
+/// Opens the store, commits `count` more sessions numbered from `first`, and closes it.
 pub(crate) fn grow(path: &Path, first: i64, count: i64) {
     run(async {
         let store = open_with(path, first, count).await;
@@ -56,7 +56,7 @@ pub(crate) fn grow(path: &Path, first: i64, count: i64) {
     });
 }
 
-/// As [`grow`], without closing it.
+/// Like [`grow`], but leaves the store open.
 pub(crate) async fn open_with(path: &Path, first: i64, count: i64) -> Store {
     let store = Store::open(path).unwrap();
     let registered = store.register_accounts(accounts(1)).await.unwrap().configured;
@@ -68,7 +68,7 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(work)
 }
 
-/// Without any lock or change.
+/// Opens the file read-only: takes no lock and changes nothing.
 pub(crate) fn read(path: &Path) -> Connection {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
 }
@@ -85,7 +85,7 @@ pub(crate) fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }
 
-/// The names of what lies beside the configuration, with their sizes.
+/// Returns the names and sizes of the files in the directory of the configuration.
 pub(crate) fn listing(home: &Home) -> Vec<(String, u64)> {
     list(home.path("").as_path())
 }
@@ -100,13 +100,13 @@ pub(crate) fn list(directory: &Path) -> Vec<(String, u64)> {
     names
 }
 
-/// The stores that restores have kept.
+/// Returns the stores that restores have kept.
 pub(crate) fn kept(directory: &Path) -> Vec<PathBuf> {
     let names = list(directory).into_iter().map(|(name, _)| name);
     names.filter(|name| name.contains("-before-restore-")).map(|name| directory.join(name)).collect()
 }
 
-/// With a configuration of one kf account that nobody serves; its store is `kfwatch.db`.
+/// A home whose configuration has one kf account and an API address without a server. Its store is `kfwatch.db`.
 pub(crate) fn home() -> Home {
     let home = Home::new();
     home.write("shop.secret", "5ec2e700000000000000000000000000\n");

@@ -1,4 +1,4 @@
-//! A certificate authority for one test, and certificates of servers that it has signed.
+//! A certificate authority for one test, and the server certificates that it signs.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
@@ -6,10 +6,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer},
 };
 
-/// Signs certificates of servers.
+/// Signs server certificates.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// What a server shows, and proves it with; both also as PEM.
+/// A server's certificate and private key, also as PEM.
 pub(crate) struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
@@ -25,12 +25,12 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Its own certificate, for a `ca_file`.
+    /// Returns the authority's own certificate, for a `ca_file`.
     pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// For a server of this name.
+    /// Creates an identity for a server of this name.
     pub(crate) fn identity(&self, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate =
@@ -45,9 +45,9 @@ impl Authority {
 }
 
 impl Identity {
-    /// For a server in this process.
+    /// Returns the TLS configuration for a server in this process.
     pub(crate) fn server(self) -> ServerConfig {
-        // Of several tests in one process the first has set it.
+        // Another test in the same process may have installed it already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let builder = ServerConfig::builder().with_no_client_auth();
         builder.with_single_cert(vec![self.certificate], self.key).unwrap()

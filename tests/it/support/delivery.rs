@@ -1,4 +1,4 @@
-//! What tests of delivery have in common, whatever they deliver to: a busy WeChat, a daemon that polls it every second, and sinks.
+//! What delivery tests share for every type of sink: a busy WeChat, a daemon that polls it every second, and sinks.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{
     wait::eventually,
 };
 
-/// A home whose daemon polls every second and collects nothing else; `more` is the rest of its configuration.
+/// A home whose daemon polls every second and runs no collectors. `more` is appended to its configuration.
 pub(crate) fn home(wechat: &WeChat, more: &str) -> Home {
     let home = Home::new().without_collectors();
     configure(&home, wechat, more);
@@ -22,7 +22,8 @@ pub(crate) fn configure(home: &Home, wechat: &WeChat, more: &str) {
     home.write("config.toml", &format!("{}\n{poll}\n{more}", with_tokens_in_files(home, wechat)));
 }
 
-/// A token that a daemon fetches itself, the next one may not fetch again for ten seconds.
+/// Replaces fetched tokens by files: after one daemon fetches a token, the next daemon may not fetch it again for ten
+/// seconds.
 fn with_tokens_in_files(home: &Home, wechat: &WeChat) -> String {
     let mut text = wechat.configuration();
     for index in 0..2 {
@@ -40,12 +41,12 @@ fn with_tokens_in_files(home: &Home, wechat: &WeChat) -> String {
     text
 }
 
-/// A customer comes to a kf account of the first official account.
+/// Opens a session with a kf account of the first official account.
 pub(crate) fn open(control: &Control, kf_account: &str, openid: &str) {
     control.open_session(&appid(0), kf_account, openid, None).unwrap();
 }
 
-/// Puts so many copies of the newest event behind it, with ids of their own, in the store of a daemon that does not run.
+/// Appends `copies` copies of the newest event, each with its own id. The store's daemon must not be running.
 pub(crate) fn copy_newest_event(store: &rusqlite::Connection, copies: usize) {
     store
         .execute(
@@ -65,7 +66,7 @@ pub(crate) fn copy_newest_event(store: &rusqlite::Connection, copies: usize) {
         .unwrap();
 }
 
-/// A signed webhook; `more` are further keys.
+/// A signed webhook sink. `more` has further keys.
 pub(crate) fn webhook(name: &str, url: &str, more: &str) -> String {
     format!(
         "[[sinks]]\nname = \"{name}\"\ntype = \"webhook\"\nurl = \"{url}\"\nsecret = \"{}\"\n{more}\n",
@@ -73,12 +74,12 @@ pub(crate) fn webhook(name: &str, url: &str, more: &str) -> String {
     )
 }
 
-/// A file.
+/// A file sink.
 pub(crate) fn file(name: &str, path: &str) -> String {
     format!("[[sinks]]\nname = \"{name}\"\ntype = \"jsonl\"\npath = \"{path}\"\n")
 }
 
-/// Two official accounts with six kf accounts each, and customers who come and go all the time.
+/// Two official accounts with six kf accounts each, whose customers come and go all the time.
 pub(crate) fn lively() -> Scenario {
     let spread = |mean, min, max| Spread {
         mean: Duration::from_millis(mean),
@@ -98,12 +99,12 @@ pub(crate) fn lively() -> Scenario {
     }
 }
 
-pub(crate) fn of_sink(daemon: &Process, sink: &str, name: &str) -> f64 {
+pub(crate) fn sink_metric(daemon: &Process, sink: &str, name: &str) -> f64 {
     daemon.metric(&format!("kfwatch_sink_{name}{{sink=\"{sink}\"}}")).unwrap()
 }
 
 pub(crate) fn eventually_delivered(daemon: &Process, sink: &str) {
-    eventually("nothing pending", || (of_sink(daemon, sink, "pending_events") <= 0.0).then_some(()));
+    eventually("nothing pending", || (sink_metric(daemon, sink, "pending_events") <= 0.0).then_some(()));
 }
 
 pub(crate) fn eventually_logged(daemon: &Process, text: &str) {
@@ -114,29 +115,33 @@ pub(crate) fn times_logged(log: &str, text: &str) -> usize {
     log.matches(text).count()
 }
 
-/// Waits until everybody is polled.
+/// Waits until every kf account has been polled.
 pub(crate) fn eventually_polls(wechat: &WeChat) {
     let control = wechat.control();
     let polls = || control.requests(Endpoint::GetSessionList);
-    let everybody = polls() + 12;
-    eventually("polls", || (polls() >= everybody).then_some(()));
+    let enough = polls() + 12;
+    eventually("polls", || (polls() >= enough).then_some(()));
 }
 
-/// Waits for polls of everybody, and lets every later one fail, so that the log ends somewhere.
-pub(crate) fn nothing_more_happens(wechat: &WeChat, daemon: &Process) {
+/// Waits until every kf account has been polled, then makes all later polls fail, so that no new events are added to
+/// the log.
+pub(crate) fn stop_new_events(wechat: &WeChat, daemon: &Process) {
     (0..3).for_each(|_| eventually_polls(wechat));
     wechat.control().inject(FaultRule::new(Fault::Errcode(-1)));
     let failures = "kfwatch_poll_failures_total{official_account=\"north\",kf_account=\"kf1@north\"}";
-    eventually("nothing new happens", || daemon.metric(failures).filter(|failures| *failures >= 2.0));
+    eventually("polls fail", || daemon.metric(failures).filter(|failures| *failures >= 2.0));
 }
 
 pub(crate) fn pause(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
 
-/// `KFWATCH_DELIVERY_ROUNDS`, or enough for every run.
+/// Returns `KFWATCH_DELIVERY_ROUNDS`, or `enough` if it is not set.
 pub(crate) fn rounds(enough: usize) -> usize {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the duration of a test is not part of the program's configuration"
+    )]
     let rounds = std::env::var("KFWATCH_DELIVERY_ROUNDS");
     rounds.map_or(enough, |rounds| rounds.parse().unwrap())
 }

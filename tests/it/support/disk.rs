@@ -1,4 +1,4 @@
-//! A disk so small that it can be filled.
+//! A disk that is small enough to be filled.
 
 use std::{
     fs::File,
@@ -10,16 +10,16 @@ use std::{
 
 use tempfile::TempDir;
 
-/// A small file system in memory. Dropping it unmounts it, even while something is still open on it.
+/// A small file system in memory. It is unmounted on drop, even if a file on it is still open.
 pub(crate) struct SmallDisk {
     directory: TempDir,
-    /// What gives the right to mount and unmount.
+    /// The command prefix that allows mounting and unmounting.
     right: &'static [&'static str],
 }
 
 impl SmallDisk {
-    /// Of so many megabytes. None where neither this user nor sudo may mount: said on standard error, past the test harness,
-    /// which shows nothing of a test that passes.
+    /// Mounts a disk of this size. Returns `None` if neither this user nor sudo may mount, and says so on standard
+    /// error directly, because the test harness hides the output of tests that pass.
     pub(crate) fn mount(megabytes: usize) -> Option<SmallDisk> {
         let directory = tempfile::tempdir().unwrap();
         let user = directory.path().metadata().unwrap();
@@ -41,13 +41,13 @@ impl SmallDisk {
         self.directory.path()
     }
 
-    /// Writes ballast until nothing more fits.
+    /// Writes ballast until the disk is full.
     pub(crate) fn fill(&self) {
         let mut ballast = File::create(self.ballast()).unwrap();
         while ballast.write_all(&[0; 4096]).is_ok() {}
     }
 
-    pub(crate) fn make_room(&self) {
+    pub(crate) fn free_space(&self) {
         std::fs::remove_file(self.ballast()).unwrap();
     }
 
@@ -58,7 +58,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Were it to fail, the directory would stay behind: nothing to be done about it here.
+        // If it fails, the directory remains. Nothing can be done about that here.
         with(self.right, "umount").arg("--lazy").arg(self.path()).status().ok();
     }
 }

@@ -1,4 +1,4 @@
-//! The event log, and what sinks must have got of it.
+//! The event log, and checks of what sinks received from it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::support::{process::Home, receiver::Delivery};
 
-/// The event log, a line of JSON each.
+/// The event log: one line of JSON for each event.
 pub(crate) struct EventLog(Vec<String>);
 
 impl EventLog {
-    /// Reads it, and holds it to what a log promises by itself.
+    /// Reads the log and checks its own guarantees.
     pub(crate) fn of(home: &Home) -> Self {
         let printed = home.run("events --format json");
         assert_eq!(printed.code, Some(0), "{printed:?}");
@@ -23,19 +23,20 @@ impl EventLog {
         self.0.len()
     }
 
-    /// The part that a sink wants.
+    /// Returns the events that a sink selects.
     pub(crate) fn only(&self, wants: impl Fn(&Value) -> bool) -> Self {
         Self(self.0.iter().filter(|line| wants(&parsed(line))).cloned().collect())
     }
 
-    /// Ids are unique, sequences have no gaps, no session starts or ends twice, and none ends that has not started.
+    /// Checks that ids are unique, that sequences have no gaps, that no session starts or ends twice, and that no
+    /// session ends before it starts.
     fn check(&self) {
         let mut ids = HashSet::new();
         let mut sequences: HashMap<String, u64> = HashMap::new();
         let mut open: HashMap<String, bool> = HashMap::new();
         for line in &self.0 {
             let event = parsed(line);
-            assert!(ids.insert(text(&event, "/id")), "twice: {line}");
+            assert!(ids.insert(text(&event, "/id")), "duplicate id: {line}");
             let sequence = sequences.entry(text(&event, "/source")).or_default();
             *sequence += 1;
             assert_eq!(text(&event, "/sequence"), format!("{sequence:020}"), "{line}");
@@ -51,8 +52,8 @@ impl EventLog {
         }
     }
 
-    /// Every event was received, and what [`assert_only_from_log`](Self::assert_only_from_log) asserts. Returns the number of
-    /// repeats.
+    /// Asserts that every event was received, and what [`assert_only_from_log`](Self::assert_only_from_log) asserts.
+    /// Returns the number of repeats.
     pub(crate) fn assert_received<'a>(
         &self,
         sink: &str,
@@ -64,8 +65,8 @@ impl EventLog {
         repeats
     }
 
-    /// Nothing but events of the log was received, each time with the bytes of the log, and first deliveries are in order per
-    /// kf account. Returns the places of the received events in the log, and the number of repeats.
+    /// Asserts that only events of the log were received, with exactly the bytes of the log, and that first deliveries
+    /// are in order for each kf account. Returns the log positions of the received events, and the number of repeats.
     pub(crate) fn assert_only_from_log<'a>(
         &self,
         sink: &str,
@@ -90,14 +91,15 @@ impl EventLog {
         (seen, repeats)
     }
 
-    /// The same of a webhook; each event was confirmed besides, and in order as well.
+    /// Like `assert_received`, for a webhook. Also asserts that every event was confirmed, and in order.
     pub(crate) fn assert_posted(&self, sink: &str, received: &[Delivery]) -> usize {
         let confirmed = received.iter().filter(|delivery| delivery.confirmed);
         self.assert_received(sink, confirmed.map(|delivery| &*delivery.body));
         self.assert_attempted(sink, received)
     }
 
-    /// The same of a webhook that may have confirmed an event before one that it had refused; its requests are good besides.
+    /// Like `assert_posted`, for a webhook that may have confirmed an event before an earlier one that it had refused.
+    /// Also asserts that its requests are valid.
     pub(crate) fn assert_attempted(&self, sink: &str, received: &[Delivery]) -> usize {
         for delivery in received {
             assert_eq!(delivery.path, "/kf", "no redirect is followed");
@@ -108,12 +110,13 @@ impl EventLog {
         self.assert_received(sink, received.iter().map(|delivery| &*delivery.body))
     }
 
-    /// Of the lines of files that were rotated, the oldest first. What a kill left of a line at the end of one is no line.
+    /// Like `assert_received`, for the lines of rotated files, oldest first. A partial line that a kill left at the end
+    /// of a file does not count.
     pub(crate) fn assert_written(&self, sink: &str, files: &[String]) -> usize {
         let whole_lines = files.iter().flat_map(|file| {
             let end = file.rfind('\n').map_or(0, |at| at + 1);
             let half = &file[end..];
-            assert!(self.0.iter().any(|line| line.starts_with(half)), "{sink}: {half:?} is made up");
+            assert!(self.0.iter().any(|line| line.starts_with(half)), "{sink}: {half:?} is not from the log");
             file[..end].lines()
         });
         self.assert_received(sink, whole_lines)

@@ -1,5 +1,5 @@
-//! Events as a consumer sees them, and what the contract says that they look like: every key, and every id worked out
-//! from the published rule.
+//! Events as a consumer sees them, and as the contract defines them: every key, and every id computed from the
+//! published rule.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ impl Event {
         Event { line: line.to_owned(), json: json.unwrap_or_else(|error| panic!("{error}: {line}")) }
     }
 
-    /// The text at a JSON pointer; empty if there is none.
+    /// Returns the text at a JSON pointer, or an empty string.
     pub(crate) fn text(&self, pointer: &str) -> &str {
         self.json.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
@@ -38,14 +38,14 @@ impl Event {
         (self.text("/data/appid").to_owned(), self.text("/data/kf_account").to_owned())
     }
 
-    /// The time at a JSON pointer in UNIX milliseconds.
+    /// Returns the time at a JSON pointer in UNIX milliseconds.
     pub(crate) fn ms(&self, pointer: &str) -> Result<i64, String> {
         let time: Result<Timestamp, _> = self.text(pointer).parse();
         time.map(Timestamp::as_millisecond).map_err(|error| format!("{pointer}: {error}"))
     }
 }
 
-/// A kf account and the names that events give it.
+/// A kf account and the names that its events carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
     pub(crate) official_account: String,
@@ -60,7 +60,7 @@ pub(crate) struct Session {
     pub(crate) createtime: i64,
 }
 
-/// An event that ought to be there. What only its reader can know, its place and its moment, is given by [`Place`].
+/// An event that should exist. [`Place`] adds what only the actual event shows: its position and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Expected {
     Started { session: Session, baseline: bool },
@@ -68,19 +68,19 @@ pub(crate) enum Expected {
     StateChanged { from: &'static str, to: &'static str, errcode: Option<i64>, source: &'static str },
 }
 
-/// Where an event stands, and when it was observed.
+/// The position of an event, and when it was observed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) sequence: usize,
-    /// How many events of the same type the same session had before.
+    /// The number of earlier events of the same type for the same session.
     pub(crate) repeats: usize,
     pub(crate) observed_ms: i64,
-    /// The begin of `ended_between`.
+    /// The start of `ended_between`.
     pub(crate) lower_ms: i64,
 }
 
 impl Expected {
-    /// The whole event, every key of it.
+    /// Returns the whole event with all its keys.
     pub(crate) fn render(&self, account: &Account, place: Place) -> Value {
         let Account { official_account, appid, kf_account } = account;
         let time = millis(place.observed_ms);
@@ -143,7 +143,7 @@ pub(crate) fn name_based(fields: &[&str]) -> String {
     Uuid::new_v5(&NAMESPACE, fields.join("\n").as_bytes()).to_string()
 }
 
-/// `createtime` is cut to whole seconds: the session may have begun up to a second later.
+/// `createtime` is truncated to whole seconds: the session may have started up to a second later.
 fn duration_seconds(createtime: i64, place: Place) -> Value {
     let min = place.lower_ms.div_euclid(1_000) - createtime - 1;
     let max = (place.observed_ms + 999).div_euclid(1_000) - createtime;

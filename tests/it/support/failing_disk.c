@@ -1,6 +1,6 @@
 /*
- * A disk that fails: preloaded into a program, it makes writes, syncs or cuts of files with a path prefix fail with EIO, and reads
- * hang, for as long as a file of that name ("write", "sync", "cut", "read") stands in a directory of flags.
+ * Simulates a failing disk. It is preloaded into a program, and affects files with a path prefix: writes, syncs and truncations
+ * fail with EIO, and reads hang, while a flag file of that name ("write", "sync", "cut", "read") exists in a directory.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -78,7 +78,7 @@ int ftruncate(int fd, off_t length) {
     return ftruncate64(fd, length);
 }
 
-/* With "own" it kills the program, once, which is about to say whose such a file is. */
+/* With the flag "own", kills the program, once, when it is about to set the owner of such a file. */
 int fchown(int fd, uid_t owner, gid_t group) {
     if (fails(fd, "own")) {
         char name[PATH_MAX];

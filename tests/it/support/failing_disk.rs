@@ -1,4 +1,4 @@
-//! A disk that fails with EIO, or hangs, when a test wants it, for some files of a daemon.
+//! A disk that, for some files of a daemon, fails with EIO or hangs while a test wants it to.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -6,16 +6,16 @@ use tempfile::TempDir;
 
 use crate::support::process::Home;
 
-/// What fails while it is wanted.
+/// An operation that can be made to fail.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Trouble {
-    /// Saying whose a file is: the first who is about to is killed.
+pub(crate) enum DiskFault {
+    /// Changing a file's owner: the first process that tries is killed.
     Own,
     /// Writing to files.
     Write,
-    /// Syncing what was written.
+    /// Syncing written data.
     Sync,
-    /// Making files shorter.
+    /// Truncating files.
     Cut,
     /// Reading from files, which hangs.
     Read,
@@ -27,7 +27,7 @@ pub(crate) struct FailingDisk {
 }
 
 impl FailingDisk {
-    /// Builds what is preloaded into the daemons of a home.
+    /// Builds the library that is preloaded into the daemons of a home.
     pub(crate) fn build() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut compiler = Command::new("cc");
@@ -37,7 +37,7 @@ impl FailingDisk {
         Self { directory }
     }
 
-    /// The home whose files with this beginning of their names are on it.
+    /// Puts the files of `home` whose names start with `prefix` on this disk.
     pub(crate) fn under(&self, home: Home, prefix: &str) -> Home {
         let path = |path: PathBuf| path.to_str().unwrap().to_owned();
         let prefix = path(home.path("").canonicalize().unwrap().join(prefix));
@@ -46,24 +46,24 @@ impl FailingDisk {
             .set("EIO_PREFIX", &prefix)
     }
 
-    pub(crate) fn fail(&self, troubles: &[Trouble]) {
-        troubles.iter().for_each(|trouble| fs::write(self.flag(*trouble), "").unwrap());
+    pub(crate) fn fail(&self, faults: &[DiskFault]) {
+        faults.iter().for_each(|fault| fs::write(self.flag(*fault), "").unwrap());
     }
 
-    pub(crate) fn mend(&self) {
-        for trouble in [Trouble::Write, Trouble::Sync, Trouble::Cut, Trouble::Read] {
-            // Those that did not fail have no flag.
-            let _ = fs::remove_file(self.flag(trouble));
+    pub(crate) fn recover(&self) {
+        for fault in [DiskFault::Write, DiskFault::Sync, DiskFault::Cut, DiskFault::Read] {
+            // Faults that were not set have no flag.
+            let _ = fs::remove_file(self.flag(fault));
         }
     }
 
-    fn flag(&self, trouble: Trouble) -> PathBuf {
-        self.directory.path().join(match trouble {
-            Trouble::Own => "own",
-            Trouble::Write => "write",
-            Trouble::Sync => "sync",
-            Trouble::Cut => "cut",
-            Trouble::Read => "read",
+    fn flag(&self, fault: DiskFault) -> PathBuf {
+        self.directory.path().join(match fault {
+            DiskFault::Own => "own",
+            DiskFault::Write => "write",
+            DiskFault::Sync => "sync",
+            DiskFault::Cut => "cut",
+            DiskFault::Read => "read",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What the daemon was told about one kf account: the ledger's answers in order, with what is uncertain about each.
+//! What the daemon observed of one kf account: the ledger's answers in order, and what is uncertain about each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,12 +10,12 @@ use crate::support::{
     wait::eventually,
 };
 
-/// One process of the daemon, from its start to its end.
+/// One process of the daemon, from start to end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Life {
     /// UNIX milliseconds, before the process was started.
     pub(crate) from_ms: i64,
-    /// UNIX milliseconds, after the process was gone.
+    /// UNIX milliseconds, after the process had ended.
     pub(crate) to_ms: i64,
     /// Whether it was killed rather than drained.
     pub(crate) killed: bool,
@@ -23,17 +23,17 @@ pub(crate) struct Life {
     pub(crate) client_timeout_ms: i64,
 }
 
-/// One answer.
+/// One request and its answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Exchange {
-    /// When the request reached the simulator: the answer shows the world of this millisecond.
+    /// When the request reached the simulator: the answer shows the simulator's state at this millisecond.
     pub(crate) received_ms: i64,
-    pub(crate) told: Told,
-    /// Whether it may just as well not have counted.
+    pub(crate) observed: Observed,
+    /// Whether the daemon may have counted the answer or not.
     pub(crate) uncertain: bool,
-    /// Bounds of the moment when the request was sent.
+    /// Bounds of the time when the request was sent.
     pub(crate) sent_ms: [i64; 2],
-    /// Bounds of the moment when the answer had been received, if it was.
+    /// Bounds of the time when the answer had been received, if it was.
     pub(crate) taken_ms: [i64; 2],
     /// Whether the daemon was killed, or drained, before the next exchange.
     pub(crate) then: Then,
@@ -41,12 +41,12 @@ pub(crate) struct Exchange {
 
 /// What the daemon could learn from an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Observed {
     Listed(BTreeSet<Session>),
     Keyless,
     Refused(i64),
     Nothing,
-    /// Nothing conclusive for `blind_after`; what consumers are told of the cause.
+    /// No conclusive answer for `blind_after`, with the cause that consumers receive.
     Silence {
         errcode: Option<i64>,
         source: &'static str,
@@ -60,17 +60,17 @@ pub(crate) enum Then {
     Killed,
 }
 
-/// All that is true of one kf account.
+/// Everything known about one kf account.
 #[derive(Debug, Clone)]
 pub(crate) struct History {
     pub(crate) account: Account,
     pub(crate) exchanges: Vec<Exchange>,
-    /// When each session was opened, and closed if it was.
+    /// When each session was opened, and when it was closed, if it was.
     pub(crate) truth: BTreeMap<Session, (i64, Option<i64>)>,
 }
 
 impl History {
-    /// Those of all kf accounts.
+    /// Returns the histories of all kf accounts.
     pub(crate) fn all(
         accounts: &[(AccountToWatch, Tokens)],
         ledger: &Ledger,
@@ -93,27 +93,32 @@ impl History {
                 let [official_account, appid] = [name, appid].map(String::clone);
                 let account = Account { official_account, appid, kf_account: kf_account.clone() };
                 let sessions = sessions.remove(&key).unwrap_or_default();
-                History::told_by(account, polls.remove(&key).unwrap_or_default(), &sessions, (ledger, lives))
+                History::from_records(
+                    account,
+                    polls.remove(&key).unwrap_or_default(),
+                    &sessions,
+                    (ledger, lives),
+                )
             })
             .collect()
     }
 
-    /// That of one kf account.
+    /// Returns the history of one kf account.
     pub(crate) fn of(account: &Account, ledger: &Ledger, lives: &[Life]) -> History {
         let is_ours =
             |appid: &str, kf_account: &str| appid == account.appid && kf_account == account.kf_account;
         let polls = ledger.polls.iter().filter(|poll| is_ours(&poll.appid, &poll.kf_account)).collect();
         let ours = ledger.sessions.iter().filter(|session| is_ours(&session.appid, &session.kf_account));
-        History::told_by(account.clone(), polls, &ours.collect::<Vec<_>>(), (ledger, lives))
+        History::from_records(account.clone(), polls, &ours.collect::<Vec<_>>(), (ledger, lives))
     }
 
-    fn told_by(
+    fn from_records(
         account: Account,
         mut polls: Vec<&PollRecord>,
         sessions: &[&SessionRecord],
         (ledger, lives): (&Ledger, &[Life]),
     ) -> History {
-        // At most one is in flight, so the order of their beginnings is the order of all.
+        // At most one poll is in flight, so the order of starts is the order of all.
         polls.sort_by_key(|poll| poll.received_at_ms);
         let exchanges = (0..polls.len()).map(|at| exchange(&polls, at, lives, ledger)).collect();
         let truth = sessions
@@ -137,10 +142,10 @@ fn exchange(polls: &[&PollRecord], at: usize, lives: &[Life], ledger: &Ledger) -
         None if life.killed => Then::Killed,
         None => Then::Drained,
     };
-    let (told, questionable) = told(&poll.answer, ledger);
-    // The client may have given up when the answer came, but not when there was plenty of time left. On a busy machine it
-    // gives up later than its timeout says, and cannot have done so if it sent its next request before. A daemon that
-    // was killed may have had its last answer or not, and may have committed it or not; the one before it had been
+    let (observed, questionable) = observation(&poll.answer, ledger);
+    // The client may have given up before the answer came, but not when plenty of time was left. On a busy machine it
+    // gives up later than its timeout; it did not give up if it sent its next request before. A daemon that was killed
+    // may or may not have received its last answer, and may or may not have committed it. The answer before that was
     // committed, because an account has one poll at a time.
     let given_up_before = next.map_or(life.to_ms, |next| next.received_at_ms);
     let late =
@@ -149,10 +154,10 @@ fn exchange(polls: &[&PollRecord], at: usize, lives: &[Life], ledger: &Ledger) -
     let uncertain = questionable || late || then == Then::Killed;
     Exchange {
         received_ms: poll.received_at_ms,
-        told,
+        observed,
         uncertain,
         sent_ms: [not_sent_before(polls, at, life), poll.received_at_ms],
-        // Moments are rounded to milliseconds: away from what they bound.
+        // Times are rounded to milliseconds, outwards.
         taken_ms: [poll.received_at_ms, next.map_or(life.to_ms, |next| next.received_at_ms + 1)],
         then,
     }
@@ -162,28 +167,28 @@ fn life_of(poll: &PollRecord, lives: &[Life]) -> Life {
     *lives.iter().rfind(|life| life.from_ms <= poll.received_at_ms).unwrap_or(&lives[0])
 }
 
-/// A request is sent after the answer before it was received. When a connection breaks without an answer, the same
-/// request may be sent again: then its sending was that of the first try.
+/// A request is sent after the previous answer was received. When a connection breaks without an answer, the same
+/// request may be sent again; then it was first sent at the first attempt.
 fn not_sent_before(polls: &[&PollRecord], at: usize, life: Life) -> i64 {
     let broke = |poll: &PollRecord| matches!(poll.answer, Answered::Failed("close" | "reset"));
     let before = polls[..at].iter().rfind(|poll| !broke(poll));
     before.map_or(life.from_ms, |poll| poll.received_at_ms.max(life.from_ms))
 }
 
-/// What an answer tells, and whether a careful client may refuse it all the same.
-fn told(answer: &Answered, ledger: &Ledger) -> (Told, bool) {
+/// Returns what an answer says, and whether a strict client may refuse it.
+fn observation(answer: &Answered, ledger: &Ledger) -> (Observed, bool) {
     let listed =
         |indices: &[u32]| indices.iter().map(|index| session(&ledger.sessions[*index as usize])).collect();
     match answer {
-        Answered::Listed(indices) => (Told::Listed(listed(indices)), false),
-        Answered::Questionable(answered) => (told(answered, ledger).0, true),
-        Answered::Keyless => (Told::Keyless, false),
-        Answered::Refused(errcode) => (Told::Refused(*errcode), false),
-        Answered::Failed(_) => (Told::Nothing, false),
+        Answered::Listed(indices) => (Observed::Listed(listed(indices)), false),
+        Answered::Questionable(answered) => (observation(answered, ledger).0, true),
+        Answered::Keyless => (Observed::Keyless, false),
+        Answered::Refused(errcode) => (Observed::Refused(*errcode), false),
+        Answered::Failed(_) => (Observed::Nothing, false),
     }
 }
 
-/// The ledger once the daemon is gone and the last request is booked.
+/// Returns the ledger once the daemon has ended and the last request is recorded.
 pub(crate) fn whole_ledger(control: &Control) -> Ledger {
     let ledger = eventually("every request is in the ledger", || {
         let ledger = control.ledger();

@@ -1,4 +1,4 @@
-//! A page of metrics, read strictly.
+//! A strict parser for a page of metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,11 @@ use crate::support::process::Process;
 /// Names and values.
 pub(crate) type Labels = BTreeMap<String, String>;
 
-/// A page of metrics, read strictly.
+/// A parsed page of metrics.
 pub(crate) struct Page {
-    /// The families by name, with their types.
+    /// Types of the families, by name.
     pub(crate) types: BTreeMap<String, String>,
-    /// The series by name and labels.
+    /// Series, by name and labels.
     pub(crate) series: BTreeSet<(String, Labels)>,
 }
 
@@ -26,23 +26,26 @@ impl Page {
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, help) = rest.split_once(' ').unwrap();
-                assert!(!help.is_empty() && helped.insert(name.to_owned()), "second or empty help: {line}");
+                assert!(
+                    !help.is_empty() && helped.insert(name.to_owned()),
+                    "duplicate or empty help: {line}"
+                );
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').unwrap();
-                assert!(helped.contains(name), "no help before: {line}");
+                assert!(helped.contains(name), "no help line before: {line}");
                 let second = page.types.insert(name.to_owned(), kind.to_owned());
-                assert!(second.is_none(), "second family: {line}");
+                assert!(second.is_none(), "duplicate family: {line}");
             } else {
                 let series = series(line);
-                assert!(page.family(&series.0).is_some(), "no type before: {line}");
-                assert!(page.series.insert(series), "second series: {line}");
+                assert!(page.family(&series.0).is_some(), "no type line before: {line}");
+                assert!(page.series.insert(series), "duplicate series: {line}");
             }
         }
         assert!(helped.iter().eq(page.types.keys()), "each family has help and type");
         page
     }
 
-    /// The family that a series of this name belongs to.
+    /// Returns the family that a series of this name belongs to.
     pub(crate) fn family<'a>(&self, name: &'a str) -> Option<&'a str> {
         let stems = ["_bucket", "_sum", "_count"].into_iter().filter_map(|end| name.strip_suffix(end));
         let histogram =
@@ -56,13 +59,13 @@ impl Page {
     }
 }
 
-/// Name and labels of a line.
+/// Parses the name and labels of a line.
 fn series(line: &str) -> (String, Labels) {
     let (series, value) = line.rsplit_once(' ').unwrap();
     value.parse::<f64>().unwrap();
     let Some((name, labels)) = series.split_once('{') else { return (series.to_owned(), Labels::new()) };
     let labels = labels.strip_suffix('}').unwrap();
-    // No label value of these tests has a quote with a comma behind it.
+    // In these tests no label value has a quote followed by a comma.
     let pairs = labels.split("\",").map(|pair| pair.trim_end_matches('"').split_once("=\"").unwrap());
     (name.to_owned(), pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
 }

@@ -1,5 +1,5 @@
-//! The kit that all integration tests share: kfwatch as a child process, the simulated WeChat API, receivers, disks that
-//! fail, and a model of the events that a history must lead to, which shares no code with the program.
+//! The kit that all integration tests share: kfwatch as a child process, the simulated WeChat API, receivers, failing
+//! disks, and a model that derives the expected events from a history. The model shares no code with the program.
 
 pub(crate) mod alertmanager;
 pub(crate) mod backup;

@@ -1,4 +1,5 @@
-//! A real nats-server with a store of its own, able to die and come back on the same port, and a consumer of what it stores.
+//! A real nats-server with its own store, which can be killed and restarted on the same port, and a consumer of what it
+//! stores.
 
 pub(crate) mod logins;
 
@@ -19,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::wait::eventually;
 
-/// A server, dead or alive.
+/// A NATS server, running or killed.
 pub(crate) struct Server {
     directory: TempDir,
     port: u16,
@@ -28,28 +29,29 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One with JetStream.
+    /// Starts a server with JetStream.
     pub(crate) fn start() -> Self {
         Self::configured(|_| String::new())
     }
 
-    /// One with JetStream and more; the directory is for files that its configuration names.
+    /// Starts a server with JetStream and more configuration. The closure gets the directory for the files that its
+    /// configuration names.
     pub(crate) fn configured(more: impl FnOnce(&Path) -> String) -> Self {
         Self::bare(|directory| {
             format!("jetstream {{ store_dir: {:?} }}\n{}", directory.join("store"), more(directory))
         })
     }
 
-    /// One that is configured like this and no more.
+    /// Starts a server with this configuration only.
     pub(crate) fn bare(configuration: impl FnOnce(&Path) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut server = Self { directory, port: 0, process: None, starts: 0 };
         server.configure(&configuration(server.directory.path()));
-        server.revive();
+        server.restart();
         server
     }
 
-    /// What it is configured with when it comes back.
+    /// Sets the configuration for the next start.
     pub(crate) fn configure(&self, configuration: &str) {
         std::fs::write(self.path("nats.conf"), configuration).unwrap();
     }
@@ -62,7 +64,7 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Its end by kill -9: the files stay.
+    /// Kills the server with SIGKILL. Its files remain.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -70,12 +72,12 @@ impl Server {
         }
     }
 
-    /// It is back, on the same port, which it chooses at its first start.
-    pub(crate) fn revive(&mut self) {
+    /// Starts the server again on the same port. The first start chooses the port.
+    pub(crate) fn restart(&mut self) {
         self.starts += 1;
         let log = self.path(&format!("log{}", self.starts));
         let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
-        // Debian's place for it is not on everybody's path.
+        // Debian installs it in a directory that may be missing from PATH.
         let program =
             ["/usr/sbin/nats-server", "nats-server"].into_iter().find(|program| Path::new(program).exists());
         let process = Command::new(program.unwrap_or("nats-server"))
@@ -99,17 +101,17 @@ impl Server {
         assert!(sent.success());
     }
 
-    /// Connects to it as a client.
+    /// Connects to the server as a client.
     pub(crate) fn client(&self, options: ConnectOptions) -> Client {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = runtime.block_on(options.connect(self.url())).unwrap();
-        // It starts a task.
+        // Connecting starts a task.
         let jetstream = runtime.block_on(async { jetstream::new(client) });
         Client { jetstream, runtime }
     }
 
-    /// A client without a login.
+    /// Connects a client without a login.
     pub(crate) fn anyone(&self) -> Client {
         self.client(ConnectOptions::new())
     }
@@ -121,7 +123,7 @@ impl Drop for Server {
     }
 }
 
-/// A message as a stream has it.
+/// A message as stored in a stream.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) subject: String,
@@ -130,19 +132,19 @@ pub(crate) struct Received {
     pub(crate) body: String,
 }
 
-/// What makes streams and consumes them.
+/// Creates streams and consumes them.
 pub(crate) struct Client {
     jetstream: jetstream::Context,
     runtime: Runtime,
 }
 
 impl Client {
-    /// Creates the stream "KF" for what is under "kf.".
+    /// Creates the stream "KF" for subjects that start with "kf.".
     pub(crate) fn create_stream(&self) {
         self.create(stream::Config::default());
     }
 
-    /// Creates it with such a duplicate window.
+    /// Creates the stream with this duplicate window.
     pub(crate) fn create_stream_with_window(&self, duplicate_window: Duration) {
         self.create(stream::Config { duplicate_window, ..stream::Config::default() });
     }
@@ -152,7 +154,7 @@ impl Client {
         self.runtime.block_on(self.jetstream.create_stream(config)).unwrap();
     }
 
-    /// All that the stream has, in its order, by a consumer that confirms each message.
+    /// Returns all messages of the stream in order. The consumer confirms each message.
     pub(crate) fn consume(&self) -> Vec<Received> {
         self.runtime.block_on(async {
             let stream = self.jetstream.get_stream("KF").await.unwrap();
@@ -180,7 +182,7 @@ impl Client {
         })
     }
 
-    /// How many messages the stream has.
+    /// Returns the number of messages in the stream.
     pub(crate) fn stored(&self) -> u64 {
         self.runtime.block_on(async {
             let stream = self.jetstream.get_stream("KF").await.unwrap();

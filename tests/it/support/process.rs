@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::wait::{PATIENCE, eventually};
 
-/// A simulated WeChat API with a runtime of its own.
+/// A simulated WeChat API with its own runtime.
 pub(crate) struct WeChat {
     simulator: Simulator,
     _runtime: Runtime,
@@ -46,23 +46,24 @@ impl WeChat {
         self.simulator.address()
     }
 
-    /// The sections of a configuration that watches all of it.
+    /// Returns the sections of a configuration that watches all its accounts.
     pub(crate) fn configuration(&self) -> String {
         simulate::configuration(&self.simulator.base_url(), &self.accounts)
     }
 }
 
-/// The appid of the official account at this place in [`quiet`]'s list.
+/// The appid of the official account at this index of [`quiet`]'s list.
 pub(crate) fn appid(index: usize) -> String {
     format!("wx{index:016}")
 }
 
-/// The AppSecret of the official account at this place in [`quiet`]'s list.
+/// The AppSecret of the official account at this index of [`quiet`]'s list.
 pub(crate) fn secret(index: usize) -> String {
     format!("5ec2e7{index:026}")
 }
 
-/// Official accounts of these names, each with so many kf accounts `kf1@name`, `kf2@name`, …, and nobody there.
+/// Official accounts of these names, each with this number of kf accounts (`kf1@name`, `kf2@name`, …) and without
+/// customers.
 pub(crate) fn quiet(official_accounts: &[(&str, usize)]) -> Scenario {
     let kf_account = |number| KfAccountScript {
         prefix: format!("kf{number}"),
@@ -83,7 +84,7 @@ pub(crate) fn quiet(official_accounts: &[(&str, usize)]) -> Scenario {
     Scenario { official_accounts, ..Scenario::default() }
 }
 
-/// The directory that a kfwatch works in, and the environment that it is started with.
+/// The working directory of a kfwatch, and the environment that it is started with.
 pub(crate) struct Home {
     directory: TempDir,
     environment: Vec<(String, String)>,
@@ -94,7 +95,7 @@ impl Home {
         Self { directory: tempfile::tempdir().unwrap(), environment: Vec::new() }
     }
 
-    /// With a configuration that watches the simulated accounts every second; `more` is appended to it.
+    /// A home that watches the simulated accounts every second. `more` is appended to its configuration.
     pub(crate) fn watching(wechat: &WeChat, more: &str) -> Self {
         let home = Self::new();
         home.write(
@@ -112,7 +113,7 @@ impl Home {
         self
     }
 
-    /// Without any call beside getsessionlist and those for tokens.
+    /// Disables the collectors: the daemon only calls getsessionlist and fetches tokens.
     pub(crate) fn without_collectors(self) -> Self {
         let collectors = ["KF_LIST", "ONLINE", "WAITING", "QUOTA"];
         collectors
@@ -129,7 +130,7 @@ impl Home {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// The program with these arguments, separated by spaces.
+    /// Returns a command with these arguments, separated by spaces.
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kfwatch"));
         command
@@ -147,12 +148,12 @@ impl Home {
         Process::spawn(self.command(arguments))
     }
 
-    /// Runs it to its end.
+    /// Runs the program until it exits.
     pub(crate) fn run(&self, arguments: &str) -> Ended {
         self.spawn(arguments).ended()
     }
 
-    /// A daemon that serves its pages.
+    /// Starts a daemon that serves its pages.
     pub(crate) fn daemon(&self) -> Process {
         let daemon = self.spawn("run");
         daemon.address();
@@ -167,10 +168,10 @@ pub(crate) struct Process {
     stderr: Captured,
 }
 
-/// How a kfwatch ended and what it had said by then.
+/// A kfwatch's exit code, and what it printed.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// None when a signal ended it.
+    /// `None` if a signal ended it.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -189,7 +190,7 @@ impl Process {
         Self { child, stdout, stderr }
     }
 
-    /// Starts a daemon with this configuration file. It need not come up.
+    /// Starts a daemon with this configuration file. It may fail to start.
     pub(crate) fn start(config: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kfwatch"));
         command.args(["run", "-c"]).arg(config);
@@ -204,7 +205,7 @@ impl Process {
         daemon
     }
 
-    /// Waits until everything is built and restored.
+    /// Waits until the daemon is ready.
     pub(crate) fn wait_until_ready(&mut self) {
         eventually("the daemon is ready", || {
             assert!(self.is_running(), "the daemon ended: {}", self.stderr());
@@ -238,7 +239,7 @@ impl Process {
         get(self.address(), path, "")
     }
 
-    /// The value of a series of /metrics, written as it stands there.
+    /// Returns the value of a series of /metrics, written as on the page.
     pub(crate) fn metric(&self, series: &str) -> Option<f64> {
         metric(&self.get("/metrics").text(), series)
     }
@@ -253,7 +254,7 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Asks a daemon to drain, and waits for its end, which must be orderly.
+    /// Sends SIGTERM to drain the daemon, and waits until it exits with code 0.
     pub(crate) fn terminate(self) -> Ended {
         self.signal("TERM");
         let ended = self.ended();
@@ -261,7 +262,7 @@ impl Process {
         ended
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub(crate) fn ended(mut self) -> Ended {
         let status = eventually("the end of kfwatch", || self.child.try_wait().unwrap());
         Ended { code: status.code(), stdout: self.stdout.whole(), stderr: self.stderr.whole() }
@@ -270,7 +271,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
+        // Fails only if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -295,7 +296,7 @@ impl Captured {
         String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
     }
 
-    /// Whether the process has closed its end.
+    /// Whether the process has closed its end of the pipe.
     fn is_closed(&self) -> bool {
         self.reader.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -308,7 +309,7 @@ impl Captured {
     }
 }
 
-/// An answer over HTTP.
+/// An HTTP response.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -327,11 +328,11 @@ impl Response {
     }
 }
 
-/// A GET with these further header lines, each ended by CR LF.
+/// Sends a GET with these extra header lines, each ended by CR LF.
 pub(crate) fn get(address: SocketAddr, path: &str, header: &str) -> Response {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // In version 1.0 the body ends with the connection.
+    // In HTTP/1.0 the body ends with the connection.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{header}\r\n").as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
@@ -341,7 +342,7 @@ pub(crate) fn get(address: SocketAddr, path: &str, header: &str) -> Response {
     Response { status, head, body: answer[end + 4..].to_vec() }
 }
 
-/// The value of a series on a page of metrics.
+/// Returns the value of a series on a page of metrics.
 pub(crate) fn metric(page: &str, series: &str) -> Option<f64> {
     let values = page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     values.map(|value| value.parse().unwrap()).next()

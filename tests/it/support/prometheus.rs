@@ -1,4 +1,4 @@
-//! A real Prometheus beside the daemon.
+//! A real Prometheus that scrapes the daemon.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -19,7 +19,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// One that scrapes a kfwatch every second, and nothing else.
+    /// Starts one that scrapes only this kfwatch, every second.
     pub(crate) fn scraping(home: &Home, target: SocketAddr) -> Self {
         Self::start(
             home,
@@ -30,7 +30,7 @@ impl Prometheus {
         )
     }
 
-    /// One with this configuration, whose files are relative to `home`.
+    /// Starts one with this configuration. Its files are relative to `home`.
     pub(crate) fn start(home: &Home, configuration: &str) -> Self {
         home.write("prometheus.yml", configuration);
         let address = free_address();
@@ -46,13 +46,13 @@ impl Prometheus {
         Self { child, address }
     }
 
-    /// The values that a query has now.
+    /// Returns the current values of a query.
     pub(crate) fn query(&self, query: &str) -> Vec<f64> {
         let values = self.series(query).into_iter();
         values.map(|series| series["value"][1].as_str().unwrap().parse().unwrap()).collect()
     }
 
-    /// The series that a query has now, each as `{"metric": {…}, "value": [time, "…"]}`.
+    /// Returns the current series of a query, each as `{"metric": {…}, "value": [time, "…"]}`.
     pub(crate) fn series(&self, query: &str) -> Vec<Value> {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = get(self.address, &format!("/api/v1/query?query={encoded}"), "");
@@ -67,13 +67,13 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
+        // Fails only if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// An address that nobody listens on at this moment.
+/// Returns an address without a listener.
 pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }

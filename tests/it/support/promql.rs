@@ -1,4 +1,4 @@
-//! Which series and labels an expression of PromQL names, as a parser of the language sees it.
+//! The series and labels that a PromQL expression names, as found by a parser of the language.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,45 +15,45 @@ use promql_parser::{
     util::{ExprVisitor, walk_expr},
 };
 
-/// Functions that make sense of counters.
+/// Functions that take counters.
 const OF_COUNTERS: [&str; 4] = ["rate", "irate", "increase", "resets"];
 
-/// A selector of series in an expression.
+/// A series selector in an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selector {
     /// The metric's name, empty if the selector has none.
     pub(crate) metric: String,
     /// Label, operator (`=`, `!=`, `=~`, `!~`) and value.
     pub(crate) matchers: Vec<(String, String, String)>,
-    /// Directly inside of `rate`, `irate`, `increase` or `resets`.
+    /// Whether it is directly inside `rate`, `irate`, `increase` or `resets`.
     pub(crate) in_rate: bool,
     /// The window, as in `[5m]`.
     pub(crate) range: Option<Duration>,
 }
 
-/// All selectors of an expression, in their order there. Variables of Grafana must have been replaced before.
+/// Returns all selectors of an expression in order. Grafana variables must already be replaced.
 pub(crate) fn selectors(expression: &str) -> Vec<Selector> {
     let mut visitor = Visitor::default();
     visitor.read(expression);
     visitor.selectors
 }
 
-/// The labels that an expression groups, matches or joins by: those of `by`, `without`, `on`, `ignoring`, `group_left` and
-/// `group_right`.
+/// Returns the labels that an expression groups, matches or joins by: those of `by`, `without`, `on`, `ignoring`,
+/// `group_left` and `group_right`.
 pub(crate) fn grouping_labels(expression: &str) -> BTreeSet<String> {
     let mut visitor = Visitor::default();
     visitor.read(expression);
     visitor.labels
 }
 
-/// The labels of what an expression finds: those that its outermost aggregation keeps, or that `absent` reads from its
-/// selector. What rules record is looked up in `recorded`, by name.
+/// Returns the labels of an expression's result: those that its outermost aggregation keeps, or those that `absent`
+/// reads from its selector. `recorded` has the expressions of recording rules by name.
 pub(crate) fn labels_found(expression: &str, recorded: &BTreeMap<String, String>) -> BTreeSet<String> {
     let parsed = parser::parse(expression).map_err(|error| format!("{expression}: {error}")).unwrap();
     kept_by(&parsed, recorded).ok_or_else(|| format!("{expression}: aggregate by labels")).unwrap()
 }
 
-/// None where they depend on what is found.
+/// Returns `None` if the labels depend on the series that are found.
 fn kept_by(expression: &Expr, recorded: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
     match expression {
         Expr::Aggregate(AggregateExpr { modifier: Some(LabelModifier::Include(labels)), .. }) => {
@@ -85,7 +85,7 @@ fn kept_by(expression: &Expr, recorded: &BTreeMap<String, String>) -> Option<BTr
 struct Visitor {
     selectors: Vec<Selector>,
     labels: BTreeSet<String>,
-    /// Whether the arguments now visited are those of a function of counters.
+    /// Whether the arguments being visited are those of a function that takes counters.
     in_rate: bool,
 }
 
@@ -126,7 +126,7 @@ impl ExprVisitor for Visitor {
             Expr::Call(call) => self.in_rate = OF_COUNTERS.contains(&call.func.name),
             Expr::Aggregate(AggregateExpr { modifier, param, .. }) => {
                 self.modified(modifier.as_ref());
-                // The walk leaves parameters, as of topk, out.
+                // The walk skips parameters, such as that of topk.
                 if let Some(param) = param {
                     walk_expr(self, param)?;
                 }

@@ -1,5 +1,5 @@
-//! A receiver of webhooks that shares nothing with kfwatch: HTTP/1.1 on loopback, plain or in TLS, as well or as badly behaved
-//! as a test wants it, and able to die and come back on the same port.
+//! A webhook receiver that shares no code with kfwatch: HTTP/1.1 on loopback, plain or over TLS. A test chooses its
+//! answers, valid or not, and can kill it and restart it on the same port.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -17,17 +17,18 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 use standardwebhooks::Webhook;
 
-/// Two keys for tests.
+/// Two signing keys for tests.
 pub(crate) const KEYS: [&str; 2] =
     ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
 
-/// One request, as it was read whole.
+/// One complete request.
 #[derive(Clone, Debug)]
 pub(crate) struct Delivery {
     pub(crate) path: String,
     headers: Vec<(String, String)>,
     pub(crate) body: String,
-    /// Whether its signature was good for the first key when it came: later the reference implementation finds it too old.
+    /// Whether its signature was valid for the first key on arrival: later, the reference implementation rejects it as
+    /// too old.
     pub(crate) signed: bool,
     /// Whether it was confirmed: set when the answer is sent.
     pub(crate) confirmed: bool,
@@ -37,7 +38,7 @@ impl Delivery {
     pub(crate) fn header(&self, name: &str) -> &str {
         let mut found = self.headers.iter().filter(|(known, _)| known == name);
         let value = found.next().map_or("", |(_, value)| value);
-        assert!(found.next().is_none(), "{name} is there twice");
+        assert!(found.next().is_none(), "{name} occurs twice");
         value
     }
 
@@ -54,7 +55,7 @@ impl Delivery {
         event_log::account_of(&self.json())
     }
 
-    /// Fails unless the signature is good for this key, in the eyes of the reference implementation.
+    /// Asserts that the reference implementation accepts the signature for this key.
     pub(crate) fn verify(&self, key: &str) {
         assert!(self.is_signed_with(key), "{self:?}");
     }
@@ -68,28 +69,28 @@ impl Delivery {
     }
 }
 
-/// What a receiver does with a request.
+/// A receiver's answer to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// A status, with these header lines, each ended by CR LF, and a body.
     Status(u16, String, String),
-    /// No answer until the other side gives up.
+    /// No answer until the client gives up.
     Hang,
-    /// The begin of an answer, and the end of the connection.
+    /// The start of an answer, then the end of the connection.
     Reset,
-    /// Something that is not HTTP.
+    /// Bytes that are not HTTP.
     Garbage,
-    /// 200 after a time.
+    /// 200 after a delay.
     Slow(Duration),
-    /// 200 and half a body, and the end of the connection.
+    /// 200 and half a body, then the end of the connection.
     Cut,
-    /// 200 and half a body, and nothing more.
+    /// 200 and half a body, then silence.
     Stall,
     /// 200 and a body of a megabyte.
     Huge,
-    /// 200 and a body that never ends, as fast as it is read.
+    /// 200 and an endless body, as fast as it is read.
     Endless,
-    /// 200 and headers that never end.
+    /// 200 and endless headers.
     EndlessHead,
 }
 
@@ -109,7 +110,7 @@ struct Shared {
     tls: Option<Arc<ServerConfig>>,
 }
 
-/// A receiver, dead or alive.
+/// A webhook receiver, running or killed.
 pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
@@ -117,18 +118,18 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// One that confirms everything.
+    /// Starts a receiver that confirms everything.
     pub(crate) fn start() -> Self {
         Self::start_with(None)
     }
 
-    /// The same behind TLS, as this certificate's server.
+    /// Starts a receiver that confirms everything, over TLS with this certificate.
     pub(crate) fn start_tls(config: ServerConfig) -> Self {
         Self::start_with(Some(Arc::new(config)))
     }
 
     fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
-        // The names in certificates lead to 127.0.0.1.
+        // The names in certificates resolve to 127.0.0.1.
         let host = if tls.is_some() { Ipv4Addr::LOCALHOST } else { own_loopback_address() };
         let listener = TcpListener::bind((host, 0)).unwrap();
         let shared = Arc::new(Shared {
@@ -143,7 +144,7 @@ impl Receiver {
         receiver
     }
 
-    /// From now on it answers like this.
+    /// Sets the answer to all later requests.
     pub(crate) fn answer(&self, decide: impl FnMut(&Delivery) -> Answer + Send + 'static) {
         *self.shared.decide.lock().unwrap() = Box::new(decide);
     }
@@ -160,26 +161,26 @@ impl Receiver {
         format!("http://{}/{path}", self.address)
     }
 
-    /// By the name that its certificate has, which leads to loopback.
+    /// Returns the URL with the name in its certificate, which resolves to loopback.
     pub(crate) fn https_url(&self, name: &str) -> String {
         format!("https://{name}:{}/kf", self.address.port())
     }
 
-    /// All its connections break, and new ones are refused.
+    /// Closes all connections, and refuses new ones.
     pub(crate) fn kill(&mut self) {
         let Some(acceptor) = self.acceptor.take() else { return };
         self.shared.dead.store(true, Ordering::SeqCst);
-        // Wakes the acceptor, which then closes the listener.
+        // Wakes the accepting thread, which then closes the listener.
         drop(TcpStream::connect(self.address));
         acceptor.join().unwrap();
         for connection in self.shared.connections.lock().unwrap().drain(..) {
-            // The other side may have closed it already.
+            // The client may have closed it already.
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
 
-    /// It is back, on the same port.
-    pub(crate) fn revive(&mut self) {
+    /// Starts listening again on the same port.
+    pub(crate) fn restart(&mut self) {
         self.shared.dead.store(false, Ordering::SeqCst);
         self.listen(TcpListener::bind(self.address).unwrap());
     }
@@ -209,7 +210,7 @@ impl Drop for Receiver {
     }
 }
 
-/// A loopback address for one receiver: while the receiver is dead, no other socket of the tests can take its port.
+/// A loopback address of its own for each receiver: while it is killed, no other socket of the tests can take its port.
 fn own_loopback_address() -> Ipv4Addr {
     static RECEIVERS: AtomicU16 = AtomicU16::new(0);
     let [high, low] = RECEIVERS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -220,7 +221,7 @@ trait Stream: Read + Write {}
 
 impl<T: Read + Write> Stream for T {}
 
-/// A handshake that fails, fails at the first read.
+/// A failed handshake shows at the first read.
 fn wrapped(connection: TcpStream, shared: &Shared) -> Box<dyn Stream> {
     match &shared.tls {
         None => Box::new(connection),
@@ -256,7 +257,7 @@ fn serve(connection: Box<dyn Stream>, shared: &Shared) {
         shared.received.lock().unwrap()[place].confirmed = confirms;
         match answer {
             Answer::Status(..) | Answer::Slow(_) => {}
-            // Until the other side closes; how it does so is all the same.
+            // Until the client closes; how it does so does not matter.
             Answer::Hang | Answer::Stall => {
                 let _ = reader.read(&mut [0]);
                 break;
@@ -273,7 +274,7 @@ fn serve(connection: Box<dyn Stream>, shared: &Shared) {
     }
 }
 
-/// The answer, or as much of it as decides what it is.
+/// Returns the answer, or the part that determines what it is.
 fn beginning(answer: &Answer) -> Vec<u8> {
     match answer {
         Answer::Status(status, headers, body) => {
@@ -292,7 +293,7 @@ fn beginning(answer: &Answer) -> Vec<u8> {
 
 const MEGABYTE: usize = 1024 * 1024;
 
-/// None when the connection ends or breaks before a whole request.
+/// Returns `None` if the connection ends or breaks before a complete request.
 fn read_request(reader: &mut impl BufRead) -> Option<Delivery> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;

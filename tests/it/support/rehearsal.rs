@@ -1,4 +1,4 @@
-//! What rehearsals with a scripted clock share.
+//! What tests with a scripted clock share.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use secrecy::SecretString;
 
 use crate::support::wait::PATIENCE;
 
-/// The machine's clock, set forward by hand.
+/// The machine's clock plus an offset that the test advances.
 #[derive(Default)]
 pub(crate) struct ScriptedClock {
     machine: SystemClock,
@@ -38,13 +38,13 @@ impl Clock for ScriptedClock {
 }
 
 impl ScriptedClock {
-    /// Sets it forward.
+    /// Advances the clock.
     pub(crate) fn pass(&self, duration: Duration) {
         self.ahead_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap(), Ordering::Relaxed);
     }
 }
 
-/// A journal that remembers nothing.
+/// A token journal that records nothing.
 pub(crate) struct NoJournal;
 
 impl TokenJournal for NoJournal {
@@ -62,7 +62,7 @@ impl TokenJournal for NoJournal {
     }
 }
 
-/// A client for the simulator that lives by the scripted clock. No call fails because the machine is busy.
+/// A client for the simulator that uses the scripted clock. No call fails because the machine is busy.
 pub(crate) fn client(simulator: &Simulator, clock: &Arc<ScriptedClock>) -> Arc<WechatClient> {
     client_with_timeout(simulator, clock, PATIENCE)
 }

@@ -1,60 +1,61 @@
-//! The events that a history must lead to, compared with those that there are.
+//! Derives the events that a history must lead to, and compares them with the actual events.
 //!
-//! A model of its own, written from the contract: it walks through the answers and keeps every state in which a
-//! correct daemon can be. An answer that counts leads to one state; an uncertain one leads to two, counted and not
-//! counted, and the events that follow rule one of them out. When no state is left, the events are wrong.
+//! The model is written from the contract and shares no code with the program. It walks through the answers and keeps
+//! every state that a correct daemon may be in. A certain answer leads to one state. An uncertain answer leads to two,
+//! counted and not counted, and the later events rule one of them out. When no state is left, the events are wrong.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::support::{
     events::{Event, Expected, Place, Session},
-    history::{Exchange, History, Then, Told},
+    history::{Exchange, History, Observed, Then},
 };
 
-/// What was found to be right.
+/// The verified events, counted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) started: usize,
     pub(crate) baseline: usize,
     pub(crate) ended: usize,
     pub(crate) replaced: usize,
-    /// Second events of the same type for the same session.
+    /// Repeated events of the same type for the same session.
     pub(crate) repeated: usize,
     pub(crate) state_changes: usize,
 }
 
-/// Where a correct daemon can stand after some of the answers.
+/// A possible state of a correct daemon after some of the answers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct State {
-    /// How many of the events are accounted for.
-    told: usize,
+    /// The number of events that are accounted for.
+    matched: usize,
     sessions: BTreeSet<Session>,
     keyless: bool,
     baseline_taken: bool,
     condition: &'static str,
-    /// The exchanges that last determined the sessions: as is certainly stored, and as is known to the process.
+    /// The exchanges that last determined the sessions: the last that is certainly stored, and the last that the
+    /// process knew.
     listed: Option<[usize; 2]>,
-    /// Whether the process that knew has been killed since.
+    /// Whether the process that knew it has been killed since.
     crashed: bool,
 }
 
-/// A state that the account is in from now on, and what said so.
-struct Turn {
+/// A change of the account's state, and its cause.
+struct StateChange {
     to: &'static str,
     errcode: Option<i64>,
     source: &'static str,
 }
 
-impl Turn {
+impl StateChange {
     fn polled(to: &'static str, errcode: Option<i64>) -> Self {
         Self { to, errcode, source: "getsessionlist" }
     }
 }
 
-/// Compares every account's history with its events; no event may be left over.
+/// Compares every account's history with its events. No event may be left over.
 pub(crate) fn compare_all(histories: &[History], log: &[Event]) -> Tally {
     let ids: BTreeSet<&str> = log.iter().map(Event::id).collect();
-    assert_eq!(ids.len(), log.len(), "an id was given twice");
+    assert_eq!(ids.len(), log.len(), "duplicate event id");
     let mut by_account = by_account(log);
     let mut tally = Tally::default();
     let mut wrong = Vec::new();
@@ -66,11 +67,11 @@ pub(crate) fn compare_all(histories: &[History], log: &[Event]) -> Tally {
         }
     }
     assert!(wrong.is_empty(), "{} accounts are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(by_account.is_empty(), "events of accounts that nobody configured: {by_account:?}");
+    assert!(by_account.is_empty(), "events of accounts that are not configured: {by_account:?}");
     tally
 }
 
-/// The events of each account, in order.
+/// Returns the events of each account, in order.
 pub(crate) fn by_account(log: &[Event]) -> HashMap<(String, String), Vec<Event>> {
     let mut by_account = HashMap::<_, Vec<Event>>::new();
     for event in log {
@@ -79,11 +80,11 @@ pub(crate) fn by_account(log: &[Event]) -> HashMap<(String, String), Vec<Event>>
     by_account
 }
 
-/// Compares; says what is wrong.
+/// Compares a history with its events. The error says what is wrong.
 pub(crate) fn compare(history: &History, events: &[Event]) -> Result<Tally, String> {
     let model = Model { history, events, repeats: repeats(events) };
     let mut states = vec![State {
-        told: 0,
+        matched: 0,
         sessions: BTreeSet::new(),
         keyless: false,
         baseline_taken: false,
@@ -107,16 +108,16 @@ pub(crate) fn compare(history: &History, events: &[Event]) -> Result<Tally, Stri
         if next.is_empty() {
             return Err(format!("{who:?}: answer {at}, {exchange:?}: {}", refuted.join("; ")));
         }
-        next.iter_mut().for_each(|state| state.end_of_life(exchange.then));
+        next.iter_mut().for_each(|state| state.apply_process_end(exchange.then));
         next.sort();
         next.dedup();
         states = next;
     }
-    if states.iter().any(|state| state.told == events.len()) {
+    if states.iter().any(|state| state.matched == events.len()) {
         return Ok(tally(events));
     }
-    let told = states.iter().map(|state| state.told).max().unwrap_or_default();
-    Err(format!("{who:?}: nothing leads to event {told}: {}", events[told].line))
+    let matched = states.iter().map(|state| state.matched).max().unwrap_or_default();
+    Err(format!("{who:?}: no state explains event {matched}: {}", events[matched].line))
 }
 
 struct Model<'a> {
@@ -126,37 +127,41 @@ struct Model<'a> {
 }
 
 impl Model<'_> {
-    /// The state when the answer has counted, unless the events say that it has not.
+    /// Returns the state after the answer was counted, or an error if the events contradict it.
     fn after(&self, mut state: State, at: usize) -> Result<State, String> {
         let exchange = &self.history.exchanges[at];
-        match &exchange.told {
-            Told::Nothing => Ok(state),
-            Told::Refused(65402) => self.concluded(state, at, Turn::polled("unbound", Some(65402))),
-            Told::Refused(65401) => self.concluded(state, at, Turn::polled("invalid", Some(65401))),
-            Told::Refused(_) => Ok(state),
-            Told::Silence { errcode, source } => {
-                self.concluded(state, at, Turn { to: "blind", errcode: *errcode, source })
+        match &exchange.observed {
+            Observed::Nothing => Ok(state),
+            Observed::Refused(65402) => {
+                self.concluded(state, at, StateChange::polled("unbound", Some(65402)))
             }
-            Told::Listed(sessions) => {
+            Observed::Refused(65401) => {
+                self.concluded(state, at, StateChange::polled("invalid", Some(65401)))
+            }
+            Observed::Refused(_) => Ok(state),
+            Observed::Silence { errcode, source } => {
+                self.concluded(state, at, StateChange { to: "blind", errcode: *errcode, source })
+            }
+            Observed::Listed(sessions) => {
                 state.keyless = false;
                 self.listed(state, at, sessions)
             }
-            // Only a second one in a row of good answers confirms the first.
-            Told::Keyless if std::mem::replace(&mut state.keyless, true) => {
+            // Only a second keyless answer in a row confirms the first.
+            Observed::Keyless if std::mem::replace(&mut state.keyless, true) => {
                 self.listed(state, at, &BTreeSet::new())
             }
-            Told::Keyless => self.concluded(state, at, Turn::polled("ok", None)),
+            Observed::Keyless => self.concluded(state, at, StateChange::polled("ok", None)),
         }
     }
 
-    fn concluded(&self, mut state: State, at: usize, turn: Turn) -> Result<State, String> {
-        let expected = state.moved(turn);
+    fn concluded(&self, mut state: State, at: usize, change: StateChange) -> Result<State, String> {
+        let expected = state.moved(change);
         self.consume(&mut state, at, Vec::from_iter(expected))?;
         Ok(state)
     }
 
     fn listed(&self, mut state: State, at: usize, sessions: &BTreeSet<Session>) -> Result<State, String> {
-        let mut expected = Vec::from_iter(state.moved(Turn::polled("ok", None)));
+        let mut expected = Vec::from_iter(state.moved(StateChange::polled("ok", None)));
         let started = |openid: &str| sessions.difference(&state.sessions).any(|new| new.openid == openid);
         expected.extend(state.sessions.difference(sessions).map(|session| Expected::Ended {
             session: session.clone(),
@@ -178,10 +183,10 @@ impl Model<'_> {
         Ok(state)
     }
 
-    /// Takes the events that the answer leads to: these and no others, all observed when it was received.
+    /// Matches the next events against those that the answer causes: exactly these, all observed when it was received.
     fn consume(&self, state: &mut State, at: usize, mut expected: Vec<Expected>) -> Result<(), String> {
         let exchange = &self.history.exchanges[at];
-        let begin = state.told;
+        let begin = state.matched;
         let found = self.events.get(begin..begin + expected.len());
         let found = found.ok_or_else(|| format!("missing: {expected:?}"))?;
         let observed: BTreeSet<i64> =
@@ -211,11 +216,11 @@ impl Model<'_> {
                 Expected::StateChanged { .. } => {}
             }
         }
-        state.told += found.len();
+        state.matched += found.len();
         Ok(())
     }
 
-    /// The bounds of an end: those that the contract names, and around the truth.
+    /// Checks that the bounds of an end are those of the contract, and that they contain the actual end.
     fn check_bounds(
         &self,
         state: &State,
@@ -225,17 +230,17 @@ impl Model<'_> {
     ) -> Result<(), String> {
         let [stored, known] = state.listed.ok_or("a session ended that was never listed")?;
         let sent = |at: usize| self.history.exchanges[at].sent_ms;
-        // A process that was killed may have known of later sightings than it had stored.
+        // A process that was killed may have observed sessions later than it stored.
         let from = if state.crashed { sent(stored)[0] } else { sent(known)[0] };
         if !(from..=sent(known)[1]).contains(&place.lower_ms) {
             return Err(format!("{session:?}: {} is not within {from}..={}", place.lower_ms, sent(known)[1]));
         }
         let (_, closed_ms) = self.history.truth[session];
-        // An answer without a list may be a whim of the simulator, while the session goes on.
-        let is_whim = exchange.told == Told::Keyless
+        // The simulator may omit the list while the session goes on.
+        let is_omitted_list = exchange.observed == Observed::Keyless
             && closed_ms.is_none_or(|closed_ms| closed_ms > exchange.received_ms);
         let is_true = closed_ms.is_some_and(|ms| (place.lower_ms..=place.observed_ms).contains(&ms));
-        if is_true || is_whim {
+        if is_true || is_omitted_list {
             Ok(())
         } else {
             Err(format!("{session:?} was closed at {closed_ms:?}, which is not within {place:?}"))
@@ -244,13 +249,13 @@ impl Model<'_> {
 }
 
 impl State {
-    fn moved(&mut self, Turn { to, errcode, source }: Turn) -> Option<Expected> {
+    fn moved(&mut self, StateChange { to, errcode, source }: StateChange) -> Option<Expected> {
         let from = std::mem::replace(&mut self.condition, to);
         let silent = from == to || (from == "unknown" && to == "ok");
         (!silent).then_some(Expected::StateChanged { from, to, errcode, source })
     }
 
-    fn end_of_life(&mut self, then: Then) {
+    fn apply_process_end(&mut self, then: Then) {
         match then {
             Then::GoesOn => {}
             Then::Drained => self.listed = self.listed.map(|[_, known]| [known, known]),
@@ -259,7 +264,7 @@ impl State {
     }
 }
 
-/// How many events of its type each event's session had before.
+/// For each event, counts the earlier events of its type for its session.
 fn repeats(events: &[Event]) -> Vec<usize> {
     let mut seen = HashMap::new();
     let key = |event: &Event| (event.text("/type").to_owned(), event.text("/data/session_id").to_owned());

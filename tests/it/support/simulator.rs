@@ -1,4 +1,4 @@
-//! A client that speaks plain HTTP, and scenarios.
+//! A plain HTTP client of the simulator, and scenarios.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) const KF1: &str = "kf1@test";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One official account with a bound, an unbound, an invited and an invalid kf account, and nobody there.
+/// One official account with a bound, an unbound, an invited and an invalid kf account, and without customers.
 pub(crate) fn quiet() -> Scenario {
     let text = format!(
         r#"
@@ -63,7 +63,7 @@ pub(crate) async fn start(scenario: Scenario) -> Simulator {
     Simulator::start(scenario, SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap()
 }
 
-/// One connection, kept alive.
+/// A client with one connection, kept alive.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     pub(crate) token: String,
@@ -93,7 +93,7 @@ impl Response {
 }
 
 impl Client {
-    /// With a token from `stable_token`, which nothing else disturbs.
+    /// Connects with a token from `stable_token`, which nothing else invalidates.
     pub(crate) async fn connect(simulator: &Simulator) -> Client {
         let mut client = Client::without_token(simulator).await;
         client.token = client.stable_token(false).await["access_token"].as_str().unwrap().to_owned();
@@ -127,7 +127,7 @@ impl Client {
         self.request("GET", path, "").await.unwrap()
     }
 
-    /// A GET with one more header, `name: value`.
+    /// Sends a GET with one more header, `name: value`.
     pub(crate) async fn get_with(&mut self, path: &str, header: &str) -> Response {
         let request = format!("GET {path} HTTP/1.1\r\nHost: simulator\r\n{header}\r\n\r\n");
         self.stream.write_all(request.as_bytes()).await.unwrap();
@@ -138,7 +138,7 @@ impl Client {
         self.request("POST", path, body).await.unwrap()
     }
 
-    /// A GET of an endpoint that takes nothing but the token.
+    /// Sends a GET to an endpoint that needs only the token.
     pub(crate) async fn ask(&mut self, endpoint: Endpoint) -> Response {
         self.get(&format!("{}?access_token={}", endpoint.path(), self.token)).await
     }
@@ -184,7 +184,9 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
 }
 
 pub(crate) async fn eventually_polled(simulator: &Simulator, polls: u64) {

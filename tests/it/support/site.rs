@@ -1,4 +1,4 @@
-//! A place for a daemon to work in: a directory with a configuration, a store and a sink's file.
+//! The environment of one daemon: a directory with a configuration, a store and a sink's file.
 
 use std::{
     fmt::Write as _,
@@ -12,21 +12,21 @@ use tempfile::TempDir;
 
 use crate::support::events::Event;
 
-/// How long the configured client waits for an answer.
+/// The configured request timeout of the client.
 pub(crate) const CLIENT_TIMEOUT_MS: i64 = 5_000;
 
-/// A directory with a configuration. The store may lie elsewhere.
+/// A directory with a configuration. The store may be elsewhere.
 pub(crate) struct Site {
     directory: TempDir,
     store: PathBuf,
 }
 
-/// Where an official account's tokens come from.
+/// The source of an official account's tokens.
 #[derive(Clone, Copy)]
 pub(crate) enum Tokens {
     Stable,
     Classic,
-    /// A file with a token that the simulator has issued to the test.
+    /// A file with a token that the simulator issued to the test.
     File,
 }
 
@@ -37,7 +37,7 @@ impl Site {
         Site { directory, store }
     }
 
-    /// A site whose store lies in another directory.
+    /// A site whose store is in another directory.
     pub(crate) fn with_store_in(directory: &Path) -> Site {
         Site { store: directory.join("kfwatch.db"), ..Site::new() }
     }
@@ -50,8 +50,8 @@ impl Site {
         self.directory.path().join("events.jsonl")
     }
 
-    /// Writes a configuration that polls these accounts every second and delivers to [`Site::sink_file`]. It collects
-    /// nothing else: what happens follows from the ledger's polls alone.
+    /// Writes a configuration that polls these accounts every second and delivers to [`Site::sink_file`]. The
+    /// collectors are disabled, so that all events follow from the polls in the ledger.
     pub(crate) fn configure(&self, simulator: &Simulator, accounts: &[(AccountToWatch, Tokens)]) {
         let mut text = format!(
             "[web]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\n\
@@ -79,7 +79,7 @@ impl Site {
         std::fs::write(self.config(), text).unwrap();
     }
 
-    /// The event log, as the program prints it.
+    /// Returns the event log as the program prints it.
     pub(crate) fn event_log(&self) -> Vec<Event> {
         let printed = Command::new(env!("CARGO_BIN_EXE_kfwatch"))
             .args(["events", "--format", "json", "-c"])
@@ -90,7 +90,7 @@ impl Site {
         String::from_utf8(printed.stdout).unwrap().lines().map(Event::parse).collect()
     }
 
-    /// What was delivered to the sink's file: whole lines, or the test fails.
+    /// Returns the events in the sink's file. Fails unless it consists of whole lines.
     pub(crate) fn delivered(&self) -> Vec<Event> {
         let text = std::fs::read_to_string(self.sink_file()).unwrap_or_default();
         assert!(text.is_empty() || text.ends_with('\n'), "the file ends with half a line");

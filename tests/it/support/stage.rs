@@ -1,5 +1,5 @@
-//! The daemon without its tasks, by a scripted clock: a real configuration, its schedules, store, tokens and polls. Ticks
-//! come as their schedules say, as fast as they can be served.
+//! The daemon without its tasks, driven by a scripted clock: a real configuration, its schedules, store, tokens and
+//! polls. Ticks come in the order of their schedules, without waiting.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -25,20 +25,20 @@ use crate::support::{
     rehearsal::ScriptedClock,
 };
 
-/// A daemon on a stage, with the simulator that it calls.
+/// A daemon on a scripted clock, with the simulator that it calls.
 pub(crate) struct Stage {
     pub(crate) clock: Arc<ScriptedClock>,
     pub(crate) control: Control,
     store: Store,
     metrics: Arc<Metrics>,
     poller: Poller,
-    pub(crate) cast: Vec<Role>,
+    pub(crate) staged: Vec<StagedAccount>,
     _simulator: Simulator,
     _directory: TempDir,
 }
 
-/// An official account, and the ticks that it had.
-pub(crate) struct Role {
+/// An official account and its ticks so far.
+pub(crate) struct StagedAccount {
     pub(crate) name: String,
     pub(crate) appid: String,
     official_account: Arc<OfficialAccount>,
@@ -46,7 +46,7 @@ pub(crate) struct Role {
     pub(crate) ticks: Vec<Tick>,
 }
 
-/// A tick, all polls of which have ended. UNIX milliseconds.
+/// A tick whose polls have all ended, in UNIX milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tick {
     pub(crate) from_ms: i64,
@@ -54,9 +54,9 @@ pub(crate) struct Tick {
 }
 
 impl Stage {
-    /// Both clocks show the scenario's start. `configuration`: of the daemon, but for the place of its store; the
-    /// simulator's address is its argument.
-    pub(crate) async fn set(scenario: Scenario, configuration: impl Fn(&str) -> String) -> Self {
+    /// Starts with both clocks at the scenario's start. `configuration` returns the daemon's configuration, without the
+    /// store's path, for the simulator's address.
+    pub(crate) async fn start(scenario: Scenario, configuration: impl Fn(&str) -> String) -> Self {
         let simulator = Simulator::start(scenario, "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let control = simulator.control();
         let clock = Arc::new(ScriptedClock::default());
@@ -68,7 +68,7 @@ impl Stage {
         let metrics = Arc::new(Metrics::new([]).unwrap());
         let by_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&by_clock)).await.unwrap();
-        let mut cast = Vec::new();
+        let mut staged = Vec::new();
         for configured in &config.official_accounts {
             let official_account = factory.official_account(configured, Arc::default(), &metrics);
             let accounts = app::accounts(configured).collect();
@@ -77,7 +77,7 @@ impl Stage {
             let watched =
                 watched.map(|stored| WatchedAccount::from_stored(stored, official_account.status.ticks()));
             official_account.status.set_kf_accounts(watched.collect());
-            cast.push(Role {
+            staged.push(StagedAccount {
                 name: configured.name.clone(),
                 appid: configured.appid.clone(),
                 official_account,
@@ -92,52 +92,56 @@ impl Stage {
             backoff_policy: config.backoff_policy,
         };
         let poller = Poller::new(store.clone(), Arc::clone(&metrics), by_clock, limits);
-        Self { clock, control, store, metrics, poller, cast, _simulator: simulator, _directory: directory }
+        Self { clock, control, store, metrics, poller, staged, _simulator: simulator, _directory: directory }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now().wall
     }
 
-    pub(crate) fn role(&self, name: &str) -> &Role {
-        self.cast.iter().find(|role| role.name == name).unwrap()
+    pub(crate) fn staged_account(&self, name: &str) -> &StagedAccount {
+        self.staged.iter().find(|staged_account| staged_account.name == name).unwrap()
     }
 
-    /// Plays all ticks until this moment, and stands there.
-    pub(crate) async fn play_until(&mut self, moment: Timestamp) {
+    /// Runs all ticks until this moment, and leaves the clock there.
+    pub(crate) async fn run_until(&mut self, moment: Timestamp) {
         loop {
             let now = self.now();
-            let ticks: Vec<_> = self.cast.iter().map(|role| role.schedule.next_after(now).unwrap()).collect();
+            let ticks: Vec<_> = self
+                .staged
+                .iter()
+                .map(|staged_account| staged_account.schedule.next_after(now).unwrap())
+                .collect();
             let next = *ticks.iter().min().unwrap();
             if next > moment {
                 return self.pass_until(moment);
             }
             self.pass_until(next);
-            let due = (0..self.cast.len()).filter(|role| ticks[*role] == next);
-            let served = join_all(due.map(|role| self.serve(role))).await;
-            for (role, tick) in served {
-                self.cast[role].ticks.push(tick);
+            let due = (0..self.staged.len()).filter(|staged_account| ticks[*staged_account] == next);
+            let served = join_all(due.map(|staged_account| self.run_tick(staged_account))).await;
+            for (staged_account, tick) in served {
+                self.staged[staged_account].ticks.push(tick);
             }
         }
     }
 
-    pub(crate) async fn play(&mut self, duration: Duration) {
-        self.play_until(self.now() + duration).await;
+    pub(crate) async fn run_for(&mut self, duration: Duration) {
+        self.run_until(self.now() + duration).await;
     }
 
-    /// One tick of an official account: a poll of each of its kf accounts, all at once.
-    async fn serve(&self, role: usize) -> (usize, Tick) {
+    /// Runs one tick of an official account: a concurrent poll of each of its kf accounts.
+    async fn run_tick(&self, staged_account: usize) -> (usize, Tick) {
         let from_ms = self.now().as_millisecond();
-        let official_account = &self.cast[role].official_account;
+        let official_account = &self.staged[staged_account].official_account;
         let accounts = official_account.accounts();
-        let claims =
+        let guards =
             accounts.iter().map(|account| PollGuard::try_acquire(official_account, account).unwrap());
-        join_all(claims.map(async |guard| self.poller.poll(&guard).await)).await;
-        (role, Tick { from_ms, to_ms: self.now().as_millisecond() + 1 })
+        join_all(guards.map(async |guard| self.poller.poll(&guard).await)).await;
+        (staged_account, Tick { from_ms, to_ms: self.now().as_millisecond() + 1 })
     }
 
     fn pass_until(&self, moment: Timestamp) {
-        // In whole milliseconds, so that both clocks go on showing the same.
+        // In whole milliseconds, so that both clocks keep showing the same time.
         let left = moment.duration_since(self.now()).as_millis_f64().ceil().max(0.0);
         let left = Duration::from_millis(left as u64);
         self.clock.pass(left);
@@ -145,16 +149,16 @@ impl Stage {
     }
 
     pub(crate) fn kf_accounts(&self) -> Vec<Account> {
-        let of_role = |role: &Role| {
-            let named = role.official_account.accounts();
+        let of_staged = |staged_account: &StagedAccount| {
+            let named = staged_account.official_account.accounts();
             let account = |account: &Arc<WatchedAccount>| Account {
-                official_account: role.name.clone(),
-                appid: role.appid.clone(),
+                official_account: staged_account.name.clone(),
+                appid: staged_account.appid.clone(),
                 kf_account: account.account().kf_account.to_string(),
             };
             named.iter().map(account).collect::<Vec<_>>()
         };
-        self.cast.iter().flat_map(of_role).collect()
+        self.staged.iter().flat_map(of_staged).collect()
     }
 
     pub(crate) fn ledger(&self) -> Ledger {
@@ -163,7 +167,7 @@ impl Stage {
         ledger
     }
 
-    /// The events, by appid and kf account.
+    /// Returns the events by appid and kf account.
     pub(crate) async fn events(&self) -> BTreeMap<(String, String), Vec<Event>> {
         let mut events = BTreeMap::<_, Vec<Event>>::new();
         for event in self.store.read_events_after(LogPosition::BEGINNING, 1_000_000).await.unwrap() {
@@ -173,9 +177,13 @@ impl Stage {
         events
     }
 
-    /// The value of a series, written as it stands on the page.
+    /// Returns the value of a series, written as on the page.
     pub(crate) fn metric(&self, series: &str) -> Option<f64> {
-        let statuses = self.cast.iter().map(|role| Arc::clone(&role.official_account.status)).collect();
+        let statuses = self
+            .staged
+            .iter()
+            .map(|staged_account| Arc::clone(&staged_account.official_account.status))
+            .collect();
         let mut page = String::new();
         exposition::write(
             &AccountTable::new(statuses),
@@ -192,7 +200,7 @@ impl Stage {
     }
 }
 
-/// By how much the simulator is ahead: read until both were read within the same millisecond.
+/// Returns how far the simulator's clock is ahead. Reads both clocks until they are read within the same millisecond.
 fn ahead(control: &Control, clock: &ScriptedClock) -> Duration {
     loop {
         let before = clock.now().wall.as_millisecond();

@@ -1,4 +1,4 @@
-//! SpreadPlan to open a store in, and builders of what goes into it.
+//! Places to open a store, and builders of its content.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -17,7 +17,7 @@ use kfwatch::{
 };
 use tempfile::TempDir;
 
-/// Where one test's store lies; it can be opened again after it was closed.
+/// The location of one test's store, which can be opened again after it was closed.
 pub(crate) struct Place {
     open: Box<dyn Fn() -> Store + Send + Sync>,
 }
@@ -27,20 +27,20 @@ impl Place {
         (self.open)()
     }
 
-    /// As after a restart of the daemon.
+    /// Closes and reopens the store, as a restart of the daemon does.
     pub(crate) async fn reopen(&self, store: Store) -> Store {
         store.close().await;
         self.open()
     }
 }
 
-/// The backend that exists: a file in a directory of its own.
+/// A store file in its own directory.
 pub(crate) fn sqlite_file() -> Place {
     let directory = tempfile::tempdir().unwrap();
     Place { open: Box::new(move || Store::open(&directory.path().join("kfwatch.db")).unwrap()) }
 }
 
-/// A file for tests that look at it from the outside.
+/// A store file for tests that read it directly.
 pub(crate) struct TestFile {
     pub(crate) directory: TempDir,
     pub(crate) path: PathBuf,
@@ -118,7 +118,7 @@ pub(crate) async fn commit(store: &Store, stored: &StoredAccount, changes: Vec<C
     store.commit_poll(poll(stored, changes)).await.unwrap()
 }
 
-/// Registers the account alone, so that all others count as left.
+/// Registers only this account, so that all others become unwatched.
 pub(crate) async fn register(store: &Store, kf_account: &str) -> StoredAccount {
     let registered = store.register_accounts(vec![account(kf_account)]).await.unwrap();
     registered.configured.into_iter().next().unwrap()
@@ -165,8 +165,8 @@ pub(crate) fn field(event: &StoredEvent, pointer: &str) -> String {
     }
 }
 
-/// The error as an operator reads it, with its causes.
-pub(crate) fn told(error: &StoreError) -> String {
+/// Returns the error as an operator reads it, with its causes.
+pub(crate) fn error_chain(error: &StoreError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -1,16 +1,16 @@
-//! Keys and JWTs for servers of tests.
+//! Keys and JWTs for test servers.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-/// A site as nsc sets it up: an operator, an account with JetStream, and a user of it.
+/// A site as nsc creates it: an operator, an account with JetStream, and a user of that account.
 pub(crate) struct Site {
-    /// What a server is configured with.
+    /// The server's configuration.
     pub(crate) configuration: String,
-    /// What the user logs in with, as nsc writes it.
+    /// The user's credentials file, as nsc writes it.
     pub(crate) credentials: String,
-    /// The secret in it.
+    /// The secret in the credentials file.
     pub(crate) seed: String,
 }
 
