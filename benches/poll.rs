@@ -86,7 +86,7 @@ async fn compare(configuration: &str, sessions: &str, report: &mut Report) {
     let requests = loops.requests();
     let daemon = Daemon::start(&config).await;
 
-    // The first sweep stores the baselines; the first round opens all factory.
+    // The first sweep stores the baselines; the first round opens all connections.
     daemon.sweep().await;
     let mut ours = Vec::new();
     let mut bare = Loop::ALL.map(|_| Vec::new());

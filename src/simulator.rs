@@ -1,33 +1,37 @@
-//! A simulated WeChat API, for trying kfwatch out, for tests and for load.
+//! A simulated WeChat API, for the demo, for tests and for load.
 //!
-//! Plays a [`Scenario`]: official accounts, their kf accounts, customers who come and go, tokens, third-party platforms,
-//! quotas, faults; and beside WeChat the operator's own servers of tokens and tickets. It speaks HTTP and shares no type
-//! with the client, so that the two can only agree on what is on the wire. The history of sessions depends on the scenario
-//! alone; requests do not change it. Tests take a [`Control`] to intervene, and compare what a program made of it all with
-//! the [`Ledger`].
+//! It plays a [`Scenario`]: official accounts, their kf accounts, customers who come and go, tokens, third-party
+//! platforms, quotas, faults, and also the token server and the ticket server of the operator. It speaks HTTP and shares no
+//! type with the client, so that the two can agree only on what is on the wire. The history of sessions depends on the
+//! scenario alone; requests do not change it. Tests intervene with a [`SimulatorControl`], and compare what a program
+//! concluded with the [`Ledger`].
 //!
-//! It does not judge its callers beyond what WeChat does, and keeps nothing when it stops.
+//! The simulator checks its clients only as far as WeChat does. It keeps nothing when it stops.
 
-mod answer;
-mod attendance;
-mod body;
-mod caller;
 mod clock;
 mod component;
 mod control;
 mod customers;
-mod date;
+mod date_header;
+mod endpoint;
 mod endpoints;
 mod exchange;
 mod fault;
-mod flight;
+mod in_flight;
+mod json_writer;
+mod kf_account;
 mod ledger;
+mod poll_recorder;
+mod query;
 mod quota;
-mod requests;
-mod routes;
+mod random;
+mod request;
+mod response;
+mod response_body;
 mod scenario;
 mod server;
 mod token;
+mod token_calls;
 mod world;
 
 use std::io;
@@ -39,30 +43,30 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-pub use self::attendance::Presence;
-pub use self::control::{Control, ControlError};
-pub use self::fault::{Fault, FaultRule, OnConnection};
+pub use self::control::{SimulatorControl, SimulatorControlError};
+pub use self::endpoint::Endpoint;
+pub use self::fault::{ConnectionUse, Fault, FaultRule};
+pub use self::kf_account::AgentPresence;
 pub use self::ledger::{
-    Answered, Ledger, MAX_LEDGER_LISTINGS, MAX_LEDGER_POLLS, MAX_LEDGER_SESSIONS, PollRecord, SessionRecord,
-    TransferRecord,
+    Ledger, MAX_LEDGER_LISTINGS, MAX_LEDGER_POLLS, MAX_LEDGER_SESSIONS, PollRecord, RecordedResponse,
+    SessionRecord, TransferRecord,
 };
-pub use self::requests::{MAX_TOKEN_CALLS, TokenCall};
-pub use self::routes::Endpoint;
 pub use self::scenario::{
-    AccountToWatch, AgentStyle, ComponentParameter, ComponentScript, CountForm, CustomerFlow,
-    KfAccountScript, KfState, OfficialAccountScript, RequiredHeader, Rotation, Scenario, ScenarioError,
-    Spread, Style, TokenPolicy, TokenRoute, TokenServerScript, TransferPolicy,
+    AccountToWatch, AgentListStyle, ComponentParameter, ComponentScript, CustomerFlow, KfAccountScript,
+    KfState, NumberForm, OfficialAccountScript, RandomDuration, RefreshTokenRotation, RequiredHeader,
+    ResponseStyle, Scenario, ScenarioError, TokenPolicy, TokenRoute, TokenServerScript, TransferPolicy,
 };
+pub use self::token_calls::{MAX_TOKEN_CALLS, TokenCall};
 
 use self::clock::Clock;
-use self::customers::derived_seed;
-use self::date::DateHeader;
-use self::fault::Faults;
-use self::ledger::LedgerBook;
-use self::requests::TokenCalls;
+use self::date_header::DateHeader;
+use self::fault::FaultInjector;
+use self::ledger::LedgerWriter;
+use self::random::derived_seed;
+use self::token_calls::TokenCalls;
 use self::world::World;
 
-/// A running simulator. Dropping it ends it and all its connections.
+/// A running simulator. Dropping it stops it and closes all its connections.
 #[derive(Debug)]
 pub struct Simulator {
     address: SocketAddr,
@@ -71,7 +75,7 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Listens, and starts to play the scenario. Port 0 lets the system choose one. Needs a tokio runtime.
+    /// Listens and starts the scenario. With port 0, the system chooses a port. Must run in a tokio runtime.
     pub async fn start(scenario: Scenario, listen: SocketAddr) -> io::Result<Simulator> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
@@ -84,33 +88,33 @@ impl Simulator {
         Ok(Simulator { address, shared, server })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What a client takes in place of `https://api.weixin.qq.com`.
+    /// The base URL that a client uses instead of `https://api.weixin.qq.com`.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// A handle to intervene and to ask.
-    pub fn control(&self) -> Control {
-        Control::new(Arc::clone(&self.shared))
+    /// A handle that changes and inspects the simulation.
+    pub fn control(&self) -> SimulatorControl {
+        SimulatorControl::new(Arc::clone(&self.shared))
     }
 
-    /// What really happened up to now.
+    /// What has really happened so far.
     pub fn ledger(&self) -> Ledger {
         self.control().ledger()
     }
 
-    /// Ends it; when this returns, nothing of it runs any more.
+    /// Stops it, and waits until its task has ended.
     pub async fn stop(mut self) {
         self.server.abort();
         if let Err(error) = (&mut self.server).await
             && error.is_panic()
         {
-            tracing::error!("The simulator's server panicked");
+            tracing::error!("Simulator server panicked");
         }
     }
 }
@@ -121,16 +125,16 @@ impl Drop for Simulator {
     }
 }
 
-/// What all requests share.
+/// The state that all requests share.
 #[derive(Debug)]
 struct Shared {
     clock: Clock,
     date: DateHeader,
     world: World,
-    /// Demanded by the operator's token server.
+    /// Required by the operator's token server.
     token_server_header: Option<RequiredHeader>,
-    faults: Faults,
-    ledger: LedgerBook,
+    faults: FaultInjector,
+    ledger: LedgerWriter,
     requests: [AtomicU64; Endpoint::ALL.len()],
     token_calls: TokenCalls,
 }
@@ -138,14 +142,14 @@ struct Shared {
 impl Shared {
     fn new(scenario: Scenario) -> Self {
         let clock = Clock::starting_at(scenario.starts_at.map(Timestamp::as_millisecond));
-        let ledger = LedgerBook::new(scenario.ledger);
+        let ledger = LedgerWriter::new(scenario.ledger);
         let world = World::new(&scenario, clock.now_ms(), &ledger);
         Shared {
             clock,
             date: DateHeader::new(scenario.date_skew, scenario.omit_date),
             world,
             token_server_header: scenario.token_server.header,
-            faults: Faults::new(scenario.faults, derived_seed(scenario.seed, &["faults"])),
+            faults: FaultInjector::new(scenario.faults, derived_seed(scenario.seed, &["faults"])),
             ledger,
             requests: Default::default(),
             token_calls: TokenCalls::default(),
@@ -153,7 +157,7 @@ impl Shared {
     }
 }
 
-// A panic while a lock was held has been reported by then, and is confined to one answer of a simulation.
+// A poisoned lock is used anyway: the panic was reported, and it concerns a single response.
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kfwatch::simulator::{AccountToWatch, Control, Scenario, Simulator};
+use kfwatch::simulator::{AccountToWatch, Scenario, Simulator, SimulatorControl};
 
 use crate::support::{
     process::Process,
@@ -159,13 +159,13 @@ fn configure(site: &Site, simulator: &Simulator, accounts: &[AccountToWatch]) {
 
 /// Removes and adds kf accounts. The simulator replaces customers by itself.
 struct Churn {
-    control: Control,
+    control: SimulatorControl,
     accounts: Vec<AccountToWatch>,
     random: fastrand::Rng,
 }
 
 impl Churn {
-    fn new(control: Control, accounts: Vec<AccountToWatch>) -> Self {
+    fn new(control: SimulatorControl, accounts: Vec<AccountToWatch>) -> Self {
         Self { control, accounts, random: fastrand::Rng::with_seed(7) }
     }
 

@@ -1,4 +1,4 @@
-//! Control by hand, from within the process: what tests do to the simulated world, and what they ask of it.
+//! Lets tests in the same process change and inspect the simulation.
 
 mod agents;
 mod calls;
@@ -11,113 +11,123 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Shared;
-use super::attendance::{KfAccount, SessionToOpen};
 use super::component::Component;
 use super::fault::FaultRule;
+use super::kf_account::{KfAccount, SessionToOpen};
 use super::ledger::Ledger;
 use super::world::OfficialAccount;
 
-/// A handle on a running simulator; cheap to clone, and harmless once the simulator has stopped.
+/// A handle to a running simulator. It is cheap to clone, and it stays usable after the simulator has stopped.
 #[derive(Debug, Clone)]
-pub struct Control {
+pub struct SimulatorControl {
     shared: Arc<Shared>,
 }
 
-/// Why a command was not carried out.
+/// Why an operation on the simulator failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ControlError {
+pub enum SimulatorControlError {
     /// No official account has this appid.
     #[error("there is no official account `{0}`")]
     UnknownOfficialAccount(String),
     /// No component has this appid.
     #[error("there is no component `{0}`")]
     UnknownComponent(String),
-    /// The official account has no such kf account, not even an invalid one.
+    /// The official account has no kf account of this name, not even an invalid one.
     #[error("there is no kf account `{0}`")]
     UnknownKfAccount(String),
-    /// Nobody of this openid is with the kf account.
+    /// The kf account has no open session with this openid.
     #[error("`{0}` has no open session")]
     NoSession(String),
     /// The scenario has no component for the official account.
-    #[error("no component acts for official account `{0}`")]
+    #[error("official account `{0}` has no component")]
     NoComponent(String),
     /// The official account has withdrawn its authorization.
-    #[error("official account `{0}` grants its component nothing")]
+    #[error("official account `{0}` has withdrawn its authorization")]
     NotGranted(String),
     /// The daily limit of token fetches is used up.
-    #[error("no more tokens are issued today")]
+    #[error("the daily limit of token fetches is used up")]
     TokenQuota,
 }
 
-impl Control {
+impl SimulatorControl {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Control { shared }
+        SimulatorControl { shared }
     }
 
-    /// Opens a session now, with another createtime (UNIX seconds) if given; it stays until it is closed by hand.
+    /// Opens a session now, with this createtime in UNIX seconds if given. It stays open until
+    /// [`SimulatorControl::close_session`].
     pub fn open_session(
         &self,
         appid: &str,
         kf_account: &str,
         openid: &str,
         createtime: Option<i64>,
-    ) -> Result<(), ControlError> {
+    ) -> Result<(), SimulatorControlError> {
         let account = self.kf_account(appid, kf_account)?;
-        let (now_ms, book) = (self.settled(appid)?, &self.shared.ledger);
+        let (now_ms, ledger) = (self.now_after_transfers(appid)?, &self.shared.ledger);
         let createtime = createtime.unwrap_or(now_ms.div_euclid(1_000));
-        account.attendance(now_ms, book).open(&account, SessionToOpen { openid, createtime, now_ms }, book);
+        account.current_state(now_ms, ledger).open(
+            &account,
+            SessionToOpen { openid, createtime, now_ms },
+            ledger,
+        );
         Ok(())
     }
 
     /// Closes the customer's open sessions with this kf account.
-    pub fn close_session(&self, appid: &str, kf_account: &str, openid: &str) -> Result<(), ControlError> {
+    pub fn close_session(
+        &self,
+        appid: &str,
+        kf_account: &str,
+        openid: &str,
+    ) -> Result<(), SimulatorControlError> {
         let account = self.kf_account(appid, kf_account)?;
-        let (now_ms, book) = (self.settled(appid)?, &self.shared.ledger);
-        let closed = account.attendance(now_ms, book).take(openid, now_ms, book);
-        (!closed.is_empty()).then_some(()).ok_or_else(|| ControlError::NoSession(openid.to_owned()))
+        let (now_ms, ledger) = (self.now_after_transfers(appid)?, &self.shared.ledger);
+        let closed = account.current_state(now_ms, ledger).close(openid, now_ms, ledger);
+        (!closed.is_empty()).then_some(()).ok_or_else(|| SimulatorControlError::NoSession(openid.to_owned()))
     }
 
-    /// Moves the customer's open sessions from the first kf account to the second one. The scenario's
-    /// [`TransferPolicy`](super::TransferPolicy) says what becomes of createtime.
+    /// Transfers the customer's open sessions from the first kf account to the second.
+    /// [`TransferPolicy`](super::TransferPolicy) decides whether createtime changes.
     pub fn transfer_session(
         &self,
         appid: &str,
         [from, to]: [&str; 2],
         openid: &str,
-    ) -> Result<(), ControlError> {
+    ) -> Result<(), SimulatorControlError> {
         let [from, to] = [self.kf_account(appid, from)?, self.kf_account(appid, to)?];
         let official = self.official(appid)?;
-        let _order = official.in_order();
-        let (now_ms, book) = (self.shared.clock.now_ms(), &self.shared.ledger);
-        official.settle(now_ms, book);
-        let sessions = from.attendance(now_ms, book).take(openid, now_ms, book);
+        let _order = official.lock_transfers();
+        let (now_ms, ledger) = (self.shared.clock.now_ms(), &self.shared.ledger);
+        official.apply_transfers(now_ms, ledger);
+        let sessions = from.current_state(now_ms, ledger).close(openid, now_ms, ledger);
         if sessions.is_empty() {
-            return Err(ControlError::NoSession(openid.to_owned()));
+            return Err(SimulatorControlError::NoSession(openid.to_owned()));
         }
         for session in sessions {
-            official.transfer(session, (&from, &to), now_ms, (now_ms, book));
+            official.transfer(session, (&from, &to), now_ms, (now_ms, ledger));
         }
         Ok(())
     }
 
-    /// Openids of the open sessions, in no particular order.
-    pub fn open_sessions(&self, appid: &str, kf_account: &str) -> Result<Vec<String>, ControlError> {
+    /// Returns the openids of the open sessions, in no particular order.
+    pub fn open_sessions(&self, appid: &str, kf_account: &str) -> Result<Vec<String>, SimulatorControlError> {
         let account = self.kf_account(appid, kf_account)?;
-        let attendance = account.attendance(self.settled(appid)?, &self.shared.ledger);
-        Ok(attendance.open.iter().map(|session| session.openid.to_string()).collect())
+        let state = account.current_state(self.now_after_transfers(appid)?, &self.shared.ledger);
+        Ok(state.open.iter().map(|session| session.openid.to_string()).collect())
     }
 
-    /// Adds a fault in front of those in force.
+    /// Adds a fault rule before the existing ones.
     pub fn inject(&self, rule: FaultRule) {
         self.shared.faults.inject(rule);
     }
 
-    /// Ends all faults, the scenario's included.
+    /// Removes all fault rules, including those of the scenario.
     pub fn clear_faults(&self) {
         self.shared.faults.clear();
     }
 
-    /// Lets simulated time jump ahead, for the Date header, tokens, tickets, quotas, customers and the ledger alike.
+    /// Advances the simulated clock. The Date header, tokens, tickets, quotas, customers and the ledger all follow it.
     pub fn advance(&self, by: Duration) {
         self.shared.clock.advance(by);
     }
@@ -127,53 +137,53 @@ impl Control {
         Timestamp::from_millisecond(self.shared.clock.now_ms()).unwrap_or(Timestamp::MAX)
     }
 
-    /// Sends a Date header that is so far ahead of the simulated clock; a negative one is behind.
+    /// Sends a Date header that is this far ahead of the simulated clock. A negative skew sends an earlier time.
     pub fn set_date_skew(&self, skew: SignedDuration) {
-        self.shared.date.skew(skew);
+        self.shared.date.set_skew(skew);
     }
 
-    /// Sends no Date header any more, until [`Control::set_date_skew`] brings it back.
+    /// Omits the Date header until [`SimulatorControl::set_date_skew`] is called.
     pub fn omit_date(&self) {
         self.shared.date.omit();
     }
 
-    /// What really happened up to now, seen or not.
+    /// Returns what has really happened so far, whether or not a client saw it.
     pub fn ledger(&self) -> Ledger {
         if self.shared.ledger.is_enabled() {
             for official in self.shared.world.official_accounts() {
-                let now_ms = self.settle(official);
+                let now_ms = self.apply_transfers(official);
                 for account in official.kf_accounts() {
-                    drop(account.attendance(now_ms, &self.shared.ledger));
+                    drop(account.current_state(now_ms, &self.shared.ledger));
                 }
             }
         }
         self.shared.ledger.copy()
     }
 
-    fn official(&self, appid: &str) -> Result<&OfficialAccount, ControlError> {
-        let unknown = || ControlError::UnknownOfficialAccount(appid.to_owned());
+    fn official(&self, appid: &str) -> Result<&OfficialAccount, SimulatorControlError> {
+        let unknown = || SimulatorControlError::UnknownOfficialAccount(appid.to_owned());
         self.shared.world.by_appid(appid).ok_or_else(unknown)
     }
 
-    fn component(&self, appid: &str) -> Result<&Component, ControlError> {
-        let unknown = || ControlError::UnknownComponent(appid.to_owned());
+    fn component(&self, appid: &str) -> Result<&Component, SimulatorControlError> {
+        let unknown = || SimulatorControlError::UnknownComponent(appid.to_owned());
         self.shared.world.component(appid).ok_or_else(unknown)
     }
 
-    fn kf_account(&self, appid: &str, name: &str) -> Result<Arc<KfAccount>, ControlError> {
-        let unknown = || ControlError::UnknownKfAccount(name.to_owned());
+    fn kf_account(&self, appid: &str, name: &str) -> Result<Arc<KfAccount>, SimulatorControlError> {
+        let unknown = || SimulatorControlError::UnknownKfAccount(name.to_owned());
         self.official(appid)?.kf_account(name).ok_or_else(unknown)
     }
 
-    /// The time now, up to which all transfers have been carried out.
-    fn settled(&self, appid: &str) -> Result<i64, ControlError> {
-        Ok(self.settle(self.official(appid)?))
+    /// Carries out all transfers up to now, and returns that time.
+    fn now_after_transfers(&self, appid: &str) -> Result<i64, SimulatorControlError> {
+        Ok(self.apply_transfers(self.official(appid)?))
     }
 
-    fn settle(&self, official: &OfficialAccount) -> i64 {
-        let _order = official.in_order();
+    fn apply_transfers(&self, official: &OfficialAccount) -> i64 {
+        let _order = official.lock_transfers();
         let now_ms = self.shared.clock.now_ms();
-        official.settle(now_ms, &self.shared.ledger);
+        official.apply_transfers(now_ms, &self.shared.ledger);
         now_ms
     }
 }

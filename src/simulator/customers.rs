@@ -1,50 +1,50 @@
 //! The customers of one kf account: when they arrive, how long they wait, when they leave. Pure and seeded.
 //!
-//! The sequence depends on the scenario alone, never on when or how often it is asked for, so that the same seed gives
-//! the same history whatever the program under test does. Times are milliseconds since the start of the simulation.
+//! The sequence depends on the scenario alone, so that a seed gives the same history whatever the program under test
+//! does. Times are milliseconds since the start of the simulation.
 
 use std::sync::Arc;
 
 use super::clock::duration_ms;
-use super::scenario::{CustomerFlow, Spread};
+use super::random::derived_seed;
+use super::scenario::{CustomerFlow, RandomDuration};
 
-/// Random characters of an openid, behind its `o`.
+/// Random characters of an openid, after its `o`.
 const OPENID_RANDOM_CHARS: usize = 27;
-/// Former customers among whom a returning one is chosen.
+/// Number of former customers from whom a returning one is chosen.
 const REMEMBERED_CUSTOMERS: usize = 8;
-/// A customer does not return sooner: createtime is in whole seconds, and two sessions of one customer must differ.
-const RETURNS_AFTER_MS: i64 = 1_000;
-/// Customers who stay for ever are not handed over later after they were accepted.
+/// Minimum time before a customer returns. createtime has whole seconds, and two sessions of a customer must differ.
+const MIN_ABSENCE_MS: i64 = 1_000;
+/// Latest transfer after acceptance, for customers who never leave.
 const LATEST_TRANSFER_MS: i64 = 60 * 60 * 1_000;
-/// Characters of an openid.
 const OPENID_ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
 
-/// One customer's way through the customer service.
+/// One visit of a customer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Visit {
+pub(super) struct CustomerVisit {
     pub(super) openid: Box<str>,
     pub(super) arrives_ms: i64,
     pub(super) accepted_ms: i64,
     pub(super) leaves_ms: i64,
-    pub(super) handover: Option<Handover>,
+    pub(super) transfer: Option<PlannedTransfer>,
 }
 
-/// The moment at which a session passes to another kf account.
+/// The planned transfer of a session to another kf account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Handover {
+pub(super) struct PlannedTransfer {
     pub(super) at_ms: i64,
-    /// Chooses among the colleagues, however many there are.
+    /// Selects the other kf account, modulo their number.
     pub(super) pick: usize,
 }
 
-/// The endless sequence of visits, in order of arrival.
+/// The sequence of visits to one kf account, in order of arrival.
 #[derive(Debug)]
 pub(super) struct Customers {
     flow: Arc<CustomerFlow>,
     rng: fastrand::Rng,
-    /// Probability that a session is handed over.
-    transfers: f64,
-    /// Apart from the others, so that the same customers come whether they are handed over or not.
+    /// Probability that a session is transferred.
+    transfer_probability: f64,
+    /// Separate from `rng`, so that transfers do not change the visits.
     transfer_rng: fastrand::Rng,
     initial_left: u32,
     last_arrival_ms: i64,
@@ -52,68 +52,73 @@ pub(super) struct Customers {
 }
 
 impl Customers {
-    /// The seed is derived from the scenario's and the kf account's name, so that each account has its own stream.
-    pub(super) fn new(flow: Arc<CustomerFlow>, transfers: f64, seed: u64) -> Self {
+    pub(super) fn new(flow: Arc<CustomerFlow>, transfer_probability: f64, seed: u64) -> Self {
         Customers {
             initial_left: flow.initial,
             flow,
             rng: fastrand::Rng::with_seed(seed),
-            transfers,
+            transfer_probability,
             transfer_rng: fastrand::Rng::with_seed(derived_seed(seed, &["transfers"])),
             last_arrival_ms: 0,
             recent: Vec::new(),
         }
     }
 
-    /// The next visit; none when nobody arrives any more.
-    pub(super) fn next_visit(&mut self) -> Option<Visit> {
+    /// Returns the next visit. None if no more customers arrive.
+    pub(super) fn next_visit(&mut self) -> Option<CustomerVisit> {
         if self.initial_left > 0 {
             self.initial_left -= 1;
-            return Some(self.visit_begun_before_the_start());
+            return Some(self.initial_visit());
         }
         let flow = Arc::clone(&self.flow);
         let gap = flow.gap.as_ref()?;
         self.last_arrival_ms += sample_ms(&mut self.rng, gap);
         let arrives_ms = self.last_arrival_ms;
         let accepted_ms = arrives_ms + sample_ms(&mut self.rng, &flow.wait);
-        let leaves_ms = self.leaves_ms(accepted_ms);
-        let openid = self.customer(arrives_ms);
+        let leaves_ms = self.draw_leaves_ms(accepted_ms);
+        let openid = self.draw_customer(arrives_ms);
         if flow.returning > 0.0 && leaves_ms < i64::MAX {
             self.remember(openid.clone(), leaves_ms);
         }
-        let handover = self.handover(accepted_ms, leaves_ms);
-        Some(Visit { openid, arrives_ms, accepted_ms, leaves_ms, handover })
+        let transfer = self.plan_transfer(accepted_ms, leaves_ms);
+        Some(CustomerVisit { openid, arrives_ms, accepted_ms, leaves_ms, transfer })
     }
 
-    fn visit_begun_before_the_start(&mut self) -> Visit {
+    fn initial_visit(&mut self) -> CustomerVisit {
         let age_ms = self.flow.stay.as_ref().map_or(0, |stay| {
             let stay_ms = sample_ms(&mut self.rng, stay);
             self.rng.i64(0..=stay_ms)
         });
-        let leaves_ms = self.leaves_ms(0);
-        let handover = self.handover(0, leaves_ms);
-        Visit { openid: self.new_openid(), arrives_ms: -age_ms, accepted_ms: -age_ms, leaves_ms, handover }
+        let leaves_ms = self.draw_leaves_ms(0);
+        let transfer = self.plan_transfer(0, leaves_ms);
+        CustomerVisit {
+            openid: self.new_openid(),
+            arrives_ms: -age_ms,
+            accepted_ms: -age_ms,
+            leaves_ms,
+            transfer,
+        }
     }
 
-    fn handover(&mut self, accepted_ms: i64, leaves_ms: i64) -> Option<Handover> {
-        if self.transfers <= 0.0 || self.transfer_rng.f64() >= self.transfers {
+    fn plan_transfer(&mut self, accepted_ms: i64, leaves_ms: i64) -> Option<PlannedTransfer> {
+        if self.transfer_probability <= 0.0 || self.transfer_rng.f64() >= self.transfer_probability {
             return None;
         }
         let stay_ms = leaves_ms.saturating_sub(accepted_ms).min(LATEST_TRANSFER_MS);
         let at_ms = accepted_ms + self.transfer_rng.i64(0..=stay_ms);
         let pick = self.transfer_rng.usize(..);
-        (at_ms < leaves_ms).then_some(Handover { at_ms, pick })
+        (at_ms < leaves_ms).then_some(PlannedTransfer { at_ms, pick })
     }
 
-    fn leaves_ms(&mut self, accepted_ms: i64) -> i64 {
+    fn draw_leaves_ms(&mut self, accepted_ms: i64) -> i64 {
         let stay = self.flow.stay.as_ref();
         stay.map_or(i64::MAX, |stay| accepted_ms + sample_ms(&mut self.rng, stay))
     }
 
-    fn customer(&mut self, arrives_ms: i64) -> Box<str> {
+    fn draw_customer(&mut self, arrives_ms: i64) -> Box<str> {
         if self.flow.returning > 0.0 && self.rng.f64() < self.flow.returning && !self.recent.is_empty() {
             let chosen = self.rng.usize(..self.recent.len());
-            if self.recent[chosen].1 + RETURNS_AFTER_MS <= arrives_ms {
+            if self.recent[chosen].1 + MIN_ABSENCE_MS <= arrives_ms {
                 return self.recent.swap_remove(chosen).0;
             }
         }
@@ -135,18 +140,11 @@ impl Customers {
     }
 }
 
-/// A stream's own seed: FNV-1a over the scenario's seed and the names that tell the streams apart.
-pub(super) fn derived_seed(seed: u64, names: &[&str]) -> u64 {
-    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
-    let offset_basis = 0xcbf2_9ce4_8422_2325 ^ seed;
-    bytes.fold(offset_basis, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// An exponentially distributed time on top of the shortest, cut at the longest.
-fn sample_ms(rng: &mut fastrand::Rng, spread: &Spread) -> i64 {
-    let mean_beyond_min = spread.mean.saturating_sub(spread.min);
+/// Draws an exponentially distributed time between `min` and `max`.
+fn sample_ms(rng: &mut fastrand::Rng, duration: &RandomDuration) -> i64 {
+    let mean_beyond_min = duration.mean.saturating_sub(duration.min);
     let beyond_min = -(1.0 - rng.f64()).ln() * mean_beyond_min.as_secs_f64() * 1_000.0;
-    (duration_ms(spread.min) + beyond_min as i64).min(duration_ms(spread.max))
+    (duration_ms(duration.min) + beyond_min as i64).min(duration_ms(duration.max))
 }
 
 #[cfg(test)]
@@ -155,8 +153,8 @@ mod tests {
 
     use super::*;
 
-    fn spread(mean: u64, min: u64, max: u64) -> Spread {
-        Spread {
+    fn spread(mean: u64, min: u64, max: u64) -> RandomDuration {
+        RandomDuration {
             mean: Duration::from_secs(mean),
             min: Duration::from_secs(min),
             max: Duration::from_secs(max),
@@ -173,19 +171,19 @@ mod tests {
         }
     }
 
-    fn visits(seed: u64) -> Vec<Visit> {
+    fn visits(seed: u64) -> Vec<CustomerVisit> {
         let mut customers = Customers::new(Arc::new(flow()), 0.0, seed);
         (0..500).filter_map(|_| customers.next_visit()).collect()
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_history() {
+    fn same_seed_gives_same_history() {
         assert_eq!(visits(1), visits(1));
         assert_ne!(visits(1), visits(2));
     }
 
     #[test]
-    fn visits_keep_to_the_bounds_of_the_flow() {
+    fn visits_keep_bounds_of_flow() {
         let visits = visits(3);
         assert_eq!(visits.iter().filter(|visit| visit.accepted_ms <= 0).count(), 3, "present from the start");
         for pair in visits[2..].windows(2) {
@@ -199,46 +197,40 @@ mod tests {
     }
 
     #[test]
-    fn a_returning_customer_never_has_two_sessions_with_the_same_createtime() {
+    fn returning_customer_has_new_createtime() {
         let visits = visits(4);
         let mut returns = 0;
         for (index, visit) in visits.iter().enumerate() {
             for former in visits[..index].iter().filter(|former| former.openid == visit.openid) {
                 returns += 1;
-                assert!(former.leaves_ms + RETURNS_AFTER_MS <= visit.arrives_ms);
+                assert!(former.leaves_ms + MIN_ABSENCE_MS <= visit.arrives_ms);
             }
         }
         assert!(returns > 10, "{returns}");
     }
 
     #[test]
-    fn handovers_happen_during_the_stay_and_change_nothing_else() {
+    fn transfers_happen_during_visit_and_change_nothing_else() {
         let mut customers = Customers::new(Arc::new(flow()), 0.5, 5);
-        let mut handovers = 0;
+        let mut transfers = 0;
         for visit in visits(5) {
-            let handed_over = customers.next_visit().unwrap();
-            if let Some(handover) = handed_over.handover {
-                handovers += 1;
-                assert!((visit.accepted_ms.max(0)..visit.leaves_ms).contains(&handover.at_ms));
+            let transferred = customers.next_visit().unwrap();
+            if let Some(transfer) = transferred.transfer {
+                transfers += 1;
+                assert!((visit.accepted_ms.max(0)..visit.leaves_ms).contains(&transfer.at_ms));
             }
-            assert_eq!(Visit { handover: None, ..handed_over }, visit);
+            assert_eq!(CustomerVisit { transfer: None, ..transferred }, visit);
         }
-        assert!((200..300).contains(&handovers), "{handovers}");
+        assert!((200..300).contains(&transfers), "{transfers}");
     }
 
     #[test]
-    fn without_gap_nobody_arrives_and_without_stay_nobody_leaves() {
+    fn without_gap_or_stay_nobody_arrives_or_leaves() {
         let flow = CustomerFlow { gap: None, stay: None, ..flow() };
         let mut customers = Customers::new(Arc::new(flow), 0.0, 1);
         for _ in 0..3 {
             assert_eq!(customers.next_visit().unwrap().leaves_ms, i64::MAX);
         }
         assert_eq!(customers.next_visit(), None);
-    }
-
-    #[test]
-    fn streams_differ_by_every_name() {
-        assert_ne!(derived_seed(1, &["ab", "c"]), derived_seed(1, &["a", "bc"]));
-        assert_ne!(derived_seed(1, &["a"]), derived_seed(2, &["a"]));
     }
 }

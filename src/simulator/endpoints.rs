@@ -1,4 +1,4 @@
-//! What each endpoint answers when nothing goes wrong, or refuses with an errcode.
+//! The correct response of each endpoint, or the errcode with which it refuses.
 
 pub(super) mod agents;
 pub(super) mod component;
@@ -7,5 +7,5 @@ pub(super) mod quota;
 pub(super) mod sessions;
 pub(super) mod token;
 
-/// A body, or the errcode of a refusal.
-pub(super) type Outcome = Result<Vec<u8>, i64>;
+/// The body of a success, or the errcode of a refusal.
+pub(super) type EndpointResult = Result<Vec<u8>, i64>;

@@ -1,48 +1,36 @@
-//! One request and its answer: what goes wrong, what is answered. Synchronous; `server` does the waiting.
+//! Computes the response to one request, and the fault that happens to it. Synchronous: `server` does the waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper::{HeaderMap, Method};
+use hyper::Method;
 
 use super::Shared;
-use super::answer::{self, Answer};
-use super::caller::Caller;
-use super::endpoints::component::Asked;
+use super::endpoint::Endpoint;
+use super::endpoints::component::ComponentRequest;
 use super::endpoints::{agents, component, operator, quota, sessions, token};
-use super::fault::{Fault, OnConnection};
-use super::flight::Flight;
-use super::ledger::Answered;
+use super::fault::Fault;
+use super::ledger::RecordedResponse;
 use super::lock;
-use super::quota::Refusal;
-use super::routes::Endpoint;
-use super::token::Verdict;
+use super::poll_recorder::PollRecorder;
+use super::quota::QuotaExceeded;
+use super::request::{HttpRequest, ResolvedRequest};
+use super::response::{self, SimulatedResponse};
 use super::world::OfficialAccount;
 
-/// A request, read to its end.
+/// A response and how to send it.
 #[derive(Debug)]
-pub(super) struct Request<'a> {
-    pub(super) method: &'a Method,
-    pub(super) path: &'a str,
-    pub(super) query: &'a str,
-    pub(super) body: &'a [u8],
-    pub(super) headers: &'a HeaderMap,
-    pub(super) on_connection: OnConnection,
+pub(super) struct PlannedResponse {
+    pub(super) response: SimulatedResponse,
+    pub(super) delivery: ResponseDelivery,
+    /// Must live until the response is sent or the client has disconnected.
+    pub(super) recorder: Option<PollRecorder>,
 }
 
-/// What to do with a request.
-#[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) answer: Answer,
-    pub(super) delivery: Delivery,
-    /// Lives until the answer is sent or the client gone.
-    pub(super) flight: Option<Flight>,
-}
-
-/// How an answer reaches the client, or does not.
+/// How the server sends a response, or ends the connection instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Delivery {
+pub(super) enum ResponseDelivery {
     Whole,
     After(Duration),
     Drip(Duration),
@@ -52,108 +40,116 @@ pub(super) enum Delivery {
     Reset,
 }
 
-impl Delivery {
-    fn of(fault: Option<&Fault>) -> Self {
+impl ResponseDelivery {
+    fn with_fault(fault: Option<&Fault>) -> Self {
         match fault {
-            Some(Fault::Slow(delay)) => Delivery::After(*delay),
-            Some(Fault::Drip(over)) => Delivery::Drip(*over),
-            Some(Fault::TruncatedBody) => Delivery::Truncated,
-            Some(Fault::Hang) => Delivery::Never,
-            Some(Fault::Close) => Delivery::Close,
-            Some(Fault::Reset) => Delivery::Reset,
-            _ => Delivery::Whole,
+            Some(Fault::Slow(delay)) => ResponseDelivery::After(*delay),
+            Some(Fault::Drip(over)) => ResponseDelivery::Drip(*over),
+            Some(Fault::TruncatedBody) => ResponseDelivery::Truncated,
+            Some(Fault::Hang) => ResponseDelivery::Never,
+            Some(Fault::Close) => ResponseDelivery::Close,
+            Some(Fault::Reset) => ResponseDelivery::Reset,
+            _ => ResponseDelivery::Whole,
         }
     }
 }
 
-/// Decides everything about the answer.
-pub(super) fn reply(shared: &Arc<Shared>, request: &Request<'_>) -> Reply {
+pub(super) fn plan_response(shared: &Arc<Shared>, request: &HttpRequest<'_>) -> PlannedResponse {
     let Some(endpoint) = Endpoint::from_path(request.path) else {
-        tracing::debug!(path = request.path, "Refused a request: no such path");
-        return Reply { answer: Answer::not_found(), delivery: Delivery::Whole, flight: None };
+        tracing::debug!(path = request.path, "Refused a request: unknown path");
+        return PlannedResponse {
+            response: SimulatedResponse::not_found(),
+            delivery: ResponseDelivery::Whole,
+            recorder: None,
+        };
     };
-    let caller = Caller::identify(shared, endpoint, request);
-    let _order = caller.official.and_then(OfficialAccount::in_order);
+    let resolved = ResolvedRequest::resolve(shared, endpoint, request);
+    let _order = resolved.official.and_then(OfficialAccount::lock_transfers);
     let now_ms = shared.clock.now_ms();
-    caller.count(shared, now_ms);
-    if let Some(official) = caller.official {
-        official.settle(now_ms, &shared.ledger);
+    resolved.count(shared, now_ms);
+    if let Some(official) = resolved.official {
+        official.apply_transfers(now_ms, &shared.ledger);
     }
-    let flight = Flight::depart(shared, &caller, now_ms);
-    let fault = shared.faults.strike(&caller.call(request.on_connection, now_ms - shared.world.start_ms));
-    let exchange = Exchange { shared, endpoint, request, caller: &caller, now_ms };
-    let (answer, answered) = exchange.answer(fault.as_ref());
+    let recorder = PollRecorder::start(shared, &resolved, now_ms);
+    let target = resolved.fault_target(request.connection_use, now_ms - shared.world.start_ms);
+    let fault = shared.faults.next_fault(&target);
+    let exchange = Exchange { shared, request, resolved: &resolved, now_ms };
+    let (response, recorded) = exchange.respond(fault.as_ref());
     tracing::debug!(
         endpoint = endpoint.path(),
-        official_account = caller.official.map(|official| &*official.name),
-        kf_account = caller.kf_name.as_deref(),
+        official_account = resolved.official.map(|official| &*official.name),
+        kf_account = resolved.kf_name.as_deref(),
         fault = fault.as_ref().map(Fault::as_str),
-        status = answer.status.as_u16(),
+        status = response.status.as_u16(),
         "Answered a request"
     );
-    let flight = flight.map(|flight| flight.carrying(answered));
-    Reply { answer, delivery: Delivery::of(fault.as_ref()), flight }
+    let recorder = recorder.map(|recorder| recorder.with_response(recorded));
+    PlannedResponse { response, delivery: ResponseDelivery::with_fault(fault.as_ref()), recorder }
 }
 
 struct Exchange<'a> {
     shared: &'a Shared,
-    endpoint: Endpoint,
-    request: &'a Request<'a>,
-    caller: &'a Caller<'a>,
+    request: &'a HttpRequest<'a>,
+    resolved: &'a ResolvedRequest<'a>,
     now_ms: i64,
 }
 
 impl Exchange<'_> {
-    /// The answer, and what it was for the ledger.
-    fn answer(&self, fault: Option<&Fault>) -> (Answer, Answered) {
-        if let Some((fault, answer)) =
-            fault.and_then(|fault| Some((fault, answer::instead_of_answer(fault, self.now_ms)?)))
+    /// Returns the response, and what the ledger records.
+    fn respond(&self, fault: Option<&Fault>) -> (SimulatedResponse, RecordedResponse) {
+        if let Some((fault, response)) =
+            fault.and_then(|fault| Some((fault, response::fault_response(fault, self.now_ms)?)))
         {
-            let answered = match fault {
-                Fault::Errcode(0) | Fault::ErrcodeAsText(0) => Answered::Keyless,
-                Fault::Errcode(errcode) | Fault::ErrcodeAsText(errcode) => Answered::Refused(*errcode),
-                _ => Answered::Failed(fault.as_str()),
+            let recorded = match fault {
+                Fault::Errcode(0) | Fault::ErrcodeAsText(0) => RecordedResponse::Keyless,
+                Fault::Errcode(errcode) | Fault::ErrcodeAsText(errcode) => {
+                    RecordedResponse::Refused(*errcode)
+                }
+                _ => RecordedResponse::Failed(fault.as_str()),
             };
-            return (answer, answered);
+            return (response, recorded);
         }
-        self.disturb_tokens(fault);
-        let (answer, answered) = match self.endpoint {
-            endpoint if endpoint.is_of_operator() => (self.answer_of_operator(), Answered::Keyless),
-            _ => match self.right_answer(fault) {
-                Ok((body, answered)) => (Answer::json(body), answered),
-                Err(errcode) => (Answer::error(errcode, self.now_ms), Answered::Refused(errcode)),
-            },
-        };
-        let text_plain = self.caller.official.is_some_and(|official| official.style.text_plain);
-        let answer = if text_plain { answer.text_plain() } else { answer };
-        match fault {
-            Some(Fault::TruncatedBody) => (answer, Answered::Failed("truncated_body")),
-            Some(fault) if fault.disfigures() => {
-                (answer::disfigured(answer, fault), Answered::Questionable(Box::new(answered)))
+        self.apply_token_fault(fault);
+        let (response, recorded) = if self.resolved.endpoint.is_of_operator() {
+            (self.operator_response(), RecordedResponse::Keyless)
+        } else {
+            match self.wechat_response(fault) {
+                Ok((body, recorded)) => (SimulatedResponse::json(body), recorded),
+                Err(errcode) => {
+                    (SimulatedResponse::error(errcode, self.now_ms), RecordedResponse::Refused(errcode))
+                }
             }
-            Some(fault) => (answer::disfigured(answer, fault), answered),
-            None => (answer, answered),
+        };
+        let text_plain = self.resolved.official.is_some_and(|official| official.style.text_plain);
+        let response = if text_plain { response.text_plain() } else { response };
+        match fault {
+            Some(Fault::TruncatedBody) => (response, RecordedResponse::Failed("truncated_body")),
+            Some(fault) if fault.alters_form() => {
+                (response.altered_by(fault), RecordedResponse::Questionable(Box::new(recorded)))
+            }
+            Some(fault) => (response.altered_by(fault), recorded),
+            None => (response, recorded),
         }
     }
 
-    /// Faults that act on the world rather than on the answer: on the tokens of whoever makes the call.
-    fn disturb_tokens(&self, fault: Option<&Fault>) {
-        let desk = match *self.caller {
-            Caller { component: Some(component), .. } => &component.desk,
-            Caller { official: Some(official), .. } => &official.desk,
+    /// Applies the faults that act on tokens rather than on the response.
+    fn apply_token_fault(&self, fault: Option<&Fault>) {
+        let issuer = match *self.resolved {
+            ResolvedRequest { component: Some(component), .. } => &component.token_issuer,
+            ResolvedRequest { official: Some(official), .. } => &official.token_issuer,
             _ => return,
         };
         match fault {
-            Some(Fault::ExpireTokens) => lock(desk).expire_all(self.now_ms),
-            Some(Fault::RevokeTokens) => lock(desk).revoke_all(),
-            Some(Fault::Meddle) => drop(lock(desk).issue_classic(self.now_ms)),
+            Some(Fault::ExpireTokens) => lock(issuer).expire_all(self.now_ms),
+            Some(Fault::RevokeTokens) => lock(issuer).revoke_all(),
+            Some(Fault::CompetingTokenFetch) => drop(lock(issuer).issue_classic(self.now_ms)),
             _ => {}
         }
     }
 
-    fn answer_of_operator(&self) -> Answer {
-        let Caller { official, component, .. } = *self.caller;
-        match self.endpoint {
+    fn operator_response(&self) -> SimulatedResponse {
+        let ResolvedRequest { official, component, .. } = *self.resolved;
+        match self.resolved.endpoint {
             Endpoint::TicketServer => operator::ticket(component, self.request.headers, self.now_ms),
             _ => {
                 let required = self.shared.token_server_header.as_ref();
@@ -162,59 +158,55 @@ impl Exchange<'_> {
         }
     }
 
-    fn right_answer(&self, fault: Option<&Fault>) -> Result<(Vec<u8>, Answered), i64> {
-        let wanted = if self.endpoint.is_post() { &Method::POST } else { &Method::GET };
-        if self.request.method != wanted {
-            return Err(if self.endpoint.is_post() { 43002 } else { 43001 });
+    fn wechat_response(&self, fault: Option<&Fault>) -> Result<(Vec<u8>, RecordedResponse), i64> {
+        let (resolved, endpoint, now_ms) = (self.resolved, self.resolved.endpoint, self.now_ms);
+        let method = if endpoint.is_post() { &Method::POST } else { &Method::GET };
+        if self.request.method != method {
+            return Err(if endpoint.is_post() { 43002 } else { 43001 });
         }
-        let (Caller { credentials, component_call, .. }, now_ms) = (self.caller, self.now_ms);
-        if self.endpoint.is_of_component() {
-            let asked = Asked {
-                endpoint: self.endpoint,
+        if endpoint.is_of_component() {
+            let request = ComponentRequest {
+                endpoint,
                 query: self.request.query,
-                call: component_call.as_ref(),
-                component: self.caller.component,
-                official: self.caller.official,
+                body: resolved.component_body.as_ref(),
+                component: resolved.component,
+                official: resolved.official,
             };
-            return Ok((component::answer(asked, &self.shared.world, now_ms)?, Answered::Keyless));
+            let body = component::respond(request, &self.shared.world, now_ms)?;
+            return Ok((body, RecordedResponse::Keyless));
         }
-        if !self.endpoint.takes_access_token() {
-            let body = token::token(self.endpoint, credentials.as_ref(), self.caller.official, now_ms)?;
-            return Ok((body, Answered::Keyless));
+        if !endpoint.takes_access_token() {
+            let body = token::token(endpoint, resolved.credentials.as_ref(), resolved.official, now_ms)?;
+            return Ok((body, RecordedResponse::Keyless));
         }
         let official = self.authorized()?;
-        lock(&official.limits)[self.endpoint as usize].take(now_ms).map_err(Refusal::errcode)?;
+        lock(&official.limits)[endpoint as usize].count_call(now_ms).map_err(QuotaExceeded::errcode)?;
         let moment = (now_ms, &self.shared.ledger);
-        let body = match self.endpoint {
+        let body = match endpoint {
             Endpoint::GetSessionList => {
-                let account = self.caller.kf_account.as_deref();
-                return sessions::session_list(official, account, fault, moment);
+                return sessions::session_list(official, resolved.kf_account.as_deref(), fault, moment);
             }
             Endpoint::GetKfList => agents::kf_list(official, moment),
             Endpoint::GetOnlineKfList => agents::online_kf_list(official, moment),
             Endpoint::GetWaitCase => agents::wait_case(official, moment, self.shared.world.start_ms),
             _ => quota::quota_get(official, self.request.body, now_ms)?,
         };
-        Ok((body, Answered::Keyless))
+        Ok((body, RecordedResponse::Keyless))
     }
 
-    /// The official account whose valid token was presented, and which is granted this call.
+    /// Returns the official account of the token, if the token is valid and the account may call the endpoint.
     fn authorized(&self) -> Result<&OfficialAccount, i64> {
-        let token = self.caller.access_token.as_deref().ok_or(41001)?;
-        let official = self.caller.official.ok_or(40001)?;
-        let desk = lock(&official.desk);
-        match desk.judge(token, self.now_ms) {
-            Verdict::Valid => {}
-            Verdict::Expired => return Err(42001),
-            Verdict::NotLatest => return Err(40001),
-        }
-        if desk.is_authorizer_token(token) {
+        let token = self.resolved.access_token.as_deref().ok_or(41001)?;
+        let official = self.resolved.official.ok_or(40001)?;
+        let issuer = lock(&official.token_issuer);
+        issuer.validate(token, self.now_ms).into_result()?;
+        if issuer.is_authorizer_token(token) {
             let component = self.shared.world.component_of(official);
             if component.is_some_and(|component| component.address_refused.load(Ordering::Relaxed)) {
                 return Err(61004);
             }
         }
-        if official.withheld[self.endpoint as usize].load(Ordering::Relaxed) {
+        if official.revoked_permissions[self.resolved.endpoint as usize].load(Ordering::Relaxed) {
             return Err(48001);
         }
         Ok(official)

@@ -1,5 +1,5 @@
-//! Faults: what goes wrong. For whom and how often is decided by [`rules`]; what it looks like on the wire is the business of
-//! `answer` and `server`.
+//! The faults that can happen to a request. [`rules`] decides which requests have a fault; `response` and `server` produce
+//! it.
 
 mod rules;
 
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub(super) use self::rules::{Call, Faults};
-pub use self::rules::{FaultRule, OnConnection};
+pub use self::rules::{ConnectionUse, FaultRule};
+pub(super) use self::rules::{FaultInjector, FaultTarget};
 
-/// What goes wrong.
+/// A fault of a response, of its connection, or of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
@@ -18,13 +18,14 @@ pub enum Fault {
     Errcode(i64),
     /// The same, with the number as a string.
     ErrcodeAsText(i64),
-    /// Every token of the official account (of the component, at its own calls) expires just before the call: 42001 until
-    /// a new one is fetched.
+    /// All tokens of the official account (or of the component, in its requests) expire just before the request: 42001
+    /// until a new one is fetched.
     ExpireTokens,
-    /// Every token of the official account (of the component, at its own calls) is forgotten just before the call: 40001.
+    /// All tokens of the official account (or of the component, in its requests) are revoked just before the request:
+    /// 40001.
     RevokeTokens,
-    /// Another program fetches a classic token just before the call.
-    Meddle,
+    /// Another program fetches a classic token just before the request.
+    CompetingTokenFetch,
     /// This HTTP status with an HTML page.
     HttpStatus(u16),
     /// 503 with Retry-After in seconds.
@@ -37,53 +38,53 @@ pub enum Fault {
     EmptyBody,
     /// 200 without a body, Content-Type text/html; charset=gbk.
     EmptyGbkBody,
-    /// The announced Content-Length is never reached.
+    /// The body is shorter than its Content-Length.
     TruncatedBody,
-    /// The connection is closed in good order before any answer.
+    /// The connection is closed normally before any response.
     Close,
-    /// The connection is reset before any answer.
+    /// The connection is reset before any response.
     Reset,
-    /// No answer until the client goes.
+    /// No response until the client disconnects.
     Hang,
-    /// The right answer, later.
+    /// The correct response, after a delay.
     #[serde(deserialize_with = "friendly_duration")]
     Slow(Duration),
-    /// The right answer in many small pieces over this time.
+    /// The correct response in small pieces over this time.
     #[serde(deserialize_with = "friendly_duration")]
     Drip(Duration),
-    /// The right answer behind ten megabytes of white space.
+    /// The correct response after ten megabytes of white space.
     OversizedBody,
-    /// Bytes without any meaning.
+    /// Meaningless bytes.
     Garbage,
-    /// The right answer with bytes that are not UTF-8 inside a string.
+    /// The correct response with bytes that are not UTF-8 inside a string.
     InvalidUtf8,
-    /// The right answer behind a byte order mark.
+    /// The correct response after a byte order mark.
     ByteOrderMark,
-    /// The right answer with raw control characters inside a string.
+    /// The correct response with raw control characters inside a string.
     ControlCharacters,
-    /// The right answer as text/plain.
+    /// The correct response as text/plain.
     TextPlain,
     /// A success without sessionlist.
     ListAbsent,
-    /// A success where sessionlist is null.
+    /// A success in which sessionlist is null.
     ListNull,
-    /// A success where sessionlist is an object.
+    /// A success in which sessionlist is an object.
     ListOfWrongType,
-    /// An entry without openid among the sessions.
+    /// A session without openid.
     EntryWithoutOpenid,
-    /// An entry whose createtime is no number among the sessions.
+    /// A session whose createtime is not a number.
     CreatetimeNoNumber,
 }
 
 impl Fault {
-    /// A word for logs and for the ledger.
+    /// The name of the fault in logs and in the ledger.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Fault::Errcode(_) => "errcode",
             Fault::ErrcodeAsText(_) => "errcode_as_text",
             Fault::ExpireTokens => "expire_tokens",
             Fault::RevokeTokens => "revoke_tokens",
-            Fault::Meddle => "meddle",
+            Fault::CompetingTokenFetch => "fetch_competing_token",
             Fault::HttpStatus(_) => "http_status",
             Fault::Unavailable(_) => "unavailable",
             Fault::Redirect(_) => "redirect",
@@ -110,8 +111,8 @@ impl Fault {
         }
     }
 
-    /// Whether it spoils the list of sessions, and so can happen to getsessionlist only.
-    pub(super) fn spoils_session_list(&self) -> bool {
+    /// Whether it changes the list of sessions. Such a fault happens to getsessionlist only.
+    pub(super) fn alters_session_list(&self) -> bool {
         matches!(
             self,
             Fault::ListAbsent
@@ -122,8 +123,8 @@ impl Fault {
         )
     }
 
-    /// Whether the answer stays right in substance, but has a form that a careful client may refuse.
-    pub(super) fn disfigures(&self) -> bool {
+    /// Whether the response stays correct in content, but has a form that a client may reject.
+    pub(super) fn alters_form(&self) -> bool {
         matches!(
             self,
             Fault::OversizedBody | Fault::ByteOrderMark | Fault::InvalidUtf8 | Fault::ControlCharacters

@@ -1,118 +1,117 @@
-//! The truth, for tests: which sessions there were, and what each getsessionlist request was told about them.
+//! The ledger, for tests: which sessions really existed, and what each getsessionlist response said about them.
 //!
-//! An answer is recorded as what was sent, not as what the client made of it. Recording can be switched off, and stops
-//! at named limits; a ledger that is not whole says so.
+//! It records what was sent, not what the client concluded. Recording can be disabled, and it stops at named limits;
+//! [`Ledger::incomplete`] says whether something is missing.
 
 use std::sync::{Arc, Mutex};
 
 use super::lock;
 
-/// Sessions recorded at most, and as many transfers.
+/// Limit of recorded sessions, and of recorded transfers.
 pub const MAX_LEDGER_SESSIONS: usize = 1_000_000;
-/// Polls recorded at most.
+/// Limit of recorded polls.
 pub const MAX_LEDGER_POLLS: usize = 1_000_000;
-/// Sessions listed in recorded polls at most, all together: 64 MB.
+/// Limit of session indices in all recorded polls together: 64 MB.
 pub const MAX_LEDGER_LISTINGS: usize = 16_000_000;
 
-/// What happened in a simulation up to now.
+/// What has happened in a simulation so far.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    /// Every session, in the order in which it became known; polls refer to it by index.
+    /// All sessions. Polls refer to them by index.
     pub sessions: Vec<SessionRecord>,
-    /// Every getsessionlist request for a known kf account, in the order of their ends.
+    /// All getsessionlist requests for known kf accounts, in the order in which they ended.
     pub polls: Vec<PollRecord>,
-    /// Every session that passed from one kf account to another, in the order in which it became known.
+    /// All transfers of sessions from one kf account to another.
     pub transfers: Vec<TransferRecord>,
-    /// Whether a limit was reached and something is missing, or the ledger was switched off.
+    /// Whether a limit was reached, or recording is disabled.
     pub incomplete: bool,
     listings: usize,
 }
 
-/// One session as it really was.
+/// One session as it really happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// Of its official account.
+    /// Official account.
     pub appid: Arc<str>,
-    /// Full name of its kf account.
+    /// Full name of the kf account.
     pub kf_account: Arc<str>,
-    /// Its customer.
+    /// Customer.
     pub openid: Box<str>,
-    /// As answers give it, in UNIX seconds.
+    /// UNIX seconds, as in responses.
     pub createtime: i64,
     /// UNIX milliseconds.
     pub opened_at_ms: i64,
-    /// UNIX milliseconds; none while it is open.
+    /// UNIX milliseconds. None while the session is open.
     pub closed_at_ms: Option<i64>,
 }
 
-/// One session that passed to another kf account: the ledger has it as two, of which the first ends when the second
-/// begins.
+/// One transfer to another kf account. The ledger lists two sessions for it; the second starts when the first ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransferRecord {
-    /// Of its official account.
+    /// Official account.
     pub appid: Arc<str>,
-    /// Its customer.
+    /// Customer.
     pub openid: Box<str>,
-    /// Full name of the kf account that it left.
+    /// Full name of the previous kf account.
     pub from: Arc<str>,
-    /// Full name of the kf account that has it now.
+    /// Full name of the new kf account.
     pub to: Arc<str>,
     /// UNIX milliseconds.
     pub at_ms: i64,
-    /// createtime before and after.
+    /// createtime before and after the transfer.
     pub createtimes: [i64; 2],
 }
 
-/// One getsessionlist request and its answer.
+/// One getsessionlist request and its response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PollRecord {
-    /// Of the official account.
+    /// Official account.
     pub appid: Arc<str>,
     /// Full name of the kf account.
     pub kf_account: Arc<str>,
     /// When the request arrived, UNIX milliseconds.
     pub received_at_ms: i64,
-    /// When the last byte was handed to the connection; none if the client went first.
+    /// When the connection accepted the last byte, UNIX milliseconds. None if the client disconnected first.
     pub answered_at_ms: Option<i64>,
     /// What was sent.
-    pub answer: Answered,
+    pub response: RecordedResponse,
 }
 
-/// What a getsessionlist request was told.
+/// The response to a getsessionlist request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answered {
-    /// A complete, well-formed success that lists these sessions, by index into [`Ledger::sessions`].
+pub enum RecordedResponse {
+    /// A well-formed success that lists these sessions, by index into [`Ledger::sessions`].
     Listed(Vec<u32>),
-    /// A success without sessionlist, or where it is null.
+    /// A success in which sessionlist is absent or null.
     Keyless,
-    /// One of the others, but in a form that a careful client may take or refuse.
-    Questionable(Box<Answered>),
+    /// One of the other responses, in a form that a client may accept or reject.
+    Questionable(Box<RecordedResponse>),
     /// An errcode.
     Refused(i64),
-    /// Anything else, named after the fault; nothing can be concluded from it.
+    /// Anything else, named after the fault. A client can conclude nothing from it.
     Failed(&'static str),
 }
 
-impl Answered {
+impl RecordedResponse {
     fn listings(&self) -> usize {
         match self {
-            Answered::Listed(sessions) => sessions.len(),
-            Answered::Questionable(answered) => answered.listings(),
-            Answered::Keyless | Answered::Refused(_) | Answered::Failed(_) => 0,
+            RecordedResponse::Listed(sessions) => sessions.len(),
+            RecordedResponse::Questionable(recorded) => recorded.listings(),
+            RecordedResponse::Keyless | RecordedResponse::Refused(_) | RecordedResponse::Failed(_) => 0,
         }
     }
 }
 
-/// The ledger being written.
+/// Records sessions, transfers and polls.
 #[derive(Debug)]
-pub(super) struct LedgerBook {
+pub(super) struct LedgerWriter {
     enabled: bool,
     ledger: Mutex<Ledger>,
 }
 
-impl LedgerBook {
+impl LedgerWriter {
     pub(super) fn new(enabled: bool) -> Self {
-        LedgerBook { enabled, ledger: Mutex::new(Ledger { incomplete: !enabled, ..Ledger::default() }) }
+        LedgerWriter { enabled, ledger: Mutex::new(Ledger { incomplete: !enabled, ..Ledger::default() }) }
     }
 
     pub(super) fn is_enabled(&self) -> bool {
@@ -123,8 +122,8 @@ impl LedgerBook {
         lock(&self.ledger).clone()
     }
 
-    /// The session's index; none when it is not recorded.
-    pub(super) fn opened(&self, session: impl FnOnce() -> SessionRecord) -> Option<u32> {
+    /// Returns the index of the session, or None if it is not recorded.
+    pub(super) fn record_opened(&self, session: impl FnOnce() -> SessionRecord) -> Option<u32> {
         if !self.enabled {
             return None;
         }
@@ -137,14 +136,14 @@ impl LedgerBook {
         u32::try_from(ledger.sessions.len() - 1).ok()
     }
 
-    pub(super) fn closed(&self, index: Option<u32>, at_ms: i64) {
+    pub(super) fn record_closed(&self, index: Option<u32>, at_ms: i64) {
         let Some(index) = index else { return };
         if let Some(session) = lock(&self.ledger).sessions.get_mut(index as usize) {
             session.closed_at_ms = Some(at_ms);
         }
     }
 
-    pub(super) fn transferred(&self, transfer: TransferRecord) {
+    pub(super) fn record_transfer(&self, transfer: TransferRecord) {
         if self.enabled {
             let mut ledger = lock(&self.ledger);
             if ledger.transfers.len() >= MAX_LEDGER_SESSIONS {
@@ -155,12 +154,12 @@ impl LedgerBook {
         }
     }
 
-    pub(super) fn polled(&self, poll: PollRecord) {
+    pub(super) fn record_poll(&self, poll: PollRecord) {
         if !self.enabled {
             return;
         }
         let mut ledger = lock(&self.ledger);
-        let listings = poll.answer.listings();
+        let listings = poll.response.listings();
         if ledger.polls.len() >= MAX_LEDGER_POLLS || ledger.listings + listings > MAX_LEDGER_LISTINGS {
             ledger.note_limit("polls");
             return;
@@ -173,7 +172,7 @@ impl LedgerBook {
 impl Ledger {
     fn note_limit(&mut self, what: &str) {
         if !self.incomplete {
-            tracing::warn!("The ledger is full: no more {what} are recorded");
+            tracing::warn!("Ledger is full; no more {what} are recorded");
         }
         self.incomplete = true;
     }

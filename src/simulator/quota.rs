@@ -1,28 +1,27 @@
-//! How many calls are allowed in a minute or in a day. Pure: the time comes in as an argument.
+//! Limits of calls per minute and per day. Pure: the time is an argument.
 
 const MINUTE_MS: i64 = 60_000;
-/// A day of a quota.
 pub(super) const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
-/// Quotas of a day begin anew at midnight in China.
+/// Daily quotas reset at midnight in China.
 const CHINA_OFFSET_MS: i64 = 8 * 60 * MINUTE_MS;
 
-/// Why a call is refused.
+/// The quota that refuses a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum QuotaExceeded {
     Day,
     Minute,
 }
 
-impl Refusal {
+impl QuotaExceeded {
     pub(super) const fn errcode(self) -> i64 {
         match self {
-            Refusal::Day => 45009,
-            Refusal::Minute => 45011,
+            QuotaExceeded::Day => 45009,
+            QuotaExceeded::Minute => 45011,
         }
     }
 }
 
-/// The limits of one endpoint for one official account.
+/// The limits of one official account for one endpoint.
 #[derive(Debug)]
 pub(super) struct CallLimits {
     pub(super) day: Quota,
@@ -34,20 +33,20 @@ impl CallLimits {
         CallLimits { day: Quota::per_day(per_day), minute: per_minute.map(Quota::per_minute) }
     }
 
-    /// Counts one call, unless it is refused; a call that is refused for this minute costs nothing of the day.
-    pub(super) fn take(&mut self, now_ms: i64) -> Result<(), Refusal> {
+    /// Counts one call, unless it is refused. A call refused by the limit per minute does not use the daily quota.
+    pub(super) fn count_call(&mut self, now_ms: i64) -> Result<(), QuotaExceeded> {
         if self.day.left(now_ms) == 0 {
-            return Err(Refusal::Day);
+            return Err(QuotaExceeded::Day);
         }
-        if self.minute.as_mut().is_some_and(|minute| !minute.take(now_ms)) {
-            return Err(Refusal::Minute);
+        if self.minute.as_mut().is_some_and(|minute| !minute.try_use(now_ms)) {
+            return Err(QuotaExceeded::Minute);
         }
-        self.day.take(now_ms);
+        self.day.try_use(now_ms);
         Ok(())
     }
 }
 
-/// So many calls in a minute, or in a day of China.
+/// A number of calls per minute, or per day in China.
 #[derive(Debug)]
 pub(super) struct Quota {
     limit: u64,
@@ -65,15 +64,15 @@ impl Quota {
         Quota { limit, period_ms: MINUTE_MS, period: 0, used: 0 }
     }
 
-    /// Counts one call, unless the quota is used up.
-    pub(super) fn take(&mut self, now_ms: i64) -> bool {
-        self.roll(now_ms);
+    /// Counts one call and returns true, unless the quota is used up.
+    pub(super) fn try_use(&mut self, now_ms: i64) -> bool {
+        self.start_period(now_ms);
         let allowed = self.used < self.limit;
         self.used += u64::from(allowed);
         allowed
     }
 
-    /// Another limit from now on; what was used stays used.
+    /// Changes the limit. Earlier calls still count.
     pub(super) fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
     }
@@ -87,11 +86,11 @@ impl Quota {
     }
 
     pub(super) fn used(&mut self, now_ms: i64) -> u64 {
-        self.roll(now_ms);
+        self.start_period(now_ms);
         self.used
     }
 
-    fn roll(&mut self, now_ms: i64) {
+    fn start_period(&mut self, now_ms: i64) {
         let period = (now_ms + CHINA_OFFSET_MS).div_euclid(self.period_ms);
         if period != self.period {
             self.period = period;
@@ -108,18 +107,18 @@ mod tests {
     const LAST_SECOND: i64 = 1_795_363_199_000;
 
     #[test]
-    fn a_day_ends_at_midnight_in_china() {
+    fn day_ends_at_midnight_in_china() {
         let mut limits = CallLimits::new(1, None);
-        assert_eq!(limits.take(LAST_SECOND), Ok(()));
-        assert_eq!(limits.take(LAST_SECOND + 999), Err(Refusal::Day));
-        assert_eq!(limits.take(LAST_SECOND + 1_000), Ok(()));
+        assert_eq!(limits.count_call(LAST_SECOND), Ok(()));
+        assert_eq!(limits.count_call(LAST_SECOND + 999), Err(QuotaExceeded::Day));
+        assert_eq!(limits.count_call(LAST_SECOND + 1_000), Ok(()));
     }
 
     #[test]
-    fn what_is_refused_for_a_minute_costs_nothing_of_the_day() {
+    fn call_refused_per_minute_keeps_daily_quota() {
         let mut limits = CallLimits::new(2, Some(1));
-        assert_eq!(limits.take(LAST_SECOND), Ok(()));
-        assert_eq!(limits.take(LAST_SECOND), Err(Refusal::Minute));
+        assert_eq!(limits.count_call(LAST_SECOND), Ok(()));
+        assert_eq!(limits.count_call(LAST_SECOND), Err(QuotaExceeded::Minute));
         assert_eq!(limits.day.used(LAST_SECOND), 1);
     }
 }

@@ -8,20 +8,22 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use super::component::Authorization;
-use super::customers::derived_seed;
 use super::fault::FaultRule;
+use super::random::RefreshTokenGenerator;
 
+mod accounts;
+mod customers;
 mod mistakes;
 mod platform;
 mod presets;
-mod style;
+mod response_style;
 
-pub(super) use self::mistakes::is_probability;
+pub use self::accounts::{KfAccountScript, KfState, OfficialAccountScript};
+pub use self::customers::{CustomerFlow, RandomDuration};
 pub use self::platform::{
-    ComponentParameter, ComponentScript, RequiredHeader, Rotation, TokenRoute, TokenServerScript,
+    ComponentParameter, ComponentScript, RefreshTokenRotation, RequiredHeader, TokenRoute, TokenServerScript,
 };
-pub use self::style::{AgentStyle, CountForm, Style};
+pub use self::response_style::{AgentListStyle, NumberForm, ResponseStyle};
 
 /// A whole simulation. `Default` has no accounts.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -75,96 +77,6 @@ pub struct TransferPolicy {
     pub probability: f64,
     /// Whether createtime becomes the time of the transfer; else it stays. WeChat does not say which.
     pub renew_createtime: bool,
-}
-
-/// One official account.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OfficialAccountScript {
-    /// Short name, for selectors and for the configuration of a client.
-    pub name: String,
-    /// The account's appid.
-    pub appid: String,
-    /// The account's AppSecret.
-    pub secret: String,
-    /// What follows the `@` in the names of its kf accounts.
-    pub wechat_id: String,
-    /// Calls of getsessionlist allowed a day; more get 45009.
-    #[serde(default = "unlimited")]
-    pub session_lists_per_day: u64,
-    /// Oddities of its answers.
-    #[serde(default)]
-    pub style: Style,
-    /// Its service agents.
-    #[serde(default)]
-    pub kf_accounts: Vec<KfAccountScript>,
-}
-
-/// One kf account.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KfAccountScript {
-    /// What precedes the `@`.
-    pub prefix: String,
-    /// Shown to customers; the prefix if absent.
-    #[serde(default)]
-    pub nickname: Option<String>,
-    /// Whether it can be used.
-    #[serde(default)]
-    pub state: KfState,
-    /// Its customers, if they differ from the scenario's.
-    #[serde(default)]
-    pub customers: Option<CustomerFlow>,
-}
-
-/// Whether a kf account can be used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KfState {
-    /// Bound to a WeChat user.
-    #[default]
-    Bound,
-    /// Not bound, nobody invited: 65402.
-    Unbound,
-    /// Not bound, an invitation is waiting for its answer: 65402.
-    UnboundWaiting,
-    /// Not bound, the invitation was rejected: 65402.
-    UnboundRejected,
-    /// Not bound, the invitation expired: 65402.
-    UnboundExpired,
-    /// Unknown to WeChat, though a client may have it configured: 65401.
-    Invalid,
-}
-
-/// How customers come and go.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CustomerFlow {
-    /// Sessions that are open at the start.
-    pub initial: u32,
-    /// Time between two arrivals; nobody arrives if absent.
-    pub gap: Option<Spread>,
-    /// Time in the queue.
-    pub wait: Spread,
-    /// Time from acceptance to the end; customers never leave if absent.
-    pub stay: Option<Spread>,
-    /// Probability that an arriving customer is one who left recently.
-    pub returning: f64,
-}
-
-/// A random time: an exponentially distributed one on top of the shortest, cut at the longest.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Spread {
-    /// The mean, but for what is cut.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub mean: Duration,
-    /// The shortest.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub min: Duration,
-    /// The longest.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
-    pub max: Duration,
 }
 
 /// An official account as a client needs to know it.
@@ -223,18 +135,9 @@ impl Scenario {
             None => TokenRoute::Secret,
             Some(number) => TokenRoute::Component {
                 component: self.components[number].clone(),
-                refresh_token: self
-                    .authorization(number, appid, 0)
-                    .listed()
-                    .map_or_else(String::new, |(refresh_token, _)| refresh_token.to_owned()),
+                refresh_token: RefreshTokenGenerator::new(self.seed, appid).generate().into(),
             },
         }
-    }
-
-    /// As it stands at the start.
-    pub(super) fn authorization(&self, component: usize, appid: &str, start_ms: i64) -> Authorization {
-        let rotation = self.components[component].rotate_refresh_tokens;
-        Authorization::new(component, rotation, derived_seed(self.seed, &["refresh", appid]), start_ms)
     }
 }
 
@@ -262,36 +165,6 @@ impl Default for TokenPolicy {
     fn default() -> Self {
         TokenPolicy { lifetime: Duration::from_secs(7_200), overlap: Duration::from_secs(300) }
     }
-}
-
-impl OfficialAccountScript {
-    /// `prefix@wechat_id`, the name by which the API knows a kf account.
-    pub fn full_name(&self, kf: &KfAccountScript) -> String {
-        format!("{}@{}", kf.prefix, self.wechat_id)
-    }
-
-    /// Whether this is its name or appid.
-    pub(super) fn is(&self, wanted: &str) -> bool {
-        self.name == wanted || self.appid == wanted
-    }
-}
-
-impl Default for CustomerFlow {
-    /// Nobody.
-    fn default() -> Self {
-        CustomerFlow { initial: 0, gap: None, wait: Spread::none(), stay: None, returning: 0.0 }
-    }
-}
-
-impl Spread {
-    /// Always no time at all.
-    pub const fn none() -> Self {
-        Spread { mean: Duration::ZERO, min: Duration::ZERO, max: Duration::ZERO }
-    }
-}
-
-fn unlimited() -> u64 {
-    100_000_000
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The HTTP side: accepts connections, reads requests, delivers answers as their faults demand.
+//! The HTTP server: accepts connections, reads requests, sends responses as their faults require.
 //!
-//! On hyper itself rather than on a web framework: faults need the connection (to break off a body, to reset before any
-//! answer), and load tests need the speed.
+//! It uses hyper without a web framework: faults need the connection (to truncate a body, to reset before any response),
+//! and load tests need the speed.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,20 +25,21 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Shared;
-use super::answer::Answer;
-use super::body::AnswerBody;
-use super::exchange::{self, Delivery, Reply};
-use super::fault::OnConnection;
+use super::exchange::{self, PlannedResponse, ResponseDelivery};
+use super::fault::ConnectionUse;
+use super::request::HttpRequest;
+use super::response::SimulatedResponse;
+use super::response_body::ResponseBody;
 
-/// Connections served at once; more wait to be accepted.
+/// Connections served at once. Further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
-/// Time for a request head, and so for an idle connection too; longer than clients keep theirs.
+/// Timeout for a request head, and so for an idle connection. Longer than clients keep idle connections.
 const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_REQUEST_BODY_BYTES: usize = 64 * 1024;
-/// Before accepting again when that failed, for want of file descriptors say.
+/// Pause after a failed accept, for example when there are no file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves until it is dropped, and with it every connection.
+/// Serves until the future is dropped, which also closes every connection.
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -62,7 +63,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Infalli
 }
 
 async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
-    // Without it, a body in several pieces would wait for the client's delayed acknowledgements.
+    // With Nagle's algorithm, a body in several pieces would wait for the client's delayed acknowledgements.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = %error, "Failed to set TCP_NODELAY");
     }
@@ -72,7 +73,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     let service = service_fn(move |request| respond(Arc::clone(&connection), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        // It would be the wall clock's.
+        // hyper would send the time of the wall clock instead of the simulated one.
         .auto_date_header(false)
         .header_read_timeout(HEAD_READ_TIMEOUT)
         .serve_connection(TokioIo::new(socket), service)
@@ -86,64 +87,68 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
 struct Connection {
     shared: Arc<Shared>,
     requests: AtomicU64,
-    /// Set to have the socket reset rather than closed.
+    /// Whether the socket is reset when it is dropped, rather than closed.
     reset: AtomicBool,
 }
 
-/// Makes hyper end the connection without an answer.
+/// Makes hyper end the connection without a response.
 #[derive(Debug, thiserror::Error)]
-#[error("no answer is given")]
-struct NoAnswer;
+#[error("no response is sent")]
+struct NoResponse;
 
 async fn respond(
     connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, NoAnswer> {
+) -> Result<Response<ResponseBody>, NoResponse> {
     let earlier_requests = connection.requests.fetch_add(1, Ordering::Relaxed);
     let (head, body) = request.into_parts();
     let body = if head.method == hyper::Method::GET { Bytes::new() } else { read_body(body).await };
-    let Reply { mut answer, delivery, flight } = exchange::reply(
+    let PlannedResponse { mut response, delivery, recorder } = exchange::plan_response(
         &connection.shared,
-        &exchange::Request {
+        &HttpRequest {
             method: &head.method,
             path: head.uri.path(),
             query: head.uri.query().unwrap_or_default(),
             body: &body,
             headers: &head.headers,
-            on_connection: if earlier_requests == 0 { OnConnection::First } else { OnConnection::Reused },
+            connection_use: if earlier_requests == 0 { ConnectionUse::First } else { ConnectionUse::Reused },
         },
     );
-    let body = std::mem::take(&mut answer.body);
+    let body = std::mem::take(&mut response.body);
     let body = match delivery {
-        Delivery::Whole => AnswerBody::whole(body, flight),
-        Delivery::Truncated => AnswerBody::truncated(body, flight),
-        Delivery::Drip(over) => AnswerBody::dripping(body, over, flight),
-        Delivery::After(delay) => {
+        ResponseDelivery::Whole => ResponseBody::whole(body, recorder),
+        ResponseDelivery::Truncated => ResponseBody::truncated(body, recorder),
+        ResponseDelivery::Drip(over) => ResponseBody::dripping(body, over, recorder),
+        ResponseDelivery::After(delay) => {
             tokio::time::sleep(delay).await;
-            AnswerBody::whole(body, flight)
+            ResponseBody::whole(body, recorder)
         }
-        Delivery::Never => std::future::pending().await,
-        Delivery::Close => return Err(NoAnswer),
-        Delivery::Reset => {
+        ResponseDelivery::Never => std::future::pending().await,
+        ResponseDelivery::Close => return Err(NoResponse),
+        ResponseDelivery::Reset => {
             connection.reset.store(true, Ordering::Relaxed);
-            return Err(NoAnswer);
+            return Err(NoResponse);
         }
     };
-    Ok(response(answer, body, &connection.shared))
+    Ok(hyper_response(response, body, &connection.shared))
 }
 
-/// A body beyond the limit, or one that breaks off, counts as empty, which is not the JSON that was asked for.
+/// A body that is too long or incomplete counts as empty: it is not the expected JSON.
 async fn read_body(body: Incoming) -> Bytes {
     let collected = Limited::new(body, MAX_REQUEST_BODY_BYTES).collect().await;
     collected.map(|collected| collected.to_bytes()).unwrap_or_default()
 }
 
-fn response(answer: Answer, body: AnswerBody, shared: &Shared) -> Response<AnswerBody> {
+fn hyper_response(
+    simulated: SimulatedResponse,
+    body: ResponseBody,
+    shared: &Shared,
+) -> Response<ResponseBody> {
     let mut response = Response::new(body);
-    *response.status_mut() = answer.status;
+    *response.status_mut() = simulated.status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, answer.content_type);
-    if let Some((name, value)) = answer.extra_header {
+    headers.insert(CONTENT_TYPE, simulated.content_type);
+    if let Some((name, value)) = simulated.extra_header {
         headers.insert(name, value);
     }
     if let Some(date) = shared.date.at(shared.clock.now_ms()) {
@@ -152,7 +157,7 @@ fn response(answer: Answer, body: AnswerBody, shared: &Shared) -> Response<Answe
     response
 }
 
-/// A connection's socket, which can be reset when it is dropped.
+/// The socket of a connection. It can be reset when it is dropped.
 #[derive(Debug)]
 struct Socket {
     stream: TcpStream,

@@ -1,172 +1,182 @@
-//! Access tokens of one official account, or of one component: issuing and judging them. Pure: the time comes in as an
-//! argument.
+//! Issues and validates the access tokens of one official account or component. Pure: the time is an argument.
 //!
-//! Lines that know nothing of each other, as at WeChat: `classic` (GET /cgi-bin/token) and `authorizer`
-//! (api_authorizer_token) issue a new token at every call, `stable` (POST /cgi-bin/stable_token) returns the same one
-//! until the last overlap period of its life. In all, a new token makes the former one void after the overlap, and the
-//! one before that at once.
+//! As at WeChat, there are three independent ways to fetch a token: `classic` (GET /cgi-bin/token) and `authorizer`
+//! (api_authorizer_token) issue a new token at every call; `stable` (POST /cgi-bin/stable_token) returns the same token
+//! until its last overlap period. In each of them a new token invalidates the previous one after the overlap, and any
+//! older one at once.
 
 use std::collections::VecDeque;
 
-use super::quota::{Quota, Refusal};
+use super::quota::{Quota, QuotaExceeded};
+use super::random::push_alphanumeric;
 
-/// Tokens remembered per line, the current one included, to tell expired ones from unknown ones.
+/// Tokens kept for each way, including the current one, to distinguish expired tokens from unknown ones.
 const REMEMBERED_TOKENS: usize = 16;
-/// Characters of a token behind its prefix.
+/// Random characters of a token, after its prefix.
 const TOKEN_RANDOM_CHARS: usize = 124;
-/// A forced refresh earlier than this after the last one refreshes nothing.
+/// Minimum time between forced refreshes. An earlier one returns the current token.
 const FORCED_REFRESH_GAP_MS: i64 = 30_000;
 const FORCED_REFRESHES_PER_DAY: u64 = 20;
 const CLASSIC_TOKENS_PER_DAY: u64 = 2_000;
 const STABLE_TOKENS_PER_MINUTE: u64 = 10_000;
-/// The real limit is not documented.
+/// WeChat does not document the real limit.
 const AUTHORIZER_TOKENS_PER_DAY: u64 = 2_000;
 
-/// How long tokens live.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TokenLife {
+pub(super) struct TokenLifetimes {
     pub(super) lifetime_ms: i64,
     pub(super) overlap_ms: i64,
 }
 
-/// What a presented token is worth.
+/// Whether a token is valid, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum TokenValidity {
     Valid,
-    /// Its announced life is over: 42001.
+    /// Its announced lifetime is over: 42001.
     Expired,
-    /// Never issued, or void because a newer one took its place: 40001.
+    /// Never issued, or replaced by a newer one: 40001.
     NotLatest,
 }
 
-/// A token as handed out.
+impl TokenValidity {
+    /// Returns the errcode unless the token is valid.
+    pub(super) fn into_result(self) -> Result<(), i64> {
+        match self {
+            TokenValidity::Valid => Ok(()),
+            TokenValidity::Expired => Err(42001),
+            TokenValidity::NotLatest => Err(40001),
+        }
+    }
+}
+
+/// A token as returned to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Issued {
+pub(super) struct IssuedToken {
     pub(super) value: Box<str>,
     pub(super) expires_in_s: i64,
 }
 
-/// Issues and judges the tokens of one official account or component; a component has but the classic line.
+/// Issues and validates the tokens of one official account or component. A component uses only `classic`.
 #[derive(Debug)]
-pub(super) struct TokenDesk {
-    life: TokenLife,
-    mint: Mint,
-    classic: Line,
+pub(super) struct TokenIssuer {
+    lifetimes: TokenLifetimes,
+    generator: TokenGenerator,
+    classic: TokenHistory,
     classic_quota: Quota,
-    stable: Line,
+    stable: TokenHistory,
     stable_quota: Quota,
     forced_quota: Quota,
     forced_ms: Option<i64>,
-    authorizer: Line,
+    authorizer: TokenHistory,
     authorizer_quota: Quota,
 }
 
-impl TokenDesk {
-    /// `number` is the official account's place in the scenario; its tokens carry it, so that a call finds its account.
-    pub(super) fn new(life: TokenLife, number: usize, seed: u64) -> Self {
-        TokenDesk {
-            life,
-            mint: Mint { number, rng: fastrand::Rng::with_seed(seed) },
-            classic: Line::default(),
+impl TokenIssuer {
+    /// Tokens contain `number`, the index of the official account, so that a request finds its account.
+    pub(super) fn new(lifetimes: TokenLifetimes, number: usize, seed: u64) -> Self {
+        TokenIssuer {
+            lifetimes,
+            generator: TokenGenerator { number, rng: fastrand::Rng::with_seed(seed) },
+            classic: TokenHistory::default(),
             classic_quota: Quota::per_day(CLASSIC_TOKENS_PER_DAY),
-            stable: Line::default(),
+            stable: TokenHistory::default(),
             stable_quota: Quota::per_minute(STABLE_TOKENS_PER_MINUTE),
             forced_quota: Quota::per_day(FORCED_REFRESHES_PER_DAY),
             forced_ms: None,
-            authorizer: Line::default(),
+            authorizer: TokenHistory::default(),
             authorizer_quota: Quota::per_day(AUTHORIZER_TOKENS_PER_DAY),
         }
     }
 
-    /// A new token; the former one stays valid for the overlap.
-    pub(super) fn issue_classic(&mut self, now_ms: i64) -> Result<Issued, Refusal> {
-        if !self.classic_quota.take(now_ms) {
-            return Err(Refusal::Day);
+    /// Issues a new token. The previous one stays valid for the overlap.
+    pub(super) fn issue_classic(&mut self, now_ms: i64) -> Result<IssuedToken, QuotaExceeded> {
+        if !self.classic_quota.try_use(now_ms) {
+            return Err(QuotaExceeded::Day);
         }
-        self.classic.renew(self.mint.token(), self.life, now_ms);
+        self.classic.renew(self.generator.generate(), self.lifetimes, now_ms);
         Ok(self.classic.issued(now_ms))
     }
 
-    /// The current token with what is left of its life, or a new one in the last overlap period.
-    pub(super) fn issue_stable(&mut self, now_ms: i64) -> Result<Issued, Refusal> {
-        if !self.stable_quota.take(now_ms) {
-            return Err(Refusal::Minute);
+    /// Returns the current token with its remaining lifetime, or a new token in the last overlap period.
+    pub(super) fn issue_stable(&mut self, now_ms: i64) -> Result<IssuedToken, QuotaExceeded> {
+        if !self.stable_quota.try_use(now_ms) {
+            return Err(QuotaExceeded::Minute);
         }
-        if self.stable.current_until_ms() <= now_ms + self.life.overlap_ms {
-            self.stable.renew(self.mint.token(), self.life, now_ms);
+        if self.stable.current_until_ms() <= now_ms + self.lifetimes.overlap_ms {
+            self.stable.renew(self.generator.generate(), self.lifetimes, now_ms);
         }
         Ok(self.stable.issued(now_ms))
     }
 
-    /// As [`TokenDesk::issue_stable`] with force_refresh: a new token, unless the last forced one is too young.
-    pub(super) fn force_stable(&mut self, now_ms: i64) -> Result<Issued, Refusal> {
+    /// Issues a new stable token, as with force_refresh, unless the last forced refresh is too recent.
+    pub(super) fn force_stable(&mut self, now_ms: i64) -> Result<IssuedToken, QuotaExceeded> {
         if self.forced_ms.is_some_and(|forced_ms| now_ms - forced_ms < FORCED_REFRESH_GAP_MS) {
             return self.issue_stable(now_ms);
         }
-        if !self.forced_quota.take(now_ms) {
-            return Err(Refusal::Day);
+        if !self.forced_quota.try_use(now_ms) {
+            return Err(QuotaExceeded::Day);
         }
         self.forced_ms = Some(now_ms);
-        self.stable.renew(self.mint.token(), self.life, now_ms);
+        self.stable.renew(self.generator.generate(), self.lifetimes, now_ms);
         Ok(self.stable.issued(now_ms))
     }
 
-    /// A new token for the component that acts for the official account; the former one stays valid for the overlap.
-    pub(super) fn issue_authorizer(&mut self, now_ms: i64) -> Result<Issued, Refusal> {
-        if !self.authorizer_quota.take(now_ms) {
-            return Err(Refusal::Day);
+    /// Issues a new token for the component. The previous one stays valid for the overlap.
+    pub(super) fn issue_authorizer(&mut self, now_ms: i64) -> Result<IssuedToken, QuotaExceeded> {
+        if !self.authorizer_quota.try_use(now_ms) {
+            return Err(QuotaExceeded::Day);
         }
-        self.authorizer.renew(self.mint.token(), self.life, now_ms);
+        self.authorizer.renew(self.generator.generate(), self.lifetimes, now_ms);
         Ok(self.authorizer.issued(now_ms))
     }
 
-    /// A token that looks like the others and was never valid.
-    pub(super) fn invalid(&mut self) -> Box<str> {
-        self.mint.token()
+    /// Returns a well-formed token that was never valid.
+    pub(super) fn invalid_token(&mut self) -> Box<str> {
+        self.generator.generate()
     }
 
-    pub(super) fn judge(&self, value: &str, now_ms: i64) -> Verdict {
-        let known = self.lines().into_iter().find_map(|line| line.find(value));
+    pub(super) fn validate(&self, value: &str, now_ms: i64) -> TokenValidity {
+        let known = self.histories().into_iter().find_map(|history| history.find(value));
         match known {
-            Some(token) if now_ms < token.usable_until_ms => Verdict::Valid,
-            Some(token) if now_ms >= token.expires_ms => Verdict::Expired,
-            _ => Verdict::NotLatest,
+            Some(token) if now_ms < token.usable_until_ms => TokenValidity::Valid,
+            Some(token) if now_ms >= token.expires_ms => TokenValidity::Expired,
+            _ => TokenValidity::NotLatest,
         }
     }
 
-    /// Whether a component fetched this token, valid or not.
+    /// Whether a component fetched this token. It may be invalid by now.
     pub(super) fn is_authorizer_token(&self, value: &str) -> bool {
         self.authorizer.find(value).is_some()
     }
 
-    /// Ends the announced life of every token now.
+    /// Ends the lifetime of every token now.
     pub(super) fn expire_all(&mut self, now_ms: i64) {
-        for token in self.lines_mut().into_iter().flat_map(|line| &mut line.tokens) {
+        for token in self.histories_mut().into_iter().flat_map(|history| &mut history.tokens) {
             token.expires_ms = token.expires_ms.min(now_ms);
             token.usable_until_ms = token.usable_until_ms.min(now_ms);
         }
     }
 
-    /// Forgets every token, as if none had been issued.
+    /// Removes every token, as if none had been issued.
     pub(super) fn revoke_all(&mut self) {
-        self.lines_mut().into_iter().for_each(|line| line.tokens.clear());
+        self.histories_mut().into_iter().for_each(|history| history.tokens.clear());
     }
 
-    /// Forgets the tokens that a component fetched.
+    /// Removes the tokens that the component fetched.
     pub(super) fn revoke_authorizer(&mut self) {
         self.authorizer.tokens.clear();
     }
 
-    fn lines(&self) -> [&Line; 3] {
+    fn histories(&self) -> [&TokenHistory; 3] {
         [&self.classic, &self.stable, &self.authorizer]
     }
 
-    fn lines_mut(&mut self) -> [&mut Line; 3] {
+    fn histories_mut(&mut self) -> [&mut TokenHistory; 3] {
         [&mut self.classic, &mut self.stable, &mut self.authorizer]
     }
 }
 
-/// The number of the official account that a token claims to belong to.
+/// Returns the index of the official account that a token names.
 pub(super) fn official_account_number(token: &str) -> Option<usize> {
     let number = token.strip_prefix(TOKEN_PREFIX)?.get(..NUMBER_DIGITS)?;
     usize::from_str_radix(number, 16).ok()
@@ -176,22 +186,22 @@ const TOKEN_PREFIX: &str = "92_";
 const NUMBER_DIGITS: usize = 8;
 
 #[derive(Debug)]
-struct Mint {
+struct TokenGenerator {
     number: usize,
     rng: fastrand::Rng,
 }
 
-impl Mint {
-    fn token(&mut self) -> Box<str> {
+impl TokenGenerator {
+    fn generate(&mut self) -> Box<str> {
         let mut value = format!("{TOKEN_PREFIX}{:0NUMBER_DIGITS$x}", self.number);
-        value.extend((0..TOKEN_RANDOM_CHARS).map(|_| self.rng.alphanumeric()));
+        push_alphanumeric(&mut value, &mut self.rng, TOKEN_RANDOM_CHARS);
         value.into()
     }
 }
 
 /// The tokens of one way to fetch them, newest first.
 #[derive(Debug, Default)]
-struct Line {
+struct TokenHistory {
     tokens: VecDeque<Token>,
 }
 
@@ -199,17 +209,17 @@ struct Line {
 struct Token {
     value: Box<str>,
     expires_ms: i64,
-    /// Not later than `expires_ms`; earlier when a newer token took its place.
+    /// At most `expires_ms`. Earlier if a newer token has replaced this one.
     usable_until_ms: i64,
 }
 
-impl Line {
-    fn renew(&mut self, value: Box<str>, life: TokenLife, now_ms: i64) {
+impl TokenHistory {
+    fn renew(&mut self, value: Box<str>, lifetimes: TokenLifetimes, now_ms: i64) {
         for (age, token) in self.tokens.iter_mut().enumerate() {
-            let overlap_ms = if age == 0 { life.overlap_ms } else { 0 };
+            let overlap_ms = if age == 0 { lifetimes.overlap_ms } else { 0 };
             token.usable_until_ms = token.usable_until_ms.min(now_ms + overlap_ms);
         }
-        let expires_ms = now_ms + life.lifetime_ms;
+        let expires_ms = now_ms + lifetimes.lifetime_ms;
         self.tokens.truncate(REMEMBERED_TOKENS - 1);
         self.tokens.push_front(Token { value, expires_ms, usable_until_ms: expires_ms });
     }
@@ -218,10 +228,13 @@ impl Line {
         self.tokens.front().map_or(i64::MIN, |token| token.usable_until_ms)
     }
 
-    fn issued(&self, now_ms: i64) -> Issued {
+    fn issued(&self, now_ms: i64) -> IssuedToken {
         self.tokens.front().map_or_else(
-            || Issued { value: "".into(), expires_in_s: 0 },
-            |token| Issued { value: token.value.clone(), expires_in_s: (token.expires_ms - now_ms) / 1_000 },
+            || IssuedToken { value: "".into(), expires_in_s: 0 },
+            |token| IssuedToken {
+                value: token.value.clone(),
+                expires_in_s: (token.expires_ms - now_ms) / 1_000,
+            },
         )
     }
 
@@ -232,122 +245,124 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use super::super::quota::DAY_MS;
     use super::*;
+    use crate::simulator::quota::DAY_MS;
 
-    const LIFE: TokenLife = TokenLife { lifetime_ms: 7_200_000, overlap_ms: 300_000 };
+    const LIFE: TokenLifetimes = TokenLifetimes { lifetime_ms: 7_200_000, overlap_ms: 300_000 };
     const NOW: i64 = 1_795_331_551_000;
 
-    fn desk() -> TokenDesk {
-        TokenDesk::new(LIFE, 7, 1)
+    fn issuer() -> TokenIssuer {
+        TokenIssuer::new(LIFE, 7, 1)
     }
 
     #[test]
-    fn a_classic_token_outlives_its_successor_by_the_overlap() {
-        let mut desk = desk();
-        let first = desk.issue_classic(NOW).unwrap();
-        let second = desk.issue_classic(NOW + 1_000).unwrap();
+    fn replaced_classic_token_stays_valid_for_overlap() {
+        let mut issuer = issuer();
+        let first = issuer.issue_classic(NOW).unwrap();
+        let second = issuer.issue_classic(NOW + 1_000).unwrap();
         assert_ne!(first.value, second.value);
-        assert_eq!(desk.judge(&first.value, NOW + 300_999), Verdict::Valid);
-        assert_eq!(desk.judge(&first.value, NOW + 301_000), Verdict::NotLatest);
-        assert_eq!(desk.judge(&first.value, NOW + 7_200_000), Verdict::Expired);
-        assert_eq!(desk.judge(&second.value, NOW + 7_200_999), Verdict::Valid);
-        assert_eq!(desk.judge(&second.value, NOW + 7_201_000), Verdict::Expired);
+        assert_eq!(issuer.validate(&first.value, NOW + 300_999), TokenValidity::Valid);
+        assert_eq!(issuer.validate(&first.value, NOW + 301_000), TokenValidity::NotLatest);
+        assert_eq!(issuer.validate(&first.value, NOW + 7_200_000), TokenValidity::Expired);
+        assert_eq!(issuer.validate(&second.value, NOW + 7_200_999), TokenValidity::Valid);
+        assert_eq!(issuer.validate(&second.value, NOW + 7_201_000), TokenValidity::Expired);
     }
 
     #[test]
-    fn only_the_last_former_token_overlaps() {
-        let mut desk = desk();
-        let first = desk.issue_classic(NOW).unwrap();
-        let second = desk.issue_classic(NOW).unwrap();
-        desk.issue_classic(NOW).unwrap();
-        assert_eq!(desk.judge(&first.value, NOW), Verdict::NotLatest);
-        assert_eq!(desk.judge(&second.value, NOW), Verdict::Valid);
+    fn only_previous_token_overlaps() {
+        let mut issuer = issuer();
+        let first = issuer.issue_classic(NOW).unwrap();
+        let second = issuer.issue_classic(NOW).unwrap();
+        issuer.issue_classic(NOW).unwrap();
+        assert_eq!(issuer.validate(&first.value, NOW), TokenValidity::NotLatest);
+        assert_eq!(issuer.validate(&second.value, NOW), TokenValidity::Valid);
     }
 
     #[test]
-    fn a_stable_token_stays_until_the_last_overlap_period() {
-        let mut desk = desk();
-        let first = desk.issue_stable(NOW).unwrap();
+    fn stable_token_stays_until_last_overlap_period() {
+        let mut issuer = issuer();
+        let first = issuer.issue_stable(NOW).unwrap();
         assert_eq!(first.expires_in_s, 7_200);
-        let again = desk.issue_stable(NOW + 6_899_000).unwrap();
+        let again = issuer.issue_stable(NOW + 6_899_000).unwrap();
         assert_eq!((&again.value, again.expires_in_s), (&first.value, 301));
-        let next = desk.issue_stable(NOW + 6_900_000).unwrap();
+        let next = issuer.issue_stable(NOW + 6_900_000).unwrap();
         assert_ne!(next.value, first.value);
-        assert_eq!(desk.judge(&first.value, NOW + 7_199_999), Verdict::Valid);
-        assert_eq!(desk.judge(&first.value, NOW + 7_200_000), Verdict::Expired);
+        assert_eq!(issuer.validate(&first.value, NOW + 7_199_999), TokenValidity::Valid);
+        assert_eq!(issuer.validate(&first.value, NOW + 7_200_000), TokenValidity::Expired);
     }
 
     #[test]
-    fn the_two_lines_do_not_touch_each_other() {
-        let mut desk = desk();
-        let stable = desk.issue_stable(NOW).unwrap();
-        let classic = desk.issue_classic(NOW).unwrap();
-        desk.issue_classic(NOW).unwrap();
-        desk.issue_classic(NOW).unwrap();
-        assert_eq!(desk.judge(&stable.value, NOW), Verdict::Valid);
-        assert_eq!(desk.judge(&classic.value, NOW), Verdict::NotLatest);
-        assert_eq!(desk.issue_stable(NOW).unwrap().value, stable.value);
+    fn classic_and_stable_tokens_are_independent() {
+        let mut issuer = issuer();
+        let stable = issuer.issue_stable(NOW).unwrap();
+        let classic = issuer.issue_classic(NOW).unwrap();
+        issuer.issue_classic(NOW).unwrap();
+        issuer.issue_classic(NOW).unwrap();
+        assert_eq!(issuer.validate(&stable.value, NOW), TokenValidity::Valid);
+        assert_eq!(issuer.validate(&classic.value, NOW), TokenValidity::NotLatest);
+        assert_eq!(issuer.issue_stable(NOW).unwrap().value, stable.value);
     }
 
     #[test]
-    fn an_authorizers_token_is_revoked_alone() {
-        let mut desk = desk();
-        let stable = desk.issue_stable(NOW).unwrap();
-        let former = desk.issue_authorizer(NOW).unwrap();
-        let latest = desk.issue_authorizer(NOW).unwrap();
-        assert!([&former, &latest].iter().all(|token| desk.judge(&token.value, NOW) == Verdict::Valid));
-        assert!(desk.is_authorizer_token(&latest.value) && !desk.is_authorizer_token(&stable.value));
-        desk.revoke_authorizer();
-        assert_eq!(desk.judge(&latest.value, NOW), Verdict::NotLatest);
-        assert_eq!(desk.judge(&stable.value, NOW), Verdict::Valid);
+    fn authorizer_token_is_revoked_alone() {
+        let mut issuer = issuer();
+        let stable = issuer.issue_stable(NOW).unwrap();
+        let former = issuer.issue_authorizer(NOW).unwrap();
+        let latest = issuer.issue_authorizer(NOW).unwrap();
+        assert!(
+            [&former, &latest].iter().all(|token| issuer.validate(&token.value, NOW) == TokenValidity::Valid)
+        );
+        assert!(issuer.is_authorizer_token(&latest.value) && !issuer.is_authorizer_token(&stable.value));
+        issuer.revoke_authorizer();
+        assert_eq!(issuer.validate(&latest.value, NOW), TokenValidity::NotLatest);
+        assert_eq!(issuer.validate(&stable.value, NOW), TokenValidity::Valid);
     }
 
     #[test]
-    fn two_forced_refreshes_thirty_seconds_apart_kill_a_leaked_token() {
-        let mut desk = desk();
-        let leaked = desk.issue_stable(NOW).unwrap();
-        let forced = desk.force_stable(NOW).unwrap();
-        assert_eq!(desk.judge(&leaked.value, NOW), Verdict::Valid);
+    fn two_forced_refreshes_invalidate_leaked_token() {
+        let mut issuer = issuer();
+        let leaked = issuer.issue_stable(NOW).unwrap();
+        let forced = issuer.force_stable(NOW).unwrap();
+        assert_eq!(issuer.validate(&leaked.value, NOW), TokenValidity::Valid);
         assert_eq!(
-            desk.force_stable(NOW + 29_999).unwrap().value,
+            issuer.force_stable(NOW + 29_999).unwrap().value,
             forced.value,
             "too early: nothing happens"
         );
-        desk.force_stable(NOW + 30_000).unwrap();
-        assert_eq!(desk.judge(&leaked.value, NOW + 30_000), Verdict::NotLatest);
-        assert_eq!(desk.judge(&forced.value, NOW + 30_000), Verdict::Valid);
+        issuer.force_stable(NOW + 30_000).unwrap();
+        assert_eq!(issuer.validate(&leaked.value, NOW + 30_000), TokenValidity::NotLatest);
+        assert_eq!(issuer.validate(&forced.value, NOW + 30_000), TokenValidity::Valid);
     }
 
     #[test]
-    fn fetching_is_limited() {
-        let mut desk = desk();
+    fn token_fetches_are_limited() {
+        let mut issuer = issuer();
         for nth in 0..20 {
-            desk.force_stable(NOW + nth * 30_000).unwrap();
+            issuer.force_stable(NOW + nth * 30_000).unwrap();
         }
-        assert_eq!(desk.force_stable(NOW + 20 * 30_000), Err(Refusal::Day));
+        assert_eq!(issuer.force_stable(NOW + 20 * 30_000), Err(QuotaExceeded::Day));
         for _ in 0..CLASSIC_TOKENS_PER_DAY {
-            desk.issue_classic(NOW).unwrap();
+            issuer.issue_classic(NOW).unwrap();
         }
-        assert_eq!(desk.issue_classic(NOW), Err(Refusal::Day));
-        assert!(desk.issue_classic(NOW + DAY_MS).is_ok());
+        assert_eq!(issuer.issue_classic(NOW), Err(QuotaExceeded::Day));
+        assert!(issuer.issue_classic(NOW + DAY_MS).is_ok());
     }
 
     #[test]
     fn expired_and_revoked_tokens_differ() {
-        let mut desk = desk();
-        let expired = desk.issue_stable(NOW).unwrap();
-        desk.expire_all(NOW);
-        assert_eq!(desk.judge(&expired.value, NOW), Verdict::Expired);
-        let revoked = desk.issue_stable(NOW).unwrap();
+        let mut issuer = issuer();
+        let expired = issuer.issue_stable(NOW).unwrap();
+        issuer.expire_all(NOW);
+        assert_eq!(issuer.validate(&expired.value, NOW), TokenValidity::Expired);
+        let revoked = issuer.issue_stable(NOW).unwrap();
         assert_ne!(revoked.value, expired.value);
-        desk.revoke_all();
-        assert_eq!(desk.judge(&revoked.value, NOW), Verdict::NotLatest);
+        issuer.revoke_all();
+        assert_eq!(issuer.validate(&revoked.value, NOW), TokenValidity::NotLatest);
     }
 
     #[test]
-    fn a_token_tells_its_official_account() {
-        let token = desk().issue_stable(NOW).unwrap();
+    fn token_contains_official_account_number() {
+        let token = issuer().issue_stable(NOW).unwrap();
         assert_eq!(official_account_number(&token.value), Some(7));
         assert_eq!(official_account_number("92_x"), None);
         assert_eq!(official_account_number(""), None);

@@ -1,30 +1,32 @@
-//! What there is: official accounts and their kf accounts, components. Every account has its own lock; none is held
-//! across an await.
+//! The simulated official accounts, kf accounts and components. Every account has its own lock. No lock lives across an
+//! await.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use super::attendance::{Attendance, Beginning, KfAccount, Session};
 use super::clock::duration_ms;
 use super::component::{Authorization, Component, Tickets};
-use super::customers::{Customers, derived_seed};
-use super::flight::InFlight;
-use super::ledger::{LedgerBook, TransferRecord};
+use super::customers::Customers;
+use super::endpoint::Endpoint;
+use super::in_flight::InFlightCounter;
+use super::kf_account::{DepartingSession, KfAccount, KfAccountState, NewKfAccount, Session};
+use super::ledger::{LedgerWriter, TransferRecord};
 use super::quota::CallLimits;
-use super::routes::Endpoint;
-use super::scenario::{CustomerFlow, KfState, OfficialAccountScript, Scenario, Style, TransferPolicy};
-use super::token::{TokenDesk, TokenLife};
+use super::random::{RefreshTokenGenerator, derived_seed};
+use super::scenario::{
+    CustomerFlow, KfState, OfficialAccountScript, ResponseStyle, Scenario, TransferPolicy,
+};
+use super::token::{TokenIssuer, TokenLifetimes};
 use super::{lock, read, write};
 
-/// Ids of kf accounts begin here, as WeChat's do.
+/// The id of the first kf account, as at WeChat.
 const FIRST_KF_ID: usize = 1001;
-/// Tokens of components carry numbers from here on, beyond those of official accounts.
+/// The number in the tokens of the first component, above the numbers of all official accounts.
 const FIRST_COMPONENT_NUMBER: usize = 0x8000_0000;
-/// The limit of endpoints whose real one is not known.
+/// The limit of endpoints whose real limit is unknown.
 const OTHER_CALLS_PER_DAY: u64 = 100_000;
 
-/// Everything that is simulated.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) start_ms: i64,
@@ -35,43 +37,42 @@ pub(super) struct World {
     components: Vec<Component>,
 }
 
-/// One official account.
 #[derive(Debug)]
 pub(super) struct OfficialAccount {
     pub(super) name: Box<str>,
     pub(super) appid: Arc<str>,
     pub(super) secret: Box<str>,
-    pub(super) style: Style,
-    pub(super) desk: Mutex<TokenDesk>,
-    /// What it has granted to a component, if there is one for it.
+    pub(super) style: ResponseStyle,
+    pub(super) token_issuer: Mutex<TokenIssuer>,
+    /// What it grants to its component. None without a component.
     pub(super) authorization: Option<Mutex<Authorization>>,
-    /// What the operator's token server goes on giving while it is out of order.
+    /// The invalid token that the operator's token server returns while it is broken.
     pub(super) stale_token: Mutex<Option<Box<str>>>,
     /// In the order of [`Endpoint::ALL`].
     pub(super) limits: Mutex<[CallLimits; Endpoint::ALL.len()]>,
-    /// Whether it is not granted, in the order of [`Endpoint::ALL`].
-    pub(super) withheld: [AtomicBool; Endpoint::ALL.len()],
+    /// In the order of [`Endpoint::ALL`].
+    pub(super) revoked_permissions: [AtomicBool; Endpoint::ALL.len()],
     pub(super) secret_frozen: AtomicBool,
     pub(super) address_refused: AtomicBool,
     pub(super) requests: [AtomicU64; Endpoint::ALL.len()],
-    pub(super) in_flight: InFlight,
+    pub(super) in_flight: InFlightCounter,
     kf_accounts: RwLock<KfAccounts>,
     transfers: TransferPolicy,
-    /// SpreadPlan of the kf accounts among which sessions are transferred; none without transfers.
-    colleagues: Vec<usize>,
-    order: Mutex<()>,
+    /// Indices of the kf accounts among which sessions are transferred. Empty without transfers.
+    transfer_targets: Vec<usize>,
+    transfer_lock: Mutex<()>,
 }
 
 /// The kf accounts of an official account, in the order in which they were added.
 #[derive(Debug, Default)]
-pub(super) struct KfAccounts {
+struct KfAccounts {
     list: Vec<Arc<KfAccount>>,
     by_name: HashMap<Arc<str>, usize>,
 }
 
 impl World {
-    /// Plays the scenario up to its start: the sessions that are there from the beginning exist.
-    pub(super) fn new(scenario: &Scenario, start_ms: i64, book: &LedgerBook) -> Self {
+    /// Creates the accounts of the scenario with their initial sessions.
+    pub(super) fn new(scenario: &Scenario, start_ms: i64, ledger: &LedgerWriter) -> Self {
         let mut world = World {
             start_ms,
             seed: scenario.seed,
@@ -81,25 +82,28 @@ impl World {
             components: Vec::with_capacity(scenario.components.len()),
         };
         for (number, script) in scenario.official_accounts.iter().enumerate() {
-            let desk = world.token_desk(scenario, number, &script.appid);
-            let official = OfficialAccount::new(scenario, script, desk);
-            for (place, kf) in script.kf_accounts.iter().enumerate() {
+            let token_issuer = world.token_issuer(scenario, number, &script.appid);
+            let official = OfficialAccount::new(scenario, script, token_issuer);
+            for (index, kf) in script.kf_accounts.iter().enumerate() {
                 let flow = kf.customers.clone().map_or_else(|| Arc::clone(&world.customers), Arc::new);
-                let transfers =
-                    if official.colleagues.contains(&place) { scenario.transfers.probability } else { 0.0 };
+                let transfers = if official.transfer_targets.contains(&index) {
+                    scenario.transfers.probability
+                } else {
+                    0.0
+                };
                 let nickname = kf.nickname.as_ref().unwrap_or(&kf.prefix);
                 let customers_seed = world.seed_of("customers", &official, &kf.prefix);
                 let account = official.add_kf_account(
                     &script.full_name(kf),
-                    Attendance::new(Beginning {
-                        state: kf.state,
+                    KfAccountState::new(NewKfAccount {
+                        binding: kf.state,
                         nickname,
                         customers: Customers::new(flow, transfers, customers_seed),
-                        whims_seed: world.seed_of("whims", &official, &kf.prefix),
+                        response_seed: world.seed_of("whims", &official, &kf.prefix),
                         start_ms,
                     }),
                 );
-                drop(account.attendance(start_ms, book));
+                drop(account.current_state(start_ms, ledger));
             }
             world.by_appid.insert(script.appid.as_str().into(), number);
             world.official_accounts.push(official);
@@ -120,19 +124,24 @@ impl World {
         self.components.iter().find(|component| *component.appid == *appid)
     }
 
-    /// The component that acts, or acted, for the official account.
+    /// The component that the official account grants, or has granted.
     pub(super) fn component_of(&self, official: &OfficialAccount) -> Option<&Component> {
         self.components.get(lock(official.authorization.as_ref()?).component)
     }
 
-    /// A kf account that joins later: bound, and without customers but those that are opened by hand.
-    pub(super) fn newcomer(&self, official: &OfficialAccount, name: &str, now_ms: i64) -> Attendance {
+    /// The state of a kf account that is added later: bound, with no sessions except those that tests open.
+    pub(super) fn new_kf_account_state(
+        &self,
+        official: &OfficialAccount,
+        name: &str,
+        now_ms: i64,
+    ) -> KfAccountState {
         let flow = Arc::new(CustomerFlow { initial: 0, gap: None, ..CustomerFlow::clone(&self.customers) });
-        Attendance::new(Beginning {
-            state: KfState::Bound,
+        KfAccountState::new(NewKfAccount {
+            binding: KfState::Bound,
             nickname: name.split('@').next().unwrap_or(name),
             customers: Customers::new(flow, 0.0, self.seed_of("customers", official, name)),
-            whims_seed: self.seed_of("whims", official, name),
+            response_seed: self.seed_of("whims", official, name),
             start_ms: now_ms,
         })
     }
@@ -140,28 +149,30 @@ impl World {
     fn add_components(&mut self, scenario: &Scenario) {
         for (number, script) in scenario.components.iter().enumerate() {
             let appid = &script.component_appid;
-            let desk = self.token_desk(scenario, FIRST_COMPONENT_NUMBER + number, appid);
+            let token_issuer = self.token_issuer(scenario, FIRST_COMPONENT_NUMBER + number, appid);
             let tickets = Tickets::new(derived_seed(self.seed, &["tickets", appid]), self.start_ms);
-            let mut component = Component::new(script, desk, tickets);
+            let mut component = Component::new(script, token_issuer, tickets);
             for wanted in &script.authorizers {
                 let is_wanted =
                     |official: &OfficialAccount| *official.name == **wanted || *official.appid == **wanted;
-                let Some(place) = self.official_accounts.iter().position(is_wanted) else { continue };
-                let official = &mut self.official_accounts[place];
-                let authorization = scenario.authorization(number, &official.appid, self.start_ms);
+                let Some(index) = self.official_accounts.iter().position(is_wanted) else { continue };
+                let official = &mut self.official_accounts[index];
+                let tokens = RefreshTokenGenerator::new(self.seed, &official.appid);
+                let authorization =
+                    Authorization::new(number, script.rotate_refresh_tokens, tokens, self.start_ms);
                 official.authorization = Some(Mutex::new(authorization));
-                component.authorizers.push(place);
+                component.authorizers.push(index);
             }
             self.components.push(component);
         }
     }
 
-    fn token_desk(&self, scenario: &Scenario, number: usize, appid: &str) -> TokenDesk {
-        let life = TokenLife {
+    fn token_issuer(&self, scenario: &Scenario, number: usize, appid: &str) -> TokenIssuer {
+        let lifetimes = TokenLifetimes {
             lifetime_ms: duration_ms(scenario.tokens.lifetime),
             overlap_ms: duration_ms(scenario.tokens.overlap),
         };
-        TokenDesk::new(life, number, derived_seed(self.seed, &["tokens", appid]))
+        TokenIssuer::new(lifetimes, number, derived_seed(self.seed, &["tokens", appid]))
     }
 
     fn seed_of(&self, stream: &str, official: &OfficialAccount, kf_account: &str) -> u64 {
@@ -170,10 +181,10 @@ impl World {
 }
 
 impl OfficialAccount {
-    fn new(scenario: &Scenario, script: &OfficialAccountScript, desk: TokenDesk) -> Self {
-        let bound = |(place, state): (usize, KfState)| (state == KfState::Bound).then_some(place);
+    fn new(scenario: &Scenario, script: &OfficialAccountScript, token_issuer: TokenIssuer) -> Self {
+        let bound = |(index, state): (usize, KfState)| (state == KfState::Bound).then_some(index);
         let states = script.kf_accounts.iter().map(|kf| kf.state).enumerate();
-        let colleagues: Vec<usize> = if scenario.transfers.probability > 0.0 {
+        let transfer_targets: Vec<usize> = if scenario.transfers.probability > 0.0 {
             states.filter_map(bound).collect()
         } else {
             Vec::new()
@@ -189,20 +200,20 @@ impl OfficialAccount {
             appid: script.appid.as_str().into(),
             secret: script.secret.as_str().into(),
             style: script.style.clone(),
-            desk: Mutex::new(desk),
+            token_issuer: Mutex::new(token_issuer),
             authorization: None,
             stale_token: Mutex::new(None),
             limits: Mutex::new(limits),
-            withheld: Default::default(),
+            revoked_permissions: Default::default(),
             secret_frozen: AtomicBool::new(false),
             address_refused: AtomicBool::new(false),
             requests: Default::default(),
-            in_flight: InFlight::default(),
+            in_flight: InFlightCounter::default(),
             kf_accounts: RwLock::default(),
             transfers: scenario.transfers.clone(),
-            // A session cannot pass from the only one to itself.
-            colleagues: if colleagues.len() < 2 { Vec::new() } else { colleagues },
-            order: Mutex::new(()),
+            // A single kf account has no other one to transfer to.
+            transfer_targets: if transfer_targets.len() < 2 { Vec::new() } else { transfer_targets },
+            transfer_lock: Mutex::new(()),
         }
     }
 
@@ -215,15 +226,15 @@ impl OfficialAccount {
         read(&self.kf_accounts).list.clone()
     }
 
-    pub(super) fn add_kf_account(&self, name: &str, attendance: Attendance) -> Arc<KfAccount> {
+    pub(super) fn add_kf_account(&self, name: &str, state: KfAccountState) -> Arc<KfAccount> {
         let mut accounts = write(&self.kf_accounts);
         let account = Arc::new(KfAccount {
             appid: Arc::clone(&self.appid),
             name: name.into(),
             id: FIRST_KF_ID + accounts.list.len(),
             polls: AtomicU64::new(0),
-            in_flight: InFlight::default(),
-            attendance: Mutex::new(attendance),
+            in_flight: InFlightCounter::default(),
+            state: Mutex::new(state),
         });
         let index = accounts.list.len();
         accounts.by_name.insert(Arc::clone(&account.name), index);
@@ -231,47 +242,49 @@ impl OfficialAccount {
         account
     }
 
-    /// Held from the moment at which a request is answered until its answer is made, if sessions are transferred: what
-    /// two requests for two kf accounts are told then agrees with the moments that the ledger has for them.
-    pub(super) fn in_order(&self) -> Option<MutexGuard<'_, ()>> {
-        (!self.colleagues.is_empty()).then(|| lock(&self.order))
+    /// Locks transfers for the duration of a request, from the time at which it is answered until its response is
+    /// complete. This keeps the responses for two kf accounts consistent with the times in the ledger. None without
+    /// transfers.
+    pub(super) fn lock_transfers(&self) -> Option<MutexGuard<'_, ()>> {
+        (!self.transfer_targets.is_empty()).then(|| lock(&self.transfer_lock))
     }
 
-    /// Delivers the sessions that have left one kf account for another up to now.
-    pub(super) fn settle(&self, now_ms: i64, book: &LedgerBook) {
-        if self.colleagues.is_empty() {
+    /// Carries out the planned transfers up to now.
+    pub(super) fn apply_transfers(&self, now_ms: i64, ledger: &LedgerWriter) {
+        if self.transfer_targets.is_empty() {
             return;
         }
         let accounts = self.kf_accounts();
-        for (place, from) in accounts.iter().enumerate() {
-            let leaving = std::mem::take(&mut from.attendance(now_ms, book).leaving);
-            for leaving in leaving {
-                let others: Vec<usize> = self.colleagues.iter().copied().filter(|at| *at != place).collect();
-                let to = &accounts[others[leaving.handover.pick % others.len()]];
-                self.transfer(leaving.session, (from, to), leaving.handover.at_ms, (now_ms, book));
+        for (index, from) in accounts.iter().enumerate() {
+            let departing = std::mem::take(&mut from.current_state(now_ms, ledger).departing);
+            for DepartingSession { session, transfer } in departing {
+                let others: Vec<usize> =
+                    self.transfer_targets.iter().copied().filter(|it| *it != index).collect();
+                let to = &accounts[others[transfer.pick % others.len()]];
+                self.transfer(session, (from, to), transfer.at_ms, (now_ms, ledger));
             }
         }
     }
 
-    /// Delivers a session that has left.
+    /// Adds a session that has left `from` to `to`.
     pub(super) fn transfer(
         &self,
         mut session: Session,
         (from, to): (&KfAccount, &KfAccount),
         at_ms: i64,
-        (now_ms, book): (i64, &LedgerBook),
+        (now_ms, ledger): (i64, &LedgerWriter),
     ) {
-        let former = session.createtime;
-        let createtime = if self.transfers.renew_createtime { at_ms.div_euclid(1_000) } else { former };
-        book.transferred(TransferRecord {
+        let previous = session.createtime;
+        let createtime = if self.transfers.renew_createtime { at_ms.div_euclid(1_000) } else { previous };
+        ledger.record_transfer(TransferRecord {
             appid: Arc::clone(&self.appid),
             openid: session.openid.clone(),
             from: Arc::clone(&from.name),
             to: Arc::clone(&to.name),
             at_ms,
-            createtimes: [former, createtime],
+            createtimes: [previous, createtime],
         });
         session.createtime = createtime;
-        to.attendance(now_ms, book).take_over(to, session, at_ms, book);
+        to.current_state(now_ms, ledger).receive(to, session, at_ms, ledger);
     }
 }

@@ -22,7 +22,7 @@ use crate::support::{
     promql::{Selector, grouping_labels, labels_found, selectors},
     wait::eventually,
 };
-use kfwatch::simulator::{CustomerFlow, Endpoint, Fault, FaultRule, KfState, Spread};
+use kfwatch::simulator::{CustomerFlow, Endpoint, Fault, FaultRule, KfState, RandomDuration};
 use serde_json::{Value, json};
 
 const RUNBOOK: &str = "https://github.com/kfwatch/kfwatch/blob/main/deploy/runbook.md#";
@@ -326,7 +326,7 @@ fn named_by(page: &Page, rule: &str, selector: &Selector) -> BTreeSet<String> {
 fn daemon_with_all_series() -> (WeChat, Home, Process) {
     let mut scenario = quiet(&[("shop", 3)]);
     // A customer comes every second and waits for an hour.
-    let constant = |time| Spread { mean: time, min: time, max: time };
+    let constant = |time| RandomDuration { mean: time, min: time, max: time };
     scenario.official_accounts[0].kf_accounts[2].customers = Some(CustomerFlow {
         gap: Some(constant(Duration::from_secs(1))),
         wait: constant(Duration::from_hours(1)),

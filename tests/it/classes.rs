@@ -11,7 +11,7 @@ use crate::support::{
     process::{Home, WeChat, appid, metric, quiet},
     wait::eventually,
 };
-use kfwatch::simulator::{Control, Endpoint, Fault, FaultRule};
+use kfwatch::simulator::{Endpoint, Fault, FaultRule, SimulatorControl};
 
 /// Backoffs that are short enough to end within the test, and longer than the interval of ticks.
 const CONFIGURATION: &str = "[backoff]\nbusy = \"2s\"\nunbound = \"2s\"\nbad_request = \"2s\"\n\
@@ -84,7 +84,7 @@ fn every_error_class_backs_off_is_counted_logged_and_recovers() {
     let before: Vec<_> = (0..=CASES.len()).map(|index| polls(&control, index)).collect();
     CASES.iter().enumerate().for_each(|(index, case)| control.inject(rule(index, case)));
     let begun = Instant::now();
-    let calm = |control: &Control| polls(control, CASES.len())[0] - before[CASES.len()][0];
+    let calm = |control: &SimulatorControl| polls(control, CASES.len())[0] - before[CASES.len()][0];
     eventually("sixteen ticks", || (calm(&control) >= 16).then_some(()));
     let page = daemon.get("/metrics").text();
     let log = daemon.stderr();
@@ -151,7 +151,7 @@ fn rule(index: usize, (fault, _, scope, _): &(Fault, &str, BackoffScope, &str)) 
     }
 }
 
-fn polls(control: &Control, index: usize) -> [u64; 2] {
+fn polls(control: &SimulatorControl, index: usize) -> [u64; 2] {
     let name = if index == CASES.len() { "calm".to_owned() } else { name(index) };
     [1, 2].map(|kf| control.polls_of(&appid(index), &format!("kf{kf}@{name}")).unwrap())
 }

@@ -22,7 +22,7 @@ use kfwatch::{
         exposition::{self, Detail, Stored},
     },
     poll::{CollectionOutcome, OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
-    simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
+    simulator::{Endpoint, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
     store::Store,
     wechat::{
@@ -89,7 +89,7 @@ impl Rehearsal {
         Self { simulator, clock, metrics, poller, official_account, _directory: directory }
     }
 
-    fn control(&self) -> Control {
+    fn control(&self) -> SimulatorControl {
         self.simulator.control()
     }
 

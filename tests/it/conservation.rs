@@ -8,8 +8,9 @@ use std::{
 };
 
 use kfwatch::simulator::{
-    AccountToWatch, Answered, Control, CustomerFlow, Endpoint, Fault, FaultRule, KfAccountScript, KfState,
-    Ledger, OfficialAccountScript, Scenario, Simulator, Spread, Style, TokenPolicy,
+    AccountToWatch, CustomerFlow, Endpoint, Fault, FaultRule, KfAccountScript, KfState, Ledger,
+    OfficialAccountScript, RandomDuration, RecordedResponse, ResponseStyle, Scenario, Simulator,
+    SimulatorControl, TokenPolicy,
 };
 
 use crate::support::{
@@ -83,7 +84,7 @@ async fn killed_daemon_loses_and_repeats_no_event() {
         seed: 11,
         customers: lively(400),
         official_accounts: (0..2)
-            .map(|index| official_account(["north", "south"][index], index, 12, Style::default()))
+            .map(|index| official_account(["north", "south"][index], index, 12, ResponseStyle::default()))
             .collect(),
         faults: vec![
             probably(0.05, Fault::ListAbsent),
@@ -143,7 +144,7 @@ fn kill_rounds() -> usize {
 
 /// Kills the daemon while it starts, at any moment of its work, or, most often, while the answers of a tick are
 /// committed. It sleeps for fixed times on purpose: the moment of the kill must not depend on the daemon.
-fn killed_at_some_moment(mut daemon: Process, control: &Control, moments: &mut fastrand::Rng) {
+fn killed_at_some_moment(mut daemon: Process, control: &SimulatorControl, moments: &mut fastrand::Rng) {
     let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
     let polled = control.requests(Endpoint::GetSessionList);
     match moments.u8(0..8) {
@@ -388,7 +389,7 @@ const UNBOUND: &str = "kf2@shop_cn";
 /// One official account with two kf accounts. Only customers whom the test sends come and go.
 struct Shop {
     simulator: Simulator,
-    control: Control,
+    control: SimulatorControl,
     accounts: Vec<(AccountToWatch, Tokens)>,
     site: Site,
 }
@@ -399,7 +400,7 @@ impl Shop {
     }
 
     async fn open_at(site: Site) -> Shop {
-        let mut official = official_account("shop", 0, 2, Style::default());
+        let mut official = official_account("shop", 0, 2, ResponseStyle::default());
         official.kf_accounts[1].state = KfState::Unbound;
         let scenario = Scenario { official_accounts: vec![official], ..Scenario::default() };
         let accounts: Vec<_> =
@@ -536,12 +537,12 @@ fn assert_variety(ledger: &Ledger, tally: &Tally) {
 fn kinds_of_answers(ledger: &Ledger) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
     for poll in &ledger.polls {
-        let kind = match &poll.answer {
-            Answered::Listed(_) => "listed".to_owned(),
-            Answered::Keyless => "keyless".to_owned(),
-            Answered::Questionable(_) => "questionable".to_owned(),
-            Answered::Refused(errcode) => format!("errcode {errcode}"),
-            Answered::Failed(fault) => (*fault).to_owned(),
+        let kind = match &poll.response {
+            RecordedResponse::Listed(_) => "listed".to_owned(),
+            RecordedResponse::Keyless => "keyless".to_owned(),
+            RecordedResponse::Questionable(_) => "questionable".to_owned(),
+            RecordedResponse::Refused(errcode) => format!("errcode {errcode}"),
+            RecordedResponse::Failed(fault) => (*fault).to_owned(),
         };
         *kinds.entry(kind).or_default() += 1;
     }
@@ -563,13 +564,13 @@ fn closed_sessions(ledger: &Ledger) -> usize {
 
 /// What people do while the daemon watches: agents bind and unbind their WeChat, and customers come back at once.
 struct People<'a> {
-    control: &'a Control,
+    control: &'a SimulatorControl,
     official: &'a AccountToWatch,
     rounds: usize,
 }
 
 impl<'a> People<'a> {
-    fn new(control: &'a Control, official: &'a AccountToWatch) -> Self {
+    fn new(control: &'a SimulatorControl, official: &'a AccountToWatch) -> Self {
         People { control, official, rounds: 0 }
     }
 
@@ -597,11 +598,19 @@ impl<'a> People<'a> {
 /// Five official accounts, each with its own style, whose customers stay for seconds, with every kind of fault.
 fn troubled_world() -> Scenario {
     let styles = [
-        ("flowers", 12, Style { shuffle: 0.2, duplicate: 0.2, ..Style::default() }),
-        ("books", 12, Style { createtime_as_text: true, escaped_slashes: true, ..Style::default() }),
-        ("tea", 12, Style { text_plain: true, explicit_ok: true, duplicate: 0.1, ..Style::default() }),
-        ("silk", 10, Style { omit_empty_list: true, shuffle: 0.1, ..Style::default() }),
-        ("paper", 2, Style::default()),
+        ("flowers", 12, ResponseStyle { shuffle: 0.2, duplicate: 0.2, ..ResponseStyle::default() }),
+        (
+            "books",
+            12,
+            ResponseStyle { createtime_as_text: true, escaped_slashes: true, ..ResponseStyle::default() },
+        ),
+        (
+            "tea",
+            12,
+            ResponseStyle { text_plain: true, explicit_ok: true, duplicate: 0.1, ..ResponseStyle::default() },
+        ),
+        ("silk", 10, ResponseStyle { omit_empty_list: true, shuffle: 0.1, ..ResponseStyle::default() }),
+        ("paper", 2, ResponseStyle::default()),
     ];
     let mut official_accounts: Vec<_> = styles
         .into_iter()
@@ -624,7 +633,12 @@ fn troubled_world() -> Scenario {
     }
 }
 
-fn official_account(name: &str, index: usize, kf_accounts: usize, style: Style) -> OfficialAccountScript {
+fn official_account(
+    name: &str,
+    index: usize,
+    kf_accounts: usize,
+    style: ResponseStyle,
+) -> OfficialAccountScript {
     let kf_account = |number: usize| KfAccountScript {
         prefix: format!("kf{number}"),
         nickname: None,
@@ -644,7 +658,7 @@ fn official_account(name: &str, index: usize, kf_accounts: usize, style: Style) 
 
 /// Customers arrive about every `gap_ms`, and stay for one to eight seconds.
 fn lively(gap_ms: u64) -> CustomerFlow {
-    let spread = |mean, min, max| Spread {
+    let spread = |mean, min, max| RandomDuration {
         mean: Duration::from_millis(mean),
         min: Duration::from_millis(min),
         max: Duration::from_millis(max),
@@ -706,7 +720,7 @@ fn troubles() -> Vec<FaultRule> {
     let tokens = [
         of_account("flowers", FaultRule { every: Some(160), ..sessions(Fault::ExpireTokens) }),
         of_account("books", FaultRule { every: Some(180), ..sessions(Fault::RevokeTokens) }),
-        of_account("silk", FaultRule { every: Some(170), ..sessions(Fault::Meddle) }),
+        of_account("silk", FaultRule { every: Some(170), ..sessions(Fault::CompetingTokenFetch) }),
         of_account("tea", FaultRule { every: Some(200), ..sessions(Fault::Errcode(40001)) }),
         of_account("paper", FaultRule { every: Some(30), times: Some(1), ..sessions(Fault::Errcode(45011)) }),
         FaultRule { endpoint: Some(Endpoint::StableToken), every: Some(4), ..FaultRule::new(Fault::Html) },

@@ -25,8 +25,9 @@ use crate::support::{
 };
 use jiff::Timestamp;
 use kfwatch::simulator::{
-    Answered, ComponentParameter, ComponentScript, CustomerFlow, Endpoint, KfAccountScript, KfState, Ledger,
-    OfficialAccountScript, Rotation, Scenario, Spread, Style, TokenRoute, TransferPolicy,
+    ComponentParameter, ComponentScript, CustomerFlow, Endpoint, KfAccountScript, KfState, Ledger,
+    OfficialAccountScript, RandomDuration, RecordedResponse, RefreshTokenRotation, ResponseStyle, Scenario,
+    TokenRoute, TransferPolicy,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -107,7 +108,7 @@ impl Day {
         let is_refused = polls.iter().filter(|poll| {
             *poll.appid == *appid(name)
                 && poll.received_at_ms >= since.as_millisecond()
-                && poll.answer == Answered::Refused(errcode)
+                && poll.response == RecordedResponse::Refused(errcode)
         });
         is_refused.count() as u64
     }
@@ -309,9 +310,9 @@ fn check_origins(
                     *poll.appid == *account.appid
                         && poll.kf_account == transfer.from
                         && poll.received_at_ms < tick.from_ms
-                        && matches!(poll.answer, Answered::Listed(_))
+                        && matches!(poll.response, RecordedResponse::Listed(_))
                 });
-                let listed = last.map(|poll| listed(&poll.answer)).unwrap_or_default();
+                let listed = last.map(|poll| listed(&poll.response)).unwrap_or_default();
                 let known =
                     listed.iter().any(|session| *ledger.sessions[*session as usize].openid == *openid);
                 assert!(!known, "was last seen at {}: {}", transfer.from, event.line);
@@ -322,9 +323,9 @@ fn check_origins(
     transfers
 }
 
-fn listed(answer: &Answered) -> Vec<u32> {
+fn listed(answer: &RecordedResponse) -> Vec<u32> {
     match answer {
-        Answered::Listed(sessions) => sessions.clone(),
+        RecordedResponse::Listed(sessions) => sessions.clone(),
         _ => Vec::new(),
     }
 }
@@ -380,10 +381,10 @@ fn assert_one_start_and_end(account: &Account, ledger: &Ledger, reported: &[Even
         .polls
         .iter()
         .filter(|poll| *poll.appid == *account.appid && *poll.kf_account == *account.kf_account);
-    let good: Vec<_> = polls.filter(|poll| matches!(poll.answer, Answered::Listed(_))).collect();
-    let seen: BTreeSet<u32> = good.iter().flat_map(|poll| listed(&poll.answer)).collect();
-    let last: BTreeSet<u32> = listed(&good.last().unwrap().answer).into_iter().collect();
-    let first = listed(&good[0].answer).len();
+    let good: Vec<_> = polls.filter(|poll| matches!(poll.response, RecordedResponse::Listed(_))).collect();
+    let seen: BTreeSet<u32> = good.iter().flat_map(|poll| listed(&poll.response)).collect();
+    let last: BTreeSet<u32> = listed(&good.last().unwrap().response).into_iter().collect();
+    let first = listed(&good[0].response).len();
     let count = |kind: &str, baseline: Option<bool>| {
         let of_kind = reported.iter().filter(|event| event.text("/type") == kind);
         of_kind.filter(|event| baseline.is_none_or(|is| event.json["data"]["baseline"] == is)).count()
@@ -438,7 +439,8 @@ fn appid(name: &str) -> String {
 }
 
 fn scenario(starts_at: Timestamp) -> Scenario {
-    let minutes = |mean, min, max| Spread { mean: mean * MINUTE, min: min * MINUTE, max: max * MINUTE };
+    let minutes =
+        |mean, min, max| RandomDuration { mean: mean * MINUTE, min: min * MINUTE, max: max * MINUTE };
     let kf_account = |number| KfAccountScript {
         prefix: format!("kf{number}"),
         nickname: None,
@@ -451,7 +453,7 @@ fn scenario(starts_at: Timestamp) -> Scenario {
         secret: format!("5ec2e7{name:0>26}"),
         wechat_id: name.to_owned(),
         session_lists_per_day: if name == "mall" { MALL_DAILY_CALLS } else { 100_000_000 },
-        style: Style { shuffle: 0.1, duplicate: 0.05, ..Style::default() },
+        style: ResponseStyle { shuffle: 0.1, duplicate: 0.05, ..ResponseStyle::default() },
         kf_accounts: (1..=kf_accounts).map(kf_account).collect(),
     };
     Scenario {
@@ -471,7 +473,7 @@ fn scenario(starts_at: Timestamp) -> Scenario {
             secret: "c1".repeat(16),
             authorizers: vec!["merchant".to_owned()],
             component_parameter: ComponentParameter::AccessToken,
-            rotate_refresh_tokens: Rotation::AtOnce,
+            rotate_refresh_tokens: RefreshTokenRotation::AtOnce,
             ticket_header: None,
         }],
         ..Scenario::default()

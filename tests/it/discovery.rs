@@ -7,7 +7,7 @@ use crate::support::{
     process::{Home, Process, WeChat, appid, quiet},
     wait::eventually,
 };
-use kfwatch::simulator::{Control, Endpoint, Fault, FaultRule};
+use kfwatch::simulator::{Endpoint, Fault, FaultRule, SimulatorControl};
 use serde_json::Value;
 
 const COLLECTORS: &str =
@@ -37,7 +37,7 @@ fn events(daemon: &Process) -> Vec<Value> {
     daemon.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn lists(control: &Control) -> u64 {
+fn lists(control: &SimulatorControl) -> u64 {
     control.requests(Endpoint::GetKfList)
 }
 
@@ -82,7 +82,7 @@ fn kf_accounts_follow_the_list_but_not_failed_lists() {
     println!("discovery: {} lists", lists(&control));
 }
 
-fn assert_transfers_match_ledger(control: &Control, daemon: &Process) {
+fn assert_transfers_match_ledger(control: &SimulatorControl, daemon: &Process) {
     let shop = appid(0);
     let wait_for_start = |what: &str, openid: &str, kf_account: &str| {
         eventually(what, || {

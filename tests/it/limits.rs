@@ -18,7 +18,7 @@ use kfwatch::{
         queue::{PollQueue, QueuedPoll},
         sweep::Sweep,
     },
-    simulator::{Control, Endpoint, Fault, FaultRule},
+    simulator::{Endpoint, Fault, FaultRule, SimulatorControl},
     status::WatchedAccount,
     store::AccountId,
 };
@@ -157,7 +157,12 @@ async fn rate_limited_jobs_run_in_order() {
     }
 }
 
-fn polls_of_each(control: &Control, official_account: usize, name: &str, kf_accounts: usize) -> Vec<u64> {
+fn polls_of_each(
+    control: &SimulatorControl,
+    official_account: usize,
+    name: &str,
+    kf_accounts: usize,
+) -> Vec<u64> {
     (1..=kf_accounts)
         .map(|number| control.polls_of(&appid(official_account), &format!("kf{number}@{name}")).unwrap())
         .collect()
@@ -201,7 +206,7 @@ fn rate_limit_is_fair_and_isolated_per_official_account() {
 }
 
 /// Returns the times at which polls of an official account were received, ascending.
-fn poll_times(control: &Control, wechat_id: &str) -> Vec<i64> {
+fn poll_times(control: &SimulatorControl, wechat_id: &str) -> Vec<i64> {
     let polls = control.ledger().polls;
     let mut at: Vec<i64> = polls
         .iter()

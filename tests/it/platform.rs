@@ -10,14 +10,15 @@ use crate::support::{
     wait::eventually,
 };
 use kfwatch::simulator::{
-    ComponentParameter, ComponentScript, Endpoint, Fault, FaultRule, Rotation, Scenario, TokenRoute,
+    ComponentParameter, ComponentScript, Endpoint, Fault, FaultRule, RefreshTokenRotation, Scenario,
+    TokenRoute,
 };
 
 const COMPONENT: &str = "wx00000000000000c1";
 
 /// Starts a simulator with so many merchants of one kf account each, and configures a daemon for them. The backoff is one
 /// second, so that recovery is fast.
-fn platform(merchants: usize, rotation: Rotation) -> (WeChat, Home) {
+fn platform(merchants: usize, rotation: RefreshTokenRotation) -> (WeChat, Home) {
     let names: Vec<String> = (0..merchants).map(|number| format!("m{number}")).collect();
     let official_accounts: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 1)).collect();
     let component = ComponentScript {
@@ -80,7 +81,7 @@ fn logged(daemon: &Process, words: &[&str]) -> usize {
 
 #[test]
 fn missing_ticket_is_logged_and_recovers() {
-    let (wechat, home) = platform(2, Rotation::Never);
+    let (wechat, home) = platform(2, RefreshTokenRotation::Never);
     let control = wechat.control();
     let daemon = home.daemon();
     eventually("the refusals", || (logged(&daemon, &["ERROR", "ticket file", "remedy="]) == 2).then_some(()));
@@ -94,7 +95,7 @@ fn missing_ticket_is_logged_and_recovers() {
 
 #[test]
 fn failing_platform_tokens_are_logged_and_recover_without_restart() {
-    let (wechat, home) = platform(2, Rotation::AtOnce);
+    let (wechat, home) = platform(2, RefreshTokenRotation::AtOnce);
     let control = wechat.control();
     control.open_session(&appid(0), "kf1@m0", "o-stays", None).unwrap();
     push_ticket(&wechat, &home);
@@ -139,7 +140,7 @@ fn failing_platform_tokens_are_logged_and_recover_without_restart() {
 
 /// Kills the program repeatedly while it fetches refresh tokens. Returns how often the list was requested until all merchants
 /// were polled.
-fn lists_after_kills(rotation: Rotation) -> u64 {
+fn lists_after_kills(rotation: RefreshTokenRotation) -> u64 {
     const MERCHANTS: usize = 40;
     let (wechat, home) = platform(MERCHANTS, rotation);
     let control = wechat.control();
@@ -173,12 +174,12 @@ fn lists_after_kills(rotation: Rotation) -> u64 {
 
 #[test]
 fn killed_rotation_loses_no_refresh_token() {
-    assert_eq!(lists_after_kills(Rotation::WhenUsed), 0);
+    assert_eq!(lists_after_kills(RefreshTokenRotation::WhenUsed), 0);
 }
 
 #[test]
 fn lost_refresh_token_is_recovered_from_list() {
-    let lists = lists_after_kills(Rotation::AtOnce);
+    let lists = lists_after_kills(RefreshTokenRotation::AtOnce);
     println!("{lists} lists");
     assert!((1..=4).contains(&lists), "{lists} lists for forty merchants");
 }

@@ -20,7 +20,7 @@ use kfwatch::{
     },
     metrics::Metrics,
     poll::{OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
-    simulator::{Control, Endpoint, Fault, FaultRule, KfState, Scenario, Simulator},
+    simulator::{Endpoint, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
     status::{OfficialAccountStatus, WatchedAccount},
     store::{LogPosition, Store},
     wechat::{
@@ -91,7 +91,7 @@ impl Rehearsal {
         Self { simulator, clock, store, poller, accounts, _directory: directory }
     }
 
-    fn control(&self) -> Control {
+    fn control(&self) -> SimulatorControl {
         self.simulator.control()
     }
 

@@ -66,7 +66,7 @@ fn faults(third_party: SocketAddr) -> Vec<Fault> {
         Fault::ErrcodeAsText(65402),
         Fault::ExpireTokens,
         Fault::RevokeTokens,
-        Fault::Meddle,
+        Fault::CompetingTokenFetch,
         Fault::HttpStatus(502),
         Fault::HttpStatus(414),
         Fault::Unavailable(1),

@@ -9,7 +9,7 @@ use crate::support::{
     receiver::{Answer, Delivery, Receiver},
     wait::eventually,
 };
-use kfwatch::simulator::Control;
+use kfwatch::simulator::SimulatorControl;
 use serde_json::Value;
 
 /// A shop with three kf accounts, a daemon that polls it each second, and a receiver of its events.
@@ -28,7 +28,7 @@ impl Stage {
         Self { wechat, receiver, home }
     }
 
-    fn control(&self) -> Control {
+    fn control(&self) -> SimulatorControl {
         self.wechat.control()
     }
 

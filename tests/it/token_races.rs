@@ -12,7 +12,9 @@ use crate::support::{
     stage::Stage,
     wait::eventually,
 };
-use kfwatch::simulator::{Answered, Control, CustomerFlow, Endpoint, Fault, FaultRule, Scenario};
+use kfwatch::simulator::{
+    CustomerFlow, Endpoint, Fault, FaultRule, RecordedResponse, Scenario, SimulatorControl,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -45,7 +47,7 @@ async fn shop(source: &str, kf_accounts: usize, schedule: &str) -> Stage {
 }
 
 /// Returns when tokens were fetched. Asserts that no two fetches were closer than [`MIN_FETCH_INTERVAL_MS`].
-fn fetches(control: &Control, endpoint: Endpoint) -> Vec<i64> {
+fn fetches(control: &SimulatorControl, endpoint: Endpoint) -> Vec<i64> {
     // The interval applies to when calls are sent. On a busy machine a call may arrive some seconds after it was sent.
     const LATEST_MS: i64 = 5_000;
 
@@ -64,9 +66,9 @@ fn fetches(control: &Control, endpoint: Endpoint) -> Vec<i64> {
 /// Returns when the successful polls of this kf account were received.
 fn good_polls(stage: &Stage, kf_account: &str) -> Vec<i64> {
     let polls = stage.ledger().polls;
-    let good = polls
-        .iter()
-        .filter(|poll| *poll.kf_account == *kf_account && matches!(poll.answer, Answered::Listed(_)));
+    let good = polls.iter().filter(|poll| {
+        *poll.kf_account == *kf_account && matches!(poll.response, RecordedResponse::Listed(_))
+    });
     good.map(|poll| poll.received_at_ms).collect()
 }
 
@@ -89,7 +91,7 @@ async fn competing_classic_token_fetches_do_not_stop_polls() {
     let mut stage = shop("classic", 3, "*/5 * * * * *").await;
     for _ in 0..400 {
         stage.run_for(3 * SECOND).await;
-        stage.control.meddle(&appid(0)).unwrap();
+        stage.control.fetch_competing_token(&appid(0)).unwrap();
     }
     let fetched = fetches(&stage.control, Endpoint::Token).len();
     let ceiling = 1 + 1200 / 10;
@@ -114,7 +116,7 @@ async fn occasional_token_refusals_cost_only_those_polls() {
     stage.control.inject(session_list_fault(Fault::Errcode(40001), 0.1));
     stage.run_for(HOUR).await;
     let polls = &stage.ledger().polls[before..];
-    let refused = polls.iter().filter(|poll| poll.answer == Answered::Refused(40001)).count();
+    let refused = polls.iter().filter(|poll| poll.response == RecordedResponse::Refused(40001)).count();
     // A poll that fails twice in a row waits for two seconds at most before the third.
     assert_eq!(polls.len(), 10 * 240, "each kf account at each tick");
     assert!((120..=360).contains(&refused), "{refused} refused");
@@ -133,7 +135,7 @@ async fn expired_token_of_thousand_accounts_is_fetched_once() {
     let before = stage.ledger().polls.len();
     stage.run_for(15 * SECOND).await;
     let polls = &stage.ledger().polls[before..];
-    let good = polls.iter().filter(|poll| matches!(poll.answer, Answered::Listed(_))).count();
+    let good = polls.iter().filter(|poll| matches!(poll.response, RecordedResponse::Listed(_))).count();
     assert_eq!(good, 1000, "each poll is repeated with the new token");
     assert!(polls.len() <= 2000, "{}: repeated once", polls.len());
     assert_eq!(fetches(&stage.control, Endpoint::StableToken).len(), 2);
@@ -180,7 +182,7 @@ async fn token_server_is_called_each_minute_and_after_refusal() {
     // The token is fetched again from the 45th second of its minute on.
     assert!((60..=81).contains(&asked), "{asked} in an hour");
     // The server keeps returning an invalid token: it is called at most once in ten seconds.
-    stage.control.stale_token_server(&appid(0)).unwrap();
+    stage.control.break_token_server(&appid(0)).unwrap();
     stage.control.revoke_tokens(&appid(0)).unwrap();
     stage.run_for(10 * MINUTE).await;
     let stale = fetches(&stage.control, Endpoint::TokenServer).len() - asked;

@@ -15,7 +15,9 @@ use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
 use futures_util::{StreamExt, stream};
 use kfwatch::{
     domain::{agents::Binding, clock::Clock, error_class::ErrorClass},
-    simulator::{Control, Endpoint as Simulated, Fault, FaultRule, OnConnection, Scenario, Simulator},
+    simulator::{
+        ConnectionUse, Endpoint as Simulated, Fault, FaultRule, Scenario, Simulator, SimulatorControl,
+    },
     wechat::{
         CallObserver, Endpoint,
         client::OfficialAccountClient,
@@ -63,7 +65,7 @@ impl CallObserver for Tally {
 /// A simulator with one official account, and a client for it.
 struct Conversation {
     _simulator: Simulator,
-    control: Control,
+    control: SimulatorControl,
     client: OfficialAccountClient,
     clock: Arc<ScriptedClock>,
     tally: Arc<Tally>,
@@ -247,7 +249,7 @@ async fn waiting_polls_share_failed_token_fetch() {
 async fn classic_token_fetch_of_another_program_is_noticed() {
     let conversation = Conversation::classic().await;
     conversation.poll().await.unwrap();
-    conversation.control.meddle(&conversation.appid).unwrap();
+    conversation.control.fetch_competing_token(&conversation.appid).unwrap();
     conversation.poll().await.unwrap();
     assert_eq!(conversation.token_fetches(), 1, "the former token is valid for five minutes more");
     conversation.pass(Duration::from_secs(301));
@@ -339,7 +341,7 @@ async fn token_file_is_read_again_after_refusal() {
     let failure = conversation.poll().await.unwrap_err();
     assert!(matches!(failure.error, CallError::TokenFile(_)), "{failure}");
     let write_token = || {
-        let token = conversation.control.meddle(&conversation.appid).unwrap();
+        let token = conversation.control.fetch_competing_token(&conversation.appid).unwrap();
         std::fs::write(&path, format!(r#"{{"access_token":"{token}"}}"#)).unwrap();
     };
     write_token();
@@ -358,7 +360,7 @@ async fn broken_connection_before_answer_is_retried() {
     conversation.poll().await.unwrap();
     for fault in [Fault::Close, Fault::Reset] {
         conversation.control.inject(FaultRule {
-            on_connection: Some(OnConnection::Reused),
+            on_connection: Some(ConnectionUse::Reused),
             times: Some(1),
             ..FaultRule::new(fault)
         });
@@ -374,7 +376,7 @@ async fn connections_are_replaced_after_ten_minutes() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
     conversation.control.inject(FaultRule {
-        on_connection: Some(OnConnection::First),
+        on_connection: Some(ConnectionUse::First),
         ..FaultRule::new(Fault::Errcode(NEW_CONNECTION))
     });
     conversation.poll().await.unwrap();
@@ -412,7 +414,7 @@ async fn new_connection_is_opened_during_a_call(slow: Duration) -> bool {
         }
         conversation.pass(Duration::from_secs(600));
         conversation.control.inject(FaultRule {
-            on_connection: Some(OnConnection::Reused),
+            on_connection: Some(ConnectionUse::Reused),
             ..FaultRule::new(Fault::Errcode(-1))
         });
         (conversation.poll().await, Instant::now())

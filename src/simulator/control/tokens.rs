@@ -1,105 +1,110 @@
-//! Control of an official account's tokens, limits and permissions.
+//! Controls the tokens, limits and permissions of an official account.
 
 use std::sync::atomic::Ordering;
 
-use super::super::lock;
-use super::super::quota::Quota;
-use super::super::routes::Endpoint;
-use super::{Control, ControlError};
+use super::{SimulatorControl, SimulatorControlError};
+use crate::simulator::endpoint::Endpoint;
+use crate::simulator::lock;
+use crate::simulator::quota::Quota;
 
-impl Control {
-    /// Freezes the AppSecret: token calls get 40243.
-    pub fn freeze_secret(&self, appid: &str) -> Result<(), ControlError> {
+impl SimulatorControl {
+    /// Freezes the AppSecret: token requests get 40243.
+    pub fn freeze_secret(&self, appid: &str) -> Result<(), SimulatorControlError> {
         self.official(appid)?.secret_frozen.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Undoes [`Control::freeze_secret`].
-    pub fn unfreeze_secret(&self, appid: &str) -> Result<(), ControlError> {
+    /// Undoes [`SimulatorControl::freeze_secret`].
+    pub fn unfreeze_secret(&self, appid: &str) -> Result<(), SimulatorControlError> {
         self.official(appid)?.secret_frozen.store(false, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Takes the client's address off an official account's allow-list: token calls get 40164. Off a component's: all of
-    /// its calls, and those with tokens that it fetched, get 61004.
-    pub fn refuse_address(&self, appid: &str) -> Result<(), ControlError> {
+    /// Removes the client's IP address from the allow-list. Token requests of an official account then get 40164; all
+    /// requests of a component, and requests with the tokens it fetched, get 61004.
+    pub fn refuse_address(&self, appid: &str) -> Result<(), SimulatorControlError> {
         self.set_address_refused(appid, true)
     }
 
-    /// Undoes [`Control::refuse_address`].
-    pub fn allow_address(&self, appid: &str) -> Result<(), ControlError> {
+    /// Undoes [`SimulatorControl::refuse_address`].
+    pub fn allow_address(&self, appid: &str) -> Result<(), SimulatorControlError> {
         self.set_address_refused(appid, false)
     }
 
-    /// Ends the life of all tokens of an official account, or of a component's own, now: calls with them get 42001.
-    pub fn expire_tokens(&self, appid: &str) -> Result<(), ControlError> {
+    /// Expires all tokens of an official account or of a component now. Requests with them get 42001.
+    pub fn expire_tokens(&self, appid: &str) -> Result<(), SimulatorControlError> {
         let now_ms = self.shared.clock.now_ms();
         match self.component(appid) {
-            Ok(component) => lock(&component.desk).expire_all(now_ms),
-            Err(_) => lock(&self.official(appid)?.desk).expire_all(now_ms),
+            Ok(component) => lock(&component.token_issuer).expire_all(now_ms),
+            Err(_) => lock(&self.official(appid)?.token_issuer).expire_all(now_ms),
         }
         Ok(())
     }
 
-    /// Makes all tokens of an official account, or a component's own, unknown: calls with them get 40001.
-    pub fn revoke_tokens(&self, appid: &str) -> Result<(), ControlError> {
+    /// Revokes all tokens of an official account or of a component. Requests with them get 40001.
+    pub fn revoke_tokens(&self, appid: &str) -> Result<(), SimulatorControlError> {
         match self.component(appid) {
-            Ok(component) => lock(&component.desk).revoke_all(),
-            Err(_) => lock(&self.official(appid)?.desk).revoke_all(),
+            Ok(component) => lock(&component.token_issuer).revoke_all(),
+            Err(_) => lock(&self.official(appid)?.token_issuer).revoke_all(),
         }
         Ok(())
     }
 
-    /// Fetches a classic token as another program would, which ends the former one's life after the overlap.
-    pub fn meddle(&self, appid: &str) -> Result<String, ControlError> {
-        let issued = lock(&self.official(appid)?.desk).issue_classic(self.shared.clock.now_ms());
-        issued.map(|issued| issued.value.into()).map_err(|_| ControlError::TokenQuota)
+    /// Fetches a classic token, as another program would. The previous one expires after the overlap.
+    pub fn fetch_competing_token(&self, appid: &str) -> Result<String, SimulatorControlError> {
+        let issued = lock(&self.official(appid)?.token_issuer).issue_classic(self.shared.clock.now_ms());
+        issued.map(|issued| issued.value.into()).map_err(|_| SimulatorControlError::TokenQuota)
     }
 
-    /// Puts the operator's token server out of order: it goes on giving one token that is not valid.
-    pub fn stale_token_server(&self, appid: &str) -> Result<(), ControlError> {
+    /// Breaks the operator's token server: it returns the same invalid token until it is repaired.
+    pub fn break_token_server(&self, appid: &str) -> Result<(), SimulatorControlError> {
         let official = self.official(appid)?;
-        let invalid = lock(&official.desk).invalid();
+        let invalid = lock(&official.token_issuer).invalid_token();
         *lock(&official.stale_token) = Some(invalid);
         Ok(())
     }
 
-    /// Undoes [`Control::stale_token_server`].
-    pub fn repair_token_server(&self, appid: &str) -> Result<(), ControlError> {
+    /// Undoes [`SimulatorControl::break_token_server`].
+    pub fn repair_token_server(&self, appid: &str) -> Result<(), SimulatorControlError> {
         *lock(&self.official(appid)?.stale_token) = None;
         Ok(())
     }
 
-    /// Takes the permission for an endpoint away: calls with a valid token get 48001.
-    pub fn withhold(&self, appid: &str, endpoint: Endpoint) -> Result<(), ControlError> {
-        self.official(appid)?.withheld[endpoint as usize].store(true, Ordering::Relaxed);
+    /// Revokes the permission for an endpoint: requests with a valid token get 48001.
+    pub fn revoke_permission(&self, appid: &str, endpoint: Endpoint) -> Result<(), SimulatorControlError> {
+        self.official(appid)?.revoked_permissions[endpoint as usize].store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Undoes [`Control::withhold`].
-    pub fn permit(&self, appid: &str, endpoint: Endpoint) -> Result<(), ControlError> {
-        self.official(appid)?.withheld[endpoint as usize].store(false, Ordering::Relaxed);
+    /// Undoes [`SimulatorControl::revoke_permission`].
+    pub fn restore_permission(&self, appid: &str, endpoint: Endpoint) -> Result<(), SimulatorControlError> {
+        self.official(appid)?.revoked_permissions[endpoint as usize].store(false, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Allows so many calls a day of China from now on, those already made today included; more get 45009.
-    pub fn limit_per_day(&self, appid: &str, endpoint: Endpoint, limit: u64) -> Result<(), ControlError> {
+    /// Sets the limit of calls per day in China, including the calls of today. Further calls get 45009.
+    pub fn limit_per_day(
+        &self,
+        appid: &str,
+        endpoint: Endpoint,
+        limit: u64,
+    ) -> Result<(), SimulatorControlError> {
         lock(&self.official(appid)?.limits)[endpoint as usize].day.set_limit(limit);
         Ok(())
     }
 
-    /// Allows so many calls a minute from now on, or any number; more get 45011.
+    /// Sets the limit of calls per minute. Further calls get 45011.
     pub fn limit_per_minute(
         &self,
         appid: &str,
         endpoint: Endpoint,
         limit: Option<u64>,
-    ) -> Result<(), ControlError> {
+    ) -> Result<(), SimulatorControlError> {
         lock(&self.official(appid)?.limits)[endpoint as usize].minute = limit.map(Quota::per_minute);
         Ok(())
     }
 
-    fn set_address_refused(&self, appid: &str, refused: bool) -> Result<(), ControlError> {
+    fn set_address_refused(&self, appid: &str, refused: bool) -> Result<(), SimulatorControlError> {
         let component = self.component(appid).map(|component| &component.address_refused);
         let address_refused = match component {
             Ok(address_refused) => address_refused,

@@ -4,26 +4,26 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::super::answer::Object;
-use super::super::lock;
-use super::super::routes::Endpoint;
-use super::super::world::OfficialAccount;
-use super::Outcome;
+use super::EndpointResult;
+use crate::simulator::endpoint::Endpoint;
+use crate::simulator::json_writer::JsonWriter;
+use crate::simulator::lock;
+use crate::simulator::world::OfficialAccount;
 
-/// How often an endpoint may be called, and was.
-pub(in super::super) fn quota_get(official: &OfficialAccount, request_body: &[u8], now_ms: i64) -> Outcome {
+/// Returns the limits and the use of one endpoint.
+pub(crate) fn quota_get(official: &OfficialAccount, request_body: &[u8], now_ms: i64) -> EndpointResult {
     #[derive(Deserialize)]
-    struct Question<'a> {
+    struct QuotaRequest<'a> {
         #[serde(borrow)]
         cgi_path: Cow<'a, str>,
     }
-    let question: Question<'_> = serde_json::from_slice(request_body).map_err(|_| 47001)?;
-    let of_wechat = |endpoint: &Endpoint| !endpoint.is_of_operator();
-    let endpoint = Endpoint::from_path(&question.cgi_path).filter(of_wechat).ok_or(76021)?;
+    let request: QuotaRequest<'_> = serde_json::from_slice(request_body).map_err(|_| 47001)?;
+    let is_of_wechat = |endpoint: &Endpoint| !endpoint.is_of_operator();
+    let endpoint = Endpoint::from_path(&request.cgi_path).filter(is_of_wechat).ok_or(76021)?;
     let limits = &mut lock(&official.limits)[endpoint as usize];
     let [limit, used, remain] =
         [limits.day.limit(), limits.day.used(now_ms), limits.day.left(now_ms)].map(number);
-    let mut body = Object::new(&official.style, 160);
+    let mut body = JsonWriter::new(&official.style, 160);
     body.object("quota", |quota| {
         quota.number("daily_limit", limit);
         quota.number("used", used);

@@ -5,21 +5,22 @@ use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 
-use super::super::answer::Object;
-use super::super::lock;
-use super::super::quota::Refusal;
-use super::super::routes::{Endpoint, query_parameter};
-use super::super::token::Issued;
-use super::super::world::OfficialAccount;
-use super::Outcome;
+use super::EndpointResult;
+use crate::simulator::endpoint::Endpoint;
+use crate::simulator::json_writer::JsonWriter;
+use crate::simulator::lock;
+use crate::simulator::query::query_parameter;
+use crate::simulator::quota::QuotaExceeded;
+use crate::simulator::token::IssuedToken;
+use crate::simulator::world::OfficialAccount;
 
-/// What a token call presents, in its query or in its JSON body.
+/// The parameters of a token request, from its query or its JSON body.
 #[derive(Debug, Default, Deserialize)]
-pub(in super::super) struct Credentials<'a> {
+pub(crate) struct Credentials<'a> {
     #[serde(borrow)]
     grant_type: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    pub(in super::super) appid: Option<Cow<'a, str>>,
+    pub(crate) appid: Option<Cow<'a, str>>,
     #[serde(borrow)]
     secret: Option<Cow<'a, str>>,
     #[serde(default)]
@@ -27,7 +28,7 @@ pub(in super::super) struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    pub(in super::super) fn from_query(query: &'a str) -> Self {
+    pub(crate) fn from_query(query: &'a str) -> Self {
         let parameter = |name| query_parameter(query, name);
         Credentials {
             grant_type: parameter("grant_type"),
@@ -37,18 +38,18 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    pub(in super::super) fn from_json(body: &'a [u8]) -> Option<Self> {
+    pub(crate) fn from_json(body: &'a [u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }
 }
 
-/// The two token calls. The account is the one that the appid names, if there is one.
-pub(in super::super) fn token(
+/// Issues a token. `official` is the account that the appid names.
+pub(crate) fn token(
     endpoint: Endpoint,
     credentials: Option<&Credentials<'_>>,
     official: Option<&OfficialAccount>,
     now_ms: i64,
-) -> Outcome {
+) -> EndpointResult {
     let credentials = credentials.ok_or(47001)?;
     if credentials.grant_type.as_deref() != Some("client_credential") {
         return Err(40002);
@@ -67,14 +68,14 @@ pub(in super::super) fn token(
     if official.secret_frozen.load(Ordering::Relaxed) {
         return Err(40243);
     }
-    let mut desk = lock(&official.desk);
+    let mut issuer = lock(&official.token_issuer);
     let issued = match endpoint {
-        Endpoint::StableToken if credentials.force_refresh => desk.force_stable(now_ms),
-        Endpoint::StableToken => desk.issue_stable(now_ms),
-        _ => desk.issue_classic(now_ms),
+        Endpoint::StableToken if credentials.force_refresh => issuer.force_stable(now_ms),
+        Endpoint::StableToken => issuer.issue_stable(now_ms),
+        _ => issuer.issue_classic(now_ms),
     };
-    let Issued { value, expires_in_s } = issued.map_err(Refusal::errcode)?;
-    let mut body = Object::new(&official.style, 256);
+    let IssuedToken { value, expires_in_s } = issued.map_err(QuotaExceeded::errcode)?;
+    let mut body = JsonWriter::new(&official.style, 256);
     body.text("access_token", &value);
     body.number("expires_in", expires_in_s);
     Ok(body.finish())

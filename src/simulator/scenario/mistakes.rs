@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::super::fault::FaultRule;
 use super::{CustomerFlow, OfficialAccountScript, Scenario};
+use crate::simulator::fault::FaultRule;
+use crate::simulator::random::is_probability;
 
 /// Bounds the work of catching up with the history of an account that was not asked for a while.
 pub(super) const SHORTEST_GAP: Duration = Duration::from_millis(10);
@@ -114,11 +115,6 @@ impl CustomerFlow {
         }
         mistakes
     }
-}
-
-/// Whether a number can be a probability.
-pub(in super::super) fn is_probability(value: f64) -> bool {
-    (0.0..=1.0).contains(&value)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub struct ComponentScript {
     pub component_parameter: ComponentParameter,
     /// Whether api_authorizer_token gives another refresh token each time.
     #[serde(default)]
-    pub rotate_refresh_tokens: Rotation,
+    pub rotate_refresh_tokens: RefreshTokenRotation,
     /// Demanded by the operator's server of tickets.
     #[serde(default)]
     pub ticket_header: Option<RequiredHeader>,
@@ -38,7 +38,7 @@ pub enum ComponentParameter {
 
 impl ComponentParameter {
     /// The names that are accepted.
-    pub(in super::super) const fn accepted(self) -> &'static [&'static str] {
+    pub(crate) const fn accepted(self) -> &'static [&'static str] {
         match self {
             ComponentParameter::ComponentAccessToken => &["component_access_token"],
             ComponentParameter::AccessToken => &["access_token"],
@@ -50,7 +50,7 @@ impl ComponentParameter {
 /// What becomes of a refresh token that was used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rotation {
+pub enum RefreshTokenRotation {
     /// It stays the one to use.
     #[default]
     Never,

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-use super::super::fault::{Fault, FaultRule};
-use super::super::routes::Endpoint;
+use super::accounts::unlimited;
 use super::mistakes::SHORTEST_GAP;
 use super::{
-    AgentStyle, ComponentParameter, ComponentScript, CountForm, CustomerFlow, KfAccountScript, KfState,
-    OfficialAccountScript, Rotation, Scenario, Spread, Style, TokenServerScript, TransferPolicy, unlimited,
+    AgentListStyle, ComponentParameter, ComponentScript, CustomerFlow, KfAccountScript, KfState, NumberForm,
+    OfficialAccountScript, RandomDuration, RefreshTokenRotation, ResponseStyle, Scenario, TokenServerScript,
+    TransferPolicy,
 };
+use crate::simulator::endpoint::Endpoint;
+use crate::simulator::fault::{Fault, FaultRule};
 
 /// Kf accounts of each official account of the demo: 24 in all.
 const DEMO_KF_ACCOUNTS: [(&str, &str, usize); 3] =
@@ -66,7 +68,7 @@ impl Scenario {
             secret: format!("{:032x}", 0x5ec2_e7c0_4702_e470_u128),
             authorizers: ["flowers", "books"].map(str::to_owned).into(),
             component_parameter: ComponentParameter::Either,
-            rotate_refresh_tokens: Rotation::WhenUsed,
+            rotate_refresh_tokens: RefreshTokenRotation::WhenUsed,
             ticket_header: None,
         };
         Scenario {
@@ -104,7 +106,7 @@ fn official_account(name: &str, index: usize) -> OfficialAccountScript {
         secret: format!("{:032x}", 0x5ec2_e700_0000_0000_u128 + index as u128),
         wechat_id: format!("oa{index}"),
         session_lists_per_day: unlimited(),
-        style: Style::default(),
+        style: ResponseStyle::default(),
         kf_accounts: Vec::new(),
     }
 }
@@ -130,26 +132,26 @@ fn demo_kf_account(official_account: usize, number: usize) -> KfAccountScript {
 }
 
 /// Each official account of the demo answers in its own way, as the real ones do.
-fn demo_style(official_account: usize) -> Style {
-    let plain = Style { shuffle: 0.1, ..Style::default() };
+fn demo_style(official_account: usize) -> ResponseStyle {
+    let plain = ResponseStyle { shuffle: 0.1, ..ResponseStyle::default() };
     match official_account {
         0 => plain,
-        1 => Style {
+        1 => ResponseStyle {
             createtime_as_text: true,
             escaped_slashes: true,
-            agents: AgentStyle {
+            agents: AgentListStyle {
                 expiry_as_text: true,
                 kf_id_of_other_type: true,
-                accepted_case: CountForm::Text,
-                ..AgentStyle::default()
+                accepted_case: NumberForm::Text,
+                ..AgentListStyle::default()
             },
             ..plain
         },
-        _ => Style {
+        _ => ResponseStyle {
             text_plain: true,
             explicit_ok: true,
             duplicate: 0.05,
-            agents: AgentStyle { lists_offline: true, old_wait_cases: true, ..AgentStyle::default() },
+            agents: AgentListStyle { lists_offline: true, old_wait_cases: true, ..AgentListStyle::default() },
             ..plain
         },
     }
@@ -164,13 +166,13 @@ fn steady_flow(sessions: u32, churn_per_minute: f64) -> CustomerFlow {
     let gap = (stay / sessions).max(SHORTEST_GAP);
     CustomerFlow {
         initial: sessions,
-        gap: Some(Spread { mean: gap, min: SHORTEST_GAP, max: gap * 10 }),
-        stay: Some(Spread { mean: stay, min: Duration::ZERO, max: stay * 10 }),
+        gap: Some(RandomDuration { mean: gap, min: SHORTEST_GAP, max: gap * 10 }),
+        stay: Some(RandomDuration { mean: stay, min: Duration::ZERO, max: stay * 10 }),
         ..CustomerFlow::default()
     }
 }
 
-fn spread_secs(mean: u64, min: u64, max: u64) -> Spread {
+fn spread_secs(mean: u64, min: u64, max: u64) -> RandomDuration {
     let [mean, min, max] = [mean, min, max].map(Duration::from_secs);
-    Spread { mean, min, max }
+    RandomDuration { mean, min, max }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use kfwatch::simulator::{CustomerFlow, Fault, FaultRule, KfState, Scenario, Spread};
+use kfwatch::simulator::{CustomerFlow, Fault, FaultRule, KfState, RandomDuration, Scenario};
 use serde_json::Value;
 
 use super::{
@@ -208,7 +208,7 @@ impl Stage {
 /// A busy kf account, one whose customers only wait, an unbound and an invalid one, one that becomes blind, and an
 /// official account that gets no token.
 fn scenario() -> Scenario {
-    let spread = |seconds: u64| Spread {
+    let spread = |seconds: u64| RandomDuration {
         mean: Duration::from_secs(seconds),
         min: Duration::from_secs(seconds),
         max: Duration::from_secs(seconds),

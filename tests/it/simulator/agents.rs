@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use kfwatch::simulator::{AgentStyle, CountForm, Endpoint, KfState, Presence, Spread, Style};
+use kfwatch::simulator::{
+    AgentListStyle, AgentPresence, Endpoint, KfState, NumberForm, RandomDuration, ResponseStyle,
+};
 use serde_json::{Value, json};
 
 use crate::support::simulator::{APPID, Client, KF1, lively, quiet, start, styled};
@@ -112,10 +114,10 @@ async fn presence_follows_scenario() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
-    control.set_presence(APPID, KF1, Presence::Absent).unwrap();
+    control.set_presence(APPID, KF1, AgentPresence::NotListed).unwrap();
     assert_eq!(online(&mut client).await, Vec::<Value>::new());
     for status in 0..=3 {
-        control.set_presence(APPID, KF1, Presence::Listed(status)).unwrap();
+        control.set_presence(APPID, KF1, AgentPresence::Listed(status)).unwrap();
         let expected = json!([{"kf_account": KF1, "status": status, "kf_id": "1001", "accepted_case": 0}]);
         assert_eq!(json!(online(&mut client).await), expected);
     }
@@ -125,18 +127,18 @@ async fn presence_follows_scenario() {
 
 #[tokio::test]
 async fn agent_lists_follow_style_of_their_account() {
-    let agents = AgentStyle {
+    let agents = AgentListStyle {
         kf_id_of_other_type: true,
         expiry_as_text: true,
-        accepted_case: CountForm::Text,
+        accepted_case: NumberForm::Text,
         lists_offline: true,
         nameless_entry: true,
         kf_list_under_online_key: true,
         short_headimg_key: true,
-        ..AgentStyle::default()
+        ..AgentListStyle::default()
     };
-    let simulator = start(styled(Style { agents, ..Style::default() })).await;
-    simulator.control().set_presence(APPID, KF1, Presence::Absent).unwrap();
+    let simulator = start(styled(ResponseStyle { agents, ..ResponseStyle::default() })).await;
+    simulator.control().set_presence(APPID, KF1, AgentPresence::NotListed).unwrap();
     let mut client = Client::connect(&simulator).await;
     let list = client.ask(Endpoint::GetKfList).await.json();
     assert_eq!(list.get("kf_list"), None);
@@ -149,16 +151,16 @@ async fn agent_lists_follow_style_of_their_account() {
     let nameless = json!({"kf_account": "", "status": 0, "kf_id": 0, "accepted_case": "0"});
     assert_eq!(online(&mut client).await, [offline, nameless]);
 
-    let agents = AgentStyle { accepted_case: CountForm::Absent, ..AgentStyle::default() };
-    let simulator = start(styled(Style { agents, ..Style::default() })).await;
-    simulator.control().set_presence(APPID, KF1, Presence::Listed(1)).unwrap();
+    let agents = AgentListStyle { accepted_case: NumberForm::Absent, ..AgentListStyle::default() };
+    let simulator = start(styled(ResponseStyle { agents, ..ResponseStyle::default() })).await;
+    simulator.control().set_presence(APPID, KF1, AgentPresence::Listed(1)).unwrap();
     let mut client = Client::connect(&simulator).await;
     assert_eq!(online(&mut client).await[0].get("accepted_case"), None);
 }
 
 #[tokio::test]
 async fn nickname_may_contain_raw_control_characters() {
-    let style = Style { raw_control_characters: true, ..Style::default() };
+    let style = ResponseStyle { raw_control_characters: true, ..ResponseStyle::default() };
     let simulator = start(styled(style)).await;
     simulator.control().set_nickname(APPID, KF1, "a\u{1}b\tc").unwrap();
     let mut client = Client::connect(&simulator).await;
@@ -168,9 +170,10 @@ async fn nickname_may_contain_raw_control_characters() {
 
 #[tokio::test]
 async fn waiting_customers_can_have_the_old_shape() {
-    let agents = AgentStyle { old_wait_cases: true, waiting_since_as_text: true, ..AgentStyle::default() };
+    let agents =
+        AgentListStyle { old_wait_cases: true, waiting_since_as_text: true, ..AgentListStyle::default() };
     let mut scenario = lively();
-    scenario.customers.wait = Spread { mean: LONG, min: LONG, max: LONG };
+    scenario.customers.wait = RandomDuration { mean: LONG, min: LONG, max: LONG };
     let mut old = scenario.clone();
     old.official_accounts[0].style.agents = agents;
     let (now, old) = (start(scenario).await, start(old).await);

@@ -1,6 +1,6 @@
 //! Responses of getsessionlist in every style, and the errcodes of wrong calls.
 
-use kfwatch::simulator::{ControlError, Style};
+use kfwatch::simulator::{ResponseStyle, SimulatorControlError};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -19,7 +19,10 @@ async fn session_is_listed_until_closed() {
     assert!(listed.header("date").is_some());
     control.close_session(APPID, KF1, "oA").unwrap();
     assert_eq!(client.poll(KF1).await.body, br#"{"sessionlist":[]}"#);
-    assert_eq!(control.close_session(APPID, KF1, "oA"), Err(ControlError::NoSession("oA".to_owned())));
+    assert_eq!(
+        control.close_session(APPID, KF1, "oA"),
+        Err(SimulatorControlError::NoSession("oA".to_owned()))
+    );
 }
 
 #[tokio::test]
@@ -77,7 +80,7 @@ async fn error_includes_hint_and_rid() {
 
 #[tokio::test]
 async fn response_follows_style_of_its_account() {
-    let style = Style {
+    let style = ResponseStyle {
         createtime_as_text: true,
         escaped_slashes: true,
         omit_empty_list: true,
@@ -85,7 +88,7 @@ async fn response_follows_style_of_its_account() {
         text_plain: true,
         shuffle: 0.0,
         duplicate: 1.0,
-        ..Style::default()
+        ..ResponseStyle::default()
     };
     let simulator = start(styled(style)).await;
     let mut client = Client::connect(&simulator).await;
@@ -100,7 +103,7 @@ async fn response_follows_style_of_its_account() {
 
 #[tokio::test]
 async fn shuffled_response_lists_same_sessions() {
-    let simulator = start(styled(Style { shuffle: 1.0, ..Style::default() })).await;
+    let simulator = start(styled(ResponseStyle { shuffle: 1.0, ..ResponseStyle::default() })).await;
     let mut client = Client::connect(&simulator).await;
     for number in 0..50 {
         simulator.control().open_session(APPID, KF1, &format!("o{number:02}"), Some(5)).unwrap();

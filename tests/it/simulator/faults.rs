@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use kfwatch::simulator::{Answered, Endpoint, Fault, FaultRule, OnConnection, PollRecord};
+use kfwatch::simulator::{ConnectionUse, Endpoint, Fault, FaultRule, PollRecord, RecordedResponse};
 use tokio::io::AsyncReadExt as _;
 
 use crate::support::simulator::{
@@ -26,11 +26,11 @@ async fn poll_with(fault: Fault) -> (io::Result<Response>, PollRecord) {
     (response, simulator.ledger().polls.remove(0))
 }
 
-async fn body_of(fault: Fault) -> (String, Answered) {
+async fn body_of(fault: Fault) -> (String, RecordedResponse) {
     let (response, poll) = poll_with(fault).await;
     let response = response.unwrap();
     assert_eq!(response.status, 200);
-    (String::from_utf8_lossy(&response.body).into_owned(), poll.answer)
+    (String::from_utf8_lossy(&response.body).into_owned(), poll.response)
 }
 
 #[tokio::test]
@@ -38,18 +38,18 @@ async fn errcode_faults_are_sent_and_recorded() {
     for errcode in [-1, 40001, 40164, 42001, 45009, 45011, 48001, 50002, 65400, 12345] {
         let (body, answer) = body_of(Fault::Errcode(errcode)).await;
         assert!(body.starts_with(&format!(r#"{{"errcode":{errcode},"errmsg":""#)), "{body}");
-        assert_eq!(answer, Answered::Refused(errcode));
+        assert_eq!(answer, RecordedResponse::Refused(errcode));
     }
     let (body, answer) = body_of(Fault::ErrcodeAsText(45011)).await;
     assert!(body.starts_with(r#"{"errcode":"45011","#), "{body}");
-    assert_eq!(answer, Answered::Refused(45011));
+    assert_eq!(answer, RecordedResponse::Refused(45011));
 }
 
 #[tokio::test]
 async fn token_faults_are_recorded() {
-    assert_eq!(body_of(Fault::ExpireTokens).await.1, Answered::Refused(42001));
-    assert_eq!(body_of(Fault::RevokeTokens).await.1, Answered::Refused(40001));
-    assert_eq!(body_of(Fault::Meddle).await.1, Answered::Listed(vec![0]));
+    assert_eq!(body_of(Fault::ExpireTokens).await.1, RecordedResponse::Refused(42001));
+    assert_eq!(body_of(Fault::RevokeTokens).await.1, RecordedResponse::Refused(40001));
+    assert_eq!(body_of(Fault::CompetingTokenFetch).await.1, RecordedResponse::Listed(vec![0]));
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn http_faults_are_sent_and_recorded() {
     let bad_gateway = bad_gateway.unwrap();
     assert_eq!(bad_gateway.status, 502);
     assert!(bad_gateway.body.starts_with(b"<html>"));
-    assert_eq!(poll.answer, Answered::Failed("http_status"));
+    assert_eq!(poll.response, RecordedResponse::Failed("http_status"));
 
     let unavailable = poll_with(Fault::Unavailable(3)).await.0.unwrap();
     assert_eq!((unavailable.status, unavailable.header("retry-after")), (503, Some("3")));
@@ -79,9 +79,9 @@ async fn http_faults_are_sent_and_recorded() {
 #[tokio::test]
 async fn body_faults_are_sent_and_recorded() {
     const GOOD: &str = r#""sessionlist":[{"createtime":5,"openid":"oA"}]}"#;
-    let questionable = Answered::Questionable(Box::new(Answered::Listed(vec![0])));
-    assert_eq!(body_of(Fault::EmptyBody).await, (String::new(), Answered::Failed("empty_body")));
-    assert_eq!(body_of(Fault::Garbage).await.1, Answered::Failed("garbage"));
+    let questionable = RecordedResponse::Questionable(Box::new(RecordedResponse::Listed(vec![0])));
+    assert_eq!(body_of(Fault::EmptyBody).await, (String::new(), RecordedResponse::Failed("empty_body")));
+    assert_eq!(body_of(Fault::Garbage).await.1, RecordedResponse::Failed("garbage"));
     let (marked, answer) = body_of(Fault::ByteOrderMark).await;
     assert_eq!((marked, answer), (format!("\u{feff}{{{GOOD}"), questionable.clone()));
     let (controls, answer) = body_of(Fault::ControlCharacters).await;
@@ -98,9 +98,9 @@ async fn body_faults_are_sent_and_recorded() {
 #[tokio::test]
 async fn list_faults_are_sent_and_recorded() {
     let (absent, answer) = body_of(Fault::ListAbsent).await;
-    assert_eq!((&*absent, answer), ("{}", Answered::Keyless));
+    assert_eq!((&*absent, answer), ("{}", RecordedResponse::Keyless));
     let (null, answer) = body_of(Fault::ListNull).await;
-    assert_eq!((&*null, answer), (r#"{"sessionlist":null}"#, Answered::Keyless));
+    assert_eq!((&*null, answer), (r#"{"sessionlist":null}"#, RecordedResponse::Keyless));
     let malformed = [
         (Fault::ListOfWrongType, r#"{"sessionlist":{"createtime":1,"openid":"o"}}"#),
         (
@@ -114,7 +114,7 @@ async fn list_faults_are_sent_and_recorded() {
     ];
     for (fault, expected) in malformed {
         let name = fault.as_str();
-        assert_eq!(body_of(fault).await, (expected.to_owned(), Answered::Failed(name)));
+        assert_eq!(body_of(fault).await, (expected.to_owned(), RecordedResponse::Failed(name)));
     }
 }
 
@@ -137,17 +137,17 @@ async fn truncated_body_ends_after_its_first_half() {
 async fn close_fault_ends_and_reset_fault_resets_connection() {
     let (closed, poll) = poll_with(Fault::Close).await;
     assert_eq!(closed.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    assert_eq!((poll.answer, poll.answered_at_ms), (Answered::Failed("close"), None));
+    assert_eq!((poll.response, poll.answered_at_ms), (RecordedResponse::Failed("close"), None));
     let (reset, poll) = poll_with(Fault::Reset).await;
     assert_eq!(reset.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(poll.answer, Answered::Failed("reset"));
+    assert_eq!(poll.response, RecordedResponse::Failed("reset"));
 }
 
 #[tokio::test]
 async fn fault_can_be_limited_to_reused_connections() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
-    let rule = FaultRule { on_connection: Some(OnConnection::Reused), ..FaultRule::new(Fault::Close) };
+    let rule = FaultRule { on_connection: Some(ConnectionUse::Reused), ..FaultRule::new(Fault::Close) };
     simulator.control().inject(rule);
     let mut fresh = Client { token: client.token.clone(), ..Client::without_token(&simulator).await };
     assert_eq!(fresh.poll(KF1).await.errcode(), 0);
@@ -167,7 +167,7 @@ async fn hanging_response_ends_with_its_client() {
     drop(client);
     eventually("the end of the poll", || simulator.ledger().polls.len() == 1).await;
     let poll = simulator.ledger().polls.remove(0);
-    assert_eq!((poll.answered_at_ms, poll.answer), (None, Answered::Failed("hang")));
+    assert_eq!((poll.answered_at_ms, poll.response), (None, RecordedResponse::Failed("hang")));
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn slow_responses_arrive_completely() {
     for fault in [Fault::Slow(LONG), Fault::Drip(LONG)] {
         let (response, poll) = poll_with(fault).await;
         assert_eq!(response.unwrap().json()["sessionlist"].as_array().unwrap().len(), 1);
-        assert_eq!(poll.answer, Answered::Listed(vec![0]));
+        assert_eq!(poll.response, RecordedResponse::Listed(vec![0]));
         assert!(poll.answered_at_ms.unwrap() - poll.received_at_ms >= 70, "{poll:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kfwatch::simulator::{Answered, Endpoint, Fault, FaultRule, Scenario, SessionRecord};
+use kfwatch::simulator::{Endpoint, Fault, FaultRule, RecordedResponse, Scenario, SessionRecord};
 
 use crate::support::simulator::{
     APPID, Client, KF1, SECRET, eventually_polled, lively, poll_path, quiet, start, token_path,
@@ -21,8 +21,12 @@ async fn ledger_records_answers_and_truth() {
     client.poll("kf2@test").await;
     let ledger = simulator.ledger();
     assert!(!ledger.incomplete);
-    let answers: Vec<&Answered> = ledger.polls.iter().map(|poll| &poll.answer).collect();
-    let expected = [&Answered::Listed(vec![0, 1]), &Answered::Listed(vec![1]), &Answered::Refused(65402)];
+    let answers: Vec<&RecordedResponse> = ledger.polls.iter().map(|poll| &poll.response).collect();
+    let expected = [
+        &RecordedResponse::Listed(vec![0, 1]),
+        &RecordedResponse::Listed(vec![1]),
+        &RecordedResponse::Refused(65402),
+    ];
     assert_eq!(answers, expected);
     assert!(ledger.polls.iter().all(|poll| poll.received_at_ms <= poll.answered_at_ms.unwrap()));
     let [first, second] = &ledger.sessions[..] else { panic!("{:?}", ledger.sessions) };
@@ -43,7 +47,7 @@ async fn listed_sessions_are_exactly_the_open_ones() {
     let ledger = simulator.ledger();
     let mut listings = 0;
     for poll in &ledger.polls {
-        let Answered::Listed(listed) = &poll.answer else { panic!("{poll:?}") };
+        let RecordedResponse::Listed(listed) = &poll.response else { panic!("{poll:?}") };
         for (index, session) in ledger.sessions.iter().enumerate() {
             let opened = session.opened_at_ms <= poll.received_at_ms;
             let closed = session.closed_at_ms.is_some_and(|closed_at_ms| closed_at_ms <= poll.received_at_ms);

@@ -65,13 +65,13 @@ async fn denied_endpoint_affects_no_other() {
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
     for endpoint in [Endpoint::GetKfList, Endpoint::GetOnlineKfList, Endpoint::GetWaitCase] {
-        control.withhold(APPID, endpoint).unwrap();
+        control.revoke_permission(APPID, endpoint).unwrap();
         assert_eq!(client.ask(endpoint).await.errcode(), 48001);
         assert_eq!(client.poll(KF1).await.errcode(), 0);
-        control.permit(APPID, endpoint).unwrap();
+        control.restore_permission(APPID, endpoint).unwrap();
         assert_eq!(client.ask(endpoint).await.errcode(), 0);
     }
-    control.withhold(APPID, Endpoint::GetSessionList).unwrap();
+    control.revoke_permission(APPID, Endpoint::GetSessionList).unwrap();
     assert_eq!(client.poll(KF1).await.errcode(), 48001);
 }
 

@@ -40,7 +40,7 @@ async fn stale_token_server_keeps_returning_invalid_token() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::without_token(&simulator).await;
-    control.stale_token_server(APPID).unwrap();
+    control.break_token_server(APPID).unwrap();
     let stale = client.get(PATH).await.json();
     client.token = stale["access_token"].as_str().unwrap().to_owned();
     assert_eq!(client.poll(KF1).await.errcode(), 40001);

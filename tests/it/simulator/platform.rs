@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kfwatch::simulator::{
-    ComponentParameter, ComponentScript, ControlError, Endpoint, Fault, FaultRule, RequiredHeader, Rotation,
-    Scenario, Simulator,
+    ComponentParameter, ComponentScript, Endpoint, Fault, FaultRule, RefreshTokenRotation, RequiredHeader,
+    Scenario, Simulator, SimulatorControlError,
 };
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ const COMPONENT: &str = "wxc0c0c0c0c0c0c0c0";
 const COMPONENT_SECRET: &str = "c0c0";
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn platform(parameter: ComponentParameter, rotation: Rotation) -> Scenario {
+fn platform(parameter: ComponentParameter, rotation: RefreshTokenRotation) -> Scenario {
     let component = ComponentScript {
         component_appid: COMPONENT.to_owned(),
         secret: COMPONENT_SECRET.to_owned(),
@@ -26,7 +26,7 @@ fn platform(parameter: ComponentParameter, rotation: Rotation) -> Scenario {
     Scenario { components: vec![component], ..quiet() }
 }
 
-async fn start_platform(rotation: Rotation) -> Simulator {
+async fn start_platform(rotation: RefreshTokenRotation) -> Simulator {
     start(platform(ComponentParameter::Either, rotation)).await
 }
 
@@ -64,7 +64,7 @@ async fn authorizers(client: &mut Client, offset: u64, count: u64) -> Value {
 
 #[tokio::test]
 async fn ticket_leads_to_authorizer_token_and_sessions() {
-    let simulator = start_platform(Rotation::Never).await;
+    let simulator = start_platform(RefreshTokenRotation::Never).await;
     let mut client = connect(&simulator).await;
     let refresh_token = simulator.control().refresh_token(APPID).unwrap();
     let issued = authorizer_token(&mut client, &refresh_token).await;
@@ -81,7 +81,7 @@ async fn ticket_leads_to_authorizer_token_and_sessions() {
 
 #[tokio::test]
 async fn wrong_component_calls_return_their_errcode() {
-    let simulator = start_platform(Rotation::Never).await;
+    let simulator = start_platform(RefreshTokenRotation::Never).await;
     let mut client = connect(&simulator).await;
     let ticket = simulator.control().ticket(COMPONENT).unwrap();
     let path = Endpoint::ComponentToken.path();
@@ -116,7 +116,7 @@ async fn scenario_sets_name_of_query_parameter() {
         (ComponentParameter::ComponentAccessToken, [true, false]),
         (ComponentParameter::AccessToken, [false, true]),
     ] {
-        let simulator = start(platform(parameter, Rotation::Never)).await;
+        let simulator = start(platform(parameter, RefreshTokenRotation::Never)).await;
         let mut client = connect(&simulator).await;
         let body = json!({"component_appid": COMPONENT, "offset": 0, "count": 500}).to_string();
         for (name, is_accepted) in ["component_access_token", "access_token"].into_iter().zip(accepted) {
@@ -129,7 +129,7 @@ async fn scenario_sets_name_of_query_parameter() {
 
 #[tokio::test]
 async fn component_token_expires_after_2_hours_and_ticket_after_12() {
-    let simulator = start_platform(Rotation::Never).await;
+    let simulator = start_platform(RefreshTokenRotation::Never).await;
     let control = simulator.control();
     let mut client = connect(&simulator).await;
     let first = control.ticket(COMPONENT).unwrap();
@@ -145,7 +145,7 @@ async fn component_token_expires_after_2_hours_and_ticket_after_12() {
 
 #[tokio::test]
 async fn ticket_push_can_be_stopped_and_restarted() {
-    let simulator = start_platform(Rotation::Never).await;
+    let simulator = start_platform(RefreshTokenRotation::Never).await;
     let control = simulator.control();
     let mut client = Client::without_token(&simulator).await;
     control.stop_tickets(COMPONENT).unwrap();
@@ -164,7 +164,9 @@ async fn ticket_push_can_be_stopped_and_restarted() {
 
 #[tokio::test]
 async fn refresh_tokens_rotate_as_scripted() {
-    for (rotation, errcode_of_the_old) in [(Rotation::WhenUsed, None), (Rotation::AtOnce, Some(61023))] {
+    for (rotation, errcode_of_the_old) in
+        [(RefreshTokenRotation::WhenUsed, None), (RefreshTokenRotation::AtOnce, Some(61023))]
+    {
         let simulator = start_platform(rotation).await;
         let mut client = connect(&simulator).await;
         let first = simulator.control().refresh_token(APPID).unwrap();
@@ -180,7 +182,7 @@ async fn refresh_tokens_rotate_as_scripted() {
 
 #[tokio::test]
 async fn invalidated_refresh_token_is_read_again_from_list() {
-    let simulator = start_platform(Rotation::Never).await;
+    let simulator = start_platform(RefreshTokenRotation::Never).await;
     let control = simulator.control();
     let mut client = connect(&simulator).await;
     let first = control.refresh_token(APPID).unwrap();
@@ -197,7 +199,7 @@ async fn invalidated_refresh_token_is_read_again_from_list() {
 async fn authorizer_list_is_paged() {
     let mut scenario = Scenario::load(5, 0, 0, 0.0);
     let names = scenario.official_accounts.iter().map(|official| official.name.clone()).collect();
-    let template = platform(ComponentParameter::Either, Rotation::Never).components.remove(0);
+    let template = platform(ComponentParameter::Either, RefreshTokenRotation::Never).components.remove(0);
     scenario.components = vec![ComponentScript { authorizers: names, ..template }];
     let simulator = start(scenario).await;
     let mut client = connect(&simulator).await;
@@ -214,7 +216,7 @@ async fn authorizer_list_is_paged() {
 
 #[tokio::test]
 async fn authorization_can_be_revoked_and_granted_again() {
-    let simulator = start_platform(Rotation::Never).await;
+    let simulator = start_platform(RefreshTokenRotation::Never).await;
     let control = simulator.control();
     let mut component = connect(&simulator).await;
     let first = control.refresh_token(APPID).unwrap();
@@ -226,7 +228,7 @@ async fn authorization_can_be_revoked_and_granted_again() {
     assert_eq!(merchant.poll(KF1).await.errcode(), 40001);
     assert_eq!(authorizer_token(&mut component, &first).await["errcode"], 61003);
     assert_eq!(authorizers(&mut component, 0, 500).await, json!({"total_count": 0, "list": []}));
-    assert_eq!(control.refresh_token(APPID), Err(ControlError::NotGranted(APPID.to_owned())));
+    assert_eq!(control.refresh_token(APPID), Err(SimulatorControlError::NotGranted(APPID.to_owned())));
 
     control.grant_authorization(APPID).unwrap();
     assert_eq!(authorizer_token(&mut component, &first).await["errcode"], 61023);
@@ -239,7 +241,7 @@ async fn authorization_can_be_revoked_and_granted_again() {
 
 #[tokio::test]
 async fn component_address_off_allow_list_blocks_its_calls() {
-    let simulator = start_platform(Rotation::Never).await;
+    let simulator = start_platform(RefreshTokenRotation::Never).await;
     let control = simulator.control();
     let mut component = connect(&simulator).await;
     let issued = authorizer_token(&mut component, &control.refresh_token(APPID).unwrap()).await;
@@ -255,7 +257,7 @@ async fn component_address_off_allow_list_blocks_its_calls() {
 
 #[tokio::test]
 async fn fault_of_component_call_expires_component_token_only() {
-    let simulator = start_platform(Rotation::Never).await;
+    let simulator = start_platform(RefreshTokenRotation::Never).await;
     let mut component = connect(&simulator).await;
     let mut merchant = Client::connect(&simulator).await;
     simulator.control().inject(FaultRule {
@@ -270,7 +272,7 @@ async fn fault_of_component_call_expires_component_token_only() {
 
 #[tokio::test]
 async fn ticket_server_returns_newest_ticket_to_authorized_callers() {
-    let mut scenario = platform(ComponentParameter::Either, Rotation::Never);
+    let mut scenario = platform(ComponentParameter::Either, RefreshTokenRotation::Never);
     scenario.components[0].ticket_header =
         Some(RequiredHeader { name: "X-Ticket-Key".to_owned(), value: "k1".to_owned() });
     let simulator = start(scenario).await;
@@ -291,8 +293,8 @@ async fn ticket_server_returns_newest_ticket_to_authorized_callers() {
 async fn official_account_without_component_has_no_authorization() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
-    let none = || ControlError::NoComponent(APPID.to_owned());
+    let none = || SimulatorControlError::NoComponent(APPID.to_owned());
     assert_eq!(control.grant_authorization(APPID), Err(none()));
     assert_eq!(control.refresh_token(APPID), Err(none()));
-    assert_eq!(control.ticket(COMPONENT), Err(ControlError::UnknownComponent(COMPONENT.to_owned())));
+    assert_eq!(control.ticket(COMPONENT), Err(SimulatorControlError::UnknownComponent(COMPONENT.to_owned())));
 }

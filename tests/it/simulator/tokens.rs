@@ -14,7 +14,7 @@ async fn replaced_classic_token_is_valid_for_the_overlap_only() {
     let issued = client.classic_token().await;
     assert_eq!(issued["expires_in"], 7200);
     client.token = issued["access_token"].as_str().unwrap().to_owned();
-    control.meddle(APPID).unwrap();
+    control.fetch_competing_token(APPID).unwrap();
     assert_eq!(client.poll(KF1).await.errcode(), 0);
     control.advance(Duration::from_secs(300));
     assert_eq!(client.poll(KF1).await.errcode(), 40001);

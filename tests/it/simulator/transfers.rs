@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kfwatch::simulator::{Answered, ControlError, KfAccountScript, KfState, Scenario, TransferPolicy};
+use kfwatch::simulator::{
+    KfAccountScript, KfState, RecordedResponse, Scenario, SimulatorControlError, TransferPolicy,
+};
 use serde_json::json;
 
 use crate::support::simulator::{APPID, Client, KF1, lively, quiet, start};
@@ -36,7 +38,7 @@ async fn manually_transferred_session_is_listed_by_new_kf_account() {
         let [before, after] = &ledger.sessions[..] else { panic!("{:?}", ledger.sessions) };
         assert_eq!((&*before.kf_account, before.closed_at_ms), (KF1, Some(transfer.at_ms)));
         assert_eq!((&*after.kf_account, after.opened_at_ms, after.closed_at_ms), (KF2, transfer.at_ms, None));
-        let no_session = ControlError::NoSession("oA".to_owned());
+        let no_session = SimulatorControlError::NoSession("oA".to_owned());
         assert_eq!(control.transfer_session(APPID, [KF1, KF2], "oA"), Err(no_session));
         control.close_session(APPID, KF2, "oA").unwrap();
     }
@@ -62,7 +64,7 @@ async fn transfers_agree_with_ledger() {
     let targets: BTreeSet<&str> = ledger.transfers.iter().map(|transfer| &*transfer.to).collect();
     assert_eq!(targets, BTreeSet::from([KF1, KF2, "kf5@test"]));
     for poll in &ledger.polls {
-        let Answered::Listed(listed) = &poll.answer else { panic!("{poll:?}") };
+        let RecordedResponse::Listed(listed) = &poll.response else { panic!("{poll:?}") };
         for (index, session) in ledger.sessions.iter().enumerate() {
             let is_open = session.kf_account == poll.kf_account
                 && session.opened_at_ms <= poll.received_at_ms

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use kfwatch::simulator::{Control, CustomerFlow, Endpoint, Fault, FaultRule, Scenario, Spread};
+use kfwatch::simulator::{
+    CustomerFlow, Endpoint, Fault, FaultRule, RandomDuration, Scenario, SimulatorControl,
+};
 
 use crate::support::{
     process::{Home, Process, WeChat, appid, quiet, secret},
@@ -33,7 +35,7 @@ fn with_tokens_in_files(home: &Home, wechat: &WeChat) -> String {
         }
         let file = format!("{}.token", appid(index));
         if !home.path(&file).exists() {
-            home.write(&file, &wechat.control().meddle(&appid(index)).unwrap());
+            home.write(&file, &wechat.control().fetch_competing_token(&appid(index)).unwrap());
         }
         text = text.replace(&fetched, &format!("source = \"file\"\npath = \"{file}\""));
     }
@@ -42,7 +44,7 @@ fn with_tokens_in_files(home: &Home, wechat: &WeChat) -> String {
 }
 
 /// Opens a session with a kf account of the first official account.
-pub(crate) fn open(control: &Control, kf_account: &str, openid: &str) {
+pub(crate) fn open(control: &SimulatorControl, kf_account: &str, openid: &str) {
     control.open_session(&appid(0), kf_account, openid, None).unwrap();
 }
 
@@ -81,7 +83,7 @@ pub(crate) fn file(name: &str, path: &str) -> String {
 
 /// Two official accounts with six kf accounts each, whose customers come and go all the time.
 pub(crate) fn lively() -> Scenario {
-    let spread = |mean, min, max| Spread {
+    let spread = |mean, min, max| RandomDuration {
         mean: Duration::from_millis(mean),
         min: Duration::from_millis(min),
         max: Duration::from_millis(max),

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use kfwatch::simulator::{AccountToWatch, Answered, Control, Endpoint, Ledger, PollRecord, SessionRecord};
+use kfwatch::simulator::{
+    AccountToWatch, Endpoint, Ledger, PollRecord, RecordedResponse, SessionRecord, SimulatorControl,
+};
 
 use crate::support::{
     events::{Account, Session},
@@ -142,7 +144,7 @@ fn exchange(polls: &[&PollRecord], at: usize, lives: &[Life], ledger: &Ledger) -
         None if life.killed => Then::Killed,
         None => Then::Drained,
     };
-    let (observed, questionable) = observation(&poll.answer, ledger);
+    let (observed, questionable) = observation(&poll.response, ledger);
     // The client may have given up before the answer came, but not when plenty of time was left. On a busy machine it
     // gives up later than its timeout; it did not give up if it sent its next request before. A daemon that was killed
     // may or may not have received its last answer, and may or may not have committed it. The answer before that was
@@ -170,26 +172,26 @@ fn life_of(poll: &PollRecord, lives: &[Life]) -> Life {
 /// A request is sent after the previous answer was received. When a connection breaks without an answer, the same
 /// request may be sent again; then it was first sent at the first attempt.
 fn not_sent_before(polls: &[&PollRecord], at: usize, life: Life) -> i64 {
-    let broke = |poll: &PollRecord| matches!(poll.answer, Answered::Failed("close" | "reset"));
+    let broke = |poll: &PollRecord| matches!(poll.response, RecordedResponse::Failed("close" | "reset"));
     let before = polls[..at].iter().rfind(|poll| !broke(poll));
     before.map_or(life.from_ms, |poll| poll.received_at_ms.max(life.from_ms))
 }
 
 /// Returns what an answer says, and whether a strict client may refuse it.
-fn observation(answer: &Answered, ledger: &Ledger) -> (Observed, bool) {
+fn observation(answer: &RecordedResponse, ledger: &Ledger) -> (Observed, bool) {
     let listed =
         |indices: &[u32]| indices.iter().map(|index| session(&ledger.sessions[*index as usize])).collect();
     match answer {
-        Answered::Listed(indices) => (Observed::Listed(listed(indices)), false),
-        Answered::Questionable(answered) => (observation(answered, ledger).0, true),
-        Answered::Keyless => (Observed::Keyless, false),
-        Answered::Refused(errcode) => (Observed::Refused(*errcode), false),
-        Answered::Failed(_) => (Observed::Nothing, false),
+        RecordedResponse::Listed(indices) => (Observed::Listed(listed(indices)), false),
+        RecordedResponse::Questionable(answered) => (observation(answered, ledger).0, true),
+        RecordedResponse::Keyless => (Observed::Keyless, false),
+        RecordedResponse::Refused(errcode) => (Observed::Refused(*errcode), false),
+        RecordedResponse::Failed(_) => (Observed::Nothing, false),
     }
 }
 
 /// Returns the ledger once the daemon has ended and the last request is recorded.
-pub(crate) fn whole_ledger(control: &Control) -> Ledger {
+pub(crate) fn whole_ledger(control: &SimulatorControl) -> Ledger {
     let ledger = eventually("every request is in the ledger", || {
         let ledger = control.ledger();
         (ledger.polls.len() as u64 == control.requests(Endpoint::GetSessionList)).then_some(ledger)

@@ -14,7 +14,8 @@ use std::{
 use kfwatch::{
     cli::simulate,
     simulator::{
-        AccountToWatch, Control, KfAccountScript, KfState, OfficialAccountScript, Scenario, Simulator, Style,
+        AccountToWatch, KfAccountScript, KfState, OfficialAccountScript, ResponseStyle, Scenario, Simulator,
+        SimulatorControl,
     },
 };
 use tempfile::TempDir;
@@ -38,7 +39,7 @@ impl WeChat {
         Self { simulator, _runtime: runtime, accounts }
     }
 
-    pub(crate) fn control(&self) -> Control {
+    pub(crate) fn control(&self) -> SimulatorControl {
         self.simulator.control()
     }
 
@@ -77,7 +78,7 @@ pub(crate) fn quiet(official_accounts: &[(&str, usize)]) -> Scenario {
         secret: secret(index),
         wechat_id: (*name).to_owned(),
         session_lists_per_day: 100_000_000,
-        style: Style::default(),
+        style: ResponseStyle::default(),
         kf_accounts: (1..=*kf_accounts).map(kf_account).collect(),
     };
     let official_accounts = official_accounts.iter().enumerate().map(script).collect();

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kfwatch::simulator::{CustomerFlow, Endpoint, Scenario, Simulator, Spread, Style};
+use kfwatch::simulator::{CustomerFlow, Endpoint, RandomDuration, ResponseStyle, Scenario, Simulator};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -34,14 +34,14 @@ pub(crate) fn quiet() -> Scenario {
     Scenario::from_toml(&text).unwrap()
 }
 
-pub(crate) fn styled(style: Style) -> Scenario {
+pub(crate) fn styled(style: ResponseStyle) -> Scenario {
     let mut scenario = quiet();
     scenario.official_accounts[0].style = style;
     scenario
 }
 
 pub(crate) fn lively() -> Scenario {
-    let secs = |mean, min, max| Spread {
+    let secs = |mean, min, max| RandomDuration {
         mean: Duration::from_secs(mean),
         min: Duration::from_secs(min),
         max: Duration::from_secs(max),

@@ -100,7 +100,7 @@ impl Site {
     fn token_file(&self, simulator: &Simulator, appid: &str) -> PathBuf {
         let path = self.directory.path().join(format!("{appid}.token"));
         if !path.exists() {
-            let token = simulator.control().meddle(appid).unwrap();
+            let token = simulator.control().fetch_competing_token(appid).unwrap();
             let mut options = std::fs::OpenOptions::new();
             let mut file = options.create_new(true).write(true).mode(0o600).open(&path).unwrap();
             std::io::Write::write_all(&mut file, token.as_bytes()).unwrap();

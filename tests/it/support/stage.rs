@@ -14,7 +14,7 @@ use kfwatch::{
         exposition::{self, Detail, Stored},
     },
     poll::{OfficialAccount, PollGuard, PollLimits, Poller},
-    simulator::{Control, Ledger, Scenario, Simulator},
+    simulator::{Ledger, Scenario, Simulator, SimulatorControl},
     status::{AccountTable, WatchedAccount},
     store::{LogPosition, Store},
 };
@@ -28,7 +28,7 @@ use crate::support::{
 /// A daemon on a scripted clock, with the simulator that it calls.
 pub(crate) struct Stage {
     pub(crate) clock: Arc<ScriptedClock>,
-    pub(crate) control: Control,
+    pub(crate) control: SimulatorControl,
     store: Store,
     metrics: Arc<Metrics>,
     poller: Poller,
@@ -201,7 +201,7 @@ impl Stage {
 }
 
 /// Returns how far the simulator's clock is ahead. Reads both clocks until they are read within the same millisecond.
-fn ahead(control: &Control, clock: &ScriptedClock) -> Duration {
+fn ahead(control: &SimulatorControl, clock: &ScriptedClock) -> Duration {
     loop {
         let before = clock.now().wall.as_millisecond();
         let simulated = control.now().as_millisecond();

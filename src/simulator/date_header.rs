@@ -1,4 +1,4 @@
-//! The Date header: from the simulated clock, and wrong where that is wanted.
+//! The Date header: follows the simulated clock, with an optional skew.
 
 use std::sync::Mutex;
 
@@ -7,37 +7,37 @@ use jiff::SignedDuration;
 
 use super::lock;
 
-/// Makes the Date header of every answer.
+/// Produces the Date header of every response.
 #[derive(Debug)]
 pub(super) struct DateHeader {
-    state: Mutex<State>,
+    state: Mutex<DateHeaderState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct DateHeaderState {
     skew_ms: i64,
     omitted: bool,
-    /// UNIX second and header of the last answer: formatting it anew for each would be felt under load.
+    /// UNIX second and value of the last header. Formatting it for every response is too slow under load.
     last: Option<(i64, HeaderValue)>,
 }
 
 impl DateHeader {
     pub(super) fn new(skew: SignedDuration, omitted: bool) -> Self {
-        DateHeader { state: Mutex::new(State { skew_ms: skew_ms(skew), omitted, last: None }) }
+        DateHeader { state: Mutex::new(DateHeaderState { skew_ms: skew_ms(skew), omitted, last: None }) }
     }
 
-    /// Is sent, so far ahead of the simulated clock.
-    pub(super) fn skew(&self, skew: SignedDuration) {
+    /// Sends the header from now on, this far ahead of the simulated clock.
+    pub(super) fn set_skew(&self, skew: SignedDuration) {
         let mut state = lock(&self.state);
         (state.skew_ms, state.omitted) = (skew_ms(skew), false);
     }
 
-    /// Is sent no more.
+    /// Stops sending the header.
     pub(super) fn omit(&self) {
         lock(&self.state).omitted = true;
     }
 
-    /// None if answers have none.
+    /// None if the header is omitted.
     pub(super) fn at(&self, now_ms: i64) -> Option<HeaderValue> {
         let mut state = lock(&self.state);
         if state.omitted {
@@ -72,11 +72,11 @@ mod tests {
     const NOW: i64 = 1_795_331_551_999;
 
     #[test]
-    fn the_date_follows_clock_and_skew() {
+    fn date_follows_clock_and_skew() {
         let date = DateHeader::new(SignedDuration::ZERO, false);
         assert_eq!(date.at(NOW).unwrap(), "Sun, 22 Nov 2026 07:12:31 GMT");
         assert_eq!(date.at(NOW + 1).unwrap(), "Sun, 22 Nov 2026 07:12:32 GMT");
-        date.skew(SignedDuration::from_secs(-32));
+        date.set_skew(SignedDuration::from_secs(-32));
         assert_eq!(date.at(NOW + 1).unwrap(), "Sun, 22 Nov 2026 07:12:00 GMT");
         date.omit();
         assert_eq!(date.at(NOW), None);

@@ -5,7 +5,7 @@ use serde::Deserialize;
 /// Oddities seen in answers of the real API, per official account.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Style {
+pub struct ResponseStyle {
     /// createtime as a string.
     pub createtime_as_text: bool,
     /// `\/` for every slash.
@@ -23,19 +23,19 @@ pub struct Style {
     /// Probability that an answer lists one session twice.
     pub duplicate: f64,
     /// Oddities of the lists of agents and of waiting customers.
-    pub agents: AgentStyle,
+    pub agents: AgentListStyle,
 }
 
 /// Oddities of getkflist, getonlinekflist and getwaitcase.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct AgentStyle {
+pub struct AgentListStyle {
     /// kf_id of the other type: a string in getkflist, a number in getonlinekflist.
     pub kf_id_of_other_type: bool,
     /// invite_expire_time as a string.
     pub expiry_as_text: bool,
     /// How getonlinekflist gives the number of accepted cases.
-    pub accepted_case: CountForm,
+    pub accepted_case: NumberForm,
     /// Bound agents who are offline are in getonlinekflist too, with status 0.
     pub lists_offline: bool,
     /// An entry whose kf_account is empty, at the end of both lists.
@@ -53,7 +53,7 @@ pub struct AgentStyle {
 /// How a number is given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CountForm {
+pub enum NumberForm {
     /// As a number.
     #[default]
     Number,

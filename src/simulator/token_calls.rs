@@ -1,25 +1,25 @@
-//! When tokens were asked for: tests hold ceilings on that, which counters alone cannot show.
+//! Records the time of each request for tokens: tests check rates, which counters alone cannot show.
 
 use std::sync::{Arc, Mutex};
 
+use super::endpoint::Endpoint;
 use super::lock;
-use super::routes::Endpoint;
 
-/// Token calls recorded at most; later ones are only counted.
+/// Limit of recorded token calls. Later ones are only counted.
 pub const MAX_TOKEN_CALLS: usize = 100_000;
 
-/// One request for an access token, a ticket or refresh tokens, whatever the answer.
+/// One request for an access token, a ticket or refresh tokens, whatever the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenCall {
-    /// What was called.
+    /// The endpoint.
     pub endpoint: Endpoint,
-    /// Of the official account, else of the component, that it was made for; none if the request names neither.
+    /// The official account, or else the component. None if the request names neither.
     pub appid: Option<Arc<str>>,
-    /// When the request arrived by the simulated clock, UNIX milliseconds.
+    /// When the request arrived, in UNIX milliseconds of the simulated clock.
     pub at_ms: i64,
 }
 
-/// The requests for tokens up to now.
+/// All token calls so far.
 #[derive(Debug, Default)]
 pub(super) struct TokenCalls(Mutex<Vec<TokenCall>>);
 

@@ -1,0 +1,118 @@
+//! The component_verify_tickets that WeChat pushes to a component. Pure: the time is an argument.
+
+use crate::simulator::random::{derived_seed, push_alphanumeric};
+
+/// Time between two pushed tickets.
+const TICKET_PERIOD_MS: i64 = 10 * 60 * 1_000;
+/// How long a ticket is valid after it was pushed.
+const TICKET_LIFETIME_MS: i64 = 12 * 60 * 60 * 1_000;
+const TICKET_PREFIX: &str = "ticket@@@";
+const TICKET_NUMBER_DIGITS: usize = 8;
+/// Random characters of a ticket, after its number.
+const TICKET_RANDOM_CHARS: usize = 72;
+
+/// Whether a ticket is valid, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TicketValidity {
+    Valid,
+    /// Pushed too long ago: 61005.
+    Expired,
+    /// Never pushed: 61006.
+    Unknown,
+}
+
+/// The tickets of one component, numbered from the start of the simulation.
+#[derive(Debug)]
+pub(crate) struct Tickets {
+    seed: u64,
+    start_ms: i64,
+    /// Number of the last ticket. None while tickets are pushed.
+    stopped_at: Option<i64>,
+}
+
+impl Tickets {
+    pub(crate) fn new(seed: u64, start_ms: i64) -> Self {
+        Tickets { seed, start_ms, stopped_at: None }
+    }
+
+    /// The ticket that was pushed last.
+    pub(crate) fn newest(&self, now_ms: i64) -> String {
+        self.ticket(self.newest_number(now_ms))
+    }
+
+    pub(crate) fn validate(&self, ticket: &str, now_ms: i64) -> TicketValidity {
+        let digits = ticket.strip_prefix(TICKET_PREFIX).and_then(|rest| rest.get(..TICKET_NUMBER_DIGITS));
+        let number = digits.and_then(|digits| i64::from_str_radix(digits, 16).ok());
+        let pushed = |number: &i64| *number <= self.newest_number(now_ms) && self.ticket(*number) == *ticket;
+        match number.filter(pushed) {
+            None => TicketValidity::Unknown,
+            Some(number) if now_ms < self.pushed_ms(number) + TICKET_LIFETIME_MS => TicketValidity::Valid,
+            Some(_) => TicketValidity::Expired,
+        }
+    }
+
+    /// Stops pushing tickets.
+    pub(crate) fn stop(&mut self, now_ms: i64) {
+        self.stopped_at = Some(self.newest_number(now_ms));
+    }
+
+    /// Pushes tickets again, starting with that of the current period.
+    pub(crate) fn resume(&mut self) {
+        self.stopped_at = None;
+    }
+
+    fn newest_number(&self, now_ms: i64) -> i64 {
+        self.stopped_at.unwrap_or_else(|| (now_ms - self.start_ms).div_euclid(TICKET_PERIOD_MS).max(0))
+    }
+
+    fn pushed_ms(&self, number: i64) -> i64 {
+        self.start_ms.saturating_add(number.saturating_mul(TICKET_PERIOD_MS))
+    }
+
+    fn ticket(&self, number: i64) -> String {
+        let mut ticket = format!("{TICKET_PREFIX}{number:0TICKET_NUMBER_DIGITS$x}");
+        let seed = derived_seed(self.seed, &["ticket", &ticket]);
+        push_alphanumeric(&mut ticket, &mut fastrand::Rng::with_seed(seed), TICKET_RANDOM_CHARS);
+        ticket
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_795_331_551_000;
+
+    #[test]
+    fn ticket_is_valid_for_twelve_hours() {
+        let tickets = Tickets::new(1, NOW);
+        let first = tickets.newest(NOW + TICKET_PERIOD_MS - 1);
+        let second = tickets.newest(NOW + TICKET_PERIOD_MS);
+        assert_ne!(first, second);
+        assert_eq!(tickets.validate(&first, NOW + TICKET_LIFETIME_MS - 1), TicketValidity::Valid);
+        assert_eq!(tickets.validate(&first, NOW + TICKET_LIFETIME_MS), TicketValidity::Expired);
+        assert_eq!(tickets.validate(&second, NOW + TICKET_LIFETIME_MS), TicketValidity::Valid);
+        assert_eq!(tickets.validate(&second, NOW), TicketValidity::Unknown, "it has not been pushed yet");
+    }
+
+    #[test]
+    fn invented_tickets_are_unknown() {
+        let tickets = Tickets::new(1, NOW);
+        let others = Tickets::new(2, NOW).newest(NOW);
+        for ticket in ["", "ticket@@@", "ticket@@@00000000", "ticket@@@你好你好", &others] {
+            assert_eq!(tickets.validate(ticket, NOW), TicketValidity::Unknown, "{ticket}");
+        }
+    }
+
+    #[test]
+    fn last_ticket_stays_newest_while_none_are_pushed() {
+        let mut tickets = Tickets::new(1, NOW);
+        let last = tickets.newest(NOW);
+        tickets.stop(NOW);
+        assert_eq!(tickets.newest(NOW + TICKET_LIFETIME_MS), last);
+        assert_eq!(tickets.validate(&last, NOW + TICKET_LIFETIME_MS), TicketValidity::Expired);
+        tickets.resume();
+        let resumed = tickets.newest(NOW + TICKET_LIFETIME_MS);
+        assert_eq!(tickets.validate(&resumed, NOW + TICKET_LIFETIME_MS), TicketValidity::Valid);
+    }
+}
