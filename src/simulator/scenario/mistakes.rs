@@ -167,7 +167,7 @@ mod tests {
             "component `wx1`: `shop` gets its tokens in another way already",
             "component `wx1`: there is no official account `nowhere`",
             "faults[0]: there is no official account `nowhere`",
-            "faults[1]: this fault concerns getsessionlist only",
+            "faults[1]: this fault applies to getsessionlist only",
         ];
         assert_eq!(Scenario::from_toml(text).unwrap_err().to_string(), expected.join("\n"));
     }
