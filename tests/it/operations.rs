@@ -195,7 +195,10 @@ fn sigterm_and_sigint_drain_in_time_while_a_call_hangs() {
         assert_eq!(daemon.get("/-/healthy").status, 200);
         let ended = daemon.ended();
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert!(ended.stderr.contains("polls did not finish within their share of shutdown_timeout"), "{ended:?}");
+        assert!(
+            ended.stderr.contains("polls did not finish within their share of shutdown_timeout"),
+            "{ended:?}"
+        );
     }
 }
 
