@@ -193,7 +193,7 @@ impl Stage {
             &found.unwrap().expression
         };
         let sections = || -> Vec<String> {
-            let rows = prometheus.series(of("Kf accounts that need a human")).into_iter();
+            let rows = prometheus.series(of("Kf accounts that need attention")).into_iter();
             rows.map(|row| text(&row["metric"]["section"]).to_owned()).collect()
         };
         eventually("a row for the absent kfwatch", || (sections() == ["wechatkfabsent"]).then_some(()));

@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# Runs everything that must hold. Works from any directory, without a terminal, on a machine that has Rust and a C
+# compiler; other programs that tests need are installed from Debian's packages and PyPI, only where they are missing.
+#
+#   tests/run.sh          what CI runs
+#   tests/run.sh --long   more rounds of kill -9, half an hour of soak, and the slow tests in a release build
+set -uo pipefail
+
+usage() {
+    echo "usage: tests/run.sh [--long]" >&2
+    exit 2
+}
+
+long=false
+for argument in "$@"; do
+    case $argument in
+        --long) long=true ;;
+        *) usage ;;
+    esac
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/lib.sh
+
+cargo_deny_version=0.20.2
+cargo_machete_version=0.9.2
+
+current="nothing yet"
+steps=0
+# Whatever ends the script, its last line says how.
+finish() {
+    local status=$?
+    if ((status == 0)); then
+        echo "run.sh: all $steps steps passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+    else
+        echo "run.sh: FAILED: $current (exit code $status, after $((SECONDS / 60)) min $((SECONDS % 60)) s)" >&2
+    fi
+}
+trap finish EXIT
+
+step() {
+    current=$1
+    shift
+    local begun=$SECONDS
+    echo "run.sh: $current"
+    "$@" || { echo "STEP FAILED: $current"; return 0; }
+    steps=$((steps + 1))
+    echo "run.sh: $current: passed in $((SECONDS - begun)) s"
+}
+
+prepare_prometheus() {
+    { command -v prometheus && command -v promtool; } >/dev/null || install_packages prometheus
+    { command -v prometheus-alertmanager && command -v amtool; } >/dev/null || install_packages prometheus-alertmanager
+    prometheus --version 2>&1 | head -n 1
+    prometheus-alertmanager --version 2>&1 | head -n 1
+}
+
+# Each test starts a server of its own.
+prepare_nats() {
+    install_packages nats-server
+    PATH=$PATH:/usr/sbin nats-server --version
+}
+
+# Pictures of dashboards show Chinese nicknames.
+prepare_python() {
+    install_packages fonts-noto-cjk
+    cmp --quiet tests/python/requirements.txt "$venv/requirements.txt" && return
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/python/requirements.txt
+    cp tests/python/requirements.txt "$venv/"
+}
+
+# Each script checks one part of deploy/ with the programs that read it.
+check_deploy() {
+    local check
+    for check in "$@"; do
+        echo "run.sh: $check"
+        bash -euo pipefail "$check"
+    done
+}
+
+# Runs the tests of these modules that `cargo test` leaves out, because they need other programs or much time.
+ignored_tests() {
+    cargo test --locked --quiet --test it -- "${@/%/::}" --ignored
+}
+
+# Installs a tool of cargo into target/tools unless it is there, in the version that is given.
+install_tool() {
+    PATH=$target/tools/bin:$PATH
+    command -v "$1" >/dev/null || cargo install --locked --quiet --root "$target/tools" --version "$2" "$1"
+}
+
+# deny.toml says what is allowed. Advisories need the network; without it they are skipped.
+check_dependencies() {
+    install_tool cargo-deny "$cargo_deny_version"
+    cargo deny --locked check bans licenses sources
+    if cargo deny --locked fetch db 2>/dev/null; then
+        cargo deny --locked check --disable-fetch advisories
+    else
+        echo "run.sh: SKIPPED: the database of advisories cannot be fetched"
+    fi
+}
+
+unused_dependencies() {
+    install_tool cargo-machete "$cargo_machete_version"
+    cargo machete
+}
+
+demo() {
+    local events
+    events=$("$target/debug/kfwatch" demo --for 5s --listen 127.0.0.1:0 | wc -l)
+    echo "$events events"
+    ((events > 0))
+}
+
+# Most tests wait for a process, or for the clock, more than they work: with one for each core the cores stand idle.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
+
+step "formatting" cargo fmt --check
+step "preparation of Python" prepare_python
+step "spelling" "$venv/bin/typos"
+
+step "documentation" env RUSTDOCFLAGS=-Dwarnings \
+    cargo doc --no-deps --document-private-items --locked --quiet
+
+step "demo" demo
+step "preparation of Prometheus and Alertmanager" prepare_prometheus
+step "deploy/" check_deploy tests/deploy/*.sh
+export KFWATCH_TEST_PYTHON=$venv/bin/python
+step "tests with Prometheus" ignored_tests monitoring alerting dashboards
+step "tests with wechatpy" ignored_tests simulator
+step "tests with the CloudEvents SDK" ignored_tests delivery
+step "preparation of NATS" prepare_nats
+step "tests with NATS" ignored_tests nats
+# In the profile of the tests: an optimized build takes minutes and shows no more.
+step "benchmarks compile" cargo build --benches --locked --quiet
+step "instructions of the hot functions" tests/instructions.sh
+
+if $long; then
+    step "dependencies: licenses, sources, duplicates" check_dependencies
+    step "dependencies that nothing uses" unused_dependencies
+    step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
+    step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
+        cargo test --locked --release --quiet --test it -- conservation:: --skip delivery_faults::
+    step "many rounds of delivery" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-500}" \
+        cargo test --locked --release --quiet --test it -- delivery_faults::
+    step "many rounds of delivery to NATS" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
+        cargo test --locked --release --quiet --test it -- nats:: --ignored
+    step "a sweep of many accounts" env KFWATCH_SWEEP_ACCOUNTS="${KFWATCH_SWEEP_ACCOUNTS:-20000}" \
+        cargo test --locked --release --quiet --test sweep
+    step "soak" env KFWATCH_SOAK_MINUTES="${KFWATCH_SOAK_MINUTES:-30}" \
+        cargo test --locked --release --quiet --test soak -- --ignored --nocapture
+    step "slow tests of operation" ignored_tests operations schedule
+    step "slow tests of the store" cargo test --locked --release --quiet --test it -- store:: --ignored
+fi
