@@ -25,17 +25,22 @@ install_packages() {
             missing+=("$package")
     done
     ((${#missing[@]})) || return 0
-    # In a subshell, whose trap removes the file again whatever ends it.
+    # In a subshell, whose trap removes the file again whatever ends it. Scripts that run at the same time take turns.
     (
+        flock 9
         policy=/usr/sbin/policy-rc.d
         if [[ ! -e $policy ]]; then
             trap 'as_root rm -f "$policy"' EXIT
             printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
             as_root chmod 755 $policy
         fi
-        as_root apt-get -qq update
+        # Once for a run of all tests.
+        if [[ -z $(find "$target/packages.updated" -mmin -60 2>/dev/null) ]]; then
+            as_root apt-get -qq update
+            touch "$target/packages.updated"
+        fi
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "${missing[@]}"
-    )
+    ) 9>"$target/packages.lock"
 }
 
 # Starts `kfwatch demo` with its log in $2/demo.log, and waits until it serves its pages, at $address. The process is $demo.

@@ -71,13 +71,15 @@ prepare_python() {
     cp tests/python/requirements.txt "$venv/"
 }
 
-# Each script checks one part of deploy/ with the programs that read it.
+# Each script checks one part of deploy/ with the programs that read it. They mostly wait, so three run at a time. The output
+# of each is printed when it ends.
 check_deploy() {
-    local check
-    for check in "$@"; do
-        echo "run.sh: $check"
-        bash -euo pipefail "$check"
-    done
+    # shellcheck disable=SC2016 # the inner shell expands it
+    printf '%s\n' "$@" | xargs --max-procs=3 -I{} bash -c '
+        status=0
+        output=$(bash -euo pipefail "$1" 2>&1) || status=$?
+        printf "run.sh: %s\n%s\n" "$1" "$output"
+        exit "$status"' _ {}
 }
 
 # Runs the tests of these modules that `cargo test` leaves out, because they need other programs or much time.
