@@ -17,10 +17,11 @@ use crate::support::{
     disk::SmallDisk,
     events::{Account, Event, Session, name_based},
     history::{self, Exchange, History, Life, Observed, Then},
-    process::Process,
+    process::{Process, WeChat},
     replay::{self, Tally},
     site::{CLIENT_TIMEOUT_MS, Site, Tokens},
     wait::{PATIENCE, eventually, wall_ms},
+    worlds::play_worlds,
 };
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -76,12 +77,23 @@ async fn every_observed_session_has_one_start_and_one_true_end() {
     assert_comparison_detects_errors(&histories, &log);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_daemon_loses_and_repeats_no_event() {
+#[test]
+fn killed_daemon_loses_and_repeats_no_event() {
     let rounds = kill_rounds();
-    let mut moments = fastrand::Rng::with_seed(11);
+    let hits = play_worlds(11, rounds, kill_in_rounds);
+    let [committed, torn]: [usize; 2] =
+        [hits.iter().map(|hits| hits.committed).sum(), hits.iter().map(|hits| hits.torn).sum()];
+    println!("kill: {rounds} rounds, {committed} with commits, {torn} torn");
+    // On a busy machine fewer rounds get that far.
+    assert!(committed * 10 > rounds, "too few rounds committed anything: {hits:?}");
+    assert!(torn * 50 > rounds, "too few kills came in the middle of a tick's commits: {hits:?}");
+}
+
+/// Kills the daemon of one world in each round, and compares all its events with the ledger.
+fn kill_in_rounds(seed: u64, rounds: usize) -> Hits {
+    let mut moments = fastrand::Rng::with_seed(seed);
     let scenario = Scenario {
-        seed: 11,
+        seed,
         customers: lively(400),
         official_accounts: (0..2)
             .map(|index| official_account(["north", "south"][index], index, 12, ResponseStyle::default()))
@@ -95,10 +107,10 @@ async fn killed_daemon_loses_and_repeats_no_event() {
         ..Scenario::default()
     };
     let accounts = scenario.accounts().into_iter().map(|account| (account, Tokens::File)).collect::<Vec<_>>();
-    let simulator = Simulator::start(scenario, LOOPBACK).await.unwrap();
-    let control = simulator.control();
+    let wechat = WeChat::play(scenario);
+    let control = wechat.control();
     let site = Site::new();
-    site.configure(&simulator, &accounts);
+    site.configure(wechat.simulator(), &accounts);
 
     let mut lives = Vec::new();
     for _ in 0..rounds {
@@ -126,10 +138,8 @@ async fn killed_daemon_loses_and_repeats_no_event() {
     report("kill", &ledger, &tally);
     let duplicates = assert_delivered_at_least_once(&site.delivered(), &log);
     let hits = Hits::of(&histories, &log, &lives);
-    println!("kill: {rounds} rounds, {duplicates} events delivered again, {hits:?}");
-    // On a busy machine fewer rounds get that far.
-    assert!(hits.committed * 10 > rounds, "too few rounds committed anything: {hits:?}");
-    assert!(hits.torn * 50 > rounds, "too few kills came in the middle of a tick's commits: {hits:?}");
+    println!("kill: {rounds} rounds with seed {seed}, {duplicates} events delivered again, {hits:?}");
+    hits
 }
 
 /// `KFWATCH_KILL_ROUNDS`, or the default.

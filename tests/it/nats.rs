@@ -12,8 +12,10 @@ use crate::support::{
     nats::{Client, Received, Server, logins::Site},
     process::{Process, WeChat, quiet},
     wait::eventually,
+    worlds::play_worlds,
 };
 use async_nats::{ConnectOptions, jetstream::stream};
+use kfwatch::simulator::Scenario;
 
 /// Returns the configuration of the sink "bus"; `more` has further keys.
 fn bus(server: &Server, more: &str) -> String {
@@ -65,14 +67,20 @@ fn events_are_stored_once_within_duplicate_window() {
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
 fn events_repeat_unchanged_beyond_duplicate_window() {
-    let again = deliver_despite_kills(7, Duration::from_millis(100));
+    let again = deliver_despite_kills(9, Duration::from_millis(100));
     assert!(again > 0, "too little happened");
 }
 
-/// Kills the daemon in each round, and kills or freezes the server in most. Returns how often an event was stored again.
-fn deliver_despite_kills(seed: u64, duplicate_window: Duration) -> usize {
-    let rounds = rounds(20);
-    let wechat = WeChat::play(lively());
+/// Returns how often an event was stored again.
+fn deliver_despite_kills(first_seed: u64, duplicate_window: Duration) -> usize {
+    let play = |seed, rounds| kill_in_rounds(seed, rounds, duplicate_window);
+    play_worlds(first_seed, rounds(20), play).into_iter().sum()
+}
+
+/// Kills the daemon of one world in each round, and kills or freezes its server in most. Returns how often an event was
+/// stored again.
+fn kill_in_rounds(seed: u64, rounds: usize, duplicate_window: Duration) -> usize {
+    let wechat = WeChat::play(Scenario { seed, ..lively() });
     let mut server = Server::start();
     server.anyone().create_stream_with_window(duplicate_window);
     let home = home(&wechat, &bus(&server, "timeout = \"300ms\"\nstart = \"beginning\""));

@@ -17,13 +17,14 @@ use crate::support::{
     event_log::{EventLog, text},
     process::{Home, Process, WeChat},
     receiver::{Answer, Delivery, Receiver},
+    worlds::play_worlds,
 };
 
 /// How often each fault occurred.
 type FaultCounts = Arc<Mutex<BTreeMap<&'static str, usize>>>;
 
 /// The counts of one world.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tally {
     events: usize,
     filtered: usize,
@@ -34,24 +35,21 @@ struct Tally {
 #[test]
 fn every_sink_gets_every_event_through_faults_and_kills() {
     let rounds = rounds(100);
-    let met = &FaultCounts::default();
-    // Two independent worlds at the same time: they wait for the clock more than they work.
-    let tallies = std::thread::scope(|scope| {
-        let worlds = [5, 6].map(|seed| scope.spawn(move || world(seed, rounds.div_ceil(2), met)));
-        worlds.map(|world| world.join().unwrap())
-    });
+    let met = FaultCounts::default();
+    let tallies = play_worlds(5, rounds, |seed, rounds| play(seed, rounds, &met));
     let met = met.lock().unwrap();
     println!("delivery: {rounds} rounds, {tallies:?}, {met:?}");
-    for Tally { events, filtered, again, rotated } in tallies {
-        assert!(events > 5 * rounds && filtered > rounds / 2, "too little happened");
-        assert!(again[0] > rounds / 4 && rotated > rounds / 20, "too little went wrong");
-    }
+    let sum = |count: fn(&Tally) -> usize| tallies.iter().map(count).sum::<usize>();
+    let [events, filtered] = [sum(|tally| tally.events), sum(|tally| tally.filtered)];
+    assert!(events > 10 * rounds && filtered > rounds, "too little happened");
+    let [again, rotated] = [sum(|tally| tally.again[0]), sum(|tally| tally.rotated)];
+    assert!(again > rounds / 2 && rotated > rounds / 10, "too little went wrong");
     if rounds >= 100 {
         assert_eq!(met.len(), faults().len(), "every fault occurred: {met:?}");
     }
 }
 
-fn world(seed: u64, rounds: usize, met: &FaultCounts) -> Tally {
+fn play(seed: u64, rounds: usize, met: &FaultCounts) -> Tally {
     let wechat = WeChat::play(Scenario { seed, ..lively() });
     let mut receivers = [Receiver::start(), Receiver::start()];
     let [crm, ends] = [0, 1].map(|n: usize| receivers[n].url("kf"));

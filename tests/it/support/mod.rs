@@ -23,3 +23,4 @@ pub(crate) mod site;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod wait;
+pub(crate) mod worlds;

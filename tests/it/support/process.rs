@@ -39,6 +39,10 @@ impl WeChat {
         Self { simulator, _runtime: runtime, accounts }
     }
 
+    pub(crate) fn simulator(&self) -> &Simulator {
+        &self.simulator
+    }
+
     pub(crate) fn control(&self) -> SimulatorControl {
         self.simulator.control()
     }
