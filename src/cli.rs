@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     app::AppError,
-    config::{Config, Environment, LoadedConfig, Mistakes},
+    config::{Config, Environment, LoadedConfig, LocalConfig, Mistakes},
     logging::{self, LogFormat},
     store::StoreError,
 };
@@ -141,6 +141,13 @@ impl ConfigArgs {
         let environment = Environment::from_process();
         let path = Config::find(self.config.clone(), &environment)?;
         Config::load(&path, &environment)
+    }
+
+    /// For commands on the store, which need no secrets.
+    fn load_local(&self) -> Result<LocalConfig, Mistakes> {
+        let environment = Environment::from_process();
+        let path = Config::find(self.config.clone(), &environment)?;
+        Config::load_local(&path, &environment)
     }
 }
 

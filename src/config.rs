@@ -40,8 +40,8 @@ pub use self::environment::Environment;
 pub use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::{Location, Mistake, Mistakes};
 pub use self::model::{
-    ApiConfig, Config, LoadedConfig, LogConfig, MetricsConfig, OfficialAccountConfig, PollConfig, Proxy,
-    SinkConfig, SinkStart, SinkTarget, StoreConfig, TokenConfig, WebConfig,
+    ApiConfig, Config, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, OfficialAccountConfig,
+    PollConfig, Proxy, SinkConfig, SinkStart, SinkTarget, StoreConfig, TokenConfig, WebConfig,
 };
 pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES};
 pub use self::setting::parse_duration;
@@ -74,6 +74,13 @@ impl Config {
     pub fn load(path: &Path, environment: &Environment) -> Result<LoadedConfig, Mistakes> {
         let main = layers::Source::read(path)?;
         check::check(layers::read(main, environment)?, environment)
+    }
+
+    /// Loads what commands on the store need. Reads no secrets and no included files, and does not check other sections: the
+    /// secrets may be readable only while the service runs.
+    pub fn load_local(path: &Path, environment: &Environment) -> Result<LocalConfig, Mistakes> {
+        let main = layers::Source::read(path)?;
+        check::check_local(layers::read_main(&main, environment)?, environment)
     }
 
     /// Loads a configuration from text, as [`Config::load`] does from a file. Relative paths are relative to `base_dir`,

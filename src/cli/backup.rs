@@ -33,7 +33,7 @@ pub(super) struct BackupArgs {
 }
 
 pub(super) async fn run(args: BackupArgs) -> Result<(), CliError> {
-    let path = args.config.load()?.config.store.path;
+    let path = args.config.load_local()?.store.path;
     let file = args.file.clone();
     let copy = move |observer: CopyObserver| Store::back_up(&path, &file, &observer);
     signals::until_signal(|shutdown| async move {

@@ -119,8 +119,7 @@ impl SinceArg {
 }
 
 async fn read(args: EventsArgs) -> Result<(), CliError> {
-    let loaded = args.config.load()?;
-    let log = EventLog::open(&loaded.config.store.path)?;
+    let log = EventLog::open(&args.config.load_local()?.store.path)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let since = args.since.map(|since| since.resolve(clock.now().wall));
     let mut filter = EventFilter {

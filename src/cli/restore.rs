@@ -35,7 +35,7 @@ When the daemon is started:
 ";
 
 pub(super) async fn run(args: RestoreArgs) -> Result<(), CliError> {
-    let path = args.config.load()?.config.store.path;
+    let path = args.config.load_local()?.store.path;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let (file, now) = (args.file.clone(), clock.now().wall);
     let restore = move |observer: CopyObserver| Store::restore(&path, &file, now, &observer);

@@ -7,7 +7,7 @@ use super::{
     store_access::{StoreAccess, read_sinks},
 };
 use crate::{
-    config::LoadedConfig,
+    config::LocalConfig,
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkChange, SinkCommand, SinkReport},
     store::StoreError,
 };
@@ -46,10 +46,10 @@ struct ResumeArgs {
 pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
     match args.command {
         Some(SinksCommand::Resume(ResumeArgs { config, sink })) => {
-            let done = change(&config.load()?, SinkCommand::Resume { sink }).await?;
+            let done = change(&config.load_local()?, SinkCommand::Resume { sink }).await?;
             output::print(&format!("{}: resumed, with {} events to deliver\n", done.sink, done.events))
         }
-        None => match read_sinks(&args.config.load()?, SinkCommand::Show).await? {
+        None => match read_sinks(&args.config.load_local()?, SinkCommand::Show).await? {
             SinkAnswer::Sinks(sinks) => print(&sinks, args.format),
             answer => Err(unexpected(&answer)),
         },
@@ -57,8 +57,8 @@ pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
 }
 
 /// Carries out a command that changes a sink, and notes what keeps the sink from getting events.
-pub(super) async fn change(loaded: &LoadedConfig, command: SinkCommand) -> Result<SinkChange, CliError> {
-    match carry_out(loaded, command).await? {
+pub(super) async fn change(config: &LocalConfig, command: SinkCommand) -> Result<SinkChange, CliError> {
+    match carry_out(config, command).await? {
         SinkAnswer::Changed(done) => {
             if !done.is_configured {
                 eprintln!(
@@ -76,12 +76,12 @@ pub(super) async fn change(loaded: &LoadedConfig, command: SinkCommand) -> Resul
     }
 }
 
-async fn carry_out(loaded: &LoadedConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
-    match StoreAccess::acquire(loaded)? {
+async fn carry_out(config: &LocalConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
+    match StoreAccess::acquire(&config.log, &config.store)? {
         StoreAccess::Daemon(daemon) => {
             daemon.client.sinks(command).await.map_err(|error| daemon.request_failed(error))
         }
-        StoreAccess::Direct(None) => Err(StoreError::Missing(loaded.config.store.path.clone()).into()),
+        StoreAccess::Direct(None) => Err(StoreError::Missing(config.store.path.clone()).into()),
         StoreAccess::Direct(Some(store)) => {
             let answer = SinkAdmin::without_daemon(store.clone()).execute(command).await;
             store.close().await;
@@ -92,7 +92,7 @@ async fn carry_out(loaded: &LoadedConfig, command: SinkCommand) -> Result<SinkAn
 
 /// A bug: each command has one kind of answer.
 pub(super) fn unexpected(answer: &SinkAnswer) -> CliError {
-    anyhow::anyhow!("unexpected answer: {answer:?}").into()
+    anyhow::anyhow!("unexpected response: {answer:?}").into()
 }
 
 fn print(sinks: &[SinkReport], format: output::OutputFormat) -> Result<(), CliError> {

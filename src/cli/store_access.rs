@@ -1,6 +1,6 @@
-//! How a command gets at the store: through the daemon that has locked it, or directly.
+//! Gives a command access to the store: directly, or through the daemon that has locked it.
 //!
-//! A command that changes the store or calls WeChat locks the store, so that no daemon starts meanwhile; if a daemon holds the lock,
+//! A command that changes the store or calls WeChat locks the store, so that no daemon starts meanwhile; if a daemon has locked it,
 //! the command goes to that daemon. A store that does not exist is not created: it would belong to the user of the command instead
 //! of the daemon's.
 //!
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::{CliError, init_logging};
 use crate::{
-    config::LoadedConfig,
+    config::{LocalConfig, LogConfig, StoreConfig},
     control::client::{ControlClient, ControlClientError},
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand},
     store::{Store, StoreError},
@@ -32,9 +32,9 @@ pub(super) struct RunningDaemon {
 }
 
 /// Carries out a read-only command on sinks.
-pub(super) async fn read_sinks(loaded: &LoadedConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
-    init_logging("warn", loaded.config.log.format)?;
-    let path = &loaded.config.store.path;
+pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
+    init_logging("warn", config.log.format)?;
+    let path = &config.store.path;
     match ask_daemon(path, command.clone()).await {
         // If there can be no socket, nobody listens on it either.
         Err(ControlClientError::NobodyListens(_) | ControlClientError::Socket(_)) => {}
@@ -50,11 +50,10 @@ async fn ask_daemon(path: &Path, command: SinkCommand) -> Result<SinkAnswer, Con
 }
 
 impl StoreAccess {
-    /// Sets up logging, and locks the store of this configuration or finds the daemon that has locked it.
-    pub(super) fn acquire(loaded: &LoadedConfig) -> Result<Self, CliError> {
-        let config = &loaded.config;
-        init_logging("warn", config.log.format)?;
-        let path = &config.store.path;
+    /// Sets up logging, and locks this store or finds the daemon that has locked it.
+    pub(super) fn acquire(log: &LogConfig, store: &StoreConfig) -> Result<Self, CliError> {
+        init_logging("warn", log.format)?;
+        let path = &store.path;
         match path.exists().then(|| Store::open(path)).transpose() {
             Ok(store) => Ok(Self::Direct(store)),
             Err(StoreError::Locked { path, pid }) => {

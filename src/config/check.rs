@@ -13,7 +13,9 @@ use super::environment::{Environment, LoadContext};
 use super::findings::Findings;
 use super::layers::Layers;
 use super::mistake::{Mistakes, quote};
-use super::model::{Config, LoadedConfig, LogConfig, MetricsConfig, PollConfig, StoreConfig, WebConfig};
+use super::model::{
+    Config, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, PollConfig, StoreConfig, WebConfig,
+};
 use super::official_account::{AccountDefaults, CronText, OfficialAccounts, report_schedule_error};
 use super::rate_limit::{check_rate_limit, warn_of_excess};
 use super::raw;
@@ -70,6 +72,19 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<LoadedC
     let sinks = check_sinks(sinks, context, names, &mut findings);
     let (config, warnings) = findings.finish(rest.map(|rest| Config { official_accounts, sinks, ..rest }))?;
     Ok(LoadedConfig { config, warnings })
+}
+
+/// Returns the log and store sections, or their mistakes.
+pub(super) fn check_local(layers: Layers, environment: &Environment) -> Result<LocalConfig, Mistakes> {
+    let Layers { root: section, base_dir, mut findings, .. } = layers;
+    let root = KeyPath::root(0);
+    let context = LoadContext { base_dir: &base_dir, environment };
+    let keys = findings.section(&root, section);
+    let log = findings.section(&root.name("log"), keys.log);
+    let log = check_log(log, &mut findings);
+    let store = findings.section(&root.name("store"), keys.store);
+    let store = check_store(store, context, &mut findings);
+    Ok(findings.finish(Some(LocalConfig { log, store }))?.0)
 }
 
 /// Checks everything except the official accounts and the sinks.

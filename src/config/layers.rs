@@ -75,6 +75,13 @@ impl Source {
 
 /// Merges the variables into the main file, and reads the included files. Fails if the main file is not valid TOML.
 pub(super) fn read(main: Source, environment: &Environment) -> Result<Layers, Mistakes> {
+    let mut layers = read_main(&main, environment)?;
+    include(&mut layers, &main);
+    Ok(layers)
+}
+
+/// Merges the variables into the main file. Reads no included files.
+pub(super) fn read_main(main: &Source, environment: &Environment) -> Result<Layers, Mistakes> {
     let document = Document::parse(0, &main.shown, main.path.clone(), &main.text);
     let document = document.map_err(|mistakes| {
         Mistakes::from_vec(mistakes).unwrap_or_else(|| Mistake::general("not valid TOML".to_owned()).into())
@@ -84,15 +91,13 @@ pub(super) fn read(main: Source, environment: &Environment) -> Result<Layers, Mi
     let root = deserialize::<raw::Root>(&main.text, values, &main.shown)?;
 
     let sources = ConfigSources { documents: vec![document], variables };
-    let mut layers = Layers {
+    Ok(Layers {
         root,
         included: Vec::new(),
         complete: true,
         base_dir: main.base_dir.clone(),
         findings: Findings::new(sources, mistakes),
-    };
-    include(&mut layers, &main);
-    Ok(layers)
+    })
 }
 
 /// The variables that override keys: their names by key, and their values by name as `config` needs them.

@@ -56,6 +56,15 @@ pub struct Config {
     pub sinks: Vec<SinkConfig>,
 }
 
+/// The part of a configuration that commands on the store need.
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// Log output.
+    pub log: LogConfig,
+    /// The database.
+    pub store: StoreConfig,
+}
+
 /// `[web]`
 #[derive(Clone, Debug)]
 pub struct WebConfig {

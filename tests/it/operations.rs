@@ -52,7 +52,7 @@ fn missing_configuration_names_searched_places() {
 }
 
 #[test]
-fn every_command_reports_all_configuration_mistakes() {
+fn commands_report_all_configuration_mistakes() {
     let home = Home::new();
     home.write(
         "config.toml",
@@ -60,7 +60,7 @@ fn every_command_reports_all_configuration_mistakes() {
          appid = \"wx0000000000000000\"\nkf_accounts = [\"kf1@shop\"]\ntoken.secret_file = \"nowhere\"\n",
     );
     home.write("ca.pem", "garbage\n");
-    for command in ["run", "check", "poll", "events"] {
+    for command in ["run", "check", "poll"] {
         refused(
             &home.run(command),
             78,
@@ -72,6 +72,16 @@ fn every_command_reports_all_configuration_mistakes() {
         );
     }
     assert!(!home.path("kfwatch.db").exists());
+}
+
+#[test]
+fn commands_on_the_store_report_mistakes_about_it() {
+    let home = Home::new();
+    home.write("config.toml", "[store]\npth = \"a.db\"\n[logs]\nlevel = \"info\"\n");
+    for command in ["events", "events dead --sink log", "sinks", "backup copy.db", "restore copy.db"] {
+        let expected = ["config.toml:2: store.pth: unknown key", "config.toml:3: logs: unknown key"];
+        refused(&home.run(command), 78, &expected);
+    }
 }
 
 #[test]

@@ -32,20 +32,20 @@ pub(super) struct DeadArgs {
 }
 
 pub(super) async fn run(args: DeadArgs) -> Result<(), CliError> {
-    let loaded = args.config.load()?;
+    let config = args.config.load_local()?;
     let sink = args.sink;
     if args.retry {
-        let done = sinks::change(&loaded, SinkCommand::RetryDeadLetters { sink }).await?;
+        let done = sinks::change(&config, SinkCommand::RetryDeadLetters { sink }).await?;
         return output::print(&format!(
             "{}: {} dead letters will be delivered again\n",
             done.sink, done.events
         ));
     }
     if args.drop {
-        let done = sinks::change(&loaded, SinkCommand::DropDeadLetters { sink }).await?;
+        let done = sinks::change(&config, SinkCommand::DropDeadLetters { sink }).await?;
         return output::print(&format!("{}: {} dead letters dropped\n", done.sink, done.events));
     }
-    match store_access::read_sinks(&loaded, SinkCommand::DeadLetters { sink }).await? {
+    match store_access::read_sinks(&config, SinkCommand::DeadLetters { sink }).await? {
         SinkAnswer::DeadLetters(letters) => print(&letters, args.format),
         answer => Err(sinks::unexpected(&answer)),
     }

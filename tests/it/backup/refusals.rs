@@ -65,6 +65,26 @@ fn backup_detects_damaged_store() {
 }
 
 #[test]
+fn commands_on_the_store_need_no_secrets() {
+    let home = home_with_store();
+    home.write(
+        "config.toml",
+        "include = \"accounts.d/*.toml\"\n[[official_accounts]]\nname = \"shop\"\nappid = \"wx0000000000000000\"\n\
+         kf_accounts = [\"kf1@shop\"]\ntoken.secret_file = \"/run/credentials/kfwatch.service/shop\"\n\
+         [[sinks]]\nname = \"bus\"\ntype = \"nats\"\nurl = \"nats://127.0.0.1\"\nnkey_file = \"missing\"\n",
+    );
+    for command in ["backup good.db", "restore good.db", "events", "sinks"] {
+        let ended = home.run(command);
+        assert_eq!(ended.code, Some(0), "{command}: {ended:?}");
+    }
+    for command in ["run", "check", "poll"] {
+        let ended = home.run(command);
+        assert_eq!(ended.code, Some(78), "{command}: {ended:?}");
+        assert!(ended.stderr.contains("/run/credentials/kfwatch.service/shop"), "{command}: {ended:?}");
+    }
+}
+
+#[test]
 fn restore_refuses_unsound_backups() {
     let home = home_with_store();
     assert_eq!(home.run("backup good.db").code, Some(0));
