@@ -235,7 +235,7 @@ impl AccountData {
 mod tests {
     use super::*;
 
-    /// The documentation gives these figures: change both together.
+    /// docs/en/development/performance.md has these figures: change both together.
     #[test]
     fn account_size_is_as_documented() {
         assert_eq!(size_of::<AccountData>(), 216);

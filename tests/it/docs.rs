@@ -6,3 +6,4 @@ mod events;
 mod links;
 mod markdown;
 mod metrics;
+mod output;
