@@ -1,6 +1,6 @@
 //! Sets up logging, to standard error: standard output is for data.
 //!
-//! Secrets, tokens and request URLs are never logged, at any level. Customers' openids are logged below info only.
+//! Secrets, tokens, request URLs and customers' openids are never logged, at any level.
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 

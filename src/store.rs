@@ -1,12 +1,12 @@
 //! The durable state: accounts with their snapshots, the event log, the cursors of the sinks.
 //!
-//! An event exists when the transaction commits that also stores the new snapshot. Every method is one business step and
+//! An event and the snapshot that it results from are stored in one transaction. Every method is one business step and
 //! one transaction. Its doc comment states its guarantees, and the contract tests check every backend against them. Steps
 //! that write go through one queue to one writer, which commits the queued steps together. A caller gets its result after
 //! the commit, never before. If a commit fails, nothing of it is stored, every caller of the group gets the error, and the
 //! next group starts afresh.
 //!
-//! The store decides nothing about sessions: it compares no answers and reads no clock.
+//! The store decides nothing about sessions: it compares no responses and reads no clock.
 //!
 //! The backend is one SQLite file with one owner. Another backend (PostgreSQL, with shards leased to several machines) must
 //! provide: the methods below with their guarantees; the check of the lease's epoch in the transaction of each commit, so
@@ -134,8 +134,8 @@ impl Store {
     }
 
     /// Stores when accounts whose polls changed nothing were last seen. Idempotent; skips unknown accounts.
-    pub async fn record_sightings(&self, sightings: Vec<LastSeenUpdate>) -> Result<(), StoreError> {
-        self.sqlite.write(move |tx| accounts::record_sightings(tx, &sightings)).await
+    pub async fn record_last_seen(&self, updates: Vec<LastSeenUpdate>) -> Result<(), StoreError> {
+        self.sqlite.write(move |tx| accounts::record_last_seen(tx, &updates)).await
     }
 
     /// The events after `after` in the order of the log, at most `limit`.

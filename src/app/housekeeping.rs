@@ -111,7 +111,7 @@ impl Housekeeping {
             // Read late, because a poll may have committed a newer time in the meantime.
             let (accounts, updates): (Vec<_>, Vec<LastSeenUpdate>) =
                 batch.iter().filter_map(|account| Some((account, account.pending_last_seen()?))).unzip();
-            match self.store.record_sightings(updates.clone()).await {
+            match self.store.record_last_seen(updates.clone()).await {
                 Ok(()) => {
                     self.log_recovery();
                     accounts

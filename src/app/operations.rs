@@ -1,4 +1,4 @@
-//! Builds the operations that commands run, on the daemon's official accounts or on official accounts for one command.
+//! Builds what `kfwatch poll` and `kfwatch check --online` need: the daemon's official accounts, or new ones if no daemon runs.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

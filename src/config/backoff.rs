@@ -11,7 +11,7 @@ use super::setting::{Setting, SettingValue};
 use super::sources::KeyPath;
 use crate::domain::backoff::{BackoffPolicy, ExponentialBackoff};
 
-/// What a longest backoff may be. The upper limit ensures that every failure is retried at least once a day.
+/// The range of a longest wait. The upper limit ensures that every failure is retried at least once a day.
 const LONGEST: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
 pub(super) fn check_backoff(keys: raw::Backoff, findings: &mut Findings) -> BackoffPolicy {
@@ -49,18 +49,18 @@ fn check_times(
         [first, longest, *LONGEST.start(), *LONGEST.end()].map(format_duration);
     let problem = match ExponentialBackoff::try_new(first, longest) {
         _ if !LONGEST.contains(&longest) => format!(
-            "{longest_text} is out of range; write a longest backoff from {least} to {most}, and a first one from 0s"
+            "{longest_text} is out of range; write a longest wait from {least} to {most}, and a first one from 0s"
         ),
         Ok(backoff) => return backoff,
         Err(_) => format!(
-            "the first backoff, {first_text}, is longer than the longest, {longest_text}; write the shorter one first"
+            "the first wait, {first_text}, is longer than the longest, {longest_text}; write the shorter one first"
         ),
     };
     findings.wrong(key, problem);
     default
 }
 
-/// The first and the longest backoff, or one value for both.
+/// The first and the longest wait, or one value for both.
 impl SettingValue for BackoffTimes {
     fn from_value(value: ValueKind) -> Result<Self, String> {
         let ValueKind::Array(values) = value else {
@@ -71,7 +71,7 @@ impl SettingValue for BackoffTimes {
         match backoffs.map_err(|problem| format!("one element {problem}"))?[..] {
             [first, longest] => Ok(Self { first, longest }),
             ref others => Err(format!(
-                "has {} elements; write the first and the longest backoff, like [\"10s\", \"2m\"], or one for both",
+                "has {} elements; write the first and the longest wait, like [\"10s\", \"2m\"], or one for both",
                 others.len()
             )),
         }

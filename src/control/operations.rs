@@ -1,4 +1,4 @@
-//! The commands that call WeChat: the same in the daemon and in a command that finds no daemon.
+//! Polls and checks all accounts for `kfwatch poll` and `kfwatch check --online`, in the daemon or without one.
 
 use std::{collections::HashMap, sync::Arc};
 

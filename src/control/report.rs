@@ -1,4 +1,4 @@
-//! The results of commands: what goes through the control socket, to scripts (`--format json`) and into tables.
+//! The results of `kfwatch poll` and `kfwatch check --online`, as JSON and as tables.
 
 use serde::{Deserialize, Serialize};
 

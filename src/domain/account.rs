@@ -42,7 +42,7 @@ pub fn is_kf_account(text: &str) -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccountState {
-    /// There was no conclusive answer yet.
+    /// There was no conclusive response yet.
     #[default]
     Unknown,
     /// The sessions are listed.
@@ -51,7 +51,7 @@ pub enum AccountState {
     Unbound,
     /// WeChat does not know the account: errcode 65401.
     Invalid,
-    /// There was no conclusive answer for too long: the sessions are unknown.
+    /// There was no conclusive response for too long: the sessions are unknown.
     Blind,
     /// The account is no longer configured, or no longer listed by getkflist.
     Unwatched,

@@ -1,13 +1,13 @@
 //! The classes of failed calls. Each class has one backoff ([`super::backoff`]) and one scope.
 //!
-//! `wechat::error` maps each errcode to its class. Everything else asks for the class and never for the errcode.
+//! [`super::errcode`] has the class of each errcode. Code that reacts to a failure uses the class, not the errcode.
 
 /// Why a call failed, as far as the reaction to it differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
     /// WeChat rejects the access token for every call.
     TokenRejected,
-    /// WeChat or the network is busy: errcode -1, a 5xx, a timeout, a broken connection, a malformed answer.
+    /// WeChat or the network is busy: errcode -1, a 5xx, a timeout, a broken connection, a malformed response.
     Busy,
     /// This minute's quota is used up.
     MinuteQuota,

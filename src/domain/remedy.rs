@@ -136,21 +136,21 @@ pub(crate) const PLATFORM_RESTRICTED: Remedy = Remedy {
     zh: "第三方平台被限制或未全网发布，请在 open.weixin.qq.com 查看其状态与通知",
 };
 
-/// The day quota of getsessionlist is used up.
+/// The daily quota of getsessionlist is used up.
 pub(crate) const DAY_QUOTA: Remedy = Remedy {
-    en: "the day quota is used up: poll less often, or clear the quota in the console or with openapi/quota/clear; \
+    en: "the daily quota is used up: poll less often, or clear the quota in the console or with openapi/quota/clear; \
          otherwise WeChat resets it at midnight in China",
     zh: "当日调用额度已用完：请降低轮询频率，或在后台或以 openapi/quota/clear 清零额度；否则北京时间零点后恢复",
 };
-/// The day quota of token fetches is used up.
+/// The daily quota of token fetches is used up.
 pub(crate) const TOKEN_QUOTA: Remedy = Remedy {
-    en: "the day quota of token fetches is used up (other programs use it too): use source = \"stable\", or one token \
+    en: "the daily quota of token fetches is used up (other programs use it too): use source = \"stable\", or one token \
          server for all programs, or clear the quota in the console",
     zh: "当日获取令牌的次数（含其他程序）已用完：请使用 source = \"stable\" 或共用一个令牌服务器，或在后台清零额度",
 };
-/// The day quota of a collector's call is used up.
+/// The daily quota of a collector's call is used up.
 pub(crate) const COLLECTOR_QUOTA: Remedy = Remedy {
-    en: "the day quota of this call is used up: make the call less often or turn it off in [collectors], or clear the \
+    en: "the daily quota of this call is used up: make the call less often or turn it off in [collectors], or clear the \
          quota in the console or with openapi/quota/clear",
     zh: "该接口的当日调用额度已用完：请在 [collectors] 中降低其频率或将其关闭，或在后台或以 openapi/quota/clear 清零额度",
 };
@@ -164,9 +164,9 @@ pub(crate) const MINUTE_QUOTA: Remedy = Remedy {
     zh: "每分钟调用（含其他程序）过多：请降低轮询频率，或设置 poll.spread",
 };
 
-/// A proxy may change requests or answers.
+/// A proxy may change requests or responses.
 pub(crate) const PROXY: Remedy = Remedy {
-    en: "something between this host and WeChat may change requests or answers: check proxies and api.base_url",
+    en: "something between this host and WeChat may change requests or responses: check proxies and api.base_url",
     zh: "本机与微信之间可能有代理改动请求或应答：请检查代理与 api.base_url",
 };
 /// WeChat refused a request that it should accept.
@@ -180,7 +180,7 @@ pub(crate) const NETWORK: Remedy = Remedy {
     zh: "请检查本机到 api.base_url 的网络、DNS 与防火墙",
 };
 pub(crate) const TOO_LARGE: Remedy = Remedy {
-    en: "if the answer is genuine, raise api.max_body_bytes",
+    en: "if the response is genuine, raise api.max_body_bytes",
     zh: "若应答属实，请调大 api.max_body_bytes",
 };
 pub(crate) const TOKEN_FILE: Remedy = Remedy {

@@ -1,8 +1,9 @@
 //! Collections: calls that report what an official account's agents and customers do apart from sessions.
 //!
 //! A collector that fails backs off alone, with the policy of polls ([`crate::domain::backoff`]): a missing permission of
-//! one call says nothing about polls and other collectors. A failure of polls that every call would meet stops collectors,
-//! too. Readers keep seeing the last answer, with its time.
+//! one call says nothing about polls and other collectors. If polls fail for a reason that concerns every call of the
+//! official account, such as a rejected address, collectors make no calls either. Readers see the last response, with its
+//! time.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Counts the commits of polls, so that the watchdog notices when they stand still.
+//! Counts the commits of polls, so that the watchdog notices when none of them ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! Fetches the session list of a kf account: the one way for scheduled polls and for commands.
+//! Fetches the session list of a kf account. Scheduled polls and the commands `poll` and `check --online` all use it.
 
 use std::{
     hash::{BuildHasher, RandomState},

@@ -1,7 +1,7 @@
 //! Logs polls: the first failure, each new reason, and the recovery with a count. Repeats only count.
 //!
-//! [`FailureStreak`] decides which failures are logged. This module decides whose streak they belong to: what concerns a
-//! whole official account, or the store, is logged once and not once for each kf account.
+//! [`FailureStreak`] decides which failures are logged. This module decides to which streak a failure belongs. A failure
+//! of a whole official account, or of the store, is logged once and not once for each kf account.
 
 use std::{
     mem::Discriminant,
@@ -104,7 +104,7 @@ pub(super) fn log_transition(account: &Account, transition: Transition, binding:
     match (to, binding) {
         (AccountState::Blind, _) => tracing::warn!(
             %account,
-            "Account is blind: no conclusive answer for poll.blind_after, its sessions are unknown"
+            "Account is blind: no conclusive response for poll.blind_after, its sessions are unknown"
         ),
         (AccountState::Unbound, Some(binding)) => {
             tracing::warn!(%account, "Account is unbound; getkflist says: {binding}");

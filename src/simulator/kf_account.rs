@@ -1,5 +1,5 @@
-//! One kf account: its binding, its open sessions and its waiting customers. Each look at the state first plays the
-//! history up to the present.
+//! One kf account: its binding, its open sessions and its waiting customers. Reading the state first advances the
+//! simulation to now.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};

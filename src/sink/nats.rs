@@ -1,8 +1,8 @@
 //! Publishes events to NATS JetStream: one message each, acknowledged by the stream that stores it.
 //!
 //! The subject names the official account and the event type. The event's id is the message's `Nats-Msg-Id`, by which the
-//! stream drops duplicates within its duplicate window. A message that is too large is refused for the event's sake.
-//! Everything else is a problem of the server, the network or the configuration, and another attempt may succeed.
+//! stream drops duplicates within its duplicate window. A message that is too large is rejected: its event
+//! becomes a dead letter. Every other failure is a problem of the server, the network or the configuration, and is retried.
 //!
 //! A [`Connection`] is opened when there is an event to deliver, and replaced after its first failure. Only the dispatcher
 //! decides when to retry, and undelivered events wait nowhere but in the event log.

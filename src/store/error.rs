@@ -83,9 +83,7 @@ pub enum StoreError {
         source: Cause,
     },
     /// The disk is full.
-    #[error(
-        "the disk of the store is full: make room; commits then resume by themselves, and no event is lost"
-    )]
+    #[error("the disk of the store is full: make room; commits then resume by themselves")]
     Full {
         /// The error of SQLite.
         source: Cause,

@@ -26,7 +26,7 @@ pub enum CallError {
         message: Box<str>,
     },
     /// The answer did not arrive completely before the timeout.
-    #[error("no answer in time")]
+    #[error("no response in time")]
     Timeout,
     /// The connection could not be established, or broke before the answer.
     #[error("connection failed: {0}")]
@@ -40,10 +40,10 @@ pub enum CallError {
         retry_after: Option<Duration>,
     },
     /// The answer does not have the documented form.
-    #[error("malformed answer: {0}")]
+    #[error("malformed response: {0}")]
     Malformed(Box<str>),
     /// The answer is larger than `api.max_body_bytes`.
-    #[error("answer larger than {limit} bytes")]
+    #[error("response larger than {limit} bytes")]
     TooLarge {
         /// The limit.
         limit: usize,
@@ -101,7 +101,7 @@ impl CallError {
         if error.is_timeout() {
             Self::Timeout
         } else if error.is_body() || error.is_decode() {
-            Self::Malformed("the answer is incomplete".into())
+            Self::Malformed("the response is incomplete".into())
         } else {
             Self::Connect(innermost_cause(error).into())
         }

@@ -1,10 +1,9 @@
 //! The rate limit of one official account's calls: `max_requests_per_minute`, evenly spaced.
 //!
 //! Each call needs a permit just before it is made. Token calls need none, because they have a minimum interval of their
-//! own. There are two kinds of requesters. Polls wait in a queue, which must not block, and ask again later
-//! ([`RateLimiter::try_permit_for_poll`]). All other calls are those of collectors, which ask again later too
-//! ([`RateLimiter::try_permit_for_collector`]), and retries with a new token, which are in progress and wait
-//! ([`RateLimiter::permit`]). If both kinds want more permits than there are, they alternate, so that neither starves.
+//! own. Polls ([`RateLimiter::try_permit_for_poll`]) and collectors ([`RateLimiter::try_permit_for_collector`]) try to get
+//! one, and come back later if there is none. A retry with a new token waits for its permit ([`RateLimiter::permit`]). If
+//! there are too few permits, polls and the other calls get them in turn.
 //!
 //! Waiting uses tokio's timer, because governor's own timer needs a thread.
 

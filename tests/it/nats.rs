@@ -225,7 +225,7 @@ fn hanging_server_times_out_and_recovers() {
     open(&wechat.control(), "kf1@shop", "oB");
     open(&wechat.control(), "kf2@shop", "oC");
     eventually_logged(&daemon, "the server did not acknowledge in time");
-    eventually_logged(&daemon, "no answer in time");
+    eventually_logged(&daemon, "no response in time");
     server.signal("CONT");
     eventually_delivered(&daemon);
     eventually_stored(&server.anyone(), 3);

@@ -39,7 +39,7 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
 
     fn nicknames(&mut self, columns: &Columns<'_>) {
         let name = "wechat_kf_account_info";
-        self.header(name, "gauge", "Nickname of the kf account in the last answer of getkflist; always 1.");
+        self.header(name, "gauge", "Nickname of the kf account in the last response of getkflist; always 1.");
         for (official_account, rows) in &columns.official_accounts {
             let prefix = [name, "{", &official_account.labels, ",kf_account=\""].concat();
             for row in rows.clone() {
@@ -124,8 +124,8 @@ const FAMILIES: [AccountFamily; 15] = [
     AccountFamily {
         name: "wechat_kf_account_unbound",
         kind: "gauge",
-        help: "1 if no WeChat user is bound to the kf account: the last conclusive answer was errcode 65402, or, before \
-               the first such answer, getkflist says so.",
+        help: "1 if no WeChat user is bound to the kf account: the last conclusive response was errcode 65402, or, before \
+               the first such response, getkflist says so.",
         fold: sum,
         value: Value::Flag(|view| {
             Some(view.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))
@@ -134,7 +134,7 @@ const FAMILIES: [AccountFamily; 15] = [
     AccountFamily {
         name: "wechat_kf_account_invalid",
         kind: "gauge",
-        help: "1 if the last conclusive answer was errcode 65401: WeChat does not know the kf view.",
+        help: "1 if the last conclusive response was errcode 65401: WeChat does not know the kf account.",
         fold: sum,
         value: Value::Flag(|view| Some(view.conclusion == Some(Conclusion::Invalid))),
     },
@@ -162,7 +162,7 @@ const FAMILIES: [AccountFamily; 15] = [
     AccountFamily {
         name: "kfwatch_poll_last_success_timestamp_seconds",
         kind: "gauge",
-        help: "When the answer of the last successful poll was received.",
+        help: "When the response of the last successful poll was received.",
         fold: earliest,
         value: Value::Number(|view| view.last_success_at.and_then(seconds)),
     },
@@ -183,7 +183,7 @@ const FAMILIES: [AccountFamily; 15] = [
     AccountFamily {
         name: "kfwatch_poll_failures_total",
         kind: "counter",
-        help: "Polls that failed, or whose answer was not stored.",
+        help: "Polls that failed, or whose response was not stored.",
         fold: sum,
         value: Value::Number(|view| Some(view.counters.failures.into())),
     },
@@ -197,14 +197,14 @@ const FAMILIES: [AccountFamily; 15] = [
     AccountFamily {
         name: "wechat_kf_account_online",
         kind: "gauge",
-        help: "1 if the kf account is online, from the last answer of getonlinekflist.",
+        help: "1 if the kf account is online, from the last response of getonlinekflist.",
         fold: sum,
         value: Value::Flag(|view| view.agent.online),
     },
     AccountFamily {
         name: "wechat_kf_account_accepted_cases",
         kind: "gauge",
-        help: "Sessions that the kf account has accepted, from the last answer of getonlinekflist; absent while it is not listed.",
+        help: "Sessions that the kf account has accepted, from the last response of getonlinekflist; absent while it is not listed.",
         fold: sum,
         value: Value::Number(|view| view.agent.accepted_cases.map(u64::from)),
     },

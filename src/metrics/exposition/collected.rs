@@ -12,28 +12,28 @@ use crate::{
 const FAMILIES: [Family<CollectorReadings>; 5] = [
     gauge(
         "wechat_kf_online_accounts",
-        "Kf accounts that are online, watched or not, from the last answer of getonlinekflist.",
+        "Kf accounts that are online, polled or not, from the last response of getonlinekflist.",
         |collected| collected.online_accounts,
     ),
     gauge(
         "wechat_kf_waiting_customers",
-        "Customers who wait for an agent, from the last answer of getwaitcase.",
+        "Customers who wait for an agent, from the last response of getwaitcase.",
         |collected| collected.waiting.map(|queue| queue.customers),
     ),
     gauge(
         "wechat_kf_waiting_oldest_message_timestamp_seconds",
-        "The oldest last message of a waiting customer (of the first hundred), from the last answer of getwaitcase; absent \
+        "The oldest last message of a waiting customer (of the first hundred), from the last response of getwaitcase; absent \
          when nobody waits.",
         |collected| collected.waiting?.oldest_message_at?.try_into().ok(),
     ),
     gauge(
         "wechat_kf_api_quota_limit",
-        "Calls of getsessionlist that WeChat allows per day, from the last answer of openapi/quota/get.",
+        "Calls of getsessionlist that WeChat allows per day, from the last response of openapi/quota/get.",
         |collected| collected.quota.map(|quota| quota.limit),
     ),
     gauge(
         "wechat_kf_api_quota_remaining",
-        "Calls of getsessionlist left today, whoever made the others, from the last answer of openapi/quota/get.",
+        "Calls of getsessionlist left today, whoever made the others, from the last response of openapi/quota/get.",
         |collected| collected.quota.map(|quota| quota.remaining),
     ),
 ];
@@ -49,7 +49,7 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         self.header(
             name,
             "gauge",
-            "When the collector last received an answer; the values from it are as old.",
+            "When the collector last received a response; the values from it are as old.",
         );
         for (official_account, collected) in official_accounts.iter().zip(&collected) {
             for collector in Collector::ALL {

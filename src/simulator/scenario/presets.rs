@@ -1,5 +1,4 @@
-//! The scenarios that come with the program: one to look at, the same for a third-party platform,
-//! and one to measure with.
+//! The built-in scenarios: those of `kfwatch demo`, of a third-party platform, and of a load test.
 
 use std::time::Duration;
 

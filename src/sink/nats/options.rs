@@ -65,7 +65,7 @@ impl Login {
         let text = SecretString::from(format!("{}\n", text.expose_secret().trim()));
         match async_nats::ConnectOptions::new().credentials(text.expose_secret()) {
             Ok(_) => Ok(Self::Credentials(text)),
-            Err(_) => Err("holds no user JWT with its seed; write one with \"nsc generate creds\""),
+            Err(_) => Err("contains no user JWT with its seed; write one with \"nsc generate creds\""),
         }
     }
 
@@ -73,7 +73,7 @@ impl Login {
     pub fn nkey(seed: &SecretString) -> Result<Self, &'static str> {
         match nkeys::KeyPair::from_seed(seed.expose_secret()) {
             Ok(key) if key.public_key().starts_with('U') => Ok(Self::Nkey(seed.clone())),
-            _ => Err("holds no seed of a user's key; it begins with SU, as \"nk -gen user\" writes it"),
+            _ => Err("contains no seed of a user's key; it begins with SU, as \"nk -gen user\" writes it"),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn not_connected(error: &ConnectError, options: &NatsOptions) -> Stri
 
 /// No server could be connected to in time.
 pub(super) fn not_connected_in_time(options: &NatsOptions) -> String {
-    format!("no connection to {}: no answer in time", options.servers())
+    format!("no connection to {}: no response in time", options.servers())
 }
 
 /// The connection broke before the acknowledgement.
@@ -163,7 +163,7 @@ mod tests {
             ConnectError::with_source(ConnectErrorKind::Dns, "no such host"),
             "its name is not resolved: no such host",
         );
-        check(ConnectErrorKind::TimedOut.into(), "no answer in time");
+        check(ConnectErrorKind::TimedOut.into(), "no response in time");
         let login = "the login is refused; check credentials_file, nkey_file, or user and secret_file";
         check(ConnectErrorKind::AuthorizationViolation.into(), login);
         check(ConnectError::with_source(ConnectErrorKind::Tls, "no roots"), "no roots; set ca_file");

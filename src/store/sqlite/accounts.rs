@@ -128,16 +128,16 @@ pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAcco
     Ok(registered.configured)
 }
 
-pub(in crate::store) fn record_sightings(
+pub(in crate::store) fn record_last_seen(
     tx: &Transaction<'_>,
-    sightings: &[LastSeenUpdate],
+    updates: &[LastSeenUpdate],
 ) -> Result<(), StoreError> {
     let mut statement = tx.prepare_cached(
         "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
                 last_success_at = coalesce(?3, last_success_at)
          WHERE id = ?1",
     )?;
-    for LastSeenUpdate { id, listed_sent_at, last_success_at } in sightings {
+    for LastSeenUpdate { id, listed_sent_at, last_success_at } in updates {
         statement.execute((id.0, listed_sent_at.map(convert::ms), last_success_at.map(convert::ms)))?;
     }
     Ok(())

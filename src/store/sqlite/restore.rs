@@ -1,10 +1,9 @@
 //! Replaces the store by a backup.
 //!
-//! If this program ends at any moment, it leaves the old store or the new one. The new store is made in a file of its own,
-//! complete and synced, and gets its name by one rename; the old store has a second name by then. A write-ahead log of the
-//! old store next to the new file would mix the two, because SQLite would replay it. So that log is checkpointed into the
-//! old file first. Only a file that SQLite cannot open has a log that cannot be checkpointed; that log is moved away just
-//! before the rename.
+//! If this program is killed at any moment, either the old or the new store remains. The steps are: write the new store to
+//! a temporary file and sync it; checkpoint the write-ahead log of the old store, because SQLite would apply that log to the
+//! new file; hard-link the old store to the name under which it is kept; rename the temporary file to the store's name. If
+//! SQLite cannot open the old store, its log cannot be checkpointed, and is moved away just before the rename.
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -1,4 +1,4 @@
-//! Pruning, the size limit, and how writes succeed.
+//! Types for pruning, the size limit, and whether writes succeed.
 
 use std::ops::AddAssign;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::ids::LogPosition;
 
-/// How transactions succeeded since the store was opened.
+/// Failed transactions since the store was opened, and whether the last one succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteStats {
     /// Transactions that failed.

@@ -160,7 +160,7 @@ pub(crate) async fn last_seen_update_keeps_unknown_fields(place: &Place) {
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
     let seen = LastSeenUpdate { id: account.id, listed_sent_at: None, last_success_at: Some(at(9).into()) };
-    store.record_sightings(vec![seen]).await.unwrap();
+    store.record_last_seen(vec![seen]).await.unwrap();
     let account = register(&store, "a").await;
     assert_eq!(
         account.record,

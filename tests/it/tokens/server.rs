@@ -109,9 +109,9 @@ async fn token_server_failures_are_distinct_and_leak_nothing() {
         (500, "s3cret", "token_server: HTTP status 500"),
         (401, "s3cret", "token_server: HTTP status 401"),
         (302, "served-1", "token_server: HTTP status 302"),
-        (200, "", "token_server: malformed answer: does not contain exactly one token"),
-        (200, "<p>s3cret", "token_server: malformed answer: HTML or XML, not a token"),
-        (200, r#"{"s3cret":1}"#, "token_server: malformed answer: JSON, but no json_pointer is configured"),
+        (200, "", "token_server: malformed response: does not contain exactly one token"),
+        (200, "<p>s3cret", "token_server: malformed response: HTML or XML, not a token"),
+        (200, r#"{"s3cret":1}"#, "token_server: malformed response: JSON, but no json_pointer is configured"),
         (
             200,
             r#"{"errcode":"40164","errmsg":"s3cret-too is not on the list"}"#,
