@@ -65,18 +65,23 @@ pub struct TickerContext {
 /// Makes every ticker serve a tick now, in addition to those of its schedule. For tests, which need not wait for the wall
 /// clock then.
 #[derive(Clone)]
-pub struct ManualTicks(watch::Sender<()>);
+pub struct ManualTicks {
+    sender: watch::Sender<()>,
+    /// Has seen no tick. Tickers clone it, so they also serve a tick from before their start.
+    receiver: watch::Receiver<()>,
+}
 
 impl ManualTicks {
     /// Starts a sweep of every schedule.
     pub fn tick(&self) {
-        self.0.send_replace(());
+        self.sender.send_replace(());
     }
 }
 
 impl Default for ManualTicks {
     fn default() -> Self {
-        Self(watch::Sender::new(()))
+        let (sender, receiver) = watch::channel(());
+        Self { sender, receiver }
     }
 }
 
@@ -129,7 +134,7 @@ impl Ticker {
         drain: CancellationToken,
     ) -> Result<(), CronSchedulerError> {
         let (signal, mut signals) = mpsc::channel(1);
-        let mut manual_ticks = self.context.manual_ticks.0.subscribe();
+        let mut manual_ticks = self.context.manual_ticks.receiver.clone();
         let mut now = self.context.clock.now();
         let mut jobs = scheduler.add(&self.schedule, now.wall, &signal).await?;
         self.due = self.schedule.next_after(now.wall);

@@ -9,7 +9,8 @@ use std::{
 };
 
 use crate::support::{
-    process::{Home, Process, WeChat, appid, quiet},
+    daemon::ManualDaemon,
+    process::{Home, WeChat, appid, quiet},
     wait::eventually,
 };
 use jiff::Timestamp;
@@ -265,7 +266,7 @@ fn assert_no_tick_twice(ticking: &Ticking) {
     assert!(polls.len() as u64 <= ticking.clock.origin.elapsed().as_secs() + 2, "{polls:?}");
 }
 
-fn polls_of(daemon: &Process, official_account: &str, kf_account: &str, name: &str) -> f64 {
+fn of_account(daemon: &ManualDaemon, official_account: &str, kf_account: &str, name: &str) -> f64 {
     let series = format!("{name}{{official_account=\"{official_account}\",kf_account=\"{kf_account}\"}}");
     daemon.metric(&series).unwrap_or(0.0)
 }
@@ -276,25 +277,33 @@ fn hanging_accounts_cost_no_other_account_a_tick() {
     let control = wechat.control();
     control.inject(FaultRule { kf_account: Some("kf1@shop".to_owned()), ..hang() });
     control.inject(FaultRule { official_account: Some("stuck".to_owned()), ..hang() });
-    let daemon = Home::watching(&wechat, "")
-        .set("KFWATCH__API__TIMEOUT", "60s")
-        .set("KFWATCH__API__MAX_IN_FLIGHT", "24")
-        .set("KFWATCH__SHUTDOWN_TIMEOUT", "1s")
-        .daemon();
-    let others = || (2..=4).map(|number| control.polls_of(&appid(0), &format!("kf{number}@shop")).unwrap());
-    eventually("a first poll", || others().all(|polls| polls > 0).then_some(()));
-    let overruns = |official: &str, kf: &str| polls_of(&daemon, official, kf, "kfwatch_poll_overruns_total");
-    eventually("seven overruns of the accounts that hang, and of the queued ones", || {
-        (overruns("shop", "kf1@shop") >= 7.0 && overruns("stuck", "kf30@stuck") >= 7.0).then_some(())
-    });
-    let ticks = overruns("shop", "kf1@shop");
-    eventually("polls of the others at each tick", || {
-        others().all(|polls| polls as f64 >= ticks - 1.0).then_some(())
-    });
-    // On a busy machine a poll may take a second.
-    assert!(overruns("shop", "kf2@shop") <= ticks / 3.0);
-    assert!(polls_of(&daemon, "shop", "kf1@shop", "kfwatch_poll_overdue") > 0.0);
-    assert!(polls_of(&daemon, "shop", "kf2@shop", "kfwatch_poll_overdue") < 1.0);
+    let daemon = ManualDaemon::watching(
+        &wechat,
+        &[("KFWATCH__API__TIMEOUT", "60s"), ("KFWATCH__API__MAX_IN_FLIGHT", "24")],
+    );
+    let overruns =
+        |official: &str, kf: &str| of_account(&daemon, official, kf, "kfwatch_poll_overruns_total");
+    let polls = |official: &str, kf: &str| of_account(&daemon, official, kf, "kfwatch_polls_total");
+    let others = ["kf2@shop", "kf3@shop", "kf4@shop"];
+    let ticks = 8;
+    for tick in 1..=ticks {
+        daemon.tick();
+        eventually("overruns of the accounts that hang, and of the queued ones", || {
+            let [hanging, queued] = [overruns("shop", "kf1@shop"), overruns("stuck", "kf30@stuck")];
+            (hanging >= f64::from(tick - 1) && queued >= f64::from(tick - 1)).then_some(())
+        });
+        eventually("polls of the others, or overruns", || {
+            let served = |kf: &&str| polls("shop", kf) + overruns("shop", kf) >= f64::from(tick);
+            others.iter().all(served).then_some(())
+        });
+    }
+    assert_eq!(overruns("shop", "kf1@shop"), f64::from(ticks - 1));
+    for kf_account in others {
+        // A tick can come before the poll that was counted has ended.
+        assert!(overruns("shop", kf_account) <= 1.0, "{kf_account}: {}", overruns("shop", kf_account));
+    }
+    assert!(of_account(&daemon, "shop", "kf1@shop", "kfwatch_poll_overdue") > 0.0);
+    assert!(of_account(&daemon, "shop", "kf2@shop", "kfwatch_poll_overdue") < 1.0);
     assert_eq!(control.max_in_flight_of_any_kf_account(), 1);
     assert_eq!(control.max_in_flight_of_official_account(&appid(1)), Ok(16), "at most its share");
 }
@@ -304,13 +313,14 @@ fn slow_answers_keep_one_poll_in_flight() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     wechat.control().inject(FaultRule {
         endpoint: Some(Endpoint::GetSessionList),
-        ..FaultRule::new(Fault::Slow(Duration::from_millis(1500)))
+        ..FaultRule::new(Fault::Slow(Duration::from_millis(500)))
     });
-    let daemon = Home::watching(&wechat, "").daemon();
+    let daemon = ManualDaemon::watching(&wechat, &[]);
     eventually("polls", || {
-        (polls_of(&daemon, "shop", "kf3@shop", "kfwatch_polls_total") >= 3.0).then_some(())
+        daemon.tick();
+        (of_account(&daemon, "shop", "kf3@shop", "kfwatch_polls_total") >= 3.0).then_some(())
     });
-    assert!(polls_of(&daemon, "shop", "kf3@shop", "kfwatch_poll_overruns_total") >= 1.0);
+    assert!(of_account(&daemon, "shop", "kf3@shop", "kfwatch_poll_overruns_total") >= 1.0);
     assert_eq!(wechat.control().max_in_flight_of_any_kf_account(), 1);
 }
 
@@ -335,20 +345,17 @@ fn stopped_process_resumes_polling() {
 #[test]
 fn polls_are_spread_over_the_time_after_the_tick() {
     let wechat = WeChat::play(quiet(&[("shop", 40)]));
-    let _daemon = Home::watching(&wechat, "")
-        .set("KFWATCH__POLL__SCHEDULE", "*/5 * * * * *")
-        .set("KFWATCH__POLL__SPREAD", "4s")
-        .daemon();
-    eventually("two sweeps", || (wechat.control().requests(Endpoint::GetSessionList) >= 80).then_some(()));
+    let daemon = ManualDaemon::watching(&wechat, &[("KFWATCH__POLL__SPREAD", "4s")]);
+    daemon.tick();
+    eventually("a sweep", || (daemon.metric("kfwatch_sweeps_total") >= Some(1.0)).then_some(()));
     let ledger = wechat.control().ledger();
     let mut at: Vec<i64> = ledger.polls.iter().map(|poll| poll.received_at_ms).collect();
     at.sort_unstable();
-    let first_sweep = &at[..40];
-    let took = first_sweep[39] - first_sweep[0];
+    assert_eq!(at.len(), 40);
+    let took = at[39] - at[0];
     assert!(took >= 2000, "{took} ms");
-    let most_in_half_a_second = first_sweep
-        .iter()
-        .map(|from| first_sweep.iter().filter(|at| (*from..from + 500).contains(*at)).count());
+    let most_in_half_a_second =
+        at.iter().map(|from| at.iter().filter(|at| (*from..from + 500).contains(*at)).count());
     assert!(most_in_half_a_second.max().unwrap() <= 20);
 }
 
@@ -361,26 +368,17 @@ fn busy_answer_is_retried_before_a_distant_tick() {
         times: Some(1),
         ..FaultRule::new(Fault::Errcode(-1))
     });
-    // A tick a few seconds from now, and one two minutes later if the machine is too busy to start kfwatch before the first.
-    let first = clock_now().as_second() + 4;
-    let second = first.rem_euclid(60);
-    let minutes = [first, first + 120].map(|at| at.div_euclid(60).rem_euclid(60).to_string()).join(",");
-    let daemon = Home::watching(&wechat, "")
-        .set("KFWATCH__POLL__SCHEDULE", &format!("{second} {minutes} * * * *"))
-        .set("KFWATCH__POLL__TIMEZONE", "UTC")
-        .daemon();
-    let up = || polls_of(&daemon, "shop", "kf1@shop", "wechat_kf_account_up") > 0.0;
-    eventually("the repeated poll", || up().then_some(()));
+    let daemon = ManualDaemon::watching(&wechat, &[]);
+    daemon.tick();
+    // The sweep ends with the repeated poll.
+    eventually("the sweep", || (daemon.metric("kfwatch_sweeps_total") >= Some(1.0)).then_some(()));
+    assert!(of_account(&daemon, "shop", "kf1@shop", "wechat_kf_account_up") > 0.0);
     let ledger = control.ledger();
     let [busy, good] = &ledger.polls[..] else { panic!("{:?}", ledger.polls) };
     let wait = good.received_at_ms - busy.received_at_ms;
-    assert!((900..60_000).contains(&wait), "{wait} ms");
+    // A second, shortened at random by up to a fifth, in rounded milliseconds.
+    assert!((799..60_000).contains(&wait), "{wait} ms");
     assert_eq!(daemon.metric("kfwatch_sweeps_total"), Some(1.0));
-}
-
-#[expect(clippy::disallowed_methods, reason = "a tick is scheduled for a moment of the machine's clock")]
-fn clock_now() -> Timestamp {
-    Timestamp::now()
 }
 
 fn hang() -> FaultRule {

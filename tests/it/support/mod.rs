@@ -1,9 +1,10 @@
-//! The kit that all integration tests share: kfwatch as a child process, the simulated WeChat API, receivers, failing
+//! The kit that all integration tests share: kfwatch as a child process or in this process, the simulated WeChat API, receivers, failing
 //! disks, and a model that derives the expected events from a history. The model shares no code with the program.
 
 pub(crate) mod alertmanager;
 pub(crate) mod backup;
 pub(crate) mod certificates;
+pub(crate) mod daemon;
 pub(crate) mod delivery;
 pub(crate) mod disk;
 pub(crate) mod event_log;
