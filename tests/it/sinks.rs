@@ -499,20 +499,32 @@ fn removed_sink_keeps_its_cursor() {
     stage.eventually_confirmed(4);
 }
 
+/// The smallest `event_log_max_bytes`.
+const LOG_BYTES: usize = 16 << 20;
+
+/// What an event of [`large_openid`] occupies: a third of a page of the store.
+const EVENT_BYTES: usize = 4096 / 3;
+
+/// An openid whose events fill the log soon, so that there are fewer to deliver, but more than twice as many as are removed
+/// at once.
+fn large_openid() -> String {
+    "o".repeat(700)
+}
+
 #[test]
 fn full_event_log_suspends_the_slowest_sink() {
-    const BOUND: u64 = 16 << 20;
-    let mut stage = Stage::new(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    let mut stage =
+        Stage::new(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {LOG_BYTES}"));
     let file = "[[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = \"events.jsonl\"";
     let configuration = std::fs::read_to_string(stage.home.path("config.toml")).unwrap();
     stage.home.write("config.toml", &format!("{configuration}\n{file}\n"));
     stage.receiver.kill();
-    stage.open("kf1@shop", "oA");
+    stage.open("kf1@shop", &large_openid());
     let daemon = stage.home.daemon();
     eventually_is(&daemon, "pending_events", 1.0);
     daemon.terminate();
     let store = stage.store();
-    copy_newest_event(&store, (16 << 20) / 500);
+    copy_newest_event(&store, LOG_BYTES / EVENT_BYTES * 6 / 5);
     let events: i64 = store.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
     drop(store);
 
@@ -557,15 +569,15 @@ fn full_event_log_suspends_the_slowest_sink() {
 
 #[test]
 fn kill_between_suspension_and_pruning_loses_nothing_silently() {
-    const BOUND: u64 = 16 << 20;
-    let mut stage = Stage::new(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {BOUND}"));
+    let mut stage =
+        Stage::new(|_| Answer::status(204)).with_store(&format!("event_log_max_bytes = {LOG_BYTES}"));
     stage.receiver.kill();
-    stage.open("kf1@shop", "oA");
+    stage.open("kf1@shop", &large_openid());
     let daemon = stage.home.daemon();
     eventually_is(&daemon, "pending_events", 1.0);
     daemon.terminate();
     let store = stage.store();
-    copy_newest_event(&store, (16 << 20) / 500);
+    copy_newest_event(&store, LOG_BYTES / EVENT_BYTES * 6 / 5);
     let events = || -> usize {
         store.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).unwrap() as usize
     };

@@ -227,37 +227,44 @@ fn daemon_calls_token_server_once_until_refusal() {
 }
 
 #[test]
-fn crash_loop_respects_min_fetch_interval() {
-    for source in ["stable", "classic"] {
-        let wechat = WeChat::play(quiet(&[("shop", 3)]));
-        let home = Home::watching(&wechat, "");
-        let text = std::fs::read_to_string(home.path("config.toml")).unwrap();
-        home.write("config.toml", &text.replace("source = \"stable\"", &format!("source = \"{source}\"")));
-        let (mut starts_without_token, begun) = (0, Instant::now());
-        for _ in 0..10 {
-            let daemon = home.daemon();
-            eventually("polls", || {
-                let page = daemon.get("/metrics").text();
-                let polls = "kfwatch_polls_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
-                metric(&page, polls).filter(|polls| *polls >= 1.0)
-            });
-            starts_without_token += usize::from(daemon.stderr().contains("not allowed yet"));
-            daemon.signal("KILL");
-            assert_eq!(daemon.ended().code, None);
-        }
-        let endpoint = if source == "stable" { Endpoint::StableToken } else { Endpoint::Token };
-        let fetched = fetches(&wechat.control(), endpoint).len() as u64;
-        let ceiling = 1 + begun.elapsed().as_secs() / 10;
-        println!(
-            "crash loop ({source}): {fetched} fetches of {ceiling} in 10 starts, {starts_without_token} of them too soon for one"
-        );
-        assert!(starts_without_token >= 3, "no run was short enough to test the interval");
-        assert!(fetched <= ceiling, "{fetched} fetches");
+fn crash_loop_respects_min_fetch_interval_of_stable_tokens() {
+    check_crash_loop("stable", Endpoint::StableToken);
+}
+
+#[test]
+fn crash_loop_respects_min_fetch_interval_of_classic_tokens() {
+    check_crash_loop("classic", Endpoint::Token);
+}
+
+/// Kills the program again and again after its first polls.
+fn check_crash_loop(source: &str, endpoint: Endpoint) {
+    let wechat = WeChat::play(quiet(&[("shop", 3)]));
+    let home = Home::watching(&wechat, "");
+    let text = std::fs::read_to_string(home.path("config.toml")).unwrap();
+    home.write("config.toml", &text.replace("source = \"stable\"", &format!("source = \"{source}\"")));
+    let (mut starts_without_token, begun) = (0, Instant::now());
+    for _ in 0..10 {
         let daemon = home.daemon();
-        eventually("a good poll", || {
-            daemon
-                .metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}")
-                .filter(|up| *up > 0.0)
+        eventually("polls", || {
+            let page = daemon.get("/metrics").text();
+            let polls = "kfwatch_polls_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
+            metric(&page, polls).filter(|polls| *polls >= 1.0)
         });
+        starts_without_token += usize::from(daemon.stderr().contains("not allowed yet"));
+        daemon.signal("KILL");
+        assert_eq!(daemon.ended().code, None);
     }
+    let fetched = fetches(&wechat.control(), endpoint).len() as u64;
+    let ceiling = 1 + begun.elapsed().as_secs() / 10;
+    println!(
+        "crash loop ({source}): {fetched} fetches of {ceiling} in 10 starts, {starts_without_token} of them too soon for one"
+    );
+    assert!(starts_without_token >= 3, "no run was short enough to test the interval");
+    assert!(fetched <= ceiling, "{fetched} fetches");
+    let daemon = home.daemon();
+    eventually("a good poll", || {
+        daemon
+            .metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}")
+            .filter(|up| *up > 0.0)
+    });
 }
