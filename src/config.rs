@@ -29,6 +29,7 @@ mod secret_file;
 mod setting;
 mod sink;
 mod sources;
+mod table;
 mod token;
 mod urls;
 mod webhook;

@@ -5,23 +5,24 @@ use std::time::Duration;
 
 use config::ValueKind;
 
-use super::findings::{Findings, format_duration};
+use super::findings::format_duration;
 use super::raw::{self, BackoffTimes};
-use super::setting::{Setting, SettingValue};
-use super::sources::KeyPath;
+use super::setting::{Section, Setting, SettingValue};
+use super::table::Table;
 use crate::domain::backoff::{BackoffPolicy, ExponentialBackoff};
 
 /// The range of a longest wait. The upper limit ensures that every failure is retried at least once a day.
 const LONGEST: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
-pub(super) fn check_backoff(keys: raw::Backoff, findings: &mut Findings) -> BackoffPolicy {
-    let root = KeyPath::root(0);
-    let at = root.name("backoff");
+pub(super) fn check_backoff(section: Section<raw::Backoff>, backoff: &mut Table<'_>) -> BackoffPolicy {
+    let keys = backoff.keys(section).unwrap_or_default();
     let defaults = BackoffPolicy::default();
-    let mut times = |name, setting, default| check_times(&at.name(name), setting, default, findings);
-    let policy = BackoffPolicy {
+    let day_quota = backoff.duration("day_quota", keys.day_quota, defaults.day_quota, LONGEST);
+    let mut times = |name, setting, default| check_times(name, setting, default, backoff);
+    BackoffPolicy {
         token_rejected: times("token_rejected", keys.token_rejected, defaults.token_rejected),
         busy: times("busy", keys.busy, defaults.busy),
+        day_quota,
         address_not_allowed: times(
             "address_not_allowed",
             keys.address_not_allowed,
@@ -32,31 +33,28 @@ pub(super) fn check_backoff(keys: raw::Backoff, findings: &mut Findings) -> Back
         unbound: times("unbound", keys.unbound, defaults.unbound),
         bad_request: times("bad_request", keys.bad_request, defaults.bad_request),
         unknown: times("unknown", keys.unknown, defaults.unknown),
-        day_quota: defaults.day_quota,
-    };
-    let day_quota = findings.duration(&at.name("day_quota"), keys.day_quota, defaults.day_quota, LONGEST);
-    BackoffPolicy { day_quota, ..policy }
+    }
 }
 
 fn check_times(
-    key: &KeyPath<'_>,
+    name: &str,
     setting: Setting<BackoffTimes>,
     default: ExponentialBackoff,
-    findings: &mut Findings,
+    backoff: &mut Table<'_>,
 ) -> ExponentialBackoff {
-    let Some(BackoffTimes { first, longest }) = findings.take(key, setting) else { return default };
+    let Some(BackoffTimes { first, longest }) = backoff.take(name, setting) else { return default };
     let [first_text, longest_text, least, most] =
         [first, longest, *LONGEST.start(), *LONGEST.end()].map(format_duration);
     let problem = match ExponentialBackoff::try_new(first, longest) {
         _ if !LONGEST.contains(&longest) => format!(
             "{longest_text} is out of range; write a longest wait from {least} to {most}, and a first one from 0s"
         ),
-        Ok(backoff) => return backoff,
-        Err(_) => format!(
+        Some(backoff) => return backoff,
+        None => format!(
             "the first wait, {first_text}, is longer than the longest, {longest_text}; write the shorter one first"
         ),
     };
-    findings.wrong(key, problem);
+    backoff.wrong(name, problem);
     default
 }
 

@@ -10,7 +10,6 @@ use tracing_subscriber::EnvFilter;
 use super::api::check_api;
 use super::backoff::check_backoff;
 use super::environment::{Environment, LoadContext};
-use super::findings::Findings;
 use super::layers::Layers;
 use super::mistake::{Mistakes, quote};
 use super::model::{
@@ -19,9 +18,9 @@ use super::model::{
 use super::official_account::{AccountDefaults, CronText, OfficialAccounts, report_schedule_error};
 use super::rate_limit::{check_rate_limit, warn_of_excess};
 use super::raw;
-use super::setting::Setting;
+use super::setting::{Section, Setting};
 use super::sink::check_sinks;
-use super::sources::KeyPath;
+use super::table::Table;
 use crate::domain::{
     collector_intervals::CollectorIntervals,
     cron::{MAX_EXPRESSIONS, Schedule},
@@ -44,32 +43,33 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Returns the configuration, or all its mistakes.
 pub(super) fn check(layers: Layers, environment: &Environment) -> Result<LoadedConfig, Mistakes> {
     let Layers { root: section, included, mut complete, base_dir, mut findings } = layers;
-    let root = KeyPath::root(0);
-    let mut keys = findings.section(&root, section);
+    let context = LoadContext { base_dir: &base_dir, environment };
+    let mut root = Table::root(0, context, &mut findings);
+    let mut keys = root.keys(section).unwrap_or_default();
     let main_accounts = (0, std::mem::take(&mut keys.official_accounts));
     let sinks = std::mem::take(&mut keys.sinks);
-    let context = LoadContext { base_dir: &base_dir, environment };
-    let (rest, defaults) = check_main(keys, context, &mut findings);
+    let (rest, defaults) = check_main(keys, &mut root);
 
     let mut lists = vec![main_accounts];
     for (document, section) in included {
-        lists.push((document, findings.section(&KeyPath::root(document), section).official_accounts));
+        let keys = Table::root(document, context, &mut findings).keys(section).unwrap_or_default();
+        lists.push((document, keys.official_accounts));
     }
-    let mut checked = OfficialAccounts::new(context, defaults);
+    let mut checked = OfficialAccounts::new(defaults);
     let mut official_accounts = Vec::new();
     for (document, list) in lists {
-        let root = KeyPath::root(document);
-        let key = root.name("official_accounts");
+        let mut root = Table::root(document, context, &mut findings);
         complete &= !matches!(list, Setting::Wrong(_));
-        let sections = findings.take(&key, list).unwrap_or_default();
-        official_accounts.extend(checked.check(&key, sections, &mut findings));
+        let sections = root.take("official_accounts", list).unwrap_or_default();
+        official_accounts.extend(checked.check(sections, &mut root.table("official_accounts")));
     }
-    checked.check_totals(complete, &mut findings);
-    warn_of_excess(&official_accounts, &mut findings);
+    let mut root = Table::root(0, context, &mut findings);
+    checked.check_totals(complete, &mut root);
+    warn_of_excess(&official_accounts, root.findings);
     let names: HashSet<&str> = official_accounts.iter().map(|account| account.name.as_str()).collect();
     // A sink may name an official account that could not be read.
     let names = (complete && checked.are_all_valid(&official_accounts)).then_some(&names);
-    let sinks = check_sinks(sinks, context, names, &mut findings);
+    let sinks = check_sinks(sinks, names, &mut root);
     let (config, warnings) = findings.finish(rest.map(|rest| Config { official_accounts, sinks, ..rest }))?;
     Ok(LoadedConfig { config, warnings })
 }
@@ -77,45 +77,28 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<LoadedC
 /// Returns the log and store sections, or their mistakes.
 pub(super) fn check_local(layers: Layers, environment: &Environment) -> Result<LocalConfig, Mistakes> {
     let Layers { root: section, base_dir, mut findings, .. } = layers;
-    let root = KeyPath::root(0);
     let context = LoadContext { base_dir: &base_dir, environment };
-    let keys = findings.section(&root, section);
-    let log = findings.section(&root.name("log"), keys.log);
-    let log = check_log(log, &mut findings);
-    let store = findings.section(&root.name("store"), keys.store);
-    let store = check_store(store, context, &mut findings);
+    let mut root = Table::root(0, context, &mut findings);
+    let keys = root.keys(section).unwrap_or_default();
+    let log = check_log(keys.log, &mut root.table("log"));
+    let store = check_store(keys.store, &mut root.table("store"));
     Ok(findings.finish(Some(LocalConfig { log, store }))?.0)
 }
 
 /// Checks everything except the official accounts and the sinks.
-fn check_main(
-    keys: raw::Root,
-    context: LoadContext<'_>,
-    findings: &mut Findings,
-) -> (Option<Config>, AccountDefaults) {
-    let root = KeyPath::root(0);
-    let key = root.name("shutdown_timeout");
-    let shortest = Duration::from_millis(1);
+fn check_main(keys: raw::Root, root: &mut Table<'_>) -> (Option<Config>, AccountDefaults) {
+    let shutdown_timeouts = Duration::from_millis(1)..=HOUR;
     let shutdown_timeout =
-        findings.duration(&key, keys.shutdown_timeout, Duration::from_secs(10), shortest..=HOUR);
-    let web = findings.section(&root.name("web"), keys.web);
-    let web = check_web(web, findings);
-    let log = findings.section(&root.name("log"), keys.log);
-    let log = check_log(log, findings);
-    let store = findings.section(&root.name("store"), keys.store);
-    let store = check_store(store, context, findings);
-    let api = findings.section(&root.name("api"), keys.api);
-    let api = check_api(api, context, findings);
-    let poll = findings.section(&root.name("poll"), keys.poll);
-    let (poll, defaults) = check_poll(poll, findings);
-    let backoff_policy = findings.section(&root.name("backoff"), keys.backoff);
-    let backoff_policy = check_backoff(backoff_policy, findings);
-    let collectors = findings.section(&root.name("collectors"), keys.collectors);
-    let collectors = check_collectors(collectors, findings);
+        root.duration("shutdown_timeout", keys.shutdown_timeout, Duration::from_secs(10), shutdown_timeouts);
+    let web = check_web(keys.web, &mut root.table("web"));
+    let log = check_log(keys.log, &mut root.table("log"));
+    let store = check_store(keys.store, &mut root.table("store"));
+    let api = check_api(keys.api, &mut root.table("api"));
+    let (poll, defaults) = check_poll(keys.poll, &mut root.table("poll"));
+    let backoff_policy = check_backoff(keys.backoff, &mut root.table("backoff"));
+    let collectors = check_collectors(keys.collectors, &mut root.table("collectors"));
+    let metrics = check_metrics(keys.metrics, &mut root.table("metrics"));
     let defaults = AccountDefaults { kf_list: collectors.kf_list, ..defaults };
-    let metrics = findings.section(&root.name("metrics"), keys.metrics);
-    let per_account =
-        findings.take(&root.name("metrics").name("per_account"), metrics.per_account).unwrap_or(true);
     let config = api.map(|api| Config {
         shutdown_timeout,
         web,
@@ -125,54 +108,46 @@ fn check_main(
         poll,
         backoff_policy,
         collectors,
-        metrics: MetricsConfig { per_account },
+        metrics,
         official_accounts: Vec::new(),
         sinks: Vec::new(),
     });
     (config, defaults)
 }
 
-fn check_web(keys: raw::Web, findings: &mut Findings) -> WebConfig {
-    let root = KeyPath::root(0);
-    let web = root.name("web");
-    let key = web.name("listen");
+fn check_web(section: Section<raw::Web>, web: &mut Table<'_>) -> WebConfig {
+    let keys = web.keys(section).unwrap_or_default();
     let addresses =
-        findings.list(&key, keys.listen, MAX_LISTEN).unwrap_or_else(|| vec!["127.0.0.1:9877".to_owned()]);
+        web.list("listen", keys.listen, MAX_LISTEN).unwrap_or_else(|| vec!["127.0.0.1:9877".to_owned()]);
     let mut listen: Vec<SocketAddr> = Vec::new();
     for (n, text) in addresses.iter().enumerate() {
         match text.parse::<SocketAddr>() {
             Ok(address) if listen.contains(&address) && address.port() != 0 => {
-                findings.wrong(&key.index(n), format!("{} is listed twice; remove one", quote(text)));
+                web.wrong_element("listen", (n, text), "is listed twice; remove one");
             }
             Ok(address) => listen.push(address),
             Err(_) => {
-                let remedy = "write an IP address and a port, like \"127.0.0.1:9877\" or \"[::1]:9877\"";
-                findings.wrong(
-                    &key.index(n),
-                    format!("{} is not an address to listen on; {remedy}", quote(text)),
-                );
+                let problem = "is not an address to listen on; write an IP address and a port, like \
+                               \"127.0.0.1:9877\" or \"[::1]:9877\"";
+                web.wrong_element("listen", (n, text), problem);
             }
         }
     }
     for address in listen.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
-        findings
-            .warn(format!("web.listen: {address} is reachable from other machines, without authentication"));
+        let warning = "is reachable from other machines, without authentication";
+        web.findings.warnings.push(format!("web.listen: {address} {warning}"));
     }
     WebConfig { listen }
 }
 
-fn check_log(keys: raw::Log, findings: &mut Findings) -> LogConfig {
-    let root = KeyPath::root(0);
-    let log = root.name("log");
-    let level = findings.take(&log.name("level"), keys.level).unwrap_or_else(|| "info".to_owned());
+fn check_log(section: Section<raw::Log>, log: &mut Table<'_>) -> LogConfig {
+    let keys = log.keys(section).unwrap_or_default();
+    let level = log.take("level", keys.level).unwrap_or_else(|| "info".to_owned());
     if let Err(problem) = check_filter(&level) {
-        findings.wrong(
-            &log.name("level"),
-            format!("{problem}; write it like \"info\" or \"info,kfwatch::wechat=debug\""),
-        );
+        log.wrong("level", format!("{problem}; write it like \"info\" or \"info,kfwatch::wechat=debug\""));
     }
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let format = findings.word(&log.name("format"), keys.format, &formats).unwrap_or(LogFormat::Text);
+    let format = log.word("format", keys.format, &formats).unwrap_or(LogFormat::Text);
     LogConfig { level, format }
 }
 
@@ -192,55 +167,53 @@ fn check_filter(filter: &str) -> Result<(), String> {
     }
 }
 
-fn check_store(keys: raw::Store, context: LoadContext<'_>, findings: &mut Findings) -> StoreConfig {
-    let root = KeyPath::root(0);
-    let store = root.name("store");
-    let path = findings.take(&store.name("path"), keys.path).unwrap_or_else(|| "kfwatch.db".to_owned());
-    let key = store.name("event_retention");
-    let event_retention =
-        findings.duration(&key, keys.event_retention, 30 * DAY, Duration::from_secs(1)..=3_650 * DAY);
-    let key = store.name("event_log_max_bytes");
-    let event_log_max_bytes =
-        findings.number(&key, keys.event_log_max_bytes, DEFAULT_STORE_BYTES, STORE_BYTES) as u64;
-    let key = store.name("dead_letter_retention");
-    let dead_letter_retention =
-        findings.duration(&key, keys.dead_letter_retention, 30 * DAY, Duration::from_secs(1)..=3_650 * DAY);
+fn check_store(section: Section<raw::Store>, store: &mut Table<'_>) -> StoreConfig {
+    let keys = store.keys(section).unwrap_or_default();
+    let path = store.path("path", keys.path);
+    let retentions = Duration::from_secs(1)..=3_650 * DAY;
     StoreConfig {
-        path: context.base_dir.join(path),
-        event_retention,
-        event_log_max_bytes,
-        dead_letter_retention,
+        path: path.unwrap_or_else(|| store.context.base_dir.join("kfwatch.db")),
+        event_retention: store.duration(
+            "event_retention",
+            keys.event_retention,
+            30 * DAY,
+            retentions.clone(),
+        ),
+        event_log_max_bytes: store.number(
+            "event_log_max_bytes",
+            keys.event_log_max_bytes,
+            DEFAULT_STORE_BYTES,
+            STORE_BYTES,
+        ) as u64,
+        dead_letter_retention: store.duration(
+            "dead_letter_retention",
+            keys.dead_letter_retention,
+            30 * DAY,
+            retentions,
+        ),
     }
 }
 
-fn check_poll(keys: raw::Poll, findings: &mut Findings) -> (PollConfig, AccountDefaults) {
-    let root = KeyPath::root(0);
-    let poll = root.name("poll");
-    let expressions = findings.list(&poll.name("schedule"), keys.schedule, MAX_EXPRESSIONS);
+fn check_poll(section: Section<raw::Poll>, poll: &mut Table<'_>) -> (PollConfig, AccountDefaults) {
+    let keys = poll.keys(section).unwrap_or_default();
+    let expressions = poll.list("schedule", keys.schedule, MAX_EXPRESSIONS);
     let expressions = expressions.unwrap_or_else(|| vec!["*/15 * * * * *".to_owned()]);
-    let timezone =
-        findings.take(&poll.name("timezone"), keys.timezone).unwrap_or_else(|| "Asia/Shanghai".to_owned());
+    let timezone = poll.take("timezone", keys.timezone).unwrap_or_else(|| "Asia/Shanghai".to_owned());
     if let Err(error) = Schedule::parse(&expressions, &timezone) {
-        report_schedule_error(&poll, &error, findings);
+        report_schedule_error(&error, poll);
     }
-    let spread = findings.duration(&poll.name("spread"), keys.spread, Duration::ZERO, Duration::ZERO..=DAY);
-    let key = poll.name("blind_after");
-    let blind_after = findings.duration(
-        &key,
-        keys.blind_after,
-        Duration::from_secs(300),
-        Duration::from_secs(1)..=30 * DAY,
-    );
-    let max_requests_per_minute = check_rate_limit(&poll, keys.max_requests_per_minute, None, findings);
+    let spread = poll.duration("spread", keys.spread, Duration::ZERO, Duration::ZERO..=DAY);
+    let blind_after_range = Duration::from_secs(1)..=30 * DAY;
+    let blind_after = poll.duration("blind_after", keys.blind_after, 5 * MINUTE, blind_after_range);
+    let max_requests_per_minute = check_rate_limit(keys.max_requests_per_minute, None, poll);
     let schedule = CronText { expressions, timezone };
     (PollConfig { spread, blind_after }, AccountDefaults { schedule, max_requests_per_minute, kf_list: None })
 }
 
-fn check_collectors(keys: raw::Collectors, findings: &mut Findings) -> CollectorIntervals {
-    let root = KeyPath::root(0);
-    let collectors = root.name("collectors");
+fn check_collectors(section: Section<raw::Collectors>, collectors: &mut Table<'_>) -> CollectorIntervals {
+    let keys = collectors.keys(section).unwrap_or_default();
     let mut interval = |name: &str, setting, default| {
-        findings.interval(&collectors.name(name), setting, default, Duration::from_secs(10)..=7 * DAY)
+        collectors.interval(name, setting, default, Duration::from_secs(10)..=7 * DAY)
     };
     CollectorIntervals {
         kf_list: interval("kf_list", keys.kf_list, 5 * MINUTE),
@@ -248,4 +221,9 @@ fn check_collectors(keys: raw::Collectors, findings: &mut Findings) -> Collector
         waiting: interval("waiting", keys.waiting, MINUTE),
         quota: interval("quota", keys.quota, HOUR),
     }
+}
+
+fn check_metrics(section: Section<raw::Metrics>, metrics: &mut Table<'_>) -> MetricsConfig {
+    let keys = metrics.keys(section).unwrap_or_default();
+    MetricsConfig { per_account: metrics.take("per_account", keys.per_account).unwrap_or(true) }
 }

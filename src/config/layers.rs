@@ -172,15 +172,15 @@ fn include(layers: &mut Layers, main: &Source) {
         );
     }
     for path in paths {
-        let number = layers.findings.next_document();
+        let number = layers.findings.sources.documents.len();
         match read_included(number, path, main) {
             Ok((document, section)) => {
-                layers.findings.add_document(document);
+                layers.findings.sources.documents.push(document);
                 layers.included.push((number, section));
             }
             Err(mistakes) => {
                 layers.complete = false;
-                layers.findings.add_mistakes(mistakes);
+                layers.findings.mistakes.extend(mistakes);
             }
         }
     }

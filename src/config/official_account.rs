@@ -4,15 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::environment::LoadContext;
-use super::findings::Findings;
 use super::kf_accounts::KfAccounts;
 use super::model::OfficialAccountConfig;
 use super::names::{UniqueValues, check_appid, check_name};
 use super::rate_limit::check_rate_limit;
 use super::raw;
 use super::setting::{Section, Setting, TextList};
-use super::sources::KeyPath;
+use super::table::Table;
 use super::token::Tokens;
 use crate::domain::cron::{ExpressionError, MAX_EXPRESSIONS, Schedule, ScheduleError};
 
@@ -42,8 +40,8 @@ pub(super) struct CronText {
 }
 
 /// Checks one official account after another, and what must be unique or is limited among all of them.
-pub(super) struct OfficialAccounts<'a> {
-    tokens: Tokens<'a>,
+pub(super) struct OfficialAccounts {
+    tokens: Tokens,
     schedules: Schedules,
     max_requests_per_minute: Option<NonZeroU32>,
     kf_list: Option<Duration>,
@@ -52,11 +50,11 @@ pub(super) struct OfficialAccounts<'a> {
     kf_accounts: usize,
 }
 
-impl<'a> OfficialAccounts<'a> {
-    pub(super) fn new(context: LoadContext<'a>, defaults: AccountDefaults) -> Self {
+impl OfficialAccounts {
+    pub(super) fn new(defaults: AccountDefaults) -> Self {
         let AccountDefaults { schedule, max_requests_per_minute, kf_list } = defaults;
         Self {
-            tokens: Tokens::new(context),
+            tokens: Tokens::default(),
             schedules: Schedules { default: schedule, parsed: HashMap::new() },
             max_requests_per_minute,
             kf_list,
@@ -66,16 +64,15 @@ impl<'a> OfficialAccounts<'a> {
         }
     }
 
-    /// Checks the list at `list`, and returns the valid official accounts.
+    /// Returns the valid official accounts of a list.
     pub(super) fn check(
         &mut self,
-        list: &KeyPath<'_>,
         sections: Vec<Section<raw::OfficialAccount>>,
-        findings: &mut Findings,
+        list: &mut Table<'_>,
     ) -> Vec<OfficialAccountConfig> {
         self.official_accounts += sections.len();
         let accounts = sections.into_iter().enumerate();
-        accounts.filter_map(|(n, section)| self.check_one(&list.index(n), section, findings)).collect()
+        accounts.filter_map(|(n, section)| self.check_one(section, &mut list.element(n))).collect()
     }
 
     /// Whether these are all official accounts that were checked.
@@ -84,11 +81,10 @@ impl<'a> OfficialAccounts<'a> {
     }
 
     /// Checks the totals after all lists; `complete` says whether all files could be read.
-    pub(super) fn check_totals(&self, complete: bool, findings: &mut Findings) {
-        let root = KeyPath::root(0);
-        let key = root.name("official_accounts");
+    pub(super) fn check_totals(&self, complete: bool, root: &mut Table<'_>) {
+        let key = "official_accounts";
         if self.official_accounts == 0 && complete {
-            findings.wrong(&key, "there is none; add at least one [[official_accounts]]");
+            root.wrong(key, "there is none; add at least one [[official_accounts]]");
         }
         let schedules: HashSet<&Schedule> =
             self.schedules.parsed.values().filter_map(|s| s.as_ref().ok()).collect();
@@ -98,35 +94,30 @@ impl<'a> OfficialAccounts<'a> {
             (schedules.len(), MAX_SCHEDULES, "different schedules"),
         ] {
             if count > max {
-                findings.wrong(&key, format!("there are {count} {what}, but at most {max} are allowed"));
+                root.wrong(key, format!("there are {count} {what}, but at most {max} are allowed"));
             }
         }
     }
 
     fn check_one(
         &mut self,
-        at: &KeyPath<'_>,
         section: Section<raw::OfficialAccount>,
-        findings: &mut Findings,
+        of: &mut Table<'_>,
     ) -> Option<OfficialAccountConfig> {
-        if section.wrong.is_some() {
-            findings.section(at, section);
-            return None;
-        }
-        let keys = findings.section(at, section);
-        let name = check_name(at, keys.name, "name = \"shop\"", findings);
-        let appid = check_appid(&at.name("appid"), keys.appid, "appid = \"wx0123456789abcdef\"", findings);
-        self.unique.check(at, "name", name.as_deref(), findings);
-        self.unique.check(at, "appid", appid.as_deref(), findings);
-        let kf_accounts = KfAccounts::check(at, keys.kf_accounts, keys.exclude, findings);
+        let keys = of.keys(section)?;
+        let name = check_name(keys.name, "name = \"shop\"", of);
+        let appid = check_appid("appid", keys.appid, of);
+        self.unique.check("name", name.as_deref(), of);
+        self.unique.check("appid", appid.as_deref(), of);
+        let kf_accounts = KfAccounts::check(keys.kf_accounts, keys.exclude, of);
         if let Some(kf_accounts) = &kf_accounts {
-            kf_accounts.check_patterns(at, self.kf_list, findings);
+            kf_accounts.check_patterns(self.kf_list, of);
         }
         self.kf_accounts += kf_accounts.as_ref().map_or(0, |kf_accounts| kf_accounts.named.len());
-        let schedule = self.schedules.parse(at, keys.schedule, keys.timezone, findings);
+        let schedule = self.schedules.parse(keys.schedule, keys.timezone, of);
         let max_requests_per_minute =
-            check_rate_limit(at, keys.max_requests_per_minute, self.max_requests_per_minute, findings);
-        let token = self.tokens.check(&at.name("token"), keys.token, findings);
+            check_rate_limit(keys.max_requests_per_minute, self.max_requests_per_minute, of);
+        let token = self.tokens.check(keys.token, &mut of.table("token"));
         let KfAccounts { named, patterns, exclude } = kf_accounts?;
         Some(OfficialAccountConfig {
             name: name?,
@@ -150,14 +141,13 @@ struct Schedules {
 impl Schedules {
     fn parse(
         &mut self,
-        at: &KeyPath<'_>,
         expressions: Setting<TextList>,
         timezone: Setting<String>,
-        findings: &mut Findings,
+        of: &mut Table<'_>,
     ) -> Option<Schedule> {
         let is_default = expressions.is_absent() && timezone.is_absent();
-        let expressions = findings.list(&at.name("schedule"), expressions, MAX_EXPRESSIONS);
-        let timezone = findings.take(&at.name("timezone"), timezone);
+        let expressions = of.list("schedule", expressions, MAX_EXPRESSIONS);
+        let timezone = of.take("timezone", timezone);
         let text = CronText {
             expressions: expressions.unwrap_or_else(|| self.default.expressions.clone()),
             timezone: timezone.unwrap_or_else(|| self.default.timezone.clone()),
@@ -170,15 +160,15 @@ impl Schedules {
             Ok(schedule) => Some(schedule.clone()),
             Err(_) if is_default => None, // was reported for [poll]
             Err(error) => {
-                report_schedule_error(at, error, findings);
+                report_schedule_error(error, of);
                 None
             }
         }
     }
 }
 
-/// Reports an invalid schedule at the key of the table at `at` that causes it.
-pub(super) fn report_schedule_error(at: &KeyPath<'_>, error: &ScheduleError, findings: &mut Findings) {
+/// Reports an invalid schedule at the key of the table that causes it.
+pub(super) fn report_schedule_error(error: &ScheduleError, table: &mut Table<'_>) {
     let (key, remedy) = match error {
         ScheduleError::Timezone(_) => ("timezone", "write a name such as \"Asia/Shanghai\""),
         ScheduleError::Expression(ExpressionError::Never(_)) => ("schedule", "write a date that exists"),
@@ -186,5 +176,5 @@ pub(super) fn report_schedule_error(at: &KeyPath<'_>, error: &ScheduleError, fin
             ("schedule", "write five or six fields, for example \"*/15 * * * * *\"")
         }
     };
-    findings.wrong(&at.name(key), format!("{error}; {remedy}"));
+    table.wrong(key, format!("{error}; {remedy}"));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::findings::{Findings, format_duration};
 use super::model::OfficialAccountConfig;
 use super::setting::Setting;
-use super::sources::KeyPath;
+use super::table::Table;
 use crate::domain::cron::Schedule;
 
 /// 10,000 calls a second, more than one machine makes for one official account.
@@ -16,18 +16,16 @@ const MAX_RATE_LIMIT: usize = 600_000;
 /// How many official accounts get a warning of their own; the rest are only counted.
 const MAX_WARNINGS: usize = 3;
 
-/// The rate limit of the table at `at`, or `default`.
+/// The rate limit of a table, or `default`.
 pub(super) fn check_rate_limit(
-    at: &KeyPath<'_>,
     setting: Setting<i64>,
     default: Option<NonZeroU32>,
-    findings: &mut Findings,
+    table: &mut Table<'_>,
 ) -> Option<NonZeroU32> {
     if setting.is_absent() {
         return default;
     }
-    let key = at.name("max_requests_per_minute");
-    let limit = findings.number(&key, setting, MAX_RATE_LIMIT, 1..=MAX_RATE_LIMIT);
+    let limit = table.number("max_requests_per_minute", setting, MAX_RATE_LIMIT, 1..=MAX_RATE_LIMIT);
     u32::try_from(limit).ok().and_then(NonZeroU32::new)
 }
 
@@ -42,10 +40,10 @@ pub(super) fn warn_of_excess(official_accounts: &[OfficialAccountConfig], findin
         let ticks_per_hour = *ticks.entry(schedule).or_insert_with(|| schedule.ticks_in_busiest_hour());
         excess(account, limit.get().into(), ticks_per_hour)
     });
-    excesses.by_ref().take(MAX_WARNINGS).for_each(|warning| findings.warn(warning));
+    findings.warnings.extend(excesses.by_ref().take(MAX_WARNINGS));
     let more = excesses.count();
     if more > 0 {
-        findings.warn(format!(
+        findings.warnings.push(format!(
             "the schedules of {more} more official accounts need more calls than max_requests_per_minute allows"
         ));
     }

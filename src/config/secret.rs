@@ -5,89 +5,79 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::environment::LoadContext;
-use super::findings::Findings;
 use super::mistake::{looks_like_a_secret, quote};
-use super::secret_file::{MAX_SECRET_BYTES, SecretFile, is_open_to_others, one_line};
+use super::secret_file::{MAX_SECRET_BYTES, is_open_to_others, one_line, read_secret_file};
 use super::setting::Setting;
-use super::sources::KeyPath;
+use super::table::Table;
 
 /// The three keys that can give a secret, `NAME_file`, `NAME_env` and `NAME`; at most one may be set.
 pub(super) struct SecretSetting {
     /// The name of the key that contains the secret itself.
-    pub(super) name: &'static str,
-    pub(super) file: Setting<String>,
-    pub(super) variable: Setting<String>,
-    pub(super) in_place: Setting<SecretString>,
+    name: &'static str,
+    file: Setting<String>,
+    variable: Setting<String>,
+    in_place: Setting<SecretString>,
 }
 
 impl SecretSetting {
+    pub(super) fn new(
+        name: &'static str,
+        file: Setting<String>,
+        variable: Setting<String>,
+        in_place: Setting<SecretString>,
+    ) -> Self {
+        Self { name, file, variable, in_place }
+    }
+
     pub(super) fn is_set(&self) -> bool {
         self.count() > 0
     }
 
-    /// Reads a required secret of the table at `at`, and reports what prevents it.
-    pub(super) fn read(
-        self,
-        at: &KeyPath<'_>,
-        context: LoadContext<'_>,
-        findings: &mut Findings,
-    ) -> Option<SecretString> {
+    /// Reads a required secret of a table, and reports what prevents it.
+    pub(super) fn read(self, table: &mut Table<'_>) -> Option<SecretString> {
         if !self.is_set() {
-            findings.wrong(at, format!("has no {}; set one of {}", self.noun(), self.keys()));
+            table.wrong_table(format!("has no {}; set one of {}", self.noun(), self.keys()));
         }
-        self.read_optional(at, context, findings)
+        self.read_optional(table)
     }
 
-    pub(super) fn read_optional(
-        self,
-        at: &KeyPath<'_>,
-        context: LoadContext<'_>,
-        findings: &mut Findings,
-    ) -> Option<SecretString> {
-        let (_, secrets) = self.read_with(at, context, |text| Ok(vec![one_word(text)?]), findings)?;
+    pub(super) fn read_optional(self, table: &mut Table<'_>) -> Option<SecretString> {
+        let (_, secrets) = self.read_with(|text| Ok(vec![one_word(text)?]), table)?;
         secrets.into_iter().next()
     }
 
     /// Reads an optional secret; a file may contain several, one a line. Also returns the name of the key that was set.
-    pub(super) fn read_several(
-        self,
-        at: &KeyPath<'_>,
-        context: LoadContext<'_>,
-        findings: &mut Findings,
-    ) -> Option<(String, Vec<SecretString>)> {
-        self.read_with(at, context, one_word_per_line, findings)
+    pub(super) fn read_several(self, table: &mut Table<'_>) -> Option<(String, Vec<SecretString>)> {
+        self.read_with(one_word_per_line, table)
     }
 
     fn read_with(
         self,
-        at: &KeyPath<'_>,
-        context: LoadContext<'_>,
         parse_file: ParseSecrets,
-        findings: &mut Findings,
+        table: &mut Table<'_>,
     ) -> Option<(String, Vec<SecretString>)> {
         if self.count() > 1 {
             let problem = format!("has more than one {}; set only one of {}", self.noun(), self.keys());
-            findings.wrong(at, problem);
+            table.wrong_table(problem);
             return None;
         }
         let (name, noun) = (self.name, self.noun());
         let [file_key, variable_key] = [format!("{name}_file"), format!("{name}_env")];
-        let (key, read) = if let Some(file) = findings.take(&at.name(&file_key), self.file) {
-            (file_key, from_file(&file, name, context, parse_file, findings))
-        } else if let Some(variable) = findings.take(&at.name(&variable_key), self.variable) {
-            (variable_key, from_variable(&variable, name, context).map(|secret| vec![secret]))
+        let (key, read) = if let Some(file) = table.take(&file_key, self.file) {
+            (file_key, from_file(&file, name, parse_file, table))
+        } else if let Some(variable) = table.take(&variable_key, self.variable) {
+            (variable_key, from_variable(&variable, name, table.context).map(|secret| vec![secret]))
         } else {
-            let key = at.name(name);
-            let secret = findings.take(&key, self.in_place)?;
-            let file = findings.file_of(&key);
+            let secret = table.take(name, self.in_place)?;
+            let file = table.findings.file_of(&table.at);
             if let Some(file) = file.filter(|file| file.metadata().is_ok_and(|m| is_open_to_others(file, &m)))
             {
-                findings.readable_secret(file);
+                table.findings.readable_secrets.insert(file);
             }
             let word = one_word(secret.expose_secret()).map_err(|problem| format!("the {noun} {problem}"));
             (name.to_owned(), word.map(|secret| vec![secret]))
         };
-        let secrets = read.map_err(|problem| findings.wrong(&at.name(&key), problem)).ok()?;
+        let secrets = read.map_err(|problem| table.wrong(&key, problem)).ok()?;
         Some((key, secrets))
     }
 
@@ -111,14 +101,13 @@ type ParseSecrets = fn(&str) -> Result<Vec<SecretString>, String>;
 fn from_file(
     file: &str,
     name: &str,
-    context: LoadContext<'_>,
     parse: ParseSecrets,
-    findings: &mut Findings,
+    table: &mut Table<'_>,
 ) -> Result<Vec<SecretString>, String> {
     if looks_like_a_secret(file) {
         return Err(format!("looks like a secret, not like a path; to give the secret itself, set {name}"));
     }
-    SecretFile::new(file, context).read(findings, parse)
+    read_secret_file(file, parse, table)
 }
 
 fn from_variable(variable: &str, name: &str, context: LoadContext<'_>) -> Result<SecretString, String> {

@@ -5,15 +5,13 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::environment::LoadContext;
-use super::findings::Findings;
 use super::mistake::{looks_like_a_secret, quote};
-use super::sources::KeyPath;
+use super::table::Table;
 
 /// The longest secret; an AppSecret has 32 bytes.
 pub(super) const MAX_SECRET_BYTES: usize = 4096;
@@ -25,92 +23,73 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// as if the group could.
 const CREDENTIALS_DIR: &str = "/run/credentials";
 
-/// Reads an HTTP header, `Name: value`, whose value is a secret, from the file that a key names.
-pub(super) fn read_header(
-    key: &KeyPath<'_>,
-    file: &str,
-    context: LoadContext<'_>,
-    findings: &mut Findings,
-) -> Option<(HeaderName, HeaderValue)> {
+/// What a path is reported as that is not a path.
+const NO_PATH: &str = "looks like a secret, not like a path; set the path of a file that contains it";
+
+/// Reads an HTTP header, `Name: value`, whose value is a secret.
+pub(super) fn read_header(file: &str, table: &mut Table<'_>) -> Result<(HeaderName, HeaderValue), String> {
     if looks_like_a_secret(file) {
-        findings.wrong(key, "looks like a secret, not like a path; set the path of a file that contains it");
-        return None;
+        return Err(NO_PATH.to_owned());
     }
-    let header = SecretFile::new(file, context).read(findings, |text| {
+    let parse = |text: &str| {
         let example = "write one line like \"Authorization: Bearer …\"";
         parse_header(one_line(text)?).ok_or_else(|| format!("contains no HTTP header; {example}"))
-    });
-    header.map_err(|problem| findings.wrong(key, problem)).ok()
+    };
+    read_secret_file(file, parse, table)
 }
 
 /// Reads the login for a server from the file that a key names. `parse` gets the text without surrounding spaces.
 pub(super) fn read_login<T>(
-    key: &KeyPath<'_>,
+    key: &str,
     file: &str,
-    context: LoadContext<'_>,
     parse: fn(&SecretString) -> Result<T, &'static str>,
-    findings: &mut Findings,
+    table: &mut Table<'_>,
 ) -> Option<T> {
-    if looks_like_a_login(file) {
-        findings.wrong(key, "looks like a secret, not like a path; set the path of a file that contains it");
-        return None;
-    }
-    let secret_file = SecretFile::new(file, context);
-    if !secret_file.path.exists() {
+    let login = if looks_like_a_login(file) {
+        Err(NO_PATH.to_owned())
+    } else if !table.context.base_dir.join(file).exists() {
         let problem = "does not exist; set the path of a file that contains the login";
-        findings.wrong(key, format!("{} {problem}", secret_file.shown()));
-        return None;
-    }
-    let login = secret_file.read(findings, |text| parse(&text.trim().into()).map_err(str::to_owned));
-    login.map_err(|problem| findings.wrong(key, problem)).ok()
+        Err(format!("{} {problem}", shown(&table.context.base_dir.join(file))))
+    } else {
+        read_secret_file(file, |text| parse(&text.trim().into()).map_err(str::to_owned), table)
+    };
+    login.map_err(|problem| table.wrong(key, problem)).ok()
 }
 
-/// A file whose whole content is secret.
-pub(super) struct SecretFile {
-    path: PathBuf,
+/// Reads and parses a file whose whole content is secret. The problems that `parse` returns continue a sentence that
+/// starts with the path.
+pub(super) fn read_secret_file<T>(
+    file: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+    table: &mut Table<'_>,
+) -> Result<T, String> {
+    let path = table.context.base_dir.join(file);
+    let text = read_text(&path, table);
+    text.and_then(|text| parse(text.expose_secret())).map_err(|problem| format!("{} {problem}", shown(&path)))
 }
 
-impl SecretFile {
-    pub(super) fn new(file: &str, context: LoadContext<'_>) -> Self {
-        Self { path: context.base_dir.join(file) }
-    }
-
-    /// Reads and parses the file. The problems that `parse` returns continue a sentence that starts with the path.
-    pub(super) fn read<T>(
-        self,
-        findings: &mut Findings,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<T, String> {
-        let text = self.read_text(findings);
-        text.and_then(|text| parse(text.expose_secret()))
-            .map_err(|problem| format!("{} {problem}", self.shown()))
-    }
-
-    fn read_text(&self, findings: &mut Findings) -> Result<SecretString, String> {
-        let mut bytes = Vec::new();
-        let metadata = File::open(&self.path).and_then(|file| {
-            let metadata = file.metadata()?;
-            file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-            Ok(metadata)
-        });
-        let metadata = metadata.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                "does not exist; create it with the secret as its only line".to_owned()
-            }
-            io::ErrorKind::PermissionDenied => {
-                "cannot be read; let the user that runs kfwatch read it".to_owned()
-            }
-            _ => format!("cannot be read: {e}"),
-        })?;
-        if is_open_to_others(&self.path, &metadata) {
-            findings.readable_secret(self.path.clone());
+fn read_text(path: &Path, table: &mut Table<'_>) -> Result<SecretString, String> {
+    let mut bytes = Vec::new();
+    let metadata = File::open(path).and_then(|file| {
+        let metadata = file.metadata()?;
+        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+        Ok(metadata)
+    });
+    let metadata = metadata.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => "does not exist; create it with the secret as its only line".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "cannot be read; let the user that runs kfwatch read it".to_owned()
         }
-        String::from_utf8(bytes).map(SecretString::from).map_err(|_| "is not UTF-8".to_owned())
+        _ => format!("cannot be read: {e}"),
+    })?;
+    if is_open_to_others(path, &metadata) {
+        table.findings.readable_secrets.insert(path.to_owned());
     }
+    String::from_utf8(bytes).map(SecretString::from).map_err(|_| "is not UTF-8".to_owned())
+}
 
-    fn shown(&self) -> String {
-        quote(&self.path.display().to_string())
-    }
+fn shown(path: &Path) -> String {
+    quote(&path.display().to_string())
 }
 
 /// Returns the text without the newline that editors add at the end.

@@ -3,16 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use super::environment::LoadContext;
-use super::findings::Findings;
-use super::mistake::quote;
 use super::model::{SinkConfig, SinkStart, SinkTarget};
 use super::names::{UniqueValues, check_name};
 use super::nats::check_nats;
 use super::official_account::MAX_OFFICIAL_ACCOUNTS;
 use super::raw;
 use super::setting::{Section, Setting, TextList};
-use super::sources::KeyPath;
+use super::table::Table;
 use super::webhook::check_webhook;
 use crate::domain::event::EventType;
 
@@ -42,13 +39,10 @@ const EVENT_TYPES: [(&str, EventType); 9] = [
 /// accounts, or `None` if some could not be read.
 pub(super) fn check_sinks(
     setting: Setting<Vec<Section<raw::Sink>>>,
-    context: LoadContext<'_>,
     names: Option<&HashSet<&str>>,
-    findings: &mut Findings,
+    root: &mut Table<'_>,
 ) -> Vec<SinkConfig> {
-    let root = KeyPath::root(0);
-    let list = root.name("sinks");
-    let sections = findings.take(&list, setting).unwrap_or_default();
+    let sections = root.take("sinks", setting).unwrap_or_default();
     if sections.is_empty() {
         return vec![SinkConfig {
             name: "stdout".to_owned(),
@@ -58,58 +52,48 @@ pub(super) fn check_sinks(
             official_accounts: Vec::new(),
         }];
     }
+    let mut list = root.table("sinks");
     if sections.len() > MAX_SINKS {
-        findings.wrong(&list, format!("has {} sinks, but at most {MAX_SINKS} are allowed", sections.len()));
+        list.wrong_table(format!("has {} sinks, but at most {MAX_SINKS} are allowed", sections.len()));
     }
     let mut unique_names = UniqueValues::new("sink");
     let mut targets = HashMap::new();
     let sinks = sections.into_iter().enumerate().filter_map(|(n, section)| {
-        let at = list.index(n);
-        let sink = check_sink(&at, section, context, findings)?;
-        unique_names.check(&at, "name", Some(&sink.name), findings);
-        check_unique_target(&at, &sink.target, &mut targets, findings);
+        let mut table = list.element(n);
+        let sink = check_sink(section, &mut table)?;
+        unique_names.check("name", Some(&sink.name), &mut table);
+        check_unique_target(&sink.target, &mut targets, &mut table);
         if let Some(names) = names {
-            check_official_accounts(&at.name("official_accounts"), &sink, names, findings);
+            check_official_accounts(&sink, names, &mut table);
         }
         Some(sink)
     });
     sinks.collect()
 }
 
-fn check_sink(
-    at: &KeyPath<'_>,
-    mut section: Section<raw::Sink>,
-    context: LoadContext<'_>,
-    findings: &mut Findings,
-) -> Option<SinkConfig> {
-    if section.wrong.is_some() {
-        findings.section(at, section);
-        return None;
-    }
-    let key = at.name("type");
-    let kind = findings.require(&key, std::mem::take(&mut section.keys.kind), "type = \"jsonl\"");
-    let kind = kind.and_then(|kind| findings.word(&key, Setting::Given(kind), &TYPES));
-    let mut keys = findings.section(at, section);
-    let name = check_name(at, std::mem::take(&mut keys.name), "name = \"log\"", findings);
+fn check_sink(section: Section<raw::Sink>, sink: &mut Table<'_>) -> Option<SinkConfig> {
+    let mut keys = sink.keys(section)?;
+    let kind = sink.require("type", std::mem::take(&mut keys.kind), "type = \"jsonl\"");
+    let kind = kind.and_then(|kind| sink.word("type", Setting::Given(kind), &TYPES));
+    let name = check_name(std::mem::take(&mut keys.name), "name = \"log\"", sink);
     let starts = [("now", SinkStart::Now), ("beginning", SinkStart::Beginning)];
-    let start = findings.word(&at.name("start"), std::mem::take(&mut keys.start), &starts);
-    let types = check_event_types(&at.name("types"), std::mem::take(&mut keys.types), findings);
+    let start = sink.word("start", std::mem::take(&mut keys.start), &starts);
+    let types = check_event_types(std::mem::take(&mut keys.types), sink);
     let official_accounts = std::mem::take(&mut keys.official_accounts);
-    let official_accounts =
-        findings.list(&at.name("official_accounts"), official_accounts, MAX_OFFICIAL_ACCOUNTS);
-    reject_keys_of_other_types(at, &keys, kind?, findings);
+    let official_accounts = sink.list("official_accounts", official_accounts, MAX_OFFICIAL_ACCOUNTS);
+    reject_keys_of_other_types(&keys, kind?, sink);
     let target = match kind? {
         "webhook" => {
-            let options = check_webhook(at, keys, context, findings)?;
+            let options = check_webhook(keys, sink)?;
             if let Some(name) = name.as_ref().filter(|_| options.keys.is_empty()) {
-                findings.warn(format!(
+                sink.findings.warnings.push(format!(
                     "sink {name:?} does not sign its requests, so its receiver cannot detect forged events; set secret_file"
                 ));
             }
             SinkTarget::Webhook(Box::new(options))
         }
-        "nats" => SinkTarget::Nats(Box::new(check_nats(at, keys, context, findings)?)),
-        _ => check_jsonl(at, keys, context, findings),
+        "nats" => SinkTarget::Nats(Box::new(check_nats(keys, sink)?)),
+        _ => check_jsonl(keys, sink),
     };
     Some(SinkConfig {
         name: name?,
@@ -120,7 +104,7 @@ fn check_sink(
     })
 }
 
-fn reject_keys_of_other_types(at: &KeyPath<'_>, keys: &raw::Sink, kind: &str, findings: &mut Findings) {
+fn reject_keys_of_other_types(keys: &raw::Sink, kind: &str, sink: &mut Table<'_>) {
     let jsonl: &[&str] = &["jsonl"];
     let webhook: &[&str] = &["webhook"];
     let nats: &[&str] = &["nats"];
@@ -143,55 +127,44 @@ fn reject_keys_of_other_types(at: &KeyPath<'_>, keys: &raw::Sink, kind: &str, fi
         ("nkey_file", keys.nkey_file.is_absent(), nats),
         ("user", keys.user.is_absent(), nats),
     ];
-    findings.reject_inapplicable(at, ("type", kind), &keys);
+    sink.reject_inapplicable(("type", kind), &keys);
 }
 
 /// Checks a sink that writes lines to a file or to standard output.
-fn check_jsonl(
-    at: &KeyPath<'_>,
-    keys: raw::Sink,
-    context: LoadContext<'_>,
-    findings: &mut Findings,
-) -> SinkTarget {
-    let path = findings.take(&at.name("path"), keys.path).unwrap_or_else(|| "-".to_owned());
+fn check_jsonl(keys: raw::Sink, sink: &mut Table<'_>) -> SinkTarget {
+    let path = sink.take("path", keys.path).unwrap_or_else(|| "-".to_owned());
     if path == "-" {
         for (key, absent) in [("mode", keys.mode.is_absent()), ("group", keys.group.is_absent())] {
             if !absent {
-                let problem = "has no effect on standard output; remove it, or set path to a file";
-                findings.wrong(&at.name(key), problem);
+                sink.wrong(key, "has no effect on standard output; remove it, or set path to a file");
             }
         }
         return SinkTarget::Stdout;
     }
-    let mode = findings.take(&at.name("mode"), keys.mode);
-    let mode = mode.map_or(DEFAULT_MODE, |mode| check_mode(&at.name("mode"), &mode, findings));
-    let group = findings.take(&at.name("group"), keys.group);
+    let mode = sink.take("mode", keys.mode);
+    let mode = mode.map_or(DEFAULT_MODE, |mode| check_mode(&mode, sink));
+    let group = sink.take("group", keys.group);
     let invalid = |group: &&String| group.contains(|c: char| c.is_whitespace() || ":,".contains(c));
     if let Some(group) = group.as_ref().filter(invalid) {
-        let problem = "is not the name of a group; write it like \"adm\"";
-        findings.wrong(&at.name("group"), format!("{} {problem}", quote(group)));
+        sink.wrong_value("group", group, "is not the name of a group; write it like \"adm\"");
     }
-    SinkTarget::File { path: context.base_dir.join(path), mode, group }
+    SinkTarget::File { path: sink.context.base_dir.join(path), mode, group }
 }
 
-fn check_mode(key: &KeyPath<'_>, text: &str, findings: &mut Findings) -> u32 {
+fn check_mode(text: &str, sink: &mut Table<'_>) -> u32 {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
     let problem = match mode {
         Some(mode) if mode & 0o600 == 0o600 => return mode,
         Some(_) => "does not let the owner read and write; write it like \"0640\"",
         None => "is not a file mode; write it in octal, like \"0640\"",
     };
-    findings.wrong(key, format!("{} {problem}", quote(text)));
+    sink.wrong_value("mode", text, problem);
     DEFAULT_MODE
 }
 
-fn check_event_types(
-    key: &KeyPath<'_>,
-    setting: Setting<TextList>,
-    findings: &mut Findings,
-) -> Vec<EventType> {
+fn check_event_types(setting: Setting<TextList>, sink: &mut Table<'_>) -> Vec<EventType> {
     let mut types = Vec::new();
-    let words = findings.list(key, setting, EVENT_TYPES.len()).unwrap_or_default();
+    let words = sink.list("types", setting, EVENT_TYPES.len()).unwrap_or_default();
     for (n, text) in words.into_iter().enumerate() {
         let event_type = EVENT_TYPES.into_iter().find(|(word, _)| *word == text);
         let problem = match event_type {
@@ -202,40 +175,33 @@ fn check_event_types(
             }
             None => "is not one of \"started\", \"ended\", \"state_changed\"",
         };
-        findings.wrong(&key.index(n), format!("{} {problem}", quote(&text)));
+        sink.wrong_element("types", (n, &text), problem);
     }
     types
 }
 
-fn check_official_accounts(
-    key: &KeyPath<'_>,
-    sink: &SinkConfig,
-    names: &HashSet<&str>,
-    findings: &mut Findings,
-) {
+fn check_official_accounts(sink: &SinkConfig, names: &HashSet<&str>, table: &mut Table<'_>) {
     for (n, name) in sink.official_accounts.iter().enumerate() {
         if !names.contains(name.as_str()) {
             let problem =
                 "is not the name of an official account; write a name of one of the [[official_accounts]]";
-            findings.wrong(&key.index(n), format!("{} {problem}", quote(name)));
+            table.wrong_element("official_accounts", (n, name), problem);
         }
     }
 }
 
 /// Reports a file, or standard output, that another sink writes to. Servers may be shared, for example with other filters.
 fn check_unique_target(
-    at: &KeyPath<'_>,
     target: &SinkTarget,
     used: &mut HashMap<Option<PathBuf>, String>,
-    findings: &mut Findings,
+    sink: &mut Table<'_>,
 ) {
-    let key = at.name("path");
     let target = match target {
         SinkTarget::Stdout => None,
         SinkTarget::File { path, .. } => Some(path.clone()),
         SinkTarget::Webhook(_) | SinkTarget::Nats(_) => return,
     };
-    if let Some(first) = used.insert(target, findings.location_of(&key)) {
-        findings.wrong(&key, format!("is also the path of the sink at {first}; give each sink its own path"));
+    if let Some(first) = used.insert(target, sink.location_of("path")) {
+        sink.wrong("path", format!("is also the path of the sink at {first}; give each sink its own path"));
     }
 }

@@ -5,22 +5,21 @@ use std::net::IpAddr;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::findings::Findings;
-use super::sources::KeyPath;
+use super::table::Table;
 
 /// Checks an http or https URL; plain http to other machines needs `allow_insecure`. `example` is a valid URL.
 pub(super) fn check_url(
-    key: &KeyPath<'_>,
+    key: &str,
     text: &SecretString,
     (example, allow_insecure): (&str, bool),
-    findings: &mut Findings,
+    table: &mut Table<'_>,
 ) -> Option<Url> {
     let Some(url) = parse_url(text.expose_secret()) else {
-        findings.wrong(key, format!("is not an http or https URL; write it like {example:?}"));
+        table.wrong(key, format!("is not an http or https URL; write it like {example:?}"));
         return None;
     };
     if url.scheme() == "http" && !allow_insecure && !is_loopback(&url) {
-        findings.wrong(key, "would send secrets unencrypted; write https://, or set allow_insecure = true");
+        table.wrong(key, "would send secrets unencrypted; write https://, or set allow_insecure = true");
     }
     Some(url)
 }
