@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::operations::build_operations;
 use self::{
     accounts::AccountSet,
     operations::{operations, poll_deadline},
@@ -36,7 +37,6 @@ pub use self::{
     accounts::{accounts, watched_accounts},
     error::AppError,
     official_accounts::OfficialAccountFactory,
-    operations::build_operations,
 };
 use crate::{
     config::Config,

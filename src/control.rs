@@ -12,15 +12,15 @@
 //! arrives, and a last line that says that the response is complete. Empty lines in between are heartbeats.
 
 mod check;
-pub mod client;
+pub(crate) mod client;
 mod lanes;
-pub mod operations;
+pub(crate) mod operations;
 mod poll;
 mod quota;
-pub mod report;
+pub(crate) mod report;
 mod requests;
-pub mod server;
-pub mod socket;
+pub(crate) mod server;
+pub(crate) mod socket;
 
 use std::time::Duration;
 

@@ -15,5 +15,5 @@ pub use self::{
     calls::{COUNTED_ENDPOINTS, CallCounters},
     label::{escaped, push_escaped},
     sink_status::{SinkActivity, SinkStatus},
-    table::{AccountTable, CollectorReadings, OfficialAccountStatus, OfficialAccountViews},
+    table::{AccountTable, CollectorReadings, OfficialAccountStatus},
 };

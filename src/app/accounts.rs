@@ -55,13 +55,10 @@ impl AccountSet {
             let accounts =
                 accounts.map(|stored| WatchedAccount::from_stored(stored, official_account.status.ticks()));
             official_account.status.set_kf_accounts(accounts.collect());
-            if let Some(patterns) = patterns(configured) {
-                let appid = configured.appid.as_str().into();
-                official_account.set_discovery(AccountDiscovery::new(patterns, appid));
-                if count == 0 {
-                    let official_account = &configured.name;
-                    tracing::info!(%official_account, "No kf account is known yet: waiting for getkflist");
-                }
+            set_discovery(&official_account, configured);
+            if count == 0 {
+                let official_account = &configured.name;
+                tracing::info!(%official_account, "No kf account is known yet: waiting for getkflist");
             }
             let scheduled = ScheduledAccount { official_account: Arc::clone(&official_account), lane };
             schedule.official_accounts.push(scheduled);
@@ -111,8 +108,15 @@ pub async fn watched_accounts(
     Ok(lists.collect())
 }
 
+/// Makes an official account discover kf accounts, if patterns are configured.
+pub(super) fn set_discovery(of: &OfficialAccount, configured: &config::OfficialAccountConfig) {
+    if let Some(patterns) = patterns(configured) {
+        of.set_discovery(AccountDiscovery::new(patterns, configured.appid.as_str().into()));
+    }
+}
+
 /// The patterns that discover kf accounts of an official account, if any are configured.
-pub(super) fn patterns(configured: &config::OfficialAccountConfig) -> Option<DiscoveryPatterns> {
+fn patterns(configured: &config::OfficialAccountConfig) -> Option<DiscoveryPatterns> {
     (!configured.patterns.is_empty()).then(|| DiscoveryPatterns {
         named: configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect(),
         matching: configured.patterns.clone(),

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
-    accounts::{patterns, watched_accounts},
+    accounts::{set_discovery, watched_accounts},
     error::AppError,
     official_accounts::OfficialAccountFactory,
 };
@@ -12,7 +12,7 @@ use crate::{
     control::operations::{CommandLimits, ConfiguredOfficialAccount, Operations},
     domain::{account::Account, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
-    poll::{AccountDiscovery, OfficialAccount},
+    poll::OfficialAccount,
     status::WatchedAccount,
     store::{AccountId, Store},
 };
@@ -42,7 +42,7 @@ pub(super) fn operations(
 /// Builds the operations of a command that runs without a daemon. Builds the official accounts, and reads the state of the
 /// kf accounts from the store if there is one. Token fetches are recorded in the store, so that a daemon that starts next
 /// respects `min_fetch_interval`.
-pub async fn build_operations(
+pub(crate) async fn build_operations(
     config: &Config,
     store: Option<&Store>,
     clock: Arc<dyn Clock>,
@@ -70,10 +70,7 @@ pub async fn build_operations(
             Arc::new(WatchedAccount::new(account, AccountId(0), tracker))
         });
         official_account.status.set_kf_accounts(watched.collect());
-        if let Some(patterns) = patterns(configured) {
-            let appid = configured.appid.as_str().into();
-            official_account.set_discovery(AccountDiscovery::new(patterns, appid));
-        }
+        set_discovery(&official_account, configured);
         official_account
     });
     let official_accounts: Vec<_> = official_accounts.collect();

@@ -6,16 +6,11 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    App,
-    accounts::AccountSet,
-    error::AppError,
-    housekeeping::Housekeeping,
-    service_manager::{self, ServiceManager},
-};
+use super::{App, accounts::AccountSet, error::AppError, housekeeping::Housekeeping, service_manager};
 use crate::{
     dispatch::SinkEnded,
     domain::{clock::Clock, progress::ProgressCheck},
@@ -28,7 +23,6 @@ use crate::{
         workers::{MAX_RETRY_REQUESTS, Workers, run_retries},
     },
     store::StoreError,
-    web::WebState,
 };
 
 /// The running parts, in the order in which they are drained.
@@ -71,7 +65,7 @@ impl Supervisor {
             app.config.collectors,
             official_accounts.clone(),
         );
-        supervisor.spawn_collectors(collectors);
+        supervisor.polling.spawn(collectors.run(supervisor.stop_polling.clone()).map(Ok));
         let context = TickerContext {
             queue: Arc::clone(&supervisor.queue),
             poller: app.poller,
@@ -85,7 +79,9 @@ impl Supervisor {
             &context.poller,
             &official_accounts,
         ));
-        supervisor.spawn_notifying(app.service_manager, app.web, checks, Arc::clone(&app.clock));
+        if app.service_manager.is_present() {
+            supervisor.notifying.spawn(app.service_manager.run(app.web, checks, Arc::clone(&app.clock)));
+        }
         let housekeeping = Housekeeping {
             store: app.store,
             clock: app.clock,
@@ -129,11 +125,7 @@ impl Supervisor {
             clock: Arc::clone(clock),
         });
         for _ in 0..count {
-            let worker = Arc::clone(&workers).run_one();
-            self.polling.spawn(async {
-                worker.await;
-                Ok(())
-            });
+            self.polling.spawn(Arc::clone(&workers).run_one().map(Ok));
         }
         let queue = Arc::clone(&self.queue);
         self.polling.spawn(async move {
@@ -141,18 +133,7 @@ impl Supervisor {
             Ok(())
         });
         let retrying = run_retries(Arc::clone(&self.queue), requests, self.stop_polling.clone());
-        self.polling.spawn(async {
-            retrying.await;
-            Ok(())
-        });
-    }
-
-    fn spawn_collectors(&mut self, collectors: Collectors) {
-        let collecting = collectors.run(self.stop_polling.clone());
-        self.polling.spawn(async {
-            collecting.await;
-            Ok(())
-        });
+        self.polling.spawn(retrying.map(Ok));
     }
 
     /// Returns the watchdog's checks of the tickers.
@@ -171,18 +152,6 @@ impl Supervisor {
             self.polling.spawn(async { Ok(ticker.run(scheduler, stop).await?) });
         }
         checks
-    }
-
-    fn spawn_notifying(
-        &mut self,
-        service_manager: ServiceManager,
-        web: Arc<WebState>,
-        checks: Vec<ProgressCheck>,
-        clock: Arc<dyn Clock>,
-    ) {
-        if service_manager.is_present() {
-            self.notifying.spawn(service_manager.run(web, checks, clock));
-        }
     }
 
     /// Waits until a part ends. None should end before the drain.

@@ -21,7 +21,6 @@ use crate::{
 /// How often progress is printed. A small store is copied before the first time.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Options of `kfwatch backup`.
 #[derive(Debug, clap::Args)]
 pub(super) struct BackupArgs {
     #[command(flatten)]

@@ -2,7 +2,7 @@
 
 mod online;
 
-use std::{fmt::Write as _, sync::Arc};
+use std::fmt::Write as _;
 
 use glob::Pattern;
 use jiff::{SignedDuration, Timestamp, tz::Offset};
@@ -20,7 +20,6 @@ const TICKS_SHOWN: usize = 3;
 /// Patterns shown for each official account.
 const PATTERNS_SHOWN: usize = 3;
 
-/// Options of `kfwatch check`.
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
     #[command(flatten)]
@@ -48,8 +47,7 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    output::print(&describe(&config, clock.now().wall))
+    output::print(&describe(&config, SystemClock::default().now().wall))
 }
 
 fn describe(config: &Config, now: Timestamp) -> String {

@@ -5,7 +5,6 @@ use clap_complete::Shell;
 
 use super::{Cli, CliError, output};
 
-/// Options of `kfwatch completions`.
 #[derive(Debug, clap::Args)]
 pub(super) struct CompletionsArgs {
     /// The shell

@@ -22,13 +22,10 @@ use super::{CliError, init_logging, signals, simulate};
 use crate::{
     app::{App, clock::SystemClock},
     config::{self, Config, Environment},
-    domain::{
-        account::{Account, AccountState},
-        clock::Clock,
-    },
+    domain::{account::AccountState, clock::Clock},
     logging::LogFormat,
     simulator::{Scenario, Simulator},
-    status::{AccountView, OfficialAccountViews},
+    status::AccountView,
     store::{EventFilter, EventLog, EventPage, StoredEvent},
     web::{WebListener, WebState},
 };
@@ -45,7 +42,6 @@ const PAGE: usize = 1000;
 /// How often new events are read.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Options of `kfwatch demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
     /// Stop after this time, for example 30s
@@ -247,9 +243,7 @@ fn introduce(pages: &[String], simulator: &Simulator, format: DemoFormat) {
 }
 
 fn summarize(web: &WebState, events: usize, pages: &[String]) {
-    let official_accounts = web.table.views();
-    let accounts: Vec<(&Account, &AccountView)> =
-        official_accounts.iter().flat_map(OfficialAccountViews::iter).collect();
+    let accounts = web.table.views();
     let sum = |of: fn(&AccountView) -> u32| accounts.iter().map(|(_, view)| u64::from(of(view))).sum::<u64>();
     let unbound: Vec<String> = accounts
         .iter()

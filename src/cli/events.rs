@@ -4,7 +4,7 @@
 mod dead;
 mod replay;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
@@ -25,7 +25,6 @@ const PAGE: usize = 1000;
 /// How often `--follow` reads new events.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Options of `kfwatch events`.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct EventsArgs {
@@ -120,8 +119,7 @@ impl SinceArg {
 
 async fn read(args: EventsArgs) -> Result<(), CliError> {
     let log = EventLog::open(&args.config.load_local()?.store.path)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let since = args.since.map(|since| since.resolve(clock.now().wall));
+    let since = args.since.map(|since| since.resolve(SystemClock::default().now().wall));
     let mut filter = EventFilter {
         after: since.map(|since| log.before(since)).transpose()?.unwrap_or_default(),
         since,

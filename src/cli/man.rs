@@ -23,7 +23,6 @@ const OPERATOR: &str = include_str!("man/operator.roff");
 /// Source, issues and documentation.
 const HOME: &str = "https://github.com/kfwatch/kfwatch";
 
-/// Options of `kfwatch man`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ManArgs {
     /// The directory to write the pages to; created if missing

@@ -46,10 +46,19 @@ pub(super) fn bytes(bytes: u64) -> String {
     if bytes < 1000 { format!("{bytes} bytes") } else { format!("{number:.1} {}", units[unit]) }
 }
 
-/// Prints one JSON object a line.
-pub(super) fn print_json(rows: &[impl Serialize]) -> Result<(), CliError> {
-    let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
-    print(&(lines.map_err(anyhow::Error::from)?.join("\n") + "\n"))
+/// Prints rows as one JSON object a line, or as the text that `table` returns.
+pub(super) fn print_rows(
+    rows: &[impl Serialize],
+    format: OutputFormat,
+    table: impl FnOnce() -> String,
+) -> Result<(), CliError> {
+    let lines = |row| serde_json::to_string(row).map(|line| line + "\n");
+    print(&match format {
+        OutputFormat::Json => {
+            rows.iter().map(lines).collect::<Result<_, _>>().map_err(anyhow::Error::from)?
+        }
+        OutputFormat::Table => table(),
+    })
 }
 
 /// Prints to standard output. A reader that exits early (`| head`) is no error.
@@ -59,7 +68,11 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
 
 /// Prints to standard output and returns whether it is still open.
 pub(super) fn print_while_open(text: &str) -> Result<bool, CliError> {
-    let mut stdout = std::io::stdout().lock();
+    write_while_open(&mut std::io::stdout().lock(), text)
+}
+
+/// Writes to standard output, which may be wrapped, and returns whether it is still open.
+pub(super) fn write_while_open(stdout: &mut impl Write, text: &str) -> Result<bool, CliError> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),

@@ -3,7 +3,6 @@
 use super::{CliError, ConfigArgs, operations::OperationsRunner, output};
 use crate::control::report::PollReport;
 
-/// Options of `kfwatch poll`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PollArgs {
     #[command(flatten)]
@@ -17,30 +16,25 @@ pub(super) struct PollArgs {
 pub(super) async fn run(args: PollArgs) -> Result<(), CliError> {
     let loaded = args.config.load()?;
     let reports = OperationsRunner::prepare(&loaded).await?.polls(&loaded.config).await?;
-    print(&reports, args.format)?;
+    output::print_rows(&reports, args.format, || table(&reports))?;
     if reports.iter().all(|report| report.error.is_none()) { Ok(()) } else { Err(CliError::Incomplete) }
 }
 
-fn print(reports: &[PollReport], format: output::OutputFormat) -> Result<(), CliError> {
-    match format {
-        output::OutputFormat::Json => output::print_json(reports),
-        output::OutputFormat::Table => {
-            let headings =
-                ["official account", "kf account", "result", "sessions", "oldest since", "started", "ended"];
-            let rows = reports.iter().map(|report| {
-                vec![
-                    report.official_account.clone(),
-                    output::known(report.kf_account.as_ref()),
-                    report.result.clone(),
-                    output::known(report.sessions),
-                    output::known(report.oldest_session_started_at.as_ref()),
-                    output::known(report.started),
-                    output::known(report.ended),
-                ]
-            });
-            output::print(&(output::table(&headings, rows) + &failures(reports)))
-        }
-    }
+fn table(reports: &[PollReport]) -> String {
+    let headings =
+        ["official account", "kf account", "result", "sessions", "oldest since", "started", "ended"];
+    let rows = reports.iter().map(|report| {
+        vec![
+            report.official_account.clone(),
+            output::known(report.kf_account.as_ref()),
+            report.result.clone(),
+            output::known(report.sessions),
+            output::known(report.oldest_session_started_at.as_ref()),
+            output::known(report.started),
+            output::known(report.ended),
+        ]
+    });
+    output::table(&headings, rows) + &failures(reports)
 }
 
 /// The failed polls, each with its remedy.

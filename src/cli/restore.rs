@@ -1,6 +1,6 @@
 //! `kfwatch restore`: replaces the store with a backup while no daemon runs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use super::{
     CliError, ConfigArgs,
@@ -13,7 +13,6 @@ use crate::{
     store::{CopyObserver, RestoreSummary, Store},
 };
 
-/// Options of `kfwatch restore`.
 #[derive(Debug, clap::Args)]
 pub(super) struct RestoreArgs {
     #[command(flatten)]
@@ -36,8 +35,7 @@ When the daemon is started:
 
 pub(super) async fn run(args: RestoreArgs) -> Result<(), CliError> {
     let path = args.config.load_local()?.store.path;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let (file, now) = (args.file.clone(), clock.now().wall);
+    let (file, now) = (args.file.clone(), SystemClock::default().now().wall);
     let restore = move |observer: CopyObserver| Store::restore(&path, &file, now, &observer);
     signals::until_signal(|shutdown| async move {
         let restored = copy_with_progress(restore, shutdown).await?;

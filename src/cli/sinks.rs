@@ -9,10 +9,10 @@ use super::{
 use crate::{
     config::LocalConfig,
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkChange, SinkCommand, SinkReport},
+    domain::sink_state::SinkState,
     store::StoreError,
 };
 
-/// Options of `kfwatch sinks`.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct SinksArgs {
@@ -50,7 +50,7 @@ pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
             output::print(&format!("{}: resumed, with {} events to deliver\n", done.sink, done.events))
         }
         None => match read_sinks(&args.config.load_local()?, SinkCommand::Show).await? {
-            SinkAnswer::Sinks(sinks) => print(&sinks, args.format),
+            SinkAnswer::Sinks(sinks) => output::print_rows(&sinks, args.format, || table(&sinks)),
             answer => Err(unexpected(&answer)),
         },
     }
@@ -95,26 +95,20 @@ pub(super) fn unexpected(answer: &SinkAnswer) -> CliError {
     anyhow::anyhow!("unexpected response: {answer:?}").into()
 }
 
-fn print(sinks: &[SinkReport], format: output::OutputFormat) -> Result<(), CliError> {
-    match format {
-        output::OutputFormat::Json => output::print_json(sinks),
-        output::OutputFormat::Table => {
-            let headings =
-                ["sink", "state", "pending", "oldest pending", "last delivery", "dead letters", "lost"];
-            let rows = sinks.iter().map(|sink| {
-                vec![
-                    sink.sink.clone(),
-                    sink.state.clone(),
-                    sink.pending_events.to_string(),
-                    output::known(sink.oldest_pending_at.as_ref()),
-                    output::known(sink.last_delivery_at.as_ref()),
-                    sink.dead_letters.to_string(),
-                    (sink.lost_events + sink.expired_dead_letters).to_string(),
-                ]
-            });
-            output::print(&(output::table(&headings, rows) + &remarks(sinks)))
-        }
-    }
+fn table(sinks: &[SinkReport]) -> String {
+    let headings = ["sink", "state", "pending", "oldest pending", "last delivery", "dead letters", "lost"];
+    let rows = sinks.iter().map(|sink| {
+        vec![
+            sink.sink.clone(),
+            sink.state.clone(),
+            sink.pending_events.to_string(),
+            output::known(sink.oldest_pending_at.as_ref()),
+            output::known(sink.last_delivery_at.as_ref()),
+            sink.dead_letters.to_string(),
+            (sink.lost_events + sink.expired_dead_letters).to_string(),
+        ]
+    });
+    output::table(&headings, rows) + &remarks(sinks)
 }
 
 /// The problems of each sink, with what to do about them.
@@ -130,7 +124,8 @@ fn remarks(sinks: &[SinkReport]) -> String {
             ));
         }
         if let (Some(at), Some(failure)) = (&report.last_failure_at, &report.last_failure) {
-            let is_over = if report.state == "delivering" { "; it has recovered since" } else { "" };
+            let is_over =
+                if report.state == SinkState::Delivering.as_str() { "; it has recovered since" } else { "" };
             remark(format!("last failure at {at}: {failure}{is_over}"));
         }
         if report.dead_letters > 0 {

@@ -228,37 +228,17 @@ impl<'de> Deserializer<'de> for NamesOnly<'_> {
 mod tests {
     use super::*;
 
-    fn read<T: SettingValue>(value: impl Into<ValueKind>) -> Result<T, String> {
-        T::from_value(value.into())
-    }
-
     #[test]
     fn duration_needs_unit_of_fixed_length() {
+        let parse = |text| parse_duration(text).map(|duration| duration.as_millis());
         for (text, seconds) in
             [("90s", 90), ("5m", 300), ("1h 30m", 5_400), ("30d", 2_592_000), ("2w", 1_209_600)]
         {
-            assert_eq!(read(text), Ok(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(parse(text), Some(seconds * 1000), "{text}");
         }
-        assert_eq!(read("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse("250ms"), Some(250));
         for text in ["", "5", "1 month", "1y", "-3s", "soon"] {
-            assert!(
-                read::<Duration>(text).unwrap_err().contains("is not a duration; write it like"),
-                "{text}"
-            );
+            assert_eq!(parse(text), None, "{text}");
         }
-        assert_eq!(
-            read::<Duration>(90_i64).unwrap_err(),
-            "is a number without a unit; write it like \"90s\""
-        );
-    }
-
-    #[test]
-    fn value_of_other_type_is_rejected() {
-        assert_eq!(read("256"), Ok(256_i64));
-        assert_eq!(read::<i64>(5.9).unwrap_err(), "is a number with a fraction; write a whole number");
-        assert_eq!(read::<i64>(true).unwrap_err(), "is true or false; write a whole number");
-        assert_eq!(read::<bool>(1_i64).unwrap_err(), "is a whole number; write true or false");
-        assert_eq!(read::<bool>("yes").unwrap_err(), "\"yes\" is not true or false");
-        assert_eq!(read::<String>(7_i64).unwrap_err(), "is a whole number; write text in quotes");
     }
 }

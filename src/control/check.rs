@@ -37,13 +37,12 @@ const CLOCK_WRONG: Remedy = Remedy {
 const UNBOUND: i64 = 65402;
 
 /// An official account, with the parts of its configuration that a check reports.
-pub struct ConfiguredOfficialAccount {
-    /// The account.
-    pub official_account: Arc<OfficialAccount>,
+pub(crate) struct ConfiguredOfficialAccount {
+    pub(crate) official_account: Arc<OfficialAccount>,
     /// Where its token comes from, in the configuration's word.
-    pub token_source: &'static str,
+    pub(crate) token_source: &'static str,
     /// When it is polled.
-    pub schedule: Schedule,
+    pub(crate) schedule: Schedule,
 }
 
 /// Checks an official account and its kf accounts. The official account's report comes first.

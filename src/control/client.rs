@@ -26,41 +26,29 @@ const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// The daemon did not carry the command out.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlClientError {
-    /// There can be no socket.
+pub(crate) enum ControlClientError {
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Nothing accepts connections.
     #[error(
         "nobody listens on its control socket {}: it may be starting or stopping, or be another command or an older \
          kfwatch; try again, or stop it first",
         .0.display()
     )]
     NobodyListens(PathBuf),
-    /// The socket belongs to another user.
     #[error("no permission to use its control socket {}: run as its owner", .0.display())]
     Permission(PathBuf),
-    /// The daemon speaks another version of the protocol.
     #[error(
         "it is kfwatch {theirs}, and this one is {ours}: use the program that it was started from, or restart it with \
          this one"
     )]
-    OtherVersion {
-        /// The daemon's version.
-        theirs: String,
-        /// This program's version.
-        ours: &'static str,
-    },
+    OtherVersion { theirs: String, ours: &'static str },
     /// The daemon refused the command or could not finish it, for this reason.
     #[error("{0}")]
     Refused(String),
-    /// The response ended without a reason.
     #[error("its response ended early: see its log")]
     Truncated,
-    /// The daemon hangs.
     #[error("it has sent nothing for {} s", READ_TIMEOUT.as_secs())]
     TimedOut,
-    /// No kfwatch sends such a response.
     #[error("its response is malformed: {0}")]
     Malformed(String),
     /// The client could not be built, or the request could not be sent.
@@ -70,14 +58,14 @@ pub enum ControlClientError {
 
 /// Sends commands to the daemon that uses a store.
 #[derive(Debug)]
-pub struct ControlClient {
+pub(crate) struct ControlClient {
     http: reqwest::Client,
     socket: PathBuf,
 }
 
 impl ControlClient {
     /// A client for the daemon that uses this store. Does not connect yet.
-    pub fn new(store: &Path) -> Result<Self, ControlClientError> {
+    pub(crate) fn new(store: &Path) -> Result<Self, ControlClientError> {
         let socket = path_for_store(store)?;
         let http = reqwest::Client::builder()
             .unix_socket(socket.as_path())
@@ -90,17 +78,15 @@ impl ControlClient {
     }
 
     /// Makes the daemon poll every kf account once.
-    pub async fn polls(&self) -> Result<Vec<PollReport>, ControlClientError> {
+    pub(crate) async fn polls(&self) -> Result<Vec<PollReport>, ControlClientError> {
         self.send(ControlCommand::Poll).await
     }
 
-    /// Makes the daemon check every account.
-    pub async fn checks(&self) -> Result<Vec<CheckReport>, ControlClientError> {
+    pub(crate) async fn checks(&self) -> Result<Vec<CheckReport>, ControlClientError> {
         self.send(ControlCommand::Check).await
     }
 
-    /// Makes the daemon carry out a command on sinks.
-    pub async fn sinks(&self, command: SinkCommand) -> Result<SinkAnswer, ControlClientError> {
+    pub(crate) async fn sinks(&self, command: SinkCommand) -> Result<SinkAnswer, ControlClientError> {
         let request = ControlCommand::Sinks(command.clone());
         match command {
             SinkCommand::Show => self.send(request).await.map(SinkAnswer::Sinks),

@@ -49,10 +49,8 @@ pub(super) enum LanePlace {
 /// Too many commands are running or waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TooManyCommands {
-    /// The command would have to wait in its lane.
     #[error("{MAX_WAITING} commands are waiting already: try again when they are done")]
     Waiting,
-    /// The command would need another lane.
     #[error("{MAX_RUNNING} commands are running already: try again when one is done")]
     Running,
 }

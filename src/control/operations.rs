@@ -8,7 +8,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 
-pub use super::{check::ConfiguredOfficialAccount, requests::CommandLimits};
+pub(crate) use super::{check::ConfiguredOfficialAccount, requests::CommandLimits};
 use super::{
     check::check,
     poll::poll,
@@ -19,15 +19,14 @@ use super::{
 use crate::domain::clock::Clock;
 
 /// Polls and checks official accounts on command.
-pub struct Operations {
+pub(crate) struct Operations {
     official_accounts: Vec<ConfiguredOfficialAccount>,
     clock: Arc<dyn Clock>,
     requests: CommandRequests,
 }
 
 impl Operations {
-    /// Commands for these official accounts.
-    pub fn new(
+    pub(crate) fn new(
         official_accounts: Vec<ConfiguredOfficialAccount>,
         clock: Arc<dyn Clock>,
         limits: CommandLimits,
@@ -37,7 +36,7 @@ impl Operations {
     }
 
     /// Polls every kf account once. Reports come in the order of the configuration.
-    pub fn polls(&self) -> BoxStream<'_, PollReport> {
+    pub(crate) fn polls(&self) -> BoxStream<'_, PollReport> {
         let official_accounts = self.official_accounts.iter();
         self.in_order(
             official_accounts.map(|configured| poll(&self.requests, &configured.official_account).boxed()),
@@ -46,7 +45,7 @@ impl Operations {
 
     /// Checks every official account and kf account. Reports come in the order of the configuration, each official account before
     /// its kf accounts.
-    pub fn checks(&self) -> BoxStream<'_, CheckReport> {
+    pub(crate) fn checks(&self) -> BoxStream<'_, CheckReport> {
         let now = self.clock.now().wall;
         // Most official accounts share a schedule, and counting the ticks of one takes a while.
         let mut ticks = HashMap::new();

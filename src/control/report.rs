@@ -12,48 +12,42 @@ use crate::{
 
 /// The result of one poll.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PollReport {
-    /// The official account's name.
-    pub official_account: String,
+pub(crate) struct PollReport {
+    pub(crate) official_account: String,
     /// The full kf account; `None` if the official account's kf accounts are unknown.
-    pub kf_account: Option<String>,
+    pub(crate) kf_account: Option<String>,
     /// `ok`, the class of the failure, or `no_kf_account`.
-    pub result: String,
-    /// Open sessions.
-    pub sessions: Option<u64>,
+    pub(crate) result: String,
+    pub(crate) sessions: Option<u64>,
     /// The start of the longest open session, in RFC 3339.
-    pub oldest_session_started_at: Option<String>,
+    pub(crate) oldest_session_started_at: Option<String>,
     /// Sessions that are not in the stored snapshot.
-    pub started: Option<u64>,
+    pub(crate) started: Option<u64>,
     /// Sessions of the stored snapshot that are no longer open.
-    pub ended: Option<u64>,
-    /// What failed.
-    pub error: Option<String>,
-    /// What to do about the failure.
-    pub remedy: Option<String>,
+    pub(crate) ended: Option<u64>,
+    pub(crate) error: Option<String>,
+    pub(crate) remedy: Option<String>,
 }
 
 /// One result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum CheckReport {
+pub(crate) enum CheckReport {
     /// An official account; its kf accounts follow.
     OfficialAccount(OfficialAccountCheck),
-    /// A kf account.
     KfAccount(KfAccountCheck),
 }
 
 impl CheckReport {
     /// The official account, and the kf account if the report is about one.
-    pub fn names(&self) -> (&str, Option<&str>) {
+    pub(crate) fn names(&self) -> (&str, Option<&str>) {
         match self {
             Self::OfficialAccount(row) => (&row.official_account, None),
             Self::KfAccount(row) => (&row.official_account, Some(&row.kf_account)),
         }
     }
 
-    /// The problems that were found.
-    pub fn problems(&self) -> &[Problem] {
+    pub(crate) fn problems(&self) -> &[Problem] {
         match self {
             Self::OfficialAccount(row) => &row.problems,
             Self::KfAccount(row) => &row.problems,
@@ -63,75 +57,58 @@ impl CheckReport {
 
 /// The check of an official account. Unknown values are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OfficialAccountCheck {
-    /// The official account's name.
-    pub official_account: String,
-    /// Where its access token comes from.
-    pub token_source: String,
-    /// The age of the current token.
-    pub token_age_seconds: Option<u64>,
+pub(crate) struct OfficialAccountCheck {
+    pub(crate) official_account: String,
+    pub(crate) token_source: String,
+    pub(crate) token_age_seconds: Option<u64>,
     /// The remaining validity of the token, if its source reports it.
-    pub token_expires_in_seconds: Option<u64>,
+    pub(crate) token_expires_in_seconds: Option<u64>,
     /// Calls of getsessionlist that its schedule makes a day.
-    pub calls_a_day: u64,
+    pub(crate) calls_a_day: u64,
     /// Calls of getsessionlist that WeChat allows a day.
-    pub quota_limit: Option<u64>,
+    pub(crate) quota_limit: Option<u64>,
     /// Calls made today, by any program.
-    pub quota_used: Option<u64>,
-    /// Calls left today.
-    pub quota_remaining: Option<u64>,
-    /// Customers who wait for an agent.
-    pub waiting: Option<u64>,
+    pub(crate) quota_used: Option<u64>,
+    pub(crate) quota_remaining: Option<u64>,
+    pub(crate) waiting: Option<u64>,
     /// By how many milliseconds this machine's clock is ahead of WeChat's; negative if it is slow.
-    pub clock_skew_ms: Option<i64>,
-    /// Problems of the official account as a whole.
-    pub problems: Vec<Problem>,
+    pub(crate) clock_skew_ms: Option<i64>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// The check of a kf account. Unknown values are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KfAccountCheck {
-    /// The official account's name.
-    pub official_account: String,
-    /// The full kf account.
-    pub kf_account: String,
-    /// The name that customers see.
-    pub nickname: Option<String>,
-    /// Whether a WeChat user is bound to it.
-    pub bound: Option<bool>,
+pub(crate) struct KfAccountCheck {
+    pub(crate) official_account: String,
+    pub(crate) kf_account: String,
+    pub(crate) nickname: Option<String>,
+    pub(crate) bound: Option<bool>,
     /// The state of the last invitation of a WeChat user: `waiting`, `rejected`, `expired` or `other`.
-    pub invitation: Option<String>,
+    pub(crate) invitation: Option<String>,
     /// When the invitation expires, in RFC 3339.
-    pub invitation_expires_at: Option<String>,
-    /// Whether the agent is online.
-    pub online: Option<bool>,
+    pub(crate) invitation_expires_at: Option<String>,
+    pub(crate) online: Option<bool>,
     /// `ok`, the class of the failure of its poll, or `not_asked`.
-    pub result: String,
-    /// Open sessions.
-    pub sessions: Option<u64>,
-    /// Problems of this kf account.
-    pub problems: Vec<Problem>,
+    pub(crate) result: String,
+    pub(crate) sessions: Option<u64>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// A problem that a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// How severe it is.
-    pub severity: Severity,
+pub(crate) struct Problem {
+    pub(crate) severity: Severity,
     /// An errcode or a word; problems of the same kind share it.
-    pub code: String,
-    /// What is wrong.
-    pub error: String,
-    /// What to do about it, in English.
-    pub remedy: Option<String>,
-    /// The same in Chinese.
-    pub remedy_zh: Option<String>,
+    pub(crate) code: String,
+    pub(crate) error: String,
+    pub(crate) remedy: Option<String>,
+    pub(crate) remedy_zh: Option<String>,
 }
 
 /// The severity of a problem; the worst comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// A human must fix it.
     Human,
     /// It usually ends without help.
@@ -166,7 +143,7 @@ impl Problem {
     pub(super) const CLOCK_SKEW: &str = "clock_skew";
 
     /// Whether the problem is the machine's, and so the same at every official account.
-    pub fn concerns_this_machine(&self) -> bool {
+    pub(crate) fn concerns_this_machine(&self) -> bool {
         self.code == Self::CLOCK_SKEW
     }
 

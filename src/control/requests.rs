@@ -18,15 +18,15 @@ use crate::{
 
 /// The limits of commands. In the daemon they apply in addition to those of scheduled polls, which a command does not delay.
 #[derive(Clone, Copy, Debug)]
-pub struct CommandLimits {
+pub(crate) struct CommandLimits {
     /// Requests in flight; at least 1.
-    pub in_flight: usize,
+    pub(crate) in_flight: usize,
     /// Requests in flight for one official account; at least 1.
-    pub per_official_account: usize,
+    pub(crate) per_official_account: usize,
     /// The longest time for one poll, with token fetches and retries; also the longest wait for another poll of the account to end.
-    pub deadline: Duration,
+    pub(crate) deadline: Duration,
     /// How long the daemon backs off after a failure.
-    pub backoff_policy: BackoffPolicy,
+    pub(crate) backoff_policy: BackoffPolicy,
 }
 
 /// Makes the calls.

@@ -59,19 +59,19 @@ const STOPPING: &str = "the daemon is being stopped";
 const PANICKED: &str = "the command panicked: this is a bug in kfwatch, please report it";
 
 /// Serves commands on the control socket.
-pub struct ControlServer {
+pub(crate) struct ControlServer {
     socket: ControlSocket,
     executor: CommandExecutor,
 }
 
 impl ControlServer {
     /// A server that polls and checks with `operations` and runs commands on sinks with `sinks`.
-    pub fn new(socket: ControlSocket, operations: Operations, sinks: Arc<SinkAdmin>) -> Self {
+    pub(crate) fn new(socket: ControlSocket, operations: Operations, sinks: Arc<SinkAdmin>) -> Self {
         Self { socket, executor: CommandExecutor { operations, sinks } }
     }
 
     /// Serves until `stop`. Running commands are then interrupted, and their clients receive the reason.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let (queue, accepted) = mpsc::channel(MAX_CONNECTIONS);
         let intake = CommandIntake { lanes: CommandLanes::new(), queue };
         let served = Box::pin(serve(self.socket, router(intake), stop.clone()));

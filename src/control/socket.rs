@@ -19,23 +19,15 @@ const MAX_PATH_BYTES: usize = 107;
 /// Connections that the kernel queues.
 const BACKLOG: u32 = 16;
 
-/// The control socket cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    /// The path is too long for the system.
+pub(crate) enum SocketError {
     #[error(
         "{} is too long for the path of a socket (at most {MAX_PATH_BYTES} bytes): set store.path to a shorter one",
         .0.display()
     )]
     TooLong(PathBuf),
-    /// The system refused to listen.
     #[error("cannot listen on {}", path.display())]
-    Refused {
-        /// The path.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    Refused { path: PathBuf, source: io::Error },
 }
 
 /// The path of the control socket of the daemon that uses this store. Links are followed, as for the store's lock.
@@ -48,7 +40,7 @@ pub(super) fn path_for_store(store: &Path) -> Result<PathBuf, SocketError> {
 
 /// A listening control socket.
 #[derive(Debug)]
-pub struct ControlSocket {
+pub(crate) struct ControlSocket {
     listener: UnixListener,
     file: SocketFile,
 }
@@ -60,7 +52,7 @@ pub(super) struct SocketFile(PathBuf);
 impl ControlSocket {
     /// Listens on the socket of this store. The caller must have locked the store: only then is a socket file that exists already
     /// certain to be the remains of a crashed daemon.
-    pub fn bind(store: &Path) -> Result<Self, SocketError> {
+    pub(crate) fn bind(store: &Path) -> Result<Self, SocketError> {
         let path = path_for_store(store)?;
         match listen(&path) {
             Ok(listener) => Ok(Self { listener, file: SocketFile(path) }),

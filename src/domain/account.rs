@@ -258,6 +258,7 @@ mod tests {
         let (unbound, reported) = AccountCondition::default().after_binding(UNBOUND);
         assert_eq!(reported, transition(AccountState::Unknown, AccountState::Unbound));
         assert_eq!(unbound.after_binding(UNBOUND), (unbound, None), "said again");
+        assert_eq!(unbound.after_conclusion(Conclusion::Unbound).1, None, "no change");
         let (bound, reported) = unbound.after_binding(Binding::Bound);
         assert_eq!(reported, transition(AccountState::Unbound, AccountState::Unknown));
         assert_eq!(bound, AccountCondition::default());
@@ -267,12 +268,6 @@ mod tests {
             assert_eq!(condition.after_binding(UNBOUND), (condition, None));
             assert_eq!(condition.after_binding(Binding::Bound), (condition, None));
         }
-    }
-
-    #[test]
-    fn refusal_after_unbound_listing_is_no_transition() {
-        let (unbound, _) = AccountCondition::default().after_binding(Binding::Unbound(None));
-        assert_eq!(unbound.after_conclusion(Conclusion::Unbound).1, None);
     }
 
     #[test]

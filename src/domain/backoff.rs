@@ -270,12 +270,12 @@ mod tests {
     }
 
     /// The waits in seconds of consecutive failures, each sent when the previous backoff had ended.
-    fn waits(class: ErrorClass, count: usize) -> Vec<u64> {
+    fn waits(policy: &BackoffPolicy, class: ErrorClass, count: usize) -> Vec<u64> {
         let mut backoff: Option<Backoff> = None;
-        let mut now = at("2026-11-22T07:22:45Z", 1000);
+        let mut now = at("2026-11-22T04:22:45Z", 1000);
         let mut waits = Vec::new();
         for _ in 0..count {
-            let next = after(backoff.as_ref(), failed_call(class, now), now, 0.0);
+            let next = Backoff::after(policy, backoff.as_ref(), failed_call(class, now), now, 0.0);
             waits.push((next.until - now.monotonic).as_secs());
             now.monotonic = next.until;
             backoff = Some(next);
@@ -313,6 +313,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_the_limit_of_their_class() {
+        let waits = |class, count| waits(&BackoffPolicy::default(), class, count);
         assert_eq!(waits(ErrorClass::Busy, 8), [0, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(waits(ErrorClass::UnboundAccount, 8), [0, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(waits(ErrorClass::TokenRejected, 5), [10, 20, 40, 80, 120]);
@@ -322,20 +323,19 @@ mod tests {
     }
 
     #[test]
-    fn minute_quota_backs_off_until_next_minute() {
-        let now = at("2026-11-22T07:22:45Z", 7);
-        let backoff = after(None, failed_call(ErrorClass::MinuteQuota, now), now, 1.0);
-        assert_eq!(backoff.until, Duration::from_secs(7 + 15 + 2));
-    }
-
-    #[test]
-    fn day_quota_backs_off_half_an_hour_at_most_until_midnight_in_china() {
-        let noon = at("2026-11-22T04:00:00Z", 0);
-        let backoff = after(None, failed_call(ErrorClass::DayQuota, noon), noon, 1.0);
-        assert_eq!(backoff.until, Duration::from_secs(1800));
-        let ten_to_midnight = at("2026-11-22T15:50:00Z", 0);
-        let backoff = after(None, failed_call(ErrorClass::DayQuota, ten_to_midnight), ten_to_midnight, 1.0);
-        assert_eq!(backoff.until, Duration::from_secs(602));
+    fn quotas_and_refusals_end_by_the_clock_of_wechat() {
+        for (class, time, seconds) in [
+            (ErrorClass::MinuteQuota, "2026-11-22T07:22:45Z", 15 + 2),
+            (ErrorClass::DayQuota, "2026-11-22T04:00:00Z", 1800),
+            // Ten minutes before midnight in China.
+            (ErrorClass::DayQuota, "2026-11-22T15:50:00Z", 600 + 2),
+            (ErrorClass::AddressRefusedForHour, "2026-11-22T04:00:00Z", 3600),
+            (ErrorClass::AddressRefusedForDay, "2026-11-22T04:00:00Z", 86_400),
+        ] {
+            let now = at(time, 7);
+            let backoff = after(None, failed_call(class, now), now, 1.0);
+            assert_eq!(backoff.until, Duration::from_secs(7 + seconds), "{class:?} at {time}");
+        }
     }
 
     #[test]
@@ -379,37 +379,12 @@ mod tests {
 
     #[test]
     fn configured_waits_are_used() {
-        let now = at("2026-11-22T04:00:00Z", 0);
         let wait = ExponentialBackoff::constant(5 * SECOND, 20 * SECOND);
-        let backoff_policy = BackoffPolicy {
-            busy: wait,
-            unbound: wait,
-            day_quota: Duration::from_secs(60),
-            ..BackoffPolicy::default()
-        };
-        let mut waits = Vec::new();
-        for class in [ErrorClass::Busy, ErrorClass::InvalidAccount, ErrorClass::DayQuota] {
-            let mut backoff: Option<Backoff> = None;
-            for _ in 0..3 {
-                // Each call fails when the previous backoff has just ended.
-                let now =
-                    Moment { monotonic: backoff.map_or(Duration::ZERO, |backoff| backoff.until), ..now };
-                let next =
-                    Backoff::after(&backoff_policy, backoff.as_ref(), failed_call(class, now), now, 0.0);
-                waits.push((next.until - now.monotonic).as_secs());
-                backoff = Some(next);
-            }
-        }
-        assert_eq!(waits, [5, 10, 20, 5, 10, 20, 60, 60, 60]);
-    }
-
-    #[test]
-    fn administrators_refusal_backs_off_for_whole_hours() {
-        let now = at("2026-11-22T04:00:00Z", 0);
-        for (class, hours) in [(ErrorClass::AddressRefusedForHour, 1), (ErrorClass::AddressRefusedForDay, 24)]
-        {
-            assert_eq!(after(None, failed_call(class, now), now, 1.0).until, hours * HOUR);
-        }
+        let policy =
+            BackoffPolicy { busy: wait, unbound: wait, day_quota: MINUTE, ..BackoffPolicy::default() };
+        assert_eq!(waits(&policy, ErrorClass::Busy, 3), [5, 10, 20]);
+        assert_eq!(waits(&policy, ErrorClass::InvalidAccount, 3), [5, 10, 20]);
+        assert_eq!(waits(&policy, ErrorClass::DayQuota, 3), [60, 60, 60]);
     }
 
     prop_compose! {

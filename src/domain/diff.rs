@@ -140,16 +140,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    fn new_createtime_of_customer_is_end_and_start() {
-        let previous = Snapshot::from(&ObservedSessions::new(vec![session("o-a", 1), session("o-b", 1)]));
-        let current = ObservedSessions::new(vec![session("o-a", 2)]);
-        let difference = diff(&previous, &current);
-        assert_eq!(
-            difference.ended,
-            [(session("o-a", 1), EndReason::Replaced), (session("o-b", 1), EndReason::Absent)]
-        );
-        assert_eq!(difference.started, [session("o-a", 2)]);
-    }
 }

@@ -136,11 +136,6 @@ mod tests {
     }
 
     #[test]
-    fn successes_are_not_logged() {
-        assert!(logged(&every(15, "....")).is_empty());
-    }
-
-    #[test]
     fn new_reason_is_logged_and_alternating_reasons_once_each() {
         assert_eq!(logged(&every(15, "aabbabababcac.")), ["0: a", "30: b", "150: c", "195: 13 in 195s"]);
     }

@@ -28,13 +28,11 @@ pub(crate) const NOT_ENABLED: Remedy = Remedy {
     zh: "请在 mp.weixin.qq.com 为公众号开通新版客服功能，添加一个客服帐号后等待约五分钟；测试号无法开通",
 };
 
-/// Another program makes the access token invalid.
 pub(crate) const OTHER_PROGRAM: Remedy = Remedy {
     en: "if this repeats, find the other program that fetches tokens with /cgi-bin/token for this appid; \
          source = \"stable\" is not affected by it",
     zh: "若反复出现，请找出以 /cgi-bin/token 为该 appid 获取令牌的其他程序；source = \"stable\" 不受其影响",
 };
-/// Another program makes the component_access_token invalid.
 pub(crate) const OTHER_PLATFORM_PROGRAM: Remedy = Remedy {
     en: "if this repeats, find the other program that calls api_component_token for this third-party platform, and \
          let both share one component_access_token",
@@ -49,13 +47,11 @@ pub(crate) const PLATFORM_APPID: Remedy = Remedy {
          open.weixin.qq.com, and the official account's appid must be that of an account which authorized the platform",
     zh: "请更正配置中第三方平台的 appid：须为 open.weixin.qq.com 上该第三方平台的 appid，而 appid 须为向其授权的公众号",
 };
-/// The AppID of a third-party platform is configured in place of the official account's.
 pub(crate) const APPID_OF_PLATFORM: Remedy = Remedy {
     en: "appid is the AppID of a third-party platform: set it to the official account's AppID, and set source = \
          \"component\"",
     zh: "配置中的 appid 属于第三方平台：请改为公众号的 appid，并设置 source = \"component\"",
 };
-/// The token is a third-party platform's, not the official account's.
 pub(crate) const TOKEN_OF_PLATFORM: Remedy = Remedy {
     en: "the token source returns the third-party platform's component_access_token: it must return the official \
          account's authorizer_access_token",
@@ -74,7 +70,6 @@ pub(crate) const FROZEN: Remedy = Remedy {
     en: "unfreeze the AppSecret in the developer console; this takes effect after about ten minutes",
     zh: "请在开发者后台解冻 AppSecret，约十分钟后生效",
 };
-/// The component_verify_ticket is outdated.
 pub(crate) const TICKET: Remedy = Remedy {
     en: "check that the file or URL with the component_verify_ticket is refreshed (WeChat pushes one every ten minutes) \
          and that the platform's authorization event URL is reachable and answers \"success\"; call \
@@ -97,20 +92,17 @@ pub(crate) const PLATFORM_ADDRESS: Remedy = Remedy {
          checks all calls on behalf of the platform's official accounts against it",
     zh: "请在 open.weixin.qq.com 的第三方平台 IP 白名单中加入本机公网地址；代公众号发起的所有调用都会核对该白名单",
 };
-/// The administrator has not confirmed the address yet.
 pub(crate) const CONFIRM: Remedy = Remedy {
     en: "the administrator of the official account must confirm calls from this address in WeChat, or you add the address \
          to the IP allowlist in the developer console",
     zh: "请公众号管理员在微信中确认来自该地址的调用，或在开发者后台将其加入 IP 白名单",
 };
-/// The administrator refused the address.
 pub(crate) const REFUSED: Remedy = Remedy {
     en: "the administrator of the official account refused calls from this address: talk to them, and add the address \
          to the IP allowlist in the developer console; until the refusal expires, WeChat accepts no calls from it",
     zh: "公众号管理员拒绝了来自该地址的调用：请与其沟通，并在开发者后台将该地址加入 IP 白名单；期满前微信不接受来自它的调用",
 };
 
-/// The authorization was withdrawn.
 pub(crate) const AUTHORIZE: Remedy = Remedy {
     en: "the owner of the official account must authorize it again",
     zh: "请公众号所有者重新授权",
@@ -120,7 +112,6 @@ pub(crate) const NOT_GRANTED: Remedy = Remedy {
          100-101)",
     zh: "公众号须已认证并拥有客服接口权限（权限集 1、6 或 100-101）",
 };
-/// The permission is missing, but only a collector needs it.
 pub(crate) const COLLECTOR_NOT_GRANTED: Remedy = Remedy {
     en: "polls continue without this call: have it granted to the official account (verified; permission set 1, 6 or \
          100-101), or turn it off in [collectors]",
@@ -136,25 +127,21 @@ pub(crate) const PLATFORM_RESTRICTED: Remedy = Remedy {
     zh: "第三方平台被限制或未全网发布，请在 open.weixin.qq.com 查看其状态与通知",
 };
 
-/// The daily quota of getsessionlist is used up.
 pub(crate) const DAY_QUOTA: Remedy = Remedy {
     en: "the daily quota is used up: poll less often, or clear the quota in the console or with openapi/quota/clear; \
          otherwise WeChat resets it at midnight in China",
     zh: "当日调用额度已用完：请降低轮询频率，或在后台或以 openapi/quota/clear 清零额度；否则北京时间零点后恢复",
 };
-/// The daily quota of token fetches is used up.
 pub(crate) const TOKEN_QUOTA: Remedy = Remedy {
     en: "the daily quota of token fetches is used up (other programs use it too): use source = \"stable\", or one token \
          server for all programs, or clear the quota in the console",
     zh: "当日获取令牌的次数（含其他程序）已用完：请使用 source = \"stable\" 或共用一个令牌服务器，或在后台清零额度",
 };
-/// The daily quota of a collector's call is used up.
 pub(crate) const COLLECTOR_QUOTA: Remedy = Remedy {
     en: "the daily quota of this call is used up: make the call less often or turn it off in [collectors], or clear the \
          quota in the console or with openapi/quota/clear",
     zh: "该接口的当日调用额度已用完：请在 [collectors] 中降低其频率或将其关闭，或在后台或以 openapi/quota/clear 清零额度",
 };
-/// The quota cannot be cleared again this month.
 pub(crate) const NO_CLEARS_LEFT: Remedy = Remedy {
     en: "quotas cannot be cleared again this month: poll less often; WeChat resets the quota at midnight in China",
     zh: "本月清零次数已用完：请降低轮询频率；额度将在北京时间零点后恢复",
@@ -164,12 +151,10 @@ pub(crate) const MINUTE_QUOTA: Remedy = Remedy {
     zh: "每分钟调用（含其他程序）过多：请降低轮询频率，或设置 poll.spread",
 };
 
-/// A proxy may change requests or responses.
 pub(crate) const PROXY: Remedy = Remedy {
     en: "something between this host and WeChat may change requests or responses: check proxies and api.base_url",
     zh: "本机与微信之间可能有代理改动请求或应答：请检查代理与 api.base_url",
 };
-/// WeChat refused a request that it should accept.
 pub(crate) const UNEXPECTED: Remedy = Remedy {
     en: "WeChat should not answer this call with this errcode: check proxies and api.base_url; if nothing changes the \
          requests, report this line, including its rid, as a bug in kfwatch",

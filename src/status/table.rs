@@ -54,12 +54,6 @@ pub struct CollectorReadings {
     last_success_at: [Option<Timestamp>; Collector::ALL.len()],
 }
 
-/// Copies of the views of all kf accounts of one official account.
-pub struct OfficialAccountViews {
-    kf_accounts: Arc<Vec<Arc<WatchedAccount>>>,
-    views: Vec<AccountView>,
-}
-
 impl AccountTable {
     /// A table of these official accounts.
     pub fn new(official_accounts: Vec<Arc<OfficialAccountStatus>>) -> Self {
@@ -71,9 +65,14 @@ impl AccountTable {
         &self.official_accounts
     }
 
-    /// Copies the views of all kf accounts, by official account.
-    pub fn views(&self) -> Vec<OfficialAccountViews> {
-        self.official_accounts.iter().map(|official_account| official_account.views()).collect()
+    /// Copies the views of all kf accounts, in the order of the configuration.
+    pub fn views(&self) -> Vec<(Account, AccountView)> {
+        let mut views = Vec::new();
+        for of in &self.official_accounts {
+            let ticks = of.ticks();
+            views.extend(of.kf_accounts().iter().map(|kf| (kf.account().clone(), kf.view(ticks))));
+        }
+        views
     }
 }
 
@@ -110,19 +109,6 @@ impl OfficialAccountStatus {
         for account in self.kf_accounts.load().iter() {
             visit(account.account(), &account.view(ticks));
         }
-    }
-
-    fn views(&self) -> OfficialAccountViews {
-        let (kf_accounts, ticks) = (self.kf_accounts(), self.ticks());
-        let views = kf_accounts.iter().map(|account| account.view(ticks)).collect();
-        OfficialAccountViews { kf_accounts, views }
-    }
-}
-
-impl OfficialAccountViews {
-    /// The kf accounts with their views, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = (&Account, &AccountView)> {
-        self.kf_accounts.iter().map(|account| account.account()).zip(&self.views)
     }
 }
 

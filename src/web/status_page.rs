@@ -17,14 +17,11 @@ use crate::{
         agents::{Binding, Invitation, InvitationStatus},
         clock::{Moment, UnixMs},
     },
-    status::{AccountView, CollectorReadings, OfficialAccountStatus, OfficialAccountViews},
+    status::{AccountView, CollectorReadings, OfficialAccountStatus},
 };
 
 /// Kf accounts shown at most.
 const MAX_ROWS: usize = 1000;
-
-/// A kf account on the page.
-type Row<'a> = (&'a Account, &'a AccountView);
 
 /// Official accounts shown at most, because the kf accounts that need a human come below them.
 const MAX_OFFICIAL_ACCOUNTS: usize = 20;
@@ -50,8 +47,7 @@ th, td { border-color: #2b343d; } .state, code { background: #2b343d; } .ok, .de
 pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     let now = state.clock.now();
     let stored = state.stored().await;
-    let views = state.table.views();
-    let mut rows: Vec<Row<'_>> = views.iter().flat_map(OfficialAccountViews::iter).collect();
+    let mut rows = state.table.views();
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|(_, view)| urgency(view.state));
     let sessions: u64 = rows.iter().filter_map(|(_, view)| view.sessions).map(u64::from).sum();
@@ -110,7 +106,7 @@ fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
     }
 }
 
-fn accounts(rows: &[Row<'_>], now: Moment) -> Markup {
+fn accounts(rows: &[(Account, AccountView)], now: Moment) -> Markup {
     html! {
         table {
             thead { tr {

@@ -31,14 +31,8 @@ pub(super) async fn run(
     language: Option<Language>,
 ) -> Result<(), CliError> {
     let checked = OperationsRunner::prepare(loaded).await?.checks(&loaded.config).await?;
-    match format {
-        output::OutputFormat::Json => output::print_json(&checked)?,
-        output::OutputFormat::Table => {
-            let language =
-                language.unwrap_or_else(|| Language::from_environment(&Environment::from_process()));
-            output::print(&report(&checked, language))?;
-        }
-    }
+    let language = language.unwrap_or_else(|| Language::from_environment(&Environment::from_process()));
+    output::print_rows(&checked, format, || report(&checked, language))?;
     let worst = checked.iter().flat_map(CheckReport::problems).map(|problem| problem.severity).min();
     match worst {
         Some(Severity::Human) => Err(CliError::NeedsHuman),

@@ -1,19 +1,14 @@
 //! Events as readable lines in aligned columns, in colour where the terminal wants it.
 
-use std::{
-    collections::HashMap,
-    io::{ErrorKind, Write},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use anstyle::{AnsiColor, Style};
-use anyhow::Context as _;
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
-use super::super::{CliError, events::field};
-use crate::{domain::event::EventType, status::OfficialAccountViews, store::StoredEvent, web::WebState};
+use super::super::{CliError, events::field, output};
+use crate::{domain::event::EventType, store::StoredEvent, web::WebState};
 
 /// The columns and their widths. With a detail of 15 characters a line has 80.
 const COLUMNS: [(&str, usize); 6] =
@@ -53,12 +48,7 @@ impl EventPrinter {
         for event in events {
             text.push_str(&event_line(event, &nicknames, &self.timezone));
         }
-        let mut stdout = anstream::stdout().lock();
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(error).context("write to standard output").map_err(CliError::Other),
-        }
+        output::write_while_open(&mut anstream::stdout().lock(), &text)
     }
 }
 
@@ -66,13 +56,10 @@ impl EventPrinter {
 type Nicknames = HashMap<String, Arc<str>>;
 
 fn nicknames(web: &WebState) -> Nicknames {
-    let official_accounts = web.table.views();
-    let accounts = official_accounts.iter().flat_map(OfficialAccountViews::iter);
-    let named = accounts.filter_map(|(account, view)| {
-        let nickname = view.agent.nickname.clone()?;
-        Some((account.kf_account.to_string(), nickname))
-    });
-    named.collect()
+    let accounts = web.table.views().into_iter();
+    accounts
+        .filter_map(|(account, view)| Some((account.kf_account.to_string(), view.agent.nickname?)))
+        .collect()
 }
 
 fn event_line(event: &StoredEvent, nicknames: &Nicknames, timezone: &TimeZone) -> String {

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::dispatch::admin::{DeadLetterReport, SinkAnswer, SinkCommand};
 
-/// Options of `kfwatch events dead`.
 #[derive(Debug, clap::Args)]
 pub(super) struct DeadArgs {
     #[command(flatten)]
@@ -46,19 +45,12 @@ pub(super) async fn run(args: DeadArgs) -> Result<(), CliError> {
         return output::print(&format!("{}: {} dead letters dropped\n", done.sink, done.events));
     }
     match store_access::read_sinks(&config, SinkCommand::DeadLetters { sink }).await? {
-        SinkAnswer::DeadLetters(letters) => print(&letters, args.format),
-        answer => Err(sinks::unexpected(&answer)),
-    }
-}
-
-fn print(letters: &[DeadLetterReport], format: output::OutputFormat) -> Result<(), CliError> {
-    match format {
-        output::OutputFormat::Json if letters.is_empty() => Ok(()),
-        output::OutputFormat::Json => output::print_json(letters),
-        output::OutputFormat::Table => {
+        SinkAnswer::DeadLetters(letters) => {
             let headings = ["since", "event", "id", "account", "customer", "reason"];
-            output::print(&output::table(&headings, letters.iter().map(row)))
+            let table = || output::table(&headings, letters.iter().map(row));
+            output::print_rows(&letters, args.format, table)
         }
+        answer => Err(sinks::unexpected(&answer)),
     }
 }
 

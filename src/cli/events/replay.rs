@@ -10,7 +10,6 @@ use crate::{
     domain::clock::Clock,
 };
 
-/// Options of `kfwatch events replay`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ReplayArgs {
     #[command(flatten)]
