@@ -27,6 +27,8 @@ use std::{
 };
 
 pub(crate) use self::operations::build_operations;
+use tokio::sync::Semaphore;
+
 use self::{
     accounts::AccountSet,
     operations::{operations, poll_deadline},
@@ -51,7 +53,7 @@ use crate::{
     schedule::ticker::ManualTicks,
     status::AccountTable,
     store::Store,
-    web::{WebListener, WebState},
+    web::{MAX_CONCURRENT_SCRAPES, WebListener, WebState},
 };
 
 /// How long the store may take to write its log into its file at the end.
@@ -112,7 +114,7 @@ impl App {
             detail: if config.metrics.per_account { Detail::PerAccount } else { Detail::PerOfficialAccount },
             clock: Arc::clone(&clock),
             ready: true.into(),
-            scrapes: WebState::scrape_limit(),
+            scrapes: Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES)),
         });
         Ok(Self {
             config,
@@ -186,9 +188,7 @@ impl App {
 }
 
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<WebListener>, AppError> {
-    let bind = |address: &SocketAddr| {
-        WebListener::bind(*address).map_err(|source| AppError::Listen { address: *address, source })
-    };
+    let bind = |&address| WebListener::bind(address).map_err(|error| AppError::Listen(address, error));
     addresses.iter().map(bind).collect()
 }
 

@@ -21,6 +21,7 @@ mod store_access;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -72,9 +73,8 @@ enum CliCommand {
     Completions(completions::CompletionsArgs),
 }
 
-/// Selects the configuration.
 #[derive(Clone, Debug, Args)]
-pub struct ConfigArgs {
+struct ConfigArgs {
     /// The configuration file [default: $KFWATCH_CONFIG, ./config.toml, /etc/kfwatch/config.toml]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -152,5 +152,5 @@ impl ConfigArgs {
 }
 
 fn init_logging(level: &str, format: LogFormat) -> Result<(), CliError> {
-    logging::init(level, format).map_err(|error| anyhow::Error::new(error).context("set up logging").into())
+    logging::init(level, format).context("set up logging").map_err(CliError::Other)
 }

@@ -36,17 +36,14 @@ mod webhook;
 
 use std::path::{Path, PathBuf};
 
-pub use self::daily_calls::DailyCalls;
 pub use self::environment::Environment;
-pub use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
-pub use self::mistake::{Location, Mistake, Mistakes};
+pub(crate) use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
+pub use self::mistake::Mistakes;
 pub use self::model::{
     ApiConfig, Config, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, OfficialAccountConfig,
     PollConfig, Proxy, SinkConfig, SinkStart, SinkTarget, StoreConfig, TokenConfig, WebConfig,
 };
-pub use self::official_account::{MAX_KF_ACCOUNTS, MAX_OFFICIAL_ACCOUNTS, MAX_SCHEDULES};
 pub use self::setting::parse_duration;
-pub use self::sink::MAX_SINKS;
 pub use crate::domain::backoff::BackoffPolicy;
 pub use crate::logging::LogFormat;
 pub use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
@@ -56,10 +53,10 @@ pub use crate::wechat::{
 };
 
 /// The environment variable that names the configuration file when the command line does not.
-pub const PATH_VARIABLE: &str = "KFWATCH_CONFIG";
+const PATH_VARIABLE: &str = "KFWATCH_CONFIG";
 
 /// Where the configuration file is searched when nothing names one, in this order.
-pub const SEARCH_PATHS: [&str; 2] = ["config.toml", "/etc/kfwatch/config.toml"];
+const SEARCH_PATHS: [&str; 2] = ["config.toml", "/etc/kfwatch/config.toml"];
 
 impl Config {
     /// Chooses the file to load: `explicit` if given, else the one that [`PATH_VARIABLE`] names, else the first of
@@ -100,7 +97,7 @@ fn first_existing(paths: &[&str]) -> Result<PathBuf, Mistakes> {
     let found = paths.iter().map(PathBuf::from).find(|path| path.exists());
     found.ok_or_else(|| {
         let searched = paths.join(" and ");
-        Mistake::general(format!(
+        mistake::Mistake::general(format!(
             "no configuration file: --config is not given, {PATH_VARIABLE} is not set, and there is no {searched}; \
              write one, starting from config.example.toml"
         ))

@@ -35,7 +35,6 @@ enum ControlCommand {
     Poll,
     /// Check with WeChat that every account works.
     Check,
-    /// A command on sinks.
     Sinks(SinkCommand),
 }
 

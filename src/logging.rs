@@ -2,7 +2,8 @@
 //!
 //! Secrets, tokens, request URLs and customers' openids are never logged, at any level.
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
+use anyhow::Context as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
 /// Limits on the levels of libraries that log internals, the bytes of requests, or errors that the sink reports already.
 const LIBRARY_LEVELS: [&str; 7] = [
@@ -24,20 +25,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Why logging could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum LoggingError {
-    /// The level is not a tracing filter.
-    #[error("the log level is not a filter")]
-    Filter(#[from] ParseError),
-    /// This process already has a logger.
-    #[error("logging is set up already")]
-    Twice,
-}
-
 /// Sets up logging for the process.
-pub fn init(level: &str, format: LogFormat) -> Result<(), LoggingError> {
-    let mut filter = EnvFilter::try_new(level)?;
+pub(crate) fn init(level: &str, format: LogFormat) -> anyhow::Result<()> {
+    let mut filter = EnvFilter::try_new(level).context("the log level is not a filter")?;
     for directive in LIBRARY_LEVELS {
         filter = filter.add_directive(directive.parse()?);
     }
@@ -50,5 +40,5 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), LoggingError> {
         }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    set.map_err(|_| LoggingError::Twice)
+    set.map_err(|_| anyhow::anyhow!("logging is set up already"))
 }

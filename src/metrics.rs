@@ -14,10 +14,12 @@ use std::{
 };
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
+    register_histogram_vec_with_registry, register_histogram_with_registry,
+    register_int_counter_vec_with_registry, register_int_counter_with_registry,
+    register_int_gauge_vec_with_registry,
 };
 
 use crate::{
@@ -70,34 +72,46 @@ impl Metrics {
     pub fn new(sinks: impl IntoIterator<Item = String>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let metrics = Self {
-            session_duration: histogram(
+            session_duration: register_histogram_with_registry!(
                 "wechat_kf_session_duration_seconds",
                 "Duration of ended sessions (upper bound), without those whose end is known less exactly than to five minutes.",
-                &SESSION_BUCKETS,
+                SESSION_BUCKETS.to_vec(),
+                registry
             )?,
-            call_duration: HistogramVec::new(
-                HistogramOpts::new("kfwatch_api_request_duration_seconds", "Duration of calls to WeChat.")
-                    .buckets(CALL_BUCKETS.to_vec()),
+            call_duration: register_histogram_vec_with_registry!(
+                "kfwatch_api_request_duration_seconds",
+                "Duration of calls to WeChat.",
                 &["endpoint"],
+                CALL_BUCKETS.to_vec(),
+                registry
             )?,
-            sweeps: IntCounter::new("kfwatch_sweeps_total", "Ticks whose polls are all done.")?,
-            missed_ticks: IntCounter::new(
+            sweeps: register_int_counter_with_registry!(
+                "kfwatch_sweeps_total",
+                "Ticks whose polls are all done.",
+                registry
+            )?,
+            missed_ticks: register_int_counter_with_registry!(
                 "kfwatch_schedule_missed_ticks_total",
                 "Ticks of schedules that were skipped because they came too late.",
+                registry
             )?,
-            sweep_duration: histogram(
+            sweep_duration: register_histogram_with_registry!(
                 "kfwatch_sweep_duration_seconds",
                 "Time from a tick of a schedule until its last poll was done.",
-                &SWEEP_BUCKETS,
+                SWEEP_BUCKETS.to_vec(),
+                registry
             )?,
-            events: IntCounterVec::new(
-                Opts::new("kfwatch_events_total", "Events committed to the event log."),
+            events: register_int_counter_vec_with_registry!(
+                "kfwatch_events_total",
+                "Events committed to the event log.",
                 &["event_type"],
+                registry
             )?,
-            commit_duration: histogram(
+            commit_duration: register_histogram_with_registry!(
                 "kfwatch_store_commit_duration_seconds",
                 "Time that a poll waited until its changes were committed.",
-                &COMMIT_BUCKETS,
+                COMMIT_BUCKETS.to_vec(),
+                registry
             )?,
             clock_skew: KnownGauge::unknown(
                 "kfwatch_upstream_clock_skew_seconds",
@@ -107,7 +121,7 @@ impl Metrics {
             sinks: sinks.into_iter().map(|name| (name, SinkCounters::default())).collect(),
             registry,
         };
-        metrics.register()?;
+        metrics.complete_registry()?;
         Ok(metrics)
     }
 
@@ -159,10 +173,13 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), into)
     }
 
-    fn register(&self) -> Result<(), prometheus::Error> {
-        let build_info = IntGaugeVec::new(
-            Opts::new("kfwatch_build_info", "The running version; always 1."),
+    /// Registers what the fields do not keep, and creates the series of closed label sets.
+    fn complete_registry(&self) -> Result<(), prometheus::Error> {
+        let build_info = register_int_gauge_vec_with_registry!(
+            "kfwatch_build_info",
+            "The running version; always 1.",
             &["version", "revision"],
+            self.registry
         )?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), crate::REVISION]).set(1);
         for event_type in EventType::ALL {
@@ -171,20 +188,7 @@ impl Metrics {
         for endpoint in Endpoint::ALL {
             self.call_duration.with_label_values(&[endpoint.as_str()]);
         }
-        let collectors: [Box<dyn Collector>; 9] = [
-            Box::new(self.session_duration.clone()),
-            Box::new(self.call_duration.clone()),
-            Box::new(self.sweeps.clone()),
-            Box::new(self.missed_ticks.clone()),
-            Box::new(self.sweep_duration.clone()),
-            Box::new(self.events.clone()),
-            Box::new(self.commit_duration.clone()),
-            Box::new(self.clock_skew.clone()),
-            Box::new(build_info),
-        ];
-        for collector in collectors {
-            self.registry.register(collector)?;
-        }
+        self.registry.register(Box::new(self.clock_skew.clone()))?;
         #[cfg(target_os = "linux")]
         self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(())
@@ -273,8 +277,4 @@ impl Collector for KnownGauge {
     fn collect(&self) -> Vec<MetricFamily> {
         if self.0.get().is_nan() { Vec::new() } else { self.0.collect() }
     }
-}
-
-fn histogram(name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
 }

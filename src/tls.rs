@@ -29,32 +29,17 @@ pub struct TlsRoots {
 #[derive(Debug, thiserror::Error)]
 pub enum CaFileError {
     /// The file cannot be read.
-    #[error("{} cannot be read", path.display())]
-    Unreadable {
-        /// The path of the file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    #[error("{} cannot be read", .0.display())]
+    Unreadable(PathBuf, #[source] io::Error),
     /// The file is not PEM.
-    #[error("{} is not PEM", path.display())]
-    NotPem {
-        /// The path of the file.
-        path: PathBuf,
-        /// The parser's error.
-        source: pem::Error,
-    },
+    #[error("{} is not PEM", .0.display())]
+    NotPem(PathBuf, #[source] pem::Error),
     /// The file contains no certificate.
     #[error("{} contains no certificate", .0.display())]
     Empty(PathBuf),
     /// The TLS library rejects a certificate in the file.
-    #[error("the certificates in {} cannot be used", path.display())]
-    Unusable {
-        /// The path of the file.
-        path: PathBuf,
-        /// The TLS library's error.
-        source: rustls::Error,
-    },
+    #[error("the certificates in {} cannot be used", .0.display())]
+    Unusable(PathBuf, #[source] rustls::Error),
 }
 
 impl TlsRoots {
@@ -66,16 +51,15 @@ impl TlsRoots {
     /// Loads all certificates of a PEM file.
     pub fn from_file(path: &Path) -> Result<Self, CaFileError> {
         let path_buf = || path.to_path_buf();
-        let pem =
-            std::fs::read(path).map_err(|source| CaFileError::Unreadable { path: path_buf(), source })?;
+        let pem = std::fs::read(path).map_err(|error| CaFileError::Unreadable(path_buf(), error))?;
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
             .collect::<Result<_, _>>()
-            .map_err(|source| CaFileError::NotPem { path: path_buf(), source })?;
+            .map_err(|error| CaFileError::NotPem(path_buf(), error))?;
         if certificates.is_empty() {
             return Err(CaFileError::Empty(path_buf()));
         }
         for certificate in &certificates {
-            check(certificate).map_err(|source| CaFileError::Unusable { path: path_buf(), source })?;
+            check(certificate).map_err(|error| CaFileError::Unusable(path_buf(), error))?;
         }
         Ok(Self { certificates, system_problem: None })
     }
@@ -171,10 +155,10 @@ mod tests {
         let good = TlsRoots::or_built_in(built_in(3), String::new());
         assert_eq!(load(&good.pem()).unwrap().certificates, built_in(3));
         let bad = good.pem() + "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-        assert!(matches!(load(&bad), Err(CaFileError::Unusable { .. })));
-        assert!(matches!(load("-----BEGIN CERTIFICATE-----\nMAA="), Err(CaFileError::NotPem { .. })));
+        assert!(matches!(load(&bad), Err(CaFileError::Unusable(..))));
+        assert!(matches!(load("-----BEGIN CERTIFICATE-----\nMAA="), Err(CaFileError::NotPem(..))));
         assert!(matches!(load("a letter"), Err(CaFileError::Empty(_))));
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(TlsRoots::from_file(&path), Err(CaFileError::Unreadable { .. })));
+        assert!(matches!(TlsRoots::from_file(&path), Err(CaFileError::Unreadable(..))));
     }
 }

@@ -55,7 +55,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REQUEST_BODY: usize = 1024;
 
 /// Scrapes served at the same time; further ones get status 503.
-const MAX_CONCURRENT_SCRAPES: usize = 8;
+pub(crate) const MAX_CONCURRENT_SCRAPES: usize = 8;
 
 /// Chunks of a scrape queued for a slow client.
 const CHUNKS_IN_FLIGHT: usize = 4;
@@ -75,27 +75,20 @@ pub struct WebState {
     /// The closed families of metrics and their counters.
     pub metrics: Arc<Metrics>,
     /// The store, for the event log and pending events.
-    pub store: Store,
+    pub(crate) store: Store,
     /// The size at which the store suspends a sink.
-    pub event_log_max_bytes: u64,
-    /// The state of each sink.
-    pub sinks: Vec<Arc<SinkStatus>>,
+    pub(crate) event_log_max_bytes: u64,
+    pub(crate) sinks: Vec<Arc<SinkStatus>>,
     /// Whether metrics have series for each kf account.
-    pub detail: Detail,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) detail: Detail,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Whether the daemon is ready: the store is open, the gauges are restored, and no drain has started.
-    pub ready: AtomicBool,
+    pub(crate) ready: AtomicBool,
     /// Limits concurrent scrapes.
-    pub scrapes: Arc<Semaphore>,
+    pub(crate) scrapes: Arc<Semaphore>,
 }
 
 impl WebState {
-    /// A new limit on concurrent scrapes.
-    pub fn scrape_limit() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES))
-    }
-
     /// Reads the store within [`READ_TIMEOUT`]. A store that fails or hangs costs a page only these values.
     pub async fn stored(&self) -> Stored {
         let deadline = Instant::now() + READ_TIMEOUT;
@@ -135,7 +128,7 @@ async fn in_time<T>(deadline: Instant, read: impl Future<Output = Result<T, Stor
 pub struct WebListener {
     socket: TcpListener,
     /// The address, with the port that the system chose for port 0.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl WebListener {
@@ -159,8 +152,7 @@ impl WebListener {
     }
 }
 
-/// The router of all pages.
-pub fn router(state: Arc<WebState>) -> Router {
+fn router(state: Arc<WebState>) -> Router {
     let header = |name: &'static str, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(
             header::HeaderName::from_static(name),

@@ -14,15 +14,8 @@ pub enum AppError {
     #[error("store")]
     Store(#[from] StoreError),
     /// An address could not be bound.
-    #[error(
-        "cannot listen on {address}: stop the program that uses it, or set web.listen to another address"
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        source: std::io::Error,
-    },
+    #[error("cannot listen on {0}: stop the program that uses it, or set web.listen to another address")]
+    Listen(SocketAddr, #[source] std::io::Error),
     /// The web server failed.
     #[error("web server")]
     Web(#[source] std::io::Error),

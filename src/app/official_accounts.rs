@@ -153,6 +153,6 @@ fn client_options(api: &config::ApiConfig) -> Result<ClientOptions, AppError> {
         max_body_bytes: api.max_body_bytes,
         http_version: api.http_version,
         ca,
-        proxy: api.proxy.as_ref().map(|proxy| proxy.url().clone()),
+        proxy: api.proxy.as_ref().map(|proxy| proxy.url.clone()),
     })
 }

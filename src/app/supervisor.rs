@@ -41,7 +41,6 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Spawns all parts.
     pub(super) async fn spawn(app: App) -> Result<Self, AppError> {
         let mut supervisor = Self::new(&app).await?;
         // Half of the sinks' share of a drain, so that attempts that begin then can finish.

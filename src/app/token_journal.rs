@@ -85,14 +85,8 @@ impl TokenJournal for NullTokenJournal {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    fn at(seconds: u64) -> Moment {
-        let after = Duration::from_secs(seconds);
-        Moment { wall: jiff::Timestamp::UNIX_EPOCH + after, monotonic: after }
-    }
+    use crate::domain::clock::at;
 
     #[tokio::test]
     async fn fetches_not_recorded_on_full_disk_are_logged_once() {

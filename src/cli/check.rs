@@ -108,7 +108,6 @@ fn describe(config: &Config, now: Timestamp) -> String {
     text
 }
 
-/// The calls of the collectors.
 fn collectors(intervals: &CollectorIntervals, official_accounts: usize) -> String {
     let written = Collector::ALL.map(|collector| match intervals.get(collector) {
         Some(interval) => {

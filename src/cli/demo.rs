@@ -33,7 +33,6 @@ use crate::{
 /// The address of the status page, unless it is in use.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9877);
 
-/// The store's file name.
 const STORE: &str = "kfwatch.db";
 
 /// Events read at a time.
@@ -112,7 +111,8 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     let printer = (format == DemoFormat::Text).then(|| EventPrinter::new(Arc::clone(&web)));
     let done = run_app(app, args.run_for, &mut events, printer).await;
     simulator.stop().await;
-    summarize(&web, events.count()?, &pages);
+    events.read()?;
+    summarize(&web, events.read, &pages);
     done
 }
 
@@ -184,38 +184,30 @@ async fn run_app(
 /// The events committed since the demo was started.
 struct NewEvents {
     log: EventLog,
-    all: EventFilter,
     unread: EventFilter,
+    read: usize,
 }
 
 impl NewEvents {
     fn open(directory: &Path, clock: &dyn Clock) -> Result<Self, CliError> {
         let log = EventLog::open(&directory.join(STORE))?;
         let now = clock.now().wall;
-        let all = EventFilter { after: log.before(now)?, since: Some(now), ..EventFilter::default() };
-        Ok(Self { log, unread: all.clone(), all })
+        let unread = EventFilter { after: log.before(now)?, since: Some(now), ..EventFilter::default() };
+        Ok(Self { log, unread, read: 0 })
     }
 
     /// The events that this has not returned yet.
     fn read(&mut self) -> Result<Vec<StoredEvent>, CliError> {
-        read_all(&self.log, &mut self.unread)
-    }
-
-    /// The number of all events, also of those that were read.
-    fn count(&self) -> Result<usize, CliError> {
-        read_all(&self.log, &mut self.all.clone()).map(|events| events.len())
-    }
-}
-
-fn read_all(log: &EventLog, filter: &mut EventFilter) -> Result<Vec<StoredEvent>, CliError> {
-    let mut all = Vec::new();
-    loop {
-        let EventPage { events, next } = log.read(filter, PAGE)?;
-        filter.after = next;
-        let is_last = events.len() < PAGE;
-        all.extend(events);
-        if is_last {
-            return Ok(all);
+        let mut all = Vec::new();
+        loop {
+            let EventPage { events, next } = self.log.read(&self.unread, PAGE)?;
+            self.unread.after = next;
+            let is_last = events.len() < PAGE;
+            all.extend(events);
+            if is_last {
+                self.read += all.len();
+                return Ok(all);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ mod replay;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Subcommand, ValueEnum};
+use clap::{Subcommand, ValueEnum, builder::PossibleValue};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ pub(super) struct EventsArgs {
 
     /// Only events of this type; can be repeated
     #[arg(long = "type", value_name = "TYPE", value_enum)]
-    types: Vec<EventTypeArg>,
+    types: Vec<EventType>,
 
     /// Keep printing new events as they are committed
     #[arg(short, long)]
@@ -73,23 +73,14 @@ enum EventFormat {
     Csv,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum EventTypeArg {
-    #[value(name = "started", alias = "kf.session.started", alias = "session.started")]
-    Started,
-    #[value(name = "ended", alias = "kf.session.ended", alias = "session.ended")]
-    Ended,
-    #[value(name = "state_changed", alias = "kf.account.state_changed", alias = "account.state_changed")]
-    StateChanged,
-}
+impl ValueEnum for EventType {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
 
-impl From<EventTypeArg> for EventType {
-    fn from(kind: EventTypeArg) -> Self {
-        match kind {
-            EventTypeArg::Started => Self::SessionStarted,
-            EventTypeArg::Ended => Self::SessionEnded,
-            EventTypeArg::StateChanged => Self::StateChanged,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let [word, aliases @ ..] = self.words();
+        Some(PossibleValue::new(word).aliases(aliases))
     }
 }
 
@@ -124,7 +115,7 @@ async fn read(args: EventsArgs) -> Result<(), CliError> {
         after: since.map(|since| log.before(since)).transpose()?.unwrap_or_default(),
         since,
         account: args.account,
-        types: args.types.into_iter().map(EventType::from).collect(),
+        types: args.types,
         ..EventFilter::default()
     };
     let mut printer = Printer { format: args.format, printed_header: false };

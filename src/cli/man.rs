@@ -88,7 +88,6 @@ fn page(command: &Command, sections: &str, see_also: &[&str]) -> io::Result<(Str
     Ok((man.get_filename(), page))
 }
 
-/// The last section.
 fn see_also_section(names: &[&str]) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["SEE ALSO"]);

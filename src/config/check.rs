@@ -15,16 +15,15 @@ use super::mistake::{Mistakes, quote};
 use super::model::{
     Config, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, PollConfig, StoreConfig, WebConfig,
 };
-use super::official_account::{AccountDefaults, CronText, OfficialAccounts, report_schedule_error};
+use super::official_account::{
+    AccountDefaults, CronText, MAX_EXPRESSIONS, OfficialAccounts, report_schedule_error,
+};
 use super::rate_limit::{check_rate_limit, warn_of_excess};
 use super::raw;
 use super::setting::{Section, Setting};
 use super::sink::check_sinks;
 use super::table::Table;
-use crate::domain::{
-    collector_intervals::CollectorIntervals,
-    cron::{MAX_EXPRESSIONS, Schedule},
-};
+use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule};
 use crate::logging::LogFormat;
 
 const MAX_LISTEN: usize = 16;

@@ -9,23 +9,21 @@ const MINUTES_PER_DAY: u64 = 24 * 60;
 
 /// How many calls of getsessionlist an official account's schedule makes a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DailyCalls {
-    /// For each kf account.
-    pub per_kf_account: u64,
+pub(crate) struct DailyCalls {
+    pub(crate) per_kf_account: u64,
     /// What the rate limit allows for all kf accounts together, if there is one.
-    pub limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
 }
 
 impl DailyCalls {
-    /// For so many kf accounts.
-    pub fn for_kf_accounts(self, kf_accounts: usize) -> u64 {
+    pub(crate) fn for_kf_accounts(self, kf_accounts: usize) -> u64 {
         (self.per_kf_account * kf_accounts as u64).min(self.limit.unwrap_or(u64::MAX))
     }
 }
 
 impl Config {
     /// How many calls of getsessionlist each official account's schedule makes in the day after `from`.
-    pub fn daily_calls(&self, from: jiff::Timestamp) -> Vec<DailyCalls> {
+    pub(crate) fn daily_calls(&self, from: jiff::Timestamp) -> Vec<DailyCalls> {
         // Counting ticks takes a while, and most official accounts share a schedule.
         let mut ticks: HashMap<&Schedule, u64> = HashMap::new();
         let calls = self.official_accounts.iter().map(|account| {

@@ -35,7 +35,7 @@ impl Findings {
 
     /// The file that contains a key; `None` for text that is not from a file.
     pub(super) fn file_of(&self, key: &KeyPath<'_>) -> Option<PathBuf> {
-        self.sources.documents.get(key.document()).and_then(|document| document.path.clone())
+        self.sources.documents.get(key.document).and_then(|document| document.path.clone())
     }
 
     /// Returns the value of a setting if it is set and has the right type.

@@ -11,7 +11,7 @@ use super::table::Table;
 use crate::domain::account::is_kf_account;
 
 /// The maximum number of kf accounts of one official account, those that patterns find included. WeChat allows 100.
-pub const MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT: usize = 1_000;
+pub(crate) const MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT: usize = 1_000;
 
 /// The checked `kf_accounts` and `exclude` of one official account.
 #[derive(Default)]

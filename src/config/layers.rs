@@ -230,8 +230,7 @@ fn read_included(
         vec![Mistake::at(location, problem)]
     })?;
     let document = Document::parse(number, &shown, Some(path), &text)?;
-    let section = deserialize(&text, Map::new(), &shown)
-        .map_err(|mistakes| mistakes.iter().cloned().collect::<Vec<_>>())?;
+    let section = deserialize(&text, Map::new(), &shown).map_err(|mistakes| mistakes.0)?;
     Ok((document, section))
 }
 

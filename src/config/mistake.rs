@@ -4,11 +4,11 @@ use std::fmt;
 
 /// All mistakes in a configuration, in the order of files and lines. `Display` shows one a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct Mistakes(pub(super) Vec<Mistake>);
 
 /// One mistake. Its text is one line and contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mistake {
+pub(super) struct Mistake {
     location: Location,
     /// The key with dots, such as `poll.spread`; empty if the mistake is not about a key.
     key: String,
@@ -17,18 +17,15 @@ pub struct Mistake {
 
 /// Where a mistake is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Location {
-    /// Not in a file.
+pub(super) enum Location {
     Nowhere,
-    /// In a file.
     File {
         /// The number of the file; 0 is the main file.
         number: usize,
         /// The path as messages show it.
         file: String,
-        /// From 1.
         line: Option<usize>,
-        /// From 1, in characters; only syntax errors have one.
+        /// In characters; only syntax errors have one.
         column: Option<usize>,
     },
     /// In the name or the value of an environment variable.
@@ -40,11 +37,6 @@ impl Mistakes {
     pub(super) fn from_vec(mut mistakes: Vec<Mistake>) -> Option<Self> {
         mistakes.sort();
         (!mistakes.is_empty()).then_some(Self(mistakes))
-    }
-
-    /// The mistakes in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Mistake> {
-        self.0.iter()
     }
 }
 
@@ -80,11 +72,6 @@ impl Mistake {
     /// A mistake that is not in a file.
     pub(super) fn general(problem: String) -> Self {
         Self::at(Location::Nowhere, problem)
-    }
-
-    /// Where the mistake is.
-    pub fn location(&self) -> &Location {
-        &self.location
     }
 }
 

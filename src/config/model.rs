@@ -23,7 +23,7 @@ use crate::wechat::{
 /// A valid configuration, and warnings for its owner.
 #[derive(Clone, Debug)]
 pub struct LoadedConfig {
-    /// The configuration.
+    /// Complete and valid.
     pub config: Config,
     /// Settings that work but deserve attention, each in one line.
     pub warnings: Vec<String>,
@@ -31,22 +31,17 @@ pub struct LoadedConfig {
 
 /// Everything that can be configured, validated and complete.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the type of a section describes it")]
 pub struct Config {
     /// How long a drain may take before the process ends anyway.
     pub shutdown_timeout: Duration,
-    /// The web server.
     pub web: WebConfig,
-    /// Log output.
     pub log: LogConfig,
-    /// The database.
     pub store: StoreConfig,
-    /// How WeChat is called.
     pub api: ApiConfig,
-    /// When kf accounts are polled.
     pub poll: PollConfig,
     /// How long to back off after failures. Longest backoffs are between a second and a day, first ones not longer.
     pub backoff_policy: BackoffPolicy,
-    /// How often the collectors run.
     pub collectors: CollectorIntervals,
     /// Which series are exported.
     pub metrics: MetricsConfig,
@@ -111,7 +106,7 @@ pub struct ApiConfig {
     pub max_in_flight_per_official_account: usize,
     /// The largest response that is accepted, in bytes after decompression.
     pub max_body_bytes: usize,
-    /// The HTTP version to use.
+    /// Which version, or whether the server may choose it.
     pub http_version: HttpVersion,
     /// PEM certificates that replace the system's TLS roots; absolute. It contained a certificate when it was checked.
     pub ca_file: Option<PathBuf>,
@@ -122,14 +117,7 @@ pub struct ApiConfig {
 /// An http or https proxy. Its URL may contain a password, so `Debug` shows only the host.
 #[derive(Clone)]
 pub struct Proxy {
-    pub(super) url: Url,
-}
-
-impl Proxy {
-    /// The URL with its credentials.
-    pub fn url(&self) -> &Url {
-        &self.url
-    }
+    pub(crate) url: Url,
 }
 
 impl fmt::Debug for Proxy {

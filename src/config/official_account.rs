@@ -12,17 +12,19 @@ use super::raw;
 use super::setting::{Section, Setting, TextList};
 use super::table::Table;
 use super::token::Tokens;
-use crate::domain::cron::{ExpressionError, MAX_EXPRESSIONS, Schedule, ScheduleError};
+use crate::domain::cron::{ExpressionError, Schedule, ScheduleError};
 
-/// The maximum number of official accounts.
-pub const MAX_OFFICIAL_ACCOUNTS: usize = 100_000;
+pub(super) const MAX_OFFICIAL_ACCOUNTS: usize = 100_000;
 
 /// The maximum number of kf accounts of all official accounts together.
-pub const MAX_KF_ACCOUNTS: usize = 1_000_000;
+const MAX_KF_ACCOUNTS: usize = 1_000_000;
 
 /// The maximum number of different schedules. Each one is a job, and the scheduler loses jobs when more than 200 are due in
 /// the same second.
-pub const MAX_SCHEDULES: usize = 100;
+const MAX_SCHEDULES: usize = 100;
+
+/// How many expressions one schedule may have.
+pub(super) const MAX_EXPRESSIONS: usize = 16;
 
 /// Settings of `[poll]` and `[collectors]` that apply to every official account, some unless it has its own.
 pub(super) struct AccountDefaults {
@@ -172,7 +174,7 @@ pub(super) fn report_schedule_error(error: &ScheduleError, table: &mut Table<'_>
     let (key, remedy) = match error {
         ScheduleError::Timezone(_) => ("timezone", "write a name such as \"Asia/Shanghai\""),
         ScheduleError::Expression(ExpressionError::Never(_)) => ("schedule", "write a date that exists"),
-        ScheduleError::Empty | ScheduleError::TooMany(_) | ScheduleError::Expression(_) => {
+        ScheduleError::Expression(_) => {
             ("schedule", "write five or six fields, for example \"*/15 * * * * *\"")
         }
     };

@@ -14,26 +14,16 @@ use super::webhook::check_webhook;
 use crate::domain::event::EventType;
 
 /// The maximum number of sinks; each one reads the event log separately.
-pub const MAX_SINKS: usize = 32;
+const MAX_SINKS: usize = 32;
+
+/// Elements of the key `types`, duplicates included, which are reported one by one.
+const MAX_TYPES: usize = 9;
 
 /// The permission bits of a new file of events, which are personal data.
 const DEFAULT_MODE: u32 = 0o600;
 
 /// The values of the key `type`.
 const TYPES: [(&str, &str); 3] = [("jsonl", "jsonl"), ("webhook", "webhook"), ("nats", "nats")];
-
-/// The values of the key `types`, the same as of `kfwatch events --type`.
-const EVENT_TYPES: [(&str, EventType); 9] = [
-    ("started", EventType::SessionStarted),
-    ("ended", EventType::SessionEnded),
-    ("state_changed", EventType::StateChanged),
-    ("session.started", EventType::SessionStarted),
-    ("session.ended", EventType::SessionEnded),
-    ("account.state_changed", EventType::StateChanged),
-    ("kf.session.started", EventType::SessionStarted),
-    ("kf.session.ended", EventType::SessionEnded),
-    ("kf.account.state_changed", EventType::StateChanged),
-];
 
 /// Checks the sinks of the main file; without any, events go to standard output. `names` are those of all official
 /// accounts, or `None` if some could not be read.
@@ -164,12 +154,12 @@ fn check_mode(text: &str, sink: &mut Table<'_>) -> u32 {
 
 fn check_event_types(setting: Setting<TextList>, sink: &mut Table<'_>) -> Vec<EventType> {
     let mut types = Vec::new();
-    let words = sink.list("types", setting, EVENT_TYPES.len()).unwrap_or_default();
+    let words = sink.list("types", setting, MAX_TYPES).unwrap_or_default();
     for (n, text) in words.into_iter().enumerate() {
-        let event_type = EVENT_TYPES.into_iter().find(|(word, _)| *word == text);
+        let event_type = EventType::ALL.into_iter().find(|known| known.words().contains(&text.as_str()));
         let problem = match event_type {
-            Some((_, event_type)) if types.contains(&event_type) => "is listed twice; remove one",
-            Some((_, event_type)) => {
+            Some(event_type) if types.contains(&event_type) => "is listed twice; remove one",
+            Some(event_type) => {
                 types.push(event_type);
                 continue;
             }

@@ -14,7 +14,7 @@ use super::mistake::{Location, Mistake};
 /// The path of a key in one file. It is a linked list on the stack, so that naming a key costs nothing.
 #[derive(Clone, Copy)]
 pub(super) struct KeyPath<'a> {
-    document: usize,
+    pub(super) document: usize,
     parent: Option<&'a KeyPath<'a>>,
     step: Step<'a>,
 }
@@ -40,10 +40,6 @@ impl<'a> KeyPath<'a> {
     /// An element, from 0, of the list at `self`.
     pub(super) fn index(&'a self, index: usize) -> Self {
         Self { document: self.document, parent: Some(self), step: Step::Index(index) }
-    }
-
-    pub(super) fn document(&self) -> usize {
-        self.document
     }
 
     pub(super) fn is_root(&self) -> bool {

@@ -87,7 +87,7 @@ impl<'a> Table<'a> {
         if PLANNED.contains(&self.at.name(name).to_string().as_str()) {
             return self.wrong(name, "this version does not support this key yet; remove it");
         }
-        if self.at.is_root() && self.at.document() > 0 {
+        if self.at.is_root() && self.at.document > 0 {
             let problem =
                 "an included file may contain only [[official_accounts]]; move this key to the main file";
             return self.wrong(name, problem);

@@ -17,14 +17,11 @@ use crate::{
         cron::Schedule,
         error_class::ErrorClass,
         event::millis,
-        remedy::Remedy,
+        remedy::{self, Remedy},
     },
     poll::OfficialAccount,
     status::WatchedAccount,
-    wechat::{
-        CallKind, Endpoint,
-        error::{CallError, CallFailure},
-    },
+    wechat::{CallKind, Endpoint, error::CallFailure},
 };
 
 const CLOCK_WRONG: Remedy = Remedy {
@@ -32,9 +29,6 @@ const CLOCK_WRONG: Remedy = Remedy {
          that much",
     zh: "请用 NTP 校准本机时钟（timedatectl status、chronyc tracking）：事件与指标中的时间都有此误差",
 };
-
-/// The errcode of a kf account without a WeChat user.
-const UNBOUND: i64 = 65402;
 
 /// An official account, with the parts of its configuration that a check reports.
 pub(crate) struct ConfiguredOfficialAccount {
@@ -245,10 +239,8 @@ fn problems(outcome: Option<&SessionListOutcome>, bound: Option<bool>) -> Vec<Pr
         Some(SessionListOutcome::Listed(_)) | None => {}
     }
     if bound == Some(false) && observed_binding(outcome).is_none() {
-        let unbound = CallError::Refused { code: UNBOUND, message: "".into() };
-        problems.extend(unbound.remedy(Endpoint::SessionList).map(|remedy| {
-            Problem::for_human(unbound.code(), "getkflist: no WeChat user is bound".to_owned(), remedy)
-        }));
+        let error = "getkflist: no WeChat user is bound".to_owned();
+        problems.push(Problem::for_human("65402", error, remedy::UNBOUND));
     }
     problems
 }

@@ -137,15 +137,15 @@ impl ControlClient {
 }
 
 async fn read_rows<T: DeserializeOwned>(mut response: Response) -> Result<Vec<T>, ControlClientError> {
-    let (mut rows, mut lines) = (Vec::new(), LineSplitter::default());
+    let (mut rows, mut text) = (Vec::new(), BytesMut::new());
     loop {
         let chunk = match response.chunk().await {
             Ok(Some(chunk)) => chunk,
             Err(error) if error.is_timeout() => return Err(ControlClientError::TimedOut),
             Ok(None) | Err(_) => return Err(ControlClientError::Truncated),
         };
-        lines.text.extend_from_slice(&chunk);
-        for line in lines.by_ref() {
+        text.extend_from_slice(&chunk);
+        while let Some(line) = next_line(&mut text) {
             match serde_json::from_slice(&line) {
                 Ok(ResponseLine::Row(row)) => rows.push(row),
                 Ok(ResponseLine::Failed(reason)) => return Err(ControlClientError::Refused(reason)),
@@ -153,30 +153,21 @@ async fn read_rows<T: DeserializeOwned>(mut response: Response) -> Result<Vec<T>
                 Err(error) => return Err(ControlClientError::Malformed(error.to_string())),
             }
         }
-        if lines.text.len() > MAX_LINE_BYTES {
+        if text.len() > MAX_LINE_BYTES {
             let reason = format!("a line of more than {MAX_LINE_BYTES} bytes");
             return Err(ControlClientError::Malformed(reason));
         }
     }
 }
 
-/// Splits text that arrives in chunks into lines. Skips empty lines.
-#[derive(Default)]
-struct LineSplitter {
-    text: BytesMut,
-}
-
-impl Iterator for LineSplitter {
-    type Item = BytesMut;
-
-    fn next(&mut self) -> Option<BytesMut> {
-        loop {
-            let end = self.text.iter().position(|byte| *byte == b'\n')?;
-            let line = self.text.split_to(end);
-            self.text.advance(1);
-            if !line.is_empty() {
-                return Some(line);
-            }
+/// Removes the first line that is not empty.
+fn next_line(text: &mut BytesMut) -> Option<BytesMut> {
+    loop {
+        let end = text.iter().position(|byte| *byte == b'\n')?;
+        let line = text.split_to(end);
+        text.advance(1);
+        if !line.is_empty() {
+            return Some(line);
         }
     }
 }
@@ -200,14 +191,14 @@ mod tests {
 
     #[test]
     fn lines_are_split_across_chunks() {
-        let mut lines = LineSplitter::default();
-        let mut found = Vec::new();
+        let (mut text, mut found) = (BytesMut::new(), Vec::new());
         for chunk in ["{\"a\"", ":1}\n\n\n{\"b\":", "", "2}\n\"done\"\n", "\n"] {
-            lines.text.extend_from_slice(chunk.as_bytes());
-            found.extend(lines.by_ref().map(|line| String::from_utf8(line.to_vec()).unwrap()));
+            text.extend_from_slice(chunk.as_bytes());
+            let lines = std::iter::from_fn(|| next_line(&mut text));
+            found.extend(lines.map(|line| String::from_utf8(line.to_vec()).unwrap()));
         }
         assert_eq!(found, ["{\"a\":1}", "{\"b\":2}", "\"done\""]);
-        assert!(lines.text.is_empty());
+        assert!(text.is_empty());
     }
 
     /// What a client returns for this response.

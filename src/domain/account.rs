@@ -70,8 +70,7 @@ impl AccountState {
         }
     }
 
-    /// The state with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         [Self::Unknown, Self::Ok, Self::Unbound, Self::Invalid, Self::Blind, Self::Unwatched]
             .into_iter()
             .find(|state| state.as_str() == name)
@@ -183,12 +182,9 @@ impl AccountCondition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::clock::at;
 
     const BLIND_AFTER: Duration = Duration::from_secs(300);
-
-    fn at(seconds: u64) -> Moment {
-        Moment { wall: jiff::Timestamp::UNIX_EPOCH, monotonic: Duration::from_secs(seconds) }
-    }
 
     fn transition(from: AccountState, to: AccountState) -> Option<Transition> {
         Some(Transition { from, to })

@@ -172,12 +172,11 @@ fn until_next(period: Duration, now: Moment, utc_offset: Duration) -> Duration {
 /// The backoff that a failed call started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// The class of the failure.
-    pub class: ErrorClass,
+    pub(crate) class: ErrorClass,
     /// When it ends, on the monotonic clock.
-    pub until: Duration,
+    pub(crate) until: Duration,
     /// How many consecutive failures of this class led to it.
-    pub failures: u32,
+    pub(crate) failures: u32,
     /// When it began, on the monotonic clock.
     started_at: Duration,
 }
@@ -185,12 +184,10 @@ pub struct Backoff {
 /// A failed call, as far as its backoff depends on it.
 #[derive(Clone, Copy, Debug)]
 pub struct FailedCall {
-    /// The class of the failure.
-    pub class: ErrorClass,
-    /// When the request was sent.
-    pub sent_at: Moment,
+    pub(crate) class: ErrorClass,
+    pub(crate) sent_at: Moment,
     /// What the answer asked for in `Retry-After`.
-    pub retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Backoff {

@@ -34,6 +34,13 @@ impl Moment {
     }
 }
 
+/// A moment for tests, this many seconds after both clocks started.
+#[cfg(test)]
+pub(crate) fn at(seconds: u64) -> Moment {
+    let since_start = Duration::from_secs(seconds);
+    Moment { wall: Timestamp::UNIX_EPOCH + since_start, monotonic: since_start }
+}
+
 /// A time of the wall clock in whole milliseconds. It takes eight bytes, also in an `Option`. An optional [`Timestamp`]
 /// takes 24 bytes, which is too much for state that is kept for each of many accounts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -20,9 +20,6 @@ use jiff::Timestamp;
 use self::expression::Expression;
 pub use self::expression::ExpressionError;
 
-/// How many expressions one schedule may have.
-pub const MAX_EXPRESSIONS: usize = 16;
-
 const SECONDS_A_DAY: usize = 24 * 60 * 60;
 
 /// One or more cron expressions, read in one time zone.
@@ -37,12 +34,6 @@ pub struct Schedule {
 /// Why a schedule is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ScheduleError {
-    /// There is no expression.
-    #[error("there is no cron expression")]
-    Empty,
-    /// More than [`MAX_EXPRESSIONS`].
-    #[error("there are {0} cron expressions, and {MAX_EXPRESSIONS} are the most")]
-    TooMany(usize),
     /// One of the expressions is invalid.
     #[error(transparent)]
     Expression(#[from] ExpressionError),
@@ -56,11 +47,6 @@ impl Schedule {
     /// of a time zone.
     pub fn parse(expressions: &[String], timezone: &str) -> Result<Self, ScheduleError> {
         let timezone = timezone.parse().map_err(|_| ScheduleError::Timezone(timezone.to_owned()))?;
-        match expressions.len() {
-            0 => return Err(ScheduleError::Empty),
-            n if n > MAX_EXPRESSIONS => return Err(ScheduleError::TooMany(n)),
-            _ => {}
-        }
         let mut parsed = expressions.iter().map(|e| Expression::parse(e)).collect::<Result<Vec<_>, _>>()?;
         parsed.sort_by(|a, b| a.text().cmp(b.text()));
         parsed.dedup_by(|a, b| a.text() == b.text());
@@ -350,11 +336,6 @@ mod tests {
         }
         assert!(parse("61 * * * * *", "UTC").starts_with("\"61 * * * * *\" is not a cron expression: "));
         assert_eq!(parse("* * * * *", "Mars/Olympus"), "\"Mars/Olympus\" is not a time zone");
-        assert_eq!(Schedule::parse(&[], "UTC"), Err(ScheduleError::Empty));
-        assert_eq!(
-            Schedule::parse(&vec!["* * * * *".to_owned(); 17], "UTC"),
-            Err(ScheduleError::TooMany(17))
-        );
     }
 
     #[test]

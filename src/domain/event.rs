@@ -39,6 +39,15 @@ impl EventType {
     /// Every kind.
     pub const ALL: [Self; 3] = [Self::SessionStarted, Self::SessionEnded, Self::StateChanged];
 
+    /// What a user may write for it, the shortest word first.
+    pub(crate) fn words(self) -> [&'static str; 3] {
+        match self {
+            Self::SessionStarted => ["started", "session.started", "kf.session.started"],
+            Self::SessionEnded => ["ended", "session.ended", "kf.session.ended"],
+            Self::StateChanged => ["state_changed", "account.state_changed", "kf.account.state_changed"],
+        }
+    }
+
     /// The CloudEvents `type`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -173,10 +182,8 @@ pub fn millis(timestamp: Timestamp) -> String {
 /// Lower and upper bound of a duration, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct DurationBounds {
-    /// The lower bound.
-    pub min: i64,
-    /// The upper bound.
-    pub max: i64,
+    pub(crate) min: i64,
+    pub(crate) max: i64,
 }
 
 /// How long a session lasted. `createtime` is rounded down to whole seconds, so the session may have started up to a second

@@ -37,10 +37,9 @@ struct Failures<R> {
 /// The end of a streak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// How many failures there were.
-    pub failures: u64,
+    pub(crate) failures: u64,
     /// From the first failure to the success.
-    pub lasted: Duration,
+    pub(crate) lasted: Duration,
 }
 
 impl<R> Default for FailureStreak<R> {
@@ -108,11 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn at(seconds: u64) -> Moment {
-        let wall = jiff::Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
-        Moment { wall, monotonic: Duration::from_secs(seconds) }
-    }
+    use crate::domain::clock::at;
 
     /// What is logged for outcomes at these seconds: `.` is a success, a letter is a failure with that reason.
     fn logged(outcomes: &[(u64, char)]) -> Vec<String> {

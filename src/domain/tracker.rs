@@ -81,29 +81,24 @@ pub enum AnswerContent<'a> {
 /// The cause of a failure, as events report it.
 #[derive(Clone, Copy, Debug)]
 pub struct FailureCause {
-    /// The errcode, if there was one.
-    pub errcode: Option<i64>,
-    /// The call that failed.
-    pub source: &'static str,
+    pub(crate) errcode: Option<i64>,
+    pub(crate) source: &'static str,
 }
 
 /// The next state of a tracker, and the changes that lead to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrackerUpdate {
     /// What happened, in the order in which the events are numbered.
-    pub changes: Vec<Change>,
-    /// The next condition.
-    pub condition: AccountCondition,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) condition: AccountCondition,
     /// The next snapshot; `None` if the sessions are the same.
-    pub snapshot: Option<Snapshot>,
-    /// The next `last_seen`.
-    pub last_seen: LastSeen,
-    /// The sessions that ended in the latest good answer.
-    pub ended: Option<Arc<EndedSessions>>,
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) last_seen: LastSeen,
+    pub(crate) ended: Option<Arc<EndedSessions>>,
     /// The fingerprint of the answer that listed the next snapshot.
-    pub fingerprint: Option<Fingerprint>,
+    pub(crate) fingerprint: Option<Fingerprint>,
     /// Whether more than times changed, so that the update must be stored before it takes effect.
-    pub must_commit: bool,
+    pub(crate) must_commit: bool,
 }
 
 impl AccountTracker {

@@ -12,17 +12,15 @@ pub const COUNTED_ENDPOINTS: usize = 11;
 #[derive(Default)]
 pub struct CallCounters {
     /// Requests by endpoint, in the order of `Endpoint::ALL`.
-    pub requests: [AtomicU64; COUNTED_ENDPOINTS],
+    pub(crate) requests: [AtomicU64; COUNTED_ENDPOINTS],
     /// Failed requests by endpoint and code.
-    pub errors: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-    /// Access tokens fetched.
-    pub token_refreshes: AtomicU64,
-    /// Token fetches that failed.
-    pub token_refresh_failures: AtomicU64,
+    pub(crate) errors: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    pub(crate) token_refreshes: AtomicU64,
+    pub(crate) token_refresh_failures: AtomicU64,
     /// Tokens that another program replaced.
-    pub token_replaced: AtomicU64,
+    pub(crate) token_replaced: AtomicU64,
     /// When the current token expires, in UNIX seconds; 0 without a token.
-    pub token_expires_at: AtomicU64,
+    pub(crate) token_expires_at: AtomicU64,
     /// Whether the last attempt to get an access token succeeded; `None` before the first.
     last_refresh: Mutex<Option<bool>>,
 }
@@ -33,8 +31,7 @@ impl CallCounters {
         *self.last_refresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records whether an attempt to get an access token succeeded.
-    pub fn set_last_refresh(&self, succeeded: bool) {
+    pub(crate) fn set_last_refresh(&self, succeeded: bool) {
         *self.last_refresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(succeeded);
     }
 }

@@ -388,7 +388,8 @@ fn mistakes_are_reported_in_order_of_files_and_lines() {
         ("a/2.toml", "[[official_accounts]\n"),
     ]);
     let mistakes = load_in(&dir, &[("KFWATCH__API__TIMEOUT", "soon")]).unwrap_err();
-    let places: Vec<String> = mistakes.iter().map(|mistake| mistake.location().to_string()).collect();
+    let mistakes = mistakes.to_string();
+    let places: Vec<&str> = mistakes.lines().filter_map(|line| line.split(": ").next()).collect();
     let expected = ["config.toml:3", "config.toml:5", "a/1.toml:3", "a/1.toml:4", "a/2.toml:1:21"];
     let expected = expected.map(|place| dir.path().join(place).display().to_string());
     assert_eq!(places, [&expected[..], &["KFWATCH__API__TIMEOUT".to_owned()]].concat());

@@ -23,14 +23,9 @@ pub(super) struct Expression {
 /// Why a cron expression is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ExpressionError {
-    /// The parser refused it.
-    #[error("{expression:?} is not a cron expression: {reason}")]
-    Syntax {
-        /// As it was written.
-        expression: String,
-        /// What the parser reported.
-        reason: String,
-    },
+    /// The parser refused it, for this reason.
+    #[error("{0:?} is not a cron expression: {1}")]
+    Syntax(String, String),
     /// No date matches it, as with 30 February.
     #[error("{0:?} never comes")]
     Never(String),
@@ -38,7 +33,7 @@ pub enum ExpressionError {
 
 impl Expression {
     pub(super) fn parse(written: &str) -> Result<Self, ExpressionError> {
-        let syntax = |reason: String| ExpressionError::Syntax { expression: written.to_owned(), reason };
+        let syntax = |reason: String| ExpressionError::Syntax(written.to_owned(), reason);
         let fields: Vec<&str> = written.split_whitespace().collect();
         let six_fields = match fields.as_slice() {
             [nickname] if nickname.starts_with('@') => fields.join(" "),

@@ -5,11 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-
-fn at(seconds: u64) -> Moment {
-    let since_start = Duration::from_secs(seconds);
-    Moment { wall: jiff::Timestamp::UNIX_EPOCH + since_start, monotonic: since_start }
-}
+use crate::domain::clock::at;
 
 /// The answer to a request sent at this second.
 fn answer(tracker: &mut AccountTracker, second: u64, openids: Option<&[&str]>) {

@@ -12,29 +12,25 @@ use crate::{
 /// What is known about a sink.
 #[derive(Clone, Debug)]
 pub struct SinkView {
-    /// Its name.
-    pub name: String,
-    /// Its state.
-    pub state: SinkState,
+    pub(crate) name: String,
+    pub(crate) state: SinkState,
     /// What it has to deliver; `None` if the store did not answer in time.
-    pub backlog: Option<SinkBacklog>,
+    pub(crate) backlog: Option<SinkBacklog>,
 }
 
 /// What a scrape reads from the store.
 #[derive(Debug, Default)]
 pub struct Stored {
     /// Size of the store and its write-ahead log on the disk.
-    pub size_bytes: u64,
+    pub(crate) size_bytes: u64,
     /// Size of the store without free pages and without its write-ahead log.
-    pub used_bytes: u64,
+    pub(crate) used_bytes: u64,
     /// The limit on `used_bytes`, `store.event_log_max_bytes`.
-    pub event_log_max_bytes: u64,
+    pub(crate) event_log_max_bytes: u64,
     /// Events in the log; `None` if the store did not answer in time.
-    pub events: Option<u64>,
-    /// Results of writing.
-    pub writes: WriteStats,
-    /// The sinks.
-    pub sinks: Vec<SinkView>,
+    pub(crate) events: Option<u64>,
+    pub(crate) writes: WriteStats,
+    pub(crate) sinks: Vec<SinkView>,
 }
 
 const FAMILIES: [Family<Stored>; 6] = [
