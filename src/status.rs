@@ -12,7 +12,7 @@ mod table;
 pub(crate) use self::account::PollSlot;
 pub use self::{
     account::{AccountView, AgentInfo, PollCounters, WatchedAccount},
-    calls::{COUNTED_ENDPOINTS, CallCounters},
+    calls::CallCounters,
     label::{escaped, push_escaped},
     sink_status::{SinkActivity, SinkStatus},
     table::{AccountTable, CollectorReadings, OfficialAccountStatus},

@@ -105,14 +105,15 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let app = App::build(loaded.config, Arc::clone(&clock)).await?;
     let mut events = NewEvents::open(&directory, &*clock)?;
-    let pages: Vec<String> = app.addresses().iter().map(|address| format!("http://{address}/")).collect();
-    introduce(&pages, &simulator, format);
+    // The configuration has one address.
+    let page: String = app.addresses().iter().map(|address| format!("http://{address}/")).collect();
+    introduce(&page, &simulator, format);
     let web = app.web();
     let printer = (format == DemoFormat::Text).then(|| EventPrinter::new(Arc::clone(&web)));
     let done = run_app(app, args.run_for, &mut events, printer).await;
     simulator.stop().await;
     events.read()?;
-    summarize(&web, events.read, &pages);
+    summarize(&web, events.read, &page);
     done
 }
 
@@ -212,29 +213,27 @@ impl NewEvents {
     }
 }
 
-fn introduce(pages: &[String], simulator: &Simulator, format: DemoFormat) {
+fn introduce(page: &str, simulator: &Simulator, format: DemoFormat) {
     let output = match format {
         DemoFormat::Text => "Each line is an event: a session starts or ends, or a kf account changes state.",
         DemoFormat::Json => {
             "Standard output has one event a line as a CloudEvent; standard error has the log."
         }
     };
-    for page in pages {
-        eprintln!(
-            "\nkfwatch demo: three simulated official accounts, polled every 3 seconds.\n\n  \
-             status page   {page}\n  \
-             metrics       {page}metrics\n  \
-             WeChat API    {} (simulated)\n\n\
-             {output}\n\
-             Some kf accounts fail on purpose: three are not bound to a WeChat user (errcode\n\
-             65402), one does not exist (65401). The status page lists them first.\n\
-             Press Ctrl-C to stop.\n",
-            simulator.base_url()
-        );
-    }
+    eprintln!(
+        "\nkfwatch demo: three simulated official accounts, polled every 3 seconds.\n\n  \
+         status page   {page}\n  \
+         metrics       {page}metrics\n  \
+         WeChat API    {} (simulated)\n\n\
+         {output}\n\
+         Some kf accounts fail on purpose: three are not bound to a WeChat user (errcode\n\
+         65402), one does not exist (65401). The status page lists them first.\n\
+         Press Ctrl-C to stop.\n",
+        simulator.base_url()
+    );
 }
 
-fn summarize(web: &WebState, events: usize, pages: &[String]) {
+fn summarize(web: &WebState, events: usize, page: &str) {
     let accounts = web.table.views();
     let sum = |of: fn(&AccountView) -> u32| accounts.iter().map(|(_, view)| u64::from(of(view))).sum::<u64>();
     let unbound: Vec<String> = accounts
@@ -257,7 +256,7 @@ fn summarize(web: &WebState, events: usize, pages: &[String]) {
         sum(|view| view.counters.failures),
         unbound.len(),
         unbound.iter().map(|name| format!("\n                {name}")).collect::<String>(),
-        pages.join(" "),
+        page,
     );
 }
 

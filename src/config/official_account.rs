@@ -43,10 +43,10 @@ pub(super) struct CronText {
 
 /// Checks one official account after another, and what must be unique or is limited among all of them.
 pub(super) struct OfficialAccounts {
+    defaults: AccountDefaults,
     tokens: Tokens,
-    schedules: Schedules,
-    max_requests_per_minute: Option<NonZeroU32>,
-    kf_list: Option<Duration>,
+    /// Parsed schedules by their text, so that thousands of official accounts share a few schedules.
+    schedules: HashMap<CronText, Result<Schedule, ScheduleError>>,
     unique: UniqueValues,
     official_accounts: usize,
     kf_accounts: usize,
@@ -54,12 +54,10 @@ pub(super) struct OfficialAccounts {
 
 impl OfficialAccounts {
     pub(super) fn new(defaults: AccountDefaults) -> Self {
-        let AccountDefaults { schedule, max_requests_per_minute, kf_list } = defaults;
         Self {
+            defaults,
             tokens: Tokens::default(),
-            schedules: Schedules { default: schedule, parsed: HashMap::new() },
-            max_requests_per_minute,
-            kf_list,
+            schedules: HashMap::new(),
             unique: UniqueValues::new("official account"),
             official_accounts: 0,
             kf_accounts: 0,
@@ -88,8 +86,7 @@ impl OfficialAccounts {
         if self.official_accounts == 0 && complete {
             root.wrong(key, "there is none; add at least one [[official_accounts]]");
         }
-        let schedules: HashSet<&Schedule> =
-            self.schedules.parsed.values().filter_map(|s| s.as_ref().ok()).collect();
+        let schedules: HashSet<&Schedule> = self.schedules.values().filter_map(|s| s.as_ref().ok()).collect();
         for (count, max, what) in [
             (self.official_accounts, MAX_OFFICIAL_ACCOUNTS, "official accounts"),
             (self.kf_accounts, MAX_KF_ACCOUNTS, "kf accounts"),
@@ -113,12 +110,12 @@ impl OfficialAccounts {
         self.unique.check("appid", appid.as_deref(), of);
         let kf_accounts = KfAccounts::check(keys.kf_accounts, keys.exclude, of);
         if let Some(kf_accounts) = &kf_accounts {
-            kf_accounts.check_patterns(self.kf_list, of);
+            kf_accounts.check_patterns(self.defaults.kf_list, of);
         }
         self.kf_accounts += kf_accounts.as_ref().map_or(0, |kf_accounts| kf_accounts.named.len());
-        let schedule = self.schedules.parse(keys.schedule, keys.timezone, of);
+        let schedule = self.parse_schedule(keys.schedule, keys.timezone, of);
         let max_requests_per_minute =
-            check_rate_limit(keys.max_requests_per_minute, self.max_requests_per_minute, of);
+            check_rate_limit(keys.max_requests_per_minute, self.defaults.max_requests_per_minute, of);
         let token = self.tokens.check(keys.token, &mut of.table("token"));
         let KfAccounts { named, patterns, exclude } = kf_accounts?;
         Some(OfficialAccountConfig {
@@ -132,16 +129,8 @@ impl OfficialAccounts {
             token: token?,
         })
     }
-}
 
-/// Parsed schedules by their text, so that thousands of official accounts share a few schedules.
-struct Schedules {
-    default: CronText,
-    parsed: HashMap<CronText, Result<Schedule, ScheduleError>>,
-}
-
-impl Schedules {
-    fn parse(
+    fn parse_schedule(
         &mut self,
         expressions: Setting<TextList>,
         timezone: Setting<String>,
@@ -151,11 +140,11 @@ impl Schedules {
         let expressions = of.list("schedule", expressions, MAX_EXPRESSIONS);
         let timezone = of.take("timezone", timezone);
         let text = CronText {
-            expressions: expressions.unwrap_or_else(|| self.default.expressions.clone()),
-            timezone: timezone.unwrap_or_else(|| self.default.timezone.clone()),
+            expressions: expressions.unwrap_or_else(|| self.defaults.schedule.expressions.clone()),
+            timezone: timezone.unwrap_or_else(|| self.defaults.schedule.timezone.clone()),
         };
         let parsed = self
-            .parsed
+            .schedules
             .entry(text)
             .or_insert_with_key(|text| Schedule::parse(&text.expressions, &text.timezone));
         match parsed {

@@ -46,35 +46,29 @@ pub(super) enum LanePlace {
     Waiting(Arc<Lane<()>>, OwnedSemaphorePermit),
 }
 
-/// Too many commands are running or waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TooManyCommands {
-    #[error("{MAX_WAITING} commands are waiting already: try again when they are done")]
-    Waiting,
-    #[error("{MAX_RUNNING} commands are running already: try again when one is done")]
-    Running,
-}
-
 impl CommandLanes {
     pub(super) fn new() -> Self {
         Self { lanes: Mutex::default(), waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 
-    /// Gives a command the next place in its lane.
-    pub(super) fn place(&self, command: &ControlCommand) -> Result<LanePlace, TooManyCommands> {
+    /// Gives a command the next place in its lane, or says why there is none.
+    pub(super) fn place(&self, command: &ControlCommand) -> Result<LanePlace, String> {
+        let too_many_waiting =
+            || format!("{MAX_WAITING} commands are waiting already: try again when they are done");
+        let too_many_running =
+            || format!("{MAX_RUNNING} commands are running already: try again when one is done");
         let Some(subject) = subject(command) else { return Ok(LanePlace::Unneeded) };
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         if let Some(lane) = lanes.get(&subject) {
-            let permit =
-                Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| TooManyCommands::Waiting)?;
+            let permit = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| too_many_waiting())?;
             return Ok(LanePlace::Waiting(Arc::clone(lane), permit));
         }
         if lanes.len() == MAX_RUNNING {
-            return Err(TooManyCommands::Running);
+            return Err(too_many_running());
         }
         let lane = Arc::<Lane<()>>::default();
-        let first = Arc::clone(&lane).try_lock_owned().map_err(|_| TooManyCommands::Running)?;
+        let first = Arc::clone(&lane).try_lock_owned().map_err(|_| too_many_running())?;
         lanes.insert(subject, lane);
         Ok(LanePlace::First(first))
     }
@@ -156,12 +150,13 @@ mod tests {
         let lanes = CommandLanes::new();
         let poll = || lanes.place(&ControlCommand::Poll);
         let mut polls: Vec<_> = (0..=MAX_WAITING).map(|_| poll().unwrap()).collect();
-        assert_eq!(poll().err(), Some(TooManyCommands::Waiting));
+        assert_eq!(poll().err().unwrap(), "4 commands are waiting already: try again when they are done");
         polls.pop();
         polls.push(poll().unwrap());
         let resumes: Vec<_> = (1..MAX_RUNNING).map(|sink| lanes.place(&resume(sink)).unwrap()).collect();
-        assert_eq!(lanes.place(&resume("one more")).err(), Some(TooManyCommands::Running));
-        assert_eq!(lanes.place(&resume(1)).err(), Some(TooManyCommands::Waiting));
+        let refused = lanes.place(&resume("one more")).err().unwrap();
+        assert_eq!(refused, "8 commands are running already: try again when one is done");
+        assert!(lanes.place(&resume(1)).err().unwrap().contains("waiting"));
         assert!(lanes.place(&ControlCommand::Sinks(SinkCommand::Show)).is_ok(), "reads are always accepted");
         drop((polls, resumes));
         assert!((0..MAX_RUNNING).all(|sink| lanes.place(&resume(sink)).is_ok()));

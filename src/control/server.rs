@@ -144,7 +144,7 @@ impl CommandIntake {
     }
 
     fn queue(&self, command: ControlCommand) -> Result<mpsc::Receiver<Bytes>, String> {
-        let place = self.lanes.place(&command).map_err(|refused| refused.to_string())?;
+        let place = self.lanes.place(&command)?;
         let (lines, response) = mpsc::channel(LINES_IN_FLIGHT);
         let accepted = AcceptedCommand { command, place, response: ResponseWriter { lines } };
         self.queue.try_send(accepted).map_err(|_| STOPPING.to_owned())?;

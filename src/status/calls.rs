@@ -5,14 +5,13 @@ use std::{
     sync::{Mutex, PoisonError, atomic::AtomicU64},
 };
 
-/// How many endpoints [`CallCounters`] has room for.
-pub const COUNTED_ENDPOINTS: usize = 11;
+use crate::domain::endpoint::Endpoint;
 
 /// Counters of the calls and access tokens of one official account.
 #[derive(Default)]
 pub struct CallCounters {
     /// Requests by endpoint, in the order of `Endpoint::ALL`.
-    pub(crate) requests: [AtomicU64; COUNTED_ENDPOINTS],
+    pub(crate) requests: [AtomicU64; Endpoint::ALL.len()],
     /// Failed requests by endpoint and code.
     pub(crate) errors: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     pub(crate) token_refreshes: AtomicU64,
