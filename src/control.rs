@@ -17,7 +17,7 @@ mod lanes;
 pub(crate) mod operations;
 mod poll;
 mod quota;
-pub(crate) mod report;
+pub mod report;
 mod requests;
 pub(crate) mod server;
 pub(crate) mod socket;

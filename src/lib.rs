@@ -16,7 +16,7 @@ pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
 pub mod app;
 pub mod cli;
 pub mod config;
-pub(crate) mod control;
+pub mod control;
 pub mod dispatch;
 pub mod domain;
 pub mod logging;

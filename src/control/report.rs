@@ -1,5 +1,7 @@
 //! The results of `kfwatch poll` and `kfwatch check --online`, as JSON and as tables.
 
+#![expect(missing_docs, reason = "docs/en/reference/output.md describes each field, as a test checks")]
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,27 +14,27 @@ use crate::{
 
 /// The result of one poll.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PollReport {
-    pub(crate) official_account: String,
+pub struct PollReport {
+    pub official_account: String,
     /// The full kf account; `None` if the official account's kf accounts are unknown.
-    pub(crate) kf_account: Option<String>,
+    pub kf_account: Option<String>,
     /// `ok`, the class of the failure, or `no_kf_account`.
-    pub(crate) result: String,
-    pub(crate) sessions: Option<u64>,
+    pub result: String,
+    pub sessions: Option<u64>,
     /// The start of the longest open session, in RFC 3339.
-    pub(crate) oldest_session_started_at: Option<String>,
+    pub oldest_session_started_at: Option<String>,
     /// Sessions that are not in the stored snapshot.
-    pub(crate) started: Option<u64>,
+    pub started: Option<u64>,
     /// Sessions of the stored snapshot that are no longer open.
-    pub(crate) ended: Option<u64>,
-    pub(crate) error: Option<String>,
-    pub(crate) remedy: Option<String>,
+    pub ended: Option<u64>,
+    pub error: Option<String>,
+    pub remedy: Option<String>,
 }
 
 /// One result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum CheckReport {
+pub enum CheckReport {
     /// An official account; its kf accounts follow.
     OfficialAccount(OfficialAccountCheck),
     KfAccount(KfAccountCheck),
@@ -57,58 +59,58 @@ impl CheckReport {
 
 /// The check of an official account. Unknown values are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct OfficialAccountCheck {
-    pub(crate) official_account: String,
-    pub(crate) token_source: String,
-    pub(crate) token_age_seconds: Option<u64>,
+pub struct OfficialAccountCheck {
+    pub official_account: String,
+    pub token_source: String,
+    pub token_age_seconds: Option<u64>,
     /// The remaining validity of the token, if its source reports it.
-    pub(crate) token_expires_in_seconds: Option<u64>,
+    pub token_expires_in_seconds: Option<u64>,
     /// Calls of getsessionlist that its schedule makes a day.
-    pub(crate) calls_a_day: u64,
+    pub calls_a_day: u64,
     /// Calls of getsessionlist that WeChat allows a day.
-    pub(crate) quota_limit: Option<u64>,
+    pub quota_limit: Option<u64>,
     /// Calls made today, by any program.
-    pub(crate) quota_used: Option<u64>,
-    pub(crate) quota_remaining: Option<u64>,
-    pub(crate) waiting: Option<u64>,
+    pub quota_used: Option<u64>,
+    pub quota_remaining: Option<u64>,
+    pub waiting: Option<u64>,
     /// By how many milliseconds this machine's clock is ahead of WeChat's; negative if it is slow.
-    pub(crate) clock_skew_ms: Option<i64>,
-    pub(crate) problems: Vec<Problem>,
+    pub clock_skew_ms: Option<i64>,
+    pub problems: Vec<Problem>,
 }
 
 /// The check of a kf account. Unknown values are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct KfAccountCheck {
-    pub(crate) official_account: String,
-    pub(crate) kf_account: String,
-    pub(crate) nickname: Option<String>,
-    pub(crate) bound: Option<bool>,
+pub struct KfAccountCheck {
+    pub official_account: String,
+    pub kf_account: String,
+    pub nickname: Option<String>,
+    pub bound: Option<bool>,
     /// The state of the last invitation of a WeChat user: `waiting`, `rejected`, `expired` or `other`.
-    pub(crate) invitation: Option<String>,
+    pub invitation: Option<String>,
     /// When the invitation expires, in RFC 3339.
-    pub(crate) invitation_expires_at: Option<String>,
-    pub(crate) online: Option<bool>,
+    pub invitation_expires_at: Option<String>,
+    pub online: Option<bool>,
     /// `ok`, the class of the failure of its poll, or `not_asked`.
-    pub(crate) result: String,
-    pub(crate) sessions: Option<u64>,
-    pub(crate) problems: Vec<Problem>,
+    pub result: String,
+    pub sessions: Option<u64>,
+    pub problems: Vec<Problem>,
 }
 
 /// A problem that a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Problem {
-    pub(crate) severity: Severity,
+pub struct Problem {
+    pub severity: Severity,
     /// An errcode or a word; problems of the same kind share it.
-    pub(crate) code: String,
-    pub(crate) error: String,
-    pub(crate) remedy: Option<String>,
-    pub(crate) remedy_zh: Option<String>,
+    pub code: String,
+    pub error: String,
+    pub remedy: Option<String>,
+    pub remedy_zh: Option<String>,
 }
 
 /// The severity of a problem; the worst comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Severity {
+pub enum Severity {
     /// A human must fix it.
     Human,
     /// It usually ends without help.
