@@ -152,14 +152,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn misspelled_key_finds_closest_key() {
-        let keys = ["schedule", "timezone", "spread", "blind_after"];
-        assert_eq!(closest("shedule", &keys), Some("schedule"));
-        assert_eq!(closest("blindafter", &keys), Some("blind_after"));
-        assert_eq!(closest("interval", &keys), None);
-    }
-
-    #[test]
     fn long_value_is_shortened_in_messages() {
         assert_eq!(quote("a\nb"), r#""a\nb""#);
         assert_eq!(quote(&"ü".repeat(100)), format!("\"{}\"…", "ü".repeat(80)));

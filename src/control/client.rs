@@ -173,14 +173,8 @@ fn next_line(text: &mut BytesMut) -> Option<BytesMut> {
 }
 
 fn io_error_kind(error: &reqwest::Error) -> Option<ErrorKind> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return Some(error.kind());
-        }
-        cause = error.source();
-    }
-    None
+    let mut causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
 }
 
 #[cfg(test)]

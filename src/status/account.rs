@@ -37,9 +37,7 @@ pub(crate) struct AccountData {
     /// Whether the permit for the next call has been acquired already.
     pub(crate) has_permit: bool,
     pub(crate) counters: PollCounters,
-    /// Whether the last poll succeeded; false also during a backoff.
     pub(crate) up: bool,
-    /// The code of the last failure, while the account is not up.
     pub(crate) failing_with: Option<&'static str>,
     pub(crate) agent: AgentInfo,
     /// The number of ticks of the schedule when a poll was last completed.
