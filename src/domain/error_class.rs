@@ -1,6 +1,7 @@
 //! The classes of failed calls. Each class has one backoff ([`super::backoff`]) and one scope.
 //!
-//! [`super::errcode`] has the class of each errcode. Code that reacts to a failure uses the class, not the errcode.
+//! [`super::errcode`] has the class of each errcode. Backoff and states depend on the class alone; a remedy may
+//! depend on the errcode.
 
 /// Why a call failed, as far as the reaction to it differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
