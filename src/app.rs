@@ -105,8 +105,9 @@ impl App {
         accounts.announce_removed(&poller).await?;
         let operations = operations(&config, &accounts.official_accounts, Arc::clone(&clock));
         let control = socket.map(|socket| ControlServer::new(socket, operations, Arc::clone(&sink_admin)));
+        let statuses = accounts.official_accounts.iter().map(|of| Arc::clone(&of.status));
         let web = Arc::new(WebState {
-            table: AccountTable::new(accounts.statuses()),
+            table: AccountTable::new(statuses.collect()),
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             event_log_max_bytes: config.store.event_log_max_bytes,
@@ -176,7 +177,7 @@ impl App {
             ended = supervisor.first_end() => ended,
         };
         web.ready.store(false, Ordering::Relaxed);
-        supervisor.stop_notifying().await;
+        supervisor.notifying.shutdown().await;
         service_manager.stopping().await;
         tracing::info!("Draining: running polls and delivery attempts finish");
         supervisor.drain(drain_timeout).await;

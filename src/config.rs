@@ -5,8 +5,8 @@
 //! mistakes at once, each with its location and a remedy. Secrets never appear in messages or in `Debug` output.
 //!
 //! `layers` merges files and variables, `raw` is the shape of the files, `setting` reads single values without stopping at
-//! the first mistake, `check` turns the raw shape into a [`Config`], and `sources` finds the line of a key. This module
-//! opens no socket, store or sink, and never reads the clock.
+//! the first mistake, `table` reads the settings of a table, `check` turns the raw shape into a [`Config`], and `sources`
+//! finds the line of a key. This module opens no socket, store or sink, and never reads the clock.
 
 mod api;
 mod backoff;

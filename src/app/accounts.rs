@@ -12,7 +12,7 @@ use crate::{
     metrics::Metrics,
     poll::{AccountDiscovery, DiscoveryPatterns, OfficialAccount, Poller, RemovedAccount},
     schedule::sweep::ScheduledAccount,
-    status::{OfficialAccountStatus, WatchedAccount},
+    status::WatchedAccount,
     store::{Store, StoreError, StoredAccount},
 };
 
@@ -75,11 +75,6 @@ impl AccountSet {
             tracker: removed.into_tracker(),
         });
         Ok(poller.remove_accounts(removed.collect(), "configuration").await?)
-    }
-
-    /// The views of the official accounts.
-    pub(super) fn statuses(&self) -> Vec<Arc<OfficialAccountStatus>> {
-        self.official_accounts.iter().map(|of| Arc::clone(&of.status)).collect()
     }
 }
 

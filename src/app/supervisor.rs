@@ -37,7 +37,8 @@ pub(super) struct Supervisor {
     delivery: JoinSet<Result<(), SinkEnded>>,
     web: JoinSet<std::io::Result<()>>,
     web_handles: Vec<axum_server::Handle<SocketAddr>>,
-    notifying: JoinSet<()>,
+    /// Notifies the service manager. It is shut down before its last notification.
+    pub(super) notifying: JoinSet<()>,
 }
 
 impl Supervisor {
@@ -172,11 +173,6 @@ impl Supervisor {
             Some(_) = self.notifying.join_next() => Err(AppError::EndedUnexpectedly("the watchdog")),
             ended = last_sink_end(&mut self.delivery) => Err(ended),
         }
-    }
-
-    /// Stops the notifications of the service manager, before its last one.
-    pub(super) async fn stop_notifying(&mut self) {
-        self.notifying.shutdown().await;
     }
 
     /// Ends all parts in order. Each waits for those before it only for their share of the timeout: a call that hangs must

@@ -87,24 +87,18 @@ impl RetryDelays {
 /// The configured backoff of each class of failed calls. The classes that WeChat's own clock decides (the quota of a
 /// minute, an administrator's refusal) are not configurable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is for the error class of its name")]
 pub struct BackoffPolicy {
-    /// For [`ErrorClass::TokenRejected`].
     pub token_rejected: ExponentialBackoff,
-    /// For [`ErrorClass::Busy`].
     pub busy: ExponentialBackoff,
-    /// For [`ErrorClass::DayQuota`]. A wait also ends at midnight in China, when WeChat resets the quota.
+    /// A wait also ends at midnight in China, when WeChat resets the quota.
     pub day_quota: Duration,
-    /// For [`ErrorClass::AddressNotAllowed`].
     pub address_not_allowed: ExponentialBackoff,
-    /// For [`ErrorClass::NotAuthorized`].
     pub not_authorized: ExponentialBackoff,
-    /// For [`ErrorClass::NotEnabled`].
     pub not_enabled: ExponentialBackoff,
     /// For [`ErrorClass::UnboundAccount`] and [`ErrorClass::InvalidAccount`].
     pub unbound: ExponentialBackoff,
-    /// For [`ErrorClass::BadRequest`].
     pub bad_request: ExponentialBackoff,
-    /// For [`ErrorClass::Unknown`].
     pub unknown: ExponentialBackoff,
 }
 

@@ -8,14 +8,11 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The interval of each collector; `None` turns it off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is for the collector of its name")]
 pub struct CollectorIntervals {
-    /// getkflist.
     pub kf_list: Option<Duration>,
-    /// getonlinekflist.
     pub online: Option<Duration>,
-    /// getwaitcase.
     pub waiting: Option<Duration>,
-    /// openapi/quota/get.
     pub quota: Option<Duration>,
 }
 

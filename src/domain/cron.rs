@@ -172,20 +172,12 @@ mod tests {
     fn check_ticks(expression: &str, from: &str, expected: &[&str]) {
         let schedule = schedule(expression, "Europe/Berlin");
         let mut at: Timestamp = from.parse().unwrap();
-        let mut ticks = Vec::new();
-        for _ in expected {
-            let next = schedule.next_after(at).unwrap();
-            assert!(next > at, "{next} is not after {at}");
-            ticks.push(
-                to_chrono(next)
-                    .unwrap()
-                    .with_timezone(&schedule.timezone())
-                    .format("%dT%H:%M:%S%z")
-                    .to_string(),
-            );
-            at = next;
-        }
-        assert_eq!(ticks, expected);
+        let next = |_: &&str| {
+            at = schedule.next_after(at).unwrap();
+            let local = to_chrono(at).unwrap().with_timezone(&schedule.timezone());
+            local.format("%dT%H:%M:%S%z").to_string()
+        };
+        assert_eq!(expected.iter().map(next).collect::<Vec<_>>(), expected);
     }
 
     #[test]
