@@ -117,7 +117,7 @@ demo() {
 }
 
 # Most tests wait for a process, or for the clock, more than they work: with one for each core the cores stand idle.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-8}
 
 step "formatting" cargo fmt --check
 step "preparation of Python" prepare_python
