@@ -8,12 +8,12 @@
 //!
 //! The simulator checks its clients only as far as WeChat does. It keeps nothing when it stops.
 
+mod api_call;
 mod clock;
 mod component;
 mod control;
 mod customers;
 mod date_header;
-mod endpoint;
 mod endpoints;
 mod exchange;
 mod fault;
@@ -41,29 +41,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
+pub use self::api_call::ApiCall;
 pub use self::control::{SimulatorControl, SimulatorControlError};
-pub use self::endpoint::Endpoint;
 pub use self::fault::{ConnectionUse, Fault, FaultRule};
 pub use self::kf_account::AgentPresence;
-pub use self::ledger::{
-    Ledger, MAX_LEDGER_LISTINGS, MAX_LEDGER_POLLS, MAX_LEDGER_SESSIONS, PollRecord, RecordedResponse,
-    SessionRecord, TransferRecord,
-};
+pub use self::ledger::{Ledger, PollRecord, RecordedResponse, SessionRecord, TransferRecord};
 pub use self::scenario::{
     AccountToWatch, AgentListStyle, ComponentParameter, ComponentScript, CustomerFlow, KfAccountScript,
     KfState, NumberForm, OfficialAccountScript, RandomDuration, RefreshTokenRotation, RequiredHeader,
     ResponseStyle, Scenario, ScenarioError, TokenPolicy, TokenRoute, TokenServerScript, TransferPolicy,
 };
-pub use self::token_calls::{MAX_TOKEN_CALLS, TokenCall};
+pub use self::token_calls::TokenCall;
 
 use self::clock::Clock;
 use self::date_header::DateHeader;
 use self::fault::FaultInjector;
 use self::ledger::LedgerWriter;
 use self::random::derived_seed;
-use self::token_calls::TokenCalls;
 use self::world::World;
 
 /// A running simulator. Dropping it stops it and closes all its connections.
@@ -71,7 +67,7 @@ use self::world::World;
 pub struct Simulator {
     address: SocketAddr,
     shared: Arc<Shared>,
-    server: JoinHandle<std::convert::Infallible>,
+    server: JoinSet<std::convert::Infallible>,
 }
 
 impl Simulator {
@@ -80,15 +76,12 @@ impl Simulator {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::new(scenario));
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the simulator is a program of its own; this handle owns the task"
-        )]
-        let server = tokio::spawn(server::serve(listener, Arc::clone(&shared)));
+        let mut server = JoinSet::new();
+        server.spawn(server::serve(listener, Arc::clone(&shared)));
         Ok(Simulator { address, shared, server })
     }
 
-    /// The address on which it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -103,25 +96,14 @@ impl Simulator {
         SimulatorControl::new(Arc::clone(&self.shared))
     }
 
-    /// What has really happened so far.
+    /// What has really happened so far, as [`SimulatorControl::ledger`] returns it.
     pub fn ledger(&self) -> Ledger {
         self.control().ledger()
     }
 
     /// Stops it, and waits until its task has ended.
     pub async fn stop(mut self) {
-        self.server.abort();
-        if let Err(error) = (&mut self.server).await
-            && error.is_panic()
-        {
-            tracing::error!("Simulator server panicked");
-        }
-    }
-}
-
-impl Drop for Simulator {
-    fn drop(&mut self) {
-        self.server.abort();
+        self.server.shutdown().await;
     }
 }
 
@@ -135,8 +117,8 @@ struct Shared {
     token_server_header: Option<RequiredHeader>,
     faults: FaultInjector,
     ledger: LedgerWriter,
-    requests: [AtomicU64; Endpoint::ALL.len()],
-    token_calls: TokenCalls,
+    requests: [AtomicU64; ApiCall::ALL.len()],
+    token_calls: Mutex<Vec<TokenCall>>,
 }
 
 impl Shared {
@@ -152,7 +134,7 @@ impl Shared {
             faults: FaultInjector::new(scenario.faults, derived_seed(scenario.seed, &["faults"])),
             ledger,
             requests: Default::default(),
-            token_calls: TokenCalls::default(),
+            token_calls: Mutex::default(),
         }
     }
 }

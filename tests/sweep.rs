@@ -20,7 +20,7 @@ mod support {
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
-use kfwatch::simulator::{Endpoint, Ledger, Scenario, Simulator};
+use kfwatch::simulator::{ApiCall, Ledger, Scenario, Simulator};
 
 use crate::support::{
     history::{self, History, Life},
@@ -74,7 +74,7 @@ async fn sweeps_poll_every_account_once_while_scraped() {
     let lives = [Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS }];
     let ledger = history::whole_ledger(&control);
     assert_each_sweep_polled_all_once(&ledger, kf_accounts * OFFICIAL_ACCOUNTS);
-    assert_eq!(control.requests(Endpoint::GetSessionList), ledger.polls.len() as u64);
+    assert_eq!(control.requests(ApiCall::GetSessionList), ledger.polls.len() as u64);
     assert_eq!(control.max_in_flight_of_any_kf_account(), 1);
     let tally = replay::compare_all(&History::all(&watched, &ledger, &lives), &site.event_log());
     println!("sweep: {accounts} accounts, {} sessions, {tally:?}", ledger.sessions.len());

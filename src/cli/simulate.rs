@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::simulator::{AccountToWatch, Endpoint, RequiredHeader, Scenario, Simulator, TokenRoute};
+use crate::simulator::{AccountToWatch, ApiCall, RequiredHeader, Scenario, Simulator, TokenRoute};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SimulateArgs {
@@ -108,7 +108,7 @@ fn token(base_url: &str, account: &AccountToWatch, route: &TokenRoute) -> String
     match route {
         TokenRoute::Secret => format!("source = \"stable\"\nsecret = {}\n", quoted(&account.secret)),
         TokenRoute::TokenServer(header) => {
-            let url = format!("{base_url}{}{}", Endpoint::TokenServer.path(), account.appid);
+            let url = format!("{base_url}{}{}", ApiCall::TokenServer.path(), account.appid);
             format!(
                 "source = \"server\"\nurl = {}\njson_pointer = \"/access_token\"\n{}",
                 quoted(&url),
@@ -116,7 +116,7 @@ fn token(base_url: &str, account: &AccountToWatch, route: &TokenRoute) -> String
             )
         }
         TokenRoute::Component { component, refresh_token } => {
-            let url = format!("{base_url}{}{}", Endpoint::TicketServer.path(), component.component_appid);
+            let url = format!("{base_url}{}{}", ApiCall::TicketServer.path(), component.component_appid);
             format!(
                 "source = \"component\"\ncomponent_appid = {}\nsecret = {}\nticket_url = {}\n\
                  refresh_token = {}\n{}",

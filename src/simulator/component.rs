@@ -6,7 +6,7 @@ mod tickets;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
-use super::endpoint::Endpoint;
+use super::api_call::ApiCall;
 use super::scenario::{ComponentParameter, ComponentScript, RequiredHeader};
 use super::token::TokenIssuer;
 
@@ -26,7 +26,7 @@ pub(super) struct Component {
     pub(super) tickets: Mutex<Tickets>,
     /// Whether its IP address is not in the allow-list. Every call then gets 61004.
     pub(super) address_refused: AtomicBool,
-    pub(super) requests: [AtomicU64; Endpoint::ALL.len()],
+    pub(super) requests: [AtomicU64; ApiCall::ALL.len()],
 }
 
 impl Component {

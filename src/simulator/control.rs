@@ -139,12 +139,12 @@ impl SimulatorControl {
 
     /// Sends a Date header that is this far ahead of the simulated clock. A negative skew sends an earlier time.
     pub fn set_date_skew(&self, skew: SignedDuration) {
-        self.shared.date.set_skew(skew);
+        self.shared.date.set_skew(Some(skew));
     }
 
     /// Omits the Date header until [`SimulatorControl::set_date_skew`] is called.
     pub fn omit_date(&self) {
-        self.shared.date.omit();
+        self.shared.date.set_skew(None);
     }
 
     /// Returns what has really happened so far, whether or not a client saw it.

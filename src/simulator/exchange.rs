@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::Method;
 
 use super::Shared;
-use super::endpoint::Endpoint;
+use super::api_call::ApiCall;
 use super::endpoints::component::ComponentRequest;
 use super::endpoints::{agents, component, operator, quota, sessions, token};
 use super::fault::Fault;
@@ -55,7 +55,7 @@ impl ResponseDelivery {
 }
 
 pub(super) fn plan_response(shared: &Arc<Shared>, request: &HttpRequest<'_>) -> PlannedResponse {
-    let Some(endpoint) = Endpoint::from_path(request.path) else {
+    let Some(endpoint) = ApiCall::from_path(request.path) else {
         tracing::debug!(path = request.path, "Refused a request: unknown path");
         return PlannedResponse {
             response: SimulatedResponse::not_found(),
@@ -150,7 +150,7 @@ impl Exchange<'_> {
     fn operator_response(&self) -> SimulatedResponse {
         let ResolvedRequest { official, component, .. } = *self.resolved;
         match self.resolved.endpoint {
-            Endpoint::TicketServer => operator::ticket(component, self.request.headers, self.now_ms),
+            ApiCall::TicketServer => operator::ticket(component, self.request.headers, self.now_ms),
             _ => {
                 let required = self.shared.token_server_header.as_ref();
                 operator::token(official, required, self.request.headers, self.now_ms)
@@ -183,12 +183,12 @@ impl Exchange<'_> {
         lock(&official.limits)[endpoint as usize].count_call(now_ms).map_err(QuotaExceeded::errcode)?;
         let moment = (now_ms, &self.shared.ledger);
         let body = match endpoint {
-            Endpoint::GetSessionList => {
+            ApiCall::GetSessionList => {
                 return sessions::session_list(official, resolved.kf_account.as_deref(), fault, moment);
             }
-            Endpoint::GetKfList => agents::kf_list(official, moment),
-            Endpoint::GetOnlineKfList => agents::online_kf_list(official, moment),
-            Endpoint::GetWaitCase => agents::wait_case(official, moment, self.shared.world.start_ms),
+            ApiCall::GetKfList => agents::kf_list(official, moment),
+            ApiCall::GetOnlineKfList => agents::online_kf_list(official, moment),
+            ApiCall::GetWaitCase => agents::wait_case(official, moment, self.shared.world.start_ms),
             _ => quota::quota_get(official, self.request.body, now_ms)?,
         };
         Ok((body, RecordedResponse::Keyless))

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use super::lock;
 
 /// Limit of recorded sessions, and of recorded transfers.
-pub const MAX_LEDGER_SESSIONS: usize = 1_000_000;
+const MAX_LEDGER_SESSIONS: usize = 1_000_000;
 /// Limit of recorded polls.
-pub const MAX_LEDGER_POLLS: usize = 1_000_000;
+const MAX_LEDGER_POLLS: usize = 1_000_000;
 /// Limit of session indices in all recorded polls together: 64 MB.
-pub const MAX_LEDGER_LISTINGS: usize = 16_000_000;
+const MAX_LEDGER_LISTINGS: usize = 16_000_000;
 
 /// What has happened in a simulation so far.
 #[derive(Debug, Clone, Default)]

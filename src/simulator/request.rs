@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use hyper::{HeaderMap, Method};
 
 use super::Shared;
+use super::api_call::ApiCall;
 use super::component::Component;
-use super::endpoint::Endpoint;
 use super::endpoints::component::ComponentRequestBody;
 use super::endpoints::token::Credentials;
 use super::fault::{ConnectionUse, FaultTarget};
@@ -33,7 +33,7 @@ pub(super) struct HttpRequest<'a> {
 /// The parameters of a request and the accounts that they name.
 #[derive(Debug)]
 pub(super) struct ResolvedRequest<'a> {
-    pub(super) endpoint: Endpoint,
+    pub(super) endpoint: ApiCall,
     pub(super) access_token: Option<Cow<'a, str>>,
     /// None also if the body of a token request is not the expected JSON.
     pub(super) credentials: Option<Credentials<'a>>,
@@ -46,7 +46,7 @@ pub(super) struct ResolvedRequest<'a> {
 }
 
 impl<'a> ResolvedRequest<'a> {
-    pub(super) fn resolve(shared: &'a Shared, endpoint: Endpoint, request: &HttpRequest<'a>) -> Self {
+    pub(super) fn resolve(shared: &'a Shared, endpoint: ApiCall, request: &HttpRequest<'a>) -> Self {
         let mut resolved = ResolvedRequest {
             endpoint,
             access_token: None,
@@ -60,10 +60,10 @@ impl<'a> ResolvedRequest<'a> {
         let world = &shared.world;
         let appid_in_path = || request.path.strip_prefix(endpoint.path()).unwrap_or_default();
         match endpoint {
-            Endpoint::Token => resolved.credentials = Some(Credentials::from_query(request.query)),
-            Endpoint::StableToken => resolved.credentials = Credentials::from_json(request.body),
-            Endpoint::TokenServer => resolved.official = world.by_appid(appid_in_path()),
-            Endpoint::TicketServer => resolved.component = world.component(appid_in_path()),
+            ApiCall::Token => resolved.credentials = Some(Credentials::from_query(request.query)),
+            ApiCall::StableToken => resolved.credentials = Credentials::from_json(request.body),
+            ApiCall::TokenServer => resolved.official = world.by_appid(appid_in_path()),
+            ApiCall::TicketServer => resolved.component = world.component(appid_in_path()),
             _ if endpoint.is_of_component() => {
                 resolved.component_body = ComponentRequestBody::from_json(request.body);
             }
@@ -79,7 +79,7 @@ impl<'a> ResolvedRequest<'a> {
         if let Some(number) = resolved.access_token.as_deref().and_then(official_account_number) {
             resolved.official = world.official_accounts().get(number);
         }
-        if endpoint == Endpoint::GetSessionList {
+        if endpoint == ApiCall::GetSessionList {
             resolved.kf_name = query_parameter(request.query, "kf_account");
             let named = resolved.official.zip(resolved.kf_name.as_deref());
             resolved.kf_account = named.and_then(|(official, name)| official.kf_account(name));
@@ -102,7 +102,7 @@ impl<'a> ResolvedRequest<'a> {
         if self.endpoint.gives_tokens() {
             let official = self.official.map(|official| &official.appid);
             let appid = official.or(self.component.map(|component| &component.appid)).cloned();
-            shared.token_calls.record(TokenCall { endpoint: self.endpoint, appid, at_ms: now_ms });
+            shared.record_token_call(TokenCall { endpoint: self.endpoint, appid, at_ms: now_ms });
         }
     }
 

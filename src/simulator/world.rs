@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
+use super::api_call::ApiCall;
 use super::clock::duration_ms;
 use super::component::{Authorization, Component, Tickets};
 use super::customers::Customers;
-use super::endpoint::Endpoint;
 use super::in_flight::InFlightCounter;
 use super::kf_account::{DepartingSession, KfAccount, KfAccountState, NewKfAccount, Session};
 use super::ledger::{LedgerWriter, TransferRecord};
@@ -48,13 +48,13 @@ pub(super) struct OfficialAccount {
     pub(super) authorization: Option<Mutex<Authorization>>,
     /// The invalid token that the operator's token server returns while it is broken.
     pub(super) stale_token: Mutex<Option<Box<str>>>,
-    /// In the order of [`Endpoint::ALL`].
-    pub(super) limits: Mutex<[CallLimits; Endpoint::ALL.len()]>,
-    /// In the order of [`Endpoint::ALL`].
-    pub(super) revoked_permissions: [AtomicBool; Endpoint::ALL.len()],
+    /// In the order of [`ApiCall::ALL`].
+    pub(super) limits: Mutex<[CallLimits; ApiCall::ALL.len()]>,
+    /// In the order of [`ApiCall::ALL`].
+    pub(super) revoked_permissions: [AtomicBool; ApiCall::ALL.len()],
     pub(super) secret_frozen: AtomicBool,
     pub(super) address_refused: AtomicBool,
-    pub(super) requests: [AtomicU64; Endpoint::ALL.len()],
+    pub(super) requests: [AtomicU64; ApiCall::ALL.len()],
     pub(super) in_flight: InFlightCounter,
     kf_accounts: RwLock<KfAccounts>,
     transfers: TransferPolicy,
@@ -189,8 +189,8 @@ impl OfficialAccount {
         } else {
             Vec::new()
         };
-        let limits = Endpoint::ALL.map(|endpoint| match endpoint {
-            Endpoint::GetSessionList => {
+        let limits = ApiCall::ALL.map(|endpoint| match endpoint {
+            ApiCall::GetSessionList => {
                 CallLimits::new(script.session_lists_per_day, scenario.session_lists_per_minute)
             }
             _ => CallLimits::new(OTHER_CALLS_PER_DAY, None),

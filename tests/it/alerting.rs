@@ -22,7 +22,7 @@ use crate::support::{
     promql::{Selector, grouping_labels, labels_found, selectors},
     wait::eventually,
 };
-use kfwatch::simulator::{CustomerFlow, Endpoint, Fault, FaultRule, KfState, RandomDuration};
+use kfwatch::simulator::{ApiCall, CustomerFlow, Fault, FaultRule, KfState, RandomDuration};
 use serde_json::{Value, json};
 
 const RUNBOOK: &str = "https://github.com/kfwatch/kfwatch/blob/main/deploy/runbook.md#";
@@ -101,8 +101,7 @@ fn unbound_alert_fires_until_bound_and_dead_daemon_inhibits_it() {
 #[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
 fn refused_secret_alert_inhibits_blind_alert() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let refused =
-        FaultRule { endpoint: Some(Endpoint::StableToken), ..FaultRule::new(Fault::Errcode(40125)) };
+    let refused = FaultRule { endpoint: Some(ApiCall::StableToken), ..FaultRule::new(Fault::Errcode(40125)) };
     wechat.control().inject(refused);
     // Tokens are fetched again after one or two seconds, so that the recovery is seen soon.
     let home = Home::watching(&wechat, "[backoff]\nnot_authorized = [\"0s\", \"2s\"]\n")

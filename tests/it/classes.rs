@@ -11,7 +11,7 @@ use crate::support::{
     process::{Home, WeChat, appid, metric, quiet},
     wait::eventually,
 };
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, SimulatorControl};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, SimulatorControl};
 
 /// Backoffs that are short enough to end within the test, and longer than the interval of ticks.
 const CONFIGURATION: &str = "[backoff]\nbusy = \"2s\"\nunbound = \"2s\"\nbad_request = \"2s\"\n\
@@ -144,7 +144,7 @@ fn kf_account(index: usize, kf: usize) -> String {
 fn rule(index: usize, (fault, _, scope, _): &(Fault, &str, BackoffScope, &str)) -> FaultRule {
     let alone = matches!(scope, KfAccount | KfAccountOfBrokenConnection);
     FaultRule {
-        endpoint: Some(Endpoint::GetSessionList),
+        endpoint: Some(ApiCall::GetSessionList),
         official_account: Some(name(index)),
         kf_account: alone.then(|| kf_account(index, 1)),
         ..FaultRule::new(fault.clone())

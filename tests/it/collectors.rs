@@ -22,7 +22,7 @@ use kfwatch::{
         exposition::{self, Detail, Stored},
     },
     poll::{CollectionOutcome, OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
-    simulator::{Endpoint, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
+    simulator::{ApiCall, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
     store::Store,
     wechat::{
@@ -35,8 +35,8 @@ use tempfile::TempDir;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-const ENDPOINTS: [Endpoint; 4] =
-    [Endpoint::GetKfList, Endpoint::GetOnlineKfList, Endpoint::GetWaitCase, Endpoint::QuotaGet];
+const ENDPOINTS: [ApiCall; 4] =
+    [ApiCall::GetKfList, ApiCall::GetOnlineKfList, ApiCall::GetWaitCase, ApiCall::QuotaGet];
 
 /// A daemon without its schedule, which watches the kf accounts `kf1@shop`, `kf2@shop` and `kf3@shop`.
 struct Rehearsal {
@@ -98,7 +98,7 @@ impl Rehearsal {
         self.control().advance(duration);
     }
 
-    fn refuse(&self, endpoint: Endpoint, fault: Fault) {
+    fn refuse(&self, endpoint: ApiCall, fault: Fault) {
         self.control().inject(FaultRule { endpoint: Some(endpoint), ..FaultRule::new(fault) });
     }
 
@@ -160,7 +160,7 @@ async fn refused_collector_backs_off_alone() {
         [(48001, 11..=16), (65400, 11..=16), (40013, 11..=16), (45009, 2..=3), (89506, 1..=1)]
     {
         let rehearsal = Rehearsal::new().await;
-        rehearsal.refuse(Endpoint::GetOnlineKfList, Fault::Errcode(code));
+        rehearsal.refuse(ApiCall::GetOnlineKfList, Fault::Errcode(code));
         for _ in 0..60 {
             assert_eq!(rehearsal.poll().await, "ok", "{code}: polls");
             let outcomes = rehearsal.collect_all().await;
@@ -177,7 +177,7 @@ async fn refused_collector_backs_off_alone() {
 #[tokio::test]
 async fn collector_recovers_within_five_minutes_of_permission() {
     let rehearsal = Rehearsal::new().await;
-    rehearsal.refuse(Endpoint::GetKfList, Fault::Errcode(48001));
+    rehearsal.refuse(ApiCall::GetKfList, Fault::Errcode(48001));
     for _ in 0..20 {
         assert_ne!(rehearsal.collect(Collector::KfList).await, "ok");
         rehearsal.pass(MINUTE);
@@ -185,7 +185,7 @@ async fn collector_recovers_within_five_minutes_of_permission() {
     rehearsal.control().clear_faults();
     rehearsal.pass(4 * MINUTE);
     assert_eq!(rehearsal.collect(Collector::KfList).await, "ok");
-    rehearsal.refuse(Endpoint::GetKfList, Fault::Errcode(48001));
+    rehearsal.refuse(ApiCall::GetKfList, Fault::Errcode(48001));
     assert_eq!(rehearsal.collect(Collector::KfList).await, "48001");
     rehearsal.pass(MINUTE);
     assert_eq!(rehearsal.collect(Collector::KfList).await, "48001", "the backoff starts again");
@@ -193,7 +193,7 @@ async fn collector_recovers_within_five_minutes_of_permission() {
 
 #[tokio::test]
 async fn collectors_pause_while_official_account_backs_off() {
-    let (poll, token) = (Endpoint::GetSessionList, Endpoint::StableToken);
+    let (poll, token) = (ApiCall::GetSessionList, ApiCall::StableToken);
     for (endpoint, code) in [(poll, 40164), (poll, 89507), (token, 40013), (token, 40243)] {
         let rehearsal = Rehearsal::new().await;
         rehearsal.refuse(endpoint, Fault::Errcode(code));
@@ -207,7 +207,7 @@ async fn collectors_pause_while_official_account_backs_off() {
 async fn collectors_continue_while_only_getsessionlist_backs_off() {
     for code in [45009, 45011, 65400, 65402, -1] {
         let rehearsal = Rehearsal::new().await;
-        rehearsal.refuse(Endpoint::GetSessionList, Fault::Errcode(code));
+        rehearsal.refuse(ApiCall::GetSessionList, Fault::Errcode(code));
         rehearsal.poll().await;
         assert_eq!(rehearsal.collect_all().await, ["ok"; 4], "{code}");
     }
@@ -298,7 +298,7 @@ async fn waiting_customers_and_remaining_quota_are_exported() {
 async fn hanging_collector_call_times_out() {
     let scenario = Scenario { ledger: false, ..quiet(&[("shop", 3)]) };
     let rehearsal = Rehearsal::of(scenario, Duration::from_millis(300)).await;
-    rehearsal.refuse(Endpoint::GetWaitCase, Fault::Hang);
+    rehearsal.refuse(ApiCall::GetWaitCase, Fault::Hang);
     assert_eq!(rehearsal.collect_all().await, ["ok", "ok", "timeout", "ok"]);
 }
 
@@ -315,14 +315,14 @@ fn collectors_call_at_start_and_intervals_only() {
         daemon.get(path);
     }
     let asked = |endpoint| control.requests_of(&appid(0), endpoint).unwrap();
-    eventually("the third collection", || (asked(Endpoint::GetOnlineKfList) >= 3).then_some(()));
+    eventually("the third collection", || (asked(ApiCall::GetOnlineKfList) >= 3).then_some(()));
     // Two collections are at least half an interval apart.
     let most = 1 + begun.elapsed().as_secs() / 5;
-    assert!(asked(Endpoint::GetOnlineKfList) <= most, "{} of {most}", asked(Endpoint::GetOnlineKfList));
+    assert!(asked(ApiCall::GetOnlineKfList) <= most, "{} of {most}", asked(ApiCall::GetOnlineKfList));
     assert!(begun.elapsed() >= Duration::from_secs(10));
     // The second collection of this one comes at least half a minute later.
-    assert!(asked(Endpoint::GetWaitCase) <= 1 + begun.elapsed().as_secs() / 30);
-    assert_eq!([asked(Endpoint::GetKfList), asked(Endpoint::QuotaGet)], [1, 1]);
+    assert!(asked(ApiCall::GetWaitCase) <= 1 + begun.elapsed().as_secs() / 30);
+    assert_eq!([asked(ApiCall::GetKfList), asked(ApiCall::QuotaGet)], [1, 1]);
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn hanging_official_account_delays_no_other_collection() {
     let control = wechat.control();
     control.inject(FaultRule {
         official_account: hanging,
-        endpoint: Some(Endpoint::GetOnlineKfList),
+        endpoint: Some(ApiCall::GetOnlineKfList),
         ..FaultRule::new(Fault::Hang)
     });
     let home = ["KF_LIST", "ONLINE", "WAITING", "QUOTA"]
@@ -353,13 +353,13 @@ fn hanging_official_account_delays_no_other_collection() {
 fn busy_kf_list_is_retried_before_its_interval() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     wechat.control().inject(FaultRule {
-        endpoint: Some(Endpoint::GetKfList),
+        endpoint: Some(ApiCall::GetKfList),
         times: Some(1),
         ..FaultRule::new(Fault::Errcode(-1))
     });
     let begun = Instant::now();
     let _daemon = Home::watching(&wechat, "").set("KFWATCH__COLLECTORS__KF_LIST", "1h").daemon();
-    eventually("the repeat", || (wechat.control().requests(Endpoint::GetKfList) >= 2).then_some(()));
+    eventually("the repeat", || (wechat.control().requests(ApiCall::GetKfList) >= 2).then_some(()));
     assert!(begun.elapsed().as_secs() >= 15, "{:?}", begun.elapsed());
 }
 
@@ -384,7 +384,7 @@ fn hanging_official_accounts_leave_collector_slots_to_others() {
     // No hanging call ends before the test gives up, so no other call may wait for one.
     assert!(PATIENCE < Duration::from_secs(300));
     eventually("a call for each of the others", || {
-        (control.requests(Endpoint::QuotaGet) >= 270).then_some(())
+        (control.requests(ApiCall::QuotaGet) >= 270).then_some(())
     });
 }
 
@@ -401,10 +401,10 @@ fn disabled_collectors_make_no_calls() {
 fn refused_collector_is_logged_once_with_remedy() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let refused = |endpoint| FaultRule { endpoint: Some(endpoint), ..FaultRule::new(Fault::Errcode(48001)) };
-    wechat.control().inject(refused(Endpoint::GetKfList));
+    wechat.control().inject(refused(ApiCall::GetKfList));
     let daemon = Home::watching(&wechat, "").set("KFWATCH__COLLECTORS__KF_LIST", "10s").daemon();
     polled(&daemon, 15.0);
-    assert_eq!(wechat.control().requests(Endpoint::GetKfList), 1, "backs off for a minute");
+    assert_eq!(wechat.control().requests(ApiCall::GetKfList), 1, "backs off for a minute");
     let log = daemon.stderr();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("48001")).collect();
     assert_eq!(lines.len(), 1, "{log}");
@@ -415,10 +415,10 @@ fn refused_collector_is_logged_once_with_remedy() {
 #[test]
 fn drain_waits_for_hanging_collection_only_briefly() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    let hangs = FaultRule { endpoint: Some(Endpoint::GetWaitCase), ..FaultRule::new(Fault::Hang) };
+    let hangs = FaultRule { endpoint: Some(ApiCall::GetWaitCase), ..FaultRule::new(Fault::Hang) };
     wechat.control().inject(hangs);
     let daemon = Home::watching(&wechat, "").set("KFWATCH__SHUTDOWN_TIMEOUT", "2s").daemon();
-    eventually("the call", || (wechat.control().requests(Endpoint::GetWaitCase) >= 1).then_some(()));
+    eventually("the call", || (wechat.control().requests(ApiCall::GetWaitCase) >= 1).then_some(()));
     polled(&daemon, 2.0);
     daemon.signal("TERM");
     let ended = daemon.ended();

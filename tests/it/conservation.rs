@@ -8,7 +8,7 @@ use std::{
 };
 
 use kfwatch::simulator::{
-    AccountToWatch, CustomerFlow, Endpoint, Fault, FaultRule, KfAccountScript, KfState, Ledger,
+    AccountToWatch, ApiCall, CustomerFlow, Fault, FaultRule, KfAccountScript, KfState, Ledger,
     OfficialAccountScript, RandomDuration, RecordedResponse, ResponseStyle, Scenario, Simulator,
     SimulatorControl, TokenPolicy,
 };
@@ -122,11 +122,11 @@ fn kill_in_rounds(seed: u64, rounds: usize) -> Hits {
     }
     let from_ms = wall_ms();
     let daemon = Process::start_ready(&site.config());
-    let polled = control.requests(Endpoint::GetSessionList);
+    let polled = control.requests(ApiCall::GetSessionList);
     let everybody_twice =
         polled + 3 * accounts.iter().map(|(of, _)| of.kf_accounts.len() as u64).sum::<u64>();
     eventually("every account was polled again", || {
-        (control.requests(Endpoint::GetSessionList) > everybody_twice).then_some(())
+        (control.requests(ApiCall::GetSessionList) > everybody_twice).then_some(())
     });
     daemon.terminate();
     lives.push(Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS });
@@ -156,7 +156,7 @@ fn kill_rounds() -> usize {
 /// committed. It sleeps for fixed times on purpose: the moment of the kill must not depend on the daemon.
 fn killed_at_some_moment(mut daemon: Process, control: &SimulatorControl, moments: &mut fastrand::Rng) {
     let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
-    let polled = control.requests(Endpoint::GetSessionList);
+    let polled = control.requests(ApiCall::GetSessionList);
     match moments.u8(0..8) {
         0 => pause(moments.u64(0..60)),
         1 | 2 => {
@@ -166,7 +166,7 @@ fn killed_at_some_moment(mut daemon: Process, control: &SimulatorControl, moment
         _ => {
             daemon.wait_until_ready();
             eventually("a tick has begun", || {
-                (control.requests(Endpoint::GetSessionList) > polled).then_some(())
+                (control.requests(ApiCall::GetSessionList) > polled).then_some(())
             });
             pause(moments.u64(0..25));
         }
@@ -744,7 +744,7 @@ fn troubles() -> Vec<FaultRule> {
         of_account("silk", FaultRule { every: Some(170), ..sessions(Fault::CompetingTokenFetch) }),
         of_account("tea", FaultRule { every: Some(200), ..sessions(Fault::Errcode(40001)) }),
         of_account("paper", FaultRule { every: Some(30), times: Some(1), ..sessions(Fault::Errcode(45011)) }),
-        FaultRule { endpoint: Some(Endpoint::StableToken), every: Some(4), ..FaultRule::new(Fault::Html) },
+        FaultRule { endpoint: Some(ApiCall::StableToken), every: Some(4), ..FaultRule::new(Fault::Html) },
     ];
     tokens
         .into_iter()
@@ -755,7 +755,7 @@ fn troubles() -> Vec<FaultRule> {
 }
 
 fn sessions(fault: Fault) -> FaultRule {
-    FaultRule { endpoint: Some(Endpoint::GetSessionList), ..FaultRule::new(fault) }
+    FaultRule { endpoint: Some(ApiCall::GetSessionList), ..FaultRule::new(fault) }
 }
 
 fn probably(probability: f64, fault: Fault) -> FaultRule {

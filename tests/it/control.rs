@@ -15,7 +15,7 @@ use crate::support::{
     process::{Ended, Home, Process, WeChat, appid, quiet, secret},
     wait::{PATIENCE, eventually},
 };
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState, Scenario};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState, Scenario};
 use serde_json::Value;
 
 /// A schedule that does not fire during a test.
@@ -36,7 +36,7 @@ fn rows(ended: &Ended) -> Vec<Value> {
     ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn fault(endpoint: Endpoint, fault: Fault) -> FaultRule {
+fn fault(endpoint: ApiCall, fault: Fault) -> FaultRule {
     FaultRule { endpoint: Some(endpoint), ..FaultRule::new(fault) }
 }
 
@@ -64,7 +64,7 @@ fn ask(home: &Home) -> (String, UnixStream) {
 /// Requests a poll, which hangs, and fills the queue after it.
 fn fill_command_queue(wechat: &WeChat, home: &Home) -> ((String, UnixStream), [(String, UnixStream); 4]) {
     let under_way = ask(home);
-    eventually("the call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
+    eventually("the call", || (wechat.control().requests(ApiCall::GetSessionList) > 0).then_some(()));
     (under_way, [(); 4].map(|()| ask(home)))
 }
 
@@ -93,7 +93,7 @@ fn poll_command_runs_in_daemon_and_commits_nothing() {
     assert!(table.starts_with(" official account") && table.lines().count() == 4, "{table}");
     assert_eq!(daemon.stdout(), "");
     assert_eq!(home.run("events --format json").stdout, "");
-    assert_eq!(wechat.control().requests(Endpoint::StableToken), 2, "one token for each official account");
+    assert_eq!(wechat.control().requests(ApiCall::StableToken), 2, "one token for each official account");
     assert_eq!(
         daemon.metric("kfwatch_polls_total{official_account=\"shop\",kf_account=\"kf1@shop\"}"),
         Some(0.0)
@@ -103,7 +103,7 @@ fn poll_command_runs_in_daemon_and_commits_nothing() {
 #[test]
 fn concurrent_poll_commands_keep_one_poll_in_flight() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
-    wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Slow(Duration::from_millis(300))));
+    wechat.control().inject(fault(ApiCall::GetSessionList, Fault::Slow(Duration::from_millis(300))));
     let home = Home::watching(&wechat, "");
     let _daemon = home.daemon();
     let polls: Vec<Process> = (0..4).map(|_| home.spawn("poll --format json")).collect();
@@ -112,13 +112,13 @@ fn concurrent_poll_commands_keep_one_poll_in_flight() {
         assert_eq!((ended.code, rows(&ended).len()), (Some(0), 2), "{ended:?}");
     }
     assert_eq!(wechat.control().max_in_flight_of_any_kf_account(), 1);
-    assert_eq!(wechat.control().requests(Endpoint::StableToken), 1);
+    assert_eq!(wechat.control().requests(ApiCall::StableToken), 1);
 }
 
 #[test]
 fn commands_beyond_queue_are_refused() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
+    wechat.control().inject(fault(ApiCall::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
     let (under_way, waiting) = fill_command_queue(&wechat, &home);
     for (status, _) in waiting.iter().chain([&under_way]) {
@@ -135,7 +135,7 @@ fn commands_beyond_queue_are_refused() {
 #[test]
 fn sinks_command_skips_poll_queue_and_abandoned_command_frees_slot() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
+    wechat.control().inject(fault(ApiCall::GetSessionList, Fault::Hang));
     let (home, _daemon) = idle(&wechat);
     let (under_way, waiting) = fill_command_queue(&wechat, &home);
     let ended = home.run("sinks --format json");
@@ -151,9 +151,9 @@ fn interrupted_poll_command_releases_its_guards() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let control = wechat.control();
     let (home, _daemon) = idle(&wechat);
-    control.inject(fault(Endpoint::GetSessionList, Fault::Hang));
+    control.inject(fault(ApiCall::GetSessionList, Fault::Hang));
     let poll = home.spawn("poll");
-    eventually("the call", || (control.requests(Endpoint::GetSessionList) > 0).then_some(()));
+    eventually("the call", || (control.requests(ApiCall::GetSessionList) > 0).then_some(()));
     poll.signal("KILL");
     assert_eq!(poll.ended().code, None);
     control.clear_faults();
@@ -218,10 +218,10 @@ fn control_socket_is_private_removed_and_replaced() {
 #[test]
 fn running_command_reports_drain() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Hang));
+    wechat.control().inject(fault(ApiCall::GetSessionList, Fault::Hang));
     let (home, daemon) = idle(&wechat);
     let poll = home.spawn("poll");
-    eventually("the call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
+    eventually("the call", || (wechat.control().requests(ApiCall::GetSessionList) > 0).then_some(()));
     daemon.signal("TERM");
     let ended = poll.ended();
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
@@ -247,7 +247,7 @@ fn unresponsive_daemon_is_reported_with_remedy() {
             assert!(ended.stderr.contains(expected), "{ended:?}");
         }
     }
-    assert_eq!(wechat.control().requests(Endpoint::StableToken), 0);
+    assert_eq!(wechat.control().requests(ApiCall::StableToken), 0);
 }
 
 #[test]
@@ -335,17 +335,17 @@ fn check_of_valid_setup_exits_with_0() {
 fn check_makes_one_read_only_call_per_account() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     assert_eq!(check(&wechat, "").code, Some(0));
-    let requests = Endpoint::ALL.map(|endpoint| (endpoint, wechat.control().requests(endpoint)));
+    let requests = ApiCall::ALL.map(|endpoint| (endpoint, wechat.control().requests(endpoint)));
     let made: Vec<_> = requests.into_iter().filter(|(_, count)| *count > 0).collect();
     assert_eq!(
         made,
         [
-            (Endpoint::StableToken, 1),
-            (Endpoint::GetSessionList, 3),
-            (Endpoint::GetKfList, 1),
-            (Endpoint::GetOnlineKfList, 1),
-            (Endpoint::GetWaitCase, 1),
-            (Endpoint::QuotaGet, 1),
+            (ApiCall::StableToken, 1),
+            (ApiCall::GetSessionList, 3),
+            (ApiCall::GetKfList, 1),
+            (ApiCall::GetOnlineKfList, 1),
+            (ApiCall::GetWaitCase, 1),
+            (ApiCall::QuotaGet, 1),
         ]
     );
 }
@@ -366,8 +366,8 @@ fn check_uses_token_of_running_daemon() {
         assert!(rows[0]["token_expires_in_seconds"].as_u64().unwrap() > 7000, "{ended:?}");
         assert_eq!(rows[2]["problems"], Value::Array(Vec::new()));
     }
-    assert_eq!(wechat.control().requests(Endpoint::StableToken), 1);
-    assert_eq!(wechat.control().requests(Endpoint::GetKfList), 2);
+    assert_eq!(wechat.control().requests(ApiCall::StableToken), 1);
+    assert_eq!(wechat.control().requests(ApiCall::GetKfList), 2);
     assert_eq!(daemon.stdout(), "");
 }
 
@@ -405,9 +405,9 @@ fn check_reports_missing_token_once_per_official_account() {
         assert!(list.contains(&format!("\n1. shop: stable_token: errcode {code}")), "{list}");
         assert!(list.contains(remedy) && !list.contains("\n2. "), "{list}");
         assert_eq!(ended.stdout.matches("not_asked").count(), 3, "{ended:?}");
-        assert_eq!(wechat.control().requests_of(&appid(0), Endpoint::StableToken), Ok(1));
-        assert_eq!(wechat.control().requests_of(&appid(0), Endpoint::GetSessionList), Ok(0));
-        assert_eq!(wechat.control().requests_of(&appid(1), Endpoint::GetSessionList), Ok(1));
+        assert_eq!(wechat.control().requests_of(&appid(0), ApiCall::StableToken), Ok(1));
+        assert_eq!(wechat.control().requests_of(&appid(0), ApiCall::GetSessionList), Ok(0));
+        assert_eq!(wechat.control().requests_of(&appid(1), ApiCall::GetSessionList), Ok(1));
     };
     let site = || WeChat::play(quiet(&[("shop", 3), ("branch", 1)]));
     let wechat = site();
@@ -423,7 +423,7 @@ fn check_reports_missing_token_once_per_official_account() {
 #[test]
 fn check_notes_missing_permissions_that_polls_do_not_need() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
-    wechat.control().inject(fault(Endpoint::GetWaitCase, Fault::Errcode(48001)));
+    wechat.control().inject(fault(ApiCall::GetWaitCase, Fault::Errcode(48001)));
     let ended = check(&wechat, "");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let notes = from(&ended, "What kfwatch works without:\n");
@@ -432,7 +432,7 @@ fn check_notes_missing_permissions_that_polls_do_not_need() {
         "{notes}"
     );
     assert!(notes.ends_with("\nNothing needs to be fixed.\n"), "{notes}");
-    wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Errcode(48001)));
+    wechat.control().inject(fault(ApiCall::GetSessionList, Fault::Errcode(48001)));
     let ended = check(&wechat, "");
     assert_eq!(ended.code, Some(69), "{ended:?}");
     assert!(
@@ -444,7 +444,7 @@ fn check_notes_missing_permissions_that_polls_do_not_need() {
 #[test]
 fn check_ignores_single_busy_answer() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    wechat.control().inject(fault(Endpoint::GetSessionList, Fault::Errcode(-1)));
+    wechat.control().inject(fault(ApiCall::GetSessionList, Fault::Errcode(-1)));
     let ended = check(&wechat, "");
     assert_eq!(
         (ended.code, ended.stderr.as_str()),
@@ -497,7 +497,7 @@ fn check_reports_invalid_external_token_once() {
 #[test]
 fn check_reports_empty_page_of_wrong_credentials() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
-    wechat.control().inject(fault(Endpoint::StableToken, Fault::EmptyGbkBody));
+    wechat.control().inject(fault(ApiCall::StableToken, Fault::EmptyGbkBody));
     let ended = check(&wechat, "");
     assert_eq!(ended.code, Some(69), "{ended:?}");
     let list = from(&ended, "What to fix:\n");
@@ -513,7 +513,7 @@ fn poll_without_daemon_resolves_patterns() {
     let found = rows(&ended);
     let names: Vec<&Value> = found.iter().map(|row| &row["kf_account"]).collect();
     assert_eq!(names, ["kf1@shop", "kf2@shop"]);
-    wechat.control().inject(fault(Endpoint::GetKfList, Fault::Errcode(48001)));
+    wechat.control().inject(fault(ApiCall::GetKfList, Fault::Errcode(48001)));
     let ended = home.run("poll --format json");
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let failed = rows(&ended);
@@ -531,7 +531,7 @@ fn poll_without_daemon_resolves_patterns() {
 #[test]
 fn refused_kf_list_of_patterns_is_reported() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
-    wechat.control().inject(fault(Endpoint::GetKfList, Fault::Errcode(48001)));
+    wechat.control().inject(fault(ApiCall::GetKfList, Fault::Errcode(48001)));
     let home = discovering(&wechat);
     let ended = home.run("check --online --lang zh");
     assert_eq!(ended.code, Some(69), "{ended:?}");

@@ -25,7 +25,7 @@ use crate::support::{
 };
 use jiff::Timestamp;
 use kfwatch::simulator::{
-    ComponentParameter, ComponentScript, CustomerFlow, Endpoint, KfAccountScript, KfState, Ledger,
+    ApiCall, ComponentParameter, ComponentScript, CustomerFlow, KfAccountScript, KfState, Ledger,
     OfficialAccountScript, RandomDuration, RecordedResponse, RefreshTokenRotation, ResponseStyle, Scenario,
     TokenRoute, TransferPolicy,
 };
@@ -89,7 +89,7 @@ impl Day {
         self.stage.run_until(moment).await;
     }
 
-    fn requests(&self, name: &str, endpoint: Endpoint) -> u64 {
+    fn requests(&self, name: &str, endpoint: ApiCall) -> u64 {
         self.stage.control.requests_of(&appid(name), endpoint).unwrap()
     }
 
@@ -144,7 +144,7 @@ impl Day {
         self.until(10, 0).await;
         let control = self.stage.control.clone();
         control.refuse_address(&appid("depot")).unwrap();
-        let before = self.requests("depot", Endpoint::Token);
+        let before = self.requests("depot", ApiCall::Token);
         self.until(12, 0).await;
         control.set_kf_state(&appid("desk"), "kf1@desk", KfState::Bound).unwrap();
         self.until(12, 2).await;
@@ -155,7 +155,7 @@ impl Day {
         // The last token expires at 11:52. In its last four minutes a new one is requested at each tick, and the old
         // one stays in use.
         let ceiling = 4 + most_calls(MINUTE / 2, 2 * MINUTE, MINUTE, 38 * MINUTE);
-        let fetches = self.requests("depot", Endpoint::Token) - before;
+        let fetches = self.requests("depot", ApiCall::Token) - before;
         assert!((ceiling / 2..=ceiling).contains(&fetches), "{fetches} of {ceiling}");
         println!("40164: {fetches} calls of {ceiling}");
         self.until(12, 33).await;
@@ -165,7 +165,7 @@ impl Day {
     async fn withdraw_and_grant_authorization(&mut self) {
         self.until(14, 0).await;
         let control = self.stage.control.clone();
-        let counted = [Endpoint::GetSessionList, Endpoint::AuthorizerToken, Endpoint::AuthorizerList];
+        let counted = [ApiCall::GetSessionList, ApiCall::AuthorizerToken, ApiCall::AuthorizerList];
         let count = |day: &Self| {
             let [polls, tokens] = [counted[0], counted[1]].map(|endpoint| day.requests("merchant", endpoint));
             [polls, tokens, control.requests(counted[2])]
@@ -209,14 +209,14 @@ impl Day {
     /// Asserts that each token was used for its two hours and renewed four minutes before it expired.
     fn assert_token_fetches(&self) {
         for (name, endpoint, most) in [
-            ("desk", Endpoint::StableToken, 13),
-            ("mall", Endpoint::StableToken, 13),
-            ("office", Endpoint::StableToken, 6),
+            ("desk", ApiCall::StableToken, 13),
+            ("mall", ApiCall::StableToken, 13),
+            ("office", ApiCall::StableToken, 6),
         ] {
             let fetches = self.requests(name, endpoint);
             assert!((most - 2..=most).contains(&fetches), "{name}: {fetches} tokens");
         }
-        let component = self.stage.control.requests_of(COMPONENT, Endpoint::ComponentToken).unwrap();
+        let component = self.stage.control.requests_of(COMPONENT, ApiCall::ComponentToken).unwrap();
         assert!((11..=13).contains(&component), "{component} tokens of the component");
     }
 

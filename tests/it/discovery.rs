@@ -7,7 +7,7 @@ use crate::support::{
     process::{Home, Process, WeChat, appid, quiet},
     wait::eventually,
 };
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, SimulatorControl};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, SimulatorControl};
 use serde_json::Value;
 
 const COLLECTORS: &str =
@@ -38,7 +38,7 @@ fn events(daemon: &Process) -> Vec<Value> {
 }
 
 fn lists(control: &SimulatorControl) -> u64 {
-    control.requests(Endpoint::GetKfList)
+    control.requests(ApiCall::GetKfList)
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn kf_accounts_follow_the_list_but_not_failed_lists() {
         |event: &Value| event["data"]["kf_account"] == "kf4@shop" && event["data"]["to"] == "unwatched";
     eventually("the removal", || events(&daemon).iter().any(left).then_some(()));
 
-    control.inject(FaultRule { endpoint: Some(Endpoint::GetKfList), ..FaultRule::new(Fault::Errcode(-1)) });
+    control.inject(FaultRule { endpoint: Some(ApiCall::GetKfList), ..FaultRule::new(Fault::Errcode(-1)) });
     let before = lists(&control);
     eventually("a list that fails", || (lists(&control) > before).then_some(()));
     control.clear_faults();

@@ -18,7 +18,7 @@ use kfwatch::{
         queue::{PollQueue, QueuedPoll},
         sweep::Sweep,
     },
-    simulator::{Endpoint, Fault, FaultRule, SimulatorControl},
+    simulator::{ApiCall, Fault, FaultRule, SimulatorControl},
     status::WatchedAccount,
     store::AccountId,
 };
@@ -202,7 +202,7 @@ fn rate_limit_is_fair_and_isolated_per_official_account() {
         let overruns = overruns(&daemon, "free", &format!("kf{number}@free"));
         assert!(overruns < 1.0, "kf{number}@free was not polled at {overruns} ticks");
     }
-    assert_eq!(control.requests(Endpoint::StableToken), 2);
+    assert_eq!(control.requests(ApiCall::StableToken), 2);
 }
 
 /// Returns the times at which polls of an official account were received, ascending.
@@ -224,7 +224,7 @@ fn polls_in_backoff_use_no_permits_of_the_rate_limit() {
     for unbound in 2..=20 {
         control.inject(FaultRule {
             kf_account: Some(format!("kf{unbound}@shop")),
-            endpoint: Some(Endpoint::GetSessionList),
+            endpoint: Some(ApiCall::GetSessionList),
             ..FaultRule::new(Fault::Errcode(65402))
         });
     }

@@ -12,7 +12,7 @@ use crate::support::{
     prometheus::Prometheus,
     wait::eventually,
 };
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
 
 const ACCOUNT: [&str; 2] = ["official_account", "kf_account"];
 const OFFICIAL_ACCOUNT: [&str; 1] = ["official_account"];
@@ -165,7 +165,7 @@ fn known_series_start_at_zero_and_unknown_are_absent() {
     ] {
         assert_eq!(page.series_of(name).count(), 0, "{name} is not known yet");
     }
-    assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0, "scrapes make no API call");
+    assert_eq!(wechat.control().requests(ApiCall::GetSessionList), 0, "scrapes make no API call");
 }
 
 #[test]

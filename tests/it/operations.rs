@@ -15,7 +15,7 @@ use crate::support::{
     process::{Ended, Home, Process, WeChat, appid, metric, quiet, secret},
     wait::eventually,
 };
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
 use serde_json::Value;
 
 /// Asserts that a refused command prints one line for each problem, and nothing else.
@@ -187,19 +187,19 @@ fn second_daemon_is_refused() {
     let expected = format!("is in use by another kfwatch (process {}): stop it first", daemon.id());
     refused(&home.run("run"), 1, &[&expected]);
     eventually_up(&daemon);
-    assert_eq!(wechat.control().requests(Endpoint::StableToken), 1, "the second process fetched no token");
+    assert_eq!(wechat.control().requests(ApiCall::StableToken), 1, "the second process fetched no token");
 }
 
 #[test]
 fn sigterm_and_sigint_drain_in_time_while_a_call_hangs() {
     for signal in ["TERM", "INT"] {
         let wechat = one_account();
-        wechat.control().inject(hang(Endpoint::GetSessionList));
+        wechat.control().inject(hang(ApiCall::GetSessionList));
         let daemon = Home::watching(&wechat, "")
             .set("KFWATCH__SHUTDOWN_TIMEOUT", "2s")
             .set("KFWATCH__API__TIMEOUT", "10m")
             .daemon();
-        eventually("a call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
+        eventually("a call", || (wechat.control().requests(ApiCall::GetSessionList) > 0).then_some(()));
         assert_eq!(daemon.get("/-/ready").status, 200);
         daemon.signal(signal);
         eventually("not ready", || (daemon.get("/-/ready").status == 503).then_some(()));
@@ -227,12 +227,12 @@ fn idle_daemon_drains_at_once() {
 #[test]
 fn second_signal_exits_at_once() {
     let wechat = one_account();
-    wechat.control().inject(hang(Endpoint::GetSessionList));
+    wechat.control().inject(hang(ApiCall::GetSessionList));
     let daemon = Home::watching(&wechat, "")
         .set("KFWATCH__SHUTDOWN_TIMEOUT", "1h")
         .set("KFWATCH__API__TIMEOUT", "10m")
         .daemon();
-    eventually("a call", || (wechat.control().requests(Endpoint::GetSessionList) > 0).then_some(()));
+    eventually("a call", || (wechat.control().requests(ApiCall::GetSessionList) > 0).then_some(()));
     daemon.signal("TERM");
     eventually("the drain", || daemon.stderr().contains("Draining").then_some(()));
     daemon.signal("INT");
@@ -309,7 +309,7 @@ fn check_shows_calls_per_day() {
     let collectors = "Collectors: kf_list every 5m, online every 1m, waiting every 1m, quota every 1h; 3192 calls a day for \
                       each official account, 6384 in all.";
     assert!(ended.stdout.lines().any(|line| line == collectors), "{}", ended.stdout);
-    assert_eq!(wechat.control().requests(Endpoint::StableToken), 0, "check makes no API call");
+    assert_eq!(wechat.control().requests(ApiCall::StableToken), 0, "check makes no API call");
     let ended = home.without_collectors().run("check");
     let collectors = "Collectors: kf_list off, online off, waiting off, quota off; 0 calls a day for each official account, \
                       0 in all.";
@@ -630,8 +630,8 @@ fn assert_logged_once(wechat: &WeChat, daemon: &Process, code: &str) {
         value("wechat_kf_account_up{official_account=\"branch\",kf_account=\"kf1@branch\"}"),
         Some(1.0)
     );
-    assert_eq!(control.requests_of(&appid(0), Endpoint::StableToken), Ok(1), "backs off");
-    assert_eq!(control.requests_of(&appid(0), Endpoint::GetSessionList), Ok(0));
+    assert_eq!(control.requests_of(&appid(0), ApiCall::StableToken), Ok(1), "backs off");
+    assert_eq!(control.requests_of(&appid(0), ApiCall::GetSessionList), Ok(0));
     let log = daemon.stderr();
     let logged: Vec<&str> = log.lines().filter(|line| line.contains(code)).collect();
     assert_eq!(logged.len(), 1, "{log}");
@@ -672,7 +672,7 @@ fn assert_recovers(refuse: impl Fn(&WeChat), allow: impl Fn(&WeChat)) {
     assert_eq!(log.lines().filter(|line| line.contains("Calls succeed again")).count(), 1, "{log}");
 }
 
-fn hang(endpoint: Endpoint) -> FaultRule {
+fn hang(endpoint: ApiCall) -> FaultRule {
     FaultRule { endpoint: Some(endpoint), ..FaultRule::new(Fault::Hang) }
 }
 
@@ -690,7 +690,7 @@ fn poll_refuses_when_refresh_token_could_not_be_stored() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("to keep a new refresh token of merchant in"), "{ended:?}");
     assert!(ended.stderr.contains("start the daemon once"), "{ended:?}");
-    assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0);
+    assert_eq!(wechat.control().requests(ApiCall::GetSessionList), 0);
     assert!(!home.path("kfwatch.db").exists());
 
     let daemon = home.daemon();

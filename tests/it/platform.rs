@@ -10,7 +10,7 @@ use crate::support::{
     wait::eventually,
 };
 use kfwatch::simulator::{
-    ComponentParameter, ComponentScript, Endpoint, Fault, FaultRule, RefreshTokenRotation, Scenario,
+    ApiCall, ComponentParameter, ComponentScript, Fault, FaultRule, RefreshTokenRotation, Scenario,
     TokenRoute,
 };
 
@@ -85,11 +85,11 @@ fn missing_ticket_is_logged_and_recovers() {
     let control = wechat.control();
     let daemon = home.daemon();
     eventually("the refusals", || (logged(&daemon, &["ERROR", "ticket file", "remedy="]) == 2).then_some(()));
-    assert_eq!(control.requests(Endpoint::ComponentToken), 0);
+    assert_eq!(control.requests(ApiCall::ComponentToken), 0);
     push_ticket(&wechat, &home);
     eventually_all_up("the token chain", &daemon, 2);
-    assert_eq!(control.requests(Endpoint::ComponentToken), 1, "shared by both");
-    assert_eq!(control.requests(Endpoint::AuthorizerToken), 2);
+    assert_eq!(control.requests(ApiCall::ComponentToken), 1, "shared by both");
+    assert_eq!(control.requests(ApiCall::AuthorizerToken), 2);
     assert_eq!(logged(&daemon, &["ERROR"]), 2, "once each");
 }
 
@@ -109,28 +109,28 @@ fn failing_platform_tokens_are_logged_and_recover_without_restart() {
     });
     push_ticket(&wechat, &home);
     eventually_all_up("the second token chain", &daemon, 2);
-    assert_eq!(control.requests(Endpoint::AuthorizerList), 0, "rotated refresh tokens are known");
+    assert_eq!(control.requests(ApiCall::AuthorizerList), 0, "rotated refresh tokens are known");
 
     // One merchant's refresh token is invalid: the list has the new one.
     control.invalidate_refresh_token(&appid(1)).unwrap();
     control.revoke_tokens(&appid(1)).unwrap();
-    eventually("the list", || (control.requests(Endpoint::AuthorizerList) == 1).then_some(()));
+    eventually("the list", || (control.requests(ApiCall::AuthorizerList) == 1).then_some(()));
     eventually_all_up("the third token chain", &daemon, 2);
-    assert_eq!(control.requests(Endpoint::AuthorizerList), 1);
+    assert_eq!(control.requests(ApiCall::AuthorizerList), 1);
 
     let calls = control.token_calls();
     for index in [0, 1] {
         let of_merchant = calls.iter().filter(|call| {
-            call.endpoint == Endpoint::AuthorizerToken && call.appid.as_deref() == Some(&*appid(index))
+            call.endpoint == ApiCall::AuthorizerToken && call.appid.as_deref() == Some(&*appid(index))
         });
         // A refused refresh token is replaced and used in one fetch.
         assert!((2..=5).contains(&of_merchant.count()), "{calls:?}");
     }
-    assert!((3..=5).contains(&control.requests(Endpoint::ComponentToken)), "{calls:?}");
+    assert!((3..=5).contains(&control.requests(ApiCall::ComponentToken)), "{calls:?}");
     println!(
         "chain: {} component tokens, {} authorizer tokens, 1 list",
-        control.requests(Endpoint::ComponentToken),
-        control.requests(Endpoint::AuthorizerToken)
+        control.requests(ApiCall::ComponentToken),
+        control.requests(ApiCall::AuthorizerToken)
     );
     daemon.signal("TERM");
     let ended = daemon.ended();
@@ -150,26 +150,26 @@ fn lists_after_kills(rotation: RefreshTokenRotation) -> u64 {
         // Responses take different times, so that the program is killed before some of them and after others.
         for kf in 0..MERCHANTS {
             control.inject(FaultRule {
-                endpoint: Some(Endpoint::AuthorizerToken),
+                endpoint: Some(ApiCall::AuthorizerToken),
                 official_account: Some(appid(kf)),
                 ..FaultRule::new(Fault::Slow(Duration::from_millis(random.u64(0..400))))
             });
         }
-        let before = control.requests(Endpoint::AuthorizerToken);
+        let before = control.requests(ApiCall::AuthorizerToken);
         let daemon = home.daemon();
-        eventually("refreshes", || (control.requests(Endpoint::AuthorizerToken) > before).then_some(()));
+        eventually("refreshes", || (control.requests(ApiCall::AuthorizerToken) > before).then_some(()));
         std::thread::sleep(Duration::from_millis(random.u64(20..300)));
         daemon.signal("KILL");
         assert_eq!(daemon.ended().code, None);
         control.clear_faults();
         println!(
             "{rotation:?}, round {round}: {} refreshes",
-            control.requests(Endpoint::AuthorizerToken) - before
+            control.requests(ApiCall::AuthorizerToken) - before
         );
     }
     let daemon = home.daemon();
     eventually_all_up("all merchants", &daemon, MERCHANTS);
-    control.requests(Endpoint::AuthorizerList)
+    control.requests(ApiCall::AuthorizerList)
 }
 
 #[test]

@@ -20,7 +20,7 @@ use kfwatch::{
     },
     metrics::Metrics,
     poll::{OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
-    simulator::{Endpoint, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
+    simulator::{ApiCall, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
     status::{OfficialAccountStatus, WatchedAccount},
     store::{LogPosition, Store},
     wechat::{
@@ -108,7 +108,7 @@ impl Rehearsal {
     /// Makes getsessionlist return this errcode: for this account alone, or for all of its official account.
     fn refuse_at(&self, account: usize, code: i64, alone: bool) {
         self.control().inject(FaultRule {
-            endpoint: Some(Endpoint::GetSessionList),
+            endpoint: Some(ApiCall::GetSessionList),
             official_account: Some(self.accounts[account].1.account().official_account.to_string()),
             kf_account: alone.then(|| self.names(account).1.to_owned()),
             ..FaultRule::new(Fault::Errcode(code))
@@ -278,7 +278,7 @@ async fn frozen_secret_backs_off_without_token_calls() {
     rehearsal.control().freeze_secret(appid).unwrap();
     let polled = rehearsal.ticks(Duration::from_secs(600)).await;
     assert_eq!(polled, [0, 0, 40, 40]);
-    let fetches = rehearsal.control().requests_of(appid, Endpoint::StableToken).unwrap();
+    let fetches = rehearsal.control().requests_of(appid, ApiCall::StableToken).unwrap();
     assert!((2..=6).contains(&fetches), "{fetches} fetches in ten minutes");
     rehearsal.control().unfreeze_secret(appid).unwrap();
     rehearsal.ticks(Duration::from_secs(315)).await;
@@ -290,7 +290,7 @@ async fn silent_account_becomes_blind_and_recovers() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.tick().await;
     rehearsal.control().inject(FaultRule {
-        endpoint: Some(Endpoint::GetSessionList),
+        endpoint: Some(ApiCall::GetSessionList),
         ..FaultRule::new(Fault::HttpStatus(502))
     });
     rehearsal.ticks(BLIND_AFTER).await;
@@ -461,7 +461,7 @@ async fn collector_success_ends_only_collector_backoff() {
     rehearsal.tick().await;
     let log = Log::capture();
     rehearsal.control().inject(FaultRule {
-        endpoint: Some(Endpoint::GetOnlineKfList),
+        endpoint: Some(ApiCall::GetOnlineKfList),
         ..FaultRule::new(Fault::Errcode(40164))
     });
     collect().await;

@@ -30,7 +30,7 @@ use kfwatch::{
         sweep::ScheduledAccount,
         ticker::{ManualTicks, Ticker, TickerContext},
     },
-    simulator::{Endpoint, Fault, FaultRule},
+    simulator::{ApiCall, Fault, FaultRule},
     status::{OfficialAccountStatus, WatchedAccount},
     store::{AccountId, Store},
     wechat::{
@@ -312,7 +312,7 @@ fn hanging_accounts_cost_no_other_account_a_tick() {
 fn slow_answers_keep_one_poll_in_flight() {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     wechat.control().inject(FaultRule {
-        endpoint: Some(Endpoint::GetSessionList),
+        endpoint: Some(ApiCall::GetSessionList),
         ..FaultRule::new(Fault::Slow(Duration::from_millis(500)))
     });
     let daemon = ManualDaemon::watching(&wechat, &[]);
@@ -364,7 +364,7 @@ fn busy_answer_is_retried_before_a_distant_tick() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let control = wechat.control();
     control.inject(FaultRule {
-        endpoint: Some(Endpoint::GetSessionList),
+        endpoint: Some(ApiCall::GetSessionList),
         times: Some(1),
         ..FaultRule::new(Fault::Errcode(-1))
     });
@@ -382,5 +382,5 @@ fn busy_answer_is_retried_before_a_distant_tick() {
 }
 
 fn hang() -> FaultRule {
-    FaultRule { endpoint: Some(Endpoint::GetSessionList), ..FaultRule::new(Fault::Hang) }
+    FaultRule { endpoint: Some(ApiCall::GetSessionList), ..FaultRule::new(Fault::Hang) }
 }

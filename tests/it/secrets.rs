@@ -11,7 +11,7 @@ use crate::support::{
     process::{Home, Process, WeChat, appid, quiet, secret},
     wait::eventually,
 };
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
 
 /// Names modules as well, because a filter for a module overrides the filter that silences its crate.
 const LOUDEST: &str = "trace,hyper=trace,hyper::proto=trace,hyper_util=trace,hyper_util::client=trace,reqwest=trace,\
@@ -51,7 +51,7 @@ impl ThirdParty {
 }
 
 /// A fault of two calls of this endpoint.
-fn failing(fault: Fault, endpoint: Endpoint) -> FaultRule {
+fn failing(fault: Fault, endpoint: ApiCall) -> FaultRule {
     FaultRule { endpoint: Some(endpoint), times: Some(2), ..FaultRule::new(fault) }
 }
 
@@ -132,7 +132,7 @@ fn failures_log_no_secret_at_trace_level() {
     let control = wechat.control();
     for (index, fault) in faults.iter().enumerate() {
         control.open_session(&appid(index), &format!("kf1@shop{index}"), OPENID, None).unwrap();
-        let rule = failing(fault.clone(), Endpoint::GetSessionList);
+        let rule = failing(fault.clone(), ApiCall::GetSessionList);
         control.inject(FaultRule { official_account: Some(appid(index)), ..rule });
     }
     let mut secrets: Vec<String> = (0..faults.len()).map(secret).collect();
@@ -182,7 +182,7 @@ fn refused_tokens_log_no_secret() {
             (0..faults.len()).map(|index| (format!("shop{index}"), 1)).collect();
         let names: Vec<(&str, usize)> = names.iter().map(|(name, count)| (name.as_str(), *count)).collect();
         let wechat = WeChat::play(quiet(&names));
-        let endpoint = if source == "stable" { Endpoint::StableToken } else { Endpoint::Token };
+        let endpoint = if source == "stable" { ApiCall::StableToken } else { ApiCall::Token };
         for (index, fault) in faults.iter().enumerate() {
             let rule = failing(fault.clone(), endpoint);
             wechat.control().inject(FaultRule { official_account: Some(appid(index)), ..rule });

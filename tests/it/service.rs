@@ -18,7 +18,7 @@ use crate::support::{
     process::{Home, Process, WeChat, appid, quiet},
     wait::eventually,
 };
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
 
 const PING: &str = "WATCHDOG=1";
 
@@ -158,7 +158,7 @@ fn watchdog_is_notified_while_wechat_hangs() {
     eventually_up(&daemon);
     wechat
         .control()
-        .inject(FaultRule { endpoint: Some(Endpoint::GetSessionList), ..FaultRule::new(Fault::Hang) });
+        .inject(FaultRule { endpoint: Some(ApiCall::GetSessionList), ..FaultRule::new(Fault::Hang) });
     let blocked = "kfwatch_poll_overruns_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
     eventually("polls that hang", || daemon.metric(blocked).filter(|overruns| *overruns >= 1.0));
     manager.wait_for_pings(20);
@@ -188,7 +188,7 @@ fn watchdog_is_notified_outside_office_hours() {
     let manager = Manager::listen(&home);
     let daemon = home.daemon();
     manager.wait_for_pings(20);
-    assert_eq!(wechat.control().requests(Endpoint::GetSessionList), 0);
+    assert_eq!(wechat.control().requests(ApiCall::GetSessionList), 0);
     daemon.signal("TERM");
     assert_eq!(daemon.ended().code, Some(0));
 }
@@ -285,9 +285,9 @@ fn unsupported_abstract_socket_is_harmless() {
 fn assert_daemon_continues(wechat: &WeChat, daemon: Process) {
     let warnings = |log: &str| log.matches("Could not notify the service manager").count();
     eventually("a warning", || (warnings(&daemon.stderr()) > 0).then_some(()));
-    let polls = wechat.control().requests(Endpoint::GetSessionList);
+    let polls = wechat.control().requests(ApiCall::GetSessionList);
     eventually("further polls", || {
-        (wechat.control().requests(Endpoint::GetSessionList) > polls + 3).then_some(())
+        (wechat.control().requests(ApiCall::GetSessionList) > polls + 3).then_some(())
     });
     daemon.signal("TERM");
     let ended = daemon.ended();

@@ -13,7 +13,7 @@ use crate::support::{
     wait::eventually,
 };
 use kfwatch::simulator::{
-    CustomerFlow, Endpoint, Fault, FaultRule, RecordedResponse, Scenario, SimulatorControl,
+    CustomerFlow, ApiCall, Fault, FaultRule, RecordedResponse, Scenario, SimulatorControl,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ async fn shop(source: &str, kf_accounts: usize, schedule: &str) -> Stage {
 }
 
 /// Returns when tokens were fetched. Asserts that no two fetches were closer than [`MIN_FETCH_INTERVAL_MS`].
-fn fetches(control: &SimulatorControl, endpoint: Endpoint) -> Vec<i64> {
+fn fetches(control: &SimulatorControl, endpoint: ApiCall) -> Vec<i64> {
     // The interval applies to when calls are sent. On a busy machine a call may arrive some seconds after it was sent.
     const LATEST_MS: i64 = 5_000;
 
@@ -83,7 +83,7 @@ async fn events_after_baseline(stage: &Stage) -> Vec<String> {
 
 fn session_list_fault(fault: Fault, probability: f64) -> FaultRule {
     let probability = Some(probability);
-    FaultRule { endpoint: Some(Endpoint::GetSessionList), probability, ..FaultRule::new(fault) }
+    FaultRule { endpoint: Some(ApiCall::GetSessionList), probability, ..FaultRule::new(fault) }
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn competing_classic_token_fetches_do_not_stop_polls() {
         stage.run_for(3 * SECOND).await;
         stage.control.fetch_competing_token(&appid(0)).unwrap();
     }
-    let fetched = fetches(&stage.control, Endpoint::Token).len();
+    let fetched = fetches(&stage.control, ApiCall::Token).len();
     let ceiling = 1 + 1200 / 10;
     assert!((ceiling / 2..=ceiling).contains(&fetched), "{fetched} of {ceiling}");
     let good = good_polls(&stage, "kf1@shop");
@@ -120,7 +120,7 @@ async fn occasional_token_refusals_cost_only_those_polls() {
     // A poll that fails twice in a row waits for two seconds at most before the third.
     assert_eq!(polls.len(), 10 * 240, "each kf account at each tick");
     assert!((120..=360).contains(&refused), "{refused} refused");
-    let fetched = fetches(&stage.control, Endpoint::StableToken).len();
+    let fetched = fetches(&stage.control, ApiCall::StableToken).len();
     println!("current token refused {refused} times: {fetched} fetches in an hour of 241 ticks");
     assert!(fetched <= 1 + 241, "{fetched}: once a tick at most");
     assert_eq!(stage.metric("kfwatch_token_replaced_total{official_account=\"shop\"}"), Some(0.0));
@@ -138,13 +138,13 @@ async fn expired_token_of_thousand_accounts_is_fetched_once() {
     let good = polls.iter().filter(|poll| matches!(poll.response, RecordedResponse::Listed(_))).count();
     assert_eq!(good, 1000, "each poll is repeated with the new token");
     assert!(polls.len() <= 2000, "{}: repeated once", polls.len());
-    assert_eq!(fetches(&stage.control, Endpoint::StableToken).len(), 2);
+    assert_eq!(fetches(&stage.control, ApiCall::StableToken).len(), 2);
     assert_eq!(events_after_baseline(&stage).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn token_endpoint_outage_respects_backoff_and_recovers() {
-    for (source, endpoint) in [("stable", Endpoint::StableToken), ("classic", Endpoint::Token)] {
+    for (source, endpoint) in [("stable", ApiCall::StableToken), ("classic", ApiCall::Token)] {
         for (kf_accounts, fault) in
             [(1, Fault::HttpStatus(502)), (20, Fault::Close), (20, Fault::Errcode(-1))]
         {
@@ -178,14 +178,14 @@ async fn token_endpoint_outage_respects_backoff_and_recovers() {
 async fn token_server_is_called_each_minute_and_after_refusal() {
     let mut stage = shop("server", 20, "*/15 * * * * *").await;
     stage.run_for(HOUR).await;
-    let asked = fetches(&stage.control, Endpoint::TokenServer).len();
+    let asked = fetches(&stage.control, ApiCall::TokenServer).len();
     // The token is fetched again from the 45th second of its minute on.
     assert!((60..=81).contains(&asked), "{asked} in an hour");
     // The server keeps returning an invalid token: it is called at most once in ten seconds.
     stage.control.break_token_server(&appid(0)).unwrap();
     stage.control.revoke_tokens(&appid(0)).unwrap();
     stage.run_for(10 * MINUTE).await;
-    let stale = fetches(&stage.control, Endpoint::TokenServer).len() - asked;
+    let stale = fetches(&stage.control, ApiCall::TokenServer).len() - asked;
     println!("token server: {asked} calls in an hour, {stale} in ten minutes in which its token was refused");
     assert!((5..=40).contains(&stale), "{stale} in ten minutes");
     stage.control.repair_token_server(&appid(0)).unwrap();
@@ -215,29 +215,29 @@ fn daemon_calls_token_server_once_until_refusal() {
     let daemon = home.daemon();
     let polls = || control.polls_of(&appid(0), "kf1@shop").unwrap();
     eventually("several polls", || (polls() >= 5).then_some(()));
-    assert_eq!(control.requests(Endpoint::TokenServer), 1);
+    assert_eq!(control.requests(ApiCall::TokenServer), 1);
     control.revoke_tokens(&appid(0)).unwrap();
-    eventually("another token", || (control.requests(Endpoint::TokenServer) == 2).then_some(()));
+    eventually("another token", || (control.requests(ApiCall::TokenServer) == 2).then_some(()));
     let before = polls();
     eventually("good polls", || {
         let up = daemon.metric("wechat_kf_account_up{official_account=\"shop\",kf_account=\"kf1@shop\"}");
         (up == Some(1.0) && polls() >= before + 2).then_some(())
     });
-    assert_eq!(fetches(&control, Endpoint::TokenServer).len(), 2);
+    assert_eq!(fetches(&control, ApiCall::TokenServer).len(), 2);
 }
 
 #[test]
 fn crash_loop_respects_min_fetch_interval_of_stable_tokens() {
-    check_crash_loop("stable", Endpoint::StableToken);
+    check_crash_loop("stable", ApiCall::StableToken);
 }
 
 #[test]
 fn crash_loop_respects_min_fetch_interval_of_classic_tokens() {
-    check_crash_loop("classic", Endpoint::Token);
+    check_crash_loop("classic", ApiCall::Token);
 }
 
 /// Kills the program again and again after its first polls.
-fn check_crash_loop(source: &str, endpoint: Endpoint) {
+fn check_crash_loop(source: &str, endpoint: ApiCall) {
     let wechat = WeChat::play(quiet(&[("shop", 3)]));
     let home = Home::watching(&wechat, "");
     let text = std::fs::read_to_string(home.path("config.toml")).unwrap();

@@ -15,9 +15,7 @@ use crate::support::rehearsal::{self, NoJournal, ScriptedClock};
 use futures_util::{StreamExt, stream};
 use kfwatch::{
     domain::{agents::Binding, clock::Clock, error_class::ErrorClass},
-    simulator::{
-        ConnectionUse, Endpoint as Simulated, Fault, FaultRule, Scenario, Simulator, SimulatorControl,
-    },
+    simulator::{ApiCall, ConnectionUse, Fault, FaultRule, Scenario, Simulator, SimulatorControl},
     wechat::{
         CallObserver, Endpoint,
         client::OfficialAccountClient,
@@ -132,7 +130,7 @@ impl Conversation {
 
     async fn poll_with(&self, fault: Fault) -> Result<Option<usize>, CallFailure> {
         self.control.inject(FaultRule {
-            endpoint: Some(Simulated::GetSessionList),
+            endpoint: Some(ApiCall::GetSessionList),
             times: Some(1),
             ..FaultRule::new(fault)
         });
@@ -146,7 +144,7 @@ impl Conversation {
 
     fn token_fetches(&self) -> u64 {
         let of = |endpoint| self.control.requests_of(&self.appid, endpoint).unwrap();
-        of(Simulated::Token) + of(Simulated::StableToken)
+        of(ApiCall::Token) + of(ApiCall::StableToken)
     }
 }
 
@@ -192,7 +190,7 @@ async fn repeat_with_new_token_waits_for_its_own_permit() {
 async fn polls_waiting_for_token_respect_rate_limit() {
     let conversation = Conversation::stable().await.with_requests_per_minute(600);
     conversation.control.inject(FaultRule {
-        endpoint: Some(Simulated::StableToken),
+        endpoint: Some(ApiCall::StableToken),
         ..FaultRule::new(Fault::Slow(Duration::from_millis(500)))
     });
     let permitted_poll = async || {
@@ -272,7 +270,7 @@ async fn refused_current_stable_token_costs_one_poll() {
 async fn lasting_token_refusals_back_off_official_account() {
     let conversation = Conversation::stable().await;
     conversation.control.inject(FaultRule {
-        endpoint: Some(Simulated::GetSessionList),
+        endpoint: Some(ApiCall::GetSessionList),
         ..FaultRule::new(Fault::Errcode(40001))
     });
     assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
@@ -305,10 +303,9 @@ async fn token_is_renewed_before_it_expires() {
 async fn unrenewable_token_is_used_until_expiry() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
-    conversation.control.inject(FaultRule {
-        endpoint: Some(Simulated::StableToken),
-        ..FaultRule::new(Fault::HttpStatus(502))
-    });
+    conversation
+        .control
+        .inject(FaultRule { endpoint: Some(ApiCall::StableToken), ..FaultRule::new(Fault::HttpStatus(502)) });
     for _ in 0..4 {
         conversation.pass(Duration::from_secs(1750));
         conversation.poll().await.unwrap();
@@ -403,13 +400,13 @@ async fn replaced_connection_finishes_call_in_flight() {
 async fn new_connection_is_opened_during_a_call(slow: Duration) -> bool {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
-    let polled = conversation.control.requests(Simulated::GetSessionList);
+    let polled = conversation.control.requests(ApiCall::GetSessionList);
     let in_flight = async {
         let answer = conversation.poll_with(Fault::Slow(slow)).await;
         (answer, Instant::now())
     };
     let meanwhile = async {
-        while conversation.control.requests(Simulated::GetSessionList) == polled {
+        while conversation.control.requests(ApiCall::GetSessionList) == polled {
             tokio::task::yield_now().await;
         }
         conversation.pass(Duration::from_secs(600));
@@ -522,7 +519,7 @@ async fn refused_collector_call_names_endpoint_and_reason() {
     let conversation = Conversation::stable().await;
     conversation
         .control
-        .inject(FaultRule { endpoint: Some(Simulated::GetKfList), ..FaultRule::new(Fault::Errcode(48001)) });
+        .inject(FaultRule { endpoint: Some(ApiCall::GetKfList), ..FaultRule::new(Fault::Errcode(48001)) });
     let failure = conversation.client.kf_list().await.unwrap_err();
     assert_eq!((failure.endpoint, failure.class), (Endpoint::KfList, ErrorClass::NotAuthorized));
     assert!(conversation.poll().await.is_ok());

@@ -3,18 +3,19 @@
 use std::sync::atomic::Ordering;
 
 use super::{SimulatorControl, SimulatorControlError};
-use crate::simulator::endpoint::Endpoint;
+use crate::simulator::api_call::ApiCall;
+use crate::simulator::lock;
 use crate::simulator::token_calls::TokenCall;
 use crate::simulator::world::OfficialAccount;
 
 impl SimulatorControl {
     /// Number of requests to an endpoint so far.
-    pub fn requests(&self, endpoint: Endpoint) -> u64 {
+    pub fn requests(&self, endpoint: ApiCall) -> u64 {
         self.shared.requests[endpoint as usize].load(Ordering::Relaxed)
     }
 
     /// Number of requests to an endpoint that name this official account or this component.
-    pub fn requests_of(&self, appid: &str, endpoint: Endpoint) -> Result<u64, SimulatorControlError> {
+    pub fn requests_of(&self, appid: &str, endpoint: ApiCall) -> Result<u64, SimulatorControlError> {
         let requests = match self.component(appid) {
             Ok(component) => &component.requests,
             Err(_) => &self.official(appid)?.requests,
@@ -27,10 +28,9 @@ impl SimulatorControl {
         Ok(self.kf_account(appid, kf_account)?.polls.load(Ordering::Relaxed))
     }
 
-    /// All requests for tokens, tickets or refresh tokens so far, in order, including refused ones. At most the first
-    /// [`MAX_TOKEN_CALLS`](crate::simulator::MAX_TOKEN_CALLS).
+    /// The first 100,000 requests for tokens, tickets or refresh tokens, in order, including refused ones.
     pub fn token_calls(&self) -> Vec<TokenCall> {
-        self.shared.token_calls.copy()
+        lock(&self.shared.token_calls).clone()
     }
 
     /// The maximum number of getsessionlist requests that were in flight at once for any one kf account.
@@ -38,11 +38,6 @@ impl SimulatorControl {
         let officials = self.shared.world.official_accounts();
         let accounts = officials.iter().flat_map(OfficialAccount::kf_accounts);
         accounts.map(|kf| kf.in_flight.max()).max().unwrap_or(0)
-    }
-
-    /// The maximum number of getsessionlist requests that were in flight at once for this kf account.
-    pub fn max_in_flight_of(&self, appid: &str, kf_account: &str) -> Result<usize, SimulatorControlError> {
-        Ok(self.kf_account(appid, kf_account)?.in_flight.max())
     }
 
     /// The maximum number of getsessionlist requests that were in flight at once for this official account.

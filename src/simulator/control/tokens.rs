@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{SimulatorControl, SimulatorControlError};
-use crate::simulator::endpoint::Endpoint;
+use crate::simulator::api_call::ApiCall;
 use crate::simulator::lock;
 use crate::simulator::quota::Quota;
 
@@ -71,13 +71,13 @@ impl SimulatorControl {
     }
 
     /// Revokes the permission for an endpoint: requests with a valid token get 48001.
-    pub fn revoke_permission(&self, appid: &str, endpoint: Endpoint) -> Result<(), SimulatorControlError> {
+    pub fn revoke_permission(&self, appid: &str, endpoint: ApiCall) -> Result<(), SimulatorControlError> {
         self.official(appid)?.revoked_permissions[endpoint as usize].store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Undoes [`SimulatorControl::revoke_permission`].
-    pub fn restore_permission(&self, appid: &str, endpoint: Endpoint) -> Result<(), SimulatorControlError> {
+    pub fn restore_permission(&self, appid: &str, endpoint: ApiCall) -> Result<(), SimulatorControlError> {
         self.official(appid)?.revoked_permissions[endpoint as usize].store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -86,7 +86,7 @@ impl SimulatorControl {
     pub fn limit_per_day(
         &self,
         appid: &str,
-        endpoint: Endpoint,
+        endpoint: ApiCall,
         limit: u64,
     ) -> Result<(), SimulatorControlError> {
         lock(&self.official(appid)?.limits)[endpoint as usize].day.set_limit(limit);
@@ -97,7 +97,7 @@ impl SimulatorControl {
     pub fn limit_per_minute(
         &self,
         appid: &str,
-        endpoint: Endpoint,
+        endpoint: ApiCall,
         limit: Option<u64>,
     ) -> Result<(), SimulatorControlError> {
         lock(&self.official(appid)?.limits)[endpoint as usize].minute = limit.map(Quota::per_minute);

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use serde::Deserialize;
 
 use super::EndpointResult;
+use crate::simulator::api_call::ApiCall;
 use crate::simulator::component::{Authorization, Component, RefreshError, TicketValidity};
-use crate::simulator::endpoint::Endpoint;
 use crate::simulator::json_writer::JsonWriter;
 use crate::simulator::lock;
 use crate::simulator::query::query_parameter;
@@ -48,7 +48,7 @@ impl<'a> ComponentRequestBody<'a> {
 /// A component's request with the accounts that it names.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ComponentRequest<'a> {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: ApiCall,
     pub(crate) query: &'a str,
     pub(crate) body: Option<&'a ComponentRequestBody<'a>>,
     pub(crate) component: Option<&'a Component>,
@@ -64,14 +64,14 @@ pub(crate) fn respond(request: ComponentRequest<'_>, world: &World, now_ms: i64)
         return Err(61004);
     }
     match request.endpoint {
-        Endpoint::ComponentToken => component_token(body, component, now_ms),
-        Endpoint::StartPushTicket => {
+        ApiCall::ComponentToken => component_token(body, component, now_ms),
+        ApiCall::StartPushTicket => {
             let secret = present(&body.component_secret).or(present(&body.component_appsecret));
             check_secret(component, secret)?;
             lock(&component.tickets).resume();
             Ok(br#"{"errcode":0,"errmsg":"ok"}"#.to_vec())
         }
-        Endpoint::AuthorizerToken => {
+        ApiCall::AuthorizerToken => {
             check_component_token(component, request.query, now_ms)?;
             authorizer_token(body, component, (world, request.official), now_ms)
         }

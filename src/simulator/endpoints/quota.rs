@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::EndpointResult;
-use crate::simulator::endpoint::Endpoint;
+use crate::simulator::api_call::ApiCall;
 use crate::simulator::json_writer::JsonWriter;
 use crate::simulator::lock;
 use crate::simulator::world::OfficialAccount;
@@ -18,8 +18,8 @@ pub(crate) fn quota_get(official: &OfficialAccount, request_body: &[u8], now_ms:
         cgi_path: Cow<'a, str>,
     }
     let request: QuotaRequest<'_> = serde_json::from_slice(request_body).map_err(|_| 47001)?;
-    let is_of_wechat = |endpoint: &Endpoint| !endpoint.is_of_operator();
-    let endpoint = Endpoint::from_path(&request.cgi_path).filter(is_of_wechat).ok_or(76021)?;
+    let is_of_wechat = |endpoint: &ApiCall| !endpoint.is_of_operator();
+    let endpoint = ApiCall::from_path(&request.cgi_path).filter(is_of_wechat).ok_or(76021)?;
     let limits = &mut lock(&official.limits)[endpoint as usize];
     let [limit, used, remain] =
         [limits.day.limit(), limits.day.used(now_ms), limits.day.left(now_ms)].map(number);

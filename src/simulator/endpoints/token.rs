@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::Deserialize;
 
 use super::EndpointResult;
-use crate::simulator::endpoint::Endpoint;
+use crate::simulator::api_call::ApiCall;
 use crate::simulator::json_writer::JsonWriter;
 use crate::simulator::lock;
 use crate::simulator::query::query_parameter;
@@ -45,7 +45,7 @@ impl<'a> Credentials<'a> {
 
 /// Issues a token. `official` is the account that the appid names.
 pub(crate) fn token(
-    endpoint: Endpoint,
+    endpoint: ApiCall,
     credentials: Option<&Credentials<'_>>,
     official: Option<&OfficialAccount>,
     now_ms: i64,
@@ -70,8 +70,8 @@ pub(crate) fn token(
     }
     let mut issuer = lock(&official.token_issuer);
     let issued = match endpoint {
-        Endpoint::StableToken if credentials.force_refresh => issuer.force_stable(now_ms),
-        Endpoint::StableToken => issuer.issue_stable(now_ms),
+        ApiCall::StableToken if credentials.force_refresh => issuer.force_stable(now_ms),
+        ApiCall::StableToken => issuer.issue_stable(now_ms),
         _ => issuer.issue_classic(now_ms),
     };
     let IssuedToken { value, expires_in_s } = issued.map_err(QuotaExceeded::errcode)?;

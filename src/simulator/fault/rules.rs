@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Fault;
+use crate::simulator::api_call::ApiCall;
 use crate::simulator::clock::duration_ms;
-use crate::simulator::endpoint::Endpoint;
 use crate::simulator::lock;
 use crate::simulator::random::is_probability;
 
@@ -19,7 +19,7 @@ pub struct FaultRule {
     /// The fault.
     pub fault: Fault,
     /// Only for requests to this endpoint.
-    pub endpoint: Option<Endpoint>,
+    pub endpoint: Option<ApiCall>,
     /// Only for requests for this official account, by name or appid.
     pub official_account: Option<String>,
     /// Only for requests for this kf account, by full name.
@@ -69,7 +69,7 @@ impl FaultRule {
 
     /// Returns the reason if this rule is invalid.
     pub(crate) fn mistake(&self) -> Option<&'static str> {
-        let elsewhere = self.endpoint.is_some_and(|endpoint| endpoint != Endpoint::GetSessionList);
+        let elsewhere = self.endpoint.is_some_and(|endpoint| endpoint != ApiCall::GetSessionList);
         if self.fault.alters_session_list() && elsewhere {
             return Some("this fault applies to getsessionlist only");
         }
@@ -89,7 +89,7 @@ impl FaultRule {
         let is_official =
             |wanted: &String| target.official_account.is_some_and(|names| names.contains(&&**wanted));
         self.endpoint.is_none_or(|endpoint| endpoint == target.endpoint)
-            && (!self.fault.alters_session_list() || target.endpoint == Endpoint::GetSessionList)
+            && (!self.fault.alters_session_list() || target.endpoint == ApiCall::GetSessionList)
             && self.official_account.as_ref().is_none_or(is_official)
             && self.kf_account.as_deref().is_none_or(|wanted| target.kf_account == Some(wanted))
             && self.on_connection.is_none_or(|wanted| wanted == target.connection_use)
@@ -101,7 +101,7 @@ impl FaultRule {
 /// The properties of a request that rules compare.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FaultTarget<'a> {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: ApiCall,
     /// Name and appid. None if the request names no official account.
     pub(crate) official_account: Option<[&'a str; 2]>,
     pub(crate) kf_account: Option<&'a str>,
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     const TARGET: FaultTarget<'static> = FaultTarget {
-        endpoint: Endpoint::GetSessionList,
+        endpoint: ApiCall::GetSessionList,
         official_account: Some(["shop", "wx1"]),
         kf_account: Some("kf1@test"),
         connection_use: ConnectionUse::Reused,
@@ -227,7 +227,7 @@ mod tests {
     fn conditions_restrict_rule() {
         let some = |text: &str| Some(text.to_owned());
         let misses = [
-            FaultRule { endpoint: Some(Endpoint::Token), ..hang() },
+            FaultRule { endpoint: Some(ApiCall::Token), ..hang() },
             FaultRule { official_account: some("other"), ..hang() },
             FaultRule { kf_account: some("kf2@test"), ..hang() },
             FaultRule { on_connection: Some(ConnectionUse::First), ..hang() },
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn list_faults_happen_to_getsessionlist_only() {
         let faults = FaultInjector::new(vec![FaultRule::new(Fault::ListNull)], 1);
-        assert_eq!(faults.next_fault(&FaultTarget { endpoint: Endpoint::Token, ..TARGET }), None);
+        assert_eq!(faults.next_fault(&FaultTarget { endpoint: ApiCall::Token, ..TARGET }), None);
         assert_eq!(faults.next_fault(&TARGET), Some(Fault::ListNull));
     }
 

@@ -9,7 +9,7 @@ use super::{
     OfficialAccountScript, RandomDuration, RefreshTokenRotation, ResponseStyle, Scenario, TokenServerScript,
     TransferPolicy,
 };
-use crate::simulator::endpoint::Endpoint;
+use crate::simulator::api_call::ApiCall;
 use crate::simulator::fault::{Fault, FaultRule};
 
 /// Kf accounts of each official account of the demo: 24 in all.
@@ -39,7 +39,7 @@ impl Scenario {
             })
             .collect();
         let now_and_then = |fault, every| FaultRule {
-            endpoint: Some(Endpoint::GetSessionList),
+            endpoint: Some(ApiCall::GetSessionList),
             every: Some(every),
             ..FaultRule::new(fault)
         };

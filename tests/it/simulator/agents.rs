@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kfwatch::simulator::{
-    AgentListStyle, AgentPresence, Endpoint, KfState, NumberForm, RandomDuration, ResponseStyle,
+    AgentListStyle, AgentPresence, ApiCall, KfState, NumberForm, RandomDuration, ResponseStyle,
 };
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ async fn kf_accounts_can_be_bound_unbound_removed_and_added() {
 async fn kf_list_includes_bindings_and_invitations() {
     let simulator = start(quiet()).await;
     let mut client = Client::connect(&simulator).await;
-    let list = client.ask(Endpoint::GetKfList).await.json();
+    let list = client.ask(ApiCall::GetKfList).await.json();
     let list = list["kf_list"].as_array().unwrap();
     assert_eq!(list.len(), 3, "the invalid account is not listed");
     assert_eq!((&list[0]["kf_nick"], &list[0]["kf_wx"]), (&json!("M/ing"), &json!("agent_1001")));
@@ -46,12 +46,12 @@ async fn customers_wait_until_an_agent_accepts_them() {
     let mut waited = 0;
     for _ in 0..30 {
         simulator.control().advance(Duration::from_secs(5));
-        let waiting = client.ask(Endpoint::GetWaitCase).await.json();
+        let waiting = client.ask(ApiCall::GetWaitCase).await.json();
         let listed = waiting["waitcaselist"].as_array().unwrap();
         assert_eq!(waiting["count"], listed.len());
         waited += listed.len();
         let sessions = client.poll(KF1).await.json()["sessionlist"].as_array().unwrap().len();
-        let online = client.ask(Endpoint::GetOnlineKfList).await.json();
+        let online = client.ask(ApiCall::GetOnlineKfList).await.json();
         let accepted =
             online["kf_online_list"].as_array().unwrap().iter().find(|agent| agent["kf_account"] == KF1);
         assert_eq!(accepted.map_or(0, |agent| agent["accepted_case"].as_u64().unwrap()), sessions as u64);
@@ -63,11 +63,11 @@ async fn customers_wait_until_an_agent_accepts_them() {
 const LONG: Duration = Duration::from_secs(600);
 
 async fn kf_list(client: &mut Client) -> Vec<Value> {
-    client.ask(Endpoint::GetKfList).await.json()["kf_list"].as_array().unwrap().clone()
+    client.ask(ApiCall::GetKfList).await.json()["kf_list"].as_array().unwrap().clone()
 }
 
 async fn online(client: &mut Client) -> Vec<Value> {
-    client.ask(Endpoint::GetOnlineKfList).await.json()["kf_online_list"].as_array().unwrap().clone()
+    client.ask(ApiCall::GetOnlineKfList).await.json()["kf_online_list"].as_array().unwrap().clone()
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn agent_lists_follow_style_of_their_account() {
     let simulator = start(styled(ResponseStyle { agents, ..ResponseStyle::default() })).await;
     simulator.control().set_presence(APPID, KF1, AgentPresence::NotListed).unwrap();
     let mut client = Client::connect(&simulator).await;
-    let list = client.ask(Endpoint::GetKfList).await.json();
+    let list = client.ask(ApiCall::GetKfList).await.json();
     assert_eq!(list.get("kf_list"), None);
     let list = list["kf_online_list"].as_array().unwrap();
     assert_eq!(list[0]["kf_id"], "1001");
@@ -164,7 +164,7 @@ async fn nickname_may_contain_raw_control_characters() {
     let simulator = start(styled(style)).await;
     simulator.control().set_nickname(APPID, KF1, "a\u{1}b\tc").unwrap();
     let mut client = Client::connect(&simulator).await;
-    let body = client.ask(Endpoint::GetKfList).await.body;
+    let body = client.ask(ApiCall::GetKfList).await.body;
     assert!(String::from_utf8(body).unwrap().contains("\"kf_nick\":\"a\u{1}b\tc\""));
 }
 
@@ -180,8 +180,8 @@ async fn waiting_customers_can_have_the_old_shape() {
     for simulator in [&now, &old] {
         simulator.control().advance(Duration::from_secs(120));
     }
-    let now = Client::connect(&now).await.ask(Endpoint::GetWaitCase).await.json();
-    let old = Client::connect(&old).await.ask(Endpoint::GetWaitCase).await.json();
+    let now = Client::connect(&now).await.ask(ApiCall::GetWaitCase).await.json();
+    let old = Client::connect(&old).await.ask(ApiCall::GetWaitCase).await.json();
     let (now, old) = (&now["waitcaselist"][0], &old["waitcaselist"][0]);
     assert_eq!((&now["openid"], now.get("kf_account")), (&old["openid"], None));
     assert_eq!((&old["kf_account"], old.get("latest_time")), (&json!(KF1), None));

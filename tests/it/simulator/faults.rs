@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use kfwatch::simulator::{ConnectionUse, Endpoint, Fault, FaultRule, PollRecord, RecordedResponse};
+use kfwatch::simulator::{ApiCall, ConnectionUse, Fault, FaultRule, PollRecord, RecordedResponse};
 use tokio::io::AsyncReadExt as _;
 
 use crate::support::simulator::{
@@ -17,7 +17,7 @@ async fn poll_with(fault: Fault) -> (io::Result<Response>, PollRecord) {
     let mut client = Client::connect(&simulator).await;
     control.open_session(APPID, KF1, "oA", Some(5)).unwrap();
     control.inject(FaultRule {
-        endpoint: Some(Endpoint::GetSessionList),
+        endpoint: Some(ApiCall::GetSessionList),
         times: Some(1),
         ..FaultRule::new(fault)
     });

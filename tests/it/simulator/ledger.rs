@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, RecordedResponse, Scenario, SessionRecord};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, RecordedResponse, Scenario, SessionRecord};
 
 use crate::support::simulator::{
     APPID, Client, KF1, SECRET, eventually_polled, lively, poll_path, quiet, start, token_path,
@@ -98,7 +98,7 @@ async fn concurrent_polls_of_one_kf_account_are_counted() {
         patient.poll(KF1).await;
         hurried.poll(KF1).await;
     }
-    assert_eq!(control.max_in_flight_of(APPID, KF1), Ok(1));
+    assert_eq!(control.max_in_flight_of_any_kf_account(), 1);
     control.inject(FaultRule { times: Some(1), ..FaultRule::new(Fault::Hang) });
     let path = poll_path(&patient.token, KF1);
     patient.send("GET", &path, "").await.unwrap();
@@ -115,13 +115,13 @@ async fn requests_are_counted_per_endpoint() {
     let mut client = Client::connect(&simulator).await;
     client.poll(KF1).await;
     client.poll(KF1).await;
-    client.ask(Endpoint::GetWaitCase).await;
+    client.ask(ApiCall::GetWaitCase).await;
     client.get(&token_path("wx1", SECRET)).await;
-    assert_eq!(control.requests(Endpoint::GetSessionList), 2);
+    assert_eq!(control.requests(ApiCall::GetSessionList), 2);
     assert_eq!(control.polls_of(APPID, KF1), Ok(2));
-    assert_eq!(control.requests_of(APPID, Endpoint::GetWaitCase), Ok(1));
-    assert_eq!(control.requests_of(APPID, Endpoint::Token), Ok(0), "of an unknown appid");
-    assert_eq!(control.requests(Endpoint::Token), 1);
+    assert_eq!(control.requests_of(APPID, ApiCall::GetWaitCase), Ok(1));
+    assert_eq!(control.requests_of(APPID, ApiCall::Token), Ok(0), "of an unknown appid");
+    assert_eq!(control.requests(ApiCall::Token), 1);
 }
 
 #[tokio::test]

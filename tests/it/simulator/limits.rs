@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kfwatch::simulator::{Endpoint, Scenario};
+use kfwatch::simulator::{ApiCall, Scenario};
 use serde_json::{Value, json};
 
 use crate::support::simulator::{APPID, Client, KF1, quiet, start};
@@ -32,12 +32,12 @@ async fn minute_limit_is_reported_and_ends_with_the_minute() {
     for errcode in [0, 0, 45011] {
         assert_eq!(client.poll(KF1).await.errcode(), errcode);
     }
-    let quota = quota(&mut client, Endpoint::GetSessionList).await;
+    let quota = quota(&mut client, ApiCall::GetSessionList).await;
     assert_eq!(quota["quota"]["used"], 2);
     assert_eq!(quota["rate_limit"], json!({"call_count": 2, "refresh_second": 60}));
     control.advance(Duration::from_secs(60));
     assert_eq!(client.poll(KF1).await.errcode(), 0);
-    control.limit_per_minute(APPID, Endpoint::GetSessionList, None).unwrap();
+    control.limit_per_minute(APPID, ApiCall::GetSessionList, None).unwrap();
     for _ in 0..5 {
         assert_eq!(client.poll(KF1).await.errcode(), 0);
     }
@@ -48,15 +48,15 @@ async fn each_endpoint_has_its_own_changeable_limit() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
-    client.ask(Endpoint::GetKfList).await;
-    control.limit_per_day(APPID, Endpoint::GetKfList, 1).unwrap();
-    assert_eq!(client.ask(Endpoint::GetKfList).await.errcode(), 45009);
+    client.ask(ApiCall::GetKfList).await;
+    control.limit_per_day(APPID, ApiCall::GetKfList, 1).unwrap();
+    assert_eq!(client.ask(ApiCall::GetKfList).await.errcode(), 45009);
     assert_eq!(client.poll(KF1).await.errcode(), 0);
-    let reported = quota(&mut client, Endpoint::GetKfList).await;
+    let reported = quota(&mut client, ApiCall::GetKfList).await;
     assert_eq!(reported, json!({"quota": {"daily_limit": 1, "used": 1, "remain": 0}}));
     control.advance(Duration::from_secs(86_400));
     client.token = client.stable_token(false).await["access_token"].as_str().unwrap().to_owned();
-    assert_eq!(client.ask(Endpoint::GetKfList).await.errcode(), 0);
+    assert_eq!(client.ask(ApiCall::GetKfList).await.errcode(), 0);
 }
 
 #[tokio::test]
@@ -64,18 +64,18 @@ async fn denied_endpoint_affects_no_other() {
     let simulator = start(quiet()).await;
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
-    for endpoint in [Endpoint::GetKfList, Endpoint::GetOnlineKfList, Endpoint::GetWaitCase] {
+    for endpoint in [ApiCall::GetKfList, ApiCall::GetOnlineKfList, ApiCall::GetWaitCase] {
         control.revoke_permission(APPID, endpoint).unwrap();
         assert_eq!(client.ask(endpoint).await.errcode(), 48001);
         assert_eq!(client.poll(KF1).await.errcode(), 0);
         control.restore_permission(APPID, endpoint).unwrap();
         assert_eq!(client.ask(endpoint).await.errcode(), 0);
     }
-    control.revoke_permission(APPID, Endpoint::GetSessionList).unwrap();
+    control.revoke_permission(APPID, ApiCall::GetSessionList).unwrap();
     assert_eq!(client.poll(KF1).await.errcode(), 48001);
 }
 
-async fn quota(client: &mut Client, endpoint: Endpoint) -> Value {
-    let path = format!("{}?access_token={}", Endpoint::QuotaGet.path(), client.token);
+async fn quota(client: &mut Client, endpoint: ApiCall) -> Value {
+    let path = format!("{}?access_token={}", ApiCall::QuotaGet.path(), client.token);
     client.post(&path, &json!({"cgi_path": endpoint.path()}).to_string()).await.json()
 }

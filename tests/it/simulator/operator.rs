@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, RequiredHeader, Scenario, TokenServerScript};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, RequiredHeader, Scenario, TokenServerScript};
 
 use crate::support::simulator::{APPID, Client, KF1, quiet, start};
 
@@ -20,8 +20,8 @@ async fn token_server_returns_valid_token() {
     assert_eq!(client.poll(KF1).await.errcode(), 0);
     assert!(given["expires_in"].as_i64().unwrap() > 7_100, "{given}");
     assert_eq!(client.get("/simulator/tokens/wx1").await.status, 404);
-    assert_eq!(simulator.control().requests_of(APPID, Endpoint::TokenServer), Ok(2));
-    assert_eq!(simulator.control().requests(Endpoint::TokenServer), 3);
+    assert_eq!(simulator.control().requests_of(APPID, ApiCall::TokenServer), Ok(2));
+    assert_eq!(simulator.control().requests(ApiCall::TokenServer), 3);
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn token_server_has_its_own_faults() {
     let mut client = Client::connect(&simulator).await;
     let inject = |fault| {
         simulator.control().inject(FaultRule {
-            endpoint: Some(Endpoint::TokenServer),
+            endpoint: Some(ApiCall::TokenServer),
             official_account: Some("shop".to_owned()),
             times: Some(1),
             ..FaultRule::new(fault)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kfwatch::simulator::{
-    ComponentParameter, ComponentScript, Endpoint, Fault, FaultRule, RefreshTokenRotation, RequiredHeader,
+    ApiCall, ComponentParameter, ComponentScript, Fault, FaultRule, RefreshTokenRotation, RequiredHeader,
     Scenario, Simulator, SimulatorControlError,
 };
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ async fn start_platform(rotation: RefreshTokenRotation) -> Simulator {
 async fn component_token(client: &mut Client, secret: &str, ticket: &str) -> Value {
     let body = json!({"component_appid": COMPONENT, "component_appsecret": secret,
                       "component_verify_ticket": ticket});
-    client.post(Endpoint::ComponentToken.path(), &body.to_string()).await.json()
+    client.post(ApiCall::ComponentToken.path(), &body.to_string()).await.json()
 }
 
 /// Connects a client whose token is a component_access_token.
@@ -46,7 +46,7 @@ async fn connect(simulator: &Simulator) -> Client {
     client
 }
 
-async fn of_component(client: &mut Client, endpoint: Endpoint, body: Value) -> Value {
+async fn of_component(client: &mut Client, endpoint: ApiCall, body: Value) -> Value {
     let path = format!("{}?component_access_token={}", endpoint.path(), client.token);
     client.post(&path, &body.to_string()).await.json()
 }
@@ -54,12 +54,12 @@ async fn of_component(client: &mut Client, endpoint: Endpoint, body: Value) -> V
 async fn authorizer_token(client: &mut Client, refresh_token: &str) -> Value {
     let body = json!({"component_appid": COMPONENT, "authorizer_appid": APPID,
                       "authorizer_refresh_token": refresh_token});
-    of_component(client, Endpoint::AuthorizerToken, body).await
+    of_component(client, ApiCall::AuthorizerToken, body).await
 }
 
 async fn authorizers(client: &mut Client, offset: u64, count: u64) -> Value {
     let body = json!({"component_appid": COMPONENT, "offset": offset, "count": count});
-    of_component(client, Endpoint::AuthorizerList, body).await
+    of_component(client, ApiCall::AuthorizerList, body).await
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn ticket_leads_to_authorizer_token_and_sessions() {
     );
     client.token = issued["authorizer_access_token"].as_str().unwrap().to_owned();
     assert_eq!(client.poll(KF1).await.body, br#"{"sessionlist":[]}"#);
-    assert_eq!(client.ask(Endpoint::GetKfList).await.errcode(), 0);
+    assert_eq!(client.ask(ApiCall::GetKfList).await.errcode(), 0);
     simulator.control().advance(2 * HOUR);
     assert_eq!(client.poll(KF1).await.errcode(), 42001);
 }
@@ -84,7 +84,7 @@ async fn wrong_component_calls_return_their_errcode() {
     let simulator = start_platform(RefreshTokenRotation::Never).await;
     let mut client = connect(&simulator).await;
     let ticket = simulator.control().ticket(COMPONENT).unwrap();
-    let path = Endpoint::ComponentToken.path();
+    let path = ApiCall::ComponentToken.path();
     let bodies = [
         ("no json".to_owned(), 47001),
         ("{}".to_owned(), 41018),
@@ -101,7 +101,7 @@ async fn wrong_component_calls_return_their_errcode() {
     assert_eq!(component_token(&mut client, "wrong", &ticket).await["errcode"], 40125);
     assert_eq!(authorizer_token(&mut client, "refreshtoken@@@x").await["errcode"], 61023);
     let unknown = json!({"component_appid": COMPONENT, "authorizer_appid": "wx1"});
-    assert_eq!(of_component(&mut client, Endpoint::AuthorizerToken, unknown).await["errcode"], 40013);
+    assert_eq!(of_component(&mut client, ApiCall::AuthorizerToken, unknown).await["errcode"], 40013);
     for (offset, count, errcode) in [(0, 0, 40097), (0, 501, 40097)] {
         assert_eq!(authorizers(&mut client, offset, count).await["errcode"], errcode);
     }
@@ -120,7 +120,7 @@ async fn scenario_sets_name_of_query_parameter() {
         let mut client = connect(&simulator).await;
         let body = json!({"component_appid": COMPONENT, "offset": 0, "count": 500}).to_string();
         for (name, is_accepted) in ["component_access_token", "access_token"].into_iter().zip(accepted) {
-            let path = format!("{}?{name}={}", Endpoint::AuthorizerList.path(), client.token);
+            let path = format!("{}?{name}={}", ApiCall::AuthorizerList.path(), client.token);
             let errcode = if is_accepted { 0 } else { 41001 };
             assert_eq!(client.post(&path, &body).await.errcode(), errcode, "{parameter:?} {name}");
         }
@@ -152,7 +152,7 @@ async fn ticket_push_can_be_stopped_and_restarted() {
     control.advance(12 * HOUR);
     let last = control.ticket(COMPONENT).unwrap();
     assert_eq!(component_token(&mut client, COMPONENT_SECRET, &last).await["errcode"], 61005);
-    let path = Endpoint::StartPushTicket.path();
+    let path = ApiCall::StartPushTicket.path();
     let body = |secret: &str| json!({"component_appid": COMPONENT, "component_secret": secret}).to_string();
     assert_eq!(client.post(path, &body("wrong")).await.errcode(), 40125);
     assert_eq!(client.post(path, &body(COMPONENT_SECRET)).await.errcode(), 0);
@@ -261,7 +261,7 @@ async fn fault_of_component_call_expires_component_token_only() {
     let mut component = connect(&simulator).await;
     let mut merchant = Client::connect(&simulator).await;
     simulator.control().inject(FaultRule {
-        endpoint: Some(Endpoint::AuthorizerToken),
+        endpoint: Some(ApiCall::AuthorizerToken),
         times: Some(1),
         ..FaultRule::new(Fault::ExpireTokens)
     });
@@ -286,7 +286,7 @@ async fn ticket_server_returns_newest_ticket_to_authorized_callers() {
     control.advance(Duration::from_secs(600));
     assert_ne!(client.get_with(&path, "x-ticket-key: k1").await.body, admitted.body);
     assert_eq!(client.get("/simulator/tickets/wx1").await.status, 404);
-    assert_eq!(control.requests_of(COMPONENT, Endpoint::TicketServer), Ok(4));
+    assert_eq!(control.requests_of(COMPONENT, ApiCall::TicketServer), Ok(4));
 }
 
 #[tokio::test]

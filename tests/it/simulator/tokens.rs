@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kfwatch::simulator::Endpoint;
+use kfwatch::simulator::ApiCall;
 
 use crate::support::simulator::{APPID, Client, KF1, SECRET, quiet, start, token_path};
 
@@ -78,8 +78,8 @@ async fn token_requests_are_recorded_with_their_time() {
     client.get(&token_path("wx1", SECRET)).await;
     client.poll(KF1).await;
     let calls = control.token_calls();
-    let endpoints: Vec<Endpoint> = calls.iter().map(|call| call.endpoint).collect();
-    assert_eq!(endpoints, [Endpoint::StableToken, Endpoint::Token, Endpoint::Token]);
+    let endpoints: Vec<ApiCall> = calls.iter().map(|call| call.endpoint).collect();
+    assert_eq!(endpoints, [ApiCall::StableToken, ApiCall::Token, ApiCall::Token]);
     assert_eq!(calls[1].appid.as_deref(), Some(APPID));
     assert_eq!(calls[2].appid, None, "of an unknown appid");
     let between_ms = calls[1].at_ms - calls[0].at_ms;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kfwatch::simulator::{
-    CustomerFlow, Endpoint, Fault, FaultRule, RandomDuration, Scenario, SimulatorControl,
+    ApiCall, CustomerFlow, Fault, FaultRule, RandomDuration, Scenario, SimulatorControl,
 };
 
 use crate::support::{
@@ -120,7 +120,7 @@ pub(crate) fn times_logged(log: &str, text: &str) -> usize {
 /// Waits until every kf account has been polled.
 pub(crate) fn eventually_polls(wechat: &WeChat) {
     let control = wechat.control();
-    let polls = || control.requests(Endpoint::GetSessionList);
+    let polls = || control.requests(ApiCall::GetSessionList);
     let enough = polls() + 12;
     eventually("polls", || (polls() >= enough).then_some(()));
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kfwatch::simulator::{
-    AccountToWatch, Endpoint, Ledger, PollRecord, RecordedResponse, SessionRecord, SimulatorControl,
+    AccountToWatch, ApiCall, Ledger, PollRecord, RecordedResponse, SessionRecord, SimulatorControl,
 };
 
 use crate::support::{
@@ -194,7 +194,7 @@ fn observation(answer: &RecordedResponse, ledger: &Ledger) -> (Observed, bool) {
 pub(crate) fn whole_ledger(control: &SimulatorControl) -> Ledger {
     let ledger = eventually("every request is in the ledger", || {
         let ledger = control.ledger();
-        (ledger.polls.len() as u64 == control.requests(Endpoint::GetSessionList)).then_some(ledger)
+        (ledger.polls.len() as u64 == control.requests(ApiCall::GetSessionList)).then_some(ledger)
     });
     assert!(!ledger.incomplete);
     ledger

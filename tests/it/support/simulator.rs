@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kfwatch::simulator::{CustomerFlow, Endpoint, RandomDuration, ResponseStyle, Scenario, Simulator};
+use kfwatch::simulator::{ApiCall, CustomerFlow, RandomDuration, ResponseStyle, Scenario, Simulator};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -139,7 +139,7 @@ impl Client {
     }
 
     /// Sends a GET to an endpoint that needs only the token.
-    pub(crate) async fn ask(&mut self, endpoint: Endpoint) -> Response {
+    pub(crate) async fn ask(&mut self, endpoint: ApiCall) -> Response {
         self.get(&format!("{}?access_token={}", endpoint.path(), self.token)).await
     }
 
