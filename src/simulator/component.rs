@@ -10,8 +10,8 @@ use super::api_call::ApiCall;
 use super::scenario::{ComponentParameter, ComponentScript, RequiredHeader};
 use super::token::TokenIssuer;
 
-pub(super) use self::authorization::{Authorization, RefreshError};
-pub(super) use self::tickets::{TicketValidity, Tickets};
+pub(super) use self::authorization::{Authorization, NOT_AUTHORIZED};
+pub(super) use self::tickets::Tickets;
 
 /// One component.
 #[derive(Debug)]

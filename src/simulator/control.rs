@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::Shared;
 use super::component::Component;
 use super::fault::FaultRule;
-use super::kf_account::{KfAccount, SessionToOpen};
+use super::kf_account::KfAccount;
 use super::ledger::Ledger;
 use super::world::OfficialAccount;
 
@@ -66,11 +66,7 @@ impl SimulatorControl {
         let account = self.kf_account(appid, kf_account)?;
         let (now_ms, ledger) = (self.now_after_transfers(appid)?, &self.shared.ledger);
         let createtime = createtime.unwrap_or(now_ms.div_euclid(1_000));
-        account.current_state(now_ms, ledger).open(
-            &account,
-            SessionToOpen { openid, createtime, now_ms },
-            ledger,
-        );
+        account.current_state(now_ms, ledger).open(&account, openid, createtime, (now_ms, ledger));
         Ok(())
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use hyper::Method;
 
@@ -14,7 +13,6 @@ use super::fault::Fault;
 use super::ledger::RecordedResponse;
 use super::lock;
 use super::poll_recorder::PollRecorder;
-use super::quota::QuotaExceeded;
 use super::request::{HttpRequest, ResolvedRequest};
 use super::response::{self, SimulatedResponse};
 use super::world::OfficialAccount;
@@ -23,45 +21,16 @@ use super::world::OfficialAccount;
 #[derive(Debug)]
 pub(super) struct PlannedResponse {
     pub(super) response: SimulatedResponse,
-    pub(super) delivery: ResponseDelivery,
+    /// What happens to the response while it is sent, or to the connection instead.
+    pub(super) fault: Option<Fault>,
     /// Must live until the response is sent or the client has disconnected.
     pub(super) recorder: Option<PollRecorder>,
-}
-
-/// How the server sends a response, or ends the connection instead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ResponseDelivery {
-    Whole,
-    After(Duration),
-    Drip(Duration),
-    Truncated,
-    Never,
-    Close,
-    Reset,
-}
-
-impl ResponseDelivery {
-    fn with_fault(fault: Option<&Fault>) -> Self {
-        match fault {
-            Some(Fault::Slow(delay)) => ResponseDelivery::After(*delay),
-            Some(Fault::Drip(over)) => ResponseDelivery::Drip(*over),
-            Some(Fault::TruncatedBody) => ResponseDelivery::Truncated,
-            Some(Fault::Hang) => ResponseDelivery::Never,
-            Some(Fault::Close) => ResponseDelivery::Close,
-            Some(Fault::Reset) => ResponseDelivery::Reset,
-            _ => ResponseDelivery::Whole,
-        }
-    }
 }
 
 pub(super) fn plan_response(shared: &Arc<Shared>, request: &HttpRequest<'_>) -> PlannedResponse {
     let Some(endpoint) = ApiCall::from_path(request.path) else {
         tracing::debug!(path = request.path, "Refused a request: unknown path");
-        return PlannedResponse {
-            response: SimulatedResponse::not_found(),
-            delivery: ResponseDelivery::Whole,
-            recorder: None,
-        };
+        return PlannedResponse { response: SimulatedResponse::not_found(), fault: None, recorder: None };
     };
     let resolved = ResolvedRequest::resolve(shared, endpoint, request);
     let _order = resolved.official.and_then(OfficialAccount::lock_transfers);
@@ -79,12 +48,12 @@ pub(super) fn plan_response(shared: &Arc<Shared>, request: &HttpRequest<'_>) -> 
         endpoint = endpoint.path(),
         official_account = resolved.official.map(|official| &*official.name),
         kf_account = resolved.kf_name.as_deref(),
-        fault = fault.as_ref().map(Fault::as_str),
+        fault = fault.as_ref().map(tracing::field::debug),
         status = response.status.as_u16(),
         "Answered a request"
     );
     let recorder = recorder.map(|recorder| recorder.with_response(recorded));
-    PlannedResponse { response, delivery: ResponseDelivery::with_fault(fault.as_ref()), recorder }
+    PlannedResponse { response, fault, recorder }
 }
 
 struct Exchange<'a> {
@@ -105,7 +74,7 @@ impl Exchange<'_> {
                 Fault::Errcode(errcode) | Fault::ErrcodeAsText(errcode) => {
                     RecordedResponse::Refused(*errcode)
                 }
-                _ => RecordedResponse::Failed(fault.as_str()),
+                _ => RecordedResponse::Failed(fault.clone()),
             };
             return (response, recorded);
         }
@@ -123,7 +92,7 @@ impl Exchange<'_> {
         let text_plain = self.resolved.official.is_some_and(|official| official.style.text_plain);
         let response = if text_plain { response.text_plain() } else { response };
         match fault {
-            Some(Fault::TruncatedBody) => (response, RecordedResponse::Failed("truncated_body")),
+            Some(Fault::TruncatedBody) => (response, RecordedResponse::Failed(Fault::TruncatedBody)),
             Some(fault) if fault.alters_form() => {
                 (response.altered_by(fault), RecordedResponse::Questionable(Box::new(recorded)))
             }
@@ -180,7 +149,7 @@ impl Exchange<'_> {
             return Ok((body, RecordedResponse::Keyless));
         }
         let official = self.authorized()?;
-        lock(&official.limits)[endpoint as usize].count_call(now_ms).map_err(QuotaExceeded::errcode)?;
+        lock(&official.limits)[endpoint as usize].count_call(now_ms)?;
         let moment = (now_ms, &self.shared.ledger);
         let body = match endpoint {
             ApiCall::GetSessionList => {
@@ -199,7 +168,7 @@ impl Exchange<'_> {
         let token = self.resolved.access_token.as_deref().ok_or(41001)?;
         let official = self.resolved.official.ok_or(40001)?;
         let issuer = lock(&official.token_issuer);
-        issuer.validate(token, self.now_ms).into_result()?;
+        issuer.validate(token, self.now_ms)?;
         if issuer.is_authorizer_token(token) {
             let component = self.shared.world.component_of(official);
             if component.is_some_and(|component| component.address_refused.load(Ordering::Relaxed)) {

@@ -77,40 +77,6 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The name of the fault in logs and in the ledger.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Fault::Errcode(_) => "errcode",
-            Fault::ErrcodeAsText(_) => "errcode_as_text",
-            Fault::ExpireTokens => "expire_tokens",
-            Fault::RevokeTokens => "revoke_tokens",
-            Fault::CompetingTokenFetch => "fetch_competing_token",
-            Fault::HttpStatus(_) => "http_status",
-            Fault::Unavailable(_) => "unavailable",
-            Fault::Redirect(_) => "redirect",
-            Fault::Html => "html",
-            Fault::EmptyBody => "empty_body",
-            Fault::EmptyGbkBody => "empty_gbk_body",
-            Fault::TruncatedBody => "truncated_body",
-            Fault::Close => "close",
-            Fault::Reset => "reset",
-            Fault::Hang => "hang",
-            Fault::Slow(_) => "slow",
-            Fault::Drip(_) => "drip",
-            Fault::OversizedBody => "oversized_body",
-            Fault::Garbage => "garbage",
-            Fault::InvalidUtf8 => "invalid_utf8",
-            Fault::ByteOrderMark => "byte_order_mark",
-            Fault::ControlCharacters => "control_characters",
-            Fault::TextPlain => "text_plain",
-            Fault::ListAbsent => "list_absent",
-            Fault::ListNull => "list_null",
-            Fault::ListOfWrongType => "list_of_wrong_type",
-            Fault::EntryWithoutOpenid => "entry_without_openid",
-            Fault::CreatetimeNoNumber => "createtime_no_number",
-        }
-    }
-
     /// Whether it changes the list of sessions. Such a fault happens to getsessionlist only.
     pub(super) fn alters_session_list(&self) -> bool {
         matches!(

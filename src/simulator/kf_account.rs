@@ -72,24 +72,6 @@ pub(super) struct DepartingSession {
     pub(super) transfer: PlannedTransfer,
 }
 
-/// The initial state of a kf account.
-#[derive(Debug)]
-pub(super) struct NewKfAccount<'a> {
-    pub(super) binding: KfState,
-    pub(super) nickname: &'a str,
-    pub(super) customers: Customers,
-    pub(super) response_seed: u64,
-    pub(super) start_ms: i64,
-}
-
-/// A session that a test opens.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SessionToOpen<'a> {
-    pub(super) openid: &'a str,
-    pub(super) createtime: i64,
-    pub(super) now_ms: i64,
-}
-
 impl KfAccount {
     pub(super) fn current_state(&self, now_ms: i64, ledger: &LedgerWriter) -> MutexGuard<'_, KfAccountState> {
         let mut state = lock(&self.state);
@@ -112,8 +94,13 @@ impl KfAccount {
 }
 
 impl KfAccountState {
-    pub(super) fn new(account: NewKfAccount<'_>) -> Self {
-        let NewKfAccount { binding, nickname, mut customers, response_seed, start_ms } = account;
+    pub(super) fn new(
+        binding: KfState,
+        nickname: &str,
+        mut customers: Customers,
+        response_seed: u64,
+        start_ms: i64,
+    ) -> Self {
         let upcoming = customers.next_visit();
         let mut state = KfAccountState {
             nickname: nickname.into(),
@@ -162,8 +149,13 @@ impl KfAccountState {
     }
 
     /// Opens a session that stays open until [`KfAccountState::close`].
-    pub(super) fn open(&mut self, account: &KfAccount, session: SessionToOpen<'_>, ledger: &LedgerWriter) {
-        let SessionToOpen { openid, createtime, now_ms } = session;
+    pub(super) fn open(
+        &mut self,
+        account: &KfAccount,
+        openid: &str,
+        createtime: i64,
+        (now_ms, ledger): (i64, &LedgerWriter),
+    ) {
         let ledger_index = ledger.record_opened(|| account.session_record(openid, createtime, now_ms));
         self.open.push(Session {
             openid: openid.into(),

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::fault::Fault;
 use super::lock;
 
 /// Limit of recorded sessions, and of recorded transfers.
@@ -88,8 +89,10 @@ pub enum RecordedResponse {
     Questionable(Box<RecordedResponse>),
     /// An errcode.
     Refused(i64),
-    /// Anything else, named after the fault. A client can conclude nothing from it.
-    Failed(&'static str),
+    /// A response with this fault, or none. A client can conclude nothing from it.
+    Failed(Fault),
+    /// None: the client disconnected first.
+    NotSent,
 }
 
 impl RecordedResponse {
@@ -97,7 +100,7 @@ impl RecordedResponse {
         match self {
             RecordedResponse::Listed(sessions) => sessions.len(),
             RecordedResponse::Questionable(recorded) => recorded.listings(),
-            RecordedResponse::Keyless | RecordedResponse::Refused(_) | RecordedResponse::Failed(_) => 0,
+            _ => 0,
         }
     }
 }

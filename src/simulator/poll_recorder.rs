@@ -7,9 +7,6 @@ use super::Shared;
 use super::kf_account::KfAccount;
 use super::ledger::{PollRecord, RecordedResponse};
 use super::request::ResolvedRequest;
-use super::world::OfficialAccount;
-
-const NOT_SENT: RecordedResponse = RecordedResponse::Failed("unanswered");
 
 /// Records the poll when it is dropped. Unless [`PollRecorder::mark_sent`] was called, the client did not get the response.
 #[derive(Debug)]
@@ -33,7 +30,7 @@ impl PollRecorder {
             shared: Arc::clone(shared),
             account,
             received_at_ms: now_ms,
-            response: NOT_SENT,
+            response: RecordedResponse::NotSent,
             sent: false,
         })
     }
@@ -47,25 +44,21 @@ impl PollRecorder {
     pub(super) fn mark_sent(&mut self) {
         self.sent = true;
     }
-
-    fn official(&self) -> Option<&OfficialAccount> {
-        self.shared.world.by_appid(&self.account.appid)
-    }
 }
 
 impl Drop for PollRecorder {
     fn drop(&mut self) {
         self.account.in_flight.decrement();
-        if let Some(official) = self.official() {
+        if let Some(official) = self.shared.world.by_appid(&self.account.appid) {
             official.in_flight.decrement();
         }
         if !self.shared.ledger.is_enabled() {
             return;
         }
-        let response = match std::mem::replace(&mut self.response, NOT_SENT) {
+        let response = match std::mem::replace(&mut self.response, RecordedResponse::NotSent) {
             response @ RecordedResponse::Failed(_) => response,
             response if self.sent => response,
-            _ => NOT_SENT,
+            _ => RecordedResponse::NotSent,
         };
         self.shared.ledger.record_poll(PollRecord {
             appid: Arc::clone(&self.account.appid),

@@ -157,18 +157,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_has_hint_and_rid() {
-        let response = SimulatedResponse::error(65401, 0x6112_3150 * 1_000);
-        let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
-        assert_eq!(body["errcode"], 65401);
-        let message = body["errmsg"].as_str().unwrap();
-        assert!(message.starts_with("invalid custom service account hint: ["), "{message}");
-        let rid = message.rsplit(" rid: ").next().unwrap();
-        assert_eq!(rid.split('-').map(str::len).collect::<Vec<_>>(), [8, 8, 8]);
-        assert!(rid.starts_with("61123150"));
-    }
-
-    #[test]
     fn note_is_inserted_into_any_object() {
         assert_eq!(with_note(b"{}", b"n"), br#"{"note":"n"}"#);
         assert_eq!(with_note(br#"{"a":1}"#, b"n"), br#"{"note":"n","a":1}"#);

@@ -4,11 +4,8 @@
 //! and load tests need the speed.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,14 +16,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Shared;
-use super::exchange::{self, PlannedResponse, ResponseDelivery};
-use super::fault::ConnectionUse;
+use super::exchange::{self, PlannedResponse};
+use super::fault::{ConnectionUse, Fault};
 use super::request::HttpRequest;
 use super::response::SimulatedResponse;
 use super::response_body::ResponseBody;
@@ -69,17 +65,21 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     }
     let connection =
         Arc::new(Connection { shared, requests: AtomicU64::new(0), reset: AtomicBool::new(false) });
-    let socket = Socket { stream, connection: Arc::clone(&connection) };
-    let service = service_fn(move |request| respond(Arc::clone(&connection), request));
-    let served = http1::Builder::new()
+    let service = service_fn(|request| respond(Arc::clone(&connection), request));
+    let mut served = http1::Builder::new()
         .timer(TokioTimer::new())
         // hyper would send the time of the wall clock instead of the simulated one.
         .auto_date_header(false)
         .header_read_timeout(HEAD_READ_TIMEOUT)
-        .serve_connection(TokioIo::new(socket), service)
-        .await;
-    if let Err(error) = served {
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = (&mut served).await {
         tracing::debug!(error = %error, "A connection ended early");
+    }
+    let stream = served.into_parts().io.into_inner();
+    if connection.reset.load(Ordering::Relaxed)
+        && let Err(error) = stream.set_zero_linger()
+    {
+        tracing::debug!(error = %error, "Failed to reset a connection");
     }
 }
 
@@ -87,7 +87,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
 struct Connection {
     shared: Arc<Shared>,
     requests: AtomicU64,
-    /// Whether the socket is reset when it is dropped, rather than closed.
+    /// Whether the connection is reset at its end, rather than closed.
     reset: AtomicBool,
 }
 
@@ -103,7 +103,7 @@ async fn respond(
     let earlier_requests = connection.requests.fetch_add(1, Ordering::Relaxed);
     let (head, body) = request.into_parts();
     let body = if head.method == hyper::Method::GET { Bytes::new() } else { read_body(body).await };
-    let PlannedResponse { mut response, delivery, recorder } = exchange::plan_response(
+    let PlannedResponse { mut response, fault, recorder } = exchange::plan_response(
         &connection.shared,
         &HttpRequest {
             method: &head.method,
@@ -115,20 +115,20 @@ async fn respond(
         },
     );
     let body = std::mem::take(&mut response.body);
-    let body = match delivery {
-        ResponseDelivery::Whole => ResponseBody::whole(body, recorder),
-        ResponseDelivery::Truncated => ResponseBody::truncated(body, recorder),
-        ResponseDelivery::Drip(over) => ResponseBody::dripping(body, over, recorder),
-        ResponseDelivery::After(delay) => {
+    let body = match fault {
+        Some(Fault::TruncatedBody) => ResponseBody::truncated(body, recorder),
+        Some(Fault::Drip(over)) => ResponseBody::dripping(body, over, recorder),
+        Some(Fault::Slow(delay)) => {
             tokio::time::sleep(delay).await;
             ResponseBody::whole(body, recorder)
         }
-        ResponseDelivery::Never => std::future::pending().await,
-        ResponseDelivery::Close => return Err(NoResponse),
-        ResponseDelivery::Reset => {
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Close) => return Err(NoResponse),
+        Some(Fault::Reset) => {
             connection.reset.store(true, Ordering::Relaxed);
             return Err(NoResponse);
         }
+        _ => ResponseBody::whole(body, recorder),
     };
     Ok(hyper_response(response, body, &connection.shared))
 }
@@ -155,61 +155,4 @@ fn hyper_response(
         headers.insert(DATE, date);
     }
     response
-}
-
-/// The socket of a connection. It can be reset when it is dropped.
-#[derive(Debug)]
-struct Socket {
-    stream: TcpStream,
-    connection: Arc<Connection>,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.connection.reset.load(Ordering::Relaxed)
-            && let Err(error) = self.stream.set_zero_linger()
-        {
-            tracing::debug!(error = %error, "Failed to reset a connection");
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

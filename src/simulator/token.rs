@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::quota::{Quota, QuotaExceeded};
+use super::quota::Quota;
 use super::random::push_alphanumeric;
 
 /// Tokens kept for each way, including the current one, to distinguish expired tokens from unknown ones.
@@ -28,26 +28,10 @@ pub(super) struct TokenLifetimes {
     pub(super) overlap_ms: i64,
 }
 
-/// Whether a token is valid, and if not, why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenValidity {
-    Valid,
-    /// Its announced lifetime is over: 42001.
-    Expired,
-    /// Never issued, or replaced by a newer one: 40001.
-    NotLatest,
-}
-
-impl TokenValidity {
-    /// Returns the errcode unless the token is valid.
-    pub(super) fn into_result(self) -> Result<(), i64> {
-        match self {
-            TokenValidity::Valid => Ok(()),
-            TokenValidity::Expired => Err(42001),
-            TokenValidity::NotLatest => Err(40001),
-        }
-    }
-}
+/// The errcode of a token whose announced lifetime is over.
+const TOKEN_EXPIRED: i64 = 42001;
+/// The errcode of a token that was never issued, or was replaced by a newer one.
+const TOKEN_NOT_LATEST: i64 = 40001;
 
 /// A token as returned to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,19 +73,15 @@ impl TokenIssuer {
     }
 
     /// Issues a new token. The previous one stays valid for the overlap.
-    pub(super) fn issue_classic(&mut self, now_ms: i64) -> Result<IssuedToken, QuotaExceeded> {
-        if !self.classic_quota.try_use(now_ms) {
-            return Err(QuotaExceeded::Day);
-        }
+    pub(super) fn issue_classic(&mut self, now_ms: i64) -> Result<IssuedToken, i64> {
+        self.classic_quota.count_call(now_ms)?;
         self.classic.renew(self.generator.generate(), self.lifetimes, now_ms);
         Ok(self.classic.issued(now_ms))
     }
 
     /// Returns the current token with its remaining lifetime, or a new token in the last overlap period.
-    pub(super) fn issue_stable(&mut self, now_ms: i64) -> Result<IssuedToken, QuotaExceeded> {
-        if !self.stable_quota.try_use(now_ms) {
-            return Err(QuotaExceeded::Minute);
-        }
+    pub(super) fn issue_stable(&mut self, now_ms: i64) -> Result<IssuedToken, i64> {
+        self.stable_quota.count_call(now_ms)?;
         if self.stable.current_until_ms() <= now_ms + self.lifetimes.overlap_ms {
             self.stable.renew(self.generator.generate(), self.lifetimes, now_ms);
         }
@@ -109,23 +89,19 @@ impl TokenIssuer {
     }
 
     /// Issues a new stable token, as with force_refresh, unless the last forced refresh is too recent.
-    pub(super) fn force_stable(&mut self, now_ms: i64) -> Result<IssuedToken, QuotaExceeded> {
+    pub(super) fn force_stable(&mut self, now_ms: i64) -> Result<IssuedToken, i64> {
         if self.forced_ms.is_some_and(|forced_ms| now_ms - forced_ms < FORCED_REFRESH_GAP_MS) {
             return self.issue_stable(now_ms);
         }
-        if !self.forced_quota.try_use(now_ms) {
-            return Err(QuotaExceeded::Day);
-        }
+        self.forced_quota.count_call(now_ms)?;
         self.forced_ms = Some(now_ms);
         self.stable.renew(self.generator.generate(), self.lifetimes, now_ms);
         Ok(self.stable.issued(now_ms))
     }
 
     /// Issues a new token for the component. The previous one stays valid for the overlap.
-    pub(super) fn issue_authorizer(&mut self, now_ms: i64) -> Result<IssuedToken, QuotaExceeded> {
-        if !self.authorizer_quota.try_use(now_ms) {
-            return Err(QuotaExceeded::Day);
-        }
+    pub(super) fn issue_authorizer(&mut self, now_ms: i64) -> Result<IssuedToken, i64> {
+        self.authorizer_quota.count_call(now_ms)?;
         self.authorizer.renew(self.generator.generate(), self.lifetimes, now_ms);
         Ok(self.authorizer.issued(now_ms))
     }
@@ -135,12 +111,13 @@ impl TokenIssuer {
         self.generator.generate()
     }
 
-    pub(super) fn validate(&self, value: &str, now_ms: i64) -> TokenValidity {
-        let known = self.histories().into_iter().find_map(|history| history.find(value));
-        match known {
-            Some(token) if now_ms < token.usable_until_ms => TokenValidity::Valid,
-            Some(token) if now_ms >= token.expires_ms => TokenValidity::Expired,
-            _ => TokenValidity::NotLatest,
+    /// Returns an errcode unless the token is valid.
+    pub(super) fn validate(&self, value: &str, now_ms: i64) -> Result<(), i64> {
+        let histories = [&self.classic, &self.stable, &self.authorizer];
+        match histories.into_iter().find_map(|history| history.find(value)) {
+            Some(token) if now_ms < token.usable_until_ms => Ok(()),
+            Some(token) if now_ms >= token.expires_ms => Err(TOKEN_EXPIRED),
+            _ => Err(TOKEN_NOT_LATEST),
         }
     }
 
@@ -165,10 +142,6 @@ impl TokenIssuer {
     /// Removes the tokens that the component fetched.
     pub(super) fn revoke_authorizer(&mut self) {
         self.authorizer.tokens.clear();
-    }
-
-    fn histories(&self) -> [&TokenHistory; 3] {
-        [&self.classic, &self.stable, &self.authorizer]
     }
 
     fn histories_mut(&mut self) -> [&mut TokenHistory; 3] {
@@ -246,7 +219,7 @@ impl TokenHistory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::quota::DAY_MS;
+    use crate::simulator::quota::{DAY_LIMIT_REACHED, DAY_MS};
 
     const LIFE: TokenLifetimes = TokenLifetimes { lifetime_ms: 7_200_000, overlap_ms: 300_000 };
     const NOW: i64 = 1_795_331_551_000;
@@ -261,11 +234,11 @@ mod tests {
         let first = issuer.issue_classic(NOW).unwrap();
         let second = issuer.issue_classic(NOW + 1_000).unwrap();
         assert_ne!(first.value, second.value);
-        assert_eq!(issuer.validate(&first.value, NOW + 300_999), TokenValidity::Valid);
-        assert_eq!(issuer.validate(&first.value, NOW + 301_000), TokenValidity::NotLatest);
-        assert_eq!(issuer.validate(&first.value, NOW + 7_200_000), TokenValidity::Expired);
-        assert_eq!(issuer.validate(&second.value, NOW + 7_200_999), TokenValidity::Valid);
-        assert_eq!(issuer.validate(&second.value, NOW + 7_201_000), TokenValidity::Expired);
+        assert_eq!(issuer.validate(&first.value, NOW + 300_999), Ok(()));
+        assert_eq!(issuer.validate(&first.value, NOW + 301_000), Err(TOKEN_NOT_LATEST));
+        assert_eq!(issuer.validate(&first.value, NOW + 7_200_000), Err(TOKEN_EXPIRED));
+        assert_eq!(issuer.validate(&second.value, NOW + 7_200_999), Ok(()));
+        assert_eq!(issuer.validate(&second.value, NOW + 7_201_000), Err(TOKEN_EXPIRED));
     }
 
     #[test]
@@ -274,8 +247,8 @@ mod tests {
         let first = issuer.issue_classic(NOW).unwrap();
         let second = issuer.issue_classic(NOW).unwrap();
         issuer.issue_classic(NOW).unwrap();
-        assert_eq!(issuer.validate(&first.value, NOW), TokenValidity::NotLatest);
-        assert_eq!(issuer.validate(&second.value, NOW), TokenValidity::Valid);
+        assert_eq!(issuer.validate(&first.value, NOW), Err(TOKEN_NOT_LATEST));
+        assert_eq!(issuer.validate(&second.value, NOW), Ok(()));
     }
 
     #[test]
@@ -287,20 +260,8 @@ mod tests {
         assert_eq!((&again.value, again.expires_in_s), (&first.value, 301));
         let next = issuer.issue_stable(NOW + 6_900_000).unwrap();
         assert_ne!(next.value, first.value);
-        assert_eq!(issuer.validate(&first.value, NOW + 7_199_999), TokenValidity::Valid);
-        assert_eq!(issuer.validate(&first.value, NOW + 7_200_000), TokenValidity::Expired);
-    }
-
-    #[test]
-    fn classic_and_stable_tokens_are_independent() {
-        let mut issuer = issuer();
-        let stable = issuer.issue_stable(NOW).unwrap();
-        let classic = issuer.issue_classic(NOW).unwrap();
-        issuer.issue_classic(NOW).unwrap();
-        issuer.issue_classic(NOW).unwrap();
-        assert_eq!(issuer.validate(&stable.value, NOW), TokenValidity::Valid);
-        assert_eq!(issuer.validate(&classic.value, NOW), TokenValidity::NotLatest);
-        assert_eq!(issuer.issue_stable(NOW).unwrap().value, stable.value);
+        assert_eq!(issuer.validate(&first.value, NOW + 7_199_999), Ok(()));
+        assert_eq!(issuer.validate(&first.value, NOW + 7_200_000), Err(TOKEN_EXPIRED));
     }
 
     #[test]
@@ -309,13 +270,11 @@ mod tests {
         let stable = issuer.issue_stable(NOW).unwrap();
         let former = issuer.issue_authorizer(NOW).unwrap();
         let latest = issuer.issue_authorizer(NOW).unwrap();
-        assert!(
-            [&former, &latest].iter().all(|token| issuer.validate(&token.value, NOW) == TokenValidity::Valid)
-        );
+        assert!([&former, &latest].iter().all(|token| issuer.validate(&token.value, NOW) == Ok(())));
         assert!(issuer.is_authorizer_token(&latest.value) && !issuer.is_authorizer_token(&stable.value));
         issuer.revoke_authorizer();
-        assert_eq!(issuer.validate(&latest.value, NOW), TokenValidity::NotLatest);
-        assert_eq!(issuer.validate(&stable.value, NOW), TokenValidity::Valid);
+        assert_eq!(issuer.validate(&latest.value, NOW), Err(TOKEN_NOT_LATEST));
+        assert_eq!(issuer.validate(&stable.value, NOW), Ok(()));
     }
 
     #[test]
@@ -323,15 +282,15 @@ mod tests {
         let mut issuer = issuer();
         let leaked = issuer.issue_stable(NOW).unwrap();
         let forced = issuer.force_stable(NOW).unwrap();
-        assert_eq!(issuer.validate(&leaked.value, NOW), TokenValidity::Valid);
+        assert_eq!(issuer.validate(&leaked.value, NOW), Ok(()));
         assert_eq!(
             issuer.force_stable(NOW + 29_999).unwrap().value,
             forced.value,
             "too early: nothing happens"
         );
         issuer.force_stable(NOW + 30_000).unwrap();
-        assert_eq!(issuer.validate(&leaked.value, NOW + 30_000), TokenValidity::NotLatest);
-        assert_eq!(issuer.validate(&forced.value, NOW + 30_000), TokenValidity::Valid);
+        assert_eq!(issuer.validate(&leaked.value, NOW + 30_000), Err(TOKEN_NOT_LATEST));
+        assert_eq!(issuer.validate(&forced.value, NOW + 30_000), Ok(()));
     }
 
     #[test]
@@ -340,24 +299,12 @@ mod tests {
         for nth in 0..20 {
             issuer.force_stable(NOW + nth * 30_000).unwrap();
         }
-        assert_eq!(issuer.force_stable(NOW + 20 * 30_000), Err(QuotaExceeded::Day));
+        assert_eq!(issuer.force_stable(NOW + 20 * 30_000), Err(DAY_LIMIT_REACHED));
         for _ in 0..CLASSIC_TOKENS_PER_DAY {
             issuer.issue_classic(NOW).unwrap();
         }
-        assert_eq!(issuer.issue_classic(NOW), Err(QuotaExceeded::Day));
+        assert_eq!(issuer.issue_classic(NOW), Err(DAY_LIMIT_REACHED));
         assert!(issuer.issue_classic(NOW + DAY_MS).is_ok());
-    }
-
-    #[test]
-    fn expired_and_revoked_tokens_differ() {
-        let mut issuer = issuer();
-        let expired = issuer.issue_stable(NOW).unwrap();
-        issuer.expire_all(NOW);
-        assert_eq!(issuer.validate(&expired.value, NOW), TokenValidity::Expired);
-        let revoked = issuer.issue_stable(NOW).unwrap();
-        assert_ne!(revoked.value, expired.value);
-        issuer.revoke_all();
-        assert_eq!(issuer.validate(&revoked.value, NOW), TokenValidity::NotLatest);
     }
 
     #[test]

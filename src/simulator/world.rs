@@ -10,7 +10,7 @@ use super::clock::duration_ms;
 use super::component::{Authorization, Component, Tickets};
 use super::customers::Customers;
 use super::in_flight::InFlightCounter;
-use super::kf_account::{DepartingSession, KfAccount, KfAccountState, NewKfAccount, Session};
+use super::kf_account::{DepartingSession, KfAccount, KfAccountState, Session};
 use super::ledger::{LedgerWriter, TransferRecord};
 use super::quota::CallLimits;
 use super::random::{RefreshTokenGenerator, derived_seed};
@@ -95,13 +95,13 @@ impl World {
                 let customers_seed = world.seed_of("customers", &official, &kf.prefix);
                 let account = official.add_kf_account(
                     &script.full_name(kf),
-                    KfAccountState::new(NewKfAccount {
-                        binding: kf.state,
+                    KfAccountState::new(
+                        kf.state,
                         nickname,
-                        customers: Customers::new(flow, transfers, customers_seed),
-                        response_seed: world.seed_of("whims", &official, &kf.prefix),
+                        Customers::new(flow, transfers, customers_seed),
+                        world.seed_of("whims", &official, &kf.prefix),
                         start_ms,
-                    }),
+                    ),
                 );
                 drop(account.current_state(start_ms, ledger));
             }
@@ -137,13 +137,15 @@ impl World {
         now_ms: i64,
     ) -> KfAccountState {
         let flow = Arc::new(CustomerFlow { initial: 0, gap: None, ..CustomerFlow::clone(&self.customers) });
-        KfAccountState::new(NewKfAccount {
-            binding: KfState::Bound,
-            nickname: name.split('@').next().unwrap_or(name),
-            customers: Customers::new(flow, 0.0, self.seed_of("customers", official, name)),
-            response_seed: self.seed_of("whims", official, name),
-            start_ms: now_ms,
-        })
+        let nickname = name.split('@').next().unwrap_or(name);
+        let customers = Customers::new(flow, 0.0, self.seed_of("customers", official, name));
+        KfAccountState::new(
+            KfState::Bound,
+            nickname,
+            customers,
+            self.seed_of("whims", official, name),
+            now_ms,
+        )
     }
 
     fn add_components(&mut self, scenario: &Scenario) {

@@ -132,7 +132,7 @@ fn every_error_class_backs_off_is_counted_logged_and_recovers() {
 fn name(index: usize) -> String {
     match &CASES[index].0 {
         Fault::Errcode(code) | Fault::ErrcodeAsText(code) => format!("errcode_{code}_"),
-        fault => format!("{}_", fault.as_str()),
+        fault => format!("{fault:?}_").replace(['(', ')'], "_").to_lowercase(),
     }
 }
 

@@ -148,7 +148,7 @@ async fn token_endpoint_outage_respects_backoff_and_recovers() {
         for (kf_accounts, fault) in
             [(1, Fault::HttpStatus(502)), (20, Fault::Close), (20, Fault::Errcode(-1))]
         {
-            let named = format!("{source}, {kf_accounts} kf accounts, {}", fault.as_str());
+            let named = format!("{source}, {kf_accounts} kf accounts, {fault:?}");
             let mut stage = shop(source, kf_accounts, "*/15 * * * * *").await;
             stage.run_for(MINUTE).await;
             stage.control.inject(FaultRule { endpoint: Some(endpoint), ..FaultRule::new(fault) });

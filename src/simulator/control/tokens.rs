@@ -1,11 +1,13 @@
 //! Controls the tokens, limits and permissions of an official account.
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use super::{SimulatorControl, SimulatorControlError};
 use crate::simulator::api_call::ApiCall;
 use crate::simulator::lock;
 use crate::simulator::quota::Quota;
+use crate::simulator::token::TokenIssuer;
 
 impl SimulatorControl {
     /// Freezes the AppSecret: token requests get 40243.
@@ -34,19 +36,13 @@ impl SimulatorControl {
     /// Expires all tokens of an official account or of a component now. Requests with them get 42001.
     pub fn expire_tokens(&self, appid: &str) -> Result<(), SimulatorControlError> {
         let now_ms = self.shared.clock.now_ms();
-        match self.component(appid) {
-            Ok(component) => lock(&component.token_issuer).expire_all(now_ms),
-            Err(_) => lock(&self.official(appid)?.token_issuer).expire_all(now_ms),
-        }
+        lock(self.token_issuer(appid)?).expire_all(now_ms);
         Ok(())
     }
 
     /// Revokes all tokens of an official account or of a component. Requests with them get 40001.
     pub fn revoke_tokens(&self, appid: &str) -> Result<(), SimulatorControlError> {
-        match self.component(appid) {
-            Ok(component) => lock(&component.token_issuer).revoke_all(),
-            Err(_) => lock(&self.official(appid)?.token_issuer).revoke_all(),
-        }
+        lock(self.token_issuer(appid)?).revoke_all();
         Ok(())
     }
 
@@ -104,10 +100,16 @@ impl SimulatorControl {
         Ok(())
     }
 
+    fn token_issuer(&self, appid: &str) -> Result<&Mutex<TokenIssuer>, SimulatorControlError> {
+        Ok(match self.component(appid) {
+            Ok(component) => &component.token_issuer,
+            Err(_) => &self.official(appid)?.token_issuer,
+        })
+    }
+
     fn set_address_refused(&self, appid: &str, refused: bool) -> Result<(), SimulatorControlError> {
-        let component = self.component(appid).map(|component| &component.address_refused);
-        let address_refused = match component {
-            Ok(address_refused) => address_refused,
+        let address_refused = match self.component(appid) {
+            Ok(component) => &component.address_refused,
             Err(_) => &self.official(appid)?.address_refused,
         };
         address_refused.store(refused, Ordering::Relaxed);

@@ -7,11 +7,10 @@ use serde::Deserialize;
 
 use super::EndpointResult;
 use crate::simulator::api_call::ApiCall;
-use crate::simulator::component::{Authorization, Component, RefreshError, TicketValidity};
+use crate::simulator::component::{Authorization, Component, NOT_AUTHORIZED};
 use crate::simulator::json_writer::JsonWriter;
 use crate::simulator::lock;
 use crate::simulator::query::query_parameter;
-use crate::simulator::quota::QuotaExceeded;
 use crate::simulator::scenario::ResponseStyle;
 use crate::simulator::token::IssuedToken;
 use crate::simulator::world::{OfficialAccount, World};
@@ -85,12 +84,8 @@ pub(crate) fn respond(request: ComponentRequest<'_>, world: &World, now_ms: i64)
 fn component_token(body: &ComponentRequestBody<'_>, component: &Component, now_ms: i64) -> EndpointResult {
     check_secret(component, present(&body.component_appsecret))?;
     let ticket = body.component_verify_ticket.as_deref().ok_or(47001)?;
-    match lock(&component.tickets).validate(ticket, now_ms) {
-        TicketValidity::Valid => {}
-        TicketValidity::Expired => return Err(61005),
-        TicketValidity::Unknown => return Err(61006),
-    }
-    let issued = lock(&component.token_issuer).issue_classic(now_ms).map_err(QuotaExceeded::errcode)?;
+    lock(&component.tickets).validate(ticket, now_ms)?;
+    let issued = lock(&component.token_issuer).issue_classic(now_ms)?;
     Ok(token_body("component_access_token", &issued, None))
 }
 
@@ -107,13 +102,10 @@ fn authorizer_token(
         .as_ref()
         .filter(|_| world.component_of(official).is_some_and(|of| of.appid == component.appid))
         .map(lock)
-        .ok_or(61003)?;
-    let presented = body.authorizer_refresh_token.as_deref().unwrap_or_default();
-    let refresh_token = authorization.refresh(presented).map_err(|error| match error {
-        RefreshError::Withdrawn => 61003,
-        RefreshError::Invalid => 61023,
-    })?;
-    let issued = lock(&official.token_issuer).issue_authorizer(now_ms).map_err(QuotaExceeded::errcode)?;
+        .ok_or(NOT_AUTHORIZED)?;
+    let refresh_token =
+        authorization.refresh(body.authorizer_refresh_token.as_deref().unwrap_or_default())?;
+    let issued = lock(&official.token_issuer).issue_authorizer(now_ms)?;
     Ok(token_body("authorizer_access_token", &issued, Some(&refresh_token)))
 }
 
@@ -154,7 +146,7 @@ fn check_secret(component: &Component, secret: Option<&str>) -> Result<(), i64> 
 fn check_component_token(component: &Component, query: &str, now_ms: i64) -> Result<(), i64> {
     let token =
         component.parameter.accepted().iter().find_map(|name| query_parameter(query, name)).ok_or(41001)?;
-    lock(&component.token_issuer).validate(&token, now_ms).into_result()
+    lock(&component.token_issuer).validate(&token, now_ms)
 }
 
 fn token_body(key: &str, issued: &IssuedToken, refresh_token: Option<&str>) -> Vec<u8> {

@@ -34,7 +34,7 @@ pub(crate) fn session_list(
     let recorded = match fault {
         Some(Fault::ListAbsent | Fault::ListNull) => RecordedResponse::Keyless,
         Some(fault @ (Fault::ListOfWrongType | Fault::EntryWithoutOpenid | Fault::CreatetimeNoNumber)) => {
-            RecordedResponse::Failed(fault.as_str())
+            RecordedResponse::Failed(fault.clone())
         }
         _ if !ledger.is_enabled() => RecordedResponse::Keyless,
         _ if style.omit_empty_list && state.open.is_empty() => RecordedResponse::Keyless,

@@ -10,7 +10,6 @@ use crate::simulator::api_call::ApiCall;
 use crate::simulator::json_writer::JsonWriter;
 use crate::simulator::lock;
 use crate::simulator::query::query_parameter;
-use crate::simulator::quota::QuotaExceeded;
 use crate::simulator::token::IssuedToken;
 use crate::simulator::world::OfficialAccount;
 
@@ -74,7 +73,7 @@ pub(crate) fn token(
         ApiCall::StableToken => issuer.issue_stable(now_ms),
         _ => issuer.issue_classic(now_ms),
     };
-    let IssuedToken { value, expires_in_s } = issued.map_err(QuotaExceeded::errcode)?;
+    let IssuedToken { value, expires_in_s } = issued?;
     let mut body = JsonWriter::new(&official.style, 256);
     body.text("access_token", &value);
     body.number("expires_in", expires_in_s);

@@ -75,7 +75,8 @@ async fn error_includes_hint_and_rid() {
     let error = client.poll("kf4@test").await.json();
     let message = error["errmsg"].as_str().unwrap();
     assert!(message.starts_with("invalid custom service account hint: ["), "{message}");
-    assert!(message.contains("] rid: "), "{message}");
+    let rid = message.split_once("] rid: ").unwrap().1;
+    assert_eq!(rid.split('-').map(str::len).collect::<Vec<_>>(), [8, 8, 8]);
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn http_faults_are_sent_and_recorded() {
     let bad_gateway = bad_gateway.unwrap();
     assert_eq!(bad_gateway.status, 502);
     assert!(bad_gateway.body.starts_with(b"<html>"));
-    assert_eq!(poll.response, RecordedResponse::Failed("http_status"));
+    assert_eq!(poll.response, RecordedResponse::Failed(Fault::HttpStatus(502)));
 
     let unavailable = poll_with(Fault::Unavailable(3)).await.0.unwrap();
     assert_eq!((unavailable.status, unavailable.header("retry-after")), (503, Some("3")));
@@ -80,8 +80,8 @@ async fn http_faults_are_sent_and_recorded() {
 async fn body_faults_are_sent_and_recorded() {
     const GOOD: &str = r#""sessionlist":[{"createtime":5,"openid":"oA"}]}"#;
     let questionable = RecordedResponse::Questionable(Box::new(RecordedResponse::Listed(vec![0])));
-    assert_eq!(body_of(Fault::EmptyBody).await, (String::new(), RecordedResponse::Failed("empty_body")));
-    assert_eq!(body_of(Fault::Garbage).await.1, RecordedResponse::Failed("garbage"));
+    assert_eq!(body_of(Fault::EmptyBody).await, (String::new(), RecordedResponse::Failed(Fault::EmptyBody)));
+    assert_eq!(body_of(Fault::Garbage).await.1, RecordedResponse::Failed(Fault::Garbage));
     let (marked, answer) = body_of(Fault::ByteOrderMark).await;
     assert_eq!((marked, answer), (format!("\u{feff}{{{GOOD}"), questionable.clone()));
     let (controls, answer) = body_of(Fault::ControlCharacters).await;
@@ -113,8 +113,8 @@ async fn list_faults_are_sent_and_recorded() {
         ),
     ];
     for (fault, expected) in malformed {
-        let name = fault.as_str();
-        assert_eq!(body_of(fault).await, (expected.to_owned(), RecordedResponse::Failed(name)));
+        let recorded = RecordedResponse::Failed(fault.clone());
+        assert_eq!(body_of(fault).await, (expected.to_owned(), recorded));
     }
 }
 
@@ -137,10 +137,10 @@ async fn truncated_body_ends_after_its_first_half() {
 async fn close_fault_ends_and_reset_fault_resets_connection() {
     let (closed, poll) = poll_with(Fault::Close).await;
     assert_eq!(closed.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    assert_eq!((poll.response, poll.answered_at_ms), (RecordedResponse::Failed("close"), None));
+    assert_eq!((poll.response, poll.answered_at_ms), (RecordedResponse::Failed(Fault::Close), None));
     let (reset, poll) = poll_with(Fault::Reset).await;
     assert_eq!(reset.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(poll.response, RecordedResponse::Failed("reset"));
+    assert_eq!(poll.response, RecordedResponse::Failed(Fault::Reset));
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn hanging_response_ends_with_its_client() {
     drop(client);
     eventually("the end of the poll", || simulator.ledger().polls.len() == 1).await;
     let poll = simulator.ledger().polls.remove(0);
-    assert_eq!((poll.answered_at_ms, poll.response), (None, RecordedResponse::Failed("hang")));
+    assert_eq!((poll.answered_at_ms, poll.response), (None, RecordedResponse::Failed(Fault::Hang)));
 }
 
 #[tokio::test]

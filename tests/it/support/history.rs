@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kfwatch::simulator::{
-    AccountToWatch, ApiCall, Ledger, PollRecord, RecordedResponse, SessionRecord, SimulatorControl,
+    AccountToWatch, ApiCall, Fault, Ledger, PollRecord, RecordedResponse, SessionRecord, SimulatorControl,
 };
 
 use crate::support::{
@@ -172,7 +172,8 @@ fn life_of(poll: &PollRecord, lives: &[Life]) -> Life {
 /// A request is sent after the previous answer was received. When a connection breaks without an answer, the same
 /// request may be sent again; then it was first sent at the first attempt.
 fn not_sent_before(polls: &[&PollRecord], at: usize, life: Life) -> i64 {
-    let broke = |poll: &PollRecord| matches!(poll.response, RecordedResponse::Failed("close" | "reset"));
+    let broke =
+        |poll: &PollRecord| matches!(poll.response, RecordedResponse::Failed(Fault::Close | Fault::Reset));
     let before = polls[..at].iter().rfind(|poll| !broke(poll));
     before.map_or(life.from_ms, |poll| poll.received_at_ms.max(life.from_ms))
 }
@@ -186,7 +187,7 @@ fn observation(answer: &RecordedResponse, ledger: &Ledger) -> (Observed, bool) {
         RecordedResponse::Questionable(answered) => (observation(answered, ledger).0, true),
         RecordedResponse::Keyless => (Observed::Keyless, false),
         RecordedResponse::Refused(errcode) => (Observed::Refused(*errcode), false),
-        RecordedResponse::Failed(_) => (Observed::Nothing, false),
+        RecordedResponse::Failed(_) | RecordedResponse::NotSent => (Observed::Nothing, false),
     }
 }
 
