@@ -27,7 +27,7 @@ pub use self::{
     fetch::SessionFetcher,
     guard::PollGuard,
     official_account::OfficialAccount,
-    outcome::{CollectionOutcome, PollOutcome},
+    outcome::PollOutcome,
     patterns::{AccountDiscovery, DiscoveryPatterns},
     poller::{PollLimits, Poller},
 };

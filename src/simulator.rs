@@ -8,6 +8,8 @@
 //!
 //! The simulator checks its clients only as far as WeChat does. It keeps nothing when it stops.
 
+#![expect(missing_docs, reason = "a field or variant whose name says what it is needs no comment")]
+
 mod api_call;
 mod clock;
 mod component;

@@ -6,21 +6,20 @@
 //! the commit, never before. If a commit fails, nothing of it is stored, every caller of the group gets the error, and the
 //! next group starts afresh.
 //!
-//! The store decides nothing about sessions: it compares no responses and reads no clock.
+//! The store decides nothing about sessions: it compares no responses and reads no clock. The steps are in `sqlite`, each
+//! with its SQL.
 //!
 //! The backend is one SQLite file with one owner. Another backend (PostgreSQL, with shards leased to several machines) must
-//! provide: the methods below with their guarantees; the check of the lease's epoch in the transaction of each commit, so
+//! provide: the methods of [`Store`] with their guarantees; the check of the lease's epoch in the transaction of each commit, so
 //! that an owner that was paused writes nothing; positions that rise within a shard in the order in which readers can see
 //! the events; and sequences and positions that are never used again.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use jiff::Timestamp;
-use secrecy::SecretString;
 use tokio::sync::{Semaphore, watch};
 
 mod backup;
-mod delivery;
 mod error;
 mod event_log;
 mod sqlite;
@@ -31,12 +30,7 @@ pub use error::StoreError;
 pub use event_log::EventLog;
 pub use types::*;
 
-use self::sqlite::{Sqlite, accounts, commit, events, prune, tokens};
-use crate::domain::account::Account;
-
-/// Events that are rendered and wait for their commit: some three megabytes. The first poll of a kf account has events for
-/// all its sessions; one with more events than this limit waits until no other is rendered.
-const MAX_RENDERED_EVENTS: usize = 4096;
+use self::sqlite::{Sqlite, commit::MAX_RENDERED_EVENTS};
 
 /// The open store. Clones share it. When the last one is dropped, queued steps are committed and the file is released.
 #[derive(Clone, Debug)]
@@ -86,145 +80,20 @@ impl Store {
         sqlite::restore::restore(path, from, now, observer)
     }
 
-    /// Registers the configured accounts, each given once: inserts new ones, updates names of official accounts, and loads
-    /// what is stored about all accounts that concern the daemon. Idempotent.
-    pub async fn register_accounts(&self, accounts: Vec<Account>) -> Result<RegisteredAccounts, StoreError> {
-        self.sqlite.write(move |tx| accounts::register(tx, accounts)).await
-    }
-
-    /// Registers additional accounts, each given once, and leaves the present ones as they are. Inserts new ones and loads
-    /// what is stored about the others. Returns them in the same order. All or nothing; idempotent.
-    pub async fn add_accounts(&self, accounts: Vec<Account>) -> Result<Vec<StoredAccount>, StoreError> {
-        self.sqlite.write(move |tx| accounts::add(tx, accounts)).await
-    }
-
-    /// Commits the last changes of accounts that leave, each as [`commit_poll`](Self::commit_poll) does, and marks them as
-    /// not configured: [`watched_accounts`](Self::watched_accounts) no longer returns them, and their snapshots expire. All
-    /// or nothing, for all of them; idempotent; skips unknown accounts.
-    pub async fn remove_accounts(&self, leaving: Vec<PollCommit>) -> Result<(), StoreError> {
-        self.sqlite.write(move |tx| commit::remove_accounts(tx, &leaving)).await
-    }
-
-    /// The accounts that were registered and have not left since, in the order of their first registration.
-    pub async fn watched_accounts(&self) -> Result<Vec<Account>, StoreError> {
-        self.sqlite.read(accounts::watched).await
-    }
-
-    /// All accounts that were ever registered, as they are stored.
-    pub async fn stored_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
-        self.sqlite.read(accounts::stored).await
-    }
-
-    /// Commits what one poll changed: numbers and appends its events, applies them to the stored snapshot, and replaces the
-    /// account's record. All or nothing.
-    ///
-    /// A change that the stored snapshot or state already shows makes no event. So a commit whose result was lost (because
-    /// its future was dropped, for example) can be repeated.
-    pub async fn commit_poll(&self, commit: PollCommit) -> Result<Committed, StoreError> {
-        let events = commit.changes.len().min(MAX_RENDERED_EVENTS) as u32;
-        // Released when the step has been applied.
-        let permits = Arc::clone(&self.rendering).acquire_many_owned(events).await;
-        let drafts = commit::drafts(&commit);
-        let committed = self.sqlite.write(move |tx| {
-            let _permits = permits;
-            commit::commit_poll(tx, &commit, drafts)
-        });
-        let committed = committed.await?;
-        committed.ok_or(StoreError::UnknownAccount)
-    }
-
-    /// Stores when accounts whose polls changed nothing were last seen. Idempotent; skips unknown accounts.
-    pub async fn record_last_seen(&self, updates: Vec<LastSeenUpdate>) -> Result<(), StoreError> {
-        self.sqlite.write(move |tx| accounts::record_last_seen(tx, &updates)).await
-    }
-
-    /// The events after `after` in the order of the log, at most `limit`.
-    pub async fn read_events_after(
-        &self,
-        after: LogPosition,
-        limit: usize,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.sqlite.read(move |connection| events::read_after(connection, after, limit)).await
-    }
-
-    /// The events at these positions that the log still has, in the order of the log. For dispatchers.
-    pub async fn read_events_at(&self, positions: Vec<LogPosition>) -> Result<Vec<StoredEvent>, StoreError> {
-        self.sqlite.read_for_delivery(move |connection| events::read_by_id(connection, &positions)).await
-    }
-
-    /// The first matching events, at most `limit`, and how far the log was scanned. For dispatchers.
-    pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
-        self.sqlite
-            .read_for_delivery(move |connection| events::read_matching(connection, &filter, limit))
-            .await
-    }
-
-    /// Stores when an access token of the official account was last fetched.
-    pub async fn record_token_fetch(&self, appid: &str, at: Timestamp) -> Result<(), StoreError> {
-        let appid = appid.to_owned();
-        self.sqlite.write(move |tx| tokens::record_fetch(tx, &appid, at)).await
-    }
-
-    /// When an access token was last fetched, by appid.
-    pub async fn token_fetches(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
-        self.sqlite.read(tokens::fetches).await
-    }
-
-    /// Stores the refresh token of the official account and replaces the previous one. Idempotent.
-    pub async fn store_refresh_token(
-        &self,
-        appid: &str,
-        token: &SecretString,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        let (appid, token) = (appid.to_owned(), token.clone());
-        self.sqlite.write(move |tx| tokens::store_refresh_token(tx, &appid, &token, at)).await
-    }
-
-    /// The stored refresh tokens, by appid.
-    pub async fn refresh_tokens(&self) -> Result<HashMap<String, SecretString>, StoreError> {
-        self.sqlite.read(tokens::refresh_tokens).await
-    }
-
-    /// Removes what is older than the limits, in small transactions between which polls are committed: events that every
-    /// configured sink has delivered (suspended ones miss them), snapshots of unwatched accounts, dead letters, removed sinks.
-    /// Positions and sequences are not used again. If it fails halfway, the next call continues.
-    pub async fn prune(&self, limits: PruneLimits) -> Result<Pruned, StoreError> {
-        let mut total = Pruned::default();
-        loop {
-            let batch = self.sqlite.write(move |tx| prune::prune_batch(tx, limits)).await?;
-            total += batch.pruned;
-            if !batch.more {
-                return Ok(total);
-            }
-        }
-    }
-
-    /// Removes one batch of the oldest events that every configured sink has delivered (suspended ones miss them), whatever
-    /// their age. Call it again until there is enough room.
-    pub async fn make_room(&self, limit: SizeLimit) -> Result<RoomOutcome, StoreError> {
-        self.sqlite.write(move |tx| prune::make_room(tx, limit)).await
-    }
-
-    /// The number of events in the log. The cost does not grow with that number.
-    pub async fn count_events(&self) -> Result<u64, StoreError> {
-        self.sqlite.read(|connection| events::count_after(connection, LogPosition::BEGINNING)).await
-    }
-
     /// The used bytes of the file, and a wake-up whenever they change. Free pages are used again, so that the file does not
     /// grow beyond the most that was ever used.
     pub fn used_bytes(&self) -> watch::Receiver<u64> {
-        self.sqlite.used_bytes()
+        self.sqlite.used_bytes.clone()
     }
 
     /// The newest committed event, and a wake-up whenever there is a newer one.
     pub fn committed(&self) -> watch::Receiver<LogPosition> {
-        self.sqlite.committed()
+        self.sqlite.committed.clone()
     }
 
     /// How transactions succeed.
     pub fn write_stats(&self) -> WriteStats {
-        self.sqlite.write_stats()
+        *self.sqlite.write_stats.borrow()
     }
 
     /// The size of the file and its write-ahead log on the disk.
@@ -235,7 +104,8 @@ impl Store {
     /// For tests: limits the size of the file to so many pages, like a full disk.
     #[doc(hidden)]
     pub async fn limit_pages(&self, pages: u32) -> Result<(), StoreError> {
-        self.sqlite.write(move |tx| sqlite::limit_pages(tx, pages)).await
+        let pragma = format!("PRAGMA max_page_count = {pages}");
+        self.sqlite.write(move |tx| Ok(tx.query_row(&pragma, [], |_| Ok(()))?)).await
     }
 
     /// Commits queued steps, checkpoints the write-ahead log, and releases the file to another owner. Later calls fail with

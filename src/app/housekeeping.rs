@@ -19,7 +19,7 @@ use crate::{
     domain::{clock::Clock, failure_streak::FailureStreak},
     poll::OfficialAccount,
     status::WatchedAccount,
-    store::{LastSeenUpdate, PruneLimits, Pruned, RoomOutcome, SizeLimit, Store, StoreError},
+    store::{LastSeenUpdate, PruneLimits, Pruned, SizeLimit, SizePruneOutcome, Store, StoreError},
 };
 
 /// How often send times are stored.
@@ -169,9 +169,9 @@ impl Housekeeping {
         let limit = SizeLimit { bytes, batch: PRUNE_BATCH };
         let (mut events, mut waited_for) = (0, None);
         loop {
-            match self.store.make_room(limit).await? {
-                RoomOutcome::Removed { events: removed } => events += removed,
-                RoomOutcome::Blocked { sink, cursor } => {
+            match self.store.prune_to_size(limit).await? {
+                SizePruneOutcome::Removed { events: removed } => events += removed,
+                SizePruneOutcome::Blocked { sink, cursor } => {
                     let is_full = *self.store.used_bytes().borrow() > self.limits.event_log_max_bytes;
                     // Wait once in any case, then as long as the cursor advances and the store is not full.
                     let may_take_time =
@@ -182,8 +182,8 @@ impl Housekeeping {
                         self.suspend(&sink).await?;
                     }
                 }
-                RoomOutcome::Enough => break,
-                RoomOutcome::NothingLeft => {
+                SizePruneOutcome::SmallEnough => break,
+                SizePruneOutcome::NothingLeft => {
                     tracing::error!(
                         bytes,
                         "The store reaches its maximum size without any events: raise store.event_log_max_bytes"

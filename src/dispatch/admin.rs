@@ -22,36 +22,20 @@ const DEAD_LETTERS_PER_READ: usize = 1000;
 /// An operator's command for sinks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are what their names say")]
 pub enum SinkCommand {
     /// List all sinks.
     Show,
     /// Resume a stopped or suspended sink.
-    Resume {
-        /// Its name.
-        sink: String,
-    },
+    Resume { sink: String },
     /// Deliver again what was observed since.
-    Replay {
-        /// The sink's name.
-        sink: String,
-        /// The start of what is delivered again.
-        since: Timestamp,
-    },
+    Replay { sink: String, since: Timestamp },
     /// List the dead letters of a sink.
-    DeadLetters {
-        /// Its name.
-        sink: String,
-    },
+    DeadLetters { sink: String },
     /// Deliver the dead letters of a sink again.
-    RetryDeadLetters {
-        /// Its name.
-        sink: String,
-    },
+    RetryDeadLetters { sink: String },
     /// Remove the dead letters of a sink for good.
-    DropDeadLetters {
-        /// Its name.
-        sink: String,
-    },
+    DropDeadLetters { sink: String },
 }
 
 /// The result of a [`SinkCommand`].
@@ -124,16 +108,10 @@ pub struct SinkChange {
 
 /// A command failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what happened")]
 pub enum SinkAdminError {
-    /// The store knows no such sink.
     #[error("there is no sink {sink:?}: {}", list(.known))]
-    Unknown {
-        /// The unknown name.
-        sink: String,
-        /// The known sinks.
-        known: Vec<String>,
-    },
-    /// The store failed.
+    Unknown { sink: String, known: Vec<String> },
     #[error("store")]
     Store(#[from] StoreError),
 }

@@ -41,9 +41,9 @@ impl Reader {
         if self.retry_at > self.clock.now().monotonic || !self.reload(window).await {
             return false;
         }
-        let has_more = make_room(window, newest, spare)
+        let has_more = has_room(window, newest, spare)
             && self.read_next(window).await
-            && make_room(window, newest, spare);
+            && has_room(window, newest, spare);
         has_more || window.has_to_reload()
     }
 
@@ -90,8 +90,8 @@ impl Reader {
     }
 }
 
-/// Returns whether there is more to read and room for it. Evicts waiting events if the sink could receive others at once.
-fn make_room(window: &mut Window, newest: LogPosition, spare: usize) -> bool {
+/// Whether there is more to read and room for it. First evicts waiting events if the sink could receive others at once.
+fn has_room(window: &mut Window, newest: LogPosition, spare: usize) -> bool {
     if window.read_to() >= newest || window.evicted() >= MAX_EVICTED {
         return false;
     }

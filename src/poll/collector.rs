@@ -10,7 +10,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::{
     backoff::{failed_call, reason},
     official_account::OfficialAccount,
-    outcome::CollectionOutcome,
+    outcome::PollOutcome,
     poller::Poller,
     report,
 };
@@ -50,22 +50,22 @@ impl Poller {
         &self,
         official_account: &Arc<OfficialAccount>,
         collector: Collector,
-    ) -> CollectionOutcome {
+    ) -> PollOutcome {
         let started_at = self.clock.now();
         if backs_off(official_account, collector, started_at) {
-            return CollectionOutcome::BackedOff;
+            return PollOutcome::BackedOff;
         }
         let call = tokio::time::timeout(self.limits.deadline, call(official_account, collector));
         let outcome = match call.await {
             Ok(Ok(response)) => self.apply(official_account, response).await,
-            Ok(Err(failure)) => CollectionOutcome::Failed(failure),
+            Ok(Err(failure)) => PollOutcome::Failed(failure),
             Err(_) => {
                 let timeout = CallFailure::new(endpoint(collector), CallError::Timeout, started_at);
-                CollectionOutcome::Failed(timeout)
+                PollOutcome::Failed(timeout)
             }
         };
         let ended_at = self.clock.now();
-        if matches!(outcome, CollectionOutcome::Succeeded) {
+        if matches!(outcome, PollOutcome::Succeeded) {
             official_account.status.readings().record_success(collector, ended_at.wall);
             // While polls back off, only a poll can show that their failure is over.
             let polls_back_off = official_account.backoff().is_some();
@@ -95,20 +95,20 @@ impl Poller {
         &self,
         official_account: &OfficialAccount,
         collector: Collector,
-        outcome: &CollectionOutcome,
+        outcome: &PollOutcome,
         now: Moment,
     ) {
         let mut state = official_account.collector(collector);
         let name = &official_account.status.name;
         match outcome {
-            CollectionOutcome::BackedOff => {}
-            CollectionOutcome::Succeeded => {
+            PollOutcome::BackedOff => {}
+            PollOutcome::Succeeded => {
                 state.backoff = None;
                 if let Some(recovery) = state.failure_streak.succeeded(now) {
                     report::log_collection_recovery(name, collector, recovery);
                 }
             }
-            CollectionOutcome::Failed(failure) => {
+            PollOutcome::Failed(failure) => {
                 let (policy, failed) = (&self.limits.backoff_policy, failed_call(failure));
                 let backoff = Backoff::after(policy, state.backoff.as_ref(), failed, now, fastrand::f64());
                 state.backoff = Some(backoff);
@@ -121,7 +121,7 @@ impl Poller {
                     report::log_collection_failure(name, collector, failure);
                 }
             }
-            CollectionOutcome::NotStored(error) => {
+            PollOutcome::NotStored(error) => {
                 if state.failure_streak.failed(FailureReason::STORE, now) {
                     let (collector, error) = (collector.as_str(), crate::chain(error));
                     tracing::error!(official_account = %name, collector, "Collection not stored: {error}");
@@ -134,18 +134,18 @@ impl Poller {
         &self,
         official_account: &Arc<OfficialAccount>,
         response: CollectorResponse,
-    ) -> CollectionOutcome {
+    ) -> PollOutcome {
         match response {
             CollectorResponse::KfList(list) => {
                 if let Err(error) = self.apply_kf_list(official_account, &list).await {
-                    return CollectionOutcome::NotStored(error);
+                    return PollOutcome::NotStored(error);
                 }
             }
             CollectorResponse::Online(listed) => apply_online(official_account, &listed),
             CollectorResponse::Waiting(queue) => official_account.status.readings().waiting = Some(queue),
             CollectorResponse::Quota(quota) => official_account.status.readings().quota = Some(quota),
         }
-        CollectionOutcome::Succeeded
+        PollOutcome::Succeeded
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{store::StoreError, wechat::error::CallFailure};
 
-/// How a poll ended.
+/// How a poll or a collection ended.
 #[derive(Debug)]
 pub enum PollOutcome {
     /// The answer was good, and what it changes is stored.
@@ -11,19 +11,6 @@ pub enum PollOutcome {
     BackedOff,
     /// The call failed.
     Failed(CallFailure),
-    /// The answer was good but could not be stored. The next poll finds the same changes again.
-    NotStored(StoreError),
-}
-
-/// How a collection ended.
-#[derive(Debug)]
-pub enum CollectionOutcome {
-    /// The answer was good, and what it changes is stored.
-    Succeeded,
-    /// An earlier failure backs off: nothing was called.
-    BackedOff,
-    /// The call failed.
-    Failed(CallFailure),
-    /// The answer was good but could not be stored. The next collection finds the same changes again.
+    /// The answer was good but could not be stored. The next one finds the same changes again.
     NotStored(StoreError),
 }

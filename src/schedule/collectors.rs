@@ -29,7 +29,7 @@ use crate::{
         error_class::ErrorClass,
         spread::SpreadOffset,
     },
-    poll::{CollectionOutcome, OfficialAccount, Poller},
+    poll::{OfficialAccount, PollOutcome, Poller},
 };
 
 /// How many collections may be in flight, in addition to the polls: enough for 640 a second when a call takes 100 ms, and
@@ -128,10 +128,10 @@ impl Collectors {
         let official_account = &self.official_accounts[current.official_account];
         let collection = self.poller.collect(official_account, current.collector);
         let retry = match AssertUnwindSafe(collection).catch_unwind().await {
-            Ok(CollectionOutcome::Failed(failure)) => failure.class == ErrorClass::Busy,
+            Ok(PollOutcome::Failed(failure)) => failure.class == ErrorClass::Busy,
             // `Retry-After` asked for a longer wait than this retry left: another retry may follow.
-            Ok(CollectionOutcome::BackedOff) => current.retries > 0,
-            Ok(CollectionOutcome::Succeeded | CollectionOutcome::NotStored(_)) => false,
+            Ok(PollOutcome::BackedOff) => current.retries > 0,
+            Ok(PollOutcome::Succeeded | PollOutcome::NotStored(_)) => false,
             Err(_) => {
                 self.poller.record_collection_panic(official_account, current.collector);
                 false

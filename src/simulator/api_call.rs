@@ -5,7 +5,6 @@ use serde::Deserialize;
 /// A call of the simulated WeChat API, or of the simulated servers of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "`ApiCall::path` says what each variant calls")]
 pub enum ApiCall {
     Token,
     StableToken,

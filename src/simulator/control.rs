@@ -26,25 +26,14 @@ pub struct SimulatorControl {
 /// Why an operation on the simulator failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SimulatorControlError {
-    /// No official account has this appid.
-    #[error("there is no official account `{0}`")]
-    UnknownOfficialAccount(String),
-    /// No component has this appid.
-    #[error("there is no component `{0}`")]
-    UnknownComponent(String),
-    /// The official account has no kf account of this name, not even an invalid one.
-    #[error("there is no kf account `{0}`")]
-    UnknownKfAccount(String),
-    /// The kf account has no open session with this openid.
+    #[error("the scenario has no `{0}`")]
+    Unknown(String),
     #[error("`{0}` has no open session")]
     NoSession(String),
-    /// The scenario has no component for the official account.
     #[error("official account `{0}` has no component")]
     NoComponent(String),
-    /// The official account has withdrawn its authorization.
     #[error("official account `{0}` has withdrawn its authorization")]
     NotGranted(String),
-    /// The daily limit of token fetches is used up.
     #[error("the daily limit of token fetches is used up")]
     TokenQuota,
 }
@@ -157,18 +146,16 @@ impl SimulatorControl {
     }
 
     fn official(&self, appid: &str) -> Result<&OfficialAccount, SimulatorControlError> {
-        let unknown = || SimulatorControlError::UnknownOfficialAccount(appid.to_owned());
-        self.shared.world.by_appid(appid).ok_or_else(unknown)
+        self.shared.world.by_appid(appid).ok_or_else(|| SimulatorControlError::Unknown(appid.to_owned()))
     }
 
     fn component(&self, appid: &str) -> Result<&Component, SimulatorControlError> {
-        let unknown = || SimulatorControlError::UnknownComponent(appid.to_owned());
-        self.shared.world.component(appid).ok_or_else(unknown)
+        self.shared.world.component(appid).ok_or_else(|| SimulatorControlError::Unknown(appid.to_owned()))
     }
 
     fn kf_account(&self, appid: &str, name: &str) -> Result<Arc<KfAccount>, SimulatorControlError> {
-        let unknown = || SimulatorControlError::UnknownKfAccount(name.to_owned());
-        self.official(appid)?.kf_account(name).ok_or_else(unknown)
+        let account = self.official(appid)?.kf_account(name);
+        account.ok_or_else(|| SimulatorControlError::Unknown(name.to_owned()))
     }
 
     /// Carries out all transfers up to now, and returns that time.

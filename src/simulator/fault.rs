@@ -18,11 +18,9 @@ pub enum Fault {
     Errcode(i64),
     /// The same, with the number as a string.
     ErrcodeAsText(i64),
-    /// All tokens of the official account (or of the component, in its requests) expire just before the request: 42001
-    /// until a new one is fetched.
+    /// All tokens of the caller expire just before the request: 42001 until a new one is fetched.
     ExpireTokens,
-    /// All tokens of the official account (or of the component, in its requests) are revoked just before the request:
-    /// 40001.
+    /// All tokens of the caller are revoked just before the request: 40001.
     RevokeTokens,
     /// Another program fetches a classic token just before the request.
     CompetingTokenFetch,
@@ -34,7 +32,6 @@ pub enum Fault {
     Redirect(String),
     /// 200 with an HTML page.
     Html,
-    /// 200 without a body.
     EmptyBody,
     /// 200 without a body, Content-Type text/html; charset=gbk.
     EmptyGbkBody,
@@ -54,7 +51,6 @@ pub enum Fault {
     Drip(Duration),
     /// The correct response after ten megabytes of white space.
     OversizedBody,
-    /// Meaningless bytes.
     Garbage,
     /// The correct response with bytes that are not UTF-8 inside a string.
     InvalidUtf8,

@@ -1,6 +1,6 @@
 //! The ledger, for tests: which sessions really existed, and what each getsessionlist response said about them.
 //!
-//! It records what was sent, not what the client concluded. Recording can be disabled, and it stops at named limits;
+//! It records what was sent, not what the client concluded. Times whose names end in `_ms` are UNIX milliseconds. Recording can be disabled, and it stops at named limits;
 //! [`Ledger::incomplete`] says whether something is missing.
 
 use std::sync::{Arc, Mutex};
@@ -32,32 +32,23 @@ pub struct Ledger {
 /// One session as it really happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// Official account.
     pub appid: Arc<str>,
-    /// Full name of the kf account.
     pub kf_account: Arc<str>,
-    /// Customer.
     pub openid: Box<str>,
     /// UNIX seconds, as in responses.
     pub createtime: i64,
-    /// UNIX milliseconds.
     pub opened_at_ms: i64,
-    /// UNIX milliseconds. None while the session is open.
+    /// None while the session is open.
     pub closed_at_ms: Option<i64>,
 }
 
 /// One transfer to another kf account. The ledger lists two sessions for it; the second starts when the first ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransferRecord {
-    /// Official account.
     pub appid: Arc<str>,
-    /// Customer.
     pub openid: Box<str>,
-    /// Full name of the previous kf account.
     pub from: Arc<str>,
-    /// Full name of the new kf account.
     pub to: Arc<str>,
-    /// UNIX milliseconds.
     pub at_ms: i64,
     /// createtime before and after the transfer.
     pub createtimes: [i64; 2],
@@ -66,15 +57,12 @@ pub struct TransferRecord {
 /// One getsessionlist request and its response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PollRecord {
-    /// Official account.
     pub appid: Arc<str>,
-    /// Full name of the kf account.
     pub kf_account: Arc<str>,
-    /// When the request arrived, UNIX milliseconds.
+    /// When the request arrived.
     pub received_at_ms: i64,
-    /// When the connection accepted the last byte, UNIX milliseconds. None if the client disconnected first.
+    /// When the connection accepted the last byte. None if the client disconnected first.
     pub answered_at_ms: Option<i64>,
-    /// What was sent.
     pub response: RecordedResponse,
 }
 
@@ -87,11 +75,10 @@ pub enum RecordedResponse {
     Keyless,
     /// One of the other responses, in a form that a client may accept or reject.
     Questionable(Box<RecordedResponse>),
-    /// An errcode.
     Refused(i64),
-    /// A response with this fault, or none. A client can conclude nothing from it.
+    /// This fault, from which a client can conclude nothing.
     Failed(Fault),
-    /// None: the client disconnected first.
+    /// The client disconnected first.
     NotSent,
 }
 

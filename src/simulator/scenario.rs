@@ -1,7 +1,7 @@
 //! The script of a simulation: official accounts, their kf accounts and customers, token lifetimes, faults.
 //!
 //! Read from TOML, or built by [`Scenario::demo`], [`Scenario::platform`] and [`Scenario::load`]. A scenario is plain data;
-//! the same scenario always plays the same history of sessions. `tests/scenarios` has commented samples.
+//! the same scenario always plays the same history of sessions. `tests/scenarios` has samples with comments.
 
 use std::time::Duration;
 
@@ -29,39 +29,34 @@ pub use self::response_style::{AgentListStyle, NumberForm, ResponseStyle};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scenario {
-    /// Of the history of sessions, of tokens and of faults by probability.
+    /// Of sessions, tokens and random faults.
     pub seed: u64,
-    /// What the simulated clock shows at the start; the wall clock's time if absent.
+    /// The simulated time at the start. The default is the time of the wall clock.
     pub starts_at: Option<Timestamp>,
-    /// How far the Date header of answers is ahead of the simulated clock; a negative one is behind.
+    /// How far the Date header is ahead of the simulated clock. It may be negative.
     pub date_skew: SignedDuration,
-    /// Whether answers have no Date header.
     pub omit_date: bool,
-    /// Life of access tokens.
     pub tokens: TokenPolicy,
-    /// Whether the truth is recorded for tests; costs memory with every session and answer.
+    /// Whether the [`Ledger`](super::Ledger) is recorded, for tests. It takes memory for each session and response.
     pub ledger: bool,
-    /// Customers of the kf accounts that have none of their own.
+    /// The customers of kf accounts without `customers` of their own.
     pub customers: CustomerFlow,
-    /// Sessions that pass from one kf account to another.
     pub transfers: TransferPolicy,
-    /// Calls of getsessionlist that each official account is allowed a minute; more get 45011.
+    /// The limit of getsessionlist calls per minute for each official account. Further calls get 45011.
     pub session_lists_per_minute: Option<u64>,
-    /// Official accounts.
     pub official_accounts: Vec<OfficialAccountScript>,
-    /// Third-party platforms that act for some of them.
+    /// Third-party platforms.
     pub components: Vec<ComponentScript>,
-    /// The operator's own token server.
     pub token_server: TokenServerScript,
-    /// Faults from the start; the first rule that fires wins.
+    /// The first rule that fires wins.
     pub faults: Vec<FaultRule>,
 }
 
-/// How long access tokens live.
+/// How long access tokens are valid.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenPolicy {
-    /// Announced as expires_in.
+    /// The value of expires_in.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub lifetime: Duration,
     /// How long a replaced token stays valid, and how early stable_token renews.
@@ -69,36 +64,32 @@ pub struct TokenPolicy {
     pub overlap: Duration,
 }
 
-/// How sessions pass from one kf account to another of the same official account.
+/// How sessions are transferred between the kf accounts of an official account.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferPolicy {
-    /// Of every session, at some time in its life, to one of the kf accounts that are bound at the start.
+    /// The probability that a session is transferred, to a kf account that is bound at the start.
     pub probability: f64,
-    /// Whether createtime becomes the time of the transfer; else it stays. WeChat does not say which.
+    /// Whether createtime becomes the time of the transfer. WeChat does not document this.
     pub renew_createtime: bool,
 }
 
 /// An official account as a client needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountToWatch {
-    /// Short name.
     pub name: String,
-    /// The account's appid.
     pub appid: String,
-    /// The account's AppSecret.
     pub secret: String,
-    /// Full names of all kf accounts of the scenario, the invalid ones included.
+    /// The full names of all its kf accounts, including invalid ones.
     pub kf_accounts: Vec<String>,
 }
 
-/// Why a scenario cannot be played.
+/// Why a scenario cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
-    /// Not TOML, an unknown key, or a value of the wrong type.
     #[error("read the scenario")]
     Syntax(#[from] toml::de::Error),
-    /// Well-formed, but contradictory; all mistakes at once.
+    /// All mistakes of a well-formed scenario, one per line.
     #[error("{}", .0.join("\n"))]
     Mistakes(Vec<String>),
 }
@@ -111,7 +102,7 @@ impl Scenario {
         if mistakes.is_empty() { Ok(scenario) } else { Err(ScenarioError::Mistakes(mistakes)) }
     }
 
-    /// The accounts that a client should be configured with.
+    /// The official accounts that a client should watch.
     pub fn accounts(&self) -> Vec<AccountToWatch> {
         let account = |official: &OfficialAccountScript| AccountToWatch {
             name: official.name.clone(),
@@ -172,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_scenarios_are_valid() {
+    fn sample_scenarios_are_valid() {
         let faults = Scenario::from_toml(include_str!("../../tests/scenarios/faults.toml")).unwrap();
         assert!(faults.faults.len() > 5);
         let platform = Scenario::from_toml(include_str!("../../tests/scenarios/platform.toml")).unwrap();
@@ -181,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn the_presets_are_valid() {
+    fn presets_are_valid() {
         assert_eq!(Scenario::demo(1).mistakes(), Vec::<String>::new());
         assert_eq!(Scenario::platform(1).mistakes(), Vec::<String>::new());
         assert_eq!(Scenario::load(3, 10, 10, 0.1).mistakes(), Vec::<String>::new());
     }
 
     #[test]
-    fn the_demo_has_every_kind_of_kf_account() {
+    fn demo_has_every_kind_of_kf_account() {
         let accounts = Scenario::demo(1).accounts();
         assert_eq!(accounts.len(), 3);
         assert_eq!(accounts.iter().map(|account| account.kf_accounts.len()).sum::<usize>(), 24);
@@ -204,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_with_its_line() {
+    fn unknown_key_is_rejected_with_its_line() {
         let error = toml::from_str::<Scenario>("seed = 1\nsead = 2").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("sead"), "{error}");
     }

@@ -11,7 +11,6 @@ const MAX_TOKEN_CALLS: usize = 100_000;
 /// One request for an access token, a ticket or refresh tokens, whatever the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenCall {
-    /// What was requested.
     pub endpoint: ApiCall,
     /// The official account, or else the component. None if the request names neither.
     pub appid: Option<Arc<str>>,

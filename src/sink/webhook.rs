@@ -45,11 +45,10 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The HTTP client of a webhook could not be built.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what happened")]
 pub enum WebhookBuildError {
-    /// The CA file cannot be used.
     #[error(transparent)]
     CaFile(#[from] CaFileError),
-    /// The HTTP library failed.
     #[error("cannot set up the HTTP client")]
     Client(#[from] reqwest::Error),
 }

@@ -10,117 +10,51 @@ use super::backup::BackupProblem;
 
 /// What went wrong, and what to do about it.
 #[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what happened")]
 pub enum StoreError {
-    /// The directory of the file does not exist.
     #[error("the directory {} does not exist: create it, or set store.path to another file", .0.display())]
     NoDirectory(PathBuf),
-    /// There is no file to read.
     #[error("there is no store at {}: start the daemon first, or set store.path to its file", .0.display())]
     Missing(PathBuf),
-    /// The path is something else than a file.
     #[error("{} is not a regular file: set store.path to a file", .0.display())]
     NotAFile(PathBuf),
-    /// The user running the program may not read or write it.
     #[error("no permission to read and write {}: run as its owner, or change the owner of the file and its directory", path.display())]
-    Permission {
-        /// The file.
-        path: PathBuf,
-        /// The error of the system.
-        source: Arc<io::Error>,
-    },
-    /// The file system is read-only.
+    Permission { path: PathBuf, source: Arc<io::Error> },
     #[error("the store is read-only: mount its file system for writing, or set store.path elsewhere")]
-    ReadOnly {
-        /// The error of the system.
-        source: Cause,
-    },
-    /// Another daemon runs on this store.
+    ReadOnly { source: Cause },
     #[error("{} is in use by {}: stop it first, or set store.path to another file", path.display(), owner(*pid))]
-    Locked {
-        /// The file.
-        path: PathBuf,
-        /// The daemon's process, if it could be read.
-        pid: Option<u32>,
-    },
-    /// A newer version of the program wrote it.
+    Locked { path: PathBuf, pid: Option<u32> },
     #[error("{} was written by a newer kfwatch (schema {found}, this one knows {known}): upgrade, or restore an older backup", path.display())]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its schema version.
-        found: i64,
-        /// The newest version this program knows.
-        known: i64,
-    },
-    /// An older version of the program wrote it, and a reader cannot migrate it.
+    Newer { path: PathBuf, found: i64, known: i64 },
     #[error("{} was written by an older kfwatch (schema {found}, this one reads {known}): start the daemon once, which migrates it", path.display())]
-    Older {
-        /// The file.
-        path: PathBuf,
-        /// Its schema version.
-        found: i64,
-        /// The version that this program reads.
-        known: i64,
-    },
-    /// A migration or a restore keeps a copy of the store, and there are too many already.
+    Older { path: PathBuf, found: i64, known: i64 },
     #[error("there are too many copies {}-*: keep the newest, and move the others away", .0.display())]
     TooManyBackups(PathBuf),
-    /// The file belongs to another program.
     #[error("{} is not a store of kfwatch ({what}): set store.path to another file", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-    /// The content is damaged.
+    Foreign { path: PathBuf, what: &'static str },
     #[error(
         "the store is damaged: restore a backup (`kfwatch restore FILE`), or move the file away with its -wal and -shm and \
          start with a new store"
     )]
-    Corrupt {
-        /// What was found.
-        source: Cause,
-    },
-    /// The disk is full.
-    #[error("the disk of the store is full: make room; commits then resume by themselves")]
-    Full {
-        /// The error of SQLite.
-        source: Cause,
-    },
-    /// Reading or writing failed for a reason outside of the content.
+    Corrupt { source: Cause },
+    #[error("the disk of the store is full: free some space; commits then resume by themselves")]
+    Full { source: Cause },
     #[error("the store cannot be read or written: check its disk and file system")]
-    Unavailable {
-        /// The error of SQLite or the system.
-        source: Cause,
-    },
-    /// A copy of the store could not be made, or cannot replace the store.
+    Unavailable { source: Cause },
     #[error("{}: {problem}", path.display())]
-    Backup {
-        /// The copy.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: BackupProblem,
-    },
-    /// Another program reads the store that is to be replaced.
+    Backup { path: PathBuf, problem: BackupProblem },
     #[error("{} is open in another program: end every `kfwatch events` and sqlite3 that reads it first", .0.display())]
     BeingRead(PathBuf),
-    /// SQLite or the file system does not keep commits safely.
     #[error("this build cannot keep a store safely: {0}")]
     Unsuitable(String),
-    /// Another owner has taken over the store. This process must not write any more.
     #[error("another daemon has taken over the store: this one has to stop")]
     LeaseLost,
-    /// The store was opened only for reading.
     #[error("the store was opened only for reading")]
     OpenToRead,
-    /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// The store has no such row.
     #[error("the account is not registered in the store")]
     UnknownAccount,
-    /// No sink of that name is registered.
     #[error("the sink is not registered in the store")]
     UnknownSink,
 }

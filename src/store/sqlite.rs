@@ -17,22 +17,22 @@ use super::{
     types::{LogPosition, WriteStats},
 };
 
-pub(super) mod accounts;
+mod accounts;
 pub(super) mod backup;
 pub(super) mod commit;
 pub(super) mod connection;
 mod convert;
-pub(super) mod cursors;
-pub(super) mod dead_letters;
+mod cursors;
+mod dead_letters;
 pub(super) mod events;
 mod file;
 mod lease;
-pub(super) mod prune;
+mod prune;
 mod readers;
 mod renumber;
 pub(super) mod restore;
 mod schema;
-pub(super) mod tokens;
+mod tokens;
 mod writer;
 
 use self::{
@@ -59,9 +59,9 @@ pub(super) struct Sqlite {
     writer: Option<Writer>,
     readers: Arc<ReaderPool>,
     delivery_readers: Arc<ReaderPool>,
-    committed: watch::Receiver<LogPosition>,
-    write_stats: watch::Receiver<WriteStats>,
-    used_bytes: watch::Receiver<u64>,
+    pub(super) committed: watch::Receiver<LogPosition>,
+    pub(super) write_stats: watch::Receiver<WriteStats>,
+    pub(super) used_bytes: watch::Receiver<u64>,
 }
 
 impl Sqlite {
@@ -137,18 +137,6 @@ impl Sqlite {
         self.delivery_readers.read(read).await
     }
 
-    pub(super) fn committed(&self) -> watch::Receiver<LogPosition> {
-        self.committed.clone()
-    }
-
-    pub(super) fn used_bytes(&self) -> watch::Receiver<u64> {
-        self.used_bytes.clone()
-    }
-
-    pub(super) fn write_stats(&self) -> WriteStats {
-        *self.write_stats.borrow()
-    }
-
     /// The size of the file and its write-ahead log. A missing file counts as empty.
     pub(super) fn size_bytes(&self) -> u64 {
         let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
@@ -171,9 +159,4 @@ impl Drop for Sqlite {
         self.readers.close();
         self.delivery_readers.close();
     }
-}
-
-/// Limits the size of the file until this connection is closed.
-pub(super) fn limit_pages(connection: &Connection, pages: u32) -> Result<(), StoreError> {
-    Ok(connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?)
 }

@@ -16,11 +16,10 @@ use crate::domain::{
 
 /// Why a call failed. The text contains no URL, no token and no part of a body except `errmsg`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what happened")]
 pub enum CallError {
-    /// The answer has an errcode other than 0.
     #[error("errcode {code}: {message}")]
     Refused {
-        /// The errcode.
         code: i64,
         /// The errmsg: shortened, with secrets removed.
         message: Box<str>,
@@ -28,36 +27,21 @@ pub enum CallError {
     /// The answer did not arrive completely before the timeout.
     #[error("no response in time")]
     Timeout,
-    /// The connection could not be established, or broke before the answer.
     #[error("connection failed: {0}")]
     Connect(Box<str>),
-    /// The HTTP status is not 2xx.
     #[error("HTTP status {status}")]
-    Http {
-        /// The status.
-        status: u16,
-        /// The value of `Retry-After`.
-        retry_after: Option<Duration>,
-    },
-    /// The answer does not have the documented form.
+    Http { status: u16, retry_after: Option<Duration> },
     #[error("malformed response: {0}")]
     Malformed(Box<str>),
-    /// The answer is larger than `api.max_body_bytes`.
     #[error("response larger than {limit} bytes")]
-    TooLarge {
-        /// The limit.
-        limit: usize,
-    },
+    TooLarge { limit: usize },
     /// A token is needed, but the minimum interval since the last token fetch has not passed.
     #[error("no access token, and the next fetch is not allowed yet")]
     TokenNotYet,
-    /// The token file has no usable token.
     #[error("token file: {0}")]
     TokenFile(Box<str>),
-    /// The file with the component's ticket has no usable ticket.
     #[error("ticket file: {0}")]
     TicketFile(Box<str>),
-    /// No refresh token is known for the official account, and WeChat's list has none either.
     #[error("no refresh token: the official account is not among those that have authorized the component")]
     NoRefreshToken,
     /// WeChat issued a new refresh token, which must not be used before it is stored.

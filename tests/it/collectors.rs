@@ -21,7 +21,7 @@ use kfwatch::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    poll::{CollectionOutcome, OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
+    poll::{OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
     simulator::{ApiCall, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
     store::Store,
@@ -105,10 +105,10 @@ impl Rehearsal {
     /// Runs one collection, and returns its outcome in short.
     async fn collect(&self, collector: Collector) -> &'static str {
         match self.poller.collect(&self.official_account, collector).await {
-            CollectionOutcome::Succeeded => "ok",
-            CollectionOutcome::BackedOff => "backed off",
-            CollectionOutcome::Failed(failure) => failure.error.code(),
-            CollectionOutcome::NotStored(_) => "not stored",
+            PollOutcome::Succeeded => "ok",
+            PollOutcome::BackedOff => "backed off",
+            PollOutcome::Failed(failure) => failure.error.code(),
+            PollOutcome::NotStored(_) => "not stored",
         }
     }
 

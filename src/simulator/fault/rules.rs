@@ -16,7 +16,6 @@ use crate::simulator::random::is_probability;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultRule {
-    /// The fault.
     pub fault: Fault,
     /// Only for requests to this endpoint.
     pub endpoint: Option<ApiCall>,
@@ -32,11 +31,9 @@ pub struct FaultRule {
     /// Only until this time after the start.
     #[serde(default, with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
     pub until: Option<Duration>,
-    /// Only with this probability.
     pub probability: Option<f64>,
     /// Only for every n-th request that meets the other conditions.
     pub every: Option<u64>,
-    /// At most this number of times.
     pub times: Option<u64>,
 }
 
@@ -44,7 +41,6 @@ pub struct FaultRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionUse {
-    /// The first request on the connection.
     First,
     /// A later request: the connection was kept alive and reused.
     Reused,

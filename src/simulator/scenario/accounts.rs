@@ -9,21 +9,17 @@ use super::response_style::ResponseStyle;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OfficialAccountScript {
-    /// Short name, for selectors and for the configuration of a client.
+    /// A short name, for fault rules and for the configuration of a client.
     pub name: String,
-    /// The account's appid.
     pub appid: String,
-    /// The account's AppSecret.
     pub secret: String,
-    /// What follows the `@` in the names of its kf accounts.
+    /// The part after the `@` in the names of its kf accounts.
     pub wechat_id: String,
-    /// Calls of getsessionlist allowed a day; more get 45009.
+    /// The daily limit of getsessionlist calls. Further calls get 45009.
     #[serde(default = "unlimited")]
     pub session_lists_per_day: u64,
-    /// Oddities of its answers.
     #[serde(default)]
     pub style: ResponseStyle,
-    /// Its service agents.
     #[serde(default)]
     pub kf_accounts: Vec<KfAccountScript>,
 }
@@ -32,15 +28,14 @@ pub struct OfficialAccountScript {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KfAccountScript {
-    /// What precedes the `@`.
+    /// The part before the `@`.
     pub prefix: String,
-    /// Shown to customers; the prefix if absent.
+    /// Shown to customers. The default is the prefix.
     #[serde(default)]
     pub nickname: Option<String>,
-    /// Whether it can be used.
     #[serde(default)]
     pub state: KfState,
-    /// Its customers, if they differ from the scenario's.
+    /// The default is the scenario's customers.
     #[serde(default)]
     pub customers: Option<CustomerFlow>,
 }
@@ -52,15 +47,15 @@ pub enum KfState {
     /// Bound to a WeChat user.
     #[default]
     Bound,
-    /// Not bound, nobody invited: 65402.
+    /// Not bound, and no invitation: 65402.
     Unbound,
-    /// Not bound, an invitation is waiting for its answer: 65402.
+    /// Not bound, with a pending invitation: 65402.
     UnboundWaiting,
-    /// Not bound, the invitation was rejected: 65402.
+    /// Not bound, and the invitation was rejected: 65402.
     UnboundRejected,
-    /// Not bound, the invitation expired: 65402.
+    /// Not bound, and the invitation expired: 65402.
     UnboundExpired,
-    /// Unknown to WeChat, though a client may have it configured: 65401.
+    /// Unknown to WeChat, but perhaps configured in a client: 65401.
     Invalid,
 }
 

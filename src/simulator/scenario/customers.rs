@@ -1,4 +1,4 @@
-//! Customers in a scenario: how often they arrive, how long they wait and stay.
+//! Customers in a scenario: how often they arrive, and how long they wait and stay.
 
 use std::time::Duration;
 
@@ -10,40 +10,37 @@ use serde::Deserialize;
 pub struct CustomerFlow {
     /// Sessions that are open at the start.
     pub initial: u32,
-    /// Time between two arrivals; nobody arrives if absent.
+    /// The time between two arrivals. If absent, no customers arrive.
     pub gap: Option<RandomDuration>,
-    /// Time in the queue.
+    /// The time in the queue.
     pub wait: RandomDuration,
-    /// Time from acceptance to the end; customers never leave if absent.
+    /// The time from acceptance to the end. If absent, customers never leave.
     pub stay: Option<RandomDuration>,
-    /// Probability that an arriving customer is one who left recently.
+    /// The probability that an arriving customer is one who left recently.
     pub returning: f64,
 }
 
-/// A random time: an exponentially distributed one on top of the shortest, cut at the longest.
+/// A random time between `min` and `max`, exponentially distributed.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RandomDuration {
-    /// The mean, but for what is cut.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub mean: Duration,
-    /// The shortest.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub min: Duration,
-    /// The longest.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub max: Duration,
 }
 
 impl Default for CustomerFlow {
-    /// Nobody.
+    /// No customers.
     fn default() -> Self {
         CustomerFlow { initial: 0, gap: None, wait: RandomDuration::none(), stay: None, returning: 0.0 }
     }
 }
 
 impl RandomDuration {
-    /// Always no time at all.
+    /// Always zero.
     pub const fn none() -> Self {
         RandomDuration { mean: Duration::ZERO, min: Duration::ZERO, max: Duration::ZERO }
     }

@@ -1,4 +1,4 @@
-//! What is wrong with a scenario that is well-formed: all mistakes at once, each with its place.
+//! Checks a well-formed scenario, and returns all mistakes with their places.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::{CustomerFlow, OfficialAccountScript, Scenario};
 use crate::simulator::fault::FaultRule;
 use crate::simulator::random::is_probability;
 
-/// Bounds the work of catching up with the history of an account that was not asked for a while.
+/// Limits the work to play the history of an account that was not polled for a while.
 pub(super) const SHORTEST_GAP: Duration = Duration::from_millis(10);
 
 impl Scenario {
@@ -44,7 +44,7 @@ impl Scenario {
         rule.mistake().map(str::to_owned)
     }
 
-    /// An official account's tokens come by one way only, or nobody could say how a client is to be configured.
+    /// Each official account has only one way to get tokens, so that a client can be configured.
     fn token_route_mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         let mut appids = HashSet::new();

@@ -1,4 +1,4 @@
-//! Who acts for official accounts: third-party platforms, and the operator's own token server.
+//! Other sources of tokens: third-party platforms, and the operator's own token server.
 
 use serde::Deserialize;
 
@@ -6,38 +6,35 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComponentScript {
-    /// The platform's own appid.
     pub component_appid: String,
-    /// The platform's own AppSecret.
     pub secret: String,
-    /// Names or appids of the official accounts that have granted it; each may grant one platform.
+    /// The names or appids of the official accounts that authorize it. Each may authorize one platform.
     pub authorizers: Vec<String>,
-    /// How the component_access_token is to be given.
+    /// The query parameter for the component_access_token.
     #[serde(default)]
     pub component_parameter: ComponentParameter,
-    /// Whether api_authorizer_token gives another refresh token each time.
+    /// Whether api_authorizer_token returns a new refresh token each time.
     #[serde(default)]
     pub rotate_refresh_tokens: RefreshTokenRotation,
-    /// Demanded by the operator's server of tickets.
+    /// Required by the operator's ticket server.
     #[serde(default)]
     pub ticket_header: Option<RequiredHeader>,
 }
 
-/// Query parameters that are taken for the component_access_token; documents disagree.
+/// The query parameters that are accepted for the component_access_token. WeChat's pages disagree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComponentParameter {
-    /// `component_access_token` only, as older pages have it.
+    /// Only `component_access_token`, as on older pages.
     ComponentAccessToken,
-    /// `access_token` only, as newer pages have it.
+    /// Only `access_token`, as on newer pages.
     AccessToken,
-    /// Both.
     #[default]
     Either,
 }
 
 impl ComponentParameter {
-    /// The names that are accepted.
+    /// The names of the parameters.
     pub(crate) const fn accepted(self) -> &'static [&'static str] {
         match self {
             ComponentParameter::ComponentAccessToken => &["component_access_token"],
@@ -47,36 +44,35 @@ impl ComponentParameter {
     }
 }
 
-/// What becomes of a refresh token that was used.
+/// What happens to a refresh token when it is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefreshTokenRotation {
-    /// It stays the one to use.
+    /// It stays the current one.
     #[default]
     Never,
-    /// Another one takes its place; it stays valid until that one is used.
+    /// A new one replaces it. It stays valid until the new one is used.
     WhenUsed,
-    /// Another one takes its place, and it is void at once.
+    /// A new one replaces it, and it is invalid at once.
     AtOnce,
 }
 
-/// A header without which a server of the operator's own answers 403.
+/// A header without which a server of the operator responds with 403.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequiredHeader {
-    /// Its name.
     pub name: String,
-    /// Its value, to the byte.
+    /// Compared byte by byte.
     pub value: String,
 }
 
-/// The operator's central token server. It serves every official account, whoever is configured to use it.
+/// The operator's central token server. It serves every official account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenServerScript {
-    /// Names or appids of the official accounts whose tokens a client should fetch there.
+    /// The names or appids of the official accounts whose tokens a client should fetch there.
     pub official_accounts: Vec<String>,
-    /// Demanded by the server.
+    /// Required by the server.
     pub header: Option<RequiredHeader>,
 }
 
@@ -89,9 +85,8 @@ pub enum TokenRoute {
     TokenServer(Option<RequiredHeader>),
     /// From WeChat, through this component.
     Component {
-        /// The platform.
         component: ComponentScript,
-        /// The refresh token of the authorization at the start.
+        /// The first refresh token of the authorization.
         refresh_token: String,
     },
 }

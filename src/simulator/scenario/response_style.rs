@@ -1,26 +1,24 @@
-//! Oddities of answers. All but the lists of the API page's own example were seen in the wild, or differ between pages.
+//! Oddities of responses. All of them were seen in real responses, or differ between the pages of the documentation.
 
 use serde::Deserialize;
 
-/// Oddities seen in answers of the real API, per official account.
+/// Oddities of the responses for one official account.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResponseStyle {
-    /// createtime as a string.
     pub createtime_as_text: bool,
     /// `\/` for every slash.
     pub escaped_slashes: bool,
-    /// Control characters in strings as they are, which JSON forbids.
+    /// Control characters in strings without escapes, which JSON forbids.
     pub raw_control_characters: bool,
-    /// No `sessionlist` key when nobody is there.
+    /// No `sessionlist` key without sessions.
     pub omit_empty_list: bool,
-    /// `"errcode":0,"errmsg":"ok"` beside a success.
+    /// `"errcode":0,"errmsg":"ok"` in successful responses.
     pub explicit_ok: bool,
-    /// Content-Type text/plain.
     pub text_plain: bool,
-    /// Probability that an answer lists its sessions in another order.
+    /// The probability that a response lists its sessions in another order.
     pub shuffle: f64,
-    /// Probability that an answer lists one session twice.
+    /// The probability that a response lists one session twice.
     pub duplicate: f64,
     /// Oddities of the lists of agents and of waiting customers.
     pub agents: AgentListStyle,
@@ -32,11 +30,10 @@ pub struct ResponseStyle {
 pub struct AgentListStyle {
     /// kf_id of the other type: a string in getkflist, a number in getonlinekflist.
     pub kf_id_of_other_type: bool,
-    /// invite_expire_time as a string.
     pub expiry_as_text: bool,
-    /// How getonlinekflist gives the number of accepted cases.
+    /// The form of accepted_case in getonlinekflist.
     pub accepted_case: NumberForm,
-    /// Bound agents who are offline are in getonlinekflist too, with status 0.
+    /// getonlinekflist also lists bound agents who are offline, with status 0.
     pub lists_offline: bool,
     /// An entry whose kf_account is empty, at the end of both lists.
     pub nameless_entry: bool,
@@ -50,15 +47,12 @@ pub struct AgentListStyle {
     pub waiting_since_as_text: bool,
 }
 
-/// How a number is given.
+/// The form of a number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NumberForm {
-    /// As a number.
     #[default]
     Number,
-    /// As a string.
     Text,
-    /// Not at all.
     Absent,
 }

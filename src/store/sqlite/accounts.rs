@@ -12,16 +12,66 @@ use crate::{
         tracker::LastSeen,
     },
     store::{
+        Store,
         error::StoreError,
         types::{AccountId, AccountRecord, LastSeenUpdate, RegisteredAccounts, StoredAccount},
     },
 };
 
+impl Store {
+    /// Registers the configured accounts, each given once: inserts new ones, updates names of official accounts, and loads
+    /// what is stored about all accounts that concern the daemon. Idempotent.
+    pub async fn register_accounts(&self, accounts: Vec<Account>) -> Result<RegisteredAccounts, StoreError> {
+        self.sqlite.write(move |tx| register(tx, accounts)).await
+    }
+
+    /// Registers additional accounts, each given once, and leaves the present ones as they are. Inserts new ones and loads
+    /// what is stored about the others. Returns them in the same order. All or nothing; idempotent.
+    pub async fn add_accounts(&self, accounts: Vec<Account>) -> Result<Vec<StoredAccount>, StoreError> {
+        self.sqlite.write(move |tx| accounts.into_iter().map(|account| add(tx, account)).collect()).await
+    }
+
+    /// The accounts that were registered and have not left since, in the order of their first registration.
+    pub async fn watched_accounts(&self) -> Result<Vec<Account>, StoreError> {
+        self.sqlite
+            .read(|connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT official_account, appid, kf_account FROM accounts WHERE configured ORDER BY id",
+                )?;
+                let rows = statement.query_map([], |row| {
+                    Ok(Account { official_account: row.get(0)?, appid: row.get(1)?, kf_account: row.get(2)? })
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// All accounts that were ever registered, as they are stored.
+    pub async fn stored_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+        self.sqlite.read(stored).await
+    }
+
+    /// Stores when accounts whose polls changed nothing were last seen. Idempotent; skips unknown accounts.
+    pub async fn record_last_seen(&self, updates: Vec<LastSeenUpdate>) -> Result<(), StoreError> {
+        self.sqlite
+            .write(move |tx| {
+                let mut statement = tx.prepare_cached(
+                    "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
+                        last_success_at = coalesce(?3, last_success_at)
+                 WHERE id = ?1",
+                )?;
+                for LastSeenUpdate { id, listed_sent_at, last_success_at } in updates {
+                    let times = [listed_sent_at, last_success_at].map(|time| time.map(convert::ms));
+                    statement.execute((id.0, times[0], times[1]))?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
 /// Merges the stored and the configured accounts in the order of their names, so that neither is in memory twice.
-pub(in crate::store) fn register(
-    tx: &Transaction<'_>,
-    accounts: Vec<Account>,
-) -> Result<RegisteredAccounts, StoreError> {
+fn register(tx: &Transaction<'_>, accounts: Vec<Account>) -> Result<RegisteredAccounts, StoreError> {
     let configured = accounts.into_iter().map(not_stored).collect();
     let mut registered = RegisteredAccounts { configured, left: Vec::new() };
     let outdated = match_stored(tx, &mut registered)?;
@@ -86,38 +136,20 @@ fn name(stored: &StoredAccount) -> (&str, &str) {
     (&stored.account.appid, &stored.account.kf_account)
 }
 
-pub(in crate::store) fn add(
-    tx: &Transaction<'_>,
-    accounts: Vec<Account>,
-) -> Result<Vec<StoredAccount>, StoreError> {
-    accounts
-        .into_iter()
-        .map(|account| {
-            let mut stored = not_stored(account);
-            match load_record(tx, &stored.account)? {
-                None => stored.id = insert(tx, &stored.account)?,
-                Some((id, record)) => {
-                    (stored.id, stored.record) = (id, record);
-                    stored.snapshot = load_snapshot(tx, id)?;
-                    configure(tx, &stored)?;
-                }
-            }
-            Ok(stored)
-        })
-        .collect()
+fn add(tx: &Transaction<'_>, account: Account) -> Result<StoredAccount, StoreError> {
+    let mut stored = not_stored(account);
+    match load_record(tx, &stored.account)? {
+        None => stored.id = insert(tx, &stored.account)?,
+        Some((id, record)) => {
+            (stored.id, stored.record) = (id, record);
+            stored.snapshot = load_snapshot(tx, id)?;
+            configure(tx, &stored)?;
+        }
+    }
+    Ok(stored)
 }
 
-pub(in crate::store) fn watched(connection: &Connection) -> Result<Vec<Account>, StoreError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT official_account, appid, kf_account FROM accounts WHERE configured ORDER BY id",
-    )?;
-    let rows = statement.query_map([], |row| {
-        Ok(Account { official_account: row.get(0)?, appid: row.get(1)?, kf_account: row.get(2)? })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
+fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
     let mut registered = RegisteredAccounts::default();
     let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts"))?;
     let mut rows = statement.query([])?;
@@ -126,21 +158,6 @@ pub(in crate::store) fn stored(connection: &Connection) -> Result<Vec<StoredAcco
     }
     load_snapshots(connection, &mut registered)?;
     Ok(registered.configured)
-}
-
-pub(in crate::store) fn record_last_seen(
-    tx: &Transaction<'_>,
-    updates: &[LastSeenUpdate],
-) -> Result<(), StoreError> {
-    let mut statement = tx.prepare_cached(
-        "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
-                last_success_at = coalesce(?3, last_success_at)
-         WHERE id = ?1",
-    )?;
-    for LastSeenUpdate { id, listed_sent_at, last_success_at } in updates {
-        statement.execute((id.0, listed_sent_at.map(convert::ms), last_success_at.map(convert::ms)))?;
-    }
-    Ok(())
 }
 
 const COLUMNS: &str =

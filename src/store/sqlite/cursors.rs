@@ -7,6 +7,7 @@ use super::{convert, dead_letters, events};
 use crate::{
     domain::sink_state::SinkState,
     store::{
+        Store,
         error::StoreError,
         types::{
             CursorRewind, LogPosition, MissedEvents, RegisteredSink, SinkBacklog, SinkRegistration,
@@ -15,7 +16,86 @@ use crate::{
     },
 };
 
-pub(in crate::store) fn register(
+impl Store {
+    /// Registers the configured sinks and returns them in the same order. A new sink starts where its registration says;
+    /// the others keep their cursors. Stored sinks that are not given count as removed from `now` on. Idempotent.
+    pub async fn register_sinks(
+        &self,
+        registrations: Vec<SinkRegistration>,
+        now: Timestamp,
+    ) -> Result<Vec<RegisteredSink>, StoreError> {
+        self.sqlite.write(move |tx| register(tx, &registrations, now)).await
+    }
+
+    /// All sinks, also removed ones. The cost does not grow with the number of undelivered events.
+    pub async fn sinks(&self) -> Result<Vec<StoredSink>, StoreError> {
+        self.sqlite.read(all).await
+    }
+
+    /// One sink. The cost does not grow with the number of undelivered events.
+    pub async fn sink(&self, sink: &str) -> Result<StoredSink, StoreError> {
+        let sink = sink.to_owned();
+        let stored = self.sqlite.read_for_delivery(move |connection| one(connection, &sink)).await?;
+        stored.ok_or(StoreError::UnknownSink)
+    }
+
+    /// Moves a sink's cursor forward to `to`, never back. Idempotent.
+    pub async fn advance_cursor(&self, sink: &str, to: LogPosition) -> Result<(), StoreError> {
+        let sink = sink.to_owned();
+        let sql = "UPDATE sinks SET cursor = max(cursor, ?2) WHERE name = ?1";
+        let advanced =
+            self.sqlite.write(move |tx| Ok(tx.prepare_cached(sql)?.execute((sink, to.0))?)).await?;
+        if advanced > 0 { Ok(()) } else { Err(StoreError::UnknownSink) }
+    }
+
+    /// Moves a sink's cursor back before the retained events that were observed at `since` or later. A cursor that is
+    /// already before them stays. Idempotent.
+    pub async fn rewind_cursor(&self, sink: &str, since: Timestamp) -> Result<CursorRewind, StoreError> {
+        let sink = sink.to_owned();
+        let rewind = self.sqlite.write(move |tx| rewind(tx, &sink, since)).await?;
+        rewind.ok_or(StoreError::UnknownSink)
+    }
+
+    /// Records that a sink receives no more events until it is resumed or its destination changes. Idempotent.
+    pub async fn stop_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+        let (sink, reason) = (sink.to_owned(), reason.to_owned());
+        let sql = "UPDATE sinks SET stopped_at = ?2, stopped_reason = ?3 WHERE name = ?1";
+        self.sqlite
+            .write(move |tx| {
+                tx.execute(sql, (sink, convert::ms(at), reason))?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Stops a sink and lets pruning remove events that it has not acknowledged. Removed events are recorded as missed, and
+    /// the cursor moves past them. A sink that is already stopped keeps its reason. Idempotent.
+    pub async fn suspend_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+        let (sink, reason) = (sink.to_owned(), reason.to_owned());
+        let sql = "UPDATE sinks SET suspended_at = ?2, stopped_at = coalesce(stopped_at, ?2),
+                          stopped_reason = coalesce(stopped_reason, ?3)
+                   WHERE name = ?1";
+        self.sqlite
+            .write(move |tx| {
+                tx.execute(sql, (sink, convert::ms(at), reason))?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Resumes a stopped or suspended sink and returns its cursor. Idempotent.
+    pub async fn resume_sink(&self, sink: &str) -> Result<LogPosition, StoreError> {
+        let sink = sink.to_owned();
+        let sql = "UPDATE sinks SET stopped_at = NULL, stopped_reason = NULL, suspended_at = NULL
+                   WHERE name = ?1 RETURNING cursor";
+        let resumed = self
+            .sqlite
+            .write(move |tx| Ok(tx.query_row(sql, [sink], |row| Ok(LogPosition(row.get(0)?))).optional()?));
+        resumed.await?.ok_or(StoreError::UnknownSink)
+    }
+}
+
+fn register(
     tx: &Transaction<'_>,
     registrations: &[SinkRegistration],
     now: Timestamp,
@@ -45,61 +125,8 @@ pub(in crate::store) fn register(
     Ok(registered)
 }
 
-pub(in crate::store) fn stop(
-    tx: &Transaction<'_>,
-    sink: &str,
-    reason: &str,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    tx.execute(
-        "UPDATE sinks SET stopped_at = ?2, stopped_reason = ?3 WHERE name = ?1",
-        (sink, convert::ms(at), reason),
-    )?;
-    Ok(())
-}
-
-/// A sink that is already stopped keeps its reason.
-pub(in crate::store) fn suspend(
-    tx: &Transaction<'_>,
-    sink: &str,
-    reason: &str,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    tx.execute(
-        "UPDATE sinks SET suspended_at = ?2, stopped_at = coalesce(stopped_at, ?2),
-                stopped_reason = coalesce(stopped_reason, ?3)
-         WHERE name = ?1",
-        (sink, convert::ms(at), reason),
-    )?;
-    Ok(())
-}
-
-/// Returns the cursor; `None` if the sink is unknown.
-pub(in crate::store) fn resume(tx: &Transaction<'_>, sink: &str) -> Result<Option<LogPosition>, StoreError> {
-    let resumed = tx.query_row(
-        "UPDATE sinks SET stopped_at = NULL, stopped_reason = NULL, suspended_at = NULL WHERE name = ?1 RETURNING cursor",
-        [sink],
-        |row| Ok(LogPosition(row.get(0)?)),
-    );
-    Ok(resumed.optional()?)
-}
-
-/// Returns whether the sink is known.
-pub(in crate::store) fn advance(
-    tx: &Transaction<'_>,
-    sink: &str,
-    to: LogPosition,
-) -> Result<bool, StoreError> {
-    let mut statement = tx.prepare_cached("UPDATE sinks SET cursor = max(cursor, ?2) WHERE name = ?1")?;
-    Ok(statement.execute((sink, to.0))? > 0)
-}
-
 /// `None` if the sink is unknown.
-pub(in crate::store) fn rewind(
-    tx: &Transaction<'_>,
-    sink: &str,
-    since: Timestamp,
-) -> Result<Option<CursorRewind>, StoreError> {
+fn rewind(tx: &Transaction<'_>, sink: &str, since: Timestamp) -> Result<Option<CursorRewind>, StoreError> {
     let cursor = tx.query_row("SELECT cursor FROM sinks WHERE name = ?1", [sink], |row| row.get::<_, i64>(0));
     let Some(cursor) = cursor.optional()? else { return Ok(None) };
     // Commits of polls wait for this, so the log is not scanned from its beginning.
@@ -121,7 +148,7 @@ pub(in crate::store) fn rewind(
 }
 
 /// All sinks; removed ones come last.
-pub(in crate::store) fn all(connection: &Connection) -> Result<Vec<StoredSink>, StoreError> {
+fn all(connection: &Connection) -> Result<Vec<StoredSink>, StoreError> {
     let mut statement =
         connection.prepare_cached("SELECT name FROM sinks ORDER BY removed_at IS NOT NULL, name")?;
     let names = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
@@ -135,7 +162,7 @@ pub(in crate::store) fn all(connection: &Connection) -> Result<Vec<StoredSink>, 
 }
 
 /// `None` if the sink is unknown.
-pub(in crate::store) fn one(connection: &Connection, name: &str) -> Result<Option<StoredSink>, StoreError> {
+fn one(connection: &Connection, name: &str) -> Result<Option<StoredSink>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT cursor, removed_at, expired_dead_letters,
                 (SELECT coalesce(sum(events), 0) FROM gaps WHERE gaps.sink = sinks.name),

@@ -4,6 +4,7 @@ use rusqlite::{Connection, Rows, Transaction};
 
 use super::{convert, events};
 use crate::store::{
+    Store,
     error::StoreError,
     types::{DeadLetter, LogPosition},
 };
@@ -11,8 +12,95 @@ use crate::store::{
 /// The event's columns first, as [`events::event`] reads them.
 const COLUMNS: &str = "event, account, sequence, type, observed_at, json, sink, reason, died_at, retry";
 
+impl Store {
+    /// Stores a dead letter and returns how many the sink has now. Idempotent: the last call for an event wins. Moves no
+    /// cursor: after a crash before that, the event is delivered again, and perhaps becomes a dead letter again.
+    pub async fn add_dead_letter(&self, letter: DeadLetter) -> Result<u64, StoreError> {
+        self.sqlite.write(move |tx| add(tx, &letter)).await
+    }
+
+    /// Dead letters of a sink after `after` in the order of the log, at most `limit`.
+    pub async fn dead_letters(
+        &self,
+        sink: &str,
+        after: LogPosition,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let sink = sink.to_owned();
+        self.sqlite.read(move |connection| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND event > ?2 ORDER BY event LIMIT ?3"
+            );
+            let mut statement = connection.prepare_cached(&sql)?;
+            letters(statement.query((sink, after.0, events::sql_limit(limit)))?)
+        })
+        .await
+    }
+
+    /// The first dead letters of a sink that are to be delivered again, in the order of the log, at most `limit`.
+    pub async fn dead_letters_to_retry(
+        &self,
+        sink: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let sink = sink.to_owned();
+        self.sqlite.read_for_delivery(move |connection| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND retry >= 1 ORDER BY event LIMIT ?2"
+            );
+            let mut statement = connection.prepare_cached(&sql)?;
+            letters(statement.query((sink, events::sql_limit(limit)))?)
+        })
+        .await
+    }
+
+    /// The events after `after` that are dead letters of a sink.
+    pub async fn dead_letters_after(
+        &self,
+        sink: &str,
+        after: LogPosition,
+    ) -> Result<Vec<LogPosition>, StoreError> {
+        let sink = sink.to_owned();
+        self.sqlite
+            .read_for_delivery(move |connection| {
+                let mut statement = connection
+                    .prepare_cached("SELECT event FROM dead_letters WHERE sink = ?1 AND event > ?2")?;
+                let events = statement.query_map((sink, after.0), |row| Ok(LogPosition(row.get(0)?)))?;
+                Ok(events.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// Marks all dead letters of a sink to be delivered again and returns how many. They stay dead letters until they are
+    /// acknowledged. Idempotent.
+    pub async fn retry_dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
+        let sink = sink.to_owned();
+        let sql = "UPDATE dead_letters SET retry = true WHERE sink = ?1";
+        self.sqlite.write(move |tx| Ok(tx.execute(sql, [sink])? as u64)).await
+    }
+
+    /// Removes one dead letter, which the sink has acknowledged. Idempotent.
+    pub async fn remove_dead_letter(&self, sink: &str, event: LogPosition) -> Result<(), StoreError> {
+        let sink = sink.to_owned();
+        let sql = "DELETE FROM dead_letters WHERE sink = ?1 AND event = ?2";
+        self.sqlite
+            .write(move |tx| {
+                tx.prepare_cached(sql)?.execute((sink, event.0))?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Removes all dead letters of a sink and returns how many.
+    pub async fn drop_dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
+        let sink = sink.to_owned();
+        let sql = "DELETE FROM dead_letters WHERE sink = ?1";
+        self.sqlite.write(move |tx| Ok(tx.execute(sql, [sink])? as u64)).await
+    }
+}
+
 /// Returns how many dead letters the sink has now.
-pub(in crate::store) fn add(tx: &Transaction<'_>, letter: &DeadLetter) -> Result<u64, StoreError> {
+fn add(tx: &Transaction<'_>, letter: &DeadLetter) -> Result<u64, StoreError> {
     let DeadLetter { sink, event, reason, died_at, retry } = letter;
     let mut statement = tx.prepare_cached(
         "INSERT INTO dead_letters (sink, event, account, sequence, type, observed_at, json, reason, died_at, retry)
@@ -39,29 +127,6 @@ pub(super) fn count(connection: &Connection, sink: &str) -> Result<u64, StoreErr
     Ok(statement.query_row([sink], |row| row.get::<_, i64>(0))?.unsigned_abs())
 }
 
-pub(in crate::store) fn read_after(
-    connection: &Connection,
-    sink: &str,
-    after: LogPosition,
-    limit: usize,
-) -> Result<Vec<DeadLetter>, StoreError> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND event > ?2 ORDER BY event LIMIT ?3");
-    let mut statement = connection.prepare_cached(&sql)?;
-    letters(statement.query((sink, after.0, events::sql_limit(limit)))?)
-}
-
-pub(in crate::store) fn read_to_retry(
-    connection: &Connection,
-    sink: &str,
-    limit: usize,
-) -> Result<Vec<DeadLetter>, StoreError> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND retry >= 1 ORDER BY event LIMIT ?2");
-    let mut statement = connection.prepare_cached(&sql)?;
-    letters(statement.query((sink, events::sql_limit(limit)))?)
-}
-
 fn letters(mut rows: Rows<'_>) -> Result<Vec<DeadLetter>, StoreError> {
     let mut letters = Vec::new();
     while let Some(row) = rows.next()? {
@@ -74,34 +139,6 @@ fn letters(mut rows: Rows<'_>) -> Result<Vec<DeadLetter>, StoreError> {
         });
     }
     Ok(letters)
-}
-
-pub(in crate::store) fn ids_after(
-    connection: &Connection,
-    sink: &str,
-    after: LogPosition,
-) -> Result<Vec<LogPosition>, StoreError> {
-    let mut statement =
-        connection.prepare_cached("SELECT event FROM dead_letters WHERE sink = ?1 AND event > ?2")?;
-    let events = statement.query_map((sink, after.0), |row| Ok(LogPosition(row.get(0)?)))?;
-    Ok(events.collect::<Result<_, _>>()?)
-}
-
-pub(in crate::store) fn retry_all(tx: &Transaction<'_>, sink: &str) -> Result<u64, StoreError> {
-    Ok(tx.execute("UPDATE dead_letters SET retry = true WHERE sink = ?1", [sink])? as u64)
-}
-
-pub(in crate::store) fn remove(
-    tx: &Transaction<'_>,
-    sink: &str,
-    event: LogPosition,
-) -> Result<(), StoreError> {
-    tx.prepare_cached("DELETE FROM dead_letters WHERE sink = ?1 AND event = ?2")?.execute((sink, event.0))?;
-    Ok(())
-}
-
-pub(in crate::store) fn remove_all(tx: &Transaction<'_>, sink: &str) -> Result<u64, StoreError> {
-    Ok(tx.execute("DELETE FROM dead_letters WHERE sink = ?1", [sink])? as u64)
 }
 
 /// Removes a batch of those that were stored before a time, and counts them at their sinks.

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows};
 
 use super::convert;
 use crate::store::{
+    Store,
     error::StoreError,
     types::{AccountId, EventFilter, EventPage, LogPosition, StoredEvent},
 };
@@ -29,13 +30,54 @@ const OUT_OF_ORDER_MS: i64 = 3_600_000;
 /// Within a block ids have no gaps, so that events can be counted without reading them.
 pub(super) const BLOCK: i64 = 1_000_000_000;
 
+impl Store {
+    /// The events after `after` in the order of the log, at most `limit`.
+    pub async fn read_events_after(
+        &self,
+        after: LogPosition,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.sqlite
+            .read(move |connection| {
+                let sql = format!("SELECT {COLUMNS} FROM events WHERE id > ?1 ORDER BY id LIMIT ?2");
+                let mut statement = connection.prepare_cached(&sql)?;
+                events(statement.query((after.0, sql_limit(limit)))?)
+            })
+            .await
+    }
+
+    /// The events at these positions that the log still has, in the order of the log. For dispatchers.
+    pub async fn read_events_at(&self, positions: Vec<LogPosition>) -> Result<Vec<StoredEvent>, StoreError> {
+        self.sqlite
+            .read_for_delivery(move |connection| {
+                let sql = format!(
+                    "SELECT {COLUMNS} FROM events WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id"
+                );
+                let mut statement = connection.prepare_cached(&sql)?;
+                let ids: serde_json::Value = positions.iter().map(|id| id.0).collect();
+                events(statement.query([ids.to_string()])?)
+            })
+            .await
+    }
+
+    /// The first matching events, at most `limit`, and how far the log was scanned. For dispatchers.
+    pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
+        self.sqlite.read_for_delivery(move |connection| read_matching(connection, &filter, limit)).await
+    }
+
+    /// The number of events in the log. The cost does not grow with that number.
+    pub async fn count_events(&self) -> Result<u64, StoreError> {
+        self.sqlite.read(|connection| count_after(connection, LogPosition::BEGINNING)).await
+    }
+}
+
 /// The first id of the next block.
 pub(super) fn next_block(id: i64) -> i64 {
     (id / BLOCK + 1) * BLOCK
 }
 
 /// The newest event ever committed, retained or not.
-pub(in crate::store) fn last_id(connection: &Connection) -> Result<LogPosition, StoreError> {
+pub(super) fn last_id(connection: &Connection) -> Result<LogPosition, StoreError> {
     let mut statement = connection.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?;
     let last = statement.query_row([], |row| row.get(0)).optional()?;
     Ok(last.map_or(LogPosition::BEGINNING, LogPosition))
@@ -45,7 +87,7 @@ pub(in crate::store) fn last_id(connection: &Connection) -> Result<LogPosition, 
 ///
 /// Ids have no gaps other than those of restores, which end at the beginning of a block: a transaction that is rolled
 /// back returns its ids, and only the oldest events are pruned.
-pub(in crate::store) fn count_after(connection: &Connection, after: LogPosition) -> Result<u64, StoreError> {
+pub(super) fn count_after(connection: &Connection, after: LogPosition) -> Result<u64, StoreError> {
     let mut first_after = connection.prepare_cached("SELECT min(id) FROM events WHERE id > ?1")?;
     let mut last_before = connection.prepare_cached("SELECT max(id) FROM events WHERE id < ?1")?;
     let (mut count, mut counted_to) = (0, after.0);
@@ -55,27 +97,6 @@ pub(in crate::store) fn count_after(connection: &Connection, after: LogPosition)
         counted_to = last;
     }
     Ok(count.unsigned_abs())
-}
-
-pub(in crate::store) fn read_after(
-    connection: &Connection,
-    after: LogPosition,
-    limit: usize,
-) -> Result<Vec<StoredEvent>, StoreError> {
-    let sql = format!("SELECT {COLUMNS} FROM events WHERE id > ?1 ORDER BY id LIMIT ?2");
-    let mut statement = connection.prepare_cached(&sql)?;
-    events(statement.query((after.0, sql_limit(limit)))?)
-}
-
-pub(in crate::store) fn read_by_id(
-    connection: &Connection,
-    ids: &[LogPosition],
-) -> Result<Vec<StoredEvent>, StoreError> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM events WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let ids: serde_json::Value = ids.iter().map(|id| id.0).collect();
-    events(statement.query([ids.to_string()])?)
 }
 
 /// Reads the events that a filter selects. Within a transaction, so that the view is consistent.

@@ -4,38 +4,52 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::{convert, cursors, dead_letters};
 use crate::store::{
+    Store,
     error::StoreError,
-    types::{LogPosition, PruneLimits, Pruned, RoomOutcome, SizeLimit},
+    types::{LogPosition, PruneLimits, Pruned, SizeLimit, SizePruneOutcome},
 };
 
-/// What one transaction removed.
-pub(in crate::store) struct PrunedBatch {
-    pub(in crate::store) pruned: Pruned,
-    /// Whether there may be more to remove.
-    pub(in crate::store) more: bool,
+impl Store {
+    /// Removes what is older than the limits, in small transactions between which polls are committed: events that every
+    /// configured sink has delivered (suspended ones miss them), snapshots of unwatched accounts, dead letters, removed sinks.
+    /// Positions and sequences are not used again. If it fails halfway, the next call continues.
+    pub async fn prune(&self, limits: PruneLimits) -> Result<Pruned, StoreError> {
+        let mut total = Pruned::default();
+        loop {
+            let (batch, more) = self.sqlite.write(move |tx| prune_batch(tx, limits)).await?;
+            total += batch;
+            if !more {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// Removes one batch of the oldest events that every configured sink has delivered (suspended ones miss them), whatever
+    /// their age. Call it again until the store is small enough.
+    pub async fn prune_to_size(&self, limit: SizeLimit) -> Result<SizePruneOutcome, StoreError> {
+        self.sqlite.write(move |tx| prune_to_size(tx, limit)).await
+    }
 }
 
-pub(in crate::store) fn prune_batch(
-    tx: &Transaction<'_>,
-    limits: PruneLimits,
-) -> Result<PrunedBatch, StoreError> {
+/// Returns what one transaction removed, and whether there may be more to remove.
+fn prune_batch(tx: &Transaction<'_>, limits: PruneLimits) -> Result<(Pruned, bool), StoreError> {
     let batch = row_limit(limits.batch);
     let sinks = cursors::delete_removed(tx, convert::ms(limits.sinks_before))?;
     let dead_letters = dead_letters::expire(tx, convert::ms(limits.dead_letters_before), batch)?;
     let (events, more_events) = prune_events(tx, convert::ms(limits.events_before), batch)?;
     let (snapshots, more_snapshots) = prune_snapshots(tx, convert::ms(limits.unwatched_before), batch)?;
     let more = more_events || more_snapshots || dead_letters.cast_signed() == batch;
-    Ok(PrunedBatch { pruned: Pruned { events, snapshots, sinks, dead_letters }, more })
+    Ok((Pruned { events, snapshots, sinks, dead_letters }, more))
 }
 
 /// Removes a batch of the oldest events that no sink still has to deliver, whatever their age.
-pub(in crate::store) fn make_room(tx: &Transaction<'_>, limit: SizeLimit) -> Result<RoomOutcome, StoreError> {
+fn prune_to_size(tx: &Transaction<'_>, limit: SizeLimit) -> Result<SizePruneOutcome, StoreError> {
     if used_bytes(tx)? <= limit.bytes {
-        return Ok(RoomOutcome::Enough);
+        return Ok(SizePruneOutcome::SmallEnough);
     }
     let Some(oldest) = tx.query_row("SELECT min(id) FROM events", [], |row| row.get::<_, Option<i64>>(0))?
     else {
-        return Ok(RoomOutcome::NothingLeft);
+        return Ok(SizePruneOutcome::NothingLeft);
     };
     let most_lagging = tx
         .query_row(
@@ -46,12 +60,12 @@ pub(in crate::store) fn make_room(tx: &Transaction<'_>, limit: SizeLimit) -> Res
         .optional()?;
     match most_lagging {
         Some((sink, cursor)) if cursor < oldest => {
-            Ok(RoomOutcome::Blocked { sink, cursor: LogPosition(cursor) })
+            Ok(SizePruneOutcome::Blocked { sink, cursor: LogPosition(cursor) })
         }
         most_lagging => {
             let delivered = most_lagging.map_or(i64::MAX, |(_, cursor)| cursor);
             let last = delivered.min(oldest + row_limit(limit.batch) - 1);
-            Ok(RoomOutcome::Removed { events: remove_events(tx, last)? })
+            Ok(SizePruneOutcome::Removed { events: remove_events(tx, last)? })
         }
     }
 }

@@ -3,47 +3,66 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Transaction};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::convert;
-use crate::store::error::StoreError;
+use crate::store::{Store, error::StoreError};
 
-pub(in crate::store) fn record_fetch(
-    tx: &Transaction<'_>,
-    appid: &str,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    tx.prepare_cached("INSERT OR REPLACE INTO token_fetches (appid, fetched_at) VALUES (?1, ?2)")?
-        .execute((appid, convert::ms(at)))?;
-    Ok(())
-}
-
-pub(in crate::store) fn fetches(connection: &Connection) -> Result<HashMap<String, Timestamp>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT appid, fetched_at FROM token_fetches")?;
-    let mut rows = statement.query([])?;
-    let mut fetches = HashMap::new();
-    while let Some(row) = rows.next()? {
-        fetches.insert(row.get(0)?, convert::time(row.get(1)?)?);
+impl Store {
+    /// Stores when an access token of the official account was last fetched.
+    pub async fn record_token_fetch(&self, appid: &str, at: Timestamp) -> Result<(), StoreError> {
+        let appid = appid.to_owned();
+        let sql = "INSERT OR REPLACE INTO token_fetches (appid, fetched_at) VALUES (?1, ?2)";
+        self.sqlite
+            .write(move |tx| {
+                tx.prepare_cached(sql)?.execute((appid, convert::ms(at)))?;
+                Ok(())
+            })
+            .await
     }
-    Ok(fetches)
-}
 
-pub(in crate::store) fn store_refresh_token(
-    tx: &Transaction<'_>,
-    appid: &str,
-    token: &SecretString,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    tx.prepare_cached("INSERT OR REPLACE INTO refresh_tokens (appid, token, stored_at) VALUES (?1, ?2, ?3)")?
-        .execute((appid, token.expose_secret(), convert::ms(at)))?;
-    Ok(())
-}
+    /// When an access token was last fetched, by appid.
+    pub async fn token_fetches(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
+        self.sqlite
+            .read(|connection| {
+                let mut statement =
+                    connection.prepare_cached("SELECT appid, fetched_at FROM token_fetches")?;
+                let mut rows = statement.query([])?;
+                let mut fetches = HashMap::new();
+                while let Some(row) = rows.next()? {
+                    fetches.insert(row.get(0)?, convert::time(row.get(1)?)?);
+                }
+                Ok(fetches)
+            })
+            .await
+    }
 
-pub(in crate::store) fn refresh_tokens(
-    connection: &Connection,
-) -> Result<HashMap<String, SecretString>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT appid, token FROM refresh_tokens")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?.into())))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    /// Stores the refresh token of the official account and replaces the previous one. Idempotent.
+    pub async fn store_refresh_token(
+        &self,
+        appid: &str,
+        token: &SecretString,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (appid, token) = (appid.to_owned(), token.clone());
+        let sql = "INSERT OR REPLACE INTO refresh_tokens (appid, token, stored_at) VALUES (?1, ?2, ?3)";
+        self.sqlite
+            .write(move |tx| {
+                tx.prepare_cached(sql)?.execute((appid, token.expose_secret(), convert::ms(at)))?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// The stored refresh tokens, by appid.
+    pub async fn refresh_tokens(&self) -> Result<HashMap<String, SecretString>, StoreError> {
+        self.sqlite
+            .read(|connection| {
+                let mut statement = connection.prepare_cached("SELECT appid, token FROM refresh_tokens")?;
+                let rows =
+                    statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?.into())))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
 }

@@ -14,7 +14,6 @@ use crate::domain::{
 pub struct AccountRecord {
     /// The state of which consumers received the last event.
     pub state: AccountState,
-    /// The last conclusion.
     pub conclusion: Option<Conclusion>,
     /// What is known about the answers that its sessions come from.
     pub last_seen: tracker::LastSeen,
@@ -31,13 +30,9 @@ impl AccountRecord {
 /// An account as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAccount {
-    /// Its row.
     pub id: AccountId,
-    /// Its names.
     pub account: Account,
-    /// Its state and what was last seen.
     pub record: AccountRecord,
-    /// Its open sessions.
     pub snapshot: Snapshot,
 }
 
@@ -65,11 +60,8 @@ pub struct RegisteredAccounts {
 /// What one poll changed.
 #[derive(Clone, Debug)]
 pub struct PollCommit {
-    /// The account's row.
     pub id: AccountId,
-    /// The account.
     pub account: Account,
-    /// The changes, in order.
     pub changes: Vec<Change>,
     /// The account's record after the poll.
     pub record: AccountRecord,
@@ -87,7 +79,6 @@ pub struct Committed {
 /// When an account was seen by a poll that changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastSeenUpdate {
-    /// The account's row.
     pub id: AccountId,
     /// See [`tracker::LastSeen::listed_sent_at`]; `None` keeps the stored value.
     pub listed_sent_at: Option<UnixMs>,

@@ -8,7 +8,6 @@ use crate::domain::sink_state::SinkState;
 /// A configured sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkRegistration {
-    /// Its name.
     pub name: String,
     /// Where a new sink starts.
     pub start: StartPosition,
@@ -37,13 +36,11 @@ pub struct RegisteredSink {
 /// A sink as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredSink {
-    /// Its name.
     pub name: String,
     /// When it was removed from the configuration.
     pub removed_at: Option<Timestamp>,
     /// Whether it is stopped or suspended; otherwise `Delivering`.
     pub state: SinkState,
-    /// What it has not acknowledged.
     pub backlog: SinkBacklog,
     /// The newest run of events that it missed.
     pub missed: Option<MissedEvents>,
@@ -68,7 +65,6 @@ pub struct SinkBacklog {
 /// Consecutive events of the log that were removed before a sink had acknowledged them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissedEvents {
-    /// How many.
     pub events: u64,
     /// When the first and the last of them were observed.
     pub observed_between: [Timestamp; 2],
@@ -77,7 +73,6 @@ pub struct MissedEvents {
 /// An event that a sink refused for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The sink.
     pub sink: String,
     /// The whole event, because the log may prune it.
     pub event: StoredEvent,

@@ -8,15 +8,12 @@ use crate::domain::event::EventType;
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Its position in the log.
     pub id: LogPosition,
     /// Its kf account. Deliveries are in order within an account.
     pub account: AccountId,
     /// Its number among the account's events.
     pub sequence: u64,
-    /// Its type.
     pub event_type: EventType,
-    /// When it was observed.
     pub observed_at: Timestamp,
     /// The whole event as one line of JSON.
     pub json: String,
@@ -42,7 +39,6 @@ pub struct EventFilter {
 /// One page of the events that a filter selects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventPage {
-    /// The events, in the order of the log.
     pub events: Vec<StoredEvent>,
     /// The position up to which the log was scanned. A reader that passes it as the next `after` scans no event twice,
     /// however few match.

@@ -9,7 +9,6 @@ use super::ids::LogPosition;
 /// Failed transactions since the store was opened, and whether the last one succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteStats {
-    /// Transactions that failed.
     pub failures: u64,
     /// Whether the last one was committed.
     pub last_succeeded: bool,
@@ -40,13 +39,9 @@ pub struct PruneLimits {
 /// How much was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Events.
     pub events: u64,
-    /// Snapshots of unwatched accounts.
     pub snapshots: u64,
-    /// Removed sinks.
     pub sinks: u64,
-    /// Dead letters.
     pub dead_letters: u64,
 }
 
@@ -59,7 +54,7 @@ impl AddAssign for Pruned {
     }
 }
 
-/// The size to which [`make_room`](super::super::Store::make_room) cuts the event log back.
+/// The size to which [`prune_to_size`](super::super::Store::prune_to_size) prunes the store.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeLimit {
     /// The used bytes of the store: without free pages and without the write-ahead log.
@@ -68,23 +63,15 @@ pub struct SizeLimit {
     pub batch: usize,
 }
 
-/// The outcome of one step of [`make_room`](super::super::Store::make_room).
+/// The outcome of one step of [`prune_to_size`](super::super::Store::prune_to_size).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RoomOutcome {
+pub enum SizePruneOutcome {
     /// The store is small enough.
-    Enough,
+    SmallEnough,
     /// A batch of events was removed.
-    Removed {
-        /// How many.
-        events: u64,
-    },
+    Removed { events: u64 },
     /// A sink still has to deliver the oldest event.
-    Blocked {
-        /// The sink that lags most.
-        sink: String,
-        /// Its cursor.
-        cursor: LogPosition,
-    },
+    Blocked { sink: String, cursor: LogPosition },
     /// There are no events to remove. The rest of the store is too large.
     NothingLeft,
 }

@@ -9,22 +9,12 @@ use serde::{Deserialize, Deserializer, de::Visitor};
 pub(super) struct JsonText<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// An errcode, as [`errcode`] reads it.
-pub(super) struct JsonErrcode(pub(super) i64);
-
-impl<'de> Deserialize<'de> for JsonErrcode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        errcode(deserializer).map(Self)
-    }
-}
+#[derive(Deserialize)]
+pub(super) struct JsonErrcode(#[serde(deserialize_with = "errcode")] pub(super) i64);
 
 /// A whole number, as [`integer`] reads it.
-pub(super) struct JsonInteger(pub(super) i64);
-
-impl<'de> Deserialize<'de> for JsonInteger {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        integer(deserializer).map(Self)
-    }
-}
+#[derive(Deserialize)]
+pub(super) struct JsonInteger(#[serde(deserialize_with = "integer")] pub(super) i64);
 
 /// Reads an errcode; null means the same as absent.
 pub(super) fn errcode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {

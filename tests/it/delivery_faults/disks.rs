@@ -109,7 +109,7 @@ fn full_store_disk_delays_events_and_loses_none() {
     // A commit may still fit into the allocated space, so the log may grow.
     let received = receiver.received();
     EventLog::of(&home).assert_only_from_log("crm", received.iter().map(|delivery| &*delivery.body));
-    assert_logged_once(&daemon, STORE_FAILS, "the disk of the store is full: make room");
+    assert_logged_once(&daemon, STORE_FAILS, "the disk of the store is full: free some space");
     assert_eq!(daemon.get("/-/healthy").status, 200);
 
     disk.free_space();

@@ -296,5 +296,5 @@ async fn official_account_without_component_has_no_authorization() {
     let none = || SimulatorControlError::NoComponent(APPID.to_owned());
     assert_eq!(control.grant_authorization(APPID), Err(none()));
     assert_eq!(control.refresh_token(APPID), Err(none()));
-    assert_eq!(control.ticket(COMPONENT), Err(SimulatorControlError::UnknownComponent(COMPONENT.to_owned())));
+    assert_eq!(control.ticket(COMPONENT), Err(SimulatorControlError::Unknown(COMPONENT.to_owned())));
 }

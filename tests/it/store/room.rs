@@ -1,6 +1,6 @@
 //! The size limit of the event log: the file stays within it, however many events pass through.
 
-use kfwatch::store::{LogPosition, RoomOutcome, SizeLimit, StartPosition};
+use kfwatch::store::{LogPosition, SizeLimit, SizePruneOutcome, StartPosition};
 
 use crate::support::store::*;
 
@@ -24,14 +24,14 @@ async fn file_size_stays_bounded_under_throughput() {
         store.advance_cursor("log", newest).await.unwrap();
         while *used.borrow() > BOUND / 100 * 95 {
             let limits = SizeLimit { bytes: BOUND / 100 * 90, batch: 1000 };
-            match store.make_room(limits).await.unwrap() {
-                RoomOutcome::Blocked { sink, .. } => {
+            match store.prune_to_size(limits).await.unwrap() {
+                SizePruneOutcome::Blocked { sink, .. } => {
                     store.suspend_sink(&sink, "too large", at(1)).await.unwrap();
                     suspended.push(sink);
                 }
-                RoomOutcome::Removed { events } => assert!(events > 0),
-                RoomOutcome::Enough => break,
-                RoomOutcome::NothingLeft => unreachable!("the log is most of the store"),
+                SizePruneOutcome::Removed { events } => assert!(events > 0),
+                SizePruneOutcome::SmallEnough => break,
+                SizePruneOutcome::NothingLeft => unreachable!("the log is most of the store"),
             }
         }
         assert!(*used.borrow() <= BOUND);

@@ -2,8 +2,8 @@
 
 use kfwatch::domain::sink_state::SinkState;
 use kfwatch::store::{
-    CursorRewind, DeadLetter, LogPosition, MissedEvents, RoomOutcome, SinkBacklog, SizeLimit, StartPosition,
-    Store, StoreError, StoredEvent,
+    CursorRewind, DeadLetter, LogPosition, MissedEvents, SinkBacklog, SizeLimit, SizePruneOutcome,
+    StartPosition, Store, StoreError, StoredEvent,
 };
 
 use crate::support::store::*;
@@ -133,18 +133,18 @@ pub(crate) async fn pruning_frees_only_delivered_or_suspended_events(place: &Pla
     store.advance_cursor("crm", LogPosition(3)).await.unwrap();
     store.advance_cursor("log", LogPosition(5)).await.unwrap();
     let enough = SizeLimit { bytes: u64::MAX, ..smallest_limit() };
-    assert_eq!(store.make_room(enough).await.unwrap(), RoomOutcome::Enough);
-    let next = async || store.make_room(smallest_limit()).await.unwrap();
-    assert_eq!(next().await, RoomOutcome::Removed { events: 2 }, "no more than a batch");
-    assert_eq!(next().await, RoomOutcome::Removed { events: 1 }, "not beyond the cursor of crm");
-    assert_eq!(next().await, RoomOutcome::Blocked { sink: "crm".to_owned(), cursor: LogPosition(3) });
+    assert_eq!(store.prune_to_size(enough).await.unwrap(), SizePruneOutcome::SmallEnough);
+    let next = async || store.prune_to_size(smallest_limit()).await.unwrap();
+    assert_eq!(next().await, SizePruneOutcome::Removed { events: 2 }, "no more than a batch");
+    assert_eq!(next().await, SizePruneOutcome::Removed { events: 1 }, "not beyond the cursor of crm");
+    assert_eq!(next().await, SizePruneOutcome::Blocked { sink: "crm".to_owned(), cursor: LogPosition(3) });
     suspend(&store, "crm").await;
     assert_eq!(store.sink("crm").await.unwrap().backlog.lost_events, 0, "it may be resumed in time");
-    assert_eq!(next().await, RoomOutcome::Removed { events: 2 }, "crm no longer prevents pruning");
-    assert_eq!(next().await, RoomOutcome::Blocked { sink: "log".to_owned(), cursor: LogPosition(5) });
+    assert_eq!(next().await, SizePruneOutcome::Removed { events: 2 }, "crm no longer prevents pruning");
+    assert_eq!(next().await, SizePruneOutcome::Blocked { sink: "log".to_owned(), cursor: LogPosition(5) });
     suspend(&store, "log").await;
-    assert_eq!(next().await, RoomOutcome::Removed { events: 1 });
-    assert_eq!(next().await, RoomOutcome::NothingLeft);
+    assert_eq!(next().await, SizePruneOutcome::Removed { events: 1 });
+    assert_eq!(next().await, SizePruneOutcome::NothingLeft);
 }
 
 pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place: &Place) {
@@ -153,11 +153,11 @@ pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place
     commit_events(&store, 9).await;
     store.advance_cursor("crm", LogPosition(1)).await.unwrap();
     store.advance_cursor("log", LogPosition(9)).await.unwrap();
-    let next = async |store: &Store| store.make_room(smallest_limit()).await.unwrap();
-    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 1 });
+    let next = async |store: &Store| store.prune_to_size(smallest_limit()).await.unwrap();
+    assert_eq!(next(&store).await, SizePruneOutcome::Removed { events: 1 });
     suspend(&store, "crm").await;
-    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 2 });
-    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 2 });
+    assert_eq!(next(&store).await, SizePruneOutcome::Removed { events: 2 });
+    assert_eq!(next(&store).await, SizePruneOutcome::Removed { events: 2 });
 
     let store = place.reopen(store).await;
     let crm = store.sinks().await.unwrap().remove(0);
@@ -171,9 +171,9 @@ pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place
         "it continues after the missed events"
     );
     store.advance_cursor("crm", LogPosition(6)).await.unwrap();
-    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 1 });
+    assert_eq!(next(&store).await, SizePruneOutcome::Removed { events: 1 });
     suspend(&store, "crm").await;
-    assert_eq!(next(&store).await, RoomOutcome::Removed { events: 2 });
+    assert_eq!(next(&store).await, SizePruneOutcome::Removed { events: 2 });
     let crm = store.sinks().await.unwrap().remove(0);
     assert_eq!(
         crm.missed,
