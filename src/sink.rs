@@ -25,17 +25,12 @@ pub enum Sink {
 
 /// How a sink takes events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of the fields say what they are")]
 pub enum DeliveryMode {
     /// In batches in the order of the log, one batch at a time.
-    Batch {
-        /// The largest batch.
-        max_events: usize,
-    },
+    Batch { max_events: usize },
     /// One by one, several at a time, but at most one of each kf account.
-    Concurrent {
-        /// How many attempts may be in flight.
-        max_in_flight: usize,
-    },
+    Concurrent { max_in_flight: usize },
 }
 
 impl Sink {

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kfwatch::simulator::{AccountToWatch, Scenario, Simulator, SimulatorControl};
+use kfwatch::simulator::{AccountToWatch, KfState, Scenario, Simulator, SimulatorControl};
 
 use crate::support::{
     process::Process,
@@ -174,7 +174,7 @@ impl Churn {
         let official = &self.accounts[self.random.usize(..self.accounts.len())];
         let pick =
             |random: &mut fastrand::Rng| &official.kf_accounts[random.usize(..official.kf_accounts.len())];
-        self.control.remove_kf_account(&official.appid, pick(&mut self.random)).unwrap();
+        self.control.set_kf_state(&official.appid, pick(&mut self.random), KfState::Invalid).unwrap();
         self.control.add_kf_account(&official.appid, pick(&mut self.random)).unwrap();
     }
 }

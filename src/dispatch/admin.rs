@@ -22,7 +22,7 @@ const DEAD_LETTERS_PER_READ: usize = 1000;
 /// An operator's command for sinks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the fields are what their names say")]
+#[expect(missing_docs, reason = "the names of the fields say what they are")]
 pub enum SinkCommand {
     /// List all sinks.
     Show,

@@ -272,17 +272,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::event::EventType;
 
     fn event(id: i64, account: i64) -> StoredEvent {
-        StoredEvent {
-            id: LogPosition(id),
-            account: AccountId(account),
-            sequence: 1,
-            event_type: EventType::SessionStarted,
-            observed_at: jiff::Timestamp::UNIX_EPOCH,
-            json: String::new(),
-        }
+        StoredEvent { id: LogPosition(id), account: AccountId(account), ..StoredEvent::sample("") }
     }
 
     fn window(accounts: &[i64]) -> Window {

@@ -131,19 +131,6 @@ mod tests {
     }
 
     #[test]
-    fn objects_and_arrays_are_separated_by_commas() {
-        let text = rendered(&ResponseStyle::default(), |object| {
-            object.number("count", 2);
-            object.array("list", [1, 2], |entry, number| {
-                entry.number("a", number);
-                entry.text("b", "x");
-            });
-            object.object("inner", |inner| inner.raw("c", b"null"));
-        });
-        assert_eq!(text, r#"{"count":2,"list":[{"a":1,"b":"x"},{"a":2,"b":"x"}],"inner":{"c":null}}"#);
-    }
-
-    #[test]
     fn strings_are_escaped() {
         let value = "a\"b\\c/d\u{1}\u{4f60}";
         let text = rendered(&ResponseStyle::default(), |object| object.text("k", value));

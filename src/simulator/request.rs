@@ -36,9 +36,9 @@ pub(super) struct ResolvedRequest<'a> {
     pub(super) endpoint: ApiCall,
     pub(super) access_token: Option<Cow<'a, str>>,
     /// None also if the body of a token request is not the expected JSON.
-    pub(super) credentials: Option<Credentials<'a>>,
+    pub(super) credentials: Option<Credentials>,
     /// None also if the body of a component's request is not the expected JSON.
-    pub(super) component_body: Option<ComponentRequestBody<'a>>,
+    pub(super) component_body: Option<ComponentRequestBody>,
     pub(super) component: Option<&'a Component>,
     pub(super) official: Option<&'a OfficialAccount>,
     pub(super) kf_name: Option<Cow<'a, str>>,

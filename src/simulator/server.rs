@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, DATE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -25,7 +25,7 @@ use super::exchange::{self, PlannedResponse};
 use super::fault::{ConnectionUse, Fault};
 use super::request::HttpRequest;
 use super::response::SimulatedResponse;
-use super::response_body::ResponseBody;
+use super::response_body::{BodyStream, ResponseBody};
 
 /// Connections served at once. Further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -99,7 +99,7 @@ struct NoResponse;
 async fn respond(
     connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, NoResponse> {
+) -> Result<Response<BodyStream>, NoResponse> {
     let earlier_requests = connection.requests.fetch_add(1, Ordering::Relaxed);
     let (head, body) = request.into_parts();
     let body = if head.method == hyper::Method::GET { Bytes::new() } else { read_body(body).await };
@@ -139,15 +139,12 @@ async fn read_body(body: Incoming) -> Bytes {
     collected.map(|collected| collected.to_bytes()).unwrap_or_default()
 }
 
-fn hyper_response(
-    simulated: SimulatedResponse,
-    body: ResponseBody,
-    shared: &Shared,
-) -> Response<ResponseBody> {
-    let mut response = Response::new(body);
+fn hyper_response(simulated: SimulatedResponse, body: ResponseBody, shared: &Shared) -> Response<BodyStream> {
+    let mut response = Response::new(body.stream);
     *response.status_mut() = simulated.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, simulated.content_type);
+    headers.insert(CONTENT_LENGTH, body.announced_length.into());
     if let Some((name, value)) = simulated.extra_header {
         headers.insert(name, value);
     }

@@ -26,18 +26,12 @@ pub(super) const MAX_BATCH: usize = 1000;
 
 /// Where the lines are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of the fields say what they are")]
 pub enum JsonlTarget {
     /// Standard output.
     Stdout,
-    /// A file.
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// The permissions of a new file.
-        mode: u32,
-        /// The group of a new file.
-        group: Option<u32>,
-    },
+    /// A file. A new one gets this mode and group.
+    File { path: PathBuf, mode: u32, group: Option<u32> },
 }
 
 /// A sink of JSON lines.
@@ -148,20 +142,16 @@ mod tests {
     use std::{io::Read, os::unix::fs::PermissionsExt};
 
     use super::*;
-    use crate::{
-        domain::event::EventType,
-        store::{AccountId, LogPosition},
-    };
 
     fn event(json: &str) -> Arc<StoredEvent> {
-        Arc::new(StoredEvent {
-            id: LogPosition(1),
-            account: AccountId(1),
-            sequence: 1,
-            event_type: EventType::SessionStarted,
-            observed_at: jiff::Timestamp::UNIX_EPOCH,
-            json: json.to_owned(),
-        })
+        Arc::new(StoredEvent::sample(json))
+    }
+
+    /// A directory, and the path of a sink's file that is not there yet.
+    fn empty_directory() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        (directory, path)
     }
 
     fn sink(path: &Path) -> JsonlSink {
@@ -170,8 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn events_are_appended_with_configured_mode() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.jsonl");
+        let (_directory, path) = empty_directory();
         sink(&path).deliver(&[event("{\"a\":1}"), event("{\"a\":2}")]).await.unwrap();
         sink(&path).deliver(&[event("{\"a\":3}")]).await.unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
@@ -180,8 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn partial_line_after_crash_is_removed() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.jsonl");
+        let (_directory, path) = empty_directory();
         let event_before = "{\"specversion\":\"1.0\",\"id\":\"1\"}\n";
         let half = |length: usize| format!("{{\"specversion\":\"1.0\",\"id\":\"{}", "x".repeat(length));
         let nul = |length: usize| "\0".repeat(length);
@@ -210,8 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn whole_event_without_newline_is_kept() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.jsonl");
+        let (_directory, path) = empty_directory();
         let whole = "{\"specversion\":\"1.0\",\"id\":\"1\",\"data\":{\"n\":\"}\"}}";
         for (before, rest) in [("", ""), ("{}\n", ""), ("{}\n", "\0\0\0"), ("", "\0")] {
             std::fs::write(&path, format!("{before}{whole}{rest}")).unwrap();
@@ -222,8 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn other_file_is_rejected_unchanged() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.jsonl");
+        let (_directory, path) = empty_directory();
         let nul = "\0".repeat(20_000);
         for content in [
             "a letter without a last newline".to_owned(),
@@ -259,19 +245,17 @@ mod tests {
 
     #[tokio::test]
     async fn moved_file_is_created_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.jsonl");
+        let (_directory, path) = empty_directory();
         let sink = sink(&path);
         sink.deliver(&[event("1")]).await.unwrap();
-        std::fs::rename(&path, directory.path().join("events.jsonl.1")).unwrap();
+        std::fs::rename(&path, path.with_extension("1")).unwrap();
         sink.deliver(&[event("2")]).await.unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "2\n");
     }
 
     #[tokio::test]
     async fn reopen_closes_file_until_next_delivery() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.jsonl");
+        let (_directory, path) = empty_directory();
         let sink = sink(&path);
         sink.reopen();
         sink.deliver(&[event("{\"a\":1}")]).await.unwrap();
@@ -286,8 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn reopen_during_write_takes_effect_after_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.jsonl");
+        let (_directory, path) = empty_directory();
         let sink = sink(&path);
         sink.deliver(&[event("{\"a\":1}")]).await.unwrap();
         {

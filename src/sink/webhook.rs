@@ -170,25 +170,12 @@ async fn read_start(mut response: Response, kept: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::{
-        domain::event::EventType,
-        store::{AccountId, LogPosition},
-    };
 
     #[test]
     fn event_without_sendable_id_is_refused() {
         for json in ["", "{\"id\"", "{}", "{\"id\":7}", "{\"id\":\"a\\nb\"}"] {
-            let event = StoredEvent {
-                id: LogPosition(1),
-                account: AccountId(1),
-                sequence: 1,
-                event_type: EventType::SessionStarted,
-                observed_at: Timestamp::UNIX_EPOCH,
-                json: json.to_owned(),
-            };
+            let event = StoredEvent::sample(json);
             assert!(matches!(event_id(&event), Err(DeliveryError::Refused { .. })), "{json}");
         }
     }

@@ -57,8 +57,10 @@ pub(super) struct Sqlite {
     path: PathBuf,
     /// `None` if the store is only read.
     writer: Option<Writer>,
-    readers: Arc<ReaderPool>,
-    delivery_readers: Arc<ReaderPool>,
+    /// For pages, scrapes and commands.
+    pub(super) readers: Arc<ReaderPool>,
+    /// For dispatchers.
+    pub(super) delivery_readers: Arc<ReaderPool>,
     pub(super) committed: watch::Receiver<LogPosition>,
     pub(super) write_stats: watch::Receiver<WriteStats>,
     pub(super) used_bytes: watch::Receiver<u64>,
@@ -81,7 +83,7 @@ impl Sqlite {
         };
         let mut connection = connect_to_write(&path)?;
         match schema {
-            SchemaState::Empty => schema::create(&mut connection)?,
+            SchemaState::Empty => schema::migrate(&mut connection, 0)?,
             SchemaState::Current => {}
             SchemaState::Older(version) => backup::migrate(version, &path, &mut connection)?,
         }
@@ -117,24 +119,6 @@ impl Sqlite {
         F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         self.writer.as_ref().ok_or(StoreError::OpenToRead)?.write(step).await
-    }
-
-    /// Reads in one consistent view, for pages, scrapes and commands.
-    pub(super) async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    {
-        self.readers.read(read).await
-    }
-
-    /// Reads in one consistent view, for dispatchers.
-    pub(super) async fn read_for_delivery<T, F>(&self, read: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    {
-        self.delivery_readers.read(read).await
     }
 
     /// The size of the file and its write-ahead log. A missing file counts as empty.

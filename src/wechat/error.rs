@@ -87,7 +87,7 @@ impl CallError {
         } else if error.is_body() || error.is_decode() {
             Self::Malformed("the response is incomplete".into())
         } else {
-            Self::Connect(innermost_cause(error).into())
+            Self::Connect(crate::innermost_cause(&error.without_url()).into())
         }
     }
 
@@ -181,16 +181,6 @@ impl CallFailure {
         let fetching = self.endpoint.kind() == CallKind::Token;
         self.class.concerns_every_call() || (fetching && self.class.scope() == Scope::OfficialAccount)
     }
-}
-
-/// The innermost cause of an error, which says most, without the URL.
-pub(super) fn innermost_cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

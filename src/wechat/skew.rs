@@ -63,14 +63,14 @@ impl ClockSkew {
         let skew = skew_seconds(date, sent_at.wall, received_at.wall);
         let change = self.state().record(skew);
         match change {
-            Some(SkewChange::BecameWrong) => tracing::warn!(
+            Some(true) => tracing::warn!(
                 skew_seconds = skew,
                 "This machine's clock is {:.0} s {} WeChat's: times in events and metrics are wrong by that much; let \
                  NTP set it (timedatectl status, chronyc tracking)",
                 skew.abs(),
                 if skew > 0.0 { "ahead of" } else { "behind" }
             ),
-            Some(SkewChange::BecameRight) => {
+            Some(false) => {
                 tracing::info!(skew_seconds = skew, "This machine's clock agrees with WeChat's again");
             }
             None => {}
@@ -103,27 +103,13 @@ struct SkewState {
     is_wrong: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum SkewChange {
-    BecameWrong,
-    BecameRight,
-}
-
 impl SkewState {
-    /// Returns a change only once.
-    fn record(&mut self, skew: f64) -> Option<SkewChange> {
+    /// Returns whether the clock is wrong now, if that has changed.
+    fn record(&mut self, skew: f64) -> Option<bool> {
         self.last = Some(skew);
-        match skew.abs() {
-            skew if !self.is_wrong && skew > WRONG_ABOVE => {
-                self.is_wrong = true;
-                Some(SkewChange::BecameWrong)
-            }
-            skew if self.is_wrong && skew < RIGHT_BELOW => {
-                self.is_wrong = false;
-                Some(SkewChange::BecameRight)
-            }
-            _ => None,
-        }
+        let limit = if self.is_wrong { RIGHT_BELOW } else { WRONG_ABOVE };
+        let was_wrong = std::mem::replace(&mut self.is_wrong, skew.abs() >= limit);
+        (self.is_wrong != was_wrong).then_some(self.is_wrong)
     }
 }
 
@@ -196,11 +182,7 @@ mod tests {
     fn change_to_wrong_and_to_right_is_reported_once() {
         let mut state = SkewState::default();
         let changes = [0.0, 4.9, 5.1, -400.0, 4.0, 3.1, -2.9, 0.0, -5.1].map(|skew| state.record(skew));
-        let (wrong, right) = (Some(SkewChange::BecameWrong), Some(SkewChange::BecameRight));
-        assert_eq!(
-            changes,
-            [None, None, wrong, None, None, None, right, None, Some(SkewChange::BecameWrong)]
-        );
+        assert_eq!(changes, [None, None, Some(true), None, None, None, Some(false), None, Some(true)]);
     }
 
     proptest! {

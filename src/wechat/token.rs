@@ -67,24 +67,14 @@ const REJECTED_FOR_GOOD: Duration = Duration::from_secs(30);
 
 /// The source of an official account's tokens, if it does not use a component.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names of the fields say what they are")]
 pub enum TokenSource {
     /// `POST /cgi-bin/stable_token`, never with `force_refresh`.
-    Stable {
-        /// The official account's AppSecret.
-        secret: SecretString,
-    },
+    Stable { secret: SecretString },
     /// `GET /cgi-bin/token`.
-    Classic {
-        /// The official account's AppSecret.
-        secret: SecretString,
-    },
-    /// A file that another program rewrites.
-    File {
-        /// The path of the file.
-        path: PathBuf,
-        /// The position in the file, if it is JSON.
-        json_pointer: Option<String>,
-    },
+    Classic { secret: SecretString },
+    /// A file that another program rewrites. If it is JSON, the pointer says where the text is.
+    File { path: PathBuf, json_pointer: Option<String> },
     /// The operator's central token server.
     Server(TokenServer),
 }

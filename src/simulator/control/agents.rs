@@ -43,11 +43,6 @@ impl SimulatorControl {
         Ok(())
     }
 
-    /// Makes a kf account invalid, and removes it from the lists.
-    pub fn remove_kf_account(&self, appid: &str, kf_account: &str) -> Result<(), SimulatorControlError> {
-        self.set_kf_state(appid, kf_account, KfState::Invalid)
-    }
-
     /// Changes the nickname of a kf account.
     pub fn set_nickname(
         &self,

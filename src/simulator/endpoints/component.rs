@@ -1,6 +1,5 @@
 //! POST /cgi-bin/component/…: the requests of third-party platforms.
 
-use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
@@ -20,26 +19,20 @@ const MAX_LISTED_AUTHORIZERS: usize = 500;
 
 /// The JSON body of a component's request.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct ComponentRequestBody<'a> {
-    #[serde(borrow)]
-    pub(crate) component_appid: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    component_appsecret: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    component_secret: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    component_verify_ticket: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(crate) authorizer_appid: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    authorizer_refresh_token: Option<Cow<'a, str>>,
+pub(crate) struct ComponentRequestBody {
+    pub(crate) component_appid: Option<String>,
+    component_appsecret: Option<String>,
+    component_secret: Option<String>,
+    component_verify_ticket: Option<String>,
+    pub(crate) authorizer_appid: Option<String>,
+    authorizer_refresh_token: Option<String>,
     offset: Option<usize>,
     count: Option<usize>,
 }
 
-impl<'a> ComponentRequestBody<'a> {
+impl ComponentRequestBody {
     /// None if the body is not the expected JSON.
-    pub(crate) fn from_json(body: &'a [u8]) -> Option<Self> {
+    pub(crate) fn from_json(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }
 }
@@ -49,7 +42,7 @@ impl<'a> ComponentRequestBody<'a> {
 pub(crate) struct ComponentRequest<'a> {
     pub(crate) endpoint: ApiCall,
     pub(crate) query: &'a str,
-    pub(crate) body: Option<&'a ComponentRequestBody<'a>>,
+    pub(crate) body: Option<&'a ComponentRequestBody>,
     pub(crate) component: Option<&'a Component>,
     /// The official account that authorizer_appid names.
     pub(crate) official: Option<&'a OfficialAccount>,
@@ -81,7 +74,7 @@ pub(crate) fn respond(request: ComponentRequest<'_>, world: &World, now_ms: i64)
     }
 }
 
-fn component_token(body: &ComponentRequestBody<'_>, component: &Component, now_ms: i64) -> EndpointResult {
+fn component_token(body: &ComponentRequestBody, component: &Component, now_ms: i64) -> EndpointResult {
     check_secret(component, present(&body.component_appsecret))?;
     let ticket = body.component_verify_ticket.as_deref().ok_or(47001)?;
     lock(&component.tickets).validate(ticket, now_ms)?;
@@ -90,7 +83,7 @@ fn component_token(body: &ComponentRequestBody<'_>, component: &Component, now_m
 }
 
 fn authorizer_token(
-    body: &ComponentRequestBody<'_>,
+    body: &ComponentRequestBody,
     component: &Component,
     (world, official): (&World, Option<&OfficialAccount>),
     now_ms: i64,
@@ -111,7 +104,7 @@ fn authorizer_token(
 
 /// Lists the official accounts that grant the component now, with their refresh tokens.
 fn authorizer_list(
-    request_body: &ComponentRequestBody<'_>,
+    request_body: &ComponentRequestBody,
     component: &Component,
     world: &World,
 ) -> EndpointResult {
@@ -161,6 +154,6 @@ fn token_body(key: &str, issued: &IssuedToken, refresh_token: Option<&str>) -> V
 }
 
 /// An empty field counts as absent.
-fn present<'a>(field: &'a Option<Cow<'_, str>>) -> Option<&'a str> {
+fn present(field: &Option<String>) -> Option<&str> {
     field.as_deref().filter(|text| !text.is_empty())
 }

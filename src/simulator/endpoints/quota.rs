@@ -1,7 +1,5 @@
 //! POST /cgi-bin/openapi/quota/get.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 
 use super::EndpointResult;
@@ -13,11 +11,10 @@ use crate::simulator::world::OfficialAccount;
 /// Returns the limits and the use of one endpoint.
 pub(crate) fn quota_get(official: &OfficialAccount, request_body: &[u8], now_ms: i64) -> EndpointResult {
     #[derive(Deserialize)]
-    struct QuotaRequest<'a> {
-        #[serde(borrow)]
-        cgi_path: Cow<'a, str>,
+    struct QuotaRequest {
+        cgi_path: String,
     }
-    let request: QuotaRequest<'_> = serde_json::from_slice(request_body).map_err(|_| 47001)?;
+    let request: QuotaRequest = serde_json::from_slice(request_body).map_err(|_| 47001)?;
     let is_of_wechat = |endpoint: &ApiCall| !endpoint.is_of_operator();
     let endpoint = ApiCall::from_path(&request.cgi_path).filter(is_of_wechat).ok_or(76021)?;
     let limits = &mut lock(&official.limits)[endpoint as usize];

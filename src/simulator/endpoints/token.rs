@@ -15,20 +15,17 @@ use crate::simulator::world::OfficialAccount;
 
 /// The parameters of a token request, from its query or its JSON body.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct Credentials<'a> {
-    #[serde(borrow)]
-    grant_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(crate) appid: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    secret: Option<Cow<'a, str>>,
+pub(crate) struct Credentials {
+    grant_type: Option<String>,
+    pub(crate) appid: Option<String>,
+    secret: Option<String>,
     #[serde(default)]
     force_refresh: bool,
 }
 
-impl<'a> Credentials<'a> {
-    pub(crate) fn from_query(query: &'a str) -> Self {
-        let parameter = |name| query_parameter(query, name);
+impl Credentials {
+    pub(crate) fn from_query(query: &str) -> Self {
+        let parameter = |name| query_parameter(query, name).map(Cow::into_owned);
         Credentials {
             grant_type: parameter("grant_type"),
             appid: parameter("appid"),
@@ -37,7 +34,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    pub(crate) fn from_json(body: &'a [u8]) -> Option<Self> {
+    pub(crate) fn from_json(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }
 }
@@ -45,7 +42,7 @@ impl<'a> Credentials<'a> {
 /// Issues a token. `official` is the account that the appid names.
 pub(crate) fn token(
     endpoint: ApiCall,
-    credentials: Option<&Credentials<'_>>,
+    credentials: Option<&Credentials>,
     official: Option<&OfficialAccount>,
     now_ms: i64,
 ) -> EndpointResult {

@@ -54,21 +54,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::event::EventType,
-        store::{AccountId, LogPosition},
-    };
-
-    fn event(event_type: EventType, json: &str) -> StoredEvent {
-        StoredEvent {
-            id: LogPosition(1),
-            account: AccountId(1),
-            sequence: 1,
-            event_type,
-            observed_at: jiff::Timestamp::UNIX_EPOCH,
-            json: json.to_owned(),
-        }
-    }
+    use crate::domain::event::EventType;
 
     #[test]
     fn subject_names_official_account_and_event_type() {
@@ -78,7 +64,8 @@ mod tests {
             (EventType::SessionEnded, "acme.kf.shop.session.ended"),
             (EventType::StateChanged, "acme.kf.shop.account.state_changed"),
         ] {
-            let message = Message::from_event(&event(event_type, json), "acme.kf").unwrap();
+            let event = StoredEvent { event_type, ..StoredEvent::sample(json) };
+            let message = Message::from_event(&event, "acme.kf").unwrap();
             assert_eq!(message.subject, expected);
             assert_eq!(message.headers.get("Nats-Msg-Id").unwrap().as_str(), "af546c58");
             assert_eq!(message.headers.get("Content-Type").unwrap().as_str(), "application/cloudevents+json");
@@ -98,7 +85,7 @@ mod tests {
             "{\"id\":\"a\",\"data\":{\"official_account\":\"a.b\"}}",
             "{\"id\":\"a\",\"data\":{\"official_account\":\">\"}}",
         ] {
-            let message = Message::from_event(&event(EventType::SessionStarted, json), "kf");
+            let message = Message::from_event(&StoredEvent::sample(json), "kf");
             assert!(matches!(message, Err(DeliveryError::Refused { .. })), "{json}");
         }
     }

@@ -40,6 +40,7 @@ impl NatsOptions {
 
 /// How to log in to a server.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names of the fields say what they are")]
 pub enum Login {
     /// Not at all.
     None,
@@ -48,12 +49,7 @@ pub enum Login {
     /// With the seed of a user's key.
     Nkey(SecretString),
     /// With a user name and a password.
-    Password {
-        /// The name.
-        user: String,
-        /// The password.
-        password: SecretString,
-    },
+    Password { user: String, password: SecretString },
     /// With a token.
     Token(SecretString),
 }

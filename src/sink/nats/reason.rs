@@ -14,14 +14,14 @@ use async_nats::{
 };
 
 use super::options::NatsOptions;
-use crate::sink::error::DeliveryError;
+use crate::{innermost_cause, sink::error::DeliveryError};
 
 /// What to check when a server refuses the login.
 const CHECK_LOGIN: &str = "check credentials_file, nkey_file, or user and secret_file";
 
 /// Why no server could be connected to.
 pub(super) fn not_connected(error: &ConnectError, options: &NatsOptions) -> String {
-    let cause = innermost(error);
+    let cause = innermost_cause(error);
     let why = match error.kind() {
         ConnectErrorKind::TimedOut => return not_connected_in_time(options),
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
@@ -79,14 +79,14 @@ pub(super) fn not_acknowledged(
                 return too_large("max_msg_size of the stream", error);
             }
             Some(error_of_stream) => format!("the stream does not take it: {error_of_stream}"),
-            None => format!("the server's response cannot be understood: {}", innermost(error)),
+            None => format!("the server's response cannot be understood: {}", innermost_cause(error)),
         },
     };
     DeliveryError::retryable(reason)
 }
 
 fn too_large(limit: &str, error: &PublishError) -> DeliveryError {
-    DeliveryError::Refused { reason: format!("it is larger than {limit}"), response: innermost(error) }
+    DeliveryError::Refused { reason: format!("it is larger than {limit}"), response: innermost_cause(error) }
 }
 
 fn missing_stream(options: &NatsOptions) -> String {
@@ -116,14 +116,6 @@ fn without_details(error: &str, options: &NatsOptions) -> String {
         }
         _ => error.trim_start_matches("nats: ").to_owned(),
     }
-}
-
-fn innermost(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// Whether TLS failed: its error is inside of an error of the socket.

@@ -1,19 +1,12 @@
 //! Explains to operators why a request failed, without the URL, which may contain a secret.
 
-/// Returns the innermost cause, which is the most specific.
+/// Returns the innermost cause, or what to do about a rejected certificate.
 pub(super) fn reason(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "the receiver did not answer in time".to_owned();
     }
     let error = error.without_url();
-    if let Some(reason) = certificate_rejected(&error) {
-        return reason;
-    }
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
+    certificate_rejected(&error).unwrap_or_else(|| crate::innermost_cause(&error))
 }
 
 /// Explains a rejected certificate and what to do about it; `None` for other errors.

@@ -34,6 +34,7 @@ impl Store {
     /// The accounts that were registered and have not left since, in the order of their first registration.
     pub async fn watched_accounts(&self) -> Result<Vec<Account>, StoreError> {
         self.sqlite
+            .readers
             .read(|connection| {
                 let mut statement = connection.prepare_cached(
                     "SELECT official_account, appid, kf_account FROM accounts WHERE configured ORDER BY id",
@@ -48,7 +49,7 @@ impl Store {
 
     /// All accounts that were ever registered, as they are stored.
     pub async fn stored_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
-        self.sqlite.read(stored).await
+        self.sqlite.readers.read(stored).await
     }
 
     /// Stores when accounts whose polls changed nothing were last seen. Idempotent; skips unknown accounts.

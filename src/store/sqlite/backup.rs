@@ -33,9 +33,6 @@ const PARTIAL: &str = ".kfwatch-backup-";
 /// Instructions of SQLite's virtual machine between two calls of the observer: some milliseconds.
 const INSTRUCTIONS_PER_REPORT: i32 = 100_000;
 
-/// How many copies of one version are kept at most.
-const MAX_COPIES: u32 = 100;
-
 /// Copies the store to a new file, with or without a running daemon.
 pub(in crate::store) fn back_up(
     store: &Path,
@@ -135,10 +132,7 @@ pub(super) fn migrate(version: i64, path: &Path, connection: &mut Connection) ->
 /// Copies everything committed to a new file, and syncs it.
 fn copy_private(partial: &Path, connection: &Connection) -> Result<(), StoreError> {
     let io = |error| StoreError::io(partial, error);
-    match fs::remove_file(partial) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
-    }
+    file::remove_if_exists(partial).map_err(io)?;
     // SQLite itself would create it readable by others.
     file::open_private(partial, OpenOptions::new().create_new(true)).map_err(io)?;
     vacuum_into(connection, partial)?;
@@ -156,13 +150,9 @@ fn vacuum_into(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 
 /// Renames the complete copy to the first free name.
 fn name_copy(version: i64, path: &Path, partial: &Path) -> Result<PathBuf, StoreError> {
-    let first = format!("-backup-v{version}");
-    let names = (2..=MAX_COPIES).map(|number| format!("{first}-{number}"));
-    let mut copies =
-        std::iter::once(first.clone()).chain(names).map(|suffix| file::with_suffix(path, &suffix));
-    let Some(copy) = copies.find(|copy| copy.symlink_metadata().is_err()) else {
-        return Err(StoreError::TooManyBackups(file::with_suffix(path, &first)));
-    };
+    let suffix = format!("-backup-v{version}");
+    let free = file::numbered_names(path, &suffix).find(|copy| copy.symlink_metadata().is_err());
+    let copy = free.ok_or_else(|| StoreError::TooManyBackups(file::with_suffix(path, &suffix)))?;
     file::rename_and_sync(partial, &copy).map_err(|error| StoreError::io(&copy, error))?;
     Ok(copy)
 }

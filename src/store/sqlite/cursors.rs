@@ -29,13 +29,13 @@ impl Store {
 
     /// All sinks, also removed ones. The cost does not grow with the number of undelivered events.
     pub async fn sinks(&self) -> Result<Vec<StoredSink>, StoreError> {
-        self.sqlite.read(all).await
+        self.sqlite.readers.read(all).await
     }
 
     /// One sink. The cost does not grow with the number of undelivered events.
     pub async fn sink(&self, sink: &str) -> Result<StoredSink, StoreError> {
         let sink = sink.to_owned();
-        let stored = self.sqlite.read_for_delivery(move |connection| one(connection, &sink)).await?;
+        let stored = self.sqlite.delivery_readers.read(move |connection| one(connection, &sink)).await?;
         stored.ok_or(StoreError::UnknownSink)
     }
 

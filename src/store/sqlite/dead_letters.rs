@@ -27,7 +27,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let sink = sink.to_owned();
-        self.sqlite.read(move |connection| {
+        self.sqlite.readers.read(move |connection| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND event > ?2 ORDER BY event LIMIT ?3"
             );
@@ -44,7 +44,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let sink = sink.to_owned();
-        self.sqlite.read_for_delivery(move |connection| {
+        self.sqlite.delivery_readers.read(move |connection| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND retry >= 1 ORDER BY event LIMIT ?2"
             );
@@ -62,7 +62,8 @@ impl Store {
     ) -> Result<Vec<LogPosition>, StoreError> {
         let sink = sink.to_owned();
         self.sqlite
-            .read_for_delivery(move |connection| {
+            .delivery_readers
+            .read(move |connection| {
                 let mut statement = connection
                     .prepare_cached("SELECT event FROM dead_letters WHERE sink = ?1 AND event > ?2")?;
                 let events = statement.query_map((sink, after.0), |row| Ok(LogPosition(row.get(0)?)))?;

@@ -38,6 +38,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         self.sqlite
+            .readers
             .read(move |connection| {
                 let sql = format!("SELECT {COLUMNS} FROM events WHERE id > ?1 ORDER BY id LIMIT ?2");
                 let mut statement = connection.prepare_cached(&sql)?;
@@ -49,7 +50,8 @@ impl Store {
     /// The events at these positions that the log still has, in the order of the log. For dispatchers.
     pub async fn read_events_at(&self, positions: Vec<LogPosition>) -> Result<Vec<StoredEvent>, StoreError> {
         self.sqlite
-            .read_for_delivery(move |connection| {
+            .delivery_readers
+            .read(move |connection| {
                 let sql = format!(
                     "SELECT {COLUMNS} FROM events WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id"
                 );
@@ -62,12 +64,12 @@ impl Store {
 
     /// The first matching events, at most `limit`, and how far the log was scanned. For dispatchers.
     pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
-        self.sqlite.read_for_delivery(move |connection| read_matching(connection, &filter, limit)).await
+        self.sqlite.delivery_readers.read(move |connection| read_matching(connection, &filter, limit)).await
     }
 
     /// The number of events in the log. The cost does not grow with that number.
     pub async fn count_events(&self) -> Result<u64, StoreError> {
-        self.sqlite.read(|connection| count_after(connection, LogPosition::BEGINNING)).await
+        self.sqlite.readers.read(|connection| count_after(connection, LogPosition::BEGINNING)).await
     }
 }
 

@@ -15,6 +15,9 @@ use crate::store::error::StoreError;
 /// Openids are personal data: only the owner may read them.
 pub(super) const MODE: u32 = 0o600;
 
+/// How many copies with the same name and a number are kept at most.
+const MAX_COPIES: u32 = 100;
+
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// The path of a file that belongs to the store, such as `kfwatch.db-wal`.
@@ -72,6 +75,22 @@ pub(super) fn sync_directory_of(path: &Path) -> std::io::Result<()> {
 pub(super) fn rename_and_sync(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::rename(from, to)?;
     sync_directory_of(to)
+}
+
+/// Removes a file. Succeeds if there is none.
+pub(super) fn remove_if_exists(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// `path` with the suffix, then with `-2` to `-100` added to it: the names for several copies.
+pub(super) fn numbered_names(path: &Path, suffix: &str) -> impl Iterator<Item = PathBuf> {
+    let numbers = (2..=MAX_COPIES).map(|number| format!("-{number}"));
+    std::iter::once(String::new())
+        .chain(numbers)
+        .map(move |number| with_suffix(path, &(suffix.to_owned() + &number)))
 }
 
 /// Keeps a second daemon out until it is dropped. The file stays: removing it could remove the lock of another daemon.

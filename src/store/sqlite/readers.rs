@@ -17,7 +17,7 @@ use crate::store::error::StoreError;
 /// Connections that serve reads of one kind. Not r2d2 or deadpool: their threads, managers and time-outs are more than a
 /// fixed list of connections needs.
 #[derive(Debug)]
-pub(super) struct ReaderPool {
+pub(in crate::store) struct ReaderPool {
     /// One permit for each idle connection. Closed when the pool is closed.
     permits: Semaphore,
     connections: Mutex<Connections>,
@@ -45,7 +45,7 @@ impl ReaderPool {
     }
 
     /// Runs a read in one consistent view of the store.
-    pub(super) async fn read<T, F>(self: &Arc<Self>, read: F) -> Result<T, StoreError>
+    pub(in crate::store) async fn read<T, F>(self: &Arc<Self>, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -127,22 +127,22 @@ mod tests {
     async fn slow_page_reads_do_not_delay_dispatcher() {
         let (_directory, store) = store();
         let slow = slow_reads(&store.readers, SHARED_READERS).await;
-        let page = store.read(|_| Ok(()));
+        let page = store.readers.read(|_| Ok(()));
         let page = tokio::time::timeout(Duration::from_millis(50), page).await;
         assert!(page.is_err(), "all connections for pages are in use");
-        store.read_for_delivery(|_| Ok(())).await.unwrap();
+        store.delivery_readers.read(|_| Ok(())).await.unwrap();
         drop(slow);
-        store.read(|_| Ok(())).await.unwrap();
+        store.readers.read(|_| Ok(())).await.unwrap();
     }
 
     #[tokio::test]
     async fn connection_returns_after_panic() {
         let (_directory, store) = store();
         for _ in 0..=SHARED_READERS {
-            let panicked = store.read::<(), _>(|_| panic!("on purpose")).await;
+            let panicked = store.readers.read::<(), _>(|_| panic!("on purpose")).await;
             assert!(matches!(panicked, Err(StoreError::Closed)));
         }
-        store.read(|_| Ok(())).await.unwrap();
+        store.readers.read(|_| Ok(())).await.unwrap();
     }
 
     #[tokio::test]
@@ -151,11 +151,11 @@ mod tests {
         let slow = slow_reads(&store.readers, SHARED_READERS).await;
         let pool = Arc::clone(&store.readers);
         let closing = spawn_blocking(move || pool.close());
-        let waiting = store.read(|_| Ok(()));
+        let waiting = store.readers.read(|_| Ok(()));
         assert!(matches!(waiting.await, Err(StoreError::Closed)));
         assert!(!closing.is_finished());
         drop(slow);
         closing.await.unwrap();
-        assert!(matches!(store.read(|_| Ok(())).await, Err(StoreError::Closed)));
+        assert!(matches!(store.readers.read(|_| Ok(())).await, Err(StoreError::Closed)));
     }
 }

@@ -38,9 +38,6 @@ const LOGS: [&str; 2] = ["-wal", "-journal"];
 /// How much is copied between two reports of progress.
 const BLOCK_BYTES: usize = 1024 * 1024;
 
-/// How many replaced stores of one second are kept at most.
-const MAX_KEPT: u32 = 100;
-
 pub(in crate::store) fn restore(
     store: &Path,
     from: &Path,
@@ -225,23 +222,18 @@ fn keep_old(path: &Path, now: Timestamp) -> Result<Option<PathBuf>, StoreError> 
     }
     file::sync_directory_of(path).map_err(io)?;
     for log in LOGS.into_iter().chain(["-shm"]) {
-        match fs::remove_file(file::with_suffix(path, log)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
-            _ => {}
-        }
+        file::remove_if_exists(&file::with_suffix(path, log)).map_err(io)?;
     }
     Ok(Some(kept))
 }
 
 fn free_name(path: &Path, now: Timestamp) -> Result<PathBuf, StoreError> {
-    let first = format!("{KEPT}{}", now.strftime("%Y%m%dT%H%M%SZ"));
-    let names = (2..=MAX_KEPT).map(|number| format!("{first}-{number}"));
-    let mut names =
-        std::iter::once(first.clone()).chain(names).map(|suffix| file::with_suffix(path, &suffix));
+    let suffix = format!("{KEPT}{}", now.strftime("%Y%m%dT%H%M%SZ"));
     let is_free = |name: &PathBuf| {
         std::iter::once("").chain(LOGS).all(|part| file::with_suffix(name, part).symlink_metadata().is_err())
     };
-    names.find(is_free).ok_or_else(|| StoreError::TooManyBackups(file::with_suffix(path, &first)))
+    let free = file::numbered_names(path, &suffix).find(is_free);
+    free.ok_or_else(|| StoreError::TooManyBackups(file::with_suffix(path, &suffix)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 
 use crate::store::error::StoreError;
 
@@ -142,28 +142,17 @@ pub(super) enum SchemaState {
     Older(i64),
 }
 
-/// Turns an empty file into a store of this version.
-pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    apply_versions(&tx, 0)?;
-    Ok(tx.commit()?)
-}
-
-/// Turns a store of an older version into one of this version. On an error the store is unchanged.
+/// Turns a store of an older version, or an empty file (`from` 0), into a store of this version. On an error it is unchanged.
 pub(super) fn migrate(connection: &mut Connection, from: i64) -> Result<(), StoreError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    apply_versions(&tx, from)?;
-    Ok(tx.commit()?)
-}
-
-fn apply_versions(tx: &Transaction<'_>, from: i64) -> Result<(), StoreError> {
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     for (sql, version) in VERSIONS.into_iter().zip(1..) {
         if version > from {
             tx.execute_batch(sql)?;
         }
     }
-    Ok(tx.pragma_update(None, "user_version", VERSION)?)
+    tx.pragma_update(None, "user_version", VERSION)?;
+    Ok(tx.commit()?)
 }
 
 /// Returns what the file contains. Rejects a file that is not a sound store of this version or an older one. Only reads.
@@ -187,7 +176,7 @@ pub(super) fn inspect(path: &Path, connection: &Connection) -> Result<SchemaStat
     check_tables(&objects, version)?;
     for table in CHECKED_AT_START {
         if objects.iter().any(|(name, _)| name == table) {
-            check_content(connection, table)?;
+            run_check(connection, table, &format!("PRAGMA integrity_check({table})"))?;
         }
     }
     Ok(if version == VERSION { SchemaState::Current } else { SchemaState::Older(version) })
@@ -218,10 +207,6 @@ fn check_tables(found: &[(String, String)], version: i64) -> Result<(), StoreErr
 /// Rejects a damaged file. Reads all of it.
 pub(super) fn check_whole(connection: &Connection) -> Result<(), StoreError> {
     run_check(connection, "the file", "PRAGMA quick_check(1)")
-}
-
-fn check_content(connection: &Connection, table: &str) -> Result<(), StoreError> {
-    run_check(connection, table, &format!("PRAGMA integrity_check({table})"))
 }
 
 fn run_check(connection: &Connection, what: &str, check: &str) -> Result<(), StoreError> {

@@ -24,6 +24,7 @@ impl Store {
     /// When an access token was last fetched, by appid.
     pub async fn token_fetches(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
         self.sqlite
+            .readers
             .read(|connection| {
                 let mut statement =
                     connection.prepare_cached("SELECT appid, fetched_at FROM token_fetches")?;
@@ -57,6 +58,7 @@ impl Store {
     /// The stored refresh tokens, by appid.
     pub async fn refresh_tokens(&self) -> Result<HashMap<String, SecretString>, StoreError> {
         self.sqlite
+            .readers
             .read(|connection| {
                 let mut statement = connection.prepare_cached("SELECT appid, token FROM refresh_tokens")?;
                 let rows =

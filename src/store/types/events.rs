@@ -19,6 +19,21 @@ pub struct StoredEvent {
     pub json: String,
 }
 
+#[cfg(test)]
+impl StoredEvent {
+    /// An event with this JSON. Tests change what matters to them.
+    pub(crate) fn sample(json: &str) -> Self {
+        Self {
+            id: LogPosition(1),
+            account: AccountId(1),
+            sequence: 1,
+            event_type: EventType::SessionStarted,
+            observed_at: Timestamp::UNIX_EPOCH,
+            json: json.to_owned(),
+        }
+    }
+}
+
 /// Which events to read. An empty list selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {

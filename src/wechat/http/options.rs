@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use crate::{tls::TlsRoots, wechat::error::innermost_cause};
+use crate::tls::TlsRoots;
 
 /// The HTTP version to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,6 @@ pub struct ClientBuildError(pub(super) String);
 
 impl From<reqwest::Error> for ClientBuildError {
     fn from(error: reqwest::Error) -> Self {
-        Self(innermost_cause(error))
+        Self(crate::innermost_cause(&error.without_url()))
     }
 }

@@ -55,14 +55,10 @@ pub struct ComponentCredentials {
 
 /// Where another program of the operator keeps the newest component_verify_ticket.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of the fields say what they are")]
 pub enum TicketSource {
-    /// A file that the program rewrites.
-    File {
-        /// The path of the file.
-        path: PathBuf,
-        /// The position in the file, if it is JSON.
-        json_pointer: Option<String>,
-    },
+    /// A file that the program rewrites. If it is JSON, the pointer says where the text is.
+    File { path: PathBuf, json_pointer: Option<String> },
     /// An HTTP server.
     Server(TokenServer),
 }

@@ -143,6 +143,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::wechat::wire::any_json;
 
     /// Combines the tables and the examples of the documentation.
     const KF_LIST: &str = r#"{"kf_list":[
@@ -345,31 +346,6 @@ mod tests {
         assert_eq!(nickname("小\"王\"\n\u{1b}[2J").as_deref(), Some("小\"王\"  [2J"));
         assert_eq!(nickname(" "), None);
         assert_eq!(nickname(&"x".repeat(10_000)).unwrap().len(), MAX_NICKNAME_CHARS);
-    }
-
-    fn any_json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<f64>().prop_map(Value::from),
-            ".{0,20}".prop_map(Value::from),
-            any::<i64>().prop_map(|number| number.to_string().into()),
-        ];
-        let key = prop_oneof![
-            select(
-                &["errcode", "kf_list", "kf_online_list", "kf_account", "waitcaselist", "count", "quota"][..]
-            )
-            .prop_map(str::to_owned),
-            ".{0,10}",
-        ];
-        leaf.prop_recursive(4, 40, 5, move |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-                prop::collection::hash_map(key.clone(), inner, 0..5)
-                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
-            ]
-        })
     }
 
     proptest! {

@@ -76,9 +76,9 @@ fn issued(answer: &Object<'_>, key: &str) -> Result<IssuedToken, WireError> {
 mod tests {
     use proptest::prelude::*;
     use secrecy::ExposeSecret;
-    use serde_json::Value;
 
     use super::*;
+    use crate::wechat::wire::any_json;
 
     /// The token and its lifetime in seconds.
     type Issued = Result<(String, u64), WireError>;
@@ -176,34 +176,6 @@ mod tests {
             assert!(matches!(authorizer(text), Err(WireError::Malformed(_))), "{text}");
             assert!(matches!(page(text), Err(WireError::Malformed(_))), "{text}");
         }
-    }
-
-    fn any_json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Into::into),
-            any::<i64>().prop_map(Into::into),
-            "\\PC{0,8}".prop_map(Into::into),
-        ];
-        let key = prop_oneof![
-            Just("errcode".to_owned()),
-            Just("access_token".to_owned()),
-            Just("component_access_token".to_owned()),
-            Just("authorizer_access_token".to_owned()),
-            Just("authorizer_refresh_token".to_owned()),
-            Just("expires_in".to_owned()),
-            Just("total_count".to_owned()),
-            Just("list".to_owned()),
-            Just("authorizer_appid".to_owned()),
-            Just("refresh_token".to_owned()),
-        ];
-        leaf.prop_recursive(3, 24, 6, move |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-                prop::collection::btree_map(key.clone(), inner, 0..6)
-                    .prop_map(|map| Value::Object(map.into_iter().collect())),
-            ]
-        })
     }
 
     proptest! {

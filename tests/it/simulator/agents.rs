@@ -100,7 +100,7 @@ async fn kf_accounts_can_be_added_removed_and_renamed() {
     let control = simulator.control();
     let mut client = Client::connect(&simulator).await;
     control.add_kf_account(APPID, "new@test").unwrap();
-    control.remove_kf_account(APPID, KF1).unwrap();
+    control.set_kf_state(APPID, KF1, KfState::Invalid).unwrap();
     control.set_nickname(APPID, "new@test", "Lily").unwrap();
     let list = kf_list(&mut client).await;
     let names: Vec<&str> = list.iter().map(|entry| entry["kf_account"].as_str().unwrap()).collect();
