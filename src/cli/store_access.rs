@@ -4,7 +4,7 @@
 //! the command goes to that daemon. A store that does not exist is not created: it would belong to the user of the command instead
 //! of the daemon's.
 //!
-//! A command that only reads ([`read_sinks`]) needs no lock. It asks the daemon, whose knowledge is more recent; if nobody listens,
+//! A command that only reads ([`read_sinks`]) needs no lock. It asks the daemon, whose knowledge is more recent; if no daemon runs,
 //! it reads the store, and does not keep a daemon from starting.
 
 use std::path::Path;
@@ -36,8 +36,8 @@ pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Re
     init_logging("warn", config.log.format)?;
     let path = &config.store.path;
     match ask_daemon(path, command.clone()).await {
-        // If there can be no socket, nobody listens on it either.
-        Err(ControlClientError::NobodyListens(_) | ControlClientError::Socket(_)) => {}
+        // If there can be no socket, no process listens on it either.
+        Err(ControlClientError::NoListener(_) | ControlClientError::Socket(_)) => {}
         answer => return answer.map_err(|error| request_failed(&daemon_name(path, None), error)),
     }
     let store = Store::open_to_read(path)?;

@@ -30,11 +30,11 @@ pub(crate) enum ControlClientError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(
-        "nobody listens on its control socket {}: it may be starting or stopping, or be another command or an older \
-         kfwatch; try again, or stop it first",
+        "no process listens on its control socket {}: it may be starting or stopping, or be another command or an \
+         older kfwatch; try again, or stop it first",
         .0.display()
     )]
-    NobodyListens(PathBuf),
+    NoListener(PathBuf),
     #[error("no permission to use its control socket {}: run as its owner", .0.display())]
     Permission(PathBuf),
     #[error(
@@ -127,7 +127,7 @@ impl ControlClient {
     fn transport_error(&self, error: reqwest::Error) -> ControlClientError {
         match io_error_kind(&error) {
             Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                ControlClientError::NobodyListens(self.socket.clone())
+                ControlClientError::NoListener(self.socket.clone())
             }
             Some(ErrorKind::PermissionDenied) => ControlClientError::Permission(self.socket.clone()),
             _ if error.is_timeout() => ControlClientError::TimedOut,

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn without_gap_or_stay_nobody_arrives_or_leaves() {
+    fn without_gap_or_stay_no_customer_arrives_or_leaves() {
         let flow = CustomerFlow { gap: None, stay: None, ..flow() };
         let mut customers = Customers::new(Arc::new(flow), 0.0, 1);
         for _ in 0..3 {

@@ -2,7 +2,7 @@
 //!
 //! A 2xx status acknowledges the event. 400, 413 and 422 refuse it. 410 stops the sink. Every other result is a problem of
 //! the receiver or the network, and another attempt may succeed. Redirects are not followed: they would send personal data to
-//! a place that nobody configured. The URL may contain a secret and is never shown.
+//! a place that is not configured. The URL may contain a secret and is never shown.
 
 mod options;
 mod reason;

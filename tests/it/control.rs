@@ -241,7 +241,7 @@ fn unresponsive_daemon_is_reported_with_remedy() {
         for expected in [
             "kfwatch.db (process ",
             &daemon.id().to_string(),
-            "nobody listens on its control socket",
+            "no process listens on its control socket",
             "try again",
         ] {
             assert!(ended.stderr.contains(expected), "{ended:?}");

@@ -210,7 +210,7 @@ mod tests {
         let (client, _) = without_server();
         let replacing = client.replacing.lock().unwrap();
         client.client(at(600));
-        assert_eq!(created_at(&client), 0, "another caller replaces it, and nobody waits");
+        assert_eq!(created_at(&client), 0, "another caller replaces it, and no caller waits");
         drop(replacing);
         client.client(at(599));
         assert_eq!(created_at(&client), 0);
