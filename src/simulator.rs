@@ -48,12 +48,11 @@ use tokio::task::JoinSet;
 pub use self::api_call::ApiCall;
 pub use self::control::{SimulatorControl, SimulatorControlError};
 pub use self::fault::{ConnectionUse, Fault, FaultRule};
-pub use self::kf_account::AgentPresence;
 pub use self::ledger::{Ledger, PollRecord, RecordedResponse, SessionRecord, TransferRecord};
 pub use self::scenario::{
     AccountToWatch, AgentListStyle, ComponentParameter, ComponentScript, CustomerFlow, KfAccountScript,
-    KfState, NumberForm, OfficialAccountScript, RandomDuration, RefreshTokenRotation, RequiredHeader,
-    ResponseStyle, Scenario, ScenarioError, TokenPolicy, TokenRoute, TokenServerScript, TransferPolicy,
+    KfState, OfficialAccountScript, RandomDuration, RefreshTokenRotation, RequiredHeader, ResponseStyle,
+    Scenario, ScenarioError, TokenPolicy, TokenRoute, TokenServerScript, TransferPolicy,
 };
 pub use self::token_calls::TokenCall;
 
@@ -130,7 +129,7 @@ impl Shared {
         let world = World::new(&scenario, clock.now_ms(), &ledger);
         Shared {
             clock,
-            date: DateHeader::new(scenario.date_skew, scenario.omit_date),
+            date: DateHeader::new(scenario.date_skew),
             world,
             token_server_header: scenario.token_server.header,
             faults: FaultInjector::new(scenario.faults, derived_seed(scenario.seed, &["faults"])),

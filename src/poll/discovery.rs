@@ -1,9 +1,9 @@
 //! Discovery: adds and removes kf accounts as getkflist lists them.
 //!
 //! An official account may have patterns in addition to named kf accounts. A listed kf account that matches is watched
-//! from the next tick on. One that is no longer listed becomes `unwatched`; its sessions do not end, because their
-//! end was not observed. Named accounts are never removed. An empty list removes no account, because it is more likely a fault of the API
-//! than the end of all kf accounts. Nor does a list with an unreadable entry, which may be any account's.
+//! from the next tick on. One that is no longer listed becomes `unwatched`; its sessions do not end, because their end
+//! was not observed. Named accounts are never removed. An empty list removes no account, because it is more likely a
+//! fault of the API than the end of all kf accounts. Nor does a list with an unreadable entry, which may be any account's.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

@@ -23,8 +23,6 @@ pub enum ApiCall {
     AuthorizerToken,
     #[serde(rename = "api_get_authorizer_list")]
     AuthorizerList,
-    #[serde(rename = "api_start_push_ticket")]
-    StartPushTicket,
     /// The operator's server of component_verify_tickets.
     TicketServer,
     /// The operator's central token server.
@@ -33,7 +31,7 @@ pub enum ApiCall {
 
 impl ApiCall {
     /// Every call, in the order of the variants.
-    pub const ALL: [ApiCall; 13] = [
+    pub const ALL: [ApiCall; 12] = [
         ApiCall::Token,
         ApiCall::StableToken,
         ApiCall::GetSessionList,
@@ -44,7 +42,6 @@ impl ApiCall {
         ApiCall::ComponentToken,
         ApiCall::AuthorizerToken,
         ApiCall::AuthorizerList,
-        ApiCall::StartPushTicket,
         ApiCall::TicketServer,
         ApiCall::TokenServer,
     ];
@@ -62,7 +59,6 @@ impl ApiCall {
             ApiCall::ComponentToken => "/cgi-bin/component/api_component_token",
             ApiCall::AuthorizerToken => "/cgi-bin/component/api_authorizer_token",
             ApiCall::AuthorizerList => "/cgi-bin/component/api_get_authorizer_list",
-            ApiCall::StartPushTicket => "/cgi-bin/component/api_start_push_ticket",
             ApiCall::TicketServer => "/simulator/tickets/",
             ApiCall::TokenServer => "/simulator/tokens/",
         }
@@ -75,7 +71,7 @@ impl ApiCall {
 
     /// Whether it fetches tokens or tickets. These calls are limited, so the simulator records each of them.
     pub(super) fn gives_tokens(self) -> bool {
-        !self.takes_access_token() && self != ApiCall::StartPushTicket
+        !self.takes_access_token()
     }
 
     /// Whether it is a call of third-party platforms.

@@ -23,7 +23,7 @@ pub(super) struct Component {
     /// Indices of the official accounts that grant it or have granted it, in the order of the authorizer list.
     pub(super) authorizers: Vec<usize>,
     pub(super) token_issuer: Mutex<TokenIssuer>,
-    pub(super) tickets: Mutex<Tickets>,
+    pub(super) tickets: Tickets,
     /// Whether its IP address is not in the allow-list. Every call then gets 61004.
     pub(super) address_refused: AtomicBool,
     pub(super) requests: [AtomicU64; ApiCall::ALL.len()],
@@ -38,7 +38,7 @@ impl Component {
             ticket_header: script.ticket_header.clone(),
             authorizers: Vec::with_capacity(script.authorizers.len()),
             token_issuer: Mutex::new(token_issuer),
-            tickets: Mutex::new(tickets),
+            tickets,
             address_refused: AtomicBool::new(false),
             requests: Default::default(),
         }

@@ -95,13 +95,6 @@ impl SimulatorControl {
         Ok(())
     }
 
-    /// Returns the openids of the open sessions, in no particular order.
-    pub fn open_sessions(&self, appid: &str, kf_account: &str) -> Result<Vec<String>, SimulatorControlError> {
-        let account = self.kf_account(appid, kf_account)?;
-        let state = account.current_state(self.now_after_transfers(appid)?, &self.shared.ledger);
-        Ok(state.open.iter().map(|session| session.openid.to_string()).collect())
-    }
-
     /// Adds a fault rule before the existing ones.
     pub fn inject(&self, rule: FaultRule) {
         self.shared.faults.inject(rule);
@@ -124,12 +117,7 @@ impl SimulatorControl {
 
     /// Sends a Date header that is this far ahead of the simulated clock. A negative skew sends an earlier time.
     pub fn set_date_skew(&self, skew: SignedDuration) {
-        self.shared.date.set_skew(Some(skew));
-    }
-
-    /// Omits the Date header until [`SimulatorControl::set_date_skew`] is called.
-    pub fn omit_date(&self) {
-        self.shared.date.set_skew(None);
+        self.shared.date.set_skew(skew);
     }
 
     /// Returns what has really happened so far, whether or not a client saw it.

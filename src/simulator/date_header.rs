@@ -8,24 +8,23 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::lock;
 
-/// Produces the Date header of every response. None while the header is omitted.
+/// Produces the Date header of every response.
 #[derive(Debug)]
-pub(super) struct DateHeader(Mutex<Option<SignedDuration>>);
+pub(super) struct DateHeader(Mutex<SignedDuration>);
 
 impl DateHeader {
-    pub(super) fn new(skew: SignedDuration, omitted: bool) -> Self {
-        DateHeader(Mutex::new((!omitted).then_some(skew)))
+    pub(super) fn new(skew: SignedDuration) -> Self {
+        DateHeader(Mutex::new(skew))
     }
 
-    /// Sends the header this far ahead of the simulated clock from now on. With None, no header is sent.
-    pub(super) fn set_skew(&self, skew: Option<SignedDuration>) {
+    /// Sends the header this far ahead of the simulated clock from now on.
+    pub(super) fn set_skew(&self, skew: SignedDuration) {
         *lock(&self.0) = skew;
     }
 
-    /// None if the header is omitted.
+    /// None for a time that the header cannot express.
     pub(super) fn at(&self, now_ms: i64) -> Option<HeaderValue> {
-        let skew = (*lock(&self.0))?;
-        let date = Timestamp::from_millisecond(now_ms).ok()?.saturating_add(skew).ok()?;
+        let date = Timestamp::from_millisecond(now_ms).ok()?.saturating_add(*lock(&self.0)).ok()?;
         let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&date).ok()?;
         HeaderValue::from_str(&date).ok()
     }

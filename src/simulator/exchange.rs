@@ -149,10 +149,10 @@ impl Exchange<'_> {
             return Ok((body, RecordedResponse::Keyless));
         }
         let official = self.authorized()?;
-        lock(&official.limits)[endpoint as usize].count_call(now_ms)?;
         let moment = (now_ms, &self.shared.ledger);
         let body = match endpoint {
             ApiCall::GetSessionList => {
+                lock(&official.session_list_quota).count_call(now_ms)?;
                 return sessions::session_list(official, resolved.kf_account.as_deref(), fault, moment);
             }
             ApiCall::GetKfList => agents::kf_list(official, moment),
@@ -163,7 +163,7 @@ impl Exchange<'_> {
         Ok((body, RecordedResponse::Keyless))
     }
 
-    /// Returns the official account of the token, if the token is valid and the account may call the endpoint.
+    /// Returns the official account of the token, if the token is valid.
     fn authorized(&self) -> Result<&OfficialAccount, i64> {
         let token = self.resolved.access_token.as_deref().ok_or(41001)?;
         let official = self.resolved.official.ok_or(40001)?;
@@ -174,9 +174,6 @@ impl Exchange<'_> {
             if component.is_some_and(|component| component.address_refused.load(Ordering::Relaxed)) {
                 return Err(61004);
             }
-        }
-        if official.revoked_permissions[self.resolved.endpoint as usize].load(Ordering::Relaxed) {
-            return Err(48001);
         }
         Ok(official)
     }

@@ -113,7 +113,6 @@ impl<'a> JsonWriter<'a> {
         match byte {
             b'"' | b'\\' => self.out.extend_from_slice(&[b'\\', byte]),
             b'/' if self.style.escaped_slashes => self.out.extend_from_slice(br"\/"),
-            ..b' ' if self.style.raw_control_characters => self.out.push(byte),
             ..b' ' => self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
             _ => self.out.push(byte),
         }

@@ -10,7 +10,7 @@ use super::ledger::{LedgerWriter, SessionRecord};
 use super::lock;
 use super::scenario::KfState;
 
-/// How long an invitation stays open by default. WeChat does not document the real time.
+/// The time between an invitation and its invite_expire_time. WeChat does not document the real time.
 const INVITATION_LIFETIME_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// One kf account. A removed one stays here with the state `Invalid`, so that requests for it are still recorded.
@@ -28,7 +28,6 @@ pub(super) struct KfAccount {
 #[derive(Debug)]
 pub(super) struct KfAccountState {
     pub(super) nickname: Box<str>,
-    pub(super) presence: AgentPresence,
     pub(super) open: Vec<Session>,
     pub(super) waiting: Vec<CustomerVisit>,
     /// Varies the responses. Separate from the customers' stream, because its use depends on the requests.
@@ -41,18 +40,6 @@ pub(super) struct KfAccountState {
     upcoming: Option<CustomerVisit>,
     start_ms: i64,
     next_change_ms: i64,
-}
-
-/// Whether an agent is online.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum AgentPresence {
-    /// Online while there are sessions; without sessions, online in some periods only.
-    #[default]
-    Automatic,
-    /// Not in getonlinekflist.
-    NotListed,
-    /// In getonlinekflist with this status: 0 offline, 1 web; formerly 1 PC, 2 mobile, 3 both.
-    Listed(u8),
 }
 
 /// An open session.
@@ -104,7 +91,6 @@ impl KfAccountState {
         let upcoming = customers.next_visit();
         let mut state = KfAccountState {
             nickname: nickname.into(),
-            presence: AgentPresence::default(),
             open: Vec::new(),
             waiting: Vec::new(),
             response_rng: fastrand::Rng::with_seed(response_seed),
@@ -128,24 +114,15 @@ impl KfAccountState {
         self.binding == KfState::Bound
     }
 
-    /// When the invitation expires or expired.
+    /// The invite_expire_time of the invitation.
     pub(super) fn invited_until_ms(&self) -> i64 {
         self.invited_until_ms
     }
 
-    /// An invitation that belongs to the new binding was sent now, or expires now.
+    /// An invitation that belongs to the new binding was sent now.
     pub(super) fn set_binding(&mut self, binding: KfState, now_ms: i64) {
         self.binding = binding;
-        self.invited_until_ms =
-            if binding == KfState::UnboundExpired { now_ms } else { now_ms + INVITATION_LIFETIME_MS };
-        self.next_change_ms = i64::MIN;
-    }
-
-    /// Unbinds the account and invites an agent until this time.
-    pub(super) fn invite(&mut self, until_ms: i64) {
-        self.binding = KfState::UnboundWaiting;
-        self.invited_until_ms = until_ms;
-        self.next_change_ms = i64::MIN;
+        self.invited_until_ms = now_ms + INVITATION_LIFETIME_MS;
     }
 
     /// Opens a session that stays open until [`KfAccountState::close`].
@@ -188,9 +165,6 @@ impl KfAccountState {
     }
 
     fn catch_up(&mut self, account: &KfAccount, now_ms: i64, ledger: &LedgerWriter) {
-        if self.binding == KfState::UnboundWaiting && self.invited_until_ms <= now_ms {
-            self.binding = KfState::UnboundExpired;
-        }
         let since_start_ms = now_ms - self.start_ms;
         while let Some(visit) = self.upcoming.take_if(|visit| visit.arrives_ms <= since_start_ms) {
             self.waiting.push(visit);
@@ -224,7 +198,6 @@ impl KfAccountState {
         let arrivals = arrival.chain(acceptances).map(|at_ms| self.start_ms.saturating_add(at_ms));
         let ends = self.open.iter().map(|session| session.ends_ms);
         let transfers = self.open.iter().filter_map(|session| Some(session.transfer?.at_ms));
-        let expiry = (self.binding == KfState::UnboundWaiting).then_some(self.invited_until_ms);
-        arrivals.chain(ends).chain(transfers).chain(expiry).min().unwrap_or(i64::MAX)
+        arrivals.chain(ends).chain(transfers).min().unwrap_or(i64::MAX)
     }
 }

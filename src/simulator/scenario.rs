@@ -23,7 +23,7 @@ pub use self::customers::{CustomerFlow, RandomDuration};
 pub use self::platform::{
     ComponentParameter, ComponentScript, RefreshTokenRotation, RequiredHeader, TokenRoute, TokenServerScript,
 };
-pub use self::response_style::{AgentListStyle, NumberForm, ResponseStyle};
+pub use self::response_style::{AgentListStyle, ResponseStyle};
 
 /// A whole simulation. `Default` has no accounts.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -35,15 +35,12 @@ pub struct Scenario {
     pub starts_at: Option<Timestamp>,
     /// How far the Date header is ahead of the simulated clock. It may be negative.
     pub date_skew: SignedDuration,
-    pub omit_date: bool,
     pub tokens: TokenPolicy,
     /// Whether the [`Ledger`](super::Ledger) is recorded, for tests. It takes memory for each session and response.
     pub ledger: bool,
     /// The customers of kf accounts without `customers` of their own.
     pub customers: CustomerFlow,
     pub transfers: TransferPolicy,
-    /// The limit of getsessionlist calls per minute for each official account. Further calls get 45011.
-    pub session_lists_per_minute: Option<u64>,
     pub official_accounts: Vec<OfficialAccountScript>,
     /// Third-party platforms.
     pub components: Vec<ComponentScript>,
@@ -138,12 +135,10 @@ impl Default for Scenario {
             seed: 0,
             starts_at: None,
             date_skew: SignedDuration::ZERO,
-            omit_date: false,
             tokens: TokenPolicy::default(),
             ledger: true,
             customers: CustomerFlow::default(),
             transfers: TransferPolicy::default(),
-            session_lists_per_minute: None,
             official_accounts: Vec::new(),
             components: Vec::new(),
             token_server: TokenServerScript::default(),

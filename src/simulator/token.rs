@@ -7,18 +7,14 @@
 
 use std::collections::VecDeque;
 
-use super::quota::Quota;
+use super::quota::DayQuota;
 use super::random::push_alphanumeric;
 
 /// Tokens kept for each way, including the current one, to distinguish expired tokens from unknown ones.
 const REMEMBERED_TOKENS: usize = 16;
 /// Random characters of a token, after its prefix.
 const TOKEN_RANDOM_CHARS: usize = 124;
-/// Minimum time between forced refreshes. An earlier one returns the current token.
-const FORCED_REFRESH_GAP_MS: i64 = 30_000;
-const FORCED_REFRESHES_PER_DAY: u64 = 20;
 const CLASSIC_TOKENS_PER_DAY: u64 = 2_000;
-const STABLE_TOKENS_PER_MINUTE: u64 = 10_000;
 /// WeChat does not document the real limit.
 const AUTHORIZER_TOKENS_PER_DAY: u64 = 2_000;
 
@@ -46,13 +42,10 @@ pub(super) struct TokenIssuer {
     lifetimes: TokenLifetimes,
     generator: TokenGenerator,
     classic: TokenHistory,
-    classic_quota: Quota,
+    classic_quota: DayQuota,
     stable: TokenHistory,
-    stable_quota: Quota,
-    forced_quota: Quota,
-    forced_ms: Option<i64>,
     authorizer: TokenHistory,
-    authorizer_quota: Quota,
+    authorizer_quota: DayQuota,
 }
 
 impl TokenIssuer {
@@ -62,13 +55,10 @@ impl TokenIssuer {
             lifetimes,
             generator: TokenGenerator { number, rng: fastrand::Rng::with_seed(seed) },
             classic: TokenHistory::default(),
-            classic_quota: Quota::per_day(CLASSIC_TOKENS_PER_DAY),
+            classic_quota: DayQuota::new(CLASSIC_TOKENS_PER_DAY),
             stable: TokenHistory::default(),
-            stable_quota: Quota::per_minute(STABLE_TOKENS_PER_MINUTE),
-            forced_quota: Quota::per_day(FORCED_REFRESHES_PER_DAY),
-            forced_ms: None,
             authorizer: TokenHistory::default(),
-            authorizer_quota: Quota::per_day(AUTHORIZER_TOKENS_PER_DAY),
+            authorizer_quota: DayQuota::new(AUTHORIZER_TOKENS_PER_DAY),
         }
     }
 
@@ -80,23 +70,11 @@ impl TokenIssuer {
     }
 
     /// Returns the current token with its remaining lifetime, or a new token in the last overlap period.
-    pub(super) fn issue_stable(&mut self, now_ms: i64) -> Result<IssuedToken, i64> {
-        self.stable_quota.count_call(now_ms)?;
+    pub(super) fn issue_stable(&mut self, now_ms: i64) -> IssuedToken {
         if self.stable.current_until_ms() <= now_ms + self.lifetimes.overlap_ms {
             self.stable.renew(self.generator.generate(), self.lifetimes, now_ms);
         }
-        Ok(self.stable.issued(now_ms))
-    }
-
-    /// Issues a new stable token, as with force_refresh, unless the last forced refresh is too recent.
-    pub(super) fn force_stable(&mut self, now_ms: i64) -> Result<IssuedToken, i64> {
-        if self.forced_ms.is_some_and(|forced_ms| now_ms - forced_ms < FORCED_REFRESH_GAP_MS) {
-            return self.issue_stable(now_ms);
-        }
-        self.forced_quota.count_call(now_ms)?;
-        self.forced_ms = Some(now_ms);
-        self.stable.renew(self.generator.generate(), self.lifetimes, now_ms);
-        Ok(self.stable.issued(now_ms))
+        self.stable.issued(now_ms)
     }
 
     /// Issues a new token for the component. The previous one stays valid for the overlap.
@@ -254,11 +232,11 @@ mod tests {
     #[test]
     fn stable_token_stays_until_last_overlap_period() {
         let mut issuer = issuer();
-        let first = issuer.issue_stable(NOW).unwrap();
+        let first = issuer.issue_stable(NOW);
         assert_eq!(first.expires_in_s, 7_200);
-        let again = issuer.issue_stable(NOW + 6_899_000).unwrap();
+        let again = issuer.issue_stable(NOW + 6_899_000);
         assert_eq!((&again.value, again.expires_in_s), (&first.value, 301));
-        let next = issuer.issue_stable(NOW + 6_900_000).unwrap();
+        let next = issuer.issue_stable(NOW + 6_900_000);
         assert_ne!(next.value, first.value);
         assert_eq!(issuer.validate(&first.value, NOW + 7_199_999), Ok(()));
         assert_eq!(issuer.validate(&first.value, NOW + 7_200_000), Err(TOKEN_EXPIRED));
@@ -267,7 +245,7 @@ mod tests {
     #[test]
     fn authorizer_token_is_revoked_alone() {
         let mut issuer = issuer();
-        let stable = issuer.issue_stable(NOW).unwrap();
+        let stable = issuer.issue_stable(NOW);
         let former = issuer.issue_authorizer(NOW).unwrap();
         let latest = issuer.issue_authorizer(NOW).unwrap();
         assert!([&former, &latest].iter().all(|token| issuer.validate(&token.value, NOW) == Ok(())));
@@ -278,28 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn two_forced_refreshes_invalidate_leaked_token() {
-        let mut issuer = issuer();
-        let leaked = issuer.issue_stable(NOW).unwrap();
-        let forced = issuer.force_stable(NOW).unwrap();
-        assert_eq!(issuer.validate(&leaked.value, NOW), Ok(()));
-        assert_eq!(
-            issuer.force_stable(NOW + 29_999).unwrap().value,
-            forced.value,
-            "too early: nothing happens"
-        );
-        issuer.force_stable(NOW + 30_000).unwrap();
-        assert_eq!(issuer.validate(&leaked.value, NOW + 30_000), Err(TOKEN_NOT_LATEST));
-        assert_eq!(issuer.validate(&forced.value, NOW + 30_000), Ok(()));
-    }
-
-    #[test]
     fn token_fetches_are_limited() {
         let mut issuer = issuer();
-        for nth in 0..20 {
-            issuer.force_stable(NOW + nth * 30_000).unwrap();
-        }
-        assert_eq!(issuer.force_stable(NOW + 20 * 30_000), Err(DAY_LIMIT_REACHED));
         for _ in 0..CLASSIC_TOKENS_PER_DAY {
             issuer.issue_classic(NOW).unwrap();
         }
@@ -309,7 +267,7 @@ mod tests {
 
     #[test]
     fn token_contains_official_account_number() {
-        let token = issuer().issue_stable(NOW).unwrap();
+        let token = issuer().issue_stable(NOW);
         assert_eq!(official_account_number(&token.value), Some(7));
         assert_eq!(official_account_number("92_x"), None);
         assert_eq!(official_account_number(""), None);

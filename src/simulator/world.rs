@@ -12,7 +12,7 @@ use super::customers::Customers;
 use super::in_flight::InFlightCounter;
 use super::kf_account::{DepartingSession, KfAccount, KfAccountState, Session};
 use super::ledger::{LedgerWriter, TransferRecord};
-use super::quota::CallLimits;
+use super::quota::DayQuota;
 use super::random::{RefreshTokenGenerator, derived_seed};
 use super::scenario::{
     CustomerFlow, KfState, OfficialAccountScript, ResponseStyle, Scenario, TransferPolicy,
@@ -24,8 +24,6 @@ use super::{lock, read, write};
 const FIRST_KF_ID: usize = 1001;
 /// The number in the tokens of the first component, above the numbers of all official accounts.
 const FIRST_COMPONENT_NUMBER: usize = 0x8000_0000;
-/// The limit of endpoints whose real limit is unknown.
-const OTHER_CALLS_PER_DAY: u64 = 100_000;
 
 #[derive(Debug)]
 pub(super) struct World {
@@ -48,10 +46,7 @@ pub(super) struct OfficialAccount {
     pub(super) authorization: Option<Mutex<Authorization>>,
     /// The invalid token that the operator's token server returns while it is broken.
     pub(super) stale_token: Mutex<Option<Box<str>>>,
-    /// In the order of [`ApiCall::ALL`].
-    pub(super) limits: Mutex<[CallLimits; ApiCall::ALL.len()]>,
-    /// In the order of [`ApiCall::ALL`].
-    pub(super) revoked_permissions: [AtomicBool; ApiCall::ALL.len()],
+    pub(super) session_list_quota: Mutex<DayQuota>,
     pub(super) secret_frozen: AtomicBool,
     pub(super) address_refused: AtomicBool,
     pub(super) requests: [AtomicU64; ApiCall::ALL.len()],
@@ -99,7 +94,7 @@ impl World {
                         kf.state,
                         nickname,
                         Customers::new(flow, transfers, customers_seed),
-                        world.seed_of("whims", &official, &kf.prefix),
+                        world.seed_of("responses", &official, &kf.prefix),
                         start_ms,
                     ),
                 );
@@ -143,7 +138,7 @@ impl World {
             KfState::Bound,
             nickname,
             customers,
-            self.seed_of("whims", official, name),
+            self.seed_of("responses", official, name),
             now_ms,
         )
     }
@@ -191,12 +186,6 @@ impl OfficialAccount {
         } else {
             Vec::new()
         };
-        let limits = ApiCall::ALL.map(|endpoint| match endpoint {
-            ApiCall::GetSessionList => {
-                CallLimits::new(script.session_lists_per_day, scenario.session_lists_per_minute)
-            }
-            _ => CallLimits::new(OTHER_CALLS_PER_DAY, None),
-        });
         OfficialAccount {
             name: script.name.as_str().into(),
             appid: script.appid.as_str().into(),
@@ -205,8 +194,7 @@ impl OfficialAccount {
             token_issuer: Mutex::new(token_issuer),
             authorization: None,
             stale_token: Mutex::new(None),
-            limits: Mutex::new(limits),
-            revoked_permissions: Default::default(),
+            session_list_quota: Mutex::new(DayQuota::new(script.session_lists_per_day)),
             secret_frozen: AtomicBool::new(false),
             address_refused: AtomicBool::new(false),
             requests: Default::default(),

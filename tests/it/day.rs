@@ -118,7 +118,7 @@ impl Day {
         let control = self.stage.control.clone();
         let desk = appid("desk");
         control.set_kf_state(&desk, "kf1@desk", KfState::Unbound).unwrap();
-        control.invite(&desk, "kf2@desk", HOUR).unwrap();
+        control.set_kf_state(&desk, "kf2@desk", KfState::UnboundWaiting).unwrap();
         let before = ["kf1@desk", "kf2@desk", "kf3@desk"].map(|name| self.polls(name));
         let moment = Duration::from_secs(fastrand::Rng::with_seed(7).u64(600..6000));
         self.stage.run_for(moment).await;

@@ -449,7 +449,10 @@ fn sinks_command_locks_and_changes_nothing() {
     {
         let refused = stage.home.run(command);
         assert_eq!(refused.code, Some(1), "{command}: {refused:?}");
-        assert!(refused.stderr.contains("no process listens on its control socket"), "{command}: {refused:?}");
+        assert!(
+            refused.stderr.contains("no process listens on its control socket"),
+            "{command}: {refused:?}"
+        );
     }
     drop(lock);
     assert_eq!(epoch(), before, "no process took the lease meanwhile");

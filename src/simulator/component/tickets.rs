@@ -21,13 +21,11 @@ const TICKET_UNKNOWN: i64 = 61006;
 pub(crate) struct Tickets {
     seed: u64,
     start_ms: i64,
-    /// Number of the last ticket. None while tickets are pushed.
-    stopped_at: Option<i64>,
 }
 
 impl Tickets {
     pub(crate) fn new(seed: u64, start_ms: i64) -> Self {
-        Tickets { seed, start_ms, stopped_at: None }
+        Tickets { seed, start_ms }
     }
 
     /// The ticket that was pushed last.
@@ -47,18 +45,8 @@ impl Tickets {
         }
     }
 
-    /// Stops pushing tickets.
-    pub(crate) fn stop(&mut self, now_ms: i64) {
-        self.stopped_at = Some(self.newest_number(now_ms));
-    }
-
-    /// Pushes tickets again, starting with that of the current period.
-    pub(crate) fn resume(&mut self) {
-        self.stopped_at = None;
-    }
-
     fn newest_number(&self, now_ms: i64) -> i64 {
-        self.stopped_at.unwrap_or_else(|| (now_ms - self.start_ms).div_euclid(TICKET_PERIOD_MS).max(0))
+        (now_ms - self.start_ms).div_euclid(TICKET_PERIOD_MS).max(0)
     }
 
     fn pushed_ms(&self, number: i64) -> i64 {

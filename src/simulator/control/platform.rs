@@ -10,14 +10,7 @@ impl SimulatorControl {
     /// Returns the component_verify_ticket that was pushed last.
     pub fn ticket(&self, component_appid: &str) -> Result<String, SimulatorControlError> {
         let now_ms = self.shared.clock.now_ms();
-        Ok(lock(&self.component(component_appid)?.tickets).newest(now_ms))
-    }
-
-    /// Stops pushing tickets until api_start_push_ticket is called.
-    pub fn stop_tickets(&self, component_appid: &str) -> Result<(), SimulatorControlError> {
-        let now_ms = self.shared.clock.now_ms();
-        lock(&self.component(component_appid)?.tickets).stop(now_ms);
-        Ok(())
+        Ok(self.component(component_appid)?.tickets.newest(now_ms))
     }
 
     /// Returns the refresh token of the official account in the authorizer list.

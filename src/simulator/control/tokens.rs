@@ -1,12 +1,10 @@
-//! Controls the tokens, limits and permissions of an official account.
+//! Controls the tokens of an official account.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use super::{SimulatorControl, SimulatorControlError};
-use crate::simulator::api_call::ApiCall;
 use crate::simulator::lock;
-use crate::simulator::quota::Quota;
 use crate::simulator::token::TokenIssuer;
 
 impl SimulatorControl {
@@ -63,40 +61,6 @@ impl SimulatorControl {
     /// Undoes [`SimulatorControl::break_token_server`].
     pub fn repair_token_server(&self, appid: &str) -> Result<(), SimulatorControlError> {
         *lock(&self.official(appid)?.stale_token) = None;
-        Ok(())
-    }
-
-    /// Revokes the permission for an endpoint: requests with a valid token get 48001.
-    pub fn revoke_permission(&self, appid: &str, endpoint: ApiCall) -> Result<(), SimulatorControlError> {
-        self.official(appid)?.revoked_permissions[endpoint as usize].store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Undoes [`SimulatorControl::revoke_permission`].
-    pub fn restore_permission(&self, appid: &str, endpoint: ApiCall) -> Result<(), SimulatorControlError> {
-        self.official(appid)?.revoked_permissions[endpoint as usize].store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Sets the limit of calls per day in China, including the calls of today. Further calls get 45009.
-    pub fn limit_per_day(
-        &self,
-        appid: &str,
-        endpoint: ApiCall,
-        limit: u64,
-    ) -> Result<(), SimulatorControlError> {
-        lock(&self.official(appid)?.limits)[endpoint as usize].day.set_limit(limit);
-        Ok(())
-    }
-
-    /// Sets the limit of calls per minute. Further calls get 45011.
-    pub fn limit_per_minute(
-        &self,
-        appid: &str,
-        endpoint: ApiCall,
-        limit: Option<u64>,
-    ) -> Result<(), SimulatorControlError> {
-        lock(&self.official(appid)?.limits)[endpoint as usize].minute = limit.map(Quota::per_minute);
         Ok(())
     }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::simulator::json_writer::JsonWriter;
-use crate::simulator::kf_account::{AgentPresence, KfAccount, KfAccountState};
+use crate::simulator::kf_account::{KfAccount, KfAccountState};
 use crate::simulator::ledger::LedgerWriter;
 use crate::simulator::lock;
-use crate::simulator::scenario::{KfState, NumberForm};
+use crate::simulator::scenario::KfState;
 use crate::simulator::world::OfficialAccount;
 
 /// Limit of customers that getwaitcase lists. Its count is the true total.
@@ -20,24 +20,17 @@ const MESSAGE_INTERVAL_MS: i64 = 30_000;
 pub(crate) fn kf_list(official: &OfficialAccount, (now_ms, ledger): (i64, &LedgerWriter)) -> Vec<u8> {
     let style = &official.style.agents;
     let accounts = official.kf_accounts();
-    let key = if style.kf_list_under_online_key { "kf_online_list" } else { "kf_list" };
     let mut body = JsonWriter::new(&official.style, 64 + accounts.len() * 192);
-    body.array(key, entries(official, accounts), |entry, account| {
-        let Some(account) = account else {
-            entry.text("kf_account", "");
-            return entry.text("kf_nick", "");
-        };
+    body.array("kf_list", known(accounts), |entry, account| {
         let state = account.current_state(now_ms, ledger);
         entry.text("kf_account", &account.name);
-        let picture = if style.short_headimg_key { "kf_headimg" } else { "kf_headimgurl" };
-        entry.text(picture, "http://mmbiz.qpic.cn/mmbiz/headimg/300");
+        entry.text("kf_headimgurl", "http://mmbiz.qpic.cn/mmbiz/headimg/300");
         entry.number_or_text("kf_id", id(&account), style.kf_id_of_other_type);
         entry.text("kf_nick", &state.nickname);
         let agent = format!("agent_{}", account.id);
         let invitation = match state.binding() {
             KfState::UnboundWaiting => "waiting",
             KfState::UnboundRejected => "rejected",
-            KfState::UnboundExpired => "expired",
             KfState::Unbound | KfState::Invalid => return,
             KfState::Bound => return entry.text("kf_wx", &agent),
         };
@@ -54,24 +47,19 @@ pub(crate) fn online_kf_list(official: &OfficialAccount, (now_ms, ledger): (i64,
     let style = &official.style.agents;
     let accounts = official.kf_accounts();
     let mut body = JsonWriter::new(&official.style, 64 + accounts.len() * 96);
-    let online = entries(official, accounts).filter_map(|account| {
-        let Some(account) = account else { return Some((None, 0, 0)) };
+    let online = known(accounts).filter_map(|account| {
         let state = account.current_state(now_ms, ledger);
-        let status = online_status(&account, &state, now_ms).or(style.lists_offline.then_some(0))?;
+        let is_online = is_online(&account, &state, now_ms);
         let sessions = i64::try_from(state.open.len()).unwrap_or(i64::MAX);
-        let is_bound = state.is_bound();
+        let is_listed = state.is_bound() && (is_online || style.lists_offline);
         drop(state);
-        is_bound.then_some((Some(account), status, sessions))
+        is_listed.then_some((account, is_online, sessions))
     });
-    body.array("kf_online_list", online, |entry, (account, status, sessions)| {
-        entry.text("kf_account", account.as_ref().map_or("", |account| &account.name));
-        entry.number("status", status);
-        let kf_id = account.as_deref().map_or(0, id);
-        entry.number_or_text("kf_id", kf_id, !style.kf_id_of_other_type);
-        match style.accepted_case {
-            NumberForm::Absent => {}
-            form => entry.number_or_text("accepted_case", sessions, form == NumberForm::Text),
-        }
+    body.array("kf_online_list", online, |entry, (account, is_online, sessions)| {
+        entry.text("kf_account", &account.name);
+        entry.number("status", i64::from(is_online));
+        entry.number_or_text("kf_id", id(&account), !style.kf_id_of_other_type);
+        entry.number_or_text("accepted_case", sessions, style.accepted_case_as_text);
     });
     body.finish()
 }
@@ -103,37 +91,25 @@ pub(crate) fn wait_case(
     body.array("waitcaselist", listed, |entry, (arrived_ms, openid, kf_account)| {
         let waits_ms = now_ms - arrived_ms;
         let wrote_ms = now_ms - waits_ms.rem_euclid(MESSAGE_INTERVAL_MS);
-        let (key, at_ms) =
-            if style.old_wait_cases { ("createtime", *arrived_ms) } else { ("latest_time", wrote_ms) };
-        entry.number_or_text(key, at_ms.div_euclid(1_000), style.waiting_since_as_text);
         if style.old_wait_cases {
+            entry.number("createtime", arrived_ms.div_euclid(1_000));
             entry.text("kf_account", kf_account);
+        } else {
+            entry.number("latest_time", wrote_ms.div_euclid(1_000));
         }
         entry.text("openid", openid);
     });
     body.finish()
 }
 
-/// The kf accounts that WeChat knows. None stands for the nameless entry at the end.
-fn entries(
-    official: &OfficialAccount,
-    accounts: Vec<Arc<KfAccount>>,
-) -> impl Iterator<Item = Option<Arc<KfAccount>>> {
-    let nameless = official.style.agents.nameless_entry.then_some(None);
-    let known = |account: &Arc<KfAccount>| lock(&account.state).binding() != KfState::Invalid;
-    accounts.into_iter().filter(known).map(Some).chain(nameless)
+/// The kf accounts that WeChat knows.
+fn known(accounts: Vec<Arc<KfAccount>>) -> impl Iterator<Item = Arc<KfAccount>> {
+    accounts.into_iter().filter(|account| lock(&account.state).binding() != KfState::Invalid)
 }
 
-/// Returns the status of a listed agent. None if getonlinekflist omits the agent.
-fn online_status(account: &KfAccount, state: &KfAccountState, now_ms: i64) -> Option<i64> {
-    match state.presence {
-        AgentPresence::NotListed => None,
-        AgentPresence::Listed(status) => Some(i64::from(status)),
-        AgentPresence::Automatic => {
-            let idle_but_online = (now_ms.div_euclid(ONLINE_PERIOD_MS) + id(account)) % 4 != 0;
-            (!state.open.is_empty() || idle_but_online).then_some(1)
-        }
-    }
+/// An agent is online while there are sessions, and without sessions in some periods only.
+fn is_online(account: &KfAccount, state: &KfAccountState, now_ms: i64) -> bool {
+    !state.open.is_empty() || (now_ms.div_euclid(ONLINE_PERIOD_MS) + id(account)) % 4 != 0
 }
 
 fn id(account: &KfAccount) -> i64 {

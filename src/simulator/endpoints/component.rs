@@ -22,7 +22,6 @@ const MAX_LISTED_AUTHORIZERS: usize = 500;
 pub(crate) struct ComponentRequestBody {
     pub(crate) component_appid: Option<String>,
     component_appsecret: Option<String>,
-    component_secret: Option<String>,
     component_verify_ticket: Option<String>,
     pub(crate) authorizer_appid: Option<String>,
     authorizer_refresh_token: Option<String>,
@@ -57,12 +56,6 @@ pub(crate) fn respond(request: ComponentRequest<'_>, world: &World, now_ms: i64)
     }
     match request.endpoint {
         ApiCall::ComponentToken => component_token(body, component, now_ms),
-        ApiCall::StartPushTicket => {
-            let secret = present(&body.component_secret).or(present(&body.component_appsecret));
-            check_secret(component, secret)?;
-            lock(&component.tickets).resume();
-            Ok(br#"{"errcode":0,"errmsg":"ok"}"#.to_vec())
-        }
         ApiCall::AuthorizerToken => {
             check_component_token(component, request.query, now_ms)?;
             authorizer_token(body, component, (world, request.official), now_ms)
@@ -77,7 +70,7 @@ pub(crate) fn respond(request: ComponentRequest<'_>, world: &World, now_ms: i64)
 fn component_token(body: &ComponentRequestBody, component: &Component, now_ms: i64) -> EndpointResult {
     check_secret(component, present(&body.component_appsecret))?;
     let ticket = body.component_verify_ticket.as_deref().ok_or(47001)?;
-    lock(&component.tickets).validate(ticket, now_ms)?;
+    component.tickets.validate(ticket, now_ms)?;
     let issued = lock(&component.token_issuer).issue_classic(now_ms)?;
     Ok(token_body("component_access_token", &issued, None))
 }

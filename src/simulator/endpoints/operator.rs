@@ -19,7 +19,7 @@ pub(crate) fn ticket(component: Option<&Component>, headers: &HeaderMap, now_ms:
     if !has_required_header(component.ticket_header.as_ref(), headers) {
         return SimulatedResponse::html(StatusCode::FORBIDDEN);
     }
-    SimulatedResponse::json(lock(&component.tickets).newest(now_ms).into_bytes()).text_plain()
+    SimulatedResponse::json(component.tickets.newest(now_ms).into_bytes()).text_plain()
 }
 
 /// Returns the same token as stable_token, unless the token server is broken.
@@ -36,10 +36,10 @@ pub(crate) fn token(
     let stale = lock(&official.stale_token).clone();
     let (token, expires_in_s) = match stale {
         Some(stale) => (stale, ANNOUNCED_LIFETIME_S),
-        None => match lock(&official.token_issuer).issue_stable(now_ms) {
-            Ok(issued) => (issued.value, issued.expires_in_s),
-            Err(_) => return SimulatedResponse::html(StatusCode::BAD_GATEWAY),
-        },
+        None => {
+            let issued = lock(&official.token_issuer).issue_stable(now_ms);
+            (issued.value, issued.expires_in_s)
+        }
     };
     let style = ResponseStyle::default();
     let mut body = JsonWriter::new(&style, 256);

@@ -19,8 +19,6 @@ pub(crate) struct Credentials {
     grant_type: Option<String>,
     pub(crate) appid: Option<String>,
     secret: Option<String>,
-    #[serde(default)]
-    force_refresh: bool,
 }
 
 impl Credentials {
@@ -30,7 +28,6 @@ impl Credentials {
             grant_type: parameter("grant_type"),
             appid: parameter("appid"),
             secret: parameter("secret"),
-            force_refresh: false,
         }
     }
 
@@ -65,12 +62,10 @@ pub(crate) fn token(
         return Err(40243);
     }
     let mut issuer = lock(&official.token_issuer);
-    let issued = match endpoint {
-        ApiCall::StableToken if credentials.force_refresh => issuer.force_stable(now_ms),
+    let IssuedToken { value, expires_in_s } = match endpoint {
         ApiCall::StableToken => issuer.issue_stable(now_ms),
-        _ => issuer.issue_classic(now_ms),
+        _ => issuer.issue_classic(now_ms)?,
     };
-    let IssuedToken { value, expires_in_s } = issued?;
     let mut body = JsonWriter::new(&official.style, 256);
     body.text("access_token", &value);
     body.number("expires_in", expires_in_s);

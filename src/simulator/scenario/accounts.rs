@@ -53,8 +53,6 @@ pub enum KfState {
     UnboundWaiting,
     /// Not bound, and the invitation was rejected: 65402.
     UnboundRejected,
-    /// Not bound, and the invitation expired: 65402.
-    UnboundExpired,
     /// Unknown to WeChat, but perhaps configured in a client: 65401.
     Invalid,
 }

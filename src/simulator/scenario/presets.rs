@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::accounts::unlimited;
 use super::mistakes::SHORTEST_GAP;
 use super::{
-    AgentListStyle, ComponentParameter, ComponentScript, CustomerFlow, KfAccountScript, KfState, NumberForm,
+    AgentListStyle, ComponentParameter, ComponentScript, CustomerFlow, KfAccountScript, KfState,
     OfficialAccountScript, RandomDuration, RefreshTokenRotation, ResponseStyle, Scenario, TokenServerScript,
     TransferPolicy,
 };
@@ -141,7 +141,7 @@ fn demo_style(official_account: usize) -> ResponseStyle {
             agents: AgentListStyle {
                 expiry_as_text: true,
                 kf_id_of_other_type: true,
-                accepted_case: NumberForm::Text,
+                accepted_case_as_text: true,
                 ..AgentListStyle::default()
             },
             ..plain

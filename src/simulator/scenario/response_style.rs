@@ -9,8 +9,6 @@ pub struct ResponseStyle {
     pub createtime_as_text: bool,
     /// `\/` for every slash.
     pub escaped_slashes: bool,
-    /// Control characters in strings without escapes, which JSON forbids.
-    pub raw_control_characters: bool,
     /// No `sessionlist` key without sessions.
     pub omit_empty_list: bool,
     /// `"errcode":0,"errmsg":"ok"` in successful responses.
@@ -31,28 +29,9 @@ pub struct AgentListStyle {
     /// kf_id of the other type: a string in getkflist, a number in getonlinekflist.
     pub kf_id_of_other_type: bool,
     pub expiry_as_text: bool,
-    /// The form of accepted_case in getonlinekflist.
-    pub accepted_case: NumberForm,
+    pub accepted_case_as_text: bool,
     /// getonlinekflist also lists bound agents who are offline, with status 0.
     pub lists_offline: bool,
-    /// An entry whose kf_account is empty, at the end of both lists.
-    pub nameless_entry: bool,
-    /// getkflist calls its list `kf_online_list`, as the example of its page does.
-    pub kf_list_under_online_key: bool,
-    /// `kf_headimg` instead of `kf_headimgurl`.
-    pub short_headimg_key: bool,
     /// getwaitcase as of 2015: createtime and kf_account instead of latest_time.
     pub old_wait_cases: bool,
-    /// The times of getwaitcase as strings.
-    pub waiting_since_as_text: bool,
-}
-
-/// The form of a number.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NumberForm {
-    #[default]
-    Number,
-    Text,
-    Absent,
 }

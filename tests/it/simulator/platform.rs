@@ -144,25 +144,6 @@ async fn component_token_expires_after_2_hours_and_ticket_after_12() {
 }
 
 #[tokio::test]
-async fn ticket_push_can_be_stopped_and_restarted() {
-    let simulator = start_platform(RefreshTokenRotation::Never).await;
-    let control = simulator.control();
-    let mut client = Client::without_token(&simulator).await;
-    control.stop_tickets(COMPONENT).unwrap();
-    control.advance(12 * HOUR);
-    let last = control.ticket(COMPONENT).unwrap();
-    assert_eq!(component_token(&mut client, COMPONENT_SECRET, &last).await["errcode"], 61005);
-    let path = ApiCall::StartPushTicket.path();
-    let body = |secret: &str| json!({"component_appid": COMPONENT, "component_secret": secret}).to_string();
-    assert_eq!(client.post(path, &body("wrong")).await.errcode(), 40125);
-    assert_eq!(client.post(path, &body(COMPONENT_SECRET)).await.errcode(), 0);
-    let next = control.ticket(COMPONENT).unwrap();
-    assert!(
-        component_token(&mut client, COMPONENT_SECRET, &next).await["component_access_token"].is_string()
-    );
-}
-
-#[tokio::test]
 async fn refresh_tokens_rotate_as_scripted() {
     for (rotation, errcode_of_the_old) in
         [(RefreshTokenRotation::WhenUsed, None), (RefreshTokenRotation::AtOnce, Some(61023))]

@@ -29,11 +29,10 @@ async fn stable_token_is_unaffected_by_classic_tokens() {
     }
     simulator.control().advance(Duration::from_secs(1_000));
     assert_eq!(client.poll(KF1).await.errcode(), 0);
-    let again = client.stable_token(false).await;
+    let again = client.stable_token().await;
     assert_eq!(again["access_token"].as_str(), Some(&*client.token));
     let expires_in = again["expires_in"].as_i64().unwrap();
     assert!((6_190..=6_200).contains(&expires_in), "{expires_in}");
-    assert_ne!(client.stable_token(true).await["access_token"].as_str(), Some(&*client.token));
 }
 
 #[tokio::test]
@@ -45,7 +44,7 @@ async fn expired_and_revoked_tokens_have_their_own_errcodes() {
     assert_eq!(client.poll(KF1).await.errcode(), 42001);
     control.revoke_tokens(APPID).unwrap();
     assert_eq!(client.poll(KF1).await.errcode(), 40001);
-    client.token = client.stable_token(false).await["access_token"].as_str().unwrap().to_owned();
+    client.token = client.stable_token().await["access_token"].as_str().unwrap().to_owned();
     assert_eq!(client.poll(KF1).await.errcode(), 0);
     control.advance(Duration::from_secs(7_200));
     assert_eq!(client.poll(KF1).await.errcode(), 42001);
@@ -60,12 +59,12 @@ async fn frozen_secret_and_refused_address_affect_token_calls_only() {
     assert_eq!(client.classic_token().await["errcode"], 40243);
     control.unfreeze_secret(APPID).unwrap();
     control.refuse_address(APPID).unwrap();
-    let refused = client.stable_token(false).await;
+    let refused = client.stable_token().await;
     assert_eq!(refused["errcode"], 40164);
     assert!(refused["errmsg"].as_str().unwrap().starts_with("invalid ip 203.0.113.7 "), "{refused}");
     assert_eq!(client.poll(KF1).await.errcode(), 0);
     control.allow_address(APPID).unwrap();
-    assert!(client.stable_token(false).await["access_token"].is_string());
+    assert!(client.stable_token().await["access_token"].is_string());
 }
 
 #[tokio::test]

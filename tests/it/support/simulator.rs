@@ -96,7 +96,7 @@ impl Client {
     /// Connects with a token from `stable_token`, which nothing else invalidates.
     pub(crate) async fn connect(simulator: &Simulator) -> Client {
         let mut client = Client::without_token(simulator).await;
-        client.token = client.stable_token(false).await["access_token"].as_str().unwrap().to_owned();
+        client.token = client.stable_token().await["access_token"].as_str().unwrap().to_owned();
         client
     }
 
@@ -104,9 +104,8 @@ impl Client {
         Client { stream: TcpStream::connect(simulator.address()).await.unwrap(), token: String::new() }
     }
 
-    pub(crate) async fn stable_token(&mut self, force_refresh: bool) -> Value {
-        let body = json!({"grant_type": "client_credential", "appid": APPID, "secret": SECRET,
-                          "force_refresh": force_refresh});
+    pub(crate) async fn stable_token(&mut self) -> Value {
+        let body = json!({"grant_type": "client_credential", "appid": APPID, "secret": SECRET});
         self.post("/cgi-bin/stable_token", &body.to_string()).await.json()
     }
 
