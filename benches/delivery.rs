@@ -29,10 +29,7 @@ use kfwatch::{
         Sink,
         webhook::{SigningKey, WebhookOptions, WebhookSink},
     },
-    store::{
-        AccountRecord, EventFilter, LogPosition, PollCommit, SinkRegistration, StartPosition, Store,
-        StoredAccount,
-    },
+    store::{AccountRecord, EventFilter, PollCommit, SinkRegistration, StartPosition, Store, StoredAccount},
 };
 use reqwest::header::HeaderMap;
 use tokio::{sync::watch, task::JoinSet};
@@ -235,7 +232,7 @@ impl Site {
             }
             commits.join_all().await;
         }
-        let events = self.store.read_events_after(LogPosition::BEGINNING, EVENTS).await.unwrap();
+        let events = self.store.read_events(EventFilter::default(), EVENTS).await.unwrap().events;
         events.into_iter().map(|event| event.json).collect()
     }
 

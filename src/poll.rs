@@ -9,7 +9,6 @@
 
 mod backoff;
 mod collector;
-mod collector_state;
 mod commits;
 mod discovery;
 mod fetch;

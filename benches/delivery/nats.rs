@@ -23,7 +23,7 @@ use kfwatch::{
         Sink,
         nats::{Login, NatsOptions, NatsSink},
     },
-    store::{LogPosition, StartPosition, StoredEvent},
+    store::{EventFilter, StartPosition, StoredEvent},
 };
 use tokio::task::JoinSet;
 
@@ -72,7 +72,7 @@ fn start(directory: &Path) -> Option<(process::Running, String)> {
 async fn throughput(jetstream: &jetstream::Context, url: &str, in_flight: usize, report: &mut Report) {
     let site = Site::new().await;
     site.fill().await;
-    let events = Arc::new(site.store.read_events_after(LogPosition::BEGINNING, EVENTS).await.unwrap());
+    let events = Arc::new(site.store.read_events(EventFilter::default(), EVENTS).await.unwrap().events);
     let mut rates = [const { Vec::new() }; 2];
     // The first round creates files and connections, and is not counted.
     for round in 0..=ROUNDS {
@@ -127,7 +127,7 @@ async fn latency(jetstream: &jetstream::Context, url: &str, report: &mut Report)
     }
     running.end().await;
     let bare = create(jetstream, "latency-bare").await;
-    for event in site.store.read_events_after(LogPosition::BEGINNING, LATENCIES).await.unwrap() {
+    for event in site.store.read_events(EventFilter::default(), LATENCIES).await.unwrap().events {
         let begun = Instant::now();
         publish(jetstream, &bare, &event).await;
         latencies[1].push(begun.elapsed());

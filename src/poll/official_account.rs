@@ -8,11 +8,11 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
-use super::{collector_state::CollectorState, patterns::AccountDiscovery};
+use super::patterns::AccountDiscovery;
 use crate::{
     domain::{
-        active_backoff::ActiveBackoff, agents::Collector, clock::Moment, failure_reason::FailureReason,
-        failure_streak::FailureStreak,
+        active_backoff::ActiveBackoff, agents::Collector, backoff::Backoff, clock::Moment,
+        failure_reason::FailureReason, failure_streak::FailureStreak,
     },
     status::{OfficialAccountStatus, WatchedAccount},
     wechat::{client::OfficialAccountClient, rate_limit::RateLimiter},
@@ -30,6 +30,13 @@ pub struct OfficialAccount {
     discovery: ArcSwapOption<AccountDiscovery>,
     /// Notified when a poll guard of one of the kf accounts is dropped.
     pub(super) guard_released: Notify,
+}
+
+/// What is remembered of one collector.
+#[derive(Debug, Default)]
+pub(super) struct CollectorState {
+    pub(super) backoff: Option<Backoff>,
+    pub(super) failure_streak: FailureStreak<FailureReason>,
 }
 
 impl OfficialAccount {

@@ -28,7 +28,7 @@ use kfwatch::{
     poll::{AccountDiscovery, DiscoveryPatterns, OfficialAccount, PollGuard, PollLimits, Poller},
     simulator::{KfState, Scenario, Simulator},
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
-    store::{LogPosition, PruneLimits, Store},
+    store::{EventFilter, PruneLimits, Store},
     wechat::{
         client::OfficialAccountClient,
         token::{TokenProvider, TokenSource},
@@ -188,7 +188,7 @@ fn entry(kf_account: &str, binding: Binding) -> ListedAccount {
 }
 
 async fn reported(store: &Store, kf_accounts: &[String]) -> Vec<String> {
-    let events = store.read_events_after(LogPosition::BEGINNING, 10_000).await.unwrap();
+    let events = store.read_events(EventFilter::default(), 10_000).await.unwrap().events;
     let short = |json: &str| {
         let event: Value = serde_json::from_str(json).unwrap();
         let data = &event["data"];

@@ -22,7 +22,7 @@ use kfwatch::{
     poll::{OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
     simulator::{ApiCall, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
     status::{OfficialAccountStatus, WatchedAccount},
-    store::{LogPosition, Store},
+    store::{EventFilter, Store},
     wechat::{
         client::OfficialAccountClient,
         token::{TokenProvider, TokenSource},
@@ -157,7 +157,7 @@ impl Rehearsal {
     }
 
     async fn events(&self) -> Vec<Value> {
-        let events = self.store.read_events_after(LogPosition::BEGINNING, 10_000).await.unwrap();
+        let events = self.store.read_events(EventFilter::default(), 10_000).await.unwrap().events;
         events.iter().map(|event| serde_json::from_str(&event.json).unwrap()).collect()
     }
 

@@ -31,22 +31,6 @@ const OUT_OF_ORDER_MS: i64 = 3_600_000;
 pub(super) const BLOCK: i64 = 1_000_000_000;
 
 impl Store {
-    /// The events after `after` in the order of the log, at most `limit`.
-    pub async fn read_events_after(
-        &self,
-        after: LogPosition,
-        limit: usize,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.sqlite
-            .readers
-            .read(move |connection| {
-                let sql = format!("SELECT {COLUMNS} FROM events WHERE id > ?1 ORDER BY id LIMIT ?2");
-                let mut statement = connection.prepare_cached(&sql)?;
-                events(statement.query((after.0, sql_limit(limit)))?)
-            })
-            .await
-    }
-
     /// The events at these positions that the log still has, in the order of the log. For dispatchers.
     pub async fn read_events_at(&self, positions: Vec<LogPosition>) -> Result<Vec<StoredEvent>, StoreError> {
         self.sqlite

@@ -296,7 +296,8 @@ pub(crate) async fn backlog_counts_undelivered_events(place: &Place) {
         store.sink("log").await.unwrap().backlog,
         SinkBacklog { events: 3, oldest: Some(at(3)), ..SinkBacklog::default() }
     );
-    assert_eq!(store.read_events_after(LogPosition(2), 2).await.unwrap().len(), 2);
+    let filter = EventFilter { after: LogPosition(2), ..EventFilter::default() };
+    assert_eq!(store.read_events(filter, 2).await.unwrap().events.len(), 2);
     let these = store.read_events_at([4, 1, 9].map(LogPosition).into()).await.unwrap();
     assert_eq!(these.iter().map(|event| event.id.0).collect::<Vec<_>>(), [1, 4], "there is no 9");
     store.advance_cursor("log", LogPosition(5)).await.unwrap();

@@ -16,7 +16,7 @@ use kfwatch::{
     poll::{OfficialAccount, PollGuard, PollLimits, Poller},
     simulator::{Ledger, Scenario, Simulator, SimulatorControl},
     status::{AccountTable, WatchedAccount},
-    store::{LogPosition, Store},
+    store::{EventFilter, Store},
 };
 use tempfile::TempDir;
 
@@ -170,7 +170,7 @@ impl Stage {
     /// Returns the events by appid and kf account.
     pub(crate) async fn events(&self) -> BTreeMap<(String, String), Vec<Event>> {
         let mut events = BTreeMap::<_, Vec<Event>>::new();
-        for event in self.store.read_events_after(LogPosition::BEGINNING, 1_000_000).await.unwrap() {
+        for event in self.store.read_events(EventFilter::default(), 1_000_000).await.unwrap().events {
             let event = Event::parse(&event.json);
             events.entry(event.account()).or_default().push(event);
         }

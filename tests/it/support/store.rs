@@ -11,8 +11,8 @@ use kfwatch::{
         tracker::LastSeen,
     },
     store::{
-        AccountId, AccountRecord, Committed, LogPosition, PollCommit, PruneLimits, SinkRegistration,
-        StartPosition, Store, StoreError, StoredAccount, StoredEvent,
+        AccountId, AccountRecord, Committed, EventFilter, LogPosition, PollCommit, PruneLimits,
+        SinkRegistration, StartPosition, Store, StoreError, StoredAccount, StoredEvent,
     },
 };
 use tempfile::TempDir;
@@ -135,7 +135,7 @@ pub(crate) fn sink(name: &str, start: StartPosition) -> SinkRegistration {
 }
 
 pub(crate) async fn events(store: &Store) -> Vec<StoredEvent> {
-    store.read_events_after(LogPosition::BEGINNING, usize::MAX).await.unwrap()
+    store.read_events(EventFilter::default(), usize::MAX).await.unwrap().events
 }
 
 pub(crate) fn everything_before(ms: i64) -> PruneLimits {
