@@ -35,10 +35,10 @@ const KEPT_AFTER_REMOVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 const PRUNE_BATCH: usize = 5000;
 
 /// The percentage of `event_log_max_bytes` at which events are removed. The rest is room for commits in the meantime.
-const MAKE_ROOM_FROM: u64 = 95;
+const PRUNE_FROM: u64 = 95;
 
 /// Events are removed down to this percentage, so that this happens rarely.
-const MAKE_ROOM_TO: u64 = 90;
+const PRUNE_TO: u64 = 90;
 
 /// How long the sink that lags most may take to confirm an event before it is suspended.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 /// The reason recorded for a suspended sink.
 const SUSPENDED: &str = "it lagged most when the store reached event_log_max_bytes";
 
-/// How long to wait after a failure to make room.
+/// How long to wait after a failure to prune the event log.
 const ROOM_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// How many send times one transaction may store. Limited, because commits wait for it.
@@ -76,7 +76,7 @@ impl Housekeeping {
             lost = self.record_last_seen_regularly() => return lost,
             // Each batch is one transaction, so these futures can be dropped between two batches.
             () = self.prune_regularly() => {}
-            () = self.make_room_when_full() => {}
+            () = self.prune_when_full() => {}
         }
         polls_done.cancelled().await;
         self.record_last_seen().await
@@ -150,13 +150,12 @@ impl Housekeeping {
     }
 
     /// Never returns.
-    async fn make_room_when_full(&self) {
+    async fn prune_when_full(&self) {
         let mut used = self.store.used_bytes();
-        let [from, to] =
-            [MAKE_ROOM_FROM, MAKE_ROOM_TO].map(|share| self.limits.event_log_max_bytes / 100 * share);
+        let [from, to] = [PRUNE_FROM, PRUNE_TO].map(|share| self.limits.event_log_max_bytes / 100 * share);
         // Fails only when the store is closed, at the end of a drain.
         while used.wait_for(|used| *used > from).await.is_ok() {
-            if let Err(error) = self.make_room(to).await {
+            if let Err(error) = self.prune_to_size(to).await {
                 self.log_store_failure("Could not remove events from the full store", &error);
                 tokio::time::sleep(ROOM_RETRY_AFTER).await;
             }
@@ -165,7 +164,7 @@ impl Housekeeping {
     }
 
     /// Removes the oldest events until the store is at most this large or contains no more events.
-    async fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
+    async fn prune_to_size(&self, bytes: u64) -> Result<(), StoreError> {
         let limit = SizeLimit { bytes, batch: PRUNE_BATCH };
         let (mut events, mut waited_for) = (0, None);
         loop {

@@ -13,7 +13,7 @@ use crate::support::{
     wait::eventually,
 };
 use kfwatch::simulator::{
-    CustomerFlow, ApiCall, Fault, FaultRule, RecordedResponse, Scenario, SimulatorControl,
+    ApiCall, CustomerFlow, Fault, FaultRule, RecordedResponse, Scenario, SimulatorControl,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
