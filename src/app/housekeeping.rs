@@ -35,10 +35,10 @@ const KEPT_AFTER_REMOVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 const PRUNE_BATCH: usize = 5000;
 
 /// The percentage of `event_log_max_bytes` at which events are removed. The rest is room for commits in the meantime.
-const PRUNE_FROM: u64 = 95;
+const PRUNE_FROM_PERCENT: u64 = 95;
 
 /// Events are removed down to this percentage, so that this happens rarely.
-const PRUNE_TO: u64 = 90;
+const PRUNE_TO_PERCENT: u64 = 90;
 
 /// How long the sink that lags most may take to confirm an event before it is suspended.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -152,7 +152,8 @@ impl Housekeeping {
     /// Never returns.
     async fn prune_when_full(&self) {
         let mut used = self.store.used_bytes();
-        let [from, to] = [PRUNE_FROM, PRUNE_TO].map(|share| self.limits.event_log_max_bytes / 100 * share);
+        let [from, to] =
+            [PRUNE_FROM_PERCENT, PRUNE_TO_PERCENT].map(|share| self.limits.event_log_max_bytes / 100 * share);
         // Fails only when the store is closed, at the end of a drain.
         while used.wait_for(|used| *used > from).await.is_ok() {
             if let Err(error) = self.prune_to_size(to).await {

@@ -34,8 +34,9 @@ pub(super) struct KfAccountState {
     pub(super) response_rng: fastrand::Rng,
     /// Sessions that have left this kf account and have not yet reached the other one.
     pub(super) departing: Vec<DepartingSession>,
-    binding: KfState,
-    invited_until_ms: i64,
+    pub(super) binding: KfState,
+    /// The invite_expire_time of the invitation.
+    pub(super) invited_until_ms: i64,
     customers: Customers,
     upcoming: Option<CustomerVisit>,
     start_ms: i64,
@@ -106,17 +107,8 @@ impl KfAccountState {
         state
     }
 
-    pub(super) fn binding(&self) -> KfState {
-        self.binding
-    }
-
     pub(super) fn is_bound(&self) -> bool {
         self.binding == KfState::Bound
-    }
-
-    /// The invite_expire_time of the invitation.
-    pub(super) fn invited_until_ms(&self) -> i64 {
-        self.invited_until_ms
     }
 
     /// An invitation that belongs to the new binding was sent now.

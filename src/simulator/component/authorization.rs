@@ -47,10 +47,6 @@ impl Authorization {
         self.grant = None;
     }
 
-    pub(crate) fn is_granted(&self) -> bool {
-        self.grant.is_some()
-    }
-
     /// The entry in the authorizer list: the refresh token and the time of the grant.
     pub(crate) fn listed(&self) -> Option<(&str, i64)> {
         self.grant.as_ref().map(|grant| (&*grant.refresh_token, grant.granted_ms))

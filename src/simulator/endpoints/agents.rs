@@ -28,14 +28,14 @@ pub(crate) fn kf_list(official: &OfficialAccount, (now_ms, ledger): (i64, &Ledge
         entry.number_or_text("kf_id", id(&account), style.kf_id_of_other_type);
         entry.text("kf_nick", &state.nickname);
         let agent = format!("agent_{}", account.id);
-        let invitation = match state.binding() {
+        let invitation = match state.binding {
             KfState::UnboundWaiting => "waiting",
             KfState::UnboundRejected => "rejected",
             KfState::Unbound | KfState::Invalid => return,
             KfState::Bound => return entry.text("kf_wx", &agent),
         };
         entry.text("invite_wx", &agent);
-        let expires_s = state.invited_until_ms().div_euclid(1_000);
+        let expires_s = state.invited_until_ms.div_euclid(1_000);
         entry.number_or_text("invite_expire_time", expires_s, style.expiry_as_text);
         entry.text("invite_status", invitation);
     });
@@ -104,7 +104,7 @@ pub(crate) fn wait_case(
 
 /// The kf accounts that WeChat knows.
 fn known(accounts: Vec<Arc<KfAccount>>) -> impl Iterator<Item = Arc<KfAccount>> {
-    accounts.into_iter().filter(|account| lock(&account.state).binding() != KfState::Invalid)
+    accounts.into_iter().filter(|account| lock(&account.state).binding != KfState::Invalid)
 }
 
 /// An agent is online while there are sessions, and without sessions in some periods only.

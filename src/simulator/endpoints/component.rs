@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::EndpointResult;
 use crate::simulator::api_call::ApiCall;
-use crate::simulator::component::{Authorization, Component, NOT_AUTHORIZED};
+use crate::simulator::component::{Component, NOT_AUTHORIZED};
 use crate::simulator::json_writer::JsonWriter;
 use crate::simulator::lock;
 use crate::simulator::query::query_parameter;
@@ -106,21 +106,20 @@ fn authorizer_list(
         return Err(40097);
     }
     let officials = component.authorizers.iter().filter_map(|index| world.official_accounts().get(*index));
-    let granting: Vec<&OfficialAccount> = officials
-        .filter(|official| official.authorization.as_ref().map(lock).is_some_and(|it| it.is_granted()))
-        .collect();
+    let granted = officials.filter_map(|official| {
+        let authorization = lock(official.authorization.as_ref()?);
+        let (refresh_token, granted_ms) = authorization.listed()?;
+        Some((&*official.appid, refresh_token.to_owned(), granted_ms))
+    });
+    let granted: Vec<_> = granted.collect();
     let style = ResponseStyle::default();
-    let mut body = JsonWriter::new(&style, 64 + granting.len().min(count) * 160);
-    body.number("total_count", i64::try_from(granting.len()).unwrap_or(i64::MAX));
-    let page = granting.into_iter().skip(request_body.offset.unwrap_or(0)).take(count);
-    body.array("list", page, |entry, official| {
-        let authorization = official.authorization.as_ref().map(lock);
-        let listed = authorization.as_deref().and_then(Authorization::listed);
-        if let Some((refresh_token, granted_ms)) = listed {
-            entry.text("authorizer_appid", &official.appid);
-            entry.text("refresh_token", refresh_token);
-            entry.number("auth_time", granted_ms.div_euclid(1_000));
-        }
+    let mut body = JsonWriter::new(&style, 64 + granted.len().min(count) * 160);
+    body.number("total_count", i64::try_from(granted.len()).unwrap_or(i64::MAX));
+    let page = granted.into_iter().skip(request_body.offset.unwrap_or(0)).take(count);
+    body.array("list", page, |entry, (appid, refresh_token, granted_ms)| {
+        entry.text("authorizer_appid", appid);
+        entry.text("refresh_token", &refresh_token);
+        entry.number("auth_time", granted_ms.div_euclid(1_000));
     });
     Ok(body.finish())
 }

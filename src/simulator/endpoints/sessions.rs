@@ -19,7 +19,7 @@ pub(crate) fn session_list(
 ) -> Result<(Vec<u8>, RecordedResponse), i64> {
     let account = account.ok_or(65401)?;
     let mut state = account.current_state(now_ms, ledger);
-    match state.binding() {
+    match state.binding {
         KfState::Bound => {}
         KfState::Invalid => return Err(65401),
         _ => return Err(65402),

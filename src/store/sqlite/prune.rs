@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use super::{convert, cursors, dead_letters};
+use super::{convert, cursors, dead_letters, events::sql_limit};
 use crate::store::{
     Store,
     error::StoreError,
@@ -33,7 +33,7 @@ impl Store {
 
 /// Returns what one transaction removed, and whether there may be more to remove.
 fn prune_batch(tx: &Transaction<'_>, limits: PruneLimits) -> Result<(Pruned, bool), StoreError> {
-    let batch = row_limit(limits.batch);
+    let batch = sql_limit(limits.batch.max(1));
     let sinks = cursors::delete_removed(tx, convert::ms(limits.sinks_before))?;
     let dead_letters = dead_letters::expire(tx, convert::ms(limits.dead_letters_before), batch)?;
     let (events, more_events) = prune_events(tx, convert::ms(limits.events_before), batch)?;
@@ -64,7 +64,7 @@ fn prune_to_size(tx: &Transaction<'_>, limit: SizeLimit) -> Result<SizePruneOutc
         }
         most_lagging => {
             let delivered = most_lagging.map_or(i64::MAX, |(_, cursor)| cursor);
-            let last = delivered.min(oldest + row_limit(limit.batch) - 1);
+            let last = delivered.min(oldest + sql_limit(limit.batch.max(1)) - 1);
             Ok(SizePruneOutcome::Removed { events: remove_events(tx, last)? })
         }
     }
@@ -118,8 +118,4 @@ fn prune_snapshots(tx: &Transaction<'_>, before: i64, batch: i64) -> Result<(u64
         delete.execute([id])?;
     }
     Ok((ids.len() as u64, ids.len() as i64 == batch))
-}
-
-fn row_limit(batch: usize) -> i64 {
-    i64::try_from(batch.max(1)).unwrap_or(i64::MAX)
 }
