@@ -40,9 +40,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// The text of the innermost cause of an error, which says most.
 pub(crate) fn innermost_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.last().unwrap_or(error).to_string()
 }
