@@ -86,6 +86,14 @@ struct AccountFamily {
     value: Value,
 }
 
+const fn gauge(name: &'static str, help: &'static str, value: Value) -> AccountFamily {
+    AccountFamily { name, kind: "gauge", help, fold: sum, value }
+}
+
+const fn counter(name: &'static str, help: &'static str, value: Value) -> AccountFamily {
+    AccountFamily { name, kind: "counter", help, fold: sum, value }
+}
+
 fn sum(a: u64, b: u64) -> u64 {
     a.wrapping_add(b)
 }
@@ -100,112 +108,86 @@ fn seconds(moment: UnixMs) -> Option<u64> {
 }
 
 const FAMILIES: [AccountFamily; 15] = [
+    gauge(
+        "wechat_kf_active_sessions",
+        "Sessions that the last successful poll listed.",
+        Value::Number(|view| view.sessions.map(u64::from)),
+    ),
     AccountFamily {
-        name: "wechat_kf_active_sessions",
-        kind: "gauge",
-        help: "Sessions that the last successful poll listed.",
-        fold: sum,
-        value: Value::Number(|view| view.sessions.map(u64::from)),
-    },
-    AccountFamily {
-        name: "wechat_kf_oldest_session_timestamp_seconds",
-        kind: "gauge",
-        help: "Start of the session that has been open longest, from the last successful poll; absent without sessions.",
         fold: earliest,
-        value: Value::Number(|view| view.oldest_createtime.map(|at| seconds(at).unwrap_or(0))),
+        ..gauge(
+            "wechat_kf_oldest_session_timestamp_seconds",
+            "Start of the session that has been open longest, from the last successful poll; absent without sessions.",
+            Value::Number(|view| view.oldest_createtime.map(|at| seconds(at).unwrap_or(0))),
+        )
     },
+    gauge(
+        "wechat_kf_account_up",
+        "1 if the last poll succeeded and was stored; 0 also while the account backs off.",
+        Value::Flag(|view| Some(view.up)),
+    ),
+    gauge(
+        "wechat_kf_account_unbound",
+        "1 if no WeChat user is bound to the kf account: the last conclusive response was errcode 65402, or, before \
+         the first such response, getkflist says so.",
+        Value::Flag(|view| Some(view.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))),
+    ),
+    gauge(
+        "wechat_kf_account_invalid",
+        "1 if the last conclusive response was errcode 65401: WeChat does not know the kf account.",
+        Value::Flag(|view| Some(view.conclusion == Some(Conclusion::Invalid))),
+    ),
+    gauge(
+        "kfwatch_account_blind",
+        "1 if all polls failed for poll.blind_after: the other values of the kf account are out of date.",
+        Value::Flag(|view| Some(view.state == AccountState::Blind)),
+    ),
+    counter(
+        "wechat_kf_sessions_started_total",
+        "Sessions that started, without those that the first poll found open.",
+        Value::Number(|view| Some(view.counters.started.into())),
+    ),
+    counter(
+        "wechat_kf_sessions_ended_total",
+        "Sessions that ended.",
+        Value::Number(|view| Some(view.counters.ended.into())),
+    ),
     AccountFamily {
-        name: "wechat_kf_account_up",
-        kind: "gauge",
-        help: "1 if the last poll succeeded and was stored; 0 also while the account backs off.",
-        fold: sum,
-        value: Value::Flag(|view| Some(view.up)),
-    },
-    AccountFamily {
-        name: "wechat_kf_account_unbound",
-        kind: "gauge",
-        help: "1 if no WeChat user is bound to the kf account: the last conclusive response was errcode 65402, or, before \
-               the first such response, getkflist says so.",
-        fold: sum,
-        value: Value::Flag(|view| {
-            Some(view.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))
-        }),
-    },
-    AccountFamily {
-        name: "wechat_kf_account_invalid",
-        kind: "gauge",
-        help: "1 if the last conclusive response was errcode 65401: WeChat does not know the kf account.",
-        fold: sum,
-        value: Value::Flag(|view| Some(view.conclusion == Some(Conclusion::Invalid))),
-    },
-    AccountFamily {
-        name: "kfwatch_account_blind",
-        kind: "gauge",
-        help: "1 if all polls failed for poll.blind_after: the other values of the kf account are out of date.",
-        fold: sum,
-        value: Value::Flag(|view| Some(view.state == AccountState::Blind)),
-    },
-    AccountFamily {
-        name: "wechat_kf_sessions_started_total",
-        kind: "counter",
-        help: "Sessions that started, without those that the first poll found open.",
-        fold: sum,
-        value: Value::Number(|view| Some(view.counters.started.into())),
-    },
-    AccountFamily {
-        name: "wechat_kf_sessions_ended_total",
-        kind: "counter",
-        help: "Sessions that ended.",
-        fold: sum,
-        value: Value::Number(|view| Some(view.counters.ended.into())),
-    },
-    AccountFamily {
-        name: "kfwatch_poll_last_success_timestamp_seconds",
-        kind: "gauge",
-        help: "When the response of the last successful poll was received.",
         fold: earliest,
-        value: Value::Number(|view| view.last_success_at.and_then(seconds)),
+        ..gauge(
+            "kfwatch_poll_last_success_timestamp_seconds",
+            "When the response of the last successful poll was received.",
+            Value::Number(|view| view.last_success_at.and_then(seconds)),
+        )
     },
-    AccountFamily {
-        name: "kfwatch_poll_overdue",
-        kind: "gauge",
-        help: "1 if two ticks of the schedule have passed without a completed poll.",
-        fold: sum,
-        value: Value::Flag(|view| Some(view.overdue)),
-    },
-    AccountFamily {
-        name: "kfwatch_polls_total",
-        kind: "counter",
-        help: "Polls made. They follow the schedule; scrapes cause none.",
-        fold: sum,
-        value: Value::Number(|view| Some(view.counters.polls.into())),
-    },
-    AccountFamily {
-        name: "kfwatch_poll_failures_total",
-        kind: "counter",
-        help: "Polls that failed, or whose response was not stored.",
-        fold: sum,
-        value: Value::Number(|view| Some(view.counters.failures.into())),
-    },
-    AccountFamily {
-        name: "kfwatch_poll_overruns_total",
-        kind: "counter",
-        help: "Ticks that found the previous poll of the kf account still running.",
-        fold: sum,
-        value: Value::Number(|view| Some(view.counters.overruns.into())),
-    },
-    AccountFamily {
-        name: "wechat_kf_account_online",
-        kind: "gauge",
-        help: "1 if the kf account is online, from the last response of getonlinekflist.",
-        fold: sum,
-        value: Value::Flag(|view| view.agent.online),
-    },
-    AccountFamily {
-        name: "wechat_kf_account_accepted_cases",
-        kind: "gauge",
-        help: "Sessions that the kf account has accepted, from the last response of getonlinekflist; absent while it is not listed.",
-        fold: sum,
-        value: Value::Number(|view| view.agent.accepted_cases.map(u64::from)),
-    },
+    gauge(
+        "kfwatch_poll_overdue",
+        "1 if two ticks of the schedule have passed without a completed poll.",
+        Value::Flag(|view| Some(view.overdue)),
+    ),
+    counter(
+        "kfwatch_polls_total",
+        "Polls made. They follow the schedule; scrapes cause none.",
+        Value::Number(|view| Some(view.counters.polls.into())),
+    ),
+    counter(
+        "kfwatch_poll_failures_total",
+        "Polls that failed, or whose response was not stored.",
+        Value::Number(|view| Some(view.counters.failures.into())),
+    ),
+    counter(
+        "kfwatch_poll_overruns_total",
+        "Ticks that found the previous poll of the kf account still running.",
+        Value::Number(|view| Some(view.counters.overruns.into())),
+    ),
+    gauge(
+        "wechat_kf_account_online",
+        "1 if the kf account is online, from the last response of getonlinekflist.",
+        Value::Flag(|view| view.agent.online),
+    ),
+    gauge(
+        "wechat_kf_account_accepted_cases",
+        "Sessions that the kf account has accepted, from the last response of getonlinekflist; absent while it is not listed.",
+        Value::Number(|view| view.agent.accepted_cases.map(u64::from)),
+    ),
 ];
