@@ -42,6 +42,7 @@ const NAMES: [&str; 8] = [
     "metrics_of_1000_accounts",
 ];
 
+#[expect(clippy::print_stdout, reason = "a benchmark reports on its terminal")]
 fn main() {
     // With cargo's own options it has nothing to do.
     match std::env::args().nth(1) {

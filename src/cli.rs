@@ -19,15 +19,18 @@ pub mod simulate;
 mod sinks;
 mod store_access;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::ErrorKind, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+
+use self::signals::{Ended, Hangup, Shutdown, Signals};
 
 use crate::{
     app::AppError,
     config::{Config, Environment, LoadedConfig, LocalConfig, Mistakes},
     logging::{self, LogFormat},
+    stdio,
     store::StoreError,
 };
 
@@ -36,6 +39,9 @@ const EX_UNAVAILABLE: u8 = 69;
 
 /// `EX_CONFIG` of sysexits(3): the configuration was refused.
 const EX_CONFIG: u8 = 78;
+
+/// How long the last log lines of a daemon may take.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Watches WeChat customer service sessions: polls getsessionlist, records session events, exports metrics
 #[derive(Debug, Parser)]
@@ -98,6 +104,12 @@ pub enum CliError {
     /// The command was carried out and found a problem that does not end without help. The output has the details.
     #[error("something needs a human")]
     NeedsHuman,
+    /// A signal ended a command that changes nothing.
+    #[error("interrupted before the result was complete")]
+    Interrupted,
+    /// A signal ended a command that changes something.
+    #[error("interrupted before the result was known: it may have taken effect")]
+    Unconfirmed,
     /// Any other error.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
@@ -105,33 +117,117 @@ pub enum CliError {
 
 impl CliError {
     /// The exit code, as docs/en/reference/command-line.md lists them.
-    pub fn exit_code(&self) -> ExitCode {
+    fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::App(AppError::Unusable { .. }) => EX_CONFIG.into(),
             Self::NeedsHuman => EX_UNAVAILABLE.into(),
+            Self::Interrupted => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
         }
+    }
+
+    /// Prints each mistake or error on one line, after all log lines, and returns the exit code.
+    pub fn report(&self) -> ExitCode {
+        match self {
+            Self::Config(mistakes) => {
+                mistakes
+                    .to_string()
+                    .lines()
+                    .for_each(|line| output::message(format_args!("kfwatch: {line}")));
+            }
+            failure => output::message(format_args!("kfwatch: {}", crate::chain(failure))),
+        }
+        stdio::stderr().flush();
+        self.exit_code()
     }
 }
 
 impl Cli {
-    /// Runs the command.
-    pub async fn execute(self) -> Result<(), CliError> {
-        match self.command {
-            CliCommand::Run(args) => run::run(&args).await,
-            CliCommand::Demo(args) => Box::pin(demo::run(args)).await, // a large future
-            CliCommand::Check(args) => check::run(args).await,
-            CliCommand::Poll(args) => poll::run(args).await,
-            CliCommand::Events(args) => events::run(args).await,
-            CliCommand::Sinks(args) => sinks::run(args).await,
-            CliCommand::Backup(args) => backup::run(args).await,
-            CliCommand::Restore(args) => restore::run(args).await,
-            CliCommand::Simulate(args) => {
-                init_logging("info", LogFormat::Text)?;
-                signals::until_signal(|shutdown| simulate::run(args, shutdown)).await
+    /// Parses the command line of the process. If there is nothing to run, prints why, and returns the exit code.
+    pub fn from_process() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|answer| match answer.print() {
+            // The help was asked for, and there is none.
+            Err(error) if !answer.use_stderr() && error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
+            _ => u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+        })
+    }
+
+    /// Runs the command until it ends or signals end it, reports an error, and returns the exit code.
+    pub async fn execute(self) -> ExitCode {
+        let command = self.command;
+        let mut signals = match Signals::listen(command.hangup()) {
+            Ok(signals) => signals,
+            Err(error) => {
+                let failure = anyhow::Error::new(error).context("listen for signals");
+                return CliError::from(failure).report();
             }
-            CliCommand::Man(args) => man::run(&args),
-            CliCommand::Completions(args) => completions::run(&args),
+        };
+        let (interrupted, is_service) = (command.interrupted(), command.is_service());
+        let (result, patience) = match signals.run(|shutdown| command.run(shutdown)).await {
+            Ended::Done(result) if is_service => (result, LAST_LINES_TIMEOUT),
+            // People may page through the mistakes of a configuration.
+            Ended::Done(result) => (result, Duration::MAX),
+            Ended::Interrupted => (interrupted, LAST_LINES_TIMEOUT),
+        };
+        let code = result.as_ref().map_or_else(CliError::exit_code, |()| ExitCode::SUCCESS);
+        let reported = tokio::task::spawn_blocking(move || match result {
+            Ok(()) => stdio::stderr().flush(),
+            Err(failure) => {
+                failure.report();
+            }
+        });
+        tokio::select! {
+            _ = reported => {}
+            () = tokio::time::sleep(patience) => {}
+            () = signals.next() => {}
+        }
+        code
+    }
+}
+
+impl CliCommand {
+    async fn run(self, shutdown: Shutdown) -> Result<(), CliError> {
+        match self {
+            Self::Run(args) => run::run(args, shutdown).await,
+            Self::Demo(args) => Box::pin(demo::run(args, shutdown)).await, // a large future
+            Self::Check(args) => check::run(args, shutdown).await,
+            Self::Poll(args) => poll::run(args, shutdown).await,
+            Self::Events(args) => events::run(args).await,
+            Self::Sinks(args) => sinks::run(args).await,
+            Self::Backup(args) => backup::run(args, shutdown).await,
+            Self::Restore(args) => restore::run(args, shutdown).await,
+            Self::Simulate(args) => {
+                init_logging("info", LogFormat::Text)?;
+                simulate::run(args, shutdown).await
+            }
+            Self::Man(args) => man::run(&args),
+            Self::Completions(args) => completions::run(&args).await,
+        }
+    }
+
+    /// Whether it runs until a signal. Such a command does not wait for the reader of its log.
+    fn is_service(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Demo(_) | Self::Simulate(_))
+    }
+
+    /// What SIGHUP, the end of its terminal, does to it.
+    fn hangup(&self) -> Hangup {
+        match self {
+            Self::Run(_) | Self::Demo(_) | Self::Simulate(_) | Self::Backup(_) | Self::Restore(_) => {
+                Hangup::Ignored
+            }
+            _ => Hangup::Ends,
+        }
+    }
+
+    /// The result when a signal ends it before it drains.
+    fn interrupted(&self) -> Result<(), CliError> {
+        match self {
+            Self::Run(_) | Self::Demo(_) | Self::Simulate(_) => Ok(()),
+            Self::Events(args) => args.interrupted(),
+            Self::Sinks(args) => args.interrupted(),
+            Self::Backup(_) | Self::Restore(_) | Self::Man(_) => Err(CliError::Unconfirmed),
+            Self::Check(_) | Self::Poll(_) | Self::Completions(_) => Err(CliError::Interrupted),
         }
     }
 }

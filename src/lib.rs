@@ -4,8 +4,8 @@
 //! At each tick of a [`schedule`], [`poll`] calls [`wechat`] for an account's sessions and compares the answer with the
 //! previous snapshot ([`domain`]). The events are committed to the [`store`] together with the new snapshot, and
 //! [`dispatch`] delivers them from there to each [`sink`]. [`status`] has the views of the accounts; [`metrics`] and [`web`]
-//! show them. [`control`] carries out an operator's commands, [`tls`] loads the TLS roots, and [`app`] builds and runs all
-//! of it.
+//! show them. [`control`] carries out an operator's commands, [`tls`] loads the TLS roots, [`stdio`] writes to standard output
+//! and standard error, and [`app`] builds and runs all of it.
 
 /// The revision of the source code, if the build knew it.
 pub const REVISION: &str = match option_env!("KFWATCH_REVISION") {
@@ -26,6 +26,7 @@ pub mod schedule;
 pub mod simulator;
 pub mod sink;
 pub mod status;
+pub mod stdio;
 pub mod store;
 pub mod tls;
 pub mod web;

@@ -1,9 +1,26 @@
 //! Sets up logging, to standard error: standard output is for data.
 //!
 //! Secrets, tokens, request URLs and customers' openids are never logged, at any level.
+//!
+//! A log line never makes its task wait: it is queued for a thread, or dropped and counted ([`LineQueue`]).
+
+use std::{
+    io,
+    panic::{self, PanicHookInfo},
+};
 
 use anyhow::Context as _;
-use tracing_subscriber::{EnvFilter, fmt};
+use serde_json::json;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt,
+    fmt::{
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+};
+
+use crate::stdio::{self, LineQueue};
 
 /// Limits on the levels of libraries that log internals, the bytes of requests, or errors that the sink reports already.
 const LIBRARY_LEVELS: [&str; 7] = [
@@ -31,7 +48,12 @@ pub(crate) fn init(level: &str, format: LogFormat) -> anyhow::Result<()> {
     for directive in LIBRARY_LEVELS {
         filter = filter.add_directive(directive.parse()?);
     }
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let output = stdio::stderr();
+    output.set_notice(match format {
+        LogFormat::Text => text_notice,
+        LogFormat::Json => json_notice,
+    });
+    let builder = fmt().with_env_filter(filter).with_writer(|| LogWriter(output));
     let set = match format {
         LogFormat::Text => {
             // NO_COLOR turns colours off, too.
@@ -40,5 +62,78 @@ pub(crate) fn init(level: &str, format: LogFormat) -> anyhow::Result<()> {
         }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    set.map_err(|_| anyhow::anyhow!("logging is set up already"))
+    set.map_err(|_| anyhow::anyhow!("logging is set up already"))?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Queues each line that the formatter writes, which it does in one call.
+struct LogWriter(&'static LineQueue);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.offer(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Why lines are missing.
+const DROPPED: &str = "log lines were dropped, because standard error did not accept them";
+
+fn text_notice(lines: u64) -> String {
+    format!("{}  WARN {lines} {DROPPED} dropped_lines={lines}\n", now())
+}
+
+fn json_notice(lines: u64) -> String {
+    let message = format!("{lines} {DROPPED}");
+    let notice = json!({
+        "timestamp": now(), "level": "WARN", "message": message, "dropped_lines": lines, "target": module_path!()
+    });
+    format!("{notice}\n")
+}
+
+/// The time as the formatter writes it.
+fn now() -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
+}
+
+/// Logs a panic. The standard library's hook would write to standard error directly, and wait for it.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    tracing::error!(
+        thread = thread.name().unwrap_or("unnamed"),
+        location = panic.location().map(tracing::field::display),
+        backtrace = backtrace().as_deref(),
+        "Panicked: {}",
+        panic.payload_as_str().unwrap_or("no message").replace('\n', " ")
+    );
+}
+
+/// The stack, if `RUST_BACKTRACE` asks for it.
+fn backtrace() -> Option<String> {
+    let backtrace = std::backtrace::Backtrace::capture();
+    (backtrace.status() == std::backtrace::BacktraceStatus::Captured).then(|| backtrace.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_look_like_log_lines() {
+        let text = text_notice(3);
+        let (time, rest) = text.split_once("  WARN ").unwrap();
+        assert!(time.parse::<jiff::Timestamp>().is_ok(), "{text}");
+        assert_eq!(rest, format!("3 {DROPPED} dropped_lines=3\n"));
+        let json: serde_json::Value = serde_json::from_str(&json_notice(3)).unwrap();
+        assert_eq!((&json["level"], &json["dropped_lines"]), (&"WARN".into(), &3.into()));
+        assert!(json_notice(3).ends_with("}\n"));
+    }
 }

@@ -242,6 +242,7 @@ fn sample(daemon: &Process, site: &Site, latency: &mut Latency, bare: Bare) -> S
 }
 
 /// Prints the medians of the last minute.
+#[expect(clippy::print_stdout, reason = "a long test reports its progress")]
 fn print_last(samples: &[(Duration, Sample)]) {
     let (at, _) = samples[samples.len() - 1];
     let last = samples.iter().rev().take_while(|(sampled, _)| *sampled + Duration::from_secs(60) > at);

@@ -34,6 +34,7 @@ use super::{ACCOUNTS, EVENTS, LATENCIES, ROUNDS, Running, Site, median::median, 
 mod process;
 
 /// Measures everything, if nats-server is installed.
+#[expect(clippy::print_stdout, reason = "a benchmark reports on its terminal")]
 pub(super) async fn measure(report: &mut Report) {
     let directory = tempfile::tempdir().unwrap();
     let Some((_server, url)) = start(directory.path()) else {

@@ -24,6 +24,7 @@ impl Report {
         self.0.add_row([what, figure, baseline, &ratio, target]);
     }
 
+    #[expect(clippy::print_stdout, reason = "a benchmark reports on its terminal")]
     pub(crate) fn print(&self) {
         println!("\n{}\n", self.0);
     }

@@ -117,6 +117,7 @@ impl Baseline {
 }
 
 /// The process of the loops: reads the configuration, then runs each loop once for each line that it reads.
+#[expect(clippy::print_stdout, reason = "the bench reads the figures of this process")]
 #[tokio::main(worker_threads = 1)]
 pub(crate) async fn run_loops() {
     let mut stdin = std::io::stdin().lock();
@@ -142,6 +143,7 @@ pub(crate) async fn run_loops() {
 }
 
 /// The script that people write today, if there is a Python with the packages that it needs.
+#[expect(clippy::print_stderr, reason = "a benchmark reports on its terminal")]
 fn python(configuration: &str) -> Option<Baseline> {
     let interpreter = std::env::var("KFWATCH_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
     let mut command = process::pinned(&interpreter, MEASURED);

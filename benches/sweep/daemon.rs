@@ -123,6 +123,7 @@ impl Daemon {
     ///
     /// Where other programs keep the machine so busy that a sweep does not fit into the schedule, the figures would mix sweeps:
     /// then the daemon is started again with a longer period, up to a minute.
+    #[expect(clippy::print_stderr, reason = "a benchmark reports on its terminal")]
     pub(crate) fn measure(&mut self, span: Duration, mut during: impl FnMut(SocketAddr)) -> Sweeps {
         loop {
             let count = (span.as_secs_f64() / self.period.as_secs_f64()).round().max(1.0) as u32;

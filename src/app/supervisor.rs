@@ -43,7 +43,11 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) async fn spawn(app: App) -> Result<Self, AppError> {
-        let mut supervisor = Self::new(&app).await?;
+        let queue = PollQueue::new(
+            app.accounts.official_accounts.len(),
+            app.config.api.max_in_flight_per_official_account,
+        );
+        let mut supervisor = Self::new(queue).await?;
         // Half of the sinks' share of a drain, so that attempts that begin then can finish.
         let begin_for = app.config.shutdown_timeout / 8;
         for dispatcher in app.dispatchers {
@@ -97,14 +101,11 @@ impl Supervisor {
     }
 
     /// A supervisor without tasks.
-    async fn new(app: &App) -> Result<Self, AppError> {
+    async fn new(queue: PollQueue) -> Result<Self, AppError> {
         Ok(Self {
             stop_polling: CancellationToken::new(),
             stop_delivery: CancellationToken::new(),
-            queue: Arc::new(PollQueue::new(
-                app.accounts.official_accounts.len(),
-                app.config.api.max_in_flight_per_official_account,
-            )),
+            queue: Arc::new(queue),
             scheduler: CronScheduler::start().await?,
             polling: JoinSet::new(),
             control: JoinSet::new(),

@@ -1,7 +1,6 @@
 //! `kfwatch backup`: copies the store, also while the daemon runs.
 
 use std::{
-    future::Future,
     ops::ControlFlow,
     path::PathBuf,
     sync::{
@@ -11,15 +10,19 @@ use std::{
     time::Duration,
 };
 
-use super::{CliError, ConfigArgs, output, signals};
+use super::{CliError, ConfigArgs, output, signals::Shutdown};
 use crate::{
     app::clock::SystemClock,
     domain::{clock::Clock, event::millis},
+    stdio,
     store::{BackupSummary, CopyObserver, CopyProgress, Store, StoreError},
 };
 
 /// How often progress is printed. A small store is copied before the first time.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a copy may take to stop and to remove what it has written.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BackupArgs {
@@ -31,15 +34,12 @@ pub(super) struct BackupArgs {
     file: PathBuf,
 }
 
-pub(super) async fn run(args: BackupArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: BackupArgs, shutdown: Shutdown) -> Result<(), CliError> {
     let path = args.config.load_local()?.store.path;
     let file = args.file.clone();
     let copy = move |observer: CopyObserver| Store::back_up(&path, &file, &observer);
-    signals::until_signal(|shutdown| async move {
-        let summary = copy_with_progress(copy, shutdown).await?;
-        output::print(&format!("{}: {}\n", args.file.display(), summary_line(&summary)))
-    })
-    .await
+    let summary = copy_with_progress(copy, &shutdown).await?;
+    output::print(format!("{}: {}\n", args.file.display(), summary_line(&summary))).await
 }
 
 /// The content of a backup, in one line.
@@ -53,21 +53,22 @@ pub(super) fn summary_line(summary: &BackupSummary) -> String {
     )
 }
 
-/// Copies on a blocking thread, prints progress to standard error, and interrupts the copy when `shutdown` completes.
+/// Copies on a blocking thread, prints progress to standard error, and interrupts the copy at a signal.
 pub(super) async fn copy_with_progress<T: Send + 'static>(
     work: impl FnOnce(CopyObserver) -> Result<T, StoreError> + Send + 'static,
-    shutdown: impl Future<Output = ()>,
+    shutdown: &Shutdown,
 ) -> Result<T, CliError> {
     let stopped = Arc::new(AtomicBool::new(false));
     let observer = observer(Arc::clone(&stopped));
     let mut working = tokio::task::spawn_blocking(move || work(observer));
     let done = tokio::select! {
         done = &mut working => done,
-        () = shutdown => {
+        () = shutdown.within(STOP_TIMEOUT) => {
             stopped.store(true, Ordering::Relaxed);
             working.await
         }
     };
+    shutdown.immediately();
     Ok(done.map_err(anyhow::Error::from)??)
 }
 
@@ -79,7 +80,9 @@ fn observer(stopped: Arc<AtomicBool>) -> CopyObserver {
         let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= *next {
             *next = now + PROGRESS_INTERVAL;
-            eprintln!("{} of about {} copied", output::bytes(bytes), output::bytes(of));
+            // Nobody has to read it: the copy does not wait.
+            let line = format!("{} of about {} copied\n", output::bytes(bytes), output::bytes(of));
+            stdio::stderr().offer(line.into_bytes());
         }
         if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use glob::Pattern;
 use jiff::{SignedDuration, Timestamp, tz::Offset};
 
-use super::{CliError, ConfigArgs, output};
+use super::{CliError, ConfigArgs, output, signals::Shutdown};
 use crate::{
     app::clock::SystemClock,
     config::{Config, LoadedConfig, OfficialAccountConfig, SinkTarget},
@@ -38,16 +38,16 @@ pub(super) struct CheckArgs {
     lang: Option<online::Language>,
 }
 
-pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: CheckArgs, shutdown: Shutdown) -> Result<(), CliError> {
     let loaded = args.config.load()?;
     if args.online {
-        return online::run(&loaded, args.format, args.lang).await;
+        return online::run(&loaded, args.format, args.lang, &shutdown).await;
     }
     let LoadedConfig { config, warnings } = loaded;
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        output::message(format_args!("warning: {warning}"));
     }
-    output::print(&describe(&config, SystemClock::default().now().wall))
+    output::print(describe(&config, SystemClock::default().now().wall)).await
 }
 
 fn describe(config: &Config, now: Timestamp) -> String {

@@ -11,8 +11,8 @@ pub(super) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(super) fn run(args: &CompletionsArgs) -> Result<(), CliError> {
-    output::print(&script(args.shell))
+pub(super) async fn run(args: &CompletionsArgs) -> Result<(), CliError> {
+    output::print(script(args.shell)).await
 }
 
 fn script(shell: Shell) -> String {

@@ -6,10 +6,10 @@
 mod event_lines;
 
 use std::{
+    future::Future,
     io::IsTerminal,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +18,12 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use self::event_lines::EventPrinter;
-use super::{CliError, init_logging, signals, simulate};
+use super::{
+    CliError, init_logging, output,
+    run::AFTER_DRAIN,
+    signals::{Shutdown, ShutdownSignal},
+    simulate,
+};
 use crate::{
     app::{App, clock::SystemClock},
     config::{self, Config, Environment},
@@ -40,6 +45,9 @@ const PAGE: usize = 1000;
 
 /// How often new events are read.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the last events may take to be printed: a terminal may be stopped (Ctrl-S).
+const LAST_EVENTS_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
@@ -73,7 +81,7 @@ enum DemoFormat {
 }
 
 /// Runs the demo until Ctrl-C or until its time is up.
-pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: DemoArgs, shutdown: Shutdown) -> Result<(), CliError> {
     let default_format = || match std::io::stdout().is_terminal() {
         true => DemoFormat::Text,
         false => DemoFormat::Json,
@@ -110,7 +118,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     introduce(&page, &simulator, format);
     let web = app.web();
     let printer = (format == DemoFormat::Text).then(|| EventPrinter::new(Arc::clone(&web)));
-    let done = run_app(app, args.run_for, &mut events, printer).await;
+    let grace = app.config().shutdown_timeout.saturating_add(AFTER_DRAIN);
+    let stop = stop_after(args.run_for, shutdown.within(grace));
+    let done = run_app(app, stop, &mut events, printer).await;
     simulator.stop().await;
     events.read()?;
     summarize(&web, events.read, &page);
@@ -144,42 +154,66 @@ fn free_address() -> SocketAddr {
     }
 }
 
-/// Runs the daemon and prints events until a signal, until the time is up, or until nobody reads the output.
+/// Completes at a signal or after this time.
+async fn stop_after(run_for: Option<Duration>, signal: ShutdownSignal) {
+    let timer = tokio::time::sleep(run_for.unwrap_or(Duration::MAX));
+    tokio::select! {
+        () = signal => {}
+        () = timer => {}
+    }
+}
+
+/// Runs the daemon and prints events until it should stop, or until nobody reads the output.
 async fn run_app(
     app: App,
-    run_for: Option<Duration>,
+    stop: impl Future<Output = ()>,
     events: &mut NewEvents,
     printer: Option<EventPrinter>,
 ) -> Result<(), CliError> {
-    let stop = CancellationToken::new();
-    let mut running = pin!(signals::until_signal(|shutdown| {
-        let timer = tokio::time::sleep(run_for.unwrap_or(Duration::MAX));
-        let stop = stop.clone().cancelled_owned();
-        app.run(async {
+    let Some(mut printer) = printer else { return Ok(app.run(stop).await?) };
+    let (nobody_reads, ended) = (CancellationToken::new(), CancellationToken::new());
+    let running = async {
+        let stop = async {
             tokio::select! {
-                () = shutdown => {}
-                () = timer => {}
                 () = stop => {}
+                () = nobody_reads.cancelled() => {}
             }
-        })
-    }));
-    let Some(mut printer) = printer else { return running.await };
-    let printed = loop {
-        tokio::select! {
-            done = &mut running => {
-                done?;
-                return printer.print(&events.read()?).map(drop);
-            }
-            () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
-        }
-        match events.read().and_then(|events| printer.print(&events)) {
-            Ok(true) => {}
-            Ok(false) => break Ok(()),
-            Err(error) => break Err(error),
-        }
+        };
+        let done = app.run(stop).await;
+        ended.cancel();
+        done
     };
-    stop.cancel();
-    running.await.and(printed)
+    let printing = async {
+        let printed = tokio::select! {
+            printed = print_until(&ended, events, &mut printer) => printed,
+            () = after(&ended, LAST_EVENTS_TIMEOUT) => Ok(()),
+        };
+        nobody_reads.cancel();
+        printed
+    };
+    let (done, printed) = tokio::join!(running, printing);
+    done?;
+    printed
+}
+
+/// Prints events until the daemon has ended or nobody reads them.
+async fn print_until(
+    ended: &CancellationToken,
+    events: &mut NewEvents,
+    printer: &mut EventPrinter,
+) -> Result<(), CliError> {
+    loop {
+        let is_last = tokio::time::timeout(FOLLOW_INTERVAL, ended.cancelled()).await.is_ok();
+        let is_open = printer.print(&events.read()?).await?;
+        if is_last || !is_open {
+            return Ok(());
+        }
+    }
+}
+
+async fn after(event: &CancellationToken, delay: Duration) {
+    event.cancelled().await;
+    tokio::time::sleep(delay).await;
 }
 
 /// The events committed since the demo was started.
@@ -220,7 +254,7 @@ fn introduce(page: &str, simulator: &Simulator, format: DemoFormat) {
             "Standard output has one event a line as a CloudEvent; standard error has the log."
         }
     };
-    eprintln!(
+    output::message(format_args!(
         "\nkfwatch demo: three simulated official accounts, polled every 3 seconds.\n\n  \
          status page   {page}\n  \
          metrics       {page}metrics\n  \
@@ -230,7 +264,7 @@ fn introduce(page: &str, simulator: &Simulator, format: DemoFormat) {
          65402), one does not exist (65401). The status page lists them first.\n\
          Press Ctrl-C to stop.\n",
         simulator.base_url()
-    );
+    ));
 }
 
 fn summarize(web: &WebState, events: usize, page: &str) {
@@ -241,7 +275,7 @@ fn summarize(web: &WebState, events: usize, page: &str) {
         .filter(|(_, view)| view.state == AccountState::Unbound)
         .map(|(account, _)| account.to_string())
         .collect();
-    eprintln!(
+    output::message(format_args!(
         "\nSummary\n  \
          events        {events}\n  \
          sessions      {} started, {} ended, {} open now\n  \
@@ -257,7 +291,7 @@ fn summarize(web: &WebState, events: usize, page: &str) {
         unbound.len(),
         unbound.iter().map(|name| format!("\n                {name}")).collect::<String>(),
         page,
-    );
+    ));
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

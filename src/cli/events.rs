@@ -99,6 +99,18 @@ pub(super) async fn run(args: EventsArgs) -> Result<(), CliError> {
     }
 }
 
+impl EventsArgs {
+    /// The result when a signal ends the command.
+    pub(super) fn interrupted(&self) -> Result<(), CliError> {
+        match &self.command {
+            None if self.follow => Ok(()),
+            None => Err(CliError::Interrupted),
+            Some(EventsCommand::Replay(_)) => Err(CliError::Unconfirmed),
+            Some(EventsCommand::Dead(args)) => args.interrupted(),
+        }
+    }
+}
+
 impl SinceArg {
     fn resolve(self, now: Timestamp) -> Timestamp {
         match self {
@@ -121,7 +133,7 @@ async fn read(args: EventsArgs) -> Result<(), CliError> {
     let mut printer = Printer { format: args.format, printed_header: false };
     loop {
         let page = log.read(&filter, PAGE)?;
-        if !printer.print(&page.events)? {
+        if !printer.print(&page.events).await? {
             return Ok(());
         }
         filter.after = page.next;
@@ -141,14 +153,14 @@ struct Printer {
 
 impl Printer {
     /// Prints events and returns whether standard output is still open.
-    fn print(&mut self, events: &[StoredEvent]) -> Result<bool, CliError> {
+    async fn print(&mut self, events: &[StoredEvent]) -> Result<bool, CliError> {
         let text = match self.format {
             EventFormat::Json => events.iter().map(|event| format!("{}\n", event.json)).collect(),
             EventFormat::Csv => csv(events, !self.printed_header)?,
             EventFormat::Table => table(events, !self.printed_header),
         };
         self.printed_header = true;
-        if text.is_empty() { Ok(true) } else { output::print_while_open(&text) }
+        if text.is_empty() { Ok(true) } else { output::print_while_open(text).await }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Runs the commands that call WeChat: through the running daemon, or directly if none runs.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 
 use super::{
-    CliError,
+    CliError, output,
+    signals::Shutdown,
     store_access::{RunningDaemon, StoreAccess},
 };
 use crate::{
@@ -46,7 +47,11 @@ impl OperationsRunner {
     }
 
     /// Polls every kf account once.
-    pub(super) async fn polls(self, config: &Config) -> Result<Vec<PollReport>, CliError> {
+    pub(super) async fn polls(
+        self,
+        config: &Config,
+        shutdown: &Shutdown,
+    ) -> Result<Vec<PollReport>, CliError> {
         match self {
             Self::Daemon(daemon) => {
                 let reports = daemon.client.polls().await.map_err(|error| daemon.request_failed(error))?;
@@ -54,16 +59,16 @@ impl OperationsRunner {
                 note_differences(config, names);
                 Ok(reports)
             }
-            Self::Direct { operations, store } => {
-                let reports = operations.polls().collect().await;
-                close(store).await;
-                Ok(reports)
-            }
+            Self::Direct { operations, store } => finish(operations.polls().collect(), store, shutdown).await,
         }
     }
 
     /// Checks every official account and kf account.
-    pub(super) async fn checks(self, config: &Config) -> Result<Vec<CheckReport>, CliError> {
+    pub(super) async fn checks(
+        self,
+        config: &Config,
+        shutdown: &Shutdown,
+    ) -> Result<Vec<CheckReport>, CliError> {
         match self {
             Self::Daemon(daemon) => {
                 let reports = daemon.client.checks().await.map_err(|error| daemon.request_failed(error))?;
@@ -71,18 +76,31 @@ impl OperationsRunner {
                 Ok(reports)
             }
             Self::Direct { operations, store } => {
-                let reports = operations.checks().collect().await;
-                close(store).await;
-                Ok(reports)
+                finish(operations.checks().collect(), store, shutdown).await
             }
         }
     }
 }
 
-async fn close(store: Option<Store>) {
+/// How long the store may take to write what it has accepted, such as a new refresh token.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Waits for the reports or a signal, then closes the store.
+async fn finish<T>(
+    reports: impl Future<Output = T>,
+    store: Option<Store>,
+    shutdown: &Shutdown,
+) -> Result<T, CliError> {
+    let finished = tokio::select! {
+        reports = reports => Ok(reports),
+        () = shutdown.within(CLOSE_TIMEOUT) => Err(CliError::Interrupted),
+    };
     if let Some(store) = store {
         store.close().await;
     }
+    // Printing may take as long as the reader likes.
+    shutdown.immediately();
+    finished
 }
 
 /// How many kf accounts a note names.
@@ -118,9 +136,9 @@ fn note_differences<'a>(config: &'a Config, reported: impl Iterator<Item = (&'a 
         let more = accounts.len().saturating_sub(MAX_NAMED);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         accounts.truncate(MAX_NAMED);
-        eprintln!(
+        output::message(format_args!(
             "note: {difference}: {}{more}; restart the daemon if its configuration has changed",
             accounts.join(", ")
-        );
+        ));
     }
 }

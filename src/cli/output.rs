@@ -1,15 +1,14 @@
-//! Prints results: tables for people, JSON for programs. A closed standard output is no error.
+//! Prints results to standard output, as tables for people and JSON for programs, and messages to standard error. A closed
+//! standard output is no error, and neither is a broken standard error.
 
-use std::{
-    fmt::Display,
-    io::{ErrorKind, Write},
-};
+use std::fmt::Display;
 
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::CliError;
+use crate::stdio;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum OutputFormat {
@@ -47,35 +46,37 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// Prints rows as one JSON object a line, or as the text that `table` returns.
-pub(super) fn print_rows(
+pub(super) async fn print_rows(
     rows: &[impl Serialize],
     format: OutputFormat,
     table: impl FnOnce() -> String,
 ) -> Result<(), CliError> {
     let lines = |row| serde_json::to_string(row).map(|line| line + "\n");
-    print(&match format {
+    let text = match format {
         OutputFormat::Json => {
             rows.iter().map(lines).collect::<Result<_, _>>().map_err(anyhow::Error::from)?
         }
         OutputFormat::Table => table(),
-    })
+    };
+    print(text).await
 }
 
 /// Prints to standard output. A reader that exits early (`| head`) is no error.
-pub(super) fn print(text: &str) -> Result<(), CliError> {
-    print_while_open(text).map(|_| ())
+pub(super) async fn print(text: String) -> Result<(), CliError> {
+    print_while_open(text).await.map(|_| ())
 }
 
 /// Prints to standard output and returns whether it is still open.
-pub(super) fn print_while_open(text: &str) -> Result<bool, CliError> {
-    write_while_open(&mut std::io::stdout().lock(), text)
-}
-
-/// Writes to standard output, which may be wrapped, and returns whether it is still open.
-pub(super) fn write_while_open(stdout: &mut impl Write, text: &str) -> Result<bool, CliError> {
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+pub(super) async fn print_while_open(text: String) -> Result<bool, CliError> {
+    let printing = move || stdio::write_all(std::io::stdout(), text.as_bytes());
+    match tokio::task::spawn_blocking(printing).await.context("print")? {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) if error.is_broken_pipe() => Ok(false),
         Err(error) => Err(error).context("write to standard output").map_err(CliError::Other),
     }
+}
+
+/// Prints a message to standard error, after the log lines before it.
+pub(super) fn message(text: impl Display) {
+    stdio::stderr().send(format!("{text}\n").into_bytes());
 }

@@ -1,6 +1,6 @@
 //! `kfwatch poll`: polls every account once and compares the result with the stored snapshot. Commits neither snapshots nor events.
 
-use super::{CliError, ConfigArgs, operations::OperationsRunner, output};
+use super::{CliError, ConfigArgs, operations::OperationsRunner, output, signals::Shutdown};
 use crate::control::report::PollReport;
 
 #[derive(Debug, clap::Args)]
@@ -13,10 +13,10 @@ pub(super) struct PollArgs {
     format: output::OutputFormat,
 }
 
-pub(super) async fn run(args: PollArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: PollArgs, shutdown: Shutdown) -> Result<(), CliError> {
     let loaded = args.config.load()?;
-    let reports = OperationsRunner::prepare(&loaded).await?.polls(&loaded.config).await?;
-    output::print_rows(&reports, args.format, || table(&reports))?;
+    let reports = OperationsRunner::prepare(&loaded).await?.polls(&loaded.config, &shutdown).await?;
+    output::print_rows(&reports, args.format, || table(&reports)).await?;
     if reports.iter().all(|report| report.error.is_none()) { Ok(()) } else { Err(CliError::Incomplete) }
 }
 

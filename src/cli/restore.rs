@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::{
     CliError, ConfigArgs,
     backup::{copy_with_progress, summary_line},
-    output, signals,
+    output,
+    signals::Shutdown,
 };
 use crate::{
     app::clock::SystemClock,
@@ -33,15 +34,12 @@ When the daemon is started:
 - Cursors of sinks, dead letters and refresh tokens are those of the backup.
 ";
 
-pub(super) async fn run(args: RestoreArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: RestoreArgs, shutdown: Shutdown) -> Result<(), CliError> {
     let path = args.config.load_local()?.store.path;
     let (file, now) = (args.file.clone(), SystemClock::default().now().wall);
     let restore = move |observer: CopyObserver| Store::restore(&path, &file, now, &observer);
-    signals::until_signal(|shutdown| async move {
-        let restored = copy_with_progress(restore, shutdown).await?;
-        output::print(&report(&args, &restored))
-    })
-    .await
+    let restored = copy_with_progress(restore, &shutdown).await?;
+    output::print(report(&args, &restored)).await
 }
 
 fn report(args: &RestoreArgs, RestoreSummary { summary, path, kept }: &RestoreSummary) -> String {

@@ -1,19 +1,27 @@
 //! `kfwatch run`: the daemon.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 
-use super::{CliError, ConfigArgs, init_logging, signals};
+use super::{
+    CliError, ConfigArgs, init_logging,
+    signals::{self, Shutdown},
+};
 use crate::{
     app::{App, clock::SystemClock, service_manager::ServiceManager},
     config::{Environment, LoadedConfig},
     domain::clock::Clock,
 };
 
-pub(super) async fn run(args: &ConfigArgs) -> Result<(), CliError> {
+/// How long the daemon may take to end beyond `shutdown_timeout`: to close the store, and after tasks were aborted.
+pub(super) const AFTER_DRAIN: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(args: ConfigArgs, shutdown: Shutdown) -> Result<(), CliError> {
     let LoadedConfig { config, warnings } = args.load()?;
+    // From here on, a signal drains the daemon.
+    let shutdown = shutdown.within(config.shutdown_timeout.saturating_add(AFTER_DRAIN));
     init_logging(&config.log.level, config.log.format)?;
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -21,22 +29,18 @@ pub(super) async fn run(args: &ConfigArgs) -> Result<(), CliError> {
     let service_manager = ServiceManager::of_process(&Environment::from_process());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let now = clock.now().wall;
-    // Signals count from here: one that arrives while the daemon is built drains it immediately.
-    signals::until_signal(|shutdown| async {
-        service_manager.starting("opening the store").await;
-        let app = App::build(config, clock).await?.with_service_manager(service_manager);
-        for address in app.addresses() {
-            tracing::info!(
-                %address,
-                "Serving the status page on http://{address}/ and metrics on http://{address}/metrics"
-            );
-        }
-        log_calls(&app, now);
-        let reopen = app.reopen_files();
-        let running = signals::reopening(reopen, Box::pin(app.run(shutdown)));
-        Ok::<_, CliError>(running.await.context("listen for signals")??)
-    })
-    .await
+    service_manager.starting("opening the store").await;
+    let app = App::build(config, clock).await?.with_service_manager(service_manager);
+    for address in app.addresses() {
+        tracing::info!(
+            %address,
+            "Serving the status page on http://{address}/ and metrics on http://{address}/metrics"
+        );
+    }
+    log_calls(&app, now);
+    let reopen = app.reopen_files();
+    let running = signals::reopening(reopen, Box::pin(app.run(shutdown)));
+    Ok(running.await.context("listen for signals")??)
 }
 
 /// How many official accounts get a log line of their own.

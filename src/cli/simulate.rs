@@ -4,13 +4,13 @@
 //! serves until a signal.
 
 use std::fmt::Write as _;
-use std::future::Future;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::{CliError, output, signals::Shutdown};
 use crate::simulator::{AccountToWatch, ApiCall, RequiredHeader, Scenario, Simulator, TokenRoute};
 
 #[derive(Debug, clap::Args)]
@@ -49,22 +49,36 @@ pub(super) struct SimulateArgs {
     load_churn: f64,
 }
 
-/// Serves until `shutdown` completes.
-pub(super) async fn run(args: SimulateArgs, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// How long requests may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves until a signal.
+pub(super) async fn run(args: SimulateArgs, shutdown: Shutdown) -> Result<(), CliError> {
+    let (simulator, configuration) = start(&args).await?;
+    let serving = async {
+        output::print(configuration).await?;
+        std::future::pending().await
+    };
+    let done = tokio::select! {
+        failed = serving => failed,
+        () = shutdown.within(STOP_TIMEOUT) => Ok(()),
+    };
+    simulator.stop().await;
+    done
+}
+
+/// Starts the simulator, and returns a configuration for it.
+async fn start(args: &SimulateArgs) -> anyhow::Result<(Simulator, String)> {
     if !args.listen.ip().is_loopback() {
         tracing::warn!(listen = %args.listen, "Anyone who reaches {} can use the simulator", args.listen);
     }
-    let scenario = scenario(&args)?;
+    let scenario = scenario(args)?;
     let simulator = Simulator::start(scenario.clone(), args.listen)
         .await
         .with_context(|| format!("listen on {}", args.listen))?;
     tracing::info!(listen = %simulator.address(), "Simulating the WeChat API on {}", simulator.base_url());
     let configuration = configuration_of(&simulator.base_url(), &scenario);
-    let mut out = std::io::stdout();
-    out.write_all(configuration.as_bytes()).and_then(|()| out.flush()).context("print the configuration")?;
-    shutdown.await;
-    simulator.stop().await;
-    Ok(())
+    Ok((simulator, configuration))
 }
 
 /// A configuration for a daemon that watches these accounts on a simulator and fetches tokens with their AppSecrets.

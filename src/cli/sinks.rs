@@ -43,14 +43,24 @@ struct ResumeArgs {
     sink: String,
 }
 
+impl SinksArgs {
+    /// The result when a signal ends the command.
+    pub(super) fn interrupted(&self) -> Result<(), CliError> {
+        Err(match self.command {
+            Some(SinksCommand::Resume(_)) => CliError::Unconfirmed,
+            None => CliError::Interrupted,
+        })
+    }
+}
+
 pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
     match args.command {
         Some(SinksCommand::Resume(ResumeArgs { config, sink })) => {
             let done = change(&config.load_local()?, SinkCommand::Resume { sink }).await?;
-            output::print(&format!("{}: resumed, with {} events to deliver\n", done.sink, done.events))
+            output::print(format!("{}: resumed, with {} events to deliver\n", done.sink, done.events)).await
         }
         None => match read_sinks(&args.config.load_local()?, SinkCommand::Show).await? {
-            SinkAnswer::Sinks(sinks) => output::print_rows(&sinks, args.format, || table(&sinks)),
+            SinkAnswer::Sinks(sinks) => output::print_rows(&sinks, args.format, || table(&sinks)).await,
             answer => Err(unexpected(&answer)),
         },
     }
@@ -61,14 +71,16 @@ pub(super) async fn change(config: &LocalConfig, command: SinkCommand) -> Result
     match carry_out(config, command).await? {
         SinkAnswer::Changed(done) => {
             if !done.is_configured {
-                eprintln!(
-                    "note: {} is not in the configuration; the daemon delivers nothing to it",
-                    done.sink
-                );
+                let sink = &done.sink;
+                output::message(format_args!(
+                    "note: {sink} is not in the configuration; the daemon delivers nothing to it"
+                ));
             }
             if let Some(reason) = &done.stopped_reason {
                 let sink = &done.sink;
-                eprintln!("note: {sink} is stopped; resume with \"kfwatch sinks resume {sink}\": {reason}");
+                output::message(format_args!(
+                    "note: {sink} is stopped; resume with \"kfwatch sinks resume {sink}\": {reason}"
+                ));
             }
             Ok(done)
         }

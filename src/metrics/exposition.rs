@@ -8,6 +8,7 @@ mod calls;
 mod collected;
 mod columns;
 mod family;
+mod log;
 mod sinks;
 mod stored;
 
@@ -42,6 +43,7 @@ pub fn write(
     page.calls(table);
     page.store(stored);
     page.sinks(metrics, stored);
+    page.log();
     page.flush();
 }
 

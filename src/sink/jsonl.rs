@@ -1,6 +1,6 @@
 //! Writes one event per line to standard output or to a file.
 //!
-//! Events on standard output are acknowledged when it is flushed, events in a file when it is synced. The file is opened again
+//! Events on standard output are acknowledged when they are written, events in a file when it is synced. The file is opened again
 //! after it was moved away (logrotate) and on request. When it is opened, it is truncated to its last whole line, because a
 //! crash may have left part of a line ([`repair`]).
 
@@ -9,7 +9,7 @@ mod repair;
 
 use std::{
     fs::File,
-    io::{self, ErrorKind, Write},
+    io::{self, Stdout, Write},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,7 +19,7 @@ use std::{
 
 use self::open::{is_still_at, open};
 use super::error::DeliveryError;
-use crate::store::StoredEvent;
+use crate::{stdio::LineWriter, store::StoredEvent};
 
 /// How many events are written and synced together: about half a megabyte.
 pub(super) const MAX_BATCH: usize = 1000;
@@ -44,6 +44,7 @@ pub struct JsonlSink {
 #[derive(Debug)]
 struct Writer {
     target: JsonlTarget,
+    stdout: LineWriter<Stdout>,
     /// `None` until the next delivery opens it.
     file: Option<File>,
     /// Whether to close the file before the next write. Shared, because a slow write keeps the lock.
@@ -54,7 +55,12 @@ impl JsonlSink {
     /// A sink that opens its target at the first delivery.
     pub fn new(target: JsonlTarget) -> Self {
         let reopen_requested = Arc::<AtomicBool>::default();
-        let writer = Writer { target, file: None, reopen_requested: Arc::clone(&reopen_requested) };
+        let writer = Writer {
+            target,
+            stdout: LineWriter::new(io::stdout()),
+            file: None,
+            reopen_requested: Arc::clone(&reopen_requested),
+        };
         Self { writer: Arc::new(Mutex::new(writer)), reopen_requested }
     }
 
@@ -87,14 +93,10 @@ impl JsonlSink {
 impl Writer {
     fn write(&mut self, lines: &[u8]) -> Result<(), DeliveryError> {
         match self.target.clone() {
-            JsonlTarget::Stdout => {
-                let mut stdout = io::stdout().lock();
-                let written = stdout.write_all(lines).and_then(|()| stdout.flush());
-                written.map_err(|error| match error.kind() {
-                    ErrorKind::BrokenPipe => DeliveryError::OutputClosed,
-                    _ => DeliveryError::retryable(format!("standard output: {error}")),
-                })
-            }
+            JsonlTarget::Stdout => self.stdout.write(lines).map_err(|error| match error.is_broken_pipe() {
+                true => DeliveryError::OutputClosed,
+                false => DeliveryError::retryable(format!("standard output: {error}")),
+            }),
             JsonlTarget::File { path, mode, group } => {
                 self.close_if_requested();
                 let written = self.append(&path, mode, group, lines);

@@ -16,20 +16,21 @@ struct Rule {
 }
 
 /// From the bottom to the top.
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 17] = [
     rule("domain", &[], "it is pure: values in, values out"),
-    rule("logging", &[], "it only sets up the log"),
+    rule("stdio", &[], "it writes what it is given to standard output and standard error"),
+    rule("logging", &["stdio"], "it only sets up the log"),
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
     rule("tls", &[], "it reads certificates, for all clients"),
     rule("wechat", &["domain", "tls"], "it calls WeChat, and does not know its callers"),
     rule("store", &["domain"], "it keeps what it is given"),
     rule(
         "sink",
-        &["domain", "store", "tls"],
+        &["domain", "stdio", "store", "tls"],
         "it delivers stored events, and neither reads the log nor decides when",
     ),
     rule("status", &["domain", "store"], "it is the table that polls write and readers copy"),
-    rule("metrics", &["domain", "status", "store", "wechat"], "it shows what others count"),
+    rule("metrics", &["domain", "status", "stdio", "store", "wechat"], "it shows what others count"),
     rule("poll", &["domain", "metrics", "status", "store", "wechat"], "one poll never calls a sink"),
     rule("schedule", &["domain", "metrics", "poll", "status"], "it knows when, not what"),
     rule(

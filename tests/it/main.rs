@@ -6,7 +6,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test fails by panicking, and clippy does not see that helpers belong to tests"
+    clippy::print_stdout,
+    reason = "a test fails by panicking and reports by printing, and clippy does not see that helpers belong to tests"
 )]
 
 mod support;
@@ -25,6 +26,7 @@ mod delivery;
 mod delivery_faults;
 mod discovery;
 mod docs;
+mod faults;
 mod kf_list;
 mod layers;
 mod limits;

@@ -5,7 +5,7 @@
 use std::{collections::HashMap, fmt::Write as _};
 
 use crate::{
-    cli::{CliError, operations::OperationsRunner, output},
+    cli::{CliError, operations::OperationsRunner, output, signals::Shutdown},
     config::{Environment, LoadedConfig},
     control::report::{CheckReport, KfAccountCheck, OfficialAccountCheck, Problem, Severity},
 };
@@ -29,10 +29,11 @@ pub(super) async fn run(
     loaded: &LoadedConfig,
     format: output::OutputFormat,
     language: Option<Language>,
+    shutdown: &Shutdown,
 ) -> Result<(), CliError> {
-    let checked = OperationsRunner::prepare(loaded).await?.checks(&loaded.config).await?;
+    let checked = OperationsRunner::prepare(loaded).await?.checks(&loaded.config, shutdown).await?;
     let language = language.unwrap_or_else(|| Language::from_environment(&Environment::from_process()));
-    output::print_rows(&checked, format, || report(&checked, language))?;
+    output::print_rows(&checked, format, || report(&checked, language)).await?;
     let worst = checked.iter().flat_map(CheckReport::problems).map(|problem| problem.severity).min();
     match worst {
         Some(Severity::Human) => Err(CliError::NeedsHuman),

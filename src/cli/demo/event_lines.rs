@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use anstyle::{AnsiColor, Style};
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
@@ -35,7 +36,7 @@ impl EventPrinter {
     }
 
     /// Prints a line for each event and returns whether standard output is still open.
-    pub(super) fn print(&mut self, events: &[StoredEvent]) -> Result<bool, CliError> {
+    pub(super) async fn print(&mut self, events: &[StoredEvent]) -> Result<bool, CliError> {
         if events.is_empty() {
             return Ok(true);
         }
@@ -48,7 +49,10 @@ impl EventPrinter {
         for event in events {
             text.push_str(&event_line(event, &nicknames, &self.timezone));
         }
-        output::write_while_open(&mut anstream::stdout().lock(), &text)
+        if AutoStream::choice(&std::io::stdout()) == ColorChoice::Never {
+            text = strip_str(&text).to_string();
+        }
+        output::print_while_open(text).await
     }
 }
 

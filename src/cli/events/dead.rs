@@ -30,25 +30,30 @@ pub(super) struct DeadArgs {
     format: output::OutputFormat,
 }
 
+impl DeadArgs {
+    /// The result when a signal ends the command.
+    pub(super) fn interrupted(&self) -> Result<(), CliError> {
+        Err(if self.retry || self.drop { CliError::Unconfirmed } else { CliError::Interrupted })
+    }
+}
+
 pub(super) async fn run(args: DeadArgs) -> Result<(), CliError> {
     let config = args.config.load_local()?;
     let sink = args.sink;
     if args.retry {
         let done = sinks::change(&config, SinkCommand::RetryDeadLetters { sink }).await?;
-        return output::print(&format!(
-            "{}: {} dead letters will be delivered again\n",
-            done.sink, done.events
-        ));
+        let text = format!("{}: {} dead letters will be delivered again\n", done.sink, done.events);
+        return output::print(text).await;
     }
     if args.drop {
         let done = sinks::change(&config, SinkCommand::DropDeadLetters { sink }).await?;
-        return output::print(&format!("{}: {} dead letters dropped\n", done.sink, done.events));
+        return output::print(format!("{}: {} dead letters dropped\n", done.sink, done.events)).await;
     }
     match store_access::read_sinks(&config, SinkCommand::DeadLetters { sink }).await? {
         SinkAnswer::DeadLetters(letters) => {
             let headings = ["since", "event", "id", "account", "customer", "reason"];
             let table = || output::table(&headings, letters.iter().map(row));
-            output::print_rows(&letters, args.format, table)
+            output::print_rows(&letters, args.format, table).await
         }
         answer => Err(sinks::unexpected(&answer)),
     }

@@ -28,7 +28,7 @@ pub(super) async fn run(args: ReplayArgs) -> Result<(), CliError> {
     let now = SystemClock::default().now().wall;
     let command = SinkCommand::Replay { sink: args.sink, since: args.since.resolve(now) };
     let SinkChange { sink, events, from, .. } = sinks::change(&args.config.load_local()?, command).await?;
-    output::print(&match from {
+    output::print(match from {
         Some(from) => format!(
             "{sink}: {events} events of the log will be delivered again, if its filters select them; the first was observed at {from}\n"
         ),
@@ -36,4 +36,5 @@ pub(super) async fn run(args: ReplayArgs) -> Result<(), CliError> {
             "{sink}: nothing to replay: the log contains no event since then that it has acknowledged\n"
         ),
     })
+    .await
 }

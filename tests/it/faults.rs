@@ -1,0 +1,4 @@
+//! Faults from outside: outputs, files, clocks, networks and terminals that misbehave.
+
+mod logs;
+mod signals;
