@@ -40,9 +40,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_after_a_cut_off_one_begins_on_its_own() {
-        // A write that would exceed the size limit of a file is cut off as on a full disk, but would need a limit of this
-        // process. A pipe whose reader leaves while a write waits for room cuts it off as well.
+    fn partly_written_line_is_cut_off() {
+        // The reader leaves while the write waits for room.
         let (mut reader, writer) = std::io::pipe().unwrap();
         fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
         let mut lines = LineWriter::new(writer);

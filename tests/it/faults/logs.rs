@@ -322,9 +322,12 @@ fn event_cut_off_by_full_disk_gets_its_own_line() {
     let text = || std::fs::read_to_string(&path).unwrap();
     let open = |openid: &str| wechat.control().open_session(&appid(0), "kf1@shop", openid, None).unwrap();
     eventually_polls(&wechat);
+    open("first");
+    eventually("the first event", || text().ends_with('\n').then_some(()));
+    // The page that contains it has room for a part of the others.
     disk.fill();
     let failures = || daemon.metric("kfwatch_sink_delivery_failures_total{sink=\"stdout\"}");
-    let opened = std::cell::Cell::new(0);
+    let opened = std::cell::Cell::new(1);
     eventually("a failed delivery", || {
         open(&format!("openid{}", opened.replace(opened.get() + 1)));
         eventually_polls(&wechat);

@@ -34,25 +34,25 @@ struct Running {
 impl Running {
     /// Starts a command. Returns `None` if it cannot be started as PID 1, and says so.
     fn start(home: &Home, arguments: &str, run_as: As) -> Option<Self> {
-        Self::start_with(home.command(arguments), run_as)
+        Self::start_with(home.command(arguments), run_as, |_| {})
     }
 
-    fn start_with(command: Command, run_as: As) -> Option<Self> {
-        if run_as == As::Process {
-            let process = Process::spawn(command);
-            let running = Self { pid: process.id(), process };
-            running.wait_for_handler();
-            return Some(running);
-        }
-        if !may_unshare() {
+    /// Starts a command, after `change` has replaced one of its outputs.
+    fn start_with(command: Command, run_as: As, change: impl FnOnce(&mut Command)) -> Option<Self> {
+        if run_as == As::Pid1 && !may_unshare() {
             let test = std::thread::current().name().unwrap_or("a test").to_owned();
             let skipped = "SKIPPED, not passed: no process can be PID 1, which needs root (unshare)\n";
             std::io::Write::write_all(&mut std::io::stderr(), format!("{test}: {skipped}").as_bytes())
                 .unwrap();
             return None;
         }
-        let process = Process::spawn(in_namespace(&command));
-        let pid = eventually("PID 1", || child_of(process.id()));
+        let mut command = if run_as == As::Pid1 { in_namespace(&command) } else { command };
+        change(&mut command);
+        let process = Process::spawn(command);
+        let pid = match run_as {
+            As::Process => process.id(),
+            As::Pid1 => eventually("PID 1", || child_of(process.id())),
+        };
         let running = Self { process, pid };
         running.wait_for_handler();
         Some(running)
@@ -231,27 +231,46 @@ fn unread_output_ends_at_first_signal() {
     let wechat = WeChat::play(quiet(&[("shop", 200)]));
     let home = Home::watching(&wechat, "").without_collectors();
     each_way(|run_as, signal| {
-        for arguments in ["poll --format json", "simulate --listen 127.0.0.1:0 --load-accounts 2000"] {
-            let mut command = home.command(arguments);
-            if run_as == As::Pid1 {
-                if !may_unshare() {
-                    return;
-                }
-                command = in_namespace(&command);
-            }
-            let (reader, writer) = full_pipe();
-            command.stdout(writer);
-            let process = Process::spawn(command);
-            let pid = match run_as {
-                As::Process => process.id(),
-                As::Pid1 => eventually("PID 1", || child_of(process.id())),
+        for arguments in [
+            "poll --format json",
+            "check",
+            "simulate --listen 127.0.0.1:0",
+            "demo --format text --listen 127.0.0.1:0",
+            "demo --format json --listen 127.0.0.1:0",
+        ] {
+            let (_reader, writer) = full_pipe();
+            let with_output = |command: &mut Command| {
+                command.stdout(writer);
             };
-            let command = Running { process, pid };
-            command.wait_for_handler();
-            eventually("a thread that waits for the pipe", || waits_for_pipe(pid).then_some(()));
+            let Some(command) = Running::start_with(home.command(arguments), run_as, with_output) else {
+                return;
+            };
+            eventually("a thread that waits for the pipe", || waits_for_pipe(command.pid, 1).then_some(()));
             let ended = command.end_with(signal);
             assert_eq!(ended.code, Some(0), "{arguments} {run_as:?} {signal}: {ended:?}");
-            drop(reader);
+        }
+    });
+}
+
+#[test]
+fn unread_messages_end_at_first_signal() {
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "");
+    home.write("bad.toml", "[api]\nbase_url = 7\n");
+    each_way(|run_as, signal| {
+        for (arguments, code) in
+            [("check -c bad.toml", 78), ("backup copy.db", 1), ("demo --listen 127.0.0.1:0", 0)]
+        {
+            let (_reader, writer) = full_pipe();
+            let with_output = |command: &mut Command| {
+                command.stderr(writer);
+            };
+            let Some(command) = Running::start_with(home.command(arguments), run_as, with_output) else {
+                return;
+            };
+            eventually("a thread that waits for the pipe", || waits_for_pipe(command.pid, 2).then_some(()));
+            let ended = command.end_with(signal);
+            assert_eq!(ended.code, Some(code), "{arguments} {run_as:?} {signal}: {ended:?}");
         }
     });
 }
@@ -266,13 +285,13 @@ fn full_pipe() -> (PipeReader, Stdio) {
     (reader, writer.into())
 }
 
-/// Whether a thread of the process sleeps in a write to a pipe.
-fn waits_for_pipe(pid: u32) -> bool {
+/// Whether a thread of the process waits in a write to this descriptor.
+fn waits_for_pipe(pid: u32, descriptor: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     threads.filter_map(Result::ok).any(|thread| {
         let called = std::fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
-        // write(1, …) on x86-64 and on arm64.
-        called.starts_with("1 0x1 ") || called.starts_with("64 0x1 ")
+        // The number of write on x86-64 and on arm64.
+        ["1", "64"].iter().any(|write| called.starts_with(&format!("{write} {descriptor:#x} ")))
     })
 }
 
