@@ -12,8 +12,7 @@ use std::{
 use anyhow::Context as _;
 use serde_json::json;
 use tracing_subscriber::{
-    EnvFilter,
-    fmt,
+    EnvFilter, fmt,
     fmt::{
         format::Writer,
         time::{FormatTime, SystemTime},
