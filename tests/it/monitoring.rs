@@ -71,6 +71,7 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("kfwatch_store_events", "gauge", &[]),
     ("kfwatch_upstream_clock_skew_seconds", "gauge", &[]),
     ("kfwatch_build_info", "gauge", &["version", "revision"]),
+    ("kfwatch_log_dropped_lines_total", "counter", &[]),
 ];
 
 /// Families that have no series while no event is pending, or no customer waits.
