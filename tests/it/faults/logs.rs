@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use kfwatch::simulator::{Endpoint, Fault, FaultRule, KfState};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::support::{
@@ -73,9 +73,9 @@ fn free_address() -> SocketAddr {
 }
 
 fn eventually_polls(wechat: &WeChat) {
-    let before = wechat.control().requests(Endpoint::GetSessionList);
+    let before = wechat.control().requests(ApiCall::GetSessionList);
     eventually("three more polls", || {
-        (wechat.control().requests(Endpoint::GetSessionList) >= before + 3).then_some(())
+        (wechat.control().requests(ApiCall::GetSessionList) >= before + 3).then_some(())
     });
 }
 
@@ -109,7 +109,7 @@ const SHORT_BACKOFF: &str = "[backoff]\nbusy = [\"0s\", \"1s\"]\n";
 fn fail_all_polls(wechat: &WeChat) {
     wechat
         .control()
-        .inject(FaultRule { endpoint: Some(Endpoint::GetSessionList), ..FaultRule::new(Fault::Html) });
+        .inject(FaultRule { endpoint: Some(ApiCall::GetSessionList), ..FaultRule::new(Fault::Html) });
 }
 
 /// Changes the state of all kf accounts of the first official account, which is logged.
@@ -362,7 +362,7 @@ fn output_that_does_not_block_is_written_whole() {
     let mut command = home.command("poll --format json");
     command.stdout(writer);
     let poll = Process::spawn(command);
-    eventually("all polls", || (wechat.control().requests(Endpoint::GetSessionList) >= 400).then_some(()));
+    eventually("all polls", || (wechat.control().requests(ApiCall::GetSessionList) >= 400).then_some(()));
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     let Ended { code, stderr, .. } = poll.ended();

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use kfwatch::simulator::{Endpoint, Fault, FaultRule};
+use kfwatch::simulator::{ApiCall, Fault, FaultRule};
 
 use crate::support::{
     failing_disk::{DiskFault, FailingDisk},
@@ -154,7 +154,7 @@ fn commands_that_wait_for_wechat_end_at_first_signal() {
             hang_all(&wechat);
             let home = watching(&wechat);
             let Some(command) = Running::start(&home, arguments, run_as) else { return };
-            let called = || Endpoint::ALL.into_iter().any(|endpoint| wechat.control().requests(endpoint) > 0);
+            let called = || ApiCall::ALL.into_iter().any(|endpoint| wechat.control().requests(endpoint) > 0);
             eventually("a call", || called().then_some(()));
             let ended = command.end_with(signal);
             assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{run_as:?} {signal}: {ended:?}");
