@@ -22,9 +22,9 @@ mod settle;
 mod stop_recorder;
 mod window;
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -235,7 +235,11 @@ fn attempt(
 ) -> BoxFuture<'static, Attempt> {
     let started_at = clock.now();
     Box::pin(async move {
-        let outcome = sink.deliver(&events).await;
+        let outcome = AssertUnwindSafe(sink.deliver(&events)).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|_| {
+            let reason = "the attempt panicked: this is a bug in kfwatch, please report it".to_owned();
+            Err(DeliveryError::Retryable { reason, after: None })
+        });
         Attempt { events, started_at, outcome }
     })
 }

@@ -32,15 +32,17 @@ pub mod tls;
 pub mod web;
 pub mod wechat;
 
+use self::domain::peer_text::{PeerText, sanitized};
+
 /// Formats an error with its chain of causes, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     let texts: Vec<String> = causes.map(ToString::to_string).collect();
-    texts.join(": ").replace('\n', " ")
+    sanitized(&texts.join(": "))
 }
 
-/// The text of the innermost cause of an error, which says most.
-pub(crate) fn innermost_cause(error: &dyn std::error::Error) -> String {
+/// The text of the innermost cause of an error of a connection, which says most. It may quote the peer.
+pub(crate) fn innermost_cause(error: &dyn std::error::Error) -> PeerText {
     let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.last().unwrap_or(error).to_string()
+    causes.last().unwrap_or(error).to_string().into()
 }

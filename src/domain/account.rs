@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{agents::Binding, clock::Moment};
+use super::{agents::Binding, characters::is_invisible, clock::Moment};
 
 /// A kf account (service agent) of an official account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +31,8 @@ const MAX_KF_ACCOUNT_CHARS: usize = 64;
 
 /// Whether a text can be a full kf account, `prefix@wechatid`, that is safe in a URL and in a log.
 pub fn is_kf_account(text: &str) -> bool {
-    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "&=#?%".contains(c);
+    let forbidden =
+        |c: char| c.is_whitespace() || is_invisible(c) || "&=#?%\u{200c}\u{200d}\u{fffd}".contains(c);
     let parts: Vec<&str> = text.split('@').collect();
     matches!(parts[..], [prefix, wechatid] if !prefix.is_empty() && !wechatid.is_empty())
         && !text.contains(forbidden)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::domain::peer_text::PeerText;
+
 /// Why events were not acknowledged, and whether to retry.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
@@ -19,7 +21,7 @@ pub enum DeliveryError {
         /// Why. Safe to log.
         reason: String,
         /// The sink's response, truncated. It may contain personal data of the event.
-        response: String,
+        response: PeerText,
     },
     /// The sink wants no more events until an operator resumes it.
     #[error("{reason}")]
@@ -41,7 +43,7 @@ impl DeliveryError {
     pub(super) fn damaged_event() -> Self {
         Self::Refused {
             reason: "the event log is damaged here: this is not a whole event".to_owned(),
-            response: String::new(),
+            response: PeerText::default(),
         }
     }
 }

@@ -23,7 +23,7 @@ pub use self::{
 };
 use super::error::DeliveryError;
 use crate::{
-    domain::{clock::Clock, retry_after::retry_after},
+    domain::{clock::Clock, peer_text::PeerText, retry_after::retry_after},
     store::StoredEvent,
     tls::{CaFileError, TlsRoots},
 };
@@ -37,8 +37,8 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long to wait for the body of a response: its status already decides the outcome.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many characters of a body are stored with a dead letter.
-const STORED_CHARS: usize = 200;
+/// How many bytes of a body are kept, more than are shown.
+const KEPT_BYTES: usize = 1024;
 
 /// Idle connections are closed before most servers would.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(25);
@@ -147,20 +147,19 @@ fn event_id(event: &StoredEvent) -> Result<&str, DeliveryError> {
     id.filter(|id| HeaderValue::from_str(id).is_ok()).ok_or_else(DeliveryError::damaged_event)
 }
 
-/// The beginning of the body, on one line, as far as it can be read.
-async fn body_start(response: Response) -> String {
+/// The beginning of the body, as far as it can be read.
+async fn body_start(response: Response) -> PeerText {
     let mut kept = Vec::new();
     // A slow body costs the connection, but no more time.
     let _ = tokio::time::timeout(BODY_TIMEOUT, read_start(response, &mut kept)).await;
-    let text = String::from_utf8_lossy(&kept);
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(STORED_CHARS).collect()
+    PeerText::from_bytes(&kept)
 }
 
 async fn read_start(mut response: Response, kept: &mut Vec<u8>) {
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
         read += chunk.len();
-        let room = (STORED_CHARS * 4).saturating_sub(kept.len());
+        let room = KEPT_BYTES.saturating_sub(kept.len());
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if read > MAX_BODY_BYTES {
             break;

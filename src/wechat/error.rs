@@ -11,6 +11,7 @@ use crate::domain::{
     endpoint::{CallKind, Endpoint},
     errcode,
     error_class::{ErrorClass, Scope},
+    peer_text::PeerText,
     remedy::{self, Remedy},
 };
 
@@ -21,14 +22,14 @@ pub enum CallError {
     #[error("errcode {code}: {message}")]
     Refused {
         code: i64,
-        /// The errmsg: shortened, with secrets removed.
-        message: Box<str>,
+        /// The errmsg, with secrets removed.
+        message: PeerText,
     },
     /// The answer did not arrive completely before the timeout.
     #[error("no response in time")]
     Timeout,
     #[error("connection failed: {0}")]
-    Connect(Box<str>),
+    Connect(PeerText),
     #[error("HTTP status {status}")]
     Http { status: u16, retry_after: Option<Duration> },
     #[error("malformed response: {0}")]
@@ -63,9 +64,6 @@ pub struct CallFailure {
     pub error: CallError,
 }
 
-/// The length limit of an errmsg in characters, because errmsgs go to the log.
-const MAX_ERRMSG_CHARS: usize = 300;
-
 impl CallError {
     /// Removes `secrets` from the errmsg before it is shortened: the server may quote what was sent.
     pub(super) fn from_wire(error: WireError, secrets: &[&str]) -> Self {
@@ -73,8 +71,6 @@ impl CallError {
             WireError::Refused { code, message } => {
                 let secrets = secrets.iter().filter(|secret| !secret.is_empty());
                 let message = secrets.fold(message, |message, secret| message.replace(*secret, "[REDACTED]"));
-                let printable = message.chars().map(|c| if c.is_control() { ' ' } else { c });
-                let message: String = printable.take(MAX_ERRMSG_CHARS).collect();
                 Self::Refused { code, message: message.into() }
             }
             WireError::Malformed(reason) => Self::Malformed(reason.into()),
@@ -87,7 +83,7 @@ impl CallError {
         } else if error.is_body() || error.is_decode() {
             Self::Malformed("the response is incomplete".into())
         } else {
-            Self::Connect(crate::innermost_cause(&error.without_url()).into())
+            Self::Connect(crate::innermost_cause(&error.without_url()))
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,6 +16,7 @@ use async_nats::{
     ConnectOptions, Event,
     jetstream::context::{Context, ContextBuilder},
 };
+use futures_util::FutureExt;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +26,7 @@ use super::{
     reason,
     tls_roots::NatsTlsRoots,
 };
-use crate::sink::error::DeliveryError;
+use crate::{domain::peer_text::PeerText, sink::error::DeliveryError};
 
 /// A connection that is open, or was.
 pub(super) struct Connection {
@@ -42,7 +44,7 @@ pub(super) struct Connection {
 struct ConnectionEvents {
     broken: CancellationToken,
     /// The last error that the server sent outside of a response.
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<Option<PeerText>>,
 }
 
 impl Connection {
@@ -55,9 +57,12 @@ impl Connection {
             tls_roots.apply(connect_options(&options, &events)?).connect(options.servers.as_slice());
         // The library's own time-out is for each server, and does not include name resolution.
         let within = options.timeout.saturating_mul(options.servers.len() as u32);
+        // The library panics on some lines, such as "-ERR" alone.
+        let connecting = AssertUnwindSafe(connecting).catch_unwind();
         let client = match tokio::time::timeout(within, connecting).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(reason::not_connected(&error, &options)),
+            Ok(Ok(Ok(client))) => client,
+            Ok(Ok(Err(error))) => return Err(reason::not_connected(&error, &options)),
+            Ok(Err(_)) => return Err(reason::not_understood(&options)),
             Err(_) => return Err(reason::not_connected_in_time(&options)),
         };
         let jetstream = ContextBuilder::new()
@@ -112,13 +117,13 @@ impl ConnectionEvents {
         match event {
             Event::Disconnected | Event::Closed => self.broken.cancel(),
             Event::ServerError(error) => {
-                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string().into());
             }
             _ => {}
         }
     }
 
-    fn last_error(&self) -> Option<String> {
+    fn last_error(&self) -> Option<PeerText> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

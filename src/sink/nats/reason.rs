@@ -14,7 +14,7 @@ use async_nats::{
 };
 
 use super::options::NatsOptions;
-use crate::{innermost_cause, sink::error::DeliveryError};
+use crate::{domain::peer_text::PeerText, innermost_cause, sink::error::DeliveryError};
 
 /// What to check when a server refuses the login.
 const CHECK_LOGIN: &str = "check credentials_file, nkey_file, or user and secret_file";
@@ -32,7 +32,7 @@ pub(super) fn not_connected(error: &ConnectError, options: &NatsOptions) -> Stri
         _ if is_tls(error) => {
             format!("{cause}; ca_file must have the authority of the server's certificate, and url its name")
         }
-        _ => cause,
+        _ => cause.into(),
     };
     format!("no connection to {}: {why}", options.servers())
 }
@@ -42,8 +42,13 @@ pub(super) fn not_connected_in_time(options: &NatsOptions) -> String {
     format!("no connection to {}: no response in time", options.servers())
 }
 
+/// The server speaks another protocol, or the library has a bug.
+pub(super) fn not_understood(options: &NatsOptions) -> String {
+    format!("no connection to {}: the response cannot be understood", options.servers())
+}
+
 /// The connection broke before the acknowledgement.
-pub(super) fn broken(server_error: Option<String>, options: &NatsOptions) -> String {
+pub(super) fn broken(server_error: Option<PeerText>, options: &NatsOptions) -> String {
     let what = "the connection to the server broke before the acknowledgement";
     server_error
         .map_or_else(|| what.to_owned(), |error| format!("{what}: {}", without_details(&error, options)))
@@ -58,7 +63,7 @@ pub(super) fn is_response(error: &PublishError) -> bool {
 pub(super) fn not_acknowledged(
     error: &PublishError,
     options: &NatsOptions,
-    server_error: Option<String>,
+    server_error: Option<PeerText>,
     has_jetstream: bool,
 ) -> DeliveryError {
     let reason = match error.kind() {
@@ -78,7 +83,9 @@ pub(super) fn not_acknowledged(
             {
                 return too_large("max_msg_size of the stream", error);
             }
-            Some(error_of_stream) => format!("the stream does not take it: {error_of_stream}"),
+            Some(error_of_stream) => {
+                format!("the stream does not take it: {}", PeerText::from(error_of_stream.to_string()))
+            }
             None => format!("the server's response cannot be understood: {}", innermost_cause(error)),
         },
     };

@@ -1,12 +1,14 @@
 //! Explains to operators why a request failed, without the URL, which may contain a secret.
 
+use crate::domain::peer_text::PeerText;
+
 /// Returns the innermost cause, or what to do about a rejected certificate.
 pub(super) fn reason(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "the receiver did not answer in time".to_owned();
     }
     let error = error.without_url();
-    certificate_rejected(&error).unwrap_or_else(|| crate::innermost_cause(&error))
+    certificate_rejected(&error).unwrap_or_else(|| crate::innermost_cause(&error).into())
 }
 
 /// Explains a rejected certificate and what to do about it; `None` for other errors.
@@ -33,5 +35,7 @@ fn certificate_rejected(error: &reqwest::Error) -> Option<String> {
         Problem::Expired | Problem::ExpiredContext { .. } => "have it renewed",
         _ => "ask the operator of the receiver",
     };
+    // It quotes the names in the certificate.
+    let problem = PeerText::from(problem.to_string());
     Some(format!("the receiver's certificate is refused ({problem}): {remedy}"))
 }

@@ -43,6 +43,6 @@ pub struct ClientBuildError(pub(super) String);
 
 impl From<reqwest::Error> for ClientBuildError {
     fn from(error: reqwest::Error) -> Self {
-        Self(crate::innermost_cause(&error.without_url()))
+        Self(crate::innermost_cause(&error.without_url()).into())
     }
 }

@@ -21,6 +21,7 @@ use crate::{
             Binding, Invitation, InvitationStatus, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue,
         },
         clock::UnixMs,
+        peer_text::PeerText,
     },
 };
 
@@ -31,15 +32,15 @@ const MAX_LISTED_ACCOUNTS: usize = 1_000;
 /// getwaitcase lists at most this many customers.
 const MAX_LISTED_WAITING: usize = 100;
 
-/// Longer nicknames are truncated; in characters. WeChat allows 16.
-const MAX_NICKNAME_CHARS: usize = 64;
+/// Longer nicknames are truncated. WeChat allows 16 characters.
+const MAX_NICKNAME_BYTES: usize = 256;
 
 /// Parses an answer of getkflist. An account that is listed twice counts once.
 pub(crate) fn kf_list(text: &str) -> Result<KfList, WireError> {
     let (accounts, skipped) =
         accounts(&Object::from_answer(text)?, "kf_list", |kf_account, entry| ListedAccount {
             kf_account: kf_account.into(),
-            nickname: entry.text("kf_nick").map(|nickname| printable(&nickname).into()),
+            nickname: entry.text("kf_nick").map(|nickname| shortened(&nickname).into()),
             binding: binding(entry),
         })?;
     Ok(KfList { accounts, complete: skipped == 0 })
@@ -133,8 +134,8 @@ fn binding(entry: &Object<'_>) -> Binding {
 }
 
 /// A nickname for labels and pages.
-fn printable(nickname: &str) -> String {
-    nickname.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_NICKNAME_CHARS).collect()
+fn shortened(nickname: &str) -> String {
+    PeerText::with_limit(nickname, MAX_NICKNAME_BYTES).into()
 }
 
 #[cfg(test)]
@@ -345,7 +346,7 @@ mod tests {
         };
         assert_eq!(nickname("小\"王\"\n\u{1b}[2J").as_deref(), Some("小\"王\"  [2J"));
         assert_eq!(nickname(" "), None);
-        assert_eq!(nickname(&"x".repeat(10_000)).unwrap().len(), MAX_NICKNAME_CHARS);
+        assert_eq!(nickname(&"x".repeat(10_000)).unwrap().len(), MAX_NICKNAME_BYTES + "…".len());
     }
 
     proptest! {

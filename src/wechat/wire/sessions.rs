@@ -12,7 +12,10 @@ use super::{
     error::{WireError, refusal},
     scalar::{JsonErrcode, JsonText, integer},
 };
-use crate::domain::snapshot::{ObservedSessions, Session};
+use crate::domain::{
+    characters::is_invisible,
+    snapshot::{ObservedSessions, Session},
+};
 
 /// A well-formed answer of getsessionlist.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,7 +107,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for SessionEntry<'a> {
             createtime: i64,
         }
         let Fields { openid, createtime } = Fields::deserialize(deserializer)?;
-        if openid.is_empty() || openid.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER)
+        if openid.is_empty() || openid.contains(|c| is_invisible(c) || c == char::REPLACEMENT_CHARACTER)
         {
             return Err(D::Error::custom("an unusable openid"));
         }
@@ -218,6 +221,7 @@ mod tests {
             r#"{"sessionlist":[{"createtime":7,"openid":""}]}"#,
             r#"{"sessionlist":[{"createtime":7,"openid":null}]}"#,
             r#"{"sessionlist":[{"createtime":7,"openid":"a\u001b[2J"}]}"#,
+            r#"{"sessionlist":[{"createtime":7,"openid":"a\u202e"}]}"#,
             r#"{"sessionlist":[{"openid":"a"}]}"#,
             r#"{"sessionlist":[{"createtime":"soon","openid":"a"}]}"#,
             r#"{"sessionlist":[{"createtime":7.5,"openid":"a"}]}"#,
