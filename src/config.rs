@@ -62,8 +62,15 @@ impl Config {
     /// Chooses the file to load: `explicit` if given, else the one that [`PATH_VARIABLE`] names, else the first of
     /// [`SEARCH_PATHS`] that exists.
     pub fn find(explicit: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, Mistakes> {
-        let named = environment.get(PATH_VARIABLE).filter(|path| !path.is_empty());
-        explicit.or_else(|| named.map(PathBuf::from)).map_or_else(|| first_existing(&SEARCH_PATHS), Ok)
+        if let Some(path) = explicit {
+            return Ok(path);
+        }
+        let Some(named) = environment.get(PATH_VARIABLE).filter(|path| !path.is_empty()) else {
+            return first_existing(&SEARCH_PATHS);
+        };
+        let place = || mistake::Location::Variable(PATH_VARIABLE.to_owned());
+        setting::check_visible(named).map_err(|problem| mistake::Mistake::at(place(), problem))?;
+        Ok(named.into())
     }
 
     /// Loads the file and the files it includes, overridden by the variables `KFWATCH__SECTION__KEY`.

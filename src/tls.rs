@@ -18,6 +18,8 @@ use rustls::{
     },
 };
 
+use crate::domain::text_file::{self, NotText};
+
 /// Root certificates that the TLS library accepts.
 #[derive(Clone, Debug)]
 pub struct TlsRoots {
@@ -31,6 +33,9 @@ pub enum CaFileError {
     /// The file cannot be read.
     #[error("{} cannot be read", .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
+    /// The file is not text.
+    #[error("{} {}", .0.display(), .1)]
+    NotText(PathBuf, NotText),
     /// The file is not PEM.
     #[error("{} is not PEM", .0.display())]
     NotPem(PathBuf, #[source] pem::Error),
@@ -52,7 +57,9 @@ impl TlsRoots {
     pub fn from_file(path: &Path) -> Result<Self, CaFileError> {
         let path_buf = || path.to_path_buf();
         let pem = std::fs::read(path).map_err(|error| CaFileError::Unreadable(path_buf(), error))?;
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        let pem =
+            text_file::without_mark(&pem).map_err(|problem| CaFileError::NotText(path_buf(), problem))?;
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
             .collect::<Result<_, _>>()
             .map_err(|error| CaFileError::NotPem(path_buf(), error))?;
         if certificates.is_empty() {
@@ -158,6 +165,8 @@ mod tests {
         assert!(matches!(load(&bad), Err(CaFileError::Unusable(..))));
         assert!(matches!(load("-----BEGIN CERTIFICATE-----\nMAA="), Err(CaFileError::NotPem(..))));
         assert!(matches!(load("a letter"), Err(CaFileError::Empty(_))));
+        let marked = format!("\u{feff}{}", good.pem().replace('\n', "\r\n"));
+        assert_eq!(load(&marked).unwrap().certificates, built_in(3));
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(TlsRoots::from_file(&path), Err(CaFileError::Unreadable(..))));
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{CliError, output, signals::Shutdown};
+use crate::domain::text_file;
 use crate::simulator::{AccountToWatch, ApiCall, RequiredHeader, Scenario, Simulator, TokenRoute};
 
 #[derive(Debug, clap::Args)]
@@ -159,8 +160,9 @@ fn quoted(text: &str) -> String {
 fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
     let scenario = match (&args.scenario, args.load_accounts) {
         (Some(path), _) => {
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("read scenario {}", path.display()))?;
+            let content = std::fs::read(path).with_context(|| format!("read scenario {}", path.display()))?;
+            let text = text_file::decode(&content)
+                .map_err(|problem| anyhow::anyhow!("scenario {} {problem}", path.display()))?;
             Scenario::from_toml(&text).with_context(|| format!("use scenario {}", path.display()))?
         }
         (None, Some(kf_accounts)) => {

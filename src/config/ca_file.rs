@@ -7,20 +7,32 @@ use rustls::pki_types::pem::PemObject;
 
 use super::setting::Setting;
 use super::table::Table;
+use crate::domain::{characters, text_file};
 
 /// Checks the key `ca_file` of a table. The file must contain at least one certificate.
 pub(super) fn check_ca_file(setting: Setting<String>, table: &mut Table<'_>) -> Option<PathBuf> {
     let path = table.path("ca_file", setting)?;
     let problem = match std::fs::read(&path) {
         Err(e) => format!("cannot be read: {e}; set the path of a file with PEM certificates"),
-        Ok(pem) => match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
-            Err(e) => format!("is not a PEM file: {e}"),
-            Ok(certificates) if certificates.is_empty() => {
-                "contains no certificate; it needs at least one -----BEGIN CERTIFICATE-----".to_owned()
-            }
-            Ok(_) => return Some(path),
+        Ok(content) => match check_certificates(&content) {
+            Err(problem) => problem,
+            Ok(()) => return Some(path),
         },
     };
     table.wrong_value("ca_file", &path.display().to_string(), &problem);
     Some(path)
+}
+
+fn check_certificates(content: &[u8]) -> Result<(), String> {
+    let pem = text_file::without_mark(content).map_err(|problem| problem.to_string())?;
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let problem = match certificates {
+        Err(e) => format!("is not a PEM file: {e}"),
+        Ok(certificates) if certificates.is_empty() => {
+            "contains no certificate; it needs at least one -----BEGIN CERTIFICATE-----".to_owned()
+        }
+        Ok(_) => return Ok(()),
+    };
+    let odd = str::from_utf8(pem).ok().and_then(|text| characters::find(text, |c| !c.is_ascii()));
+    Err(odd.map_or_else(|| problem.clone(), |odd| format!("{problem}; it contains {odd}")))
 }

@@ -10,7 +10,7 @@ use super::mistake::{Mistake, Mistakes};
 use super::setting::Setting;
 use super::sources::{ConfigSources, KeyPath};
 
-/// How many files the warning about readable secrets lists.
+/// How many files the warnings about readable secrets and about unusable files list.
 const MAX_LISTED_FILES: usize = 3;
 
 /// The mistakes and warnings found so far.
@@ -20,11 +20,19 @@ pub(super) struct Findings {
     pub(super) warnings: Vec<String>,
     /// Files that contain a secret and can be read by others than their owner.
     pub(super) readable_secrets: BTreeSet<PathBuf>,
+    /// Warnings about files of tokens and tickets that cannot be used now.
+    pub(super) unusable_files: Vec<String>,
 }
 
 impl Findings {
     pub(super) fn new(sources: ConfigSources, mistakes: Vec<Mistake>) -> Self {
-        Self { sources, mistakes, warnings: Vec::new(), readable_secrets: BTreeSet::new() }
+        Self {
+            sources,
+            mistakes,
+            warnings: Vec::new(),
+            readable_secrets: BTreeSet::new(),
+            unusable_files: Vec::new(),
+        }
     }
 
     /// Adds a mistake at a key. The problem continues a sentence that starts with the key.
@@ -53,10 +61,19 @@ impl Findings {
     /// Returns the result with the warnings, or the mistakes if there are any. Without a result there must be a mistake.
     pub(super) fn finish<T>(mut self, result: Option<T>) -> Result<(T, Vec<String>), Mistakes> {
         self.warn_of_readable_secrets();
+        self.warn_of_unusable_files();
         match (Mistakes::from_vec(self.mistakes), result) {
             (Some(mistakes), _) => Err(mistakes),
             (None, Some(result)) => Ok((result, self.warnings)),
             (None, None) => Err(Mistake::general("the configuration is incomplete".to_owned()).into()),
+        }
+    }
+
+    fn warn_of_unusable_files(&mut self) {
+        let more = self.unusable_files.len().saturating_sub(MAX_LISTED_FILES);
+        self.warnings.extend(self.unusable_files.drain(..).take(MAX_LISTED_FILES));
+        if more > 0 {
+            self.warnings.push(format!("{more} more files of tokens or tickets cannot be used"));
         }
     }
 

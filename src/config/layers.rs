@@ -3,6 +3,7 @@
 //! The `config` crate merges and deserializes. It gets texts instead of paths, because it guesses relative paths and does
 //! not report bytes that are not UTF-8. It gets only variables whose names can be keys.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,8 +18,9 @@ use super::findings::Findings;
 use super::mistake::{Location, Mistake, Mistakes, quote};
 use super::official_account::MAX_OFFICIAL_ACCOUNTS;
 use super::raw;
-use super::setting::{Section, Setting, TextList};
+use super::setting::{Section, Setting, TextList, check_visible};
 use super::sources::{ConfigSources, Document, KeyPath};
+use crate::domain::text_file;
 
 /// Enough for 100,000 official accounts with ten kf accounts each.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -122,6 +124,8 @@ fn overrides(
             wrong("is not the name of a key; write KFWATCH__SECTION__KEY in capitals");
         } else if ["official_accounts", "sinks"].iter().any(|list| key.split('.').next() == Some(list)) {
             wrong("a variable cannot set a list of tables; write it in a file");
+        } else if let Err(problem) = check_visible(value) {
+            wrong(&problem);
         } else {
             names.insert(key, name.to_owned());
             values.insert(name.to_owned(), value.to_owned());
@@ -244,9 +248,5 @@ fn read_text(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("is longer than {MAX_FILE_BYTES} bytes; split it with include"));
     }
-    String::from_utf8(bytes).map_err(|e| {
-        let line =
-            e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-        format!("is not UTF-8 in line {line}")
-    })
+    text_file::decode(&bytes).map(Cow::into_owned).map_err(|problem| problem.to_string())
 }

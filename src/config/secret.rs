@@ -1,6 +1,6 @@
 //! Reads a secret from where a configuration says it is: a file, an environment variable, or the configuration itself.
 //!
-//! A secret is one line without spaces. No message shows a secret, nor a text that looks like a secret under a wrong key.
+//! A secret is one word of printable ASCII. No message shows a secret, nor a text that looks like a secret under a wrong key.
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -9,6 +9,7 @@ use super::mistake::{looks_like_a_secret, quote};
 use super::secret_file::{MAX_SECRET_BYTES, is_open_to_others, one_line, read_secret_file};
 use super::setting::Setting;
 use super::table::Table;
+use crate::domain::secret_text::{check_bare, check_word};
 
 /// The three keys that can give a secret, `NAME_file`, `NAME_env` and `NAME`; at most one may be set.
 pub(super) struct SecretSetting {
@@ -42,7 +43,7 @@ impl SecretSetting {
     }
 
     pub(super) fn read_optional(self, table: &mut Table<'_>) -> Option<SecretString> {
-        let (_, secrets) = self.read_with(|text| Ok(vec![one_word(text)?]), table)?;
+        let (_, secrets) = self.read_with(|text| Ok(vec![bare_word(text)?]), table)?;
         secrets.into_iter().next()
     }
 
@@ -118,14 +119,18 @@ fn from_variable(variable: &str, name: &str, context: LoadContext<'_>) -> Result
     let shown = quote(variable);
     let value = context.environment.get(variable);
     let value = value.ok_or_else(|| format!("the environment variable {shown} is not set; set it"))?;
-    one_word(value).map_err(|problem| format!("the value of {shown} {problem}"))
+    bare_word(value).map_err(|problem| format!("the value of {shown} {problem}"))
+}
+
+/// A word from a file or a variable.
+fn bare_word(text: &str) -> Result<SecretString, String> {
+    check_bare(one_line(text)?)?;
+    one_word(text)
 }
 
 fn one_word(text: &str) -> Result<SecretString, String> {
     let line = one_line(text)?;
-    if line.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("contains a space or an unprintable character; remove it".to_owned());
-    }
+    check_word(line)?;
     Ok(line.into())
 }
 
@@ -133,8 +138,10 @@ fn one_word_per_line(text: &str) -> Result<Vec<SecretString>, String> {
     if text.len() > MAX_SECRET_BYTES {
         return Err(format!("is longer than {MAX_SECRET_BYTES} bytes"));
     }
-    let lines = text.lines().filter(|line| !line.is_empty());
-    let words: Vec<SecretString> = lines.map(one_word).collect::<Result<_, _>>()?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty());
+    let word =
+        |(n, line): (usize, &str)| bare_word(line).map_err(|problem| format!("{problem} (line {})", n + 1));
+    let words: Vec<SecretString> = lines.map(word).collect::<Result<_, _>>()?;
     if words.is_empty() { Err("is empty".to_owned()) } else { Ok(words) }
 }
 
@@ -144,7 +151,7 @@ mod tests {
 
     #[test]
     fn final_newline_is_not_part_of_secret() {
-        for text in ["s3cret", "s3cret\n", "s3cret\r\n"] {
+        for text in ["s3cret", "s3cret\n"] {
             assert_eq!(one_word(text).unwrap().expose_secret(), "s3cret");
         }
         for text in ["", "\n", "two\nlines", "s3cret\n\n", "with space", "s3cret\t", &"x".repeat(4097)] {

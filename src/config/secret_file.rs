@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::mistake::{looks_like_a_secret, quote};
 use super::table::Table;
+use crate::domain::{secret_text::check_text, text_file};
 
 /// The longest secret; an AppSecret has 32 bytes.
 pub(super) const MAX_SECRET_BYTES: usize = 4096;
@@ -33,12 +34,14 @@ pub(super) fn read_header(file: &str, table: &mut Table<'_>) -> Result<(HeaderNa
     }
     let parse = |text: &str| {
         let example = "write one line like \"Authorization: Bearer …\"";
-        parse_header(one_line(text)?).ok_or_else(|| format!("contains no HTTP header; {example}"))
+        let line = one_line(text)?;
+        check_text(line)?;
+        parse_header(line).ok_or_else(|| format!("contains no HTTP header; {example}"))
     };
     read_secret_file(file, parse, table)
 }
 
-/// Reads the login for a server from the file that a key names. `parse` gets the text without surrounding spaces.
+/// Reads the login for a server from the file that a key names. `parse` gets the text without surrounding white space.
 pub(super) fn read_login<T>(
     key: &str,
     file: &str,
@@ -51,7 +54,11 @@ pub(super) fn read_login<T>(
         let problem = "does not exist; set the path of a file that contains the login";
         Err(format!("{} {problem}", shown(&table.context.base_dir.join(file))))
     } else {
-        read_secret_file(file, |text| parse(&text.trim().into()).map_err(str::to_owned), table)
+        let parse = |text: &str| {
+            check_text(text)?;
+            parse(&text.trim().into()).map_err(str::to_owned)
+        };
+        read_secret_file(file, parse, table)
     };
     login.map_err(|problem| table.wrong(key, problem)).ok()
 }
@@ -85,7 +92,7 @@ fn read_text(path: &Path, table: &mut Table<'_>) -> Result<SecretString, String>
     if is_open_to_others(path, &metadata) {
         table.findings.readable_secrets.insert(path.to_owned());
     }
-    String::from_utf8(bytes).map(SecretString::from).map_err(|_| "is not UTF-8".to_owned())
+    text_file::decode(&bytes).map(|text| text.into_owned().into()).map_err(|problem| problem.to_string())
 }
 
 fn shown(path: &Path) -> String {
@@ -94,8 +101,8 @@ fn shown(path: &Path) -> String {
 
 /// Returns the text without the newline that editors add at the end.
 pub(super) fn one_line(text: &str) -> Result<&str, String> {
-    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-    if line.contains(['\n', '\r']) {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    if line.contains('\n') {
         return Err("has more than one line; a secret is one line".to_owned());
     }
     if line.len() > MAX_SECRET_BYTES {
@@ -125,7 +132,7 @@ fn parse_header(line: &str) -> Option<(HeaderName, HeaderValue)> {
 fn looks_like_a_login(text: &str) -> bool {
     let is_seed =
         text.starts_with('S') && text.len() == 58 && text.chars().all(|c| c.is_ascii_alphanumeric());
-    is_seed || text.contains(['\n', '\r']) || text.contains("-----BEGIN")
+    is_seed || text.contains("-----BEGIN")
 }
 
 #[cfg(test)]

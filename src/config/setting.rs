@@ -14,6 +14,10 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::mistake::quote;
+use crate::domain::{
+    characters::{self, is_invisible},
+    secret_text::CARRIAGE_RETURN,
+};
 
 /// The value of one key.
 #[derive(Default)]
@@ -80,7 +84,7 @@ impl SettingValue for String {
             ValueKind::String(text) if text.is_empty() => {
                 Err("is empty; write a value, or remove the key".to_owned())
             }
-            ValueKind::String(text) => Ok(text),
+            ValueKind::String(text) => check_visible(&text).map(|()| text),
             other => Err(expected("text in quotes", &other)),
         }
     }
@@ -89,7 +93,7 @@ impl SettingValue for String {
 impl SettingValue for SecretString {
     fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
-            ValueKind::String(text) => Ok(text.into()),
+            ValueKind::String(text) => check_visible(&text).map(|()| text.into()),
             other => Err(expected("text in quotes", &other)),
         }
     }
@@ -176,6 +180,23 @@ impl<T: DeserializeOwned + Default> SettingValue for Vec<Section<T>> {
             other => Err(expected("a list of tables, each under a heading in double brackets", &other)),
         }
     }
+}
+
+/// Checks that a value has no character that would stay invisible in a path, a name or a URL. The problem contains no part of
+/// the value.
+pub(super) fn check_visible(text: &str) -> Result<(), String> {
+    if text.ends_with('\r') {
+        return Err(CARRIAGE_RETURN.to_owned());
+    }
+    if text.contains('\n') {
+        return Err(
+            "has more than one line; write one line, or set the path of a file that contains the text"
+                .to_owned(),
+        );
+    }
+    let is_unwanted = |c: char| is_invisible(c) || c == char::REPLACEMENT_CHARACTER;
+    let found = characters::find(text, is_unwanted);
+    found.map_or(Ok(()), |found| Err(format!("contains {found}; remove it")))
 }
 
 fn expected(what: &str, found: &ValueKind) -> String {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::path::Path;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -14,7 +15,7 @@ use super::secret_file::read_header;
 use super::setting::{Section, Setting};
 use super::table::Table;
 use super::urls::check_url;
-use crate::wechat::token::{ComponentCredentials, TicketSource, TokenServer, TokenSource};
+use crate::wechat::token::{ComponentCredentials, TicketSource, TokenServer, TokenSource, read_token_file};
 
 /// The values of the key `source`.
 const SOURCES: [&str; 5] = ["stable", "classic", "file", "server", "component"];
@@ -47,7 +48,9 @@ impl Tokens {
             "file" => {
                 let json_pointer = check_json_pointer(keys.json_pointer, token);
                 let path = token.require("path", keys.path, "path = \"/run/wechat/shop.token\"")?;
-                TokenSource::File { path: token.context.base_dir.join(path), json_pointer }
+                let path = token.context.base_dir.join(path);
+                note_unusable_file("path", (&path, json_pointer.as_deref()), token);
+                TokenSource::File { path, json_pointer }
             }
             "server" => {
                 let json_pointer = check_json_pointer(keys.json_pointer, token);
@@ -135,12 +138,24 @@ fn check_ticket(keys: &mut raw::Token, token: &mut Table<'_>) -> Option<TicketSo
                     token.wrong(key, "applies to ticket_url, not to ticket_file; remove it");
                 }
             }
-            Some(TicketSource::File { path: token.path("ticket_file", file)?, json_pointer })
+            let path = token.path("ticket_file", file)?;
+            note_unusable_file("ticket_file", (&path, json_pointer.as_deref()), token);
+            Some(TicketSource::File { path, json_pointer })
         }
         (_, _) => {
             token.wrong_table("has more than one ticket; set only one of ticket_file and ticket_url");
             None
         }
+    }
+}
+
+/// Notes a file that exists and contains no usable token. This is not a mistake, because another program rewrites the file.
+fn note_unusable_file(key: &str, (path, json_pointer): (&Path, Option<&str>), token: &mut Table<'_>) {
+    if path.exists()
+        && let Err(problem) = read_token_file(path, json_pointer)
+    {
+        let warning = format!("{}: {}: {problem}", token.location_of(key), token.at.name(key));
+        token.findings.unusable_files.push(warning);
     }
 }
 

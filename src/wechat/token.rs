@@ -34,6 +34,7 @@ use std::{
 use secrecy::SecretString;
 
 pub(super) use self::access_token::AccessToken;
+pub(crate) use self::external::read_token_file;
 pub use self::{
     authorizer::Authorization,
     cache::TokenStatus,
@@ -204,7 +205,7 @@ impl TokenProvider {
         let with_lifetime = |token, lifetime| FetchedToken { token: AccessToken::new(token), lifetime };
         match &self.source {
             ProviderSource::Own(TokenSource::File { path, json_pointer }) => {
-                match external::read_file(path, json_pointer.as_deref()) {
+                match external::read_token_file(path, json_pointer.as_deref()) {
                     Ok(token) => Ok(with_lifetime(token, FILE_LIFETIME)),
                     Err(problem) => {
                         Err(CallFailure::new(self.endpoint(), CallError::TokenFile(problem.into()), now))

@@ -3,3 +3,4 @@
 mod logs;
 mod peer_text;
 mod signals;
+mod text_files;

@@ -21,7 +21,7 @@ const RULES: [Rule; 17] = [
     rule("stdio", &[], "it writes what it is given to standard output and standard error"),
     rule("logging", &["stdio"], "it only sets up the log"),
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
-    rule("tls", &[], "it reads certificates, for all clients"),
+    rule("tls", &["domain"], "it reads certificates, for all clients"),
     rule("wechat", &["domain", "tls"], "it calls WeChat, and does not know its callers"),
     rule("store", &["domain"], "it keeps what it is given"),
     rule(

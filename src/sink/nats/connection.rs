@@ -117,7 +117,8 @@ impl ConnectionEvents {
         match event {
             Event::Disconnected | Event::Closed => self.broken.cancel(),
             Event::ServerError(error) => {
-                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string().into());
+                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(error.to_string().into());
             }
             _ => {}
         }

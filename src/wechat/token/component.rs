@@ -189,7 +189,7 @@ impl Component {
         let now = client.now();
         match &self.credentials.ticket {
             TicketSource::File { path, json_pointer } => {
-                let ticket = external::read_file(path, json_pointer.as_deref()).map_err(|problem| {
+                let ticket = external::read_token_file(path, json_pointer.as_deref()).map_err(|problem| {
                     CallFailure::new(self.endpoint(), CallError::TicketFile(problem.into()), now)
                 })?;
                 min_fetch_interval.record(now).await;

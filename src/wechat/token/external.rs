@@ -12,7 +12,11 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::observed_client::ObservedClient;
 use crate::{
-    domain::endpoint::Endpoint,
+    domain::{
+        endpoint::Endpoint,
+        secret_text::{check_bare, check_word},
+        text_file,
+    },
     wechat::{
         error::{CallError, CallFailure},
         wire,
@@ -72,16 +76,17 @@ impl TokenServer {
     }
 }
 
-/// Reads the token in a file. The error names the file.
-pub(super) fn read_file(path: &Path, json_pointer: Option<&str>) -> Result<SecretString, String> {
+/// Reads the token or the ticket in a file. The error names the file.
+pub(crate) fn read_token_file(path: &Path, json_pointer: Option<&str>) -> Result<SecretString, String> {
     let refuse = |problem: String| format!("{}: {problem}", path.display());
     // Read on this thread, because the file has a few hundred bytes. Anything but a small regular file could block.
     let metadata = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;
     if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
         return Err(refuse("not a small regular file".to_owned()));
     }
-    let content = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
-    extract(&content, json_pointer).map_err(refuse)
+    let content = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+    let text = text_file::decode(&content).map_err(|problem| refuse(problem.to_string()))?;
+    extract(&text, json_pointer).map_err(refuse)
 }
 
 fn extract(text: &str, json_pointer: Option<&str>) -> Result<SecretString, String> {
@@ -90,7 +95,8 @@ fn extract(text: &str, json_pointer: Option<&str>) -> Result<SecretString, Strin
         None if text.trim_start().starts_with(['{', '[', '"']) => {
             return Err("JSON, but no json_pointer is configured".to_owned());
         }
-        None => text.trim().into(),
+        // A space that is not ASCII is reported.
+        None => text.trim_ascii().into(),
         Some(pointer) => {
             let value: serde_json::Value = serde_json::from_str(text).map_err(|_| "not JSON".to_owned())?;
             let found = value.pointer(pointer).and_then(|token| token.as_str());
@@ -98,9 +104,11 @@ fn extract(text: &str, json_pointer: Option<&str>) -> Result<SecretString, Strin
         }
     };
     let token = found.expose_secret();
-    if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    check_bare(token)?;
+    if token.is_empty() || token.contains(|c: char| c.is_ascii_whitespace()) {
         return Err("does not contain exactly one token".to_owned());
     }
+    check_word(token)?;
     if token.len() > MAX_TOKEN_BYTES {
         return Err(format!("a token longer than {MAX_TOKEN_BYTES} bytes"));
     }
@@ -137,6 +145,14 @@ mod tests {
             ("{\"secret\":1}", Some("/token"), "no string at /token"),
             ("{\"token\":7}", Some("/token"), "no string at /token"),
             ("{\"token\":\"a secret\"}", Some("/token"), "does not contain exactly one token"),
+            ("'secret'", None, "has quotes around the secret; remove them"),
+            ("ACCESS_TOKEN=secret", None, "has a name and \"=\" before the secret; write the secret alone"),
+            (
+                "{\"token\":\"secret\u{200b}\"}",
+                Some("/token"),
+                "contains U+200B (zero width space) at character 7; a secret has only printable ASCII characters and no \
+                 spaces",
+            ),
             (&"x".repeat(4097), None, "a token longer than 4096 bytes"),
         ] {
             assert_eq!(read(text, json_pointer), Err(problem.to_owned()), "{text}");

@@ -107,7 +107,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for SessionEntry<'a> {
             createtime: i64,
         }
         let Fields { openid, createtime } = Fields::deserialize(deserializer)?;
-        if openid.is_empty() || openid.contains(|c| is_invisible(c) || c == char::REPLACEMENT_CHARACTER)
+        if openid.is_empty() || openid.contains(|c: char| is_invisible(c) || c == char::REPLACEMENT_CHARACTER)
         {
             return Err(D::Error::custom("an unusable openid"));
         }

@@ -64,7 +64,8 @@ fn wechat_that_answers(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static)
         while let Some((path, length)) = read_head(&mut reader) {
             let body = answer(&path);
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-            let sent = reader.read_exact(&mut vec![0; length]).and_then(|()| stream.write_all(head.as_bytes()));
+            let sent =
+                reader.read_exact(&mut vec![0; length]).and_then(|()| stream.write_all(head.as_bytes()));
             if sent.and_then(|()| stream.write_all(&body)).is_err() {
                 break;
             }
@@ -81,7 +82,9 @@ fn read_head(reader: &mut impl BufRead) -> Option<(String, usize)> {
         }
     }
     let path = head.split(' ').nth(1)?.to_owned();
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     Some((path, length.unwrap_or(0)))
 }
 
@@ -172,7 +175,9 @@ impl Nats {
             self.serve(&stream);
         });
         let wechat = WeChat::play(quiet(&[("north", 1)]));
-        let bus = format!("[[sinks]]\nname = \"bus\"\ntype = \"nats\"\nurl = \"nats://{server}\"\ntimeout = \"2s\"\n");
+        let bus = format!(
+            "[[sinks]]\nname = \"bus\"\ntype = \"nats\"\nurl = \"nats://{server}\"\ntimeout = \"2s\"\n"
+        );
         let home = home(&wechat, &bus);
         let mut daemon = home.daemon();
         open(&wechat.control(), "kf1@north", "oA");
