@@ -72,8 +72,8 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     }
 
     fn header(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(&["# HELP ", name, " ", help]);
-        self.line(&["# TYPE ", name, " ", kind]);
+        self.line(["# HELP ", name, " ", help]);
+        self.line(["# TYPE ", name, " ", kind]);
     }
 
     /// Writes a series; without `labels` it has no braces.
@@ -81,12 +81,12 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(value);
         match labels {
-            "" => self.line(&[name, " ", digits]),
-            labels => self.line(&[name, "{", labels, "} ", digits]),
+            "" => self.line([name, " ", digits]),
+            labels => self.line([name, "{", labels, "} ", digits]),
         }
     }
 
-    fn line(&mut self, parts: &[&str]) {
+    fn line<const N: usize>(&mut self, parts: [&str; N]) {
         if self.chunk.len() >= CHUNK {
             self.flush();
         }

@@ -198,6 +198,13 @@ impl WatchedAccount {
         }
     }
 
+    /// Fetches the lock and the name from memory, without taking the lock. Locks wait for memory one after another, plain
+    /// reads at the same time. Without it a scrape of 100,000 accounts takes longer than its target of 40 ms. The result
+    /// means nothing.
+    pub(crate) fn prefetch(&self) -> bool {
+        self.data.is_poisoned() ^ self.account.kf_account.starts_with('@')
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, AccountData> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Detail, Page,
-    columns::{Columns, Value},
+    columns::{Columns, LABELS_END, Value},
 };
 use crate::{
     domain::{
@@ -29,8 +29,8 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
             self.header(family.name, family.kind, family.help);
             for (official_account, rows) in &columns.official_accounts {
                 let prefix = [family.name, "{", &official_account.labels, ",kf_account=\""].concat();
-                for (kf_account, value) in columns.known(column, rows.clone()) {
-                    self.line(&[&prefix, kf_account, "\"} ", digits.format(value)]);
+                for (kf_account_and_end, value) in columns.known(column, rows.clone()) {
+                    self.line([&prefix, kf_account_and_end, digits.format(value)]);
                 }
             }
         }
@@ -42,11 +42,8 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         self.header(name, "gauge", "Nickname of the kf account in the last response of getkflist; always 1.");
         for (official_account, rows) in &columns.official_accounts {
             let prefix = [name, "{", &official_account.labels, ",kf_account=\""].concat();
-            for row in rows.clone() {
-                let (kf_account, nickname) = (columns.names.get(row), columns.nicknames.get(row));
-                if !nickname.is_empty() {
-                    self.line(&[&prefix, kf_account, "\",nickname=\"", nickname, "\"} 1"]);
-                }
+            for (kf_account, nickname) in columns.nicknames(rows.clone()) {
+                self.line([&prefix, kf_account, "\",nickname=\"", nickname, LABELS_END, "1"]);
             }
         }
     }
