@@ -19,6 +19,7 @@ pub mod config;
 pub mod control;
 pub mod dispatch;
 pub mod domain;
+mod file_system;
 pub mod logging;
 pub mod metrics;
 pub mod poll;

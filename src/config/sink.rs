@@ -22,6 +22,9 @@ const MAX_TYPES: usize = 9;
 /// The permission bits of a new file of events, which are personal data.
 const DEFAULT_MODE: u32 = 0o600;
 
+/// Paths of standard output. Under systemd it is a socket, which no path opens.
+const STDOUT_PATHS: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 /// The values of the key `type`.
 const TYPES: [(&str, &str); 3] = [("jsonl", "jsonl"), ("webhook", "webhook"), ("nats", "nats")];
 
@@ -123,7 +126,7 @@ fn reject_keys_of_other_types(keys: &raw::Sink, kind: &str, sink: &mut Table<'_>
 /// Checks a sink that writes lines to a file or to standard output.
 fn check_jsonl(keys: raw::Sink, sink: &mut Table<'_>) -> SinkTarget {
     let path = sink.take("path", keys.path).unwrap_or_else(|| "-".to_owned());
-    if path == "-" {
+    if STDOUT_PATHS.contains(&path.as_str()) {
         for (key, absent) in [("mode", keys.mode.is_absent()), ("group", keys.group.is_absent())] {
             if !absent {
                 sink.wrong(key, "has no effect on standard output; remove it, or set path to a file");

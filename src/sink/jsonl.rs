@@ -2,9 +2,10 @@
 //!
 //! Events on standard output are acknowledged when they are written, events in a file when it is synced. The file is opened again
 //! after it was moved away (logrotate) and on request. When it is opened, it is truncated to its last whole line, because a
-//! crash may have left part of a line ([`repair`]).
+//! crash may have left part of a line ([`repair`]). A named pipe is written without ever waiting for its reader ([`pipe`]).
 
 mod open;
+mod pipe;
 mod repair;
 
 use std::{
@@ -17,7 +18,11 @@ use std::{
     },
 };
 
-use self::open::{is_still_at, open};
+pub use self::open::problem_at;
+use self::{
+    open::{is_still_at, open},
+    pipe::{NamedPipe, PipeWriter},
+};
 use super::error::DeliveryError;
 use crate::{stdio::LineWriter, store::StoredEvent};
 
@@ -38,7 +43,16 @@ pub enum JsonlTarget {
 #[derive(Debug)]
 pub struct JsonlSink {
     writer: Arc<Mutex<Writer>>,
+    /// Not part of the writer, because it does not block.
+    pipe: tokio::sync::Mutex<PipeWriter>,
     reopen_requested: Arc<AtomicBool>,
+}
+
+/// What became of lines.
+enum Written {
+    ToTarget,
+    /// Nothing was written, because the path names this pipe.
+    Not(NamedPipe),
 }
 
 #[derive(Debug)]
@@ -61,7 +75,7 @@ impl JsonlSink {
             file: None,
             reopen_requested: Arc::clone(&reopen_requested),
         };
-        Self { writer: Arc::new(Mutex::new(writer)), reopen_requested }
+        Self { writer: Arc::new(Mutex::new(writer)), pipe: Default::default(), reopen_requested }
     }
 
     /// Closes the file, after the current write if there is one. The next delivery opens it by its path.
@@ -84,19 +98,24 @@ impl JsonlSink {
             writer.lock().unwrap_or_else(PoisonError::into_inner).write(lines.as_bytes())
         });
         match written.await {
-            Ok(result) => result,
+            Ok(Ok(Written::Not(pipe))) => {
+                let written = self.pipe.lock().await.deliver(&pipe, events).await;
+                written.map_err(|error| DeliveryError::retryable(format!("{}: {error}", pipe.path.display())))
+            }
+            Ok(written) => written.map(|_| ()),
             Err(error) => Err(DeliveryError::retryable(error.to_string())),
         }
     }
 }
 
 impl Writer {
-    fn write(&mut self, lines: &[u8]) -> Result<(), DeliveryError> {
+    fn write(&mut self, lines: &[u8]) -> Result<Written, DeliveryError> {
         match self.target.clone() {
-            JsonlTarget::Stdout => self.stdout.write(lines).map_err(|error| match error.is_broken_pipe() {
-                true => DeliveryError::OutputClosed,
-                false => DeliveryError::retryable(format!("standard output: {error}")),
-            }),
+            JsonlTarget::Stdout => match self.stdout.write(lines) {
+                Ok(()) => Ok(Written::ToTarget),
+                Err(error) if error.is_broken_pipe() => Err(DeliveryError::OutputClosed),
+                Err(error) => Err(DeliveryError::retryable(format!("standard output: {error}"))),
+            },
             JsonlTarget::File { path, mode, group } => {
                 self.close_if_requested();
                 let written = self.append(&path, mode, group, lines);
@@ -116,18 +135,21 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, path: &Path, mode: u32, group: Option<u32>, lines: &[u8]) -> io::Result<()> {
+    fn append(&mut self, path: &Path, mode: u32, group: Option<u32>, lines: &[u8]) -> io::Result<Written> {
         if self.file.as_ref().is_some_and(|file| !is_still_at(file, path)) {
             self.file = None;
         }
         let file = match &mut self.file {
             Some(file) => file,
-            closed => closed.insert(open(path, mode, group)?),
+            closed => match NamedPipe::at(path) {
+                Some(pipe) => return Ok(Written::Not(pipe)),
+                None => closed.insert(open(path, mode, group)?),
+            },
         };
         let before = file.metadata()?;
         if !before.is_file() {
-            // A pipe or a terminal can be neither synced nor truncated.
-            return file.write_all(lines);
+            // A terminal can be neither synced nor truncated.
+            return file.write_all(lines).map(|()| Written::ToTarget);
         }
         let written = file.write_all(lines).and_then(|()| file.sync_data());
         // So that another attempt repeats no whole lines, unless this fails, too. Only what was added is removed: another
@@ -135,7 +157,7 @@ impl Writer {
         if written.is_err() && file.metadata()?.len() > before.len() {
             let _ = file.set_len(before.len());
         }
-        written
+        written.map(|()| Written::ToTarget)
     }
 }
 

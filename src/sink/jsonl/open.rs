@@ -5,16 +5,30 @@
 
 use std::{
     ffi::OsString,
-    fs::{File, OpenOptions, Permissions},
+    fs::{File, OpenOptions},
     io::{self, ErrorKind},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown},
     path::Path,
 };
 
 use super::repair::repair;
+use crate::file_system;
+
+/// Why nothing can be written to the path, if that is certain before it is opened.
+pub fn problem_at(path: &Path) -> Option<&'static str> {
+    let file_type = path.metadata().ok()?.file_type();
+    if file_type.is_dir() {
+        return Some("it is a directory: set path to a file in it");
+    }
+    let socket = "it is a socket, which no path opens: for standard output, set path to \"-\"";
+    file_type.is_socket().then_some(socket)
+}
 
 /// Opens a file for appending, repairs its end, and creates it if it is missing.
 pub(super) fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
+    if let Some(problem) = problem_at(path) {
+        return Err(io::Error::other(problem));
+    }
     let file = match to_append().open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => create(path, mode, group)?,
         opened => opened?,
@@ -54,7 +68,7 @@ fn create(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
         _ => {}
     }
     let file = to_append().create_new(true).mode(mode).open(&partial)?;
-    let named = set_owner(&file, mode, group).and_then(|()| std::fs::rename(&partial, path));
+    let named = set_owner(&file, &partial, mode, group).and_then(|()| std::fs::rename(&partial, path));
     if named.is_err() {
         // If this fails, the next creation removes it.
         let _ = std::fs::remove_file(&partial);
@@ -62,26 +76,34 @@ fn create(path: &Path, mode: u32, group: Option<u32>) -> io::Result<File> {
     named.map(|()| file)
 }
 
-fn set_owner(file: &File, mode: u32, group: Option<u32>) -> io::Result<()> {
+fn set_owner(file: &File, path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
     // Whatever the umask is: the configuration decides who may read it.
-    file.set_permissions(Permissions::from_mode(mode))?;
+    file_system::set_mode(file, path, mode)?;
     // A sandbox may forbid the call. Without a configured group it is not needed.
-    if group.is_some() { fchown(file, None, group) } else { Ok(()) }
+    if group.is_none() {
+        return Ok(());
+    }
+    match fchown(file, None, group) {
+        Err(_) if Some(file.metadata()?.gid()) == group => Ok(()),
+        set => set.map_err(|error| file_system::failed("set the group of", path, &error)),
+    }
 }
 
 /// Makes the name of the file survive a crash.
 fn sync_name(path: &Path) -> io::Result<()> {
     // The directory of the file, not of a link to it.
     let path = path.canonicalize()?;
-    match File::open(path.parent().unwrap_or(&path)) {
+    match file_system::sync_directory(path.parent().unwrap_or(&path)) {
         // kfwatch may own the file in a directory that it may not read.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
-        opened => opened?.sync_all(),
+        synced => synced,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
