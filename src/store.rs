@@ -26,7 +26,7 @@ mod sqlite;
 mod types;
 
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
-pub use error::StoreError;
+pub use error::{FileChange, StoreError};
 pub use event_log::EventLog;
 pub use types::*;
 
@@ -55,6 +55,21 @@ impl Store {
     /// [`StoreError::OpenToRead`].
     pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
         Ok(Self::from_sqlite(Sqlite::open_to_read(path)?))
+    }
+
+    /// Whether there is a file to open. Fails if a link to it leads to nothing.
+    pub fn exists(path: &Path) -> Result<bool, StoreError> {
+        match sqlite::resolve_existing(path) {
+            Ok(_) => Ok(true),
+            Err(StoreError::Missing(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is wrong with the place of a store that may not exist yet: mount points, links, a read-only file system, a file of another
+    /// program. Changes nothing.
+    pub fn problems_at(path: &Path) -> Vec<String> {
+        sqlite::placement::problems(path)
     }
 
     /// Copies the store to a new file, as it was at one moment, with or without a running daemon. The daemon continues to
@@ -94,6 +109,11 @@ impl Store {
     /// How transactions succeed.
     pub fn write_stats(&self) -> WriteStats {
         *self.sqlite.write_stats.borrow()
+    }
+
+    /// Why the last transaction failed; `None` if it was committed.
+    pub fn write_failure(&self) -> Option<StoreError> {
+        self.sqlite.write_failure.borrow().clone()
     }
 
     /// The size of the file and its write-ahead log on the disk.

@@ -162,7 +162,7 @@ fn router(state: Arc<WebState>) -> Router {
     Router::new()
         .route("/", get(status_page::page))
         .route("/metrics", get(metrics))
-        .route("/-/healthy", get(|| async { "kfwatch is healthy.\n" }))
+        .route("/-/healthy", get(healthy))
         .route("/-/ready", get(ready))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
@@ -173,6 +173,13 @@ fn router(state: Arc<WebState>) -> Router {
         .layer(header("referrer-policy", "no-referrer"))
         .layer(CatchPanicLayer::new())
         .with_state(state)
+}
+
+/// The status is 200 as long as the process serves: a restart does not repair a store.
+async fn healthy(State(state): State<Arc<WebState>>) -> String {
+    let problem =
+        state.store.write_failure().map(|error| format!("Nothing is stored: {}\n", crate::chain(&error)));
+    format!("kfwatch is healthy.\n{}", problem.unwrap_or_default())
 }
 
 async fn ready(State(state): State<Arc<WebState>>) -> Response {

@@ -215,7 +215,9 @@ impl Housekeeping {
 
     fn log_store_failure(&self, what: &str, error: &StoreError) {
         let mut failure_streak = self.store_failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failure_streak.failed(std::mem::discriminant(error), self.clock.now()) {
+        let is_news = failure_streak.failed(std::mem::discriminant(error), self.clock.now());
+        // The store has logged that its files were deleted or replaced.
+        if is_news && !error.is_displaced() {
             tracing::warn!("{what}: {}", crate::chain(error));
         } else {
             tracing::debug!("{what}: {}", crate::chain(error));

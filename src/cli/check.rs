@@ -12,6 +12,8 @@ use crate::{
     app::clock::SystemClock,
     config::{Config, LoadedConfig, OfficialAccountConfig, SinkTarget},
     domain::{agents::Collector, clock::Clock, collector_intervals::CollectorIntervals},
+    sink::jsonl,
+    store::Store,
 };
 
 /// Next ticks shown for each official account.
@@ -47,7 +49,22 @@ pub(super) async fn run(args: CheckArgs, shutdown: Shutdown) -> Result<(), CliEr
     for warning in warnings {
         output::message(format_args!("warning: {warning}"));
     }
+    for problem in problems_of_files(&config) {
+        output::message(format_args!("warning: {problem}"));
+    }
     output::print(describe(&config, SystemClock::default().now().wall)).await
+}
+
+/// What would keep the daemon from writing its files. No mistakes of the configuration: this may be another machine.
+fn problems_of_files(config: &Config) -> Vec<String> {
+    let store = Store::problems_at(&config.store.path).into_iter().map(|problem| format!("store: {problem}"));
+    let sinks = config.sinks.iter().filter_map(|sink| match &sink.target {
+        SinkTarget::File { path, .. } => {
+            Some(format!("sink {:?}: {}: {}", sink.name, path.display(), jsonl::problem_at(path)?))
+        }
+        _ => None,
+    });
+    store.chain(sinks).collect()
 }
 
 fn describe(config: &Config, now: Timestamp) -> String {

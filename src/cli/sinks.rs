@@ -126,6 +126,9 @@ fn table(sinks: &[SinkReport]) -> String {
 /// The problems of each sink, with what to do about them.
 fn remarks(sinks: &[SinkReport]) -> String {
     let mut text = String::new();
+    if let Some(failure) = sinks.iter().find_map(|report| report.store_failure.as_ref()) {
+        text.push_str(&format!("\nnothing is stored: {failure}"));
+    }
     for report in sinks {
         let sink = &report.sink;
         let mut remark = |what: String| text.push_str(&format!("\n{sink}: {what}"));

@@ -54,7 +54,7 @@ impl StoreAccess {
     pub(super) fn acquire(log: &LogConfig, store: &StoreConfig) -> Result<Self, CliError> {
         init_logging("warn", log.format)?;
         let path = &store.path;
-        match path.exists().then(|| Store::open(path)).transpose() {
+        match Store::exists(path)?.then(|| Store::open(path)).transpose() {
             Ok(store) => Ok(Self::Direct(store)),
             Err(StoreError::Locked { path, pid }) => {
                 let name = daemon_name(&path, pid);

@@ -2,13 +2,14 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, Permissions},
-    io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use tokio::net::{UnixListener, UnixSocket};
+
+use crate::file_system;
 
 /// Only the owner may connect: a client can spend the quota of every official account.
 const MODE: u32 = 0o600;
@@ -45,9 +46,12 @@ pub(crate) struct ControlSocket {
     file: SocketFile,
 }
 
-/// Removes the socket file when it is dropped. If that fails, the next daemon replaces the file.
+/// Removes the socket file when it is dropped, unless another daemon has replaced it. If that fails, the next daemon replaces it.
 #[derive(Debug)]
-pub(super) struct SocketFile(PathBuf);
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
 
 impl ControlSocket {
     /// Listens on the socket of this store. The caller must have locked the store: only then is a socket file that exists already
@@ -55,7 +59,7 @@ impl ControlSocket {
     pub(crate) fn bind(store: &Path) -> Result<Self, SocketError> {
         let path = path_for_store(store)?;
         match listen(&path) {
-            Ok(listener) => Ok(Self { listener, file: SocketFile(path) }),
+            Ok((listener, identity)) => Ok(Self { listener, file: SocketFile { path, identity } }),
             Err(source) => Err(SocketError::Refused { path, source }),
         }
     }
@@ -67,11 +71,18 @@ impl ControlSocket {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        fs::remove_file(&self.0).ok();
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            fs::remove_file(&self.path).ok();
+        }
     }
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
+/// What distinguishes the file at this path from all others that exist.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let is_stale = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     if is_stale {
         fs::remove_file(path)?;
@@ -79,12 +90,15 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
     // `bind` applied the umask. Nobody can connect before `listen`, so the mode is right from the first moment.
-    fs::set_permissions(path, Permissions::from_mode(MODE))?;
-    socket.listen(BACKLOG)
+    file_system::set_mode_of(path, MODE)?;
+    let identity = identity(path)?;
+    Ok((socket.listen(BACKLOG)?, identity))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[tokio::test]

@@ -76,6 +76,9 @@ pub struct SinkReport {
     pub last_failure_at: Option<String>,
     /// What failed.
     pub last_failure: Option<String>,
+    /// Why the daemon cannot store anything at the moment, also not what this sink has acknowledged.
+    #[serde(default)]
+    pub store_failure: Option<String>,
 }
 
 /// An event that a sink refused for good.
@@ -266,6 +269,7 @@ impl SinkAdmin {
             last_delivery_at: last_delivery_at.map(millis),
             last_failure_at: last_failure.as_ref().map(|(at, _)| millis(*at)),
             last_failure: last_failure.map(|(_, reason)| reason),
+            store_failure: self.store.write_failure().map(|error| crate::chain(&error)),
         }
     }
 }

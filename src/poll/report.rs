@@ -72,7 +72,8 @@ pub(super) fn log_outcome(guard: &PollGuard, outcome: &PollOutcome, started_at: 
     }
 }
 
-/// Logs how a commit that began at `started_at` ended. A full disk fails the commits of all accounts and is logged once.
+/// Logs how a commit that began at `started_at` ended. A full disk fails the commits of all accounts and is logged once. The store
+/// has logged that its files were deleted or replaced.
 pub(super) fn log_commit(
     commit_failures: &Mutex<FailureStreak<StoreReason>>,
     error: Option<&StoreError>,
@@ -81,7 +82,7 @@ pub(super) fn log_commit(
 ) {
     let mut failure_streak = commit_failures.lock().unwrap_or_else(PoisonError::into_inner);
     match error {
-        Some(error) if failure_streak.failed(std::mem::discriminant(error), now) => {
+        Some(error) if failure_streak.failed(std::mem::discriminant(error), now) && !error.is_displaced() => {
             tracing::error!("Polls are not stored: {}", crate::chain(error));
         }
         Some(_) => {}

@@ -2,7 +2,11 @@
 //!
 //! Each caller of a failed group of commits gets the error, so errors can be cloned.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rusqlite::ErrorCode;
 
@@ -14,6 +18,20 @@ use super::backup::BackupProblem;
 pub enum StoreError {
     #[error("the directory {} does not exist: create it, or set store.path to another file", .0.display())]
     NoDirectory(PathBuf),
+    #[error(
+        "{} is a link to {}, which does not exist: mount its file system or correct the link; for a new store, create an empty \
+         file there",
+        link.display(), target.display()
+    )]
+    DanglingLink { link: PathBuf, target: PathBuf },
+    #[error(
+        "{} is itself a mount point: mount the directory {} instead, because SQLite keeps the newest commits in other files next \
+         to it",
+        path.display(), directory.display()
+    )]
+    MountPoint { path: PathBuf, directory: PathBuf },
+    #[error("{} was {change} while it was open, so nothing is stored any more: {}", path.display(), how_to_continue(path))]
+    Displaced { path: PathBuf, change: FileChange },
     #[error("there is no store at {}: start the daemon first, or set store.path to its file", .0.display())]
     Missing(PathBuf),
     #[error("{} is not a regular file: set store.path to a file", .0.display())]
@@ -59,11 +77,38 @@ pub enum StoreError {
     UnknownSink,
 }
 
+/// What happened to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileChange {
+    /// Nothing has its name.
+    Deleted,
+    /// Another file has its name.
+    Replaced,
+}
+
+impl fmt::Display for FileChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deleted => "deleted or moved away",
+            Self::Replaced => "replaced by another file",
+        })
+    }
+}
+
 /// A cause that several callers share.
 pub(crate) type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 fn owner(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another kfwatch".to_owned(), |pid| format!("another kfwatch (process {pid})"))
+}
+
+fn how_to_continue(displaced: &Path) -> &'static str {
+    let name = displaced.as_os_str().as_encoded_bytes();
+    if name.ends_with(b"-wal") || name.ends_with(b"-shm") {
+        "stop kfwatch, but not with kill -9: at its end it saves what the log contains; then start it again"
+    } else {
+        "stop kfwatch, put the file back or accept the loss of what it contained, and start kfwatch again"
+    }
 }
 
 fn was_interrupted(cause: &Cause) -> bool {
@@ -92,18 +137,23 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl StoreError {
+    /// Whether a file of the store was deleted or replaced. The store itself logs that.
+    pub fn is_displaced(&self) -> bool {
+        matches!(self, Self::Displaced { .. })
+    }
+
     pub(super) fn corrupt(what: impl Into<String>) -> Self {
         let what: String = what.into();
         let source: Box<dyn std::error::Error + Send + Sync> = what.into();
         Self::Corrupt { source: source.into() }
     }
 
-    pub(super) fn backup(path: &std::path::Path, problem: BackupProblem) -> Self {
+    pub(super) fn backup(path: &Path, problem: BackupProblem) -> Self {
         Self::Backup { path: path.to_path_buf(), problem }
     }
 
     /// Turns an error of the store into one of a copy, whose remedies differ.
-    pub(super) fn for_copy(self, path: &std::path::Path) -> Self {
+    pub(super) fn for_copy(self, path: &Path) -> Self {
         let problem = match self {
             Self::NoDirectory(_) => BackupProblem::NoDirectory,
             Self::Missing(_) => BackupProblem::Missing,
@@ -124,7 +174,7 @@ impl StoreError {
         Self::backup(path, problem)
     }
 
-    pub(super) fn io(path: &std::path::Path, error: io::Error) -> Self {
+    pub(super) fn io(path: &Path, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::PermissionDenied => {
                 Self::Permission { path: path.to_path_buf(), source: Arc::new(error) }

@@ -27,6 +27,7 @@ mod dead_letters;
 pub(super) mod events;
 mod file;
 mod lease;
+pub(super) mod placement;
 mod prune;
 mod readers;
 mod renumber;
@@ -35,8 +36,10 @@ mod schema;
 mod tokens;
 mod writer;
 
+pub(super) use self::file::resolve_existing;
 use self::{
     connection::{connect_to_read, connect_to_write, open_for_reading},
+    placement::OpenFiles,
     readers::ReaderPool,
     schema::SchemaState,
     writer::{CommitWatch, Writer},
@@ -63,6 +66,8 @@ pub(super) struct Sqlite {
     pub(super) delivery_readers: Arc<ReaderPool>,
     pub(super) committed: watch::Receiver<LogPosition>,
     pub(super) write_stats: watch::Receiver<WriteStats>,
+    /// Why the last transaction failed.
+    pub(super) write_failure: watch::Receiver<Option<StoreError>>,
     pub(super) used_bytes: watch::Receiver<u64>,
 }
 
@@ -74,6 +79,7 @@ impl Sqlite {
             return Err(StoreError::Unsuitable(format!("SQLite {found} can corrupt a write-ahead log")));
         }
         let path = file::resolve(path)?;
+        placement::check(&path)?;
         file::check(&path)?;
         let lock = file::Lock::take(&path)?;
         let schema = if file::create_if_missing(&path)? {
@@ -88,8 +94,12 @@ impl Sqlite {
             SchemaState::Older(version) => backup::migrate(version, &path, &mut connection)?,
         }
         let epoch = lease::acquire(&mut connection)?;
+        let files = OpenFiles::of(&path)?;
+        if let Some(warning) = placement::hard_link_warning(&path) {
+            tracing::warn!("{warning}");
+        }
         let (watch, mut store) = Self::without_writer(path, &connection)?;
-        store.writer = Some(Writer::start(connection, lock, epoch, watch)?);
+        store.writer = Some(Writer::start(connection, files, lock, epoch, watch)?);
         Ok(store)
     }
 
@@ -102,13 +112,28 @@ impl Sqlite {
     fn without_writer(path: PathBuf, connection: &Connection) -> Result<(CommitWatch, Self), StoreError> {
         let (committed_sender, committed) = watch::channel(events::last_id(connection)?);
         let (stats_sender, write_stats) = watch::channel(WriteStats::default());
+        let (failure_sender, write_failure) = watch::channel(None);
         let (used_sender, used_bytes) = watch::channel(prune::used_bytes(connection)?);
-        let watch = CommitWatch { committed: committed_sender, stats: stats_sender, used_bytes: used_sender };
+        let watch = CommitWatch {
+            committed: committed_sender,
+            stats: stats_sender,
+            failure: failure_sender,
+            used_bytes: used_sender,
+        };
         let readers = ReaderPool::open(&path, SHARED_READERS)?;
         let delivery_readers = ReaderPool::open(&path, DELIVERY_READERS)?;
         Ok((
             watch,
-            Self { path, writer: None, readers, delivery_readers, committed, write_stats, used_bytes },
+            Self {
+                path,
+                writer: None,
+                readers,
+                delivery_readers,
+                committed,
+                write_stats,
+                write_failure,
+                used_bytes,
+            },
         ))
     }
 

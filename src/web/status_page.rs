@@ -69,6 +69,9 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
                     a href="/metrics" { "metrics" } " · " a href="/-/ready" { "ready" } " · "
                     a href="/-/healthy" { "healthy" }
                 }
+                @if let Some(error) = state.store.write_failure() {
+                    p.remark { b { "Nothing is stored" } ": " (crate::chain(&error)) }
+                }
                 (official_accounts(state.table.official_accounts()))
                 (sink_table::table(&state.sinks, &stored, now))
                 (accounts(&rows, now))

@@ -1,6 +1,10 @@
 //! Faults from outside: outputs, files, clocks, networks and terminals that misbehave.
 
+mod file_systems;
+mod files;
 mod logs;
 mod peer_text;
+mod pipes;
+mod read_only;
 mod signals;
 mod text_files;

@@ -7,24 +7,27 @@
 //! unchanged, and a daemon that restarts again and again would fill the disk with copies.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
-    io::ErrorKind,
-    os::unix::fs::PermissionsExt,
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
+use tempfile::NamedTempFile;
 
 use super::{
     connection::{connect_to_read, open_for_reading},
     convert, events, file, prune, schema,
 };
-use crate::store::{
-    backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress},
-    error::StoreError,
-    types::LogPosition,
+use crate::{
+    file_system,
+    store::{
+        backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress},
+        error::StoreError,
+        types::LogPosition,
+    },
 };
 
 /// The prefix of the name of an incomplete copy.
@@ -56,9 +59,9 @@ pub(in crate::store) fn back_up(
         error => error.for_copy(to),
     })?;
     let summary = check_and_sync(partial.path()).map_err(|error| error.for_copy(to))?;
-    partial.persist_noclobber(to).map_err(|persisting| match persisting.error.kind() {
+    name_new_file(partial, to).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => problem(BackupProblem::Exists),
-        _ => StoreError::io(to, persisting.error).for_copy(to),
+        _ => StoreError::io(to, error).for_copy(to),
     })?;
     file::sync_directory_of(to).map_err(|error| StoreError::io(to, error).for_copy(to))?;
     Ok(summary)
@@ -71,8 +74,7 @@ fn copy_observed(
     observer: &CopyObserver,
 ) -> Result<(), StoreError> {
     // The umask may have removed bits.
-    let private = fs::set_permissions(partial, Permissions::from_mode(file::MODE));
-    private.map_err(|error| StoreError::io(partial, error))?;
+    file_system::set_mode_of(partial, file::MODE).map_err(|error| StoreError::io(partial, error))?;
     let total_bytes = prune::used_bytes(&connection)?;
     let (observer, watched) = (Arc::clone(observer), partial.to_path_buf());
     connection.progress_handler(
@@ -83,6 +85,18 @@ fn copy_observed(
         }),
     )?;
     vacuum_into(&connection, partial)
+}
+
+/// Renames the file to a name that is free.
+fn name_new_file(partial: NamedTempFile, to: &Path) -> io::Result<()> {
+    let Err(persisting) = partial.persist_noclobber(to) else { return Ok(()) };
+    let error = persisting.error;
+    if error.kind() != ErrorKind::PermissionDenied && !file_system::is_unsupported(&error) {
+        return Err(error);
+    }
+    // The file system can neither rename without replacing nor make hard links. An empty file takes the name first.
+    OpenOptions::new().write(true).create_new(true).open(to)?;
+    persisting.file.persist(to).map(drop).map_err(|persisting| persisting.error)
 }
 
 fn check_and_sync(partial: &Path) -> Result<BackupSummary, StoreError> {

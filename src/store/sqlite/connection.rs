@@ -1,10 +1,14 @@
 //! Opens connections to the SQLite file.
 
-use std::{path::Path, time::Duration};
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{file, schema};
+use super::{file, placement, schema};
 use crate::store::error::StoreError;
 
 /// How long a statement waits for another process that writes to the file (an operator's sqlite3).
@@ -28,19 +32,54 @@ const PREPARED_STATEMENTS: usize = 64;
 
 /// Opens a sound store of this version for reading, with or without a running daemon.
 pub(in crate::store) fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
-    if !path.exists() {
-        return Err(StoreError::Missing(path.to_path_buf()));
-    }
-    file::check(path)?;
-    let connection = connect_to_read(path)?;
-    schema::require_current(path, &connection)?;
+    let path = file::resolve_existing(path)?;
+    placement::check(&path)?;
+    file::check(&path)?;
+    let connection = connect_to_read(&path)?;
+    schema::require_current(&path, &connection)?;
     Ok(connection)
 }
 
 pub(super) fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let connection = if is_immutable(path)? {
+        let access = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        connect(&immutable_uri(path), access)?
+    } else {
+        connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?
+    };
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     Ok(connection)
+}
+
+/// Whether the file cannot change, so that it can be read without the files that SQLite would create next to it. Fails if they are
+/// needed and cannot be created.
+fn is_immutable(path: &Path) -> Result<bool, StoreError> {
+    let beside = |suffix| file::with_suffix(path, suffix);
+    if beside("-wal").exists() && beside("-shm").exists() {
+        return Ok(false);
+    }
+    match file::check_writable(path) {
+        Err(StoreError::ReadOnly { .. })
+            if !["-wal", "-journal"].map(beside).iter().any(|log| file::has_content(log)) =>
+        {
+            Ok(true)
+        }
+        writable => writable.map(|()| false),
+    }
+}
+
+/// The URI of a file that SQLite reads without locks and logs.
+fn immutable_uri(path: &Path) -> PathBuf {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                uri.push(char::from(*byte))
+            }
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    PathBuf::from(uri + "?immutable=1")
 }
 
 /// Opens the file for the writer: with a write-ahead log and a sync in each commit.

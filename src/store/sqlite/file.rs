@@ -4,13 +4,18 @@
 
 use std::{
     ffi::OsString,
-    fs::{File, OpenOptions, Permissions, TryLockError},
-    io::{Read, Seek, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, ErrorKind, Read, Seek, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use crate::store::error::StoreError;
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, access},
+};
+
+use crate::{file_system, store::error::StoreError};
 
 /// Openids are personal data: only the owner may read them.
 pub(super) const MODE: u32 = 0o600;
@@ -27,20 +32,38 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Resolves links, so that two paths to one file share one lock.
+/// Resolves links, so that two paths to one file share one lock. The file may be missing, unless a link names it.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
+    if let Some(link) = path.ancestors().find(|path| is_dangling_link(path)) {
+        let target = fs::read_link(link).map_err(|error| StoreError::io(link, error))?;
+        let target = directory_of(link).join(target);
+        return Err(StoreError::DanglingLink { link: link.to_path_buf(), target });
+    }
     let directory = directory_of(path);
     if !directory.is_dir() {
         return Err(StoreError::NoDirectory(directory.to_path_buf()));
     }
-    // A missing file has no other path. A dangling link is rejected when the file is created.
+    // A missing file has no other path.
     Ok(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()))
+}
+
+/// Like [`resolve`], for a file that must exist.
+pub(in crate::store) fn resolve_existing(path: &Path) -> Result<PathBuf, StoreError> {
+    match resolve(path) {
+        Ok(resolved) if resolved.exists() => Ok(resolved),
+        Ok(_) | Err(StoreError::NoDirectory(_)) => Err(StoreError::Missing(path.to_path_buf())),
+        refused => refused,
+    }
+}
+
+fn is_dangling_link(path: &Path) -> bool {
+    path.is_symlink() && path.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// Rejects files that are not SQLite files. A missing or empty file may become one.
 pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     match path.metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(StoreError::io(path, error)),
         // Opening a pipe would wait for its other end.
         Ok(metadata) if !metadata.is_file() => return Err(StoreError::NotAFile(path.to_path_buf())),
@@ -51,7 +74,7 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     file.take(SQLITE_MAGIC.len() as u64)
         .read_to_end(&mut header)
         .map_err(|error| StoreError::io(path, error))?;
-    if header.is_empty() && with_suffix(path, "-wal").metadata().is_ok_and(|wal| wal.len() > 0) {
+    if header.is_empty() && has_content(&with_suffix(path, "-wal")) {
         // SQLite would delete the log, and with it the last commits of a file that was truncated by mistake.
         return Err(StoreError::corrupt("the file is empty, but its write-ahead log is not"));
     }
@@ -61,26 +84,52 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Fails if no file can be created next to this one.
+pub(super) fn check_writable(path: &Path) -> Result<(), StoreError> {
+    let directory = directory_of(path);
+    match access(directory, AccessFlags::W_OK) {
+        Err(errno @ (Errno::EROFS | Errno::EACCES)) => Err(StoreError::io(directory, errno.into())),
+        // Other errors follow with the first file.
+        _ => Ok(()),
+    }
+}
+
+/// Whether the file exists and is not empty.
+pub(super) fn has_content(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| file.len() > 0)
+}
+
 /// The directory of a file.
 pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes the creation, renaming or removal of a file survive a crash.
-pub(super) fn sync_directory_of(path: &Path) -> std::io::Result<()> {
-    File::open(directory_of(path))?.sync_all()
+pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
+    file_system::sync_directory(directory_of(path))
 }
 
 /// Renames a file, replaces the one of that name, and makes this survive a crash.
-pub(super) fn rename_and_sync(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::rename(from, to)?;
+pub(super) fn rename_and_sync(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to).map_err(|error| file_system::failed("rename", from, &error))?;
     sync_directory_of(to)
 }
 
+/// Gives a file a second name, or makes a copy of it where the file system has no hard links.
+pub(super) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied || file_system::is_unsupported(&error) => {
+            let copied = fs::copy(from, to).and_then(|_| File::open(to)?.sync_all());
+            copied.map_err(|error| file_system::failed("copy", from, &error))
+        }
+        linked => linked.map_err(|error| file_system::failed("link", from, &error)),
+    }
+}
+
 /// Removes a file. Succeeds if there is none.
-pub(super) fn remove_if_exists(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+pub(super) fn remove_if_exists(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -110,7 +159,9 @@ impl Lock {
                 file.read_to_string(&mut pid).ok();
                 return Err(StoreError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() });
             }
-            Err(TryLockError::Error(error)) => return Err(StoreError::io(&lock_path, error)),
+            Err(TryLockError::Error(error)) => {
+                return Err(StoreError::io(&lock_path, file_system::failed("lock", &lock_path, &error)));
+            }
         }
         write_pid(&mut file).map_err(|error| StoreError::io(&lock_path, error))?;
         Ok(Self(file))
@@ -126,7 +177,7 @@ impl Drop for Lock {
     }
 }
 
-fn write_pid(lock: &mut File) -> std::io::Result<()> {
+fn write_pid(lock: &mut File) -> io::Result<()> {
     lock.set_len(0)?;
     lock.rewind()?;
     writeln!(lock, "{}", std::process::id())
@@ -136,7 +187,7 @@ fn write_pid(lock: &mut File) -> std::io::Result<()> {
 pub(super) fn create_if_missing(path: &Path) -> Result<bool, StoreError> {
     match open_private(path, OpenOptions::new().create_new(true)) {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let opened = OpenOptions::new().read(true).write(true).open(path);
             let file = opened.map_err(|error| StoreError::io(path, error))?;
             let metadata = file.metadata().map_err(|error| StoreError::io(path, error))?;
@@ -146,12 +197,12 @@ pub(super) fn create_if_missing(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-pub(super) fn open_private(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+pub(super) fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let existed = path.exists();
     let file = options.read(true).write(true).mode(MODE).open(path)?;
     if !existed {
         // The umask may have removed bits.
-        file.set_permissions(Permissions::from_mode(MODE))?;
+        file_system::set_mode(&file, path, MODE)?;
     }
     Ok(file)
 }

@@ -18,7 +18,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::{
     backup,
     connection::connect,
-    file, renumber,
+    file,
+    placement::{self, identity},
+    renumber,
     schema::{self, SchemaState},
 };
 use crate::store::{
@@ -45,6 +47,7 @@ pub(in crate::store) fn restore(
     observer: &CopyObserver,
 ) -> Result<RestoreSummary, StoreError> {
     let path = file::resolve(store)?;
+    placement::check(&path)?;
     check_outside(from, &path)?;
     let lock_existed = file::with_suffix(&path, "-lock").exists();
     let lock = file::Lock::take(&path)?;
@@ -88,10 +91,6 @@ fn check_outside(from: &Path, store: &Path) -> Result<(), StoreError> {
         return problem(BackupProblem::HasLog(log));
     }
     file::check(from).map_err(|error| error.for_copy(from))
-}
-
-fn identity(metadata: &fs::Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }
 
 /// Removes what a killed restore has left: an incomplete file, and second names of what is still the store.
@@ -218,7 +217,7 @@ fn keep_old(path: &Path, now: Timestamp) -> Result<Option<PathBuf>, StoreError> 
     }
     let kept = free_name(path, now)?;
     for part in parts() {
-        fs::hard_link(file::with_suffix(path, part), file::with_suffix(&kept, part)).map_err(io)?;
+        file::link_or_copy(&file::with_suffix(path, part), &file::with_suffix(&kept, part)).map_err(io)?;
     }
     file::sync_directory_of(path).map_err(io)?;
     for log in LOGS.into_iter().chain(["-shm"]) {

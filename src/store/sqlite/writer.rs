@@ -14,7 +14,7 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{events, file::Lock, lease, prune};
+use super::{events, file::Lock, lease, placement::OpenFiles, prune};
 use crate::store::{
     error::StoreError,
     types::{LogPosition, WriteStats},
@@ -33,6 +33,8 @@ pub(super) struct CommitWatch {
     pub(super) committed: watch::Sender<LogPosition>,
     /// How transactions succeed.
     pub(super) stats: watch::Sender<WriteStats>,
+    /// Why the last transaction failed; `None` if it was committed.
+    pub(super) failure: watch::Sender<Option<StoreError>>,
     /// The used bytes of the file.
     pub(super) used_bytes: watch::Sender<u64>,
 }
@@ -60,12 +62,13 @@ impl Writer {
     /// Starts the thread. It closes the connection, then releases the lock, when it ends.
     pub(super) fn start(
         connection: Connection,
+        files: OpenFiles,
         lock: Lock,
         epoch: i64,
         watch: CommitWatch,
     ) -> Result<Self, StoreError> {
         let (queue, commands) = mpsc::channel(QUEUED_STEPS);
-        let writer = WriterThread { connection, epoch, watch };
+        let writer = WriterThread { connection, files, epoch, watch, is_displaced: false };
         let thread = thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run(StepQueue { commands, closing: Vec::new() }, lock))
@@ -173,8 +176,11 @@ impl StepQueue {
 /// What the thread owns.
 struct WriterThread {
     connection: Connection,
+    files: OpenFiles,
     epoch: i64,
     watch: CommitWatch,
+    /// Whether the last group found its files deleted or replaced.
+    is_displaced: bool,
 }
 
 /// The state of the store after the commit of a group.
@@ -206,6 +212,8 @@ impl WriterThread {
             stats.last_succeeded = outcome.is_ok();
             stats.failures += u64::from(outcome.is_err());
         });
+        self.watch.failure.send_replace(outcome.as_ref().err().cloned());
+        self.log_displacement(outcome.as_ref().err());
         let outcome = outcome.map(|CommittedGroup { last_event, used_bytes }| {
             publish(&self.watch.committed, last_event);
             publish(&self.watch.used_bytes, used_bytes);
@@ -213,6 +221,15 @@ impl WriterThread {
         for reply in group.replies {
             // A caller may have stopped waiting.
             reply.send(outcome.clone()).ok();
+        }
+    }
+
+    /// Logs once that files were deleted or replaced. Callers log the other failures.
+    fn log_displacement(&mut self, failure: Option<&StoreError>) {
+        let was_displaced = self.is_displaced;
+        self.is_displaced = failure.is_some_and(StoreError::is_displaced);
+        if let Some(error) = failure.filter(|_| self.is_displaced && !was_displaced) {
+            tracing::error!("{error}");
         }
     }
 
@@ -228,6 +245,7 @@ impl WriterThread {
         }
         let committed =
             CommittedGroup { last_event: events::last_id(&tx)?, used_bytes: prune::used_bytes(&tx)? };
+        self.files.check()?;
         tx.commit()?;
         Ok(committed)
     }

@@ -53,6 +53,7 @@ fn reference_lists_exactly_the_fields_of_sinks_and_dead_letters() {
         last_delivery_at: None,
         last_failure_at: None,
         last_failure: None,
+        store_failure: None,
     };
     assert_documented("kfwatch sinks", &fields(&sink));
     let letter =
