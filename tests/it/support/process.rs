@@ -91,13 +91,13 @@ pub(crate) fn quiet(official_accounts: &[(&str, usize)]) -> Scenario {
 
 /// The working directory of a kfwatch, and the environment that it is started with.
 pub(crate) struct Home {
-    directory: TempDir,
+    directory: Arc<TempDir>,
     environment: Vec<(String, String)>,
 }
 
 impl Home {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), environment: Vec::new() }
+        Self { directory: Arc::new(tempfile::tempdir().unwrap()), environment: Vec::new() }
     }
 
     /// A home that watches the simulated accounts every second. `more` is appended to its configuration.
@@ -150,7 +150,9 @@ impl Home {
     }
 
     pub(crate) fn spawn(&self, arguments: &str) -> Process {
-        Process::spawn(self.command(arguments))
+        let mut process = Process::spawn(self.command(arguments));
+        process._directory = Some(Arc::clone(&self.directory));
+        process
     }
 
     /// Runs the program until it exits.
@@ -169,6 +171,8 @@ impl Home {
 /// A running kfwatch, killed when it is dropped.
 pub(crate) struct Process {
     child: Child,
+    /// A daemon stores nothing once its directory is gone.
+    _directory: Option<Arc<TempDir>>,
     stdout: Captured,
     stderr: Captured,
 }
@@ -192,7 +196,7 @@ impl Process {
         let mut child = command.spawn().unwrap();
         let stdout = Captured::of(child.stdout.take());
         let stderr = Captured::of(child.stderr.take());
-        Self { child, stdout, stderr }
+        Self { child, _directory: None, stdout, stderr }
     }
 
     /// Starts a daemon with this configuration file. It may fail to start.
