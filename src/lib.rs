@@ -20,6 +20,7 @@ pub mod control;
 pub mod dispatch;
 pub mod domain;
 mod file_system;
+mod http;
 pub mod logging;
 pub mod metrics;
 pub mod poll;

@@ -86,4 +86,22 @@ impl Endpoint {
             Self::KfList | Self::OnlineKfList | Self::WaitCase | Self::Quota => CallKind::Collector,
         }
     }
+
+    /// Whether its request may be sent again when the connection broke before the answer, so that nobody knows whether WeChat
+    /// received it.
+    pub fn may_be_repeated(self) -> bool {
+        match self {
+            // Each issues another token. The last one may also use up the refresh token.
+            Self::Token | Self::ComponentToken | Self::AuthorizerToken => false,
+            // stable_token returns the same token again, because kfwatch never forces another one.
+            Self::StableToken
+            | Self::TokenServer
+            | Self::AuthorizerList
+            | Self::SessionList
+            | Self::KfList
+            | Self::OnlineKfList
+            | Self::WaitCase
+            | Self::Quota => true,
+        }
+    }
 }

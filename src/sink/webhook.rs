@@ -1,7 +1,8 @@
 //! Sends events by HTTP: one POST each, as structured CloudEvents, signed as Standard Webhooks.
 //!
 //! A 2xx status acknowledges the event. 400, 413 and 422 refuse it. 410 stops the sink. Every other result is a problem of
-//! the receiver or the network, and another attempt may succeed. Redirects are not followed: they would send personal data to
+//! the receiver or the network, and another attempt may succeed. A request whose connection broke before the response is
+//! repeated once at once, within the same attempt: it may have met a connection that the receiver was just closing. Redirects are not followed: they would send personal data to
 //! a place that is not configured. The URL may contain a secret and is never shown.
 
 mod options;
@@ -24,6 +25,7 @@ pub use self::{
 use super::error::DeliveryError;
 use crate::{
     domain::{clock::Clock, peer_text::PeerText, retry_after::retry_after},
+    http::broke_before_answer,
     store::StoredEvent,
     tls::{CaFileError, TlsRoots},
 };
@@ -56,6 +58,8 @@ pub enum WebhookBuildError {
 /// A sink that sends HTTP requests.
 pub struct WebhookSink {
     http: Client,
+    /// Opens a new connection for each request.
+    unpooled: Client,
     options: WebhookOptions,
     clock: Arc<dyn Clock>,
 }
@@ -71,8 +75,12 @@ impl WebhookSink {
     pub fn build(options: WebhookOptions, clock: Arc<dyn Clock>) -> Result<Self, WebhookBuildError> {
         // The WeChat client warns if the system has no certificates.
         let roots = TlsRoots::load(options.ca_file.as_deref())?;
-        let http = builder(&options).tls_certs_only(roots.http_certificates()).build()?;
-        Ok(Self { http, options, clock })
+        let client = |max_idle| {
+            let builder = builder(&options).pool_max_idle_per_host(max_idle);
+            builder.tls_certs_only(roots.http_certificates()).build()
+        };
+        let (http, unpooled) = (client(options.max_in_flight)?, client(0)?);
+        Ok(Self { http, unpooled, options, clock })
     }
 
     /// How many requests may be in flight.
@@ -84,18 +92,28 @@ impl WebhookSink {
     pub async fn deliver(&self, event: &StoredEvent) -> Result<(), DeliveryError> {
         let id = event_id(event)?;
         let timestamp = self.clock.now().wall.as_second().to_string();
-        let mut request = self
-            .http
-            .post(self.options.url.clone())
-            .headers(self.options.headers.clone())
-            .header(CONTENT_TYPE, MEDIA_TYPE)
-            .header("webhook-id", id)
-            .header("webhook-timestamp", &timestamp);
-        if !self.options.keys.is_empty() {
-            let signatures = signature::signatures(&self.options.keys, id, &timestamp, event.json.as_bytes());
-            request = request.header("webhook-signature", signatures);
-        }
-        match request.body(event.json.clone()).send().await {
+        let request = |client: &Client| {
+            let request = client
+                .post(self.options.url.clone())
+                .headers(self.options.headers.clone())
+                .header(CONTENT_TYPE, MEDIA_TYPE)
+                .header("webhook-id", id)
+                .header("webhook-timestamp", &timestamp)
+                .body(event.json.clone());
+            match &self.options.keys[..] {
+                [] => request,
+                keys => {
+                    let signatures = signature::signatures(keys, id, &timestamp, event.json.as_bytes());
+                    request.header("webhook-signature", signatures)
+                }
+            }
+        };
+        let response = match request(&self.http).send().await {
+            // If the first request arrived nevertheless, the receiver recognizes the event by its id.
+            Err(error) if broke_before_answer(&error) => request(&self.unpooled).send().await,
+            first => first,
+        };
+        match response {
             Ok(response) => self.outcome(response).await,
             Err(error) => Err(DeliveryError::retryable(reason::reason(error))),
         }
@@ -133,7 +151,6 @@ fn builder(options: &WebhookOptions) -> ClientBuilder {
         .user_agent(concat!("kfwatch/", env!("CARGO_PKG_VERSION")))
         .timeout(options.timeout)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .pool_max_idle_per_host(options.max_in_flight)
 }
 
 /// The id of the event, by which the receiver recognizes duplicates.

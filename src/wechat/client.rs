@@ -202,7 +202,7 @@ impl OfficialAccountClient {
         match endpoint {
             Endpoint::Quota => {
                 let fields = BTreeMap::from([("cgi_path", QUOTED_PATH.into())]);
-                self.client.exchange(self.client.post(url, &fields)).await
+                self.client.exchange(endpoint, self.client.post(url, &fields)).await
             }
             _ => self.client.get(url, sent_at, &*self.observer).await,
         }

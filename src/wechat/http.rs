@@ -1,7 +1,7 @@
 //! The HTTP client that all official accounts share: pooled connections, limits on time and size, no secrets in errors.
 //!
 //! It follows no redirects and sends no `Referer`, because both would send the token to another host. A request is
-//! retried only if its connection broke before any answer.
+//! repeated only if its connection broke before the answer, and only at an endpoint where a repetition costs nothing.
 
 mod options;
 mod rotating_client;
@@ -88,9 +88,14 @@ impl WechatClient {
         request
     }
 
-    /// Sends a request and reads the whole answer.
-    pub(super) async fn exchange(&self, request: Request) -> Result<Bytes, CallError> {
-        let response = self.wechat.execute(request, self.now()).await;
+    /// Sends a request and reads the whole answer. Repeats the request once if its connection broke before the answer and the
+    /// endpoint allows that.
+    pub(super) async fn exchange(&self, endpoint: Endpoint, request: Request) -> Result<Bytes, CallError> {
+        let now = self.now();
+        let response = match endpoint.may_be_repeated() {
+            true => self.wechat.execute_repeatable(request, now).await,
+            false => self.wechat.execute(request, now).await,
+        };
         self.read(response.map_err(CallError::from_http)?).await
     }
 
@@ -110,22 +115,18 @@ impl WechatClient {
             request = request.header(name, value);
         }
         let request = request.build().map_err(CallError::from_http)?;
-        self.read(servers.execute(request, now).await.map_err(CallError::from_http)?).await
+        self.read(servers.execute_repeatable(request, now).await.map_err(CallError::from_http)?).await
     }
 
-    /// Sends a GET request that changes nothing at WeChat, and reads the whole answer. Retries once immediately if the
-    /// connection broke before any answer. `sent_at` is the moment just before; it is compared with the answer's `Date`.
+    /// Sends a GET request that changes nothing at WeChat, and reads the whole answer. Repeats it once if its connection broke
+    /// before the answer. `sent_at` is the moment just before; it is compared with the answer's `Date`.
     pub(super) async fn get(
         &self,
         url: Url,
         sent_at: Moment,
         observer: &dyn CallObserver,
     ) -> Result<Bytes, CallError> {
-        let request = || Request::new(Method::GET, url.clone());
-        let response = match self.wechat.execute(request(), sent_at).await {
-            Err(error) if broke_before_answer(&error) => self.wechat.execute(request(), sent_at).await,
-            first => first,
-        };
+        let response = self.wechat.execute_repeatable(Request::new(Method::GET, url), sent_at).await;
         let response = response.map_err(CallError::from_http)?;
         // Other answers may come from a proxy with its own clock.
         if response.status().is_success()
@@ -182,8 +183,4 @@ fn path(endpoint: Endpoint) -> &'static str {
         Endpoint::WaitCase => "customservice/kfsession/getwaitcase",
         Endpoint::Quota => "cgi-bin/openapi/quota/get",
     }
-}
-
-fn broke_before_answer(error: &reqwest::Error) -> bool {
-    error.is_request() && !error.is_timeout() && !error.is_connect()
 }

@@ -2,6 +2,7 @@
 
 mod file_systems;
 mod files;
+mod keep_alive;
 mod logs;
 mod peer_text;
 mod pipes;

@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use reqwest::{Client, ClientBuilder, Proxy, Request, Response};
 
 use super::options::{ClientBuildError, ClientOptions, HttpVersion};
-use crate::{domain::clock::Moment, tls::TlsRoots};
+use crate::{domain::clock::Moment, http::broke_before_answer, tls::TlsRoots};
 
 /// Idle connections are closed before WeChat closes them, because a request on a connection that is being closed fails
 /// without an answer.
@@ -54,6 +54,8 @@ pub(super) struct RotatingClient {
 
 struct AgedClient {
     client: Client,
+    /// Opens a new connection for each request.
+    unpooled: Client,
     /// On the monotonic clock.
     created_at: Duration,
 }
@@ -61,8 +63,7 @@ struct AgedClient {
 impl RotatingClient {
     /// Builds a client without connecting.
     pub(super) fn new(peer: Peer, options: ClientOptions, now: Moment) -> Result<Self, ClientBuildError> {
-        let client = peer.client(&options)?;
-        let current = ArcSwap::from_pointee(AgedClient { client, created_at: now.monotonic });
+        let current = ArcSwap::from_pointee(peer.client(&options, now)?);
         Ok(Self {
             peer,
             options,
@@ -75,12 +76,35 @@ impl RotatingClient {
     /// Sends a request and returns the head of the answer.
     pub(super) async fn execute(&self, request: Request, now: Moment) -> reqwest::Result<Response> {
         let answer = self.client(now).execute(request).await;
+        self.count(&answer);
+        answer
+    }
+
+    /// The same for a request that may be made twice: if its connection broke before the answer, the request is repeated once,
+    /// at once, on a new connection.
+    pub(super) async fn execute_repeatable(
+        &self,
+        request: Request,
+        now: Moment,
+    ) -> reqwest::Result<Response> {
+        let repetition = request.try_clone();
+        match (self.execute(request, now).await, repetition) {
+            (Err(error), Some(repetition)) if broke_before_answer(&error) => {
+                let unpooled = self.current.load().unpooled.clone();
+                let answer = unpooled.execute(repetition).await;
+                self.count(&answer);
+                answer
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    fn count(&self, answer: &reqwest::Result<Response>) {
         if answer.is_err() {
             self.consecutive_failures.fetch_add(1, Ordering::Relaxed);
         } else if self.consecutive_failures.load(Ordering::Relaxed) > 0 {
             self.consecutive_failures.store(0, Ordering::Relaxed);
         }
-        answer
     }
 
     /// Returns the client to use now, and replaces it first if that is due.
@@ -104,24 +128,30 @@ impl RotatingClient {
 
     /// Takes some milliseconds, because it loads the system's TLS roots again.
     fn replace(&self, now: Moment) -> Client {
-        let client = self.peer.client(&self.options).unwrap_or_else(|error| {
+        let next = self.peer.client(&self.options, now).unwrap_or_else(|error| {
             tracing::warn!("HTTP client not replaced, the old one stays in use: {error}");
-            self.current.load().client.clone()
+            let current = self.current.load();
+            let (client, unpooled) = (current.client.clone(), current.unpooled.clone());
+            AgedClient { client, unpooled, created_at: now.monotonic }
         });
+        let client = next.client.clone();
         self.consecutive_failures.store(0, Ordering::Relaxed);
-        self.current.store(AgedClient { client: client.clone(), created_at: now.monotonic }.into());
+        self.current.store(next.into());
         client
     }
 }
 
 impl Peer {
-    fn client(self, options: &ClientOptions) -> Result<Client, ClientBuildError> {
+    fn client(self, options: &ClientOptions, now: Moment) -> Result<AgedClient, ClientBuildError> {
         let roots = match (self, &options.ca) {
             (Self::Wechat, Some(ca)) => ca.clone(),
             (Self::OwnServers, Some(ca)) => system_roots().with(ca),
             (_, None) => system_roots(),
         };
-        Ok(self.builder(options)?.tls_certs_only(roots.http_certificates()).build()?)
+        let builder = || Ok(self.builder(options)?.tls_certs_only(roots.http_certificates()));
+        let client = builder().and_then(|builder| Ok(builder.build()?))?;
+        let unpooled = builder().and_then(|builder| Ok(builder.pool_max_idle_per_host(0).build()?))?;
+        Ok(AgedClient { client, unpooled, created_at: now.monotonic })
     }
 
     fn builder(self, options: &ClientOptions) -> Result<ClientBuilder, ClientBuildError> {

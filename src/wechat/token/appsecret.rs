@@ -31,5 +31,5 @@ pub(super) async fn fetch(
         let issued = access_token(answer);
         Ok(issued.map_err(|error| CallError::from_wire(error, &[secret.expose_secret()]))?.into())
     };
-    client.call(endpoint, client.client.exchange(request), parse).await
+    client.call(endpoint, client.client.exchange(endpoint, request), parse).await
 }

@@ -229,7 +229,8 @@ impl TokenFetcher for Component {
             let issued = tokens::component_token(answer);
             Ok(issued.map_err(|error| CallError::from_wire(error, &secrets))?.into())
         };
-        client.call(self.endpoint(), client.client.exchange(request), parse).await
+        let exchange = client.client.exchange(self.endpoint(), request);
+        client.call(self.endpoint(), exchange, parse).await
     }
 }
 
@@ -253,5 +254,5 @@ async fn exchange<T>(
     let parse = |answer: &str| {
         parse(answer).map_err(|error| CallError::from_wire(error, &[token.expose(), call.secret]))
     };
-    client.call(call.endpoint, client.client.exchange(request), parse).await
+    client.call(call.endpoint, client.client.exchange(call.endpoint, request), parse).await
 }

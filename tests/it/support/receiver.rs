@@ -32,6 +32,8 @@ pub(crate) struct Delivery {
     pub(crate) signed: bool,
     /// Whether it was confirmed: set when the answer is sent.
     pub(crate) confirmed: bool,
+    /// Whether its connection was used for an earlier request.
+    pub(crate) reused_connection: bool,
 }
 
 impl Delivery {
@@ -78,6 +80,10 @@ pub(crate) enum Answer {
     Hang,
     /// The start of an answer, then the end of the connection.
     Reset,
+    /// The end of the connection without an answer.
+    HangUp,
+    /// 204, then the end of the connection, which no header announces.
+    Last,
     /// Bytes that are not HTTP.
     Garbage,
     /// 200 after a delay.
@@ -108,6 +114,8 @@ struct Shared {
     connections: Mutex<Vec<TcpStream>>,
     dead: AtomicBool,
     tls: Option<Arc<ServerConfig>>,
+    /// How long it waits for the next request before it closes the connection.
+    idle_timeout: Mutex<Option<Duration>>,
 }
 
 /// A webhook receiver, running or killed.
@@ -138,6 +146,7 @@ impl Receiver {
             connections: Mutex::default(),
             dead: AtomicBool::new(false),
             tls,
+            idle_timeout: Mutex::default(),
         });
         let mut receiver = Self { address: listener.local_addr().unwrap(), shared, acceptor: None };
         receiver.listen(listener);
@@ -147,6 +156,11 @@ impl Receiver {
     /// Sets the answer to all later requests.
     pub(crate) fn answer(&self, decide: impl FnMut(&Delivery) -> Answer + Send + 'static) {
         *self.shared.decide.lock().unwrap() = Box::new(decide);
+    }
+
+    /// Closes new connections that are idle for this long.
+    pub(crate) fn close_idle_after(&self, idle: Duration) {
+        *self.shared.idle_timeout.lock().unwrap() = Some(idle);
     }
 
     pub(crate) fn received(&self) -> Vec<Delivery> {
@@ -193,6 +207,7 @@ impl Receiver {
                     return;
                 }
                 shared.connections.lock().unwrap().push(connection.try_clone().unwrap());
+                connection.set_read_timeout(*shared.idle_timeout.lock().unwrap()).unwrap();
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || {
                     let socket = connection.try_clone().unwrap();
@@ -235,12 +250,20 @@ fn wrapped(connection: TcpStream, shared: &Shared) -> Box<dyn Stream> {
 /// Serves a connection until it breaks.
 fn serve(connection: Box<dyn Stream>, shared: &Shared) {
     let mut reader = BufReader::new(connection);
+    let mut reused_connection = false;
     while let Some(delivery) = read_request(&mut reader) {
+        let delivery = Delivery { reused_connection, ..delivery };
+        reused_connection = true;
         let answer = shared.decide.lock().unwrap()(&delivery);
         let confirms = match &answer {
             Answer::Status(status, ..) => (200..300).contains(status),
-            Answer::Slow(_) | Answer::Cut | Answer::Stall | Answer::Huge | Answer::Endless => true,
-            Answer::Hang | Answer::Reset | Answer::Garbage | Answer::EndlessHead => false,
+            Answer::Slow(_)
+            | Answer::Last
+            | Answer::Cut
+            | Answer::Stall
+            | Answer::Huge
+            | Answer::Endless => true,
+            Answer::Hang | Answer::Reset | Answer::HangUp | Answer::Garbage | Answer::EndlessHead => false,
         };
         let place = {
             let mut received = shared.received.lock().unwrap();
@@ -269,7 +292,7 @@ fn serve(connection: Box<dyn Stream>, shared: &Shared) {
             }
             Answer::Endless => while writer.write_all(&[b'x'; 4096]).is_ok() {},
             Answer::EndlessHead => while writer.write_all(b"X-More: and more\r\n").is_ok() {},
-            Answer::Reset | Answer::Garbage | Answer::Cut => break,
+            Answer::Reset | Answer::HangUp | Answer::Last | Answer::Garbage | Answer::Cut => break,
         }
     }
 }
@@ -281,13 +304,14 @@ fn beginning(answer: &Answer) -> Vec<u8> {
             format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).into()
         }
         Answer::Slow(_) => b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(),
+        Answer::Last => b"HTTP/1.1 204 No Content\r\n\r\n".into(),
         Answer::Garbage => b"220 mail.example ESMTP\r\n\r\n".into(),
         Answer::Reset => b"HTTP/1.1 2".into(),
         Answer::Cut | Answer::Stall => b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf".into(),
         Answer::Huge => format!("HTTP/1.1 200 OK\r\nContent-Length: {MEGABYTE}\r\n\r\n").into(),
         Answer::Endless => b"HTTP/1.1 200 OK\r\n\r\n".into(),
         Answer::EndlessHead => b"HTTP/1.1 200 OK\r\n".into(),
-        Answer::Hang => Vec::new(),
+        Answer::Hang | Answer::HangUp => Vec::new(),
     }
 }
 
@@ -314,7 +338,8 @@ fn read_request(reader: &mut impl BufRead) -> Option<Delivery> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let body = String::from_utf8(body).unwrap();
-    let mut delivery = Delivery { path, headers, body, signed: false, confirmed: false };
+    let mut delivery =
+        Delivery { path, headers, body, signed: false, confirmed: false, reused_connection: false };
     delivery.signed = delivery.is_signed_with(KEYS[0]);
     Some(delivery)
 }
