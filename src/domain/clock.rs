@@ -6,7 +6,7 @@
 
 use std::{fmt, num::NonZeroU64, time::Duration};
 
-use jiff::{Timestamp, TimestampRound, Unit};
+use jiff::{SignedDuration, Timestamp, TimestampRound, Unit};
 
 /// One reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,38 @@ impl Moment {
     pub fn since(&self, earlier: &Moment) -> Duration {
         self.monotonic.saturating_sub(earlier.monotonic)
     }
+
+    /// By how much the wall clock is ahead of the monotonic one. It changes when the wall clock is set, and grows while the
+    /// machine sleeps.
+    pub fn wall_offset(&self) -> SignedDuration {
+        let monotonic = SignedDuration::try_from(self.monotonic).unwrap_or(SignedDuration::MAX);
+        self.wall.as_duration().saturating_sub(monotonic)
+    }
+
+    /// What the wall clock, as it is set now, would have shown at `earlier`.
+    pub(crate) fn wall_at(&self, earlier: MonotonicTime) -> Moment {
+        let monotonic = earlier.since_origin();
+        let wall = self.wall.checked_sub(self.monotonic.saturating_sub(monotonic));
+        Moment { wall: wall.unwrap_or(Timestamp::MIN), monotonic }
+    }
+}
+
+/// A time of the monotonic clock in whole microseconds. It takes eight bytes, also in an `Option`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MonotonicTime(NonZeroU64);
+
+impl MonotonicTime {
+    fn since_origin(self) -> Duration {
+        Duration::from_micros(self.0.get() - 1)
+    }
+}
+
+/// Rounds down to the microsecond.
+impl From<Moment> for MonotonicTime {
+    fn from(moment: Moment) -> Self {
+        let us = u64::try_from(moment.monotonic.as_micros()).unwrap_or(u64::MAX);
+        Self(NonZeroU64::MIN.saturating_add(us))
+    }
 }
 
 /// A moment for tests, this many seconds after both clocks started.
@@ -51,6 +83,11 @@ impl UnixMs {
     fn new(ms: i64) -> Self {
         // Counted from `i64::MIN`, which is earlier than any timestamp: the order stays the same, and zero does not occur.
         Self(NonZeroU64::new(ms.abs_diff(i64::MIN)).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// One millisecond before.
+    pub(crate) fn previous(self) -> Self {
+        Self(NonZeroU64::new(self.0.get() - 1).unwrap_or(NonZeroU64::MIN))
     }
 
     /// Converts it to a [`Timestamp`].
@@ -120,7 +157,17 @@ mod tests {
     }
 
     #[test]
-    fn optional_unix_ms_takes_eight_bytes() {
+    fn optional_times_take_eight_bytes() {
         assert_eq!(size_of::<Option<UnixMs>>(), 8);
+        assert_eq!(size_of::<Option<MonotonicTime>>(), 8);
+    }
+
+    #[test]
+    fn earlier_time_is_shown_by_the_clock_as_it_is_set_now() {
+        let (earlier, mut now) = (at(1000), at(1060));
+        assert_eq!(now.wall_at(earlier.into()), earlier);
+        now.wall -= Duration::from_secs(3600);
+        assert_eq!(now.wall_offset(), SignedDuration::from_hours(-1));
+        assert_eq!(now.wall.duration_since(now.wall_at(earlier.into()).wall), SignedDuration::from_secs(60));
     }
 }

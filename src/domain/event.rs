@@ -10,7 +10,7 @@ mod render;
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -195,6 +195,12 @@ pub fn duration_bounds(createtime: i64, [earliest, latest]: [Timestamp; 2]) -> D
         .saturating_add(i64::from(latest.subsec_nanosecond() > 0))
         .saturating_sub(createtime);
     DurationBounds { min: min.max(0), max: max.max(0) }
+}
+
+/// Whether the bounds of an end say how long the session lasted. They do not after the clock was set back: then the session ends
+/// before it started, or the bounds are those of an [end after a restart](super::tracker), which could be any time before.
+pub fn is_duration_known(createtime: i64, [earliest, latest]: [Timestamp; 2]) -> bool {
+    latest.as_second() >= createtime && latest.duration_since(earliest) > SignedDuration::from_millis(1)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 use super::{
     account::{AccountCondition, AccountState, Conclusion, Transition},
     agents::Binding,
-    clock::{Moment, UnixMs},
+    clock::{Moment, MonotonicTime, UnixMs},
     diff::{EndReason, diff},
     event::{Change, OwnedSession},
     snapshot::{ObservedSessions, Session, Snapshot},
@@ -30,6 +30,8 @@ pub struct AccountTracker {
     /// The fingerprint of the answer that listed the snapshot; not stored, so `None` after a restart. An answer with the
     /// same fingerprint need not be parsed.
     pub fingerprint: Option<Fingerprint>,
+    /// [`LastSeen::listed_sent_at`] by the monotonic clock of this process; not stored.
+    pub listed_sent_monotonic: Option<MonotonicTime>,
 }
 
 /// A keyed hash of the body of an answer.
@@ -97,6 +99,8 @@ pub struct TrackerUpdate {
     pub(crate) ended: Option<Arc<EndedSessions>>,
     /// The fingerprint of the answer that listed the next snapshot.
     pub(crate) fingerprint: Option<Fingerprint>,
+    /// See [`AccountTracker::listed_sent_monotonic`].
+    pub(crate) listed_sent_monotonic: Option<MonotonicTime>,
     /// Whether more than times changed, so that the update must be stored before it takes effect.
     pub(crate) must_commit: bool,
 }
@@ -122,11 +126,12 @@ impl AccountTracker {
         if confirmed.is_some() || !keyless {
             update.last_seen.baseline_taken = true;
             update.last_seen.listed_sent_at = Some(answer.sent_at.floor_ms());
+            update.listed_sent_monotonic = Some(answer.sent_at.into());
         }
         if let Some(observed) = confirmed
             && !self.snapshot.equals(observed)
         {
-            update.changes.extend(self.session_changes(observed, received_at));
+            update.changes.extend(self.session_changes(observed, answer.received_at));
             update.snapshot = Some(Snapshot::from(observed));
         }
         update.ended = EndedSessions::from_changes(&update.changes);
@@ -171,6 +176,7 @@ impl AccountTracker {
         self.last_seen = update.last_seen;
         self.ended = update.ended;
         self.fingerprint = update.fingerprint;
+        self.listed_sent_monotonic = update.listed_sent_monotonic;
         if let Some(snapshot) = update.snapshot {
             self.snapshot = snapshot;
         }
@@ -208,16 +214,17 @@ impl AccountTracker {
             last_seen: self.last_seen,
             ended: self.ended.clone(),
             fingerprint: self.fingerprint,
+            listed_sent_monotonic: self.listed_sent_monotonic,
             must_commit,
         }
     }
 
     /// Ends come first: a customer who is back must have left before.
-    fn session_changes(&self, observed: &ObservedSessions<'_>, received_at: UnixMs) -> Vec<Change> {
+    fn session_changes(&self, observed: &ObservedSessions<'_>, received_at: Moment) -> Vec<Change> {
         let difference = diff(&self.snapshot, observed);
         let baseline = !self.last_seen.baseline_taken;
-        // The wall clock may have been set back in between; the bounds must stay in order even then.
-        let last_listed = self.last_seen.listed_sent_at.unwrap_or(received_at).min(received_at);
+        let last_listed = self.last_listed_before(received_at);
+        let received_at = received_at.ceil_ms();
         let ended = difference
             .ended
             .iter()
@@ -229,6 +236,18 @@ impl AccountTracker {
             transferred_from: None,
         });
         ended.chain(started).collect()
+    }
+
+    /// When the request was sent whose answer last listed the snapshot, in any case before `received_at`: the wall clock may have
+    /// been set back since.
+    fn last_listed_before(&self, received_at: Moment) -> UnixMs {
+        let latest = match self.listed_sent_monotonic {
+            Some(sent) => received_at.wall_at(sent).floor_ms(),
+            // An earlier process listed it, whose monotonic clock is unknown.
+            None => received_at.ceil_ms().previous(),
+        };
+        // The monotonic clock stands still while the machine sleeps. The wall clock does not.
+        self.last_seen.listed_sent_at.map_or(latest, |sent_at| sent_at.min(latest))
     }
 }
 
@@ -427,10 +446,31 @@ mod tests {
     }
 
     #[test]
-    fn bounds_stay_in_order_when_clock_is_set_back() {
+    fn bounds_stay_as_far_apart_when_clock_is_set_back() {
+        for set_back in [1, 30, 3600] {
+            let mut rehearsal = Rehearsal::new();
+            rehearsal.answer(Some(&["a"]));
+            rehearsal.now.wall -= Duration::from_secs(set_back);
+            assert_eq!(rehearsal.answer(Some(&[])), ["-a within 1010ms"]);
+        }
+    }
+
+    #[test]
+    fn bounds_include_the_time_that_the_machine_slept() {
         let mut rehearsal = Rehearsal::new();
         rehearsal.answer(Some(&["a"]));
-        rehearsal.now.wall -= Duration::from_secs(3600);
-        assert_eq!(rehearsal.answer(Some(&[])), ["-a within 0ms"]);
+        rehearsal.now.wall += Duration::from_secs(3600);
+        assert_eq!(rehearsal.answer(Some(&[])), ["-a within 3601010ms"]);
+    }
+
+    #[test]
+    fn bounds_are_a_millisecond_apart_when_clock_was_set_back_before_a_restart() {
+        for (set_back, expected) in [(30, "-a within 1ms"), (0, "-a within 1010ms")] {
+            let mut rehearsal = Rehearsal::new();
+            rehearsal.answer(Some(&["a"]));
+            rehearsal.tracker.listed_sent_monotonic = None;
+            rehearsal.now.wall -= Duration::from_secs(set_back);
+            assert_eq!(rehearsal.answer(Some(&[])), [expected]);
+        }
     }
 }

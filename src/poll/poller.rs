@@ -19,7 +19,7 @@ use crate::{
         account::Transition,
         backoff::BackoffPolicy,
         clock::{Clock, Moment},
-        event::{Change, EventType, duration_bounds},
+        event::{Change, EventType, duration_bounds, is_duration_known},
         failure_reason::FailureReason,
         failure_streak::FailureStreak,
         progress::WorkProgress,
@@ -202,7 +202,7 @@ impl Poller {
 /// What the changes of one poll add to the counters.
 struct ChangeCounts {
     started: u32,
-    /// The bounds in seconds of the duration of each session that ended.
+    /// The bounds in seconds of the duration of each session that ended, if they are known.
     ended: Vec<(i64, i64)>,
     events: [(EventType, u64); 3],
 }
@@ -213,11 +213,13 @@ impl ChangeCounts {
         for change in changes {
             match change {
                 Change::SessionStarted { baseline, .. } => counts.started += u32::from(!baseline),
-                Change::SessionEnded { session, ended_between, .. } => {
+                Change::SessionEnded { session, ended_between, .. }
+                    if is_duration_known(session.createtime, *ended_between) =>
+                {
                     let bounds = duration_bounds(session.createtime, *ended_between);
                     counts.ended.push((bounds.min, bounds.max));
                 }
-                Change::StateChanged { .. } => {}
+                Change::SessionEnded { .. } | Change::StateChanged { .. } => {}
             }
             for (kind, count) in &mut counts.events {
                 *count += u64::from(*kind == change.event_type());

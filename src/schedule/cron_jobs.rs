@@ -1,16 +1,19 @@
 //! The jobs of tokio-cron-scheduler: one for each expression of a schedule, never one for each account.
 //!
 //! A job only sends into a channel of capacity one, so it cannot block or panic, and signals that are not served yet
-//! coalesce. Overruns, missed ticks and changes of the UTC offset are handled by [`super::ticker::Ticker`].
+//! coalesce. Overruns, missed ticks and changes of the clock are handled by [`super::ticker::Ticker`].
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use jiff::Timestamp;
+use jiff::SignedDuration;
 use tokio::sync::{Mutex, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use uuid::Uuid;
 
-use crate::domain::cron::Schedule;
+use crate::domain::{clock::Moment, cron::Schedule};
+
+/// A smaller change of the clock needs no reaction: the scheduler checks it every half second.
+pub(super) const SET_BACK_AT_LEAST: SignedDuration = SignedDuration::from_millis(500);
 
 /// The scheduler. A daemon has only one, because the scheduler's tasks outlive it.
 #[derive(Clone)]
@@ -18,6 +21,15 @@ pub struct CronScheduler {
     scheduler: JobScheduler,
     /// Locked while jobs are added or removed: the scheduler loses jobs when many are added concurrently.
     changing: Arc<Mutex<()>>,
+    /// The clock as the tickers last saw it; `None` before the first look.
+    clock: Arc<std::sync::Mutex<Option<ClockReading>>>,
+}
+
+#[derive(Clone, Copy)]
+struct ClockReading {
+    at: Moment,
+    /// The largest [`Moment::wall_offset`] since the clock was last set back.
+    wall_offset: SignedDuration,
 }
 
 /// The scheduler refused a job.
@@ -25,12 +37,15 @@ pub struct CronScheduler {
 #[error("the cron scheduler refused: {0}")]
 pub struct CronSchedulerError(#[from] JobSchedulerError);
 
-/// The jobs of one schedule, registered at one UTC offset.
+/// The jobs of one schedule, registered at one UTC offset and one setting of the clock.
 #[derive(Debug)]
 pub(super) struct CronJobs {
     ids: Vec<Uuid>,
-    /// The offset that the scheduler uses for them, in seconds.
+    /// The UTC offset that the scheduler uses for them, in seconds.
     pub(super) utc_offset: i32,
+    /// The largest [`Moment::wall_offset`] since they were registered. After the clock was set back, the scheduler signals none
+    /// of them until it shows the time of the next tick again.
+    pub(super) wall_offset: SignedDuration,
 }
 
 impl CronScheduler {
@@ -38,14 +53,35 @@ impl CronScheduler {
     pub async fn start() -> Result<Self, CronSchedulerError> {
         let scheduler = JobScheduler::new().await?;
         scheduler.start().await?;
-        Ok(Self { scheduler, changing: Arc::default() })
+        Ok(Self { scheduler, changing: Arc::default(), clock: Arc::default() })
+    }
+
+    /// Logs that the clock was set back, once for all tickers.
+    pub(super) fn log_clock_change(&self, now: Moment) {
+        let mut known = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let offset = now.wall_offset();
+        let last = known.unwrap_or(ClockReading { at: now, wall_offset: offset });
+        if now.monotonic < last.at.monotonic {
+            return; // another ticker has looked since
+        }
+        let set_back = last.wall_offset - offset;
+        let was_set_back = set_back >= SET_BACK_AT_LEAST;
+        let wall_offset = if was_set_back { offset } else { offset.max(last.wall_offset) };
+        *known = Some(ClockReading { at: now, wall_offset });
+        drop(known);
+        if was_set_back {
+            let set_back = SignedDuration::from_secs((set_back + SET_BACK_AT_LEAST).as_secs());
+            tracing::warn!(
+                "The clock was set back by {set_back:#}: schedules follow it, and so do the times in events and metrics"
+            );
+        }
     }
 
     /// Adds the jobs of a schedule, at the current UTC offset.
     pub(super) async fn add(
         &self,
         schedule: &Schedule,
-        now: Timestamp,
+        now: Moment,
         signal: &mpsc::Sender<()>,
     ) -> Result<CronJobs, CronSchedulerError> {
         let _changing = self.changing.lock().await;
@@ -59,7 +95,7 @@ impl CronScheduler {
             })?;
             ids.push(self.scheduler.add(job).await?);
         }
-        Ok(CronJobs { ids, utc_offset: schedule.offset_at(now) })
+        Ok(CronJobs { ids, utc_offset: schedule.offset_at(now.wall), wall_offset: now.wall_offset() })
     }
 
     pub(super) async fn remove(&self, jobs: CronJobs) -> Result<(), CronSchedulerError> {

@@ -2,7 +2,7 @@
 //!
 //! A ticker serves each tick once: when the cron scheduler signals it, or [`GRACE`] after it was due. It checks the wall clock
 //! at least every [`MAX_SLEEP`], because that clock may jump: forwards, and ticks were missed; backwards, and the next tick
-//! is nearer than computed. Missed ticks are counted and coalesce into one.
+//! is nearer than computed, and the scheduler would not signal it. Missed ticks are counted and coalesce into one.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cron_jobs::{CronJobs, CronScheduler, CronSchedulerError},
+    cron_jobs::{CronJobs, CronScheduler, CronSchedulerError, SET_BACK_AT_LEAST},
     queue::{PollQueue, QueuedPoll},
     spread_plan::SpreadPlan,
     sweep::{ScheduledAccount, Sweep},
@@ -136,8 +136,9 @@ impl Ticker {
         let (signal, mut signals) = mpsc::channel(1);
         let mut manual_ticks = self.context.manual_ticks.receiver.clone();
         let mut now = self.context.clock.now();
-        let mut jobs = scheduler.add(&self.schedule, now.wall, &signal).await?;
+        let mut jobs = scheduler.add(&self.schedule, now, &signal).await?;
         self.due = self.schedule.next_after(now.wall);
+        scheduler.log_clock_change(now);
         loop {
             tokio::select! {
                 () = drain.cancelled() => return Ok(()),
@@ -157,24 +158,18 @@ impl Ticker {
                     self.check_clock(now);
                 }
             }
+            scheduler.log_clock_change(now);
             self.checks.fetch_add(1, Ordering::Relaxed);
             self.queue_due_accounts(now);
-            jobs = self.follow_utc_offset(&scheduler, jobs, now, &signal).await?;
+            jobs = self.follow_clock(&scheduler, jobs, now, &signal).await?;
         }
     }
 
-    /// Serves a tick that is overdue without a signal, and follows a clock that was set back.
+    /// Serves a tick that is overdue without a signal.
     fn check_clock(&mut self, now: Moment) {
         match self.due {
             Some(due) if now.wall >= due + GRACE => self.serve_due_tick(now, 1),
-            Some(due) => {
-                let next = self.schedule.next_after(now.wall);
-                // A clock that was set back by less than a tick must not serve that tick a second time.
-                let was_set_back = self.served.is_none_or(|served| now.wall + MAX_EARLY < served);
-                if next.is_some_and(|next| next < due) && now.wall < due && was_set_back {
-                    self.due = next;
-                }
-            }
+            Some(_) => {}
             None => self.due = self.schedule.next_after(now.wall),
         }
     }
@@ -248,19 +243,35 @@ impl Ticker {
         next_account.map_or(MAX_SLEEP, |wait| wait.min(MAX_SLEEP))
     }
 
-    /// Registers the jobs again when the UTC offset has changed: the scheduler keeps the offset of their registration.
-    async fn follow_utc_offset(
-        &self,
+    /// Registers the jobs again when the UTC offset has changed or the clock was set back: the scheduler keeps the UTC offset of
+    /// their registration, and the time of their next tick.
+    async fn follow_clock(
+        &mut self,
         scheduler: &CronScheduler,
-        jobs: CronJobs,
+        mut jobs: CronJobs,
         now: Moment,
         signal: &mpsc::Sender<()>,
     ) -> Result<CronJobs, CronSchedulerError> {
-        if self.schedule.offset_at(now.wall) == jobs.utc_offset {
+        jobs.wall_offset = jobs.wall_offset.max(now.wall_offset());
+        let was_set_back = jobs.wall_offset - now.wall_offset() >= SET_BACK_AT_LEAST;
+        if was_set_back {
+            self.move_due_back(now);
+        } else if self.schedule.offset_at(now.wall) == jobs.utc_offset {
             return Ok(jobs);
+        } else {
+            tracing::info!(schedule = ?self.schedule, "The UTC offset changed: registering the schedule again");
         }
-        tracing::info!(schedule = ?self.schedule, "The UTC offset changed: registering the schedule again");
         scheduler.remove(jobs).await?;
-        scheduler.add(&self.schedule, now.wall, signal).await
+        scheduler.add(&self.schedule, now, signal).await
+    }
+
+    /// Computes the next tick again after the clock was set back.
+    fn move_due_back(&mut self, now: Moment) {
+        let next = self.schedule.next_after(now.wall);
+        // A clock that was set back by less than a tick must not serve that tick a second time.
+        let before_served = self.served.is_none_or(|served| now.wall + MAX_EARLY < served);
+        if before_served && next.is_some_and(|next| self.due.is_none_or(|due| next < due)) {
+            self.due = next;
+        }
     }
 }

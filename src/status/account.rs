@@ -243,8 +243,8 @@ mod tests {
     /// docs/en/development/performance.md has these figures: change both together.
     #[test]
     fn account_size_is_as_documented() {
-        assert_eq!(size_of::<AccountData>(), 216);
-        assert_eq!(size_of::<WatchedAccount>(), 280);
+        assert_eq!(size_of::<AccountData>(), 224);
+        assert_eq!(size_of::<WatchedAccount>(), 288);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Faults from outside: outputs, files, clocks, networks and terminals that misbehave.
 
+mod clock;
 mod file_systems;
 mod files;
 mod keep_alive;

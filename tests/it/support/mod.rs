@@ -26,4 +26,5 @@ pub(crate) mod site;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod wait;
+pub(crate) mod wall_clock;
 pub(crate) mod worlds;
