@@ -1,8 +1,10 @@
-//! Loads the TLS root certificates that all clients share.
+//! Loads the TLS root certificates that all clients share, and explains why TLS was refused.
 //!
 //! The roots come from a `ca_file`, or from the system, or are the built-in ones if the system has none. Every client of
 //! kfwatch loads them here, so that `ca_file` means the same for all of them, and so that kfwatch also works in a container
 //! without a CA store. An unusable certificate in a file is an error; one in the system's store is skipped.
+
+mod refusal;
 
 use std::{
     io,
@@ -18,6 +20,7 @@ use rustls::{
     },
 };
 
+pub use self::refusal::TlsRefusal;
 use crate::domain::text_file::{self, NotText};
 
 /// Root certificates that the TLS library accepts.

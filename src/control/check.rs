@@ -1,7 +1,7 @@
 //! The check command: what it asks WeChat about an official account, and the problems that it concludes.
 //!
 //! It calls getkflist, getonlinekflist, getwaitcase, openapi/quota/get, getsessionlist for each kf account, and the token endpoints
-//! if a token is due. None of these calls changes anything at WeChat. Only what makes polls fail needs a human; a failed call that
+//! if a token is due. If a proxy refuses to connect, it asks the proxy once more for its status. None of these calls changes anything at WeChat. Only what makes polls fail needs a human; a failed call that
 //! polls do not need is a note. Where patterns find the kf accounts, polls need getkflist.
 
 use std::{collections::HashMap, sync::Arc};
@@ -46,16 +46,21 @@ pub(super) async fn check(
     ticks: TickCounts,
 ) -> Vec<CheckReport> {
     let of = &configured.official_account;
-    let facts = Box::pin(OfficialAccountFacts::fetch(requests, of)).await; // four calls in flight are large
+    let mut facts = Box::pin(OfficialAccountFacts::fetch(requests, of)).await; // four calls in flight are large
     let mut accounts = of.accounts().to_vec();
     // Without a daemon, nobody has discovered the accounts that patterns match.
     let listed = facts.kf_list.as_ref().map(|list| &*list.accounts);
     accounts.extend(of.undiscovered(listed.unwrap_or_default()));
-    let outcomes = match facts.token_failure() {
+    let mut outcomes = match facts.token_failure() {
         // Each poll would fail in the same way.
         Some(_) => Vec::new(),
         None => requests.list_sessions(of, &accounts).await,
     };
+    let failures = facts.failures_mut().into_iter().chain(outcomes.iter_mut().filter_map(|outcome| match outcome {
+        SessionListOutcome::Failed(failure) => Some(failure),
+        SessionListOutcome::Listed(_) | SessionListOutcome::Busy => None,
+    }));
+    of.client().explain_proxy_refusals(failures.collect()).await;
     let agents = AgentLists::new(&facts);
     let mut outcomes = outcomes.iter();
     let kf_accounts =
@@ -96,6 +101,13 @@ impl OfficialAccountFacts {
 
     fn failures(&self) -> impl Iterator<Item = &CallFailure> {
         self.errors().into_iter().flatten()
+    }
+
+    fn failures_mut(&mut self) -> Vec<&mut CallFailure> {
+        let Self { kf_list, online, waiting, quota } = self;
+        let errors =
+            [kf_list.as_mut().err(), online.as_mut().err(), waiting.as_mut().err(), quota.as_mut().err()];
+        errors.into_iter().flatten().collect()
     }
 
     /// Why there is no access token that WeChat accepts, if there is none.

@@ -90,6 +90,7 @@ impl RetryDelays {
 #[expect(missing_docs, reason = "each field is for the error class of its name")]
 pub struct BackoffPolicy {
     pub token_rejected: ExponentialBackoff,
+    /// For [`ErrorClass::Busy`] and [`ErrorClass::TlsOrProxyRefused`].
     pub busy: ExponentialBackoff,
     /// A wait also ends at midnight in China, when WeChat resets the quota.
     pub day_quota: Duration,
@@ -136,7 +137,7 @@ impl BackoffPolicy {
         // WeChat's clock decides the other classes, without jitter: an earlier retry would fail again.
         match class {
             ErrorClass::TokenRejected => growing(self.token_rejected),
-            ErrorClass::Busy => growing(self.busy),
+            ErrorClass::Busy | ErrorClass::TlsOrProxyRefused => growing(self.busy),
             ErrorClass::MinuteQuota => {
                 (until_next(MINUTE, now, Duration::ZERO) + QUOTA_RESET_MARGIN, MINUTE + QUOTA_RESET_MARGIN)
             }
@@ -232,8 +233,9 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    const CLASSES: [ErrorClass; 13] = [
+    const CLASSES: [ErrorClass; 14] = [
         ErrorClass::TokenRejected,
+        ErrorClass::TlsOrProxyRefused,
         ErrorClass::Busy,
         ErrorClass::MinuteQuota,
         ErrorClass::DayQuota,

@@ -8,6 +8,8 @@
 pub enum ErrorClass {
     /// WeChat rejects the access token for every call.
     TokenRejected,
+    /// The server's certificate was refused, or a proxy refused to connect: a person must act.
+    TlsOrProxyRefused,
     /// WeChat or the network is busy: errcode -1, a 5xx, a timeout, a broken connection, a malformed response.
     Busy,
     /// This minute's quota is used up.
@@ -47,9 +49,12 @@ impl ErrorClass {
     /// What backs off after a failure of this class.
     pub fn scope(self) -> Scope {
         match self {
-            Self::Busy | Self::InvalidAccount | Self::UnboundAccount | Self::BadRequest | Self::Unknown => {
-                Scope::KfAccount
-            }
+            Self::TlsOrProxyRefused
+            | Self::Busy
+            | Self::InvalidAccount
+            | Self::UnboundAccount
+            | Self::BadRequest
+            | Self::Unknown => Scope::KfAccount,
             Self::TokenRejected
             | Self::MinuteQuota
             | Self::DayQuota
@@ -76,6 +81,7 @@ impl ErrorClass {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TokenRejected => "token_rejected",
+            Self::TlsOrProxyRefused => "tls_or_proxy_refused",
             Self::Busy => "busy",
             Self::MinuteQuota => "minute_quota",
             Self::DayQuota => "day_quota",

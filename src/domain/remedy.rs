@@ -160,6 +160,42 @@ pub(crate) const UNEXPECTED: Remedy = Remedy {
          requests, report this line, including its rid, as a bug in kfwatch",
     zh: "微信不应对该调用如此应答：请检查代理与 api.base_url；若请求未被改动，请将此行日志（含 rid）作为 kfwatch 的缺陷报告",
 };
+pub(crate) const TLS_ISSUER: Remedy = Remedy {
+    en: "set api.ca_file to a PEM file with the certificate of the authority that signed the server's certificate (a proxy that \
+         inspects TLS signs with its own), and restart",
+    zh: "请将 api.ca_file 设为签发该服务器证书的 CA 证书（PEM 文件；审查 TLS 的代理使用其自有 CA），然后重启",
+};
+pub(crate) const TLS_NAME: Remedy = Remedy {
+    en: "write a name of the certificate in the URL (api.base_url, or that of your token server), or find out which proxy answers \
+         in place of this server",
+    zh: "请在 URL（api.base_url 或令牌服务器的地址）中使用证书所含的名称，或查明是哪个代理代替该服务器应答",
+};
+pub(crate) const TLS_CA_AS_LEAF: Remedy = Remedy {
+    en: "have a leaf certificate (CA:FALSE) issued for the server and install it there; api.ca_file may then have the certificate \
+         of the authority",
+    zh: "请为该服务器签发叶子证书（CA:FALSE）并安装；api.ca_file 可设为签发它的 CA 证书",
+};
+pub(crate) const TLS_DATE: Remedy = Remedy {
+    en: "have the server's certificate renewed, or correct this machine's clock",
+    zh: "请更新服务器证书，或校准本机时钟",
+};
+pub(crate) const TLS: Remedy = Remedy {
+    en: "find out what answers at the URL (api.base_url, or that of your token server): it must be HTTPS with a certificate that \
+         api.ca_file or the system trusts; check api.proxy",
+    zh: "请查明该 URL（api.base_url 或令牌服务器的地址）处是何服务应答：须为 HTTPS，且证书受 api.ca_file 或系统信任；并检查 api.proxy",
+};
+pub(crate) const PROXY_LOGIN: Remedy = Remedy {
+    en: "write a user name and a password that the proxy accepts in api.proxy, like http://name:password@host:port, and restart",
+    zh: "请在 api.proxy 中写入代理接受的用户名与密码，如 http://name:password@host:port，然后重启",
+};
+pub(crate) const PROXY_FORBIDS: Remedy = Remedy {
+    en: "have the proxy allow CONNECT to the host and port of api.base_url, or use another one in api.proxy",
+    zh: "请让代理允许 CONNECT 到 api.base_url 的主机与端口，或在 api.proxy 中改用其他代理",
+};
+pub(crate) const PROXY_FAILS: Remedy = Remedy {
+    en: "check the proxy of api.proxy, and whether it reaches the host of api.base_url",
+    zh: "请检查 api.proxy 所指的代理，以及它能否访问 api.base_url 的主机",
+};
 pub(crate) const NETWORK: Remedy = Remedy {
     en: "check the network, DNS and firewall between this host and api.base_url",
     zh: "请检查本机到 api.base_url 的网络、DNS 与防火墙",

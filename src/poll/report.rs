@@ -119,7 +119,7 @@ pub(super) fn log_transition(account: &Account, transition: Transition, binding:
 fn concerned(failure: &CallFailure) -> Scope {
     let shared = failure.endpoint.kind() == CallKind::Token
         || failure.error.rejects_token()
-        || matches!(failure.error, CallError::Connect(_));
+        || matches!(failure.error, CallError::Connect(_) | CallError::Tls(_) | CallError::Proxy { .. });
     if shared { Scope::OfficialAccount } else { failure.class.scope() }
 }
 

@@ -106,6 +106,15 @@ impl OfficialAccountClient {
         self.call_and_parse(Endpoint::Quota, collectors::quota).await
     }
 
+    /// Adds the status of the proxy to failures that lack it. Asks the proxy once, if at all.
+    pub async fn explain_proxy_refusals(&self, failures: Vec<&mut CallFailure>) {
+        if failures.iter().any(|failure| failure.lacks_proxy_status())
+            && let Some(status) = self.client.proxy_status().await
+        {
+            failures.into_iter().for_each(|failure| failure.add_proxy_status(status));
+        }
+    }
+
     /// Counts a response that could not be parsed as a failed call, and returns the failure.
     pub fn reject(&self, response: &Response, error: WireError) -> CallFailure {
         let error = CallError::from_wire(error, &[]);

@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use super::wire::WireError;
-use crate::domain::{
-    clock::Moment,
-    endpoint::{CallKind, Endpoint},
-    errcode,
-    error_class::{ErrorClass, Scope},
-    peer_text::PeerText,
-    remedy::{self, Remedy},
+use crate::{
+    domain::{
+        clock::Moment,
+        endpoint::{CallKind, Endpoint},
+        errcode,
+        error_class::{ErrorClass, Scope},
+        peer_text::PeerText,
+        remedy::{self, Remedy},
+    },
+    tls::TlsRefusal,
 };
 
 /// Why a call failed. The text contains no URL, no token and no part of a body except `errmsg`.
@@ -30,6 +33,11 @@ pub enum CallError {
     Timeout,
     #[error("connection failed: {0}")]
     Connect(PeerText),
+    #[error("TLS failed: {0}")]
+    Tls(TlsRefusal),
+    /// The HTTP client tells no status but 407.
+    #[error("{}", proxy_refusal(*status))]
+    Proxy { status: Option<u16> },
     #[error("HTTP status {status}")]
     Http { status: u16, retry_after: Option<Duration> },
     #[error("malformed response: {0}")]
@@ -64,6 +72,10 @@ pub struct CallFailure {
     pub error: CallError,
 }
 
+/// The texts of hyper-util's errors, whose type is private, when a proxy answers 407 or another status than 200.
+const PROXY_AUTH_REQUIRED: &str = "tunnel error: proxy authorization required";
+const TUNNEL_REFUSED: &str = "tunnel error: unsuccessful";
+
 impl CallError {
     /// Removes `secrets` from the errmsg before it is shortened: the server may quote what was sent.
     pub(super) fn from_wire(error: WireError, secrets: &[&str]) -> Self {
@@ -82,8 +94,14 @@ impl CallError {
             Self::Timeout
         } else if error.is_body() || error.is_decode() {
             Self::Malformed("the response is incomplete".into())
+        } else if let Some(refusal) = TlsRefusal::find(&error) {
+            Self::Tls(refusal)
         } else {
-            Self::Connect(crate::innermost_cause(&error.without_url()))
+            match crate::innermost_cause(&error.without_url()) {
+                cause if &*cause == PROXY_AUTH_REQUIRED => Self::Proxy { status: Some(407) },
+                cause if &*cause == TUNNEL_REFUSED => Self::Proxy { status: None },
+                cause => Self::Connect(cause),
+            }
         }
     }
 
@@ -93,6 +111,8 @@ impl CallError {
             Self::Refused { code, .. } => errcode::label(*code).unwrap_or("other"),
             Self::Timeout => "timeout",
             Self::Connect(_) => "connect",
+            Self::Tls(_) => "tls",
+            Self::Proxy { .. } => "proxy",
             Self::Http { .. } => "http",
             Self::Malformed(_) => "malformed",
             Self::TooLarge { .. } => "too_large",
@@ -125,8 +145,10 @@ impl CallError {
         match self {
             Self::Refused { code, .. } => errcode::class(*code, endpoint),
             Self::TokenFile(_) | Self::TicketFile(_) | Self::NoRefreshToken => ErrorClass::NotAuthorized,
+            Self::Tls(_) | Self::Proxy { status: Some(403 | 407) } => ErrorClass::TlsOrProxyRefused,
             Self::Timeout
             | Self::Connect(_)
+            | Self::Proxy { .. }
             | Self::Http { .. }
             | Self::Malformed(_)
             | Self::TooLarge { .. }
@@ -153,6 +175,10 @@ impl CallError {
             Self::TicketFile(_) => Some(remedy::TICKET_FILE),
             Self::NoRefreshToken => Some(remedy::AUTHORIZE),
             Self::RefreshTokenNotStored(_) => Some(remedy::STORE),
+            Self::Tls(refusal) => Some(tls_remedy(refusal)),
+            Self::Proxy { status: Some(407) } => Some(remedy::PROXY_LOGIN),
+            Self::Proxy { status: Some(403) } => Some(remedy::PROXY_FORBIDS),
+            Self::Proxy { .. } => Some(remedy::PROXY_FAILS),
             _ if endpoint == Endpoint::TokenServer => Some(remedy::TOKEN_SERVER),
             Self::Refused { code, .. } => errcode::remedy(*code, endpoint),
             // WeChat has answered wrong credentials with an empty page.
@@ -165,7 +191,39 @@ impl CallError {
     }
 }
 
+fn proxy_refusal(status: Option<u16>) -> String {
+    match status {
+        None => "the proxy does not connect; `kfwatch check --online` asks it for its status".to_owned(),
+        Some(407) => "the proxy wants a login (HTTP status 407)".to_owned(),
+        Some(403) => "the proxy forbids the connection (HTTP status 403)".to_owned(),
+        Some(status) => format!("the proxy does not connect (HTTP status {status})"),
+    }
+}
+
+fn tls_remedy(refusal: &TlsRefusal) -> Remedy {
+    match refusal {
+        TlsRefusal::UnknownIssuer => remedy::TLS_ISSUER,
+        TlsRefusal::WrongName { .. } => remedy::TLS_NAME,
+        TlsRefusal::CaAsLeaf => remedy::TLS_CA_AS_LEAF,
+        TlsRefusal::OutOfDate(_) => remedy::TLS_DATE,
+        TlsRefusal::Certificate(_) | TlsRefusal::NotTls | TlsRefusal::Disagreement(_) => remedy::TLS,
+    }
+}
+
 impl CallFailure {
+    /// Adds the status with which the proxy refuses to connect, if it is not known yet.
+    pub(super) fn add_proxy_status(&mut self, status: u16) {
+        if self.lacks_proxy_status() {
+            self.error = CallError::Proxy { status: Some(status) };
+            self.class = self.error.class(self.endpoint);
+        }
+    }
+
+    /// Whether a proxy refused to connect, and its status is unknown.
+    pub fn lacks_proxy_status(&self) -> bool {
+        self.error == CallError::Proxy { status: None }
+    }
+
     /// A call that was sent at `sent_at` and failed, with its class.
     pub fn new(endpoint: Endpoint, error: CallError, sent_at: Moment) -> Self {
         Self { endpoint, class: error.class(endpoint), sent_at, error }

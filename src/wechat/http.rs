@@ -4,13 +4,14 @@
 //! repeated only if its connection broke before the answer, and only at an endpoint where a repetition costs nothing.
 
 mod options;
+mod proxy_status;
 mod rotating_client;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{
-    Method, Request, Response, Url,
+    Method, Request, Response, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
@@ -73,6 +74,13 @@ impl WechatClient {
 
     pub(super) fn now(&self) -> Moment {
         self.clock.now()
+    }
+
+    /// Asks the proxy for one connection to WeChat, and returns the status with which it refuses.
+    pub(super) async fn proxy_status(&self) -> Option<u16> {
+        let ClientOptions { base_url, proxy, connect_timeout, .. } = self.wechat.options();
+        let status = proxy_status::fetch(proxy.as_ref()?, base_url);
+        tokio::time::timeout(*connect_timeout, status).await.ok()?
     }
 
     pub(super) fn url(&self, endpoint: Endpoint) -> Url {
@@ -139,6 +147,10 @@ impl WechatClient {
 
     async fn read(&self, mut response: Response) -> Result<Bytes, CallError> {
         let status = response.status();
+        if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            // Calls that are not encrypted get it as their answer.
+            return Err(CallError::Proxy { status: Some(status.as_u16()) });
+        }
         if !status.is_success() {
             let value = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             let retry_after = value.and_then(|value| retry_after(value, self.now().wall));

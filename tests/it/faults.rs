@@ -10,3 +10,4 @@ mod pipes;
 mod read_only;
 mod signals;
 mod text_files;
+mod tls;

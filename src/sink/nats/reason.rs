@@ -3,7 +3,7 @@
 //! The same problem has the same text each time, so that it is logged once. So the text contains no subject of a single event
 //! and no id of a connection.
 
-use std::{error::Error, io};
+use std::error::Error;
 
 use async_nats::{
     ConnectError, ConnectErrorKind,
@@ -14,13 +14,16 @@ use async_nats::{
 };
 
 use super::options::NatsOptions;
-use crate::{domain::peer_text::PeerText, innermost_cause, sink::error::DeliveryError};
+use crate::{domain::peer_text::PeerText, innermost_cause, sink::error::DeliveryError, tls::TlsRefusal};
 
 /// What to check when a server refuses the login.
 const CHECK_LOGIN: &str = "check credentials_file, nkey_file, or user and secret_file";
 
 /// Why no server could be connected to.
 pub(super) fn not_connected(error: &ConnectError, options: &NatsOptions) -> String {
+    if let Some(refusal) = TlsRefusal::find(error) {
+        return format!("no connection to {}: {refusal}: {}", options.servers(), refusal.remedy_at_sink());
+    }
     let cause = innermost_cause(error);
     let why = match error.kind() {
         ConnectErrorKind::TimedOut => return not_connected_in_time(options),
@@ -29,9 +32,6 @@ pub(super) fn not_connected(error: &ConnectError, options: &NatsOptions) -> Stri
         }
         ConnectErrorKind::Dns => format!("its name is not resolved: {cause}"),
         ConnectErrorKind::Tls => format!("{cause}; set ca_file"),
-        _ if is_tls(error) => {
-            format!("{cause}; ca_file must have the authority of the server's certificate, and url its name")
-        }
         _ => cause.into(),
     };
     format!("no connection to {}: {why}", options.servers())
@@ -125,16 +125,9 @@ fn without_details(error: &str, options: &NatsOptions) -> String {
     }
 }
 
-/// Whether TLS failed: its error is inside of an error of the socket.
-fn is_tls(error: &(dyn Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |error| (*error).source());
-    let inner = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()?.get_ref());
-    inner.into_iter().any(|inner| inner.is::<rustls::Error>())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{io, time::Duration};
 
     use super::*;
     use crate::sink::nats::options::Login;
@@ -169,8 +162,8 @@ mod tests {
         let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         check(
             io::Error::new(io::ErrorKind::InvalidData, unknown).into(),
-            "invalid peer certificate: UnknownIssuer; ca_file must have the authority of the server's certificate, and url \
-             its name",
+            "the server's certificate is signed by an unknown authority: set ca_file to the certificate of the authority \
+             that signed it, and restart",
         );
     }
 

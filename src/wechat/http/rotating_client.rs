@@ -73,6 +73,10 @@ impl RotatingClient {
         })
     }
 
+    pub(super) fn options(&self) -> &ClientOptions {
+        &self.options
+    }
+
     /// Sends a request and returns the head of the answer.
     pub(super) async fn execute(&self, request: Request, now: Moment) -> reqwest::Result<Response> {
         let answer = self.client(now).execute(request).await;

@@ -1,6 +1,8 @@
 //! A certificate authority for one test, and the server certificates that it signs.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use std::ops::Range;
+
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer},
@@ -32,19 +34,37 @@ impl Authority {
 
     /// Creates an identity for a server of this name.
     pub(crate) fn identity(&self, name: &str) -> Identity {
+        self.identity_valid_in(name, 2000..2100)
+    }
+
+    /// Creates an identity for a server of this name that is valid in these years.
+    pub(crate) fn identity_valid_in(&self, name: &str, years: Range<i32>) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
-        Identity {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+        Identity::new(&params.signed_by(&key, &self.0).unwrap(), &key)
+    }
+}
+
+impl Identity {
+    /// Creates an identity that is its own authority.
+    pub(crate) fn self_signed_authority(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self::new(&params.self_signed(&key).unwrap(), &key)
+    }
+
+    fn new(certificate: &Certificate, key: &KeyPair) -> Self {
+        Self {
             certificate_pem: certificate.pem(),
             key_pem: key.serialize_pem(),
             certificate: certificate.der().clone(),
             key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
         }
     }
-}
 
-impl Identity {
     /// Returns the TLS configuration for a server in this process.
     pub(crate) fn server(self) -> ServerConfig {
         // Another test in the same process may have installed it already.
