@@ -56,10 +56,11 @@ pub(super) async fn check(
         Some(_) => Vec::new(),
         None => requests.list_sessions(of, &accounts).await,
     };
-    let failures = facts.failures_mut().into_iter().chain(outcomes.iter_mut().filter_map(|outcome| match outcome {
-        SessionListOutcome::Failed(failure) => Some(failure),
-        SessionListOutcome::Listed(_) | SessionListOutcome::Busy => None,
-    }));
+    let failures =
+        facts.failures_mut().into_iter().chain(outcomes.iter_mut().filter_map(|outcome| match outcome {
+            SessionListOutcome::Failed(failure) => Some(failure),
+            SessionListOutcome::Listed(_) | SessionListOutcome::Busy => None,
+        }));
     of.client().explain_proxy_refusals(failures.collect()).await;
     let agents = AgentLists::new(&facts);
     let mut outcomes = outcomes.iter();

@@ -175,21 +175,34 @@ mod tests {
         let at = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
         let certificate = |problem: CertificateError| rustls::Error::InvalidCertificate(problem);
         for (error, expected) in [
-            (certificate(CertificateError::UnknownIssuer), "the server's certificate is signed by an unknown authority"),
-            (certificate(other(CA_AS_LEAF)), "the server uses an authority's certificate (CA:TRUE) as its own"),
+            (
+                certificate(CertificateError::UnknownIssuer),
+                "the server's certificate is signed by an unknown authority",
+            ),
+            (
+                certificate(other(CA_AS_LEAF)),
+                "the server uses an authority's certificate (CA:TRUE) as its own",
+            ),
             (
                 certificate(other("UnsupportedCertVersion")),
                 "the server's certificate is refused: unsupported cert version",
             ),
             (certificate(CertificateError::BadEncoding), "the server's certificate is refused: bad encoding"),
             (
-                certificate(CertificateError::ExpiredContext { time: at(1_800_000_000), not_after: at(1_795_331_551) }),
+                certificate(CertificateError::ExpiredContext {
+                    time: at(1_800_000_000),
+                    not_after: at(1_795_331_551),
+                }),
                 "the server's certificate expired on 2026-11-22",
             ),
             (
                 certificate(CertificateError::NotValidForNameContext {
                     expected: "a.example".try_into().unwrap(),
-                    presented: vec!["DnsName(\"b.example\")".to_owned(), "IpAddress(192.0.2.1)".to_owned(), "DnsName(\"\x1b[2J\")".to_owned()],
+                    presented: vec![
+                        "DnsName(\"b.example\")".to_owned(),
+                        "IpAddress(192.0.2.1)".to_owned(),
+                        "DnsName(\"\x1b[2J\")".to_owned(),
+                    ],
                 }),
                 "the server's certificate is not valid for a.example, only for b.example, 192.0.2.1, [2J",
             ),

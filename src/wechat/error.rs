@@ -36,7 +36,7 @@ pub enum CallError {
     #[error("TLS failed: {0}")]
     Tls(TlsRefusal),
     /// The HTTP client tells no status but 407.
-    #[error("{}", proxy_refusal(*status))]
+    #[error("{}", proxy_refusal(.status))]
     Proxy { status: Option<u16> },
     #[error("HTTP status {status}")]
     Http { status: u16, retry_after: Option<Duration> },
@@ -191,7 +191,7 @@ impl CallError {
     }
 }
 
-fn proxy_refusal(status: Option<u16>) -> String {
+fn proxy_refusal(status: &Option<u16>) -> String {
     match status {
         None => "the proxy does not connect; `kfwatch check --online` asks it for its status".to_owned(),
         Some(407) => "the proxy wants a login (HTTP status 407)".to_owned(),

@@ -152,9 +152,9 @@ impl Peer {
             (Self::OwnServers, Some(ca)) => system_roots().with(ca),
             (_, None) => system_roots(),
         };
-        let builder = || Ok(self.builder(options)?.tls_certs_only(roots.http_certificates()));
-        let client = builder().and_then(|builder| Ok(builder.build()?))?;
-        let unpooled = builder().and_then(|builder| Ok(builder.pool_max_idle_per_host(0).build()?))?;
+        let build = |builder: ClientBuilder| builder.tls_certs_only(roots.http_certificates()).build();
+        let client = build(self.builder(options)?)?;
+        let unpooled = build(self.builder(options)?.pool_max_idle_per_host(0))?;
         Ok(AgedClient { client, unpooled, created_at: now.monotonic })
     }
 

@@ -60,7 +60,8 @@ fn unknown_authority_receives_nothing_until_ca_file_is_fixed() {
     let home = home(&wechat, &crm(&receiver));
     home.write("ca.pem", &wrong.pem());
     let daemon = home.daemon();
-    let because = "signed by an unknown authority: set ca_file to the certificate of the authority that signed it";
+    let because =
+        "signed by an unknown authority: set ca_file to the certificate of the authority that signed it";
     assert_waits(&daemon, &receiver, because);
     daemon.terminate();
     home.write("ca.pem", &right.pem());
@@ -76,8 +77,7 @@ fn mismatched_certificate_receives_nothing_until_url_is_fixed() {
     let home = home(&wechat, &crm(&receiver));
     home.write("ca.pem", &authority.pem());
     let daemon = home.daemon();
-    let because =
-        "the server's certificate is not valid for localhost, only for 127.0.0.1: use a name of the certificate in url";
+    let because = "the server's certificate is not valid for localhost, only for 127.0.0.1: use a name of the certificate in url";
     assert_waits(&daemon, &receiver, because);
     daemon.terminate();
     let url = receiver.https_url("127.0.0.1");

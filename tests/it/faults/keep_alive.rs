@@ -67,8 +67,9 @@ fn webhook_that_always_hangs_up_is_sent_each_attempt_twice() {
     let receiver = Receiver::start();
     receiver.answer(|_| Answer::HangUp);
     let (_home, daemon) = daemon_with(&receiver, &wechat);
-    let failures =
-        eventually("failures", || Some(sink_metric(&daemon, "crm", "delivery_failures_total")).filter(|n| *n >= 2.0));
+    let failures = eventually("failures", || {
+        Some(sink_metric(&daemon, "crm", "delivery_failures_total")).filter(|n| *n >= 2.0)
+    });
     let received = receiver.received();
     assert!(received.len() as f64 >= 2.0 * failures, "{failures} failures, {received:?}");
     assert!(received.iter().all(|delivery| delivery.id() == received[0].id()), "{received:?}");

@@ -111,15 +111,30 @@ fn refused_certificates_need_a_human() {
     let authority = Authority::new("the shop's own");
     let own = || Identity::self_signed_authority("localhost");
     for (identity, trusted, error, remedy) in [
-        (own(), own().certificate_pem, "uses an authority's certificate (CA:TRUE) as its own", "leaf certificate"),
-        (authority.identity("localhost"), own().certificate_pem, "signed by an unknown authority", "set api.ca_file"),
+        (
+            own(),
+            own().certificate_pem,
+            "uses an authority's certificate (CA:TRUE) as its own",
+            "leaf certificate",
+        ),
+        (
+            authority.identity("localhost"),
+            own().certificate_pem,
+            "signed by an unknown authority",
+            "set api.ca_file",
+        ),
         (
             authority.identity("elsewhere.example"),
             authority.pem(),
             "not valid for localhost, only for elsewhere.example",
             "a name of the certificate",
         ),
-        (authority.identity_valid_in("localhost", 2000..2020), authority.pem(), "expired on 2020-01-01", "renewed"),
+        (
+            authority.identity_valid_in("localhost", 2000..2020),
+            authority.pem(),
+            "expired on 2020-01-01",
+            "renewed",
+        ),
         (
             authority.identity_valid_in("localhost", 2090..2100),
             authority.pem(),
@@ -143,12 +158,16 @@ fn self_signed_authority_is_refused_also_where_it_is_trusted() {
 }
 
 #[test]
-fn leaf_certificate_of_trusted_authority_is_accepted() {
+fn trusted_leaf_certificate_is_accepted() {
     let authority = Authority::new("the shop's own");
-    let home = shop(&wechat_with(authority.identity("localhost")), "ca_file = \"ca.pem\"");
-    home.write("ca.pem", &authority.pem());
-    let ended = home.run("poll");
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let self_signed = Identity::self_signed_leaf("localhost");
+    let pem = self_signed.certificate_pem.clone();
+    for (identity, trusted) in [(authority.identity("localhost"), authority.pem()), (self_signed, pem)] {
+        let home = shop(&wechat_with(identity), "ca_file = \"ca.pem\"");
+        home.write("ca.pem", &trusted);
+        let ended = home.run("poll");
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
 }
 
 #[test]

@@ -56,6 +56,14 @@ impl Identity {
         Self::new(&params.self_signed(&key).unwrap(), &key)
     }
 
+    /// Creates an identity that signed itself and is no authority.
+    pub(crate) fn self_signed_leaf(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.is_ca = IsCa::ExplicitNoCa;
+        Self::new(&params.self_signed(&key).unwrap(), &key)
+    }
+
     fn new(certificate: &Certificate, key: &KeyPair) -> Self {
         Self {
             certificate_pem: certificate.pem(),

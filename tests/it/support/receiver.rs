@@ -257,12 +257,9 @@ fn serve(connection: Box<dyn Stream>, shared: &Shared) {
         let answer = shared.decide.lock().unwrap()(&delivery);
         let confirms = match &answer {
             Answer::Status(status, ..) => (200..300).contains(status),
-            Answer::Slow(_)
-            | Answer::Last
-            | Answer::Cut
-            | Answer::Stall
-            | Answer::Huge
-            | Answer::Endless => true,
+            Answer::Slow(_) | Answer::Last | Answer::Cut | Answer::Stall | Answer::Huge | Answer::Endless => {
+                true
+            }
             Answer::Hang | Answer::Reset | Answer::HangUp | Answer::Garbage | Answer::EndlessHead => false,
         };
         let place = {
