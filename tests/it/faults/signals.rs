@@ -87,12 +87,17 @@ fn may_unshare() -> bool {
 
 /// The same command as PID 1 of a namespace of its own.
 fn in_namespace(command: &Command) -> Command {
-    let mut unshare = Command::new("unshare");
-    unshare.args(["-pf", "--mount-proc", "--kill-child"]).arg(command.get_program()).args(command.get_args());
-    unshare.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    unshare.current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
-    unshare.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    unshare
+    through(&["unshare", "-pf", "--mount-proc", "--kill-child"], command)
+}
+
+/// The same command, started by a program that takes it as its last arguments.
+fn through(starter: &[&str], command: &Command) -> Command {
+    let mut started = Command::new(starter[0]);
+    started.args(&starter[1..]).arg(command.get_program()).args(command.get_args());
+    started.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    started.current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
+    started.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    started
 }
 
 fn child_of(parent: u32) -> Option<u32> {
@@ -338,7 +343,9 @@ fn daemon_and_rehearsals_drain_as_pid_1() {
 fn sighup_ends_only_short_commands() {
     let wechat = one_account();
     let home = home_with_store(&wechat);
-    let follow = Running::start(&home, "events --follow", As::Process).unwrap();
+    // The tests may run under nohup, which a command obeys.
+    let follow = through(&["env", "--default-signal=HUP"], &home.command("events --follow"));
+    let follow = Running::start_with(follow, As::Process, |_| {}).unwrap();
     assert_eq!(follow.end_with("HUP").code, None, "the terminal is gone");
     let simulate = Running::start(&home, "simulate --listen 127.0.0.1:0", As::Process).unwrap();
     simulate.signal("HUP");
