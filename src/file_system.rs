@@ -1,4 +1,4 @@
-//! Operations that not every file system has: syncing a directory, setting permissions.
+//! Operations that not every file system has: syncing a directory, setting permissions. And what tells two files apart.
 //!
 //! SMB shares, FUSE and older network file systems refuse them with EINVAL, EPERM or EOPNOTSUPP. If the data is safe all the same,
 //! kfwatch continues. Any other error names the operation and the file: "Invalid argument" alone names neither.
@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File, Metadata, Permissions},
     io::{self, ErrorKind},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -41,6 +41,11 @@ pub(crate) fn set_mode(file: &File, path: &Path, mode: u32) -> io::Result<()> {
 pub(crate) fn set_mode_of(path: &Path, mode: u32) -> io::Result<()> {
     let set = fs::set_permissions(path, Permissions::from_mode(mode));
     check_mode(set, || path.metadata(), path, mode)
+}
+
+/// What distinguishes a file from all others that exist: device and inode.
+pub(crate) fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// Whether the file system has no such operation.

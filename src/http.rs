@@ -12,7 +12,5 @@ pub(crate) fn broke_before_answer(error: &reqwest::Error) -> bool {
 
 /// Whether the server sent bytes that are not HTTP.
 fn is_answered_with_something_else(error: &reqwest::Error) -> bool {
-    let error: &(dyn std::error::Error + 'static) = error;
-    let mut causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
+    crate::causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
 }

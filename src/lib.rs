@@ -36,15 +36,20 @@ pub mod wechat;
 
 use self::domain::peer_text::{PeerText, sanitized};
 
+/// The error, its cause, the cause of that, and so on.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// Formats an error with its chain of causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let texts: Vec<String> = causes(error).map(ToString::to_string).collect();
     sanitized(&texts.join(": "))
 }
 
 /// The text of the innermost cause of an error of a connection, which says most. It may quote the peer.
-pub(crate) fn innermost_cause(error: &dyn std::error::Error) -> PeerText {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.last().unwrap_or(error).to_string().into()
+pub(crate) fn innermost_cause(error: &(dyn std::error::Error + 'static)) -> PeerText {
+    causes(error).last().unwrap_or(error).to_string().into()
 }

@@ -69,7 +69,7 @@ fn build(sink: &config::SinkConfig, clock: &Arc<dyn Clock>) -> Result<Sink, AppE
 }
 
 /// The configuration has checked the PEM; only the TLS library can check its content.
-fn bad_ca_file(sink: &str, error: &dyn std::error::Error) -> AppError {
+fn bad_ca_file(sink: &str, error: &(dyn std::error::Error + 'static)) -> AppError {
     AppError::Unusable { what: format!("ca_file of sink {sink:?}"), reason: crate::chain(error) }
 }
 

@@ -1,7 +1,6 @@
 //! The command's side of the control socket.
 
 use std::{
-    error::Error,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     time::Duration,
@@ -173,8 +172,7 @@ fn next_line(text: &mut BytesMut) -> Option<BytesMut> {
 }
 
 fn io_error_kind(error: &reqwest::Error) -> Option<ErrorKind> {
-    let mut causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
+    crate::causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
 }
 
 #[cfg(test)]

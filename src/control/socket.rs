@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
@@ -79,7 +79,7 @@ impl Drop for SocketFile {
 
 /// What distinguishes the file at this path from all others that exist.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+    fs::symlink_metadata(path).map(|metadata| file_system::identity(&metadata))
 }
 
 fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {

@@ -44,7 +44,7 @@ pub(super) fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Fil
 /// Whether the path still names this file: it was not moved away or replaced.
 pub(super) fn is_still_at(file: &File, path: &Path) -> bool {
     let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
-    (open.dev(), open.ino()) == (named.dev(), named.ino())
+    file_system::identity(&open) == file_system::identity(&named)
 }
 
 fn to_append() -> OpenOptions {

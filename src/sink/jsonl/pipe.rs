@@ -9,7 +9,7 @@ use std::{
     collections::HashSet,
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,7 +18,10 @@ use std::{
 use nix::errno::Errno;
 use tokio::net::unix::pipe::{OpenOptions, Sender};
 
-use crate::store::{LogPosition, StoredEvent};
+use crate::{
+    file_system,
+    store::{LogPosition, StoredEvent},
+};
 
 /// How long a reader may read nothing while the pipe is full before the attempt fails.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,7 +56,7 @@ impl NamedPipe {
     /// Returns the pipe at this path, if there is one.
     pub(super) fn at(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok().filter(|metadata| metadata.file_type().is_fifo())?;
-        Some(Self { path: path.to_path_buf(), identity: (metadata.dev(), metadata.ino()) })
+        Some(Self { path: path.to_path_buf(), identity: file_system::identity(&metadata) })
     }
 
     fn open(&self) -> io::Result<Sender> {

@@ -6,7 +6,7 @@
 //! and nobody finds them again, so the writer compares its open files with their paths before each commit.
 
 use std::{
-    fs::{self, File, Metadata, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::ErrorKind,
     os::unix::{
         ffi::OsStrExt,
@@ -16,7 +16,10 @@ use std::{
 };
 
 use super::file;
-use crate::store::error::{FileChange, StoreError};
+use crate::{
+    file_system,
+    store::error::{FileChange, StoreError},
+};
 
 /// What is mounted where, for this process.
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
@@ -46,12 +49,13 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
 
 /// Returns a warning if the file has other names.
 pub(super) fn hard_link_warning(path: &Path) -> Option<String> {
-    let others = path.metadata().ok()?.nlink().checked_sub(1).filter(|others| *others > 0)?;
+    let metadata = path.metadata().ok()?;
+    let others = metadata.nlink().checked_sub(1).filter(|others| *others > 0)?;
     Some(format!(
         "{} has {others} more names (hard links): a kfwatch or sqlite3 that opens it by another name damages it; remove the other \
          names (find them with find -inum {})",
         path.display(),
-        path.metadata().ok()?.ino()
+        metadata.ino()
     ))
 }
 
@@ -95,7 +99,7 @@ impl OpenFiles {
             let displaced = |change| Err(StoreError::Displaced { path: path.clone(), change });
             let open = open.metadata().map_err(|error| StoreError::io(path, error))?;
             match path.metadata() {
-                Ok(named) if identity(&named) == identity(&open) => Ok(()),
+                Ok(named) if file_system::identity(&named) == file_system::identity(&open) => Ok(()),
                 Ok(_) => displaced(FileChange::Replaced),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                     displaced(FileChange::Deleted)
@@ -104,11 +108,6 @@ impl OpenFiles {
             }
         })
     }
-}
-
-/// What distinguishes a file from all others that exist.
-pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }
 
 fn is_mount_point(table: &[u8], path: &Path) -> bool {

@@ -18,14 +18,15 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::{
     backup,
     connection::connect,
-    file,
-    placement::{self, identity},
-    renumber,
+    file, placement, renumber,
     schema::{self, SchemaState},
 };
-use crate::store::{
-    backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary},
-    error::StoreError,
+use crate::{
+    file_system::identity,
+    store::{
+        backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary},
+        error::StoreError,
+    },
 };
 
 /// The suffix of the new store while it is incomplete.

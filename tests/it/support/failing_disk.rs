@@ -1,10 +1,11 @@
 //! A disk that, for some files of a daemon, fails with EIO or hangs while a test wants it to.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use tempfile::TempDir;
-
-use crate::support::process::Home;
+use crate::support::{preload::PreloadedLibrary, process::Home};
 
 /// An operation that can be made to fail.
 #[derive(Clone, Copy, Debug)]
@@ -23,26 +24,22 @@ pub(crate) enum DiskFault {
 
 /// The failing disk of one home.
 pub(crate) struct FailingDisk {
-    directory: TempDir,
+    library: PreloadedLibrary,
 }
 
 impl FailingDisk {
     /// Builds the library that is preloaded into the daemons of a home.
     pub(crate) fn build() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(directory.path().join("eio.so"));
-        let built = compiler.arg("tests/it/support/failing_disk.c").status().unwrap();
-        assert!(built.success(), "cc: {built}");
-        Self { directory }
+        Self { library: PreloadedLibrary::compile("failing_disk") }
     }
 
     /// Puts the files of `home` whose names start with `prefix` on this disk.
     pub(crate) fn under(&self, home: Home, prefix: &str) -> Home {
-        let path = |path: PathBuf| path.to_str().unwrap().to_owned();
-        let prefix = path(home.path("").canonicalize().unwrap().join(prefix));
-        home.set("LD_PRELOAD", &path(self.directory.path().join("eio.so")))
-            .set("EIO_FLAGS", &path(self.directory.path().to_path_buf()))
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let prefix = text(&home.path("").canonicalize().unwrap().join(prefix));
+        self.library
+            .preload_into(home)
+            .set("EIO_FLAGS", &text(self.library.directory()))
             .set("EIO_PREFIX", &prefix)
     }
 
@@ -58,7 +55,7 @@ impl FailingDisk {
     }
 
     fn flag(&self, fault: DiskFault) -> PathBuf {
-        self.directory.path().join(match fault {
+        self.library.directory().join(match fault {
             DiskFault::Own => "own",
             DiskFault::Write => "write",
             DiskFault::Sync => "sync",

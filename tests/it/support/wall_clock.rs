@@ -3,43 +3,33 @@
 use std::{
     fs,
     path::PathBuf,
-    process::Command,
     sync::atomic::{AtomicI64, Ordering},
 };
 
-use tempfile::TempDir;
-
-use crate::support::process::Home;
+use crate::support::{preload::PreloadedLibrary, process::Home};
 
 /// The wall clock of the daemons of one home. The monotonic clock is the machine's.
 pub(crate) struct WallClock {
-    directory: TempDir,
+    library: PreloadedLibrary,
     seconds_ahead: AtomicI64,
 }
 
 impl WallClock {
     /// Builds the library that is preloaded into the daemons of a home.
     pub(crate) fn build() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(directory.path().join("clock.so"));
-        let built = compiler.arg("tests/it/support/wall_clock.c").status().unwrap();
-        assert!(built.success(), "cc: {built}");
-        Self { directory, seconds_ahead: AtomicI64::new(0) }
+        Self { library: PreloadedLibrary::compile("wall_clock"), seconds_ahead: AtomicI64::new(0) }
     }
 
     /// Gives the daemons of `home` this clock.
     pub(crate) fn of(&self, home: Home) -> Home {
-        let path = |path: PathBuf| path.to_str().unwrap().to_owned();
-        home.set("LD_PRELOAD", &path(self.directory.path().join("clock.so")))
-            .set("WALL_CLOCK_FILE", &path(self.file()))
+        self.library.preload_into(home).set("WALL_CLOCK_FILE", self.file().to_str().unwrap())
     }
 
     /// Sets it back.
     pub(crate) fn set_back(&self, seconds: i64) {
         let ahead = self.seconds_ahead.fetch_sub(seconds, Ordering::Relaxed) - seconds;
         // Renamed, because a reader must never see half of it.
-        let written = self.directory.path().join("next");
+        let written = self.library.directory().join("next");
         fs::write(&written, ahead.to_string()).unwrap();
         fs::rename(written, self.file()).unwrap();
     }
@@ -50,6 +40,6 @@ impl WallClock {
     }
 
     fn file(&self) -> PathBuf {
-        self.directory.path().join("seconds-ahead")
+        self.library.directory().join("seconds-ahead")
     }
 }
