@@ -1,6 +1,9 @@
 //! What the daemon observed of one kf account: the ledger's answers in order, and what is uncertain about each.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+};
 
 use kfwatch::simulator::{
     AccountToWatch, ApiCall, Fault, Ledger, PollRecord, RecordedResponse, SessionRecord, SimulatorControl,
@@ -166,7 +169,8 @@ fn exchange(polls: &[&PollRecord], at: usize, lives: &[Life], ledger: &Ledger) -
 }
 
 fn life_of(poll: &PollRecord, lives: &[Life]) -> Life {
-    *lives.iter().rfind(|life| life.from_ms <= poll.received_at_ms).unwrap_or(&lives[0])
+    // A process sends no request in the millisecond in which it is started.
+    *lives.iter().rfind(|life| life.from_ms < poll.received_at_ms).unwrap_or(&lives[0])
 }
 
 /// A request is sent after the previous answer was received. When a connection breaks without an answer, the same
@@ -189,6 +193,22 @@ fn observation(answer: &RecordedResponse, ledger: &Ledger) -> (Observed, bool) {
         RecordedResponse::Refused(errcode) => (Observed::Refused(*errcode), false),
         RecordedResponse::Failed(_) | RecordedResponse::NotSent => (Observed::Nothing, false),
     }
+}
+
+/// Waits until a server has read all that processes that were killed had sent to it: it has no connection any more, nor
+/// one that it has not accepted yet.
+pub(crate) fn wait_for_last_requests(server: SocketAddr) {
+    // proc(5): the local address and the state, of which these mean that there may be something to read.
+    const READABLE: [&str; 3] = ["01", "03", "08"]; // established, just opened, closed by the client
+    let port = format!(":{:04X}", server.port());
+    eventually("the last request was read", || {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let is_readable = |socket: &str| {
+            let fields: Vec<_> = socket.split_whitespace().collect();
+            fields[1].ends_with(&port) && READABLE.contains(&fields[3])
+        };
+        (!sockets.lines().skip(1).any(is_readable)).then_some(())
+    });
 }
 
 /// Returns the ledger once the daemon has ended and the last request is recorded.
