@@ -24,6 +24,7 @@ pub mod progress;
 pub mod remedy;
 pub mod retry_after;
 pub mod secret_text;
+pub mod shell;
 pub mod sink_state;
 pub mod snapshot;
 pub mod spread;

@@ -161,8 +161,9 @@ fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
     let scenario = match (&args.scenario, args.load_accounts) {
         (Some(path), _) => {
             let content = std::fs::read(path).with_context(|| format!("read scenario {}", path.display()))?;
-            let text = text_file::decode(&content)
-                .map_err(|problem| anyhow::anyhow!("scenario {} {problem}", path.display()))?;
+            let text = text_file::decode(&content).map_err(|problem| {
+                anyhow::anyhow!("scenario {} {}", path.display(), problem.with_conversion(path))
+            })?;
             Scenario::from_toml(&text).with_context(|| format!("use scenario {}", path.display()))?
         }
         (None, Some(kf_accounts)) => {

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::ca_file::check_ca_file;
 use super::model::{ApiConfig, Proxy};
 use super::raw;
-use super::setting::Section;
+use super::setting::{Section, check_half_width};
 use super::table::Table;
 use super::urls::{is_loopback, parse_url};
 use crate::wechat::http::HttpVersion;
@@ -64,7 +64,12 @@ pub(super) fn check_api(section: Section<raw::Api>, api: &mut Table<'_>) -> Opti
     })
 }
 
-fn check_base_url(text: &str, allow_insecure: bool) -> Result<Url, &'static str> {
+fn check_base_url(text: &str, allow_insecure: bool) -> Result<Url, String> {
+    check_half_width(text)?;
+    Ok(parse_base_url(text, allow_insecure)?)
+}
+
+fn parse_base_url(text: &str, allow_insecure: bool) -> Result<Url, &'static str> {
     let url =
         parse_url(text).ok_or("is not an http or https URL; write it like \"https://api.weixin.qq.com\"")?;
     if !url.username().is_empty() || url.password().is_some() {

@@ -11,19 +11,18 @@ use super::api::check_api;
 use super::backoff::check_backoff;
 use super::environment::{Environment, LoadContext};
 use super::layers::Layers;
-use super::mistake::{Mistakes, quote};
+use super::mistake::{Mistakes, quote_with};
 use super::model::{
     Config, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, PollConfig, StoreConfig, WebConfig,
 };
-use super::official_account::{
-    AccountDefaults, CronText, MAX_EXPRESSIONS, OfficialAccounts, report_schedule_error,
-};
+use super::official_account::{AccountDefaults, OfficialAccounts};
 use super::rate_limit::{check_rate_limit, warn_of_excess};
 use super::raw;
+use super::schedule::{CronText, MAX_EXPRESSIONS, report_mistakes, warn_of_large_steps};
 use super::setting::{Section, Setting};
 use super::sink::check_sinks;
 use super::table::Table;
-use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule};
+use crate::domain::collector_intervals::CollectorIntervals;
 use crate::logging::LogFormat;
 
 const MAX_LISTEN: usize = 16;
@@ -151,7 +150,9 @@ fn check_log(section: Section<raw::Log>, log: &mut Table<'_>) -> LogConfig {
 }
 
 fn check_filter(filter: &str) -> Result<(), String> {
-    EnvFilter::builder().parse(filter).map_err(|e| format!("{} is not a log filter: {e}", quote(filter)))?;
+    EnvFilter::builder()
+        .parse(filter)
+        .map_err(|e| quote_with(filter, &format!("is not a log filter: {e}")))?;
     // A misspelled level is a valid filter: it selects everything of a module with that name, and nothing else.
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let bare = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphabetic() || c == ' ');
@@ -161,7 +162,7 @@ fn check_filter(filter: &str) -> Result<(), String> {
         .filter(bare)
         .find(|part| !LEVELS.contains(&part.to_lowercase().as_str()))
     {
-        Some(part) => Err(format!("{} is not one of the levels {}", quote(part), LEVELS.join(", "))),
+        Some(part) => Err(quote_with(part, &format!("is not one of the levels {}", LEVELS.join(", ")))),
         None => Ok(()),
     }
 }
@@ -195,17 +196,25 @@ fn check_store(section: Section<raw::Store>, store: &mut Table<'_>) -> StoreConf
 
 fn check_poll(section: Section<raw::Poll>, poll: &mut Table<'_>) -> (PollConfig, AccountDefaults) {
     let keys = poll.keys(section).unwrap_or_default();
-    let expressions = poll.list("schedule", keys.schedule, MAX_EXPRESSIONS);
-    let expressions = expressions.unwrap_or_else(|| vec!["*/15 * * * * *".to_owned()]);
-    let timezone = poll.take("timezone", keys.timezone).unwrap_or_else(|| "Asia/Shanghai".to_owned());
-    if let Err(error) = Schedule::parse(&expressions, &timezone) {
-        report_schedule_error(&error, poll);
+    let mut schedule = CronText::default();
+    if let Some(expressions) = poll.list("schedule", keys.schedule, MAX_EXPRESSIONS) {
+        schedule.expressions = expressions;
+    }
+    if let Some(timezone) = poll.take("timezone", keys.timezone) {
+        schedule.timezone = timezone;
+    }
+    match schedule.parse() {
+        Ok(schedule) => warn_of_large_steps(&schedule, poll),
+        Err(_) => {
+            report_mistakes(&schedule, poll);
+            // Official accounts with a schedule of their own are not blamed for this one.
+            schedule = CronText::default();
+        }
     }
     let spread = poll.duration("spread", keys.spread, Duration::ZERO, Duration::ZERO..=DAY);
     let blind_after_range = Duration::from_secs(1)..=30 * DAY;
     let blind_after = poll.duration("blind_after", keys.blind_after, 5 * MINUTE, blind_after_range);
     let max_requests_per_minute = check_rate_limit(keys.max_requests_per_minute, None, poll);
-    let schedule = CronText { expressions, timezone };
     (PollConfig { spread, blind_after }, AccountDefaults { schedule, max_requests_per_minute, kf_list: None })
 }
 

@@ -39,12 +39,12 @@ impl KfAccounts {
         for (n, text) in listed.into_iter().enumerate() {
             if !seen.insert(text.clone()) {
                 of.wrong_element("kf_accounts", (n, &text), "is listed twice; remove one");
-            } else if is_pattern(&text) {
+            } else if text.is_ascii() && is_pattern(&text) {
                 checked.patterns.extend(parse_pattern("kf_accounts", (n, &text), of));
-            } else if is_kf_account(&text) {
+            } else if text.is_ascii() && is_kf_account(&text) {
                 checked.named.push(text);
             } else {
-                let problem = "is not a full kf account; write prefix@wechatid, at most 64 characters";
+                let problem = "is not a full kf account; write prefix@wechatid, at most 64 ASCII characters";
                 of.wrong_element("kf_accounts", (n, &text), problem);
             }
         }
@@ -62,7 +62,7 @@ impl KfAccounts {
             return of.wrong("exclude", problem);
         }
         for (n, text) in excluded.iter().enumerate() {
-            if !is_pattern(text) && !is_kf_account(text) {
+            if !text.is_ascii() || !is_pattern(text) && !is_kf_account(text) {
                 let problem =
                     "is neither a full kf account nor a pattern; write it like \"test1@test\" or \"test*\"";
                 of.wrong_element("exclude", (n, text), problem);

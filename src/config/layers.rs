@@ -19,7 +19,7 @@ use super::mistake::{Location, Mistake, Mistakes, quote};
 use super::official_account::MAX_OFFICIAL_ACCOUNTS;
 use super::raw;
 use super::setting::{Section, Setting, TextList, check_visible};
-use super::sources::{ConfigSources, Document, KeyPath};
+use super::sources::{ConfigSources, Document, KeyPath, Parsed};
 use crate::domain::text_file;
 
 /// Enough for 100,000 official accounts with ten kf accounts each.
@@ -84,13 +84,12 @@ pub(super) fn read(main: Source, environment: &Environment) -> Result<Layers, Mi
 
 /// Merges the variables into the main file. Reads no included files.
 pub(super) fn read_main(main: &Source, environment: &Environment) -> Result<Layers, Mistakes> {
-    let document = Document::parse(0, &main.shown, main.path.clone(), &main.text);
-    let document = document.map_err(|mistakes| {
+    let parsed = Document::parse(0, &main.shown, main.path.clone(), &main.text);
+    let Parsed { document, text, mut mistakes } = parsed.map_err(|mistakes| {
         Mistakes::from_vec(mistakes).unwrap_or_else(|| Mistake::general("not valid TOML".to_owned()).into())
     })?;
-    let mut mistakes = Vec::new();
     let (variables, values) = overrides(environment, &mut mistakes);
-    let root = deserialize::<raw::Root>(&main.text, values, &main.shown)?;
+    let root = deserialize::<raw::Root>(&text, values, &main.shown)?;
 
     let sources = ConfigSources { documents: vec![document], variables };
     Ok(Layers {
@@ -178,8 +177,9 @@ fn include(layers: &mut Layers, main: &Source) {
     for path in paths {
         let number = layers.findings.sources.documents.len();
         match read_included(number, path, main) {
-            Ok((document, section)) => {
+            Ok((document, section, mistakes)) => {
                 layers.findings.sources.documents.push(document);
+                layers.findings.mistakes.extend(mistakes);
                 layers.included.push((number, section));
             }
             Err(mistakes) => {
@@ -224,7 +224,7 @@ fn read_included(
     number: usize,
     path: PathBuf,
     main: &Source,
-) -> Result<(Document, Section<raw::Included>), Vec<Mistake>> {
+) -> Result<(Document, Section<raw::Included>, Vec<Mistake>), Vec<Mistake>> {
     // Shown like the main file: with a relative path, or an absolute one.
     let from_base = path.strip_prefix(&main.base_dir).unwrap_or(&path);
     let shown =
@@ -233,9 +233,9 @@ fn read_included(
         let location = Location::File { number, file: shown.clone(), line: None, column: None };
         vec![Mistake::at(location, problem)]
     })?;
-    let document = Document::parse(number, &shown, Some(path), &text)?;
+    let Parsed { document, text, mistakes } = Document::parse(number, &shown, Some(path), &text)?;
     let section = deserialize(&text, Map::new(), &shown).map_err(|mistakes| mistakes.0)?;
-    Ok((document, section))
+    Ok((document, section, mistakes))
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
@@ -248,5 +248,5 @@ fn read_text(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("is longer than {MAX_FILE_BYTES} bytes; split it with include"));
     }
-    text_file::decode(&bytes).map(Cow::into_owned).map_err(|problem| problem.to_string())
+    text_file::decode(&bytes).map(Cow::into_owned).map_err(|problem| problem.with_conversion(path))
 }

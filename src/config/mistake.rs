@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use strsim::osa_distance;
+
+use crate::domain::characters;
+
 /// All mistakes in a configuration, in the order of files and lines. `Display` shows one a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes(pub(super) Vec<Mistake>);
@@ -118,6 +122,14 @@ pub(super) fn quote(text: &str) -> String {
     }
 }
 
+/// Quotes a value that has a problem. A character of an input method, such as a full-width digit, is the problem to report first.
+pub(super) fn quote_with(text: &str, problem: &str) -> String {
+    match characters::find_non_ascii(text) {
+        Some(found) => format!("{} contains {found}", quote(text)),
+        None => format!("{} {problem}", quote(text)),
+    }
+}
+
 /// Whether the text has the form of an AppSecret of WeChat or of a key that signs events.
 pub(super) fn looks_like_a_secret(text: &str) -> bool {
     text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit()) || text.starts_with(SIGNING_KEY_PREFIX)
@@ -127,24 +139,9 @@ const SIGNING_KEY_PREFIX: &str = "whsec_";
 
 /// The candidate that was probably meant, if one is similar.
 pub(super) fn closest<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let is_close = |candidate: &&str| distance(text, candidate) <= 1 + candidate.len() / 5;
-    candidates.iter().copied().filter(is_close).min_by_key(|candidate| distance(text, candidate))
-}
-
-/// The Levenshtein distance: how many characters must be inserted, removed or replaced.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
+    let distances = candidates.iter().map(|candidate| (osa_distance(text, candidate), *candidate));
+    let close = distances.filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 5);
+    close.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -155,5 +152,11 @@ mod tests {
     fn long_value_is_shortened_in_messages() {
         assert_eq!(quote("a\nb"), r#""a\nb""#);
         assert_eq!(quote(&"ü".repeat(100)), format!("\"{}\"…", "ü".repeat(80)));
+    }
+
+    #[test]
+    fn swapped_letters_are_one_error() {
+        assert_eq!(closest("wbe", &["api", "web"]), Some("web"));
+        assert_eq!(closest("token", &["web", "store"]), None);
     }
 }

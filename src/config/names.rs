@@ -12,7 +12,7 @@ pub(super) fn check_name(setting: Setting<String>, example: &str, table: &mut Ta
     let name = table.require("name", setting, example)?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !name.chars().all(allowed) || name.len() > MAX_NAME_CHARS {
-        let problem = "is not a valid name; use at most 64 letters, digits, \"-\" and \"_\"";
+        let problem = "is not a valid name; use at most 64 letters (a-z, A-Z), digits, \"-\" and \"_\"";
         table.wrong_value("name", &name, problem);
         return None;
     }

@@ -9,10 +9,11 @@ use super::model::OfficialAccountConfig;
 use super::names::{UniqueValues, check_appid, check_name};
 use super::rate_limit::check_rate_limit;
 use super::raw;
+use super::schedule::{CronText, MAX_EXPRESSIONS, report_mistakes, warn_of_large_steps};
 use super::setting::{Section, Setting, TextList};
 use super::table::Table;
 use super::token::Tokens;
-use crate::domain::cron::{ExpressionError, Schedule, ScheduleError};
+use crate::domain::cron::Schedule;
 
 pub(super) const MAX_OFFICIAL_ACCOUNTS: usize = 100_000;
 
@@ -23,9 +24,6 @@ const MAX_KF_ACCOUNTS: usize = 1_000_000;
 /// the same second.
 const MAX_SCHEDULES: usize = 100;
 
-/// How many expressions one schedule may have.
-pub(super) const MAX_EXPRESSIONS: usize = 16;
-
 /// Settings of `[poll]` and `[collectors]` that apply to every official account, some unless it has its own.
 pub(super) struct AccountDefaults {
     pub(super) schedule: CronText,
@@ -34,19 +32,12 @@ pub(super) struct AccountDefaults {
     pub(super) kf_list: Option<Duration>,
 }
 
-/// Cron expressions and a time zone, not yet parsed.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct CronText {
-    pub(super) expressions: Vec<String>,
-    pub(super) timezone: String,
-}
-
 /// Checks one official account after another, and what must be unique or is limited among all of them.
 pub(super) struct OfficialAccounts {
     defaults: AccountDefaults,
     tokens: Tokens,
     /// Parsed schedules by their text, so that thousands of official accounts share a few schedules.
-    schedules: HashMap<CronText, Result<Schedule, ScheduleError>>,
+    schedules: HashMap<CronText, Option<Schedule>>,
     unique: UniqueValues,
     official_accounts: usize,
     kf_accounts: usize,
@@ -86,7 +77,7 @@ impl OfficialAccounts {
         if self.official_accounts == 0 && complete {
             root.wrong(key, "there is none; add at least one [[official_accounts]]");
         }
-        let schedules: HashSet<&Schedule> = self.schedules.values().filter_map(|s| s.as_ref().ok()).collect();
+        let schedules: HashSet<&Schedule> = self.schedules.values().flatten().collect();
         for (count, max, what) in [
             (self.official_accounts, MAX_OFFICIAL_ACCOUNTS, "official accounts"),
             (self.kf_accounts, MAX_KF_ACCOUNTS, "kf accounts"),
@@ -136,36 +127,23 @@ impl OfficialAccounts {
         timezone: Setting<String>,
         of: &mut Table<'_>,
     ) -> Option<Schedule> {
-        let is_default = expressions.is_absent() && timezone.is_absent();
+        let has_expressions = !expressions.is_absent();
         let expressions = of.list("schedule", expressions, MAX_EXPRESSIONS);
         let timezone = of.take("timezone", timezone);
         let text = CronText {
             expressions: expressions.unwrap_or_else(|| self.defaults.schedule.expressions.clone()),
             timezone: timezone.unwrap_or_else(|| self.defaults.schedule.timezone.clone()),
         };
-        let parsed = self
-            .schedules
-            .entry(text)
-            .or_insert_with_key(|text| Schedule::parse(&text.expressions, &text.timezone));
-        match parsed {
-            Ok(schedule) => Some(schedule.clone()),
-            Err(_) if is_default => None, // was reported for [poll]
-            Err(error) => {
-                report_schedule_error(error, of);
-                None
+        let parsed = self.schedules.entry(text.clone()).or_insert_with(|| {
+            let parsed = text.parse().ok();
+            if let Some(schedule) = parsed.as_ref().filter(|_| has_expressions) {
+                warn_of_large_steps(schedule, of);
             }
+            parsed
+        });
+        if parsed.is_none() {
+            report_mistakes(&text, of);
         }
+        parsed.clone()
     }
-}
-
-/// Reports an invalid schedule at the key of the table that causes it.
-pub(super) fn report_schedule_error(error: &ScheduleError, table: &mut Table<'_>) {
-    let (key, remedy) = match error {
-        ScheduleError::Timezone(_) => ("timezone", "write a name such as \"Asia/Shanghai\""),
-        ScheduleError::Expression(ExpressionError::Never(_)) => ("schedule", "write a date that exists"),
-        ScheduleError::Expression(_) => {
-            ("schedule", "write five or six fields, for example \"*/15 * * * * *\"")
-        }
-    };
-    table.wrong(key, format!("{error}; {remedy}"));
 }

@@ -5,11 +5,35 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::environment::LoadContext;
-use super::mistake::{looks_like_a_secret, quote};
+use super::mistake::{looks_like_a_secret, quote, quote_with};
 use super::secret_file::{MAX_SECRET_BYTES, is_open_to_others, one_line, read_secret_file};
 use super::setting::Setting;
 use super::table::Table;
 use crate::domain::secret_text::{check_bare, check_word};
+
+/// How paths begin that people give instead of a secret.
+const PATH_BEGINNINGS: [&str; 14] = [
+    "./",
+    "../",
+    "~/",
+    "/data/",
+    "/etc/",
+    "/home/",
+    "/mnt/",
+    "/opt/",
+    "/root/",
+    "/run/",
+    "/secrets/",
+    "/srv/",
+    "/usr/",
+    "/var/",
+];
+
+/// How the names of secret files end.
+const PATH_ENDINGS: [&str; 7] = [".secret", ".txt", ".key", ".keys", ".pem", ".token", ".refresh"];
+
+/// A longer text is no path.
+const MAX_PATH_BYTES: usize = 255;
 
 /// The three keys that can give a secret, `NAME_file`, `NAME_env` and `NAME`; at most one may be set.
 pub(super) struct SecretSetting {
@@ -75,8 +99,10 @@ impl SecretSetting {
             {
                 table.findings.readable_secrets.insert(file);
             }
-            let word = one_word(secret.expose_secret()).map_err(|problem| format!("the {noun} {problem}"));
-            (name.to_owned(), word.map(|secret| vec![secret]))
+            (
+                name.to_owned(),
+                in_place(secret.expose_secret(), &noun, table.context).map(|secret| vec![secret]),
+            )
         };
         let secrets = read.map_err(|problem| table.wrong(&key, problem)).ok()?;
         Some((key, secrets))
@@ -111,15 +137,32 @@ fn from_file(
     read_secret_file(file, parse, table)
 }
 
+/// A secret in the configuration itself. `noun` is its name, `secret` or `refresh token`.
+fn in_place(text: &str, noun: &str, context: LoadContext<'_>) -> Result<SecretString, String> {
+    if looks_like_a_path(text, context) {
+        let file_key = noun.replace(' ', "_") + "_file";
+        return Err(format!("looks like the path of a file; did you mean {file_key}?"));
+    }
+    one_word(text).map_err(|problem| format!("the {noun} {problem}"))
+}
+
+/// Whether this names a file where a secret is expected. A password of random characters may begin with a slash.
+fn looks_like_a_path(text: &str, context: LoadContext<'_>) -> bool {
+    let begins = PATH_BEGINNINGS.iter().any(|beginning| text.starts_with(beginning));
+    let ends = PATH_ENDINGS.iter().any(|ending| text.ends_with(ending));
+    let may_exist = text.len() <= MAX_PATH_BYTES && !text.contains('\0');
+    begins || ends || may_exist && context.base_dir.join(text).is_file()
+}
+
 fn from_variable(variable: &str, name: &str, context: LoadContext<'_>) -> Result<SecretString, String> {
     if looks_like_a_secret(variable) {
         let problem = "looks like a secret, not like the name of a variable";
         return Err(format!("{problem}; to give the secret itself, set {name}"));
     }
-    let shown = quote(variable);
     let value = context.environment.get(variable);
-    let value = value.ok_or_else(|| format!("the environment variable {shown} is not set; set it"))?;
-    bare_word(value).map_err(|problem| format!("the value of {shown} {problem}"))
+    let value = value
+        .ok_or_else(|| format!("the environment variable {}", quote_with(variable, "is not set; set it")))?;
+    bare_word(value).map_err(|problem| format!("the value of {} {problem}", quote(variable)))
 }
 
 /// A word from a file or a variable.

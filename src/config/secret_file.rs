@@ -92,7 +92,9 @@ fn read_text(path: &Path, table: &mut Table<'_>) -> Result<SecretString, String>
     if is_open_to_others(path, &metadata) {
         table.findings.readable_secrets.insert(path.to_owned());
     }
-    text_file::decode(&bytes).map(|text| text.into_owned().into()).map_err(|problem| problem.to_string())
+    text_file::decode(&bytes)
+        .map(|text| text.into_owned().into())
+        .map_err(|problem| problem.with_conversion(path))
 }
 
 fn shown(path: &Path) -> String {

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::mistake::quote;
+use super::mistake::quote_with;
 use crate::domain::{
     characters::{self, is_invisible},
     secret_text::CARRIAGE_RETURN,
@@ -93,7 +93,9 @@ impl SettingValue for String {
 impl SettingValue for SecretString {
     fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
-            ValueKind::String(text) => check_visible(&text).map(|()| text.into()),
+            ValueKind::String(text) => {
+                check_visible(&text).and_then(|()| check_half_width(&text)).map(|()| text.into())
+            }
             other => Err(expected("text in quotes", &other)),
         }
     }
@@ -103,9 +105,7 @@ impl SettingValue for bool {
     fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::Boolean(value) => Ok(value),
-            ValueKind::String(text) => {
-                text.parse().map_err(|_| format!("{} is not true or false", quote(&text)))
-            }
+            ValueKind::String(text) => text.parse().map_err(|_| quote_with(&text, "is not true or false")),
             other => Err(expected("true or false", &other)),
         }
     }
@@ -115,9 +115,7 @@ impl SettingValue for i64 {
     fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::I64(number) => Ok(number),
-            ValueKind::String(text) => {
-                text.parse().map_err(|_| format!("{} is not a whole number", quote(&text)))
-            }
+            ValueKind::String(text) => text.parse().map_err(|_| quote_with(&text, "is not a whole number")),
             other => Err(expected("a whole number", &other)),
         }
     }
@@ -134,10 +132,8 @@ impl SettingValue for Duration {
     fn from_value(value: ValueKind) -> Result<Self, String> {
         match value {
             ValueKind::String(text) => {
-                let wrong = || {
-                    format!("{} is not a duration; write it like \"90s\", \"5m\" or \"1h 30m\"", quote(&text))
-                };
-                parse_duration(&text).ok_or_else(wrong)
+                let problem = "is not a duration; write it like \"90s\", \"5m\" or \"1h 30m\"";
+                parse_duration(&text).ok_or_else(|| quote_with(&text, problem))
             }
             ValueKind::I64(number) => Err(format!("is a number without a unit; write it like \"{number}s\"")),
             other => Err(expected("a duration in quotes, like \"90s\"", &other)),
@@ -197,6 +193,12 @@ pub(super) fn check_visible(text: &str) -> Result<(), String> {
     let is_unwanted = |c: char| is_invisible(c) || c == char::REPLACEMENT_CHARACTER;
     let found = characters::find(text, is_unwanted);
     found.map_or(Ok(()), |found| Err(format!("contains {found}; remove it")))
+}
+
+/// Checks that a secret or a URL has no character that an input method typed in place of an ASCII character. The problem contains
+/// no part of the value.
+pub(super) fn check_half_width(text: &str) -> Result<(), String> {
+    characters::find_non_ascii(text).map_or(Ok(()), |found| Err(format!("contains {found}")))
 }
 
 fn expected(what: &str, found: &ValueKind) -> String {

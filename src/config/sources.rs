@@ -3,12 +3,14 @@
 //! The `config` crate keeps no line numbers, and its syntax errors print the whole line with any secret in it. So this
 //! module parses each file again, with the parser that `config` uses, only for the positions.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
+use super::input_method;
 use super::mistake::{Location, Mistake};
 
 /// The path of a key in one file. It is a linked list on the stack, so that naming a key costs nothing.
@@ -116,39 +118,48 @@ impl Node {
     }
 }
 
+/// A file that was parsed.
+pub(super) struct Parsed<'a> {
+    pub(super) document: Document,
+    /// The text, in which characters of an input method are replaced.
+    pub(super) text: Cow<'a, str>,
+    /// The replaced characters.
+    pub(super) mistakes: Vec<Mistake>,
+}
+
 impl Document {
     /// Finds the positions of all keys in `text`, or returns its syntax errors.
-    pub(super) fn parse(
+    pub(super) fn parse<'a>(
         number: usize,
         shown: &str,
         path: Option<PathBuf>,
-        text: &str,
-    ) -> Result<Self, Vec<Mistake>> {
-        let lines = Lines::new(text);
-        let location = |offset: usize| {
-            let (line, column) = lines.line_and_column(text, offset);
-            Location::File { number, file: shown.to_owned(), line: Some(line), column: Some(column) }
+        text: &'a str,
+    ) -> Result<Parsed<'a>, Vec<Mistake>> {
+        let corrected = input_method::correct(text);
+        let lines = Lines::new(corrected.as_ref().map_or(text, |corrected| &corrected.text));
+        let typed = corrected.as_ref().map(|corrected| corrected.problems(|offset| lines.line(offset)));
+        let text = corrected.map_or(Cow::Borrowed(text), |corrected| Cow::Owned(corrected.text));
+        let mistake = |(offset, problem): (usize, String)| {
+            let (line, column) = lines.line_and_column(&text, offset);
+            let file = shown.to_owned();
+            Mistake::at(Location::File { number, file, line: Some(line), column: Some(column) }, problem)
         };
-        let (table, errors) = DeTable::parse_recoverable(text);
+        let (table, errors) = DeTable::parse_recoverable(&text);
         let root = DeValue::Table(table.into_inner());
-        let mut mistakes: Vec<Mistake> = errors
+        let mut problems: Vec<(usize, String)> = errors
             .iter()
-            .map(|e| {
-                Mistake::at(
-                    location(e.span().map_or(0, |s| s.start)),
-                    format!("not valid TOML: {}", e.message()),
-                )
-            })
+            .map(|e| (e.span().map_or(0, |s| s.start), format!("not valid TOML: {}", e.message())))
             .collect();
-        if mistakes.is_empty() {
-            let mut wrong =
-                |offset, problem: &str| mistakes.push(Mistake::at(location(offset), problem.to_owned()));
-            find_large_numbers(&root, 0, &mut wrong);
+        if problems.is_empty() {
+            find_large_numbers(&root, 0, &mut |offset, problem| problems.push((offset, problem.to_owned())));
         }
-        if !mistakes.is_empty() {
-            return Err(mistakes);
+        let typed = typed.into_iter().flatten();
+        if !problems.is_empty() {
+            return Err(typed.chain(problems).map(mistake).collect());
         }
-        Ok(Self { path, shown: shown.to_owned(), number, lines, root: Node::new(0, &root) })
+        let mistakes = typed.map(mistake).collect();
+        let root = Node::new(0, &root);
+        Ok(Parsed { document: Self { path, shown: shown.to_owned(), number, lines, root }, text, mistakes })
     }
 
     /// The line of the key, or of the innermost enclosing table that exists; and whether it is the key itself.

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 
 use super::environment::LoadContext;
 use super::findings::{Findings, alternatives, format_duration};
-use super::mistake::{Location, closest, quote};
+use super::misplaced;
+use super::mistake::{Location, closest, quote_with};
 use super::setting::{Interval, Section, Setting, TextList, key_names};
 use super::sources::KeyPath;
 
@@ -43,6 +44,12 @@ impl<'a> Table<'a> {
         self.findings.wrong(&self.at.name(name), problem);
     }
 
+    /// Adds a warning about a key.
+    pub(super) fn warn(&mut self, name: &str, problem: &str) {
+        let warning = format!("{}: {}: {problem}", self.location_of(name), self.at.name(name));
+        self.findings.warnings.push(warning);
+    }
+
     /// The location of a key, for the text of a mistake that has two locations.
     pub(super) fn location_of(&self, name: &str) -> String {
         self.findings.sources.location_of(&self.at.name(name)).to_string()
@@ -50,7 +57,7 @@ impl<'a> Table<'a> {
 
     /// Adds a mistake about the value of a key, and quotes the value.
     pub(super) fn wrong_value(&mut self, name: &str, value: &str, problem: &str) {
-        self.wrong(name, format!("{} {problem}", quote(value)));
+        self.wrong(name, quote_with(value, problem));
     }
 
     /// Adds a mistake about an element of the list at a key.
@@ -60,7 +67,7 @@ impl<'a> Table<'a> {
 
     /// Adds a mistake about an element of the list at a key, and quotes the element.
     pub(super) fn wrong_element(&mut self, name: &str, (index, value): (usize, &str), problem: &str) {
-        self.wrong_index(name, index, format!("{} {problem}", quote(value)));
+        self.wrong_index(name, index, quote_with(value, problem));
     }
 
     /// Adds a mistake about the table as a whole.
@@ -86,6 +93,9 @@ impl<'a> Table<'a> {
     fn unknown(&mut self, name: &str, expected: &[&str]) {
         if PLANNED.contains(&self.at.name(name).to_string().as_str()) {
             return self.wrong(name, "this version does not support this key yet; remove it");
+        }
+        if let Some(place) = misplaced::place_of(name, &self.at) {
+            return self.wrong(name, place);
         }
         if self.at.is_root() && self.at.document > 0 {
             let problem =

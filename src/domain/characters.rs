@@ -47,6 +47,10 @@ pub fn describe(c: char) -> String {
         '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => "bidirectional override",
         '\u{2060}' => "word joiner",
         '\u{3000}' => "ideographic space",
+        '\u{3001}' => "ideographic comma",
+        '\u{3002}' => "ideographic full stop",
+        '\u{300c}'..='\u{300f}' => "corner bracket",
+        '\u{3010}' | '\u{3011}' => "lenticular bracket",
         '\u{feff}' => "byte order mark",
         '\u{fffd}' => "replacement character: the text was not UTF-8",
         _ if c.is_control() => "control character",
@@ -68,6 +72,40 @@ pub fn find(text: &str, wrong: impl Fn(char) -> bool) -> Option<String> {
     let line = text[..at].matches('\n').count() + 1;
     let line = if line > 1 { format!(" of line {line}") } else { String::new() };
     Some(format!("{} at character {position}{line}", describe(c)))
+}
+
+/// The ASCII character that an input method for Chinese replaces by this one: `=` for `＝`, `"` for `“`.
+pub fn ascii_for(c: char) -> Option<char> {
+    Some(match c {
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0)?,
+        '\u{a0}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}' => ' ',
+        '\u{2010}'..='\u{2015}' | '\u{2212}' => '-',
+        '\u{2018}'..='\u{201b}' => '\'',
+        '\u{201c}'..='\u{201f}' | '\u{300c}'..='\u{300f}' => '"',
+        '\u{3001}' => ',',
+        '\u{3002}' => '.',
+        '\u{3010}' => '[',
+        '\u{3011}' => ']',
+        _ => return None,
+    })
+}
+
+/// What to type instead of a character: `type = instead`. A letter or digit is not named: it may be a part of a secret.
+pub fn remedy(c: char) -> String {
+    match ascii_for(c) {
+        Some(' ') => "type a space instead".to_owned(),
+        Some(ascii) if ascii.is_ascii_alphanumeric() => "type it in half width".to_owned(),
+        Some(ascii) => format!("type {ascii} instead"),
+        None => "remove it".to_owned(),
+    }
+}
+
+/// Describes the first character of a text that stands for an ASCII character, where only ASCII is allowed:
+/// `a full-width sign at character 6; type @ instead`.
+pub fn find_non_ascii(text: &str) -> Option<String> {
+    let stands_for_ascii = |c| ascii_for(c).is_some();
+    let c = text.chars().find(|c| stands_for_ascii(*c))?;
+    Some(format!("{}; {}", find(text, stands_for_ascii)?, remedy(c)))
 }
 
 #[cfg(test)]
@@ -99,6 +137,22 @@ mod tests {
         assert_eq!(find("abc"), "");
         assert_eq!(find("ab\u{200b}c\u{a0}"), "U+200B (zero width space) at character 3");
         assert_eq!(find("ab\nc\u{a0}"), "U+00A0 (no-break space) at character 2 of line 2");
+    }
+
+    #[test]
+    fn typed_character_is_found_with_its_ascii_character() {
+        for (text, expected) in [
+            ("test1＠test", "a full-width sign at character 6; type @ instead"),
+            ("test１@test", "a full-width digit at character 5; type it in half width"),
+            ("“shop”", "U+201C (curly quotation mark) at character 1; type \" instead"),
+            ("0\u{3000}* * * *", "U+3000 (ideographic space) at character 2; type a space instead"),
+            ("a、b", "U+3001 (ideographic comma) at character 2; type , instead"),
+        ] {
+            assert_eq!(find_non_ascii(text).as_deref(), Some(expected));
+        }
+        for text in ["shop", "商店", "Zoë", "\u{200b}"] {
+            assert_eq!(find_non_ascii(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl Schedule {
         Ok(Self { expressions: parsed.into(), timezone })
     }
 
+    /// What steps do that are larger than their field, such as `*/90` for the second. They are accepted, and surprise.
+    pub fn large_steps(&self) -> impl Iterator<Item = String> {
+        self.expressions.iter().flat_map(Expression::large_steps)
+    }
+
     /// The expressions as tokio-cron-scheduler needs them: six fields, sorted, without duplicates.
     pub fn expressions(&self) -> impl ExactSizeIterator<Item = &str> {
         self.expressions.iter().map(Expression::text)
@@ -116,6 +121,11 @@ impl Schedule {
     pub fn offset_at(&self, at: Timestamp) -> i32 {
         to_chrono(at).map_or(0, |at| utc_offset(at, self.timezone))
     }
+}
+
+/// The names of all time zones.
+pub fn timezone_names() -> impl Iterator<Item = &'static str> {
+    chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())
 }
 
 impl fmt::Debug for Schedule {
@@ -326,7 +336,13 @@ mod tests {
         ] {
             assert_eq!(parse(expression, "UTC"), message);
         }
-        assert!(parse("61 * * * * *", "UTC").starts_with("\"61 * * * * *\" is not a cron expression: "));
+        let out_of_range =
+            "\"61 * * * * *\" is not a cron expression: the second is 61, but goes from 0 to 59";
+        assert_eq!(parse("61 * * * * *", "UTC"), out_of_range);
+        assert_eq!(
+            parse("*／15 * * * * *", "UTC"),
+            "\"*／15 * * * * *\" contains a full-width sign at character 2; type / instead"
+        );
         assert_eq!(parse("* * * * *", "Mars/Olympus"), "\"Mars/Olympus\" is not a time zone");
     }
 

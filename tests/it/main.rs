@@ -30,6 +30,7 @@ mod faults;
 mod kf_list;
 mod layers;
 mod limits;
+mod mistakes;
 mod monitoring;
 mod nats;
 mod operations;

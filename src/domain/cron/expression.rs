@@ -3,6 +3,10 @@
 //! croner parses it, set up exactly as tokio-cron-scheduler sets it up, so that whatever is accepted here is accepted there
 //! and means the same. croner only sees local time without a zone. The conversion to a moment is made here, because with a
 //! zone croner can return a moment earlier than the given one (in the hour that a clock shows twice).
+//!
+//! [`fields`] finds what croner reports without the name of the field, or not at all.
+
+mod fields;
 
 use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::{GapInfo, Tz};
@@ -10,6 +14,7 @@ use croner::parser::{CronParser, Seconds};
 use croner::{Cron, JobType};
 
 use super::utc_offset;
+use crate::domain::characters;
 
 /// No clock change moves a clock back by more.
 const MAX_CLOCK_CHANGE: TimeDelta = TimeDelta::hours(3);
@@ -26,6 +31,12 @@ pub enum ExpressionError {
     /// The parser refused it, for this reason.
     #[error("{0:?} is not a cron expression: {1}")]
     Syntax(String, String),
+    /// A value is not one of its field.
+    #[error("{0:?} is not a cron expression: {1}")]
+    Field(String, String),
+    /// It contains a character of an input method.
+    #[error("{0:?} contains {1}")]
+    Character(String, String),
     /// No date matches it, as with 30 February.
     #[error("{0:?} never comes")]
     Never(String),
@@ -34,6 +45,9 @@ pub enum ExpressionError {
 impl Expression {
     pub(super) fn parse(written: &str) -> Result<Self, ExpressionError> {
         let syntax = |reason: String| ExpressionError::Syntax(written.to_owned(), reason);
+        if let Some(found) = characters::find_non_ascii(written) {
+            return Err(ExpressionError::Character(written.to_owned(), found));
+        }
         let fields: Vec<&str> = written.split_whitespace().collect();
         let six_fields = match fields.as_slice() {
             [nickname] if nickname.starts_with('@') => fields.join(" "),
@@ -44,6 +58,9 @@ impl Expression {
             // A seventh field would be a year, after which the schedule would silently end.
             fields => return Err(syntax(format!("it has {} fields", fields.len()))),
         };
+        if let Some(problem) = fields::problem(&six_fields) {
+            return Err(ExpressionError::Field(written.to_owned(), problem));
+        }
         let parser = CronParser::builder().seconds(Seconds::Required).dom_and_dow(true).build();
         let cron =
             parser.parse(&six_fields).map_err(|e| syntax(e.to_string().trim_end_matches('.').to_owned()))?;
@@ -56,6 +73,11 @@ impl Expression {
 
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// What steps do that are larger than their field.
+    pub(super) fn large_steps(&self) -> impl Iterator<Item = String> {
+        fields::large_steps(&self.text)
     }
 
     /// The first moment later than `after` at which the zone's clock shows a matching time.

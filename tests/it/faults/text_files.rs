@@ -128,7 +128,10 @@ fn scenario_may_begin_with_a_mark() {
     write(&home, "scenario.toml", &utf16(scenario));
     let refused = home.run("simulate --listen 127.0.0.1:0 --scenario scenario.toml");
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("scenario scenario.toml is UTF-16; save it as UTF-8"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("scenario scenario.toml is UTF-16; convert it: cp scenario.toml "),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -163,7 +166,7 @@ fn secret_file_in_other_notations_is_refused() {
     ] {
         assert_refused(&check_secret_file(text.as_bytes()), message);
     }
-    assert_refused(&check_secret_file(&utf16(SECRET)), "secret\" is UTF-16; save it as UTF-8");
+    assert_refused(&check_secret_file(&utf16(SECRET)), "secret\" is UTF-16; convert it: cp /");
     let latin1 = [SECRET.as_bytes(), b"\xa0\n"].concat();
     assert_refused(&check_secret_file(&latin1), "secret\" is not UTF-8 in line 1");
 }
@@ -308,5 +311,5 @@ fn invisible_characters_in_configuration_values_are_refused() {
         "kf_accounts: one element contains U+200B (zero width space) at character 9; remove it",
     );
     write(&home, "config.toml", &utf16(&text));
-    assert_refused(&home.run("check"), "config.toml: is UTF-16; save it as UTF-8");
+    assert_refused(&home.run("check"), "config.toml: is UTF-16; convert it: cp config.toml ");
 }
