@@ -49,11 +49,12 @@ use crate::{
     dispatch::{DispatchContext, Dispatcher, DispatcherHandle, admin::SinkAdmin},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
-    poll::{PollLimits, Poller},
+    poll::{OfficialAccount, PollLimits, Poller},
     schedule::ticker::ManualTicks,
     status::AccountTable,
     store::Store,
     web::{MAX_CONCURRENT_SCRAPES, WebListener, WebState},
+    wechat::token::MIN_FETCH_INTERVAL,
 };
 
 /// How long the store may take to write its log into its file at the end.
@@ -170,6 +171,7 @@ impl App {
         let drain_timeout = self.config.shutdown_timeout;
         let (web, store) = (Arc::clone(&self.web), self.store.clone());
         let service_manager = self.service_manager.clone();
+        log_token_wait(&self.accounts.official_accounts);
         let mut supervisor = Supervisor::spawn(self).await?;
         service_manager.ready(&web).await;
         let ended = tokio::select! {
@@ -185,6 +187,20 @@ impl App {
             tracing::warn!("The store did not close in time; committed data is safe");
         }
         ended
+    }
+}
+
+/// Logs once for all official accounts that their first calls wait, because their tokens were fetched just before a restart.
+fn log_token_wait(official_accounts: &[Arc<OfficialAccount>]) {
+    let waits = official_accounts.iter().map(|of| of.token_wait());
+    let waits: Vec<Duration> = waits.filter(|wait| !wait.is_zero()).collect();
+    if let Some(longest) = waits.iter().max() {
+        tracing::info!(
+            official_accounts = waits.len(),
+            "First polls wait {} s: kfwatch fetches tokens at most once in {} s, also after a restart",
+            longest.as_secs_f64().ceil(),
+            MIN_FETCH_INTERVAL.as_secs()
+        );
     }
 }
 

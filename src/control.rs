@@ -58,6 +58,8 @@ const SINKS_PATH: &str = "/v1/sinks";
 #[serde(rename_all = "snake_case")]
 enum ResponseLine<T> {
     Row(T),
+    /// Something that a person should know while there are no results yet.
+    Note(String),
     /// There are no more results, for this reason.
     Failed(String),
     /// The response is complete.

@@ -43,6 +43,7 @@ impl OperationsRunner {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let operations = Box::new(app::build_operations(&loaded.config, store.as_ref(), clock).await?);
+        operations.token_wait().into_iter().for_each(output::note);
         Ok(Self::Direct { operations, store })
     }
 
@@ -136,8 +137,8 @@ fn note_differences<'a>(config: &'a Config, reported: impl Iterator<Item = (&'a 
         let more = accounts.len().saturating_sub(MAX_NAMED);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         accounts.truncate(MAX_NAMED);
-        output::message(format_args!(
-            "note: {difference}: {}{more}; restart the daemon if its configuration has changed",
+        output::note(format_args!(
+            "{difference}: {}{more}; restart the daemon if its configuration has changed",
             accounts.join(", ")
         ));
     }

@@ -76,6 +76,11 @@ pub(super) async fn print_while_open(text: String) -> Result<bool, CliError> {
     }
 }
 
+/// Prints a note about a result to standard error.
+pub(super) fn note(text: impl Display) {
+    message(format_args!("note: {text}"));
+}
+
 /// Prints a message to standard error, after the log lines before it.
 pub(super) fn message(text: impl Display) {
     stdio::stderr().send(format!("{text}\n").into_bytes());

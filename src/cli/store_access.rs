@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use super::{CliError, init_logging};
+use super::{CliError, init_logging, output};
 use crate::{
     config::{LocalConfig, LogConfig, StoreConfig},
     control::client::{ControlClient, ControlClientError},
@@ -59,7 +59,10 @@ impl StoreAccess {
             Err(StoreError::Locked { path, pid }) => {
                 let name = daemon_name(&path, pid);
                 match ControlClient::new(&path) {
-                    Ok(client) => Ok(Self::Daemon(RunningDaemon { client, name })),
+                    Ok(client) => {
+                        let client = client.on_note(|note| output::note(note));
+                        Ok(Self::Daemon(RunningDaemon { client, name }))
+                    }
                     Err(error) => Err(request_failed(&name, error)),
                 }
             }

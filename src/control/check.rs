@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     quota::{SECONDS_PER_DAY, TickCounts, quota_problem},
     report::{CheckReport, KfAccountCheck, NO_KF_ACCOUNT, OfficialAccountCheck, Problem, Severity},
-    requests::{CommandRequests, SessionListOutcome},
+    requests::{CommandRequests, SessionListOutcome, wait_for_token},
 };
 use crate::{
     domain::{
@@ -46,6 +46,7 @@ pub(super) async fn check(
     ticks: TickCounts,
 ) -> Vec<CheckReport> {
     let of = &configured.official_account;
+    wait_for_token(of).await;
     let mut facts = Box::pin(OfficialAccountFacts::fetch(requests, of)).await; // four calls in flight are large
     let mut accounts = of.accounts().to_vec();
     // Without a daemon, nobody has discovered the accounts that patterns match.

@@ -60,6 +60,8 @@ pub(crate) enum ControlClientError {
 pub(crate) struct ControlClient {
     http: reqwest::Client,
     socket: PathBuf,
+    /// Called with each note for a person.
+    on_note: fn(&str),
 }
 
 impl ControlClient {
@@ -73,7 +75,12 @@ impl ControlClient {
             .tls_certs_only([])
             .build()
             .map_err(ControlClientError::Transport)?;
-        Ok(Self { http, socket })
+        Ok(Self { http, socket, on_note: |_| {} })
+    }
+
+    /// Passes the daemon's notes for a person to this function.
+    pub(crate) fn on_note(self, on_note: fn(&str)) -> Self {
+        Self { on_note, ..self }
     }
 
     /// Makes the daemon poll every kf account once.
@@ -110,7 +117,7 @@ impl ControlClient {
         let version = response.headers().get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         let theirs = version.unwrap_or("of an unknown version").to_owned();
         match response.status() {
-            StatusCode::OK => read_rows(response).await,
+            StatusCode::OK => read_rows(response, self.on_note).await,
             // The daemon does not know this command, or not all of its parameters.
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => {
                 Err(ControlClientError::OtherVersion { theirs, ours: env!("CARGO_PKG_VERSION") })
@@ -135,7 +142,10 @@ impl ControlClient {
     }
 }
 
-async fn read_rows<T: DeserializeOwned>(mut response: Response) -> Result<Vec<T>, ControlClientError> {
+async fn read_rows<T: DeserializeOwned>(
+    mut response: Response,
+    on_note: fn(&str),
+) -> Result<Vec<T>, ControlClientError> {
     let (mut rows, mut text) = (Vec::new(), BytesMut::new());
     loop {
         let chunk = match response.chunk().await {
@@ -147,6 +157,7 @@ async fn read_rows<T: DeserializeOwned>(mut response: Response) -> Result<Vec<T>
         while let Some(line) = next_line(&mut text) {
             match serde_json::from_slice(&line) {
                 Ok(ResponseLine::Row(row)) => rows.push(row),
+                Ok(ResponseLine::Note(note)) => on_note(&note),
                 Ok(ResponseLine::Failed(reason)) => return Err(ControlClientError::Refused(reason)),
                 Ok(ResponseLine::Done) => return Ok(rows),
                 Err(error) => return Err(ControlClientError::Malformed(error.to_string())),

@@ -16,7 +16,7 @@ use super::{
     report::{CheckReport, PollReport},
     requests::CommandRequests,
 };
-use crate::domain::clock::Clock;
+use crate::{domain::clock::Clock, wechat::token::MIN_FETCH_INTERVAL};
 
 /// Polls and checks official accounts on command.
 pub(crate) struct Operations {
@@ -33,6 +33,24 @@ impl Operations {
     ) -> Self {
         let requests = CommandRequests::new(Arc::clone(&clock), limits);
         Self { official_accounts, clock, requests }
+    }
+
+    /// Why the next command has to wait before it calls WeChat, in one line for all official accounts; `None` if it does not.
+    pub(crate) fn token_wait(&self) -> Option<String> {
+        let waiting = || {
+            let official_accounts =
+                self.official_accounts.iter().map(|configured| &configured.official_account);
+            official_accounts.filter(|of| !of.token_wait().is_zero())
+        };
+        let longest = waiting().map(|of| of.token_wait()).max()?;
+        let who = match waiting().count() {
+            1 => waiting().map(|of| of.status.name.to_string()).collect(),
+            count => format!("{count} official accounts"),
+        };
+        let (seconds, interval) = (longest.as_secs_f64().ceil(), MIN_FETCH_INTERVAL.as_secs());
+        Some(format!(
+            "waiting {seconds} s for the next token fetch of {who}: kfwatch fetches tokens at most once in {interval} s"
+        ))
     }
 
     /// Polls every kf account once. Reports come in the order of the configuration.

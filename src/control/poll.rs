@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::{
     report::{NO_KF_ACCOUNT, PollReport, remedy_of_needed_list},
-    requests::{CommandRequests, SessionListOutcome},
+    requests::{CommandRequests, SessionListOutcome, wait_for_token},
 };
 use crate::{
     domain::{account::Account, event::millis},
@@ -17,6 +17,7 @@ use std::sync::Arc;
 /// Polls the kf accounts that the configuration names and those that the daemon discovered. Where no daemon has discovered any, it
 /// discovers them itself.
 pub(super) async fn poll(requests: &CommandRequests, of: &Arc<OfficialAccount>) -> Vec<PollReport> {
+    wait_for_token(of).await;
     let mut accounts = of.accounts().to_vec();
     let mut failed_discovery = None;
     if of.has_discovered_none() {

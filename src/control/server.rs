@@ -216,8 +216,14 @@ impl CommandExecutor {
 
     async fn execute(&self, command: ControlCommand, response: &ResponseWriter) {
         match command {
-            ControlCommand::Poll => response.send(self.operations.polls()).await,
-            ControlCommand::Check => response.send(self.operations.checks()).await,
+            ControlCommand::Poll => {
+                response.note(self.operations.token_wait()).await;
+                response.send(self.operations.polls()).await;
+            }
+            ControlCommand::Check => {
+                response.note(self.operations.token_wait()).await;
+                response.send(self.operations.checks()).await;
+            }
             ControlCommand::Sinks(command) => match self.sinks.execute(command).await {
                 Ok(SinkAnswer::Sinks(sinks)) => response.send(stream::iter(sinks)).await,
                 Ok(SinkAnswer::DeadLetters(letters)) => response.send(stream::iter(letters)).await,
@@ -234,6 +240,15 @@ struct ResponseWriter {
 }
 
 impl ResponseWriter {
+    async fn note(&self, note: Option<String>) {
+        if let Some(note) = note
+            && let Ok(note) = line(&ResponseLine::<()>::Note(note))
+        {
+            // A client that does not read it is noticed with the first result.
+            self.lines.send_timeout(note, STALL_TIMEOUT).await.ok();
+        }
+    }
+
     async fn send<T: Serialize>(&self, rows: impl Stream<Item = T>) {
         let mut rows = pin!(rows);
         while let Some(row) = rows.next().await {

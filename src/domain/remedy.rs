@@ -213,6 +213,21 @@ pub(crate) const TOKEN_SERVER: Remedy = Remedy {
          account",
     zh: "请检查令牌服务器：须可从本机访问，并返回该公众号的 access token",
 };
+pub(crate) const FOREIGN_TOKEN: Remedy = Remedy {
+    en: "let the program that gives this token renew it before it expires, and make sure that it does so for the appid of this \
+         official account",
+    zh: "请让提供该令牌的程序在令牌过期前更新它，并确认它使用的是该公众号的 appid",
+};
+pub(crate) const SERVER_LOGIN: Remedy = Remedy {
+    en: "correct the login for this server in the configuration (header_file, or the user name and password in its URL), or let \
+         the server accept this host",
+    zh: "请更正配置中访问该服务器的凭据（header_file，或其 URL 中的用户名与密码），或让该服务器放行本机",
+};
+pub(crate) const SERVER_URL: Remedy = Remedy {
+    en: "correct the URL of this server in the configuration (url, or ticket_url): it must answer there with the token or the \
+         ticket itself, without a redirect",
+    zh: "请更正配置中该服务器的 URL（url 或 ticket_url）：该处须直接返回令牌或票据，不得重定向",
+};
 pub(crate) const TICKET_FILE: Remedy = Remedy {
     en: "the program that receives component_verify_ticket must write the newest ticket to the ticket file, and kfwatch \
          must be able to read the file",

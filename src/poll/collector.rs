@@ -24,23 +24,24 @@ use crate::{
     wechat::{
         Endpoint,
         error::{CallError, CallFailure},
+        rate_limit::RateLimiter,
     },
 };
 
 impl Poller {
-    /// Acquires a permit for a collection, or says after which time to try again. A collection that backs off calls
+    /// Acquires a permit for a collection at `now`, or says after which time to try again. A collection that backs off calls
     /// nothing and needs no permit.
     pub fn try_acquire_collection_permit(
         &self,
         official_account: &OfficialAccount,
         collector: Collector,
+        now: Moment,
     ) -> Result<(), Duration> {
-        match official_account.rate_limiter() {
-            Some(rate_limiter) if !backs_off(official_account, collector, self.clock.now()) => {
-                rate_limiter.try_permit_for_collector()
-            }
-            _ => Ok(()),
+        if backs_off(official_account, collector, now) {
+            return Ok(());
         }
+        official_account.check_token_wait(now)?;
+        official_account.rate_limiter().map_or(Ok(()), RateLimiter::try_permit_for_collector)
     }
 
     /// Collects once, unless the collector backs off, with an

@@ -93,15 +93,31 @@ impl OfficialAccount {
         account.lock().has_permit = true;
     }
 
-    /// Acquires a permit for the next poll of `account`, or says after which time to try again. A poll that backs off
-    /// calls nothing and needs no permit.
+    /// Acquires a permit for the next poll of `account`, or says after which time to try again: when the rate limiter has one,
+    /// or when the token that a poll needs may be fetched. A poll that backs off calls nothing and needs no permit.
     pub fn try_acquire_poll_permit(&self, account: &WatchedAccount) -> Result<(), Duration> {
-        let Some(rate_limiter) = self.rate_limiter() else { return Ok(()) };
-        if self.active_backoff(account, self.client.now()).is_none() {
+        let now = self.client.now();
+        if self.active_backoff(account, now).is_some() {
+            return Ok(());
+        }
+        self.check_token_wait(now)?;
+        if let Some(rate_limiter) = self.rate_limiter() {
             rate_limiter.try_permit_for_poll()?;
             account.lock().has_permit = true;
         }
         Ok(())
+    }
+
+    /// How long the token fetch that the next call needs has to wait; zero if it needs none.
+    pub fn token_wait(&self) -> Duration {
+        self.client.token_wait(self.client.now()).until_allowed
+    }
+
+    /// Says how long to wait for a token fetch, if a call without a token could not even say why there is none. That is so
+    /// just after a restart.
+    pub(super) fn check_token_wait(&self, now: Moment) -> Result<(), Duration> {
+        let wait = self.client.token_wait(now).without_cause;
+        if wait.is_zero() { Ok(()) } else { Err(wait) }
     }
 
     /// The backoff that keeps `account` from being polled at `now`.

@@ -89,19 +89,20 @@ impl Collectors {
         let mut queue = self.first_collections();
         let mut in_flight = FuturesUnordered::new();
         loop {
-            let now = self.clock.now().monotonic;
+            let now = self.clock.now();
             while in_flight.len() < MAX_COLLECTIONS_IN_FLIGHT
-                && let Some(next) = queue.pop_due(now)
+                && let Some(next) = queue.pop_due(now.monotonic)
             {
                 let official_account = &self.official_accounts[next.official_account];
-                match self.poller.try_acquire_collection_permit(official_account, next.collector) {
+                match self.poller.try_acquire_collection_permit(official_account, next.collector, now) {
                     Ok(()) => in_flight.push(self.collect(next)),
                     Err(wait) => {
-                        queue.put_back(DueCollection { due: now + wait.max(MIN_PERMIT_WAIT), ..next });
+                        let due = now.monotonic + wait.max(MIN_PERMIT_WAIT);
+                        queue.put_back(DueCollection { due, ..next });
                     }
                 }
             }
-            let sleep = queue.next_due().map_or(MAX_SLEEP, |due| due.saturating_sub(now));
+            let sleep = queue.next_due().map_or(MAX_SLEEP, |due| due.saturating_sub(now.monotonic));
             tokio::select! {
                 () = drain.cancelled() => break,
                 Some(next) = in_flight.next(), if !in_flight.is_empty() => queue.put_back(next),

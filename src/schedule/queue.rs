@@ -2,8 +2,8 @@
 //!
 //! Each official account has a lane, a FIFO with a limit on its polls in flight. Lanes take turns; a lane at its limit is
 //! skipped until one of its polls finishes. So an official account whose calls all hang occupies its limit and no more
-//! workers. A lane without a permit of its rate limit is skipped until the limiter has one ([`PollQueue::run_timer`]), so
-//! its polls wait here and not in workers. An account is in the queue at most once, because its entry owns its
+//! workers. A lane whose polls may not start yet, because its rate limit has no permit or just after a restart no token may be
+//! fetched, is skipped until they may ([`PollQueue::run_timer`]), so its polls wait here and not in workers. An account is in the queue at most once, because its entry owns its
 //! [`PollGuard`]; the number of accounts therefore bounds the queue.
 
 use std::{
@@ -34,7 +34,7 @@ pub struct PollQueue {
     state: Mutex<QueueState>,
     /// A poll may be available.
     available: Notify,
-    /// Wakes the timer: a lane became rate limited, or the queue was closed.
+    /// Wakes the timer: a lane became delayed, or the queue was closed.
     timer_changed: Notify,
     max_in_flight_per_lane: usize,
 }
@@ -43,8 +43,8 @@ struct QueueState {
     lanes: Vec<Lane>,
     /// The lanes in [`LaneState::Ready`], in turn.
     ready: VecDeque<u32>,
-    /// The lanes in [`LaneState::RateLimited`], each with the time of its next permit.
-    rate_limited: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// The lanes in [`LaneState::Delayed`], each with the time at which to try again.
+    delayed: BinaryHeap<Reverse<(Instant, u32)>>,
     started: u64,
     finished: u64,
     closed: bool,
@@ -63,7 +63,8 @@ enum LaneState {
     #[default]
     Idle,
     Ready,
-    RateLimited,
+    /// Its polls may not start yet.
+    Delayed,
 }
 
 impl PollQueue {
@@ -72,7 +73,7 @@ impl PollQueue {
         let state = QueueState {
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
             ready: VecDeque::new(),
-            rate_limited: BinaryHeap::new(),
+            delayed: BinaryHeap::new(),
             started: 0,
             finished: 0,
             closed: false,
@@ -112,14 +113,14 @@ impl PollQueue {
                 if state.closed {
                     return None;
                 }
-                let rate_limited = state.rate_limited.len();
+                let delayed = state.delayed.len();
                 let poll = state.pop(self.max_in_flight_per_lane);
-                if state.rate_limited.len() > rate_limited {
+                if state.delayed.len() > delayed {
                     self.timer_changed.notify_one();
                 }
                 if let Some(poll) = poll {
-                    // A lane that has a permit again wakes only one worker; the rest of the lane needs another.
-                    if poll.guard.official_account().rate_limiter().is_some() {
+                    // A lane that is no longer delayed wakes only one worker; the rest of the lane needs another.
+                    if state.lanes[poll.lane as usize].state == LaneState::Ready {
                         self.available.notify_one();
                     }
                     return Some(poll);
@@ -129,8 +130,8 @@ impl PollQueue {
         }
     }
 
-    /// Makes rate-limited lanes ready when their next permit is due, until the queue is closed. One task does this for all
-    /// workers, so that they need not all wake up.
+    /// Makes delayed lanes ready when their time has come, until the queue is closed. One task does this for all workers, so
+    /// that they need not all wake up.
     pub async fn run_timer(&self) {
         loop {
             let timer_changed = self.timer_changed.notified();
@@ -141,10 +142,10 @@ impl PollQueue {
                 if state.closed {
                     return;
                 }
-                for _ in 0..state.end_rate_limits(Instant::now(), self.max_in_flight_per_lane) {
+                for _ in 0..state.end_delays(Instant::now(), self.max_in_flight_per_lane) {
                     self.available.notify_one();
                 }
-                state.rate_limited.peek().map(|Reverse((until, _))| *until)
+                state.delayed.peek().map(|Reverse((until, _))| *until)
             };
             match next {
                 Some(until) => drop(tokio::time::timeout_at(until, timer_changed).await),
@@ -163,12 +164,12 @@ impl PollQueue {
         self.available.notify_one();
     }
 
-    /// The progress of polls. Work is pending while a poll is in flight or could start; a rate-limited lane has no pending
-    /// work until its next permit is due.
+    /// The progress of polls. Work is pending while a poll is in flight or could start; a delayed lane has no pending work
+    /// until its time has come.
     pub fn progress(&self) -> WorkProgress {
         let state = self.state();
-        let permit_is_due = |Reverse((until, _)): &Reverse<(Instant, u32)>| *until <= Instant::now();
-        let could_start = !state.ready.is_empty() || state.rate_limited.peek().is_some_and(permit_is_due);
+        let is_due = |Reverse((until, _)): &Reverse<(Instant, u32)>| *until <= Instant::now();
+        let could_start = !state.ready.is_empty() || state.delayed.peek().is_some_and(is_due);
         let pending = !state.closed && (state.started != state.finished || could_start);
         WorkProgress { finished: state.finished, pending }
     }
@@ -195,8 +196,8 @@ impl QueueState {
             lane.state = LaneState::Idle;
             let Some(first) = lane.waiting.front() else { continue };
             if let Err(wait) = first.guard.official_account().try_acquire_poll_permit(first.guard.account()) {
-                lane.state = LaneState::RateLimited;
-                self.rate_limited.push(Reverse((Instant::now() + wait, index)));
+                lane.state = LaneState::Delayed;
+                self.delayed.push(Reverse((Instant::now() + wait, index)));
                 continue;
             }
             let poll = lane.waiting.pop_front();
@@ -208,17 +209,17 @@ impl QueueState {
         None
     }
 
-    /// Ends the rate limits that are over and returns their number.
-    fn end_rate_limits(&mut self, now: Instant, max_in_flight_per_lane: usize) -> usize {
-        let before = self.rate_limited.len();
-        while let Some(&Reverse((until, index))) = self.rate_limited.peek()
+    /// Ends the delays that are over and returns their number.
+    fn end_delays(&mut self, now: Instant, max_in_flight_per_lane: usize) -> usize {
+        let before = self.delayed.len();
+        while let Some(&Reverse((until, index))) = self.delayed.peek()
             && until <= now
         {
-            self.rate_limited.pop();
+            self.delayed.pop();
             self.lanes[index as usize].state = LaneState::Idle;
             self.make_ready(index, max_in_flight_per_lane);
         }
-        before - self.rate_limited.len()
+        before - self.delayed.len()
     }
 
     /// Makes an idle lane ready if one of its polls can start.

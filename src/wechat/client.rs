@@ -11,12 +11,13 @@ use super::{
     error::{CallError, CallFailure},
     http::WechatClient,
     rate_limit::RateLimiter,
-    token::{AccessToken, TokenProvider, TokenStatus},
+    token::{AccessToken, FetchWait, TokenProvider, TokenStatus},
     wire::{self, WireError, collectors},
 };
 use crate::domain::{
     agents::{KfList, OnlineAccount, Quota, WaitingQueue},
     clock::Moment,
+    endpoint::CallKind,
     error_class::ErrorClass,
 };
 
@@ -79,6 +80,11 @@ impl OfficialAccountClient {
         self.tokens.status(self.client.now())
     }
 
+    /// How long the token fetch that the next call needs has to wait; zero if there is a usable token.
+    pub fn token_wait(&self, now: Moment) -> FetchWait {
+        self.tokens.fetch_wait(now)
+    }
+
     /// Fetches the open sessions of one kf account. The caller parses the body.
     /// `GET /customservice/kfsession/getsessionlist`.
     pub async fn session_list(&self, kf_account: &str) -> Result<Response, CallFailure> {
@@ -131,26 +137,36 @@ impl OfficialAccountClient {
         parse(&wire::text(&response.body)).map_err(|error| self.reject(&response, error))
     }
 
-    /// Calls with a valid token. If WeChat refuses the token, repeats the call once with another. `query` follows the token
-    /// in the URL.
+    /// Calls with a valid token. `query` follows the token in the URL.
     async fn call(&self, endpoint: Endpoint, query: &str) -> Result<Response, CallFailure> {
-        let token = self.token().await?;
-        let mut result = self.call_with(&token, endpoint, query).await;
-        if let Err(refused) = &result
-            && refused.error.rejects_token()
-        {
-            match self.tokens.replace(&token, refused.sent_at, &self.client, &*self.observer).await {
-                Ok(Some(other)) => {
-                    self.permit().await;
-                    result = self.call_with(&other, endpoint, query).await;
-                }
-                // The failed fetch may be more serious than the refused token, so it is the one that is returned.
-                Err(fetch) if fetch.class != ErrorClass::Busy => return Err(fetch),
-                Ok(None) | Err(_) => {}
-            }
-        }
+        let mut result = self.call_with_current_token(endpoint, query).await;
         self.record_token_result(&mut result);
         result
+    }
+
+    /// If WeChat refuses the token, repeats the call once with another.
+    async fn call_with_current_token(
+        &self,
+        endpoint: Endpoint,
+        query: &str,
+    ) -> Result<Response, CallFailure> {
+        let token = self.token().await?;
+        let result = self.call_with(&token, endpoint, query).await;
+        let Err(refused) = &result else { return result };
+        if !refused.error.rejects_token() {
+            return result;
+        }
+        match self.tokens.replace(&token, refused, &self.client, &*self.observer).await {
+            Ok(Some(other)) => {
+                self.permit().await;
+                self.call_with(&other, endpoint, query).await
+            }
+            // The failed fetch may be more serious than the refused token, so it is the one that is returned.
+            Err(fetch) if fetch.endpoint.kind() == CallKind::Token && fetch.class != ErrorClass::Busy => {
+                Err(fetch)
+            }
+            Ok(None) | Err(_) => result,
+        }
     }
 
     /// Returns a token, and fetches it if necessary. The caller's permit was for the time before the fetch. After a wait for
@@ -170,6 +186,8 @@ impl OfficialAccountClient {
     /// failure gets a more serious class.
     fn record_token_result(&self, result: &mut Result<Response, CallFailure>) {
         match result {
+            // No token was used.
+            Err(failure) if failure.endpoint.kind() == CallKind::Token => {}
             Err(failure) if failure.error.rejects_token() => {
                 failure.class = self.tokens.rejected(self.client.now());
             }
@@ -190,7 +208,9 @@ impl OfficialAccountClient {
         let received_at = self.client.now();
         let checked = body.and_then(|body| match wire::check_errcode(&wire::text(&body)) {
             Ok(()) => Ok(body),
-            Err(error) => Err(CallError::from_wire(error, &[token.expose()])),
+            Err(error) => {
+                Err(CallError::from_wire(error, &[token.expose()]).of_token_from(self.tokens.origin()))
+            }
         });
         self.observer.called(endpoint, received_at.since(&sent_at), checked.as_ref().err());
         match checked {

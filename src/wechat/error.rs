@@ -38,13 +38,20 @@ pub enum CallError {
     /// The HTTP client tells no status but 407.
     #[error("{}", proxy_refusal(.status))]
     Proxy { status: Option<u16> },
+    /// WeChat rejected an access token of the operator's own file or server.
+    #[error("WeChat refused the token that {origin} gave ({code}): it is old, or belongs to another appid")]
+    ForeignTokenRefused { code: i64, origin: Box<str> },
+    /// The operator's own server does not answer this request, and would not answer it later either.
+    #[error("{server} answers with HTTP status {status}")]
+    ServerRefused { status: u16, server: Box<str> },
     #[error("HTTP status {status}")]
     Http { status: u16, retry_after: Option<Duration> },
     #[error("malformed response: {0}")]
     Malformed(Box<str>),
     #[error("response larger than {limit} bytes")]
     TooLarge { limit: usize },
-    /// A token is needed, but the minimum interval since the last token fetch has not passed.
+    /// A token is needed, the minimum interval since the last fetch has not passed, and that fetch was interrupted or made by a
+    /// previous process. Polls and commands wait instead ([`FetchWait`](super::token::FetchWait)).
     #[error("no access token, and the next fetch is not allowed yet")]
     TokenNotYet,
     #[error("token file: {0}")]
@@ -89,6 +96,27 @@ impl CallError {
         }
     }
 
+    /// Names the origin of a rejected token, if it is not WeChat.
+    pub(super) fn of_token_from(self, origin: Option<Box<str>>) -> Self {
+        match (self, origin) {
+            (Self::Refused { code, .. }, Some(origin)) if rejects_token(code) => {
+                Self::ForeignTokenRefused { code, origin }
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// Names the operator's own server in a refusal that only a person can end.
+    pub(super) fn of_server(self, server: String) -> Self {
+        match self {
+            // A redirect is not followed, and the other statuses ask for another attempt.
+            Self::Http { status: status @ 300..=499, .. } if !matches!(status, 408 | 425 | 429) => {
+                Self::ServerRefused { status, server: server.into() }
+            }
+            error => error,
+        }
+    }
+
     pub(super) fn from_http(error: reqwest::Error) -> Self {
         if error.is_timeout() {
             Self::Timeout
@@ -108,12 +136,14 @@ impl CallError {
     /// The value of the label `code`: the number of an errcode that is in the table, a word for everything else.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Refused { code, .. } => errcode::label(*code).unwrap_or("other"),
+            Self::Refused { code, .. } | Self::ForeignTokenRefused { code, .. } => {
+                errcode::label(*code).unwrap_or("other")
+            }
             Self::Timeout => "timeout",
             Self::Connect(_) => "connect",
             Self::Tls(_) => "tls",
             Self::Proxy { .. } => "proxy",
-            Self::Http { .. } => "http",
+            Self::Http { .. } | Self::ServerRefused { .. } => "http",
             Self::Malformed(_) => "malformed",
             Self::TooLarge { .. } => "too_large",
             Self::TokenNotYet
@@ -127,7 +157,7 @@ impl CallError {
     /// The errcode, if the answer has one.
     pub fn errcode(&self) -> Option<i64> {
         match self {
-            Self::Refused { code, .. } => Some(*code),
+            Self::Refused { code, .. } | Self::ForeignTokenRefused { code, .. } => Some(*code),
             _ => None,
         }
     }
@@ -143,8 +173,12 @@ impl CallError {
     /// The class of this error at this endpoint.
     pub fn class(&self, endpoint: Endpoint) -> ErrorClass {
         match self {
-            Self::Refused { code, .. } => errcode::class(*code, endpoint),
-            Self::TokenFile(_) | Self::TicketFile(_) | Self::NoRefreshToken => ErrorClass::NotAuthorized,
+            Self::Refused { code, .. } | Self::ForeignTokenRefused { code, .. } => {
+                errcode::class(*code, endpoint)
+            }
+            Self::TokenFile(_) | Self::TicketFile(_) | Self::NoRefreshToken | Self::ServerRefused { .. } => {
+                ErrorClass::NotAuthorized
+            }
             Self::Tls(_) | Self::Proxy { status: Some(403 | 407) } => ErrorClass::TlsOrProxyRefused,
             Self::Timeout
             | Self::Connect(_)
@@ -159,7 +193,7 @@ impl CallError {
 
     /// Whether WeChat rejected the token that was used.
     pub fn rejects_token(&self) -> bool {
-        matches!(self, Self::Refused { code: 40001 | 40014 | 42001, .. })
+        self.errcode().is_some_and(rejects_token)
     }
 
     /// Whether the call failed only because it had no valid token.
@@ -174,6 +208,9 @@ impl CallError {
             Self::TokenFile(_) => Some(remedy::TOKEN_FILE),
             Self::TicketFile(_) => Some(remedy::TICKET_FILE),
             Self::NoRefreshToken => Some(remedy::AUTHORIZE),
+            Self::ForeignTokenRefused { .. } => Some(remedy::FOREIGN_TOKEN),
+            Self::ServerRefused { status: 401 | 403, .. } => Some(remedy::SERVER_LOGIN),
+            Self::ServerRefused { .. } => Some(remedy::SERVER_URL),
             Self::RefreshTokenNotStored(_) => Some(remedy::STORE),
             Self::Tls(refusal) => Some(tls_remedy(refusal)),
             Self::Proxy { status: Some(407) } => Some(remedy::PROXY_LOGIN),
@@ -189,6 +226,11 @@ impl CallError {
             Self::Http { .. } | Self::Malformed(_) => Some(remedy::PROXY),
         }
     }
+}
+
+/// Whether WeChat rejects the access token with this errcode.
+fn rejects_token(code: i64) -> bool {
+    matches!(code, 40001 | 40014 | 42001)
 }
 
 fn proxy_refusal(status: &Option<u16>) -> String {

@@ -4,7 +4,8 @@
 //! - Only the rejected token itself is dropped: not a newer one that another poll has fetched, and not the same token if
 //!   it was fetched again after the rejected request.
 //! - Two fetches are at least [`MIN_FETCH_INTERVAL`] apart, also across restarts, because each fetch is recorded before it
-//!   starts. After a failed fetch the interval runs from its end, and all callers that waited for it get its failure.
+//!   starts. After a failed fetch the interval runs from its end, and all callers within it get its failure. Callers that may
+//!   not replace a rejected token yet get the rejection.
 //! - A valid token stays in use while it is renewed, so that a slow token call delays no poll.
 //!
 //! The `cache` module implements these rules, for tokens of official accounts and of [`Component`]s.
@@ -37,7 +38,7 @@ pub(super) use self::access_token::AccessToken;
 pub(crate) use self::external::read_token_file;
 pub use self::{
     authorizer::Authorization,
-    cache::TokenStatus,
+    cache::{FetchWait, TokenStatus},
     component::{Component, ComponentCredentials, TicketSource},
     external::TokenServer,
     journal::TokenJournal,
@@ -145,17 +146,35 @@ impl TokenProvider {
         self.token.status(self, now)
     }
 
-    /// Drops `used`, which was rejected in a request sent at `sent_at`, if it is still the current token and was not
-    /// fetched again since. Returns the token to try instead; `None` if there is no other one.
+    /// How long a token fetch that a call needs has to wait; zero if none is needed.
+    pub(super) fn fetch_wait(&self, now: Moment) -> FetchWait {
+        let Some(own) = self.token.fetch_wait(self, now) else { return FetchWait::default() };
+        match &self.source {
+            ProviderSource::Component(tokens) => own.max(tokens.component_wait(now)),
+            ProviderSource::Own(_) => own,
+        }
+    }
+
+    /// Who gives the tokens, if it is not WeChat: a file, or a server without the secrets in its URL.
+    pub(super) fn origin(&self) -> Option<Box<str>> {
+        match &self.source {
+            ProviderSource::Own(TokenSource::File { path, .. }) => Some(path.display().to_string().into()),
+            ProviderSource::Own(TokenSource::Server(server)) => Some(server.name().into()),
+            ProviderSource::Own(_) | ProviderSource::Component(_) => None,
+        }
+    }
+
+    /// Drops `used`, which was rejected in this call, if it is still the current token and was not fetched again since.
+    /// Returns the token to try instead; `None` if there is no other one.
     pub(super) async fn replace(
         &self,
         used: &AccessToken,
-        sent_at: Moment,
+        rejection: &CallFailure,
         client: &WechatClient,
         observer: &dyn CallObserver,
     ) -> Result<Option<AccessToken>, CallFailure> {
         let client = ObservedClient { client, observer };
-        if let Some(renew_at) = self.token.discard(used, sent_at) {
+        if let Some(renew_at) = self.token.discard(used, rejection) {
             observer.token_dropped();
             if client.now().monotonic < renew_at {
                 self.early_expirations.note_rejected(used.clone());

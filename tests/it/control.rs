@@ -490,7 +490,7 @@ fn check_reports_invalid_external_token_once() {
     let ended = home.run("check --online");
     assert_eq!(ended.code, Some(69), "{ended:?}");
     let list = from(&ended, "What to fix:\n");
-    assert!(list.contains("\n1. shop: getkflist: errcode 40001"), "{list}");
+    assert!(list.contains("\n1. shop: getkflist: WeChat refused the token"), "{list}");
     assert!(!list.contains("\n2. ") && !list.contains("works without"), "{list}");
 }
 

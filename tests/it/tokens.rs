@@ -1,5 +1,5 @@
 //! Tokens that kfwatch gets from the operator's token server, or as a third-party platform ("component"). The module `platform`
-//! has a small server that plays both, and the clock is scripted.
+//! has a small server that plays both, and the clock is scripted. `transcripts` compares what a person reads.
 
 mod platform;
 
@@ -7,3 +7,4 @@ mod component;
 mod daemon;
 mod many;
 mod server;
+mod transcripts;

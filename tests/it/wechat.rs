@@ -210,8 +210,10 @@ async fn min_fetch_interval_separates_token_fetches() {
     let conversation = Conversation::stable().await;
     conversation.poll().await.unwrap();
     conversation.control.revoke_tokens(&conversation.appid).unwrap();
-    assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
-    assert_eq!(class_of(conversation.poll().await), ErrorClass::Busy);
+    for poll in ["the rejection", "the next poll, which may not fetch"] {
+        let failure = conversation.poll().await.unwrap_err();
+        assert_eq!((failure.class, failure.error.errcode()), (ErrorClass::Busy, Some(40001)), "{poll}");
+    }
     assert_eq!(conversation.token_fetches(), 1);
     conversation.pass(MIN_FETCH_INTERVAL);
     conversation.poll().await.unwrap();

@@ -15,14 +15,14 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    cache::FetchedToken,
+    cache::{FetchWait, FetchedToken},
     component::{Component, ComponentCall},
     journal::TokenJournal,
     min_fetch_interval::MinFetchInterval,
     observed_client::ObservedClient,
 };
 use crate::{
-    domain::endpoint::Endpoint,
+    domain::{clock::Moment, endpoint::Endpoint},
     wechat::{
         error::{CallError, CallFailure},
         wire::tokens::{AuthorizerToken, authorizer_token},
@@ -88,6 +88,11 @@ impl AuthorizerTokens {
             }
             Some(_) | None => Err(failure),
         }
+    }
+
+    /// How long the fetch of the component's token has to wait.
+    pub(super) fn component_wait(&self, now: Moment) -> FetchWait {
+        self.component.fetch_wait(now).unwrap_or_default()
     }
 
     /// Reads the refresh token from WeChat's list, and stores it.

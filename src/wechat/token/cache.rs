@@ -1,7 +1,7 @@
 //! Caches one token, fetched by one caller for all: of an official account or of a component.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -58,11 +58,39 @@ pub struct TokenStatus {
     pub expires_in: Option<Duration>,
 }
 
+/// How long a token that is needed cannot be fetched, because the minimum interval has not passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchWait {
+    /// Until the next fetch is allowed.
+    pub until_allowed: Duration,
+    /// The same, or zero if it is known why there is no token: then a poll reports that instead of waiting.
+    pub without_cause: Duration,
+}
+
+impl FetchWait {
+    /// The wait for two fetches.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            until_allowed: self.until_allowed.max(other.until_allowed),
+            without_cause: self.without_cause.max(other.without_cause),
+        }
+    }
+}
+
 /// The current token, and the lock of whoever fetches the next one.
 pub(super) struct TokenCache {
-    cached: Mutex<Option<CachedToken>>,
+    current: Mutex<CurrentToken>,
     /// Locked during a fetch.
     fetching: tokio::sync::Mutex<FetchState>,
+}
+
+#[derive(Clone)]
+enum CurrentToken {
+    /// None was fetched since the start.
+    None,
+    Cached(CachedToken),
+    /// WeChat rejected it in this call. Callers that may not fetch another one yet get this failure.
+    Rejected(CallFailure),
 }
 
 /// Times are on the monotonic clock.
@@ -83,7 +111,7 @@ struct FetchState {
 impl TokenCache {
     pub(super) fn new(min_fetch_interval: MinFetchInterval) -> Self {
         let fetching = FetchState { min_fetch_interval, last_failure: None };
-        Self { cached: Mutex::new(None), fetching: tokio::sync::Mutex::new(fetching) }
+        Self { current: Mutex::new(CurrentToken::None), fetching: tokio::sync::Mutex::new(fetching) }
     }
 
     /// Returns the token to use now: fetches one if there is none, and renews one that expires soon.
@@ -93,8 +121,7 @@ impl TokenCache {
         client: ObservedClient<'_>,
     ) -> Result<AccessToken, CallFailure> {
         let now = client.now();
-        let usable =
-            |cached: &CachedToken| client.now().monotonic < cached.expires_at || !fetcher.states_lifetime();
+        let usable = |cached: &CachedToken| cached.is_usable(fetcher, client.now());
         match self.cached() {
             Some(cached) if now.monotonic < cached.renew_at => Ok(cached.token),
             // The old token stays in use while another caller renews it, or if renewing fails: a file may just be
@@ -114,13 +141,20 @@ impl TokenCache {
         }
     }
 
-    /// Drops `used`, which WeChat rejected in a request sent at `sent_at`, if it is still the current token. Returns when
-    /// it was to be renewed. A token that was fetched again after that request stays: the rejection is older.
-    pub(super) fn discard(&self, used: &AccessToken, sent_at: Moment) -> Option<Duration> {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        let rejected =
-            |cached: &mut CachedToken| cached.token == *used && cached.fetched_at <= sent_at.monotonic;
-        cached.take_if(rejected).map(|dropped| dropped.renew_at)
+    /// Drops `used`, which WeChat rejected in this call, if it is still the current token. Returns when it was to be
+    /// renewed. A token that was fetched again after that request stays: the rejection is older.
+    pub(super) fn discard(&self, used: &AccessToken, rejection: &CallFailure) -> Option<Duration> {
+        let mut current = self.lock();
+        match &*current {
+            CurrentToken::Cached(cached)
+                if cached.token == *used && cached.fetched_at <= rejection.sent_at.monotonic =>
+            {
+                let renew_at = cached.renew_at;
+                *current = CurrentToken::Rejected(rejection.clone());
+                Some(renew_at)
+            }
+            _ => None,
+        }
     }
 
     /// Returns the token that replaces the discarded `used`, and fetches one if there is none. `None` if it is the same
@@ -140,6 +174,20 @@ impl TokenCache {
         Ok((token != *used).then_some(token))
     }
 
+    /// How long the fetch of a token has to wait; `None` if there is a usable token. Not at all while a caller fetches one,
+    /// because others get its result.
+    pub(super) fn fetch_wait(&self, fetcher: &impl TokenFetcher, now: Moment) -> Option<FetchWait> {
+        let current = self.lock();
+        if matches!(&*current, CurrentToken::Cached(cached) if cached.is_usable(fetcher, now)) {
+            return None;
+        }
+        let Ok(fetching) = self.fetching.try_lock() else { return Some(FetchWait::default()) };
+        let until_allowed = fetching.min_fetch_interval.left(now);
+        let has_cause = fetching.last_failure.is_some() || matches!(&*current, CurrentToken::Rejected(_));
+        let without_cause = if has_cause { Duration::ZERO } else { until_allowed };
+        Some(FetchWait { until_allowed, without_cause })
+    }
+
     /// The status of the current token, if there is one.
     pub(super) fn status(&self, fetcher: &impl TokenFetcher, now: Moment) -> Option<TokenStatus> {
         let cached = self.cached().filter(|cached| now.monotonic < cached.expires_at)?;
@@ -150,7 +198,8 @@ impl TokenCache {
     }
 
     /// Fetches a token for a caller that has waited since `asked_at`. If a fetch failed in the meantime, returns that
-    /// failure instead: otherwise all callers that waited for a hanging fetch would start another, one by one.
+    /// failure instead: otherwise all callers that waited for a hanging fetch would start another, one by one. If no fetch is
+    /// allowed yet, returns why there is no token.
     async fn fetch(
         &self,
         FetchState { min_fetch_interval, last_failure }: &mut FetchState,
@@ -159,13 +208,16 @@ impl TokenCache {
         client: ObservedClient<'_>,
     ) -> Result<AccessToken, CallFailure> {
         let now = client.now();
-        let may_fetch = min_fetch_interval.has_passed(now);
+        let may_fetch = min_fetch_interval.left(now).is_zero();
         match last_failure {
             Some((failure, at)) if !may_fetch || at.monotonic > asked_at.monotonic => {
                 return Err(failure.clone());
             }
             None if !may_fetch => {
-                return Err(CallFailure::new(fetcher.endpoint(), CallError::TokenNotYet, now));
+                return Err(match &*self.lock() {
+                    CurrentToken::Rejected(rejection) => rejection.clone(),
+                    _ => CallFailure::new(fetcher.endpoint(), CallError::TokenNotYet, now),
+                });
             }
             _ => {}
         }
@@ -175,7 +227,7 @@ impl TokenCache {
                 *last_failure = None;
                 // A quarter of a short lifetime is enough, so that such a token is not renewed all the time.
                 let margin = RENEWAL_MARGIN.min(lifetime / 4);
-                *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(CachedToken {
+                *self.lock() = CurrentToken::Cached(CachedToken {
                     token: token.clone(),
                     fetched_at: client.now().monotonic,
                     renew_at: now.monotonic + lifetime - margin,
@@ -193,6 +245,20 @@ impl TokenCache {
     }
 
     fn cached(&self) -> Option<CachedToken> {
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match &*self.lock() {
+            CurrentToken::Cached(cached) => Some(cached.clone()),
+            CurrentToken::None | CurrentToken::Rejected(_) => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CurrentToken> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CachedToken {
+    /// Whether it may still be valid.
+    fn is_usable(&self, fetcher: &impl TokenFetcher, now: Moment) -> bool {
+        now.monotonic < self.expires_at || !fetcher.states_lifetime()
     }
 }

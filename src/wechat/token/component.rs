@@ -25,7 +25,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     access_token::AccessToken,
     authorizer_list::{AuthorizerList, PAGE_SIZE},
-    cache::{FetchedToken, TokenCache, TokenFetcher},
+    cache::{FetchWait, FetchedToken, TokenCache, TokenFetcher},
     external::{self, TokenServer},
     journal::TokenJournal,
     min_fetch_interval::MinFetchInterval,
@@ -104,6 +104,11 @@ impl Component {
         self.token.current(self, client).await
     }
 
+    /// How long the fetch of its token has to wait; `None` if there is a usable token.
+    pub(super) fn fetch_wait(&self, now: Moment) -> Option<FetchWait> {
+        self.token.fetch_wait(self, now)
+    }
+
     /// Makes a call, and repeats it once with another token if the component's token is rejected.
     pub(super) async fn call<T>(
         &self,
@@ -117,7 +122,7 @@ impl Component {
         if !failure.error.rejects_token() {
             return Err(failure);
         }
-        self.token.discard(&token, failure.sent_at);
+        self.token.discard(&token, &failure);
         match self.token.other_than(&token, self, client).await {
             Ok(Some(other)) => self.call_with(&other, call, &parse, client).await,
             // The reason why no token can be fetched may be more serious than the rejection.

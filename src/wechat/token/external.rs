@@ -53,8 +53,16 @@ impl fmt::Debug for TokenServer {
 impl TokenServer {
     /// Fetches the token or ticket. An errcode in the answer is an error, because the server may forward WeChat's answer.
     pub(super) async fn fetch(&self, client: ObservedClient<'_>) -> Result<SecretString, CallFailure> {
-        let exchange = client.client.get_from_server(self.url.clone(), self.header.as_ref());
+        let exchange = async {
+            let answer = client.client.get_from_server(self.url.clone(), self.header.as_ref()).await;
+            answer.map_err(|error| error.of_server(self.name()))
+        };
         client.call(Endpoint::TokenServer, exchange, |answer| self.parse(answer)).await
+    }
+
+    /// Scheme, host and port of the URL, safe to show.
+    pub(super) fn name(&self) -> String {
+        self.url.origin().ascii_serialization()
     }
 
     fn parse(&self, answer: &str) -> Result<SecretString, CallError> {

@@ -28,9 +28,9 @@ impl MinFetchInterval {
         Self { appid, journal, next_fetch_at: now.monotonic + remaining }
     }
 
-    /// Whether the next fetch is allowed.
-    pub(super) fn has_passed(&self, now: Moment) -> bool {
-        now.monotonic >= self.next_fetch_at
+    /// How long the next fetch has to wait.
+    pub(super) fn left(&self, now: Moment) -> Duration {
+        self.next_fetch_at.saturating_sub(now.monotonic)
     }
 
     /// Records that a fetch is about to start.

@@ -49,7 +49,10 @@ async fn refused_server_token_respects_min_fetch_interval() {
     let account = platform.own(source(&platform, "/token"), None);
     account.poll().await.unwrap();
     replace_token(&platform, "served-2");
-    assert_eq!(account.failure().await.class, ErrorClass::Busy);
+    for poll in ["the rejection", "the next poll, which may not fetch"] {
+        let failure = account.failure().await;
+        assert_eq!((failure.class, failure.error.errcode()), (ErrorClass::Busy, Some(40001)), "{poll}");
+    }
     assert_eq!(platform.request_count("/token"), 1);
     platform.clock.pass(MIN_FETCH_INTERVAL);
     account.poll().await.unwrap();
@@ -105,10 +108,12 @@ async fn token_server_failures_are_distinct_and_leak_nothing() {
     let header = ("authorization".parse().unwrap(), "Bearer s3cret-too".parse().unwrap());
     let server = TokenServer { url, header: Some(header), json_pointer: None };
     let account = platform.own(TokenSource::Server(server), None);
+    let refused = |status| format!("token_server: {} answers with HTTP status {status}", platform.url);
     for (status, body, expected) in [
         (500, "s3cret", "token_server: HTTP status 500"),
-        (401, "s3cret", "token_server: HTTP status 401"),
-        (302, "served-1", "token_server: HTTP status 302"),
+        (429, "s3cret", "token_server: HTTP status 429"),
+        (401, "s3cret", &refused(401)),
+        (302, "served-1", &refused(302)),
         (200, "", "token_server: malformed response: does not contain exactly one token"),
         (200, "<p>s3cret", "token_server: malformed response: HTML or XML, not a token"),
         (200, r#"{"s3cret":1}"#, "token_server: malformed response: JSON, but no json_pointer is configured"),
@@ -125,7 +130,7 @@ async fn token_server_failures_are_distinct_and_leak_nothing() {
         platform.clock.pass(MIN_FETCH_INTERVAL);
     }
     assert_eq!(platform.request_count("/elsewhere"), 0, "no redirect is followed");
-    assert_eq!(account.tally.failed.load(Ordering::Relaxed), 7);
+    assert_eq!(account.tally.failed.load(Ordering::Relaxed), 8);
     platform.world().served = (200, "served-1".to_owned());
     account.poll().await.unwrap();
 }
