@@ -31,7 +31,6 @@ use kfwatch::{
     },
     store::{AccountRecord, EventFilter, PollCommit, SinkRegistration, StartPosition, Store, StoredAccount},
 };
-use reqwest::header::HeaderMap;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -269,8 +268,8 @@ fn webhook_to(url: &str, max_in_flight: usize, timeout: Duration) -> Sink {
     let key = SigningKey::parse(&"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()).unwrap();
     let options = WebhookOptions {
         url: url.parse().unwrap(),
-        keys: vec![key],
-        headers: HeaderMap::new(),
+        keys: vec![key].into(),
+        headers: Vec::new(),
         ca_file: None,
         timeout,
         max_in_flight,

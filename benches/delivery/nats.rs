@@ -190,7 +190,7 @@ async fn deliver(site: &Site, url: &str, stream: &str, in_flight: usize, start: 
     let options = NatsOptions {
         servers: vec![url.parse().unwrap()],
         subject_prefix: stream.to_owned(),
-        login: Login::None,
+        login: Login::None.into(),
         ca_file: None,
         timeout: Duration::from_secs(5),
         max_in_flight: in_flight,

@@ -150,7 +150,7 @@ impl Targets {
             let body = format!(
                 r#"{{"grant_type":"client_credential","appid":"{}","secret":"{}"}}"#,
                 official_account.appid,
-                secret.expose_secret()
+                secret.value().expose_secret()
             );
             let url = config.api.base_url.join("/cgi-bin/stable_token").unwrap();
             let answer = client.post(url).body(body).send().await.unwrap().bytes().await.unwrap();

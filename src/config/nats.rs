@@ -13,6 +13,7 @@ use super::secret_file::read_login;
 use super::setting::Setting;
 use super::table::Table;
 use super::urls::is_loopback;
+use crate::secrets::RotatableSecret;
 use crate::sink::nats::{Login, NatsOptions, is_token};
 
 const DEFAULT_SUBJECT_PREFIX: &str = "kf";
@@ -115,7 +116,7 @@ struct LoginSettings {
 }
 
 impl LoginSettings {
-    fn check(self, sink: &mut Table<'_>) -> Option<Login> {
+    fn check(self, sink: &mut Table<'_>) -> Option<RotatableSecret<Login>> {
         let has_secret = self.secret.is_set();
         let has_user = !self.user.is_absent();
         let set = [!self.credentials_file.is_absent(), !self.nkey_file.is_absent(), has_user || has_secret];
@@ -133,11 +134,16 @@ impl LoginSettings {
         if has_user {
             let user = sink.take("user", self.user);
             let password = self.secret.read(sink);
-            return Some(Login::Password { user: user?, password: password? });
+            let user = user?;
+            let login = move |password: &SecretString| Login::Password {
+                user: user.clone(),
+                password: password.clone(),
+            };
+            return Some(password?.map(login));
         }
         if has_secret {
-            return self.secret.read(sink).map(Login::Token);
+            return self.secret.read(sink).map(|token| token.map(|token| Login::Token(token.clone())));
         }
-        Some(Login::None)
+        Some(Login::None.into())
     }
 }

@@ -10,6 +10,7 @@ use super::secret_file::{MAX_SECRET_BYTES, is_open_to_others, one_line, read_sec
 use super::setting::Setting;
 use super::table::Table;
 use crate::domain::secret_text::{check_bare, check_word};
+use crate::secrets::RotatableSecret;
 
 /// How paths begin that people give instead of a secret.
 const PATH_BEGINNINGS: [&str; 14] = [
@@ -59,28 +60,33 @@ impl SecretSetting {
     }
 
     /// Reads a required secret of a table, and reports what prevents it.
-    pub(super) fn read(self, table: &mut Table<'_>) -> Option<SecretString> {
+    pub(super) fn read(self, table: &mut Table<'_>) -> Option<RotatableSecret<SecretString>> {
         if !self.is_set() {
             table.wrong_table(format!("has no {}; set one of {}", self.noun(), self.keys()));
         }
-        self.read_optional(table)
+        self.read_with((bare_word, |word| word), table).map(|(_, secret)| secret)
     }
 
+    /// Reads an optional secret that is not read again.
     pub(super) fn read_optional(self, table: &mut Table<'_>) -> Option<SecretString> {
-        let (_, secrets) = self.read_with(|text| Ok(vec![bare_word(text)?]), table)?;
-        secrets.into_iter().next()
+        let (_, secret) = self.read_with((bare_word, |word| word), table)?;
+        Some((*secret.value()).clone())
     }
 
     /// Reads an optional secret; a file may contain several, one a line. Also returns the name of the key that was set.
-    pub(super) fn read_several(self, table: &mut Table<'_>) -> Option<(String, Vec<SecretString>)> {
-        self.read_with(one_word_per_line, table)
+    pub(super) fn read_several(
+        self,
+        table: &mut Table<'_>,
+    ) -> Option<(String, RotatableSecret<Vec<SecretString>>)> {
+        self.read_with((one_word_per_line, |word| vec![word]), table)
     }
 
-    fn read_with(
+    /// Reads an optional secret: parses the content of a file, or converts a word from elsewhere.
+    fn read_with<T: 'static>(
         self,
-        parse_file: ParseSecrets,
+        (parse_file, convert): (ParseFile<T>, fn(SecretString) -> T),
         table: &mut Table<'_>,
-    ) -> Option<(String, Vec<SecretString>)> {
+    ) -> Option<(String, RotatableSecret<T>)> {
         if self.count() > 1 {
             let problem = format!("has more than one {}; set only one of {}", self.noun(), self.keys());
             table.wrong_table(problem);
@@ -91,7 +97,8 @@ impl SecretSetting {
         let (key, read) = if let Some(file) = table.take(&file_key, self.file) {
             (file_key, from_file(&file, name, parse_file, table))
         } else if let Some(variable) = table.take(&variable_key, self.variable) {
-            (variable_key, from_variable(&variable, name, table.context).map(|secret| vec![secret]))
+            let word = from_variable(&variable, name, table.context);
+            (variable_key, word.map(convert).map(RotatableSecret::from))
         } else {
             let secret = table.take(name, self.in_place)?;
             let file = table.findings.file_of(&table.at);
@@ -99,13 +106,11 @@ impl SecretSetting {
             {
                 table.findings.readable_secrets.insert(file);
             }
-            (
-                name.to_owned(),
-                in_place(secret.expose_secret(), &noun, table.context).map(|secret| vec![secret]),
-            )
+            let word = in_place(secret.expose_secret(), &noun, table.context);
+            (name.to_owned(), word.map(convert).map(RotatableSecret::from))
         };
-        let secrets = read.map_err(|problem| table.wrong(&key, problem)).ok()?;
-        Some((key, secrets))
+        let secret = read.map_err(|problem| table.wrong(&key, problem)).ok()?;
+        Some((key, secret))
     }
 
     fn count(&self) -> usize {
@@ -123,14 +128,14 @@ impl SecretSetting {
     }
 }
 
-type ParseSecrets = fn(&str) -> Result<Vec<SecretString>, String>;
+type ParseFile<T> = fn(&str) -> Result<T, String>;
 
-fn from_file(
+fn from_file<T: 'static>(
     file: &str,
     name: &str,
-    parse: ParseSecrets,
+    parse: ParseFile<T>,
     table: &mut Table<'_>,
-) -> Result<Vec<SecretString>, String> {
+) -> Result<RotatableSecret<T>, String> {
     if looks_like_a_secret(file) {
         return Err(format!("looks like a secret, not like a path; to give the secret itself, set {name}"));
     }

@@ -2,23 +2,21 @@
 //!
 //! Files that other users can read are collected for a warning. No message shows the content of a file.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use reqwest::header::{HeaderName, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::mistake::{looks_like_a_secret, quote};
 use super::table::Table;
-use crate::domain::{secret_text::check_text, text_file};
+use crate::domain::secret_text::check_text;
+use crate::secrets::{self, RotatableSecret};
 
 /// The longest secret; an AppSecret has 32 bytes.
 pub(super) const MAX_SECRET_BYTES: usize = 4096;
-
-/// The longest file with secrets: NATS credentials include lists of permissions.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// Where systemd gives a service its credentials. An access control list lets one user read them, and the mode shows that
 /// as if the group could.
@@ -27,34 +25,39 @@ const CREDENTIALS_DIR: &str = "/run/credentials";
 /// What a path is reported as that is not a path.
 const NO_PATH: &str = "looks like a secret, not like a path; set the path of a file that contains it";
 
-/// Reads an HTTP header, `Name: value`, whose value is a secret.
-pub(super) fn read_header(file: &str, table: &mut Table<'_>) -> Result<(HeaderName, HeaderValue), String> {
+/// Reads an HTTP header, `Name: value`, whose value is a secret. `check` says what is wrong with its name.
+pub(super) fn read_header(
+    file: &str,
+    check: fn(&HeaderName) -> Result<(), String>,
+    table: &mut Table<'_>,
+) -> Result<RotatableSecret<(HeaderName, HeaderValue)>, String> {
     if looks_like_a_secret(file) {
         return Err(NO_PATH.to_owned());
     }
-    let parse = |text: &str| {
+    let parse = move |text: &str| {
         let example = "write one line like \"Authorization: Bearer …\"";
         let line = one_line(text)?;
         check_text(line)?;
-        parse_header(line).ok_or_else(|| format!("contains no HTTP header; {example}"))
+        let header = parse_header(line).ok_or_else(|| format!("contains no HTTP header; {example}"))?;
+        check(&header.0).map(|()| header)
     };
     read_secret_file(file, parse, table)
 }
 
 /// Reads the login for a server from the file that a key names. `parse` gets the text without surrounding white space.
-pub(super) fn read_login<T>(
+pub(super) fn read_login<T: 'static>(
     key: &str,
     file: &str,
     parse: fn(&SecretString) -> Result<T, &'static str>,
     table: &mut Table<'_>,
-) -> Option<T> {
+) -> Option<RotatableSecret<T>> {
     let login = if looks_like_a_login(file) {
         Err(NO_PATH.to_owned())
     } else if !table.context.base_dir.join(file).exists() {
         let problem = "does not exist; set the path of a file that contains the login";
         Err(format!("{} {problem}", shown(&table.context.base_dir.join(file))))
     } else {
-        let parse = |text: &str| {
+        let parse = move |text: &str| {
             check_text(text)?;
             parse(&text.trim().into()).map_err(str::to_owned)
         };
@@ -67,34 +70,22 @@ pub(super) fn read_login<T>(
 /// starts with the path.
 pub(super) fn read_secret_file<T>(
     file: &str,
-    parse: impl FnOnce(&str) -> Result<T, String>,
+    parse: impl Fn(&str) -> Result<T, String> + Send + Sync + 'static,
     table: &mut Table<'_>,
-) -> Result<T, String> {
+) -> Result<RotatableSecret<T>, String> {
     let path = table.context.base_dir.join(file);
-    let text = read_text(&path, table);
-    text.and_then(|text| parse(text.expose_secret())).map_err(|problem| format!("{} {problem}", shown(&path)))
+    let content = read_text(&path, table);
+    content
+        .and_then(|content| RotatableSecret::from_content(&path, content, Arc::new(parse)))
+        .map_err(|problem| format!("{} {problem}", shown(&path)))
 }
 
 fn read_text(path: &Path, table: &mut Table<'_>) -> Result<SecretString, String> {
-    let mut bytes = Vec::new();
-    let metadata = File::open(path).and_then(|file| {
-        let metadata = file.metadata()?;
-        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-        Ok(metadata)
-    });
-    let metadata = metadata.map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => "does not exist; create it with the secret as its only line".to_owned(),
-        io::ErrorKind::PermissionDenied => {
-            "cannot be read; let the user that runs kfwatch read it".to_owned()
-        }
-        _ => format!("cannot be read: {e}"),
-    })?;
+    let (text, metadata) = secrets::read_secret_file(path)?;
     if is_open_to_others(path, &metadata) {
         table.findings.readable_secrets.insert(path.to_owned());
     }
-    text_file::decode(&bytes)
-        .map(|text| text.into_owned().into())
-        .map_err(|problem| problem.with_conversion(path))
+    Ok(text)
 }
 
 fn shown(path: &Path) -> String {

@@ -78,7 +78,7 @@ fn check_sink(section: Section<raw::Sink>, sink: &mut Table<'_>) -> Option<SinkC
     let target = match kind? {
         "webhook" => {
             let options = check_webhook(keys, sink)?;
-            if let Some(name) = name.as_ref().filter(|_| options.keys.is_empty()) {
+            if let Some(name) = name.as_ref().filter(|_| options.keys.value().is_empty()) {
                 sink.findings.warnings.push(format!(
                     "sink {name:?} does not sign its requests, so its receiver cannot detect forged events; set secret_file"
                 ));

@@ -15,6 +15,7 @@ use super::secret_file::read_header;
 use super::setting::{Section, Setting};
 use super::table::Table;
 use super::urls::check_url;
+use crate::secrets::RotatableSecret;
 use crate::wechat::token::{ComponentCredentials, TicketSource, TokenServer, TokenSource, read_token_file};
 
 /// The values of the key `source`.
@@ -85,7 +86,7 @@ impl Tokens {
             }
             Entry::Occupied(known) => {
                 let (known, first) = known.get();
-                let same_secret = known.secret.expose_secret() == secret.expose_secret();
+                let same_secret = known.secret.value().expose_secret() == secret.value().expose_secret();
                 for (same, what) in [(same_secret, "secret"), (known.ticket == ticket, "ticket")] {
                     if !same {
                         let problem = format!("has another {what} at {first}; write the same {what} at both");
@@ -99,7 +100,7 @@ impl Tokens {
     }
 }
 
-fn read_secret(keys: raw::Token, token: &mut Table<'_>) -> Option<SecretString> {
+fn read_secret(keys: raw::Token, token: &mut Table<'_>) -> Option<RotatableSecret<SecretString>> {
     SecretSetting::new("secret", keys.secret_file, keys.secret_env, keys.secret).read(token)
 }
 
@@ -112,7 +113,7 @@ fn check_server(
     let allow_insecure = token.take("allow_insecure", allow_insecure).unwrap_or(false);
     let header_file = token.take("header_file", header_file);
     let header = header_file.and_then(|file| {
-        read_header(&file, token).map_err(|problem| token.wrong("header_file", problem)).ok()
+        read_header(&file, |_| Ok(()), token).map_err(|problem| token.wrong("header_file", problem)).ok()
     });
     let url = check_url(key, &url?, ("https://tokens.example/shop", allow_insecure), token)?;
     Some(TokenServer { url, header, json_pointer: None })

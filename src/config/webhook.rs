@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
 use super::ca_file::check_ca_file;
@@ -13,6 +13,7 @@ use super::secret_file::read_header;
 use super::setting::{Setting, TextList};
 use super::table::Table;
 use super::urls::check_url;
+use crate::secrets::RotatableSecret;
 use crate::sink::webhook::{OWN_HEADERS, SigningKey, WebhookOptions};
 
 /// How many keys may sign at once.
@@ -42,35 +43,54 @@ pub(super) fn check_webhook(keys: raw::Sink, sink: &mut Table<'_>) -> Option<Web
     Some(WebhookOptions { url: url?, keys: signing_keys, headers, ca_file, timeout, max_in_flight })
 }
 
-fn signing_keys(secret: SecretSetting, sink: &mut Table<'_>) -> Vec<SigningKey> {
-    let Some((key, secrets)) = secret.read_several(sink) else { return Vec::new() };
-    if secrets.len() > MAX_KEYS {
-        sink.wrong(&key, format!("has {} keys, but at most {MAX_KEYS} are allowed", secrets.len()));
-    }
-    let remedy = "write keys in the format of Standard Webhooks: whsec_ and 24 to 64 bytes in base64";
-    let parse = |(n, secret): (usize, &SecretString)| {
-        let which = if secrets.len() > 1 { format!("key {}", n + 1) } else { "the key".to_owned() };
-        let wrong = |problem| sink.wrong(&key, format!("{which} {problem}; {remedy}"));
-        SigningKey::parse(secret).map_err(wrong).ok()
-    };
-    secrets.iter().enumerate().filter_map(parse).collect()
+fn signing_keys(secret: SecretSetting, sink: &mut Table<'_>) -> RotatableSecret<Vec<SigningKey>> {
+    let Some((key, secrets)) = secret.read_several(sink) else { return Vec::new().into() };
+    secrets.try_map(|secrets| parse_keys(secrets)).unwrap_or_else(|problem| {
+        sink.wrong(&key, problem);
+        Vec::new().into()
+    })
 }
 
-fn headers(files: Setting<TextList>, sink: &mut Table<'_>) -> HeaderMap {
+fn parse_keys(secrets: &[SecretString]) -> Result<Vec<SigningKey>, String> {
+    if secrets.len() > MAX_KEYS {
+        return Err(format!("has {} keys, but at most {MAX_KEYS} are allowed", secrets.len()));
+    }
+    let parse = |(n, secret): (usize, &SecretString)| {
+        let which = if secrets.len() > 1 { format!("key {}", n + 1) } else { "the key".to_owned() };
+        SigningKey::parse(secret).map_err(|problem| format!("{which} {problem}"))
+    };
+    let parsed: Vec<_> = secrets.iter().enumerate().map(parse).collect();
+    let problems: Vec<&str> = parsed.iter().filter_map(|key| Some(key.as_ref().err()?.as_str())).collect();
+    if problems.is_empty() {
+        return Ok(parsed.into_iter().flatten().collect());
+    }
+    let remedy = "write keys in the format of Standard Webhooks: whsec_ and 24 to 64 bytes in base64";
+    Err(format!("{}; {remedy}", problems.join(", ")))
+}
+
+fn headers(
+    files: Setting<TextList>,
+    sink: &mut Table<'_>,
+) -> Vec<RotatableSecret<(HeaderName, HeaderValue)>> {
     let key = "header_files";
-    let mut headers = HeaderMap::new();
+    let mut headers = Vec::new();
     let mut file_of_header = HashMap::new();
     for (n, file) in sink.list(key, files, MAX_HEADERS).unwrap_or_default().into_iter().enumerate() {
-        let header = read_header(&file, sink).map_err(|problem| sink.wrong_index(key, n, problem));
-        let Ok((name, value)) = header else { continue };
-        if OWN_HEADERS.contains(&name.as_str()) {
-            let problem = format!("sets the header {name}, which kfwatch sets itself; remove it");
-            sink.wrong_index(key, n, format!("{file:?} {problem}"));
-        } else if let Some(first) = file_of_header.insert(name.clone(), file.clone()) {
+        let header = read_header(&file, check_header, sink);
+        let Ok(header) = header.map_err(|problem| sink.wrong_index(key, n, problem)) else { continue };
+        let name = header.value().0.clone();
+        if let Some(first) = file_of_header.insert(name.clone(), file.clone()) {
             let problem = format!("sets the header {name}, as {first:?} does; remove one");
             sink.wrong_index(key, n, format!("{file:?} {problem}"));
         }
-        headers.insert(name, value);
+        headers.push(header);
     }
     headers
+}
+
+fn check_header(name: &HeaderName) -> Result<(), String> {
+    match OWN_HEADERS.contains(&name.as_str()) {
+        true => Err(format!("sets the header {name}, which kfwatch sets itself; remove it")),
+        false => Ok(()),
+    }
 }

@@ -13,7 +13,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use reqwest::{
     Client, ClientBuilder, Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
     redirect,
 };
 use serde::Deserialize;
@@ -92,15 +92,18 @@ impl WebhookSink {
     pub async fn deliver(&self, event: &StoredEvent) -> Result<(), DeliveryError> {
         let id = event_id(event)?;
         let timestamp = self.clock.now().wall.as_second().to_string();
+        let keys = self.options.keys.for_attempt();
+        let headers = self.options.headers.iter().map(|header| (*header.for_attempt()).clone());
+        let headers: HeaderMap = headers.collect();
         let request = |client: &Client| {
             let request = client
                 .post(self.options.url.clone())
-                .headers(self.options.headers.clone())
+                .headers(headers.clone())
                 .header(CONTENT_TYPE, MEDIA_TYPE)
                 .header("webhook-id", id)
                 .header("webhook-timestamp", &timestamp)
                 .body(event.json.clone());
-            match &self.options.keys[..] {
+            match &keys[..] {
                 [] => request,
                 keys => {
                     let signatures = signature::signatures(keys, id, &timestamp, event.json.as_bytes());
@@ -124,6 +127,11 @@ impl WebhookSink {
         let retry_after_header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = retry_after_header.and_then(|value| retry_after(value, self.clock.now().wall));
         let body = body_start(response).await;
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.options.note_refused(),
+            status if status.is_success() => self.options.note_accepted(),
+            _ => {}
+        }
         match status {
             status if status.is_success() => Ok(()),
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {

@@ -56,7 +56,10 @@ use super::{
     http::WechatClient,
     observer::CallObserver,
 };
-use crate::domain::{clock::Moment, endpoint::Endpoint, error_class::ErrorClass};
+use crate::{
+    domain::{clock::Moment, endpoint::Endpoint, error_class::ErrorClass},
+    secrets::RotatableSecret,
+};
 
 /// How long a token from a file is used before the file is read again. Reading is cheap, and a file states no lifetime.
 const FILE_LIFETIME: Duration = Duration::from_secs(10);
@@ -72,9 +75,9 @@ const REJECTED_FOR_GOOD: Duration = Duration::from_secs(30);
 #[expect(missing_docs, reason = "the names of the fields say what they are")]
 pub enum TokenSource {
     /// `POST /cgi-bin/stable_token`, never with `force_refresh`.
-    Stable { secret: SecretString },
+    Stable { secret: RotatableSecret<SecretString> },
     /// `GET /cgi-bin/token`.
-    Classic { secret: SecretString },
+    Classic { secret: RotatableSecret<SecretString> },
     /// A file that another program rewrites. If it is JSON, the pointer says where the text is.
     File { path: PathBuf, json_pointer: Option<String> },
     /// The operator's central token server.

@@ -62,7 +62,7 @@ impl Rehearsal {
         let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
         let clock = Arc::new(ScriptedClock::default());
         let metrics = Arc::new(Metrics::new([]).unwrap());
-        let source = TokenSource::Stable { secret: SecretString::from(secret(0)) };
+        let source = TokenSource::Stable { secret: SecretString::from(secret(0)).into() };
         let tokens = TokenProvider::new(appid(0).into(), source, Arc::new(NoJournal), None, clock.now());
         let observer = Arc::new(metrics.call_observer(Arc::default()));
         let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);

@@ -103,19 +103,19 @@ fn optional_parts_of_example_are_valid() {
         else {
             panic!("not stable")
         };
-        assert_eq!(read.expose_secret(), secret);
+        assert_eq!(read.value().expose_secret(), secret);
         assert_eq!(config.sinks.len(), 4);
         assert_eq!(config.sinks[1].types, [EventType::SessionStarted, EventType::SessionEnded]);
         assert_eq!(config.sinks[1].official_accounts, ["shop"]);
         let SinkTarget::Webhook(options) = &config.sinks[2].target else { panic!("no webhook") };
-        assert_eq!((options.keys.len(), options.headers.len(), options.max_in_flight), (2, 1, 8));
+        assert_eq!((options.keys.value().len(), options.headers.len(), options.max_in_flight), (2, 1, 8));
         let ca_file = dir.path().join("ca.pem");
         assert_eq!((&options.ca_file, options.timeout), (&Some(ca_file), Duration::from_secs(15)));
         assert_eq!(config.api.ca_file, Some(dir.path().join("ca.pem")));
         // The example shows the defaults, except for these two.
         let SinkTarget::Nats(options) = &config.sinks[3].target else { panic!("not NATS") };
-        assert!(matches!(options.login, Login::Credentials(_)));
-        let shown = NatsOptions { login: Login::None, ca_file: None, ..(**options).clone() };
+        assert!(matches!(*options.login.value(), Login::Credentials(_)));
+        let shown = NatsOptions { login: Login::None.into(), ca_file: None, ..(**options).clone() };
         assert_eq!(format!("{shown:?}"), format!("{:?}", nats("")));
     }
 }

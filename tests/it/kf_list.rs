@@ -68,7 +68,7 @@ impl Rehearsal {
         let clock = Arc::new(ScriptedClock::default());
         let metrics = Arc::new(Metrics::new([]).unwrap());
         let appid: Arc<str> = configured.appid.as_str().into();
-        let source = TokenSource::Stable { secret: SecretString::from(configured.secret) };
+        let source = TokenSource::Stable { secret: SecretString::from(configured.secret).into() };
         let tokens = TokenProvider::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
         let observer = Arc::new(metrics.call_observer(Arc::default()));
         let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);

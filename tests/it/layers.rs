@@ -16,19 +16,20 @@ struct Rule {
 }
 
 /// From the bottom to the top.
-const RULES: [Rule; 19] = [
+const RULES: [Rule; 20] = [
     rule("domain", &[], "it is pure: values in, values out"),
     rule("file_system", &[], "it knows what file systems lack, and not what is in the files"),
     rule("stdio", &[], "it writes what it is given to standard output and standard error"),
     rule("logging", &["stdio"], "it only sets up the log"),
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
     rule("tls", &["domain"], "it reads certificates, for all clients"),
+    rule("secrets", &["domain"], "it reads secret files, and does not know what the secrets are for"),
     rule("http", &[], "it tells failed requests apart, for all HTTP clients"),
-    rule("wechat", &["domain", "http", "tls"], "it calls WeChat, and does not know its callers"),
+    rule("wechat", &["domain", "http", "secrets", "tls"], "it calls WeChat, and does not know its callers"),
     rule("store", &["domain", "file_system"], "it keeps what it is given"),
     rule(
         "sink",
-        &["domain", "file_system", "http", "stdio", "store", "tls"],
+        &["domain", "file_system", "http", "secrets", "stdio", "store", "tls"],
         "it delivers stored events, and neither reads the log nor decides when",
     ),
     rule("status", &["domain", "store"], "it is the table that polls write and readers copy"),
@@ -42,7 +43,7 @@ const RULES: [Rule; 19] = [
     ),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
     rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),
-    rule("config", &["domain", "logging", "sink", "wechat"], "it makes values, and runs nothing"),
+    rule("config", &["domain", "logging", "secrets", "sink", "wechat"], "it makes values, and runs nothing"),
     rule(
         "app",
         &[

@@ -426,6 +426,29 @@ fn password_login_works_and_is_not_shown() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
+fn corrected_login_file_is_used_without_restart() {
+    let [ours, others] = [Site::new(), Site::new()];
+    let server = Server::configured(|_| ours.configuration.clone());
+    let client = server.client(ConnectOptions::with_credentials(&ours.credentials).unwrap());
+    client.create_stream();
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = home(&wechat, &bus(&server, "credentials_file = \"kf.creds\""));
+    home.write("kf.creds", &others.credentials);
+    let daemon = home.daemon();
+    open(&wechat.control(), "kf1@shop", "oA");
+    eventually_logged(&daemon, "the login is refused");
+    home.write("kf.creds", "");
+    eventually_logged(&daemon, "kf.creds contains no user JWT with its seed");
+    home.write("kf.creds", &ours.credentials);
+    eventually_delivered(&daemon);
+    eventually_stored(&client, 1);
+    let log = daemon.terminate().stderr;
+    assert_eq!(log.matches("kf.creds was refused and has changed: using the new one").count(), 1, "{log}");
+    assert_eq!(log.matches("which was refused, stays in use").count(), 1, "{log}");
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
 fn token_login_works_and_is_not_shown() {
     let server = Server::configured(|_| "authorization { token: s3cret-good }".to_owned());
     let client = server.client(ConnectOptions::with_token("s3cret-good".to_owned()));

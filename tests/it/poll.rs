@@ -62,7 +62,7 @@ impl Rehearsal {
         let mut accounts = Vec::new();
         for official_account in configured {
             let appid: Arc<str> = official_account.appid.as_str().into();
-            let source = TokenSource::Stable { secret: SecretString::from(official_account.secret) };
+            let source = TokenSource::Stable { secret: SecretString::from(official_account.secret).into() };
             let tokens =
                 TokenProvider::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
             let observer = Arc::new(metrics.call_observer(Arc::default()));

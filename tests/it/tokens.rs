@@ -6,5 +6,6 @@ mod platform;
 mod component;
 mod daemon;
 mod many;
+mod rotation;
 mod server;
 mod transcripts;

@@ -77,11 +77,11 @@ impl Conversation {
     }
 
     async fn stable() -> Self {
-        Self::with(|secret| TokenSource::Stable { secret }).await
+        Self::with(|secret| TokenSource::Stable { secret: secret.into() }).await
     }
 
     async fn classic() -> Self {
-        Self::with(|secret| TokenSource::Classic { secret }).await
+        Self::with(|secret| TokenSource::Classic { secret: secret.into() }).await
     }
 
     /// `last_fetch_ago`: how long ago the previous daemon fetched a token.
@@ -222,7 +222,7 @@ async fn min_fetch_interval_separates_token_fetches() {
 
 #[tokio::test]
 async fn min_fetch_interval_survives_restart() {
-    let stable = |secret| TokenSource::Stable { secret };
+    let stable = |secret: SecretString| TokenSource::Stable { secret: secret.into() };
     let conversation = Conversation::resumed(stable, Some(Duration::from_secs(3))).await;
     let failure = conversation.poll().await.unwrap_err();
     assert_eq!((failure.class, failure.error), (ErrorClass::Busy, CallError::TokenNotYet));

@@ -61,10 +61,16 @@ impl Connection {
         let connecting = AssertUnwindSafe(connecting).catch_unwind();
         let client = match tokio::time::timeout(within, connecting).await {
             Ok(Ok(Ok(client))) => client,
-            Ok(Ok(Err(error))) => return Err(reason::not_connected(&error, &options)),
+            Ok(Ok(Err(error))) => {
+                if reason::is_login_refused(&error) {
+                    options.login.refused();
+                }
+                return Err(reason::not_connected(&error, &options));
+            }
             Ok(Err(_)) => return Err(reason::not_understood(&options)),
             Err(_) => return Err(reason::not_connected_in_time(&options)),
         };
+        options.login.accepted();
         let jetstream = ContextBuilder::new()
             .timeout(options.timeout)
             .max_ack_inflight(options.max_in_flight)
@@ -144,7 +150,7 @@ fn connect_options(options: &NatsOptions, events: &Arc<ConnectionEvents>) -> Res
             events.record(event);
             std::future::ready(())
         });
-    Ok(match &options.login {
+    Ok(match &*options.login.for_attempt() {
         Login::None => prepared,
         Login::Credentials(text) => prepared
             .credentials(text.expose_secret())

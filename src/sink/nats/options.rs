@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use async_nats::ServerAddr;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::secrets::RotatableSecret;
+
 /// Where to publish, and how.
 #[derive(Clone, Debug)]
 pub struct NatsOptions {
@@ -13,7 +15,7 @@ pub struct NatsOptions {
     /// The prefix of all subjects: tokens separated by dots.
     pub subject_prefix: String,
     /// How to log in.
-    pub login: Login,
+    pub login: RotatableSecret<Login>,
     /// A file with PEM certificates to trust instead of those of the system. With it, the connection must be encrypted.
     pub ca_file: Option<PathBuf>,
     /// The longest time to connect to a server, and to wait for an acknowledgement.

@@ -27,14 +27,17 @@ pub(super) fn not_connected(error: &ConnectError, options: &NatsOptions) -> Stri
     let cause = innermost_cause(error);
     let why = match error.kind() {
         ConnectErrorKind::TimedOut => return not_connected_in_time(options),
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            format!("the login is refused; {CHECK_LOGIN}")
-        }
+        _ if is_login_refused(error) => format!("the login is refused; {CHECK_LOGIN}"),
         ConnectErrorKind::Dns => format!("its name is not resolved: {cause}"),
         ConnectErrorKind::Tls => format!("{cause}; set ca_file"),
         _ => cause.into(),
     };
     format!("no connection to {}: {why}", options.servers())
+}
+
+/// Whether the server refused the login.
+pub(super) fn is_login_refused(error: &ConnectError) -> bool {
+    matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication)
 }
 
 /// No server could be connected to in time.
@@ -136,7 +139,7 @@ mod tests {
         NatsOptions {
             servers: vec!["tls://a.example".parse().unwrap(), "tls://b.example".parse().unwrap()],
             subject_prefix: "acme.kf".to_owned(),
-            login: Login::None,
+            login: Login::None.into(),
             ca_file: None,
             timeout: Duration::from_secs(1),
             max_in_flight: 1,

@@ -5,11 +5,12 @@ use std::{fmt, path::PathBuf, time::Duration};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use reqwest::{
     Url,
-    header::{HeaderMap, HeaderName},
+    header::{HeaderName, HeaderValue},
 };
 use sha2::{Digest, Sha256};
 
 use super::signature::SigningKey;
+use crate::secrets::RotatableSecret;
 
 /// The headers that a webhook or HTTP itself sets. They cannot be configured.
 pub const OWN_HEADERS: [&str; 11] = [
@@ -32,9 +33,9 @@ pub struct WebhookOptions {
     /// The receiver; may contain secrets anywhere.
     pub url: Url,
     /// Signing keys, the newest first. Without keys, requests are not signed.
-    pub keys: Vec<SigningKey>,
+    pub keys: RotatableSecret<Vec<SigningKey>>,
     /// Additional headers, none of [`OWN_HEADERS`]; values may be secrets.
-    pub headers: HeaderMap,
+    pub headers: Vec<RotatableSecret<(HeaderName, HeaderValue)>>,
     /// A file with PEM certificates to trust instead of those of the system.
     pub ca_file: Option<PathBuf>,
     /// The longest time until a response.
@@ -49,6 +50,18 @@ impl WebhookOptions {
         self.url.origin().ascii_serialization()
     }
 
+    /// Notes that the receiver refused the keys or a header.
+    pub(super) fn note_refused(&self) {
+        self.keys.refused();
+        self.headers.iter().for_each(RotatableSecret::refused);
+    }
+
+    /// Notes that the receiver accepted the keys and all headers.
+    pub(super) fn note_accepted(&self) {
+        self.keys.accepted();
+        self.headers.iter().for_each(RotatableSecret::accepted);
+    }
+
     /// What is stored to notice that the URL changes: the receiver and a hash of the whole URL.
     pub fn destination(&self) -> String {
         let hash = Sha256::digest(self.url.as_str());
@@ -58,7 +71,7 @@ impl WebhookOptions {
 
 impl fmt::Debug for WebhookOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let headers: Vec<&HeaderName> = self.headers.keys().collect();
+        let headers: Vec<HeaderName> = self.headers.iter().map(|header| header.value().0.clone()).collect();
         f.debug_struct("WebhookOptions")
             .field("receiver", &self.receiver())
             .field("keys", &self.keys)
@@ -72,7 +85,7 @@ impl fmt::Debug for WebhookOptions {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::header::{CONTENT_TYPE, HeaderValue};
+    use reqwest::header::CONTENT_TYPE;
 
     use super::*;
 
@@ -80,8 +93,8 @@ mod tests {
     fn destination_changes_with_url_and_shows_no_secret() {
         let options = |url: &str| WebhookOptions {
             url: url.parse().unwrap(),
-            keys: Vec::new(),
-            headers: HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("s3cret"))]),
+            keys: Vec::new().into(),
+            headers: vec![(CONTENT_TYPE, HeaderValue::from_static("s3cret")).into()],
             ca_file: None,
             timeout: Duration::from_secs(1),
             max_in_flight: 1,

@@ -24,6 +24,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     access_token::AccessToken,
+    appsecret::note_answer,
     authorizer_list::{AuthorizerList, PAGE_SIZE},
     cache::{FetchWait, FetchedToken, TokenCache, TokenFetcher},
     external::{self, TokenServer},
@@ -33,6 +34,7 @@ use super::{
 };
 use crate::{
     domain::{clock::Moment, endpoint::Endpoint, error_class::ErrorClass},
+    secrets::RotatableSecret,
     wechat::{
         error::{CallError, CallFailure},
         wire::{WireError, tokens},
@@ -48,7 +50,7 @@ pub struct ComponentCredentials {
     /// The component_appid.
     pub appid: Arc<str>,
     /// The component_appsecret.
-    pub secret: SecretString,
+    pub secret: RotatableSecret<SecretString>,
     /// Where to read the newest component_verify_ticket.
     pub ticket: TicketSource,
 }
@@ -223,7 +225,8 @@ impl TokenFetcher for Component {
         client: ObservedClient<'_>,
     ) -> Result<FetchedToken, CallFailure> {
         let ticket = self.ticket(min_fetch_interval, client).await?;
-        let secrets = [self.credentials.secret.expose_secret(), ticket.expose_secret()];
+        let secret = self.credentials.secret.for_attempt();
+        let secrets = [secret.expose_secret(), ticket.expose_secret()];
         let fields = BTreeMap::from([
             ("component_appid", self.appid().into()),
             ("component_appsecret", secrets[0].into()),
@@ -235,7 +238,9 @@ impl TokenFetcher for Component {
             Ok(issued.map_err(|error| CallError::from_wire(error, &secrets))?.into())
         };
         let exchange = client.client.exchange(self.endpoint(), request);
-        client.call(self.endpoint(), exchange, parse).await
+        let fetched = client.call(self.endpoint(), exchange, parse).await;
+        note_answer(&self.credentials.secret, &fetched);
+        fetched
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         secret_text::{check_bare, check_word},
         text_file,
     },
+    secrets::RotatableSecret,
     wechat::{
         error::{CallError, CallFailure},
         wire,
@@ -35,7 +36,7 @@ pub struct TokenServer {
     /// The URL to request; user name, password and query may be secrets.
     pub url: Url,
     /// A header to send; its value is a secret.
-    pub header: Option<(HeaderName, HeaderValue)>,
+    pub header: Option<RotatableSecret<(HeaderName, HeaderValue)>>,
     /// The position in the answer, if it is JSON.
     pub json_pointer: Option<String>,
 }
@@ -44,7 +45,7 @@ impl fmt::Debug for TokenServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenServer")
             .field("host", &self.url.host_str())
-            .field("header", &self.header.as_ref().map(|(name, _)| name))
+            .field("header", &self.header.as_ref().map(|header| header.value().0.clone()))
             .field("json_pointer", &self.json_pointer)
             .finish_non_exhaustive()
     }
@@ -53,11 +54,20 @@ impl fmt::Debug for TokenServer {
 impl TokenServer {
     /// Fetches the token or ticket. An errcode in the answer is an error, because the server may forward WeChat's answer.
     pub(super) async fn fetch(&self, client: ObservedClient<'_>) -> Result<SecretString, CallFailure> {
+        let header = self.header.as_ref().map(RotatableSecret::for_attempt);
         let exchange = async {
-            let answer = client.client.get_from_server(self.url.clone(), self.header.as_ref()).await;
+            let answer = client.client.get_from_server(self.url.clone(), header.as_deref()).await;
             answer.map_err(|error| error.of_server(self.name()))
         };
-        client.call(Endpoint::TokenServer, exchange, |answer| self.parse(answer)).await
+        let fetched = client.call(Endpoint::TokenServer, exchange, |answer| self.parse(answer)).await;
+        if let Some(header) = &self.header {
+            match &fetched {
+                Ok(_) => header.accepted(),
+                Err(CallFailure { error: CallError::ServerRefused { .. }, .. }) => header.refused(),
+                Err(_) => {}
+            }
+        }
+        fetched
     }
 
     /// Scheme, host and port of the URL, safe to show.
@@ -77,7 +87,8 @@ impl TokenServer {
 
     /// The secrets that were sent, in the parts that an answer may quote.
     fn secrets(&self) -> Vec<String> {
-        let header = self.header.as_ref().and_then(|(_, value)| value.to_str().ok()).unwrap_or_default();
+        let header = self.header.as_ref().map(RotatableSecret::value);
+        let header = header.as_deref().and_then(|(_, value)| value.to_str().ok()).unwrap_or_default();
         let user_info = [self.url.username(), self.url.password().unwrap_or_default()];
         let query = self.url.query_pairs().map(|(_, value)| value.into_owned());
         header.split(' ').chain(user_info).map(str::to_owned).chain(query).collect()
@@ -171,7 +182,7 @@ mod tests {
     fn debug_output_shows_no_secret() {
         let header = (HeaderName::from_static("x-key"), HeaderValue::from_static("s3cret"));
         let url = "https://me:s3cret@tokens.example/s3cret?key=s3cret".parse().unwrap();
-        let server = TokenServer { url, header: Some(header), json_pointer: None };
+        let server = TokenServer { url, header: Some(header.into()), json_pointer: None };
         let shown = format!("{server:?}");
         assert_eq!(
             shown,

@@ -169,7 +169,7 @@ impl Platform {
     }
 
     pub(crate) fn component(&self, ticket: TicketSource, last_fetch_ago: Option<Duration>) -> Arc<Component> {
-        let secret = COMPONENT_SECRET.into();
+        let secret = SecretString::from(COMPONENT_SECRET).into();
         let credentials = Arc::new(ComponentCredentials { appid: COMPONENT.into(), secret, ticket });
         let journal = Arc::clone(&self.journal) as Arc<dyn TokenJournal>;
         Arc::new(Component::new(credentials, journal, last_fetch_ago, self.clock.now()))

@@ -85,7 +85,7 @@ async fn token_server_request_has_header_and_json_pointer() {
     let url = format!("{}/token?key=s3cret", platform.url).parse().unwrap();
     let header = ("x-key".parse().unwrap(), "Bearer s3cret".parse().unwrap());
     let json_pointer = Some("/data/token".to_owned());
-    let source = TokenSource::Server(TokenServer { url, header: Some(header), json_pointer });
+    let source = TokenSource::Server(TokenServer { url, header: Some(header.into()), json_pointer });
     let account = platform.own(source, None);
     account.poll().await.unwrap();
     let asked = platform.world().asked[0].clone();
@@ -106,7 +106,7 @@ async fn token_server_failures_are_distinct_and_leak_nothing() {
     let platform = Platform::start().await;
     let url = format!("{}/token?key=s3cret", platform.url).parse().unwrap();
     let header = ("authorization".parse().unwrap(), "Bearer s3cret-too".parse().unwrap());
-    let server = TokenServer { url, header: Some(header), json_pointer: None };
+    let server = TokenServer { url, header: Some(header.into()), json_pointer: None };
     let account = platform.own(TokenSource::Server(server), None);
     let refused = |status| format!("token_server: {} answers with HTTP status {status}", platform.url);
     for (status, body, expected) in [
