@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use self::operations::build_operations;
+pub(crate) use self::operations::{account_of_platform, build_operations};
 use tokio::sync::Semaphore;
 
 use self::{

@@ -11,6 +11,7 @@ mod events;
 mod man;
 mod operations;
 mod output;
+mod ownership;
 mod poll;
 mod restore;
 mod run;
@@ -135,7 +136,10 @@ impl CliError {
                     .lines()
                     .for_each(|line| output::message(format_args!("kfwatch: {line}")));
             }
-            failure => output::message(format_args!("kfwatch: {}", crate::chain(failure))),
+            failure => {
+                let text = ownership::explain(failure).unwrap_or_else(|| crate::chain(failure));
+                output::message(format_args!("kfwatch: {text}"));
+            }
         }
         stdio::stderr().flush();
         self.exit_code()

@@ -56,7 +56,7 @@ pub use crate::wechat::{
 };
 
 /// The environment variable that names the configuration file when the command line does not.
-const PATH_VARIABLE: &str = "KFWATCH_CONFIG";
+pub(crate) const PATH_VARIABLE: &str = "KFWATCH_CONFIG";
 
 /// Where the configuration file is searched when nothing names one, in this order.
 const SEARCH_PATHS: [&str; 2] = ["config.toml", "/etc/kfwatch/config.toml"];

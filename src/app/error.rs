@@ -1,6 +1,6 @@
 //! Why the daemon could not start, or had to stop.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
 use crate::{
     dispatch::SinkEnded, schedule::cron_jobs::CronSchedulerError, store::StoreError,
@@ -29,17 +29,6 @@ pub enum AppError {
         what: String,
         /// Why, and what to do.
         reason: String,
-    },
-    /// Without a daemon and a store, a command would lose a refresh token that WeChat changes.
-    #[error(
-        "there is no store at {} to keep a new refresh token of {official_account} in, which would be lost: start the \
-         daemon once, which creates it, or correct store.path", path.display()
-    )]
-    NowhereToKeepRefreshTokens {
-        /// An official account that has authorized a component.
-        official_account: String,
-        /// Where the store should be.
-        path: PathBuf,
     },
     /// Two metrics have the same name: a bug.
     #[error("metrics")]

@@ -40,8 +40,9 @@ pub(super) fn operations(
 }
 
 /// Builds the operations of a command that runs without a daemon. Builds the official accounts, and reads the state of the
-/// kf accounts from the store if there is one. Token fetches are recorded in the store, so that a daemon that starts next
-/// respects `min_fetch_interval`.
+/// kf accounts from the store. Token fetches are recorded in the store, so that a daemon that starts next respects
+/// `min_fetch_interval`. Only without an [account of a platform](account_of_platform) there may be no store: a refresh token that
+/// WeChat changes would be lost.
 pub(crate) async fn build_operations(
     config: &Config,
     store: Option<&Store>,
@@ -52,10 +53,7 @@ pub(crate) async fn build_operations(
             OfficialAccountFactory::build(config, store, Arc::clone(&clock)).await?,
             store.stored_accounts().await?,
         ),
-        None => {
-            refuse_components(config)?;
-            (OfficialAccountFactory::without_store(config, Arc::clone(&clock))?, Vec::new())
-        }
+        None => (OfficialAccountFactory::without_store(config, Arc::clone(&clock))?, Vec::new()),
     };
     let lists = watched_accounts(config, store).await?;
     let key = |account: &Account| (Arc::clone(&account.appid), Arc::clone(&account.kf_account));
@@ -77,16 +75,10 @@ pub(crate) async fn build_operations(
     Ok(operations(config, &official_accounts, clock))
 }
 
-/// Without a store, a refresh token that WeChat changes would be lost.
-fn refuse_components(config: &Config) -> Result<(), AppError> {
+/// The name of an official account that has authorized a third-party platform, if there is one.
+pub(crate) fn account_of_platform(config: &Config) -> Option<&str> {
     let component = |of: &&config::OfficialAccountConfig| matches!(of.token, TokenConfig::Component { .. });
-    match config.official_accounts.iter().find(component) {
-        None => Ok(()),
-        Some(of) => Err(AppError::NowhereToKeepRefreshTokens {
-            official_account: of.name.clone(),
-            path: config.store.path.clone(),
-        }),
-    }
+    config.official_accounts.iter().find(component).map(|of| of.name.as_str())
 }
 
 /// The longest a poll may take. It may fetch a token, call, fetch another token and call again; at most three of these may

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use super::{
     CliError, output,
     signals::Shutdown,
-    store_access::{RunningDaemon, StoreAccess},
+    store_access::{RunningDaemon, StoreAccess, create_for_platform},
 };
 use crate::{
     app::{self, clock::SystemClock},
@@ -39,6 +39,7 @@ impl OperationsRunner {
         }
         let store = match access {
             StoreAccess::Daemon(daemon) => return Ok(Self::Daemon(daemon)),
+            StoreAccess::Direct(None) => create_for_platform(&loaded.config)?,
             StoreAccess::Direct(store) => store,
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());

@@ -1,17 +1,18 @@
 //! Gives a command access to the store: directly, or through the daemon that has locked it.
 //!
 //! A command that changes the store or calls WeChat locks the store, so that no daemon starts meanwhile; if a daemon has locked it,
-//! the command goes to that daemon. A store that does not exist is not created: it would belong to the user of the command instead
-//! of the daemon's.
+//! the command goes to that daemon. A store that does not exist is not created, except for a third-party platform and by the owner of
+//! its directory: it would belong to the user of the command instead of the daemon's.
 //!
 //! A command that only reads ([`read_sinks`]) needs no lock. It asks the daemon, whose knowledge is more recent; if no daemon runs,
 //! it reads the store, and does not keep a daemon from starting.
 
 use std::path::Path;
 
-use super::{CliError, init_logging, output};
+use super::{CliError, init_logging, output, ownership::command_for_owner_of};
 use crate::{
-    config::{LocalConfig, LogConfig, StoreConfig},
+    app,
+    config::{Config, LocalConfig, LogConfig, StoreConfig},
     control::client::{ControlClient, ControlClientError},
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand},
     store::{Store, StoreError},
@@ -43,6 +44,22 @@ pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Re
     let store = Store::open_to_read(path)?;
     let answer = SinkAdmin::without_daemon(store).execute(command).await;
     answer.map_err(|error| anyhow::Error::new(error).into())
+}
+
+/// Creates the store for the refresh tokens of a third-party platform, which must not be lost. Other official accounts work without.
+pub(super) fn create_for_platform(config: &Config) -> Result<Option<Store>, CliError> {
+    let Some(official_account) = app::account_of_platform(config) else { return Ok(None) };
+    let path = &config.store.path;
+    if path.parent().is_some_and(Path::is_dir)
+        && let Some(command) = command_for_owner_of(path)
+    {
+        let problem = anyhow::anyhow!(
+            "there is no store at {} to keep a new refresh token of {official_account} in: run `{command}`, which creates it",
+            path.display()
+        );
+        return Err(problem.into());
+    }
+    Ok(Some(Store::open(path)?))
 }
 
 async fn ask_daemon(path: &Path, command: SinkCommand) -> Result<SinkAnswer, ControlClientError> {

@@ -5,7 +5,10 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::TcpListener,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::Path,
     process::Stdio,
 };
@@ -172,7 +175,7 @@ fn unreadable_store_is_reported() {
     let home = Home::watching(&wechat, "");
     fs::write(home.path("kfwatch.db"), "").unwrap();
     fs::set_permissions(home.path("kfwatch.db"), fs::Permissions::from_mode(0o000)).unwrap();
-    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+    if is_root() {
         // Root can read every file.
         return;
     }
@@ -676,26 +679,113 @@ fn hang(endpoint: ApiCall) -> FaultRule {
     FaultRule { endpoint: Some(endpoint), ..FaultRule::new(Fault::Hang) }
 }
 
+/// A merchant of a third-party platform. No ticket was pushed yet.
+const MERCHANT: &str = "[[official_accounts]]\nname = \"merchant\"\nappid = \"wx00000000000000ff\"\nkf_accounts = [\"kf1@merchant\"]\n\
+                        [official_accounts.token]\nsource = \"component\"\ncomponent_appid = \"wxaaaaaaaaaaaaaaaa\"\n\
+                        secret_file = \"platform.secret\"\nticket_file = \"ticket\"\n";
+
+fn with_merchant(wechat: &WeChat) -> Home {
+    let home = Home::watching(wechat, MERCHANT);
+    home.write("platform.secret", "s3cret");
+    home
+}
+
 #[test]
-fn poll_refuses_when_refresh_token_could_not_be_stored() {
+fn command_before_first_run_creates_store_of_platform_only() {
+    let wechat = one_account();
+    let home = with_merchant(&wechat);
+    let ended = home.run("poll");
+    assert!(ended.stdout.contains("merchant/kf1@merchant: api_component_token: ticket file"), "{ended:?}");
+    assert_eq!(fs::metadata(home.path("kfwatch.db")).unwrap().permissions().mode() & 0o777, 0o600);
+    let home = Home::watching(&wechat, "");
+    assert_eq!(home.run("poll").code, Some(0));
+    assert!(!home.path("kfwatch.db").exists());
+}
+
+/// Whether this process may give files to other users.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+#[test]
+fn command_in_directory_of_another_user_names_sudo_command() {
+    if !is_root() {
+        return;
+    }
+    let wechat = one_account();
+    let home = with_merchant(&wechat);
+    let uid_of_daemon = 1;
+    std::os::unix::fs::chown(home.path("."), Some(uid_of_daemon), None).unwrap();
+    fs::copy(home.path("config.toml"), home.path("my config.toml")).unwrap();
+    let program = env!("CARGO_BIN_EXE_kfwatch");
+    let check = |home: &Home, arguments: &[&str], sudo: &str| {
+        let ended = Process::spawn({
+            let mut command = home.command("");
+            command.args(arguments);
+            command
+        })
+        .ended();
+        let path = home.path("kfwatch.db");
+        let expected = format!(
+            "kfwatch: there is no store at {} to keep a new refresh token of merchant in: run `sudo -u daemon {program} {sudo}`, \
+             which creates it",
+            path.display()
+        );
+        assert_eq!(ended.stderr.lines().last(), Some(expected.as_str()), "{ended:?}");
+        assert_eq!((ended.code, ended.stdout.as_str(), path.exists()), (Some(1), "", false), "{ended:?}");
+    };
+    check(&home, &["poll"], "poll");
+    let zh = ["check", "--online", "--lang", "zh", "-c", "my config.toml"];
+    check(&home, &zh, "check --online --lang zh -c 'my config.toml'");
+    let named = home.path("config.toml").display().to_string();
+    let home = home.set("KFWATCH_CONFIG", &named).set("LANG", "zh_CN.UTF-8");
+    check(&home, &["check", "--online"], &format!("check --online -c {named}"));
+    assert_eq!(wechat.control().requests(ApiCall::GetSessionList), 0);
+}
+
+#[test]
+fn command_on_store_of_another_user_names_sudo_command() {
+    if !is_root() {
+        return;
+    }
     let wechat = one_account();
     let home = Home::watching(&wechat, "");
-    home.write("platform.secret", "s3cret");
-    let text = fs::read_to_string(home.path("config.toml")).unwrap();
-    let merchant = "[[official_accounts]]\nname = \"merchant\"\nappid = \"wx00000000000000ff\"\nkf_accounts = [\"kf1@merchant\"]\n\
-                    [official_accounts.token]\nsource = \"component\"\ncomponent_appid = \"wxaaaaaaaaaaaaaaaa\"\n\
-                    secret_file = \"platform.secret\"\nticket_file = \"ticket\"\n";
-    home.write("config.toml", &(text + merchant));
-    let ended = home.run("poll");
-    assert_eq!(ended.code, Some(1));
-    assert!(ended.stderr.contains("to keep a new refresh token of merchant in"), "{ended:?}");
-    assert!(ended.stderr.contains("start the daemon once"), "{ended:?}");
-    assert_eq!(wechat.control().requests(ApiCall::GetSessionList), 0);
-    assert!(!home.path("kfwatch.db").exists());
-
+    let as_nobody = |arguments: &str| {
+        let mut command = home.command(arguments);
+        command.uid(65534).gid(65534);
+        Process::spawn(command).ended()
+    };
+    // Another user may read the configuration, but not the store.
+    fs::set_permissions(home.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(home.path("config.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+    let program = env!("CARGO_BIN_EXE_kfwatch");
+    if !std::process::Command::new(program)
+        .arg("--version")
+        .uid(65534)
+        .output()
+        .is_ok_and(|ended| ended.status.success())
+    {
+        return;
+    }
     let daemon = home.daemon();
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended().code, Some(0));
-    let ended = home.run("poll");
-    assert!(ended.stdout.contains("api_component_token: ticket file"), "{ended:?}");
+    eventually_up(&daemon);
+    let socket = home.path("kfwatch.db-control");
+    let store = home.path("kfwatch.db");
+    let refused_at = |path: &Path, arguments: &str| {
+        format!(
+            "kfwatch: no permission to read and write {}: run `sudo -u root {program} {arguments}`",
+            path.display()
+        )
+    };
+    for arguments in ["check --online", "events"] {
+        let ended = as_nobody(arguments);
+        assert_eq!(ended.stderr.lines().last(), Some(refused_at(&store, arguments).as_str()), "{ended:?}");
+    }
+    let expected = format!(
+        "kfwatch: no permission to use the control socket {} of the running daemon: run `sudo -u root {program} sinks`",
+        socket.display()
+    );
+    assert_eq!(as_nobody("sinks").stderr.lines().last(), Some(expected.as_str()));
+    drop(daemon);
+    fs::set_permissions(home.path("."), fs::Permissions::from_mode(0o700)).unwrap();
 }

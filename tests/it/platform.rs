@@ -94,6 +94,27 @@ fn missing_ticket_is_logged_and_recovers() {
 }
 
 #[test]
+fn check_before_first_run_keeps_rotated_refresh_tokens() {
+    let (wechat, home) = platform(2, RefreshTokenRotation::AtOnce);
+    let control = wechat.control();
+    push_ticket(&wechat, &home);
+    let ended = home.run("check --online");
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(ended.stdout.ends_with("\nNothing needs to be fixed.\n"), "{ended:?}");
+    assert_eq!(control.requests(ApiCall::AuthorizerToken), 2);
+    let daemon = home.daemon();
+    eventually_all_up("the daemon", &daemon, 2);
+    assert_eq!(
+        control.requests(ApiCall::AuthorizerToken),
+        4,
+        "with the refresh tokens that the check stored"
+    );
+    assert_eq!(control.requests(ApiCall::AuthorizerList), 0);
+    assert_eq!(logged(&daemon, &["First polls wait"]), 1);
+    assert_eq!(logged(&daemon, &["ERROR"]), 0);
+}
+
+#[test]
 fn failing_platform_tokens_are_logged_and_recover_without_restart() {
     let (wechat, home) = platform(2, RefreshTokenRotation::AtOnce);
     let control = wechat.control();

@@ -50,8 +50,13 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
 /// Like [`resolve`], for a file that must exist.
 pub(in crate::store) fn resolve_existing(path: &Path) -> Result<PathBuf, StoreError> {
     match resolve(path) {
-        Ok(resolved) if resolved.exists() => Ok(resolved),
-        Ok(_) | Err(StoreError::NoDirectory(_)) => Err(StoreError::Missing(path.to_path_buf())),
+        Ok(resolved) => match resolved.try_exists() {
+            Ok(true) => Ok(resolved),
+            Ok(false) => Err(StoreError::Missing(path.to_path_buf())),
+            // It may exist in a directory that belongs to another user.
+            Err(error) => Err(StoreError::io(path, error)),
+        },
+        Err(StoreError::NoDirectory(_)) => Err(StoreError::Missing(path.to_path_buf())),
         refused => refused,
     }
 }
