@@ -3,11 +3,14 @@
 //! Results go to standard output, logs and messages to standard error. A command fails with a [`CliError`], which knows its exit
 //! code.
 
+mod account_args;
 mod backup;
 mod check;
 mod completions;
 mod demo;
 mod events;
+mod findings;
+mod language;
 mod man;
 mod operations;
 mod output;
@@ -15,8 +18,10 @@ mod ownership;
 mod poll;
 mod restore;
 mod run;
+mod sessions;
 mod signals;
 pub mod simulate;
+mod since;
 mod sinks;
 mod store_access;
 
@@ -62,6 +67,8 @@ enum CliCommand {
     Check(check::CheckArgs),
     /// Poll every account once, through the running daemon if there is one; commits nothing, exits 1 if a poll fails
     Poll(poll::PollArgs),
+    /// Show the open sessions, beside the number that WeChat says each agent has accepted
+    Sessions(sessions::SessionsArgs),
     /// Read the event log; replay events to a sink; show, retry or drop dead letters
     Events(events::EventsArgs),
     /// Show the state of each sink; resume a stopped sink
@@ -196,6 +203,7 @@ impl CliCommand {
             Self::Demo(args) => Box::pin(demo::run(args, shutdown)).await, // a large future
             Self::Check(args) => check::run(args, shutdown).await,
             Self::Poll(args) => poll::run(args, shutdown).await,
+            Self::Sessions(args) => sessions::run(args).await,
             Self::Events(args) => events::run(args).await,
             Self::Sinks(args) => sinks::run(args).await,
             Self::Backup(args) => backup::run(args, shutdown).await,
@@ -231,7 +239,9 @@ impl CliCommand {
             Self::Events(args) => args.interrupted(),
             Self::Sinks(args) => args.interrupted(),
             Self::Backup(_) | Self::Restore(_) | Self::Man(_) => Err(CliError::Unconfirmed),
-            Self::Check(_) | Self::Poll(_) | Self::Completions(_) => Err(CliError::Interrupted),
+            Self::Check(_) | Self::Poll(_) | Self::Sessions(_) | Self::Completions(_) => {
+                Err(CliError::Interrupted)
+            }
         }
     }
 }

@@ -39,6 +39,7 @@ mod webhook;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::daily_calls::DailyCalls;
 pub use self::environment::Environment;
 pub(crate) use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::Mistakes;

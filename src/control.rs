@@ -1,5 +1,5 @@
-//! Commands of an operator: `kfwatch poll`, `kfwatch check --online` and the commands on sinks, and the control socket through
-//! which a running daemon carries them out.
+//! Commands of an operator: `kfwatch poll`, `kfwatch check --online`, `kfwatch sessions` and the commands on sinks, and the control
+//! socket through which a running daemon carries them out.
 //!
 //! [`operations`] polls and checks. In the daemon it works with the daemon's own official accounts, and so shares their tokens,
 //! poll guards and backoff; without a daemon, with official accounts made for the one command. A second token fetch could
@@ -8,8 +8,9 @@
 //! [`dispatch::admin`](crate::dispatch::admin).
 //!
 //! The socket file lies in the directory of the store, and only its owner can use it ([`socket`]). [`server`] serves HTTP on it:
-//! `POST /v1/poll`, `POST /v1/check` and `POST /v1/sinks?action=…`, without a body, return one line of JSON for each result as it
-//! arrives, and a last line that says that the response is complete. Empty lines in between are heartbeats.
+//! `POST /v1/poll`, `POST /v1/check` and `POST /v1/sessions`, each with an [`AccountFilter`] as its query, and
+//! `POST /v1/sinks?action=…`. They take no body, and return one line of JSON for
+//! each result as it arrives, and a last line that says that the response is complete. Empty lines in between are heartbeats.
 
 mod check;
 pub(crate) mod client;
@@ -19,30 +20,35 @@ mod poll;
 mod quota;
 pub mod report;
 mod requests;
+mod selection;
 pub(crate) mod server;
+pub mod sessions;
 pub(crate) mod socket;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dispatch::admin::SinkCommand;
+use crate::{dispatch::admin::SinkCommand, domain::account_filter::AccountFilter};
 
 /// A command that the daemon carries out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ControlCommand {
-    /// Poll every kf account once.
-    Poll,
-    /// Check with WeChat that every account works.
-    Check,
+    /// Poll each selected kf account once.
+    Poll(AccountFilter),
+    /// Check with WeChat that each selected account works.
+    Check(AccountFilter),
+    /// List the open sessions. Reads memory only.
+    Sessions(AccountFilter),
     Sinks(SinkCommand),
 }
 
 impl ControlCommand {
     fn path(&self) -> &'static str {
         match self {
-            Self::Poll => POLL_PATH,
-            Self::Check => CHECK_PATH,
+            Self::Poll(_) => POLL_PATH,
+            Self::Check(_) => CHECK_PATH,
+            Self::Sessions(_) => SESSIONS_PATH,
             Self::Sinks(_) => SINKS_PATH,
         }
     }
@@ -51,6 +57,7 @@ impl ControlCommand {
 // The version in these paths is that of the reports and of `ResponseLine`: it changes whenever an older client would misread them.
 const POLL_PATH: &str = "/v1/poll";
 const CHECK_PATH: &str = "/v1/check";
+const SESSIONS_PATH: &str = "/v1/sessions";
 const SINKS_PATH: &str = "/v1/sinks";
 
 /// One line of a response.
@@ -62,6 +69,8 @@ enum ResponseLine<T> {
     Note(String),
     /// There are no more results, for this reason.
     Failed(String),
+    /// There are no results: the filter selects no account, as this text says.
+    UnknownAccount(String),
     /// The response is complete.
     Done,
 }

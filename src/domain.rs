@@ -5,11 +5,13 @@
 //! them.
 
 pub mod account;
+pub mod account_filter;
 pub(crate) mod active_backoff;
 pub mod agents;
 pub mod backoff;
 pub mod characters;
 pub mod clock;
+pub(crate) mod closest;
 pub mod collector_intervals;
 pub mod cron;
 pub mod diff;
@@ -19,8 +21,11 @@ pub mod error_class;
 pub mod event;
 pub(crate) mod failure_reason;
 pub mod failure_streak;
+pub mod local_time;
+pub mod openid;
 pub mod peer_text;
 pub mod progress;
+pub mod quantity;
 pub mod remedy;
 pub mod retry_after;
 pub mod secret_text;

@@ -3,6 +3,7 @@
 
 mod dead;
 mod replay;
+mod table;
 
 use std::time::Duration;
 
@@ -11,12 +12,25 @@ use clap::{Subcommand, ValueEnum, builder::PossibleValue};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{CliError, ConfigArgs, output};
+use self::table::EventTable;
+use super::{
+    CliError, ConfigArgs,
+    account_args::AccountArgs,
+    output,
+    since::{SinceArg, since},
+    store_access::ask_daemon,
+};
 use crate::{
     app::clock::SystemClock,
-    config,
-    domain::{clock::Clock, event::EventType},
-    store::{EventFilter, EventLog, StoredEvent},
+    config::LocalConfig,
+    control::{client::ControlClient, sessions::SessionReport},
+    domain::{
+        account::{Account, AccountState},
+        account_filter::{AccountFilter, AccountNames},
+        clock::Clock,
+        event::EventType,
+    },
+    store::{AccountId, EventFilter, EventLog, StoredEvent},
 };
 
 /// Events read at a time.
@@ -34,13 +48,16 @@ pub(super) struct EventsArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Only events observed at or after a time such as 2026-11-22T07:00:00Z, or within an age such as 2h or 7d
+    /// Only events observed since 2026-11-28, "2026-11-28 09:00", 09:00 (all in poll.timezone), 2h, 7d, or 2026-11-28T01:00:00Z
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<SinceArg>,
 
-    /// Only events of this account: test1@test, shop/test1@test, or shop for all kf accounts of the official account
-    #[arg(long, value_name = "ACCOUNT")]
-    account: Option<String>,
+    #[command(flatten)]
+    accounts: AccountArgs,
+
+    /// Only changes to a state that needs attention: unbound, invalid or blind
+    #[arg(long, conflicts_with = "types")]
+    problems: bool,
 
     /// Only events of this type; can be repeated
     #[arg(long = "type", value_name = "TYPE", value_enum)]
@@ -49,6 +66,10 @@ pub(super) struct EventsArgs {
     /// Keep printing new events as they are committed
     #[arg(short, long)]
     follow: bool,
+
+    /// Show whole openids in the table, not only their first four and last four characters
+    #[arg(long)]
+    openids: bool,
 
     /// How to print events
     #[arg(long, value_enum, default_value = "table")]
@@ -84,13 +105,6 @@ impl ValueEnum for EventType {
     }
 }
 
-/// The start of a time range.
-#[derive(Clone, Copy, Debug)]
-enum SinceArg {
-    At(Timestamp),
-    Ago(Duration),
-}
-
 pub(super) async fn run(args: EventsArgs) -> Result<(), CliError> {
     match args.command {
         Some(EventsCommand::Replay(args)) => replay::run(args).await,
@@ -111,57 +125,126 @@ impl EventsArgs {
     }
 }
 
-impl SinceArg {
-    fn resolve(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::Ago(age) => now.checked_sub(age).unwrap_or(Timestamp::MIN),
-        }
-    }
-}
-
 async fn read(args: EventsArgs) -> Result<(), CliError> {
-    let log = EventLog::open(&args.config.load_local()?.store.path)?;
-    let since = args.since.map(|since| since.resolve(SystemClock::default().now().wall));
+    let config = args.config.load_local()?;
+    let log = EventLog::open(&config.store.path)?;
+    let since = args.since.map(|since| since.resolve(config.timezone, SystemClock::default().now().wall));
     let mut filter = EventFilter {
         after: since.map(|since| log.before(since)).transpose()?.unwrap_or_default(),
         since,
-        account: args.account,
+        accounts: selected_accounts(log.accounts()?, &config, &args.accounts.into()).await?,
         types: args.types,
         ..EventFilter::default()
     };
-    let mut printer = Printer { format: args.format, printed_header: false };
+    if args.problems {
+        filter.types = vec![EventType::StateChanged];
+    }
+    let style = EventTable { zone: config.timezone, openids: args.openids };
+    let mut printer = Printer { format: args.format, style, problems: args.problems, header: Header::Due };
     loop {
         let page = log.read(&filter, PAGE)?;
-        if !printer.print(&page.events).await? {
+        let is_last = page.events.len() < PAGE;
+        if !printer.print(page.events).await? {
             return Ok(());
         }
         filter.after = page.next;
-        if page.events.len() < PAGE {
-            if !args.follow {
-                return Ok(());
-            }
+        if is_last && !args.follow {
+            return printer.end(since).await;
+        }
+        if is_last {
             tokio::time::sleep(FOLLOW_INTERVAL).await;
         }
     }
 }
 
+/// The ids of the known accounts that the filter selects. `None` if it selects all.
+async fn selected_accounts(
+    known: Vec<(AccountId, Account)>,
+    config: &LocalConfig,
+    filter: &AccountFilter,
+) -> Result<Option<Vec<AccountId>>, CliError> {
+    if filter.is_empty() {
+        return Ok(None);
+    }
+    let select = |filters: &[AccountFilter]| -> Vec<AccountId> {
+        let is_selected = |account| filters.iter().any(|filter| filter.selects(names(account)));
+        known.iter().filter(|(_, account)| is_selected(account)).map(|(id, _)| *id).collect()
+    };
+    let mut selected = select(std::slice::from_ref(filter));
+    if selected.is_empty() && filter.account.is_some() {
+        // It may be a nickname, which only a daemon knows.
+        let path = &config.store.path;
+        let request = async { ControlClient::new(path)?.sessions(filter.clone()).await };
+        let rows = ask_daemon(path, request).await?.unwrap_or_default();
+        let with_nickname = rows.into_iter().filter_map(|row| match row {
+            SessionReport::KfAccount(found) => Some(AccountFilter {
+                account: Some(found.kf_account),
+                official_account: Some(found.official_account),
+            }),
+            SessionReport::Session(_) => None,
+        });
+        selected = select(&with_nickname.collect::<Vec<_>>());
+    }
+    if selected.is_empty() {
+        let official_accounts = known.iter().map(|(_, account)| &*account.official_account);
+        return Err(filter
+            .unknown(official_accounts, known.iter().map(|(_, account)| names(account)))
+            .into());
+    }
+    Ok(Some(selected))
+}
+
+fn names(account: &Account) -> AccountNames<'_> {
+    let Account { official_account, kf_account, .. } = account;
+    AccountNames { official_account, kf_account, nickname: None }
+}
+
 struct Printer {
     format: EventFormat,
-    printed_header: bool,
+    style: EventTable,
+    problems: bool,
+    header: Header,
+}
+
+/// The first line of a table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Header {
+    Due,
+    Printed,
 }
 
 impl Printer {
     /// Prints events and returns whether standard output is still open.
-    async fn print(&mut self, events: &[StoredEvent]) -> Result<bool, CliError> {
+    async fn print(&mut self, mut events: Vec<StoredEvent>) -> Result<bool, CliError> {
+        events.retain(|event| !self.problems || is_problem(event));
+        let with_header = self.header == Header::Due;
         let text = match self.format {
             EventFormat::Json => events.iter().map(|event| format!("{}\n", event.json)).collect(),
-            EventFormat::Csv => csv(events, !self.printed_header)?,
-            EventFormat::Table => table(events, !self.printed_header),
+            EventFormat::Csv => csv(&events, with_header)?,
+            EventFormat::Table if events.is_empty() => return Ok(true),
+            EventFormat::Table => self.style.render(&events, with_header),
         };
-        self.printed_header = true;
+        self.header = Header::Printed;
         if text.is_empty() { Ok(true) } else { output::print_while_open(text).await }
     }
+
+    /// Says so if a table has no event.
+    async fn end(self, since: Option<Timestamp>) -> Result<(), CliError> {
+        if self.format != EventFormat::Table || self.header == Header::Printed {
+            return Ok(());
+        }
+        let zone = self.style.zone;
+        let since = since.map(|since| format!(" since {} ({zone})", zone.show(since))).unwrap_or_default();
+        output::print(format!("no events{since}\n")).await
+    }
+}
+
+/// Whether an account got into a state that needs attention.
+fn is_problem(event: &StoredEvent) -> bool {
+    let state = field(&parsed(event), "/data/to");
+    [AccountState::Unbound, AccountState::Invalid, AccountState::Blind]
+        .iter()
+        .any(|problem| problem.as_str() == state)
 }
 
 /// The header of a column and the JSON pointer of its value.
@@ -212,53 +295,6 @@ fn csv(events: &[StoredEvent], with_header: bool) -> Result<String, CliError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The column widths of the table. They are fixed, because rows are printed as events arrive.
-const WIDTHS: [usize; 5] = [24, 13, 34, 28, 0];
-
-fn table(events: &[StoredEvent], with_header: bool) -> String {
-    let mut text = String::new();
-    let mut line = |fields: [&str; 5]| {
-        let padded: Vec<String> =
-            fields.iter().zip(WIDTHS).map(|(field, width)| format!("{field:width$}")).collect();
-        text.push_str(padded.join("  ").trim_end());
-        text.push('\n');
-    };
-    if with_header {
-        line(["TIME", "EVENT", "ACCOUNT", "CUSTOMER", "DETAILS"]);
-    }
-    for event in events {
-        let json = parsed(event);
-        let get = |pointer| field(&json, pointer);
-        let account = format!("{}/{}", get("/data/official_account"), get("/data/kf_account"));
-        let (kind, details) = match event.event_type {
-            EventType::SessionStarted if get("/data/baseline") == "true" => {
-                ("started", format!("at {} (open when first seen)", get("/data/started_at")))
-            }
-            EventType::SessionStarted => {
-                let from = prefixed(", transferred from ", &get("/data/transferred_from"));
-                ("started", format!("at {}{from}", get("/data/started_at")))
-            }
-            EventType::SessionEnded => {
-                let [min, max] = ["/data/duration_seconds/min", "/data/duration_seconds/max"].map(get);
-                ("ended", format!("after {min} to {max} s, {}", get("/data/reason")))
-            }
-            EventType::StateChanged => {
-                let errcode = get("/data/errcode");
-                let cause = if errcode.is_empty() { String::new() } else { format!(" (errcode {errcode})") };
-                let invitation = prefixed(", invitation: ", &get("/data/invitation/status"));
-                ("state_changed", format!("{} to {}{cause}{invitation}", get("/data/from"), get("/data/to")))
-            }
-        };
-        line([&get("/time"), kind, &account, &get("/data/openid"), &details]);
-    }
-    text
-}
-
-/// Adds a prefix to a text that is not empty.
-fn prefixed(prefix: &str, text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("{prefix}{text}") }
-}
-
 fn parsed(event: &StoredEvent) -> Value {
     // The log contains only events that were rendered as JSON.
     serde_json::from_str(&event.json).unwrap_or_default()
@@ -270,12 +306,4 @@ pub(super) fn field(event: &Value, pointer: &str) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     }
-}
-
-fn since(text: &str) -> Result<SinceArg, String> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(SinceArg::At(at));
-    }
-    let wrong = || "write a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d".to_owned();
-    config::parse_duration(text).map(SinceArg::Ago).ok_or_else(wrong)
 }

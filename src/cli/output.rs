@@ -4,11 +4,11 @@
 use std::fmt::Display;
 
 use anyhow::Context as _;
-use comfy_table::{Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::CliError;
-use crate::stdio;
+use crate::{domain::local_time::LocalZone, stdio};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum OutputFormat {
@@ -18,9 +18,32 @@ pub(super) enum OutputFormat {
     Json,
 }
 
+/// The width of a terminal that every table should fit.
+const WIDTH: u16 = 100;
+
+/// Aligned columns. Headings are in capitals.
 pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    wrapped_table(headings, &[], rows)
+}
+
+/// A [`table`] whose columns with these headings may continue on the next line, so that it fits [`WIDTH`]. The names in other
+/// columns are never broken.
+pub(super) fn wrapped_table(
+    headings: &[&str],
+    wrapped: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(headings.iter().copied());
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH)
+        .set_header(headings.iter().map(|heading| heading.to_uppercase()));
+    for (column, heading) in table.column_iter_mut().zip(headings) {
+        if !wrapped.contains(heading) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
     for row in rows {
         table.add_row(row);
     }
@@ -31,6 +54,24 @@ pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
 /// A value, or a dash where it is not known.
 pub(super) fn known(value: Option<impl Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+/// "yes", "no", or a dash where it is not known.
+pub(super) fn yes_or_no(value: Option<bool>) -> String {
+    known(value.map(|is| if is { "yes" } else { "no" }))
+}
+
+/// A time in RFC 3339 as people read it, or a dash where it is not known.
+pub(super) fn local_time(time: Option<&String>, zone: LocalZone) -> String {
+    known(time.map(|time| zone.show_text(time)))
+}
+
+/// A table, and in which zone its times are. Without a time, only the table.
+pub(super) fn timed(table: String, zone: LocalZone) -> String {
+    // 09:00:00
+    let is_time = |word: &str| word.len() >= 8 && word.split(':').count() == 3;
+    let has_time = table.split_whitespace().any(is_time);
+    if has_time { format!("{table}\nTimes are in {zone}.\n") } else { table }
 }
 
 /// A number of bytes with a decimal unit.
@@ -51,14 +92,16 @@ pub(super) async fn print_rows(
     format: OutputFormat,
     table: impl FnOnce() -> String,
 ) -> Result<(), CliError> {
-    let lines = |row| serde_json::to_string(row).map(|line| line + "\n");
-    let text = match format {
-        OutputFormat::Json => {
-            rows.iter().map(lines).collect::<Result<_, _>>().map_err(anyhow::Error::from)?
-        }
-        OutputFormat::Table => table(),
-    };
-    print(text).await
+    match format {
+        OutputFormat::Json => print_json(rows).await,
+        OutputFormat::Table => print(table()).await,
+    }
+}
+
+/// Prints rows as one JSON object a line.
+pub(super) async fn print_json(rows: &[impl Serialize]) -> Result<(), CliError> {
+    let lines = rows.iter().map(|row| serde_json::to_string(row).map(|line| line + "\n"));
+    print(lines.collect::<Result<_, _>>().map_err(anyhow::Error::from)?).await
 }
 
 /// Prints to standard output. A reader that exits early (`| head`) is no error.

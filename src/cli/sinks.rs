@@ -9,7 +9,11 @@ use super::{
 use crate::{
     config::LocalConfig,
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkChange, SinkCommand, SinkReport},
-    domain::sink_state::SinkState,
+    domain::{
+        local_time::LocalZone,
+        quantity::{counted, grouped},
+        sink_state::SinkState,
+    },
     store::StoreError,
 };
 
@@ -57,12 +61,22 @@ pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
     match args.command {
         Some(SinksCommand::Resume(ResumeArgs { config, sink })) => {
             let done = change(&config.load_local()?, SinkCommand::Resume { sink }).await?;
-            output::print(format!("{}: resumed, with {} events to deliver\n", done.sink, done.events)).await
+            output::print(format!(
+                "{}: resumed, with {} to deliver\n",
+                done.sink,
+                counted(done.events, "event")
+            ))
+            .await
         }
-        None => match read_sinks(&args.config.load_local()?, SinkCommand::Show).await? {
-            SinkAnswer::Sinks(sinks) => output::print_rows(&sinks, args.format, || table(&sinks)).await,
-            answer => Err(unexpected(&answer)),
-        },
+        None => {
+            let config = args.config.load_local()?;
+            match read_sinks(&config, SinkCommand::Show).await? {
+                SinkAnswer::Sinks(sinks) => {
+                    output::print_rows(&sinks, args.format, || table(&sinks, config.timezone)).await
+                }
+                answer => Err(unexpected(&answer)),
+            }
+        }
     }
 }
 
@@ -107,24 +121,27 @@ pub(super) fn unexpected(answer: &SinkAnswer) -> CliError {
     anyhow::anyhow!("unexpected response: {answer:?}").into()
 }
 
-fn table(sinks: &[SinkReport]) -> String {
+fn table(sinks: &[SinkReport], zone: LocalZone) -> String {
+    if sinks.is_empty() {
+        return "no sinks yet: a daemon registers them when it starts\n".to_owned();
+    }
     let headings = ["sink", "state", "pending", "oldest pending", "last delivery", "dead letters", "lost"];
     let rows = sinks.iter().map(|sink| {
         vec![
             sink.sink.clone(),
             sink.state.clone(),
-            sink.pending_events.to_string(),
-            output::known(sink.oldest_pending_at.as_ref()),
-            output::known(sink.last_delivery_at.as_ref()),
-            sink.dead_letters.to_string(),
-            (sink.lost_events + sink.expired_dead_letters).to_string(),
+            grouped(sink.pending_events),
+            output::local_time(sink.oldest_pending_at.as_ref(), zone),
+            output::local_time(sink.last_delivery_at.as_ref(), zone),
+            grouped(sink.dead_letters),
+            grouped(sink.lost_events + sink.expired_dead_letters),
         ]
     });
-    output::table(&headings, rows) + &remarks(sinks)
+    output::timed(output::table(&headings, rows), zone) + &remarks(sinks, zone)
 }
 
 /// The problems of each sink, with what to do about them.
-fn remarks(sinks: &[SinkReport]) -> String {
+fn remarks(sinks: &[SinkReport], zone: LocalZone) -> String {
     let mut text = String::new();
     if let Some(failure) = sinks.iter().find_map(|report| report.store_failure.as_ref()) {
         text.push_str(&format!("\nnothing is stored: {failure}"));
@@ -141,22 +158,24 @@ fn remarks(sinks: &[SinkReport]) -> String {
         if let (Some(at), Some(failure)) = (&report.last_failure_at, &report.last_failure) {
             let is_over =
                 if report.state == SinkState::Delivering.as_str() { "; it has recovered since" } else { "" };
-            remark(format!("last failure at {at}: {failure}{is_over}"));
+            remark(format!("last failure at {}: {failure}{is_over}", zone.show_text(at)));
         }
         if report.dead_letters > 0 {
             remark(format!(
-                "{} dead letters: events that it rejected for good\n    show them: kfwatch events dead --sink {sink}",
-                report.dead_letters
+                "{}: rejected for good\n    show them: kfwatch events dead --sink {sink}",
+                counted(report.dead_letters, "dead letter")
             ));
         }
         if let Some([first, last]) = &report.lost_between {
             remark(format!(
-                "{} events were removed from the log before delivery, the newest between {first} and {last}",
-                report.lost_events
+                "{} removed from the log before delivery, the newest between {} and {}",
+                counted(report.lost_events, "event"),
+                zone.show_text(first),
+                zone.show_text(last)
             ));
         }
         if report.expired_dead_letters > 0 {
-            remark(format!("{} dead letters were removed because of their age", report.expired_dead_letters));
+            remark(format!("{} removed because of age", counted(report.expired_dead_letters, "dead letter")));
         }
         if report.state == "unknown" {
             remark("no daemon is running, so the state of deliveries is unknown".to_owned());

@@ -36,10 +36,9 @@ pub(super) struct RunningDaemon {
 pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
     init_logging("warn", config.log.format)?;
     let path = &config.store.path;
-    match ask_daemon(path, command.clone()).await {
-        // If there can be no socket, no process listens on it either.
-        Err(ControlClientError::NoListener(_) | ControlClientError::Socket(_)) => {}
-        answer => return answer.map_err(|error| request_failed(&daemon_name(path, None), error)),
+    let request = async { ControlClient::new(path)?.sinks(command.clone()).await };
+    if let Some(answer) = ask_daemon(path, request).await? {
+        return Ok(answer);
     }
     let store = Store::open_to_read(path)?;
     let answer = SinkAdmin::without_daemon(store).execute(command).await;
@@ -62,8 +61,17 @@ pub(super) fn create_for_platform(config: &Config) -> Result<Option<Store>, CliE
     Ok(Some(Store::open(path)?))
 }
 
-async fn ask_daemon(path: &Path, command: SinkCommand) -> Result<SinkAnswer, ControlClientError> {
-    ControlClient::new(path)?.sinks(command).await
+/// Awaits a request to the daemon that uses the store. `None` if none runs.
+pub(super) async fn ask_daemon<T>(
+    path: &Path,
+    request: impl Future<Output = Result<T, ControlClientError>>,
+) -> Result<Option<T>, CliError> {
+    match request.await {
+        Ok(answer) => Ok(Some(answer)),
+        // If there can be no socket, no process listens on it either.
+        Err(ControlClientError::NoListener(_) | ControlClientError::Socket(_)) => Ok(None),
+        Err(error) => Err(request_failed(&daemon_name(path, None), error)),
+    }
 }
 
 impl StoreAccess {
@@ -101,5 +109,9 @@ fn daemon_name(path: &Path, pid: Option<u32>) -> String {
 }
 
 fn request_failed(name: &str, error: ControlClientError) -> CliError {
+    // As if there were no daemon.
+    if let ControlClientError::UnknownAccount(_) = error {
+        return anyhow::Error::new(error).into();
+    }
     anyhow::Error::new(error).context(format!("ask {name}")).into()
 }

@@ -22,7 +22,7 @@ use super::schedule::{CronText, MAX_EXPRESSIONS, report_mistakes, warn_of_large_
 use super::setting::{Section, Setting};
 use super::sink::check_sinks;
 use super::table::Table;
-use crate::domain::collector_intervals::CollectorIntervals;
+use crate::domain::{collector_intervals::CollectorIntervals, local_time::LocalZone};
 use crate::logging::LogFormat;
 
 const MAX_LISTEN: usize = 16;
@@ -72,7 +72,7 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<LoadedC
     Ok(LoadedConfig { config, warnings })
 }
 
-/// Returns the log and store sections, or their mistakes.
+/// Returns the log and store sections and the time zone for people, or their mistakes.
 pub(super) fn check_local(layers: Layers, environment: &Environment) -> Result<LocalConfig, Mistakes> {
     let Layers { root: section, base_dir, mut findings, .. } = layers;
     let context = LoadContext { base_dir: &base_dir, environment };
@@ -80,7 +80,20 @@ pub(super) fn check_local(layers: Layers, environment: &Environment) -> Result<L
     let keys = root.keys(section).unwrap_or_default();
     let log = check_log(keys.log, &mut root.table("log"));
     let store = check_store(keys.store, &mut root.table("store"));
-    Ok(findings.finish(Some(LocalConfig { log, store }))?.0)
+    let timezone = check_local_zone(keys.poll, &mut root.table("poll"));
+    Ok(findings.finish(Some(LocalConfig { log, store, timezone }))?.0)
+}
+
+/// Returns the zone in which people read times. The schedule is not checked.
+fn check_local_zone(section: Section<raw::Poll>, poll: &mut Table<'_>) -> LocalZone {
+    let mut schedule = CronText::default();
+    if let Some(timezone) = poll.take("timezone", section.keys.timezone) {
+        schedule.timezone = timezone;
+    }
+    LocalZone::named(&schedule.timezone).unwrap_or_else(|| {
+        report_mistakes(&schedule, poll);
+        LocalZone::UTC
+    })
 }
 
 /// Checks everything except the official accounts and the sinks.
@@ -215,7 +228,11 @@ fn check_poll(section: Section<raw::Poll>, poll: &mut Table<'_>) -> (PollConfig,
     let blind_after_range = Duration::from_secs(1)..=30 * DAY;
     let blind_after = poll.duration("blind_after", keys.blind_after, 5 * MINUTE, blind_after_range);
     let max_requests_per_minute = check_rate_limit(keys.max_requests_per_minute, None, poll);
-    (PollConfig { spread, blind_after }, AccountDefaults { schedule, max_requests_per_minute, kf_list: None })
+    let zone = LocalZone::named(&schedule.timezone).unwrap_or(LocalZone::UTC);
+    (
+        PollConfig { spread, blind_after, timezone: zone },
+        AccountDefaults { schedule, max_requests_per_minute, kf_list: None },
+    )
 }
 
 fn check_collectors(section: Section<raw::Collectors>, collectors: &mut Table<'_>) -> CollectorIntervals {

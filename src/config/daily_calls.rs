@@ -7,7 +7,7 @@ use crate::domain::cron::Schedule;
 
 const MINUTES_PER_DAY: u64 = 24 * 60;
 
-/// How many calls of getsessionlist an official account's schedule makes a day.
+/// How many calls of getsessionlist an official account's schedule makes on its busiest day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DailyCalls {
     pub(crate) per_kf_account: u64,
@@ -22,14 +22,14 @@ impl DailyCalls {
 }
 
 impl Config {
-    /// How many calls of getsessionlist each official account's schedule makes in the day after `from`.
+    /// How many calls of getsessionlist each official account's schedule makes on its busiest day of the year after `from`.
     pub(crate) fn daily_calls(&self, from: jiff::Timestamp) -> Vec<DailyCalls> {
         // Counting ticks takes a while, and most official accounts share a schedule.
         let mut ticks: HashMap<&Schedule, u64> = HashMap::new();
         let calls = self.official_accounts.iter().map(|account| {
             let schedule = &account.schedule;
             DailyCalls {
-                per_kf_account: *ticks.entry(schedule).or_insert_with(|| schedule.ticks_per_day(from)),
+                per_kf_account: *ticks.entry(schedule).or_insert_with(|| schedule.ticks_on_busiest_day(from)),
                 limit: account.max_requests_per_minute.map(|limit| u64::from(limit.get()) * MINUTES_PER_DAY),
             }
         });

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use strsim::osa_distance;
-
 use crate::domain::characters;
 
 /// All mistakes in a configuration, in the order of files and lines. `Display` shows one a line.
@@ -137,13 +135,6 @@ pub(super) fn looks_like_a_secret(text: &str) -> bool {
 
 const SIGNING_KEY_PREFIX: &str = "whsec_";
 
-/// The candidate that was probably meant, if one is similar.
-pub(super) fn closest<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let distances = candidates.iter().map(|candidate| (osa_distance(text, candidate), *candidate));
-    let close = distances.filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 5);
-    close.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,11 +143,5 @@ mod tests {
     fn long_value_is_shortened_in_messages() {
         assert_eq!(quote("a\nb"), r#""a\nb""#);
         assert_eq!(quote(&"ü".repeat(100)), format!("\"{}\"…", "ü".repeat(80)));
-    }
-
-    #[test]
-    fn swapped_letters_are_one_error() {
-        assert_eq!(closest("wbe", &["api", "web"]), Some("web"));
-        assert_eq!(closest("token", &["web", "store"]), None);
     }
 }

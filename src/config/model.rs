@@ -12,7 +12,7 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 use crate::domain::{backoff::BackoffPolicy, event::EventType};
-use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule};
+use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule, local_time::LocalZone};
 use crate::logging::LogFormat;
 use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
 use crate::wechat::{
@@ -58,6 +58,8 @@ pub struct LocalConfig {
     pub log: LogConfig,
     /// The database.
     pub store: StoreConfig,
+    /// Where people read and write times: `poll.timezone`.
+    pub timezone: LocalZone,
 }
 
 /// `[web]`
@@ -133,6 +135,8 @@ pub struct PollConfig {
     pub spread: Duration,
     /// An account without a conclusive answer for this long counts as blind.
     pub blind_after: Duration,
+    /// Where people read and write times. Official accounts may have another zone for their schedules.
+    pub timezone: LocalZone,
 }
 
 /// `[metrics]`

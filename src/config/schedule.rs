@@ -2,8 +2,9 @@
 
 use std::slice;
 
-use super::mistake::{closest, quote_with};
+use super::mistake::quote_with;
 use super::table::Table;
+use crate::domain::closest::closest;
 use crate::domain::cron::{self, ExpressionError, Schedule, ScheduleError};
 
 /// How many expressions one schedule may have.

@@ -9,9 +9,10 @@ use serde::de::DeserializeOwned;
 use super::environment::LoadContext;
 use super::findings::{Findings, alternatives, format_duration};
 use super::misplaced;
-use super::mistake::{Location, closest, quote_with};
+use super::mistake::{Location, quote_with};
 use super::setting::{Interval, Section, Setting, TextList, key_names};
 use super::sources::KeyPath;
+use crate::domain::closest::closest;
 
 /// Keys that are planned. They are rejected until they have an effect.
 const PLANNED: [&str; 4] = ["privacy", "web.web_config_file", "web.enable_reload", "store.url"];

@@ -10,9 +10,11 @@ use super::{
     quota::{SECONDS_PER_DAY, TickCounts, quota_problem},
     report::{CheckReport, KfAccountCheck, NO_KF_ACCOUNT, OfficialAccountCheck, Problem, Severity},
     requests::{CommandRequests, SessionListOutcome, wait_for_token},
+    selection::{selected_accounts, selected_undiscovered},
 };
 use crate::{
     domain::{
+        account_filter::AccountFilter,
         agents::{Binding, KfList, ListedAccount, OnlineAccount, Quota, WaitingQueue},
         cron::Schedule,
         error_class::ErrorClass,
@@ -39,19 +41,22 @@ pub(crate) struct ConfiguredOfficialAccount {
     pub(crate) schedule: Schedule,
 }
 
-/// Checks an official account and its kf accounts. The official account's report comes first.
+/// Checks an official account and those of its kf accounts that the filter selects. The official account's report comes first.
 pub(super) async fn check(
     requests: &CommandRequests,
     configured: &ConfiguredOfficialAccount,
     ticks: TickCounts,
+    filter: &AccountFilter,
 ) -> Vec<CheckReport> {
     let of = &configured.official_account;
     wait_for_token(of).await;
     let mut facts = Box::pin(OfficialAccountFacts::fetch(requests, of)).await; // four calls in flight are large
-    let mut accounts = of.accounts().to_vec();
+    let mut accounts = selected_accounts(of, filter);
     // Without a daemon, nobody has discovered the accounts that patterns match.
     let listed = facts.kf_list.as_ref().map(|list| &*list.accounts);
-    accounts.extend(of.undiscovered(listed.unwrap_or_default()));
+    let (listed, known) = (listed.unwrap_or_default(), of.accounts().len());
+    accounts.extend(selected_undiscovered(of, listed, filter));
+    let total = known + of.undiscovered(listed).len();
     let mut outcomes = match facts.token_failure() {
         // Each poll would fail in the same way.
         Some(_) => Vec::new(),
@@ -68,7 +73,7 @@ pub(super) async fn check(
     let kf_accounts =
         accounts.iter().map(|account| CheckReport::KfAccount(agents.check(account, outcomes.next())));
     let official_account =
-        CheckReport::OfficialAccount(check_official_account(configured, &facts, accounts.len(), ticks));
+        CheckReport::OfficialAccount(check_official_account(configured, &facts, total, ticks));
     std::iter::once(official_account).chain(kf_accounts).collect()
 }
 
@@ -142,7 +147,7 @@ fn check_official_account(
         .rate_limiter()
         .map_or(u64::MAX, |limit| (SECONDS_PER_DAY as f64 / limit.spacing().as_secs_f64()) as u64);
     let calls = |ticks: u64| ticks.saturating_mul(kf_accounts as u64).min(rate_limit);
-    let calls_a_day = calls(ticks.per_day);
+    let calls_a_day = calls(ticks.busiest_day);
     let token = of.client().token_status();
     let quota = facts.quota.as_ref().ok();
     let clock_skew = of.client().clock_skew();

@@ -13,9 +13,13 @@ use serde::de::DeserializeOwned;
 use super::{
     ControlCommand, HEARTBEAT, ResponseLine, VERSION_HEADER,
     report::{CheckReport, PollReport},
+    sessions::SessionReport,
     socket::{SocketError, path_for_store},
 };
-use crate::dispatch::admin::{SinkAnswer, SinkCommand};
+use crate::{
+    dispatch::admin::{SinkAnswer, SinkCommand},
+    domain::account_filter::AccountFilter,
+};
 
 /// A daemon that sends nothing for this long, not even a heartbeat, hangs.
 const READ_TIMEOUT: Duration = HEARTBEAT.saturating_mul(6);
@@ -44,6 +48,9 @@ pub(crate) enum ControlClientError {
     /// The daemon refused the command or could not finish it, for this reason.
     #[error("{0}")]
     Refused(String),
+    /// The filter selects no account.
+    #[error("{0}")]
+    UnknownAccount(String),
     #[error("its response ended early: see its log")]
     Truncated,
     #[error("it has sent nothing for {} s", READ_TIMEOUT.as_secs())]
@@ -83,13 +90,21 @@ impl ControlClient {
         Self { on_note, ..self }
     }
 
-    /// Makes the daemon poll every kf account once.
-    pub(crate) async fn polls(&self) -> Result<Vec<PollReport>, ControlClientError> {
-        self.send(ControlCommand::Poll).await
+    /// Makes the daemon poll each selected kf account once.
+    pub(crate) async fn polls(&self, filter: AccountFilter) -> Result<Vec<PollReport>, ControlClientError> {
+        self.send(ControlCommand::Poll(filter)).await
     }
 
-    pub(crate) async fn checks(&self) -> Result<Vec<CheckReport>, ControlClientError> {
-        self.send(ControlCommand::Check).await
+    pub(crate) async fn checks(&self, filter: AccountFilter) -> Result<Vec<CheckReport>, ControlClientError> {
+        self.send(ControlCommand::Check(filter)).await
+    }
+
+    /// The open sessions that the daemon knows.
+    pub(crate) async fn sessions(
+        &self,
+        filter: AccountFilter,
+    ) -> Result<Vec<SessionReport>, ControlClientError> {
+        self.send(ControlCommand::Sessions(filter)).await
     }
 
     pub(crate) async fn sinks(&self, command: SinkCommand) -> Result<SinkAnswer, ControlClientError> {
@@ -109,10 +124,13 @@ impl ControlClient {
 
     async fn send<T: DeserializeOwned>(&self, command: ControlCommand) -> Result<Vec<T>, ControlClientError> {
         let url = format!("http://kfwatch{}", command.path());
-        let mut request = self.http.post(url);
-        if let ControlCommand::Sinks(command) = &command {
-            request = request.query(command);
-        }
+        let request = self.http.post(url);
+        let request = match &command {
+            ControlCommand::Poll(filter)
+            | ControlCommand::Check(filter)
+            | ControlCommand::Sessions(filter) => request.query(filter),
+            ControlCommand::Sinks(command) => request.query(command),
+        };
         let response = request.send().await.map_err(|error| self.transport_error(error))?;
         let version = response.headers().get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         let theirs = version.unwrap_or("of an unknown version").to_owned();
@@ -159,6 +177,9 @@ async fn read_rows<T: DeserializeOwned>(
                 Ok(ResponseLine::Row(row)) => rows.push(row),
                 Ok(ResponseLine::Note(note)) => on_note(&note),
                 Ok(ResponseLine::Failed(reason)) => return Err(ControlClientError::Refused(reason)),
+                Ok(ResponseLine::UnknownAccount(text)) => {
+                    return Err(ControlClientError::UnknownAccount(text));
+                }
                 Ok(ResponseLine::Done) => return Ok(rows),
                 Err(error) => return Err(ControlClientError::Malformed(error.to_string())),
             }
@@ -216,7 +237,7 @@ mod tests {
             stream.write_all(response.as_bytes()).await.unwrap();
         };
         let client = ControlClient::new(&store).unwrap();
-        tokio::join!(client.polls(), daemon).0
+        tokio::join!(client.polls(AccountFilter::default()), daemon).0
     }
 
     #[tokio::test]

@@ -89,7 +89,8 @@ impl LanePlace {
 /// `None` for a command that only reads.
 fn subject(command: &ControlCommand) -> Option<Subject> {
     match command {
-        ControlCommand::Poll | ControlCommand::Check => Some(Subject::WeChat),
+        ControlCommand::Sessions(_) => None,
+        ControlCommand::Poll(_) | ControlCommand::Check(_) => Some(Subject::WeChat),
         ControlCommand::Sinks(command) => match command {
             SinkCommand::Show | SinkCommand::DeadLetters { .. } => None,
             SinkCommand::Resume { sink }
@@ -105,6 +106,15 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::domain::account_filter::AccountFilter;
+
+    fn poll() -> ControlCommand {
+        ControlCommand::Poll(AccountFilter::default())
+    }
+
+    fn check() -> ControlCommand {
+        ControlCommand::Check(AccountFilter::default())
+    }
 
     fn resume(sink: impl ToString) -> ControlCommand {
         ControlCommand::Sinks(SinkCommand::Resume { sink: sink.to_string() })
@@ -115,9 +125,7 @@ mod tests {
         let lanes = CommandLanes::new();
         let drop_dead_letters =
             ControlCommand::Sinks(SinkCommand::DropDeadLetters { sink: "crm".to_owned() });
-        for [first, second] in
-            [[ControlCommand::Poll, ControlCommand::Check], [resume("crm"), drop_dead_letters]]
-        {
+        for [first, second] in [[poll(), check()], [resume("crm"), drop_dead_letters]] {
             let running = lanes.place(&first).unwrap().wait().now_or_never().unwrap();
             let mut waiting = Box::pin(lanes.place(&second).unwrap().wait());
             assert!(waiting.as_mut().now_or_never().is_none(), "{second:?} waits for {first:?}");
@@ -135,10 +143,10 @@ mod tests {
     #[test]
     fn commands_run_in_order_of_arrival() {
         let lanes = CommandLanes::new();
-        let first = lanes.place(&ControlCommand::Poll).unwrap();
-        let second = lanes.place(&ControlCommand::Check).unwrap();
+        let first = lanes.place(&poll()).unwrap();
+        let second = lanes.place(&check()).unwrap();
         drop(first);
-        let mut third = Box::pin(lanes.place(&ControlCommand::Poll).unwrap().wait());
+        let mut third = Box::pin(lanes.place(&poll()).unwrap().wait());
         let second = second.wait().now_or_never().unwrap();
         assert!(third.as_mut().now_or_never().is_none());
         drop(second);
@@ -148,11 +156,14 @@ mod tests {
     #[test]
     fn excess_commands_are_refused_until_a_place_is_free() {
         let lanes = CommandLanes::new();
-        let poll = || lanes.place(&ControlCommand::Poll);
-        let mut polls: Vec<_> = (0..=MAX_WAITING).map(|_| poll().unwrap()).collect();
-        assert_eq!(poll().err().unwrap(), "4 commands are waiting already: try again when they are done");
+        let place_poll = || lanes.place(&poll());
+        let mut polls: Vec<_> = (0..=MAX_WAITING).map(|_| place_poll().unwrap()).collect();
+        assert_eq!(
+            place_poll().err().unwrap(),
+            "4 commands are waiting already: try again when they are done"
+        );
         polls.pop();
-        polls.push(poll().unwrap());
+        polls.push(place_poll().unwrap());
         let resumes: Vec<_> = (1..MAX_RUNNING).map(|sink| lanes.place(&resume(sink)).unwrap()).collect();
         let refused = lanes.place(&resume("one more")).err().unwrap();
         assert_eq!(refused, "8 commands are running already: try again when one is done");

@@ -1,4 +1,5 @@
-//! Polls and checks all accounts for `kfwatch poll` and `kfwatch check --online`, in the daemon or without one.
+//! Polls and checks accounts for `kfwatch poll` and `kfwatch check --online`, in the daemon or without one, and lists the sessions that
+//! the daemon knows.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,8 +16,17 @@ use super::{
     quota::TickCounts,
     report::{CheckReport, PollReport},
     requests::CommandRequests,
+    selection::{names, selected_accounts},
+    sessions::{self, SessionReport},
 };
-use crate::{domain::clock::Clock, wechat::token::MIN_FETCH_INTERVAL};
+use crate::{
+    domain::{
+        account_filter::{AccountFilter, UnknownAccount},
+        clock::Clock,
+    },
+    status::WatchedAccount,
+    wechat::token::MIN_FETCH_INTERVAL,
+};
 
 /// Polls and checks official accounts on command.
 pub(crate) struct Operations {
@@ -35,11 +45,12 @@ impl Operations {
         Self { official_accounts, clock, requests }
     }
 
-    /// Why the next command has to wait before it calls WeChat, in one line for all official accounts; `None` if it does not.
-    pub(crate) fn token_wait(&self) -> Option<String> {
+    /// Why the next command for these accounts has to wait before it calls WeChat, in one line for all official accounts; `None` if it
+    /// does not.
+    pub(crate) fn token_wait(&self, filter: &AccountFilter) -> Option<String> {
+        let selected = self.selected(filter).unwrap_or_default();
         let waiting = || {
-            let official_accounts =
-                self.official_accounts.iter().map(|configured| &configured.official_account);
+            let official_accounts = selected.iter().map(|configured| &configured.official_account);
             official_accounts.filter(|of| !of.token_wait().is_zero())
         };
         let longest = waiting().map(|of| of.token_wait()).max()?;
@@ -53,25 +64,73 @@ impl Operations {
         ))
     }
 
-    /// Polls every kf account once. Reports come in the order of the configuration.
-    pub(crate) fn polls(&self) -> BoxStream<'_, PollReport> {
-        let official_accounts = self.official_accounts.iter();
-        self.in_order(
-            official_accounts.map(|configured| poll(&self.requests, &configured.official_account).boxed()),
-        )
+    /// Polls each selected kf account once. Reports come in the order of the configuration.
+    pub(crate) fn polls(&self, filter: AccountFilter) -> Result<BoxStream<'_, PollReport>, UnknownAccount> {
+        let selected = self.selected(&filter)?;
+        let filter = Arc::new(filter);
+        Ok(self.in_order(selected.into_iter().map(move |configured| {
+            let filter = Arc::clone(&filter);
+            async move { poll(&self.requests, &configured.official_account, &filter).await }.boxed()
+        })))
     }
 
-    /// Checks every official account and kf account. Reports come in the order of the configuration, each official account before
-    /// its kf accounts.
-    pub(crate) fn checks(&self) -> BoxStream<'_, CheckReport> {
-        let now = self.clock.now().wall;
+    /// Checks each selected official account and kf account. Reports come in the order of the configuration, each official account
+    /// before its kf accounts.
+    pub(crate) fn checks(&self, filter: AccountFilter) -> Result<BoxStream<'_, CheckReport>, UnknownAccount> {
+        let selected = self.selected(&filter)?;
+        let (now, filter) = (self.clock.now().wall, Arc::new(filter));
         // Most official accounts share a schedule, and counting the ticks of one takes a while.
         let mut ticks = HashMap::new();
-        self.in_order(self.official_accounts.iter().map(move |configured| {
-            let schedule = &configured.schedule;
+        Ok(self.in_order(selected.into_iter().map(move |configured| {
+            let (schedule, filter) = (&configured.schedule, Arc::clone(&filter));
             let ticks = *ticks.entry(schedule).or_insert_with(|| TickCounts::new(schedule, now));
-            check(&self.requests, configured, ticks).boxed()
-        }))
+            async move { check(&self.requests, configured, ticks, &filter).await }.boxed()
+        })))
+    }
+
+    /// The open sessions of each selected kf account, as the daemon knows them.
+    pub(crate) fn sessions(
+        &self,
+        filter: AccountFilter,
+    ) -> Result<BoxStream<'_, SessionReport>, UnknownAccount> {
+        let selected = self.selected(&filter)?;
+        let reports = selected.into_iter().flat_map(move |configured| {
+            let of = &configured.official_account;
+            let watched = selected_accounts(of, &filter).into_iter();
+            watched.flat_map(|watched| sessions::of_watched(&of.status, &watched))
+        });
+        Ok(stream::iter(reports).boxed())
+    }
+
+    /// The official accounts of which the filter selects a kf account, or may select one that getkflist must list first.
+    fn selected(&self, filter: &AccountFilter) -> Result<Vec<&ConfiguredOfficialAccount>, UnknownAccount> {
+        let admitted = |configured: &&ConfiguredOfficialAccount| filter.admits(name(configured));
+        let has_selected = |configured: &&ConfiguredOfficialAccount| {
+            filter.selects_all_of(name(configured))
+                || !selected_accounts(&configured.official_account, filter).is_empty()
+        };
+        let discovers =
+            |configured: &&ConfiguredOfficialAccount| configured.official_account.has_discovered_none();
+        let admitted: Vec<_> = self.official_accounts.iter().filter(admitted).collect();
+        let mut selected: Vec<_> = admitted.iter().copied().filter(has_selected).collect();
+        if selected.is_empty() {
+            selected = admitted.into_iter().filter(discovers).collect();
+        }
+        if selected.is_empty() && !filter.is_empty() { Err(self.unknown(filter)) } else { Ok(selected) }
+    }
+
+    fn unknown(&self, filter: &AccountFilter) -> UnknownAccount {
+        let watched: Vec<(Arc<WatchedAccount>, Option<Arc<str>>)> = self
+            .official_accounts
+            .iter()
+            .flat_map(|configured| configured.official_account.accounts().to_vec())
+            .map(|watched| {
+                let nickname = watched.nickname();
+                (watched, nickname)
+            })
+            .collect();
+        let known = watched.iter().map(|(watched, nickname)| names(watched, nickname.as_deref()));
+        filter.unknown(self.official_accounts.iter().map(name), known)
     }
 
     /// Works on as many official accounts at the same time as requests may be in flight.
@@ -81,4 +140,8 @@ impl Operations {
     ) -> BoxStream<'a, T> {
         stream::iter(reports).buffered(self.requests.limits.in_flight).flat_map(stream::iter).boxed()
     }
+}
+
+fn name(configured: &ConfiguredOfficialAccount) -> &str {
+    &configured.official_account.status.name
 }

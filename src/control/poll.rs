@@ -6,25 +6,31 @@ use jiff::Timestamp;
 use super::{
     report::{NO_KF_ACCOUNT, PollReport, remedy_of_needed_list},
     requests::{CommandRequests, SessionListOutcome, wait_for_token},
+    selection::{selected_accounts, selected_undiscovered},
 };
 use crate::{
-    domain::{account::Account, event::millis},
+    domain::{account::Account, account_filter::AccountFilter, event::millis, remedy::Remedy},
     poll::OfficialAccount,
     wechat::error::CallFailure,
 };
 use std::sync::Arc;
 
-/// Polls the kf accounts that the configuration names and those that the daemon discovered. Where no daemon has discovered any, it
-/// discovers them itself.
-pub(super) async fn poll(requests: &CommandRequests, of: &Arc<OfficialAccount>) -> Vec<PollReport> {
+/// Polls the selected ones of the kf accounts that the configuration names and those that the daemon discovered. Where no daemon has
+/// discovered any, it discovers them itself.
+pub(super) async fn poll(
+    requests: &CommandRequests,
+    of: &Arc<OfficialAccount>,
+    filter: &AccountFilter,
+) -> Vec<PollReport> {
     wait_for_token(of).await;
-    let mut accounts = of.accounts().to_vec();
+    let mut accounts = selected_accounts(of, filter);
     let mut failed_discovery = None;
-    if of.has_discovered_none() {
+    let is_complete = filter.selects_all_of(&of.status.name);
+    if of.has_discovered_none() && (is_complete || accounts.is_empty()) {
         match requests.call(of, of.client().kf_list()).await {
             Ok(listed) => {
-                accounts.extend(of.undiscovered(&listed.accounts));
-                failed_discovery = accounts.is_empty().then(|| no_match(of));
+                accounts.extend(selected_undiscovered(of, &listed.accounts, filter));
+                failed_discovery = (is_complete && accounts.is_empty()).then(|| no_match(of));
             }
             Err(failure) => failed_discovery = Some(no_list(of, &failure)),
         }
@@ -51,30 +57,34 @@ fn report(account: &Account, outcome: SessionListOutcome) -> PollReport {
                 ..report
             }
         }
-        SessionListOutcome::Failed(failure) => PollReport {
-            remedy: failure.error.remedy(failure.endpoint).map(|remedy| remedy.en.to_owned()),
-            error: Some(failure.to_string()),
-            ..report
-        },
-        SessionListOutcome::Busy => PollReport { error: Some(SessionListOutcome::BUSY.to_owned()), ..report },
+        SessionListOutcome::Failed(failure) => {
+            let remedy = failure.error.remedy(failure.endpoint);
+            failed(report, (failure.error.code(), failure.to_string()), remedy)
+        }
+        SessionListOutcome::Busy => failed(report, ("busy", SessionListOutcome::BUSY.to_owned()), None),
     }
 }
 
 /// Patterns need getkflist, and it failed.
 fn no_list(of: &OfficialAccount, failure: &CallFailure) -> PollReport {
-    PollReport {
-        error: Some(failure.to_string()),
-        remedy: remedy_of_needed_list(failure).map(|remedy| remedy.en.to_owned()),
-        ..without_sessions(&of.status.name, failure.class.as_str())
-    }
+    let report = without_sessions(&of.status.name, failure.class.as_str());
+    failed(report, (failure.error.code(), failure.to_string()), remedy_of_needed_list(failure))
 }
 
 /// The configuration names no kf account, and no pattern matches one.
 fn no_match(of: &OfficialAccount) -> PollReport {
+    let code = "no_kf_account";
+    let error = "getkflist lists no kf account that a pattern of kf_accounts matches".to_owned();
+    failed(without_sessions(&of.status.name, code), (code, error), Some(NO_KF_ACCOUNT))
+}
+
+fn failed(report: PollReport, (code, error): (&str, String), remedy: Option<Remedy>) -> PollReport {
     PollReport {
-        error: Some("getkflist lists no kf account that a pattern of kf_accounts matches".to_owned()),
-        remedy: Some(NO_KF_ACCOUNT.en.to_owned()),
-        ..without_sessions(&of.status.name, "no_kf_account")
+        code: Some(code.to_owned()),
+        error: Some(error),
+        remedy: remedy.map(|remedy| remedy.en.to_owned()),
+        remedy_zh: remedy.map(|remedy| remedy.zh.to_owned()),
+        ..report
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::report::Problem;
-use crate::domain::{agents::Quota, cron::Schedule, remedy::Remedy};
+use crate::domain::{agents::Quota, cron::Schedule, quantity::grouped, remedy::Remedy};
 
 /// Quotas are counted by days in China, whose offset has not changed since 1991.
 const CHINA_UTC_OFFSET_SECONDS: i64 = 8 * 3600;
@@ -22,7 +22,7 @@ const QUOTA_RUNS_OUT: Remedy = Remedy {
 /// How often a schedule ticks.
 #[derive(Clone, Copy)]
 pub(super) struct TickCounts {
-    pub(super) per_day: u64,
+    pub(super) busiest_day: u64,
     /// Until midnight in China.
     pub(super) rest_of_day: u64,
 }
@@ -32,7 +32,7 @@ impl TickCounts {
         let since_midnight = (now.as_second() + CHINA_UTC_OFFSET_SECONDS).rem_euclid(SECONDS_PER_DAY);
         let midnight = Timestamp::from_second(now.as_second() - since_midnight + SECONDS_PER_DAY);
         Self {
-            per_day: schedule.ticks_per_day(now),
+            busiest_day: schedule.ticks_on_busiest_day(now),
             rest_of_day: midnight.map_or(0, |midnight| schedule.ticks_between(now, midnight)),
         }
     }
@@ -42,13 +42,17 @@ pub(super) fn quota_problem(quota: &Quota, calls_per_day: u64, calls_today: u64)
     let Quota { limit, remaining, .. } = *quota;
     if calls_per_day > limit {
         let error = format!(
-            "this configuration makes {calls_per_day} calls of getsessionlist a day, and WeChat allows {limit}"
+            "this configuration makes {} calls of getsessionlist on its busiest day, and WeChat allows {} a day",
+            grouped(calls_per_day),
+            grouped(limit)
         );
         return Some(Problem::for_human("quota_too_small", error, QUOTA_TOO_SMALL));
     }
     (calls_today > remaining).then(|| {
         let error = format!(
-            "this configuration makes {calls_today} more calls of getsessionlist today, and WeChat allows {remaining} more"
+            "this configuration makes {} more calls of getsessionlist today, and WeChat allows {} more",
+            grouped(calls_today),
+            grouped(remaining)
         );
         Problem::for_human("quota_runs_out", error, QUOTA_RUNS_OUT)
     })
@@ -75,7 +79,7 @@ mod tests {
     fn rest_of_day_ends_at_midnight_in_china() {
         let schedule = Schedule::parse(&["0 */10 * * * *".to_owned()], "Europe/Berlin").unwrap();
         let ticks = TickCounts::new(&schedule, "2026-11-22T15:00:00Z".parse().unwrap());
-        assert_eq!((ticks.per_day, ticks.rest_of_day), (144, 6));
+        assert_eq!((ticks.busiest_day, ticks.rest_of_day), (144, 6));
         let ticks = TickCounts::new(&schedule, "2026-11-22T16:00:00Z".parse().unwrap());
         assert_eq!(ticks.rest_of_day, 144);
     }

@@ -27,8 +27,11 @@ pub struct PollReport {
     pub started: Option<u64>,
     /// Sessions of the stored snapshot that are no longer open.
     pub ended: Option<u64>,
+    /// The errcode or the word of the failure; the same for failures of the same kind.
+    pub code: Option<String>,
     pub error: Option<String>,
     pub remedy: Option<String>,
+    pub remedy_zh: Option<String>,
 }
 
 /// One result of a check.

@@ -15,7 +15,7 @@ use axum::{
     extract::{Query, State},
     http::{HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{MethodRouter, post},
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, stream, stream::FuturesUnordered};
@@ -27,12 +27,16 @@ use tower::service_fn;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::{
-    CHECK_PATH, ControlCommand, HEARTBEAT, POLL_PATH, ResponseLine, SINKS_PATH, VERSION_HEADER,
+    CHECK_PATH, ControlCommand, HEARTBEAT, POLL_PATH, ResponseLine, SESSIONS_PATH, SINKS_PATH,
+    VERSION_HEADER,
     lanes::{CommandLanes, LanePlace},
     operations::Operations,
     socket::ControlSocket,
 };
-use crate::dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand};
+use crate::{
+    dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand},
+    domain::account_filter::{AccountFilter, UnknownAccount},
+};
 
 /// Connections served at the same time. The kernel queues further ones.
 const MAX_CONNECTIONS: usize = 16;
@@ -113,8 +117,9 @@ async fn serve(socket: ControlSocket, router: Router, stop: CancellationToken) {
 fn router(intake: CommandIntake) -> Router {
     let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
     Router::new()
-        .route(POLL_PATH, post(async |State(intake): IntakeState| intake.accept(ControlCommand::Poll)))
-        .route(CHECK_PATH, post(async |State(intake): IntakeState| intake.accept(ControlCommand::Check)))
+        .route(POLL_PATH, about_accounts(ControlCommand::Poll))
+        .route(CHECK_PATH, about_accounts(ControlCommand::Check))
+        .route(SESSIONS_PATH, about_accounts(ControlCommand::Sessions))
         .route(SINKS_PATH, post(sink_command))
         .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "commands need POST\n"))
         .fallback(async || (StatusCode::NOT_FOUND, "there is no such command\n"))
@@ -123,6 +128,13 @@ fn router(intake: CommandIntake) -> Router {
 }
 
 type IntakeState = State<Arc<CommandIntake>>;
+
+/// Accepts a command about the accounts that the query selects.
+fn about_accounts(command: fn(AccountFilter) -> ControlCommand) -> MethodRouter<Arc<CommandIntake>> {
+    post(async move |State(intake): IntakeState, Query(filter): Query<AccountFilter>| {
+        intake.accept(command(filter))
+    })
+}
 
 async fn sink_command(State(intake): IntakeState, Query(command): Query<SinkCommand>) -> Response {
     intake.accept(ControlCommand::Sinks(command))
@@ -216,13 +228,16 @@ impl CommandExecutor {
 
     async fn execute(&self, command: ControlCommand, response: &ResponseWriter) {
         match command {
-            ControlCommand::Poll => {
-                response.note(self.operations.token_wait()).await;
-                response.send(self.operations.polls()).await;
+            ControlCommand::Poll(filter) => {
+                response.note(self.operations.token_wait(&filter)).await;
+                response.send_selected(self.operations.polls(filter)).await;
             }
-            ControlCommand::Check => {
-                response.note(self.operations.token_wait()).await;
-                response.send(self.operations.checks()).await;
+            ControlCommand::Check(filter) => {
+                response.note(self.operations.token_wait(&filter)).await;
+                response.send_selected(self.operations.checks(filter)).await;
+            }
+            ControlCommand::Sessions(filter) => {
+                response.send_selected(self.operations.sessions(filter)).await;
             }
             ControlCommand::Sinks(command) => match self.sinks.execute(command).await {
                 Ok(SinkAnswer::Sinks(sinks)) => response.send(stream::iter(sinks)).await,
@@ -266,10 +281,21 @@ impl ResponseWriter {
         }
     }
 
-    /// If the queue is full, the client sees a truncated response instead.
+    async fn send_selected<T: Serialize>(&self, rows: Result<impl Stream<Item = T>, UnknownAccount>) {
+        match rows {
+            Ok(rows) => self.send(rows).await,
+            Err(unknown) => self.end(&ResponseLine::UnknownAccount(unknown.to_string())),
+        }
+    }
+
     fn fail(&self, reason: &str) {
-        if let Ok(failed) = line(&ResponseLine::<()>::Failed(reason.to_owned())) {
-            self.lines.try_send(failed).ok();
+        self.end(&ResponseLine::Failed(reason.to_owned()));
+    }
+
+    /// If the queue is full, the client sees a truncated response instead.
+    fn end(&self, last: &ResponseLine<()>) {
+        if let Ok(last) = line(last) {
+            self.lines.try_send(last).ok();
         }
     }
 }

@@ -5,10 +5,11 @@
 //! follow the clock: they tick whenever it shows a matching time.
 //!
 //! Everything here is pure: the time is an argument, and no job is registered or run. The cron syntax is in
-//! [`expression`]. chrono, the clock type of the cron parser, is used in these two files only.
+//! [`expression`]. chrono, the clock type of the cron parser, is used in these two files and in [`local_time`](super::local_time) only.
 
 mod expression;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -21,6 +22,9 @@ use self::expression::Expression;
 pub use self::expression::ExpressionError;
 
 const SECONDS_A_DAY: usize = 24 * 60 * 60;
+
+/// Of a leap year.
+const DAYS_A_YEAR: u64 = 366;
 
 /// One or more cron expressions, read in one time zone.
 ///
@@ -75,18 +79,23 @@ impl Schedule {
         Timestamp::from_second(next.timestamp()).ok()
     }
 
-    /// The average number of ticks a day over the seven local days from that of `from` on, rounded up.
+    /// The most ticks on a local day of the year that begins with the day of `from`.
     ///
-    /// A search for each tick would be too slow: a tick a second makes 604,800 of them. The fields of an expression do not
-    /// depend on each other, so each day that matches has the same times of day. They are marked in a table of the day's
-    /// seconds, where ticks that several expressions share coincide. Clock changes are not taken into account.
-    pub fn ticks_per_day(&self, from: Timestamp) -> u64 {
+    /// A search for each tick would be too slow. The fields of an expression do not depend on each other, so all days that the same
+    /// expressions match have the same ticks. These are marked in a table of the day's seconds, where ticks that several
+    /// expressions share coincide. Clock changes are not taken into account.
+    pub fn ticks_on_busiest_day(&self, from: Timestamp) -> u64 {
         let Some(first) = to_chrono(from).map(|t| t.with_timezone(&self.timezone).date_naive()) else {
             return 0;
         };
-        let days = (0..7).filter_map(|n| first.checked_add_days(Days::new(n)));
-        let ticks: usize = days.map(|day| self.ticks_of(day).into_iter().filter(|tick| *tick).count()).sum();
-        ticks.div_ceil(7) as u64
+        let days = (0..DAYS_A_YEAR).filter_map(|n| first.checked_add_days(Days::new(n)));
+        let matching = |day| -> Vec<bool> { self.expressions.iter().map(|e| e.matches_day(day)).collect() };
+        let kinds_of_days: HashSet<Vec<bool>> = days.map(matching).collect();
+        let ticks = kinds_of_days.iter().map(|matches| {
+            let expressions = self.expressions.iter().zip(matches).filter(|(_, matches)| **matches);
+            mark_ticks(expressions.map(|(expression, _)| expression)).into_iter().filter(|tick| *tick).count()
+        });
+        ticks.max().unwrap_or(0) as u64
     }
 
     /// The most ticks in an hour, as if all expressions matched on one day.
@@ -156,12 +165,12 @@ fn mark_ticks<'a>(expressions: impl Iterator<Item = &'a Expression>) -> Vec<bool
     ticks
 }
 
-fn utc_offset(at: DateTime<Utc>, zone: Tz) -> i32 {
+pub(super) fn utc_offset(at: DateTime<Utc>, zone: Tz) -> i32 {
     zone.offset_from_utc_datetime(&at.naive_utc()).fix().local_minus_utc()
 }
 
 /// The whole second in which the moment lies: ticks are whole seconds, so a later one is later than the moment too.
-fn to_chrono(at: Timestamp) -> Option<DateTime<Utc>> {
+pub(super) fn to_chrono(at: Timestamp) -> Option<DateTime<Utc>> {
     let nanoseconds = at.as_nanosecond();
     let seconds = i64::try_from(nanoseconds.div_euclid(1_000_000_000)).ok()?;
     DateTime::from_timestamp(seconds, 0)
@@ -296,19 +305,26 @@ mod tests {
     }
 
     #[test]
-    fn ticks_per_day_are_averaged_over_a_week() {
+    fn busiest_day_counts_the_expressions_that_match_it() {
         let from = "2026-11-22T07:00:00Z".parse().unwrap();
         for (expression, ticks) in [
             ("* * * * * *", 86_400),
             ("*/15 * * * * *", 5_760),
-            ("0 9-17 * * mon-fri", 7), // 45 a week
+            ("0 9-17 * * mon-fri", 9),
+            ("0 0 1 12 *", 1),
             ("0 0 * * 1", 1),
             ("0 0 29 2 *", 0),
         ] {
-            assert_eq!(schedule(expression, "Asia/Shanghai").ticks_per_day(from), ticks, "{expression}");
+            assert_eq!(
+                schedule(expression, "Asia/Shanghai").ticks_on_busiest_day(from),
+                ticks,
+                "{expression}"
+            );
         }
         let overlapping = ["0 * * * * *".to_owned(), "*/30 * * * * *".to_owned()];
-        assert_eq!(Schedule::parse(&overlapping, "UTC").unwrap().ticks_per_day(from), 2_880);
+        assert_eq!(Schedule::parse(&overlapping, "UTC").unwrap().ticks_on_busiest_day(from), 2_880);
+        let on_different_days = ["0 9-17 * * 1-5".to_owned(), "0 10-12 * * 6,0".to_owned()];
+        assert_eq!(Schedule::parse(&on_different_days, "UTC").unwrap().ticks_on_busiest_day(from), 9);
     }
 
     #[test]

@@ -168,6 +168,11 @@ impl WatchedAccount {
         }
     }
 
+    /// The name that customers see, if getkflist has said it.
+    pub fn nickname(&self) -> Option<Arc<str>> {
+        self.lock().agent.nickname.clone()
+    }
+
     /// A copy of the tracker, with all sessions.
     pub fn tracker(&self) -> AccountTracker {
         self.lock().tracker.clone()

@@ -7,9 +7,10 @@ use rusqlite::Connection;
 
 use super::{
     error::StoreError,
-    sqlite::{connection, events},
-    types::{EventFilter, EventPage, LogPosition},
+    sqlite::{accounts, connection, events},
+    types::{AccountId, EventFilter, EventPage, LogPosition},
 };
+use crate::domain::account::Account;
 
 /// A read-only view of the event log.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ impl EventLog {
     /// it. In a large log, events observed while the clock was wrong by more than an hour may be before that position.
     pub fn before(&self, since: Timestamp) -> Result<LogPosition, StoreError> {
         events::position_before(&*self.connection.unchecked_transaction()?, since)
+    }
+
+    /// The kf accounts that may have events, also those that are no longer watched.
+    pub fn accounts(&self) -> Result<Vec<(AccountId, Account)>, StoreError> {
+        accounts::names(&self.connection)
     }
 
     /// The first matching events, at most `limit`, from one consistent view of the log.

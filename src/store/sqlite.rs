@@ -17,7 +17,7 @@ use super::{
     types::{LogPosition, WriteStats},
 };
 
-mod accounts;
+pub(super) mod accounts;
 pub(super) mod backup;
 pub(super) mod commit;
 pub(super) mod connection;

@@ -90,7 +90,7 @@ fn poll_command_runs_in_daemon_and_commits_nothing() {
         );
     }
     let table = home.run("poll").stdout;
-    assert!(table.starts_with(" official account") && table.lines().count() == 4, "{table}");
+    assert!(table.starts_with(" OFFICIAL ACCOUNT") && table.lines().count() == 6, "{table}");
     assert_eq!(daemon.stdout(), "");
     assert_eq!(home.run("events --format json").stdout, "");
     assert_eq!(wechat.control().requests(ApiCall::StableToken), 2, "one token for each official account");
@@ -325,7 +325,7 @@ fn check_of_valid_setup_exits_with_0() {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let shop = words(line(" shop "));
     assert_eq!([&*shop[1], &*shop[2]], ["stable", "0s"], "{shop:?}");
-    assert_eq!(shop[5..], ["172800", "100000000", "0", "100000000", "0"], "{shop:?}");
+    assert_eq!(shop[5..], ["172,800", "100,000,000", "0", "100,000,000", "0"], "{shop:?}");
     let kf1 = words(from(&ended, " shop              kf1@shop").lines().next().unwrap());
     assert_eq!(kf1[3..], ["yes", "yes", "1", "ok"], "{ended:?}");
     assert!(ended.stdout.ends_with("\nNothing needs to be fixed.\n"), "{ended:?}");
@@ -463,7 +463,12 @@ fn check_reports_insufficient_quota() {
     let ended = check(&WeChat::play(scenario), "");
     assert_eq!(ended.code, Some(69), "{ended:?}");
     let list = from(&ended, "What to fix:\n");
-    assert!(list.contains("makes 86400 calls of getsessionlist a day, and WeChat allows 80000"), "{list}");
+    assert!(
+        list.contains(
+            "makes 86,400 calls of getsessionlist on its busiest day, and WeChat allows 80,000 a day"
+        ),
+        "{list}"
+    );
     assert!(list.contains("poll less often"), "{list}");
 }
 

@@ -17,6 +17,7 @@ mod backup;
 mod classes;
 mod clock_skew;
 mod collectors;
+mod commands;
 mod config;
 mod conservation;
 mod control;

@@ -300,17 +300,17 @@ fn check_shows_calls_per_day() {
     let ended = home.run("check");
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     assert!(
-        ended.stdout.contains("3 kf accounts, 17280 calls of getsessionlist a day in all"),
+        ended.stdout.contains("3 kf accounts, 17,280 calls of getsessionlist on the busiest day in all"),
         "{}",
         ended.stdout
     );
     assert!(
-        ended.stdout.lines().any(|line| line.starts_with(" shop") && line.ends_with(" 11520")),
+        ended.stdout.lines().any(|line| line.starts_with(" shop") && line.ends_with(" 11,520")),
         "{}",
         ended.stdout
     );
-    let collectors = "Collectors: kf_list every 5m, online every 1m, waiting every 1m, quota every 1h; 3192 calls a day for \
-                      each official account, 6384 in all.";
+    let collectors = "Collectors: kf_list every 5m, online every 1m, waiting every 1m, quota every 1h; 3,192 calls a day for \
+                      each official account, 6,384 in all.";
     assert!(ended.stdout.lines().any(|line| line == collectors), "{}", ended.stdout);
     assert_eq!(wechat.control().requests(ApiCall::StableToken), 0, "check makes no API call");
     let ended = home.without_collectors().run("check");
@@ -332,7 +332,7 @@ fn check_warns_of_schedule_beyond_rate_limit() {
     assert!(ended.stderr.starts_with(warning), "{}", ended.stderr);
     let row = ended.stdout.lines().find(|line| line.starts_with(" shop")).unwrap();
     let columns: Vec<&str> = row.split_whitespace().collect();
-    assert!(columns.ends_with(&["100", "144000"]), "the limit, and the calls a day that it permits: {row}");
+    assert!(columns.ends_with(&["100", "144,000"]), "the limit, and the calls a day that it permits: {row}");
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn check_shows_patterns_and_their_cost() {
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     let row = ended.stdout.lines().find(|line| line.starts_with(" shop")).unwrap();
     assert!(row.contains("1 + * without old*"), "{row}");
-    assert!(row.ends_with(" 5760 + 5760 for each found"), "{row}");
+    assert!(row.ends_with(" 5,760 + 5,760 each"), "{row}");
     assert!(
         ended.stdout.contains("plus those that getkflist lists and a pattern matches"),
         "{}",
@@ -446,7 +446,6 @@ fn events_filters_the_log_in_three_formats() {
         ("", 3),
         ("--account kf1@shop", 2),
         ("--account shop/kf2@shop", 1),
-        ("--account kf9@shop", 0),
         ("--type started", 2),
         ("--type ended", 1),
         ("--type started --type ended", 3),

@@ -2,39 +2,45 @@
 //!
 //! It prints the tables first and the numbered list of problems last, where it stays visible on a terminal.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::fmt::Write as _;
 
+use super::CheckArgs;
 use crate::{
-    cli::{CliError, operations::OperationsRunner, output, signals::Shutdown},
-    config::{Environment, LoadedConfig},
-    control::report::{CheckReport, KfAccountCheck, OfficialAccountCheck, Problem, Severity},
+    cli::{
+        CliError,
+        account_args::{Extent, REST_ON_DEMAND},
+        findings,
+        language::Language,
+        operations::OperationsRunner,
+        output,
+        signals::Shutdown,
+    },
+    config::LoadedConfig,
+    control::report::{CheckReport, Problem, Severity},
+    domain::{
+        account_filter::AccountFilter,
+        local_time::LocalZone,
+        quantity::{counted, grouped},
+    },
 };
 
-/// The variables that set the language, in order of precedence.
-const LANGUAGE_VARIABLES: [&str; 3] = ["LC_ALL", "LC_MESSAGES", "LANG"];
-
-/// Kf accounts named for each problem.
-const MAX_NAMED: usize = 10;
-
-/// The language of remedies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Language {
-    /// English
-    En,
-    /// English and Chinese
-    Zh,
-}
-
-pub(super) async fn run(
-    loaded: &LoadedConfig,
-    format: output::OutputFormat,
-    language: Option<Language>,
-    shutdown: &Shutdown,
-) -> Result<(), CliError> {
-    let checked = OperationsRunner::prepare(loaded).await?.checks(&loaded.config, shutdown).await?;
-    let language = language.unwrap_or_else(|| Language::from_environment(&Environment::from_process()));
-    output::print_rows(&checked, format, || report(&checked, language)).await?;
+pub(super) async fn run(loaded: &LoadedConfig, args: CheckArgs, shutdown: &Shutdown) -> Result<(), CliError> {
+    let filter = AccountFilter::from(args.accounts);
+    let mut checked =
+        OperationsRunner::prepare(loaded).await?.checks(&loaded.config, &filter, shutdown).await?;
     let worst = checked.iter().flat_map(CheckReport::problems).map(|problem| problem.severity).min();
+    match args.format {
+        output::OutputFormat::Table => {
+            let language = args.lang.unwrap_or_else(Language::of_process);
+            let kf_accounts = checked.iter().filter(|row| row.names().1.is_some()).count();
+            let extent = args.extent.of_table(&filter, kf_accounts);
+            output::print(report(&checked, extent, (language, loaded.config.poll.timezone))).await?;
+        }
+        output::OutputFormat::Json => {
+            checked.retain(|row| args.extent.includes_sound() || !row.problems().is_empty());
+            output::print_json(&checked).await?;
+        }
+    }
     match worst {
         Some(Severity::Human) => Err(CliError::NeedsHuman),
         Some(Severity::Passing) => Err(CliError::Incomplete),
@@ -42,82 +48,95 @@ pub(super) async fn run(
     }
 }
 
-impl Language {
-    fn from_environment(environment: &Environment) -> Self {
-        let set = LANGUAGE_VARIABLES.into_iter().filter_map(|name| environment.get(name));
-        match set.into_iter().find(|value| !value.is_empty()) {
-            Some(value) if value.starts_with("zh") => Self::Zh,
-            _ => Self::En,
-        }
+fn report(checked: &[CheckReport], extent: Extent, (language, zone): (Language, LocalZone)) -> String {
+    let is_shown = |row: &&CheckReport| match extent {
+        Extent::Everything => true,
+        Extent::Problems => !row.problems().is_empty(),
+        Extent::Summary => false,
+    };
+    let shown = || checked.iter().filter(is_shown);
+    let official_accounts: Vec<_> = shown().filter_map(official_account).collect();
+    let kf_accounts: Vec<_> = shown().filter_map(|row| kf_account(row, zone)).collect();
+    let mut text = String::new();
+    if !official_accounts.is_empty() {
+        let headings = [
+            "official account",
+            "token",
+            "age",
+            "valid for",
+            "calls a day",
+            "quota a day",
+            "used",
+            "left",
+            "waiting",
+        ];
+        text.push_str(&output::table(&headings, official_accounts));
+        text.push('\n');
     }
-}
-
-fn report(checked: &[CheckReport], language: Language) -> String {
-    let official_accounts = checked.iter().filter_map(|row| match row {
-        CheckReport::OfficialAccount(row) => Some(official_account(row)),
-        CheckReport::KfAccount(_) => None,
-    });
-    let headings = [
-        "official account",
-        "token",
-        "age",
-        "valid for",
-        "calls a day",
-        "quota a day",
-        "used",
-        "left",
-        "waiting",
-    ];
-    let mut text = output::table(&headings, official_accounts);
-    let kf_accounts = checked.iter().filter_map(|row| match row {
-        CheckReport::KfAccount(row) => Some(kf_account(row)),
-        CheckReport::OfficialAccount(_) => None,
-    });
-    let headings = ["official account", "kf account", "nickname", "bound", "online", "sessions", "result"];
-    text.push('\n');
-    text.push_str(&output::table(&headings, kf_accounts));
-    text.push('\n');
+    if !kf_accounts.is_empty() {
+        let headings =
+            ["official account", "kf account", "nickname", "bound", "online", "sessions", "result"];
+        let table = output::wrapped_table(&headings, &["bound"], kf_accounts);
+        text.push_str(&output::timed(table, zone));
+        text.push('\n');
+    }
+    if extent != Extent::Everything {
+        text.push_str(&summary(checked));
+    }
     text.push_str(&findings(checked, language));
+    if extent == Extent::Summary {
+        text.push_str(REST_ON_DEMAND);
+    }
     text
 }
 
-fn official_account(row: &OfficialAccountCheck) -> Vec<String> {
-    vec![
+fn official_account(row: &CheckReport) -> Option<Vec<String>> {
+    let CheckReport::OfficialAccount(row) = row else { return None };
+    Some(vec![
         row.official_account.clone(),
         row.token_source.clone(),
         output::known(row.token_age_seconds.map(duration)),
         output::known(row.token_expires_in_seconds.map(duration)),
-        row.calls_a_day.to_string(),
-        output::known(row.quota_limit),
-        output::known(row.quota_used),
-        output::known(row.quota_remaining),
-        output::known(row.waiting),
-    ]
+        grouped(row.calls_a_day),
+        output::known(row.quota_limit.map(grouped)),
+        output::known(row.quota_used.map(grouped)),
+        output::known(row.quota_remaining.map(grouped)),
+        output::known(row.waiting.map(grouped)),
+    ])
 }
 
-fn kf_account(row: &KfAccountCheck) -> Vec<String> {
-    let yes_or_no = |is: bool| if is { "yes" } else { "no" };
+fn kf_account(row: &CheckReport, zone: LocalZone) -> Option<Vec<String>> {
+    let CheckReport::KfAccount(row) = row else { return None };
     let bound = match (row.bound, &row.invitation, &row.invitation_expires_at) {
         (Some(false), Some(status), Some(at)) if status == "waiting" => {
-            format!("no: invited until {}", to_the_minute(at))
+            format!("no: invited until {}", zone.show_text(at))
         }
         (Some(false), Some(status), _) => format!("no: invitation {status}"),
-        (bound, ..) => output::known(bound.map(yes_or_no)),
+        (bound, ..) => output::yes_or_no(bound),
     };
-    vec![
+    Some(vec![
         row.official_account.clone(),
         row.kf_account.clone(),
         output::known(row.nickname.as_ref()),
         bound,
-        output::known(row.online.map(yes_or_no)),
+        output::yes_or_no(row.online),
         output::known(row.sessions),
         row.result.clone(),
-    ]
+    ])
 }
 
-/// A time without seconds: `2026-11-23T21:06Z`.
-fn to_the_minute(time: &str) -> String {
-    time.get(..16).map_or_else(|| time.to_owned(), |minute| format!("{minute}Z"))
+/// `3 official accounts and 2,000 kf accounts checked, 7 of them with a problem.`
+fn summary(checked: &[CheckReport]) -> String {
+    let count = |of: fn(&CheckReport) -> bool| checked.iter().filter(|row| of(row)).count() as u64;
+    let kf_accounts = count(|row| matches!(row, CheckReport::KfAccount(_)));
+    let official_accounts = count(|row| matches!(row, CheckReport::OfficialAccount(_)));
+    let problems = count(|row| !row.problems().is_empty());
+    format!(
+        "{} and {} checked, {} of them with a problem.\n\n",
+        counted(official_accounts, "official account"),
+        counted(kf_accounts, "kf account"),
+        grouped(problems)
+    )
 }
 
 /// The two largest units of a duration: `1h 58m`.
@@ -129,10 +148,17 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// The problems, the worst first. Kf accounts with the same problem share an entry.
+/// The problems, the worst first. Accounts with the same problem share an entry.
 fn findings(checked: &[CheckReport], language: Language) -> String {
     let mut text = String::new();
-    let findings = group(checked);
+    let problems = checked.iter().flat_map(|row| {
+        let name = |problem: &Problem| (!problem.concerns_this_machine()).then(|| row.names());
+        row.problems().iter().map(move |problem| {
+            // Problems are compared by code, because the error text may contain a request id.
+            ((problem.severity, &problem.code, &problem.remedy), problem, name(problem))
+        })
+    });
+    let findings = findings::group(problems);
     for (severity, heading) in [
         (Severity::Human, "What to fix:"),
         (Severity::Passing, "What usually ends without help:"),
@@ -147,9 +173,8 @@ fn findings(checked: &[CheckReport], language: Language) -> String {
         for (number, finding) in (1..).zip(findings) {
             let Problem { error, remedy, remedy_zh, .. } = finding.problem;
             let _ = writeln!(text, "{number}. {}{error}", finding.accounts());
-            let _ = remedy.iter().try_for_each(|remedy| writeln!(text, "   {remedy}"));
-            if language == Language::Zh {
-                let _ = remedy_zh.iter().try_for_each(|remedy| writeln!(text, "   {remedy}"));
+            for remedy in language.remedies(remedy.as_deref(), remedy_zh.as_deref()) {
+                let _ = writeln!(text, "   {remedy}");
             }
         }
         text.push('\n');
@@ -160,54 +185,10 @@ fn findings(checked: &[CheckReport], language: Language) -> String {
     text
 }
 
-/// A problem, and all kf accounts of one official account that have it.
-struct Finding<'a> {
-    problem: &'a Problem,
-    official_account: &'a str,
-    kf_accounts: Vec<&'a str>,
-}
-
-impl Finding<'_> {
-    /// The accounts that have the problem, as a prefix of its text. Empty for a problem of this machine.
-    fn accounts(&self) -> String {
-        let official_account = self.official_account;
-        match &self.kf_accounts[..] {
-            [] if self.problem.concerns_this_machine() => String::new(),
-            [] => format!("{official_account}: "),
-            [kf_account] => format!("{official_account}/{kf_account}: "),
-            all => {
-                let named = all.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", ");
-                let more = if all.len() > MAX_NAMED { ", …" } else { "" };
-                format!("{official_account}, {} kf accounts ({named}{more}): ", all.len())
-            }
-        }
-    }
-}
-
-fn group(checked: &[CheckReport]) -> Vec<Finding<'_>> {
-    let mut findings: Vec<Finding<'_>> = Vec::new();
-    let mut places = HashMap::new();
-    for row in checked {
-        let (official_account, kf_account) = row.names();
-        for problem in row.problems() {
-            let of = (!problem.concerns_this_machine()).then_some(official_account);
-            // Problems are compared by code, because the error text may contain a request id.
-            let key = (of, kf_account.is_some(), problem.severity, &problem.code, &problem.remedy);
-            let place = *places.entry(key).or_insert_with(|| {
-                findings.push(Finding { problem, official_account, kf_accounts: Vec::new() });
-                findings.len() - 1
-            });
-            if let Some(finding) = findings.get_mut(place) {
-                finding.kf_accounts.extend(kf_account);
-            }
-        }
-    }
-    findings
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::report::KfAccountCheck;
 
     fn unbound(kf_account: &str) -> CheckReport {
         let problem = Problem {
@@ -234,18 +215,6 @@ mod tests {
              kf8@shop, kf9@shop, kf10@shop, …): errcode 65402: unbound rid: kf1@shop\n   bind it\n   请绑定\n\n"
         );
         assert_eq!(findings(&[], Language::En), "Nothing needs to be fixed.\n");
-    }
-
-    #[test]
-    fn language_variables_have_precedence() {
-        let check = |variables: &[(&str, &str)], expected| {
-            let environment = variables.iter().copied().collect();
-            assert_eq!(Language::from_environment(&environment), expected, "{variables:?}");
-        };
-        check(&[], Language::En);
-        check(&[("LANG", "zh_CN.UTF-8")], Language::Zh);
-        check(&[("LANG", "zh_CN.UTF-8"), ("LC_ALL", "C")], Language::En);
-        check(&[("LC_MESSAGES", "zh_TW"), ("LANG", "de_DE"), ("LC_ALL", "")], Language::Zh);
     }
 
     #[test]

@@ -9,7 +9,11 @@ use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
 use super::super::{CliError, events::field, output};
-use crate::{domain::event::EventType, store::StoredEvent, web::WebState};
+use crate::{
+    domain::{event::EventType, openid::masked},
+    store::StoredEvent,
+    web::WebState,
+};
 
 /// The columns and their widths. With a detail of 15 characters a line has 80.
 const COLUMNS: [(&str, usize); 6] =
@@ -130,16 +134,6 @@ fn padded(text: &str, width: usize) -> String {
     cell + &" ".repeat(missing)
 }
 
-/// The first four and the last four characters of an openid.
-fn masked(openid: &str) -> String {
-    let characters: Vec<char> = openid.chars().collect();
-    match &characters[..] {
-        [a, b, c, d, _, .., w, x, y, z] => [*a, *b, *c, *d, '…', *w, *x, *y, *z].iter().collect(),
-        [] => String::new(),
-        _ => "…".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,13 +151,6 @@ mod tests {
             assert!(padded(text, 6).width() <= 6);
         }
         assert_eq!(padded("any length", 0), "any length");
-    }
-
-    #[test]
-    fn openids_are_masked() {
-        assert_eq!(masked("oDF3iY9P32sK_5GgYiRkjsabcdef"), "oDF3…cdef");
-        assert_eq!(masked("oDF3cdef"), "…");
-        assert_eq!(masked(""), "");
     }
 
     #[test]

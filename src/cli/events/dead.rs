@@ -6,7 +6,10 @@ use super::{
     super::{CliError, ConfigArgs, output, sinks, store_access},
     field,
 };
-use crate::dispatch::admin::{DeadLetterReport, SinkAnswer, SinkCommand};
+use crate::{
+    dispatch::admin::{DeadLetterReport, SinkAnswer, SinkCommand},
+    domain::{local_time::LocalZone, openid::masked, quantity::counted},
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DeadArgs {
@@ -42,24 +45,32 @@ pub(super) async fn run(args: DeadArgs) -> Result<(), CliError> {
     let sink = args.sink;
     if args.retry {
         let done = sinks::change(&config, SinkCommand::RetryDeadLetters { sink }).await?;
-        let text = format!("{}: {} dead letters will be delivered again\n", done.sink, done.events);
+        let letters = counted(done.events, "dead letter");
+        let text = format!("{}: {letters} will be delivered again\n", done.sink);
         return output::print(text).await;
     }
     if args.drop {
         let done = sinks::change(&config, SinkCommand::DropDeadLetters { sink }).await?;
-        return output::print(format!("{}: {} dead letters dropped\n", done.sink, done.events)).await;
+        return output::print(format!("{}: {} dropped\n", done.sink, counted(done.events, "dead letter")))
+            .await;
     }
-    match store_access::read_sinks(&config, SinkCommand::DeadLetters { sink }).await? {
+    let zone = config.timezone;
+    match store_access::read_sinks(&config, SinkCommand::DeadLetters { sink: sink.clone() }).await? {
+        SinkAnswer::DeadLetters(letters) if letters.is_empty() => {
+            output::print_rows(&letters, args.format, || format!("no dead letters of {sink}\n")).await
+        }
         SinkAnswer::DeadLetters(letters) => {
-            let headings = ["since", "event", "id", "account", "customer", "reason"];
-            let table = || output::table(&headings, letters.iter().map(row));
+            let headings = ["since", "event", "account", "customer", "reason"];
+            let rows = letters.iter().map(|letter| row(letter, zone));
+            let table = || output::timed(output::wrapped_table(&headings, &["reason"], rows), zone);
             output::print_rows(&letters, args.format, table).await
         }
         answer => Err(sinks::unexpected(&answer)),
     }
 }
 
-fn row(letter: &DeadLetterReport) -> Vec<String> {
+/// Without the id of the event, which JSON has: a line would be too long.
+fn row(letter: &DeadLetterReport, zone: LocalZone) -> Vec<String> {
     let of = |pointer| field(&letter.event, pointer);
     let kind = match &letter.event {
         Value::String(_) => "(damaged)".to_owned(),
@@ -71,5 +82,5 @@ fn row(letter: &DeadLetterReport) -> Vec<String> {
     };
     let retry = if letter.retry { " (to be delivered again)" } else { "" };
     let reason = format!("{}{retry}", letter.reason);
-    vec![letter.died_at.clone(), kind, of("/id"), account, of("/data/openid"), reason]
+    vec![zone.show_text(&letter.died_at), kind, account, masked(&of("/data/openid")), reason]
 }

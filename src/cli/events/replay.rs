@@ -7,7 +7,7 @@ use super::{
 use crate::{
     app::clock::SystemClock,
     dispatch::admin::{SinkChange, SinkCommand},
-    domain::clock::Clock,
+    domain::{clock::Clock, quantity::counted},
 };
 
 #[derive(Debug, clap::Args)]
@@ -19,21 +19,26 @@ pub(super) struct ReplayArgs {
     #[arg(long, value_name = "NAME")]
     sink: String,
 
-    /// Replay events observed at or after a time such as 2026-11-22T07:00:00Z, or an age such as 2h or 7d
+    /// Replay events observed since 2026-11-28, "2026-11-28 09:00", 09:00 (all in poll.timezone), 2h, 7d, or 2026-11-28T01:00:00Z
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: SinceArg,
 }
 
 pub(super) async fn run(args: ReplayArgs) -> Result<(), CliError> {
-    let now = SystemClock::default().now().wall;
-    let command = SinkCommand::Replay { sink: args.sink, since: args.since.resolve(now) };
-    let SinkChange { sink, events, from, .. } = sinks::change(&args.config.load_local()?, command).await?;
+    let config = args.config.load_local()?;
+    let (now, zone) = (SystemClock::default().now().wall, config.timezone);
+    let since = args.since.resolve(zone, now);
+    let command = SinkCommand::Replay { sink: args.sink, since };
+    let SinkChange { sink, events, from, .. } = sinks::change(&config, command).await?;
     output::print(match from {
         Some(from) => format!(
-            "{sink}: {events} events of the log will be delivered again, if its filters select them; the first was observed at {from}\n"
+            "{sink}: {} of the log will be delivered again, if its filters select them; the first was observed at {} ({zone})\n",
+            counted(events, "event"),
+            zone.show_text(&from)
         ),
         None => format!(
-            "{sink}: nothing to replay: the log contains no event since then that it has acknowledged\n"
+            "{sink}: nothing to replay: the log contains no event since {} ({zone}) that it has acknowledged\n",
+            zone.show(since)
         ),
     })
     .await

@@ -150,6 +150,17 @@ fn add(tx: &Transaction<'_>, account: Account) -> Result<StoredAccount, StoreErr
     Ok(stored)
 }
 
+/// The names of all accounts that were ever registered.
+pub(in crate::store) fn names(connection: &Connection) -> Result<Vec<(AccountId, Account)>, StoreError> {
+    let mut statement = connection
+        .prepare_cached("SELECT id, official_account, appid, kf_account FROM accounts ORDER BY id")?;
+    let rows = statement.query_map([], |row| {
+        let account = Account { official_account: row.get(1)?, appid: row.get(2)?, kf_account: row.get(3)? };
+        Ok((AccountId(row.get(0)?), account))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
     let mut registered = RegisteredAccounts::default();
     let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts"))?;

@@ -93,12 +93,11 @@ pub(in crate::store) fn read_matching(
 ) -> Result<EventPage, StoreError> {
     let last = last_id(connection)?;
     let until = filter.until.map_or(last, |until| until.min(last));
-    let accounts = filter.account.as_deref().map(|name| accounts_named(connection, name)).transpose()?;
     let sql = format!(
         "SELECT {COLUMNS} FROM events
          WHERE id > ?1 AND id <= ?2 AND {} AND (?3 = '[]' OR {OFFICIAL_ACCOUNT} IN (SELECT value FROM json_each(?3)))
          ORDER BY id LIMIT ?4",
-        condition(filter, accounts)
+        condition(filter)
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let names = serde_json::Value::from(filter.official_accounts.clone()).to_string();
@@ -139,30 +138,20 @@ pub(in crate::store) fn position_before(
 }
 
 /// Only numbers are formatted into the text.
-fn condition(filter: &EventFilter, accounts: Option<Vec<i64>>) -> String {
+fn condition(filter: &EventFilter) -> String {
     let list = |numbers: Vec<i64>| numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
     let mut conditions = vec!["true".to_owned()];
     if let Some(since) = filter.since {
         conditions.push(format!("observed_at >= {}", convert::ms(since)));
     }
-    if let Some(accounts) = accounts {
-        conditions.push(format!("account IN ({})", list(accounts)));
+    if let Some(accounts) = &filter.accounts {
+        conditions.push(format!("account IN ({})", list(accounts.iter().map(|account| account.0).collect())));
     }
     if !filter.types.is_empty() {
         let types = filter.types.iter().copied().map(convert::event_type_code).collect();
         conditions.push(format!("type IN ({})", list(types)));
     }
     conditions.join(" AND ")
-}
-
-/// The same kf_account may exist under several official accounts.
-fn accounts_named(connection: &Connection, name: &str) -> Result<Vec<i64>, StoreError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT id FROM accounts
-         WHERE ?1 IN (kf_account, official_account, official_account || '/' || kf_account)",
-    )?;
-    let ids = statement.query_map([name], |row| row.get(0))?;
-    Ok(ids.collect::<Result<_, _>>()?)
 }
 
 fn events(mut rows: Rows<'_>) -> Result<Vec<StoredEvent>, StoreError> {

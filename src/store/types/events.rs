@@ -43,8 +43,8 @@ pub struct EventFilter {
     pub until: Option<LogPosition>,
     /// Only events observed at this time or later.
     pub since: Option<Timestamp>,
-    /// Only one kf account (`kf_account` or `official_account/kf_account`) or all of one `official_account`.
-    pub account: Option<String>,
+    /// Only these kf accounts.
+    pub accounts: Option<Vec<AccountId>>,
     /// Only official accounts with these names.
     pub official_accounts: Vec<String>,
     /// Only these event types.

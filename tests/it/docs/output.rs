@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use kfwatch::{
-    control::report::{CheckReport, KfAccountCheck, OfficialAccountCheck, PollReport},
+    control::{
+        report::{CheckReport, KfAccountCheck, OfficialAccountCheck, PollReport},
+        sessions::{KfAccountSessions, OpenSession, SessionReport},
+    },
     dispatch::admin::{DeadLetterReport, SinkReport},
 };
 use serde::Serialize;
@@ -39,6 +42,14 @@ fn reference_lists_exactly_the_fields_of_polls_and_checks() {
 }
 
 #[test]
+fn reference_lists_exactly_the_fields_of_sessions() {
+    let kf_account = SessionReport::KfAccount(KfAccountSessions::default());
+    let session = SessionReport::Session(OpenSession::default());
+    let both = fields(&kf_account).union(&fields(&session)).cloned().collect();
+    assert_documented("kfwatch sessions", &both);
+}
+
+#[test]
 fn reference_lists_exactly_the_fields_of_sinks_and_dead_letters() {
     let sink = SinkReport {
         sink: "crm".into(),
@@ -65,7 +76,9 @@ fn reference_lists_exactly_the_fields_of_sinks_and_dead_letters() {
 fn reference_lists_the_columns_of_csv_in_order() {
     let home = home();
     grow(&home.path("kfwatch.db"), 0, 1);
-    let printed = home.run("events --format csv").stdout;
-    let header: Vec<&str> = printed.lines().next().unwrap().split(',').collect();
-    assert_eq!(documented("kfwatch events --format csv"), header);
+    for command in ["events", "sessions"] {
+        let printed = home.run(&format!("{command} --format csv")).stdout;
+        let header: Vec<&str> = printed.lines().next().unwrap().split(',').collect();
+        assert_eq!(documented(&format!("kfwatch {command} --format csv")), header);
+    }
 }

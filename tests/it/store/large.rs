@@ -174,7 +174,10 @@ async fn measure_reads(file: &TestFile, count: i64) -> Figures {
         assert_eq!(log.read(&filter, limit).unwrap().events.len(), expected);
     };
     let all = EventFilter::default;
-    let of_account = || EventFilter { account: Some("kf7@test".to_owned()), ..all() };
+    let accounts =
+        log.accounts().unwrap().into_iter().filter(|(_, account)| &*account.kf_account == "kf7@test");
+    let ids: Vec<_> = accounts.map(|(id, _)| id).collect();
+    let of_account = || EventFilter { accounts: Some(ids.clone()), ..all() };
     let opened = quickest(5, async || drop(EventLog::open(&file.path).unwrap()));
     let first = quickest(20, async || read(all(), 1000, 1000));
     let since_late = quickest(5, async || {
