@@ -11,6 +11,7 @@ mod build_sinks;
 pub mod clock;
 mod error;
 mod housekeeping;
+mod nicknames;
 mod official_accounts;
 mod operations;
 pub mod service_manager;
@@ -31,6 +32,7 @@ use tokio::sync::Semaphore;
 
 use self::{
     accounts::AccountSet,
+    nicknames::TableNicknames,
     operations::{operations, poll_deadline},
     service_manager::ServiceManager,
     supervisor::Supervisor,
@@ -51,6 +53,7 @@ use crate::{
     metrics::{Metrics, exposition::Detail},
     poll::{OfficialAccount, PollLimits, Poller},
     schedule::ticker::ManualTicks,
+    sink::chat::ChatContext,
     status::AccountTable,
     store::Store,
     web::{MAX_CONCURRENT_SCRAPES, WebListener, WebState},
@@ -91,8 +94,14 @@ impl App {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         };
+        let nicknames = Arc::new(TableNicknames::default());
+        let chat = ChatContext {
+            clock: Arc::clone(&clock),
+            zone: config.poll.timezone,
+            nicknames: Arc::<TableNicknames>::clone(&nicknames),
+        };
         let (dispatchers, commands): (Vec<_>, Vec<_>) =
-            build_sinks::build_dispatchers(&config.sinks, &context).await?.into_iter().unzip();
+            build_sinks::build_dispatchers(&config.sinks, &chat, &context).await?.into_iter().unzip();
         let sinks = commands.iter().map(DispatcherHandle::status).collect();
         let sink_admin = Arc::new(SinkAdmin::new(store.clone(), commands));
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&clock)).await?;
@@ -106,9 +115,10 @@ impl App {
         accounts.announce_removed(&poller).await?;
         let operations = operations(&config, &accounts.official_accounts, Arc::clone(&clock));
         let control = socket.map(|socket| ControlServer::new(socket, operations, Arc::clone(&sink_admin)));
-        let statuses = accounts.official_accounts.iter().map(|of| Arc::clone(&of.status));
+        let statuses: Vec<_> = accounts.official_accounts.iter().map(|of| Arc::clone(&of.status)).collect();
+        nicknames.set(statuses.clone());
         let web = Arc::new(WebState {
-            table: AccountTable::new(statuses.collect()),
+            table: AccountTable::new(statuses),
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             event_log_max_bytes: config.store.event_log_max_bytes,

@@ -11,6 +11,7 @@
 mod api;
 mod backoff;
 mod ca_file;
+mod chat;
 mod check;
 mod daily_calls;
 mod environment;
@@ -50,7 +51,7 @@ pub use self::model::{
 pub use self::setting::parse_duration;
 pub use crate::domain::backoff::BackoffPolicy;
 pub use crate::logging::LogFormat;
-pub use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
+pub use crate::sink::{chat::ChatOptions, nats::NatsOptions, webhook::WebhookOptions};
 pub use crate::wechat::{
     http::HttpVersion,
     token::{ComponentCredentials, TicketSource, TokenSource},

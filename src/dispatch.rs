@@ -44,7 +44,7 @@ use crate::{
         failure_streak::FailureStreak,
     },
     metrics::Metrics,
-    sink::{DeliveryError, DeliveryMode, Sink},
+    sink::{Acknowledged, DeliveryError, DeliveryMode, Sink},
     status::SinkStatus,
     store::{EventFilter, LogPosition, RegisteredSink, Store, StoredEvent},
 };
@@ -96,7 +96,7 @@ pub struct SinkEnded {
 struct Attempt {
     events: Vec<Arc<StoredEvent>>,
     started_at: Moment,
-    outcome: Result<(), DeliveryError>,
+    outcome: Result<Acknowledged, DeliveryError>,
 }
 
 impl Dispatcher {

@@ -1,15 +1,17 @@
 //! Destinations of events. A sink delivers the events that it is given and acknowledges them, or says whether to retry. It
 //! reads no log, stores no cursor and does not back off; [`crate::dispatch`] does.
 
+pub mod chat;
 mod error;
+mod http_client;
 pub mod jsonl;
 pub mod nats;
 pub mod webhook;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub use self::error::DeliveryError;
-use self::{jsonl::JsonlSink, nats::NatsSink, webhook::WebhookSink};
+use self::{chat::ChatSink, jsonl::JsonlSink, nats::NatsSink, webhook::WebhookSink};
 use crate::store::StoredEvent;
 
 /// One configured destination.
@@ -21,6 +23,17 @@ pub enum Sink {
     Webhook(Box<WebhookSink>),
     /// Messages to NATS JetStream.
     Nats(NatsSink),
+    /// Messages for people, to a robot in a group chat.
+    Chat(Box<ChatSink>),
+}
+
+/// What became of the events of a successful attempt: the sink has all of them, except those that it postpones.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    /// Events that the sink does not want yet, each with how long to wait: all of a kf account, or none.
+    pub postponed: Vec<(Arc<StoredEvent>, Duration)>,
+    /// How long the sink wants nothing.
+    pub pause: Duration,
 }
 
 /// How a sink takes events.
@@ -40,6 +53,7 @@ impl Sink {
             Self::Jsonl(_) => DeliveryMode::Batch { max_events: jsonl::MAX_BATCH },
             Self::Webhook(sink) => DeliveryMode::Concurrent { max_in_flight: sink.max_in_flight() },
             Self::Nats(sink) => DeliveryMode::Concurrent { max_in_flight: sink.max_in_flight() },
+            Self::Chat(_) => DeliveryMode::Batch { max_events: chat::MAX_BATCH },
         }
     }
 
@@ -50,22 +64,22 @@ impl Sink {
         }
     }
 
-    /// Delivers events in order; `Ok` means that all of them are acknowledged.
-    pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<(), DeliveryError> {
+    /// Delivers events in order.
+    pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<Acknowledged, DeliveryError> {
         match self {
-            Self::Jsonl(sink) => sink.deliver(events).await,
+            Self::Jsonl(sink) => sink.deliver(events).await?,
+            Self::Chat(sink) => return sink.deliver(events).await,
             Self::Webhook(sink) => {
                 for event in events {
                     sink.deliver(event).await?;
                 }
-                Ok(())
             }
             Self::Nats(sink) => {
                 for event in events {
                     sink.deliver(event).await?;
                 }
-                Ok(())
             }
         }
+        Ok(Acknowledged::default())
     }
 }

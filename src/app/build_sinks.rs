@@ -6,9 +6,9 @@ use super::error::AppError;
 use crate::{
     config::{self, SinkStart, SinkTarget},
     dispatch::{DispatchContext, Dispatcher, DispatcherHandle},
-    domain::clock::Clock,
     sink::{
         Sink,
+        chat::{ChatContext, ChatSink},
         jsonl::{JsonlSink, JsonlTarget},
         nats::NatsSink,
         webhook::WebhookSink,
@@ -19,10 +19,11 @@ use crate::{
 /// Registers the sinks in the store and builds a dispatcher for each.
 pub(super) async fn build_dispatchers(
     sinks: &[config::SinkConfig],
+    chat: &ChatContext,
     context: &DispatchContext,
 ) -> Result<Vec<(Dispatcher, DispatcherHandle)>, AppError> {
     // Before the registration, so that a sink that cannot be built changes nothing.
-    let built = sinks.iter().map(|sink| build(sink, &context.clock)).collect::<Result<Vec<_>, _>>()?;
+    let built = sinks.iter().map(|sink| build(sink, chat)).collect::<Result<Vec<_>, _>>()?;
     let registrations = sinks.iter().map(registration).collect();
     let now = context.clock.now().wall;
     let registered = context.store.register_sinks(registrations, now).await?;
@@ -45,12 +46,13 @@ fn registration(sink: &config::SinkConfig) -> SinkRegistration {
     let destination = match &sink.target {
         SinkTarget::Webhook(options) => Some(options.destination()),
         // They never respond that they want no more events. Other stops end only by a command.
-        SinkTarget::Stdout | SinkTarget::File { .. } | SinkTarget::Nats(_) => None,
+        SinkTarget::Stdout | SinkTarget::File { .. } | SinkTarget::Nats(_) | SinkTarget::Chat(_) => None,
     };
     SinkRegistration { name: sink.name.clone(), start, destination }
 }
 
-fn build(sink: &config::SinkConfig, clock: &Arc<dyn Clock>) -> Result<Sink, AppError> {
+/// Builds a sink; connects to nothing yet.
+pub(super) fn build(sink: &config::SinkConfig, chat: &ChatContext) -> Result<Sink, AppError> {
     Ok(match &sink.target {
         SinkTarget::Stdout => Sink::Jsonl(JsonlSink::new(JsonlTarget::Stdout)),
         SinkTarget::File { path, mode, group } => {
@@ -58,12 +60,16 @@ fn build(sink: &config::SinkConfig, clock: &Arc<dyn Clock>) -> Result<Sink, AppE
             Sink::Jsonl(JsonlSink::new(JsonlTarget::File { path: path.clone(), mode: *mode, group }))
         }
         SinkTarget::Webhook(options) => {
-            let webhook = WebhookSink::build((**options).clone(), Arc::clone(clock));
+            let webhook = WebhookSink::build((**options).clone(), Arc::clone(&chat.clock));
             Sink::Webhook(Box::new(webhook.map_err(|error| bad_ca_file(&sink.name, &error))?))
         }
         SinkTarget::Nats(options) => {
             let nats = NatsSink::build((**options).clone());
             Sink::Nats(nats.map_err(|error| bad_ca_file(&sink.name, &error))?)
+        }
+        SinkTarget::Chat(options) => {
+            let robot = ChatSink::build((**options).clone(), chat.clone());
+            Sink::Chat(Box::new(robot.map_err(|error| bad_ca_file(&sink.name, &error))?))
         }
     })
 }

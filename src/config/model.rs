@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use crate::domain::{backoff::BackoffPolicy, event::EventType};
 use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule, local_time::LocalZone};
 use crate::logging::LogFormat;
-use crate::sink::{nats::NatsOptions, webhook::WebhookOptions};
+use crate::sink::{chat::ChatOptions, nats::NatsOptions, webhook::WebhookOptions};
 use crate::wechat::{
     http::HttpVersion,
     token::{ComponentCredentials, TokenSource},
@@ -227,6 +227,8 @@ pub enum SinkTarget {
     Webhook(Box<WebhookOptions>),
     /// A stream of NATS JetStream that each event is published to.
     Nats(Box<NatsOptions>),
+    /// A group robot that messages for people are sent to.
+    Chat(Box<ChatOptions>),
 }
 
 /// Where a new sink starts in the event log.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
+use super::chat::check_chat;
 use super::model::{SinkConfig, SinkStart, SinkTarget};
 use super::names::{UniqueValues, check_name};
 use super::nats::check_nats;
@@ -26,7 +27,8 @@ const DEFAULT_MODE: u32 = 0o600;
 const STDOUT_PATHS: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
 /// The values of the key `type`.
-const TYPES: [(&str, &str); 3] = [("jsonl", "jsonl"), ("webhook", "webhook"), ("nats", "nats")];
+const TYPES: [(&str, &str); 4] =
+    [("jsonl", "jsonl"), ("webhook", "webhook"), ("nats", "nats"), ("chat", "chat")];
 
 /// Checks the sinks of the main file; without any, events go to standard output. `names` are those of all official
 /// accounts, or `None` if some could not be read.
@@ -71,7 +73,8 @@ fn check_sink(section: Section<raw::Sink>, sink: &mut Table<'_>) -> Option<SinkC
     let name = check_name(std::mem::take(&mut keys.name), "name = \"log\"", sink);
     let starts = [("now", SinkStart::Now), ("beginning", SinkStart::Beginning)];
     let start = sink.word("start", std::mem::take(&mut keys.start), &starts);
-    let types = check_event_types(std::mem::take(&mut keys.types), sink);
+    let has_types = !keys.types.is_absent();
+    let mut types = check_event_types(std::mem::take(&mut keys.types), sink);
     let official_accounts = std::mem::take(&mut keys.official_accounts);
     let official_accounts = sink.list("official_accounts", official_accounts, MAX_OFFICIAL_ACCOUNTS);
     reject_keys_of_other_types(&keys, kind?, sink);
@@ -86,6 +89,12 @@ fn check_sink(section: Section<raw::Sink>, sink: &mut Table<'_>) -> Option<SinkC
             SinkTarget::Webhook(Box::new(options))
         }
         "nats" => SinkTarget::Nats(Box::new(check_nats(keys, sink)?)),
+        "chat" => {
+            if !has_types {
+                types.push(EventType::StateChanged);
+            }
+            SinkTarget::Chat(Box::new(check_chat(keys, sink)?))
+        }
         _ => check_jsonl(keys, sink),
     };
     Some(SinkConfig {
@@ -101,19 +110,25 @@ fn reject_keys_of_other_types(keys: &raw::Sink, kind: &str, sink: &mut Table<'_>
     let jsonl: &[&str] = &["jsonl"];
     let webhook: &[&str] = &["webhook"];
     let nats: &[&str] = &["nats"];
+    let chat: &[&str] = &["chat"];
     let servers: &[&str] = &["webhook", "nats"];
+    let remote: &[&str] = &["webhook", "nats", "chat"];
     let keys = [
         ("path", keys.path.is_absent(), jsonl),
         ("mode", keys.mode.is_absent(), jsonl),
         ("group", keys.group.is_absent(), jsonl),
-        ("url", keys.url.is_absent(), servers),
-        ("allow_insecure", keys.allow_insecure.is_absent(), servers),
-        ("secret_file", keys.secret_file.is_absent(), servers),
-        ("secret_env", keys.secret_env.is_absent(), servers),
-        ("secret", keys.secret.is_absent(), servers),
+        ("vendor", keys.vendor.is_absent(), chat),
+        ("url_file", keys.url_file.is_absent(), chat),
+        ("url_env", keys.url_env.is_absent(), chat),
+        ("url", keys.url.is_absent(), remote),
+        ("allow_insecure", keys.allow_insecure.is_absent(), remote),
+        ("secret_file", keys.secret_file.is_absent(), remote),
+        ("secret_env", keys.secret_env.is_absent(), remote),
+        ("secret", keys.secret.is_absent(), remote),
+        ("lang", keys.lang.is_absent(), chat),
         ("header_files", keys.header_files.is_absent(), webhook),
-        ("ca_file", keys.ca_file.is_absent(), servers),
-        ("timeout", keys.timeout.is_absent(), servers),
+        ("ca_file", keys.ca_file.is_absent(), remote),
+        ("timeout", keys.timeout.is_absent(), remote),
         ("max_in_flight", keys.max_in_flight.is_absent(), servers),
         ("subject_prefix", keys.subject_prefix.is_absent(), nats),
         ("credentials_file", keys.credentials_file.is_absent(), nats),
@@ -192,7 +207,7 @@ fn check_unique_target(
     let target = match target {
         SinkTarget::Stdout => None,
         SinkTarget::File { path, .. } => Some(path.clone()),
-        SinkTarget::Webhook(_) | SinkTarget::Nats(_) => return,
+        SinkTarget::Webhook(_) | SinkTarget::Nats(_) | SinkTarget::Chat(_) => return,
     };
     if let Some(first) = used.insert(target, sink.location_of("path")) {
         sink.wrong("path", format!("is also the path of the sink at {first}; give each sink its own path"));

@@ -14,14 +14,20 @@ pub(super) fn check_url(
     (example, allow_insecure): (&str, bool),
     table: &mut Table<'_>,
 ) -> Option<Url> {
-    let Some(url) = parse_url(text.expose_secret()) else {
-        table.wrong(key, format!("is not an http or https URL; write it like {example:?}"));
-        return None;
-    };
+    usable_url(text, (example, allow_insecure)).map_err(|problem| table.wrong(key, problem)).ok()
+}
+
+/// The same without reporting the problem.
+pub(super) fn usable_url(
+    text: &SecretString,
+    (example, allow_insecure): (&str, bool),
+) -> Result<Url, String> {
+    let url = parse_url(text.expose_secret());
+    let url = url.ok_or_else(|| format!("is not an http or https URL; write it like {example:?}"))?;
     if url.scheme() == "http" && !allow_insecure && !is_loopback(&url) {
-        table.wrong(key, "would send secrets unencrypted; write https://, or set allow_insecure = true");
+        return Err("would send secrets unencrypted; write https://, or set allow_insecure = true".to_owned());
     }
-    Some(url)
+    Ok(url)
 }
 
 pub(super) fn parse_url(text: &str) -> Option<Url> {

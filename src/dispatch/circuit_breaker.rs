@@ -67,6 +67,11 @@ impl CircuitBreaker {
         }
     }
 
+    /// Lets no attempt start until then: the sink works, and asked for a pause.
+    pub(super) fn pause(&mut self, until: Duration) {
+        self.retry_at = self.retry_at.max(Some(until));
+    }
+
     /// Whether an attempt was already in flight at the last failure. Its outcome says nothing about the sink now.
     fn is_late(&self, started_at: Duration) -> bool {
         self.failed_at.is_some_and(|failed_at| started_at <= failed_at)

@@ -1,7 +1,7 @@
 //! Processes the outcome of an attempt: which events are settled, which back off, which become dead letters, and whether
 //! the sink is stopped.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
     Attempt, Dispatcher, SinkEnded,
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     domain::clock::Moment,
-    sink::{DeliveryError, Sink},
-    store::StoredEvent,
+    sink::{Acknowledged, DeliveryError, Sink},
+    store::{LogPosition, StoredEvent},
 };
 
 impl Dispatcher {
@@ -24,7 +24,7 @@ impl Dispatcher {
             counters.failed();
         }
         match outcome {
-            Ok(()) => self.acknowledged(&events, started_at).await,
+            Ok(done) => self.acknowledged(&events, done, started_at).await,
             Err(DeliveryError::Retryable { reason, after }) => {
                 self.window.put_back(&events);
                 self.failed(started_at, reason, after);
@@ -46,18 +46,34 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn acknowledged(&mut self, events: &[Arc<StoredEvent>], started_at: Moment) {
-        for event in events {
+    /// The sink has the events, except those that it postponed.
+    async fn acknowledged(
+        &mut self,
+        events: &[Arc<StoredEvent>],
+        Acknowledged { postponed, pause }: Acknowledged,
+        started_at: Moment,
+    ) {
+        let now = self.clock.now().monotonic;
+        let later: HashSet<LogPosition> = postponed.iter().map(|(event, _)| event.id).collect();
+        let events: Vec<_> = events.iter().filter(|event| !later.contains(&event.id)).cloned().collect();
+        for event in &events {
             if self.window.is_dead_letter(event) || self.dead_letters.contains(event) {
-                self.dead_letters.remove(event, self.clock.now().monotonic).await;
+                self.dead_letters.remove(event, now).await;
             }
         }
-        self.window.settle(events);
+        self.window.settle(&events);
+        for (event, wait) in &postponed {
+            self.window.postpone(event, now + *wait);
+        }
+        if events.is_empty() {
+            return;
+        }
         if let Some(counters) = self.metrics.sink(&self.name) {
             counters.delivered(events.len() as u64);
         }
         self.status.record_delivery(self.clock.now().wall);
         self.responded(started_at);
+        self.circuit_breaker.pause(now + pause);
     }
 
     /// The sink works but refuses this event. A retried dead letter becomes one again at once.

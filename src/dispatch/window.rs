@@ -190,13 +190,20 @@ impl Window {
         self.loaded.get(&id).map(|loaded| Arc::clone(&loaded.event))
     }
 
-    /// Takes the next events to be delivered together, at most `limit`. Only while none is in flight, so that an event is in
-    /// the same batch as the earlier ones of its kf account.
+    /// Takes the next events to be delivered together, at most `limit`; none unless one is ready. A batch also has the events
+    /// that back off, so that the sink sees everything that waits. Only while none is in flight, so that an event is in the
+    /// same batch as the earlier ones of its kf account.
     pub(super) fn next_batch(&mut self, limit: usize) -> Vec<Arc<StoredEvent>> {
+        if self.ready.is_empty() {
+            return Vec::new();
+        }
         let batch: Vec<_> =
             self.loaded.values().take(limit).map(|loaded| Arc::clone(&loaded.event)).collect();
         for event in &batch {
             self.ready.remove(&event.id);
+        }
+        if let Some(last) = batch.last() {
+            self.delayed.retain(|(_, id)| *id > last.id);
         }
         batch
     }
@@ -241,9 +248,17 @@ impl Window {
         self.ready.extend(first.map(|event| event.id));
     }
 
+    /// Returns an event that the sink does not want yet. It makes a batch ready at `until`, unless an earlier one of its kf
+    /// account waits.
+    pub(super) fn postpone(&mut self, event: &StoredEvent, until: Duration) {
+        if self.queues.get(&event.account).and_then(VecDeque::front) == Some(&event.id) {
+            self.delayed.insert((until, event.id));
+        }
+    }
+
     /// Returns an event that was refused. It may be taken again at `until`.
     pub(super) fn delay(&mut self, event: &StoredEvent, until: Duration) {
-        self.delayed.insert((until, event.id));
+        self.postpone(event, until);
         if let Some(loaded) = self.loaded.get_mut(&event.id) {
             loaded.refusals += 1;
         }
@@ -315,6 +330,23 @@ mod tests {
         window.settle(&taken);
         assert_eq!(window.cursor(), LogPosition(4));
         assert_eq!(ids(&window.next_batch(4)), [5]);
+    }
+
+    #[test]
+    fn postponed_events_join_next_batch_and_wait_alone() {
+        let mut window = window(&[1, 2, 1]);
+        let all = window.next_batch(9);
+        window.settle(&all[1..2]);
+        window.postpone(&all[0], Duration::from_secs(9));
+        window.postpone(&all[2], Duration::from_secs(1));
+        assert_eq!(window.release_delayed(Duration::from_secs(8)), Some(Duration::from_secs(9)));
+        assert_eq!((window.next_batch(9).len(), window.cursor()), (0, LogPosition(0)));
+        window.add(vec![event(4, 2)], LogPosition(4));
+        let all = window.next_batch(9);
+        assert_eq!(ids(&all), [1, 3, 4]);
+        window.settle(&all);
+        assert_eq!(window.release_delayed(Duration::from_secs(10)), None);
+        assert_eq!((window.next_batch(9).len(), window.cursor()), (0, LogPosition(4)));
     }
 
     /// Reloads one event of each kf account.

@@ -73,6 +73,11 @@ impl Endpoint {
         }
     }
 
+    /// The call with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|endpoint| endpoint.as_str() == name)
+    }
+
     /// The purpose of the call.
     pub fn kind(self) -> CallKind {
         match self {

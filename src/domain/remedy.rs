@@ -22,6 +22,10 @@ pub(crate) const INVALID: Remedy = Remedy {
          official account's WeChat ID, which may have changed; getkflist lists the existing accounts)",
     zh: "请更正配置中的 kf_accounts：微信不认识该客服帐号（@ 后为公众号的微信号，可能已被修改；getkflist 可列出现有帐号）",
 };
+pub(crate) const BLIND: Remedy = Remedy {
+    en: "the status page and `kfwatch check --online` say why WeChat gives no usable answer",
+    zh: "请在状态页或用 kfwatch check --online 查看微信未给出可用应答的原因",
+};
 pub(crate) const NOT_ENABLED: Remedy = Remedy {
     en: "enable customer service for the official account at mp.weixin.qq.com, add one kf account, and wait five \
          minutes; test accounts cannot enable it",

@@ -6,15 +6,13 @@
 //! a place that is not configured. The URL may contain a secret and is never shown.
 
 mod options;
-mod reason;
 mod signature;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use reqwest::{
-    Client, ClientBuilder, Response, StatusCode,
+    Client, Response, StatusCode,
     header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
-    redirect,
 };
 use serde::Deserialize;
 
@@ -22,7 +20,10 @@ pub use self::{
     options::{OWN_HEADERS, WebhookOptions},
     signature::SigningKey,
 };
-use super::error::DeliveryError;
+use super::{
+    error::DeliveryError,
+    http_client::{body_start, builder, reason},
+};
 use crate::{
     domain::{clock::Clock, peer_text::PeerText, retry_after::retry_after},
     http::broke_before_answer,
@@ -32,18 +33,6 @@ use crate::{
 
 /// The media type of a CloudEvent in structured mode.
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/cloudevents+json; charset=utf-8");
-
-/// How many bytes of a response body are read. The connection is reused if that was all of it.
-const MAX_BODY_BYTES: usize = 64 * 1024;
-
-/// How long to wait for the body of a response: its status already decides the outcome.
-const BODY_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How many bytes of a body are kept, more than are shown.
-const KEPT_BYTES: usize = 1024;
-
-/// Idle connections are closed before most servers would.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The HTTP client of a webhook could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +65,7 @@ impl WebhookSink {
         // The WeChat client warns if the system has no certificates.
         let roots = TlsRoots::load(options.ca_file.as_deref())?;
         let client = |max_idle| {
-            let builder = builder(&options).pool_max_idle_per_host(max_idle);
+            let builder = builder(options.timeout).pool_max_idle_per_host(max_idle);
             builder.tls_certs_only(roots.http_certificates()).build()
         };
         let (http, unpooled) = (client(options.max_in_flight)?, client(0)?);
@@ -118,7 +107,7 @@ impl WebhookSink {
         };
         match response {
             Ok(response) => self.outcome(response).await,
-            Err(error) => Err(DeliveryError::retryable(reason::reason(error))),
+            Err(error) => Err(DeliveryError::retryable(reason(error))),
         }
     }
 
@@ -126,7 +115,7 @@ impl WebhookSink {
         let status = response.status();
         let retry_after_header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = retry_after_header.and_then(|value| retry_after(value, self.clock.now().wall));
-        let body = body_start(response).await;
+        let body = PeerText::from_bytes(&body_start(response).await);
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.options.note_refused(),
             status if status.is_success() => self.options.note_accepted(),
@@ -150,17 +139,6 @@ impl WebhookSink {
     }
 }
 
-fn builder(options: &WebhookOptions) -> ClientBuilder {
-    Client::builder()
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .no_proxy()
-        .retry(reqwest::retry::never())
-        .user_agent(concat!("kfwatch/", env!("CARGO_PKG_VERSION")))
-        .timeout(options.timeout)
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-}
-
 /// The id of the event, by which the receiver recognizes duplicates.
 fn event_id(event: &StoredEvent) -> Result<&str, DeliveryError> {
     #[derive(Deserialize)]
@@ -170,26 +148,6 @@ fn event_id(event: &StoredEvent) -> Result<&str, DeliveryError> {
     let identified: Option<Identified<'_>> = serde_json::from_str(&event.json).ok();
     let id = identified.map(|identified| identified.id);
     id.filter(|id| HeaderValue::from_str(id).is_ok()).ok_or_else(DeliveryError::damaged_event)
-}
-
-/// The beginning of the body, as far as it can be read.
-async fn body_start(response: Response) -> PeerText {
-    let mut kept = Vec::new();
-    // A slow body costs the connection, but no more time.
-    let _ = tokio::time::timeout(BODY_TIMEOUT, read_start(response, &mut kept)).await;
-    PeerText::from_bytes(&kept)
-}
-
-async fn read_start(mut response: Response, kept: &mut Vec<u8>) {
-    let mut read = 0;
-    while let Ok(Some(chunk)) = response.chunk().await {
-        read += chunk.len();
-        let room = KEPT_BYTES.saturating_sub(kept.len());
-        kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if read > MAX_BODY_BYTES {
-            break;
-        }
-    }
 }
 
 #[cfg(test)]

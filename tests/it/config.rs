@@ -94,6 +94,8 @@ fn optional_parts_of_example_are_valid() {
             ("crm.keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nwhsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\n"),
             ("crm.header", "X-Api-Key: s3cret\n"),
             ("kf.creds", &credentials()),
+            ("robot.url", "https://oapi.dingtalk.com/robot/send?access_token=s3cret\n"),
+            ("robot.secret", "SECs3cret\n"),
         ]);
         let secret = "0123456789abcdef0123456789abcdef";
         let config = load_in(&dir, &[("SHOP_SECRET", secret)]).unwrap().config;
@@ -104,7 +106,7 @@ fn optional_parts_of_example_are_valid() {
             panic!("not stable")
         };
         assert_eq!(read.value().expose_secret(), secret);
-        assert_eq!(config.sinks.len(), 4);
+        assert_eq!(config.sinks.len(), 5);
         assert_eq!(config.sinks[1].types, [EventType::SessionStarted, EventType::SessionEnded]);
         assert_eq!(config.sinks[1].official_accounts, ["shop"]);
         let SinkTarget::Webhook(options) = &config.sinks[2].target else { panic!("no webhook") };

@@ -14,6 +14,7 @@ mod support;
 
 mod alerting;
 mod backup;
+mod chat;
 mod classes;
 mod clock_skew;
 mod collectors;

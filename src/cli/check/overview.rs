@@ -171,6 +171,7 @@ fn sink_shown(name: &str, target: &SinkTarget) -> String {
         SinkTarget::Stdout => format!("{name} (standard output)"),
         SinkTarget::File { path, .. } => format!("{name} ({})", path.display()),
         SinkTarget::Webhook(options) => format!("{name} ({})", options.receiver()),
+        SinkTarget::Chat(options) => format!("{name} ({})", options.receiver()),
         SinkTarget::Nats(options) => format!("{name} ({} to {})", options.subjects(), options.servers()),
     }
 }

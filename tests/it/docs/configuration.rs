@@ -90,13 +90,14 @@ fn nats_credentials() -> String {
 }
 
 /// The files that shown configurations name.
-fn files() -> [(&'static str, String); 6] {
+fn files() -> [(&'static str, String); 7] {
     [
         ("shop.secret", "0123456789abcdef0123456789abcdef\n".to_owned()),
         ("platform.secret", "0123456789abcdef0123456789abcdef\n".to_owned()),
         ("tokens.header", "Authorization: Bearer secret\n".to_owned()),
         ("crm.keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n".to_owned()),
         ("kf.creds", nats_credentials()),
+        ("robot.url", "https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=secret\n".to_owned()),
         (
             "accounts.d/other.toml",
             OFFICIAL_ACCOUNT.replace("shop", "other").replace("wx0123456789abcdef", "wx0000000000000002")

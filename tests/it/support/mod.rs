@@ -22,6 +22,7 @@ pub(crate) mod promql;
 pub(crate) mod receiver;
 pub(crate) mod rehearsal;
 pub(crate) mod replay;
+pub(crate) mod robot;
 pub(crate) mod simulator;
 pub(crate) mod site;
 pub(crate) mod stage;

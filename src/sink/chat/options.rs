@@ -1,0 +1,74 @@
+//! The settings of a chat sink.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use reqwest::Url;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{message::Language, vendor::Vendor};
+use crate::secrets::RotatableSecret;
+
+/// A shorter part of a URL is no key: it occurs in other texts too.
+const MIN_KEY_CHARS: usize = 8;
+
+/// Which robot to use, and how.
+#[derive(Clone)]
+pub struct ChatOptions {
+    /// Whose robot it is.
+    pub vendor: Vendor,
+    /// The robot's webhook address. It contains the robot's key.
+    pub url: RotatableSecret<Url>,
+    /// What requests are signed with, if the robot requires it.
+    pub secret: Option<RotatableSecret<SecretString>>,
+    /// The language of messages.
+    pub language: Language,
+    /// A file with PEM certificates to trust instead of those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The longest time until a response.
+    pub timeout: Duration,
+}
+
+impl ChatOptions {
+    /// Scheme, host and port of the URL, safe to show.
+    pub fn receiver(&self) -> String {
+        self.url.value().origin().ascii_serialization()
+    }
+
+    /// Notes that the vendor refused the address or the signature.
+    pub(super) fn note_refused(&self) {
+        self.url.refused();
+        self.secret.iter().for_each(RotatableSecret::refused);
+    }
+
+    /// Notes that the vendor accepted both.
+    pub(super) fn note_accepted(&self) {
+        self.url.accepted();
+        self.secret.iter().for_each(RotatableSecret::accepted);
+    }
+
+    /// Replaces the robot's key and secret, which a peer may repeat.
+    pub(super) fn without_secrets(&self, text: &str) -> String {
+        let url = self.url.value();
+        let path = url.path_segments().into_iter().flatten().map(str::to_owned);
+        let query = url.query_pairs().map(|(_, value)| value.into_owned());
+        let user = [url.username(), url.password().unwrap_or_default()].map(str::to_owned);
+        let secret = self.secret.iter().map(|secret| secret.value().expose_secret().to_owned());
+        let secrets = path.chain(query).chain(user).chain(secret);
+        secrets
+            .filter(|secret| secret.chars().count() >= MIN_KEY_CHARS)
+            .fold(text.to_owned(), |text, secret| text.replace(&secret, "[REDACTED]"))
+    }
+}
+
+impl fmt::Debug for ChatOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatOptions")
+            .field("vendor", &self.vendor)
+            .field("receiver", &self.receiver())
+            .field("secret", &self.secret)
+            .field("language", &self.language)
+            .field("ca_file", &self.ca_file)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
