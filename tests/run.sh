@@ -55,6 +55,12 @@ prepare_prometheus() {
     prometheus-alertmanager --version 2>&1 | head -n 1
 }
 
+# One of the receivers of deploy/webhook needs it.
+prepare_node() {
+    command -v node >/dev/null || install_packages nodejs
+    node --version
+}
+
 # Each test starts a server of its own.
 prepare_nats() {
     install_packages nats-server
@@ -125,6 +131,7 @@ step "spelling" "$venv/bin/typos"
 step "clippy" cargo clippy --all-targets --locked --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS=-Dwarnings \
     cargo doc --no-deps --document-private-items --locked --quiet
+step "preparation of Node" prepare_node
 step "tests" cargo test --locked --quiet
 step "demo" demo
 step "preparation of Prometheus and Alertmanager" prepare_prometheus

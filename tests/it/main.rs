@@ -46,4 +46,5 @@ mod sinks;
 mod store;
 mod token_races;
 mod tokens;
+mod webhook_receivers;
 mod wechat;
