@@ -27,7 +27,10 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use self::operations::{account_of_platform, build_operations};
+pub(crate) use self::{
+    build_sinks::{SinkTestError, test_sink},
+    operations::{account_of_platform, build_operations},
+};
 use tokio::sync::Semaphore;
 
 use self::{

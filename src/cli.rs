@@ -71,7 +71,7 @@ enum CliCommand {
     Sessions(sessions::SessionsArgs),
     /// Read the event log; replay events to a sink; show, retry or drop dead letters
     Events(events::EventsArgs),
-    /// Show the state of each sink; resume a stopped sink
+    /// Show the state of each sink; test, stop or resume a sink
     Sinks(sinks::SinksArgs),
     /// Copy the store into a new file, also while the daemon runs
     Backup(backup::BackupArgs),

@@ -49,6 +49,7 @@ pub use self::model::{
     PollConfig, Proxy, SinkConfig, SinkStart, SinkTarget, StoreConfig, TokenConfig, WebConfig,
 };
 pub use self::setting::parse_duration;
+pub use self::sink::DEFAULT_SINK;
 pub use crate::domain::backoff::BackoffPolicy;
 pub use crate::logging::LogFormat;
 pub use crate::sink::{chat::ChatOptions, nats::NatsOptions, webhook::WebhookOptions};

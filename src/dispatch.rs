@@ -42,6 +42,7 @@ use crate::{
     domain::{
         clock::{Clock, Moment},
         failure_streak::FailureStreak,
+        sink_state::BY_OPERATOR,
     },
     metrics::Metrics,
     sink::{Acknowledged, DeliveryError, DeliveryMode, Sink},
@@ -143,8 +144,14 @@ impl Dispatcher {
         let mut committed = self.store.committed();
         let mut in_flight: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
         let mut start_until: Option<Instant> = None;
-        if let Some(reason) = self.status.read().state.stop_reason() {
-            tracing::error!(sink = %self.name, "Sink is still stopped: {reason}; {}", self.how_to_resume());
+        match self.status.read().state.stop_reason() {
+            None => {}
+            Some(BY_OPERATOR) => {
+                tracing::warn!(sink = %self.name, "Sink is still stopped {BY_OPERATOR}; {}", self.how_to_resume());
+            }
+            Some(reason) => {
+                tracing::error!(sink = %self.name, "Sink is still stopped: {reason}; {}", self.how_to_resume());
+            }
         }
         loop {
             // Marked as seen before reading, so that a commit in between wakes us again.

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use self::error::DeliveryError;
 use self::{chat::ChatSink, jsonl::JsonlSink, nats::NatsSink, webhook::WebhookSink};
-use crate::store::StoredEvent;
+use crate::{domain::event::TestEvent, store::StoredEvent};
 
 /// One configured destination.
 #[derive(Debug)]
@@ -61,6 +61,16 @@ impl Sink {
     pub fn reopen_file(&self) {
         if let Self::Jsonl(sink) = self {
             sink.reopen();
+        }
+    }
+
+    /// Sends a test event or message, and waits until it is acknowledged. Of a file it only checks that it can be written.
+    pub async fn test(&self, sink: &str, event: &TestEvent) -> Result<(), DeliveryError> {
+        match self {
+            Self::Jsonl(sink) => sink.check_writable(),
+            Self::Webhook(sink) => sink.post(&event.id, &event.json).await,
+            Self::Nats(sink) => sink.publish_test(event).await,
+            Self::Chat(robot) => robot.send_test(sink).await,
         }
     }
 

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use super::error::AppError;
+use super::{error::AppError, nicknames::TableNicknames};
 use crate::{
-    config::{self, SinkStart, SinkTarget},
+    config::{self, DEFAULT_SINK, SinkStart, SinkTarget},
     dispatch::{DispatchContext, Dispatcher, DispatcherHandle},
+    domain::{clock::Clock, event::TestEvent},
     sink::{
-        Sink,
+        DeliveryError, Sink,
         chat::{ChatContext, ChatSink},
         jsonl::{JsonlSink, JsonlTarget},
         nats::NatsSink,
         webhook::WebhookSink,
     },
-    store::{EventFilter, SinkRegistration, StartPosition},
+    store::{EventFilter, SinkRegistration, StartPosition, StoredSink},
 };
 
 /// Registers the sinks in the store and builds a dispatcher for each.
@@ -24,6 +25,7 @@ pub(super) async fn build_dispatchers(
 ) -> Result<Vec<(Dispatcher, DispatcherHandle)>, AppError> {
     // Before the registration, so that a sink that cannot be built changes nothing.
     let built = sinks.iter().map(|sink| build(sink, chat)).collect::<Result<Vec<_>, _>>()?;
+    log_removed(&context.store.sinks().await?, sinks);
     let registrations = sinks.iter().map(registration).collect();
     let now = context.clock.now().wall;
     let registered = context.store.register_sinks(registrations, now).await?;
@@ -36,6 +38,50 @@ pub(super) async fn build_dispatchers(
         Dispatcher::new(sink.name.clone(), built, filter, &registered, context.clone())
     });
     Ok(dispatchers.collect())
+}
+
+/// Logs which sinks have left the configuration since the last start, once.
+fn log_removed(stored: &[StoredSink], sinks: &[config::SinkConfig]) {
+    let configured = |name: &str| sinks.iter().any(|sink| sink.name == name);
+    for StoredSink { name, .. } in
+        stored.iter().filter(|stored| stored.removed_at.is_none() && !configured(&stored.name))
+    {
+        if name == DEFAULT_SINK {
+            tracing::info!(
+                sink = %name,
+                "Events no longer go to standard output: the configuration has other sinks now. For both, add a sink of type \
+                 \"jsonl\""
+            );
+        } else {
+            tracing::info!(
+                sink = %name,
+                "Sink removed from the configuration; if it returns within 7 days, it continues from its cursor"
+            );
+        }
+    }
+}
+
+/// Sends a test through a sink of this configuration, with or without a running daemon.
+pub(crate) async fn test_sink(
+    config: &config::Config,
+    sink: &config::SinkConfig,
+    clock: Arc<dyn Clock>,
+) -> Result<(), SinkTestError> {
+    let now = clock.now().wall;
+    let chat =
+        ChatContext { clock, zone: config.poll.timezone, nicknames: Arc::new(TableNicknames::default()) };
+    let built = build(sink, &chat)?;
+    let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid();
+    Ok(built.test(&sink.name, &TestEvent::new(&sink.name, id, now)).await?)
+}
+
+/// Why a test of a sink failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SinkTestError {
+    #[error(transparent)]
+    Unusable(#[from] AppError),
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
 }
 
 fn registration(sink: &config::SinkConfig) -> SinkRegistration {
@@ -52,7 +98,7 @@ fn registration(sink: &config::SinkConfig) -> SinkRegistration {
 }
 
 /// Builds a sink; connects to nothing yet.
-pub(super) fn build(sink: &config::SinkConfig, chat: &ChatContext) -> Result<Sink, AppError> {
+fn build(sink: &config::SinkConfig, chat: &ChatContext) -> Result<Sink, AppError> {
     Ok(match &sink.target {
         SinkTarget::Stdout => Sink::Jsonl(JsonlSink::new(JsonlTarget::Stdout)),
         SinkTarget::File { path, mode, group } => {

@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn every_visible_command_has_a_page() {
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        let commands = "run demo check poll sessions events events-replay events-dead sinks sinks-resume backup restore \
-                        simulate";
+        let commands = "run demo check poll sessions events events-replay events-dead sinks sinks-test sinks-stop \
+                        sinks-resume backup restore simulate";
         let expected = commands.split(' ').map(|command| format!("kfwatch-{command}.1"));
         assert_eq!(names, std::iter::once("kfwatch.1".to_owned()).chain(expected).collect::<Vec<_>>());
         assert!(page_of("kfwatch-events-dead.1").contains(r"\-\-retry"));

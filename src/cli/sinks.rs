@@ -1,15 +1,20 @@
-//! `kfwatch sinks`: shows the state of each sink and resumes a stopped one, through the running daemon or, if none runs, in the store.
+//! `kfwatch sinks`: shows the state of each sink, stops one or resumes it, through the running daemon or, if none runs, in the store.
+//! Sends a test through a sink of the configuration by itself: the daemon may not have read that yet.
+
+use std::sync::Arc;
 
 use clap::Subcommand;
 
 use super::{
-    CliError, ConfigArgs, output,
+    CliError, ConfigArgs, init_logging, output,
     store_access::{StoreAccess, read_sinks},
 };
 use crate::{
-    config::LocalConfig,
-    dispatch::admin::{SinkAdmin, SinkAnswer, SinkChange, SinkCommand, SinkReport},
+    app::{self, SinkTestError, clock::SystemClock},
+    config::{DEFAULT_SINK, LoadedConfig, LocalConfig, SinkTarget},
+    dispatch::admin::{REMOVED, SinkAdmin, SinkAnswer, SinkChange, SinkCommand, SinkReport},
     domain::{
+        clock::Clock,
         local_time::LocalZone,
         quantity::{counted, grouped},
         sink_state::SinkState,
@@ -33,12 +38,16 @@ pub(super) struct SinksArgs {
 
 #[derive(Debug, Subcommand)]
 enum SinksCommand {
+    /// Send a test event or message through a sink of the configuration, also if it is stopped
+    Test(SinkArgs),
+    /// Stop delivery to a sink until it is resumed; its events are kept
+    Stop(SinkArgs),
     /// Resume delivery to a stopped or suspended sink
-    Resume(ResumeArgs),
+    Resume(SinkArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct ResumeArgs {
+struct SinkArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
@@ -51,7 +60,7 @@ impl SinksArgs {
     /// The result when a signal ends the command.
     pub(super) fn interrupted(&self) -> Result<(), CliError> {
         Err(match self.command {
-            Some(SinksCommand::Resume(_)) => CliError::Unconfirmed,
+            Some(_) => CliError::Unconfirmed,
             None => CliError::Interrupted,
         })
     }
@@ -59,7 +68,20 @@ impl SinksArgs {
 
 pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
     match args.command {
-        Some(SinksCommand::Resume(ResumeArgs { config, sink })) => {
+        Some(SinksCommand::Test(SinkArgs { config, sink })) => test(&config, &sink).await,
+        Some(SinksCommand::Stop(SinkArgs { config, sink })) => {
+            let at = SystemClock::default().now().wall;
+            let answer = carry_out(&config.load_local()?, SinkCommand::Stop { sink, at }).await?;
+            let SinkAnswer::Changed(done) = answer else { return Err(unexpected(&answer)) };
+            note_if_removed(&done);
+            let SinkChange { sink, events, .. } = done;
+            let events = counted(events, "event");
+            output::print(format!(
+                "{sink}: stopped, with {events} to deliver; resume with \"kfwatch sinks resume {sink}\"\n"
+            ))
+            .await
+        }
+        Some(SinksCommand::Resume(SinkArgs { config, sink })) => {
             let done = change(&config.load_local()?, SinkCommand::Resume { sink }).await?;
             output::print(format!(
                 "{}: resumed, with {} to deliver\n",
@@ -84,12 +106,7 @@ pub(super) async fn run(args: SinksArgs) -> Result<(), CliError> {
 pub(super) async fn change(config: &LocalConfig, command: SinkCommand) -> Result<SinkChange, CliError> {
     match carry_out(config, command).await? {
         SinkAnswer::Changed(done) => {
-            if !done.is_configured {
-                let sink = &done.sink;
-                output::message(format_args!(
-                    "note: {sink} is not in the configuration; the daemon delivers nothing to it"
-                ));
-            }
+            note_if_removed(&done);
             if let Some(reason) = &done.stopped_reason {
                 let sink = &done.sink;
                 output::message(format_args!(
@@ -99,6 +116,52 @@ pub(super) async fn change(config: &LocalConfig, command: SinkCommand) -> Result
             Ok(done)
         }
         answer => Err(unexpected(&answer)),
+    }
+}
+
+fn note_if_removed(done: &SinkChange) {
+    if !done.is_configured {
+        let sink = &done.sink;
+        output::message(format_args!(
+            "note: {sink} is not in the configuration; the daemon delivers nothing to it"
+        ));
+    }
+}
+
+/// Sends a test through a sink, and says what became of it.
+async fn test(args: &ConfigArgs, name: &str) -> Result<(), CliError> {
+    let LoadedConfig { config, .. } = args.load()?;
+    init_logging("warn", config.log.format)?;
+    let Some(sink) = config.sinks.iter().find(|sink| sink.name == name) else {
+        let known: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
+        return Err(anyhow::anyhow!(
+            "there is no sink {name:?} in the configuration: there are {}",
+            known.join(", ")
+        )
+        .into());
+    };
+    let tested = app::test_sink(&config, sink, Arc::new(SystemClock::default())).await;
+    tested.map_err(|error| match error {
+        SinkTestError::Unusable(error) => CliError::App(error),
+        SinkTestError::Delivery(error) => {
+            anyhow::anyhow!("test of sink {name:?} failed: {}", error.with_response()).into()
+        }
+    })?;
+    output::print(format!("{name}: {}\n", tested_well(&sink.target))).await
+}
+
+/// What a successful test shows.
+fn tested_well(target: &SinkTarget) -> String {
+    match target {
+        SinkTarget::Stdout => {
+            "nothing to test: its events go to the standard output of the daemon".to_owned()
+        }
+        SinkTarget::File { path, .. } => format!("{} can be written", path.display()),
+        SinkTarget::Webhook(options) => format!("{} has accepted the test event", options.receiver()),
+        SinkTarget::Nats(options) => format!("a stream has stored the test event at {}", options.servers()),
+        SinkTarget::Chat(options) => {
+            format!("{} has accepted the test message; look into the group", options.vendor.name())
+        }
     }
 }
 
@@ -130,8 +193,9 @@ fn table(sinks: &[SinkReport], zone: LocalZone) -> String {
         vec![
             sink.sink.clone(),
             sink.state.clone(),
-            grouped(sink.pending_events),
-            output::local_time(sink.oldest_pending_at.as_ref(), zone),
+            // A removed sink waits for nothing.
+            output::known((sink.state != REMOVED).then(|| grouped(sink.pending_events))),
+            output::local_time(sink.oldest_pending_at.as_ref().filter(|_| sink.state != REMOVED), zone),
             output::local_time(sink.last_delivery_at.as_ref(), zone),
             grouped(sink.dead_letters),
             grouped(sink.lost_events + sink.expired_dead_letters),
@@ -151,8 +215,9 @@ fn remarks(sinks: &[SinkReport], zone: LocalZone) -> String {
         let mut remark = |what: String| text.push_str(&format!("\n{sink}: {what}"));
         if let Some(reason) = &report.stopped_reason {
             remark(format!(
-                "{}: {reason}\n    when this is fixed: kfwatch sinks resume {sink}",
-                report.state
+                "{}\n    {}: kfwatch sinks resume {sink}",
+                SinkState::describe(&report.state, reason),
+                SinkState::when_to_resume(reason)
             ));
         }
         if let (Some(at), Some(failure)) = (&report.last_failure_at, &report.last_failure) {
@@ -180,11 +245,16 @@ fn remarks(sinks: &[SinkReport], zone: LocalZone) -> String {
         if report.state == "unknown" {
             remark("no daemon is running, so the state of deliveries is unknown".to_owned());
         }
-        if report.state == "removed" {
+        if report.state == REMOVED && sink == DEFAULT_SINK {
             remark(
-                "not in the configuration; if it returns within 7 days, it continues from its cursor"
+                "nothing is wrong: it was the sink of a configuration without [[sinks]]; it is forgotten after 7 days"
                     .to_owned(),
             );
+        } else if report.state == REMOVED {
+            let pending = counted(report.pending_events, "event");
+            remark(format!(
+                "not in the configuration; if it returns within 7 days, it continues from its cursor, with {pending}"
+            ));
         }
     }
     if text.is_empty() { text } else { text + "\n" }

@@ -14,6 +14,9 @@ use super::table::Table;
 use super::webhook::check_webhook;
 use crate::domain::event::EventType;
 
+/// The sink that a configuration without sinks has: standard output.
+pub const DEFAULT_SINK: &str = "stdout";
+
 /// The maximum number of sinks; each one reads the event log separately.
 const MAX_SINKS: usize = 32;
 
@@ -40,7 +43,7 @@ pub(super) fn check_sinks(
     let sections = root.take("sinks", setting).unwrap_or_default();
     if sections.is_empty() {
         return vec![SinkConfig {
-            name: "stdout".to_owned(),
+            name: DEFAULT_SINK.to_owned(),
             target: SinkTarget::Stdout,
             start: SinkStart::Now,
             types: Vec::new(),

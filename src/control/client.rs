@@ -112,7 +112,8 @@ impl ControlClient {
         match command {
             SinkCommand::Show => self.send(request).await.map(SinkAnswer::Sinks),
             SinkCommand::DeadLetters { .. } => self.send(request).await.map(SinkAnswer::DeadLetters),
-            SinkCommand::Resume { .. }
+            SinkCommand::Stop { .. }
+            | SinkCommand::Resume { .. }
             | SinkCommand::Replay { .. }
             | SinkCommand::RetryDeadLetters { .. }
             | SinkCommand::DropDeadLetters { .. } => {

@@ -93,7 +93,8 @@ fn subject(command: &ControlCommand) -> Option<Subject> {
         ControlCommand::Poll(_) | ControlCommand::Check(_) => Some(Subject::WeChat),
         ControlCommand::Sinks(command) => match command {
             SinkCommand::Show | SinkCommand::DeadLetters { .. } => None,
-            SinkCommand::Resume { sink }
+            SinkCommand::Stop { sink, .. }
+            | SinkCommand::Resume { sink }
             | SinkCommand::Replay { sink, .. }
             | SinkCommand::RetryDeadLetters { sink }
             | SinkCommand::DropDeadLetters { sink } => Some(Subject::Sink(sink.clone())),

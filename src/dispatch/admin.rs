@@ -1,4 +1,4 @@
-//! An operator's commands for sinks: list, resume, replay, and list, retry or drop dead letters.
+//! An operator's commands for sinks: list, stop, resume, replay, and list, retry or drop dead letters.
 //!
 //! In the daemon a sink's dispatcher executes them. A command that finds no daemon changes the store alone, and the next
 //! daemon reads it. Each command is one transaction and may be repeated.
@@ -11,13 +11,19 @@ use serde_json::Value;
 
 use super::commands::{CommandReply, DispatcherCommand, DispatcherHandle};
 use crate::{
-    domain::{event::millis, sink_state::SinkState},
+    domain::{
+        event::millis,
+        sink_state::{BY_OPERATOR, SinkState},
+    },
     status::SinkActivity,
     store::{DeadLetter, LogPosition, Store, StoreError, StoredSink},
 };
 
 /// How many dead letters are read at a time.
 const DEAD_LETTERS_PER_READ: usize = 1000;
+
+/// The state of a sink that is no longer in the configuration.
+pub const REMOVED: &str = "removed";
 
 /// An operator's command for sinks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +32,8 @@ const DEAD_LETTERS_PER_READ: usize = 1000;
 pub enum SinkCommand {
     /// List all sinks.
     Show,
+    /// Stop a sink until it is resumed.
+    Stop { sink: String, at: Timestamp },
     /// Resume a stopped or suspended sink.
     Resume { sink: String },
     /// Deliver again what was observed since.
@@ -154,6 +162,14 @@ impl SinkAdmin {
                 self.find(&sink).await?;
                 Ok(SinkAnswer::DeadLetters(self.dead_letters(&sink).await?))
             }
+            SinkCommand::Stop { sink, at } => {
+                let pending = self.find(&sink).await?.backlog.events;
+                match self.send(&sink, DispatcherCommand::Stop).await {
+                    Some(stopped) => stopped?,
+                    None => self.store.stop_sink(&sink, BY_OPERATOR, at).await?,
+                }
+                self.changed(sink, pending, None).await
+            }
             SinkCommand::Resume { sink } => {
                 let pending = self.find(&sink).await?.backlog.events;
                 match self.send(&sink, DispatcherCommand::Resume).await {
@@ -252,7 +268,7 @@ impl SinkAdmin {
         let SinkActivity { state: live, last_delivery_at, last_failure } = activity.unwrap_or_default();
         let state = state.with_dispatcher(live);
         let word = match &state {
-            _ if removed_at.is_some() => "removed",
+            _ if removed_at.is_some() => REMOVED,
             SinkState::Delivering if is_unknown => "unknown",
             state => state.as_str(),
         };

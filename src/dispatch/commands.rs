@@ -17,6 +17,8 @@ pub(super) const MAX_QUEUED_COMMANDS: usize = 4;
 /// A command, and where its result goes. The sender may have stopped waiting.
 #[derive(Debug)]
 pub(super) enum DispatcherCommand {
+    /// Deliver nothing until the sink is resumed.
+    Stop(CommandReply<()>),
     /// Deliver again to a stopped or suspended sink.
     Resume(CommandReply<()>),
     /// Deliver again what was observed since.

@@ -3,7 +3,7 @@
 use super::{
     Dispatcher, circuit_breaker::CircuitBreaker, commands::DispatcherCommand, cursor::Cursor, window::Window,
 };
-use crate::store::LogPosition;
+use crate::{domain::sink_state::BY_OPERATOR, store::LogPosition};
 
 impl Dispatcher {
     /// Executes a command. Only while no attempt is in flight.
@@ -11,6 +11,15 @@ impl Dispatcher {
         // The command must not start from a cursor that is older than the acknowledged events.
         self.cursor.finish(self.window.cursor()).await;
         match command {
+            DispatcherCommand::Stop(reply) => {
+                let now = self.clock.now().wall;
+                let stopped = self.store.stop_sink(&self.name, BY_OPERATOR, now).await;
+                if stopped.is_ok() {
+                    self.stop_recorder.stop_by_operator();
+                    tracing::info!(sink = %self.name, "Sink stopped {BY_OPERATOR}; {}", self.how_to_resume());
+                }
+                reply.send(stopped).ok();
+            }
             DispatcherCommand::Resume(reply) => {
                 let resumed = self.store.resume_sink(&self.name).await;
                 if let Ok(cursor) = resumed {

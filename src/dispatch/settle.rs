@@ -9,7 +9,7 @@ use super::{
     dead_letters::{MAX_DEAD_LETTERS, MAX_REFUSALS},
 };
 use crate::{
-    domain::clock::Moment,
+    domain::{clock::Moment, sink_state::BY_OPERATOR},
     sink::{Acknowledged, DeliveryError, Sink},
     store::{LogPosition, StoredEvent},
 };
@@ -106,7 +106,9 @@ impl Dispatcher {
 
     /// For the log. It does not say that events are kept: those of a suspended sink are not.
     pub(super) fn how_to_resume(&self) -> String {
-        let or_else = if let Sink::Webhook(_) = *self.sink { " or another url" } else { "" };
+        let by_operator = self.status.read().state.stop_reason() == Some(BY_OPERATOR);
+        let or_else =
+            if let (Sink::Webhook(_), false) = (&*self.sink, by_operator) { " or another url" } else { "" };
         format!("resume with `kfwatch sinks resume {}`{or_else}", self.name)
     }
 

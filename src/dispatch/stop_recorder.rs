@@ -9,7 +9,10 @@ use jiff::Timestamp;
 
 use super::backoff::store_backoff;
 use crate::{
-    domain::{clock::Moment, sink_state::SinkState},
+    domain::{
+        clock::Moment,
+        sink_state::{BY_OPERATOR, SinkState},
+    },
     status::SinkStatus,
     store::Store,
 };
@@ -35,6 +38,12 @@ impl StopRecorder {
     pub(super) fn stop(&mut self, reason: String, at: Timestamp) {
         self.unrecorded = Some(at);
         self.status.set_state(SinkState::Stopped { reason });
+    }
+
+    /// Stops the sink, as an operator has recorded in the store.
+    pub(super) fn stop_by_operator(&mut self) {
+        (self.unrecorded, self.retry_at) = (None, None);
+        self.status.set_state(SinkState::Stopped { reason: BY_OPERATOR.to_owned() });
     }
 
     /// Suspends the sink, as the store has recorded. A sink that is already stopped keeps its reason.

@@ -140,6 +140,32 @@ pub fn session_id(account: &Account, openid: &str, createtime: i64) -> Uuid {
     named(&[&account.appid, &account.kf_account, openid, &createtime.to_string()])
 }
 
+/// An event that shows whether a sink can be reached. It is no fact and not in the log, so it has no sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestEvent {
+    /// The CloudEvents `id`: another one for each test.
+    pub id: String,
+    /// The whole event as one line of JSON.
+    pub json: String,
+}
+
+impl TestEvent {
+    /// A test of this sink.
+    pub fn new(sink: &str, id: Uuid, now: Timestamp) -> Self {
+        let id = id.to_string();
+        let json = serde_json::json!({
+            "specversion": "1.0",
+            "id": id,
+            "type": "kf.sink.test",
+            "source": "/kfwatch",
+            "time": millis(now),
+            "datacontenttype": "application/json",
+            "data": { "sink": sink },
+        });
+        Self { id, json: json.to_string() }
+    }
+}
+
 /// A change with its sequence number.
 #[derive(Clone, Copy, Debug)]
 pub struct NumberedEvent<'a> {

@@ -1,5 +1,8 @@
 //! Whether a sink receives events, and if not, why.
 
+/// Why a sink is stopped that an operator has stopped. It stays stopped, also if its destination changes, until it is resumed.
+pub const BY_OPERATOR: &str = "by an operator";
+
 /// The state of a sink. Shown by metrics, the page, `kfwatch sinks` and the log in the same words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SinkState {
@@ -40,6 +43,16 @@ impl SinkState {
             Self::Stopped { reason } | Self::Suspended { reason } => Some(reason),
             Self::Delivering | Self::Failing { .. } => None,
         }
+    }
+
+    /// The state and its reason, for people.
+    pub fn describe(word: &str, reason: &str) -> String {
+        if reason == BY_OPERATOR { format!("{word} {reason}") } else { format!("{word}: {reason}") }
+    }
+
+    /// When to resume a sink that is stopped for this reason.
+    pub fn when_to_resume(reason: &str) -> &'static str {
+        if reason == BY_OPERATOR { "to deliver again" } else { "when this is fixed" }
     }
 
     /// Whether the sink receives nothing until it is resumed.

@@ -35,6 +35,14 @@ pub enum DeliveryError {
 }
 
 impl DeliveryError {
+    /// The error with the beginning of the response, for the person who asked for a test. It may contain personal data.
+    pub fn with_response(&self) -> String {
+        match self {
+            Self::Refused { reason, response } if !response.is_empty() => format!("{reason}: {response}"),
+            error => error.to_string(),
+        }
+    }
+
     pub(super) fn retryable(reason: String) -> Self {
         Self::Retryable { reason, after: None }
     }

@@ -20,7 +20,7 @@ use std::{
 
 pub use self::open::problem_at;
 use self::{
-    open::{is_still_at, open},
+    open::{check_writable, is_still_at, open},
     pipe::{NamedPipe, PipeWriter},
 };
 use super::error::DeliveryError;
@@ -83,6 +83,15 @@ impl JsonlSink {
         self.reopen_requested.store(true, Ordering::SeqCst);
         if let Ok(mut writer) = self.writer.try_lock() {
             writer.close_if_requested();
+        }
+    }
+
+    /// Checks that the file could be written, without opening it: a daemon may be writing it.
+    pub(super) fn check_writable(&self) -> Result<(), DeliveryError> {
+        match &self.writer.lock().unwrap_or_else(PoisonError::into_inner).target {
+            JsonlTarget::Stdout => Ok(()),
+            JsonlTarget::File { path, .. } => check_writable(path)
+                .map_err(|error| DeliveryError::retryable(format!("{}: {error}", path.display()))),
         }
     }
 

@@ -24,6 +24,7 @@ pub use self::options::{Login, NatsOptions, is_token};
 use self::{connection::Connection, message::Message};
 use super::error::DeliveryError;
 use crate::{
+    domain::event::TestEvent,
     store::StoredEvent,
     tls::{CaFileError, TlsRoots},
 };
@@ -52,7 +53,15 @@ impl NatsSink {
 
     /// Publishes one event and waits for its acknowledgement.
     pub async fn deliver(&self, event: &StoredEvent) -> Result<(), DeliveryError> {
-        let message = Message::from_event(event, &self.options.subject_prefix)?;
+        self.publish(Message::from_event(event, &self.options.subject_prefix)?).await
+    }
+
+    /// Publishes a test event on a subject of its own and waits for its acknowledgement.
+    pub(super) async fn publish_test(&self, event: &TestEvent) -> Result<(), DeliveryError> {
+        self.publish(Message::from_test(event, &self.options.subject_prefix)?).await
+    }
+
+    async fn publish(&self, message: Message) -> Result<(), DeliveryError> {
         let connection = self.connection().await;
         let connection = connection.map_err(|reason| DeliveryError::retryable((*reason).to_owned()))?;
         connection.publish(message).await

@@ -79,7 +79,11 @@ impl WebhookSink {
 
     /// Sends one event and waits for the response.
     pub async fn deliver(&self, event: &StoredEvent) -> Result<(), DeliveryError> {
-        let id = event_id(event)?;
+        self.post(event_id(event)?, &event.json).await
+    }
+
+    /// Sends an event with this id and waits for the response.
+    pub(super) async fn post(&self, id: &str, json: &str) -> Result<(), DeliveryError> {
         let timestamp = self.clock.now().wall.as_second().to_string();
         let keys = self.options.keys.for_attempt();
         let headers = self.options.headers.iter().map(|header| (*header.for_attempt()).clone());
@@ -91,11 +95,11 @@ impl WebhookSink {
                 .header(CONTENT_TYPE, MEDIA_TYPE)
                 .header("webhook-id", id)
                 .header("webhook-timestamp", &timestamp)
-                .body(event.json.clone());
+                .body(json.to_owned());
             match &keys[..] {
                 [] => request,
                 keys => {
-                    let signatures = signature::signatures(keys, id, &timestamp, event.json.as_bytes());
+                    let signatures = signature::signatures(keys, id, &timestamp, json.as_bytes());
                     request.header("webhook-signature", signatures)
                 }
             }

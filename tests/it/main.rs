@@ -42,6 +42,7 @@ mod schedule;
 mod secrets;
 mod service;
 mod simulator;
+mod sink_commands;
 mod sinks;
 mod store;
 mod token_races;

@@ -163,6 +163,30 @@ fn missing_stream_is_logged_with_remedy_and_delivery_recovers() {
 
 #[test]
 #[ignore = "needs nats-server; tests/run.sh runs it"]
+fn test_event_is_stored_on_subject_of_its_own() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let server = Server::start();
+    let home = home(&wechat, &bus(&server, ""));
+    let refused = home.run("sinks test bus");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.starts_with("kfwatch: test of sink \"bus\" failed: no stream takes"),
+        "{refused:?}"
+    );
+    server.anyone().create_stream();
+    let tested = home.run("sinks test bus");
+    assert_eq!((tested.code, tested.stderr.as_str()), (Some(0), ""));
+    let received = server.anyone().consume();
+    let event = parsed(&received[0].body);
+    assert_eq!((received.len(), received[0].subject.as_str()), (1, "kf.test"));
+    assert_eq!(
+        (text(&event, "/type"), text(&event, "/id")),
+        ("kf.sink.test".to_owned(), received[0].id.clone())
+    );
+}
+
+#[test]
+#[ignore = "needs nats-server; tests/run.sh runs it"]
 fn server_without_jetstream_is_logged() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let server = Server::bare(|_| String::new());

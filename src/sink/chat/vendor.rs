@@ -181,7 +181,8 @@ impl Vendor {
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
         self.rules().name
     }
 

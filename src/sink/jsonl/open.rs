@@ -11,6 +11,11 @@ use std::{
     path::Path,
 };
 
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, access},
+};
+
 use super::repair::repair;
 use crate::file_system;
 
@@ -22,6 +27,21 @@ pub fn problem_at(path: &Path) -> Option<&'static str> {
     }
     let socket = "it is a socket, which no path opens: for standard output, set path to \"-\"";
     file_type.is_socket().then_some(socket)
+}
+
+/// Whether this process may write the file, or create it.
+pub(super) fn check_writable(path: &Path) -> io::Result<()> {
+    if let Some(problem) = problem_at(path) {
+        return Err(io::Error::other(problem));
+    }
+    match access(path, AccessFlags::W_OK) {
+        Err(Errno::ENOENT) => {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let directory = directory.unwrap_or(Path::new("."));
+            Ok(access(directory, AccessFlags::W_OK | AccessFlags::X_OK)?)
+        }
+        checked => Ok(checked?),
+    }
 }
 
 /// Opens a file for appending, repairs its end, and creates it if it is missing.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::options::is_token;
-use crate::{sink::error::DeliveryError, store::StoredEvent};
+use crate::{domain::event::TestEvent, sink::error::DeliveryError, store::StoredEvent};
 
 /// The media type of a CloudEvent in structured mode.
 const MEDIA_TYPE: &str = "application/cloudevents+json";
@@ -33,21 +33,26 @@ impl Message {
         }
         let damaged = DeliveryError::damaged_event;
         let parsed: Event<'_> = serde_json::from_str(&event.json).map_err(|_| damaged())?;
-        let id: HeaderValue = parsed.id.parse().map_err(|_| damaged())?;
         let official_account = parsed.data.official_account;
         if !is_token(official_account) {
             return Err(damaged());
         }
         let event_type = event.event_type.as_str();
         let kind = event_type.strip_prefix("kf.").unwrap_or(event_type);
+        Self::new(format!("{prefix}.{official_account}.{kind}"), parsed.id, &event.json)
+    }
+
+    /// The message of a test.
+    pub(super) fn from_test(event: &TestEvent, prefix: &str) -> Result<Self, DeliveryError> {
+        Self::new(format!("{prefix}.test"), &event.id, &event.json)
+    }
+
+    fn new(subject: String, id: &str, json: &str) -> Result<Self, DeliveryError> {
+        let id: HeaderValue = id.parse().map_err(|_| DeliveryError::damaged_event())?;
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, id);
         headers.insert("Content-Type", MEDIA_TYPE);
-        Ok(Self {
-            subject: format!("{prefix}.{official_account}.{kind}"),
-            headers,
-            payload: Bytes::copy_from_slice(event.json.as_bytes()),
-        })
+        Ok(Self { subject, headers, payload: Bytes::copy_from_slice(json.as_bytes()) })
     }
 }
 

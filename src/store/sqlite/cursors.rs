@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use super::{convert, dead_letters, events};
 use crate::{
-    domain::sink_state::SinkState,
+    domain::sink_state::{BY_OPERATOR, SinkState},
     store::{
         Store,
         error::StoreError,
@@ -56,7 +56,8 @@ impl Store {
         rewind.ok_or(StoreError::UnknownSink)
     }
 
-    /// Records that a sink receives no more events until it is resumed or its destination changes. Idempotent.
+    /// Records that a sink receives no more events until it is resumed, or until its destination changes unless an operator has
+    /// stopped it ([`BY_OPERATOR`]). Idempotent.
     pub async fn stop_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
         let (sink, reason) = (sink.to_owned(), reason.to_owned());
         let sql = "UPDATE sinks SET stopped_at = ?2, stopped_reason = ?3 WHERE name = ?1";
@@ -113,11 +114,11 @@ fn register(
              ON CONFLICT DO UPDATE SET
                  removed_at = NULL,
                  destination = excluded.destination,
-                 stopped_at = iif(destination IS excluded.destination, stopped_at, NULL),
-                 stopped_reason = iif(destination IS excluded.destination, stopped_reason, NULL),
-                 suspended_at = iif(destination IS excluded.destination, suspended_at, NULL)
+                 stopped_at = iif(destination IS excluded.destination OR stopped_reason = ?4, stopped_at, NULL),
+                 stopped_reason = iif(destination IS excluded.destination OR stopped_reason = ?4, stopped_reason, NULL),
+                 suspended_at = iif(destination IS excluded.destination OR stopped_reason = ?4, suspended_at, NULL)
              RETURNING cursor, stopped_reason, suspended_at IS NOT NULL",
-            (name, start.0, destination),
+            (name, start.0, destination, BY_OPERATOR),
             |row| Ok(RegisteredSink { cursor: LogPosition(row.get(0)?), state: state(row, 1)? }),
         )?;
         registered.push(sink);

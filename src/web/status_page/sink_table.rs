@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::{ago, known};
 use crate::{
-    domain::clock::Moment,
+    domain::{clock::Moment, sink_state::SinkState},
     metrics::exposition::{SinkView, Stored},
     status::{SinkActivity, SinkStatus},
 };
@@ -47,9 +47,9 @@ pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> 
 fn remark(sink: &SinkView, reason: &str) -> Markup {
     html! {
         p.remark {
-            b { (sink.name) } ": " (sink.state.as_str()) ": " (reason)
+            b { (sink.name) } ": " (SinkState::describe(sink.state.as_str(), reason))
             br;
-            "when this is fixed: " code { "kfwatch sinks resume " (sink.name) }
+            (SinkState::when_to_resume(reason)) ": " code { "kfwatch sinks resume " (sink.name) }
         }
     }
 }
@@ -61,7 +61,6 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::domain::sink_state::SinkState;
 
     fn shown(state: SinkState) -> String {
         let status = SinkStatus::new("crm".to_owned(), state.clone());
