@@ -324,6 +324,31 @@ fn webhook_secrets_are_in_no_message_or_debug_output() {
 }
 
 #[test]
+fn robot_secrets_are_in_no_message_or_debug_output() {
+    let robot = |keys: &str| {
+        format!(
+            "[[sinks]]\nname = \"robot\"\ntype = \"chat\"\nvendor = \"feishu\"\n{keys}\n{OFFICIAL_ACCOUNT}"
+        )
+    };
+    let url = "url = \"https://open.feishu.cn/open-apis/bot/v2/hook/s3cret-1\"";
+    for keys in [
+        "url = \"http://open.feishu.cn/open-apis/bot/v2/hook/s3cret-1\"".to_owned(),
+        "url = \"s3cret-1\"".to_owned(),
+        "url_file = \"https://open.feishu.cn/open-apis/bot/v2/hook/s3cret-1\"".to_owned(),
+        "url_env = \"https://open.feishu.cn/open-apis/bot/v2/hook/s3cret-1\"".to_owned(),
+        format!("{url}\nsecret = \"s3cret-1 s3cret-1\""),
+    ] {
+        let mistakes = load(&robot(&keys)).unwrap_err().to_string();
+        assert!(!mistakes.contains("s3cret-1"), "{keys}: {mistakes}");
+    }
+    let dir = dir_with(&[("config.toml", &robot(&format!("{url}\nsecret = \"s3cret-1\"")))]);
+    let loaded = load_in(&dir, &[]).unwrap();
+    let shown = format!("{loaded:?}");
+    assert!(!shown.contains("s3cret-1") && shown.contains("https://open.feishu.cn"), "{shown}");
+    assert_eq!(loaded.config.sinks[0].types, [EventType::StateChanged]);
+}
+
+#[test]
 fn webhook_without_secret_causes_warning() {
     let webhook = "[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\nurl = \"https://crm.example/kf\"\n";
     let warnings = load(&format!("{webhook}{OFFICIAL_ACCOUNT}")).unwrap().warnings;
