@@ -45,6 +45,7 @@ pub use self::{
     error::AppError,
     official_accounts::OfficialAccountFactory,
 };
+pub(crate) use self::{build_sinks::group_id, error::listen_remedy};
 use crate::{
     config::Config,
     control::{
@@ -58,7 +59,7 @@ use crate::{
     schedule::ticker::ManualTicks,
     sink::chat::ChatContext,
     status::AccountTable,
-    store::Store,
+    store::{Store, StoreError},
     web::{MAX_CONCURRENT_SCRAPES, WebListener, WebState},
     wechat::token::MIN_FETCH_INTERVAL,
 };
@@ -87,7 +88,7 @@ pub struct App {
 impl App {
     /// Builds all parts, without calling WeChat.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let listeners = listen(&config.web.listen)?;
+        let listeners = listen(&config)?;
         let store = Store::open(&config.store.path)?;
         let socket = control_socket(&config.store.path);
         let metrics = Arc::new(Metrics::new(config.sinks.iter().map(|sink| sink.name.clone()))?);
@@ -217,9 +218,14 @@ fn log_token_wait(official_accounts: &[Arc<OfficialAccount>]) {
     }
 }
 
-fn listen(addresses: &[SocketAddr]) -> Result<Vec<WebListener>, AppError> {
-    let bind = |&address| WebListener::bind(address).map_err(|error| AppError::Listen(address, error));
-    addresses.iter().map(bind).collect()
+/// Binds all addresses. A daemon that already runs with this store is the reason why that fails, whatever uses the address.
+fn listen(config: &Config) -> Result<Vec<WebListener>, AppError> {
+    let bind = |&address| WebListener::bind(address).map_err(|source| AppError::Listen { address, source });
+    let listeners: Result<Vec<_>, _> = config.web.listen.iter().map(bind).collect();
+    listeners.map_err(|error| match Store::check_free(&config.store.path) {
+        Err(running @ StoreError::Locked { .. }) => running.into(),
+        _ => error,
+    })
 }
 
 /// Binds the control socket. Without it the daemon polls and delivers all the same.

@@ -7,9 +7,11 @@ mod account_args;
 mod backup;
 mod check;
 mod completions;
+mod config_example;
 mod demo;
 mod events;
 mod findings;
+mod hints;
 mod language;
 mod man;
 mod operations;
@@ -25,7 +27,13 @@ mod since;
 mod sinks;
 mod store_access;
 
-use std::{io::ErrorKind, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -79,12 +87,12 @@ enum CliCommand {
     Restore(restore::RestoreArgs),
     /// Run only the simulated WeChat API and print a configuration for it: for tests, rehearsals and load
     Simulate(simulate::SimulateArgs),
-    /// Write the manual pages
-    #[command(hide = true)]
-    Man(man::ManArgs),
+    /// Print a configuration to start from
+    Config(config_example::ConfigCommandArgs),
     /// Print the completion script for a shell
-    #[command(hide = true)]
     Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    Man(man::ManArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -112,6 +120,9 @@ pub enum CliError {
     /// The command was carried out and found a problem that does not end without help. The output has the details.
     #[error("something needs a human")]
     NeedsHuman,
+    /// The configuration is valid, but this machine lacks what the daemon needs. Each problem is one line.
+    #[error("{}", .0.join("; "))]
+    NotReady(Vec<String>),
     /// A signal ended a command that changes nothing.
     #[error("interrupted before the result was complete")]
     Interrupted,
@@ -143,6 +154,9 @@ impl CliError {
                     .lines()
                     .for_each(|line| output::message(format_args!("kfwatch: {line}")));
             }
+            Self::NotReady(problems) => {
+                problems.iter().for_each(|problem| output::message(format_args!("kfwatch: {problem}")));
+            }
             failure => {
                 let text = ownership::explain(failure).unwrap_or_else(|| crate::chain(failure));
                 output::message(format_args!("kfwatch: {text}"));
@@ -156,7 +170,7 @@ impl CliError {
 impl Cli {
     /// Parses the command line of the process. If there is nothing to run, prints why, and returns the exit code.
     pub fn from_process() -> Result<Self, ExitCode> {
-        Self::try_parse().map_err(|answer| match answer.print() {
+        Self::try_parse().map_err(hints::with_hint).map_err(|answer| match answer.print() {
             // The help was asked for, and there is none.
             Err(error) if !answer.use_stderr() && error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
             _ => u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
@@ -212,6 +226,7 @@ impl CliCommand {
                 init_logging("info", LogFormat::Text)?;
                 simulate::run(args, shutdown).await
             }
+            Self::Config(args) => config_example::run(args).await,
             Self::Man(args) => man::run(&args),
             Self::Completions(args) => completions::run(&args).await,
         }
@@ -239,7 +254,7 @@ impl CliCommand {
             Self::Events(args) => args.interrupted(),
             Self::Sinks(args) => args.interrupted(),
             Self::Backup(_) | Self::Restore(_) | Self::Man(_) => Err(CliError::Unconfirmed),
-            Self::Check(_) | Self::Poll(_) | Self::Sessions(_) | Self::Completions(_) => {
+            Self::Check(_) | Self::Poll(_) | Self::Sessions(_) | Self::Config(_) | Self::Completions(_) => {
                 Err(CliError::Interrupted)
             }
         }
@@ -248,17 +263,25 @@ impl CliCommand {
 
 impl ConfigArgs {
     fn load(&self) -> Result<LoadedConfig, Mistakes> {
-        let environment = Environment::from_process();
-        let path = Config::find(self.config.clone(), &environment)?;
-        Config::load(&path, &environment)
+        Config::load(&self.find()?, &Environment::from_process())
+    }
+
+    /// The file to load.
+    fn find(&self) -> Result<PathBuf, Mistakes> {
+        Config::find(self.config.clone(), &Environment::from_process())
     }
 
     /// For commands on the store, which need no secrets.
     fn load_local(&self) -> Result<LocalConfig, Mistakes> {
-        let environment = Environment::from_process();
-        let path = Config::find(self.config.clone(), &environment)?;
-        Config::load_local(&path, &environment)
+        Config::load_local(&self.find()?, &Environment::from_process())
     }
+}
+
+/// Parses the address of an option `--listen`. A port alone is one of this machine.
+fn parse_listen(text: &str) -> Result<SocketAddr, &'static str> {
+    let port = text.parse().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    port.or_else(|_| text.parse())
+        .map_err(|_| "write a port, or an IP address and a port, like 127.0.0.1:9877")
 }
 
 fn init_logging(level: &str, format: LogFormat) -> Result<(), CliError> {

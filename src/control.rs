@@ -25,11 +25,16 @@ pub(crate) mod server;
 pub mod sessions;
 pub(crate) mod socket;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{dispatch::admin::SinkCommand, domain::account_filter::AccountFilter};
+
+/// Why there can be no control socket for this store, if its path is too long.
+pub(crate) fn problem_of_socket(store: &Path) -> Option<String> {
+    socket::path_for_store(store).err().map(|error| crate::chain(&error))
+}
 
 /// A command that the daemon carries out.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,6 +17,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::text_file;
 
+/// Where systemd gives a service its credentials. An access control list lets one user read them, and the mode shows that
+/// as if the group could.
+pub(crate) const CREDENTIALS_DIR: &str = "/run/credentials";
+
 /// The longest file with secrets: NATS credentials include lists of permissions.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
@@ -187,6 +191,9 @@ pub(crate) fn read_secret_file(path: &Path) -> Result<(SecretString, Metadata), 
         Ok(metadata)
     });
     let metadata = metadata.map_err(|error| match error.kind() {
+        ErrorKind::NotFound if path.starts_with(CREDENTIALS_DIR) => {
+            "does not exist; systemd creates it while the service runs, if its unit has a LoadCredential= for it".to_owned()
+        }
         ErrorKind::NotFound => "does not exist; create it with the secret as its only line".to_owned(),
         ErrorKind::PermissionDenied => "cannot be read; let the user that runs kfwatch read it".to_owned(),
         _ => format!("cannot be read: {error}"),

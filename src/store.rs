@@ -66,10 +66,20 @@ impl Store {
         }
     }
 
-    /// What is wrong with the place of a store that may not exist yet: mount points, links, a read-only file system, a file of another
-    /// program. Changes nothing.
-    pub fn problems_at(path: &Path) -> Vec<String> {
-        sqlite::placement::problems(path)
+    /// What keeps this process from opening the store, or from creating it: mount points, links, missing directories and permissions,
+    /// a read-only file system, a file of another program. Changes nothing.
+    pub fn problem_at(path: &Path) -> Option<StoreError> {
+        sqlite::placement::problem(path)
+    }
+
+    /// What endangers the store at this path, although it can be opened.
+    pub fn warning_at(path: &Path) -> Option<String> {
+        sqlite::placement::hard_link_warning(path)
+    }
+
+    /// Fails with [`StoreError::Locked`] if another process has locked the store. Creates nothing.
+    pub fn check_free(path: &Path) -> Result<(), StoreError> {
+        sqlite::check_free(path)
     }
 
     /// Copies the store to a new file, as it was at one moment, with or without a running daemon. The daemon continues to

@@ -125,7 +125,8 @@ fn bad_ca_file(sink: &str, error: &(dyn std::error::Error + 'static)) -> AppErro
     AppError::Unusable { what: format!("ca_file of sink {sink:?}"), reason: crate::chain(error) }
 }
 
-fn group_id(sink: &str, group: &str) -> Result<u32, AppError> {
+/// The number of the group that owns the file of a sink.
+pub(crate) fn group_id(sink: &str, group: &str) -> Result<u32, AppError> {
     let unusable = |reason: String| AppError::Unusable { what: format!("group of sink {sink:?}"), reason };
     match nix::unistd::Group::from_name(group) {
         Ok(Some(found)) => Ok(found.gid.as_raw()),

@@ -1,6 +1,9 @@
 //! Why the daemon could not start, or had to stop.
 
-use std::net::SocketAddr;
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+};
 
 use crate::{
     dispatch::SinkEnded, schedule::cron_jobs::CronSchedulerError, store::StoreError,
@@ -14,11 +17,16 @@ pub enum AppError {
     #[error("store")]
     Store(#[from] StoreError),
     /// An address could not be bound.
-    #[error("cannot listen on {0}: stop the program that uses it, or set web.listen to another address")]
-    Listen(SocketAddr, #[source] std::io::Error),
+    #[error("cannot listen on {address}: {}", listen_remedy(*address, source, "web.listen"))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The web server failed.
     #[error("web server")]
-    Web(#[source] std::io::Error),
+    Web(#[source] io::Error),
     /// The HTTP client could not be set up.
     #[error(transparent)]
     Client(#[from] ClientBuildError),
@@ -42,4 +50,28 @@ pub enum AppError {
     /// A task ended before the drain.
     #[error("{0} ended unexpectedly: this is a bug in kfwatch, please report it")]
     EndedUnexpectedly(&'static str),
+}
+
+/// What to do about an address that cannot be bound. `setting` is the key or the option that names it.
+pub(crate) fn listen_remedy(address: SocketAddr, error: &io::Error, setting: &str) -> String {
+    match error.kind() {
+        ErrorKind::AddrInUse => {
+            let port = address.port();
+            format!(
+                "another program uses it (`ss -ltnp sport = :{port}` shows which): stop that program, or set {setting} to another \
+                 port"
+            )
+        }
+        ErrorKind::PermissionDenied => format!(
+            "a port below 1024 needs a privilege: set {setting} to a higher port, such as 9877, with a reverse proxy in front of it if \
+             need be; or give the privilege in a drop-in of the systemd unit: AmbientCapabilities=CAP_NET_BIND_SERVICE, \
+             CapabilityBoundingSet=CAP_NET_BIND_SERVICE and PrivateUsers=no"
+        ),
+        ErrorKind::AddrNotAvailable => {
+            format!(
+                "this machine does not have this address: set {setting} to one that it has (`ip address` shows them)"
+            )
+        }
+        _ => format!("set {setting} to another address"),
+    }
 }

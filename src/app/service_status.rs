@@ -16,7 +16,8 @@ struct StatusCounts {
     kf_accounts: usize,
     /// In the order of [`SHOWN`].
     in_state: [usize; SHOWN.len()],
-    sessions: u64,
+    /// `None` until an account was polled.
+    sessions: Option<u64>,
 }
 
 /// The states of a watched kf account.
@@ -39,7 +40,9 @@ impl StatusCounts {
 
     fn count(&mut self, state: AccountState, sessions: Option<u32>) {
         self.kf_accounts += 1;
-        self.sessions += u64::from(sessions.unwrap_or(0));
+        if let Some(sessions) = sessions {
+            *self.sessions.get_or_insert_default() += u64::from(sessions);
+        }
         if let Some(index) = SHOWN.iter().position(|shown| *shown == state) {
             self.in_state[index] += 1;
         }
@@ -53,7 +56,10 @@ impl std::fmt::Display for StatusCounts {
         for (n, (state, count)) in states.enumerate() {
             write!(f, "{} {count} {}", if n == 0 { ":" } else { "," }, state.as_str())?;
         }
-        write!(f, "; {}", pluralize(self.sessions, "session"))
+        match self.sessions {
+            Some(sessions) => write!(f, "; {}", pluralize(sessions, "session")),
+            None => f.write_str("; sessions unknown"),
+        }
     }
 }
 
@@ -72,7 +78,8 @@ mod tests {
             accounts.iter().for_each(|(state, sessions)| counts.count(*state, *sessions));
             assert_eq!(counts.to_string(), expected);
         };
-        check(&[], "0 kf accounts; 0 sessions");
+        check(&[], "0 kf accounts; sessions unknown");
+        check(&[(AccountState::Unknown, None)], "1 kf account: 1 unknown; sessions unknown");
         check(&[(AccountState::Ok, Some(1))], "1 kf account: 1 ok; 1 session");
         check(
             &[

@@ -1,8 +1,11 @@
-//! `kfwatch check`: validates the configuration and shows its effect. With `--online`, also checks every account with WeChat.
+//! `kfwatch check`: validates the configuration and shows its effect, and examines what `kfwatch run` needs on this machine. With
+//! `--online`, it checks every account with WeChat instead.
 
+mod environment;
 mod online;
-mod overview;
+pub(super) mod overview;
 
+use self::environment::Examined;
 use super::{
     CliError, ConfigArgs,
     account_args::{AccountArgs, ExtentArgs},
@@ -10,12 +13,7 @@ use super::{
     output,
     signals::Shutdown,
 };
-use crate::{
-    config::{Config, LoadedConfig, SinkTarget},
-    domain::account_filter::AccountFilter,
-    sink::jsonl,
-    store::Store,
-};
+use crate::{config::LoadedConfig, domain::account_filter::AccountFilter};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
@@ -25,6 +23,10 @@ pub(super) struct CheckArgs {
     /// Check tokens, quotas and every kf account with WeChat, and list what to fix; exits 69 if something needs a human
     #[arg(long)]
     online: bool,
+
+    /// Leave out what depends on this machine: directories, ports, the control socket, files and variables with secrets
+    #[arg(long, conflicts_with = "online")]
+    no_environment: bool,
 
     #[command(flatten)]
     accounts: AccountArgs,
@@ -41,8 +43,17 @@ pub(super) struct CheckArgs {
     lang: Option<Language>,
 }
 
+/// The result if this machine lacks files or variables with secrets, and nothing depends on it.
+const VALID_ELSEWHERE: &str = "The configuration is valid. This machine does not have all its files and variables, which were left out.\n";
+
 pub(super) async fn run(args: CheckArgs, shutdown: Shutdown) -> Result<(), CliError> {
-    let loaded = args.config.load()?;
+    let loaded = match args.config.load() {
+        Err(mistakes) if args.no_environment => match mistakes.without_machine() {
+            Some(mistakes) => return Err(mistakes.into()),
+            None => return output::print(VALID_ELSEWHERE.to_owned()).await,
+        },
+        loaded => loaded?,
+    };
     if args.online {
         return online::run(&loaded, args, &shutdown).await;
     }
@@ -50,21 +61,14 @@ pub(super) async fn run(args: CheckArgs, shutdown: Shutdown) -> Result<(), CliEr
     for warning in warnings {
         output::message(format_args!("warning: {warning}"));
     }
-    for problem in problems_of_files(&config) {
-        output::message(format_args!("warning: {problem}"));
+    let examined = if args.no_environment { Examined::default() } else { environment::examine(&config) };
+    for warning in &examined.warnings {
+        output::message(format_args!("warning: {warning}"));
+    }
+    for note in &examined.notes {
+        output::message(format_args!("note: {note}"));
     }
     let filter = AccountFilter::from(args.accounts);
-    output::print(overview::overview(&config, &filter, args.extent)?).await
-}
-
-/// What would keep the daemon from writing its files. No mistakes of the configuration: this may be another machine.
-fn problems_of_files(config: &Config) -> Vec<String> {
-    let store = Store::problems_at(&config.store.path).into_iter().map(|problem| format!("store: {problem}"));
-    let sinks = config.sinks.iter().filter_map(|sink| match &sink.target {
-        SinkTarget::File { path, .. } => {
-            Some(format!("sink {:?}: {}: {}", sink.name, path.display(), jsonl::problem_at(path)?))
-        }
-        _ => None,
-    });
-    store.chain(sinks).collect()
+    output::print(overview::overview(&config, &filter, args.extent)?).await?;
+    if examined.problems.is_empty() { Ok(()) } else { Err(CliError::NotReady(examined.problems)) }
 }

@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::event_lines::EventPrinter;
 use super::{
-    CliError, init_logging, output,
+    CliError, init_logging, output, parse_listen,
     run::AFTER_DRAIN,
     signals::{Shutdown, ShutdownSignal},
-    simulate,
+    simulate::{self, cannot_listen},
 };
 use crate::{
-    app::{App, clock::SystemClock},
+    app::{App, AppError, clock::SystemClock},
     config::{self, Config, Environment},
     domain::{account::AccountState, clock::Clock},
     logging::LogFormat,
@@ -60,7 +60,7 @@ pub(super) struct DemoArgs {
     data: Option<PathBuf>,
 
     /// Where to serve the status page and metrics [default: 127.0.0.1:9877, or another port if that is in use]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
 
     /// Seed of the simulated customers: another seed plays another history
@@ -111,7 +111,10 @@ pub(super) async fn run(args: DemoArgs, shutdown: Shutdown) -> Result<(), CliErr
     let text = configuration(&simulator, &scenario, args.listen.unwrap_or_else(free_address), format);
     let loaded = Config::from_toml(&text, &directory, &Environment::default())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let app = App::build(loaded.config, Arc::clone(&clock)).await?;
+    let app = App::build(loaded.config, Arc::clone(&clock)).await.map_err(|error| match error {
+        AppError::Listen { address, source } => cannot_listen(address, source).into(),
+        error => CliError::from(error),
+    })?;
     let mut events = NewEvents::open(&directory, &*clock)?;
     // The configuration has one address.
     let page: String = app.addresses().iter().map(|address| format!("http://{address}/")).collect();

@@ -1,7 +1,9 @@
-//! `kfwatch man`: writes the manual pages, for packages: one for kfwatch and one for each command and subcommand.
+//! `kfwatch man`: writes the manual pages: one for kfwatch, one for each command and subcommand, and kfwatch-config(5).
 //!
 //! Synopsis and options come from the definition of the command line. The sections on exit status, signals, environment and files
-//! are written by hand, in `man/operator.roff`.
+//! are written by hand, in `man/operator.roff`. kfwatch-config(5) is the configuration reference of the documentation.
+
+mod markdown;
 
 use std::{
     fs, io,
@@ -17,8 +19,17 @@ use clap_mangen::{
 
 use super::{Cli, CliError};
 
+/// The name of the page about the configuration, in section 5. The command `kfwatch config` has the same name in section 1.
+const CONFIGURATION_PAGE: &str = "kfwatch-config";
+
 /// The handwritten sections of kfwatch(1).
 const OPERATOR: &str = include_str!("man/operator.roff");
+
+/// The content of kfwatch-config(5).
+const CONFIGURATION: &str = include_str!("../../docs/en/reference/configuration.md");
+
+/// The source of all pages.
+const SOURCE: &str = concat!("kfwatch ", env!("CARGO_PKG_VERSION"));
 
 /// Source, issues and documentation.
 const HOME: &str = "https://github.com/kfwatch/kfwatch";
@@ -48,14 +59,29 @@ fn write_to(directory: &Path) -> io::Result<()> {
 fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
     program.build();
-    let mut pages = vec![page(&program, OPERATOR, &names_below(&program))?];
+    let mut see_also = names_below(&program);
+    see_also.push((CONFIGURATION_PAGE, 5));
+    let mut pages = vec![page(&program, OPERATOR, &see_also)?];
     add_pages_below(&program, "kfwatch", &mut pages)?;
+    pages.push((format!("{CONFIGURATION_PAGE}.5"), configuration_page()?));
     Ok(pages)
+}
+
+fn configuration_page() -> io::Result<Vec<u8>> {
+    let mut roff = Roff::new();
+    roff.control("TH", [CONFIGURATION_PAGE, "5", "", SOURCE, "File Formats"]);
+    roff.control("SH", ["NAME"]);
+    roff.text([roman(format!("{CONFIGURATION_PAGE} - the configuration of kfwatch"))]);
+    markdown::append(CONFIGURATION, &mut roff);
+    let mut page = Vec::new();
+    roff.to_writer(&mut page)?;
+    see_also_section(&[("kfwatch", 1), ("kfwatch-check", 1)]).to_writer(&mut page)?;
+    Ok(page)
 }
 
 fn add_pages_below(parent: &Command, name: &str, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
     for command in commands_below(parent) {
-        let see_also: Vec<&str> = [name].into_iter().chain(names_below(command)).collect();
+        let see_also: Vec<_> = [(name, 1)].into_iter().chain(names_below(command)).collect();
         pages.push(page(command, "", &see_also)?);
         add_pages_below(command, command.get_display_name().unwrap_or_default(), pages)?;
     }
@@ -66,14 +92,13 @@ fn commands_below(parent: &Command) -> impl Iterator<Item = &Command> {
     parent.get_subcommands().filter(|command| !command.is_hide_set())
 }
 
-fn names_below(parent: &Command) -> Vec<&str> {
-    commands_below(parent).filter_map(Command::get_display_name).collect()
+/// The names of pages, each with its section of the manual.
+fn names_below(parent: &Command) -> Vec<(&str, u8)> {
+    commands_below(parent).filter_map(Command::get_display_name).map(|name| (name, 1)).collect()
 }
 
-fn page(command: &Command, sections: &str, see_also: &[&str]) -> io::Result<(String, Vec<u8>)> {
-    let man = Man::new(command.clone())
-        .source(concat!("kfwatch ", env!("CARGO_PKG_VERSION")))
-        .manual("User Commands");
+fn page(command: &Command, sections: &str, see_also: &[(&str, u8)]) -> io::Result<(String, Vec<u8>)> {
+    let man = Man::new(command.clone()).source(SOURCE).manual("User Commands");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -88,11 +113,11 @@ fn page(command: &Command, sections: &str, see_also: &[&str]) -> io::Result<(Str
     Ok((man.get_filename(), page))
 }
 
-fn see_also_section(names: &[&str]) -> Roff {
+fn see_also_section(names: &[(&str, u8)]) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["SEE ALSO"]);
-    for name in names {
-        roff.text([bold(*name), roman("(1),")]);
+    for (name, section) in names {
+        roff.text([bold(*name), roman(format!("({section}),"))]);
     }
     roff.text([roman(HOME)]);
     roff
@@ -112,12 +137,26 @@ mod tests {
     fn every_visible_command_has_a_page() {
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
         let commands = "run demo check poll sessions events events-replay events-dead sinks sinks-test sinks-stop \
-                        sinks-resume backup restore simulate";
+                        sinks-resume backup restore simulate config config-example completions man";
         let expected = commands.split(' ').map(|command| format!("kfwatch-{command}.1"));
-        assert_eq!(names, std::iter::once("kfwatch.1".to_owned()).chain(expected).collect::<Vec<_>>());
+        let main = std::iter::once("kfwatch.1".to_owned());
+        assert_eq!(names, main.chain(expected).chain(["kfwatch-config.5".to_owned()]).collect::<Vec<_>>());
         assert!(page_of("kfwatch-events-dead.1").contains(r"\-\-retry"));
         assert!(page_of("kfwatch-events.1").contains(r"\-\-since"));
         assert!(page_of("kfwatch.1").contains("kfwatch\\-poll(1)"));
+    }
+
+    #[test]
+    fn configuration_page_has_every_section_and_key() {
+        let page = page_of("kfwatch-config.5");
+        for section in ["NAME", "THE FILE", "[poll]", "[official_accounts.token]", "[[sinks]]", "SEE ALSO"] {
+            let headings = [format!("\n.SH {section}\n"), format!("\n.SH \"{section}\"\n")];
+            assert!(headings.iter().any(|heading| page.contains(heading)), "{section} in {page}");
+        }
+        assert!(page.contains("\n.TP\n\\fBblind_after\\fR\nduration, 1s to 30d; default: "), "{page}");
+        for markup in ["](", "```", "| key", "**"] {
+            assert!(!page.contains(markup), "{markup} in {page}");
+        }
     }
 
     #[test]

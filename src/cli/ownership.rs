@@ -13,19 +13,21 @@ use crate::{
     config::{Environment, PATH_VARIABLE},
     control::client::ControlClientError,
     domain::shell,
-    store::StoreError,
+    store::{BackupProblem, StoreError},
 };
 
-/// What a command says about a file of another user, with the command for that user; `None` about anything else.
+/// What a command says about a file of another user, with what to do; `None` about anything else.
 pub(super) fn explain(error: &CliError) -> Option<String> {
     match error {
-        CliError::Store(error) | CliError::App(AppError::Store(error)) => explain_store(error),
+        CliError::Store(error) | CliError::App(AppError::Store(error)) => {
+            let starts_daemon = std::env::args_os().nth(1).is_some_and(|command| command == "run");
+            explain_store(error, if starts_daemon { remedy_for_daemon } else { remedy })
+        }
         CliError::Other(error) => match error.downcast_ref()? {
             ControlClientError::Permission(socket) => {
-                let command = command_for_owner_of(socket)?;
-                let socket = socket.display();
+                let (remedy, socket) = (remedy(socket)?, socket.display());
                 Some(format!(
-                    "no permission to use the control socket {socket} of the running daemon: run `{command}`"
+                    "no permission to use the control socket {socket} of the running daemon: {remedy}"
                 ))
             }
             _ => None,
@@ -34,23 +36,51 @@ pub(super) fn explain(error: &CliError) -> Option<String> {
     }
 }
 
-fn explain_store(error: &StoreError) -> Option<String> {
-    let StoreError::Permission { path, .. } = error else { return None };
-    let command = command_for_owner_of(path)?;
-    Some(format!("no permission to read and write {}: run `{command}`", path.display()))
+/// The same about an error of the store.
+pub(super) fn explain_store(error: &StoreError, remedy: fn(&Path) -> Option<String>) -> Option<String> {
+    let path = match error {
+        StoreError::Permission { path, .. } => path,
+        StoreError::Backup { path, problem: BackupProblem::NoPermission } => path,
+        _ => return None,
+    };
+    Some(format!("no permission to read and write {}: {}", path.display(), remedy(path)?))
+}
+
+fn remedy(path: &Path) -> Option<String> {
+    command_for_owner_of(path).map(|command| format!("run `{command}`"))
+}
+
+/// What to do so that a daemon can use a path. A daemon that runs as root because of its files could do more than it must, so it
+/// gets its files instead.
+pub(super) fn remedy_for_daemon(path: &Path) -> Option<String> {
+    if !owner_of(path)?.is_root() {
+        return remedy(path);
+    }
+    let path = shell::quoted(&path.display().to_string()).into_owned();
+    Some(format!(
+        "it belongs to root; give it to the user of kfwatch: `sudo chown {} {path}`",
+        name(geteuid())
+    ))
 }
 
 /// The command line of this process, for the owner of a path or of the nearest directory above it; `None` if that is this user.
 pub(super) fn command_for_owner_of(path: &Path) -> Option<String> {
-    let metadata = path.ancestors().find_map(|path| fs::metadata(path).ok())?;
-    let owner = Uid::from_raw(metadata.uid());
-    if owner == geteuid() {
-        return None;
-    }
-    let name = User::from_uid(owner).ok().flatten().map_or_else(|| format!("#{owner}"), |user| user.name);
+    let owner = owner_of(path).filter(|owner| *owner != geteuid())?;
+    let name = name(owner);
     let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
     let words = ["sudo", "-u", &name].map(str::to_owned).into_iter().chain(with_config(arguments.collect()));
     Some(words.map(|word| shell::quoted(&word).into_owned()).collect::<Vec<_>>().join(" "))
+}
+
+/// The owner of a path, or of the nearest directory above it that this user may look at.
+fn owner_of(path: &Path) -> Option<Uid> {
+    let metadata = path.ancestors().find_map(|path| fs::metadata(path).ok())?;
+    Some(Uid::from_raw(metadata.uid()))
+}
+
+/// The name of a user, or the number as sudo accepts it.
+fn name(user: Uid) -> String {
+    User::from_uid(user).ok().flatten().map_or_else(|| format!("#{user}"), |user| user.name)
 }
 
 /// Adds the configuration file, if only the environment names it.

@@ -1,17 +1,23 @@
 //! `kfwatch run`: the daemon.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{self, Path},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 
 use super::{
-    CliError, ConfigArgs, init_logging,
+    CliError, ConfigArgs,
+    check::overview::sink_shown,
+    init_logging,
     signals::{self, Shutdown},
 };
 use crate::{
     app::{App, clock::SystemClock, service_manager::ServiceManager},
-    config::{Environment, LoadedConfig},
+    config::{Config, Environment, LoadedConfig},
     domain::clock::Clock,
 };
 
@@ -19,7 +25,8 @@ use crate::{
 pub(super) const AFTER_DRAIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: ConfigArgs, shutdown: Shutdown) -> Result<(), CliError> {
-    let LoadedConfig { config, warnings } = args.load()?;
+    let file = args.find()?;
+    let LoadedConfig { config, warnings } = Config::load(&file, &Environment::from_process())?;
     // From here on, a signal drains the daemon.
     let shutdown = shutdown.within(config.shutdown_timeout.saturating_add(AFTER_DRAIN));
     init_logging(&config.log.level, config.log.format)?;
@@ -31,6 +38,7 @@ pub(super) async fn run(args: ConfigArgs, shutdown: Shutdown) -> Result<(), CliE
     let now = clock.now().wall;
     service_manager.starting("opening the store").await;
     let app = App::build(config, clock).await?.with_service_manager(service_manager);
+    log_start(&file, app.config(), now);
     for address in app.addresses() {
         tracing::info!(
             %address,
@@ -41,6 +49,20 @@ pub(super) async fn run(args: ConfigArgs, shutdown: Shutdown) -> Result<(), CliE
     let reopen = app.reopen_files();
     let running = signals::reopening(reopen, Box::pin(app.run(shutdown)));
     Ok(running.await.context("listen for signals")??)
+}
+
+/// Logs which files and sinks this daemon uses and when it polls: what a person needs who waits for the first event.
+fn log_start(file: &Path, config: &Config, now: Timestamp) {
+    let sinks: Vec<String> = config.sinks.iter().map(|sink| sink_shown(&sink.name, &sink.target)).collect();
+    let next = config.official_accounts.iter().filter_map(|account| account.schedule.next_after(now)).min();
+    let zone = config.poll.timezone;
+    tracing::info!(
+        config = %path::absolute(file).unwrap_or_else(|_| file.to_owned()).display(),
+        store = %config.store.path.display(),
+        sinks = sinks.join(", "),
+        "Starting; the next poll is at {} {zone}",
+        next.map_or_else(|| "no time".to_owned(), |next| zone.show(next))
+    );
 }
 
 /// How many official accounts get a log line of their own.

@@ -4,20 +4,22 @@
 //! serves until a signal.
 
 use std::fmt::Write as _;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{CliError, output, signals::Shutdown};
+use super::{CliError, output, parse_listen, signals::Shutdown};
+use crate::app::listen_remedy;
 use crate::domain::text_file;
 use crate::simulator::{AccountToWatch, ApiCall, RequiredHeader, Scenario, Simulator, TokenRoute};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SimulateArgs {
-    /// The address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8390")]
+    /// The address to listen on; a port alone is one of 127.0.0.1
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_listen, default_value = "127.0.0.1:8390")]
     listen: SocketAddr,
 
     /// A scenario in TOML [default: the scenario of `kfwatch demo`]
@@ -76,10 +78,16 @@ async fn start(args: &SimulateArgs) -> anyhow::Result<(Simulator, String)> {
     let scenario = scenario(args)?;
     let simulator = Simulator::start(scenario.clone(), args.listen)
         .await
-        .with_context(|| format!("listen on {}", args.listen))?;
+        .map_err(|error| cannot_listen(args.listen, error))?;
     tracing::info!(listen = %simulator.address(), "Simulating the WeChat API on {}", simulator.base_url());
     let configuration = configuration_of(&simulator.base_url(), &scenario);
     Ok((simulator, configuration))
+}
+
+/// The error of an address that --listen gives.
+pub(super) fn cannot_listen(address: SocketAddr, error: io::Error) -> anyhow::Error {
+    let remedy = listen_remedy(address, &error, "--listen");
+    anyhow::Error::new(error).context(format!("cannot listen on {address}: {remedy}"))
 }
 
 /// A configuration for a daemon that watches these accounts on a simulator and fetches tokens with their AppSecrets.

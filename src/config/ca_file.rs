@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::mistake::{Problem, quote};
 use super::setting::Setting;
 use super::table::Table;
 use crate::domain::{characters, text_file};
@@ -13,13 +14,15 @@ use crate::domain::{characters, text_file};
 pub(super) fn check_ca_file(setting: Setting<String>, table: &mut Table<'_>) -> Option<PathBuf> {
     let path = table.path("ca_file", setting)?;
     let problem = match std::fs::read(&path) {
-        Err(e) => format!("cannot be read: {e}; set the path of a file with PEM certificates"),
+        Err(e) => {
+            Problem::Machine(format!("cannot be read: {e}; set the path of a file with PEM certificates"))
+        }
         Ok(content) => match check_certificates(&content) {
-            Err(problem) => problem,
+            Err(problem) => problem.into(),
             Ok(()) => return Some(path),
         },
     };
-    table.wrong_value("ca_file", &path.display().to_string(), &problem);
+    table.wrong("ca_file", problem.of(&quote(&path.display().to_string())));
     Some(path)
 }
 

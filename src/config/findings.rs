@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::mistake::{Mistake, Mistakes};
+use super::mistake::{Mistake, Mistakes, Problem};
 use super::setting::Setting;
 use super::sources::{ConfigSources, KeyPath};
 
@@ -36,7 +36,7 @@ impl Findings {
     }
 
     /// Adds a mistake at a key. The problem continues a sentence that starts with the key.
-    pub(super) fn wrong(&mut self, key: &KeyPath<'_>, problem: impl Into<String>) {
+    pub(super) fn wrong(&mut self, key: &KeyPath<'_>, problem: impl Into<Problem>) {
         let place = self.sources.location_of(key);
         self.mistakes.push(Mistake::about(key.to_string(), place, problem.into()));
     }

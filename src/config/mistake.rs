@@ -14,7 +14,39 @@ pub(super) struct Mistake {
     location: Location,
     /// The key with dots, such as `poll.spread`; empty if the mistake is not about a key.
     key: String,
-    problem: String,
+    problem: Problem,
+}
+
+/// What is wrong, and the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Problem {
+    /// With the text of the configuration.
+    Text(String),
+    /// With a file or a variable that this machine does not have, or not for this user.
+    Machine(String),
+}
+
+impl Problem {
+    /// Adds text before the problem.
+    pub(super) fn of(self, subject: &str) -> Self {
+        match self {
+            Self::Text(problem) => Self::Text(format!("{subject} {problem}")),
+            Self::Machine(problem) => Self::Machine(format!("{subject} {problem}")),
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for Problem {
+    fn from(problem: T) -> Self {
+        Self::Text(problem.into())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Text(problem) | Self::Machine(problem)) = self;
+        f.write_str(problem)
+    }
 }
 
 /// Where a mistake is.
@@ -40,6 +72,12 @@ impl Mistakes {
         mistakes.sort();
         (!mistakes.is_empty()).then_some(Self(mistakes))
     }
+
+    /// The mistakes that are there on every machine; `None` if there are none.
+    pub fn without_machine(self) -> Option<Self> {
+        let of_text = |mistake: &Mistake| matches!(mistake.problem, Problem::Text(_));
+        Self::from_vec(self.0.into_iter().filter(of_text).collect())
+    }
 }
 
 impl From<Mistake> for Mistakes {
@@ -63,11 +101,11 @@ impl std::error::Error for Mistakes {}
 impl Mistake {
     /// A mistake that is not about a key.
     pub(super) fn at(location: Location, problem: String) -> Self {
-        Self { location, key: String::new(), problem }
+        Self { location, key: String::new(), problem: problem.into() }
     }
 
     /// A mistake about a key.
-    pub(super) fn about(key: String, location: Location, problem: String) -> Self {
+    pub(super) fn about(key: String, location: Location, problem: Problem) -> Self {
         Self { location, key, problem }
     }
 

@@ -5,7 +5,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::environment::LoadContext;
-use super::mistake::{looks_like_a_secret, quote, quote_with};
+use super::mistake::{Problem, looks_like_a_secret, quote, quote_with};
 use super::secret_file::{MAX_SECRET_BYTES, is_open_to_others, one_line, read_secret_file};
 use super::setting::Setting;
 use super::table::Table;
@@ -135,20 +135,21 @@ fn from_file<T: 'static>(
     name: &str,
     parse: ParseFile<T>,
     table: &mut Table<'_>,
-) -> Result<RotatableSecret<T>, String> {
+) -> Result<RotatableSecret<T>, Problem> {
     if looks_like_a_secret(file) {
-        return Err(format!("looks like a secret, not like a path; to give the secret itself, set {name}"));
+        let problem = "looks like a secret, not like a path; to give the secret itself, set";
+        return Err(format!("{problem} {name}").into());
     }
     read_secret_file(file, parse, table)
 }
 
 /// A secret in the configuration itself. `noun` is its name, `secret` or `refresh token`.
-fn in_place(text: &str, noun: &str, context: LoadContext<'_>) -> Result<SecretString, String> {
+fn in_place(text: &str, noun: &str, context: LoadContext<'_>) -> Result<SecretString, Problem> {
     if looks_like_a_path(text, context) {
         let file_key = noun.replace(' ', "_") + "_file";
-        return Err(format!("looks like the path of a file; did you mean {file_key}?"));
+        return Err(format!("looks like the path of a file; did you mean {file_key}?").into());
     }
-    one_word(text).map_err(|problem| format!("the {noun} {problem}"))
+    one_word(text).map_err(|problem| format!("the {noun} {problem}").into())
 }
 
 /// Whether this names a file where a secret is expected. A password of random characters may begin with a slash.
@@ -159,15 +160,15 @@ fn looks_like_a_path(text: &str, context: LoadContext<'_>) -> bool {
     begins || ends || may_exist && context.base_dir.join(text).is_file()
 }
 
-fn from_variable(variable: &str, name: &str, context: LoadContext<'_>) -> Result<SecretString, String> {
+fn from_variable(variable: &str, name: &str, context: LoadContext<'_>) -> Result<SecretString, Problem> {
     if looks_like_a_secret(variable) {
         let problem = "looks like a secret, not like the name of a variable";
-        return Err(format!("{problem}; to give the secret itself, set {name}"));
+        return Err(format!("{problem}; to give the secret itself, set {name}").into());
     }
     let value = context.environment.get(variable);
-    let value = value
-        .ok_or_else(|| format!("the environment variable {}", quote_with(variable, "is not set; set it")))?;
-    bare_word(value).map_err(|problem| format!("the value of {} {problem}", quote(variable)))
+    let is_unset = || format!("the environment variable {}", quote_with(variable, "is not set; set it"));
+    let value = value.ok_or_else(|| Problem::Machine(is_unset()))?;
+    bare_word(value).map_err(|problem| format!("the value of {} {problem}", quote(variable)).into())
 }
 
 /// A word from a file or a variable.

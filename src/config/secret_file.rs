@@ -2,25 +2,22 @@
 //!
 //! Files that other users can read are collected for a warning. No message shows the content of a file.
 
-use std::fs::Metadata;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::unistd::{getegid, geteuid};
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
-use super::mistake::{looks_like_a_secret, quote};
+use super::mistake::{Problem, looks_like_a_secret, quote};
 use super::table::Table;
 use crate::domain::secret_text::check_text;
-use crate::secrets::{self, RotatableSecret};
+use crate::secrets::{self, CREDENTIALS_DIR, RotatableSecret};
 
 /// The longest secret; an AppSecret has 32 bytes.
 pub(super) const MAX_SECRET_BYTES: usize = 4096;
-
-/// Where systemd gives a service its credentials. An access control list lets one user read them, and the mode shows that
-/// as if the group could.
-const CREDENTIALS_DIR: &str = "/run/credentials";
 
 /// What a path is reported as that is not a path.
 const NO_PATH: &str = "looks like a secret, not like a path; set the path of a file that contains it";
@@ -30,9 +27,9 @@ pub(super) fn read_header(
     file: &str,
     check: fn(&HeaderName) -> Result<(), String>,
     table: &mut Table<'_>,
-) -> Result<RotatableSecret<(HeaderName, HeaderValue)>, String> {
+) -> Result<RotatableSecret<(HeaderName, HeaderValue)>, Problem> {
     if looks_like_a_secret(file) {
-        return Err(NO_PATH.to_owned());
+        return Err(NO_PATH.into());
     }
     let parse = move |text: &str| {
         let example = "write one line like \"Authorization: Bearer …\"";
@@ -52,10 +49,11 @@ pub(super) fn read_login<T: 'static>(
     table: &mut Table<'_>,
 ) -> Option<RotatableSecret<T>> {
     let login = if looks_like_a_login(file) {
-        Err(NO_PATH.to_owned())
+        Err(NO_PATH.into())
     } else if !table.context.base_dir.join(file).exists() {
-        let problem = "does not exist; set the path of a file that contains the login";
-        Err(format!("{} {problem}", shown(&table.context.base_dir.join(file))))
+        let problem =
+            Problem::Machine("does not exist; set the path of a file that contains the login".to_owned());
+        Err(problem.of(&shown(&table.context.base_dir.join(file))))
     } else {
         let parse = move |text: &str| {
             check_text(text)?;
@@ -72,16 +70,19 @@ pub(super) fn read_secret_file<T>(
     file: &str,
     parse: impl Fn(&str) -> Result<T, String> + Send + Sync + 'static,
     table: &mut Table<'_>,
-) -> Result<RotatableSecret<T>, String> {
+) -> Result<RotatableSecret<T>, Problem> {
     let path = table.context.base_dir.join(file);
     let content = read_text(&path, table);
-    content
-        .and_then(|content| RotatableSecret::from_content(&path, content, Arc::new(parse)))
-        .map_err(|problem| format!("{} {problem}", shown(&path)))
+    let parse = Arc::new(parse);
+    let read = content.and_then(|content| Ok(RotatableSecret::from_content(&path, content, parse)?));
+    read.map_err(|problem| problem.of(&shown(&path)))
 }
 
-fn read_text(path: &Path, table: &mut Table<'_>) -> Result<SecretString, String> {
-    let (text, metadata) = secrets::read_secret_file(path)?;
+fn read_text(path: &Path, table: &mut Table<'_>) -> Result<SecretString, Problem> {
+    let (text, metadata) = secrets::read_secret_file(path).map_err(|problem| match File::open(path) {
+        Ok(_) => Problem::Text(problem),
+        Err(_) => Problem::Machine(problem),
+    })?;
     if is_open_to_others(path, &metadata) {
         table.findings.readable_secrets.insert(path.to_owned());
     }
@@ -107,10 +108,12 @@ pub(super) fn one_line(text: &str) -> Result<&str, String> {
     Ok(line)
 }
 
-/// Whether others than the owner can read a file.
+/// Whether others than the owner can read a file, and need not. A file of another user, or with another group than ours, is open to its
+/// group on purpose: the Debian package gives the configuration to root, and lets the group of the service read it.
 pub(super) fn is_open_to_others(path: &Path, metadata: &Metadata) -> bool {
-    let mode = metadata.permissions().mode();
-    mode & 0o077 != 0 && !path.starts_with(CREDENTIALS_DIR)
+    let is_ours = metadata.uid() == geteuid().as_raw() && metadata.gid() == getegid().as_raw();
+    let open = metadata.permissions().mode() & if is_ours { 0o077 } else { 0o007 };
+    open != 0 && !path.starts_with(CREDENTIALS_DIR)
 }
 
 fn parse_header(line: &str) -> Option<(HeaderName, HeaderValue)> {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::environment::LoadContext;
 use super::findings::{Findings, alternatives, format_duration};
 use super::misplaced;
-use super::mistake::{Location, quote_with};
+use super::mistake::{Location, Problem, quote_with};
 use super::setting::{Interval, Section, Setting, TextList, key_names};
 use super::sources::KeyPath;
 use crate::domain::closest::closest;
@@ -41,7 +41,7 @@ impl<'a> Table<'a> {
     }
 
     /// Adds a mistake about a key. The problem continues a sentence that starts with the key.
-    pub(super) fn wrong(&mut self, name: &str, problem: impl Into<String>) {
+    pub(super) fn wrong(&mut self, name: &str, problem: impl Into<Problem>) {
         self.findings.wrong(&self.at.name(name), problem);
     }
 
@@ -62,7 +62,7 @@ impl<'a> Table<'a> {
     }
 
     /// Adds a mistake about an element of the list at a key.
-    pub(super) fn wrong_index(&mut self, name: &str, index: usize, problem: impl Into<String>) {
+    pub(super) fn wrong_index(&mut self, name: &str, index: usize, problem: impl Into<Problem>) {
         self.findings.wrong(&self.at.name(name).index(index), problem);
     }
 

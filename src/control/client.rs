@@ -34,7 +34,7 @@ pub(crate) enum ControlClientError {
     Socket(#[from] SocketError),
     #[error(
         "no process listens on its control socket {}: it may be starting or stopping, or be another command or an \
-         older kfwatch; try again, or stop it first",
+         older kfwatch; try again in a minute",
         .0.display()
     )]
     NoListener(PathBuf),

@@ -86,7 +86,7 @@ impl Poller {
         data.complete_tick(guard.official_account().status.ticks());
         data.counters.polls += 1;
         data.counters.failures += 1;
-        data.up = false;
+        data.up = Some(false);
         data.failing_with = Some("panic");
         let is_news = data.failure_streak.failed(FailureReason::PANIC, now);
         drop(data);
@@ -185,7 +185,7 @@ impl Poller {
     fn record_outcome(&self, guard: &PollGuard, outcome: &PollOutcome) {
         let mut data = guard.account().lock();
         data.complete_tick(guard.official_account().status.ticks());
-        data.up = matches!(outcome, PollOutcome::Succeeded);
+        data.up = Some(matches!(outcome, PollOutcome::Succeeded));
         let code = match outcome {
             PollOutcome::Succeeded => None,
             // The code of the failure that started the backoff stays.

@@ -29,7 +29,7 @@ use crate::{
         progress::{ProgressCheck, WorkProgress},
     },
     metrics::Metrics,
-    poll::{PollGuard, Poller},
+    poll::{OfficialAccount, PollGuard, Poller},
 };
 
 /// How late a signal may be before its tick counts as missed. The scheduler checks every half second.
@@ -98,6 +98,8 @@ pub struct Ticker {
     served: Option<Timestamp>,
     /// The current sweep and the first of its accounts that is not queued yet.
     spreading: Option<(Arc<Sweep>, usize)>,
+    /// The official accounts, until their first sweep.
+    unswept: Vec<Arc<OfficialAccount>>,
     /// How often it has checked the clock.
     checks: Arc<AtomicU64>,
 }
@@ -112,9 +114,10 @@ impl Ticker {
         ticks: Arc<AtomicU64>,
         official_accounts: Vec<ScheduledAccount>,
     ) -> Self {
+        let unswept = official_accounts.iter().map(|of| Arc::clone(&of.official_account)).collect();
         let accounts = SpreadPlan::new(spread, official_accounts);
         let checks = Arc::default();
-        Self { context, schedule, accounts, ticks, due: None, served: None, spreading: None, checks }
+        Self { context, schedule, accounts, ticks, due: None, served: None, spreading: None, unswept, checks }
     }
 
     /// The watchdog's check of this ticker. Work is always pending: the next check of the clock.
@@ -210,7 +213,14 @@ impl Ticker {
         // What is left of the previous sweep must not be lost.
         self.queue_accounts_until(Duration::MAX);
         self.accounts.update();
-        self.spreading = Some((Sweep::start(&self.context.metrics, &self.context.clock, self.due), 0));
+        let (metrics, clock) = (&self.context.metrics, &self.context.clock);
+        // With patterns there may be nothing to poll until getkflist has answered.
+        let is_first = !self.unswept.is_empty() && self.accounts.len() > 0;
+        let sweep = match is_first {
+            true => Sweep::start_first(metrics, clock, self.due, std::mem::take(&mut self.unswept)),
+            false => Sweep::start(metrics, clock, self.due),
+        };
+        self.spreading = Some((sweep, 0));
     }
 
     fn queue_due_accounts(&mut self, now: Moment) {

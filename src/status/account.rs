@@ -37,7 +37,8 @@ pub(crate) struct AccountData {
     /// Whether the permit for the next call has been acquired already.
     pub(crate) has_permit: bool,
     pub(crate) counters: PollCounters,
-    pub(crate) up: bool,
+    /// Whether the last poll succeeded; `None` before the first one.
+    pub(crate) up: Option<bool>,
     pub(crate) failing_with: Option<&'static str>,
     pub(crate) agent: AgentInfo,
     /// The number of ticks of the schedule when a poll was last completed.
@@ -87,14 +88,14 @@ pub struct AgentInfo {
 }
 
 /// What readers see of a kf account: a copy of its state at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AccountView {
     /// The state as reported in events.
     pub state: AccountState,
     /// What the last conclusive answer said.
     pub conclusion: Option<Conclusion>,
-    /// Whether the last poll succeeded; false also during a backoff.
-    pub up: bool,
+    /// Whether the last poll succeeded; false also during a backoff. `None` before the first poll since the start.
+    pub up: Option<bool>,
     /// The number of open sessions; `None` before the baseline.
     pub sessions: Option<u32>,
     /// The createtime of the oldest open session.
@@ -111,6 +112,13 @@ pub struct AccountView {
     pub overdue: bool,
 }
 
+impl AccountView {
+    /// Whether anything is known of the account, from a poll or from the store.
+    pub fn is_observed(&self) -> bool {
+        self.up.is_some() || self.conclusion.is_some() || self.state != AccountState::Unknown
+    }
+}
+
 impl WatchedAccount {
     /// An account that has not been polled yet.
     pub fn new(account: Account, id: AccountId, tracker: AccountTracker) -> Self {
@@ -121,7 +129,7 @@ impl WatchedAccount {
             poll_slot: PollSlot::Free,
             has_permit: false,
             counters: PollCounters::default(),
-            up: false,
+            up: None,
             failing_with: None,
             agent: AgentInfo::default(),
             completed_tick: 0,

@@ -16,7 +16,7 @@ use super::backup::BackupProblem;
 #[derive(Clone, Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each message says what happened")]
 pub enum StoreError {
-    #[error("the directory {} does not exist: create it, or set store.path to another file", .0.display())]
+    #[error("the directory {} does not exist: mount its file system, or create it for a new store", .0.display())]
     NoDirectory(PathBuf),
     #[error(
         "{} is a link to {}, which does not exist: mount its file system or correct the link; for a new store, create an empty \
@@ -38,9 +38,10 @@ pub enum StoreError {
     NotAFile(PathBuf),
     #[error("no permission to read and write {}: run as its owner, or change the owner of the file and its directory", path.display())]
     Permission { path: PathBuf, source: Arc<io::Error> },
-    #[error("the store is read-only: mount its file system for writing, or set store.path elsewhere")]
+    #[error("the store is read-only: mount its file system for writing")]
     ReadOnly { source: Cause },
-    #[error("{} is in use by {}: stop it first, or set store.path to another file", path.display(), owner(*pid))]
+    // Another store would let both daemons watch the same accounts.
+    #[error("{} is in use by {}: stop it first, or let it run", path.display(), owner(*pid))]
     Locked { path: PathBuf, pid: Option<u32> },
     #[error("{} was written by a newer kfwatch (schema {found}, this one knows {known}): upgrade, or restore an older backup", path.display())]
     Newer { path: PathBuf, found: i64, known: i64 },
@@ -48,11 +49,15 @@ pub enum StoreError {
     Older { path: PathBuf, found: i64, known: i64 },
     #[error("there are too many copies {}-*: keep the newest, and move the others away", .0.display())]
     TooManyBackups(PathBuf),
-    #[error("{} is not a store of kfwatch ({what}): set store.path to another file", path.display())]
+    #[error(
+        "{} is not a store of kfwatch ({what}): if it is a damaged one, put a backup in its place with `kfwatch restore FILE`; \
+         otherwise correct store.path",
+        path.display()
+    )]
     Foreign { path: PathBuf, what: &'static str },
     #[error(
-        "the store is damaged: restore a backup (`kfwatch restore FILE`), or move the file away with its -wal and -shm and \
-         start with a new store"
+        "the store is damaged: put a backup in its place with `kfwatch restore FILE`; without a backup, move the file away with \
+         its -wal and -shm, and start with a new store"
     )]
     Corrupt { source: Cause },
     #[error("the disk of the store is full: free some space; commits then resume by themselves")]

@@ -36,7 +36,7 @@ mod schema;
 mod tokens;
 mod writer;
 
-pub(super) use self::file::resolve_existing;
+pub(super) use self::file::{check_free, resolve_existing};
 use self::{
     connection::{connect_to_read, connect_to_write, open_for_reading},
     placement::OpenFiles,

@@ -50,7 +50,8 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     let mut rows = state.table.views();
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|(_, view)| urgency(view.state));
-    let sessions: u64 = rows.iter().filter_map(|(_, view)| view.sessions).map(u64::from).sum();
+    let sessions = rows.iter().filter_map(|(_, view)| view.sessions).map(u64::from).reduce(|a, b| a + b);
+    let not_polled = rows.iter().filter(|(_, view)| !view.is_observed()).count();
     let failing = rows.iter().filter(|(_, view)| urgency(view.state) < NO_ATTENTION).count();
     html! {
         (DOCTYPE)
@@ -65,7 +66,9 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
             body {
                 h1 { "kfwatch " (env!("CARGO_PKG_VERSION")) }
                 p {
-                    (rows.len()) " kf accounts, " (sessions) " open sessions, " (failing) " accounts need attention · "
+                    (rows.len()) " kf accounts, "
+                    @if not_polled > 0 { (not_polled) " not polled yet, " }
+                    (known(sessions)) " open sessions, " (failing) " accounts need attention · "
                     a href="/metrics" { "metrics" } " · " a href="/-/ready" { "ready" } " · "
                     a href="/-/healthy" { "healthy" }
                 }

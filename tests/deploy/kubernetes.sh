@@ -26,4 +26,4 @@ mkdir "$work/etc" "$work/secrets" "$work/store"
 "$venv/bin/python" tests/python/kubernetes.py configuration "$work/core.yaml" "$work/etc"
 (umask 077 && echo 00000000000000005ec2e70000000000 >"$work/secrets/shop.secret")
 sed -i -e "s|/run/secrets/kfwatch/|$work/secrets/|" -e "s|/var/lib/kfwatch/|$work/store/|" "$work/etc/config.toml"
-"$kfwatch" check --config "$work/etc/config.toml"
+"$kfwatch" check --no-environment --config "$work/etc/config.toml"

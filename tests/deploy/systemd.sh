@@ -75,7 +75,7 @@ filled_in() {
 }
 (umask 077 && first secret | tr -d '"' >"$credentials/shop.secret")
 filled_in >"$work/checked.toml"
-"$kfwatch" check -c "$work/checked.toml"
+"$kfwatch" check --no-environment -c "$work/checked.toml"
 
 # The same configuration runs for a while, with another state directory and WeChat address. The address is a name, so that
 # the daemon resolves a name.

@@ -7,3 +7,4 @@ mod links;
 mod markdown;
 mod metrics;
 mod output;
+mod scenarios;

@@ -7,6 +7,11 @@ use crate::support::process::Home;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
+/// A home whose configuration listens on any free port, so that `check` finds no other program there.
+fn home() -> Home {
+    Home::new().set("KFWATCH__WEB__LISTEN", "127.0.0.1:0")
+}
+
 /// A configuration with one official account, after these lines.
 fn config(before: &str) -> String {
     format!(
@@ -23,7 +28,7 @@ fn write(home: &Home, name: &str, content: &[u8]) {
 /// Asserts that `check` refuses the configuration with exactly these lines.
 #[track_caller]
 fn assert_refused(text: &str, lines: &[&str]) {
-    let home = Home::new().set("LANG", "zh_CN.UTF-8");
+    let home = home().set("LANG", "zh_CN.UTF-8");
     write(&home, "config.toml", text.as_bytes());
     let checked = home.run("check");
     let expected: String = lines.iter().map(|line| format!("kfwatch: config.toml:{line}\n")).collect();
@@ -34,7 +39,7 @@ fn assert_refused(text: &str, lines: &[&str]) {
 /// Asserts that `check` accepts the configuration with exactly these warnings.
 #[track_caller]
 fn assert_warned(text: &str, lines: &[&str]) {
-    let home = Home::new();
+    let home = home();
     write(&home, "config.toml", text.as_bytes());
     let checked = home.run("check");
     let expected: String = lines.iter().map(|line| format!("warning: {line}\n")).collect();
@@ -93,7 +98,7 @@ fn full_width_characters_in_values_are_named() {
 /// Runs the commands that the message shows. The file keeps its mode.
 #[track_caller]
 fn assert_conversion(name: &str, content: &[u8], problem: &str) {
-    let home = Home::new();
+    let home = home();
     write(&home, name, content);
     let refused = home.command("check -c").arg(name).output().unwrap();
     let stderr = String::from_utf8(refused.stderr).unwrap();

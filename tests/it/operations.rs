@@ -133,7 +133,7 @@ fn taken_port_is_reported_with_remedy() {
     let _listener = TcpListener::bind(taken).unwrap();
     let text = fs::read_to_string(home.path("config.toml")).unwrap();
     home.write("config.toml", &text.replace("127.0.0.1:0", &taken.to_string()));
-    let expected = format!("cannot listen on {taken}: stop the program that uses it, or set web.listen");
+    let expected = format!("cannot listen on {taken}: another program uses it (`ss -ltnp sport = :");
     refused(&home.run("run"), 1, &[&expected]);
 }
 
@@ -166,7 +166,7 @@ fn unusable_store_is_reported_and_unchanged() {
     fs::create_dir(home.path("kfwatch.db")).unwrap();
     refused(&home.run("run"), 1, &["is not a regular file: set store.path to a file"]);
     let home = Home::watching(&wechat, "").set("KFWATCH__STORE__PATH", "missing/kfwatch.db");
-    refused(&home.run("run"), 1, &["does not exist: create it, or set store.path to another file"]);
+    refused(&home.run("run"), 1, &["does not exist: mount its file system, or create it for a new store"]);
 }
 
 #[test]
@@ -635,7 +635,8 @@ fn assert_logged_once(wechat: &WeChat, daemon: &Process, code: &str) {
     assert_eq!(control.requests_of(&appid(0), ApiCall::StableToken), Ok(1), "backs off");
     assert_eq!(control.requests_of(&appid(0), ApiCall::GetSessionList), Ok(0));
     let log = daemon.stderr();
-    let logged: Vec<&str> = log.lines().filter(|line| line.contains(code)).collect();
+    let is_refusal = |line: &&str| line.contains(code) && !line.contains("First polls finished");
+    let logged: Vec<&str> = log.lines().filter(is_refusal).collect();
     assert_eq!(logged.len(), 1, "{log}");
     assert!(logged[0].contains("ERROR") && logged[0].contains("remedy="), "{}", logged[0]);
 }

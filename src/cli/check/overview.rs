@@ -166,7 +166,8 @@ fn collectors(intervals: &CollectorIntervals, official_accounts: usize) -> Strin
     )
 }
 
-fn sink_shown(name: &str, target: &SinkTarget) -> String {
+/// The name of a sink and where its events go.
+pub(in crate::cli) fn sink_shown(name: &str, target: &SinkTarget) -> String {
     match target {
         SinkTarget::Stdout => format!("{name} (standard output)"),
         SinkTarget::File { path, .. } => format!("{name} ({})", path.display()),

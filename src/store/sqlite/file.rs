@@ -89,14 +89,13 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Fails if no file can be created next to this one.
+/// Fails if this file cannot be written, or if none can be created next to it.
 pub(super) fn check_writable(path: &Path) -> Result<(), StoreError> {
-    let directory = directory_of(path);
-    match access(directory, AccessFlags::W_OK) {
-        Err(errno @ (Errno::EROFS | Errno::EACCES)) => Err(StoreError::io(directory, errno.into())),
+    [directory_of(path), path].into_iter().try_for_each(|path| match access(path, AccessFlags::W_OK) {
+        Err(errno @ (Errno::EROFS | Errno::EACCES)) => Err(StoreError::io(path, errno.into())),
         // Other errors follow with the first file.
         _ => Ok(()),
-    }
+    })
 }
 
 /// Whether the file exists and is not empty.
@@ -154,22 +153,39 @@ pub(super) struct Lock(File);
 impl Lock {
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
         let lock_path = with_suffix(path, "-lock");
-        let mut file = open_private(&lock_path, OpenOptions::new().create(true).truncate(false))
+        let file = open_private(&lock_path, OpenOptions::new().create(true).truncate(false))
             .map_err(|error| StoreError::io(&lock_path, error))?;
+        let mut lock = Self::of_open_file(file, path)?;
+        write_pid(&mut lock.0).map_err(|error| StoreError::io(&lock_path, error))?;
+        Ok(lock)
+    }
+
+    fn of_open_file(mut file: File, path: &Path) -> Result<Self, StoreError> {
         match file.try_lock() {
-            Ok(()) => {}
+            Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 // Without the pid the message is less helpful.
                 file.read_to_string(&mut pid).ok();
-                return Err(StoreError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() });
+                Err(StoreError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() })
             }
             Err(TryLockError::Error(error)) => {
-                return Err(StoreError::io(&lock_path, file_system::failed("lock", &lock_path, &error)));
+                let lock_path = with_suffix(path, "-lock");
+                Err(StoreError::io(&lock_path, file_system::failed("lock", &lock_path, &error)))
             }
         }
-        write_pid(&mut file).map_err(|error| StoreError::io(&lock_path, error))?;
-        Ok(Self(file))
+    }
+}
+
+/// Fails if another process has locked the store. Only for a process that could not run beside that one anyway: for a moment, it has
+/// the lock itself.
+pub(in crate::store) fn check_free(path: &Path) -> Result<(), StoreError> {
+    let path = resolve(path)?;
+    let lock_path = with_suffix(&path, "-lock");
+    match OpenOptions::new().read(true).write(true).open(&lock_path) {
+        Ok(file) => Lock::of_open_file(file, &path).map(|_| ()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::io(&lock_path, error)),
     }
 }
 

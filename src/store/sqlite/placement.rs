@@ -48,7 +48,7 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Returns a warning if the file has other names.
-pub(super) fn hard_link_warning(path: &Path) -> Option<String> {
+pub(in crate::store) fn hard_link_warning(path: &Path) -> Option<String> {
     let metadata = path.metadata().ok()?;
     let others = metadata.nlink().checked_sub(1).filter(|others| *others > 0)?;
     Some(format!(
@@ -59,18 +59,14 @@ pub(super) fn hard_link_warning(path: &Path) -> Option<String> {
     ))
 }
 
-/// What is wrong with the place of a store, also one that does not exist yet. Changes nothing, and leaves out what depends on the
-/// user and on what is created before the start.
-pub(in crate::store) fn problems(path: &Path) -> Vec<String> {
+/// What keeps this process from opening the store, or from creating it. Changes nothing.
+pub(in crate::store) fn problem(path: &Path) -> Option<StoreError> {
     let resolved = match file::resolve(path) {
         Ok(resolved) => resolved,
-        Err(StoreError::NoDirectory(_)) => return Vec::new(),
-        Err(error) => return vec![crate::chain(&error)],
+        Err(error) => return Some(error),
     };
-    let checks = [check(&resolved), file::check(&resolved), file::check_writable(&resolved)];
-    let found = checks.into_iter().filter_map(Result::err);
-    let found = found.filter(|error| !matches!(error, StoreError::Permission { .. }));
-    found.map(|error| crate::chain(&error)).chain(hard_link_warning(&resolved)).collect()
+    let problem = check(&resolved).and_then(|()| file::check(&resolved));
+    problem.and_then(|()| file::check_writable(&resolved)).err()
 }
 
 /// The files that the writer has open.

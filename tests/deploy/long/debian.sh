@@ -80,7 +80,7 @@ expect /usr/bin/kfwatch "root:root 755"
 commands=$(systemctl_calls)
 [[ $commands != *start* && $commands != *enable* ]] || fail "systemctl was called: $commands"
 in_chroot test ! -e /etc/systemd/system/multi-user.target.wants/kfwatch.service || fail "the service is enabled"
-in_chroot test -f /usr/lib/systemd/system/kfwatch.service -a -f /usr/share/man/man1/kfwatch.1.gz -a -f /etc/logrotate.d/kfwatch
+in_chroot test -f /usr/lib/systemd/system/kfwatch.service -a -f /usr/share/man/man1/kfwatch.1.gz -a -f /usr/share/man/man5/kfwatch-config.5.gz -a -f /etc/logrotate.d/kfwatch
 
 progress "running as the user kfwatch"
 events=$(as_kfwatch kfwatch demo --for 5s --listen 127.0.0.1:0 2>"$work/demo.log" | wc -l)

@@ -144,7 +144,9 @@ fn check(words: &[String], strictness: Strictness, at: &str) {
     let Err(error) = result else { return };
     let is_fine = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
-        ErrorKind::MissingRequiredArgument | ErrorKind::MissingSubcommand => strictness == Strictness::Part,
+        ErrorKind::MissingRequiredArgument
+        | ErrorKind::MissingSubcommand
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => strictness == Strictness::Part,
         _ => false,
     };
     assert!(is_fine, "{at}: {}: {error}", words.join(" "));

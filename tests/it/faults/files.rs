@@ -41,7 +41,7 @@ fn store_that_is_a_mount_point_is_refused() {
             assert!(ended.stderr.contains(&problem), "{arguments}: {ended:?}");
         }
         let checked = Process::spawn(with_mounts(&home.command("check"), &mount).unwrap()).ended();
-        assert!(checked.code == Some(0) && checked.stderr.contains(&problem), "{checked:?}");
+        assert!(checked.code == Some(1) && checked.stderr.contains(&problem), "{checked:?}");
         assert!(!home.path("kfwatch.db-lock").exists(), "nothing is created");
         if mounted != STORE {
             fs::remove_file(home.path(mounted)).unwrap();
@@ -219,7 +219,7 @@ fn link_to_nothing_is_named() {
             );
         }
         let checked = home.run("check");
-        assert!(checked.code == Some(0) && checked.stderr.contains(&problem), "{checked:?}");
+        assert!(checked.code == Some(1) && checked.stderr.contains(&problem), "{checked:?}");
         let names = fs::read_dir(home.path("")).unwrap().count();
         assert_eq!(names, 3, "the configuration, the secret and the link");
     };

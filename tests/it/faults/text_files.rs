@@ -58,7 +58,7 @@ fn check_secret_file(content: &[u8]) -> Ended {
 #[test]
 fn marks_and_carriage_returns_are_accepted_in_every_text_file() {
     let user = nkeys::KeyPair::new_user().seed().unwrap();
-    let home = Home::new();
+    let home = Home::new().set("KFWATCH__WEB__LISTEN", "127.0.0.1:0");
     let sink = |name: &str, kind: &str, keys: &str| {
         format!("[[sinks]]\nname = \"{name}\"\ntype = \"{kind}\"\n{keys}\n")
     };
@@ -216,7 +216,7 @@ fn invisible_characters_in_other_secrets_are_named() {
 
 #[test]
 fn unusable_token_files_are_reported_in_advance() {
-    let home = Home::new();
+    let home = Home::new().set("KFWATCH__WEB__LISTEN", "127.0.0.1:0");
     let rule = "a secret has only printable ASCII characters and no spaces";
     for (pointer, content, problem) in [
         (
