@@ -4,6 +4,7 @@
 use kfwatch::simulator::{KfState, Scenario, SimulatorControl};
 use serde_json::Value;
 
+use crate::secrets::LOUDEST;
 use crate::support::{
     delivery::{self, eventually_delivered, eventually_logged, rounds},
     process::{Home, Process, WeChat, appid, quiet},
@@ -55,7 +56,7 @@ fn each_vendor_accepts_message_about_unbound_account() {
     let wechat = WeChat::play(named(&[("shop", 2)]));
     let robots = Vendor::ALL.map(Robot::start);
     let home = home(&wechat, &robots.each_ref(), "types = [\"state_changed\", \"started\"]");
-    let home = home.set("KFWATCH__LOG__LEVEL", "trace");
+    let home = home.set("KFWATCH__LOG__LEVEL", LOUDEST);
     let daemon = home.daemon();
     eventually_up(&daemon, "kf2@shop");
     wechat.control().open_session(&appid(0), "kf2@shop", OPENID, None).unwrap();
@@ -104,7 +105,7 @@ fn refused_message_is_repeated_until_robot_accepts_it() {
         ]);
     }
     let home = home(&wechat, &robots.each_ref(), "lang = \"en\"\ntimeout = \"2s\"");
-    let home = home.set("KFWATCH__LOG__LEVEL", "trace");
+    let home = home.set("KFWATCH__LOG__LEVEL", LOUDEST);
     let daemon = home.daemon();
     eventually_up(&daemon, "kf1@shop");
     set(&wechat.control(), "kf1@shop", KfState::Unbound);

@@ -14,7 +14,7 @@ use crate::support::{
 use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
 
 /// Names modules as well, because a filter for a module overrides the filter that silences its crate.
-const LOUDEST: &str = "trace,hyper=trace,hyper::proto=trace,hyper_util=trace,hyper_util::client=trace,reqwest=trace,\
+pub(crate) const LOUDEST: &str = "trace,hyper=trace,hyper::proto=trace,hyper_util=trace,hyper_util::client=trace,reqwest=trace,\
     reqwest::connect=trace,reqwest::async_impl=trace,rustls=trace,tower_http=trace";
 
 /// The customer of the sessions.

@@ -165,6 +165,8 @@ fn first_configured_sink_replaces_standard_output_with_a_note() {
     assert_eq!(row.split_whitespace().take(4).collect::<Vec<_>>(), ["removed", "–", "–", "–"], "{table}");
     let note = "\nstdout: nothing is wrong: it was the sink of a configuration without [[sinks]]; it is forgotten after 7 days\n";
     assert!(table.ends_with(note), "{table}");
+    let page = daemon.get("/").text();
+    assert!(!page.contains("stdout") && page.contains("archive"), "{page}");
     let moved = "Events no longer go to standard output: the configuration has other sinks now. For both, add a sink of type \"jsonl\"";
     assert_eq!(delivery::times_logged(&daemon.terminate().stderr, moved), 1);
     let again = home.daemon().terminate();
