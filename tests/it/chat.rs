@@ -126,7 +126,7 @@ fn wrong_key_or_signature_is_reported_until_its_file_is_corrected() {
         (
             Vendor::WeCom,
             "wecom.url",
-            "WeCom answers code 93000 (invalid webhook url, hint: [1], from ip: 10.0.0.1): it knows no such robot; copy",
+            "WeCom answers code 93000 (invalid webhook url, from ip: 10.0.0.1): it knows no such robot; copy",
         ),
         (
             Vendor::DingTalk,
@@ -164,6 +164,29 @@ fn wrong_key_or_signature_is_reported_until_its_file_is_corrected() {
             assert!(!(log.clone() + &sinks).contains(&key), "{log}{sinks}");
         }
     }
+}
+
+#[test]
+fn message_refused_for_its_content_becomes_dead_letter() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let robot = Robot::start(Vendor::Feishu);
+    let refusal = "{\"errcode\":430102,\"errmsg\":\"content is inappropriate\"}";
+    let robot_of_dingtalk = Robot::start(Vendor::DingTalk);
+    robot_of_dingtalk.trouble((0..5).map(|_| Answer::Status(200, String::new(), refusal.to_owned())));
+    let home = home(&wechat, &[&robot, &robot_of_dingtalk], "");
+    let daemon = home.daemon();
+    eventually_up(&daemon, "kf2@shop");
+    set(&wechat.control(), "kf1@shop", KfState::Unbound);
+    robot.eventually_reports("- kf1@shop");
+    eventually("a dead letter", || {
+        (delivery::sink_metric(&daemon, "dingtalk", "dead_letters") > 0.5).then_some(())
+    });
+    let letters = home.run("events dead --sink dingtalk --format json").stdout;
+    assert!(letters.contains("DingTalk answers code 430102 (content is inappropriate)"), "{letters}");
+    set(&wechat.control(), "kf2@shop", KfState::Unbound);
+    robot_of_dingtalk.eventually_reports("- kf2@shop");
+    assert_eq!(home.run("events dead --sink dingtalk --retry").code, Some(0));
+    robot_of_dingtalk.eventually_reports("- kf1@shop");
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn test_sends_chat_message_and_reports_refusal() {
     home.write("wecom.url", &robots[0].receiver.url("cgi-bin/webhook/send?key=0123456789"));
     assert_eq!(
         error(&home, "sinks test wecom"),
-        "kfwatch: test of sink \"wecom\" failed: WeCom answers code 93000 (invalid webhook url, hint: [1], from ip: 10.0.0.1): \
+        "kfwatch: test of sink \"wecom\" failed: WeCom answers code 93000 (invalid webhook url, from ip: 10.0.0.1): \
          it knows no such robot; copy the robot's webhook address into the file of url_file (or the variable of url_env) again\n"
     );
 }

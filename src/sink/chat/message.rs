@@ -158,8 +158,9 @@ impl MessageWriter<'_> {
             return format!("- {}", self.counted(EVENTS, account.events.len()));
         }
         let mut line = format!("- {}", self.vendor.escaped(kf_account));
-        if let Some(nickname) = self.nicknames.nickname(official_account, kf_account) {
-            let nickname = PeerText::with_limit(&nickname, MAX_NICKNAME_BYTES);
+        let nickname = self.nicknames.nickname(official_account, kf_account).unwrap_or_default();
+        let nickname = PeerText::with_limit(&nickname, MAX_NICKNAME_BYTES);
+        if !nickname.is_empty() {
             // People are notified by their names after this sign, also if it is a kf account's.
             let _ = write!(line, " ({})", self.vendor.escaped(&nickname).replace('@', "＠"));
         }

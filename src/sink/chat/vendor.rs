@@ -261,10 +261,17 @@ impl Vendor {
                     None => unknown(status),
                 };
                 let what = code.map_or_else(|| status.to_string(), |code| format!("code {code}"));
-                Answer { verdict, what, text: text.unwrap_or_default().to_owned() }
+                Answer { verdict, what, text: without_hint(text.unwrap_or_default()) }
             }
         }
     }
+}
+
+/// WeCom numbers its answers, as in `invalid webhook url, hint: [1795331551], from ip: …`. Without the number, an answer that repeats
+/// is logged once.
+fn without_hint(text: &str) -> String {
+    let parts = text.split_once(", hint: [").and_then(|(what, rest)| Some((what, rest.split_once(']')?.1)));
+    parts.map_or_else(|| text.to_owned(), |(what, rest)| what.to_owned() + rest)
 }
 
 fn unknown(status: StatusCode) -> Verdict {
@@ -288,4 +295,43 @@ fn hmac(key: &str, message: &str) -> String {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else { return String::new() };
     mac.update(message.as_bytes());
     BASE64_STANDARD.encode(mac.finalize().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_counts_as_delivered_only_with_code_of_success() {
+        let check = |vendor: Vendor, status: u16, body: &str, expected: Verdict| {
+            let answer = vendor.answer(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            assert_eq!(answer.verdict, expected, "{vendor:?} {status} {body}");
+        };
+        for (vendor, good) in [
+            (Vendor::WeCom, "{\"errcode\":0,\"errmsg\":\"ok\"}"),
+            (Vendor::DingTalk, "{\"errcode\":0}"),
+            (Vendor::Feishu, "{\"code\":0,\"msg\":\"success\",\"StatusCode\":0}"),
+            (Vendor::Slack, "ok"),
+        ] {
+            check(vendor, 200, good, Verdict::Delivered);
+            check(vendor, 503, good, Verdict::Failed(None));
+            check(vendor, 429, "", Verdict::RateLimited);
+            for bad in ["", "{}", "[]", "{\"errcode\":\"0\",\"code\":null}", "<html>"] {
+                let answer = vendor.answer(StatusCode::OK, bad.as_bytes());
+                assert!(matches!(answer.verdict, Verdict::Failed(_)), "{vendor:?} {bad}");
+            }
+        }
+        check(Vendor::WeCom, 200, "{\"errcode\":-1}", Verdict::Failed(None));
+        check(Vendor::Feishu, 400, "{\"code\":19024}", KEYWORD);
+        check(Vendor::Slack, 410, "channel_is_archived", URL);
+    }
+
+    #[test]
+    fn number_of_answer_is_left_out() {
+        let text = "invalid webhook url, hint: [17], from ip: 10.0.0.1, more info at https://x";
+        assert_eq!(without_hint(text), "invalid webhook url, from ip: 10.0.0.1, more info at https://x");
+        for text in ["", "ok", "x, hint: [1"] {
+            assert_eq!(without_hint(text), text);
+        }
+    }
 }
