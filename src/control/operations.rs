@@ -49,14 +49,12 @@ impl Operations {
     /// does not.
     pub(crate) fn token_wait(&self, filter: &AccountFilter) -> Option<String> {
         let selected = self.selected(filter).unwrap_or_default();
-        let waiting = || {
-            let official_accounts = selected.iter().map(|configured| &configured.official_account);
-            official_accounts.filter(|of| !of.token_wait().is_zero())
-        };
-        let longest = waiting().map(|of| of.token_wait()).max()?;
-        let who = match waiting().count() {
-            1 => waiting().map(|of| of.status.name.to_string()).collect(),
-            count => format!("{count} official accounts"),
+        let waits = selected.iter().map(|configured| (configured, configured.official_account.token_wait()));
+        let waiting: Vec<_> = waits.filter(|(_, wait)| !wait.is_zero()).collect();
+        let longest = waiting.iter().map(|(_, wait)| *wait).max()?;
+        let who = match &waiting[..] {
+            [(one, _)] => one.official_account.status.name.to_string(),
+            all => format!("{} official accounts", all.len()),
         };
         let (seconds, interval) = (longest.as_secs_f64().ceil(), MIN_FETCH_INTERVAL.as_secs());
         Some(format!(
