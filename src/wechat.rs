@@ -15,6 +15,7 @@ pub mod client;
 pub mod error;
 pub mod http;
 mod observer;
+pub mod origin;
 pub mod rate_limit;
 mod skew;
 pub mod token;

@@ -9,7 +9,7 @@ use super::{
     selection::{selected_accounts, selected_undiscovered},
 };
 use crate::{
-    domain::{account::Account, account_filter::AccountFilter, event::millis, remedy::Remedy},
+    domain::{account::Account, account_filter::AccountFilter, event::millis, remedy::RemedyText},
     poll::OfficialAccount,
     wechat::error::CallFailure,
 };
@@ -58,8 +58,7 @@ fn report(account: &Account, outcome: SessionListOutcome) -> PollReport {
             }
         }
         SessionListOutcome::Failed(failure) => {
-            let remedy = failure.error.remedy(failure.endpoint);
-            failed(report, (failure.error.code(), failure.to_string()), remedy)
+            failed(report, (failure.error.code(), failure.to_string()), failure.remedy())
         }
         SessionListOutcome::Busy => failed(report, ("busy", SessionListOutcome::BUSY.to_owned()), None),
     }
@@ -75,17 +74,12 @@ fn no_list(of: &OfficialAccount, failure: &CallFailure) -> PollReport {
 fn no_match(of: &OfficialAccount) -> PollReport {
     let code = "no_kf_account";
     let error = "getkflist lists no kf account that a pattern of kf_accounts matches".to_owned();
-    failed(without_sessions(&of.status.name, code), (code, error), Some(NO_KF_ACCOUNT))
+    failed(without_sessions(&of.status.name, code), (code, error), Some(NO_KF_ACCOUNT.into()))
 }
 
-fn failed(report: PollReport, (code, error): (&str, String), remedy: Option<Remedy>) -> PollReport {
-    PollReport {
-        code: Some(code.to_owned()),
-        error: Some(error),
-        remedy: remedy.map(|remedy| remedy.en.to_owned()),
-        remedy_zh: remedy.map(|remedy| remedy.zh.to_owned()),
-        ..report
-    }
+fn failed(report: PollReport, (code, error): (&str, String), remedy: Option<RemedyText>) -> PollReport {
+    let (remedy, remedy_zh) = remedy.map(|RemedyText { en, zh }| (en.into_owned(), zh.into_owned())).unzip();
+    PollReport { code: Some(code.to_owned()), error: Some(error), remedy, remedy_zh, ..report }
 }
 
 fn without_sessions(official_account: &str, result: &str) -> PollReport {

@@ -5,7 +5,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{error_class::ErrorClass, remedy::Remedy},
+    domain::{
+        error_class::ErrorClass,
+        remedy::{Remedy, RemedyText},
+    },
     wechat::{
         CallKind,
         error::{CallError, CallFailure},
@@ -137,10 +140,10 @@ const LIST_NEEDED: Remedy = Remedy {
 };
 
 /// The remedy for a failed getkflist that patterns need. The general remedy is to turn the collector off, which would not help here.
-pub(super) fn remedy_of_needed_list(failure: &CallFailure) -> Option<Remedy> {
+pub(super) fn remedy_of_needed_list(failure: &CallFailure) -> Option<RemedyText> {
     match failure.error.errcode() {
-        Some(45009 | 48001 | 61007) => Some(LIST_NEEDED),
-        _ => failure.error.remedy(failure.endpoint),
+        Some(45009 | 48001 | 61007) => Some(LIST_NEEDED.into()),
+        _ => failure.remedy(),
     }
 }
 
@@ -164,7 +167,7 @@ impl Problem {
 
     /// A call failed that polls need.
     pub(super) fn from_poll(failure: &CallFailure) -> Self {
-        Self::from_failure(severity(failure), failure.error.remedy(failure.endpoint), failure)
+        Self::from_failure(severity(failure), failure.remedy(), failure)
     }
 
     /// getkflist failed, and patterns need it.
@@ -174,16 +177,18 @@ impl Problem {
 
     /// A call failed that polls do not need.
     pub(super) fn from_collector(failure: &CallFailure) -> Self {
-        Self::from_failure(Severity::Note, failure.error.remedy(failure.endpoint), failure)
+        Self::from_failure(Severity::Note, failure.remedy(), failure)
     }
 
-    fn from_failure(severity: Severity, remedy: Option<Remedy>, failure: &CallFailure) -> Self {
+    fn from_failure(severity: Severity, remedy: Option<RemedyText>, failure: &CallFailure) -> Self {
+        let (remedy, remedy_zh) =
+            remedy.map(|RemedyText { en, zh }| (en.into_owned(), zh.into_owned())).unzip();
         Self {
             severity,
             code: failure.error.code().to_owned(),
             error: failure.to_string(),
-            remedy: remedy.map(|remedy| remedy.en.to_owned()),
-            remedy_zh: remedy.map(|remedy| remedy.zh.to_owned()),
+            remedy,
+            remedy_zh,
         }
     }
 }

@@ -1,7 +1,12 @@
 //! What a human should do about each kind of failure, in English and Chinese.
 //!
 //! The log, the commands and the pages share these texts. Each text makes sense without the errcode. None contains a
-//! value from the configuration, because that could be a secret.
+//! value from the configuration, because that could be a secret; some have a [`PLACE`] for one that is safe to show.
+
+use std::borrow::Cow;
+
+/// Where a remedy names a file or a server.
+const PLACE: &str = "{place}";
 
 /// What a human should do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +15,29 @@ pub struct Remedy {
     pub en: &'static str,
     /// The Chinese text.
     pub zh: &'static str,
+}
+
+/// A remedy as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemedyText {
+    /// The English text.
+    pub en: Cow<'static, str>,
+    /// The Chinese text.
+    pub zh: Cow<'static, str>,
+}
+
+impl Remedy {
+    /// The remedy with the place that it concerns.
+    pub fn at(self, place: &str) -> RemedyText {
+        let [en, zh] = [self.en, self.zh].map(|text| text.replace(PLACE, place).into());
+        RemedyText { en, zh }
+    }
+}
+
+impl From<Remedy> for RemedyText {
+    fn from(Remedy { en, zh }: Remedy) -> Self {
+        Self { en: en.into(), zh: zh.into() }
+    }
 }
 
 pub(crate) const UNBOUND: Remedy = Remedy {
@@ -217,20 +245,25 @@ pub(crate) const TOKEN_SERVER: Remedy = Remedy {
          account",
     zh: "请检查令牌服务器：须可从本机访问，并返回该公众号的 access token",
 };
-pub(crate) const FOREIGN_TOKEN: Remedy = Remedy {
-    en: "let the program that gives this token renew it before it expires, and make sure that it does so for the appid of this \
+pub(crate) const STALE_TOKEN_FILE: Remedy = Remedy {
+    en: "let the program that writes the token files in {place} renew this one before its token expires, and make sure that it \
+         does so for the appid of this official account",
+    zh: "请让在 {place} 中写入令牌文件的程序在令牌过期前更新它，并确认它使用的是该公众号的 appid",
+};
+pub(crate) const STALE_SERVER_TOKEN: Remedy = Remedy {
+    en: "let the token server {place} renew this token before it expires, and make sure that it does so for the appid of this \
          official account",
-    zh: "请让提供该令牌的程序在令牌过期前更新它，并确认它使用的是该公众号的 appid",
+    zh: "请让令牌服务器 {place} 在令牌过期前更新它，并确认它使用的是该公众号的 appid",
 };
 pub(crate) const SERVER_LOGIN: Remedy = Remedy {
-    en: "correct the login for this server in the configuration (header_file, or the user name and password in its URL), or let \
-         the server accept this host",
-    zh: "请更正配置中访问该服务器的凭据（header_file，或其 URL 中的用户名与密码），或让该服务器放行本机",
+    en: "correct the login for {place} in the configuration (header_file, or the user name and password in the URL), or let \
+         that server accept this host",
+    zh: "请更正配置中访问 {place} 的凭据（header_file，或 URL 中的用户名与密码），或让该服务器放行本机",
 };
 pub(crate) const SERVER_URL: Remedy = Remedy {
-    en: "correct the URL of this server in the configuration (url, or ticket_url): it must answer there with the token or the \
+    en: "correct the URL at {place} in the configuration (url, or ticket_url): the server must answer there with the token or the \
          ticket itself, without a redirect",
-    zh: "请更正配置中该服务器的 URL（url 或 ticket_url）：该处须直接返回令牌或票据，不得重定向",
+    zh: "请更正配置中 {place} 的 URL（url 或 ticket_url）：该处须直接返回令牌或票据，不得重定向",
 };
 pub(crate) const TICKET_FILE: Remedy = Remedy {
     en: "the program that receives component_verify_ticket must write the newest ticket to the ticket file, and kfwatch \

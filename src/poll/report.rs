@@ -4,6 +4,7 @@
 //! of a whole official account, or of the store, is logged once and not once for each kf account.
 
 use std::{
+    borrow::Cow,
     mem::Discriminant,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -24,6 +25,7 @@ use crate::{
         clock::{Clock, Moment},
         error_class::{ErrorClass, Scope},
         failure_streak::{FailureStreak, Recovery},
+        remedy::RemedyText,
     },
     store::StoreError,
     wechat::{
@@ -137,6 +139,7 @@ pub(super) fn log_calls_succeed(official_account: &OfficialAccount, started_at: 
 /// Logs a failure of a poll, or one that every call of an official account would meet.
 pub(super) fn log_failure(account: &str, failure: &CallFailure) {
     let (remedy, remedy_zh) = remedies(failure);
+    let (remedy, remedy_zh) = (remedy.as_deref(), remedy_zh.as_deref());
     let (class, code) = (failure.class.as_str(), failure.error.code());
     match failure.class {
         ErrorClass::Busy => {
@@ -152,6 +155,7 @@ pub(super) fn log_failure(account: &str, failure: &CallFailure) {
 /// Logs that a collection failed. Never an error: sessions are still polled.
 pub(super) fn log_collection_failure(official_account: &str, collector: Collector, failure: &CallFailure) {
     let (remedy, remedy_zh) = remedies(failure);
+    let (remedy, remedy_zh) = (remedy.as_deref(), remedy_zh.as_deref());
     let (collector, class, code) = (collector.as_str(), failure.class.as_str(), failure.error.code());
     match failure.class {
         ErrorClass::Busy => tracing::info!(
@@ -176,8 +180,8 @@ pub(super) fn log_collection_failure(official_account: &str, collector: Collecto
 }
 
 /// What to do about a failure, in English and Chinese.
-fn remedies(failure: &CallFailure) -> (Option<&'static str>, Option<&'static str>) {
-    failure.error.remedy(failure.endpoint).map(|remedy| (remedy.en, remedy.zh)).unzip()
+fn remedies(failure: &CallFailure) -> (Option<Cow<'static, str>>, Option<Cow<'static, str>>) {
+    failure.remedy().map(|RemedyText { en, zh }| (en, zh)).unzip()
 }
 
 /// Logs that a collector succeeds again.

@@ -3,9 +3,9 @@
 //! The meaning of each errcode is in [`crate::domain::errcode`], the backoff of each class in
 //! [`crate::domain::backoff`]. This is the only place that gives a failed call its class.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use super::wire::WireError;
+use super::{origin::TokenOrigin, wire::WireError};
 use crate::{
     domain::{
         clock::Moment,
@@ -13,7 +13,7 @@ use crate::{
         errcode,
         error_class::{ErrorClass, Scope},
         peer_text::PeerText,
-        remedy::{self, Remedy},
+        remedy::{self, Remedy, RemedyText},
     },
     tls::TlsRefusal,
 };
@@ -40,7 +40,7 @@ pub enum CallError {
     Proxy { status: Option<u16> },
     /// WeChat rejected an access token of the operator's own file or server.
     #[error("WeChat refused the token that {origin} gave ({code}): it is old, or belongs to another appid")]
-    ForeignTokenRefused { code: i64, origin: Box<str> },
+    ForeignTokenRefused { code: i64, origin: Box<TokenOrigin> },
     /// The operator's own server does not answer this request, and would not answer it later either.
     #[error("{server} answers with HTTP status {status}")]
     ServerRefused { status: u16, server: Box<str> },
@@ -97,10 +97,10 @@ impl CallError {
     }
 
     /// Names the origin of a rejected token, if it is not WeChat.
-    pub(super) fn of_token_from(self, origin: Option<Box<str>>) -> Self {
+    pub(super) fn of_token_from(self, origin: Option<TokenOrigin>) -> Self {
         match (self, origin) {
             (Self::Refused { code, .. }, Some(origin)) if rejects_token(code) => {
-                Self::ForeignTokenRefused { code, origin }
+                Self::ForeignTokenRefused { code, origin: Box::new(origin) }
             }
             (error, _) => error,
         }
@@ -201,14 +201,25 @@ impl CallError {
         self.rejects_token() || matches!(self, Self::TokenNotYet)
     }
 
-    /// What a human should do, if a human can do something.
-    pub fn remedy(&self, endpoint: Endpoint) -> Option<Remedy> {
+    /// The place that the remedy names, if it names one.
+    fn place(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::ServerRefused { server, .. } => Some((&**server).into()),
+            Self::ForeignTokenRefused { origin, .. } => Some(origin.place()),
+            _ => None,
+        }
+    }
+
+    fn remedy(&self, endpoint: Endpoint) -> Option<Remedy> {
         match self {
             Self::TokenNotYet => None,
             Self::TokenFile(_) => Some(remedy::TOKEN_FILE),
             Self::TicketFile(_) => Some(remedy::TICKET_FILE),
             Self::NoRefreshToken => Some(remedy::AUTHORIZE),
-            Self::ForeignTokenRefused { .. } => Some(remedy::FOREIGN_TOKEN),
+            Self::ForeignTokenRefused { origin, .. } => Some(match **origin {
+                TokenOrigin::File(_) => remedy::STALE_TOKEN_FILE,
+                TokenOrigin::Server(_) => remedy::STALE_SERVER_TOKEN,
+            }),
             Self::ServerRefused { status: 401 | 403, .. } => Some(remedy::SERVER_LOGIN),
             Self::ServerRefused { .. } => Some(remedy::SERVER_URL),
             Self::RefreshTokenNotStored(_) => Some(remedy::STORE),
@@ -269,6 +280,12 @@ impl CallFailure {
     /// A call that was sent at `sent_at` and failed, with its class.
     pub fn new(endpoint: Endpoint, error: CallError, sent_at: Moment) -> Self {
         Self { endpoint, class: error.class(endpoint), sent_at, error }
+    }
+
+    /// What a human should do, if a human can do something.
+    pub fn remedy(&self) -> Option<RemedyText> {
+        let remedy = self.error.remedy(self.endpoint)?;
+        Some(self.error.place().map_or_else(|| remedy.into(), |place| remedy.at(&place)))
     }
 
     /// Whether every other call for the official account would fail for the same reason. Then the whole official account

@@ -55,6 +55,7 @@ use super::{
     error::{CallError, CallFailure},
     http::WechatClient,
     observer::CallObserver,
+    origin::TokenOrigin,
 };
 use crate::{
     domain::{clock::Moment, endpoint::Endpoint, error_class::ErrorClass},
@@ -158,11 +159,11 @@ impl TokenProvider {
         }
     }
 
-    /// Who gives the tokens, if it is not WeChat: a file, or a server without the secrets in its URL.
-    pub(super) fn origin(&self) -> Option<Box<str>> {
+    /// Who gives the tokens, if it is not WeChat.
+    pub(super) fn origin(&self) -> Option<TokenOrigin> {
         match &self.source {
-            ProviderSource::Own(TokenSource::File { path, .. }) => Some(path.display().to_string().into()),
-            ProviderSource::Own(TokenSource::Server(server)) => Some(server.name().into()),
+            ProviderSource::Own(TokenSource::File { path, .. }) => Some(TokenOrigin::File(path.clone())),
+            ProviderSource::Own(TokenSource::Server(server)) => Some(TokenOrigin::Server(server.name())),
             ProviderSource::Own(_) | ProviderSource::Component(_) => None,
         }
     }

@@ -194,7 +194,7 @@ async fn renewed_authorization_recovers_later() {
     for _ in 0..3 {
         let failure = account.failure().await;
         assert_eq!((failure.class, failure.error.errcode()), (ErrorClass::NotAuthorized, Some(61023)));
-        assert!(failure.error.remedy(failure.endpoint).unwrap().en.contains("authorize"));
+        assert!(failure.remedy().unwrap().en.contains("authorize"));
         stage.platform.clock.pass(MIN_FETCH_INTERVAL);
     }
     assert_eq!(stage.platform.request_count("api_get_authorizer_list"), 1, "at most once a minute");

@@ -179,23 +179,28 @@ fn fault(fault: Fault) -> FaultRule {
 fn refusal_of_token_server_needs_a_human() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let home = of_token_server(&wechat);
-    let login = "correct the login for this server in the configuration (header_file, or the user name and password in its \
-                 URL), or let the server accept this host";
-    let url = "correct the URL of this server in the configuration (url, or ticket_url): it must answer there with the token or \
-               the ticket itself, without a redirect";
-    for (status, remedy) in [(401, login), (403, login), (404, url), (302, url)] {
+    let server = wechat.simulator().base_url();
+    let login = format!(
+        "correct the login for {server} in the configuration (header_file, or the user name and password in the URL), or let that \
+         server accept this host"
+    );
+    let url = format!(
+        "correct the URL at {server} in the configuration (url, or ticket_url): the server must answer there with the token or the \
+         ticket itself, without a redirect"
+    );
+    for (status, remedy) in [(401, &login), (403, &login), (404, &url), (302, &url)] {
         wechat.control().clear_faults();
         wechat.control().inject(fault(Fault::HttpStatus(status)));
-        let server = wechat.simulator().base_url();
         let expected = format!(
             "What to fix:\n1. shop: token_server: {server} answers with HTTP status {status}\n   {remedy}\n\n"
         );
         assert_check(&home.run("check --online"), 69, &expected, NEEDS_HUMAN);
     }
     let home = home.set("LANG", "zh_CN.UTF-8");
-    let chinese =
-        "\n   请更正配置中该服务器的 URL（url 或 ticket_url）：该处须直接返回令牌或票据，不得重定向\n\n";
-    assert!(findings(&home.run("check --online")).ends_with(chinese));
+    let chinese = format!(
+        "\n   请更正配置中 {server} 的 URL（url 或 ticket_url）：该处须直接返回令牌或票据，不得重定向\n\n"
+    );
+    assert!(findings(&home.run("check --online")).ends_with(&chinese));
     wechat.control().clear_faults();
     wechat.control().inject(fault(Fault::HttpStatus(503)));
     let expected = "What usually ends without help:
@@ -207,34 +212,76 @@ fn refusal_of_token_server_needs_a_human() {
     assert_check(&home.run("check --online"), 1, expected, "kfwatch: not every account could be polled\n");
 }
 
-const RENEW: &str = "let the program that gives this token renew it before it expires, and make sure that it does so for the appid \
-                     of this official account";
+fn renew(server: &str) -> String {
+    format!(
+        "let the token server {server} renew this token before it expires, and make sure that it does so for the appid of this \
+         official account"
+    )
+}
+
+fn rewrite(directory: &str) -> String {
+    format!(
+        "let the program that writes the token files in {directory} renew this one before its token expires, and make sure that it \
+         does so for the appid of this official account"
+    )
+}
 
 #[test]
 fn stale_token_is_reported_with_where_it_comes_from() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
-    let stale = |origin: &str, code: i64| {
+    let stale = |origin: &str, code: i64, remedy: &str| {
         format!(
             "What to fix:\n1. shop: getkflist: WeChat refused the token that {origin} gave ({code}): it is old, or belongs to \
-             another appid\n   {RENEW}\n\n"
+             another appid\n   {remedy}\n\n"
         )
     };
     let home = of_token_server(&wechat);
     wechat.control().break_token_server(&appid(0)).unwrap();
     let server = wechat.simulator().base_url();
-    assert_check(&home.run("check --online"), 69, &stale(&server, 40001), NEEDS_HUMAN);
+    assert_check(&home.run("check --online"), 69, &stale(&server, 40001, &renew(&server)), NEEDS_HUMAN);
 
     let home = Home::watching(&wechat, "");
     replace(&home, &own_token(), "source = \"file\"\npath = \"shop.token\"");
-    let file = home.path("shop.token").display().to_string();
+    let path = home.path("shop.token");
+    let (file, directory) = (path.display().to_string(), path.parent().unwrap().display().to_string());
     home.write("shop.token", "the-token-of-yesterday");
-    assert_check(&home.run("check --online"), 69, &stale(&file, 40001), NEEDS_HUMAN);
+    assert_check(&home.run("check --online"), 69, &stale(&file, 40001, &rewrite(&directory)), NEEDS_HUMAN);
     home.write("shop.token", &wechat.control().fetch_competing_token(&appid(0)).unwrap());
     wechat.control().expire_tokens(&appid(0)).unwrap();
     let home = home.set("LANG", "zh_CN.UTF-8");
-    let chinese = stale(&file, 42001).trim_end().to_owned()
-        + "\n   请让提供该令牌的程序在令牌过期前更新它，并确认它使用的是该公众号的 appid\n\n";
+    let chinese = stale(&file, 42001, &rewrite(&directory)).trim_end().to_owned()
+        + &format!(
+            "\n   请让在 {directory} 中写入令牌文件的程序在令牌过期前更新它，并确认它使用的是该公众号的 appid\n\n"
+        );
     assert_check(&home.run("check --online"), 69, &chinese, NEEDS_HUMAN);
+}
+
+#[test]
+fn stale_tokens_of_one_program_share_an_entry() {
+    let wechat = WeChat::play(quiet(&[("a", 1), ("b", 1), ("c", 1)]));
+    let home = Home::watching(&wechat, "");
+    for (index, file) in ["tokens/a", "tokens/b", "c"].iter().enumerate() {
+        let own = format!("source = \"stable\"\nsecret = \"{}\"", secret(index));
+        replace(&home, &own, &format!("source = \"file\"\npath = \"{file}\""));
+    }
+    std::fs::create_dir(home.path("tokens")).unwrap();
+    ["tokens/a", "tokens/b", "c"].iter().for_each(|file| home.write(file, "the-token-of-yesterday"));
+    let at = |name: &str| home.path(name).display().to_string();
+    let directory = home.path("c").parent().unwrap().display().to_string();
+    let refused = |file: &str| {
+        let file = at(file);
+        format!(
+            "getkflist: WeChat refused the token that {file} gave (40001): it is old, or belongs to another appid"
+        )
+    };
+    let expected = format!(
+        "What to fix:\n1. 2 official accounts (a, b): {}\n   {}\n2. c: {}\n   {}\n\n",
+        refused("tokens/a"),
+        rewrite(&at("tokens")),
+        refused("c"),
+        rewrite(&directory)
+    );
+    assert_check(&home.run("check --online"), 69, &expected, NEEDS_HUMAN);
 }
 
 /// The log of a daemon, once it has this line.
@@ -258,7 +305,7 @@ fn daemon_keeps_reporting_the_stale_token_between_fetches() {
     let page = daemon.get("/").text();
     let log = daemon.terminate().stderr;
     assert_eq!(errors(&log).len(), 1, "{log}");
-    assert!(log.contains(RENEW) && page.contains("40001"), "{page}");
+    assert!(log.contains(&renew(&wechat.simulator().base_url())) && page.contains("40001"), "{log}{page}");
     assert!(wechat.control().requests(ApiCall::TokenServer) <= 2, "at most once in ten seconds");
     assert!(!log.contains("s3cret") && !page.contains("s3cret"), "{log}{page}");
 }
