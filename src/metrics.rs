@@ -9,7 +9,10 @@ pub mod exposition;
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -66,6 +69,9 @@ pub struct SinkCounters {
 }
 
 impl Metrics {
+    /// The series of the duration of calls to one endpoint: the buckets, "+Inf", the sum and the count.
+    pub(crate) const SERIES_PER_ENDPOINT: u64 = CALL_BUCKETS.len() as u64 + 3;
+
     /// Creates all metrics, at zero, for sinks with these names.
     pub fn new(sinks: impl IntoIterator<Item = String>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
@@ -159,8 +165,8 @@ impl Metrics {
     /// Returns an observer that counts the calls for one official account.
     pub fn call_observer(&self, counters: std::sync::Arc<CallCounters>) -> impl CallObserver + use<> {
         CallMetrics {
-            durations: Endpoint::ALL
-                .map(|endpoint| self.call_duration.with_label_values(&[endpoint.as_str()])),
+            call_duration: self.call_duration.clone(),
+            durations: Default::default(),
             clock_skew: self.clock_skew.clone(),
             counters,
         }
@@ -183,9 +189,6 @@ impl Metrics {
         for event_type in EventType::ALL {
             self.events.with_label_values(&[event_type.as_str()]);
         }
-        for endpoint in Endpoint::ALL {
-            self.call_duration.with_label_values(&[endpoint.as_str()]);
-        }
         self.registry.register(Box::new(self.clock_skew.clone()))?;
         #[cfg(target_os = "linux")]
         self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -207,7 +210,9 @@ impl SinkCounters {
 
 /// Counts the calls for one official account.
 struct CallMetrics {
-    durations: [Histogram; Endpoint::ALL.len()],
+    call_duration: HistogramVec,
+    /// Looked up at the first call: a configuration uses only some endpoints, and each has fourteen series.
+    durations: [OnceLock<Histogram>; Endpoint::ALL.len()],
     clock_skew: KnownGauge,
     counters: std::sync::Arc<CallCounters>,
 }
@@ -216,7 +221,9 @@ impl CallObserver for CallMetrics {
     fn called(&self, endpoint: Endpoint, elapsed: Duration, error: Option<&CallError>) {
         // Endpoints are numbered in the order of `Endpoint::ALL`.
         let index = endpoint as usize;
-        self.durations[index].observe(elapsed.as_secs_f64());
+        let duration =
+            self.durations[index].get_or_init(|| self.call_duration.with_label_values(&[endpoint.as_str()]));
+        duration.observe(elapsed.as_secs_f64());
         self.counters.requests[index].fetch_add(1, Ordering::Relaxed);
         if let Some(error) = error {
             self.rejected(endpoint, error);

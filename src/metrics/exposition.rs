@@ -9,11 +9,15 @@ mod collected;
 mod columns;
 mod family;
 mod log;
+mod series;
 mod sinks;
 mod stored;
 
 use self::family::Family;
-pub use self::stored::{SinkView, Stored};
+pub use self::{
+    series::{ConfiguredParts, SeriesCount},
+    stored::{SinkView, Stored},
+};
 use super::Metrics;
 use crate::status::AccountTable;
 

@@ -1,6 +1,7 @@
 //! What commands print for people: exact output, with the times replaced.
 
 mod accounts;
+mod check;
 mod sessions;
 mod size;
 mod times;

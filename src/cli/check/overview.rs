@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use anyhow::Context as _;
 use glob::Pattern;
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,7 +15,7 @@ use crate::{
     },
     config::{Config, DailyCalls, OfficialAccountConfig, SinkTarget},
     domain::{
-        account_filter::{AccountFilter, AccountNames},
+        account_filter::{AccountFilter, AccountNames, UnknownAccount},
         agents::Collector,
         clock::Clock,
         collector_intervals::CollectorIntervals,
@@ -22,6 +23,7 @@ use crate::{
         local_time::LocalZone,
         quantity::{counted, grouped},
     },
+    metrics::exposition::{ConfiguredParts, Detail, SeriesCount},
 };
 
 /// Next ticks shown for each schedule.
@@ -58,6 +60,7 @@ pub(super) fn overview(
     text.push_str(&schedules(&rows, now));
     text.push_str(&calls(&rows, kf_accounts));
     text.push_str(&collectors(&config.collectors, rows.len()));
+    text.push_str(&series(config, &rows)?);
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink_shown(&sink.name, &sink.target)).collect();
     text.push_str(&format!("Store: {}\nSinks: {}\n", config.store.path.display(), sinks.join(", ")));
     if extent == Extent::Summary {
@@ -76,7 +79,7 @@ fn names<'a>(official_account: &'a str, kf_account: &'a str) -> AccountNames<'a>
     AccountNames { official_account, kf_account, nickname: None }
 }
 
-fn unknown(config: &Config, filter: &AccountFilter) -> crate::domain::account_filter::UnknownAccount {
+fn unknown(config: &Config, filter: &AccountFilter) -> UnknownAccount {
     let known: Vec<_> = config.official_accounts.iter().flat_map(accounts).collect();
     let known = known.iter().map(|account| names(&account.official_account, &account.kf_account));
     filter.unknown(config.official_accounts.iter().map(|of| of.name.as_str()), known)
@@ -164,6 +167,26 @@ fn collectors(intervals: &CollectorIntervals, official_accounts: usize) -> Strin
         counted(calls, "call"),
         grouped(calls * official_accounts as u64)
     )
+}
+
+/// The Prometheus series of the whole daemon, if only these accounts were configured.
+fn series(config: &Config, rows: &[Row<'_>]) -> Result<String, CliError> {
+    let kf_accounts: usize = rows.iter().map(|(of, _)| of.kf_accounts.len()).sum();
+    let (detail, each) = match config.metrics.per_account {
+        true => (Detail::PerAccount, "each kf account"),
+        false => (Detail::PerOfficialAccount, "each kf account (metrics.per_account is off)"),
+    };
+    let parts = ConfiguredParts {
+        official_accounts: rows.len() as u64,
+        kf_accounts: kf_accounts as u64,
+        sinks: config.sinks.len() as u64,
+    };
+    let counted = SeriesCount::new(parts, &config.collectors, detail).context("count the series")?;
+    Ok(format!(
+        "Prometheus series: up to {} for {each}, up to {} in all.\n",
+        grouped(counted.per_kf_account),
+        grouped(counted.in_all)
+    ))
 }
 
 /// The name of a sink and where its events go.

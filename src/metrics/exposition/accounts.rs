@@ -7,6 +7,7 @@ use super::{
 use crate::{
     domain::{
         account::{AccountState, Conclusion},
+        agents::Collector,
         clock::UnixMs,
     },
     status::{AccountTable, AccountView, OfficialAccountStatus},
@@ -74,6 +75,12 @@ fn folded(official_account: &OfficialAccountStatus) -> [Option<u64>; FAMILIES.le
     all
 }
 
+/// How many of [`FAMILIES`] have values while these collectors run.
+pub(super) fn families_from(running: &[Collector]) -> u64 {
+    let without_online = FAMILIES.len() - FAMILIES_OF_ONLINE;
+    if running.contains(&Collector::Online) { FAMILIES.len() as u64 } else { without_online as u64 }
+}
+
 struct AccountFamily {
     name: &'static str,
     kind: &'static str,
@@ -108,6 +115,9 @@ fn seconds(moment: UnixMs) -> Option<u64> {
 fn observed(view: &AccountView, flag: bool) -> Option<bool> {
     view.is_observed().then_some(flag)
 }
+
+/// How many of the families come from getonlinekflist.
+const FAMILIES_OF_ONLINE: usize = 2;
 
 const FAMILIES: [AccountFamily; 15] = [
     gauge(

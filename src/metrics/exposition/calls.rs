@@ -11,7 +11,7 @@ use crate::{
     wechat::Endpoint,
 };
 
-const TOKEN_FAMILIES: [Family<CallCounters>; 5] = [
+pub(super) const TOKEN_FAMILIES: [Family<CallCounters>; 5] = [
     counter("kfwatch_token_refreshes_total", "Access tokens fetched.", |calls| {
         Some(calls.token_refreshes.load(Ordering::Relaxed))
     }),

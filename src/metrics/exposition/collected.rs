@@ -38,6 +38,17 @@ const FAMILIES: [Family<CollectorReadings>; 5] = [
     ),
 ];
 
+/// The series of an official account that these collectors fill.
+pub(super) fn series_from(running: &[Collector]) -> u64 {
+    let own = |collector: &Collector| match collector {
+        Collector::KfList => 0,
+        Collector::Online => 1,
+        Collector::Waiting | Collector::Quota => 2,
+    };
+    // Each collector also has the time of its last success.
+    running.iter().map(|collector| own(collector) + 1).sum()
+}
+
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     pub(super) fn collected(&mut self, table: &AccountTable) {
         let official_accounts = table.official_accounts();

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::stdio::{self, LineQueue};
 
-const FAMILIES: [Family<LineQueue>; 1] =
+pub(super) const FAMILIES: [Family<LineQueue>; 1] =
     [counter("kfwatch_log_dropped_lines_total", "Log lines that standard error did not accept.", |output| {
         Some(output.dropped_lines())
     })];

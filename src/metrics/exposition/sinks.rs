@@ -14,7 +14,10 @@ struct SinkMetrics<'a> {
     view: &'a SinkView,
 }
 
-fn families<'a>() -> [Family<SinkMetrics<'a>>; 9] {
+/// How many series a sink has.
+pub(super) const FAMILIES: u64 = 9;
+
+fn families<'a>() -> [Family<SinkMetrics<'a>>; FAMILIES as usize] {
     [
         counter("kfwatch_sink_delivered_events_total", "Events that the sink acknowledged.", |sink| {
             sink.counters.map(|counters| counters.delivered.load(Ordering::Relaxed))

@@ -33,7 +33,7 @@ pub struct Stored {
     pub(crate) sinks: Vec<SinkView>,
 }
 
-const FAMILIES: [Family<Stored>; 6] = [
+pub(super) const FAMILIES: [Family<Stored>; 6] = [
     gauge("kfwatch_store_size_bytes", "Size of the store and its write-ahead log on the disk.", |stored| {
         Some(stored.size_bytes)
     }),
