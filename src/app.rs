@@ -129,6 +129,7 @@ impl App {
             sinks,
             detail: if config.metrics.per_account { Detail::PerAccount } else { Detail::PerOfficialAccount },
             clock: Arc::clone(&clock),
+            timezone: config.poll.timezone,
             ready: true.into(),
             scrapes: Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES)),
         });

@@ -19,7 +19,10 @@ use tracing_subscriber::{
     },
 };
 
-use crate::stdio::{self, LineQueue};
+use crate::{
+    domain::quantity::counted,
+    stdio::{self, LineQueue},
+};
 
 /// Limits on the levels of libraries that log internals, the bytes of requests, or errors that the sink reports already.
 const LIBRARY_LEVELS: [&str; 7] = [
@@ -81,14 +84,19 @@ impl io::Write for LogWriter {
 }
 
 /// Why lines are missing.
-const DROPPED: &str = "log lines were dropped, because standard error did not accept them";
+const DROPPED: &str = "dropped, because standard error did not accept";
+
+fn dropped(lines: u64) -> String {
+    let (were, them) = if lines == 1 { ("was", "it") } else { ("were", "them") };
+    format!("{} {were} {DROPPED} {them}", counted(lines, "log line"))
+}
 
 fn text_notice(lines: u64) -> String {
-    format!("{}  WARN {lines} {DROPPED} dropped_lines={lines}\n", now())
+    format!("{}  WARN {} dropped_lines={lines}\n", now(), dropped(lines))
 }
 
 fn json_notice(lines: u64) -> String {
-    let message = format!("{lines} {DROPPED}");
+    let message = dropped(lines);
     let notice = json!({
         "timestamp": now(), "level": "WARN", "message": message, "dropped_lines": lines, "target": module_path!()
     });
@@ -130,7 +138,9 @@ mod tests {
         let text = text_notice(3);
         let (time, rest) = text.split_once("  WARN ").unwrap();
         assert!(time.parse::<jiff::Timestamp>().is_ok(), "{text}");
-        assert_eq!(rest, format!("3 {DROPPED} dropped_lines=3\n"));
+        let message = "3 log lines were dropped, because standard error did not accept them";
+        assert_eq!(rest, format!("{message} dropped_lines=3\n"));
+        assert_eq!(dropped(1), "1 log line was dropped, because standard error did not accept it");
         let json: serde_json::Value = serde_json::from_str(&json_notice(3)).unwrap();
         assert_eq!((&json["level"], &json["dropped_lines"]), (&"WARN".into(), &3.into()));
         assert!(json_notice(3).ends_with("}\n"));

@@ -36,7 +36,7 @@ use tower_http::{
 };
 
 use crate::{
-    domain::clock::Clock,
+    domain::{clock::Clock, local_time::LocalZone},
     metrics::{
         Metrics,
         exposition::{self, Detail, SinkView, Stored},
@@ -82,6 +82,8 @@ pub struct WebState {
     /// Whether metrics have series for each kf account.
     pub(crate) detail: Detail,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Where people read times.
+    pub(crate) timezone: LocalZone,
     /// Whether the daemon is ready: the store is open, the gauges are restored, and no drain has started.
     pub(crate) ready: AtomicBool,
     /// Limits concurrent scrapes.

@@ -13,7 +13,7 @@ use std::{
 use super::{CliError, ConfigArgs, output, signals::Shutdown};
 use crate::{
     app::clock::SystemClock,
-    domain::{clock::Clock, event::millis},
+    domain::{clock::Clock, local_time::LocalZone, quantity::counted},
     stdio,
     store::{BackupSummary, CopyObserver, CopyProgress, Store, StoreError},
 };
@@ -35,21 +35,25 @@ pub(super) struct BackupArgs {
 }
 
 pub(super) async fn run(args: BackupArgs, shutdown: Shutdown) -> Result<(), CliError> {
-    let path = args.config.load_local()?.store.path;
+    let config = args.config.load_local()?;
+    let (path, zone) = (config.store.path, config.timezone);
     let file = args.file.clone();
     let copy = move |observer: CopyObserver| Store::back_up(&path, &file, &observer);
     let summary = copy_with_progress(copy, &shutdown).await?;
-    output::print(format!("{}: {}\n", args.file.display(), summary_line(&summary))).await
+    output::print(format!("{}: {}\n", args.file.display(), summary_line(&summary, zone))).await
 }
 
 /// The content of a backup, in one line.
-pub(super) fn summary_line(summary: &BackupSummary) -> String {
-    let BackupSummary { bytes, accounts, open_sessions, events, newest_event } = summary;
-    let newest =
-        newest_event.map(|at| format!(", the newest observed at {}", millis(at))).unwrap_or_default();
+pub(super) fn summary_line(summary: &BackupSummary, zone: LocalZone) -> String {
+    let BackupSummary { bytes, accounts, open_sessions, events, newest_event } = *summary;
+    let newest = newest_event.map(|at| format!(", the newest observed at {} ({zone})", zone.show(at)));
     format!(
-        "{}, {accounts} kf accounts, {open_sessions} open sessions, {events} events{newest}",
-        output::bytes(*bytes)
+        "{}, {}, {}, {}{}",
+        output::bytes(bytes),
+        counted(accounts, "kf account"),
+        counted(open_sessions, "open session"),
+        counted(events, "event"),
+        newest.unwrap_or_default()
     )
 }
 

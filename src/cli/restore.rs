@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     app::clock::SystemClock,
-    domain::clock::Clock,
+    domain::{clock::Clock, local_time::LocalZone},
     store::{CopyObserver, RestoreSummary, Store},
 };
 
@@ -35,14 +35,19 @@ When the daemon is started:
 ";
 
 pub(super) async fn run(args: RestoreArgs, shutdown: Shutdown) -> Result<(), CliError> {
-    let path = args.config.load_local()?.store.path;
+    let config = args.config.load_local()?;
+    let (path, zone) = (config.store.path, config.timezone);
     let (file, now) = (args.file.clone(), SystemClock::default().now().wall);
     let restore = move |observer: CopyObserver| Store::restore(&path, &file, now, &observer);
     let restored = copy_with_progress(restore, &shutdown).await?;
-    output::print(report(&args, &restored)).await
+    output::print(report(&args, &restored, zone)).await
 }
 
-fn report(args: &RestoreArgs, RestoreSummary { summary, path, kept }: &RestoreSummary) -> String {
+fn report(
+    args: &RestoreArgs,
+    RestoreSummary { summary, path, kept }: &RestoreSummary,
+    zone: LocalZone,
+) -> String {
     let kept = match kept {
         Some(kept) => format!("The replaced store is kept: {}", kept.display()),
         None => "No store was replaced".to_owned(),
@@ -51,6 +56,6 @@ fn report(args: &RestoreArgs, RestoreSummary { summary, path, kept }: &RestoreSu
         "{} restored from {}: {}\n{kept}\n{CONSEQUENCES}",
         path.display(),
         args.file.display(),
-        summary_line(summary)
+        summary_line(summary, zone)
     )
 }

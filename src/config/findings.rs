@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 use super::mistake::{Mistake, Mistakes, Problem};
 use super::setting::Setting;
 use super::sources::{ConfigSources, KeyPath};
+use crate::domain::quantity::counted;
 
 /// How many files the warnings about readable secrets and about unusable files list.
 const MAX_LISTED_FILES: usize = 3;
@@ -73,7 +74,8 @@ impl Findings {
         let more = self.unusable_files.len().saturating_sub(MAX_LISTED_FILES);
         self.warnings.extend(self.unusable_files.drain(..).take(MAX_LISTED_FILES));
         if more > 0 {
-            self.warnings.push(format!("{more} more files of tokens or tickets cannot be used"));
+            self.warnings
+                .push(format!("{} of tokens or tickets cannot be used", counted(more as u64, "more file")));
         }
     }
 

@@ -8,7 +8,7 @@ use super::findings::{Findings, format_duration};
 use super::model::OfficialAccountConfig;
 use super::setting::Setting;
 use super::table::Table;
-use crate::domain::cron::Schedule;
+use crate::domain::{cron::Schedule, quantity::counted};
 
 /// 10,000 calls a second, more than one machine makes for one official account.
 const MAX_RATE_LIMIT: usize = 600_000;
@@ -44,7 +44,8 @@ pub(super) fn warn_of_excess(official_accounts: &[OfficialAccountConfig], findin
     let more = excesses.count();
     if more > 0 {
         findings.warnings.push(format!(
-            "the schedules of {more} more official accounts need more calls than max_requests_per_minute allows"
+            "the schedules of {} need more calls than max_requests_per_minute allows",
+            counted(more as u64, "more official account")
         ));
     }
 }

@@ -214,6 +214,9 @@ impl<'a> AgentLists<'a> {
         });
         let listed_bound = listed.map(|listed| listed.binding == Binding::Bound);
         let bound = observed_binding(outcome).or(listed_bound);
+        // An account that is offline may be missing from the list.
+        let is_online =
+            |online: &HashMap<&str, &OnlineAccount>| online.get(name).is_some_and(|account| account.online);
         KfAccountCheck {
             official_account: account.official_account.to_string(),
             kf_account: name.to_owned(),
@@ -223,8 +226,7 @@ impl<'a> AgentLists<'a> {
             invitation_expires_at: invitation
                 .and_then(|invitation| invitation.expires_at)
                 .map(|at| millis(at.timestamp())),
-            // An account that is offline may be missing from the list.
-            online: self.online.as_ref().map(|online| online.get(name).is_some_and(|account| account.online)),
+            online: self.online.as_ref().filter(|_| !is_invalid(outcome)).map(is_online),
             result: outcome.map_or("not_asked", SessionListOutcome::as_str).to_owned(),
             sessions: match outcome {
                 Some(SessionListOutcome::Listed(listed)) => Some(listed.sessions),
@@ -233,6 +235,11 @@ impl<'a> AgentLists<'a> {
             problems: problems(outcome, bound),
         }
     }
+}
+
+/// Whether getsessionlist says that the account does not exist. Nobody is offline then.
+fn is_invalid(outcome: Option<&SessionListOutcome>) -> bool {
+    matches!(outcome, Some(SessionListOutcome::Failed(failure)) if failure.class == ErrorClass::InvalidAccount)
 }
 
 /// Whether getsessionlist says that the account is bound. This takes precedence over getkflist.

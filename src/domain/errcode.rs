@@ -154,7 +154,8 @@ static ERRCODES: &[ErrcodeRow] = errcodes! {
     61003 ANY NotAuthorized AUTHORIZE;
     // A call with the official account's AppSecret is checked against that account's allowlist.
     61004 BY_SECRET AddressNotAllowed ADDRESS;
-    61004 ANY AddressNotAllowed PLATFORM_ADDRESS;
+    61004 PLATFORM AddressNotAllowed PLATFORM_ADDRESS;
+    61004 ANY AddressNotAllowed ADDRESS_OF_EITHER;
     61005 ANY NotAuthorized TICKET;
     61006 ANY NotAuthorized TICKET;
     61007 COLLECTORS NotAuthorized COLLECTOR_NOT_GRANTED;

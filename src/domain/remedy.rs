@@ -124,6 +124,13 @@ pub(crate) const PLATFORM_ADDRESS: Remedy = Remedy {
          checks all calls on behalf of the platform's official accounts against it",
     zh: "请在 open.weixin.qq.com 的第三方平台 IP 白名单中加入本机公网地址；代公众号发起的所有调用都会核对该白名单",
 };
+/// For errcode 61004 of a call that does not say whose token it is.
+pub(crate) const ADDRESS_OF_EITHER: Remedy = Remedy {
+    en: "add this host's public address (the errmsg names it) to the IP allowlist: of the official account in the developer \
+         console, or, if a third-party platform issued the token, of the platform at open.weixin.qq.com",
+    zh: "请将本机公网地址（见 errmsg）加入 IP 白名单：公众号自己的令牌在开发者后台设置；若令牌来自第三方平台，则在 open.weixin.qq.com \
+         的平台设置中加入",
+};
 pub(crate) const CONFIRM: Remedy = Remedy {
     en: "the administrator of the official account must confirm calls from this address in WeChat, or you add the address \
          to the IP allowlist in the developer console",

@@ -162,6 +162,9 @@ impl WatchedAccount {
     pub fn view(&self, ticks: u64) -> AccountView {
         let data = self.lock();
         let AccountTracker { condition, snapshot, last_seen, .. } = &data.tracker;
+        let mut agent = data.agent.clone();
+        // getonlinekflist does not list an account that does not exist. Nobody is offline then.
+        agent.online = agent.online.filter(|_| condition.conclusion != Some(Conclusion::Invalid));
         AccountView {
             state: condition.state,
             conclusion: condition.conclusion,
@@ -171,7 +174,7 @@ impl WatchedAccount {
             last_success_at: last_seen.last_success_at,
             counters: data.counters,
             failing_with: data.failing_with,
-            agent: data.agent.clone(),
+            agent,
             overdue: ticks.saturating_sub(data.completed_tick) >= 2,
         }
     }

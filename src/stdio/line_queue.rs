@@ -74,7 +74,13 @@ impl LineQueue {
             dropped: 0,
             is_served: true,
             is_writing: false,
-            notice: |lines| format!("{lines} lines were dropped\n"),
+            notice: |lines| {
+                if lines == 1 {
+                    "1 line was dropped\n".to_owned()
+                } else {
+                    format!("{lines} lines were dropped\n")
+                }
+            },
         };
         let shared = Arc::new(Shared {
             queue: Mutex::new(queue),
@@ -235,9 +241,9 @@ mod tests {
         queue.offer(b"short\n".to_vec());
         queue.offer(line(79));
         assert_eq!(queue.dropped_lines(), 4);
-        let text = read_until(&mut reader, "1 lines were dropped\n");
+        let text = read_until(&mut reader, "1 line was dropped\n");
         let long = String::from_utf8(line(79)).unwrap();
-        assert_eq!(text, format!("first\n{long}3 lines were dropped\nshort\n1 lines were dropped\n"));
+        assert_eq!(text, format!("first\n{long}3 lines were dropped\nshort\n1 line was dropped\n"));
         queue.flush();
         queue.offer(b"last\n".to_vec());
         assert_eq!(read_until(&mut reader, "last\n"), "last\n");

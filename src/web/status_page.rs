@@ -14,8 +14,11 @@ use super::WebState;
 use crate::{
     domain::{
         account::{Account, AccountState},
-        agents::{Binding, Invitation, InvitationStatus},
+        agents::{Binding, Collector, Invitation, InvitationStatus},
         clock::{Moment, UnixMs},
+        event::millis,
+        local_time::LocalZone,
+        quantity::{counted, grouped},
     },
     status::{AccountView, CollectorReadings, OfficialAccountStatus},
 };
@@ -44,15 +47,22 @@ th, td { border-color: #2b343d; } .state, code { background: #2b343d; } .ok, .de
 .unbound, .invalid, .stopped, .suspended { background: #6b211b; } .blind, .failing { background: #64480f; } }
 ";
 
+/// The time of the page, and the zone in which it shows times.
+#[derive(Clone, Copy)]
+struct PageTime {
+    now: Moment,
+    zone: LocalZone,
+}
+
 pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
-    let now = state.clock.now();
+    let now = PageTime { now: state.clock.now(), zone: state.timezone };
     let stored = state.stored().await;
     let mut rows = state.table.views();
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|(_, view)| urgency(view.state));
     let sessions = rows.iter().filter_map(|(_, view)| view.sessions).map(u64::from).reduce(|a, b| a + b);
     let not_polled = rows.iter().filter(|(_, view)| !view.is_observed()).count();
-    let failing = rows.iter().filter(|(_, view)| urgency(view.state) < NO_ATTENTION).count();
+    let failing = rows.iter().filter(|(_, view)| urgency(view.state) < NO_ATTENTION).count() as u64;
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -66,16 +76,18 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
             body {
                 h1 { "kfwatch " (env!("CARGO_PKG_VERSION")) }
                 p {
-                    (rows.len()) " kf accounts, "
+                    (counted(rows.len() as u64, "kf account")) ", "
                     @if not_polled > 0 { (not_polled) " not polled yet, " }
-                    (known(sessions)) " open sessions, " (failing) " accounts need attention · "
+                    (sessions.map_or_else(|| "– open sessions".to_owned(), |sessions| counted(sessions, "open session"))) ", "
+                    (counted(failing, "account")) @if failing == 1 { " needs" } @else { " need" } " attention · "
+                    (now.zone.show(now.now.wall)) " (" (now.zone) ") · "
                     a href="/metrics" { "metrics" } " · " a href="/-/ready" { "ready" } " · "
                     a href="/-/healthy" { "healthy" }
                 }
                 @if let Some(error) = state.store.write_failure() {
                     p.remark { b { "Nothing is stored" } ": " (crate::chain(&error)) }
                 }
-                (official_accounts(state.table.official_accounts()))
+                (official_accounts(state.table.official_accounts(), now))
                 (sink_table::table(&state.sinks, &stored, now))
                 (accounts(&rows, now))
                 @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " kf accounts are shown. The metrics cover all." } }
@@ -85,7 +97,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
 }
 
 /// The official accounts with the most waiting customers.
-fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
+fn official_accounts(all: &[Arc<OfficialAccountStatus>], now: PageTime) -> Markup {
     let mut rows: Vec<(&str, CollectorReadings)> = all
         .iter()
         .map(|official_account| (&*official_account.name, official_account.readings().clone()))
@@ -98,11 +110,16 @@ fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
     html! {
         table.of {
             thead { tr { th { "Official account" } th.n { "Waiting customers" } th.n { "Calls left today" } } }
-            tbody { @for (name, CollectorReadings { waiting, quota, .. }) in rows.iter().take(MAX_OFFICIAL_ACCOUNTS) {
+            tbody { @for (name, collected) in rows.iter().take(MAX_OFFICIAL_ACCOUNTS) {
+                @let CollectorReadings { waiting, quota, .. } = collected;
                 tr {
                     td { (name) }
                     td.n { (known(waiting.map(|queue| queue.customers))) }
-                    td.n { (known(quota.map(|quota| format!("{} of {}", quota.remaining, quota.limit)))) }
+                    td.n {
+                        (known(quota.map(|quota| format!("{} of {}", grouped(quota.remaining), grouped(quota.limit)))))
+                        // Others use the quota, too.
+                        @if let Some(at) = collected.last_success_at(Collector::Quota) { ", " (ago(at, now)) " ago" }
+                    }
                 }
             } }
         }
@@ -112,7 +129,7 @@ fn official_accounts(all: &[Arc<OfficialAccountStatus>]) -> Markup {
     }
 }
 
-fn accounts(rows: &[(Account, AccountView)], now: Moment) -> Markup {
+fn accounts(rows: &[(Account, AccountView)], now: PageTime) -> Markup {
     html! {
         table {
             thead { tr {
@@ -127,10 +144,10 @@ fn accounts(rows: &[(Account, AccountView)], now: Moment) -> Markup {
                         @if let Some(nickname) = &view.agent.nickname { " " span.name { (nickname) } }
                     }
                     td { span.state.(view.state.as_str()) { (view.state.as_str()) } }
-                    td { (agent(view, now)) }
+                    td { (agent(view, now.now)) }
                     td.n { (known(view.sessions)) }
-                    td.n { (known(view.oldest_createtime.map(|at| ago(at, now)))) }
-                    td.n { (known(view.last_success_at.map(|at| ago(at, now) + " ago"))) }
+                    td.n { (known_time(view.oldest_createtime, now)) }
+                    td.n { (known_time(view.last_success_at, now)) @if view.last_success_at.is_some() { " ago" } }
                     td { (view.failing_with.unwrap_or_default()) }
                 }
             } }
@@ -167,8 +184,17 @@ fn known(value: Option<impl std::fmt::Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }
 
-fn ago(then: impl Into<Timestamp>, now: Moment) -> String {
-    span(now.wall.duration_since(then.into()))
+/// How long ago it was; the time itself is shown when the pointer is on it.
+fn ago(then: impl Into<Timestamp>, PageTime { now, zone }: PageTime) -> Markup {
+    let then = then.into();
+    html! { time datetime=(millis(then)) title=(zone.show(then)) { (span(now.wall.duration_since(then))) } }
+}
+
+fn known_time(then: Option<impl Into<Timestamp>>, now: PageTime) -> Markup {
+    match then {
+        Some(then) => ago(then, now),
+        None => html! { "–" },
+    }
 }
 
 /// A duration in its two largest units.

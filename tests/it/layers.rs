@@ -20,7 +20,7 @@ const RULES: [Rule; 20] = [
     rule("domain", &[], "it is pure: values in, values out"),
     rule("file_system", &[], "it knows what file systems lack, and not what is in the files"),
     rule("stdio", &[], "it writes what it is given to standard output and standard error"),
-    rule("logging", &["stdio"], "it only sets up the log"),
+    rule("logging", &["domain", "stdio"], "it only sets up the log"),
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
     rule("tls", &["domain"], "it reads certificates, for all clients"),
     rule("secrets", &["domain"], "it reads secret files, and does not know what the secrets are for"),

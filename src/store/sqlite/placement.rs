@@ -17,6 +17,7 @@ use std::{
 
 use super::file;
 use crate::{
+    domain::quantity::counted,
     file_system,
     store::error::{FileChange, StoreError},
 };
@@ -52,9 +53,10 @@ pub(in crate::store) fn hard_link_warning(path: &Path) -> Option<String> {
     let metadata = path.metadata().ok()?;
     let others = metadata.nlink().checked_sub(1).filter(|others| *others > 0)?;
     Some(format!(
-        "{} has {others} more names (hard links): a kfwatch or sqlite3 that opens it by another name damages it; remove the other \
+        "{} has {} (hard links): a kfwatch or sqlite3 that opens it by another name damages it; remove the other \
          names (find them with find -inum {})",
         path.display(),
+        counted(others, "more name"),
         metadata.ino()
     ))
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use maud::{Markup, html};
 
-use super::{ago, known};
+use super::{PageTime, known, known_time};
 use crate::{
-    domain::{clock::Moment, sink_state::SinkState},
+    domain::sink_state::SinkState,
     metrics::exposition::{SinkView, Stored},
     status::{SinkActivity, SinkStatus},
 };
 
 /// The table, and below it how to resume stopped sinks.
-pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> Markup {
+pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: PageTime) -> Markup {
     let sinks: Vec<(SinkActivity, &SinkView)> =
         sinks.iter().zip(&stored.sinks).map(|(status, view)| (status.read(), view)).collect();
     html! {
@@ -27,12 +27,12 @@ pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: Moment) -> 
                     td { (name) }
                     td { span.state.(word) { (word) } }
                     td.n { (known(backlog.map(|backlog| backlog.events))) }
-                    td.n { (known(backlog.and_then(|backlog| backlog.oldest).map(|at| ago(at, now)))) }
-                    td.n { (known(activity.last_delivery_at.map(|at| ago(at, now) + " ago"))) }
+                    td.n { (known_time(backlog.and_then(|backlog| backlog.oldest), now)) }
+                    td.n { (known_time(activity.last_delivery_at, now)) @if activity.last_delivery_at.is_some() { " ago" } }
                     td.n { (known(backlog.map(|backlog| backlog.dead_letters))) }
                     td.n { (known(backlog.map(|backlog| backlog.lost_events + backlog.expired_dead_letters))) }
                     td {
-                        @if let Some((at, reason)) = &activity.last_failure { (reason) ", " (ago(*at, now)) " ago" }
+                        @if let Some((at, reason)) = &activity.last_failure { (reason) ", " (now.zone.show(*at)) }
                     }
                 }
             } }
@@ -61,13 +61,14 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::domain::{clock::Moment, local_time::LocalZone};
 
     fn shown(state: SinkState) -> String {
         let status = SinkStatus::new("crm".to_owned(), state.clone());
         let view = SinkView { name: "crm".to_owned(), state, backlog: None };
         let stored = Stored { sinks: vec![view], ..Stored::default() };
         let now = Moment { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
-        table(&[Arc::new(status)], &stored, now).into_string()
+        table(&[Arc::new(status)], &stored, PageTime { now, zone: LocalZone::UTC }).into_string()
     }
 
     #[test]
