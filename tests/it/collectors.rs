@@ -433,7 +433,8 @@ fn status_page_shows_collected_values() {
     let wechat = WeChat::play(scenario);
     wechat.control().open_session(&appid(0), "kf1@shop", "oA", None).unwrap();
     let daemon = Home::watching(&wechat, "").daemon();
-    for part in ["&lt;Wang&gt;", "online", "declined the invitation", "Waiting customers", " of 100000000"] {
+    for part in ["&lt;Wang&gt;", "online", "declined the invitation", "Waiting customers", " of 100,000,000"]
+    {
         eventually(part, || daemon.get("/").text().contains(part).then_some(()));
     }
 }

@@ -53,8 +53,8 @@ pub(in crate::store) fn hard_link_warning(path: &Path) -> Option<String> {
     let metadata = path.metadata().ok()?;
     let others = metadata.nlink().checked_sub(1).filter(|others| *others > 0)?;
     Some(format!(
-        "{} has {} (hard links): a kfwatch or sqlite3 that opens it by another name damages it; remove the other \
-         names (find them with find -inum {})",
+        "{} has {} (hard links): a kfwatch or sqlite3 that opens it by another name damages it; remove \
+         all but one (find them with find -inum {})",
         path.display(),
         counted(others, "more name"),
         metadata.ino()

@@ -195,7 +195,7 @@ fn hard_link_to_store_is_reported() {
     grow(&home.path(STORE), 1, 1);
     assert!(!home.run("check").stderr.contains("hard link"));
     fs::hard_link(home.path(STORE), home.path("other.db")).unwrap();
-    let problem = "kfwatch.db has 1 more names (hard links)";
+    let problem = "kfwatch.db has 1 more name (hard links)";
     let daemon = home.daemon();
     assert_eq!(times_logged(&daemon.stderr(), problem), 1, "{}", daemon.stderr());
     daemon.terminate();
