@@ -110,11 +110,7 @@ impl App {
         let sink_admin = Arc::new(SinkAdmin::new(store.clone(), commands));
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&clock)).await?;
         let mut accounts = AccountSet::restore(&config, &store, &metrics, &factory).await?;
-        let limits = PollLimits {
-            deadline: poll_deadline(&config),
-            blind_after: config.poll.blind_after,
-            backoff_policy: config.backoff_policy,
-        };
+        let limits = poll_limits(&config);
         let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
         accounts.announce_removed(&poller).await?;
         let operations = operations(&config, &accounts.official_accounts, Arc::clone(&clock));
@@ -216,6 +212,14 @@ fn log_token_wait(official_accounts: &[Arc<OfficialAccount>]) {
             longest.as_secs_f64().ceil(),
             MIN_FETCH_INTERVAL.as_secs()
         );
+    }
+}
+
+fn poll_limits(config: &Config) -> PollLimits {
+    PollLimits {
+        deadline: poll_deadline(config),
+        blind_after: config.poll.blind_after,
+        backoff_policy: config.backoff_policy,
     }
 }
 
