@@ -43,6 +43,12 @@ install_packages() {
     ) 9>"$target/packages.lock"
 }
 
+# Installs a tool of cargo into target/tools unless it is there, in the version that is given.
+install_tool() {
+    PATH=$target/tools/bin:$PATH
+    command -v "$1" >/dev/null || cargo install --locked --quiet --root "$target/tools" --version "$2" "$1"
+}
+
 # Starts `kfwatch demo` with its log in $2/demo.log, and waits until it serves its pages, at $address. The process is $demo.
 start_demo() {
     local binary=$1 log=$2/demo.log attempt

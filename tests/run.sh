@@ -93,12 +93,6 @@ ignored_tests() {
     cargo test --locked --quiet --test it -- "${@/%/::}" --ignored
 }
 
-# Installs a tool of cargo into target/tools unless it is there, in the version that is given.
-install_tool() {
-    PATH=$target/tools/bin:$PATH
-    command -v "$1" >/dev/null || cargo install --locked --quiet --root "$target/tools" --version "$2" "$1"
-}
-
 # deny.toml says what is allowed. Advisories need the network; without it they are skipped.
 check_dependencies() {
     install_tool cargo-deny "$cargo_deny_version"
@@ -125,7 +119,7 @@ demo() {
 # Most tests wait for a process, or for the clock, more than they work: with one for each core the cores stand idle.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-8}
 
-step "formatting" cargo fmt --check
+step "formatting" cargo fmt --all --check
 step "preparation of Python" prepare_python
 step "spelling" "$venv/bin/typos"
 step "clippy" cargo clippy --all-targets --locked --quiet -- -D warnings
@@ -145,10 +139,12 @@ step "tests with NATS" ignored_tests nats
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
 step "instructions of the hot functions" tests/instructions.sh
+step "fuzzing" tests/fuzz.sh
 
 if $long; then
     step "dependencies: licenses, sources, duplicates" check_dependencies
     step "dependencies that nothing uses" unused_dependencies
+    step "fuzzing with many inputs" env KFWATCH_FUZZ_RUNS="${KFWATCH_FUZZ_RUNS:-1000000}" tests/fuzz.sh
     step "deploy/, whole images and packages" check_deploy tests/deploy/long/*.sh
     step "many kill rounds" env KFWATCH_KILL_ROUNDS="${KFWATCH_KILL_ROUNDS:-1000}" \
         cargo test --locked --release --quiet --test it -- conservation:: --skip delivery_faults::

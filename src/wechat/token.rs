@@ -35,12 +35,11 @@ use std::{
 use secrecy::SecretString;
 
 pub(super) use self::access_token::AccessToken;
-pub(crate) use self::external::read_token_file;
 pub use self::{
     authorizer::Authorization,
     cache::{FetchWait, TokenStatus},
     component::{Component, ComponentCredentials, TicketSource},
-    external::TokenServer,
+    external::{TokenServer, read_token_file},
     journal::TokenJournal,
     min_fetch_interval::MIN_FETCH_INTERVAL,
 };

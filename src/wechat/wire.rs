@@ -8,17 +8,16 @@
 //! No input makes these functions panic, and no error contains a part of the answer except `errmsg`.
 
 mod body;
-pub(super) mod collectors;
+pub mod collectors;
 mod error;
 mod object;
 mod scalar;
 mod sessions;
-pub(super) mod tokens;
+pub mod tokens;
 
-pub(super) use self::error::{check_errcode, refusal};
 pub use self::{
     body::text,
-    error::WireError,
+    error::{WireError, check_errcode, refusal},
     sessions::{SessionList, session_list},
 };
 

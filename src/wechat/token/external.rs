@@ -96,7 +96,7 @@ impl TokenServer {
 }
 
 /// Reads the token or the ticket in a file. The error names the file.
-pub(crate) fn read_token_file(path: &Path, json_pointer: Option<&str>) -> Result<SecretString, String> {
+pub fn read_token_file(path: &Path, json_pointer: Option<&str>) -> Result<SecretString, String> {
     let refuse = |problem: String| format!("{}: {problem}", path.display());
     // Read on this thread, because the file has a few hundred bytes. Anything but a small regular file could block.
     let metadata = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;

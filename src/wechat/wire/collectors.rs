@@ -36,7 +36,7 @@ const MAX_LISTED_WAITING: usize = 100;
 const MAX_NICKNAME_BYTES: usize = 256;
 
 /// Parses an answer of getkflist. An account that is listed twice counts once.
-pub(crate) fn kf_list(text: &str) -> Result<KfList, WireError> {
+pub fn kf_list(text: &str) -> Result<KfList, WireError> {
     let (accounts, skipped) =
         accounts(&Object::from_answer(text)?, "kf_list", |kf_account, entry| ListedAccount {
             kf_account: kf_account.into(),
@@ -47,7 +47,7 @@ pub(crate) fn kf_list(text: &str) -> Result<KfList, WireError> {
 }
 
 /// Parses an answer of getonlinekflist. A listed account is online unless its status says otherwise.
-pub(crate) fn online_kf_list(text: &str) -> Result<Vec<OnlineAccount>, WireError> {
+pub fn online_kf_list(text: &str) -> Result<Vec<OnlineAccount>, WireError> {
     let (accounts, _) =
         accounts(&Object::from_answer(text)?, "kf_online_list", |kf_account, entry| OnlineAccount {
             kf_account: kf_account.into(),
@@ -59,7 +59,7 @@ pub(crate) fn online_kf_list(text: &str) -> Result<Vec<OnlineAccount>, WireError
 }
 
 /// Parses an answer of getwaitcase. Without a count and without a list it is malformed.
-pub(crate) fn wait_case(text: &str) -> Result<WaitingQueue, WireError> {
+pub fn wait_case(text: &str) -> Result<WaitingQueue, WireError> {
     let answer = Object::from_answer(text)?;
     let listed = answer.list("waitcaselist");
     let Some(customers) = answer.count("count").or(listed.as_ref().map(|list| list.len() as u64)) else {
@@ -74,7 +74,7 @@ pub(crate) fn wait_case(text: &str) -> Result<WaitingQueue, WireError> {
 }
 
 /// Parses an answer of openapi/quota/get. It must have the limit, and either the remaining or the used calls.
-pub(crate) fn quota(text: &str) -> Result<Quota, WireError> {
+pub fn quota(text: &str) -> Result<Quota, WireError> {
     let answer = Object::from_answer(text)?;
     let quota = answer.raw("quota").and_then(Object::from_value);
     let quota = quota.ok_or_else(|| WireError::Malformed("success without a quota".into()))?;

@@ -40,13 +40,13 @@ impl WireError {
 }
 
 /// The refusal in an answer, whatever else the answer contains.
-pub(in crate::wechat) fn refusal(text: &str) -> Option<WireError> {
+pub fn refusal(text: &str) -> Option<WireError> {
     let Verdict { errcode, errmsg } = serde_json::from_str(text).ok()?;
     (errcode != 0).then(|| WireError::refused(errcode, &errmsg.unwrap_or_default().0))
 }
 
 /// Fails if an answer is refused, or is no JSON object. The rest of the answer may still be malformed.
-pub(in crate::wechat) fn check_errcode(text: &str) -> Result<(), WireError> {
+pub fn check_errcode(text: &str) -> Result<(), WireError> {
     let is_object = text.trim_start().starts_with('{');
     // Most answers have no errcode and need no parsing. A key may be written with escapes.
     if is_object && !text.contains("errcode") && !text.contains('\\') {

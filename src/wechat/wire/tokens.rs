@@ -7,47 +7,50 @@ use secrecy::SecretString;
 use super::{error::WireError, object::Object};
 
 /// A token that WeChat issued.
-pub(crate) struct IssuedToken {
-    pub(crate) token: SecretString,
-    pub(crate) lifetime: Duration,
+pub struct IssuedToken {
+    /// The token.
+    pub token: SecretString,
+    /// How long it is valid, from the moment at which it was requested.
+    pub lifetime: Duration,
 }
 
 /// An authorizer_access_token.
-pub(crate) struct AuthorizerToken {
-    pub(crate) issued: IssuedToken,
+pub struct AuthorizerToken {
+    /// The token.
+    pub issued: IssuedToken,
     /// The refresh token to use from now on, if the answer has one.
-    pub(crate) refresh_token: Option<SecretString>,
+    pub refresh_token: Option<SecretString>,
 }
 
 /// A page of the list of official accounts that have authorized a component.
-pub(crate) struct AuthorizerPage {
+pub struct AuthorizerPage {
     /// The number of official accounts in the whole list, if known.
-    pub(crate) total: Option<i64>,
+    pub total: Option<i64>,
     /// The number of official accounts on this page, with or without a refresh token.
-    pub(crate) length: usize,
+    pub length: usize,
     /// Appid and refresh token of each official account that has both.
-    pub(crate) refresh_tokens: Vec<(String, SecretString)>,
+    pub refresh_tokens: Vec<(String, SecretString)>,
 }
 
 /// Parses an answer of /cgi-bin/token or stable_token.
-pub(crate) fn access_token(text: &str) -> Result<IssuedToken, WireError> {
+pub fn access_token(text: &str) -> Result<IssuedToken, WireError> {
     issued(&Object::from_answer(text)?, "access_token")
 }
 
 /// Parses an answer of api_component_token.
-pub(crate) fn component_token(text: &str) -> Result<IssuedToken, WireError> {
+pub fn component_token(text: &str) -> Result<IssuedToken, WireError> {
     issued(&Object::from_answer(text)?, "component_access_token")
 }
 
 /// Parses an answer of api_authorizer_token.
-pub(crate) fn authorizer_token(text: &str) -> Result<AuthorizerToken, WireError> {
+pub fn authorizer_token(text: &str) -> Result<AuthorizerToken, WireError> {
     let answer = Object::from_answer(text)?;
     let refresh_token = answer.text("authorizer_refresh_token").map(SecretString::from);
     Ok(AuthorizerToken { issued: issued(&answer, "authorizer_access_token")?, refresh_token })
 }
 
 /// Parses an answer of api_get_authorizer_list. An entry without appid or refresh token does not affect the others.
-pub(crate) fn authorizer_page(text: &str) -> Result<AuthorizerPage, WireError> {
+pub fn authorizer_page(text: &str) -> Result<AuthorizerPage, WireError> {
     let answer = Object::from_answer(text)?;
     let list = answer.list("list").ok_or_else(|| WireError::Malformed("success without a list".into()))?;
     let refresh_token = |entry: Object<'_>| {
