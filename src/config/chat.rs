@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use reqwest::Url;
+use secrecy::SecretString;
+
 use super::ca_file::check_ca_file;
 use super::raw;
 use super::secret::SecretSetting;
@@ -16,9 +19,6 @@ const VENDORS: [(&str, Vendor); 4] = [
     ("feishu", Vendor::Feishu),
     ("slack", Vendor::Slack),
 ];
-
-/// The vendors whose robots can require signatures.
-const SIGNING: &[&str] = &["dingtalk", "feishu"];
 
 const LANGUAGES: [(&str, Language); 3] =
     [("both", Language::Both), ("zh", Language::Chinese), ("en", Language::English)];
@@ -46,7 +46,7 @@ pub(super) fn check_chat(mut keys: raw::Sink, sink: &mut Table<'_>) -> Option<Ch
         "url_env"
     };
     let url = SecretSetting::new("url", keys.url_file, keys.url_env, keys.url).read(sink);
-    let url = url.map(|url| url.try_map(move |url| usable_url(url, (EXAMPLE, allow_insecure))));
+    let url = url.map(|url| url.try_map(move |url| robot_url(url, vendor, allow_insecure)));
     let url = url.and_then(|url| url.map_err(|problem| sink.wrong(key, problem)).ok());
     let secret = SecretSetting::new("secret", keys.secret_file, keys.secret_env, keys.secret);
     let secret = if secret.is_set() { secret.read(sink) } else { None };
@@ -57,14 +57,32 @@ pub(super) fn check_chat(mut keys: raw::Sink, sink: &mut Table<'_>) -> Option<Ch
     Some(ChatOptions { vendor: vendor?, url: url?, secret, language, ca_file, timeout })
 }
 
+/// Parses an address, and finds out whether it is that of another vendor's robot.
+fn robot_url(text: &SecretString, vendor: Option<Vendor>, allow_insecure: bool) -> Result<Url, String> {
+    let url = usable_url(text, (EXAMPLE, allow_insecure))?;
+    let actual = url.host_str().and_then(Vendor::of_host);
+    match (actual, vendor) {
+        (Some(actual), Some(vendor)) if actual != vendor => {
+            Err(format!("is the address of a robot of {}; set vendor = {:?}", actual.name(), word(actual)))
+        }
+        _ => Ok(url),
+    }
+}
+
+/// The value of the key `vendor`.
+fn word(vendor: Vendor) -> &'static str {
+    VENDORS.iter().find(|(_, known)| *known == vendor).map_or("", |(word, _)| word)
+}
+
 fn reject_secret_without_signature(keys: &raw::Sink, vendor: Vendor, sink: &mut Table<'_>) {
-    let word = VENDORS.iter().find(|(_, known)| *known == vendor).map_or("", |(word, _)| word);
+    let signing: Vec<&str> =
+        VENDORS.iter().filter(|(_, vendor)| vendor.signs()).map(|(word, _)| *word).collect();
     let keys = [
-        ("secret_file", keys.secret_file.is_absent(), SIGNING),
-        ("secret_env", keys.secret_env.is_absent(), SIGNING),
-        ("secret", keys.secret.is_absent(), SIGNING),
+        ("secret_file", keys.secret_file.is_absent(), &*signing),
+        ("secret_env", keys.secret_env.is_absent(), &*signing),
+        ("secret", keys.secret.is_absent(), &*signing),
     ];
-    sink.reject_inapplicable(("vendor", word), &keys);
+    sink.reject_inapplicable(("vendor", word(vendor)), &keys);
 }
 
 /// Removes an address from a key that takes the name of a file or of a variable: messages quote such names.

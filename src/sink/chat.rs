@@ -1,6 +1,6 @@
 //! Sends messages for people to a robot in a group chat of WeCom, DingTalk, Feishu or Slack.
 //!
-//! One message reports all events that wait, grouped by kf account ([`digest`], [`message`]), and acknowledges them all. Robots
+//! One message reports all events that wait, grouped by kf account ([`digest`](mod@digest), [`message`]), and acknowledges them all. Robots
 //! may send few messages a minute, so the sink asks for a pause after each one: events that come meanwhile share the next. A
 //! state of a kf account is reported at most once in ten minutes. If it comes back earlier, its event is postponed until then,
 //! and told together with what followed, so that the last word is always the present state. What was told is not stored: after a
@@ -142,7 +142,10 @@ impl ChatSink {
             .await;
         match response {
             Ok(response) => self.outcome(response).await,
-            Err(error) => Err(DeliveryError::retryable(reason(error))),
+            Err(error) => {
+                let reason = reason(error);
+                Err(DeliveryError::retryable(format!("{}: {reason}", self.options.receiver())))
+            }
         }
     }
 

@@ -194,6 +194,17 @@ impl Vendor {
         self.rules().max_text_bytes
     }
 
+    /// The vendor whose robots have addresses with this host.
+    pub fn of_host(host: &str) -> Option<Self> {
+        match host {
+            "qyapi.weixin.qq.com" => Some(Self::WeCom),
+            "oapi.dingtalk.com" => Some(Self::DingTalk),
+            "open.feishu.cn" | "open.larksuite.com" => Some(Self::Feishu),
+            "hooks.slack.com" => Some(Self::Slack),
+            _ => None,
+        }
+    }
+
     /// Whether its robots can require signatures.
     pub fn signs(self) -> bool {
         self.rules().signature != Signature::None
