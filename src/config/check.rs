@@ -138,9 +138,8 @@ fn check_web(section: Section<raw::Web>, web: &mut Table<'_>) -> WebConfig {
             }
             Ok(address) => listen.push(address),
             Err(_) => {
-                let problem = "is not an address to listen on; write an IP address and a port, like \
-                               \"127.0.0.1:9877\" or \"[::1]:9877\"";
-                web.wrong_element("listen", (n, text), problem);
+                let remedy = listen_remedy(text);
+                web.wrong_element("listen", (n, text), &format!("is not an address to listen on; {remedy}"));
             }
         }
     }
@@ -149,6 +148,15 @@ fn check_web(section: Section<raw::Web>, web: &mut Table<'_>) -> WebConfig {
         web.findings.warnings.push(format!("web.listen: {address} {warning}"));
     }
     WebConfig { listen }
+}
+
+/// What to write instead of an address that is none: a port alone and `localhost` are what other programs take.
+fn listen_remedy(text: &str) -> String {
+    let port = text.strip_prefix("localhost").unwrap_or(text);
+    match port.strip_prefix(':').unwrap_or(port).parse::<u16>() {
+        Ok(port) => format!("write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for other machines too"),
+        Err(_) => "write an IP address and a port, like \"127.0.0.1:9877\" or \"[::1]:9877\"".to_owned(),
+    }
 }
 
 fn check_log(section: Section<raw::Log>, log: &mut Table<'_>) -> LogConfig {

@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use config::{FileFormat, FileSourceString, Map};
 use glob::{MatchOptions, Pattern};
+use nix::unistd::{Gid, Group, Uid, User};
 use serde::de::DeserializeOwned;
 
 use super::environment::Environment;
@@ -243,10 +245,23 @@ fn read_text(path: &Path) -> Result<String, String> {
     let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     read.map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => format!("cannot be read by this user{}", who_may_read(path)),
         _ => format!("cannot be read: {e}"),
     })?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("is longer than {MAX_FILE_BYTES} bytes; split it with include"));
     }
     text_file::decode(&bytes).map(Cow::into_owned).map_err(|problem| problem.with_conversion(path))
+}
+
+/// Names the owner and the group of a file. The file of the Debian package is read through its group.
+fn who_may_read(path: &Path) -> String {
+    let Ok(metadata) = path.metadata() else { return String::new() };
+    let user = User::from_uid(Uid::from_raw(metadata.uid())).ok().flatten().map(|user| user.name);
+    let group = Group::from_gid(Gid::from_raw(metadata.gid())).ok().flatten().map(|group| group.name);
+    let user = user.unwrap_or_else(|| metadata.uid().to_string());
+    let group = group.unwrap_or_else(|| metadata.gid().to_string());
+    format!(
+        ": it belongs to the user {user} and the group {group}; run the command as the user of kfwatch, with sudo -u"
+    )
 }

@@ -16,7 +16,7 @@ pub enum NotText {
         encoding: &'static str,
     },
     /// Every character outside of ASCII can be GBK, as editors in China may save it.
-    #[error("is GBK, not UTF-8, in line {line}; save it as UTF-8")]
+    #[error("is not UTF-8 but probably GBK, in line {line}; save it as UTF-8")]
     Gbk {
         /// Of the first such character, from 1.
         line: usize,
@@ -34,11 +34,11 @@ impl NotText {
     pub fn with_conversion(&self, path: &Path) -> String {
         let (problem, encoding) = match self {
             Self::Utf16 { encoding } => ("is UTF-16".to_owned(), encoding),
-            Self::Gbk { line } => (format!("is GBK, not UTF-8, in line {line}"), &"GBK"),
+            Self::Gbk { line } => (format!("is not UTF-8 but probably GBK, in line {line}"), &"GBK"),
             Self::NotUtf8 { .. } => return self.to_string(),
         };
-        let [old, path] =
-            [".old", ""].map(|suffix| shell::quoted(&format!("{}{suffix}", path.display())).into_owned());
+        let [old, path] = [format!(".{}", encoding.to_lowercase()), String::new()]
+            .map(|suffix| shell::quoted(&format!("{}{suffix}", path.display())).into_owned());
         format!("{problem}; convert it: cp {path} {old} && iconv -f {encoding} -t UTF-8 {old} > {path}")
     }
 }

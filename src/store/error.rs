@@ -43,21 +43,21 @@ pub enum StoreError {
     // Another store would let both daemons watch the same accounts.
     #[error("{} is in use by {}: stop it first, or let it run", path.display(), owner(*pid))]
     Locked { path: PathBuf, pid: Option<u32> },
-    #[error("{} was written by a newer kfwatch (schema {found}, this one knows {known}): upgrade, or restore an older backup", path.display())]
+    #[error("{} was written by a newer kfwatch (schema {found}, this one knows {known}): upgrade kfwatch; an older backup would lose what happened since", path.display())]
     Newer { path: PathBuf, found: i64, known: i64 },
     #[error("{} was written by an older kfwatch (schema {found}, this one reads {known}): start the daemon once, which migrates it", path.display())]
     Older { path: PathBuf, found: i64, known: i64 },
     #[error("there are too many copies {}-*: keep the newest, and move the others away", .0.display())]
     TooManyBackups(PathBuf),
     #[error(
-        "{} is not a store of kfwatch ({what}): if it is a damaged one, put a backup in its place with `kfwatch restore FILE`; \
+        "{} is not a store of kfwatch ({what}): if it is a damaged one, restore a backup with `kfwatch restore FILE`; \
          otherwise correct store.path",
         path.display()
     )]
     Foreign { path: PathBuf, what: &'static str },
     #[error(
-        "the store is damaged: put a backup in its place with `kfwatch restore FILE`; without a backup, move the file away with \
-         its -wal and -shm, and start with a new store"
+        "the store is damaged: restore a backup with `kfwatch restore FILE`; without one, move the file away with its -wal and \
+         -shm, and start with a new store"
     )]
     Corrupt { source: Cause },
     #[error("the disk of the store is full: free some space; commits then resume by themselves")]

@@ -117,7 +117,7 @@ fn other_encodings_are_named_with_the_commands_that_convert_them() {
     let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
     // "店" in GBK.
     let gbk = [b"# \xb5\xea", &text.as_bytes()[5..]].concat();
-    assert_conversion("config.toml", &gbk, "is GBK, not UTF-8, in line 1");
+    assert_conversion("config.toml", &gbk, "is not UTF-8 but probably GBK, in line 1");
     assert_conversion("the shop's.toml", &utf16(&format!("\u{feff}{text}")), "is UTF-16");
     assert_conversion("config.toml", &utf16(&config("")), "is UTF-16");
 }

@@ -186,6 +186,29 @@ fn check_warns_of_long_socket_path_and_notes_running_daemon() {
 }
 
 #[test]
+fn check_warns_of_token_files_that_do_not_exist() {
+    let home = Home::new().set("KFWATCH__WEB__LISTEN", "127.0.0.1:0");
+    let account = |n: usize| {
+        format!(
+            "[[official_accounts]]\nname = \"shop{n}\"\nappid = \"wx000000000000000{n}\"\nkf_accounts = [\"test1@test\"]\n\
+             [official_accounts.token]\nsource = \"file\"\npath = \"tokens/{n}\"\n"
+        )
+    };
+    home.write("config.toml", &(0..4).map(account).collect::<String>());
+    let checked = home.run("check");
+    let missing = |n: usize| {
+        format!(
+            "warning: HOME/tokens/{n} does not exist yet: start the program that writes it, or correct its path\n"
+        )
+    };
+    let expected = (0..3).map(missing).collect::<String>()
+        + "warning: files of tokens or tickets that do not exist yet: 1 more\n";
+    assert_eq!((checked.code, normalized(&checked.stderr, &home)), (Some(0), expected));
+    let elsewhere = home.run("check --no-environment");
+    assert_eq!((elsewhere.code, elsewhere.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
 fn configuration_can_be_checked_without_its_secrets() {
     let home = Home::new();
     let account = |token: &str| {
@@ -237,14 +260,13 @@ fn damaged_store_is_answered_with_restore() {
     for (content, expected) in [
         (
             "these are my notes",
-            "kfwatch: store: HOME/kfwatch.db is not a store of kfwatch (no SQLite file): if it is a damaged one, put a backup in \
-             its place with `kfwatch restore FILE`; otherwise correct store.path\n",
+            "kfwatch: store: HOME/kfwatch.db is not a store of kfwatch (no SQLite file): if it is a damaged one, restore a backup \
+             with `kfwatch restore FILE`; otherwise correct store.path\n",
         ),
         (
             "SQLite format 3\0 and garbage",
-            "kfwatch: store: the store is damaged: put a backup in its place with `kfwatch restore FILE`; without a backup, move \
-             the file away with its -wal and -shm, and start with a new store: file is not a database: Error code 26: file is not a \
-             database\n",
+            "kfwatch: store: the store is damaged: restore a backup with `kfwatch restore FILE`; without one, move the file away \
+             with its -wal and -shm, and start with a new store: file is not a database: Error code 26: file is not a database\n",
         ),
     ] {
         fs::write(home.path("kfwatch.db"), content).unwrap();
@@ -310,6 +332,39 @@ fn missing_permission_is_answered_with_the_command_as_owner() {
         let expected = format!("kfwatch: {place}no permission to read and write HOME/kfwatch.db: {remedy}");
         assert_eq!((ended.code, normalized(&ended.stderr, &home)), (Some(1), expected));
     }
+}
+
+#[test]
+fn unreadable_configuration_is_answered_with_its_owner() {
+    if !is_root() {
+        return;
+    }
+    let home = Home::new();
+    home.write("config.toml", "");
+    chown(home.path("config.toml"), Some(0), Some(1)).unwrap();
+    let ended = run_as_nobody(&home, "check");
+    let expected = "kfwatch: config.toml: cannot be read by this user: it belongs to the user root and the group daemon; run the \
+                    command as the user of kfwatch, with sudo -u\n";
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(78), expected));
+}
+
+#[test]
+fn group_that_reads_the_configuration_on_purpose_is_no_warning() {
+    if !is_root() {
+        return;
+    }
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = Home::watching(&wechat, "");
+    let check_with_mode = |group: u32, mode: u32| {
+        chown(home.path("config.toml"), Some(0), Some(group)).unwrap();
+        fs::set_permissions(home.path("config.toml"), fs::Permissions::from_mode(mode)).unwrap();
+        normalized(&home.run("check").stderr, &home)
+    };
+    let warning = "warning: secrets can be read by others than the owner of the file: HOME/config.toml; chmod 600 them\n";
+    // chmod 600 would lock out a service that reads the file through its group.
+    assert_eq!(check_with_mode(1, 0o640), "");
+    assert_eq!(check_with_mode(0, 0o640), warning);
+    assert_eq!(check_with_mode(1, 0o644), warning);
 }
 
 #[test]

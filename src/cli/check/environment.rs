@@ -1,7 +1,7 @@
 //! Examines what `kfwatch run` needs on this machine: the directories and files of the store and of sinks, addresses to listen on, and
 //! the control socket. Creates and changes nothing.
 
-use std::{io::ErrorKind, net::SocketAddr, path::Path};
+use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, path::Path};
 
 use nix::{
     errno::Errno,
@@ -11,12 +11,15 @@ use nix::{
 use crate::{
     app::{AppError, group_id},
     cli::ownership,
-    config::{Config, SinkConfig, SinkTarget},
+    config::{Config, OfficialAccountConfig, SinkConfig, SinkTarget, TicketSource, TokenConfig, TokenSource},
     control,
     sink::jsonl,
     store::{Store, StoreError},
     web::WebListener,
 };
+
+/// Missing files of tokens and tickets that are listed.
+const MAX_LISTED_FILES: usize = 3;
 
 /// What was found, each in one line.
 #[derive(Default)]
@@ -42,10 +45,36 @@ pub(super) fn examine(config: &Config) -> Examined {
         format!("the daemon will accept no commands (kfwatch poll, sinks and others): {problem}")
     }));
     examined.problems.extend(config.sinks.iter().filter_map(problem_of_sink));
+    examined.warnings.extend(missing_token_files(&config.official_accounts));
     for address in &config.web.listen {
         examined.examine_address(*address, path);
     }
     examined
+}
+
+/// Files of tokens and tickets that do not exist. Another program writes them, perhaps later.
+fn missing_token_files(official_accounts: &[OfficialAccountConfig]) -> Vec<String> {
+    let files: BTreeSet<&Path> = official_accounts.iter().filter_map(token_file).collect();
+    let missing: Vec<&Path> = files.into_iter().filter(|file| !file.exists()).collect();
+    let more = missing.len().saturating_sub(MAX_LISTED_FILES);
+    let listed = missing.iter().take(MAX_LISTED_FILES);
+    let listed = listed.map(|file| {
+        let file = file.display();
+        format!("{file} does not exist yet: start the program that writes it, or correct its path")
+    });
+    let more = (more > 0).then(|| format!("files of tokens or tickets that do not exist yet: {more} more"));
+    listed.chain(more).collect()
+}
+
+fn token_file(of: &OfficialAccountConfig) -> Option<&Path> {
+    match &of.token {
+        TokenConfig::Own(TokenSource::File { path, .. }) => Some(path),
+        TokenConfig::Component { credentials, .. } => match &credentials.ticket {
+            TicketSource::File { path, .. } => Some(path),
+            TicketSource::Server(_) => None,
+        },
+        TokenConfig::Own(_) => None,
+    }
 }
 
 fn problem_of_sink(sink: &SinkConfig) -> Option<String> {

@@ -68,7 +68,7 @@ fn text_file_is_refused() {
         fs::write(&file.path, content).unwrap();
         let (error, text) = refused(&file.path);
         assert!(matches!(error, StoreError::Foreign { .. }));
-        assert!(text.contains("set store.path"), "{text}");
+        assert!(text.contains("correct store.path"), "{text}");
     }
 }
 
