@@ -1,11 +1,14 @@
 //! Chat sinks against robots that check what their vendors document: every change of state is reported at least once, no robot is
 //! sent too much, nobody is notified by a name, and no key or openid is shown.
 
+use std::{sync::Arc, time::Duration};
+
 use kfwatch::simulator::{KfState, Scenario, SimulatorControl};
 use serde_json::Value;
 
 use crate::secrets::LOUDEST;
 use crate::support::{
+    daemon::{JumpingClock, ManualDaemon},
     delivery::{self, eventually_delivered, eventually_logged, rounds},
     process::{Home, Process, WeChat, appid, quiet},
     receiver::Answer,
@@ -252,6 +255,45 @@ fn kill_loses_no_change_of_state() {
         assert!(messages.iter().any(|message| is_told(&message)), "{line}\n{messages:#?}");
     }
     assert!(events.lines().count() >= 4, "{events}");
+}
+
+#[test]
+fn repeated_state_is_told_after_ten_minutes() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let robot = Robot::start(Vendor::Slack);
+    let home = Home::new();
+    let sink = robot.sink(&home, "lang = \"en\"");
+    let configuration = format!("{}\n[backoff]\nunbound = [\"0s\", \"1s\"]\n{sink}", wechat.configuration());
+    let clock = Arc::new(JumpingClock::default());
+    let daemon = ManualDaemon::start(&configuration, &home.path(""), &[], Arc::<JumpingClock>::clone(&clock));
+    let eventually_is = |kf_account: &str, state: KfState, metric: &str, value: f64| {
+        set(&wechat.control(), kf_account, state);
+        let metric =
+            format!("wechat_kf_account_{metric}{{official_account=\"shop\",kf_account=\"{kf_account}\"}}");
+        eventually("the state", || {
+            daemon.tick();
+            daemon.metric(&metric).filter(|found| (found - value).abs() < 0.5)
+        });
+    };
+    eventually_is("kf1@shop", KfState::Bound, "up", 1.0);
+    eventually_is("kf2@shop", KfState::Bound, "up", 1.0);
+    eventually_is("kf1@shop", KfState::Unbound, "unbound", 1.0);
+    robot.eventually_reports("kfwatch: unbound 1\n");
+    eventually_is("kf1@shop", KfState::Bound, "up", 1.0);
+    robot.eventually_reports("kfwatch: ok 1\n");
+    eventually_is("kf1@shop", KfState::Unbound, "unbound", 1.0);
+
+    clock.jump(Duration::from_secs(9 * 60));
+    eventually_is("kf2@shop", KfState::Unbound, "unbound", 1.0);
+    robot.eventually_reports("- kf2@shop");
+    let of_kf1 = || robot.messages().iter().filter(|message| message.contains("- kf1@shop")).count();
+    assert_eq!(of_kf1(), 2, "{:#?}", robot.messages());
+
+    clock.jump(Duration::from_secs(60));
+    eventually("the repeated state", || (of_kf1() == 3).then_some(()));
+    assert!(robot.messages().last().unwrap().starts_with("kfwatch: unbound 1\n"), "{:#?}", robot.messages());
+    let delivered = "kfwatch_sink_pending_events{sink=\"slack\"}";
+    eventually("nothing is left", || daemon.metric(delivered).filter(|pending| *pending <= 0.0));
 }
 
 #[test]
