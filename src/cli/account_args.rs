@@ -1,7 +1,11 @@
 //! The options that select accounts, and how much of a result is shown.
 
 use super::CliError;
-use crate::domain::account_filter::{AccountFilter, UnknownAccount};
+use crate::{
+    app::accounts,
+    config::Config,
+    domain::account_filter::{AccountFilter, AccountNames, UnknownAccount},
+};
 
 /// A table with more kf accounts is a summary, unless everything or some accounts are asked for.
 const MAX_SHOWN_WHOLE: usize = 100;
@@ -47,6 +51,17 @@ impl From<UnknownAccount> for CliError {
     fn from(unknown: UnknownAccount) -> Self {
         Self::Other(unknown.into())
     }
+}
+
+/// The error if the filter selects nothing of this configuration, nor what getkflist lists.
+pub(super) fn unknown_in(config: &Config, filter: &AccountFilter) -> UnknownAccount {
+    let known: Vec<_> = config.official_accounts.iter().flat_map(accounts).collect();
+    let known = known.iter().map(|account| AccountNames {
+        official_account: &account.official_account,
+        kf_account: &account.kf_account,
+        nickname: None,
+    });
+    filter.unknown(config.official_accounts.iter().map(|of| of.name.as_str()), known)
 }
 
 impl ExtentArgs {

@@ -5,7 +5,9 @@ use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 use futures_util::StreamExt;
 
 use super::{
-    CliError, output,
+    CliError,
+    account_args::unknown_in,
+    output,
     signals::Shutdown,
     store_access::{RunningDaemon, StoreAccess, create_for_platform},
 };
@@ -69,8 +71,7 @@ impl OperationsRunner {
         };
         if reports.is_empty() && !filter.is_empty() {
             // getkflist, which was asked meanwhile, does not list it either.
-            let official_accounts = config.official_accounts.iter().map(|of| of.name.as_str());
-            return Err(filter.unknown(official_accounts, []).into());
+            return Err(unknown_in(config, filter).into());
         }
         Ok(reports)
     }
@@ -82,18 +83,25 @@ impl OperationsRunner {
         filter: &AccountFilter,
         shutdown: &Shutdown,
     ) -> Result<Vec<CheckReport>, CliError> {
-        match self {
+        let reports = match self {
             Self::Daemon(daemon) => {
                 let checks = daemon.client.checks(filter.clone()).await;
                 let reports = checks.map_err(|error| daemon.request_failed(error))?;
                 note_differences(config, filter, reports.iter().map(CheckReport::names));
-                Ok(reports)
+                reports
             }
             Self::Direct { operations, store } => {
                 operations.token_wait(filter).into_iter().for_each(output::note);
-                finish(operations.checks(filter.clone())?.collect(), store, shutdown).await
+                finish(operations.checks(filter.clone())?.collect(), store, shutdown).await?
             }
+        };
+        let explains_nothing = |row: &CheckReport| row.names().1.is_none() && row.problems().is_empty();
+        let is_one =
+            filter.account.is_some() && !reports.iter().any(|row| filter.selects_all_of(row.names().0));
+        if is_one && reports.iter().all(explains_nothing) {
+            return Err(unknown_in(config, filter).into());
         }
+        Ok(reports)
     }
 }
 

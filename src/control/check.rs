@@ -10,7 +10,7 @@ use super::{
     quota::{SECONDS_PER_DAY, TickCounts, quota_problem},
     report::{CheckReport, KfAccountCheck, NO_KF_ACCOUNT, OfficialAccountCheck, Problem, Severity},
     requests::{CommandRequests, SessionListOutcome, wait_for_token},
-    selection::{selected_accounts, selected_undiscovered},
+    selection::selected_of_list,
 };
 use crate::{
     domain::{
@@ -51,12 +51,11 @@ pub(super) async fn check(
     let of = &configured.official_account;
     wait_for_token(of).await;
     let mut facts = Box::pin(OfficialAccountFacts::fetch(requests, of)).await; // four calls in flight are large
-    let mut accounts = selected_accounts(of, filter);
     // Without a daemon, nobody has discovered the accounts that patterns match.
     let listed = facts.kf_list.as_ref().map(|list| &*list.accounts);
-    let (listed, known) = (listed.unwrap_or_default(), of.accounts().len());
-    accounts.extend(selected_undiscovered(of, listed, filter));
-    let total = known + of.undiscovered(listed).len();
+    let listed = listed.unwrap_or_default();
+    let accounts = selected_of_list(of, listed, filter);
+    let total = of.accounts().len() + of.undiscovered(listed).len();
     let mut outcomes = match facts.token_failure() {
         // Each poll would fail in the same way.
         Some(_) => Vec::new(),

@@ -16,7 +16,7 @@ use super::{
     quota::TickCounts,
     report::{CheckReport, PollReport},
     requests::CommandRequests,
-    selection::{names, selected_accounts},
+    selection::{names, needs_list, selected_accounts},
     sessions::{self, SessionReport},
 };
 use crate::{
@@ -27,6 +27,9 @@ use crate::{
     status::WatchedAccount,
     wechat::token::MIN_FETCH_INTERVAL,
 };
+
+/// Official accounts that are asked with getkflist whether they have the account that a person means.
+const MAX_ASKED: usize = 10;
 
 /// Polls and checks official accounts on command.
 pub(crate) struct Operations {
@@ -107,12 +110,14 @@ impl Operations {
             filter.selects_all_of(name(configured))
                 || !selected_accounts(&configured.official_account, filter).is_empty()
         };
-        let discovers =
-            |configured: &&ConfiguredOfficialAccount| configured.official_account.has_discovered_none();
         let admitted: Vec<_> = self.official_accounts.iter().filter(admitted).collect();
         let mut selected: Vec<_> = admitted.iter().copied().filter(has_selected).collect();
         if selected.is_empty() {
-            selected = admitted.into_iter().filter(discovers).collect();
+            let asked =
+                |configured: &&ConfiguredOfficialAccount| needs_list(&configured.official_account, filter);
+            selected = admitted.into_iter().filter(asked).collect();
+            // A name alone is no reason to call WeChat for all merchants of a platform.
+            selected.truncate(if selected.len() > MAX_ASKED { 0 } else { MAX_ASKED });
         }
         if selected.is_empty() && !filter.is_empty() { Err(self.unknown(filter)) } else { Ok(selected) }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::{
     report::{NO_KF_ACCOUNT, PollReport, remedy_of_needed_list},
     requests::{CommandRequests, SessionListOutcome, wait_for_token},
-    selection::{selected_accounts, selected_undiscovered},
+    selection::{needs_list, selected_accounts, selected_of_list},
 };
 use crate::{
     domain::{account::Account, account_filter::AccountFilter, event::millis, remedy::RemedyText},
@@ -25,12 +25,12 @@ pub(super) async fn poll(
     wait_for_token(of).await;
     let mut accounts = selected_accounts(of, filter);
     let mut failed_discovery = None;
-    let is_complete = filter.selects_all_of(&of.status.name);
-    if of.has_discovered_none() && (is_complete || accounts.is_empty()) {
+    if needs_list(of, filter) {
         match requests.call(of, of.client().kf_list()).await {
             Ok(listed) => {
-                accounts.extend(selected_undiscovered(of, &listed.accounts, filter));
-                failed_discovery = (is_complete && accounts.is_empty()).then(|| no_match(of));
+                accounts = selected_of_list(of, &listed.accounts, filter);
+                let has_none = accounts.is_empty() && filter.selects_all_of(&of.status.name);
+                failed_discovery = has_none.then(|| no_match(of));
             }
             Err(failure) => failed_discovery = Some(no_list(of, &failure)),
         }

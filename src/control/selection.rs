@@ -1,6 +1,6 @@
 //! The kf accounts of an official account that a command is about.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     domain::{
@@ -25,14 +25,27 @@ pub(super) fn selected_accounts(of: &OfficialAccount, filter: &AccountFilter) ->
     of.accounts().iter().filter(selects).cloned().collect()
 }
 
-/// The kf accounts that getkflist lists, that patterns match, and that the filter selects, beyond the known ones.
-pub(super) fn selected_undiscovered(
+/// The kf accounts that the filter selects once getkflist has said which exist and what they are called.
+pub(super) fn selected_of_list(
     of: &OfficialAccount,
     listed: &[ListedAccount],
     filter: &AccountFilter,
 ) -> Vec<Arc<WatchedAccount>> {
-    let nickname = |name: &str| listed.iter().find(|listed| *listed.kf_account == *name)?.nickname.as_deref();
-    let mut found = of.undiscovered(listed);
-    found.retain(|watched| filter.selects(names(watched, nickname(&watched.account().kf_account))));
-    found
+    let nicknames: HashMap<&str, Arc<str>> =
+        listed.iter().filter_map(|listed| Some((&*listed.kf_account, listed.nickname.clone()?))).collect();
+    let mut accounts = of.accounts().to_vec();
+    accounts.extend(of.undiscovered(listed));
+    accounts.retain(|watched| {
+        let nickname = nicknames.get(&*watched.account().kf_account).cloned().or_else(|| watched.nickname());
+        filter.selects(names(watched, nickname.as_deref()))
+    });
+    accounts
+}
+
+/// Whether only getkflist can say what the filter selects: kf accounts that a pattern finds, or the owner of a nickname.
+pub(super) fn needs_list(of: &OfficialAccount, filter: &AccountFilter) -> bool {
+    let finds_none = || selected_accounts(of, filter).is_empty();
+    let knows_nicknames = || of.accounts().iter().any(|watched| watched.nickname().is_some());
+    let discovers = || of.has_discovered_none() && (filter.selects_all_of(&of.status.name) || finds_none());
+    discovers() || (filter.may_be_nickname() && finds_none() && !knows_nicknames())
 }

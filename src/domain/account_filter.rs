@@ -42,6 +42,11 @@ impl AccountFilter {
         *self == Self::default()
     }
 
+    /// Whether it names an account as only getkflist does: each kf account has an "@".
+    pub(crate) fn may_be_nickname(&self) -> bool {
+        self.account.as_deref().is_some_and(|name| !name.contains('@'))
+    }
+
     /// Whether it can select kf accounts of the official account with this name.
     pub fn admits(&self, official_account: &str) -> bool {
         self.official_account.as_deref().is_none_or(|wanted| wanted == official_account)
@@ -111,7 +116,7 @@ fn hint_of_accounts(name: &str, known: &[AccountNames<'_>]) -> String {
         return format!("; did you mean {similar}?");
     }
     match nicknames.is_empty() {
-        true => format!("{} (no nickname is known: getkflist has not been asked)", listed(&names)),
+        true => format!("{} (no nickname is known)", listed(&names)),
         false => listed(&names),
     }
 }
@@ -182,7 +187,7 @@ mod tests {
         let nobody = filter("小明", "").unknown(["shop"], [KNOWN[1]]);
         assert_eq!(
             nobody.to_string(),
-            "no such kf account: \"小明\"; known are kf2@shop (no nickname is known: getkflist has not been asked)"
+            "no such kf account: \"小明\"; known are kf2@shop (no nickname is known)"
         );
     }
 }

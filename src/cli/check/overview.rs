@@ -7,15 +7,15 @@ use glob::Pattern;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    app::{accounts, clock::SystemClock},
+    app::clock::SystemClock,
     cli::{
         CliError,
-        account_args::{Extent, ExtentArgs, REST_ON_DEMAND},
+        account_args::{Extent, ExtentArgs, REST_ON_DEMAND, unknown_in},
         output,
     },
     config::{Config, DailyCalls, OfficialAccountConfig, SinkTarget},
     domain::{
-        account_filter::{AccountFilter, AccountNames, UnknownAccount},
+        account_filter::{AccountFilter, AccountNames},
         agents::Collector,
         clock::Clock,
         collector_intervals::CollectorIntervals,
@@ -48,7 +48,7 @@ pub(super) fn overview(
     let rows = config.official_accounts.iter().zip(config.daily_calls(now));
     let rows: Vec<Row<'_>> = rows.filter(|(of, _)| is_selected(of, filter)).collect();
     if rows.is_empty() {
-        return Err(unknown(config, filter).into());
+        return Err(unknown_in(config, filter).into());
     }
     let kf_accounts = rows.iter().map(|(of, _)| of.kf_accounts.len()).sum();
     let extent = extent.of_table(filter, kf_accounts);
@@ -77,12 +77,6 @@ fn is_selected(of: &OfficialAccountConfig, filter: &AccountFilter) -> bool {
 
 fn names<'a>(official_account: &'a str, kf_account: &'a str) -> AccountNames<'a> {
     AccountNames { official_account, kf_account, nickname: None }
-}
-
-fn unknown(config: &Config, filter: &AccountFilter) -> UnknownAccount {
-    let known: Vec<_> = config.official_accounts.iter().flat_map(accounts).collect();
-    let known = known.iter().map(|account| names(&account.official_account, &account.kf_account));
-    filter.unknown(config.official_accounts.iter().map(|of| of.name.as_str()), known)
 }
 
 fn table(rows: &[Row<'_>]) -> String {

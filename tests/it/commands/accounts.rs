@@ -1,5 +1,7 @@
 //! The names of accounts that commands accept, and what they say of others.
 
+use kfwatch::simulator::ApiCall;
+
 use super::assert_prints;
 use crate::support::{
     backup,
@@ -47,7 +49,7 @@ fn unknown_account_is_refused_with_what_was_meant() {
             assert_prints(&ended, 1, "", &format!("kfwatch: {expected}\n"));
         }
     }
-    let requests = wechat.control().requests_of(&appid(1), kfwatch::simulator::ApiCall::QuotaGet);
+    let requests = wechat.control().requests_of(&appid(1), ApiCall::QuotaGet);
     assert_eq!(requests, Ok(1), "only the daemon's collector called");
 }
 
@@ -69,10 +71,10 @@ fn commands_act_on_selected_accounts_only() {
     let info = "wechat_kf_account_info{official_account=\"shop\",kf_account=\"kf1@shop\",nickname=\"小明\"}";
     eventually("the nickname", || daemon.metric(info));
     let polled = |arguments: &str| {
-        let before = wechat.control().requests(kfwatch::simulator::ApiCall::GetSessionList);
+        let before = wechat.control().requests(ApiCall::GetSessionList);
         let ended = home.run(arguments);
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
-        wechat.control().requests(kfwatch::simulator::ApiCall::GetSessionList) - before
+        wechat.control().requests(ApiCall::GetSessionList) - before
     };
     for (name, count) in [
         ("--account 小明", 1),
@@ -87,6 +89,26 @@ fn commands_act_on_selected_accounts_only() {
     let expected = " OFFICIAL ACCOUNT  KF ACCOUNT  RESULT  SESSIONS  OLDEST SINCE  STARTED  ENDED\n \
                     shop              kf1@shop    ok      0         –             0        0\n";
     assert_prints(&home.run("poll --account 小明"), 0, expected, "");
+}
+
+#[test]
+fn nickname_is_looked_up_without_daemon() {
+    let wechat = two_shops();
+    let home = Home::watching(&wechat, "");
+    let polled = " OFFICIAL ACCOUNT  KF ACCOUNT  RESULT  SESSIONS  OLDEST SINCE  STARTED  ENDED\n \
+                  shop              kf1@shop    ok      0         –             0        0\n";
+    assert_prints(&home.run("poll --account 小明"), 0, polled, "");
+    let rows = home.run("check --online --account 小明 --format json").stdout;
+    assert_eq!(rows.matches("\"kf_account\":\"kf").count(), 1, "{rows}");
+    for command in ["poll", "check --online"] {
+        let unknown = "kfwatch: no such kf account: \"阿花\"; known are kf1@branch, kf1@shop, kf2@shop (no nickname is known)\n";
+        assert_prints(&home.run(&format!("{command} --account 阿花")), 1, "", unknown);
+    }
+    let platform: Vec<(String, usize)> = (0..11).map(|n| (format!("shop{n}"), 1)).collect();
+    let platform: Vec<(&str, usize)> = platform.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+    let wechat = WeChat::play(quiet(&platform));
+    assert_eq!(Home::watching(&wechat, "").run("poll --account 小明").code, Some(1));
+    assert_eq!(wechat.control().requests(ApiCall::GetKfList), 0, "not for all merchants");
 }
 
 #[test]

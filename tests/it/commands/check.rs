@@ -1,6 +1,6 @@
 //! `kfwatch check` without and with WeChat: calls, series, and what is unknown.
 
-use kfwatch::simulator::KfState;
+use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
 
 use super::{assert_prints, without_times};
 use crate::support::{
@@ -89,6 +89,22 @@ fn daemon_exports_as_many_series_as_check_counts() {
             "only called endpoints"
         );
     }
+}
+
+#[test]
+fn refused_address_of_a_poll_names_both_allowlists() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let rule = FaultRule { endpoint: Some(ApiCall::GetSessionList), ..FaultRule::new(Fault::Errcode(61004)) };
+    wechat.control().inject(rule);
+    let en = "\n   add this host's public address (the errmsg names it) to the IP allowlist: of the official account in the developer \
+              console, or, if a third-party platform issued the token, of the platform at open.weixin.qq.com\n";
+    let zh = "   请将本机公网地址（见 errmsg）加入 IP 白名单：公众号自己的令牌在开发者后台设置；若令牌来自第三方平台，则在 \
+              open.weixin.qq.com 的平台设置中加入\n";
+    let home = Home::watching(&wechat, "");
+    let checked = home.run("check --online").stdout;
+    assert!(checked.contains(en) && !checked.contains(zh), "{checked}");
+    let checked = home.set("LANG", "zh_CN.UTF-8").run("check --online").stdout;
+    assert!(checked.contains(&format!("{en}{zh}")), "{checked}");
 }
 
 #[test]

@@ -68,6 +68,16 @@ fn sessions_show_customers_beside_accepted_cases() {
 }
 
 #[test]
+fn events_show_only_problems_on_demand() {
+    let (_wechat, home, _daemon) = shop();
+    let expected = "TIME (Asia/Shanghai)  EVENT          ACCOUNT                       CUSTOMER   DETAILS\n\
+                    YYYY-MM-DD hh:mm:ss   state_changed  shop/kf2@shop                            unknown to unbound, invitation: none\n";
+    assert_prints(&home.run("events --problems"), 0, expected, "");
+    assert_prints(&home.run("events --problems --account Ming"), 0, expected, "");
+    assert_prints(&home.run("events --problems --account kf1@shop"), 0, "no events\n", "");
+}
+
+#[test]
 fn sessions_for_programs_are_in_utc() {
     let (_wechat, home, _daemon) = shop();
     let rows: Vec<Value> = home
@@ -107,7 +117,7 @@ fn sessions_without_daemon_come_from_the_store() {
                     shop/kf1@shop  oDF3…wxyz  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss\n\n\
                     2 open sessions of 2 kf accounts, 1 kf account not polled successfully yet. Times are in Asia/Shanghai.\n";
     assert_prints(&home.run("sessions"), 0, expected, note);
-    let unknown = "kfwatch: no such kf account: \"小明\"; known are kf1@shop, kf2@shop (no nickname is known: getkflist has not \
-                   been asked)\n";
+    let unknown =
+        "kfwatch: no such kf account: \"小明\"; known are kf1@shop, kf2@shop (no nickname is known)\n";
     assert_prints(&home.run("sessions --account 小明"), 1, "", unknown);
 }
