@@ -46,6 +46,12 @@ impl LocalZone {
         self.clock_at(moment).strftime("%F %T").to_string()
     }
 
+    /// [`show`](Self::show) beside another time: without the date if both have the same.
+    pub fn show_beside(self, moment: Timestamp, other: Timestamp) -> String {
+        let [clock, other] = [moment, other].map(|moment| self.clock_at(moment));
+        clock.strftime(if clock.date() == other.date() { "%T" } else { "%F %T" }).to_string()
+    }
+
     /// [`show`](Self::show) for a time that is written in RFC 3339. Another text is returned as it is.
     pub fn show_text(self, rfc3339: &str) -> String {
         rfc3339.parse::<Timestamp>().map_or_else(|_| rfc3339.to_owned(), |moment| self.show(moment))
@@ -87,6 +93,9 @@ mod tests {
         assert_eq!(zone("Europe/Berlin").show_text("2026-07-01T10:00:00Z"), "2026-07-01 12:00:00");
         assert_eq!(zone("UTC").show_text(at), "2026-11-28 16:30:59");
         assert_eq!(zone("UTC").show_text("no time"), "no time");
+        let [first, second] = ["2026-11-28T15:59:59Z", "2026-11-28T16:00:00Z"].map(|at| at.parse().unwrap());
+        assert_eq!(zone("UTC").show_beside(second, first), "16:00:00");
+        assert_eq!(zone("Asia/Shanghai").show_beside(second, first), "2026-11-29 00:00:00");
     }
 
     #[test]

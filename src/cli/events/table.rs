@@ -36,25 +36,22 @@ impl EventTable {
             let account = format!("{}/{}", get("/data/official_account"), get("/data/kf_account"));
             let openid = get("/data/openid");
             let customer = if self.openids { openid } else { masked(&openid) };
-            let time = self.zone.show_text(&get("/time"));
-            let (kind, details) = self.details(event.event_type, &json, &time);
+            let time = self.zone.show(event.observed_at);
+            let (kind, details) = self.details(event, &json);
             text.push_str(&line([&time, kind, &account, &customer, &details]));
         }
         text
     }
 
     /// The event's name, and what its other columns do not say.
-    fn details(&self, event_type: EventType, event: &Value, time: &str) -> (&'static str, String) {
-        let get = |pointer| field(event, pointer);
+    fn details(&self, event: &StoredEvent, json: &Value) -> (&'static str, String) {
+        let get = |pointer| field(json, pointer);
         let started_at = || {
-            let started_at = self.zone.show_text(&get("/data/started_at"));
-            // A session that started on the day of the event needs no date.
-            match (started_at.split_once(' '), time.split_once(' ')) {
-                (Some((day, at)), Some((today, _))) if day == today => at.to_owned(),
-                _ => started_at,
-            }
+            let started_at = get("/data/started_at");
+            let parsed = started_at.parse();
+            parsed.map_or(started_at, |started_at| self.zone.show_beside(started_at, event.observed_at))
         };
-        match event_type {
+        match event.event_type {
             EventType::SessionStarted if get("/data/baseline") == "true" => {
                 ("started", format!("open since {}", started_at()))
             }

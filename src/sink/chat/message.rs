@@ -4,8 +4,6 @@
 
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
-
 use super::{Nicknames, digest::AccountDigest, vendor::Vendor};
 use crate::domain::{account::AccountState, local_time::LocalZone, peer_text::PeerText, remedy::Remedy};
 
@@ -172,7 +170,7 @@ impl MessageWriter<'_> {
                 format!(
                     "{} {}",
                     self.word(Topic::State(change.state)),
-                    self.short_time(change.since, last.since)
+                    self.zone.show_beside(change.since, last.since)
                 )
             });
             if !earlier.is_empty() {
@@ -188,13 +186,6 @@ impl MessageWriter<'_> {
             }
         }
         line
-    }
-
-    /// Without the date if it is that of `other`.
-    fn short_time(&self, at: Timestamp, other: Timestamp) -> String {
-        let [at, other] = [at, other].map(|at| self.zone.clock_at(at));
-        let format = if at.date() == other.date() { "%T" } else { "%F %T" };
-        at.strftime(format).to_string()
     }
 
     fn remedy(&self, Remedy { en, zh }: Remedy) -> String {
