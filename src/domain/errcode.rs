@@ -268,6 +268,7 @@ mod tests {
     fn remedies_exist_in_both_languages() {
         for remedy in ERRCODES.iter().filter_map(|row| row.remedy) {
             assert!(remedy.en.is_ascii() && !remedy.en.contains("  "), "{}", remedy.en);
+            assert!(!remedy.en.contains('{'), "an errcode has no place: {}", remedy.en);
             let chinese = remedy.zh.chars().filter(|c| ('\u{4e00}'..='\u{9fff}').contains(c)).count();
             assert!(chinese >= 8 && !remedy.zh.contains("  "), "{}", remedy.zh);
         }
