@@ -69,7 +69,8 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
 
 fn configuration_page() -> io::Result<Vec<u8>> {
     let mut roff = Roff::new();
-    roff.control("TH", [CONFIGURATION_PAGE, "5", "", SOURCE, "File Formats"]);
+    // The third is a date. An empty one would not be quoted.
+    roff.control("TH", [CONFIGURATION_PAGE, "5", " ", SOURCE, "File Formats"]);
     roff.control("SH", ["NAME"]);
     roff.text([roman(format!("{CONFIGURATION_PAGE} - the configuration of kfwatch"))]);
     markdown::append(CONFIGURATION, &mut roff);

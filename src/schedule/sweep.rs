@@ -118,7 +118,7 @@ impl FirstPolls {
             kf_accounts,
             succeeded,
             sessions,
-            failed = failures.values().sum::<u64>(),
+            failures = failures.values().sum::<u64>(),
             not_polled,
             "First polls finished: {succeeded} of {kf_accounts} kf accounts succeeded, open sessions: {sessions}{causes}"
         );

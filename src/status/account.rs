@@ -113,9 +113,14 @@ pub struct AccountView {
 }
 
 impl AccountView {
-    /// Whether anything is known of the account, from a poll or from the store.
-    pub fn is_observed(&self) -> bool {
+    /// Whether the account was ever polled, before a restart too.
+    pub fn was_polled(&self) -> bool {
         self.up.is_some() || self.conclusion.is_some() || self.state != AccountState::Unknown
+    }
+
+    /// Whether a poll or getkflist has said anything of the account.
+    pub fn is_known(&self) -> bool {
+        self.was_polled() || self.agent.binding.is_some()
     }
 }
 

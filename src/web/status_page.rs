@@ -61,7 +61,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|(_, view)| urgency(view.state));
     let sessions = rows.iter().filter_map(|(_, view)| view.sessions).map(u64::from).reduce(|a, b| a + b);
-    let not_polled = rows.iter().filter(|(_, view)| !view.is_observed()).count();
+    let not_polled = rows.iter().filter(|(_, view)| !view.was_polled()).count();
     let failing = rows.iter().filter(|(_, view)| urgency(view.state) < NO_ATTENTION).count() as u64;
     html! {
         (DOCTYPE)

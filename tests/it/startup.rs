@@ -84,7 +84,7 @@ fn first_polls_are_summarized_once_with_causes() {
         lines_with(&daemon.terminate().stderr, "First polls"),
         [
             "INFO First polls finished: 2 of 4 kf accounts succeeded, open sessions: 1, failures: 65401 (1), 65402 (1) \
-             kf_accounts=4 succeeded=2 sessions=1 failed=2 not_polled=0"
+             kf_accounts=4 succeeded=2 sessions=1 failures=2 not_polled=0"
         ]
     );
 }

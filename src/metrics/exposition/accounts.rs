@@ -111,9 +111,9 @@ fn seconds(moment: UnixMs) -> Option<u64> {
     moment.timestamp().as_second().try_into().ok()
 }
 
-/// A flag of an account that was polled: before that, 0 would be a claim.
-fn observed(view: &AccountView, flag: bool) -> Option<bool> {
-    view.is_observed().then_some(flag)
+/// A flag of an account of which something is known: before that, 0 would be a claim.
+fn known(view: &AccountView, flag: bool) -> Option<bool> {
+    view.is_known().then_some(flag)
 }
 
 /// How many of the families come from getonlinekflist.
@@ -143,20 +143,20 @@ const FAMILIES: [AccountFamily; 15] = [
         "1 if no WeChat user is bound to the kf account: the last conclusive response was errcode 65402, or, before \
          the first such response, getkflist says so. Absent while nothing is known of it.",
         Value::Flag(|view| {
-            observed(view, view.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))
+            known(view, view.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))
         }),
     ),
     gauge(
         "wechat_kf_account_invalid",
         "1 if the last conclusive response was errcode 65401: WeChat does not know the kf account. Absent while \
          nothing is known of it.",
-        Value::Flag(|view| observed(view, view.conclusion == Some(Conclusion::Invalid))),
+        Value::Flag(|view| known(view, view.conclusion == Some(Conclusion::Invalid))),
     ),
     gauge(
         "kfwatch_account_blind",
         "1 if all polls failed for poll.blind_after: the other values of the kf account are out of date. Absent \
          before the first poll.",
-        Value::Flag(|view| observed(view, view.state == AccountState::Blind)),
+        Value::Flag(|view| view.was_polled().then_some(view.state == AccountState::Blind)),
     ),
     counter(
         "wechat_kf_sessions_started_total",
