@@ -5,6 +5,7 @@ use std::{
     hash::Hash,
 };
 
+use super::output;
 use crate::domain::quantity::counted;
 
 /// Accounts named for each problem.
@@ -42,10 +43,8 @@ pub(super) fn group<'a, K: Eq + Hash, P>(
 impl<P> Finding<'_, P> {
     /// The accounts that have the problem, as a prefix of its text. Empty for a problem of the machine.
     pub(super) fn accounts(&self) -> String {
-        let full_name = |(official_account, kf_account): &AccountName<'_>| match kf_account {
-            Some(kf_account) => format!("{official_account}/{kf_account}"),
-            None => (*official_account).to_owned(),
-        };
+        let full_name =
+            |(official_account, kf_account): &AccountName<'_>| output::account(official_account, *kf_account);
         let official_accounts: BTreeSet<&str> = self.accounts.iter().map(|(name, _)| *name).collect();
         let count = self.accounts.len() as u64;
         let of = counted(official_accounts.len() as u64, "official account");

@@ -19,7 +19,7 @@ pub(super) enum OutputFormat {
 }
 
 /// The width of a terminal that every table should fit.
-const WIDTH: u16 = 100;
+pub(super) const WIDTH: u16 = 100;
 
 /// Aligned columns. Headings are in capitals.
 pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -54,6 +54,14 @@ pub(super) fn wrapped_table(
 /// A value, or a dash where it is not known.
 pub(super) fn known(value: Option<impl Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+/// An account as every table and message names it: `shop/kf1@shop`, or `shop`.
+pub(super) fn account(official_account: &str, kf_account: Option<&str>) -> String {
+    match kf_account {
+        Some(kf_account) => format!("{official_account}/{kf_account}"),
+        None => official_account.to_owned(),
+    }
 }
 
 /// "yes", "no", or a dash where it is not known.

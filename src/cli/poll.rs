@@ -83,12 +83,10 @@ fn report(reports: &[PollReport], extent: Extent, (language, zone): (Language, L
 }
 
 fn table(reports: &[&PollReport], zone: LocalZone) -> String {
-    let headings =
-        ["official account", "kf account", "result", "sessions", "oldest since", "started", "ended"];
+    let headings = ["account", "result", "sessions", "oldest since", "started", "ended"];
     let rows = reports.iter().map(|report| {
         vec![
-            report.official_account.clone(),
-            output::known(report.kf_account.as_ref()),
+            output::account(&report.official_account, report.kf_account.as_deref()),
             report.result.clone(),
             output::known(report.sessions),
             output::local_time(report.oldest_session_started_at.as_ref(), zone),

@@ -180,7 +180,7 @@ fn table_of_accounts(accounts: &[&Account], zone: LocalZone) -> String {
     let headings = ["account", "nickname", "state", "sessions", "accepted", "online", "last poll"];
     let rows = accounts.iter().map(|Account { of, .. }| {
         vec![
-            format!("{}/{}", of.official_account, of.kf_account),
+            output::account(&of.official_account, Some(&of.kf_account)),
             output::known(of.nickname.as_ref()),
             of.state.clone(),
             output::known(of.sessions),
@@ -195,7 +195,7 @@ fn table_of_accounts(accounts: &[&Account], zone: LocalZone) -> String {
 fn table_of_sessions<'a>(sessions: impl Iterator<Item = &'a OpenSession>, zone: LocalZone) -> String {
     let rows = sessions.map(|session| {
         vec![
-            format!("{}/{}", session.official_account, session.kf_account),
+            output::account(&session.official_account, Some(&session.kf_account)),
             session.openid.clone(),
             zone.show_text(&session.started_at),
             output::local_time(session.last_seen_at.as_ref(), zone),

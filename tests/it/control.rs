@@ -90,7 +90,7 @@ fn poll_command_runs_in_daemon_and_commits_nothing() {
         );
     }
     let table = home.run("poll").stdout;
-    assert!(table.starts_with(" OFFICIAL ACCOUNT") && table.lines().count() == 6, "{table}");
+    assert!(table.starts_with(" ACCOUNT") && table.lines().count() == 6, "{table}");
     assert_eq!(daemon.stdout(), "");
     assert_eq!(home.run("events --format json").stdout, "");
     assert_eq!(wechat.control().requests(ApiCall::StableToken), 2, "one token for each official account");
@@ -326,8 +326,8 @@ fn check_of_valid_setup_exits_with_0() {
     let shop = words(line(" shop "));
     assert_eq!([&*shop[1], &*shop[2]], ["stable", "0s"], "{shop:?}");
     assert_eq!(shop[5..], ["172,800", "100,000,000", "0", "100,000,000", "0"], "{shop:?}");
-    let kf1 = words(from(&ended, " shop              kf1@shop").lines().next().unwrap());
-    assert_eq!(kf1[3..], ["yes", "yes", "1", "ok"], "{ended:?}");
+    let kf1 = words(from(&ended, " shop/kf1@shop").lines().next().unwrap());
+    assert_eq!(kf1[2..], ["yes", "yes", "1", "ok"], "{ended:?}");
     assert!(ended.stdout.ends_with("\nNothing needs to be fixed.\n"), "{ended:?}");
 }
 

@@ -74,8 +74,7 @@ fn report(checked: &[CheckReport], extent: Extent, (language, zone): (Language, 
         text.push('\n');
     }
     if !kf_accounts.is_empty() {
-        let headings =
-            ["official account", "kf account", "nickname", "bound", "online", "sessions", "result"];
+        let headings = ["account", "nickname", "bound", "online", "sessions", "result"];
         let table = output::wrapped_table(&headings, &["bound"], kf_accounts);
         text.push_str(&output::timed(table, zone));
         text.push('\n');
@@ -115,8 +114,7 @@ fn kf_account(row: &CheckReport, zone: LocalZone) -> Option<Vec<String>> {
         (bound, ..) => output::yes_or_no(bound),
     };
     Some(vec![
-        row.official_account.clone(),
-        row.kf_account.clone(),
+        output::account(&row.official_account, Some(&row.kf_account)),
         output::known(row.nickname.as_ref()),
         bound,
         output::yes_or_no(row.online),

@@ -86,8 +86,8 @@ fn commands_act_on_selected_accounts_only() {
         assert_eq!(polled(&format!("poll {name}")), count, "{name}");
         assert_eq!(polled(&format!("check --online {name}")), count, "{name}");
     }
-    let expected = " OFFICIAL ACCOUNT  KF ACCOUNT  RESULT  SESSIONS  OLDEST SINCE  STARTED  ENDED\n \
-                    shop              kf1@shop    ok      0         –             0        0\n";
+    let expected = " ACCOUNT        RESULT  SESSIONS  OLDEST SINCE  STARTED  ENDED\n \
+                    shop/kf1@shop  ok      0         –             0        0\n";
     assert_prints(&home.run("poll --account 小明"), 0, expected, "");
 }
 
@@ -95,8 +95,8 @@ fn commands_act_on_selected_accounts_only() {
 fn nickname_is_looked_up_without_daemon() {
     let wechat = two_shops();
     let home = Home::watching(&wechat, "");
-    let polled = " OFFICIAL ACCOUNT  KF ACCOUNT  RESULT  SESSIONS  OLDEST SINCE  STARTED  ENDED\n \
-                  shop              kf1@shop    ok      0         –             0        0\n";
+    let polled = " ACCOUNT        RESULT  SESSIONS  OLDEST SINCE  STARTED  ENDED\n \
+                  shop/kf1@shop  ok      0         –             0        0\n";
     assert_prints(&home.run("poll --account 小明"), 0, polled, "");
     let rows = home.run("check --online --account 小明 --format json").stdout;
     assert_eq!(rows.matches("\"kf_account\":\"kf").count(), 1, "{rows}");

@@ -115,7 +115,7 @@ fn account_that_does_not_exist_is_not_offline() {
     let row =
         |text: &str| without_times(text.lines().find(|line| line.contains("kf2@shop")).unwrap()).clone();
     let checked = row(&home.run("check --online").stdout);
-    assert_eq!(checked, " shop              kf2@shop    –         –      –       –         invalid");
+    assert_eq!(checked, " shop/kf2@shop  –         –      –       –         invalid");
     let daemon = home.daemon();
     let state = |name: &str, kf_account: &str| {
         daemon.metric(&format!(

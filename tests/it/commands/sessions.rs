@@ -71,7 +71,7 @@ fn sessions_show_customers_beside_accepted_cases() {
 fn events_show_only_problems_on_demand() {
     let (_wechat, home, _daemon) = shop();
     let expected = "TIME (Asia/Shanghai)  EVENT          ACCOUNT                       CUSTOMER   DETAILS\n\
-                    YYYY-MM-DD hh:mm:ss   state_changed  shop/kf2@shop                            unknown to unbound, invitation: none\n";
+                    YYYY-MM-DD hh:mm:ss   state_changed  shop/kf2@shop                            unbound, not invited\n";
     assert_prints(&home.run("events --problems"), 0, expected, "");
     assert_prints(&home.run("events --problems --account Ming"), 0, expected, "");
     assert_prints(&home.run("events --problems --account kf1@shop"), 0, "no events\n", "");

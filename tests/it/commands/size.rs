@@ -46,10 +46,10 @@ fn poll_of_many_accounts_is_a_summary() {
     );
     let home = home.set("LANG", "zh_CN.UTF-8");
     let chinese = home.run("poll --problems");
-    let table = " OFFICIAL ACCOUNT  KF ACCOUNT  RESULT   SESSIONS  OLDEST SINCE  STARTED  ENDED\n \
-                 shop              kf7@shop    unbound  –         –             –        –\n \
-                 branch            kf8@branch  unbound  –         –             –        –\n \
-                 branch            kf9@branch  unbound  –         –             –        –\n";
+    let table = " ACCOUNT            RESULT   SESSIONS  OLDEST SINCE  STARTED  ENDED\n \
+                 shop/kf7@shop      unbound  –         –             –        –\n \
+                 branch/kf8@branch  unbound  –         –             –        –\n \
+                 branch/kf9@branch  unbound  –         –             –        –\n";
     assert_eq!(without_request_ids(&chinese.stdout), [table, summary, &finding, en, zh].concat());
     assert_eq!(home.run("poll --format json --problems").stdout.lines().count(), 3);
     assert_eq!(home.run("poll --format json").stdout.lines().count(), 102);

@@ -1,5 +1,10 @@
 //! Times for people, and the times that people write.
 
+use kfwatch::{
+    domain::event::{Change, OwnedSession},
+    store::Store,
+};
+
 use super::assert_prints;
 use crate::support::{backup, process::Home};
 
@@ -67,4 +72,26 @@ fn wrong_since_lists_the_forms() {
         ended.code == Some(78) && ended.stderr.contains("\"Asia/Shanghi\" is not a time zone"),
         "{ended:?}"
     );
+}
+
+/// An event that has more to say than fits.
+#[test]
+fn long_details_continue_below() {
+    let home = backup::home();
+    let change = Change::SessionStarted {
+        session: OwnedSession { openid: "oDF3iY9P32sK_5GgYiRkjsabcdef".into(), createtime: 1_700_000_000 },
+        observed_at: backup::at(0),
+        baseline: false,
+        transferred_from: Some("kf2@shop".into()),
+    };
+    backup::run(async {
+        let store = Store::open(&home.path("kfwatch.db")).unwrap();
+        let registered = store.register_accounts(backup::accounts(1)).await.unwrap().configured;
+        backup::commit(&store, &registered[0], vec![change]).await;
+        store.close().await;
+    });
+    let expected = "TIME (Asia/Shanghai)  EVENT          ACCOUNT                       CUSTOMER   DETAILS\n\
+                    YYYY-MM-DD hh:mm:ss   started        shop/kf1@shop                 oDF3…cdef  at YYYY-MM-DD hh:mm:ss,\n\
+                    \x20                                                                             from kf2@shop\n";
+    assert_prints(&home.run("events"), 0, expected, "");
 }
