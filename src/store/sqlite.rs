@@ -38,7 +38,7 @@ mod writer;
 
 pub(super) use self::file::{check_free, resolve_existing};
 use self::{
-    connection::{connect_to_read, connect_to_write, open_for_reading},
+    connection::{connect_to_read, connect_to_write, open_for_reading, roll_back},
     placement::OpenFiles,
     readers::ReaderPool,
     schema::SchemaState,
@@ -71,6 +71,19 @@ pub(super) struct Sqlite {
     pub(super) used_bytes: watch::Receiver<u64>,
 }
 
+/// Inspects a file that is not empty, for its owner. A process that was killed while it created the store has left a rollback journal,
+/// which no reader can play back: the write-ahead log begins later.
+fn inspect_existing(path: &Path) -> Result<SchemaState, StoreError> {
+    let inspect = || schema::inspect(path, &connect_to_read(path)?);
+    match inspect() {
+        Err(StoreError::ReadOnly { .. }) if file::has_content(&file::with_suffix(path, "-journal")) => {
+            roll_back(path)?;
+            inspect()
+        }
+        inspected => inspected,
+    }
+}
+
 impl Sqlite {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let version = rusqlite::version_number();
@@ -82,11 +95,8 @@ impl Sqlite {
         placement::check(&path)?;
         file::check(&path)?;
         let lock = file::Lock::take(&path)?;
-        let schema = if file::create_if_missing(&path)? {
-            SchemaState::Empty
-        } else {
-            schema::inspect(&path, &connect_to_read(&path)?)?
-        };
+        let schema =
+            if file::create_if_missing(&path)? { SchemaState::Empty } else { inspect_existing(&path)? };
         let mut connection = connect_to_write(&path)?;
         match schema {
             SchemaState::Empty => schema::migrate(&mut connection, 0)?,

@@ -142,3 +142,21 @@ fn unusable_store_paths_are_refused() {
     assert!(matches!(EventLog::open(&file.path), Err(StoreError::Missing(_))));
     assert!(!file.path.exists(), "reading creates nothing");
 }
+
+/// A kill while the store is created leaves a rollback journal, which a reader cannot play back.
+#[tokio::test]
+async fn rollback_journal_of_killed_process_is_played_back() {
+    let file = store_file().await;
+    let connection = Connection::open(&file.path).unwrap();
+    let unfinished = "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN; CREATE TABLE spilled (x); \
+                      INSERT INTO spilled WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 1000) \
+                      SELECT randomblob(1000) FROM n";
+    connection.execute_batch(unfinished).unwrap();
+    let killed = test_file();
+    fs::copy(&file.path, &killed.path).unwrap();
+    let journal = |file: &TestFile| file.path.with_extension("db-journal");
+    assert!(fs::copy(journal(&file), journal(&killed)).unwrap() > 0);
+    let store = Store::open(&killed.path).unwrap();
+    assert_eq!(store.count_events().await.unwrap(), 200);
+    assert!(!journal(&killed).exists());
+}
