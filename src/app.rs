@@ -55,7 +55,7 @@ use crate::{
     dispatch::{DispatchContext, Dispatcher, DispatcherHandle, admin::SinkAdmin},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
-    poll::{OfficialAccount, PollLimits, Poller},
+    poll::{OfficialAccount, PollLimits, PollLog, Poller},
     schedule::ticker::ManualTicks,
     sink::chat::ChatContext,
     status::AccountTable,
@@ -111,7 +111,9 @@ impl App {
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&clock)).await?;
         let mut accounts = AccountSet::restore(&config, &store, &metrics, &factory).await?;
         let limits = poll_limits(&config);
-        let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
+        let poller = Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits)
+            .with_log(PollLog::new(config.log.language, accounts.official_accounts.clone()));
+        let poller = Arc::new(poller);
         accounts.announce_removed(&poller).await?;
         let operations = operations(&config, &accounts.official_accounts, Arc::clone(&clock));
         let control = socket.map(|socket| ControlServer::new(socket, operations, Arc::clone(&sink_admin)));
@@ -182,6 +184,7 @@ impl App {
         let drain_timeout = self.config.shutdown_timeout;
         let (web, store) = (Arc::clone(&self.web), self.store.clone());
         let service_manager = self.service_manager.clone();
+        let poller = Arc::clone(&self.poller);
         log_token_wait(&self.accounts.official_accounts);
         let mut supervisor = Supervisor::spawn(self).await?;
         service_manager.ready(&web).await;
@@ -194,9 +197,11 @@ impl App {
         service_manager.stopping().await;
         tracing::info!("Draining: running polls and delivery attempts finish");
         supervisor.drain(drain_timeout).await;
+        poller.log().flush();
         if tokio::time::timeout(STORE_CLOSE_TIMEOUT, store.close()).await.is_err() {
             tracing::warn!("The store did not close in time; committed data is safe");
         }
+        tracing::info!("Stopped");
         ended
     }
 }

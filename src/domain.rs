@@ -21,6 +21,7 @@ pub mod error_class;
 pub mod event;
 pub(crate) mod failure_reason;
 pub mod failure_streak;
+pub mod language;
 pub mod local_time;
 pub mod openid;
 pub mod peer_text;

@@ -5,22 +5,24 @@
 //! A log line never makes its task wait: it is queued for a thread, or dropped and counted ([`LineQueue`]).
 
 use std::{
-    io,
+    fmt, io,
     panic::{self, PanicHookInfo},
 };
 
 use anyhow::Context as _;
 use serde_json::json;
+use tracing::field::Field;
 use tracing_subscriber::{
-    EnvFilter, fmt,
+    EnvFilter,
+    field::MakeExt,
     fmt::{
-        format::Writer,
+        format::{Writer, debug_fn},
         time::{FormatTime, SystemTime},
     },
 };
 
 use crate::{
-    domain::quantity::counted,
+    domain::{peer_text::sanitized, quantity::counted},
     stdio::{self, LineQueue},
 };
 
@@ -55,18 +57,42 @@ pub(crate) fn init(level: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Text => text_notice,
         LogFormat::Json => json_notice,
     });
-    let builder = fmt().with_env_filter(filter).with_writer(|| LogWriter(output));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter(output));
     let set = match format {
         LogFormat::Text => {
             // NO_COLOR turns colours off, too.
             let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-            builder.with_ansi(colour).with_target(false).try_init()
+            builder
+                .fmt_fields(debug_fn(write_field).delimited(" "))
+                .with_ansi(colour)
+                .with_target(false)
+                .try_init()
         }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     set.map_err(|_| anyhow::anyhow!("logging is set up already"))?;
     panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Writes a field of a line: the message alone, others as `name=value`. A value is quoted if it has spaces, quotes or nothing,
+/// whatever its type.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = sanitized(&format!("{value:?}"));
+    match field.name() {
+        "message" => writer.write_str(&text),
+        // What the `log` crate adds: the place in a library.
+        name if name.starts_with("log.") => Ok(()),
+        name => {
+            let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(&text);
+            let is_word = |text: &str| !text.is_empty() && !text.contains([' ', '"', '=', '\\']);
+            match (is_word(bare), bare.len() < text.len()) {
+                (true, _) => write!(writer, "{name}={bare}"),
+                (false, true) => write!(writer, "{name}={text}"),
+                (false, false) => write!(writer, "{name}={text:?}"),
+            }
+        }
+    }
 }
 
 /// Queues each line that the formatter writes, which it does in one call.

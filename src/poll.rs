@@ -17,6 +17,7 @@ mod kf_list;
 mod official_account;
 mod outcome;
 mod patterns;
+mod poll_log;
 mod poller;
 mod report;
 mod transfers;
@@ -28,5 +29,6 @@ pub use self::{
     official_account::OfficialAccount,
     outcome::PollOutcome,
     patterns::{AccountDiscovery, DiscoveryPatterns},
+    poll_log::PollLog,
     poller::{PollLimits, Poller},
 };

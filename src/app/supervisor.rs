@@ -25,6 +25,9 @@ use crate::{
     store::StoreError,
 };
 
+/// How long news of polls are collected for one line.
+const POLL_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The running parts, in the order in which they are drained.
 pub(super) struct Supervisor {
     stop_polling: CancellationToken,
@@ -61,6 +64,9 @@ impl Supervisor {
         if let Some(control) = app.control {
             supervisor.control.spawn(control.run(supervisor.stop_polling.clone()));
         }
+        supervisor
+            .polling
+            .spawn(write_poll_log(Arc::clone(&app.poller), supervisor.stop_polling.clone()).map(Ok));
         supervisor.spawn_workers(&app.poller, &app.clock, app.config.api.max_in_flight);
         let official_accounts = app.accounts.official_accounts.clone();
         let collectors = Collectors::new(
@@ -195,6 +201,14 @@ impl Supervisor {
             handle.graceful_shutdown(Some(timeout / 8));
         }
         end(&mut self.web, timeout / 8, "web requests").await;
+    }
+}
+
+/// Writes the log of polls regularly. What the last polls add is written at the end of the drain.
+async fn write_poll_log(poller: Arc<Poller>, stop: CancellationToken) {
+    let mut interval = tokio::time::interval(POLL_LOG_INTERVAL);
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        poller.log().flush();
     }
 }
 

@@ -22,7 +22,7 @@ use super::schedule::{CronText, MAX_EXPRESSIONS, report_mistakes, warn_of_large_
 use super::setting::{Section, Setting};
 use super::sink::check_sinks;
 use super::table::Table;
-use crate::domain::{collector_intervals::CollectorIntervals, local_time::LocalZone};
+use crate::domain::{collector_intervals::CollectorIntervals, language::Language, local_time::LocalZone};
 use crate::logging::LogFormat;
 
 const MAX_LISTEN: usize = 16;
@@ -167,7 +167,15 @@ fn check_log(section: Section<raw::Log>, log: &mut Table<'_>) -> LogConfig {
     }
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let format = log.word("format", keys.format, &formats).unwrap_or(LogFormat::Text);
-    LogConfig { level, format }
+    let environment = log.context.environment;
+    let languages = [
+        ("auto", Language::from_locale(|variable| environment.get(variable))),
+        ("en", Language::English),
+        ("zh", Language::Chinese),
+        ("both", Language::Both),
+    ];
+    let language = log.word("language", keys.language, &languages).unwrap_or(languages[0].1);
+    LogConfig { level, format, language }
 }
 
 fn check_filter(filter: &str) -> Result<(), String> {

@@ -12,7 +12,9 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 use crate::domain::{backoff::BackoffPolicy, event::EventType};
-use crate::domain::{collector_intervals::CollectorIntervals, cron::Schedule, local_time::LocalZone};
+use crate::domain::{
+    collector_intervals::CollectorIntervals, cron::Schedule, language::Language, local_time::LocalZone,
+};
 use crate::logging::LogFormat;
 use crate::sink::{chat::ChatOptions, nats::NatsOptions, webhook::WebhookOptions};
 use crate::wechat::{
@@ -76,6 +78,8 @@ pub struct LogConfig {
     pub level: String,
     /// Text or JSON.
     pub format: LogFormat,
+    /// The language of remedies.
+    pub language: Language,
 }
 
 /// `[store]`

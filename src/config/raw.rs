@@ -46,6 +46,7 @@ pub(super) struct Web {
 pub(super) struct Log {
     pub(super) level: Setting<String>,
     pub(super) format: Setting<String>,
+    pub(super) language: Setting<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -57,7 +57,7 @@ impl Endpoint {
     ];
 
     /// The name used in labels, events and logs.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
             Self::StableToken => "stable_token",

@@ -1,6 +1,6 @@
 //! Why a poll or a collection failed, as far as the log distinguishes reasons.
 
-use super::error_class::ErrorClass;
+use super::{endpoint::Endpoint, error_class::ErrorClass};
 
 /// The reason of a failure. [`FailureStreak`](super::failure_streak::FailureStreak) logs each new one once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,13 @@ pub(crate) struct FailureReason {
 impl FailureReason {
     /// A bug in kfwatch.
     pub(crate) const PANIC: Self = Self { source: "kfwatch", code: "panic", errcode: None, class: None };
+    /// getsessionlist refuses a kf account to which no WeChat user is bound.
+    pub(crate) const UNBOUND: Self = Self {
+        source: Endpoint::SessionList.as_str(),
+        code: "65402",
+        errcode: Some(65402),
+        class: Some(ErrorClass::UnboundAccount),
+    };
     /// The store failed to commit what the answer changes.
     pub(crate) const STORE: Self = Self { source: "kfwatch", code: "store", errcode: None, class: None };
 }

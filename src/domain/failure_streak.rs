@@ -75,6 +75,12 @@ impl<R: PartialEq> FailureStreak<R> {
         is_news
     }
 
+    /// The reason of the last failure, unless it was only counted or a success came after it.
+    pub fn latest_reason(&self) -> Option<&R> {
+        let logged = self.0.as_ref()?.logged.iter();
+        logged.max_by_key(|(_, seen_at)| seen_at.monotonic).map(|(reason, _)| reason)
+    }
+
     /// Records the success of a call that started at `begun_at`. Returns the recovery if it must be logged. A call that
     /// started before the last failure does not end the streak.
     pub fn succeeded(&mut self, begun_at: Moment) -> Option<Recovery> {

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::language::Language;
+
 /// Where a remedy names a file or a server.
 const PLACE: &str = "{place}";
 
@@ -31,6 +33,17 @@ impl Remedy {
     pub fn at(self, place: &str) -> RemedyText {
         let [en, zh] = [self.en, self.zh].map(|text| text.replace(PLACE, place).into());
         RemedyText { en, zh }
+    }
+}
+
+impl RemedyText {
+    /// The text in a language. If that is both, English comes first.
+    pub fn text(self, language: Language) -> Cow<'static, str> {
+        match language {
+            Language::English => self.en,
+            Language::Chinese => self.zh,
+            Language::Both => format!("{} / {}", self.en, self.zh).into(),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     backoff::{failed_call, reason},
     official_account::OfficialAccount,
     outcome::PollOutcome,
+    poll_log::News,
     poller::Poller,
     report,
 };
@@ -19,6 +20,7 @@ use crate::{
         agents::{Collector, KfList, OnlineAccount, Quota, WaitingQueue},
         backoff::Backoff,
         clock::Moment,
+        error_class::Scope,
         failure_reason::FailureReason,
     },
     wechat::{
@@ -71,7 +73,7 @@ impl Poller {
             // While polls back off, only a poll can show that their failure is over.
             let polls_back_off = official_account.backoff().is_some();
             if !polls_back_off {
-                report::log_calls_succeed(official_account, started_at);
+                report::log_calls_succeed(&self.log, official_account, started_at);
             }
         }
         self.record_collection(official_account, collector, &outcome, ended_at);
@@ -106,7 +108,11 @@ impl Poller {
             PollOutcome::Succeeded => {
                 state.backoff = None;
                 if let Some(recovery) = state.failure_streak.succeeded(now) {
-                    report::log_collection_recovery(name, collector, recovery);
+                    self.log.add(
+                        Scope::OfficialAccount,
+                        name,
+                        News::CollectionsSucceedAgain(collector, recovery),
+                    );
                 }
             }
             PollOutcome::Failed(failure) => {
@@ -116,10 +122,14 @@ impl Poller {
                 // Polls meet the same failure: it is logged once for all.
                 if failure.concerns_every_call() {
                     if official_account.failure_streak().failed(reason(failure), now) {
-                        report::log_failure(name, failure);
+                        self.log.add(Scope::OfficialAccount, name, News::PollFailed(failure.clone(), None));
                     }
                 } else if state.failure_streak.failed(reason(failure), now) {
-                    report::log_collection_failure(name, collector, failure);
+                    self.log.add(
+                        Scope::OfficialAccount,
+                        name,
+                        News::CollectionFailed(collector, failure.clone()),
+                    );
                 }
             }
             PollOutcome::NotStored(error) => {

@@ -5,9 +5,17 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures_util::future::join_all;
 
-use super::{discovery::GUARD_TIMEOUT, guard::PollGuard, official_account::OfficialAccount, poller::Poller};
+use super::{
+    discovery::GUARD_TIMEOUT, guard::PollGuard, official_account::OfficialAccount, poll_log::News,
+    poller::Poller,
+};
 use crate::{
-    domain::agents::{Binding, KfList, ListedAccount},
+    domain::{
+        account::AccountState,
+        agents::{Binding, KfList, ListedAccount},
+        error_class::Scope,
+        failure_reason::FailureReason,
+    },
     status::WatchedAccount,
     store::StoreError,
     wechat::Endpoint,
@@ -51,7 +59,14 @@ impl Poller {
         let Ok(guard) = guard.await else { return Ok(()) };
         let (now, source) = (self.clock.now(), Endpoint::KfList.as_str());
         let update = account.lock().tracker.after_binding(binding, now, source);
-        self.commit(guard.account(), update).await
+        let becomes_unbound = update.condition.state == AccountState::Unbound
+            && account.lock().tracker.condition.state != AccountState::Unbound;
+        self.commit(guard.account(), update).await?;
+        // The next poll is refused for the same reason, which is no news then.
+        if becomes_unbound && account.lock().failure_streak.failed(FailureReason::UNBOUND, now) {
+            self.log.add(Scope::KfAccount, account.account(), News::Unbound(binding));
+        }
+        Ok(())
     }
 }
 

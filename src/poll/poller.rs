@@ -12,13 +12,15 @@ use super::{
     guard::PollGuard,
     official_account::OfficialAccount,
     outcome::PollOutcome,
+    poll_log::{News, PollLog},
     report, transfers,
 };
 use crate::{
     domain::{
-        account::Transition,
+        account::AccountState,
         backoff::BackoffPolicy,
         clock::{Clock, Moment},
+        error_class::Scope,
         event::{Change, EventType, duration_bounds, is_duration_known},
         failure_reason::FailureReason,
         failure_streak::FailureStreak,
@@ -40,6 +42,7 @@ pub struct Poller {
     fetcher: SessionFetcher,
     commit_failures: Mutex<FailureStreak<report::StoreReason>>,
     commits: CommitCounter,
+    pub(super) log: PollLog,
 }
 
 /// The times that bound polls.
@@ -58,7 +61,17 @@ impl Poller {
     pub fn new(store: Store, metrics: Arc<Metrics>, clock: Arc<dyn Clock>, limits: PollLimits) -> Self {
         let fetcher = SessionFetcher::new(Arc::clone(&clock), limits.deadline, limits.backoff_policy);
         let (commit_failures, commits) = (Mutex::default(), CommitCounter::default());
-        Self { store, metrics, clock, limits, fetcher, commit_failures, commits }
+        Self { store, metrics, clock, limits, fetcher, commit_failures, commits, log: PollLog::default() }
+    }
+
+    /// Logs polls there.
+    pub fn with_log(self, log: PollLog) -> Self {
+        Self { log, ..self }
+    }
+
+    /// The log of the polls. News wait there for [`PollLog::flush`].
+    pub fn log(&self) -> &PollLog {
+        &self.log
     }
 
     /// Polls the guarded account once, unless it backs off.
@@ -69,7 +82,7 @@ impl Poller {
             None => self.fetch_and_commit(guard).await,
         };
         self.record_outcome(guard, &outcome);
-        report::log_outcome(guard, &outcome, started_at, &*self.clock);
+        report::log_outcome(&self.log, guard, &outcome, (started_at, self.clock.now()));
         outcome
     }
 
@@ -173,12 +186,14 @@ impl Poller {
         counts.record(&self.metrics);
         let to = update.condition.state;
         let mut data = account.lock();
-        let (from, binding) = (data.tracker.condition.state, data.agent.binding);
+        let from = data.tracker.condition.state;
         data.apply(update);
         data.counters.started += counts.started;
         data.counters.ended += counts.ended.len() as u32;
         drop(data);
-        report::log_transition(account.account(), Transition { from, to }, binding);
+        if from != to && to == AccountState::Blind {
+            self.log.add(Scope::KfAccount, account.account(), News::Blind);
+        }
         Ok(())
     }
 

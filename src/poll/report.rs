@@ -4,28 +4,23 @@
 //! of a whole official account, or of the store, is logged once and not once for each kf account.
 
 use std::{
-    borrow::Cow,
     mem::Discriminant,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
-
-use jiff::SignedDuration;
 
 use super::{
     backoff::{conclusion, reason},
     guard::PollGuard,
     official_account::OfficialAccount,
     outcome::PollOutcome,
+    poll_log::{News, PollLog, after},
 };
 use crate::{
     domain::{
-        account::{Account, AccountState, Transition},
-        agents::{Binding, Collector},
-        clock::{Clock, Moment},
+        account::Account,
+        clock::Moment,
         error_class::{ErrorClass, Scope},
-        failure_streak::{FailureStreak, Recovery},
-        remedy::RemedyText,
+        failure_streak::FailureStreak,
     },
     store::StoreError,
     wechat::{
@@ -37,22 +32,27 @@ use crate::{
 /// Why commits fail.
 pub(super) type StoreReason = Discriminant<StoreError>;
 
-/// Logs the outcome of a poll that began at `started_at`.
-pub(super) fn log_outcome(guard: &PollGuard, outcome: &PollOutcome, started_at: Moment, clock: &dyn Clock) {
+/// Logs the outcome of a poll that began at `started_at` and ended at `now`.
+pub(super) fn log_outcome(
+    log: &PollLog,
+    guard: &PollGuard,
+    outcome: &PollOutcome,
+    (started_at, now): (Moment, Moment),
+) {
     let (account, official_account) = (guard.account(), guard.official_account());
     match outcome {
         PollOutcome::Succeeded => {
-            log_calls_succeed(official_account, started_at);
+            log_calls_succeed(log, official_account, started_at);
             let recovery = account.lock().failure_streak.succeeded(started_at);
             if let Some(recovery) = recovery {
-                let (failed_polls, after) = (recovery.failures, describe(recovery, "poll"));
-                tracing::info!(account = %account.account(), failed_polls, "Polls succeed again {after}");
+                log.add(Scope::KfAccount, account.account(), News::CallsSucceedAgain(recovery));
             }
         }
         PollOutcome::Failed(failure) if concerned(failure) == Scope::OfficialAccount => {
-            let is_news = official_account.failure_streak().failed(reason(failure), clock.now());
+            let is_news = official_account.failure_streak().failed(reason(failure), now);
             if is_news {
-                log_failure(&official_account.status.name, failure);
+                let news = News::PollFailed(failure.clone(), None);
+                log.add(Scope::OfficialAccount, &official_account.status.name, news);
             } else {
                 log_repeated(account.account(), outcome);
             }
@@ -60,11 +60,15 @@ pub(super) fn log_outcome(guard: &PollGuard, outcome: &PollOutcome, started_at: 
         PollOutcome::Failed(failure) => {
             // A refusal that concerns the kf account alone shows that the official account works.
             if conclusion(failure.class).is_some() {
-                log_calls_succeed(official_account, failure.sent_at);
+                log_calls_succeed(log, official_account, failure.sent_at);
             }
-            let is_news = account.lock().failure_streak.failed(reason(failure), clock.now());
+            let (is_news, binding) = {
+                let mut data = account.lock();
+                (data.failure_streak.failed(reason(failure), now), data.agent.binding)
+            };
             if is_news {
-                log_failure(&account.account().to_string(), failure);
+                let binding = binding.filter(|_| failure.class == ErrorClass::UnboundAccount);
+                log.add(Scope::KfAccount, account.account(), News::PollFailed(failure.clone(), binding));
             } else {
                 log_repeated(account.account(), outcome);
             }
@@ -90,29 +94,10 @@ pub(super) fn log_commit(
         Some(_) => {}
         None => {
             if let Some(recovery) = failure_streak.succeeded(started_at) {
-                let after = describe(recovery, "commit");
+                let after = after(recovery, "commit");
                 tracing::info!(failed_commits = recovery.failures, "Polls are stored again {after}");
             }
         }
-    }
-}
-
-/// Logs that an account became blind or unbound; `binding` is what getkflist said last. The log line of the poll reports
-/// what other transitions follow from.
-pub(super) fn log_transition(account: &Account, transition: Transition, binding: Option<Binding>) {
-    let Transition { from, to } = transition;
-    if from == to {
-        return;
-    }
-    match (to, binding) {
-        (AccountState::Blind, _) => tracing::warn!(
-            %account,
-            "Account is blind: no conclusive response for poll.blind_after, its sessions are unknown"
-        ),
-        (AccountState::Unbound, Some(binding)) => {
-            tracing::warn!(%account, "Account is unbound; getkflist says: {binding}");
-        }
-        _ => {}
     }
 }
 
@@ -126,85 +111,21 @@ fn concerned(failure: &CallFailure) -> Scope {
 }
 
 /// Logs that calls for the official account succeed again, if they failed before.
-pub(super) fn log_calls_succeed(official_account: &OfficialAccount, started_at: Moment) {
+pub(super) fn log_calls_succeed(log: &PollLog, official_account: &OfficialAccount, started_at: Moment) {
     let recovery = official_account.failure_streak().succeeded(started_at);
     if let Some(recovery) = recovery {
-        let (failed_polls, after) = (recovery.failures, describe(recovery, "poll"));
-        tracing::info!(
-            account = %official_account.status.name, failed_polls, "Calls succeed again {after}"
-        );
+        log.add(Scope::OfficialAccount, &official_account.status.name, News::CallsSucceedAgain(recovery));
     }
-}
-
-/// Logs a failure of a poll, or one that every call of an official account would meet.
-pub(super) fn log_failure(account: &str, failure: &CallFailure) {
-    let (remedy, remedy_zh) = remedies(failure);
-    let (remedy, remedy_zh) = (remedy.as_deref(), remedy_zh.as_deref());
-    let (class, code) = (failure.class.as_str(), failure.error.code());
-    match failure.class {
-        ErrorClass::Busy => {
-            tracing::info!(account, class, code, remedy, remedy_zh, "Poll failed: {failure}");
-        }
-        ErrorClass::TokenRejected | ErrorClass::MinuteQuota | ErrorClass::DayQuota | ErrorClass::Unknown => {
-            tracing::warn!(account, class, code, remedy, remedy_zh, "Poll failed: {failure}");
-        }
-        _ => tracing::error!(account, class, code, remedy, remedy_zh, "Poll failed: {failure}"),
-    }
-}
-
-/// Logs that a collection failed. Never an error: sessions are still polled.
-pub(super) fn log_collection_failure(official_account: &str, collector: Collector, failure: &CallFailure) {
-    let (remedy, remedy_zh) = remedies(failure);
-    let (remedy, remedy_zh) = (remedy.as_deref(), remedy_zh.as_deref());
-    let (collector, class, code) = (collector.as_str(), failure.class.as_str(), failure.error.code());
-    match failure.class {
-        ErrorClass::Busy => tracing::info!(
-            official_account,
-            collector,
-            class,
-            code,
-            remedy,
-            remedy_zh,
-            "Collection failed: {failure}"
-        ),
-        _ => tracing::warn!(
-            official_account,
-            collector,
-            class,
-            code,
-            remedy,
-            remedy_zh,
-            "Collection failed: {failure}"
-        ),
-    }
-}
-
-/// What to do about a failure, in English and Chinese.
-fn remedies(failure: &CallFailure) -> (Option<Cow<'static, str>>, Option<Cow<'static, str>>) {
-    failure.remedy().map(|RemedyText { en, zh }| (en, zh)).unzip()
-}
-
-/// Logs that a collector succeeds again.
-pub(super) fn log_collection_recovery(official_account: &str, collector: Collector, recovery: Recovery) {
-    let (failures, after) = (recovery.failures, describe(recovery, "collection"));
-    let collector = collector.as_str();
-    tracing::info!(official_account, collector, failures, "Collections succeed again {after}");
 }
 
 fn log_repeated(account: &Account, outcome: &PollOutcome) {
     tracing::debug!(%account, ?outcome, "Poll failed again, or backs off");
 }
 
-/// How often `what` failed and for how long: "after 37 failed polls in 9m 15s".
-fn describe(recovery: Recovery, what: &str) -> String {
-    let Recovery { failures, lasted } = recovery;
-    let plural = if failures == 1 { "" } else { "s" };
-    let whole_seconds = SignedDuration::try_from(Duration::from_secs(lasted.as_secs())).unwrap_or_default();
-    format!("after {failures} failed {what}{plural} in {whole_seconds:#}")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::wechat::Endpoint;
 
@@ -237,15 +158,5 @@ mod tests {
             let failure = failure(endpoint, error);
             assert_eq!(concerned(&failure), expected, "{failure}");
         }
-    }
-
-    #[test]
-    fn recovery_is_described_with_count_and_duration() {
-        let lasted = Duration::from_millis(555_900);
-        assert_eq!(describe(Recovery { failures: 37, lasted }, "poll"), "after 37 failed polls in 9m 15s");
-        assert_eq!(
-            describe(Recovery { failures: 1, lasted: Duration::ZERO }, "commit"),
-            "after 1 failed commit in 0s"
-        );
     }
 }

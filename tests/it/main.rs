@@ -38,6 +38,7 @@ mod nats;
 mod operations;
 mod platform;
 mod poll;
+mod poll_log;
 mod schedule;
 mod secrets;
 mod service;

@@ -1,0 +1,310 @@
+//! The log of polls. Accounts that have the same news within about a second share one line, which has their number.
+//!
+//! [`FailureStreak`](crate::domain::failure_streak::FailureStreak) decides what is news. [`PollLog::flush`] writes the lines, and the
+//! caller decides when.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tracing::Level;
+
+use super::{backoff::reason, official_account::OfficialAccount};
+use crate::{
+    domain::{
+        agents::{Binding, Collector},
+        error_class::{ErrorClass, Scope},
+        failure_streak::Recovery,
+        language::Language,
+        remedy::{self, RemedyText},
+    },
+    wechat::error::{CallError, CallFailure},
+};
+
+/// How many accounts a line names.
+const MAX_EXAMPLES: usize = 3;
+
+/// How many kinds of news wait for [`PollLog::flush`]. If there are more, they are written at once.
+const MAX_GROUPS: usize = 256;
+
+/// The codes of failures to reach WeChat at all.
+const NETWORK_CODES: [&str; 4] = ["connect", "timeout", "tls", "proxy"];
+
+/// Groups the news of accounts, and logs each group in one line.
+#[derive(Default)]
+pub struct PollLog {
+    language: Language,
+    /// All official accounts, to notice that none of them can be reached.
+    official_accounts: Vec<Arc<OfficialAccount>>,
+    groups: Mutex<Vec<Group>>,
+}
+
+/// What happened to an account.
+#[derive(Clone, Debug)]
+pub(super) enum News {
+    /// A poll failed. The binding is what getkflist says of an unbound kf account.
+    PollFailed(CallFailure, Option<Binding>),
+    CollectionFailed(Collector, CallFailure),
+    CallsSucceedAgain(Recovery),
+    CollectionsSucceedAgain(Collector, Recovery),
+    /// Polls have failed for so long that the sessions are unknown.
+    Blind,
+    /// getkflist says that no WeChat user is bound, before any poll was refused.
+    Unbound(Binding),
+}
+
+/// Accounts of one scope with the same news.
+struct Group {
+    scope: Scope,
+    /// The news of the first account. A recovery has the sum of all failures.
+    news: News,
+    count: usize,
+    /// The names of the first accounts.
+    examples: Vec<String>,
+}
+
+impl PollLog {
+    /// A log of the polls of these official accounts. Its remedies are in this language.
+    pub fn new(language: Language, official_accounts: Vec<Arc<OfficialAccount>>) -> Self {
+        Self { language, official_accounts, groups: Mutex::default() }
+    }
+
+    /// Adds news of a kf account or an official account to the next lines.
+    pub(super) fn add(&self, scope: Scope, account: impl ToString, news: News) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(group) = groups.iter_mut().find(|group| group.scope == scope && group.news.is_like(&news))
+        {
+            return group.add(account, &news);
+        }
+        groups.push(Group { scope, news, count: 1, examples: vec![account.to_string()] });
+        let is_full = groups.len() >= MAX_GROUPS;
+        drop(groups);
+        if is_full {
+            self.flush();
+        }
+    }
+
+    /// Logs the news since the last call.
+    pub fn flush(&self) {
+        let groups = std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner));
+        for group in &groups {
+            // A refused certificate is a failure of its own.
+            let may_be_network =
+                matches!(&group.news, News::PollFailed(failure, _) if failure.class == ErrorClass::Busy);
+            let is_offline = may_be_network && self.no_account_is_reached();
+            group.line(is_offline).write(self.language);
+        }
+    }
+
+    /// Whether the last failure of every official account was one of the network.
+    fn no_account_is_reached(&self) -> bool {
+        let is_unreachable = |of: &Arc<OfficialAccount>| {
+            of.failure_streak().latest_reason().is_some_and(|reason| NETWORK_CODES.contains(&reason.code))
+        };
+        !self.official_accounts.is_empty() && self.official_accounts.iter().all(is_unreachable)
+    }
+}
+
+impl News {
+    /// Whether both belong into one line.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::PollFailed(one, _), Self::PollFailed(other, _)) => is_same_cause(one, other),
+            (Self::CollectionFailed(collector, one), Self::CollectionFailed(other_collector, other)) => {
+                collector == other_collector && is_same_cause(one, other)
+            }
+            (
+                Self::CollectionsSucceedAgain(collector, _),
+                Self::CollectionsSucceedAgain(other_collector, _),
+            ) => collector == other_collector,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
+impl Group {
+    fn add(&mut self, account: impl ToString, news: &News) {
+        self.count += 1;
+        if self.examples.len() < MAX_EXAMPLES {
+            self.examples.push(account.to_string());
+        }
+        match (&mut self.news, news) {
+            (News::CallsSucceedAgain(sum), News::CallsSucceedAgain(recovery))
+            | (News::CollectionsSucceedAgain(_, sum), News::CollectionsSucceedAgain(_, recovery)) => {
+                sum.failures += recovery.failures;
+                sum.lasted = sum.lasted.max(recovery.lasted);
+            }
+            _ => {}
+        }
+    }
+
+    fn line(&self, is_offline: bool) -> Line<'_> {
+        let line = Line::new(self);
+        match &self.news {
+            News::PollFailed(failure, binding) => {
+                let message = match (is_offline, binding) {
+                    (true, _) => format!("No official account can be reached: {failure}"),
+                    (false, Some(binding)) if self.count == 1 => {
+                        format!("Poll failed: {failure}; getkflist says: {binding}")
+                    }
+                    (false, _) => format!("{}: {failure}", self.subject("Poll failed", "Polls of", "failed")),
+                };
+                let level = if is_offline { Level::WARN } else { level_of(failure.class) };
+                Line { level, message, failure: Some(failure), remedy: remedy_of(failure), ..line }
+            }
+            News::CollectionFailed(collector, failure) => Line {
+                // Never an error: sessions are still polled.
+                level: level_of(failure.class).max(Level::WARN),
+                message: format!(
+                    "{}: {failure}",
+                    self.subject("Collection failed", "Collections of", "failed")
+                ),
+                collector: Some(*collector),
+                failure: Some(failure),
+                remedy: remedy_of(failure),
+                ..line
+            },
+            News::CallsSucceedAgain(recovery) => {
+                let what = if self.scope == Scope::KfAccount { "Polls" } else { "Calls" };
+                let subject =
+                    self.subject(&format!("{what} succeed again"), &format!("{what} of"), "succeed again");
+                let message = format!("{subject} {}", after(*recovery, "poll"));
+                Line { level: Level::INFO, message, failed: Some(recovery.failures), ..line }
+            }
+            News::CollectionsSucceedAgain(collector, recovery) => {
+                let subject = self.subject("Collections succeed again", "Collections of", "succeed again");
+                let message = format!("{subject} {}", after(*recovery, "collection"));
+                let collector = Some(*collector);
+                Line { level: Level::INFO, message, collector, failed: Some(recovery.failures), ..line }
+            }
+            News::Blind => {
+                let (are, their) = if self.count == 1 { ("Account is", "its") } else { ("are", "their") };
+                let subject = self.subject(are, "", are);
+                let message = format!(
+                    "{subject} blind: no conclusive response for poll.blind_after, {their} sessions are unknown"
+                );
+                Line { message, ..line }
+            }
+            News::Unbound(binding) => {
+                let subject = self.subject("Account is", "", "are");
+                let message = match self.count {
+                    1 => format!("{subject} unbound; getkflist says: {binding}"),
+                    _ => format!("{subject} unbound, says getkflist"),
+                };
+                Line { level: Level::ERROR, message, remedy: Some(remedy::UNBOUND.into()), ..line }
+            }
+        }
+    }
+
+    /// `one` for one account, else such as "Polls of 412 kf accounts failed".
+    fn subject(&self, one: &str, before: &str, after: &str) -> String {
+        if self.count == 1 {
+            return one.to_owned();
+        }
+        let scope = if self.scope == Scope::KfAccount { "kf accounts" } else { "official accounts" };
+        format!("{before} {} {scope} {after}", self.count).trim_start().to_owned()
+    }
+}
+
+/// A line of the log.
+struct Line<'a> {
+    group: &'a Group,
+    level: Level,
+    message: String,
+    collector: Option<Collector>,
+    failure: Option<&'a CallFailure>,
+    remedy: Option<RemedyText>,
+    failed: Option<u64>,
+}
+
+impl<'a> Line<'a> {
+    fn new(group: &'a Group) -> Self {
+        Self {
+            group,
+            level: Level::WARN,
+            message: String::new(),
+            collector: None,
+            failure: None,
+            remedy: None,
+            failed: None,
+        }
+    }
+
+    fn write(self, language: Language) {
+        let Group { scope, count, examples, .. } = self.group;
+        let account = (*count == 1).then(|| examples[0].as_str());
+        let of_scope = |wanted| (*count > 1 && *scope == wanted).then_some(*count);
+        let (kf_accounts, official_accounts) = (of_scope(Scope::KfAccount), of_scope(Scope::OfficialAccount));
+        let examples = (*count > 1).then(|| examples.join(", "));
+        let collector = self.collector.map(Collector::as_str);
+        let (class, code) =
+            self.failure.map(|failure| (failure.class.as_str(), failure.error.code())).unzip();
+        let remedy = self.remedy.map(|remedy| remedy.text(language));
+        let remedy = remedy.as_deref();
+        let message = &self.message;
+        macro_rules! write_at {
+            ($level:ident) => {
+                tracing::$level!(
+                    account,
+                    kf_accounts,
+                    official_accounts,
+                    examples,
+                    collector,
+                    class,
+                    code,
+                    remedy,
+                    failures = self.failed,
+                    "{message}"
+                )
+            };
+        }
+        match self.level {
+            Level::ERROR => write_at!(error),
+            Level::WARN => write_at!(warn),
+            _ => write_at!(info),
+        }
+    }
+}
+
+/// Whether the failures have the same cause. Texts of WeChat differ in each response; what is wrong with a response does not.
+fn is_same_cause(one: &CallFailure, other: &CallFailure) -> bool {
+    let is_malformed = |failure: &CallFailure| matches!(failure.error, CallError::Malformed(_));
+    reason(one) == reason(other) && (!is_malformed(one) || one.error == other.error)
+}
+
+fn level_of(class: ErrorClass) -> Level {
+    match class {
+        ErrorClass::Busy => Level::INFO,
+        ErrorClass::TokenRejected | ErrorClass::MinuteQuota | ErrorClass::DayQuota | ErrorClass::Unknown => {
+            Level::WARN
+        }
+        _ => Level::ERROR,
+    }
+}
+
+fn remedy_of(failure: &CallFailure) -> Option<RemedyText> {
+    failure.error.remedy(failure.endpoint)
+}
+
+/// How often `what` failed and for how long: "after 37 failed polls in 9m 15s".
+pub(super) fn after(recovery: Recovery, what: &str) -> String {
+    let Recovery { failures, lasted } = recovery;
+    let plural = if failures == 1 { "" } else { "s" };
+    let whole_seconds = SignedDuration::try_from(Duration::from_secs(lasted.as_secs())).unwrap_or_default();
+    format!("after {failures} failed {what}{plural} in {whole_seconds:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recovery_is_described_with_count_and_duration() {
+        let lasted = Duration::from_millis(555_900);
+        assert_eq!(after(Recovery { failures: 37, lasted }, "poll"), "after 37 failed polls in 9m 15s");
+        assert_eq!(
+            after(Recovery { failures: 1, lasted: Duration::ZERO }, "commit"),
+            "after 1 failed commit in 0s"
+        );
+    }
+}
