@@ -57,6 +57,16 @@ impl Sink {
         }
     }
 
+    /// Where the sink sends events, for the log: a file, or the address of a server without secrets.
+    pub fn destination(&self) -> String {
+        match self {
+            Self::Jsonl(sink) => sink.destination(),
+            Self::Webhook(sink) => sink.receiver(),
+            Self::Nats(sink) => sink.servers(),
+            Self::Chat(sink) => sink.receiver(),
+        }
+    }
+
     /// Closes the sink's file, if it has one. The next delivery opens it again. Does not block.
     pub fn reopen_file(&self) {
         if let Self::Jsonl(sink) = self {

@@ -11,7 +11,8 @@ use super::secret::SecretSetting;
 use super::setting::Setting;
 use super::table::Table;
 use super::urls::usable_url;
-use crate::sink::chat::{ChatOptions, Language, Vendor};
+use crate::domain::language::Language;
+use crate::sink::chat::{ChatOptions, Vendor};
 
 const VENDORS: [(&str, Vendor); 4] = [
     ("wecom", Vendor::WeCom),

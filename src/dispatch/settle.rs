@@ -99,7 +99,8 @@ impl Dispatcher {
     /// Stops the sink. Attempts in flight are finished; the other events stay in the log.
     fn stop(&mut self, reason: String) {
         if !self.status.is_stopped() {
-            tracing::error!(sink = %self.name, "Sink stopped: {reason}; {}", self.how_to_resume());
+            let destination = self.sink.destination();
+            tracing::error!(sink = %self.name, destination, "Sink stopped: {reason}; {}", self.how_to_resume());
             self.stop_recorder.stop(reason, self.clock.now().wall);
         }
     }
@@ -124,7 +125,7 @@ impl Dispatcher {
         self.status.record_failure(now.wall, reason.clone());
         let what = "Delivery failed and will be retried";
         if self.failures.failed(reason.clone(), now) {
-            tracing::error!(sink = %self.name, "{what}: {reason}");
+            tracing::error!(sink = %self.name, destination = self.sink.destination(), "{what}: {reason}");
         } else {
             tracing::debug!(sink = %self.name, "{what}: {reason}");
         }
@@ -135,7 +136,8 @@ impl Dispatcher {
         self.circuit_breaker.record_response(started_at.monotonic);
         self.status.record_response();
         if let Some(recovery) = self.failures.succeeded(started_at) {
-            tracing::info!(sink = %self.name, failures = recovery.failures, "Delivery recovered");
+            let (destination, failures) = (self.sink.destination(), recovery.failures);
+            tracing::info!(sink = %self.name, destination, failures, "Delivery recovered");
         }
     }
 }

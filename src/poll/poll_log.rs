@@ -16,6 +16,7 @@ use crate::{
         error_class::{ErrorClass, Scope},
         failure_streak::Recovery,
         language::Language,
+        quantity::counted,
         remedy::{self, RemedyText},
     },
     wechat::error::{CallError, CallFailure},
@@ -150,7 +151,7 @@ impl Group {
                     (false, _) => format!("{}: {failure}", self.subject("Poll failed", "Polls of", "failed")),
                 };
                 let level = if is_offline { Level::WARN } else { level_of(failure.class) };
-                Line { level, message, failure: Some(failure), remedy: remedy_of(failure), ..line }
+                Line { level, message, failure: Some(failure), remedy: failure.remedy(), ..line }
             }
             News::CollectionFailed(collector, failure) => Line {
                 // Never an error: sessions are still polled.
@@ -161,7 +162,7 @@ impl Group {
                 ),
                 collector: Some(*collector),
                 failure: Some(failure),
-                remedy: remedy_of(failure),
+                remedy: failure.remedy(),
                 ..line
             },
             News::CallsSucceedAgain(recovery) => {
@@ -282,16 +283,11 @@ fn level_of(class: ErrorClass) -> Level {
     }
 }
 
-fn remedy_of(failure: &CallFailure) -> Option<RemedyText> {
-    failure.error.remedy(failure.endpoint)
-}
-
 /// How often `what` failed and for how long: "after 37 failed polls in 9m 15s".
 pub(super) fn after(recovery: Recovery, what: &str) -> String {
     let Recovery { failures, lasted } = recovery;
-    let plural = if failures == 1 { "" } else { "s" };
     let whole_seconds = SignedDuration::try_from(Duration::from_secs(lasted.as_secs())).unwrap_or_default();
-    format!("after {failures} failed {what}{plural} in {whole_seconds:#}")
+    format!("after {} in {whole_seconds:#}", counted(failures, &format!("failed {what}")))
 }
 
 #[cfg(test)]

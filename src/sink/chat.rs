@@ -31,7 +31,7 @@ use self::{
     message::MessageWriter,
     vendor::Verdict,
 };
-pub use self::{message::Language, options::ChatOptions, vendor::Vendor};
+pub use self::{options::ChatOptions, vendor::Vendor};
 use super::{
     Acknowledged,
     error::DeliveryError,
@@ -99,6 +99,11 @@ impl ChatSink {
         let http = builder(options.timeout).pool_max_idle_per_host(0);
         let http = http.tls_certs_only(roots.http_certificates()).build()?;
         Ok(Self { http, options, context, told: Mutex::default() })
+    }
+
+    /// Scheme, host and port of the vendor.
+    pub(super) fn receiver(&self) -> String {
+        self.options.receiver()
     }
 
     /// Reports the events in one message, except those of kf accounts whose last state was told a moment ago.

@@ -42,6 +42,8 @@ pub enum JsonlTarget {
 /// A sink of JSON lines.
 #[derive(Debug)]
 pub struct JsonlSink {
+    /// Where it writes, for the log. Not read from the writer, which a slow write locks.
+    destination: String,
     writer: Arc<Mutex<Writer>>,
     /// Not part of the writer, because it does not block.
     pipe: tokio::sync::Mutex<PipeWriter>,
@@ -68,6 +70,10 @@ struct Writer {
 impl JsonlSink {
     /// A sink that opens its target at the first delivery.
     pub fn new(target: JsonlTarget) -> Self {
+        let destination = match &target {
+            JsonlTarget::Stdout => "standard output".to_owned(),
+            JsonlTarget::File { path, .. } => path.display().to_string(),
+        };
         let reopen_requested = Arc::<AtomicBool>::default();
         let writer = Writer {
             target,
@@ -75,7 +81,11 @@ impl JsonlSink {
             file: None,
             reopen_requested: Arc::clone(&reopen_requested),
         };
-        Self { writer: Arc::new(Mutex::new(writer)), pipe: Default::default(), reopen_requested }
+        Self { destination, writer: Arc::new(Mutex::new(writer)), pipe: Default::default(), reopen_requested }
+    }
+
+    pub(super) fn destination(&self) -> String {
+        self.destination.clone()
     }
 
     /// Closes the file, after the current write if there is one. The next delivery opens it by its path.

@@ -46,6 +46,11 @@ impl NatsSink {
         Ok(Self { options: Arc::new(options), connection: Mutex::new(None) })
     }
 
+    /// The servers, without secrets.
+    pub(super) fn servers(&self) -> String {
+        self.options.servers()
+    }
+
     /// How many events may be unacknowledged.
     pub fn max_in_flight(&self) -> usize {
         self.options.max_in_flight

@@ -72,6 +72,11 @@ impl WebhookSink {
         Ok(Self { http, unpooled, options, clock })
     }
 
+    /// Scheme, host and port of the receiver.
+    pub(super) fn receiver(&self) -> String {
+        self.options.receiver()
+    }
+
     /// How many requests may be in flight.
     pub fn max_in_flight(&self) -> usize {
         self.options.max_in_flight
@@ -137,9 +142,29 @@ impl WebhookSink {
                 Err(DeliveryError::Stopped { reason: format!("the receiver answers {status}") })
             }
             status => {
-                Err(DeliveryError::Retryable { reason: format!("the receiver answers {status}"), after })
+                let remedy = remedy(status).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+                Err(DeliveryError::Retryable {
+                    reason: format!("the receiver answers {status}{remedy}"),
+                    after,
+                })
             }
         }
+    }
+}
+
+/// What to do about a status after which delivery is retried.
+fn remedy(status: StatusCode) -> Option<&'static str> {
+    match status.as_u16() {
+        300..=399 => Some("no redirects are followed: set url to the new address"),
+        401 | 403 => Some("correct the files of secret_file and header_files, which are then read again"),
+        404 | 405 => Some("correct url: nothing there accepts events"),
+        415 => Some("the receiver must accept application/cloudevents+json"),
+        408 | 425 | 429 => {
+            Some("the receiver wants fewer requests for now; lower max_in_flight if that lasts")
+        }
+        502..=504 => Some("check whether the program behind the receiver's proxy runs"),
+        500..=599 => Some("look into the receiver's own log"),
+        _ => None,
     }
 }
 

@@ -5,7 +5,9 @@
 use std::fmt::Write as _;
 
 use super::{Nicknames, digest::AccountDigest, vendor::Vendor};
-use crate::domain::{account::AccountState, local_time::LocalZone, peer_text::PeerText, remedy::Remedy};
+use crate::domain::{
+    account::AccountState, language::Language, local_time::LocalZone, peer_text::PeerText, remedy::Remedy,
+};
 
 /// The longest nickname in a message, in bytes. WeChat allows 16 characters.
 const MAX_NICKNAME_BYTES: usize = 64;
@@ -15,15 +17,6 @@ const EARLIER_STATES: usize = 3;
 
 /// Room for the line that says how many are missing.
 const MISSING_BYTES: usize = 80;
-
-/// The language of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "these are names")]
-pub enum Language {
-    Both,
-    Chinese,
-    English,
-}
 
 /// A text in both languages.
 type Phrase = (&'static str, &'static str);

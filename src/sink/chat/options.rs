@@ -5,8 +5,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{message::Language, vendor::Vendor};
-use crate::secrets::RotatableSecret;
+use super::vendor::Vendor;
+use crate::{domain::language::Language, secrets::RotatableSecret};
 
 /// A shorter part of a URL is no key: it occurs in other texts too.
 const MIN_KEY_CHARS: usize = 8;
