@@ -141,7 +141,6 @@ mod tests {
                 let watched = WatchedAccount::new(account, AccountId(0), tracker);
                 let mut data = watched.lock();
                 data.counters.polls = if polls.is_multiple_of(7) { polls << 24 } else { polls };
-                data.up = (!polls.is_multiple_of(4)).then_some(false);
                 data.agent.nickname = polls.is_multiple_of(5).then(|| kf_account.as_str().into());
                 drop(data);
                 Arc::new(watched)
@@ -190,7 +189,7 @@ mod tests {
         };
         value("kfwatch_polls_total", |view| Some(format!("}} {}", view.counters.polls)));
         value("wechat_kf_active_sessions", |view| Some(format!("}} {}", view.sessions?)));
-        value("wechat_kf_account_up", |view| view.up.map(|_| "} 0".into()));
+        value("wechat_kf_account_up", |_| Some("} 0".into()));
         value("wechat_kf_account_info", |view| {
             let nickname = view.agent.nickname.as_deref().filter(|nickname| !nickname.is_empty())?;
             Some(format!(",nickname=\"{}\"}} 1", crate::status::escaped(nickname)))

@@ -121,6 +121,10 @@ fn known_series_start_at_zero_and_unknown_are_absent() {
     let text = daemon.get("/metrics").text();
     let account = "{official_account=\"shop\",kf_account=\"kf1@shop\"}";
     for name in [
+        "wechat_kf_account_up",
+        "wechat_kf_account_unbound",
+        "wechat_kf_account_invalid",
+        "kfwatch_account_blind",
         "kfwatch_poll_overdue",
         "kfwatch_polls_total",
         "kfwatch_poll_failures_total",
@@ -145,10 +149,6 @@ fn known_series_start_at_zero_and_unknown_are_absent() {
     assert_eq!(metric(&text, "kfwatch_store_last_write_successful"), Some(1.0));
     let page = Page::of(&daemon);
     for name in [
-        "wechat_kf_account_up",
-        "wechat_kf_account_unbound",
-        "wechat_kf_account_invalid",
-        "kfwatch_account_blind",
         "wechat_kf_active_sessions",
         "wechat_kf_oldest_session_timestamp_seconds",
         "kfwatch_poll_last_success_timestamp_seconds",
@@ -243,7 +243,7 @@ fn label_values_are_escaped() {
     scenario.official_accounts[0].kf_accounts[0].prefix = r#"a"b\c"#.to_owned();
     let wechat = WeChat::play(scenario);
     let daemon = Home::watching(&wechat, "").set("KFWATCH__POLL__SCHEDULE", NEVER).daemon();
-    let series = r#"kfwatch_polls_total{official_account="shop",kf_account="a\"b\\c@shop"}"#;
+    let series = r#"wechat_kf_account_up{official_account="shop",kf_account="a\"b\\c@shop"}"#;
     assert_eq!(daemon.metric(series), Some(0.0));
 }
 

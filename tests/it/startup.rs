@@ -90,7 +90,7 @@ fn first_polls_are_summarized_once_with_causes() {
 }
 
 #[test]
-fn account_that_was_never_polled_has_no_zeros() {
+fn account_that_was_never_polled_shows_no_sessions_as_zero() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let home = Home::watching(&wechat, "").without_collectors();
     let home = home.set("KFWATCH__POLL__SCHEDULE", NEVER);
@@ -98,10 +98,7 @@ fn account_that_was_never_polled_has_no_zeros() {
     let metrics = daemon.get("/metrics").text();
     for family in [
         "wechat_kf_active_sessions",
-        "wechat_kf_account_up",
-        "wechat_kf_account_unbound",
-        "wechat_kf_account_invalid",
-        "kfwatch_account_blind",
+        "wechat_kf_oldest_session_timestamp_seconds",
         "kfwatch_poll_last_success_timestamp_seconds",
     ] {
         assert!(!metrics.contains(&format!("\n{family}{{")), "{family}");

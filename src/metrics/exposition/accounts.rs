@@ -10,7 +10,7 @@ use crate::{
         agents::Collector,
         clock::UnixMs,
     },
-    status::{AccountTable, AccountView, OfficialAccountStatus},
+    status::{AccountTable, OfficialAccountStatus},
 };
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
@@ -111,11 +111,6 @@ fn seconds(moment: UnixMs) -> Option<u64> {
     moment.timestamp().as_second().try_into().ok()
 }
 
-/// A flag of an account of which something is known: before that, 0 would be a claim.
-fn known(view: &AccountView, flag: bool) -> Option<bool> {
-    view.is_known().then_some(flag)
-}
-
 /// How many of the families come from getonlinekflist.
 const FAMILIES_OF_ONLINE: usize = 2;
 
@@ -135,28 +130,24 @@ const FAMILIES: [AccountFamily; 15] = [
     },
     gauge(
         "wechat_kf_account_up",
-        "1 if the last poll succeeded and was stored; 0 also while the account backs off; absent before the first poll.",
-        Value::Flag(|view| view.up),
+        "1 if the last poll succeeded and was stored; 0 also while the account backs off.",
+        Value::Flag(|view| Some(view.up == Some(true))),
     ),
     gauge(
         "wechat_kf_account_unbound",
         "1 if no WeChat user is bound to the kf account: the last conclusive response was errcode 65402, or, before \
-         the first such response, getkflist says so. Absent while nothing is known of it.",
-        Value::Flag(|view| {
-            known(view, view.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))
-        }),
+         the first such response, getkflist says so.",
+        Value::Flag(|view| Some(view.conclusion.map(Conclusion::state) == Some(AccountState::Unbound))),
     ),
     gauge(
         "wechat_kf_account_invalid",
-        "1 if the last conclusive response was errcode 65401: WeChat does not know the kf account. Absent while \
-         nothing is known of it.",
-        Value::Flag(|view| known(view, view.conclusion == Some(Conclusion::Invalid))),
+        "1 if the last conclusive response was errcode 65401: WeChat does not know the kf account.",
+        Value::Flag(|view| Some(view.conclusion == Some(Conclusion::Invalid))),
     ),
     gauge(
         "kfwatch_account_blind",
-        "1 if all polls failed for poll.blind_after: the other values of the kf account are out of date. Absent \
-         before the first poll.",
-        Value::Flag(|view| view.was_polled().then_some(view.state == AccountState::Blind)),
+        "1 if all polls failed for poll.blind_after: the other values of the kf account are out of date.",
+        Value::Flag(|view| Some(view.state == AccountState::Blind)),
     ),
     counter(
         "wechat_kf_sessions_started_total",
