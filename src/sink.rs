@@ -18,7 +18,7 @@ use crate::{domain::event::TestEvent, store::StoredEvent};
 #[derive(Debug)]
 pub enum Sink {
     /// JSON lines, to standard output or a file.
-    Jsonl(JsonlSink),
+    Jsonl(Box<JsonlSink>),
     /// HTTP requests.
     Webhook(Box<WebhookSink>),
     /// Messages to NATS JetStream.

@@ -25,7 +25,11 @@ const BATCH: usize = 1000;
 const CHECK_INTERVAL: Duration = Duration::from_micros(20);
 
 fn sink(path: &Path) -> Sink {
-    Sink::Jsonl(JsonlSink::new(JsonlTarget::File { path: path.to_path_buf(), mode: 0o600, group: None }))
+    Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::File {
+        path: path.to_path_buf(),
+        mode: 0o600,
+        group: None,
+    })))
 }
 
 pub(super) async fn throughput(report: &mut Report) {

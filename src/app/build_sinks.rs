@@ -100,10 +100,14 @@ fn registration(sink: &config::SinkConfig) -> SinkRegistration {
 /// Builds a sink; connects to nothing yet.
 fn build(sink: &config::SinkConfig, chat: &ChatContext) -> Result<Sink, AppError> {
     Ok(match &sink.target {
-        SinkTarget::Stdout => Sink::Jsonl(JsonlSink::new(JsonlTarget::Stdout)),
+        SinkTarget::Stdout => Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout))),
         SinkTarget::File { path, mode, group } => {
             let group = group.as_ref().map(|group| group_id(&sink.name, group)).transpose()?;
-            Sink::Jsonl(JsonlSink::new(JsonlTarget::File { path: path.clone(), mode: *mode, group }))
+            Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::File {
+                path: path.clone(),
+                mode: *mode,
+                group,
+            })))
         }
         SinkTarget::Webhook(options) => {
             let webhook = WebhookSink::build((**options).clone(), Arc::clone(&chat.clock));

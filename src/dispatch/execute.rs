@@ -108,7 +108,7 @@ mod tests {
         let registered = store.register_sinks(vec![registration], Timestamp::UNIX_EPOCH).await.unwrap();
         let metrics = Arc::new(Metrics::new(["log".to_owned()]).unwrap());
         let context = DispatchContext { store: store.clone(), metrics, clock: Arc::new(StoppedClock) };
-        let sink = Sink::Jsonl(JsonlSink::new(JsonlTarget::Stdout));
+        let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
         let (mut dispatcher, handle) =
             Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
 

@@ -349,6 +349,7 @@ mod tests {
             ("* * *", "\"* * *\" is not a cron expression: it has 3 fields"),
             ("0 0 0 1 1 * 2030", "\"0 0 0 1 1 * 2030\" is not a cron expression: it has 7 fields"),
             ("0 0 30 2 *", "\"0 0 30 2 *\" never comes"),
+            ("0 0 L * +", "\"0 0 L * +\" never comes"),
         ] {
             assert_eq!(parse(expression, "UTC"), message);
         }

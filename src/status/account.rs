@@ -117,11 +117,6 @@ impl AccountView {
     pub fn was_polled(&self) -> bool {
         self.up.is_some() || self.conclusion.is_some() || self.state != AccountState::Unknown
     }
-
-    /// Whether a poll or getkflist has said anything of the account.
-    pub fn is_known(&self) -> bool {
-        self.was_polled() || self.agent.binding.is_some()
-    }
 }
 
 impl WatchedAccount {

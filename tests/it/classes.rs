@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    process::{Home, WeChat, appid, metric, quiet},
+    process::{Home, Process, WeChat, appid, metric, quiet},
     wait::eventually,
 };
 use kfwatch::simulator::{ApiCall, Fault, FaultRule, SimulatorControl};
@@ -123,9 +123,7 @@ fn every_error_class_backs_off_is_counted_logged_and_recovers() {
             assert_eq!(gauge(&page, state_metric, index, 1), Some(0.0), "{}", name(index));
         }
     }
-    let recovering = (0..CASES.len()).filter(recovers).count();
-    eventually("a logged recovery of each", || (recoveries(&daemon.stderr()) >= recovering).then_some(()));
-    assert_eq!(recoveries(&daemon.stderr()), recovering, "{}", daemon.stderr());
+    assert_recoveries_logged(&daemon, (0..CASES.len()).filter(recovers).count());
     assert_only_state_events(&daemon.stdout());
     println!("classes: {} cases in {lasted:?}, and {:?} in all", CASES.len(), begun.elapsed());
 }
@@ -192,6 +190,11 @@ fn assert_metrics_show(page: &str, index: usize, code: &str, calls: u64) {
         only.strip_prefix(&format!("{series}\"{code}\"}} ")).unwrap_or_else(|| unreachable!("{only}"));
     let count: f64 = count.parse().unwrap();
     assert!((1.0..=calls as f64).contains(&count), "{of}: {count} errors of {calls} calls");
+}
+
+fn assert_recoveries_logged(daemon: &Process, expected: usize) {
+    eventually("a logged recovery of each", || (recoveries(&daemon.stderr()) >= expected).then_some(()));
+    assert_eq!(recoveries(&daemon.stderr()), expected, "{}", daemon.stderr());
 }
 
 /// How many accounts the log reports as recovered. Those that recover within a second share a line.

@@ -19,6 +19,9 @@ use crate::domain::characters;
 /// No clock change moves a clock back by more.
 const MAX_CLOCK_CHANGE: TimeDelta = TimeDelta::hours(3);
 
+/// The number of days in 40 years: every date falls on every weekday at least once, also 29 February.
+const ALL_DATES: usize = 14_610;
+
 pub(super) struct Expression {
     /// Six fields, upper case, names of days and months as numbers.
     text: String,
@@ -64,11 +67,15 @@ impl Expression {
         let parser = CronParser::builder().seconds(Seconds::Required).dom_and_dow(true).build();
         let cron =
             parser.parse(&six_fields).map_err(|e| syntax(e.to_string().trim_end_matches('.').to_owned()))?;
-        // Without a year no expression can have had its last match, so any moment will do as the start.
-        if next_on_clock(&cron, DateTime::UNIX_EPOCH.naive_utc()).is_none() {
-            return Err(ExpressionError::Never(written.to_owned()));
-        }
-        Ok(Self { text: cron.pattern.to_string(), cron })
+        let expression = Self { text: cron.pattern.to_string(), cron };
+        if expression.comes() { Ok(expression) } else { Err(ExpressionError::Never(written.to_owned())) }
+    }
+
+    /// Whether a moment matches. croner would search until the year 5000, which takes a second.
+    fn comes(&self) -> bool {
+        let first = NaiveDate::from_ymd_opt(2000, 1, 1);
+        let mut days = first.into_iter().flat_map(|first| first.iter_days().take(ALL_DATES));
+        self.seconds_of_day().next().is_some() && days.any(|day| self.matches_day(day))
     }
 
     pub(super) fn text(&self) -> &str {
