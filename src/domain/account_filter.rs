@@ -1,20 +1,35 @@
 //! Which accounts a command is about, in the words of a person.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use super::closest::closest;
+use super::{closest::closest, quantity::grouped};
 
 /// Known names that an error lists, if none is similar.
 const MAX_LISTED: usize = 5;
 
 /// Selects accounts by name. Without any name it selects all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountFilter {
     /// `kf_account`, `official_account/kf_account`, a nickname, or an official account, which stands for all of its kf accounts.
     pub account: Option<String>,
     /// The name of an official account.
     pub official_account: Option<String>,
+}
+
+/// For logs, without the names: a person may have written an openid.
+impl fmt::Debug for AccountFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("AccountFilter");
+        for (field, name) in [("account", &self.account), ("official_account", &self.official_account)] {
+            if name.is_some() {
+                shown.field(field, &"…");
+            }
+        }
+        shown.finish()
+    }
 }
 
 /// The names of a kf account.
@@ -130,7 +145,7 @@ fn listed(known: &[&str]) -> String {
     match known.len().saturating_sub(MAX_LISTED) {
         _ if known.is_empty() => "; none is known yet".to_owned(),
         0 => format!("; known are {first}"),
-        more => format!("; known are {first} and {more} more"),
+        more => format!("; known are {first} and {} more", grouped(more as u64)),
     }
 }
 
@@ -165,8 +180,14 @@ mod tests {
             let filter = filter(account, official_account);
             let found: Vec<_> =
                 KNOWN.iter().filter(|names| filter.selects(**names)).map(|names| names.kf_account).collect();
-            assert_eq!(found, selected, "{filter:?}");
+            assert_eq!(found, selected, "{account} of {official_account}");
         }
+    }
+
+    #[test]
+    fn debug_output_hides_what_a_person_wrote() {
+        assert_eq!(format!("{:?}", filter("oDF3iY9P32sK", "")), r#"AccountFilter { account: "…" }"#);
+        assert_eq!(format!("{:?}", AccountFilter::default()), "AccountFilter");
     }
 
     #[test]
