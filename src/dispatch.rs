@@ -250,3 +250,71 @@ fn attempt(
         Attempt { events, started_at, outcome }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use jiff::Timestamp;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        sink::jsonl::{JsonlSink, JsonlTarget},
+        store::{SinkRegistration, StartPosition},
+    };
+
+    /// A clock that stands still between steps.
+    #[derive(Debug, Default)]
+    pub(super) struct SteppedClock(AtomicU64);
+
+    impl SteppedClock {
+        fn step(&self, seconds: u64) {
+            self.0.fetch_add(seconds, Ordering::Relaxed);
+        }
+    }
+
+    impl Clock for SteppedClock {
+        fn now(&self) -> Moment {
+            let monotonic = Duration::from_secs(self.0.load(Ordering::Relaxed));
+            Moment { wall: Timestamp::UNIX_EPOCH, monotonic }
+        }
+    }
+
+    /// The dispatcher of the sink `log`, which takes batches, and the directory of its store.
+    pub(super) async fn dispatcher(clock: &Arc<SteppedClock>) -> (Dispatcher, DispatcherHandle, TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let registration =
+            SinkRegistration { name: "log".to_owned(), start: StartPosition::Now, destination: None };
+        let registered = store.register_sinks(vec![registration], Timestamp::UNIX_EPOCH).await.unwrap();
+        let metrics = Arc::new(Metrics::new(["log".to_owned()]).unwrap());
+        let clock = Arc::<SteppedClock>::clone(clock);
+        let context = DispatchContext { store, metrics, clock };
+        let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
+        let (dispatcher, handle) =
+            Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
+        (dispatcher, handle, directory)
+    }
+
+    #[tokio::test]
+    async fn retry_that_postpones_all_events_does_not_block_the_sink() {
+        let clock = Arc::<SteppedClock>::default();
+        let (mut dispatcher, _handle, _directory) = dispatcher(&clock).await;
+        dispatcher.window.add(vec![StoredEvent::sample("")], StoredEvent::sample("").id);
+        for is_retry in [false, true] {
+            let events = dispatcher.next_events(0).unwrap();
+            let postponed = events.iter().map(|event| (Arc::clone(event), Duration::from_secs(60))).collect();
+            let outcome = if is_retry {
+                Ok(Acknowledged { postponed, ..Acknowledged::default() })
+            } else {
+                Err(DeliveryError::Retryable { reason: "the network is down".to_owned(), after: None })
+            };
+            let attempt = Attempt { events, started_at: clock.now(), outcome };
+            dispatcher.settle(attempt).await.unwrap();
+            clock.step(60);
+        }
+        dispatcher.window.release_delayed(clock.now().monotonic);
+        assert!(dispatcher.next_events(0).is_some(), "no attempt starts any more");
+    }
+}

@@ -67,6 +67,11 @@ impl CircuitBreaker {
         }
     }
 
+    /// Records that an attempt sent nothing. That says nothing about the sink, so the next attempt is the probe.
+    pub(super) fn attempt_skipped(&mut self) {
+        self.is_probing = false;
+    }
+
     /// Lets no attempt start until then: the sink works, and asked for a pause.
     pub(super) fn pause(&mut self, until: Duration) {
         self.retry_at = self.retry_at.max(Some(until));

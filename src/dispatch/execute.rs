@@ -74,45 +74,19 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use jiff::Timestamp;
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{
-        dispatch::DispatchContext,
-        domain::clock::{Clock, Moment},
-        metrics::Metrics,
-        sink::{
-            Sink,
-            jsonl::{JsonlSink, JsonlTarget},
-        },
-        store::{EventFilter, SinkRegistration, StartPosition, Store},
-    };
-
-    struct StoppedClock;
-
-    impl Clock for StoppedClock {
-        fn now(&self) -> Moment {
-            Moment { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO }
-        }
-    }
+    use crate::dispatch::tests::{SteppedClock, dispatcher};
 
     #[tokio::test]
     async fn late_report_of_suspension_does_not_stop_resumed_sink() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
-        let registration =
-            SinkRegistration { name: "log".to_owned(), start: StartPosition::Now, destination: None };
-        let registered = store.register_sinks(vec![registration], Timestamp::UNIX_EPOCH).await.unwrap();
-        let metrics = Arc::new(Metrics::new(["log".to_owned()]).unwrap());
-        let context = DispatchContext { store: store.clone(), metrics, clock: Arc::new(StoppedClock) };
-        let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
-        let (mut dispatcher, handle) =
-            Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
+        let (mut dispatcher, handle, _directory) = dispatcher(&Arc::<SteppedClock>::default()).await;
 
-        store.suspend_sink("log", "too large", Timestamp::UNIX_EPOCH).await.unwrap();
+        dispatcher.store.suspend_sink("log", "too large", Timestamp::UNIX_EPOCH).await.unwrap();
         dispatcher.execute(DispatcherCommand::Suspended("too large".to_owned())).await;
         assert_eq!(handle.status.read().state.as_str(), "suspended");
         for command in [

@@ -66,6 +66,7 @@ impl Dispatcher {
             self.window.postpone(event, now + *wait);
         }
         if events.is_empty() {
+            self.circuit_breaker.attempt_skipped();
             return;
         }
         if let Some(counters) = self.metrics.sink(&self.name) {
