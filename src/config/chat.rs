@@ -61,7 +61,7 @@ pub(super) fn check_chat(mut keys: raw::Sink, sink: &mut Table<'_>) -> Option<Ch
 /// Parses an address, and finds out whether it is that of another vendor's robot.
 fn robot_url(text: &SecretString, vendor: Option<Vendor>, allow_insecure: bool) -> Result<Url, String> {
     let url = usable_url(text, (EXAMPLE, allow_insecure))?;
-    let actual = url.host_str().and_then(Vendor::of_host);
+    let actual = url.host_str().and_then(Vendor::from_host);
     match (actual, vendor) {
         (Some(actual), Some(vendor)) if actual != vendor => {
             Err(format!("is the address of a robot of {}; set vendor = {:?}", actual.name(), word(actual)))

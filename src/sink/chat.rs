@@ -3,8 +3,8 @@
 //! One message reports all events that wait, grouped by kf account ([`digest`](mod@digest), [`message`]), and acknowledges them all. Robots
 //! may send few messages a minute, so the sink asks for a pause after each one: events that come meanwhile share the next. A
 //! state of a kf account is reported at most once in ten minutes. If it comes back earlier, its event is postponed until then,
-//! and told together with what followed, so that the last word is always the present state. What was told is not stored: after a
-//! restart it may be told again.
+//! and reported together with what followed, so that the last line is always the present state. Which states were reported is not
+//! stored: after a restart they may be reported again.
 //!
 //! Vendors differ in addresses, signatures, limits and answers: [`vendor`] has the table. No failure stops the sink, because each
 //! can be corrected at the vendor or in a file. A message never contains an openid. Nobody is notified by a name that looks like
@@ -27,7 +27,7 @@ use reqwest::{
 };
 
 use self::{
-    digest::{AccountDigest, ToldStates, digest},
+    digest::{AccountDigest, ReportedStates, digest},
     message::MessageWriter,
     vendor::Verdict,
 };
@@ -82,7 +82,7 @@ pub struct ChatSink {
     http: Client,
     options: ChatOptions,
     context: ChatContext,
-    told: Mutex<ToldStates>,
+    reported: Mutex<ReportedStates>,
 }
 
 impl fmt::Debug for ChatSink {
@@ -98,7 +98,7 @@ impl ChatSink {
         // Messages are rare: an idle connection would be closed by the vendor before the next one.
         let http = builder(options.timeout).pool_max_idle_per_host(0);
         let http = http.tls_certs_only(roots.http_certificates()).build()?;
-        Ok(Self { http, options, context, told: Mutex::default() })
+        Ok(Self { http, options, context, reported: Mutex::default() })
     }
 
     /// Scheme, host and port of the vendor.
@@ -106,10 +106,10 @@ impl ChatSink {
         self.options.receiver()
     }
 
-    /// Reports the events in one message, except those of kf accounts whose last state was told a moment ago.
+    /// Reports the events in one message, except those of kf accounts whose last state was reported a moment ago.
     pub async fn deliver(&self, events: &[Arc<StoredEvent>]) -> Result<Acknowledged, DeliveryError> {
         let now = self.context.clock.now().monotonic;
-        let (ready, later) = self.told().split(digest(events), now);
+        let (ready, later) = self.reported().split(digest(events), now);
         let postpone = |(account, wait): (AccountDigest, Duration)| {
             account.events.into_iter().map(move |event| (event, wait))
         };
@@ -118,7 +118,7 @@ impl ChatSink {
             return Ok(Acknowledged { postponed, pause: Duration::ZERO });
         }
         self.send(&self.writer().report(&ready)).await?;
-        self.told().record(&ready, self.context.clock.now().monotonic);
+        self.reported().record(&ready, self.context.clock.now().monotonic);
         Ok(Acknowledged { postponed, pause: self.options.vendor.interval() })
     }
 
@@ -184,7 +184,7 @@ impl ChatSink {
         }
     }
 
-    fn told(&self) -> MutexGuard<'_, ToldStates> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reported(&self) -> MutexGuard<'_, ReportedStates> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -206,7 +206,7 @@ fn many_changes_share_few_messages_within_limits() {
         let (_, count) = message.lines().next().unwrap().split_once("unbound ").unwrap();
         count.split([',', ' ']).next().unwrap().parse::<usize>().unwrap()
     };
-    eventually("all are told", || (robot.messages().iter().map(unbound).sum::<usize>() >= 90).then_some(()));
+    eventually("all are reported", || (robot.messages().iter().map(unbound).sum::<usize>() >= 90).then_some(()));
     let messages = robot.messages();
     assert!(messages.len() <= 5, "{messages:#?}");
     assert_eq!(robot.rate_limited(), 0);
@@ -234,7 +234,7 @@ fn kill_loses_no_change_of_state() {
         daemon.signal("KILL");
         daemon.ended();
     }
-    // Without a daemon nothing new is observed, and the next one has told nothing yet.
+    // Without a daemon nothing new is observed, and the next one has reported nothing yet.
     let daemon = home.daemon();
     eventually("polls", || daemon.stderr().contains("Watching").then_some(()));
     eventually_delivered(&daemon, "slack");
@@ -246,19 +246,19 @@ fn kill_loses_no_change_of_state() {
         let (kf_account, to) =
             (event["data"]["kf_account"].as_str().unwrap(), event["data"]["to"].as_str().unwrap());
         let at = &event["time"].as_str().unwrap()[14..19];
-        let is_told = |message: &&String| {
+        let is_reported = |message: &&String| {
             let line = message.lines().find(|line| line.starts_with(&format!("- {kf_account} ")));
             let section = message.split("\n\n").find(|section| section.contains(&format!("- {kf_account} ")));
             line.is_some_and(|line| line.contains(at))
                 && (section.unwrap().starts_with(to) || line.unwrap().contains(&format!("{to} ")))
         };
-        assert!(messages.iter().any(|message| is_told(&message)), "{line}\n{messages:#?}");
+        assert!(messages.iter().any(|message| is_reported(&message)), "{line}\n{messages:#?}");
     }
     assert!(events.lines().count() >= 4, "{events}");
 }
 
 #[test]
-fn repeated_state_is_told_after_ten_minutes() {
+fn repeated_state_is_reported_after_ten_minutes() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let robot = Robot::start(Vendor::Slack);
     let home = Home::new();
@@ -297,16 +297,16 @@ fn repeated_state_is_told_after_ten_minutes() {
 }
 
 #[test]
-fn flapping_account_is_folded_and_last_state_is_told_after_restart() {
+fn flapping_account_is_folded_and_last_state_is_reported_after_restart() {
     let wechat = WeChat::play(quiet(&[("shop", 2)]));
     let robot = Robot::start(Vendor::Slack);
     let home = home(&wechat, &[&robot], "lang = \"en\"");
     let daemon = home.daemon();
     eventually_up(&daemon, "kf2@shop");
     let is_unbound = "wechat_kf_account_unbound{official_account=\"shop\",kf_account=\"kf1@shop\"}";
-    for (state, told) in [(KfState::Unbound, "unbound 1"), (KfState::Bound, "ok 1")] {
+    for (state, message) in [(KfState::Unbound, "unbound 1"), (KfState::Bound, "ok 1")] {
         set(&wechat.control(), "kf1@shop", state);
-        robot.eventually_reports(told);
+        robot.eventually_reports(message);
     }
     for (state, value) in [(KfState::Unbound, 1.0), (KfState::Bound, 0.0), (KfState::Unbound, 1.0)] {
         set(&wechat.control(), "kf1@shop", state);

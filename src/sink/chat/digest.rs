@@ -1,4 +1,4 @@
-//! What events mean for people, and when it may be told: pure, the time is an argument.
+//! What events mean for people, and when it may be reported: pure, the time is an argument.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,15 +16,16 @@ use crate::{
     store::{AccountId, StoredEvent},
 };
 
-/// How long a state of a kf account is not told again.
-const TELL_AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
+/// How long a state of a kf account is not reported again.
+const REPEAT_AFTER: Duration = Duration::from_secs(10 * 60);
 
 /// How many events may be postponed. More of them would keep the dispatcher from reading those of other kf accounts, so all are
-/// told at once instead.
+/// reported at once instead.
 const MAX_POSTPONED: usize = 300;
 
-/// How many told states are remembered, at most some ten megabytes. Beyond it they are forgotten, and told again if they return.
-const MAX_TOLD: usize = 100_000;
+/// How many reported states are remembered, at most some ten megabytes. Beyond it they are forgotten, and reported again if they
+/// return.
+const MAX_REPORTED: usize = 100_000;
 
 /// What happened to one kf account.
 #[derive(Debug, Default)]
@@ -112,21 +113,21 @@ fn remedy_of(state: AccountState, errcode: Option<i64>, source: Option<&str>) ->
     }
 }
 
-/// When each state of each kf account was last told.
+/// When each state of each kf account was last reported.
 #[derive(Debug, Default)]
-pub(super) struct ToldStates {
-    told_at: HashMap<(AccountId, AccountState), Duration>,
+pub(super) struct ReportedStates {
+    reported_at: HashMap<(AccountId, AccountState), Duration>,
 }
 
-impl ToldStates {
-    /// Splits accounts into those that may be told now, and those whose last state was told a moment ago, with the time until it
-    /// may be told again.
+impl ReportedStates {
+    /// Splits accounts into those that may be reported now, and those whose last state was reported a moment ago, with the time
+    /// until it may be reported again.
     pub(super) fn split(
         &mut self,
         accounts: Vec<AccountDigest>,
         now: Duration,
     ) -> (Vec<AccountDigest>, Vec<(AccountDigest, Duration)>) {
-        self.told_at.retain(|_, at| now.saturating_sub(*at) < TELL_AGAIN_AFTER);
+        self.reported_at.retain(|_, at| now.saturating_sub(*at) < REPEAT_AFTER);
         let (mut ready, mut later) = (Vec::new(), Vec::new());
         let mut postponed = 0;
         for account in accounts {
@@ -143,18 +144,18 @@ impl ToldStates {
 
     fn wait(&self, account: &AccountDigest, now: Duration) -> Option<Duration> {
         let state = account.last_state()?.state;
-        let told_at = self.told_at.get(&(account.events.first()?.account, state))?;
-        Some((*told_at + TELL_AGAIN_AFTER).saturating_sub(now))
+        let reported_at = self.reported_at.get(&(account.events.first()?.account, state))?;
+        Some((*reported_at + REPEAT_AFTER).saturating_sub(now))
     }
 
-    /// Records that accounts were told, with all the states that they had.
+    /// Records that accounts were reported, with all the states that they had.
     pub(super) fn record(&mut self, accounts: &[AccountDigest], now: Duration) {
-        if self.told_at.len() >= MAX_TOLD {
-            self.told_at.clear();
+        if self.reported_at.len() >= MAX_REPORTED {
+            self.reported_at.clear();
         }
         for account in accounts {
             let Some(first) = account.events.first() else { continue };
-            self.told_at.extend(account.states.iter().map(|change| ((first.account, change.state), now)));
+            self.reported_at.extend(account.states.iter().map(|change| ((first.account, change.state), now)));
         }
     }
 }
@@ -179,41 +180,45 @@ mod tests {
         Duration::from_secs(minutes * 60)
     }
 
-    /// Which events are told, and how long the others wait, in minutes.
-    fn tell(told: &mut ToldStates, now: u64, events: &[Arc<StoredEvent>]) -> (Vec<i64>, Vec<u64>) {
-        let (ready, later) = told.split(digest(events), minutes(now));
-        told.record(&ready, minutes(now));
+    /// Which events are reported, and how long the others wait, in minutes.
+    fn report(reported: &mut ReportedStates, now: u64, events: &[Arc<StoredEvent>]) -> (Vec<i64>, Vec<u64>) {
+        let (ready, later) = reported.split(digest(events), minutes(now));
+        reported.record(&ready, minutes(now));
         let ids = ready.iter().flat_map(|account| account.events.iter().map(|event| event.id.0));
         (ids.collect(), later.iter().map(|(_, wait)| wait.as_secs() / 60).collect())
     }
 
     #[test]
-    fn repeated_state_waits_ten_minutes_and_last_state_is_told() {
-        let mut told = ToldStates::default();
+    fn repeated_state_waits_ten_minutes_and_last_state_is_reported() {
+        let mut reported = ReportedStates::default();
         let [unbound, ok, again] = [changed(1, 1, "unbound"), changed(2, 1, "ok"), changed(3, 1, "unbound")];
-        assert_eq!(tell(&mut told, 0, &[unbound]), (vec![1], vec![]));
-        assert_eq!(tell(&mut told, 1, &[ok]), (vec![2], vec![]), "another state");
-        assert_eq!(tell(&mut told, 2, std::slice::from_ref(&again)), (vec![], vec![8]));
+        assert_eq!(report(&mut reported, 0, &[unbound]), (vec![1], vec![]));
+        assert_eq!(report(&mut reported, 1, &[ok]), (vec![2], vec![]), "another state");
+        assert_eq!(report(&mut reported, 2, std::slice::from_ref(&again)), (vec![], vec![8]));
         let other = changed(4, 2, "unbound");
-        assert_eq!(tell(&mut told, 3, &[Arc::clone(&again), other]), (vec![4], vec![7]), "another account");
+        assert_eq!(
+            report(&mut reported, 3, &[Arc::clone(&again), other]),
+            (vec![4], vec![7]),
+            "another account"
+        );
         let ok_again = changed(5, 1, "ok");
         let both = [again, ok_again];
-        assert_eq!(tell(&mut told, 10, &both), (vec![], vec![1]), "ok was told at 1");
-        assert_eq!(tell(&mut told, 11, &both), (vec![3, 5], vec![]));
+        assert_eq!(report(&mut reported, 10, &both), (vec![], vec![1]), "ok was reported at 1");
+        assert_eq!(report(&mut reported, 11, &both), (vec![3, 5], vec![]));
         assert_eq!(
-            tell(&mut told, 12, &[changed(6, 1, "unbound")]),
+            report(&mut reported, 12, &[changed(6, 1, "unbound")]),
             (vec![], vec![9]),
             "it was in the last one"
         );
     }
 
     #[test]
-    fn too_many_postponed_events_are_told_at_once() {
-        let mut told = ToldStates::default();
+    fn too_many_postponed_events_are_reported_at_once() {
+        let mut reported = ReportedStates::default();
         let count = MAX_POSTPONED as i64 + 1;
         let all = |from: i64| (0..count).map(|n| changed(from + n, n, "blind")).collect::<Vec<_>>();
-        assert_eq!(tell(&mut told, 0, &all(0)).0.len(), all(0).len());
-        let (ready, later) = tell(&mut told, 1, &all(1000));
+        assert_eq!(report(&mut reported, 0, &all(0)).0.len(), all(0).len());
+        let (ready, later) = report(&mut reported, 1, &all(1000));
         assert_eq!((ready.len(), later.len()), (1, MAX_POSTPONED));
     }
 

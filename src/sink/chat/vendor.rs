@@ -195,7 +195,7 @@ impl Vendor {
     }
 
     /// The vendor whose robots have addresses with this host.
-    pub fn of_host(host: &str) -> Option<Self> {
+    pub fn from_host(host: &str) -> Option<Self> {
         match host {
             "qyapi.weixin.qq.com" => Some(Self::WeCom),
             "oapi.dingtalk.com" => Some(Self::DingTalk),
