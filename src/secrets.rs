@@ -187,7 +187,8 @@ pub(crate) fn read_secret_file(path: &Path) -> Result<(SecretString, Metadata), 
     let mut bytes = Vec::new();
     let metadata = File::open(path).and_then(|file| {
         let metadata = file.metadata()?;
-        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+        // One byte more shows that it is longer.
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
         Ok(metadata)
     });
     let metadata = metadata.map_err(|error| match error.kind() {
@@ -198,6 +199,9 @@ pub(crate) fn read_secret_file(path: &Path) -> Result<(SecretString, Metadata), 
         ErrorKind::PermissionDenied => "cannot be read; let the user that runs kfwatch read it".to_owned(),
         _ => format!("cannot be read: {error}"),
     })?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("is longer than {} KiB; is it the right file?", MAX_FILE_BYTES / 1024));
+    }
     let text = text_file::decode(&bytes).map_err(|problem| problem.with_conversion(path))?;
     Ok((text.into_owned().into(), metadata))
 }
@@ -241,9 +245,10 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
         let secret = secret(&path);
         secret.refused();
-        for problem in ["is empty", "is not UTF-8 in line 1", "does not exist"] {
+        for problem in ["is empty", "is not UTF-8 in line 1", "is longer than 64 KiB", "does not exist"] {
             match problem {
                 "is empty" => std::fs::write(&path, "").unwrap(),
+                "is longer than 64 KiB" => std::fs::write(&path, vec![b'x'; 64 * 1024 + 1]).unwrap(),
                 "does not exist" => std::fs::remove_file(&path).unwrap(),
                 _ => std::fs::write(&path, b"\xff").unwrap(),
             }
