@@ -179,9 +179,14 @@ async fn carry_out(config: &LocalConfig, command: SinkCommand) -> Result<SinkAns
     }
 }
 
-/// A bug: each command has one kind of answer.
+/// A bug: each command has one kind of answer. Shows only its kind: dead letters contain openids.
 pub(super) fn unexpected(answer: &SinkAnswer) -> CliError {
-    anyhow::anyhow!("unexpected response: {answer:?}").into()
+    let kind = match answer {
+        SinkAnswer::Sinks(_) => "sinks",
+        SinkAnswer::DeadLetters(_) => "dead letters",
+        SinkAnswer::Changed(_) => "a change",
+    };
+    anyhow::anyhow!("unexpected response with {kind}").into()
 }
 
 fn table(sinks: &[SinkReport], zone: LocalZone) -> String {
