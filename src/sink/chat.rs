@@ -13,6 +13,7 @@
 mod digest;
 mod message;
 mod options;
+mod sent_secrets;
 mod vendor;
 
 use std::{
@@ -29,6 +30,7 @@ use reqwest::{
 use self::{
     digest::{AccountDigest, ReportedStates, digest},
     message::MessageWriter,
+    sent_secrets::SentSecrets,
     vendor::Verdict,
 };
 pub use self::{options::ChatOptions, vendor::Vendor};
@@ -138,6 +140,7 @@ impl ChatSink {
         let secret = secret.as_ref().map(RotatableSecret::for_attempt);
         let url = (*url.for_attempt()).clone();
         let request = vendor.request(url, text, secret.as_deref(), self.context.clock.now().wall);
+        let secrets = SentSecrets::from_request(&request, secret.as_deref());
         let response = self
             .http
             .post(request.url)
@@ -146,7 +149,7 @@ impl ChatSink {
             .send()
             .await;
         match response {
-            Ok(response) => self.outcome(response).await,
+            Ok(response) => self.outcome(response, &secrets).await,
             Err(error) => {
                 let reason = reason(error);
                 Err(DeliveryError::retryable(format!("{}: {reason}", self.options.receiver())))
@@ -154,14 +157,14 @@ impl ChatSink {
         }
     }
 
-    async fn outcome(&self, response: Response) -> Result<(), DeliveryError> {
+    async fn outcome(&self, response: Response, secrets: &SentSecrets) -> Result<(), DeliveryError> {
         let vendor = self.options.vendor;
         let status = response.status();
         let retry_after_header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = retry_after_header.and_then(|value| retry_after(value, self.context.clock.now().wall));
         let body = body_start(response).await;
         let answer = vendor.answer(status, &body);
-        let text = PeerText::new(&self.options.without_secrets(&answer.text));
+        let text = PeerText::new(&secrets.redact(&answer.text));
         let text = if text.is_empty() { String::new() } else { format!(" ({text})") };
         let reason = format!("{} answers {}{text}", vendor.name(), answer.what);
         match answer.verdict {

@@ -3,13 +3,10 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use reqwest::Url;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::vendor::Vendor;
 use crate::{domain::language::Language, secrets::RotatableSecret};
-
-/// A shorter part of a URL is no key: it occurs in other texts too.
-const MIN_KEY_CHARS: usize = 8;
 
 /// Which robot to use, and how.
 #[derive(Clone)]
@@ -44,19 +41,6 @@ impl ChatOptions {
     pub(super) fn note_accepted(&self) {
         self.url.accepted();
         self.secret.iter().for_each(RotatableSecret::accepted);
-    }
-
-    /// Replaces the robot's key and secret, which a peer may repeat.
-    pub(super) fn without_secrets(&self, text: &str) -> String {
-        let url = self.url.value();
-        let path = url.path_segments().into_iter().flatten().map(str::to_owned);
-        let query = url.query_pairs().map(|(_, value)| value.into_owned());
-        let user = [url.username(), url.password().unwrap_or_default()].map(str::to_owned);
-        let secret = self.secret.iter().map(|secret| secret.value().expose_secret().to_owned());
-        let secrets = path.chain(query).chain(user).chain(secret);
-        secrets
-            .filter(|secret| secret.chars().count() >= MIN_KEY_CHARS)
-            .fold(text.to_owned(), |text, secret| text.replace(&secret, "[REDACTED]"))
     }
 }
 

@@ -160,6 +160,8 @@ const MAX_READABLE_BYTES: usize = 8000;
 pub(super) struct RobotRequest {
     pub(super) url: Url,
     pub(super) body: String,
+    /// Its signature, which is in one of both.
+    pub(super) sign: Option<String>,
 }
 
 /// An answer, and its text for people.
@@ -236,20 +238,23 @@ impl Vendor {
             Self::Slack => json!({ "text": text, "mrkdwn": false, "unfurl_links": false }),
         };
         let secret = secret.map(|secret| secret.expose_secret());
-        match (self.rules().signature, secret) {
+        let sign = match (self.rules().signature, secret) {
             (Signature::InQuery, Some(secret)) => {
                 let timestamp = now.as_millisecond().to_string();
                 let sign = hmac(secret, &format!("{timestamp}\n{secret}"));
                 url.query_pairs_mut().append_pair("timestamp", &timestamp).append_pair("sign", &sign);
+                Some(sign)
             }
             (Signature::InBody, Some(secret)) => {
                 let timestamp = now.as_second().to_string();
-                body["sign"] = hmac(&format!("{timestamp}\n{secret}"), "").into();
+                let sign = hmac(&format!("{timestamp}\n{secret}"), "");
+                body["sign"] = sign.as_str().into();
                 body["timestamp"] = timestamp.into();
+                Some(sign)
             }
-            (Signature::None, _) | (_, None) => {}
-        }
-        RobotRequest { url, body: body.to_string() }
+            (Signature::None, _) | (_, None) => None,
+        };
+        RobotRequest { url, body: body.to_string(), sign }
     }
 
     /// What an answer says. `body` may be truncated.
