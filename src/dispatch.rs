@@ -306,7 +306,7 @@ mod tests {
             let events = dispatcher.next_events(0).unwrap();
             let postponed = events.iter().map(|event| (Arc::clone(event), Duration::from_secs(60))).collect();
             let outcome = if is_retry {
-                Ok(Acknowledged { postponed, ..Acknowledged::default() })
+                Ok(Acknowledged { postponed })
             } else {
                 Err(DeliveryError::Retryable { reason: "the network is down".to_owned(), after: None })
             };

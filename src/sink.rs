@@ -32,8 +32,6 @@ pub enum Sink {
 pub struct Acknowledged {
     /// Events that the sink does not want yet, each with how long to wait: all of a kf account, or none.
     pub postponed: Vec<(Arc<StoredEvent>, Duration)>,
-    /// How long the sink wants nothing.
-    pub pause: Duration,
 }
 
 /// How a sink takes events.
@@ -54,6 +52,14 @@ impl Sink {
             Self::Webhook(sink) => DeliveryMode::Concurrent { max_in_flight: sink.max_in_flight() },
             Self::Nats(sink) => DeliveryMode::Concurrent { max_in_flight: sink.max_in_flight() },
             Self::Chat(_) => DeliveryMode::Batch { max_events: chat::MAX_BATCH },
+        }
+    }
+
+    /// How long the sink wants nothing after it has responded.
+    pub fn interval(&self) -> Duration {
+        match self {
+            Self::Jsonl(_) | Self::Webhook(_) | Self::Nats(_) => Duration::ZERO,
+            Self::Chat(sink) => sink.interval(),
         }
     }
 

@@ -72,7 +72,7 @@ impl CircuitBreaker {
         self.is_probing = false;
     }
 
-    /// Lets no attempt start until then: the sink works, and asked for a pause.
+    /// Lets no attempt start until then: the sink works, and wants a pause.
     pub(super) fn pause(&mut self, until: Duration) {
         self.retry_at = self.retry_at.max(Some(until));
     }

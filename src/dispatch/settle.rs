@@ -50,7 +50,7 @@ impl Dispatcher {
     async fn acknowledged(
         &mut self,
         events: &[Arc<StoredEvent>],
-        Acknowledged { postponed, pause }: Acknowledged,
+        Acknowledged { postponed }: Acknowledged,
         started_at: Moment,
     ) {
         let now = self.clock.now().monotonic;
@@ -74,7 +74,6 @@ impl Dispatcher {
         }
         self.status.record_delivery(self.clock.now().wall);
         self.responded(started_at);
-        self.circuit_breaker.pause(now + pause);
     }
 
     /// The sink works but refuses this event. A retried dead letter becomes one again at once.
@@ -132,9 +131,10 @@ impl Dispatcher {
         }
     }
 
-    /// The sink works as a whole.
+    /// The sink works as a whole, and wants a pause, whether it acknowledged the events or refused them.
     fn responded(&mut self, started_at: Moment) {
         self.circuit_breaker.record_response(started_at.monotonic);
+        self.circuit_breaker.pause(self.clock.now().monotonic + self.sink.interval());
         self.status.record_response();
         if let Some(recovery) = self.failures.succeeded(started_at) {
             let (destination, failures) = (self.sink.destination(), recovery.failures);

@@ -21,6 +21,10 @@ use crate::store::{AccountId, LogPosition, StoredEvent};
 /// How many events of a kf account are reloaded together at most.
 const MAX_RELOADED_TOGETHER: usize = 50;
 
+/// How often an event may be refused in a batch with other kf accounts. After that, the events of its kf account are delivered by
+/// themselves, so that an event that is refused for good costs no other kf account its events.
+const MAX_REFUSALS_TOGETHER: u32 = 2;
+
 /// Events that were read and are not settled.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -43,6 +47,13 @@ struct LoadedEvent {
     event: Arc<StoredEvent>,
     origin: Origin,
     refusals: u32,
+}
+
+impl LoadedEvent {
+    /// Whether the events of its kf account are a batch by themselves. A retried dead letter was refused before.
+    fn is_delivered_alone(&self) -> bool {
+        self.refusals >= MAX_REFUSALS_TOGETHER || self.origin == Origin::DeadLetters
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,11 +179,19 @@ impl Window {
 
     fn append(&mut self, event: StoredEvent, origin: Origin) {
         let queue = self.queues.entry(event.account).or_default();
-        if queue.is_empty() {
-            self.ready.insert(event.id);
-        }
         queue.push_back(event.id);
+        let first = queue.front().copied().unwrap_or(event.id);
+        // The sink decides anew about events that it postponed: this one may be urgent.
+        if first == event.id || self.is_postponed(first) {
+            self.ready.insert(first);
+        }
         self.load(event, origin);
+    }
+
+    /// Whether the event waits because the sink postponed it, not because it was refused.
+    fn is_postponed(&self, id: LogPosition) -> bool {
+        self.loaded.get(&id).is_some_and(|loaded| loaded.refusals == 0)
+            && self.delayed.iter().any(|(_, delayed)| *delayed == id)
     }
 
     fn load(&mut self, event: StoredEvent, origin: Origin) {
@@ -191,20 +210,22 @@ impl Window {
     }
 
     /// Takes the next events to be delivered together, at most `limit`; none unless one is ready. A batch also has the events
-    /// that back off, so that the sink sees everything that waits. Only while none is in flight, so that an event is in the
-    /// same batch as the earlier ones of its kf account.
+    /// that wait, so that the sink sees all of them, except those of kf accounts whose events are delivered by themselves. Only
+    /// while none is in flight, so that an event is in the same batch as the earlier ones of its kf account.
     pub(super) fn next_batch(&mut self, limit: usize) -> Vec<Arc<StoredEvent>> {
-        if self.ready.is_empty() {
-            return Vec::new();
-        }
+        let Some(first) = self.ready.first().and_then(|id| self.loaded.get(id)) else { return Vec::new() };
+        let first = first.event.account;
+        let alone = self.loaded.values().filter(|loaded| loaded.is_delivered_alone());
+        let alone: HashSet<AccountId> = alone.map(|loaded| loaded.event.account).collect();
+        let is_in_batch = |account: &AccountId| {
+            if alone.contains(&first) { *account == first } else { !alone.contains(account) }
+        };
+        let events = self.loaded.values().map(|loaded| &loaded.event);
         let batch: Vec<_> =
-            self.loaded.values().take(limit).map(|loaded| Arc::clone(&loaded.event)).collect();
-        for event in &batch {
-            self.ready.remove(&event.id);
-        }
-        if let Some(last) = batch.last() {
-            self.delayed.retain(|(_, id)| *id > last.id);
-        }
+            events.filter(|event| is_in_batch(&event.account)).take(limit).map(Arc::clone).collect();
+        let taken: HashSet<LogPosition> = batch.iter().map(|event| event.id).collect();
+        self.ready.retain(|id| !taken.contains(id));
+        self.delayed.retain(|(_, id)| !taken.contains(id));
         batch
     }
 
@@ -248,10 +269,12 @@ impl Window {
         self.ready.extend(first.map(|event| event.id));
     }
 
-    /// Returns an event that the sink does not want yet. It makes a batch ready at `until`, unless an earlier one of its kf
-    /// account waits.
+    /// Returns an event that the sink does not want yet. It makes a batch ready at `until`, or when another one of its kf account
+    /// comes, unless an earlier one of its kf account waits.
     pub(super) fn postpone(&mut self, event: &StoredEvent, until: Duration) {
         if self.queues.get(&event.account).and_then(VecDeque::front) == Some(&event.id) {
+            // It became ready a moment ago if the one before it became a dead letter.
+            self.ready.remove(&event.id);
             self.delayed.insert((until, event.id));
         }
     }
@@ -347,6 +370,38 @@ mod tests {
         window.settle(&all);
         assert_eq!(window.release_delayed(Duration::from_secs(10)), None);
         assert_eq!((window.next_batch(9).len(), window.cursor()), (0, LogPosition(4)));
+    }
+
+    #[test]
+    fn new_event_makes_postponed_one_of_its_kf_account_ready() {
+        let mut window = window(&[1]);
+        let first = window.next_batch(9);
+        window.postpone(&first[0], Duration::from_secs(600));
+        window.add(vec![event(2, 1)], LogPosition(2));
+        assert_eq!(ids(&window.next_batch(9)), [1, 2]);
+        assert_eq!(window.release_delayed(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn kf_account_is_delivered_alone_after_refusals() {
+        let mut window = window(&[1, 2, 1]);
+        for refusals in 1..=MAX_REFUSALS_TOGETHER {
+            let batch = window.next_batch(9);
+            assert_eq!(ids(&batch), [1, 2, 3]);
+            let until = Duration::from_secs(refusals.into());
+            batch.iter().for_each(|event| window.delay(event, until));
+            window.release_delayed(until);
+        }
+        let refused = window.next_batch(9);
+        assert_eq!(ids(&refused), [1, 3]);
+        refused.iter().for_each(|event| window.delay(event, Duration::from_secs(9)));
+        let accepted = window.next_batch(9);
+        assert_eq!(ids(&accepted), [2]);
+        window.settle(&accepted);
+        window.add(vec![event(4, 1), event(5, 3)], LogPosition(5));
+        assert_eq!(ids(&window.next_batch(9)), [5], "the others back off");
+        window.release_delayed(Duration::from_secs(9));
+        assert_eq!(ids(&window.next_batch(9)), [1, 3, 4]);
     }
 
     /// Reloads one event of each kf account.

@@ -7,8 +7,9 @@
 //! stored: after a restart they may be reported again.
 //!
 //! Vendors differ in addresses, signatures, limits and answers: [`vendor`] has the table. No failure stops the sink, because each
-//! can be corrected at the vendor or in a file. A message never contains an openid. Nobody is notified by a name that looks like
-//! a mention, and no key appears in a failure.
+//! can be corrected at the vendor or in a file. If a message may have been refused because of its text, the next one has no
+//! nicknames: only they are chosen by others. A message never contains an openid. Nobody is notified by a name that looks like a
+//! mention, and no key appears in a failure.
 
 mod digest;
 mod message;
@@ -18,7 +19,10 @@ mod vendor;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -85,6 +89,8 @@ pub struct ChatSink {
     options: ChatOptions,
     context: ChatContext,
     reported: Mutex<ReportedStates>,
+    /// Whether the last message may have been refused because of a nickname.
+    omit_nicknames: AtomicBool,
 }
 
 impl fmt::Debug for ChatSink {
@@ -100,12 +106,17 @@ impl ChatSink {
         // Messages are rare: an idle connection would be closed by the vendor before the next one.
         let http = builder(options.timeout).pool_max_idle_per_host(0);
         let http = http.tls_certs_only(roots.http_certificates()).build()?;
-        Ok(Self { http, options, context, reported: Mutex::default() })
+        Ok(Self { http, options, context, reported: Mutex::default(), omit_nicknames: AtomicBool::default() })
     }
 
     /// Scheme, host and port of the vendor.
     pub(super) fn receiver(&self) -> String {
         self.options.receiver()
+    }
+
+    /// The time between two messages.
+    pub(super) fn interval(&self) -> Duration {
+        self.options.vendor.interval()
     }
 
     /// Reports the events in one message, except those of kf accounts whose last state was reported a moment ago.
@@ -116,12 +127,11 @@ impl ChatSink {
             account.events.into_iter().map(move |event| (event, wait))
         };
         let postponed = later.into_iter().flat_map(postpone).collect();
-        if ready.is_empty() {
-            return Ok(Acknowledged { postponed, pause: Duration::ZERO });
+        if !ready.is_empty() {
+            self.send(&self.writer().report(&ready)).await?;
+            self.reported().record(&ready, self.context.clock.now().monotonic);
         }
-        self.send(&self.writer().report(&ready)).await?;
-        self.reported().record(&ready, self.context.clock.now().monotonic);
-        Ok(Acknowledged { postponed, pause: self.options.vendor.interval() })
+        Ok(Acknowledged { postponed })
     }
 
     /// Sends a message that says that it is a test.
@@ -132,7 +142,8 @@ impl ChatSink {
     fn writer(&self) -> MessageWriter<'_> {
         let ChatOptions { vendor, language, .. } = self.options;
         let ChatContext { zone, nicknames, .. } = &self.context;
-        MessageWriter { vendor, language, zone: *zone, nicknames: &**nicknames }
+        let nicknames = (!self.omit_nicknames.load(Ordering::Relaxed)).then_some(&**nicknames);
+        MessageWriter { vendor, language, zone: *zone, nicknames }
     }
 
     async fn send(&self, text: &str) -> Result<(), DeliveryError> {
@@ -167,12 +178,7 @@ impl ChatSink {
         let text = PeerText::new(&secrets.redact(&answer.text));
         let text = if text.is_empty() { String::new() } else { format!(" ({text})") };
         let reason = format!("{} answers {}{text}", vendor.name(), answer.what);
-        match answer.verdict {
-            Verdict::Delivered => self.options.note_accepted(),
-            // Its files are read before the next attempt: whoever corrects them need not restart anything.
-            Verdict::Failed(Some(_)) => self.options.note_refused(),
-            _ => {}
-        }
+        self.note(answer.verdict);
         match answer.verdict {
             Verdict::Delivered => Ok(()),
             Verdict::RateLimited => Err(DeliveryError::Retryable {
@@ -185,6 +191,25 @@ impl ChatSink {
                 Err(DeliveryError::Retryable { reason: format!("{reason}: {remedy}"), after })
             }
         }
+    }
+
+    /// Notes what an answer means for the next message.
+    fn note(&self, verdict: Verdict) {
+        let text_is_suspect = match verdict {
+            Verdict::Delivered => {
+                self.options.note_accepted();
+                false
+            }
+            // Its files are read before the next attempt: whoever corrects them need not restart anything. An answer that nobody
+            // knows may be about the address, the signature or the text.
+            Verdict::Failed(remedy) => {
+                self.options.note_refused();
+                remedy.is_none()
+            }
+            Verdict::MessageRefused => true,
+            Verdict::RateLimited => return,
+        };
+        self.omit_nicknames.store(text_is_suspect, Ordering::Relaxed);
     }
 
     fn reported(&self) -> MutexGuard<'_, ReportedStates> {

@@ -11,7 +11,7 @@ use crate::support::{
     daemon::{JumpingClock, ManualDaemon},
     delivery::{self, eventually_delivered, eventually_logged, rounds},
     process::{Home, Process, WeChat, appid, quiet},
-    receiver::Answer,
+    receiver::{Answer, Receiver},
     robot::{KEY, Robot, SECRET, Vendor},
     wait::eventually,
 };
@@ -170,26 +170,60 @@ fn wrong_key_or_signature_is_reported_until_its_file_is_corrected() {
 }
 
 #[test]
-fn message_refused_for_its_content_becomes_dead_letter() {
-    let wechat = WeChat::play(quiet(&[("shop", 2)]));
-    let robot = Robot::start(Vendor::Feishu);
-    let refusal = "{\"errcode\":430102,\"errmsg\":\"content is inappropriate\"}";
-    let robot_of_dingtalk = Robot::start(Vendor::DingTalk);
-    robot_of_dingtalk.trouble((0..5).map(|_| Answer::Status(200, String::new(), refusal.to_owned())));
-    let home = home(&wechat, &[&robot, &robot_of_dingtalk], "");
+fn unknown_refusal_ends_when_url_file_is_corrected() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let robot = Robot::start(Vendor::WeCom);
+    let home = home(&wechat, &[&robot], "");
+    let elsewhere = Receiver::start();
+    elsewhere.answer(|_| Answer::status(403));
+    home.write("wecom.url", &elsewhere.url("cgi-bin/webhook/send"));
+    let daemon = home.daemon();
+    eventually_up(&daemon, "kf1@shop");
+    set(&wechat.control(), "kf1@shop", KfState::Unbound);
+    eventually_logged(&daemon, "WeCom answers 403 Forbidden");
+    home.write("wecom.url", &robot.url());
+    robot.eventually_reports("- kf1@shop");
+}
+
+#[test]
+fn refused_nickname_is_left_out() {
+    let wechat = WeChat::play(named(&[("shop", 2)]));
+    // Feishu's code is in no table.
+    let robots = [Vendor::Slack, Vendor::Feishu].map(Robot::start);
+    robots.iter().for_each(|robot| robot.refuse(Some("＠all")));
+    let home = home(&wechat, &robots.each_ref(), "lang = \"en\"");
     let daemon = home.daemon();
     eventually_up(&daemon, "kf2@shop");
     set(&wechat.control(), "kf1@shop", KfState::Unbound);
-    robot.eventually_reports("- kf1@shop");
-    eventually("a dead letter", || {
-        (delivery::sink_metric(&daemon, "dingtalk", "dead_letters") > 0.5).then_some(())
-    });
-    let letters = home.run("events dead --sink dingtalk --format json").stdout;
-    assert!(letters.contains("DingTalk answers code 430102 (content is inappropriate)"), "{letters}");
+    for robot in &robots {
+        robot.eventually_reports("- kf1@shop of shop, since ");
+        assert_eq!(robot.rate_limited(), 0);
+        assert!(delivery::sink_metric(&daemon, robot.vendor.word(), "delivery_failures_total") > 0.5);
+        assert!(delivery::sink_metric(&daemon, robot.vendor.word(), "dead_letters") < 0.5);
+    }
+}
+
+#[test]
+fn refused_text_costs_only_its_own_kf_account() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let robot = Robot::start(Vendor::Slack);
+    robot.refuse(Some("kf1@shop"));
+    let home = home(&wechat, &[&robot], "lang = \"en\"");
+    let daemon = home.daemon();
+    eventually_up(&daemon, "kf2@shop");
+    set(&wechat.control(), "kf1@shop", KfState::Unbound);
     set(&wechat.control(), "kf2@shop", KfState::Unbound);
-    robot_of_dingtalk.eventually_reports("- kf2@shop");
-    assert_eq!(home.run("events dead --sink dingtalk --retry").code, Some(0));
-    robot_of_dingtalk.eventually_reports("- kf1@shop");
+    eventually("a dead letter", || {
+        (delivery::sink_metric(&daemon, "slack", "dead_letters") > 0.5).then_some(())
+    });
+    robot.eventually_reports("- kf2@shop");
+    assert_eq!(robot.rate_limited(), 0);
+    let letters = home.run("events dead --sink slack --format json").stdout;
+    assert!(letters.contains("Slack answers 400 Bad Request (invalid_payload)"), "{letters}");
+    assert!(letters.contains("kf1@shop") && !letters.contains("kf2@shop"), "{letters}");
+    robot.refuse(None);
+    assert_eq!(home.run("events dead --sink slack --retry").code, Some(0));
+    robot.eventually_reports("- kf1@shop");
 }
 
 #[test]
@@ -206,7 +240,9 @@ fn many_changes_share_few_messages_within_limits() {
         let (_, count) = message.lines().next().unwrap().split_once("unbound ").unwrap();
         count.split([',', ' ']).next().unwrap().parse::<usize>().unwrap()
     };
-    eventually("all are reported", || (robot.messages().iter().map(unbound).sum::<usize>() >= 90).then_some(()));
+    eventually("all are reported", || {
+        (robot.messages().iter().map(unbound).sum::<usize>() >= 90).then_some(())
+    });
     let messages = robot.messages();
     assert!(messages.len() <= 5, "{messages:#?}");
     assert_eq!(robot.rate_limited(), 0);

@@ -41,7 +41,8 @@ pub(super) struct MessageWriter<'a> {
     pub(super) vendor: Vendor,
     pub(super) language: Language,
     pub(super) zone: LocalZone,
-    pub(super) nicknames: &'a dyn Nicknames,
+    /// `None` leaves them out.
+    pub(super) nicknames: Option<&'a dyn Nicknames>,
 }
 
 /// What is said of kf accounts.
@@ -149,7 +150,8 @@ impl MessageWriter<'_> {
             return format!("- {}", self.counted(EVENTS, account.events.len()));
         }
         let mut line = format!("- {}", self.vendor.escaped(kf_account));
-        let nickname = self.nicknames.nickname(official_account, kf_account).unwrap_or_default();
+        let nickname = self.nicknames.and_then(|known| known.nickname(official_account, kf_account));
+        let nickname = nickname.unwrap_or_default();
         let nickname = PeerText::with_limit(&nickname, MAX_NICKNAME_BYTES);
         if !nickname.is_empty() {
             // People are notified by their names after this sign, also if it is a kf account's.
@@ -271,7 +273,7 @@ mod tests {
 
     fn report(vendor: Vendor, language: Language, name: &'static str, events: &[Arc<StoredEvent>]) -> String {
         let zone = LocalZone::named("Asia/Shanghai").unwrap();
-        MessageWriter { vendor, language, zone, nicknames: &Names(name) }.report(&digest(events))
+        MessageWriter { vendor, language, zone, nicknames: Some(&Names(name)) }.report(&digest(events))
     }
 
     #[test]

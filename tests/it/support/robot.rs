@@ -131,6 +131,16 @@ impl Vendor {
         }
     }
 
+    /// The answer to a text that the vendor does not accept.
+    fn refused_text(self) -> Answer {
+        match self {
+            Self::WeCom => ok(r#"{"errcode":40058,"errmsg":"invalid content"}"#),
+            Self::DingTalk => ok(r#"{"errcode":430104,"errmsg":"content is inappropriate"}"#),
+            Self::Feishu => ok(r#"{"code":9499,"msg":"Bad Request"}"#),
+            Self::Slack => Answer::Status(400, String::new(), "invalid_payload".to_owned()),
+        }
+    }
+
     /// The text of a message, if its form is as documented.
     fn text(self, body: &Value) -> Option<String> {
         let text = match self {
@@ -189,6 +199,8 @@ struct Group {
     accepted_at: VecDeque<Instant>,
     /// Answers that are due before all others.
     trouble: VecDeque<Answer>,
+    /// Messages with this text are refused.
+    refused_text: Option<&'static str>,
     rate_limited: usize,
 }
 
@@ -228,6 +240,11 @@ impl Robot {
     /// Gives these answers to the next messages instead of accepting them.
     pub(crate) fn trouble(&self, answers: impl IntoIterator<Item = Answer>) {
         self.group.lock().unwrap().trouble.extend(answers);
+    }
+
+    /// Refuses messages with this text from now on.
+    pub(crate) fn refuse(&self, text: Option<&'static str>) {
+        self.group.lock().unwrap().refused_text = text;
     }
 
     /// Whether all trouble is over.
@@ -278,6 +295,9 @@ fn answer(vendor: Vendor, delivery: &Delivery, group: &mut Group) -> Answer {
         return vendor.rate_limited();
     }
     group.accepted_at.push_back(now);
+    if group.refused_text.is_some_and(|refused| text.contains(refused)) {
+        return vendor.refused_text();
+    }
     group.messages.push(text);
     vendor.success()
 }
