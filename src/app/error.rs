@@ -62,7 +62,7 @@ pub(crate) fn listen_remedy(address: SocketAddr, error: &io::Error, setting: &st
                  port"
             )
         }
-        ErrorKind::PermissionDenied => format!(
+        ErrorKind::PermissionDenied if address.port() < 1024 => format!(
             "a port below 1024 needs a privilege: set {setting} to a higher port, such as 9877, with a reverse proxy in front of it if \
              need be; or give the privilege in a drop-in of the systemd unit: AmbientCapabilities=CAP_NET_BIND_SERVICE, \
              CapabilityBoundingSet=CAP_NET_BIND_SERVICE and PrivateUsers=no"

@@ -56,11 +56,16 @@ pub(super) fn remedy_for_daemon(path: &Path) -> Option<String> {
     if !owner_of(path)?.is_root() {
         return remedy(path);
     }
+    let user = name(geteuid());
+    // The directory may be one of the system, such as /var/log.
+    if path.is_dir() {
+        let own = shell::quoted(&path.join("kfwatch").display().to_string()).into_owned();
+        return Some(format!(
+            "the directory belongs to root; create one for kfwatch, such as `sudo install -d -o {user} {own}`, and use a file in it"
+        ));
+    }
     let path = shell::quoted(&path.display().to_string()).into_owned();
-    Some(format!(
-        "it belongs to root; give it to the user of kfwatch: `sudo chown {} {path}`",
-        name(geteuid())
-    ))
+    Some(format!("it belongs to root; give it to the user of kfwatch: `sudo chown {user} {path}`"))
 }
 
 /// The command line of this process, for the owner of a path or of the nearest directory above it; `None` if that is this user.

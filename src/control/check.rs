@@ -1,15 +1,16 @@
 //! The check command: what it asks WeChat about an official account, and the problems that it concludes.
 //!
 //! It calls getkflist, getonlinekflist, getwaitcase, openapi/quota/get, getsessionlist for each kf account, and the token endpoints
-//! if a token is due. If a proxy refuses to connect, it asks the proxy once more for its status. None of these calls changes anything at WeChat. Only what makes polls fail needs a human; a failed call that
-//! polls do not need is a note. Where patterns find the kf accounts, polls need getkflist.
+//! if a token is due. If a proxy refuses to connect, it asks the proxy once more for its status. None of these calls changes
+//! anything at WeChat. Only what makes polls fail needs a human; a failed call that polls do not need is a note. Where patterns
+//! find the kf accounts, polls need getkflist.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
     quota::{SECONDS_PER_DAY, TickCounts, quota_problem},
     report::{CheckReport, KfAccountCheck, NO_KF_ACCOUNT, OfficialAccountCheck, Problem, Severity},
-    requests::{CommandRequests, SessionListOutcome, wait_for_token},
+    requests::{CommandRequests, SessionListOutcome},
     selection::selected_of_list,
 };
 use crate::{
@@ -49,7 +50,6 @@ pub(super) async fn check(
     filter: &AccountFilter,
 ) -> Vec<CheckReport> {
     let of = &configured.official_account;
-    wait_for_token(of).await;
     let mut facts = Box::pin(OfficialAccountFacts::fetch(requests, of)).await; // four calls in flight are large
     // Without a daemon, nobody has discovered the accounts that patterns match.
     let listed = facts.kf_list.as_ref().map(|list| &*list.accounts);

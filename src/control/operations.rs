@@ -1,7 +1,7 @@
 //! Polls and checks accounts for `kfwatch poll` and `kfwatch check --online`, in the daemon or without one, and lists the sessions that
 //! the daemon knows.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt, StreamExt,
@@ -69,10 +69,14 @@ impl Operations {
     pub(crate) fn polls(&self, filter: AccountFilter) -> Result<BoxStream<'_, PollReport>, UnknownAccount> {
         let selected = self.selected(&filter)?;
         let filter = Arc::new(filter);
-        Ok(self.in_order(selected.into_iter().map(move |configured| {
-            let filter = Arc::clone(&filter);
-            async move { poll(&self.requests, &configured.official_account, &filter).await }.boxed()
-        })))
+        let wait = longest_token_wait(&selected);
+        Ok(self.in_order(
+            wait,
+            selected.into_iter().map(move |configured| {
+                let filter = Arc::clone(&filter);
+                async move { poll(&self.requests, &configured.official_account, &filter).await }.boxed()
+            }),
+        ))
     }
 
     /// Checks each selected official account and kf account. Reports come in the order of the configuration, each official account
@@ -80,13 +84,17 @@ impl Operations {
     pub(crate) fn checks(&self, filter: AccountFilter) -> Result<BoxStream<'_, CheckReport>, UnknownAccount> {
         let selected = self.selected(&filter)?;
         let (now, filter) = (self.clock.now().wall, Arc::new(filter));
+        let wait = longest_token_wait(&selected);
         // Most official accounts share a schedule, and counting the ticks of one takes a while.
         let mut ticks = HashMap::new();
-        Ok(self.in_order(selected.into_iter().map(move |configured| {
-            let (schedule, filter) = (&configured.schedule, Arc::clone(&filter));
-            let ticks = *ticks.entry(schedule).or_insert_with(|| TickCounts::new(schedule, now));
-            async move { check(&self.requests, configured, ticks, &filter).await }.boxed()
-        })))
+        Ok(self.in_order(
+            wait,
+            selected.into_iter().map(move |configured| {
+                let (schedule, filter) = (&configured.schedule, Arc::clone(&filter));
+                let ticks = *ticks.entry(schedule).or_insert_with(|| TickCounts::new(schedule, now));
+                async move { check(&self.requests, configured, ticks, &filter).await }.boxed()
+            }),
+        ))
     }
 
     /// The open sessions of each selected kf account, as the daemon knows them.
@@ -136,13 +144,23 @@ impl Operations {
         filter.unknown(self.official_accounts.iter().map(name), known)
     }
 
-    /// Works on as many official accounts at the same time as requests may be in flight.
+    /// Works on as many official accounts at the same time as requests may be in flight, after a wait.
     fn in_order<'a, T: Send + 'a>(
         &self,
+        wait: Duration,
         reports: impl Iterator<Item = BoxFuture<'a, Vec<T>>> + Send + 'a,
     ) -> BoxStream<'a, T> {
-        stream::iter(reports).buffered(self.requests.limits.in_flight).flat_map(stream::iter).boxed()
+        let reports = stream::iter(reports).buffered(self.requests.limits.in_flight).flat_map(stream::iter);
+        stream::once(tokio::time::sleep(wait)).flat_map(|()| stream::empty()).chain(reports).boxed()
     }
+}
+
+/// How long to wait until each of these may fetch the token that it needs: without the wait a command would only report the failure
+/// of the last fetch, whose cause the operator may have just fixed. The minimum fetch interval bounds the wait. It is one for all: if the
+/// fetch of a platform fails after it, its other official accounts report that at once.
+fn longest_token_wait(selected: &[&ConfiguredOfficialAccount]) -> Duration {
+    let waits = selected.iter().map(|configured| configured.official_account.token_wait());
+    waits.max().unwrap_or_default()
 }
 
 fn name(configured: &ConfiguredOfficialAccount) -> &str {

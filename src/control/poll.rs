@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::{
     report::{NO_KF_ACCOUNT, PollReport, remedy_of_needed_list},
-    requests::{CommandRequests, SessionListOutcome, wait_for_token},
+    requests::{CommandRequests, SessionListOutcome},
     selection::{needs_list, selected_accounts, selected_of_list},
 };
 use crate::{
@@ -22,7 +22,6 @@ pub(super) async fn poll(
     of: &Arc<OfficialAccount>,
     filter: &AccountFilter,
 ) -> Vec<PollReport> {
-    wait_for_token(of).await;
     let mut accounts = selected_accounts(of, filter);
     let mut failed_discovery = None;
     if needs_list(of, filter) {

@@ -119,15 +119,6 @@ impl CommandRequests {
     }
 }
 
-/// Waits until the official account may fetch a token, if it needs one: otherwise a command would only get the failure of the last
-/// fetch, whose cause the operator may have just fixed. The minimum fetch interval bounds the wait.
-pub(super) async fn wait_for_token(of: &OfficialAccount) {
-    let wait = of.token_wait();
-    if !wait.is_zero() {
-        tokio::time::sleep(wait).await;
-    }
-}
-
 impl ListedSessions {
     fn new(update: TrackerUpdate, account: &WatchedAccount) -> Self {
         let snapshot = update.snapshot.unwrap_or_else(|| account.tracker().snapshot);

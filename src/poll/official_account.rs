@@ -97,14 +97,16 @@ impl OfficialAccount {
     /// or when the token that a poll needs may be fetched. A poll that backs off calls nothing and needs no permit.
     pub fn try_acquire_poll_permit(&self, account: &WatchedAccount) -> Result<(), Duration> {
         let now = self.client.now();
+        let wait = self.check_token_wait(now);
+        let Some(rate_limiter) = self.rate_limiter() else {
+            return wait.or_else(|wait| self.active_backoff(account, now).map(|_| ()).ok_or(wait));
+        };
         if self.active_backoff(account, now).is_some() {
             return Ok(());
         }
-        self.check_token_wait(now)?;
-        if let Some(rate_limiter) = self.rate_limiter() {
-            rate_limiter.try_permit_for_poll()?;
-            account.lock().has_permit = true;
-        }
+        wait?;
+        rate_limiter.try_permit_for_poll()?;
+        account.lock().has_permit = true;
         Ok(())
     }
 

@@ -3,8 +3,14 @@
 //! [`FailureStreak`](crate::domain::failure_streak::FailureStreak) decides what is news. [`PollLog::flush`] writes the lines, and the
 //! caller decides when.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::SignedDuration;
 use tracing::Level;
@@ -35,9 +41,11 @@ const NETWORK_CODES: [&str; 4] = ["connect", "timeout", "tls", "proxy"];
 #[derive(Default)]
 pub struct PollLog {
     language: Language,
-    /// All official accounts, to notice that none of them can be reached.
+    /// All official accounts, to notice that most of them cannot be reached.
     official_accounts: Vec<Arc<OfficialAccount>>,
     groups: Mutex<Vec<Group>>,
+    /// Whether most official accounts could not be reached at the last flush that had news.
+    is_offline: AtomicBool,
 }
 
 /// What happened to an account.
@@ -67,7 +75,7 @@ struct Group {
 impl PollLog {
     /// A log of the polls of these official accounts. Its remedies are in this language.
     pub fn new(language: Language, official_accounts: Vec<Arc<OfficialAccount>>) -> Self {
-        Self { language, official_accounts, groups: Mutex::default() }
+        Self { language, official_accounts, ..Self::default() }
     }
 
     /// Adds news of a kf account or an official account to the next lines.
@@ -88,22 +96,46 @@ impl PollLog {
     /// Logs the news since the last call.
     pub fn flush(&self) {
         let groups = std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner));
+        if groups.is_empty() {
+            return;
+        }
+        let unreachable = self.official_accounts.iter().filter(|of| is_unreachable(of)).count();
+        let is_offline = unreachable * 2 > self.official_accounts.len();
+        let was_offline = self.is_offline.swap(is_offline, Ordering::Relaxed);
         for group in &groups {
             // A refused certificate is a failure of its own.
-            let may_be_network =
+            let is_network =
                 matches!(&group.news, News::PollFailed(failure, _) if failure.class == ErrorClass::Busy);
-            let is_offline = may_be_network && self.no_account_is_reached();
-            group.line(is_offline).write(self.language);
+            let outage = (is_network && is_offline && !was_offline)
+                .then_some(Outage { unreachable, official_accounts: self.official_accounts.len() });
+            group.line(outage).write(self.language);
         }
     }
+}
 
-    /// Whether the last failure of every official account was one of the network.
-    fn no_account_is_reached(&self) -> bool {
-        let is_unreachable = |of: &Arc<OfficialAccount>| {
-            of.failure_streak().latest_reason().is_some_and(|reason| NETWORK_CODES.contains(&reason.code))
-        };
-        !self.official_accounts.is_empty() && self.official_accounts.iter().all(is_unreachable)
+/// Most official accounts cannot be reached.
+#[derive(Clone, Copy)]
+struct Outage {
+    unreachable: usize,
+    official_accounts: usize,
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { unreachable, official_accounts } if unreachable == official_accounts => {
+                f.write_str("No official account can be reached")
+            }
+            Self { unreachable, official_accounts } => {
+                write!(f, "{unreachable} of {official_accounts} official accounts cannot be reached")
+            }
+        }
     }
+}
+
+/// Whether the last failure was one of the network, and no success came after it.
+fn is_unreachable(of: &OfficialAccount) -> bool {
+    of.failure_streak().latest_reason().is_some_and(|reason| NETWORK_CODES.contains(&reason.code))
 }
 
 impl News {
@@ -139,18 +171,18 @@ impl Group {
         }
     }
 
-    fn line(&self, is_offline: bool) -> Line<'_> {
+    fn line(&self, outage: Option<Outage>) -> Line<'_> {
         let line = Line::new(self);
         match &self.news {
             News::PollFailed(failure, binding) => {
-                let message = match (is_offline, binding) {
-                    (true, _) => format!("No official account can be reached: {failure}"),
-                    (false, Some(binding)) if self.count == 1 => {
+                let message = match (outage, binding) {
+                    (Some(outage), _) => format!("{outage}: {failure}"),
+                    (None, Some(binding)) if self.count == 1 => {
                         format!("Poll failed: {failure}; getkflist says: {binding}")
                     }
-                    (false, _) => format!("{}: {failure}", self.subject("Poll failed", "Polls of", "failed")),
+                    (None, _) => format!("{}: {failure}", self.subject("Poll failed", "Polls of", "failed")),
                 };
-                let level = if is_offline { Level::WARN } else { level_of(failure.class) };
+                let level = if outage.is_some() { Level::WARN } else { level_of(failure.class) };
                 Line { level, message, failure: Some(failure), remedy: failure.remedy(), ..line }
             }
             News::CollectionFailed(collector, failure) => Line {
@@ -233,7 +265,8 @@ impl<'a> Line<'a> {
 
     fn write(self, language: Language) {
         let Group { scope, count, examples, .. } = self.group;
-        let account = (*count == 1).then(|| examples[0].as_str());
+        let single = |wanted| (*count == 1 && *scope == wanted).then(|| examples[0].as_str());
+        let (account, official_account) = (single(Scope::KfAccount), single(Scope::OfficialAccount));
         let of_scope = |wanted| (*count > 1 && *scope == wanted).then_some(*count);
         let (kf_accounts, official_accounts) = (of_scope(Scope::KfAccount), of_scope(Scope::OfficialAccount));
         let examples = (*count > 1).then(|| examples.join(", "));
@@ -247,6 +280,7 @@ impl<'a> Line<'a> {
             ($level:ident) => {
                 tracing::$level!(
                     account,
+                    official_account,
                     kf_accounts,
                     official_accounts,
                     examples,

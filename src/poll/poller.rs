@@ -82,7 +82,7 @@ impl Poller {
             None => self.fetch_and_commit(guard).await,
         };
         self.record_outcome(guard, &outcome);
-        report::log_outcome(&self.log, guard, &outcome, (started_at, self.clock.now()));
+        report::log_outcome(&self.log, guard, &outcome, (started_at, || self.clock.now()));
         outcome
     }
 

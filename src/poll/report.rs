@@ -37,7 +37,7 @@ pub(super) fn log_outcome(
     log: &PollLog,
     guard: &PollGuard,
     outcome: &PollOutcome,
-    (started_at, now): (Moment, Moment),
+    (started_at, now): (Moment, impl FnOnce() -> Moment),
 ) {
     let (account, official_account) = (guard.account(), guard.official_account());
     match outcome {
@@ -49,7 +49,7 @@ pub(super) fn log_outcome(
             }
         }
         PollOutcome::Failed(failure) if concerned(failure) == Scope::OfficialAccount => {
-            let is_news = official_account.failure_streak().failed(reason(failure), now);
+            let is_news = official_account.failure_streak().failed(reason(failure), now());
             if is_news {
                 let news = News::PollFailed(failure.clone(), None);
                 log.add(Scope::OfficialAccount, &official_account.status.name, news);
@@ -64,7 +64,7 @@ pub(super) fn log_outcome(
             }
             let (is_news, binding) = {
                 let mut data = account.lock();
-                (data.failure_streak.failed(reason(failure), now), data.agent.binding)
+                (data.failure_streak.failed(reason(failure), now()), data.agent.binding)
             };
             if is_news {
                 let binding = binding.filter(|_| failure.class == ErrorClass::UnboundAccount);

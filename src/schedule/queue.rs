@@ -2,9 +2,9 @@
 //!
 //! Each official account has a lane, a FIFO with a limit on its polls in flight. Lanes take turns; a lane at its limit is
 //! skipped until one of its polls finishes. So an official account whose calls all hang occupies its limit and no more
-//! workers. A lane whose polls may not start yet, because its rate limit has no permit or just after a restart no token may be
-//! fetched, is skipped until they may ([`PollQueue::run_timer`]), so its polls wait here and not in workers. An account is in the queue at most once, because its entry owns its
-//! [`PollGuard`]; the number of accounts therefore bounds the queue.
+//! workers. Polls of a lane may not start while its rate limit has no permit, or, just after a restart, while no token may be
+//! fetched. Such a lane is skipped until then ([`PollQueue::run_timer`]), so its polls wait here and not in workers. An account is
+//! in the queue at most once, because its entry owns its [`PollGuard`]; the number of accounts therefore bounds the queue.
 
 use std::{
     cmp::Reverse,

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 
 use crate::{
-    domain::clock::{Clock, Moment},
+    domain::{
+        account::AccountState,
+        clock::{Clock, Moment},
+    },
     metrics::Metrics,
     poll::OfficialAccount,
     status::AccountView,
@@ -92,7 +95,9 @@ impl FirstPolls {
     /// Adds the kf accounts of an official account.
     fn add(&mut self, views: &[AccountView]) {
         // A failure that concerns the official account makes its other kf accounts back off before they were called.
-        let of_all = views.iter().find_map(|view| view.failing_with);
+        let concerns_all =
+            |view: &&AccountView| !matches!(view.state, AccountState::Unbound | AccountState::Invalid);
+        let of_all = views.iter().filter(concerns_all).find_map(|view| view.failing_with);
         for view in views {
             self.kf_accounts += 1;
             match view.up {
