@@ -190,7 +190,9 @@ fn recovered_log_says_how_many_lines_were_dropped() {
     let Some(disk) = SmallDisk::mount(1) else { return };
     for (format, file) in [("text", "log.txt"), ("json", "log.json")] {
         let wechat = WeChat::play(quiet(&[("shop", KF_ACCOUNTS)]));
-        let home = Home::watching(&wechat, "").set("KFWATCH__LOG__FORMAT", format).without_collectors();
+        // At this level each poll that fails has a line.
+        let home = Home::watching(&wechat, "").set("KFWATCH__LOG__LEVEL", "debug").without_collectors();
+        let home = home.set("KFWATCH__LOG__FORMAT", format);
         let path = disk.path().join(file);
         let log = OpenOptions::new().create(true).append(true).open(&path).unwrap();
         let (_home, daemon) = Daemon::start(home, Stdio::null(), log.into());
