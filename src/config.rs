@@ -112,7 +112,7 @@ fn first_existing(paths: &[&str]) -> Result<PathBuf, Mistakes> {
         let searched = paths.join(" and ");
         mistake::Mistake::general(format!(
             "no configuration file: --config is not given, {PATH_VARIABLE} is not set, and there is no {searched}; \
-             write one, starting from config.example.toml"
+             `kfwatch config example > config.toml` writes one to start from"
         ))
         .into()
     })
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(
             mistakes.to_string(),
             "no configuration file: --config is not given, KFWATCH_CONFIG is not set, and there is no /nowhere/a.toml and \
-             /nowhere/b.toml; write one, starting from config.example.toml"
+             /nowhere/b.toml; `kfwatch config example > config.toml` writes one to start from"
         );
     }
 }

@@ -49,6 +49,11 @@ enum ControlCommand {
 }
 
 impl ControlCommand {
+    /// Whether it calls WeChat or changes a sink. The log has such commands.
+    fn changes_something(&self) -> bool {
+        !matches!(self, Self::Sessions(_) | Self::Sinks(SinkCommand::Show | SinkCommand::DeadLetters { .. }))
+    }
+
     fn path(&self) -> &'static str {
         match self {
             Self::Poll(_) => POLL_PATH,

@@ -8,7 +8,7 @@ use std::{
 use super::{error::AppError, official_accounts::OfficialAccountFactory};
 use crate::{
     config::{self, Config, MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT},
-    domain::{account::Account, cron::Schedule},
+    domain::{account::Account, cron::Schedule, quantity::counted},
     metrics::Metrics,
     poll::{AccountDiscovery, DiscoveryPatterns, OfficialAccount, Poller, RemovedAccount},
     schedule::sweep::ScheduledAccount,
@@ -23,6 +23,21 @@ pub(super) struct AccountSet {
     pub(super) schedules: HashMap<Schedule, ScheduledAccounts>,
     /// Stored accounts that are no longer configured.
     removed: Vec<StoredAccount>,
+}
+
+/// How many official accounts a log line names.
+const MAX_NAMED: usize = 3;
+
+fn log_without_kf_accounts(names: &[&str]) {
+    if !names.is_empty() {
+        let examples = names[..names.len().min(MAX_NAMED)].join(", ");
+        tracing::info!(
+            official_accounts = names.len(),
+            examples,
+            "No kf account of {} is known yet: waiting for getkflist",
+            counted(names.len() as u64, "official account")
+        );
+    }
 }
 
 /// The official accounts that share one schedule.
@@ -47,6 +62,7 @@ impl AccountSet {
         let mut stored = registered.configured.into_iter();
         let mut set =
             Self { official_accounts: Vec::new(), schedules: HashMap::new(), removed: registered.left };
+        let mut without = Vec::new();
         for (lane, (configured, count)) in (0..).zip(config.official_accounts.iter().zip(counts)) {
             let schedule = set.schedules.entry(configured.schedule.clone()).or_default();
             let ticks = Arc::clone(&schedule.ticks);
@@ -57,13 +73,13 @@ impl AccountSet {
             official_account.status.set_kf_accounts(accounts.collect());
             set_discovery(&official_account, configured);
             if count == 0 {
-                let official_account = &configured.name;
-                tracing::info!(%official_account, "No kf account is known yet: waiting for getkflist");
+                without.push(configured.name.as_str());
             }
             let scheduled = ScheduledAccount { official_account: Arc::clone(&official_account), lane };
             schedule.official_accounts.push(scheduled);
             set.official_accounts.push(official_account);
         }
+        log_without_kf_accounts(&without);
         Ok(set)
     }
 

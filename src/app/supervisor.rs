@@ -25,7 +25,7 @@ use crate::{
     store::StoreError,
 };
 
-/// How long news of polls are collected for one line.
+/// How long news of polls are collected for one line, or longer while more accounts have the same.
 const POLL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The running parts, in the order in which they are drained.
@@ -208,7 +208,7 @@ impl Supervisor {
 async fn write_poll_log(poller: Arc<Poller>, stop: CancellationToken) {
     let mut interval = tokio::time::interval(POLL_LOG_INTERVAL);
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
-        poller.log().flush();
+        poller.log().flush_settled();
     }
 }
 

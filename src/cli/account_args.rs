@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A table with more kf accounts is a summary, unless everything or some accounts are asked for.
-const MAX_SHOWN_WHOLE: usize = 100;
+pub(super) const MAX_SHOWN_WHOLE: usize = 100;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct AccountArgs {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::{
     CliError, ConfigArgs,
-    account_args::{AccountArgs, Extent, ExtentArgs, REST_ON_DEMAND},
+    account_args::{AccountArgs, Extent, ExtentArgs, MAX_SHOWN_WHOLE, REST_ON_DEMAND},
     init_logging, output,
     store_access::ask_daemon,
 };
@@ -157,8 +157,15 @@ impl Account {
 }
 
 fn report(accounts: &[Account], extent: Extent, zone: LocalZone) -> String {
-    let shown: Vec<&Account> =
-        accounts.iter().filter(|account| extent == Extent::Everything || account.of.is_problem()).collect();
+    // Of many accounts, some always differ: their numbers are from different moments.
+    let is_shown = |account: &&Account| match extent {
+        Extent::Everything => true,
+        Extent::Problems | Extent::Summary if accounts.len() > MAX_SHOWN_WHOLE => {
+            account.of.is_state_problem()
+        }
+        Extent::Problems | Extent::Summary => account.of.is_problem(),
+    };
+    let shown: Vec<&Account> = accounts.iter().filter(is_shown).collect();
     let mut text = String::new();
     if !shown.is_empty() {
         text.push_str(&table_of_accounts(&shown, zone));
@@ -170,6 +177,13 @@ fn report(accounts: &[Account], extent: Extent, zone: LocalZone) -> String {
         text.push('\n');
     }
     text.push_str(&summary(accounts, zone));
+    let differing = accounts.iter().filter(|account| account.of.differs()).count() as u64;
+    if extent != Extent::Everything && accounts.len() > MAX_SHOWN_WHOLE && differing > 0 {
+        text.push_str(&format!(
+            "Of {}, the agent has accepted another number than were open at the last poll.\n",
+            counted(differing, "kf account")
+        ));
+    }
     if extent == Extent::Summary {
         text.push_str(REST_ON_DEMAND);
     }

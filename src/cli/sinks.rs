@@ -135,7 +135,7 @@ async fn test(args: &ConfigArgs, name: &str) -> Result<(), CliError> {
     let Some(sink) = config.sinks.iter().find(|sink| sink.name == name) else {
         let known: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
         return Err(anyhow::anyhow!(
-            "there is no sink {name:?} in the configuration: there are {}",
+            "there is no sink {name:?} in the configuration; known: {}",
             known.join(", ")
         )
         .into());

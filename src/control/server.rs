@@ -210,7 +210,11 @@ impl CommandExecutor {
         let AcceptedCommand { command, place, response } = accepted;
         let run = async {
             let _lane = place.wait().await;
-            tracing::info!(?command, "Running a control command");
+            if command.changes_something() {
+                tracing::info!(?command, "Running a control command");
+            } else {
+                tracing::debug!(?command, "Running a control command");
+            }
             self.execute(command, &response).await;
         };
         tokio::select! {

@@ -53,7 +53,17 @@ pub(crate) type AgentFacts = (AgentInfo, Option<Timestamp>);
 impl KfAccountSessions {
     /// Whether its number of sessions is in doubt: the state is not `ok`, or the agent has accepted another number.
     pub(crate) fn is_problem(&self) -> bool {
-        self.state != "ok" || self.accepted_cases.is_some_and(|accepted| Some(accepted) != self.sessions)
+        self.is_state_problem() || self.differs()
+    }
+
+    /// Whether its sessions are unknown or old.
+    pub(crate) fn is_state_problem(&self) -> bool {
+        self.state != "ok"
+    }
+
+    /// Whether the agent has accepted another number. Both numbers have their own times.
+    pub(crate) fn differs(&self) -> bool {
+        self.accepted_cases.is_some_and(|accepted| Some(accepted) != self.sessions)
     }
 }
 

@@ -121,14 +121,14 @@ pub struct SinkChange {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each message says what happened")]
 pub enum SinkAdminError {
-    #[error("there is no sink {sink:?}: {}", list(.known))]
+    #[error("there is no sink {sink:?}; {}", list(.known))]
     Unknown { sink: String, known: Vec<String> },
     #[error("store")]
     Store(#[from] StoreError),
 }
 
 fn list(known: &[String]) -> String {
-    if known.is_empty() { "there are none yet".to_owned() } else { format!("there are {}", known.join(", ")) }
+    if known.is_empty() { "there are none yet".to_owned() } else { format!("known: {}", known.join(", ")) }
 }
 
 /// Executes commands for sinks.

@@ -103,13 +103,14 @@ pub(crate) const TOKEN_OF_PLATFORM: Remedy = Remedy {
     zh: "令牌来源给出的是第三方平台的 component_access_token：请改为提供该公众号的 authorizer_access_token",
 };
 pub(crate) const SECRET: Remedy = Remedy {
-    en: "check appid and AppSecret; the developer console can generate a new AppSecret",
-    zh: "请核对 appid 与 AppSecret；可在开发者后台重置 AppSecret",
+    en: "check appid and AppSecret; if the AppSecret was replaced, write the present one into its file, which is read again without a \
+         restart. A reset in the developer console ends the AppSecret of all programs that use it",
+    zh: "请核对 appid 与 AppSecret；若 AppSecret 已更换，请将现用的写入其文件（无需重启，会重新读取）。在开发者后台重置会使所有使用它的程序失效",
 };
 pub(crate) const PLATFORM_SECRET: Remedy = Remedy {
-    en: "check the component's appid and AppSecret; the platform's settings at open.weixin.qq.com can generate a new \
-         AppSecret",
-    zh: "请核对第三方平台的 appid 与 AppSecret；可在 open.weixin.qq.com 的平台设置中重置 AppSecret",
+    en: "check the component's appid and AppSecret; if the AppSecret was replaced, write the present one into its file, which is read \
+         again without a restart. A reset at open.weixin.qq.com ends the AppSecret of all programs of the platform",
+    zh: "请核对第三方平台的 appid 与 AppSecret；若 AppSecret 已更换，请将现用的写入其文件（无需重启，会重新读取）。在 open.weixin.qq.com 重置会使平台的所有程序失效",
 };
 pub(crate) const FROZEN: Remedy = Remedy {
     en: "unfreeze the AppSecret in the developer console; this takes effect after about ten minutes",

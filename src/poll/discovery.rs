@@ -13,12 +13,14 @@ use super::{
     guard::PollGuard,
     official_account::OfficialAccount,
     patterns::{AccountDiscovery, DiscoveryPatterns, ListAnomaly},
+    poll_log::News,
     poller::Poller,
 };
 use crate::{
     domain::{
         account::Account,
         agents::{KfList, ListedAccount},
+        error_class::Scope,
         event::EventType,
         tracker::AccountTracker,
     },
@@ -164,11 +166,7 @@ impl Poller {
         let stored = self.store.add_accounts(accounts.collect()).await?;
         let new = stored.into_iter().map(|stored| WatchedAccount::from_stored(stored, status.ticks()));
         status.set_kf_accounts(official_account.accounts().iter().cloned().chain(new).collect());
-        tracing::info!(
-            official_account = %status.name, kf_accounts = added.len(),
-            "getkflist lists new kf accounts, polled from the next tick on: {}",
-            join_names(added)
-        );
+        self.log.add(Scope::OfficialAccount, &status.name, News::Discovered(join_names(added)));
         Ok(())
     }
 }

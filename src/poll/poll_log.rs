@@ -31,6 +31,9 @@ use crate::{
 /// How many accounts a line names.
 const MAX_EXAMPLES: usize = 3;
 
+/// How many flushes a growing group waits at most.
+const MAX_FLUSHES: usize = 10;
+
 /// How many kinds of news wait for [`PollLog::flush`]. If there are more, they are written at once.
 const MAX_GROUPS: usize = 256;
 
@@ -56,6 +59,8 @@ pub(super) enum News {
     CollectionFailed(Collector, CallFailure),
     CallsSucceedAgain(Recovery),
     CollectionsSucceedAgain(Collector, Recovery),
+    /// getkflist lists these kf accounts for the first time.
+    Discovered(String),
     /// Polls have failed for so long that the sessions are unknown.
     Blind,
     /// getkflist says that no WeChat user is bound, before any poll was refused.
@@ -70,6 +75,10 @@ struct Group {
     count: usize,
     /// The names of the first accounts.
     examples: Vec<String>,
+    /// Whether an account came to it since the last flush.
+    grew: bool,
+    /// How many flushes it has seen.
+    flushes: usize,
 }
 
 impl PollLog {
@@ -85,7 +94,14 @@ impl PollLog {
         {
             return group.add(account, &news);
         }
-        groups.push(Group { scope, news, count: 1, examples: vec![account.to_string()] });
+        groups.push(Group {
+            scope,
+            news,
+            count: 1,
+            examples: vec![account.to_string()],
+            grew: false,
+            flushes: 0,
+        });
         let is_full = groups.len() >= MAX_GROUPS;
         drop(groups);
         if is_full {
@@ -93,15 +109,43 @@ impl PollLog {
         }
     }
 
-    /// Logs the news since the last call.
+    /// Logs the news that no more accounts had since the last call, and those that waited long enough: polls of a tick may be
+    /// spread over a while.
+    pub fn flush_settled(&self) {
+        let is_urgent =
+            self.unreachable() * 2 > self.official_accounts.len() && !self.is_offline.load(Ordering::Relaxed);
+        let is_settled = |group: &mut Group| {
+            group.flushes += 1;
+            let grew = std::mem::take(&mut group.grew);
+            is_urgent || !grew || group.flushes >= MAX_FLUSHES
+        };
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = groups.extract_if(.., is_settled).collect();
+        drop(groups);
+        self.write(settled);
+    }
+
+    /// Logs all news.
     pub fn flush(&self) {
-        let groups = std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner));
+        self.write(std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner)));
+    }
+
+    /// How many official accounts cannot be reached.
+    fn unreachable(&self) -> usize {
+        self.official_accounts.iter().filter(|of| is_unreachable(of)).count()
+    }
+
+    fn write(&self, groups: Vec<Group>) {
         if groups.is_empty() {
             return;
         }
-        let unreachable = self.official_accounts.iter().filter(|of| is_unreachable(of)).count();
+        let unreachable = self.unreachable();
         let is_offline = unreachable * 2 > self.official_accounts.len();
         let was_offline = self.is_offline.swap(is_offline, Ordering::Relaxed);
+        if was_offline && !is_offline {
+            let official_accounts = self.official_accounts.len();
+            tracing::info!(unreachable, official_accounts, "Most official accounts can be reached again");
+        }
         for group in &groups {
             // A refused certificate is a failure of its own.
             let is_network =
@@ -158,6 +202,7 @@ impl News {
 impl Group {
     fn add(&mut self, account: impl ToString, news: &News) {
         self.count += 1;
+        self.grew = true;
         if self.examples.len() < MAX_EXAMPLES {
             self.examples.push(account.to_string());
         }
@@ -174,17 +219,7 @@ impl Group {
     fn line(&self, outage: Option<Outage>) -> Line<'_> {
         let line = Line::new(self);
         match &self.news {
-            News::PollFailed(failure, binding) => {
-                let message = match (outage, binding) {
-                    (Some(outage), _) => format!("{outage}: {failure}"),
-                    (None, Some(binding)) if self.count == 1 => {
-                        format!("Poll failed: {failure}; getkflist says: {binding}")
-                    }
-                    (None, _) => format!("{}: {failure}", self.subject("Poll failed", "Polls of", "failed")),
-                };
-                let level = if outage.is_some() { Level::WARN } else { level_of(failure.class) };
-                Line { level, message, failure: Some(failure), remedy: failure.remedy(), ..line }
-            }
+            News::PollFailed(failure, binding) => self.failed_polls(failure, *binding, outage),
             News::CollectionFailed(collector, failure) => Line {
                 // Never an error: sessions are still polled.
                 level: level_of(failure.class).max(Level::WARN),
@@ -210,6 +245,16 @@ impl Group {
                 let collector = Some(*collector);
                 Line { level: Level::INFO, message, collector, failed: Some(recovery.failures), ..line }
             }
+            News::Discovered(names) => {
+                let subject =
+                    self.subject("getkflist lists new kf accounts", "getkflist lists new kf accounts of", "");
+                let subject = subject.trim_end();
+                let mut message = format!("{subject}, polled from the next tick on");
+                if self.count == 1 {
+                    message.push_str(&format!(": {names}"));
+                }
+                Line { level: Level::INFO, message, ..line }
+            }
             News::Blind => {
                 let (are, their) = if self.count == 1 { ("Account is", "its") } else { ("are", "their") };
                 let subject = self.subject(are, "", are);
@@ -222,11 +267,28 @@ impl Group {
                 let subject = self.subject("Account is", "", "are");
                 let message = match self.count {
                     1 => format!("{subject} unbound; getkflist says: {binding}"),
-                    _ => format!("{subject} unbound, says getkflist"),
+                    _ => format!("{subject} unbound, according to getkflist"),
                 };
                 Line { level: Level::ERROR, message, remedy: Some(remedy::UNBOUND.into()), ..line }
             }
         }
+    }
+
+    fn failed_polls<'a>(
+        &'a self,
+        failure: &'a CallFailure,
+        binding: Option<Binding>,
+        outage: Option<Outage>,
+    ) -> Line<'a> {
+        let message = match (outage, binding) {
+            (Some(outage), _) => format!("{outage}: {failure}"),
+            (None, Some(binding)) if self.count == 1 => {
+                format!("Poll failed: {failure}; getkflist says: {binding}")
+            }
+            (None, _) => format!("{}: {failure}", self.subject("Poll failed", "Polls of", "failed")),
+        };
+        let level = if outage.is_some() { Level::WARN } else { level_of(failure.class) };
+        Line { level, message, failure: Some(failure), remedy: failure.remedy(), ..Line::new(self) }
     }
 
     /// `one` for one account, else such as "Polls of 412 kf accounts failed".

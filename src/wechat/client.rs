@@ -150,7 +150,11 @@ impl OfficialAccountClient {
         endpoint: Endpoint,
         query: &str,
     ) -> Result<Response, CallFailure> {
-        let token = self.token().await?;
+        let token = self.token().await.map_err(|failure| match failure.endpoint.kind() {
+            CallKind::Token => failure,
+            // Another call met the rejection of this token.
+            _ => CallFailure { endpoint, ..failure },
+        })?;
         let result = self.call_with(&token, endpoint, query).await;
         let Err(refused) = &result else { return result };
         if !refused.error.rejects_token() {

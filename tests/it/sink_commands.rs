@@ -54,7 +54,7 @@ fn test_reaches_webhook_also_while_it_is_stopped() {
     assert!(error(&home, "sinks test crm").starts_with("kfwatch: test of sink \"crm\" failed: "));
     assert_eq!(
         error(&home, "sinks test cmr"),
-        "kfwatch: there is no sink \"cmr\" in the configuration: there are crm\n"
+        "kfwatch: there is no sink \"cmr\" in the configuration; known: crm\n"
     );
 }
 
@@ -145,7 +145,7 @@ fn sink_stopped_by_operator_stays_stopped_until_resumed() {
     assert_eq!(ok(&home, "sinks stop crm"), stopped, "without a daemon");
     let daemon = home.daemon();
     assert_eq!(sink_metric(&daemon, "crm", "stopped"), 1.0);
-    assert!(error(&home, "sinks stop cmr").contains("there is no sink \"cmr\": there are crm"));
+    assert!(error(&home, "sinks stop cmr").contains("there is no sink \"cmr\"; known: crm"));
 }
 
 #[test]

@@ -50,8 +50,9 @@ pub(super) fn overview(
     if rows.is_empty() {
         return Err(unknown_in(config, filter).into());
     }
-    let kf_accounts = rows.iter().map(|(of, _)| of.kf_accounts.len()).sum();
-    let extent = extent.of_table(filter, kf_accounts);
+    let kf_accounts: usize = rows.iter().map(|(of, _)| of.kf_accounts.len()).sum();
+    // The table has a row for each official account, also for one whose kf accounts getkflist must find.
+    let extent = extent.of_table(filter, kf_accounts.max(rows.len()));
     let mut text = String::from("The configuration is valid.\n\n");
     if extent == Extent::Everything {
         text.push_str(&table(&rows));

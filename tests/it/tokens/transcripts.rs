@@ -56,7 +56,8 @@ fn assert_check(ended: &Ended, code: i32, expected: &str, stderr: &str) {
 
 const WRONG_SECRET: &str = "What to fix:
 1. shop: stable_token: errcode 40125: invalid appsecret
-   check appid and AppSecret; the developer console can generate a new AppSecret
+   check appid and AppSecret; if the AppSecret was replaced, write the present one into its file, which is read again without a \
+restart. A reset in the developer console ends the AppSecret of all programs that use it
 
 ";
 
@@ -74,7 +75,7 @@ fn repeated_check_waits_and_reports_the_cause_again() {
     assert_check(&home.run("check --online"), 69, WRONG_SECRET, WAITED);
     let home = home.set("LANG", "zh_CN.UTF-8");
     let chinese = WRONG_SECRET.trim_end().to_owned()
-        + "\n   请核对 appid 与 AppSecret；可在开发者后台重置 AppSecret\n\n";
+        + "\n   请核对 appid 与 AppSecret；若 AppSecret 已更换，请将现用的写入其文件（无需重启，会重新读取）。在开发者后台重置会使所有使用它的程序失效\n\n";
     assert_check(&home.run("check --online"), 69, &chinese, WAITED);
     replace(&home, &"0".repeat(32), &secret(0));
     let ended = home.run("poll --format json");
