@@ -58,8 +58,9 @@ pub(super) fn remedy_for_daemon(path: &Path) -> Option<String> {
     }
     let user = name(geteuid());
     // The directory may be one of the system, such as /var/log.
-    if path.is_dir() {
-        let own = shell::quoted(&path.join("kfwatch").display().to_string()).into_owned();
+    let directory = if path.is_file() { None } else { path.ancestors().find(|path| path.is_dir()) };
+    if let Some(directory) = directory {
+        let own = shell::quoted(&directory.join("kfwatch").display().to_string()).into_owned();
         return Some(format!(
             "the directory belongs to root; create one for kfwatch, such as `sudo install -d -o {user} {own}`, and use a file in it"
         ));
