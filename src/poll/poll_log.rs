@@ -112,8 +112,10 @@ impl PollLog {
     /// Logs the news that no more accounts had since the last call, and those that waited long enough: polls of a tick may be
     /// spread over a while.
     pub fn flush_settled(&self) {
-        let is_urgent =
-            self.unreachable() * 2 > self.official_accounts.len() && !self.is_offline.load(Ordering::Relaxed);
+        if self.groups.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return;
+        }
+        let is_urgent = self.outage().concerns_most() && !self.is_offline.load(Ordering::Relaxed);
         let is_settled = |group: &mut Group| {
             group.flushes += 1;
             let grew = std::mem::take(&mut group.grew);
@@ -130,38 +132,43 @@ impl PollLog {
         self.write(std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner)));
     }
 
-    /// How many official accounts cannot be reached.
-    fn unreachable(&self) -> usize {
-        self.official_accounts.iter().filter(|of| is_unreachable(of)).count()
+    fn outage(&self) -> Outage {
+        let unreachable = self.official_accounts.iter().filter(|of| is_unreachable(of)).count();
+        Outage { unreachable, official_accounts: self.official_accounts.len() }
     }
 
     fn write(&self, groups: Vec<Group>) {
         if groups.is_empty() {
             return;
         }
-        let unreachable = self.unreachable();
-        let is_offline = unreachable * 2 > self.official_accounts.len();
+        let outage = self.outage();
+        let is_offline = outage.concerns_most();
         let was_offline = self.is_offline.swap(is_offline, Ordering::Relaxed);
         if was_offline && !is_offline {
-            let official_accounts = self.official_accounts.len();
+            let Outage { unreachable, official_accounts } = outage;
             tracing::info!(unreachable, official_accounts, "Most official accounts can be reached again");
         }
         for group in &groups {
             // A refused certificate is a failure of its own.
             let is_network =
                 matches!(&group.news, News::PollFailed(failure, _) if failure.class == ErrorClass::Busy);
-            let outage = (is_network && is_offline && !was_offline)
-                .then_some(Outage { unreachable, official_accounts: self.official_accounts.len() });
+            let outage = (is_network && is_offline && !was_offline).then_some(outage);
             group.line(outage).write(self.language);
         }
     }
 }
 
-/// Most official accounts cannot be reached.
+/// How many official accounts cannot be reached.
 #[derive(Clone, Copy)]
 struct Outage {
     unreachable: usize,
     official_accounts: usize,
+}
+
+impl Outage {
+    fn concerns_most(self) -> bool {
+        self.unreachable * 2 > self.official_accounts
+    }
 }
 
 impl fmt::Display for Outage {
