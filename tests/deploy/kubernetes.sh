@@ -1,29 +1,49 @@
-# Checks the Kubernetes objects that kustomize builds: they are valid and consistent, kfwatch accepts their configuration, and it
-# answers their probes. Any version of kubectl works: Debian's is old, and the files support old and new versions.
+# Checks the Kubernetes objects that kustomize builds: they are valid and consistent, in the overlays' namespaces and in any other,
+# kfwatch accepts their configuration and answers their probes, and Prometheus gives the target its labels.
 . tests/lib.sh
 kfwatch=${KFWATCH_TEST_BINARY:-$target/debug/kfwatch}
+# Components need kubectl 1.24, which Debian has since release 13.
 command -v kubectl >/dev/null || install_packages kubernetes-client
 command -v curl >/dev/null || install_packages curl
 command -v shellcheck >/dev/null || install_packages shellcheck
+command -v promtool >/dev/null || install_packages prometheus
 
 shellcheck deploy/kubernetes/prometheus-operator/prometheusrule.sh
 
 work=$(mktemp --directory)
 trap 'stop_demo; rm -rf "$work"' EXIT
-
-kubectl kustomize deploy/kubernetes >"$work/core.yaml"
-kubectl kustomize deploy/kubernetes/prometheus-operator >"$work/operator.yaml"
+check() { "$venv/bin/python" tests/python/kubernetes.py "$@"; }
 
 # A demo, to request the paths of the probes.
 start_demo "$kfwatch" "$work"
+kubectl kustomize deploy/kubernetes/base >"$work/base.yaml"
+check base "$work/base.yaml" "$address"
+check namespace deploy/kubernetes/overlays/example/namespace.yaml
 
-"$venv/bin/python" tests/python/kubernetes.py core "$work/core.yaml" "$address"
-"$venv/bin/python" tests/python/kubernetes.py operator "$work/operator.yaml" "$work/core.yaml" \
-    deploy/prometheus/kfwatch.rules.yml
+# Each overlay, as it is and in another namespace: only that name differs.
+mkdir "$work/deploy"
+cp -R deploy/kubernetes deploy/grafana "$work/deploy"
+for overlay in example platform; do
+    directory=deploy/kubernetes/overlays/$overlay
+    kubectl kustomize "$directory" >"$work/$overlay.yaml"
+    check overlay "$work/$overlay.yaml" kfwatch "$directory"
+    sed -i 's/^namespace: .*/namespace: elsewhere/' "$work/$directory/kustomization.yaml"
+    kubectl kustomize "$work/$directory" >"$work/elsewhere.yaml"
+    check overlay "$work/elsewhere.yaml" elsewhere "$directory"
+    diff <(sed 's/^  namespace: kfwatch$/  namespace: elsewhere/' "$work/$overlay.yaml") "$work/elsewhere.yaml"
 
-# The configuration as in the pod, with its absolute paths moved into the temporary directory.
-mkdir "$work/etc" "$work/secrets" "$work/store"
-"$venv/bin/python" tests/python/kubernetes.py configuration "$work/core.yaml" "$work/etc"
-(umask 077 && echo 00000000000000005ec2e70000000000 >"$work/secrets/shop.secret")
-sed -i -e "s|/run/secrets/kfwatch/|$work/secrets/|" -e "s|/var/lib/kfwatch/|$work/store/|" "$work/etc/config.toml"
-"$kfwatch" check --no-environment --config "$work/etc/config.toml"
+    # The configuration as in the pod, with its absolute paths moved into the temporary directory.
+    root=$work/root-$overlay
+    mkdir -p "$root/etc" "$root/secrets" "$root/store"
+    check configuration "$work/$overlay.yaml" "$root/etc"
+    sed -i -e "s|/run/secrets/kfwatch/|$root/secrets/|" -e "s|/var/lib/kfwatch/|$root/store/|" "$root"/etc/*.toml
+    sed -n "s|^secret_file = \"\($root/secrets/.*\)\"|\1|p" "$root"/etc/*.toml |
+        (umask 077 && while read -r secret; do echo 00000000000000005ec2e70000000000 >"$secret"; done)
+    echo whsec_MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw >"$root/secrets/webhook.secret"
+    "$kfwatch" check --no-environment --config "$root/etc/config.toml"
+done
+check accounts "$work/platform.yaml"
+
+check prometheus "$work/elsewhere.yaml" elsewhere "$work"
+promtool check service-discovery --timeout=1s "$work/prometheus.yml" kfwatch >"$work/found.json"
+check target "$work/found.json" elsewhere

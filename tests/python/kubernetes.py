@@ -1,11 +1,17 @@
-"""Checks the Kubernetes objects that kustomize built: against the schemas of a current Kubernetes if they have the kind, the
-objects of the Prometheus Operator by their structure, and all objects for consistency with each other.
+"""Checks the Kubernetes objects that kustomize built: against the schemas of three versions of Kubernetes if they have the kind,
+the objects of the Prometheus Operator by their structure, and all objects for consistency with each other.
 
-    kubernetes.py core BUILT.yaml [PROBE_BASE_URL]    the objects of deploy/kubernetes
-    kubernetes.py operator BUILT.yaml CORE.yaml RULES.yml    those of deploy/kubernetes/prometheus-operator
-    kubernetes.py configuration BUILT.yaml DIRECTORY  writes the files that the pod mounts into DIRECTORY
+    kubernetes.py base BUILT.yaml [PROBE_BASE_URL]          the objects of deploy/kubernetes/base
+    kubernetes.py overlay BUILT.yaml NAMESPACE OVERLAY      all objects of the overlay in the directory OVERLAY
+    kubernetes.py namespace NAMESPACE.yaml                  the Namespace, which no overlay has
+    kubernetes.py accounts BUILT.yaml                       that a thousand official accounts fit into one ConfigMap and one Secret
+    kubernetes.py prometheus BUILT.yaml NAMESPACE DIRECTORY writes a Prometheus configuration with the ServiceMonitor's relabeling
+    kubernetes.py target FOUND.json NAMESPACE               what promtool made of that configuration
+    kubernetes.py configuration BUILT.yaml DIRECTORY        writes the files that the pod mounts into DIRECTORY
 """
 
+import base64
+import json
 import pathlib
 import sys
 import tomllib
@@ -14,8 +20,15 @@ import urllib.request
 import kubernetes_validate
 import yaml
 
-VERSION = kubernetes_validate.latest_version()
-NAMESPACE = "kfwatch"
+# Oldest to newest.
+VERSIONS = ["1.25", "1.31", kubernetes_validate.latest_version()]
+# Pods that call no API need no other kind, above all no Role.
+KINDS = {"StatefulSet", "Service", "NetworkPolicy"}
+OPERATOR = "monitoring.coreos.com"
+# The API server's limits: of the data of a ConfigMap or a Secret, and of all annotations of an object. kubectl apply stores the
+# whole object as an annotation.
+DATA_LIMIT = 1 << 20
+ANNOTATIONS_LIMIT = 256 << 10
 
 
 def load(path):
@@ -26,9 +39,9 @@ def of_kind(objects, kind):
     return [found for found in objects if found["kind"] == kind]
 
 
-def the(objects, kind):
-    found = of_kind(objects, kind)
-    assert len(found) == 1, f"{len(found)} objects of kind {kind}"
+def the(objects, kind, name="kfwatch"):
+    found = [document for document in of_kind(objects, kind) if document["metadata"]["name"] == name]
+    assert len(found) == 1, f"{len(found)} objects {kind} {name}"
     return found[0]
 
 
@@ -36,9 +49,17 @@ def selects(selector, labels):
     return bool(selector) and selector.items() <= labels.items()
 
 
+def is_of_operator(document):
+    return document["apiVersion"].startswith(OPERATOR + "/")
+
+
 def check_schemas(objects):
     for document in objects:
-        kubernetes_validate.validate(document, VERSION, strict=True)
+        if is_of_operator(document):
+            assert set(document) == {"apiVersion", "kind", "metadata", "spec"}, document["metadata"]
+            continue
+        for version in VERSIONS:
+            kubernetes_validate.validate(document, version, strict=True)
 
 
 def check_pod(stateful_set):
@@ -58,8 +79,6 @@ def check_pod(stateful_set):
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert ":" in container["image"].rsplit("/", 1)[-1], "the image has no tag"
-    assert not container["image"].endswith(":latest")
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     claimed = {claim["metadata"]["name"] for claim in stateful_set["spec"]["volumeClaimTemplates"]}
     given = {volume["name"] for volume in pod["volumes"]} | claimed
@@ -84,27 +103,6 @@ def check_services(objects, stateful_set):
     assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 443}
 
 
-def check_references(objects, stateful_set):
-    volumes = stateful_set["spec"]["template"]["spec"]["volumes"]
-    configured = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
-    assert configured == {the(objects, "ConfigMap")["metadata"]["name"]}
-    assert not of_kind(objects, "Secret"), "secrets are created by hand, not kept here"
-    for document in objects:
-        of_namespace = document["metadata"].get("namespace", document["metadata"]["name"])
-        assert of_namespace == NAMESPACE, document["metadata"]
-
-
-def check_room(objects, stateful_set):
-    """Checks that the volume has room for the store, the copy that a migration makes, and the sinks' files."""
-    [claim] = stateful_set["spec"]["volumeClaimTemplates"]
-    size = claim["spec"]["resources"]["requests"]["storage"]
-    assert size.endswith("Gi"), size
-    room = int(size.removesuffix("Gi")) << 30
-    configured = tomllib.loads(the(objects, "ConfigMap")["data"]["config.toml"])
-    store = configured["store"]["event_log_max_bytes"]
-    assert 2 * store < room, f"a volume of {size} is too small for twice {store} bytes: see config.toml"
-
-
 def check_probes(container, base_url):
     probes = [container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")]
     names = {port["name"] for port in container["ports"]}
@@ -114,60 +112,206 @@ def check_probes(container, base_url):
             assert answer.status == 200, path
 
 
-def core(built, base_url=None):
+def base(built, base_url=None):
     objects = load(built)
     check_schemas(objects)
+    assert {document["kind"] for document in objects} == KINDS
+    assert not any("namespace" in document["metadata"] for document in objects), "not for any namespace"
     stateful_set = the(objects, "StatefulSet")
     container = check_pod(stateful_set)
     check_services(objects, stateful_set)
-    check_references(objects, stateful_set)
-    check_room(objects, stateful_set)
     check_probes(container, base_url)
-    print(f"{len(objects)} objects are valid for Kubernetes {VERSION} and consistent with each other")
+    print(f"{len(objects)} objects are valid for Kubernetes {', '.join(VERSIONS)} and consistent with each other")
 
 
-def operator(built, core_built, rules):
-    objects = load(built)
-    assert {document["kind"] for document in objects} == {"ServiceMonitor", "PrometheusRule"}
+def sources(volume):
+    """Yields the (kind, name) of each ConfigMap and Secret of a volume."""
+    for source in volume.get("projected", {}).get("sources", [volume]):
+        if "configMap" in source:
+            yield "ConfigMap", source["configMap"]["name"]
+        if "secret" in source:
+            yield "Secret", source["secret"].get("secretName") or source["secret"]["name"]
+
+
+def volume_of(objects, name):
+    [found] = [v for v in the(objects, "StatefulSet")["spec"]["template"]["spec"]["volumes"] if v["name"] == name]
+    return found
+
+
+def mounted_files(objects):
+    """Returns the files in /etc/kfwatch of the pod."""
+    files = {}
+    for kind, name in sources(volume_of(objects, "config")):
+        data = the(objects, kind, name)["data"]
+        assert not files.keys() & data.keys(), "two ConfigMaps have a file of the same name"
+        files |= data
+    return files
+
+
+def check_files(objects, directory):
+    """Checks that the pod has the files of the overlay, and that secrets are not among the objects."""
+    files = mounted_files(objects)
+    for name, text in files.items():
+        assert text == (directory / name).read_text(), f"{name} is not the overlay's"
+    assert {path.name for path in directory.glob("*.toml")} == set(files)
+    assert not of_kind(objects, "Secret"), "secrets are created by hand, not kept here"
+    assert "Secret" in dict(sources(volume_of(objects, "secrets"))), "no Secret is mounted"
+
+
+def check_room(objects, config):
+    """Checks that the volume has room for the store, the copy that a migration makes, and the sinks' files."""
+    [claim] = the(objects, "StatefulSet")["spec"]["volumeClaimTemplates"]
+    size = claim["spec"]["resources"]["requests"]["storage"]
+    assert size.endswith("Gi"), size
+    room = int(size.removesuffix("Gi")) << 30
+    store = config["store"]["event_log_max_bytes"]
+    assert 2 * store < room, f"a volume of {size} is too small for twice {store} bytes: see config.toml"
+
+
+def check_sizes(objects):
+    """Checks that kubectl apply can create each object."""
     for document in objects:
-        assert document["apiVersion"] == "monitoring.coreos.com/v1"
-        assert document["metadata"]["namespace"] == NAMESPACE
-        assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
-    check_monitor(the(objects, "ServiceMonitor")["spec"], load(core_built))
-    [shipped] = load(rules)
+        data = sum(len(text.encode()) for text in document.get("data", {}).values())
+        assert data <= DATA_LIMIT, document["metadata"]
+        applied = annotation_size(document)
+        assert applied <= ANNOTATIONS_LIMIT, f"{document['metadata']['name']}: an annotation of {applied} bytes"
+
+
+def annotation_size(document):
+    """Returns the size of the object as kubectl writes it: compact, with <, > and & as six characters each."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return len(text.encode()) + 5 * sum(map(text.count, "<>&"))
+
+
+def check_dashboards(objects):
+    dashboards = {
+        path.name: path.read_text() for path in sorted(pathlib.Path("deploy/grafana/dashboards").glob("*.json"))
+    }
+    found = {}
+    for document in of_kind(objects, "ConfigMap"):
+        if document["metadata"].get("labels", {}).get("grafana_dashboard") == "1":
+            found |= document["data"]
+    assert found == dashboards, f"the dashboards are {set(dashboards)}, the ConfigMaps have {set(found)}"
+    return len(found)
+
+
+def check_operator(objects):
+    [shipped] = load("deploy/prometheus/kfwatch.rules.yml")
     assert the(objects, "PrometheusRule")["spec"] == shipped, (
         "prometheusrule.yaml is not made of kfwatch.rules.yml: run prometheusrule.sh"
     )
-    alerts = sum("alert" in rule for group in shipped["groups"] for rule in group["rules"])
-    print(f"the ServiceMonitor finds its Service, and the PrometheusRule has the {alerts} alerts of the rules")
-
-
-def check_monitor(monitor, objects):
-    assert set(monitor) == {"jobLabel", "selector", "namespaceSelector", "endpoints"}
-    assert monitor["namespaceSelector"] == {"matchNames": [NAMESPACE]}
+    monitor = the(objects, "ServiceMonitor")["spec"]
+    assert set(monitor) == {"jobLabel", "selector", "endpoints"}, "a namespaceSelector would be for one namespace"
     selected = [
         service
         for service in of_kind(objects, "Service")
         if selects(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
     ]
     assert len(selected) == 1, f"{len(selected)} Services would be scraped"
-    labels = selected[0]["metadata"]["labels"]
-    assert labels[monitor["jobLabel"]] == "kfwatch", "the alerts look for job=\"kfwatch\""
+    assert selected[0]["metadata"]["labels"][monitor["jobLabel"]] == "kfwatch", 'the alerts look for job="kfwatch"'
     [endpoint] = monitor["endpoints"]
     assert set(endpoint) == {"port", "path", "interval", "scrapeTimeout", "relabelings"}
     assert endpoint["port"] in {port["name"] for port in selected[0]["spec"]["ports"]}
-    assert {
-        "sourceLabels": ["__meta_kubernetes_pod_name"],
-        "targetLabel": "instance",
-    } in endpoint["relabelings"], "instance is the pod's name"
-    known = {"sourceLabels", "targetLabel", "action", "regex"}
-    assert all(set(relabeling) <= known for relabeling in endpoint["relabelings"])
+
+
+def overlay(built, namespace, directory):
+    objects = load(built)
+    directory = pathlib.Path(directory)
+    settings = yaml.safe_load((directory / "kustomization.yaml").read_text())
+    check_schemas(objects)
+    kinds = {document["kind"] for document in objects if not is_of_operator(document)}
+    assert kinds == KINDS | {"ConfigMap"}, kinds
+    for document in objects:
+        assert document["metadata"].get("namespace") == namespace, document["metadata"]
+    check_files(objects, directory)
+    config = tomllib.loads(mounted_files(objects)["config.toml"])
+    check_room(objects, config)
+    check_sizes(objects)
+    [image] = settings["images"]
+    container = check_pod(the(objects, "StatefulSet"))
+    assert container["image"] == f"{image['newName']}:{image['newTag']}" and image["newTag"] != "latest"
+    [ingress] = the(objects, "NetworkPolicy")["spec"]["ingress"]
+    assert ingress["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    check_operator(objects)
+    dashboards = check_dashboards(objects)
+    for document in filter(is_of_operator, objects):
+        assert document["metadata"]["labels"].get("release"), document["kind"]
+    print(f"{directory}: {len(objects)} objects in {namespace}, of which {dashboards} dashboards")
+
+
+def namespace(path):
+    [document] = load(path)
+    check_schemas([document])
+    overlay_of = yaml.safe_load(pathlib.Path(path).with_name("kustomization.yaml").read_text())
+    assert document["metadata"]["name"] == overlay_of["namespace"]
+    assert document["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def accounts(built):
+    objects = load(built)
+    name, first = next(item for item in mounted_files(objects).items() if item[0].startswith("accounts-"))
+    account = first[first.index("[[") : first.index("\n[[", first.index("[[") + 1)]
+    [config_map] = [found for found in of_kind(objects, "ConfigMap") if name in found.get("data", {})]
+    config_map["data"] = {name: account * 1000}
+    check_sizes([config_map])
+    secrets = {f"merchant-{number:04}.secret": base64.b64encode(b"0" * 33).decode() for number in range(1000)}
+    size = annotation_size({"apiVersion": "v1", "kind": "Secret", "data": secrets})
+    assert size < ANNOTATIONS_LIMIT
+    print(f"1,000 official accounts: an annotation of {annotation_size(config_map)} bytes, and of {size} for their Secret")
+
+
+def snake_case(relabeling):
+    names = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    return {names.get(key, key): value for key, value in relabeling.items()}
+
+
+def prometheus(built, namespace, directory):
+    """Writes what the operator makes of the ServiceMonitor, except that a file replaces the discovery in Kubernetes."""
+    objects = load(built)
+    [endpoint] = the(objects, "ServiceMonitor")["spec"]["endpoints"]
+    pod = the(objects, "StatefulSet")["metadata"]["name"] + "-0"
+    targets = pathlib.Path(directory, "targets.json")
+    labels = {
+        "__meta_kubernetes_namespace": namespace,
+        "__meta_kubernetes_pod_name": pod,
+        "__meta_kubernetes_pod_container_name": "kfwatch",
+        "__meta_kubernetes_service_name": "kfwatch",
+        "__meta_kubernetes_service_label_app_kubernetes_io_name": "kfwatch",
+    }
+    targets.write_text(json.dumps([{"targets": ["10.0.0.1:9877"], "labels": labels}]))
+
+    def copied(source, target):
+        return {"source_labels": [f"__meta_kubernetes_{source}"], "target_label": target}
+
+    relabelings = [
+        copied("namespace", "namespace"),
+        copied("service_name", "service"),
+        copied("pod_name", "pod"),
+        copied("pod_container_name", "container"),
+        copied("service_label_app_kubernetes_io_name", "job"),
+        {"target_label": "endpoint", "replacement": endpoint["port"]},
+    ]
+    job = {
+        "job_name": "kfwatch",
+        "file_sd_configs": [{"files": [str(targets)]}],
+        "relabel_configs": relabelings + [snake_case(found) for found in endpoint["relabelings"]],
+    }
+    pathlib.Path(directory, "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
+
+
+def target(found, namespace):
+    [only] = json.loads(pathlib.Path(found).read_text())
+    labels = {name: value for name, value in only["labels"].items() if not name.startswith("__")}
+    wanted = {"job": "kfwatch", "namespace": namespace, "instance": f"{namespace}/kfwatch-0"}
+    assert labels == wanted, labels
+    print(f"the target has the labels {labels}")
 
 
 def configuration(built, directory):
-    for name, text in the(load(built), "ConfigMap")["data"].items():
+    for name, text in mounted_files(load(built)).items():
         pathlib.Path(directory, name).write_text(text)
 
 
 if __name__ == "__main__":
-    {"core": core, "operator": operator, "configuration": configuration}[sys.argv[1]](*sys.argv[2:])
+    commands = [base, overlay, namespace, accounts, prometheus, target, configuration]
+    {command.__name__: command for command in commands}[sys.argv[1]](*sys.argv[2:])
