@@ -31,7 +31,7 @@ const RUNBOOK: &str = "https://github.com/kfwatch/kfwatch/blob/main/deploy/runbo
 const OF_ALERTS: &str = "ALERTS";
 
 /// The labels that Prometheus adds to every series that it scrapes.
-const OF_PROMETHEUS: [&str; 2] = ["job", "instance"];
+const OF_PROMETHEUS: [&str; 4] = ["job", "instance", "namespace", "cluster"];
 
 #[test]
 #[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]

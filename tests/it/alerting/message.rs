@@ -54,13 +54,12 @@ fn message(home: &Home, alert: &Alert, described: &str, [firing, resolved]: [usi
     render(home, &data, r#"{{ template "kfwatch.message" . }}"#)
 }
 
-/// Labels of maximum length. All except the official account, by which alerts are grouped, are unique to the alert of
-/// this number.
+/// Labels of maximum length. All except those by which alerts are grouped are unique to the alert of this number.
 fn longest_labels(alert: &Alert, number: usize) -> Map<String, Value> {
     let mut labels = alert.at(number);
     for label in &alert.labels {
         let value = match label.as_str() {
-            "official_account" => "o".repeat(LONGEST_NAME),
+            "cluster" | "namespace" | "official_account" => "o".repeat(LONGEST_NAME),
             "instance" => format!("{number:i>LONGEST_INSTANCE$}"),
             _ => format!("{number:n>LONGEST_NAME$}"),
         };
