@@ -8,14 +8,13 @@ mod routes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::SocketAddr,
-    path::Path,
     time::Duration,
 };
 
 use crate::support::{
     alertmanager::{Alertmanager, Receiver},
+    kit::{minutes_as_seconds, routes_to, shipped},
     metrics_page::Page,
     process::{Home, Process, WeChat, appid, get, quiet},
     prometheus::Prometheus,
@@ -232,13 +231,8 @@ impl Site {
     fn start(home: &Home, target: SocketAddr) -> Self {
         let receiver = Receiver::start();
         home.write("kfwatch.tmpl", &shipped("alertmanager/kfwatch.tmpl"));
-        let routes = minutes_as_seconds(&shipped("alertmanager/alertmanager.yml"))
-            .replace("127.0.0.1:9095", &receiver.address.to_string())
-            .replace(
-                "global:\n",
-                &format!("global:\n  wechat_api_url: http://{}/cgi-bin/\n", receiver.address),
-            );
-        let alertmanager = Alertmanager::start(home, &routes);
+        let routes = routes_to(receiver.address, receiver.address, minutes_as_seconds);
+        let alertmanager = Alertmanager::start(home, &routes.to_string());
         home.write("kfwatch.rules.yml", &minutes_as_seconds(&shipped("prometheus/kfwatch.rules.yml")));
         let scrapes = minutes_as_seconds(&shipped("prometheus/prometheus.yml"))
             .replace("127.0.0.1:9093", &alertmanager.address.to_string())
@@ -246,37 +240,6 @@ impl Site {
         let prometheus = Prometheus::start(home, &scrapes);
         Self { receiver, alertmanager, target, _prometheus: prometheus }
     }
-}
-
-/// Reads a file of deploy/.
-fn shipped(name: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)).unwrap_or_default()
-}
-
-/// Shortens the intervals and windows of the shipped files: minutes to seconds, hours to minutes, and seconds to one
-/// second.
-fn minutes_as_seconds(text: &str) -> String {
-    const BEFORE: [&str; 6] = ["for: ", "_interval: ", "group_wait: ", "[", ":", "offset "];
-    BEFORE.iter().fold(text.to_owned(), |text, before| {
-        let mut parts = text.split(before);
-        let mut shortened = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            shortened.push_str(before);
-            let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            let (number, rest) = part.split_at(digits);
-            let seconds = match (number.parse::<u64>(), rest.chars().next()) {
-                (Ok(_), Some('s')) => Some(1),
-                (Ok(minutes), Some('m')) => Some(minutes),
-                (Ok(hours), Some('h')) => Some(60 * hours),
-                _ => None,
-            };
-            match seconds {
-                Some(seconds) => shortened.push_str(&format!("{seconds}s{}", &rest[1..])),
-                None => shortened.push_str(part),
-            }
-        }
-        shortened
-    })
 }
 
 fn is_inhibited(alert: &Value) -> bool {

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::shipped;
-use crate::support::promql::labels_found;
+use crate::support::{
+    kit::{read_yaml, shipped},
+    promql::labels_found,
+};
 
 /// The prefix of all alert names of kfwatch.
 pub(crate) const PREFIX: &str = "WechatKf";
@@ -84,10 +86,6 @@ impl Alert {
 /// Reads a YAML file of deploy/.
 pub(crate) fn yaml(name: &str) -> Value {
     read_yaml(&shipped(name))
-}
-
-pub(crate) fn read_yaml(text: &str) -> Value {
-    serde_saphyr::from_str(text).unwrap()
 }
 
 /// Returns the elements of a list, or none for any other value.

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::{
     RUNBOOK,
-    alerts::{Alert, list, read_yaml},
-    minutes_as_seconds, shipped,
+    alerts::{Alert, PREFIX, list},
 };
 use crate::support::{
     alertmanager::{Alertmanager, Receiver},
+    kit::{minutes_as_seconds, routes_to, shipped},
     process::Home,
     wait::eventually,
 };
@@ -47,7 +47,8 @@ fn customer_alerts_are_muted_outside_business_hours() {
 /// the receivers.
 fn check(open_around: u64, expected: impl Fn(&Alert) -> BTreeSet<String>) {
     let site = Site::open_around(open_around);
-    let alerts = Alert::all();
+    let mut alerts = Alert::all();
+    alerts.push(Alert::foreign());
     let expected: Arrivals = alerts.iter().map(|alert| (alert.name.clone(), expected(alert))).collect();
     site.send(&alerts);
     site.settle();
@@ -58,11 +59,13 @@ fn check(open_around: u64, expected: impl Fn(&Alert) -> BTreeSet<String>) {
     for message in site.webhook.messages("/kfwatch") {
         let alert_labels = &message["alerts"][0]["labels"];
         if let Some(alert) = alerts.iter().find(|alert| alert_labels["alertname"] == alert.name.as_str()) {
-            // A hundred unbound kf accounts are one message. Alerts of severity info are grouped across all official
-            // accounts.
-            let by_account = alert.severity != "info" && alert.has("official_account");
+            // A hundred unbound kf accounts are one message. Those about one cause in all official accounts, and those of
+            // severity info, are one message for all official accounts.
+            let by_account = alert.severity == "warning" && alert.has("official_account");
             let labels = message["groupLabels"].as_object().unwrap();
-            let expected = if by_account { vec!["alertname", "official_account"] } else { vec!["alertname"] };
+            let of_place = ["cluster", "namespace"].into_iter().filter(|label| alert.has(label));
+            let of_account = by_account.then_some("official_account");
+            let expected: Vec<_> = ["alertname"].into_iter().chain(of_place).chain(of_account).collect();
             assert_eq!(labels.keys().collect::<Vec<_>>(), expected, "{}", alert.name);
         }
     }
@@ -74,6 +77,7 @@ type Arrivals = BTreeMap<String, BTreeSet<String>>;
 /// Where an alert should arrive in business hours.
 fn receivers(alert: &Alert) -> BTreeSet<String> {
     let receivers: &[&str] = match alert.severity.as_str() {
+        _ if !alert.is_ours() => &[],
         "none" => &[],
         "critical" => &["webhook of everybody", "WeCom of team-lead"],
         _ if alert.is_one_of(&OF_CUSTOMERS) => &["WeCom of team-lead"],
@@ -97,12 +101,12 @@ impl Site {
         let [webhook, wecom] = [Receiver::start(), Receiver::start()];
         let home = Home::new();
         home.write("kfwatch.tmpl", &shipped("alertmanager/kfwatch.tmpl"));
-        let shortened = minutes_as_seconds(&shipped("alertmanager/alertmanager.yml"))
-            // Was ten minutes.
-            .replace("group_wait: 10s", "group_wait: 1s")
-            .replace("127.0.0.1:9095", &webhook.address.to_string());
-        let mut file = read_yaml(&shortened);
-        file["global"]["wechat_api_url"] = json!(format!("http://{}/cgi-bin/", wecom.address));
+        let mut file = routes_to(webhook.address, wecom.address, minutes_as_seconds);
+        let routes = file["route"]["routes"][0]["routes"].as_array_mut().unwrap();
+        let info = routes.last_mut().unwrap();
+        assert_eq!(info["matchers"], json!(["severity = info"]));
+        // Was ten minutes.
+        info["group_wait"] = json!("1s");
         // inhibitions.rs tests inhibition.
         file["inhibit_rules"] = json!([]);
         let intervals = &mut file["time_intervals"][0];
@@ -111,7 +115,6 @@ impl Site {
         assert_eq!(hours["location"], "Asia/Shanghai");
         assert_eq!(list(&hours["times"]).len(), 1);
         hours["times"] = times(minute + MINUTES_OF_DAY - 120, 240);
-        // JSON is YAML.
         let alertmanager = Alertmanager::start(&home, &file.to_string());
         Self { alertmanager, webhook, wecom, _home: home }
     }
@@ -124,15 +127,15 @@ impl Site {
         self.alertmanager.send(&alerts);
     }
 
-    /// Waits until all posted alerts have been sent, if they are to be sent. Twice the group wait has passed when a
-    /// foreign alert has arrived that was posted after another had arrived.
+    /// Waits until all posted alerts have been sent, if they are to be sent. Twice the group wait has passed when another
+    /// alert has arrived that was posted after the first such alert had arrived.
     fn settle(&self) {
-        let foreign = Alert::foreign();
+        let later = Alert { name: format!("{PREFIX}Later"), ..Alert::foreign() };
         for place in 0..2 {
-            self.alertmanager.send(&[json!({"labels": foreign.at(place)})]);
-            eventually("a foreign alert", || {
-                let arrived = self.webhook.alerts(&foreign.name, "firing");
-                arrived.into_iter().find(|alert| alert["labels"] == json!(foreign.at(place)))
+            self.alertmanager.send(&[json!({"labels": later.at(place)})]);
+            eventually("a later alert", || {
+                let arrived = self.webhook.alerts(&later.name, "firing");
+                arrived.into_iter().find(|alert| alert["labels"] == json!(later.at(place)))
             });
         }
     }

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use axum::{Router, extract::State, http::Uri, response::IntoResponse};
@@ -94,8 +95,8 @@ pub(crate) struct Receiver {
     _runtime: Runtime,
 }
 
-/// Paths and bodies.
-type Received = Arc<Mutex<Vec<(String, String)>>>;
+/// Times, paths and bodies.
+type Received = Arc<Mutex<Vec<(Instant, String, String)>>>;
 
 impl Receiver {
     pub(crate) fn start() -> Self {
@@ -124,14 +125,19 @@ impl Receiver {
 
     /// Returns all messages whose path ends with `end_of_path`.
     pub(crate) fn messages(&self, end_of_path: &str) -> Vec<Value> {
+        self.timed_messages(end_of_path).into_iter().map(|(_, message)| message).collect()
+    }
+
+    /// The same, with the times of their arrival.
+    pub(crate) fn timed_messages(&self, end_of_path: &str) -> Vec<(Instant, Value)> {
         let received = self.received.lock().unwrap();
-        let sent = received.iter().filter(|(path, _)| path.ends_with(end_of_path));
-        sent.filter_map(|(_, body)| serde_json::from_str(body).ok()).collect()
+        let sent = received.iter().filter(|(_, path, _)| path.ends_with(end_of_path));
+        sent.filter_map(|(at, _, body)| Some((*at, serde_json::from_str(body).ok()?))).collect()
     }
 }
 
 async fn receive(State(received): State<Received>, uri: Uri, body: String) -> impl IntoResponse {
-    received.lock().unwrap().push((uri.path().to_owned(), body));
+    received.lock().unwrap().push((Instant::now(), uri.path().to_owned(), body));
     // WeCom's response to a token request and to a message.
     r#"{"errcode":0,"errmsg":"ok","access_token":"token","expires_in":7200}"#
 }

@@ -11,6 +11,7 @@ pub(crate) mod event_log;
 pub(crate) mod events;
 pub(crate) mod failing_disk;
 pub(crate) mod history;
+pub(crate) mod kit;
 pub(crate) mod metrics_page;
 pub(crate) mod mounts;
 pub(crate) mod nats;
