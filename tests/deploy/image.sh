@@ -48,9 +48,19 @@ mkdir "$work/context"
 sed -n 's/^!//p' deploy/docker/Dockerfile.dockerignore | xargs -I{} cp -R --parents {} "$work/context"
 cargo metadata --locked --no-deps --format-version 1 --manifest-path "$work/context/Cargo.toml" >/dev/null
 
+# With a mirror of crates.io cargo asks the mirror; nothing listens at this one. Without one there is no configuration.
+mkdir "$work/cargo"
+crates_script=$("$venv/bin/python" tests/python/image.py script CRATES_MIRROR)
+CRATES_MIRROR='' CARGO_HOME=$work/cargo sh -c "$crates_script"
+[[ -z $(ls "$work/cargo") ]] || fail "a configuration of cargo without a mirror"
+CRATES_MIRROR=sparse+http://127.0.0.1:1/index/ CARGO_HOME=$work/cargo sh -c "$crates_script"
+said=$(CARGO_HOME=$work/cargo CARGO_NET_RETRY=0 cargo fetch --locked --manifest-path "$work/context/Cargo.toml" 2>&1) &&
+    fail "cargo does not use the mirror"
+[[ $said == *http://127.0.0.1:1/index/config.json* ]] || fail "cargo does not use the mirror: $said"
+
 as_root sh "$work/context/deploy/docker/rootfs.sh" "$binary" "$tree"
 echo "the tree: $(as_root du -sm "$tree" | cut -f1) MB, of which kfwatch $(du -m "$binary" | cut -f1) MB"
-as_root "$venv/bin/python" tests/python/image.py "$tree"
+as_root "$venv/bin/python" tests/python/image.py check "$tree"
 
 # The user can write only to its data and to /tmp.
 writable=$(as_root find "$tree" ! -type l \( -uid 65532 -o -gid 65532 -o -perm /o+w -o -perm /u+s,g+s \) -printf '/%P\n' | sort)

@@ -10,8 +10,12 @@ import sys
 
 import yaml
 
-SERVICES = {"kfwatch", "demo", "prometheus", "alertmanager", "grafana"}
-PROFILES = {"kfwatch": ["watch"], "demo": ["demo"]}
+SERVICES = {"kfwatch", "demo", "prometheus", "alertmanager", "alertmanager-demo", "grafana"}
+PROFILES = {"kfwatch": ["watch"], "demo": ["demo"], "alertmanager": ["watch"], "alertmanager-demo": ["demo"]}
+# The services of the demo that have the network name of another service, and that name.
+STAND_INS = {"demo": "kfwatch", "alertmanager-demo": "alertmanager"}
+# What the shell or .env may set, and its value otherwise.
+BUILD_ARGUMENTS = {"REVISION": "unknown", "DOCKER_MIRROR": "docker.io", "DEBIAN_MIRROR": "", "CRATES_MIRROR": ""}
 # Created by the user, not part of the repository.
 BY_HAND = {"deploy/docker/secrets/shop.secret"}
 
@@ -50,6 +54,9 @@ def check_service(name, service):
     assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag), f"{name}: {service['image']} is not pinned"
     if "build" in service:
         assert service["user"] == "65532:65532", name
+        assert service["build"]["args"] == BUILD_ARGUMENTS, service["build"]
+    else:
+        assert service["image"].startswith("docker.io/"), f"{name}: DOCKER_MIRROR does not replace {service['image']}"
     assert all(read_only for _, _, read_only in bind_mounts(service)), f"{name} could write to the repository"
 
 
@@ -81,13 +88,23 @@ def check_grafana(service, repository):
     assert any(directory in text for directory in dashboards), f"no provider reads {dashboards}"
 
 
+def check_silence(service):
+    """Checks that the demo's Alertmanager reads only a configuration that cannot send anything."""
+    [(source, target, _)] = bind_mounts(service)
+    assert f"--config.file={target}" in service["command"], target
+    config = load(source)
+    assert set(config) == {"route", "receivers"} and config["receivers"] == [{"name": "nobody"}], f"{source} may send"
+
+
 def services(resolved, repository):
     config = load(resolved)
     assert set(config["services"]) == SERVICES
     for name, service in config["services"].items():
         check_service(name, service)
-    demo = config["services"]["demo"]["networks"]["default"]
-    assert demo == {"aliases": ["kfwatch"]}, "Prometheus would not find the demo"
+    for name, replaced in STAND_INS.items():
+        network = config["services"][name]["networks"]["default"]
+        assert network == {"aliases": [replaced]}, f"Prometheus would not find {name}"
+    check_silence(config["services"]["alertmanager-demo"])
     found = check_paths(config, repository)
     check_grafana(config["services"]["grafana"], repository)
     print(f"{len(SERVICES)} services are hardened, and their {found} host paths exist or are created by the user")

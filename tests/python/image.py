@@ -1,7 +1,8 @@
 """Parses deploy/docker/Dockerfile with BuildKit's parser, and checks that the image contains only the tree that rootfs.sh
 assembles, and runs as a user other than root.
 
-    image.py TREE    the tree, assembled; prints nothing when all is well
+    image.py check TREE    the tree, assembled; prints nothing when all is well
+    image.py script WORD   prints the shell script of the RUN instruction that contains WORD
 """
 
 import os
@@ -15,8 +16,8 @@ DOCKERFILE = "deploy/docker/Dockerfile"
 
 
 def stages():
-    """Returns the instructions of each stage, with FROM first."""
-    found = []
+    """Returns the instructions before the first stage, and those of each stage, with FROM first."""
+    found = [[]]
     for command in dockerfile.parse_file(DOCKERFILE):
         if command.cmd == "FROM":
             found.append([])
@@ -32,16 +33,36 @@ def only(commands, name):
 
 def assembled(build):
     """Returns the directory that rootfs.sh fills, and the program that it receives."""
-    run = [command.value[0].split() for command in build if "rootfs.sh" in " ".join(command.value) and command.cmd == "RUN"]
-    assert len(run) == 1, run
-    assert run[0][-4:-2] == ["sh", "deploy/docker/rootfs.sh"], run[0]
-    return run[0][-1]
+    command = run_with(build, "rootfs.sh")
+    for flag in command.flags:
+        # Programs of different platforms in one cache would replace each other.
+        assert flag.startswith("--mount=type=cache,id=kfwatch-") and "-$TARGETPLATFORM,sharing=locked," in flag, flag
+    words = command.value[0].split()
+    assert words[-4:-2] == ["sh", "deploy/docker/rootfs.sh"], words
+    return words[-1]
 
 
-def main(tree):
-    build, final = stages()
+def run_with(build, word):
+    found = [command for command in build if command.cmd == "RUN" and word in command.value[0]]
+    assert len(found) == 1, f"{len(found)} instructions with {word}"
+    return found[0]
+
+
+def declared(build):
+    """Returns the build arguments of the stage, with their defaults."""
+    return dict((command.value[0] + "=").split("=")[:2] for command in build if command.cmd == "ARG")
+
+
+def script(word):
+    print(run_with(stages()[1], word).value[0])
+
+
+def check(tree):
+    before, build, final = stages()
+    assert declared(before) == {"DOCKER_MIRROR": "docker.io"}
+    assert set(declared(build)) == {"DEBIAN_MIRROR", "CRATES_MIRROR", "REVISION", "TARGETPLATFORM"}
     package = tomllib.loads(pathlib.Path("Cargo.toml").read_text())["package"]
-    assert build[0].value == (f"rust:{package['rust-version']}-bookworm", "AS", "build"), build[0].value
+    assert build[0].value == (f"${{DOCKER_MIRROR}}/library/rust:{package['rust-version']}-bookworm", "AS", "build"), build[0].value
     root = assembled(build)
 
     assert final[0].value == ("scratch",), final[0].value
@@ -70,4 +91,4 @@ def main(tree):
     assert of_image["org.opencontainers.image.licenses"] == package["license"], of_image
 
 
-main(sys.argv[1])
+{"check": check, "script": script}[sys.argv[1]](sys.argv[2])
