@@ -9,7 +9,6 @@ elif ! command -v docker-compose >/dev/null; then
     install_packages docker-compose
 fi
 command -v promtool >/dev/null || install_packages prometheus
-command -v amtool >/dev/null || install_packages prometheus-alertmanager
 
 work=$(mktemp --directory)
 trap 'rm -rf "$work"' EXIT
@@ -20,7 +19,6 @@ trap 'rm -rf "$work"' EXIT
 (cd deploy/docker && DOCKER_MIRROR=mirror.example "${compose[@]}" --profile watch --profile demo config) >"$work/mirrored.yaml"
 diff <(sed 's|docker\.io|mirror.example|' "$work/resolved.yaml") "$work/mirrored.yaml"
 
-amtool check-config deploy/docker/alertmanager-demo.yml
 promtool check config deploy/docker/prometheus.yml
 "$venv/bin/python" tests/python/compose.py prometheus deploy/docker/prometheus.yml deploy/prometheus/prometheus.yml
 

@@ -44,6 +44,11 @@ for overlay in example platform; do
 done
 check accounts "$work/platform.yaml"
 
+# The patch that example has as a comment.
+sed -i '/^  # - target:/,/^  # CHANGE/ { /CHANGE/! s/^  # /  / }' "$work/deploy/kubernetes/overlays/example/kustomization.yaml"
+kubectl kustomize "$work/deploy/kubernetes/overlays/example" >"$work/receivers.yaml"
+check receivers "$work/receivers.yaml"
+
 check prometheus "$work/elsewhere.yaml" elsewhere "$work"
 promtool check service-discovery --timeout=1s "$work/prometheus.yml" kfwatch >"$work/found.json"
 check target "$work/found.json" elsewhere

@@ -4,6 +4,7 @@ the objects of the Prometheus Operator by their structure, and all objects for c
     kubernetes.py base BUILT.yaml [PROBE_BASE_URL]          the objects of deploy/kubernetes/base
     kubernetes.py overlay BUILT.yaml NAMESPACE OVERLAY      all objects of the overlay in the directory OVERLAY
     kubernetes.py namespace NAMESPACE.yaml                  the Namespace, which no overlay has
+    kubernetes.py receivers BUILT.yaml                      that alerts reach people, once the overlay's patch is uncommented
     kubernetes.py accounts BUILT.yaml                       that a thousand official accounts fit into one ConfigMap and one Secret
     kubernetes.py prometheus BUILT.yaml NAMESPACE DIRECTORY writes a Prometheus configuration with the ServiceMonitor's relabeling
     kubernetes.py target FOUND.json NAMESPACE               what promtool made of that configuration
@@ -29,6 +30,10 @@ OPERATOR = "monitoring.coreos.com"
 # whole object as an annotation.
 DATA_LIMIT = 1 << 20
 ANNOTATIONS_LIMIT = 256 << 10
+
+
+# kustomize writes the matcher "=" without quotes. PyYAML knows it as a special value of YAML 1.1; kubectl reads it as text.
+yaml.SafeLoader.add_constructor("tag:yaml.org,2002:value", yaml.SafeLoader.construct_yaml_str)
 
 
 def load(path):
@@ -196,6 +201,8 @@ def check_dashboards(objects):
 
 
 def check_operator(objects):
+    kinds = {document["kind"] for document in filter(is_of_operator, objects)}
+    assert kinds == {"ServiceMonitor", "PrometheusRule", "AlertmanagerConfig"}, kinds
     [shipped] = load("deploy/prometheus/kfwatch.rules.yml")
     assert the(objects, "PrometheusRule")["spec"] == shipped, (
         "prometheusrule.yaml is not made of kfwatch.rules.yml: run prometheusrule.sh"
@@ -260,6 +267,15 @@ def accounts(built):
     print(f"1,000 official accounts: an annotation of {annotation_size(config_map)} bytes, and of {size} for their Secret")
 
 
+def receivers(built):
+    """Checks that every receiver but nobody has an integration, and that the routes name no other receivers."""
+    spec = the(load(built), "AlertmanagerConfig")["spec"]
+    reached = {receiver["name"] for receiver in spec["receivers"] if receiver.keys() - {"name"}}
+    routes = [spec["route"], *spec["route"]["routes"]]
+    assert reached == {route["receiver"] for route in routes if "receiver" in route} - {"nobody"}, reached
+    print(f"alerts reach {', '.join(sorted(reached))}")
+
+
 def snake_case(relabeling):
     names = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
     return {names.get(key, key): value for key, value in relabeling.items()}
@@ -313,5 +329,5 @@ def configuration(built, directory):
 
 
 if __name__ == "__main__":
-    commands = [base, overlay, namespace, accounts, prometheus, target, configuration]
+    commands = [base, overlay, namespace, receivers, accounts, prometheus, target, configuration]
     {command.__name__: command for command in commands}[sys.argv[1]](*sys.argv[2:])
