@@ -18,6 +18,7 @@ pub mod service_manager;
 mod service_status;
 mod supervisor;
 mod token_journal;
+mod watchdog;
 
 use std::{
     future::Future,
@@ -58,7 +59,7 @@ use crate::{
     poll::{OfficialAccount, PollLimits, PollLog, Poller},
     schedule::ticker::ManualTicks,
     sink::chat::ChatContext,
-    status::AccountTable,
+    status::{AccountTable, Liveness},
     store::{Store, StoreError},
     web::{MAX_CONCURRENT_SCRAPES, WebListener, WebState},
     wechat::token::MIN_FETCH_INTERVAL,
@@ -99,11 +100,7 @@ impl App {
             clock: Arc::clone(&clock),
         };
         let nicknames = Arc::new(TableNicknames::default());
-        let chat = ChatContext {
-            clock: Arc::clone(&clock),
-            zone: config.poll.timezone,
-            nicknames: Arc::<TableNicknames>::clone(&nicknames),
-        };
+        let chat = chat_context(&config, &clock, &nicknames);
         let (dispatchers, commands): (Vec<_>, Vec<_>) =
             build_sinks::build_dispatchers(&config.sinks, &chat, &context).await?.into_iter().unzip();
         let sinks = commands.iter().map(DispatcherHandle::status).collect();
@@ -116,7 +113,10 @@ impl App {
         let poller = Arc::new(poller);
         accounts.announce_removed(&poller).await?;
         let operations = operations(&config, &accounts.official_accounts, Arc::clone(&clock));
-        let control = socket.map(|socket| ControlServer::new(socket, operations, Arc::clone(&sink_admin)));
+        let liveness = Arc::new(Liveness::default());
+        let control = socket.map(|socket| {
+            ControlServer::new(socket, operations, Arc::clone(&sink_admin), Arc::clone(&liveness))
+        });
         let statuses: Vec<_> = accounts.official_accounts.iter().map(|of| Arc::clone(&of.status)).collect();
         nicknames.set(statuses.clone());
         let web = Arc::new(WebState {
@@ -129,6 +129,7 @@ impl App {
             clock: Arc::clone(&clock),
             timezone: config.poll.timezone,
             ready: true.into(),
+            liveness,
             scrapes: Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES)),
         });
         Ok(Self {
@@ -217,6 +218,14 @@ fn log_token_wait(official_accounts: &[Arc<OfficialAccount>]) {
             longest.as_secs_f64().ceil(),
             MIN_FETCH_INTERVAL.as_secs()
         );
+    }
+}
+
+fn chat_context(config: &Config, clock: &Arc<dyn Clock>, nicknames: &Arc<TableNicknames>) -> ChatContext {
+    ChatContext {
+        clock: Arc::clone(clock),
+        zone: config.poll.timezone,
+        nicknames: Arc::<TableNicknames>::clone(nicknames),
     }
 }
 

@@ -11,6 +11,7 @@ mod config_example;
 mod demo;
 mod events;
 mod findings;
+mod health;
 mod hints;
 mod language;
 mod man;
@@ -81,6 +82,8 @@ enum CliCommand {
     Events(events::EventsArgs),
     /// Show the state of each sink; test, stop or resume a sink
     Sinks(sinks::SinksArgs),
+    /// Exit 0 if the daemon runs and makes progress, otherwise 1 with the reason: for health checks of containers
+    Health(health::HealthArgs),
     /// Copy the store into a new file, also while the daemon runs
     Backup(backup::BackupArgs),
     /// Replace the store with a backup while no daemon runs; keeps the replaced store
@@ -220,6 +223,7 @@ impl CliCommand {
             Self::Sessions(args) => sessions::run(args).await,
             Self::Events(args) => events::run(args).await,
             Self::Sinks(args) => sinks::run(args).await,
+            Self::Health(args) => health::run(args).await,
             Self::Backup(args) => backup::run(args, shutdown).await,
             Self::Restore(args) => restore::run(args, shutdown).await,
             Self::Simulate(args) => {
@@ -254,6 +258,9 @@ impl CliCommand {
             Self::Events(args) => args.interrupted(),
             Self::Sinks(args) => args.interrupted(),
             Self::Backup(_) | Self::Restore(_) | Self::Man(_) => Err(CliError::Unconfirmed),
+            Self::Health(_) => {
+                Err(CliError::Other(anyhow::anyhow!("interrupted before the daemon answered")))
+            }
             Self::Check(_) | Self::Poll(_) | Self::Sessions(_) | Self::Config(_) | Self::Completions(_) => {
                 Err(CliError::Interrupted)
             }

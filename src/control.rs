@@ -11,6 +11,7 @@
 //! `POST /v1/poll`, `POST /v1/check` and `POST /v1/sessions`, each with an [`AccountFilter`] as its query, and
 //! `POST /v1/sinks?action=…`. They take no body, and return one line of JSON for
 //! each result as it arrives, and a last line that says that the response is complete. Empty lines in between are heartbeats.
+//! `GET /v1/health` answers at once with status 200, or 503 and what stalls.
 
 mod check;
 pub(crate) mod client;
@@ -69,6 +70,7 @@ const POLL_PATH: &str = "/v1/poll";
 const CHECK_PATH: &str = "/v1/check";
 const SESSIONS_PATH: &str = "/v1/sessions";
 const SINKS_PATH: &str = "/v1/sinks";
+const HEALTH_PATH: &str = "/v1/health";
 
 /// One line of a response.
 #[derive(Debug, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 mod account;
 mod calls;
 mod label;
+mod liveness;
 mod sink_status;
 mod table;
 
@@ -14,6 +15,7 @@ pub use self::{
     account::{AccountView, AgentInfo, PollCounters, WatchedAccount},
     calls::CallCounters,
     label::{escaped, push_escaped},
+    liveness::Liveness,
     sink_status::{SinkActivity, SinkStatus},
     table::{AccountTable, CollectorReadings, OfficialAccountStatus},
 };

@@ -41,7 +41,7 @@ use crate::{
         Metrics,
         exposition::{self, Detail, SinkView, Stored},
     },
-    status::{AccountTable, SinkStatus},
+    status::{AccountTable, Liveness, SinkStatus},
     store::{Store, StoreError, StoredSink},
 };
 
@@ -86,6 +86,8 @@ pub struct WebState {
     pub(crate) timezone: LocalZone,
     /// Whether the daemon is ready: the store is open, the gauges are restored, and no drain has started.
     pub(crate) ready: AtomicBool,
+    /// Whether polling, commits and schedules make progress.
+    pub(crate) liveness: Arc<Liveness>,
     /// Limits concurrent scrapes.
     pub(crate) scrapes: Arc<Semaphore>,
 }
@@ -165,6 +167,7 @@ fn router(state: Arc<WebState>) -> Router {
         .route("/", get(status_page::page))
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(healthy))
+        .route("/-/live", get(live))
         .route("/-/ready", get(ready))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
@@ -177,11 +180,20 @@ fn router(state: Arc<WebState>) -> Router {
         .with_state(state)
 }
 
-/// The status is 200 as long as the process serves: a restart does not repair a store.
+/// The status is 200 as long as the process serves.
 async fn healthy(State(state): State<Arc<WebState>>) -> String {
     let problem =
         state.store.write_failure().map(|error| format!("Nothing is stored: {}\n", crate::chain(&error)));
     format!("kfwatch is healthy.\n{}", problem.unwrap_or_default())
+}
+
+/// The status is 503 while a restart may help: polls, commits or a schedule make no progress. Failures, of WeChat or of the store, are
+/// progress.
+async fn live(State(state): State<Arc<WebState>>) -> Response {
+    match state.liveness.problem() {
+        None => "kfwatch makes progress.\n".into_response(),
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem + "\n").into_response(),
+    }
 }
 
 async fn ready(State(state): State<Arc<WebState>>) -> Response {

@@ -1,39 +1,25 @@
 //! Notifies the service manager, systemd: ready, status line, watchdog, stopping.
 //!
-//! `NOTIFY_SOCKET` names its socket; without it nothing is sent. The watchdog is notified only while polling makes progress
-//! ([`ProgressMonitor`]), not merely by a timer. When polls, commits or a schedule stall, it is not notified until they make
-//! progress again or the service manager restarts the daemon. A failure of the socket is logged and has no other effect.
+//! `NOTIFY_SOCKET` names its socket; without it nothing is sent. [`Watchdog`](super::watchdog::Watchdog) decides when the watchdog is
+//! notified. A failure of the socket is logged and has no other effect.
 
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use sd_notify::NotifyState;
-use tokio::{sync::Semaphore, time::MissedTickBehavior};
+use tokio::sync::Semaphore;
 
 use super::service_status;
-use crate::{
-    config::Environment,
-    domain::{
-        clock::Clock,
-        progress::{ProgressCheck, ProgressMonitor, Stall},
-    },
-    poll::{OfficialAccount, Poller},
-    schedule::queue::PollQueue,
-    web::WebState,
-};
+use crate::{config::Environment, web::WebState};
 
-/// How often the status line is updated, and the longest time between two checks of progress.
-const INTERVAL: Duration = Duration::from_secs(10);
-
-/// A commit that takes longer counts as stalled. The store waits up to 5 s for another program that writes to its file, and
-/// up to two groups of commits come first. The rest allows for a busy disk.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the status line is updated.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Shorter watchdog intervals are too short for a busy machine.
 const MIN_WATCHDOG: Duration = Duration::from_secs(10);
@@ -54,8 +40,6 @@ struct Connection {
     sending: Arc<Semaphore>,
     /// Whether sending the last message failed, so that a lasting failure is logged once.
     failing: AtomicBool,
-    /// The current stalls.
-    stalls: Mutex<Vec<Stall>>,
 }
 
 enum Message {
@@ -93,7 +77,6 @@ impl ServiceManager {
             watchdog,
             sending: Arc::new(Semaphore::new(MAX_SENDING)),
             failing: AtomicBool::new(false),
-            stalls: Mutex::default(),
         })))
     }
 
@@ -106,10 +89,22 @@ impl ServiceManager {
         self.notify(|| Message::Status(format!("Starting: {what}"))).await;
     }
 
+    /// The interval of its watchdog, if it has one.
+    pub(super) fn watchdog_interval(&self) -> Option<Duration> {
+        self.0.as_ref()?.watchdog
+    }
+
+    /// Notifies its watchdog, if it has one.
+    pub(super) async fn notify_watchdog(&self) {
+        if self.watchdog_interval().is_some() {
+            self.notify(|| Message::Watchdog).await;
+        }
+    }
+
     /// Reports that all parts run.
     pub(super) async fn ready(&self, web: &WebState) {
         if let Self(Some(connection)) = self {
-            let status = connection.status(web).await;
+            let status = service_status::status_line(web).await;
             connection.send(Message::Ready(status)).await;
         }
     }
@@ -126,76 +121,22 @@ impl ServiceManager {
         }
     }
 
-    /// Updates the status line and notifies the watchdog until the future is dropped.
-    pub(super) async fn run(self, web: Arc<WebState>, checks: Vec<ProgressCheck>, clock: Arc<dyn Clock>) {
-        if let Self(Some(connection)) = self {
-            // Concurrently, because the status reads the store, which must not delay the watchdog.
-            tokio::join!(connection.update_status(&web), connection.run_watchdog(checks, &*clock));
+    /// Sends the status line whenever it has changed, until the future is dropped.
+    pub(super) async fn keep_status(self, web: Arc<WebState>) {
+        let mut sent = String::new();
+        let mut interval = tokio::time::interval(STATUS_INTERVAL);
+        loop {
+            interval.tick().await;
+            let status = service_status::status_line(&web).await;
+            if status != sent {
+                self.notify(|| Message::Status(status.clone())).await;
+                sent = status;
+            }
         }
     }
 }
 
 impl Connection {
-    /// Sends the status line when it has changed.
-    async fn update_status(&self, web: &WebState) {
-        let mut sent = String::new();
-        let mut interval = tokio::time::interval(INTERVAL);
-        loop {
-            interval.tick().await;
-            let status = self.status(web).await;
-            if status != sent {
-                self.send(Message::Status(status.clone())).await;
-                sent = status;
-            }
-        }
-    }
-
-    /// Notifies the watchdog while all parts make progress.
-    async fn run_watchdog(&self, checks: Vec<ProgressCheck>, clock: &dyn Clock) {
-        // A third of the watchdog's interval, so that one check may be late.
-        let every = self.watchdog.map_or(INTERVAL, |watchdog| INTERVAL.min(watchdog / 3));
-        let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut monitor = ProgressMonitor::new(checks, every);
-        loop {
-            interval.tick().await;
-            let stalls = monitor.check(clock.now());
-            let is_alive = stalls.is_empty();
-            self.log_changes(stalls);
-            if is_alive && self.watchdog.is_some() {
-                self.send(Message::Watchdog).await;
-            }
-        }
-    }
-
-    /// Logs each new stall, and the end of the last one.
-    fn log_changes(&self, stalls: Vec<Stall>) {
-        let mut known = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = stalls.iter().any(|stall| known.iter().all(|known| known.what != stall.what));
-        match (is_new, stalls.is_empty() && !known.is_empty()) {
-            (true, _) => {
-                let remedy = match self.watchdog {
-                    Some(_) => "The watchdog is no longer notified, so the service manager restarts kfwatch",
-                    None => "Restart kfwatch",
-                };
-                tracing::error!("Polling has stalled: {}. {remedy}", list(&stalls));
-            }
-            (_, true) => tracing::info!("Polling makes progress again"),
-            _ => {}
-        }
-        *known = stalls;
-    }
-
-    /// The status line that `systemctl status` shows.
-    async fn status(&self, web: &WebState) -> String {
-        let summary = service_status::status_line(web).await;
-        let stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
-        match stalls.is_empty() {
-            true => summary,
-            false => format!("Polling has stalled: {}; {summary}", list(&stalls)),
-        }
-    }
-
     async fn send(&self, message: Message) {
         let sent = self.try_send(message).await;
         let failed_before = self.failing.swap(sent.is_err(), Ordering::Relaxed);
@@ -210,35 +151,16 @@ impl Connection {
     }
 
     async fn try_send(&self, message: Message) -> io::Result<()> {
-        let Ok(permit) = Arc::clone(&self.sending).try_acquire_owned() else {
-            return Err(io::ErrorKind::TimedOut.into());
+        let sent = async {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&self.sending).acquire_owned().await;
+            // Sending blocks until the service manager reads.
+            let sending = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                sd_notify::notify(&message.states())
+            });
+            sending.await
         };
-        // Sending blocks until the service manager reads.
-        let sending = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            sd_notify::notify(&message.states())
-        });
-        let sent = tokio::time::timeout(SEND_TIMEOUT, sending).await;
-        sent.map_err(io::Error::from)?.map_err(io::Error::other)?
+        tokio::time::timeout(SEND_TIMEOUT, sent).await.map_err(io::Error::from)?.map_err(io::Error::other)?
     }
-}
-
-fn list(stalls: &[Stall]) -> String {
-    stalls.iter().map(Stall::to_string).collect::<Vec<_>>().join("; ")
-}
-
-/// The checks that polls and commits make progress.
-pub(super) fn progress_checks(
-    queue: &Arc<PollQueue>,
-    poller: &Arc<Poller>,
-    official_accounts: &[Arc<OfficialAccount>],
-) -> [ProgressCheck; 2] {
-    let longest = official_accounts.iter().map(|of| poller.deadline(of)).max().unwrap_or_default();
-    let (queue, poller) = (Arc::clone(queue), Arc::clone(poller));
-    [
-        ProgressCheck::new("no poll has finished", longest + COMMIT_TIMEOUT, move || queue.progress()),
-        ProgressCheck::new("the store has committed nothing", COMMIT_TIMEOUT, move || {
-            poller.commit_progress()
-        }),
-    ]
 }

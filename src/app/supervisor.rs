@@ -10,7 +10,14 @@ use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{App, accounts::AccountSet, error::AppError, housekeeping::Housekeeping, service_manager};
+use super::{
+    App,
+    accounts::AccountSet,
+    error::AppError,
+    housekeeping::Housekeeping,
+    service_manager::ServiceManager,
+    watchdog::{self, Watchdog},
+};
 use crate::{
     dispatch::SinkEnded,
     domain::{clock::Clock, progress::ProgressCheck},
@@ -23,6 +30,7 @@ use crate::{
         workers::{MAX_RETRY_REQUESTS, Workers, run_retries},
     },
     store::StoreError,
+    web::WebState,
 };
 
 /// How long news of polls are collected for one line, or longer while more accounts have the same.
@@ -40,7 +48,7 @@ pub(super) struct Supervisor {
     delivery: JoinSet<Result<(), SinkEnded>>,
     web: JoinSet<std::io::Result<()>>,
     web_handles: Vec<axum_server::Handle<SocketAddr>>,
-    /// Notifies the service manager. It is shut down before its last notification.
+    /// The watchdog, and the notifications of the service manager. Both are shut down before its last notification.
     pub(super) notifying: JoinSet<()>,
 }
 
@@ -84,14 +92,8 @@ impl Supervisor {
             manual_ticks: app.manual_ticks,
         };
         let mut checks = supervisor.spawn_tickers(&context, app.accounts, app.config.poll.spread);
-        checks.extend(service_manager::progress_checks(
-            &supervisor.queue,
-            &context.poller,
-            &official_accounts,
-        ));
-        if app.service_manager.is_present() {
-            supervisor.notifying.spawn(app.service_manager.run(app.web, checks, Arc::clone(&app.clock)));
-        }
+        checks.extend(watchdog::progress_checks(&supervisor.queue, &context.poller, &official_accounts));
+        supervisor.spawn_watchdog(checks, app.service_manager, app.web, Arc::clone(&app.clock));
         let housekeeping = Housekeeping {
             store: app.store,
             clock: app.clock,
@@ -159,6 +161,20 @@ impl Supervisor {
             self.polling.spawn(async { Ok(ticker.run(scheduler, stop).await?) });
         }
         checks
+    }
+
+    fn spawn_watchdog(
+        &mut self,
+        checks: Vec<ProgressCheck>,
+        service_manager: ServiceManager,
+        web: Arc<WebState>,
+        clock: Arc<dyn Clock>,
+    ) {
+        let liveness = Arc::clone(&web.liveness);
+        if service_manager.is_present() {
+            self.notifying.spawn(service_manager.clone().keep_status(web));
+        }
+        self.notifying.spawn(Watchdog { checks, clock, liveness, service_manager }.run());
     }
 
     /// Waits until a part ends. None should end before the drain.

@@ -103,12 +103,12 @@ impl RunningDaemon {
     }
 }
 
-fn daemon_name(path: &Path, pid: Option<u32>) -> String {
+pub(super) fn daemon_name(path: &Path, pid: Option<u32>) -> String {
     let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
     format!("the kfwatch that uses {}{process}", path.display())
 }
 
-fn request_failed(name: &str, error: ControlClientError) -> CliError {
+pub(super) fn request_failed(name: &str, error: ControlClientError) -> CliError {
     // As if there were no daemon.
     if let ControlClientError::UnknownAccount(_) = error {
         return anyhow::Error::new(error).into();

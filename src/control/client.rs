@@ -7,11 +7,11 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use reqwest::{Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::{
-    ControlCommand, HEARTBEAT, ResponseLine, VERSION_HEADER,
+    ControlCommand, HEALTH_PATH, HEARTBEAT, ResponseLine, VERSION_HEADER,
     report::{CheckReport, PollReport},
     sessions::SessionReport,
     socket::{SocketError, path_for_store},
@@ -53,7 +53,7 @@ pub(crate) enum ControlClientError {
     UnknownAccount(String),
     #[error("its response ended early: see its log")]
     Truncated,
-    #[error("it has sent nothing for {} s", READ_TIMEOUT.as_secs())]
+    #[error("it does not answer")]
     TimedOut,
     #[error("its response is malformed: {0}")]
     Malformed(String),
@@ -123,6 +123,13 @@ impl ControlClient {
         }
     }
 
+    /// Asks whether the daemon makes progress, for at most `timeout`. If it does not, the error is
+    /// [`Refused`](ControlClientError::Refused) with what stalls.
+    pub(crate) async fn health(&self, timeout: Duration) -> Result<(), ControlClientError> {
+        let request = self.http.get(format!("http://kfwatch{HEALTH_PATH}"));
+        self.response(request.timeout(timeout)).await.map(drop)
+    }
+
     async fn send<T: DeserializeOwned>(&self, command: ControlCommand) -> Result<Vec<T>, ControlClientError> {
         let url = format!("http://kfwatch{}", command.path());
         let request = self.http.post(url);
@@ -132,11 +139,16 @@ impl ControlClient {
             | ControlCommand::Sessions(filter) => request.query(filter),
             ControlCommand::Sinks(command) => request.query(command),
         };
+        read_rows(self.response(request).await?, self.on_note).await
+    }
+
+    /// Sends a request. The response is one that the daemon carries out.
+    async fn response(&self, request: RequestBuilder) -> Result<Response, ControlClientError> {
         let response = request.send().await.map_err(|error| self.transport_error(error))?;
         let version = response.headers().get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         let theirs = version.unwrap_or("of an unknown version").to_owned();
         match response.status() {
-            StatusCode::OK => read_rows(response, self.on_note).await,
+            StatusCode::OK => Ok(response),
             // The daemon does not know this command, or not all of its parameters.
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => {
                 Err(ControlClientError::OtherVersion { theirs, ours: env!("CARGO_PKG_VERSION") })

@@ -15,7 +15,7 @@ use axum::{
     extract::{Query, State},
     http::{HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, post},
+    routing::{MethodRouter, get, post},
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, stream, stream::FuturesUnordered};
@@ -27,7 +27,7 @@ use tower::service_fn;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::{
-    CHECK_PATH, ControlCommand, HEARTBEAT, POLL_PATH, ResponseLine, SESSIONS_PATH, SINKS_PATH,
+    CHECK_PATH, ControlCommand, HEALTH_PATH, HEARTBEAT, POLL_PATH, ResponseLine, SESSIONS_PATH, SINKS_PATH,
     VERSION_HEADER,
     lanes::{CommandLanes, LanePlace},
     operations::Operations,
@@ -36,6 +36,7 @@ use super::{
 use crate::{
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand},
     domain::account_filter::{AccountFilter, UnknownAccount},
+    status::Liveness,
 };
 
 /// Connections served at the same time. The kernel queues further ones.
@@ -66,18 +67,24 @@ const PANICKED: &str = "the command panicked: this is a bug in kfwatch, please r
 pub(crate) struct ControlServer {
     socket: ControlSocket,
     executor: CommandExecutor,
+    liveness: Arc<Liveness>,
 }
 
 impl ControlServer {
     /// A server that polls and checks with `operations` and runs commands on sinks with `sinks`.
-    pub(crate) fn new(socket: ControlSocket, operations: Operations, sinks: Arc<SinkAdmin>) -> Self {
-        Self { socket, executor: CommandExecutor { operations, sinks } }
+    pub(crate) fn new(
+        socket: ControlSocket,
+        operations: Operations,
+        sinks: Arc<SinkAdmin>,
+        liveness: Arc<Liveness>,
+    ) -> Self {
+        Self { socket, executor: CommandExecutor { operations, sinks }, liveness }
     }
 
     /// Serves until `stop`. Running commands are then interrupted, and their clients receive the reason.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let (queue, accepted) = mpsc::channel(MAX_CONNECTIONS);
-        let intake = CommandIntake { lanes: CommandLanes::new(), queue };
+        let intake = CommandIntake { lanes: CommandLanes::new(), queue, liveness: self.liveness };
         let served = Box::pin(serve(self.socket, router(intake), stop.clone()));
         tokio::join!(served, Box::pin(self.executor.run(accepted, stop)));
     }
@@ -121,6 +128,7 @@ fn router(intake: CommandIntake) -> Router {
         .route(CHECK_PATH, about_accounts(ControlCommand::Check))
         .route(SESSIONS_PATH, about_accounts(ControlCommand::Sessions))
         .route(SINKS_PATH, post(sink_command))
+        .route(HEALTH_PATH, get(health))
         .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "commands need POST\n"))
         .fallback(async || (StatusCode::NOT_FOUND, "there is no such command\n"))
         .layer(SetResponseHeaderLayer::overriding(HeaderName::from_static(VERSION_HEADER), version))
@@ -140,10 +148,18 @@ async fn sink_command(State(intake): IntakeState, Query(command): Query<SinkComm
     intake.accept(ControlCommand::Sinks(command))
 }
 
+async fn health(State(intake): IntakeState) -> Response {
+    match intake.liveness.problem() {
+        None => StatusCode::OK.into_response(),
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem).into_response(),
+    }
+}
+
 /// Accepts commands for the executor.
 struct CommandIntake {
     lanes: CommandLanes,
     queue: mpsc::Sender<AcceptedCommand>,
+    liveness: Arc<Liveness>,
 }
 
 impl CommandIntake {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::support::{
-    process::{Home, Process, WeChat, appid, quiet},
+    process::{Home, Process, WeChat, appid, quiet, secret},
     wait::eventually,
 };
 use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
@@ -213,10 +213,8 @@ int fsync(int fd) { hang(); return syscall(SYS_fsync, fd); }
 int fdatasync(int fd) { hang(); return syscall(SYS_fdatasync, fd); }
 "#;
 
-#[test]
-fn hanging_commit_stops_watchdog_notifications() {
-    let wechat = WeChat::play(quiet(&[("shop", 2)]));
-    let home = with_watchdog(&wechat);
+/// Makes all syncs of this home's daemon hang as long as the file `hang` exists there.
+fn with_hanging_disk(home: Home) -> Home {
     home.write("disk.c", HANGING_DISK);
     let (library, hang) = (home.path("disk.so"), home.path("hang"));
     let built = Command::new("cc")
@@ -226,11 +224,11 @@ fn hanging_commit_stops_watchdog_notifications() {
         .status()
         .unwrap();
     assert!(built.success());
-    let home = home.set("LD_PRELOAD", &library.to_string_lossy()).set("HANG", &hang.to_string_lossy());
-    let manager = Manager::listen(&home);
-    let daemon = home.daemon();
-    eventually_up(&daemon);
-    manager.wait_for_pings(1);
+    home.set("LD_PRELOAD", &library.to_string_lossy()).set("HANG", &hang.to_string_lossy())
+}
+
+/// Lets the disk hang while a session starts. Returns the line of the log that says so.
+fn stall(wechat: &WeChat, home: &Home, daemon: &Process) -> String {
     home.write("hang", "");
     wechat.control().open_session(&appid(0), "kf1@shop", "a", None).unwrap();
     let begun = Instant::now();
@@ -241,16 +239,106 @@ fn hanging_commit_stops_watchdog_notifications() {
     assert!(line.contains("ERROR") && line.contains("the store has committed nothing since"), "{line}");
     // By then the ticker and the polls of the other kf account have been checked for as long.
     assert!(!line.contains("no poll has finished") && !line.contains("schedule"), "{line}");
+    line
+}
+
+fn assert_stall_is_over(daemon: &Process) {
+    eventually("the end of the stall", || {
+        daemon.stderr().contains("Polling makes progress again").then_some(())
+    });
+    assert_eq!(daemon.stderr().matches("has stalled").count(), 1, "{}", daemon.stderr());
+}
+
+#[test]
+fn hanging_commit_stops_watchdog_notifications() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let home = with_hanging_disk(with_watchdog(&wechat));
+    let manager = Manager::listen(&home);
+    let daemon = home.daemon();
+    eventually_up(&daemon);
+    manager.wait_for_pings(1);
+    let line = stall(&wechat, &home, &daemon);
+    assert!(line.contains("the service manager restarts kfwatch"), "{line}");
     let notified = manager.count(PING);
     eventually("the status line", || {
         manager.lines().into_iter().find(|line| line.starts_with("STATUS=Polling has stalled: "))
     });
     assert!(manager.count(PING) <= notified + 1, "one may have been in flight");
-    fs::remove_file(hang).unwrap();
+    fs::remove_file(home.path("hang")).unwrap();
     manager.wait_for_pings(5);
-    let log = daemon.stderr();
-    assert_eq!(log.matches("has stalled").count(), 1, "{log}");
-    assert!(log.contains("Polling makes progress again"), "{log}");
+    assert_stall_is_over(&daemon);
+}
+
+#[test]
+fn hanging_commit_fails_liveness_until_it_ends() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let home = with_hanging_disk(Home::watching(&wechat, "").without_collectors());
+    let daemon = home.daemon();
+    eventually_up(&daemon);
+    assert_eq!(daemon.get("/-/live").text(), "kfwatch makes progress.\n");
+    assert_eq!(home.run("health").code, Some(0));
+    let line = stall(&wechat, &home, &daemon);
+    assert!(line.contains("/-/live answers 503"), "{line}");
+    let live = daemon.get("/-/live");
+    assert_eq!(live.status, 503);
+    let stalled = "Polling has stalled: the store has committed nothing since ";
+    assert!(live.text().starts_with(stalled), "{}", live.text());
+    let health = home.run("health");
+    assert_eq!((health.code, &*health.stdout), (Some(1), ""));
+    assert!(health.stderr.starts_with(&format!("kfwatch: {stalled}")), "{}", health.stderr);
+    for path in ["/-/healthy", "/-/ready"] {
+        assert_eq!(daemon.get(path).status, 200, "{path}: a stall is no reason to stop reading pages");
+    }
+    fs::remove_file(home.path("hang")).unwrap();
+    assert_stall_is_over(&daemon);
+    assert_eq!(daemon.get("/-/live").status, 200);
+    assert_eq!(home.run("health").code, Some(0));
+}
+
+#[test]
+fn health_needs_running_daemon_and_no_secret() {
+    let wechat = one_account();
+    let home = Home::watching(&wechat, "");
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    let (inline, from_variable) = (format!("secret = \"{}\"", secret(0)), "secret_env = \"APPSECRET\"");
+    assert!(text.contains(&inline), "{text}");
+    home.write("config.toml", &text.replace(&inline, from_variable));
+    let without_daemon = home.run("health");
+    assert_eq!(without_daemon.code, Some(1));
+    assert!(
+        without_daemon.stderr.contains("no process listens on its control socket"),
+        "{}",
+        without_daemon.stderr
+    );
+    let home = home.set("APPSECRET", &secret(0));
+    let daemon = home.daemon();
+    let home = home.set("APPSECRET", "");
+    let healthy = home.run("health");
+    assert_eq!((healthy.code, &*healthy.stdout), (Some(0), "The daemon makes progress.\n"), "{healthy:?}");
+    daemon.signal("STOP");
+    let stopped = home.run("health");
+    daemon.signal("CONT");
+    assert_eq!(stopped.code, Some(1));
+    assert!(stopped.stderr.contains("it does not answer"), "{}", stopped.stderr);
+    assert_eq!(home.run("health -c missing.toml").code, Some(78));
+}
+
+#[test]
+fn refusals_outages_and_failing_sinks_are_progress() {
+    let wechat = WeChat::play(quiet(&[("shop", 2)]));
+    let home = Home::watching(
+        &wechat,
+        "[[sinks]]\nname = \"crm\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:9\"\n",
+    );
+    let daemon = home.daemon();
+    eventually_up(&daemon);
+    wechat.control().inject(FaultRule::new(Fault::Errcode(-1)));
+    eventually("a failed poll", || {
+        let failures = "kfwatch_poll_failures_total{official_account=\"shop\",kf_account=\"kf1@shop\"}";
+        daemon.metric(failures).filter(|failures| *failures >= 2.0)
+    });
+    assert_eq!(daemon.get("/-/live").status, 200);
+    assert_eq!(home.run("health").code, Some(0));
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! Checks regularly that polls, commits and schedules make progress, and reports it to those who restart a daemon that does not:
+//! systemd's watchdog, which is notified only meanwhile; Kubernetes and Docker, through `/-/live` and `kfwatch health`; and people,
+//! through the log.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::MissedTickBehavior;
+
+use super::service_manager::ServiceManager;
+use crate::{
+    domain::{
+        clock::Clock,
+        progress::{ProgressCheck, ProgressMonitor, Stall},
+    },
+    poll::{OfficialAccount, Poller},
+    schedule::queue::PollQueue,
+    status::Liveness,
+};
+
+/// The longest time between two checks.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// A commit that takes longer counts as stalled. The store waits up to 5 s for another program that writes to its file, and
+/// up to two groups of commits come first. The rest allows for a busy disk.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) struct Watchdog {
+    pub(super) checks: Vec<ProgressCheck>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) liveness: Arc<Liveness>,
+    pub(super) service_manager: ServiceManager,
+}
+
+impl Watchdog {
+    /// Checks until the future is dropped.
+    pub(super) async fn run(self) {
+        let service_watchdog = self.service_manager.watchdog_interval();
+        // A third of the service manager's interval, so that one check may be late.
+        let every = service_watchdog.map_or(INTERVAL, |watchdog| INTERVAL.min(watchdog / 3));
+        let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut monitor = ProgressMonitor::new(self.checks, every);
+        loop {
+            interval.tick().await;
+            let stalls = monitor.check(self.clock.now());
+            let before = self.liveness.replace(stalls.clone());
+            if stalls.is_empty() {
+                self.service_manager.notify_watchdog().await;
+            }
+            log_changes(&before, &stalls, &self.liveness, service_watchdog.is_some());
+        }
+    }
+}
+
+/// Logs each new stall, and the end of the last one.
+fn log_changes(before: &[Stall], now: &[Stall], liveness: &Liveness, service_manager_restarts: bool) {
+    let is_new = now.iter().any(|stall| before.iter().all(|known| known.what != stall.what));
+    if is_new {
+        let remedy = match service_manager_restarts {
+            true => "The watchdog is no longer notified, so the service manager restarts kfwatch",
+            false => "/-/live answers 503. Restart kfwatch unless something does that on its own",
+        };
+        tracing::error!("{}. {remedy}", liveness.problem().unwrap_or_default());
+    } else if now.is_empty() && !before.is_empty() {
+        tracing::info!("Polling makes progress again");
+    }
+}
+
+/// The checks that polls and commits make progress.
+pub(super) fn progress_checks(
+    queue: &Arc<PollQueue>,
+    poller: &Arc<Poller>,
+    official_accounts: &[Arc<OfficialAccount>],
+) -> [ProgressCheck; 2] {
+    let longest = official_accounts.iter().map(|of| poller.deadline(of)).max().unwrap_or_default();
+    let (queue, poller) = (Arc::clone(queue), Arc::clone(poller));
+    [
+        ProgressCheck::new("no poll has finished", longest + COMMIT_TIMEOUT, move || queue.progress()),
+        ProgressCheck::new("the store has committed nothing", COMMIT_TIMEOUT, move || {
+            poller.commit_progress()
+        }),
+    ]
+}
