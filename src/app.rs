@@ -48,7 +48,7 @@ pub use self::{
 };
 pub(crate) use self::{build_sinks::group_id, error::listen_remedy};
 use crate::{
-    config::Config,
+    config::{Config, MetricsConfig},
     control::{
         server::ControlServer,
         socket::{ControlSocket, SocketError},
@@ -125,7 +125,7 @@ impl App {
             store: store.clone(),
             event_log_max_bytes: config.store.event_log_max_bytes,
             sinks,
-            detail: if config.metrics.per_account { Detail::PerAccount } else { Detail::PerOfficialAccount },
+            detail: series_detail(config.metrics),
             clock: Arc::clone(&clock),
             timezone: config.poll.timezone,
             ready: true.into(),
@@ -226,6 +226,15 @@ fn chat_context(config: &Config, clock: &Arc<dyn Clock>, nicknames: &Arc<TableNi
         clock: Arc::clone(clock),
         zone: config.poll.timezone,
         nicknames: Arc::<TableNicknames>::clone(nicknames),
+    }
+}
+
+/// Which series the metrics of kf accounts have.
+pub(crate) fn series_detail(metrics: MetricsConfig) -> Detail {
+    match metrics {
+        MetricsConfig { per_account: false, .. } => Detail::PerOfficialAccount,
+        MetricsConfig { nicknames: false, .. } => Detail::PerAccountWithoutNicknames,
+        MetricsConfig { .. } => Detail::PerAccount,
     }
 }
 

@@ -31,8 +31,8 @@ use crate::{
     wechat::{CallObserver, Endpoint, error::CallError},
 };
 
-/// Upper bounds in seconds for calls to WeChat: from loopback to the default timeout.
-const CALL_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds in seconds for calls to WeChat: from loopback to three times the default timeout.
+const CALL_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Upper bounds in seconds for a sweep: from a few accounts to a hundred thousand.
 const SWEEP_BUCKETS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];

@@ -266,5 +266,8 @@ fn check_collectors(section: Section<raw::Collectors>, collectors: &mut Table<'_
 
 fn check_metrics(section: Section<raw::Metrics>, metrics: &mut Table<'_>) -> MetricsConfig {
     let keys = metrics.keys(section).unwrap_or_default();
-    MetricsConfig { per_account: metrics.take("per_account", keys.per_account).unwrap_or(true) }
+    MetricsConfig {
+        per_account: metrics.take("per_account", keys.per_account).unwrap_or(true),
+        nicknames: metrics.take("nicknames", keys.nicknames).unwrap_or(true),
+    }
 }

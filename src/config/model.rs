@@ -148,6 +148,8 @@ pub struct PollConfig {
 pub struct MetricsConfig {
     /// Whether each kf account has its own series, instead of sums per official account.
     pub per_account: bool,
+    /// Whether nicknames of agents, which are names of people, are exported.
+    pub nicknames: bool,
 }
 
 /// `[[official_accounts]]`

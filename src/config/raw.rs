@@ -117,6 +117,7 @@ pub(super) struct Collectors {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Metrics {
     pub(super) per_account: Setting<bool>,
+    pub(super) nicknames: Setting<bool>,
 }
 
 #[derive(Default, Deserialize)]

@@ -109,7 +109,8 @@ pub(super) fn one_line(text: &str) -> Result<&str, String> {
 }
 
 /// Whether others than the owner can read a file, and need not. A file of another user, or with another group than ours, is open to its
-/// group on purpose: the Debian package gives the configuration to root, and lets the group of the service read it.
+/// group on purpose: the Debian package gives the configuration to root, and lets the group of the service read it; Kubernetes does the
+/// same with files of a Secret.
 pub(super) fn is_open_to_others(path: &Path, metadata: &Metadata) -> bool {
     let is_ours = metadata.uid() == geteuid().as_raw() && metadata.gid() == getegid().as_raw();
     let open = metadata.permissions().mode() & if is_ours { 0o077 } else { 0o007 };

@@ -29,6 +29,8 @@ pub const CHUNK: usize = 64 * 1024;
 pub enum Detail {
     /// One series per kf account.
     PerAccount,
+    /// The same, without `wechat_kf_account_info`: nicknames are names of people.
+    PerAccountWithoutNicknames,
     /// Sums per official account.
     PerOfficialAccount,
 }

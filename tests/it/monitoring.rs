@@ -36,6 +36,7 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("wechat_kf_account_info", "gauge", &["official_account", "kf_account", "nickname"]),
     ("wechat_kf_account_online", "gauge", &ACCOUNT),
     ("wechat_kf_account_accepted_cases", "gauge", &ACCOUNT),
+    ("wechat_kf_accounts_watched", "gauge", &OFFICIAL_ACCOUNT),
     ("wechat_kf_online_accounts", "gauge", &OFFICIAL_ACCOUNT),
     ("wechat_kf_waiting_customers", "gauge", &OFFICIAL_ACCOUNT),
     ("wechat_kf_api_quota_limit", "gauge", &OFFICIAL_ACCOUNT),
@@ -146,6 +147,7 @@ fn known_series_start_at_zero_and_unknown_are_absent() {
     ] {
         assert_eq!(metric(&text, series), Some(0.0), "{series}");
     }
+    assert_eq!(metric(&text, "wechat_kf_accounts_watched{official_account=\"shop\"}"), Some(1.0));
     assert_eq!(metric(&text, "kfwatch_store_last_write_successful"), Some(1.0));
     let page = Page::of(&daemon);
     for name in [
@@ -167,6 +169,45 @@ fn known_series_start_at_zero_and_unknown_are_absent() {
         assert_eq!(page.series_of(name).count(), 0, "{name} is not known yet");
     }
     assert_eq!(wechat.control().requests(ApiCall::GetSessionList), 0, "scrapes make no API call");
+}
+
+#[test]
+fn pattern_that_finds_nobody_watches_zero_accounts() {
+    let wechat = WeChat::play(quiet(&[("empty", 0), ("refused", 2), ("shop", 2)]));
+    let refused = Some("refused".to_owned());
+    wechat.control().inject(FaultRule {
+        endpoint: Some(ApiCall::GetKfList),
+        official_account: refused,
+        ..FaultRule::new(Fault::Errcode(48001))
+    });
+    let mut home = Home::watching(&wechat, "");
+    let text = std::fs::read_to_string(home.path("config.toml")).unwrap();
+    let with_patterns = text.lines().map(|line| match line.starts_with("kf_accounts = ") {
+        true => "kf_accounts = [\"*\"]\n".to_owned(),
+        false => format!("{line}\n"),
+    });
+    home.write("config.toml", &with_patterns.collect::<String>());
+    for per_account in ["true", "false"] {
+        home = home.set("KFWATCH__METRICS__PER_ACCOUNT", per_account);
+        let daemon = home.daemon();
+        let watched =
+            |name| daemon.metric(&format!("wechat_kf_accounts_watched{{official_account=\"{name}\"}}"));
+        eventually("the list of shop", || watched("shop").filter(|watched| *watched > 1.0));
+        assert_eq!([watched("empty"), watched("refused")], [Some(0.0); 2], "per account: {per_account}");
+    }
+}
+
+#[test]
+fn nicknames_are_left_out_on_request() {
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let daemon = Home::watching(&wechat, "").set("KFWATCH__METRICS__NICKNAMES", "false").daemon();
+    let collector = "kfwatch_collector_last_success_timestamp_seconds";
+    eventually("the list of kf accounts", || {
+        daemon.metric(&format!("{collector}{{official_account=\"shop\",collector=\"kf_list\"}}"))
+    });
+    let page = Page::of(&daemon);
+    assert_eq!(page.series_of("wechat_kf_account_info").count(), 0);
+    assert_eq!(page.series_of("wechat_kf_account_up").count(), 1);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 use kfwatch::simulator::KfState;
 
 use crate::support::{
-    process::{Ended, Home, WeChat, appid, quiet},
+    process::{Ended, Home, WeChat, appid, quiet, secret},
     wait::eventually,
 };
 
@@ -380,4 +380,30 @@ fn used_port_of_the_simulator_is_answered_with_its_option() {
             )
         );
     }
+}
+
+#[test]
+fn secret_of_kubernetes_that_the_group_reads_is_not_warned_of() {
+    if !is_root() {
+        return println!("SKIPPED: only root can give a file to another user");
+    }
+    let wechat = WeChat::play(quiet(&[("shop", 1)]));
+    let home = Home::watching(&wechat, "");
+    let text = fs::read_to_string(home.path("config.toml")).unwrap();
+    let inline = format!("secret = \"{}\"", secret(0));
+    home.write("config.toml", &text.replace(&inline, "secret_file = \"shop.secret\""));
+    home.write("shop.secret", &secret(0));
+    // As the kubelet creates it: owner root, and the group of the pod (fsGroup) may read it.
+    for file in ["config.toml", "shop.secret"] {
+        chown(home.path(file), Some(0), Some(65534)).unwrap();
+        fs::set_permissions(home.path(file), fs::Permissions::from_mode(0o440)).unwrap();
+    }
+    let warned = |home: &Home| {
+        let checked = run_as_nobody(home, "check --no-environment");
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        (checked.stdout + &checked.stderr).contains("can be read by others")
+    };
+    assert!(!warned(&home));
+    fs::set_permissions(home.path("shop.secret"), fs::Permissions::from_mode(0o444)).unwrap();
+    assert!(warned(&home));
 }

@@ -7,7 +7,7 @@ use glob::Pattern;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    app::clock::SystemClock,
+    app::{self, clock::SystemClock},
     cli::{
         CliError,
         account_args::{Extent, ExtentArgs, REST_ON_DEMAND, unknown_in},
@@ -23,7 +23,7 @@ use crate::{
         local_time::LocalZone,
         quantity::{counted, grouped},
     },
-    metrics::exposition::{ConfiguredParts, Detail, SeriesCount},
+    metrics::exposition::{ConfiguredParts, SeriesCount},
 };
 
 /// Next ticks shown for each schedule.
@@ -167,16 +167,17 @@ fn collectors(intervals: &CollectorIntervals, official_accounts: usize) -> Strin
 /// The Prometheus series of the whole daemon, if only these accounts were configured.
 fn series(config: &Config, rows: &[Row<'_>]) -> Result<String, CliError> {
     let kf_accounts: usize = rows.iter().map(|(of, _)| of.kf_accounts.len()).sum();
-    let (detail, each) = match config.metrics.per_account {
-        true => (Detail::PerAccount, "each kf account"),
-        false => (Detail::PerOfficialAccount, "each kf account (metrics.per_account is off)"),
+    let each = match config.metrics.per_account {
+        true => "each kf account",
+        false => "each kf account (metrics.per_account is off)",
     };
     let parts = ConfiguredParts {
         official_accounts: rows.len() as u64,
         kf_accounts: kf_accounts as u64,
         sinks: config.sinks.len() as u64,
     };
-    let counted = SeriesCount::new(parts, &config.collectors, detail).context("count the series")?;
+    let counted = SeriesCount::new(parts, &config.collectors, app::series_detail(config.metrics))
+        .context("count the series")?;
     Ok(format!(
         "Prometheus series: up to {} for {each}, up to {} in all.\n",
         grouped(counted.per_kf_account),

@@ -16,11 +16,28 @@ use crate::{
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     pub(super) fn accounts(&mut self, table: &AccountTable, detail: Detail) {
         match detail {
-            Detail::PerAccount => {
+            Detail::PerAccount | Detail::PerAccountWithoutNicknames => {
                 let values = FAMILIES.map(|family| family.value);
-                self.per_account(&Columns::collect(table, &values));
+                let columns = Columns::collect(table, &values);
+                self.per_account(&columns);
+                if detail == Detail::PerAccount {
+                    self.nicknames(&columns);
+                }
             }
             Detail::PerOfficialAccount => self.per_official_account(table),
+        }
+        self.watched(table);
+    }
+
+    fn watched(&mut self, table: &AccountTable) {
+        let name = "wechat_kf_accounts_watched";
+        self.header(
+            name,
+            "gauge",
+            "Kf accounts that are polled; 0 if patterns find none, or before the first response of getkflist.",
+        );
+        for official_account in table.official_accounts() {
+            self.series(name, &official_account.labels, official_account.kf_accounts().len() as u64);
         }
     }
 
@@ -35,7 +52,6 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
                 }
             }
         }
-        self.nicknames(columns);
     }
 
     fn nicknames(&mut self, columns: &Columns<'_>) {
@@ -110,6 +126,9 @@ fn earliest(a: u64, b: u64) -> u64 {
 fn seconds(moment: UnixMs) -> Option<u64> {
     moment.timestamp().as_second().try_into().ok()
 }
+
+/// The families that every official account has, whatever the detail: `wechat_kf_accounts_watched`.
+pub(super) const SERIES_PER_OFFICIAL_ACCOUNT: u64 = 1;
 
 /// How many of the families come from getonlinekflist.
 const FAMILIES_OF_ONLINE: usize = 2;

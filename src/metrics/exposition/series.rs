@@ -33,12 +33,16 @@ impl SeriesCount {
         let of_accounts = accounts::families_from(&running);
         let (per_kf_account, sums) = match detail {
             Detail::PerAccount => (of_accounts + u64::from(running.contains(&Collector::KfList)), 0),
+            Detail::PerAccountWithoutNicknames => (of_accounts, 0),
             Detail::PerOfficialAccount => (0, of_accounts),
         };
         // getsessionlist, the collectors, and a call that fetches tokens.
         let endpoints = 2 + running.len() as u64;
-        let per_official_account =
-            sums + endpoints + calls::TOKEN_FAMILIES.len() as u64 + collected::series_from(&running);
+        let per_official_account = sums
+            + accounts::SERIES_PER_OFFICIAL_ACCOUNT
+            + endpoints
+            + calls::TOKEN_FAMILIES.len() as u64
+            + collected::series_from(&running);
         let process = fixed()?
             + endpoints * Metrics::SERIES_PER_ENDPOINT
             + (stored::FAMILIES.len() + log::FAMILIES.len()) as u64;
