@@ -79,7 +79,7 @@ goes_to deploy/alertmanager/alertmanager.yml nobody alertname=DiskFull severity=
 goes_to deploy/alertmanager/alertmanager-small.yml shop alertname=DiskFull severity=critical
 goes_to "$work/operator.yml" "null" alertname=KubePodNotReady namespace=kfwatch
 
-# Six firing alerts, of which the message describes one and lists three more, and one resolved alert.
+# Six firing alerts, of which the message describes one and lists two more, and one resolved alert.
 data=$work/data.json
 alert() {
     printf '{"status":"%s","labels":{"official_account":"shop","kf_account":"%s"},"annotations":{"description":"%s is so. / 如此。"}}' \
@@ -94,7 +94,6 @@ Firing / 触发 (6):
 - one is so. / 如此。
 - two
 - three
-- four
 - … 6 in all / 共 6 条
 Resolved / 恢复 (1):
 - 七

@@ -59,7 +59,10 @@ fn longest_labels(alert: &Alert, number: usize) -> Map<String, Value> {
     let mut labels = alert.at(number);
     for label in &alert.labels {
         let value = match label.as_str() {
-            "cluster" | "namespace" | "official_account" => "o".repeat(LONGEST_NAME),
+            // The rules select it.
+            "job" => "kfwatch".to_owned(),
+            "cluster" | "namespace" => "o".repeat(LONGEST_NAME),
+            "official_account" if alert.severity == "warning" => "o".repeat(LONGEST_NAME),
             "instance" => format!("{number:i>LONGEST_INSTANCE$}"),
             _ => format!("{number:n>LONGEST_NAME$}"),
         };
