@@ -51,6 +51,7 @@ step() {
 prepare_prometheus() {
     { command -v prometheus && command -v promtool; } >/dev/null || install_packages prometheus
     { command -v prometheus-alertmanager && command -v amtool; } >/dev/null || install_packages prometheus-alertmanager
+    command -v victoria-metrics >/dev/null || install_packages victoria-metrics
     prometheus --version 2>&1 | head -n 1
     prometheus-alertmanager --version 2>&1 | head -n 1
 }
@@ -128,7 +129,7 @@ step "documentation" env RUSTDOCFLAGS=-Dwarnings \
 step "preparation of Node" prepare_node
 step "tests" cargo test --locked --quiet
 step "demo" demo
-step "preparation of Prometheus and Alertmanager" prepare_prometheus
+step "preparation of Prometheus, Alertmanager and VictoriaMetrics" prepare_prometheus
 step "deploy/" check_deploy tests/deploy/*.sh
 export KFWATCH_TEST_PYTHON=$venv/bin/python
 step "tests with Prometheus" ignored_tests monitoring alerting dashboards

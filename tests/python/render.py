@@ -18,8 +18,8 @@ matplotlib.use("Agg")
 from matplotlib import font_manager, pyplot
 from matplotlib.patches import Rectangle
 
-from render_data import Prometheus
-from render_panels import BACK, DRAW, TEXT, Box
+from render_data import Prometheus, events_of
+from render_panels import BACK, DRAW, TEXT, Box, mark_events
 
 COLUMN, ROW, MARGIN = 80, 38, 4
 
@@ -40,7 +40,10 @@ def picture(dashboard, prometheus):
     width = 24 * COLUMN
     figure = pyplot.figure(figsize=(width / 100, height / 100), dpi=100, facecolor="#111217")
     sheet = Box(figure, 0, 0, width, height).sheet(0)
-    shown = {}
+    shown, marks = {}, []
+    for annotation in dashboard["annotations"]["list"]:
+        events = events_of(annotation, dashboard, prometheus)
+        marks += [(start, end, annotation["iconColor"]) for start, end, _ in events if annotation["enable"]]
     for panel in dashboard["panels"]:
         grid = panel["gridPos"]
         left, top = grid["x"] * COLUMN + MARGIN, grid["y"] * ROW + MARGIN
@@ -50,7 +53,9 @@ def picture(dashboard, prometheus):
             continue
         sheet.add_patch(Rectangle((left, top), wide, tall, facecolor=BACK, edgecolor="#2c2f36"))
         sheet.text(left + 10, top + 14, panel["title"], color=TEXT, fontsize=9.5, va="center", weight="bold")
-        shown[panel["title"]] = DRAW[panel["type"]](panel, dashboard, prometheus, Box(figure, left, top, wide, tall))
+        box = Box(figure, left, top, wide, tall)
+        shown[panel["title"]] = DRAW[panel["type"]](panel, dashboard, prometheus, box)
+        mark_events(box, marks)
     return figure, shown
 
 

@@ -69,6 +69,26 @@ def series_of(panel, dashboard, prometheus):
     return found, step
 
 
+def events_of(annotation, dashboard, prometheus):
+    """Returns start, end and text of each event, in seconds, as Grafana finds them: values above zero that follow each other."""
+    step = min(seconds_of(annotation["step"]), max(prometheus.scrape_interval, prometheus.seconds // 100))
+    expression = expression_of(annotation, dashboard, step, prometheus.scrape_interval)
+    found = []
+    for series in prometheus.range(expression, step):
+        text = legend_of({"legendFormat": annotation["textFormat"]}, series["metric"])
+        times = [float(time) for time, value in series["values"] if float(value) > 0]
+        if annotation["useValueForTime"]:
+            times = [float(value) / 1000 for _, value in series["values"]]
+        events = []
+        for time in times:
+            if events and time - events[-1][1] <= step:
+                events[-1] = (events[-1][0], time, text)
+            else:
+                events.append((time, time, text))
+        found += events
+    return found
+
+
 def table_of(panel, dashboard, prometheus):
     """Returns the panel's table after its transformations: the column names, and the rows as dictionaries."""
     several = len(panel["targets"]) > 1

@@ -20,6 +20,8 @@ class Box:
 
     def __init__(self, figure, left, top, width, height):
         self.figure, self.left, self.top, self.width, self.height = figure, left, top, width, height
+        # The axes with the time, if the panel has one.
+        self.over_time = None
 
     def axes(self, left, top, right, bottom):
         """Returns axes with these margins."""
@@ -58,7 +60,22 @@ def with_gaps(times, values, step):
     return drawn_times, drawn_values
 
 
-def time_axis(axes, prometheus):
+def mark_events(box, marks):
+    """Draws annotations: a line at the start of each event, and a shade until its end. Only panels with a time axis have them."""
+    if box.over_time is None:
+        return
+    first, last = box.over_time.get_xlim()
+    for start, end, name in marks:
+        left, right = (dates.date2num(moments([time])[0]) for time in (start, end))
+        if left <= last and right >= first:
+            box.over_time.axvspan(max(left, first), right, color=colour(name), alpha=0.12, linewidth=0)
+        if first <= left <= last:
+            box.over_time.axvline(left, color=colour(name), linewidth=1, linestyle=":")
+    box.over_time.set_xlim(first, last)
+
+
+def time_axis(box, axes, prometheus):
+    box.over_time = axes
     axes.set_xlim(*moments([prometheus.end - prometheus.seconds, prometheus.end]))
     axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=7))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
@@ -97,7 +114,7 @@ def timeseries(panel, dashboard, prometheus, box):
         if stacked:
             for time, value in zip(times, values):
                 base[time] = base.get(time, 0) + (value if value == value else 0)
-    time_axis(axes, prometheus)
+    time_axis(box, axes, prometheus)
     low, high = axes.get_ylim()
     low, high = min(low, custom.get("axisSoftMin", low)), max(high, custom.get("axisSoftMax", high))
     axes.set_ylim(defaults.get("min", low), defaults.get("max", high))
@@ -167,11 +184,12 @@ def bargauge(panel, dashboard, prometheus, box):
     low = field.options["min"]
     high = field.options.get("max") or max([numbers[-1] for _, _, numbers, _ in series], default=1)
     tall = (box.height - 40) / max(len(series), 1)
+    left = 24 + 6 * max([len(name) for name, *_ in series], default=0)
     for place, (name, _, numbers, _) in enumerate(series):
-        y, wide = tall * place + 4, box.width - 210
+        y, wide = tall * place + 4, box.width - left - 90
         share = (numbers[-1] - low) / ((high - low) or 1)
-        sheet.barh(y + tall * 0.4, wide, height=tall * 0.6, left=120, color="#22252b")
-        sheet.barh(y + tall * 0.4, wide * share, height=tall * 0.6, left=120, color=field.colour(numbers[-1]))
+        sheet.barh(y + tall * 0.4, wide, height=tall * 0.6, left=left, color="#22252b")
+        sheet.barh(y + tall * 0.4, wide * share, height=tall * 0.6, left=left, color=field.colour(numbers[-1]))
         sheet.text(12, y + tall * 0.4, name, color=TEXT, fontsize=8, va="center")
         sheet.text(box.width - 14, y + tall * 0.4, field.text(numbers[-1]), color=field.colour(numbers[-1]), fontsize=11, ha="right", va="center")
     return len(series)
@@ -189,7 +207,7 @@ def state_timeline(panel, dashboard, prometheus, box):
     axes.set_yticks(range(len(series)), [name for name, *_ in series])
     axes.set_ylim(len(series) - 0.4, -0.6)
     axes.xaxis_date()
-    time_axis(axes, prometheus)
+    time_axis(box, axes, prometheus)
     axes.tick_params(axis="y", labelsize=7.5, colors=TEXT)
     sheet, left = box.sheet(0), 14
     shown = {value for _, _, values, _ in series for value in values}
@@ -219,7 +237,7 @@ def heatmap(panel, dashboard, prometheus, box):
     unit = panel["options"]["yAxis"]["unit"]
     axes.set_yticks(range(1, len(limits) + 1), ["+Inf" if limit == "+Inf" else with_unit(float(limit), unit) for limit in limits])
     axes.xaxis_date()
-    time_axis(axes, prometheus)
+    time_axis(box, axes, prometheus)
     return sum(cell > 0 for row in grid for cell in row)
 
 

@@ -21,9 +21,9 @@ pub(crate) struct Board {
     pub(crate) json: Value,
 }
 
-/// A query of a panel.
+/// A query of a panel or an annotation.
 pub(crate) struct Target<'a> {
-    /// Dashboard, panel and query, for messages.
+    /// Dashboard, panel and query, or dashboard and annotation, for messages.
     pub(crate) place: String,
     pub(crate) json: &'a Value,
     /// The query with all variables at "All".
@@ -71,14 +71,36 @@ impl Board {
         format!("{}, panel {} \"{}\"", self.file, panel["id"], text(&panel["title"]))
     }
 
-    /// Returns the queries of all panels.
+    /// Returns the annotations.
+    pub(crate) fn annotations(&self) -> &[Value] {
+        list(&self.json["annotations"]["list"])
+    }
+
+    /// Returns the queries of all annotations and panels.
     pub(crate) fn targets(&self) -> Vec<Target<'_>> {
+        let mut found = self.annotation_targets();
+        found.extend(self.panel_targets());
+        found
+    }
+
+    /// Returns the queries of all panels.
+    pub(crate) fn panel_targets(&self) -> Vec<Target<'_>> {
         let mut found = Vec::new();
         for panel in self.panels() {
             for json in list(&panel["targets"]) {
                 let place = format!("{}, query {}", self.place(panel), text(&json["refId"]));
                 found.push(Target { place, expression: self.substituted(text(&json["expr"])), json });
             }
+        }
+        found
+    }
+
+    /// Returns the queries of all annotations.
+    pub(crate) fn annotation_targets(&self) -> Vec<Target<'_>> {
+        let mut found = Vec::new();
+        for json in self.annotations() {
+            let place = format!("{}, annotation {}", self.file, json["name"]);
+            found.push(Target { place, expression: self.substituted(text(&json["expr"])), json });
         }
         found
     }
@@ -114,6 +136,14 @@ impl Board {
         variables.into_iter().fold(expression, |expression, variable| {
             expression.replace(&format!("${}", text(&variable["name"])), text(&variable["allValue"]))
         })
+    }
+}
+
+impl Target<'_> {
+    /// Returns the text with names of labels in it: the legend, or the annotation's text.
+    pub(crate) fn legend(&self) -> &str {
+        let key = if self.json["textFormat"].is_null() { "legendFormat" } else { "textFormat" };
+        text(&self.json[key])
     }
 }
 

@@ -21,6 +21,14 @@ pub(crate) const BREAKS: &[Break] = &[
     ("template-instance-rule", "another label", |board| {
         variable(board, "instance")["label"] = json!("instance")
     }),
+    ("template-cluster", "no variable", |board| variable(board, "cluster")["name"] = json!("region")),
+    ("template-namespace", "only with the label", |board| {
+        variable(board, "namespace")["allValue"] = json!(".+");
+    }),
+    ("template-chain", "the instance of any namespace", |board| {
+        variable(board, "instance")["query"]["query"] =
+            json!("label_values(kfwatch_build_info{cluster=~\"$cluster\", job=~\"$job\"}, instance)");
+    }),
     ("template-label-promql-rule", "no PromQL", |board| {
         variable(board, "instance")["query"]["query"] = json!("label_values(up{job=}, instance)");
     }),
@@ -42,12 +50,32 @@ pub(crate) const BREAKS: &[Break] = &[
     ("target-job-rule", "none", |board| query(board, "up{instance=~\"$instance\"}")),
     ("target-job-rule", "a fixed one", |board| query(board, "up{job=\"kfwatch\", instance=~\"$instance\"}")),
     ("target-instance-rule", "none", |board| query(board, "up{job=~\"$job\"}")),
-    ("target-instance-rule", "in a variable", |board| {
-        variable(board, "official_account")["query"]["query"] =
-            json!("label_values(wechat_kf_account_up{job=~\"$job\"}, official_account)");
-    }),
+    ("target-cluster", "none", |board| query(board, &format!("up{{{NAMESPACE}}}"))),
+    ("target-namespace", "none", |board| query(board, &format!("up{{{CLUSTER}}}"))),
     ("target-counter-agg-rule", "bare", |board| query(board, "sum(kfwatch_polls_total{JI})")),
     ("target-counter-agg-rule", "rate of a gauge", |board| query(board, "rate(up{JI}[$__rate_interval])")),
+    ("told apart", "official accounts", |board| {
+        query(board, "max by (official_account) (wechat_kf_account_up{JI})");
+    }),
+    ("told apart", "instances in a join", |board| {
+        query(board, "kfwatch_store_events{JI} / on (instance, namespace) kfwatch_store_used_bytes{JI}");
+    }),
+    ("columns", "none", |board| {
+        let panels = board["panels"].as_array_mut().unwrap();
+        let table = panels.iter_mut().find(|panel| panel["type"] == "table").unwrap();
+        table["transformations"] = json!([]);
+    }),
+    ("only kfwatch", "all targets", |board| query(board, "min(up{JI})")),
+    ("annotations", "none of alerts", |board| {
+        board["annotations"]["list"][0] = json!({});
+        board["annotations"]["list"][1] = json!({});
+    }),
+    ("annotations", "no label in the text", |board| {
+        board["annotations"]["list"][2]["textFormat"] = json!("a restart")
+    }),
+    ("annotations", "a fixed data source", |board| {
+        board["annotations"]["list"][3]["datasource"]["uid"] = json!("x")
+    }),
     ("uneditable-dashboard", "editable", |board| board["editable"] = json!(true)),
     ("provisioned", "another uid", |board| board["uid"] = json!("a1b2c3")),
     ("provisioned", "inputs", |board| board["__inputs"] = json!([])),
@@ -66,9 +94,13 @@ fn panel(board: &mut Value) -> &mut Value {
     &mut board["panels"][FIRST]
 }
 
-/// Replaces the query. `JI` in it stands for the matchers of job and instance.
+const CLUSTER: &str = "cluster=~\"$cluster\"";
+const NAMESPACE: &str = "namespace=~\"$namespace\"";
+
+/// Replaces the query. `JI` in it stands for the matchers of cluster, namespace, job and instance.
 fn query(board: &mut Value, expression: &str) {
-    let expression = expression.replace("JI", "job=~\"$job\", instance=~\"$instance\"");
+    let all = format!("{CLUSTER}, {NAMESPACE}, job=~\"$job\", instance=~\"$instance\"");
+    let expression = expression.replace("JI", &all);
     panel(board)["targets"][0]["expr"] = json!(expression);
 }
 

@@ -1,8 +1,10 @@
-//! The dashboards with a real Prometheus that scrapes a running kfwatch, in a scenario that fills all panels.
+//! The dashboards with a real Prometheus and a real VictoriaMetrics that scrape a running kfwatch, in a scenario that fills
+//! all panels.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     path::Path,
     time::Duration,
 };
@@ -25,8 +27,15 @@ use crate::support::{
 /// The number of kf accounts of the scenario.
 const KF_ACCOUNTS: usize = 6;
 
+/// Labels that Prometheus adds.
+const SCRAPE_LABELS: [&str; 4] = ["cluster", "namespace", "job", "instance"];
+
 /// Series that Prometheus itself creates.
 const OF_PROMETHEUS: [&str; 2] = ["up", "ALERTS"];
+
+/// What has data only where alert rules are evaluated.
+const OF_RULES: [&str; 5] =
+    ["\"Active alerts\"", "\"Alerts\"", "\"Alerts · 告警\"", "\"Warnings\"", "\"Warnings · 警告\""];
 
 /// Panels whose queries all rise above zero in the scenario.
 const EVENTFUL: &[&str] = &[
@@ -51,18 +60,28 @@ const EVENTFUL: &[&str] = &[
 ];
 
 #[test]
-#[ignore = "needs prometheus and matplotlib; tests/run.sh runs it"]
+#[ignore = "needs prometheus, victoria-metrics and matplotlib; tests/run.sh runs it"]
 fn every_panel_shows_data_of_a_running_kfwatch() {
     let stage = Stage::set();
-    for board in boards() {
-        for target in board.targets() {
-            stage.has_data(&target);
-        }
+    let boards = boards();
+    // A version is new only for five minutes, so the annotations come first.
+    let annotations = boards.iter().flat_map(Board::annotation_targets);
+    for target in annotations.chain(boards.iter().flat_map(Board::panel_targets)) {
+        stage.has_data(&target);
+        stage.tells_namespaces_apart(&target);
+        stage.is_the_same_in_victoria_metrics(&target);
+    }
+    for board in boards {
         for (variable, selector, label) in board.variable_queries() {
             let query = format!("count by ({label}) ({selector})");
-            let values = stage.prometheus.series(&query);
-            let named = values.iter().filter(|series| !text(&series["metric"][&label]).is_empty()).count();
-            assert!(named > 0, "{}: the variable {} has no values", board.file, variable["name"]);
+            for server in [&stage.shared, &stage.victoria_metrics] {
+                let values = server.series(&query);
+                let named = values.iter().filter(|series| !text(&series["metric"][&label]).is_empty());
+                // Only the shared Prometheus has clusters and namespaces.
+                let kubernetes = ["cluster", "namespace"].contains(&label.as_str());
+                let expected = !kubernetes || server.address == stage.shared.address;
+                assert_eq!(named.count() > 0, expected, "{}: variable {}", board.file, variable["name"]);
+            }
         }
     }
     stage.has_named_metrics_and_labels();
@@ -71,12 +90,18 @@ fn every_panel_shows_data_of_a_running_kfwatch() {
     stage.shows_absent_kfwatch();
 }
 
-/// A daemon with something to show in every panel, and a Prometheus that scrapes it and evaluates the alerts.
+/// A daemon with something to show in every panel, and the servers that scrape it.
 struct Stage {
     wechat: WeChat,
-    _home: Home,
     daemon: Process,
+    /// Scrapes only the daemon, and evaluates the alerts.
     prometheus: Prometheus,
+    /// Scrapes the daemon as if there were one in each of two namespaces, and also another program and a target that is down.
+    shared: Prometheus,
+    /// Scrapes only the daemon, and has no rules.
+    victoria_metrics: Prometheus,
+    /// Removed after the servers have ended.
+    _homes: [Home; 2],
 }
 
 impl Stage {
@@ -91,16 +116,25 @@ impl Stage {
         );
         let daemon = home.daemon();
         let rules = fs::read_to_string(repository("deploy/prometheus/kfwatch.rules.yml")).unwrap();
-        home.write("kfwatch.rules.yml", &rules);
+        // Without `for`, so that alerts fire at once.
+        let rules: Vec<&str> = rules.lines().filter(|line| !line.trim_start().starts_with("for: ")).collect();
+        home.write("kfwatch.rules.yml", &rules.join("\n"));
+        let target = daemon.address();
+        let scraping = format!(
+            "scrape_configs:\n  - job_name: kfwatch\n    static_configs: [{{targets: [\"{target}\"]}}]\n"
+        );
         let prometheus = Prometheus::start(
             &home,
             &format!(
-                "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [kfwatch.rules.yml]\n\
-                 scrape_configs:\n  - job_name: kfwatch\n    static_configs: [{{targets: [\"{}\"]}}]\n",
-                daemon.address()
+                "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [kfwatch.rules.yml]\n{scraping}"
             ),
         );
-        let stage = Self { wechat, _home: home, daemon, prometheus };
+        let victoria_metrics =
+            Prometheus::victoria_metrics(&home, &format!("global: {{scrape_interval: 1s}}\n{scraping}"));
+        let shared_home = Home::new();
+        let shared = Prometheus::start(&shared_home, &shared_configuration(target, prometheus.address));
+        let stage =
+            Self { wechat, daemon, prometheus, shared, victoria_metrics, _homes: [home, shared_home] };
         stage.happen();
         stage
     }
@@ -123,6 +157,46 @@ impl Stage {
         eventually(&target.place, || {
             let values = self.prometheus.query(&target.expression);
             values.into_iter().find(|value| if eventful { *value > 0.0 } else { !value.is_nan() })
+        });
+    }
+
+    /// Asserts that a query has data where two daemons in two namespaces, and other programs, are scraped, and that what it
+    /// shows of each official account or instance, it shows for both namespaces.
+    fn tells_namespaces_apart(&self, target: &Target<'_>) {
+        if OF_RULES.iter().any(|name| target.place.contains(name)) {
+            return;
+        }
+        eventually(&format!("{} of two namespaces", target.place), || {
+            let series = self.shared.series(&target.expression);
+            let labels = |name: &str| -> BTreeSet<&str> {
+                series.iter().map(|series| text(&series["metric"][name])).collect()
+            };
+            let alone =
+                ["official_account", "instance", "sink"].iter().all(|name| labels(name) == [""].into());
+            let namespaces = labels("namespace");
+            let both = namespaces == ["north", "south"].into();
+            (!series.is_empty() && (both || alone)).then_some(())
+        });
+    }
+
+    /// Asserts that VictoriaMetrics finds the same series, and for alerts none.
+    fn is_the_same_in_victoria_metrics(&self, target: &Target<'_>) {
+        if OF_RULES.iter().any(|name| target.place.contains(name)) {
+            assert_eq!(self.victoria_metrics.series(&target.expression), Vec::<Value>::new());
+            return;
+        }
+        // VictoriaMetrics keeps the name of a metric in more functions, and leaves out what is not a number.
+        let found = |server: &Prometheus| -> BTreeSet<String> {
+            let series = server.series(&target.expression).into_iter();
+            let labels = series.filter(|series| series["value"][1] != "NaN").map(|mut series| {
+                series["metric"].as_object_mut().unwrap().remove("__name__");
+                series["metric"].to_string()
+            });
+            labels.collect()
+        };
+        eventually(&format!("{} in VictoriaMetrics", target.place), || {
+            let (prometheus, victoria_metrics) = (found(&self.prometheus), found(&self.victoria_metrics));
+            (prometheus == victoria_metrics && !prometheus.is_empty()).then_some(())
         });
     }
 
@@ -155,38 +229,47 @@ impl Stage {
         }
     }
 
-    /// Asserts that no panel is empty when it is rendered with its own data.
+    /// Asserts that no panel is empty when it is drawn with the data of each server.
     fn is_drawn(&self) {
-        let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dashboards");
-        fs::create_dir_all(&pictures).unwrap();
-        let drawn = python("render.py")
-            .arg(format!("http://{}", self.prometheus.address))
-            .args(["30", "1"])
-            .arg(&pictures)
-            .args(boards().iter().map(Board::path))
-            .output()
-            .unwrap();
-        assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
-        let shown: Value = serde_json::from_slice(&drawn.stdout).unwrap();
-        for board in boards() {
-            let uid = text(&board.json["uid"]);
-            for panel in board.panels() {
-                let count = shown[uid][text(&panel["title"])].as_u64().unwrap();
-                assert!(count > 0, "{} is empty", board.place(panel));
+        for (name, server) in [("prometheus", &self.prometheus), ("victoria-metrics", &self.victoria_metrics)]
+        {
+            let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dashboards").join(name);
+            fs::create_dir_all(&pictures).unwrap();
+            let drawn = python("render.py")
+                .arg(format!("http://{}", server.address))
+                .args(["30", "1"])
+                .arg(&pictures)
+                .args(boards().iter().map(Board::path))
+                .output()
+                .unwrap();
+            assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
+            let shown: Value = serde_json::from_slice(&drawn.stdout).unwrap();
+            for board in boards() {
+                let uid = text(&board.json["uid"]);
+                for title in board.panels().map(|panel| &panel["title"]) {
+                    let count = shown[uid][text(title)].as_u64().unwrap();
+                    let without_rules =
+                        name != "prometheus" && OF_RULES.contains(&title.to_string().as_str());
+                    assert_eq!(count == 0, without_rules, "{uid}: {count} in {title} with {name}");
+                }
+                let picture = fs::metadata(pictures.join(format!("{uid}.png"))).unwrap();
+                assert!(picture.len() > 50_000, "{uid}: {} bytes", picture.len());
             }
-            let picture = fs::metadata(pictures.join(format!("{uid}.png"))).unwrap();
-            assert!(picture.len() > 50_000, "{uid}: {} bytes", picture.len());
+            let agents = &shown["kfwatch-customer-service"]["Agents · 客服一览"];
+            assert_eq!(agents, KF_ACCOUNTS, "one row for each kf account, joined from all queries");
         }
-        let agents = &shown["kfwatch-customer-service"]["Agents · 客服一览"];
-        assert_eq!(agents, KF_ACCOUNTS, "one row for each kf account, joined from all queries");
     }
 
     /// Asserts that without a kfwatch the table of actions says so instead of "nothing to do", and that no number
     /// remains.
     fn shows_absent_kfwatch(self) {
-        let Self { daemon, prometheus, .. } = self;
+        let Self { daemon, prometheus, shared, .. } = self;
+        let all = boards();
+        let [board, operators] = all.as_slice() else { panic!("two dashboards") };
+        let of_operators = operators.targets();
+        let scraped = of_operators.iter().find(|target| target.place.contains("\"Scraped\"")).unwrap();
+        assert_eq!(shared.query(&scraped.expression), [1.0], "another target is down");
         drop(daemon);
-        let board = boards().remove(0);
         let targets = board.targets();
         let of = |title: &str| {
             let found = targets.iter().find(|target| target.place.contains(&format!("\"{title}")));
@@ -196,6 +279,7 @@ impl Stage {
             let rows = prometheus.series(of("Kf accounts that need attention")).into_iter();
             rows.map(|row| text(&row["metric"]["section"]).to_owned()).collect()
         };
+        eventually("the target is down", || (shared.query(&scraped.expression) == [0.0]).then_some(()));
         eventually("a row for the absent kfwatch", || (sections() == ["wechatkfabsent"]).then_some(()));
         for title in
             ["Open sessions", "Waiting", "Longest wait", "Online", "Longest session", "Unbound", "Blind"]
@@ -203,6 +287,24 @@ impl Stage {
             assert!(prometheus.query(of(title)).is_empty(), "{title}");
         }
     }
+}
+
+/// A Prometheus that scrapes more than one kfwatch.
+fn shared_configuration(kfwatch: SocketAddr, other: SocketAddr) -> String {
+    let targets = [
+        ("kfwatch", kfwatch, "cluster: east, namespace: north"),
+        ("kfwatch", kfwatch, "cluster: east, namespace: south"),
+        ("other", other, "namespace: monitoring"),
+        ("other", ([127, 0, 0, 1], 1).into(), "namespace: monitoring"),
+    ];
+    let mut configuration = "global: {scrape_interval: 1s}\nscrape_configs:\n".to_owned();
+    for job in ["kfwatch", "other"] {
+        configuration.push_str(&format!("  - job_name: {job}\n    static_configs:\n"));
+        for (_, target, labels) in targets.iter().filter(|(of, ..)| *of == job) {
+            configuration.push_str(&format!("      - {{targets: [\"{target}\"], labels: {{{labels}}}}}\n"));
+        }
+    }
+    configuration
 }
 
 /// A busy kf account, one whose customers only wait, an unbound and an invalid one, one that becomes blind, and an
@@ -232,7 +334,7 @@ fn scenario() -> Scenario {
 }
 
 fn named_on(page: &Page, target: &Target<'_>) {
-    let mut labels: BTreeSet<String> = ["job", "instance"].map(str::to_owned).into();
+    let mut labels: BTreeSet<String> = SCRAPE_LABELS.map(str::to_owned).into();
     let mut scraped = true;
     for selector in selectors(&target.expression) {
         if OF_PROMETHEUS.contains(&selector.metric.as_str()) {
@@ -245,21 +347,17 @@ fn named_on(page: &Page, target: &Target<'_>) {
         let found: BTreeSet<String> =
             page.series_of(family).flat_map(|labels| labels.keys().cloned()).collect();
         assert!(page.series_of(family).count() > 0, "{}: {family} has no series", target.place);
-        let scrape_labels = ["job", "instance"];
         let matched = selector.matchers.iter().map(|(label, ..)| label);
-        for label in matched.filter(|label| !scrape_labels.contains(&label.as_str())) {
+        for label in matched.filter(|label| !SCRAPE_LABELS.contains(&label.as_str())) {
             assert!(found.contains(label), "{}: {family} has no label {label}", target.place);
         }
         labels.extend(found);
     }
-    let grouped = grouping_labels(&target.expression);
-    assert!(
-        !scraped || grouped.is_subset(&labels),
-        "{}: {grouped:?} are not all of {labels:?}",
-        target.place
-    );
-    let legend = text(&target.json["legendFormat"]);
-    for label in legend.split("{{").skip(1).map(|rest| rest.split_once("}}").unwrap().0) {
-        assert!(labels.contains(label), "{}: the legend's {label} is no label", target.place);
+    if scraped {
+        let grouped = grouping_labels(&target.expression);
+        assert!(grouped.is_subset(&labels), "{}: {grouped:?} are not all of {labels:?}", target.place);
+        for label in target.legend().split("{{").skip(1).map(|rest| rest.split_once("}}").unwrap().0) {
+            assert!(labels.contains(label), "{}: the legend's {label} is no label", target.place);
+        }
     }
 }

@@ -14,8 +14,12 @@ pub(crate) type Rule = (&'static str, fn(&Board) -> Vec<String>);
 /// All rules by name. Rules of dashboard-linter have the linter's names.
 pub(crate) const RULES: &[Rule] = &[
     ("template-datasource-rule", template_datasource),
-    ("template-job-rule", |board| template_label(board, "job", "Job")),
-    ("template-instance-rule", |board| template_label(board, "instance", "Instance")),
+    ("template-job-rule", |board| template_label(board, "job", "Job", ".+")),
+    ("template-instance-rule", |board| template_label(board, "instance", "Instance", ".+")),
+    // Absent outside of Kubernetes, so "All" includes series without them.
+    ("template-cluster", |board| template_label(board, "cluster", "Cluster", ".*")),
+    ("template-namespace", |board| template_label(board, "namespace", "Namespace", ".*")),
+    ("template-chain", template_chain),
     ("template-label-promql-rule", template_label_promql),
     ("template-on-time-change-reload-rule", template_reload),
     ("panel-datasource-rule", panel_datasource),
@@ -26,7 +30,13 @@ pub(crate) const RULES: &[Rule] = &[
     ("target-rate-interval-rule", target_rate_interval),
     ("target-job-rule", |board| target_matcher(board, "job")),
     ("target-instance-rule", |board| target_matcher(board, "instance")),
+    ("target-cluster", |board| target_matcher(board, "cluster")),
+    ("target-namespace", |board| target_matcher(board, "namespace")),
     ("target-counter-agg-rule", target_counter),
+    ("told apart", told_apart),
+    ("columns", columns),
+    ("only kfwatch", only_kfwatch),
+    ("annotations", annotations),
     ("uneditable-dashboard", uneditable),
     ("provisioned", provisioned),
     ("unique ids", unique_ids),
@@ -47,6 +57,8 @@ const FIXED_WINDOWS: &[(&str, u64, &str)] = &[
     ("kfwatch_sink_lost_events_total", 86_400, "losses of the night are read in the morning"),
     ("kfwatch_api_requests_total", 900, "a day's need is computed from more than one tick of a schedule"),
     ("process_cpu_seconds_total", 600, "it counts whole seconds, so that a short window shows spikes"),
+    ("kfwatch_build_info", 86_400, "a target that is down for hours is still one of kfwatch"),
+    ("kfwatch_build_info", 900, "a version that was there before a restart is not new"),
 ];
 
 /// Series that are not scraped from a kfwatch, so they may lack its job and instance.
@@ -72,8 +84,8 @@ fn template_datasource(board: &Board) -> Vec<String> {
     })
 }
 
-fn template_label(board: &Board, name: &str, label: &str) -> Vec<String> {
-    let wanted = json!(["query", label, "${datasource}", true, true, ".+"]);
+fn template_label(board: &Board, name: &str, label: &str, all: &str) -> Vec<String> {
+    let wanted = json!(["query", label, "${datasource}", true, true, all]);
     let found = board.variable(name).map_or(Value::Null, |it| {
         json!([
             it["type"],
@@ -90,6 +102,20 @@ fn template_label(board: &Board, name: &str, label: &str) -> Vec<String> {
             board.file
         )
     })
+}
+
+/// Checks that each variable is limited by all variables before it, and by nothing else.
+fn template_chain(board: &Board) -> Vec<String> {
+    let mut before = Vec::new();
+    let mut complaints = Vec::new();
+    for (variable, selector, label) in board.variable_queries() {
+        let found = read(&selector).unwrap_or_default();
+        if found.iter().any(|selector| selector.matchers != before) || variable["name"] != label.as_str() {
+            complaints.push(format!("{}: limit the variable {label} by all before it", board.file));
+        }
+        before.push((label, "=~".to_owned(), text(&variable["allValue"]).to_owned()));
+    }
+    complaints
 }
 
 fn template_label_promql(board: &Board) -> Vec<String> {
@@ -114,7 +140,7 @@ fn template_reload(board: &Board) -> Vec<String> {
 }
 
 fn panel_datasource(board: &Board) -> Vec<String> {
-    let ours = json!({"type": "prometheus", "uid": "${datasource}"});
+    let ours = ours();
     let panels = board.panels_with_data().filter(|panel| {
         panel["datasource"] != ours
             || list(&panel["targets"]).iter().any(|target| target["datasource"] != ours)
@@ -175,8 +201,10 @@ fn target_rate_interval(board: &Board) -> Vec<String> {
 
 fn target_matcher(board: &Board, label: &str) -> Vec<String> {
     each_selector(board, |selector| {
-        let wanted = (label.to_owned(), "=~".to_owned(), ".+".to_owned());
-        let excepted = OTHERS_SERIES.iter().any(|(metric, _)| *metric == selector.metric);
+        let all = board.variable(label).map_or("", |variable| text(&variable["allValue"]));
+        let wanted = (label.to_owned(), "=~".to_owned(), all.to_owned());
+        let excepted = ["job", "instance"].contains(&label)
+            && OTHERS_SERIES.iter().any(|(metric, _)| *metric == selector.metric);
         (!excepted && !selector.matchers.contains(&wanted))
             .then(|| format!("give {} the matcher {label}=~\"${label}\"", selector.metric))
     })
@@ -189,6 +217,72 @@ fn target_counter(board: &Board) -> Vec<String> {
             format!("use rate, irate or increase with counters and with nothing else: {}", selector.metric)
         })
     })
+}
+
+/// Checks that official accounts and instances of the same name in two clusters or namespaces stay two.
+fn told_apart(board: &Board) -> Vec<String> {
+    let merges = |labels: &str| {
+        let labels: BTreeSet<&str> = labels.split(", ").collect();
+        (labels.contains("official_account") || labels.contains("instance"))
+            && !(labels.contains("cluster") && labels.contains("namespace"))
+    };
+    let groups = |expression: &str| -> Vec<String> {
+        let starts = [" by (", " on ("].iter().flat_map(|start| expression.split(start).skip(1));
+        starts.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
+    };
+    let bad =
+        board.targets().into_iter().filter(|target| groups(&target.expression).iter().any(|it| merges(it)));
+    bad.map(|target| format!("{}: group by cluster and namespace as well", target.place)).collect()
+}
+
+/// Checks that tables have titles for the columns of clusters and namespaces.
+fn columns(board: &Board) -> Vec<String> {
+    let bare = board.panels().filter(|panel| {
+        let organized = list(&panel["transformations"]).iter().find(|one| one["id"] == "organize");
+        let titles = organized.map(|organized| &organized["options"]["renameByName"]);
+        panel["type"] == "table"
+            && ["cluster", "namespace"]
+                .iter()
+                .any(|label| titles.is_none_or(|titles| titles.get(label).is_none()))
+    });
+    bare.map(|panel| format!("{}: give it columns for cluster and namespace", board.place(panel))).collect()
+}
+
+/// Checks that series of other programs are left out: with "All", the variable of the job selects every job.
+fn only_kfwatch(board: &Board) -> Vec<String> {
+    let everybodys = |metric: &str| metric == "up" || metric.starts_with("process_");
+    let mut complaints = Vec::new();
+    for target in board.targets() {
+        let read = read(&target.expression).unwrap_or_default();
+        let ours = read.iter().filter(|selector| selector.metric == "kfwatch_build_info").count();
+        if read.iter().filter(|selector| everybodys(&selector.metric)).count() > ours {
+            complaints
+                .push(format!("{}: leave out other programs: join with kfwatch_build_info", target.place));
+        }
+    }
+    complaints
+}
+
+/// Checks that restarts, versions and alerts are marked, with a text.
+fn annotations(board: &Board) -> Vec<String> {
+    let marks = |metric: &str, text_of: &str| {
+        board.annotations().iter().any(|annotation| {
+            annotation["datasource"] == ours()
+                && text(&annotation["expr"]).contains(metric)
+                && text(&annotation["textFormat"]).contains(text_of)
+        })
+    };
+    let wanted = [
+        ("process_start_time_seconds{", "{{instance}}"),
+        ("kfwatch_build_info{", "{{version}}"),
+        ("ALERTS{", "{{alertname}}"),
+    ];
+    let missing = wanted.iter().filter(|(metric, text)| !marks(metric, text));
+    missing.map(|(metric, text)| format!("{}: mark {metric}…}} with the text {text}", board.file)).collect()
+}
+
+fn ours() -> Value {
+    json!({"type": "prometheus", "uid": "${datasource}"})
 }
 
 fn uneditable(board: &Board) -> Vec<String> {
@@ -269,15 +363,6 @@ fn each_selector(board: &Board, check: impl Fn(&Selector) -> Option<String>) -> 
     for target in board.targets() {
         for selector in read(&target.expression).unwrap_or_default() {
             complaints.extend(check(&selector).map(|complaint| format!("{}: {complaint}", target.place)));
-        }
-    }
-    for (variable, selector, _) in board.variable_queries() {
-        // A variable is not filtered by itself, and the first variable is not filtered at all.
-        if !["job", "instance"].contains(&text(&variable["name"])) {
-            for selector in read(&selector).unwrap_or_default() {
-                let place = format!("{}, variable {}", board.file, text(&variable["name"]));
-                complaints.extend(check(&selector).map(|complaint| format!("{place}: {complaint}")));
-            }
         }
     }
     complaints

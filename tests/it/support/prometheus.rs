@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes the daemon.
+//! A real Prometheus, or a VictoriaMetrics in its place, that scrapes the daemon.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -43,6 +43,23 @@ impl Prometheus {
             .spawn()
             .unwrap();
         eventually("Prometheus", || std::net::TcpStream::connect(address).ok());
+        Self { child, address }
+    }
+
+    /// Starts a VictoriaMetrics with this scrape configuration. It answers the same requests, without rules.
+    pub(crate) fn victoria_metrics(home: &Home, configuration: &str) -> Self {
+        home.write("victoria-metrics.yml", configuration);
+        let address = free_address();
+        let child = Command::new("victoria-metrics")
+            .arg(format!("-promscrape.config={}", home.path("victoria-metrics.yml").display()))
+            .arg(format!("-storageDataPath={}", home.path("victoria-metrics").display()))
+            .arg(format!("-httpListenAddr={address}"))
+            // By default, queries leave out the last 30 seconds.
+            .args(["-search.latencyOffset=1s", "-search.disableCache", "-loggerLevel=ERROR"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("VictoriaMetrics", || std::net::TcpStream::connect(address).ok());
         Self { child, address }
     }
 

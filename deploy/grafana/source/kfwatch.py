@@ -1,0 +1,275 @@
+"""The dashboard of people who run kfwatch."""
+
+import pathlib
+import re
+
+from panels import (
+    INSTANCE, OFFICIAL_ACCOUNT, PER_MINUTE, SINK, annotations, column, dashboard, gauges, heatmap, lines, of_cluster, override,
+    own, row, runbook_link, stat, states, steps, table, timeline,
+)
+
+RULES = pathlib.Path(__file__).parents[2] / "prometheus/kfwatch.rules.yml"
+ALERTS = re.findall(r"- alert: (\w+)", RULES.read_text())
+
+THIRD, HALF, QUARTER = (8, 8), (12, 8), (6, 8)
+CALLS = (8, 9)
+UP = states(_0=("down", "red"), _1=("up", "green"))
+SUCCEEDED = states(_0=("failed", "red"), _1=("succeeded", "green"))
+
+# States that need attention: a section of the runbook, the text, the colour, and a query that has values while it is so. They
+# need no alert rules, and no series ALERTS.
+PROBLEMS = [
+    ("wechatkfabsent", "Nothing is scraped", "red", "absent(kfwatch_build_info{I})"),
+    ("wechatkftargetdown", "Cannot be scraped", "red", own("max by (job, I) (up{I}) == 0")),
+    ("wechatkfstorefailing", "The store cannot be written", "red", "min by (I) (kfwatch_store_last_write_successful{I}) == 0"),
+    ("wechatkftokenrefreshfailing", "No access token", "red", "min by (O) (kfwatch_token_last_refresh_successful{O}) == 0"),
+    ("wechatkfquotaexhausted", "No quota left today", "red", "min by (O) (wechat_kf_api_quota_remaining{O}) == 0"),
+    ("wechatkfpollerstalled", "Polls are overdue", "red", "max by (O) (kfwatch_poll_overdue{O}) > 0"),
+    ("wechatkfsinksuspended", "Sink suspended: it loses events", "red", "max by (S) (kfwatch_sink_suspended{I}) > 0"),
+    ("wechatkfsinkstopped", "Sink stopped", "orange", "max by (S) (kfwatch_sink_stopped{I}) > 0"),
+    ("wechatkfdeadletters", "Sink refused events", "orange", "max by (S) (kfwatch_sink_dead_letters{I}) > 0"),
+    ("wechatkfaccountblind", "Kf accounts without responses", "orange", "max by (O) (kfwatch_account_blind{O}) > 0"),
+    ("wechatkfaccountunbound", "Unbound kf accounts", "red", "max by (O) (wechat_kf_account_unbound{O}) > 0"),
+    ("wechatkfaccountinvalid", "Invalid kf accounts", "purple", "max by (O) (wechat_kf_account_invalid{O}) > 0"),
+    ("wechatkfclockskewed", "The clock is wrong", "orange", "max by (I) (abs(kfwatch_upstream_clock_skew_seconds{I})) > 60"),
+]
+
+
+def problems():
+    return " or ".join(f'label_replace({query}, "section", "{section}", "", "")' for section, _, _, query in PROBLEMS)
+
+
+def fraction(quantile, buckets, by="le"):
+    return f"histogram_quantile({quantile}, sum by ({by}) (rate({buckets}[R])))"
+
+
+def faster(buckets):
+    return {"Half are faster": fraction(0.5, buckets), "99 of 100 are faster": fraction(0.99, buckets)}
+
+
+def number(source, title, *thresholds):
+    return column(source, title, 150, "text", unit="short", decimals=0, thresholds=steps(*thresholds))
+
+
+KFWATCH = dashboard(
+    "kfwatch", "kfwatch", "Whether kfwatch itself works: polls, calls to WeChat, tokens, quota, sinks, store and process.",
+    hours=6, runbook="Runbook", variables=5, annotations=annotations("Alerts", "Warnings", "Restarts", "Versions", enable=True), panels=[
+
+    row(1, "At a glance"),
+    stat(2, "Scraped", "Whether Prometheus can scrape all selected instances. Red: it cannot, and none of the values below is new.",
+         "min(" + own("up{I}") + ")", steps("red", 1, "green"), unit="none", mappings=UP),
+    stat(3, "Version", "The running version.",
+         "max by (version) (kfwatch_build_info{I})", steps("blue"), unit="none", legend="{{version}}",
+         mappings=states(_1=("running", "blue"))),
+    stat(4, "Running for",
+         "Time since the most recent start of a process. If it is short again and again, kfwatch restarts repeatedly.",
+         "min(time() - (" + own("process_start_time_seconds{I}") + "))", steps("orange", 600, "green"), unit="s"),
+    stat(5, "Kf accounts",
+         "Kf accounts that are polled. Without series for each kf account (metrics.per_account = false): official accounts.",
+         "count(max by (K) (wechat_kf_account_up{O}))", steps("blue")),
+    stat(6, "Last poll succeeded",
+         "Share of the kf accounts whose last poll succeeded; it needs series for each kf account. Unbound and invalid ones never "
+         "succeed; the customer service dashboard lists them.",
+         "avg(max by (K) (wechat_kf_account_up{O}))", steps("red", 0.5, "yellow", 0.9, "green"), unit="percentunit"),
+    stat(7, "Blind", "Kf accounts without a successful poll for too long: their values are out of date.",
+         "sum(max by (K) (kfwatch_account_blind{O}))", steps("green", 1, "red")),
+    stat(8, "Overdue",
+         "Kf accounts that should have been polled and were not, although no backoff is active. Above zero, the poller itself is "
+         "stalled.",
+         "sum(max by (K) (kfwatch_poll_overdue{O}))", steps("green", 1, "red")),
+    stat(9, "Undelivered events",
+         "Pending events, summed over the sinks. A number that soon returns to zero is normal; a growing one means that a sink "
+         "fails.",
+         "sum(kfwatch_sink_pending_events{I})", steps("green", 100, "yellow", 1000, "red")),
+    table(53, "Needs attention",
+          "States that need a person, computed from the metrics, so that no alert rules are needed. The first column links to the "
+          "runbook. Empty is good.", (10, 9),
+          [problems()],
+          [column("section", "State", 230, "text", links=runbook_link("Open the runbook", "${__value.raw}"),
+                  mappings=states(**{section: (text, colour) for section, text, colour, _ in PROBLEMS})),
+           column("official_account", "Official account"), column("sink", "Sink"), column("instance", "Instance"),
+           *of_cluster()],
+          sort=["State"], empty="Nothing to do"),
+    table(10, "Active alerts",
+          "Alerts of kfwatch that are firing or pending, with links to the runbook. All official accounts are listed, regardless of "
+          "the selection above. Empty is good, provided that the rules are loaded and the data source has their series ALERTS: "
+          "Prometheus has it, VictoriaMetrics only if vmalert writes to it.", (14, 9),
+          ['label_replace(max by (alertname, alertstate, severity, O, kf_account, instance, sink, collector) '
+           '(ALERTS{alertname=~"WechatKf.*", severity!="none", cluster=~"$cluster", namespace=~"$namespace"}), '
+           '"section", "$1", "alertname", "(.*)")'],
+          [column("severity", "Severity", 80, "text",
+                  mappings=states(critical=("critical", "red"), warning=("warning", "orange"), info=("info", "blue"))),
+           column("alertname", "Alert"),
+           column("alertstate", "State", 80, "text", mappings=states(firing=("firing", "red"), pending=("pending", "yellow"))),
+           column("official_account", "Official account"), column("kf_account", "Kf account"), column("sink", "Sink"),
+           column("collector", "Collector"), column("instance", "Instance"), *of_cluster(),
+           # The text is the section, which has no capital letters.
+           column("section", "Runbook", links=runbook_link("Open the runbook", "${__value.text}"), mappings=states(
+               **{alert: (alert.lower(), "blue") for alert in ALERTS if not alert.endswith("Inhibitor")}))],
+          sort=["State", "Severity"], empty="No active alerts"),
+
+    row(11, "Polling"),
+    lines(12, "Polls",
+          "Polls made, by official account. The rate follows the schedule; a drop means that polls back off after failures, or that "
+          "the poller is stalled.", THIRD,
+          {OFFICIAL_ACCOUNT: "60 * sum by (O) (rate(kfwatch_polls_total{O}[R]))"}, PER_MINUTE),
+    lines(13, "Failed polls",
+          "Share of the polls that failed, by official account. Unbound and invalid kf accounts fail at every poll and keep it above "
+          "zero.", THIRD,
+          {OFFICIAL_ACCOUNT: "sum by (O) (rate(kfwatch_poll_failures_total{O}[R])) / (sum by (O) (rate(kfwatch_polls_total{O}[R])) > 0)"},
+          "percentunit", level=steps("green", 0.5, "red"), max=1),
+    lines(14, "Kf accounts by state",
+          "How many kf accounts are blind, unbound, invalid or overdue. Blind on all of an official account at once: its token, its "
+          "address or the network.", THIRD,
+          {"Unbound": "sum(max by (K) (wechat_kf_account_unbound{O}))", "Invalid": "sum(max by (K) (wechat_kf_account_invalid{O}))",
+           "Blind": "sum(max by (K) (kfwatch_account_blind{O}))", "Overdue": "sum(max by (K) (kfwatch_poll_overdue{O}))"},
+          "short", step=True, colours={"Unbound": "red", "Invalid": "purple", "Blind": "orange", "Overdue": "yellow"}),
+    lines(15, "Duration of sweeps",
+          "Time from a tick of a schedule until its last poll was done. It must stay below the time between two ticks, otherwise "
+          "polls overrun.", HALF,
+          faster("kfwatch_sweep_duration_seconds_bucket{I}"), "s"),
+    lines(16, "Overruns and missed ticks",
+          "Overruns: the previous poll of a kf account was still running, because WeChat is slow. Missed: this machine was suspended "
+          "or overloaded, or its clock jumped.", HALF,
+          {"Overruns": "60 * sum(rate(kfwatch_poll_overruns_total{O}[R]))",
+           "Missed ticks": "60 * sum(rate(kfwatch_schedule_missed_ticks_total{I}[R]))"}, PER_MINUTE, axis={"axisSoftMax": 1}),
+
+    row(17, "Calls to WeChat"),
+    lines(18, "Calls by endpoint", "Calls made to WeChat. getsessionlist counts against the quota of the day.", CALLS,
+          {"{{endpoint}}": "60 * sum by (endpoint) (rate(kfwatch_api_requests_total{O}[R]))"}, PER_MINUTE),
+    lines(19, "Errors by code",
+          "Calls that failed, by endpoint and errcode (or kind of failure: timeout, connect, http, malformed). Select an official "
+          "account above to see only its errors. 65402: not bound; 65401: unknown kf account; -1: WeChat is busy. The runbook "
+          "explains each.", (16, 9),
+          {"{{code}} {{endpoint}}": "60 * sum by (endpoint, code) (rate(kfwatch_api_errors_total{O}[R]))"},
+          PER_MINUTE, bars=True, stacked=True, legend="right", noValue="No errors"),
+    lines(20, "Typical latency", "Half of the calls are answered faster than this, by endpoint.", CALLS,
+          {"{{endpoint}}": fraction(0.5, "kfwatch_api_request_duration_seconds_bucket{I}", by="endpoint, le")}, "s"),
+    lines(21, "Latency of the slowest",
+          "99 of 100 calls are answered faster than this, by endpoint. Near api.timeout: WeChat or the network hangs.", CALLS,
+          {"{{endpoint}}": fraction(0.99, "kfwatch_api_request_duration_seconds_bucket{I}", by="endpoint, le")}, "s"),
+    heatmap(22, "Latency of getsessionlist",
+            "Distribution of the duration of polls; the stronger the colour, the more polls. A second band at the top means that "
+            "some calls hang.", CALLS,
+            'kfwatch_api_request_duration_seconds_bucket{I, endpoint="getsessionlist"}'),
+
+    row(23, "Access tokens"),
+    lines(24, "Time until the token expires",
+          "It falls, and rises when a token is fetched. Below zero: kfwatch cannot get a new token. Tokens from a file or a token "
+          "server have no known expiry and are not shown.", THIRD,
+          {OFFICIAL_ACCOUNT: "min by (O) (kfwatch_token_expiry_timestamp_seconds{O} - time())"}, "s",
+          level=steps("red", 0, "transparent"), mark="line+area", calcs=("lastNotNull", "min"), floor=None),
+    timeline(25, "Last attempt to get a token",
+             "Whether the last attempt to get an access token succeeded. If it is red for more than some minutes, no poll of this "
+             "official account can succeed.", THIRD,
+             "min by (O) (kfwatch_token_last_refresh_successful{O})", OFFICIAL_ACCOUNT, SUCCEEDED),
+    lines(26, "Tokens in the last hour",
+          "Fetched: one in two hours per official account is usual. Replaced: another program fetches tokens for the same official "
+          "account and invalidates those of kfwatch. Failed: see the log.", THIRD,
+          {"Replaced " + OFFICIAL_ACCOUNT: "sum by (O) (increase(kfwatch_token_replaced_total{O}[1h])) > 0",
+           "Failed " + OFFICIAL_ACCOUNT: "sum by (O) (increase(kfwatch_token_refresh_failures_total{O}[1h])) > 0",
+           "Fetched in all": "sum(increase(kfwatch_token_refreshes_total{O}[1h]))"}, "short", axis={"axisSoftMax": 1}),
+
+    row(27, "Quota of getsessionlist"),
+    gauges(28, "Left today",
+           "Share of today's calls of getsessionlist that is left. At zero, polls wait until midnight in China.", THIRD,
+           "min by (O) (wechat_kf_api_quota_remaining{O} / wechat_kf_api_quota_limit{O})", OFFICIAL_ACCOUNT,
+           steps("red", 0.1, "yellow", 0.25, "green")),
+    lines(29, "Calls left today",
+          "Calls of getsessionlist left today, from WeChat's last response. WeChat resets it once a day, around midnight in China.",
+          THIRD, {OFFICIAL_ACCOUNT: "min by (O) (wechat_kf_api_quota_remaining{O})"}, "short", step=True,
+          calcs=("lastNotNull", "min")),
+    lines(30, "Need of a whole day",
+          "Share of the daily quota that kfwatch would use if it called all day as often as in the last 15 minutes. Above 100 % the "
+          "quota will not last: poll less often. A schedule of office hours needs less than shown.", THIRD,
+          {OFFICIAL_ACCOUNT: 'sum by (O) (rate(kfwatch_api_requests_total{O, endpoint="getsessionlist"}[15m])) * 86400 / '
+                             "max by (O) (wechat_kf_api_quota_limit{O})"},
+          "percentunit", level=steps("transparent", 1, "red"), mark="line+area"),
+
+    row(31, "Events and sinks"),
+    table(51, "Sinks",
+          "State of each sink. Stopped: it answered 410, has 10,000 dead letters, or an operator stopped it, and its events are "
+          "kept. Suspended: the event log was full, and the sink misses events. Both last until \"kfwatch sinks resume\". Lost and "
+          "expired: events of the last day that the sink never received, because the log was full or a dead letter too old.",
+          (24, 7),
+          ["max by (S) (kfwatch_sink_stopped{I} + kfwatch_sink_suspended{I})", "max by (S) (kfwatch_sink_pending_events{I})",
+           "max by (S) (kfwatch_sink_dead_letters{I})", "sum by (S) (increase(kfwatch_sink_expired_dead_letters_total{I}[1d]))",
+           "sum by (S) (increase(kfwatch_sink_lost_events_total{I}[1d]))"],
+          [column("sink", "Sink"), column("instance", "Instance"), *of_cluster(),
+           column("Value #A", "State", 120, "text",
+                  mappings=states(_0=("not stopped", "green"), _1=("stopped", "orange"), _2=("suspended", "red"))),
+           number("Value #B", "Undelivered", "green", 100, "yellow", 1000, "red"),
+           number("Value #C", "Dead letters", "green", 1, "orange", 5000, "red"),
+           number("Value #D", "Expired in a day", "green", 0.5, "orange"),
+           number("Value #E", "Lost in a day", "green", 0.5, "red")],
+          sort=["-State"]),
+    lines(32, "Events committed", "Events written to the event log, by type.", THIRD,
+          {"{{event_type}}": "60 * sum by (event_type) (rate(kfwatch_events_total{I}[R]))"}, PER_MINUTE),
+    lines(33, "Events delivered",
+          "Events that each sink acknowledged. A sink at zero while events are committed is stalled.", THIRD,
+          {SINK: "60 * sum by (S) (rate(kfwatch_sink_delivered_events_total{I}[R]))"}, PER_MINUTE),
+    lines(34, "Failed deliveries",
+          "Delivery attempts that failed. They are retried and nothing is lost. The log has the reason.", THIRD,
+          {SINK: "60 * sum by (S) (rate(kfwatch_sink_delivery_failures_total{I}[R]))"}, PER_MINUTE, axis={"axisSoftMax": 1}),
+    lines(35, "Undelivered events by sink", "Pending events of each sink. The number should return to zero.", THIRD,
+          {SINK: "max by (S) (kfwatch_sink_pending_events{I})"}, "short", step=True, axis={"axisSoftMax": 1}),
+    lines(36, "Age of the oldest undelivered event",
+          "How far each sink lags; no line while nothing is pending. Red from 10 minutes.", THIRD,
+          {SINK: "max by (S) (time() - kfwatch_sink_oldest_pending_timestamp_seconds{I})"}, "s",
+          level=steps("transparent", 600, "red"), mark="line+area", noValue="Nothing is pending"),
+    lines(52, "Share of the log that is pending",
+          "Share of event_log_max_bytes that the pending events of each sink use. An alert fires from half on; at 95% the sink is "
+          "suspended and loses its oldest events. A suspended sink no longer prevents pruning.", THIRD,
+          {SINK: "max by (S) ((kfwatch_sink_pending_events{I} unless on (S) kfwatch_sink_suspended{I} > 0) * on (I) group_left () "
+                 "(kfwatch_store_used_bytes{I} / on (I) (kfwatch_store_events{I} > 0) "
+                 "/ on (I) kfwatch_store_event_log_max_bytes{I}))"},
+          "percentunit", step=True, level=steps("green", 0.5, "orange", 0.95, "red"), max=1),
+
+    row(37, "Store"),
+    lines(38, "Duration of commits",
+          "Time that polls waited until their changes were on the disk. Tens of milliseconds are usual; seconds mean a slow or full "
+          "disk.", QUARTER,
+          faster("kfwatch_store_commit_duration_seconds_bucket{I}"), "s"),
+    lines(39, "Size of the store",
+          "Size of the database with its write-ahead log on the disk, and the part in use, which alone counts for "
+          "event_log_max_bytes. The file never shrinks. How close each sink is to the limit, \"Share of the log that is pending\" "
+          "shows.", QUARTER,
+          {"On the disk " + INSTANCE: "max by (I) (kfwatch_store_size_bytes{I})",
+           "In use " + INSTANCE: "max by (I) (kfwatch_store_used_bytes{I})"}, "bytes"),
+    timeline(40, "Last write to the store",
+             "Whether the last write succeeded. Red: results of polls have no effect until the disk has space or is repaired.",
+             QUARTER, "min by (I) (kfwatch_store_last_write_successful{I})", INSTANCE, SUCCEEDED),
+    lines(41, "Failed commits",
+          "Transactions that failed: changes of polls, cursors of sinks, pruning. The next successful poll finds again what a poll "
+          "could not store.", QUARTER,
+          {INSTANCE: "60 * sum by (I) (rate(kfwatch_store_failures_total{I}[R]))"}, PER_MINUTE, axis={"axisSoftMax": 1}),
+
+    row(42, "Collectors and clock"),
+    lines(43, "Age of the oldest response by collector",
+          "Age of the last response of each collector, for the official account where it is oldest. It rises to the collector's "
+          "interval and falls again; if it only rises, WeChat refuses the call.", THIRD,
+          {"{{collector}}": "max by (collector) (time() - kfwatch_collector_last_success_timestamp_seconds{O})"}, "s"),
+    table(44, "Age of responses now",
+          "Age of the last response of each collector, by official account, the oldest first. Missing collectors are off or have "
+          "never had a response.", THIRD,
+          ["max by (O, collector) (time() - kfwatch_collector_last_success_timestamp_seconds{O})"],
+          [column("collector", "Collector", 110), column("official_account", "Official account"),
+           *of_cluster(), column("Value", "Age", 110, unit="s")],
+          sort=["-Age"]),
+    lines(45, "Clock ahead of WeChat's",
+          "How far the clock of this machine is ahead of WeChat's (negative: behind). Above a few seconds, synchronize it with NTP.",
+          THIRD, {INSTANCE: "max by (I) (kfwatch_upstream_clock_skew_seconds{I})"}, "s", floor=None,
+          axis={"axisSoftMax": 5, "axisSoftMin": -5}),
+
+    row(46, "Process"),
+    lines(47, "Memory", "Memory of the process. It should level off.", QUARTER,
+          {INSTANCE: "max by (I) (" + own("process_resident_memory_bytes{I}") + ")"}, "bytes"),
+    lines(48, "CPU time", "CPU time used, over ten minutes; 100 % is one core.", QUARTER,
+          {INSTANCE: "max by (I) (" + own("rate(process_cpu_seconds_total{I}[10m])") + ")"}, "percentunit"),
+    lines(49, "Open files", "Open files and connections; the legend shows the limit. Near the limit, calls fail.", QUARTER,
+          {INSTANCE: "max by (I) (" + own("process_open_fds{I}") + ")",
+           "Allowed " + INSTANCE: "max by (I) (" + own("process_max_fds{I}") + ")"}, "short",
+          overrides=[override("/^Allowed/", "byRegexp", custom__hideFrom={"legend": False, "tooltip": False, "viz": True})]),
+    lines(50, "Threads", "Threads of the process. It should level off.", QUARTER,
+          {INSTANCE: "max by (I) (" + own("process_threads{I}") + ")"}, "short"),
+])
