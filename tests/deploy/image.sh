@@ -38,7 +38,7 @@ line_of() {
 
 # Runs kfwatch in the image for at most ten seconds, without the variables of this shell.
 in_image() {
-    as_root env -i "${variables[@]}" timeout --preserve-status --signal=TERM "${seconds:-10}" \
+    as_root env -i "${variables[@]}" timeout --foreground --preserve-status --signal=TERM "${seconds:-10}" \
         /usr/sbin/chroot --userspec=65532:65532 "$tree" /usr/bin/kfwatch "$@"
 }
 variables=()
@@ -118,7 +118,16 @@ in_image check --online >"$work/online" 2>&1 || status=$?
 [[ $status == 69 && $(<"$work/online") == *"errcode 65402"* ]] || fail "check --online ($status): $(cat "$work/online")"
 echo "HTTPS: the image's own files resolve the name and verify the certificate"
 
-seconds=4 in_image run 2>"$work/run.log" || fail "run: $(cat "$work/run.log")"
+! in_image health 2>"$work/health" || fail "the health check passes without a daemon"
+seconds=8 in_image run 2>"$work/run.log" &
+daemon=$!
+for _ in $(seq 50); do
+    in_image health >"$work/health" 2>&1 && break
+    sleep 0.1
+done
+in_image health >"$work/health" 2>&1 || fail "health: $(cat "$work/health")"
+echo "the health check passes while the daemon runs, and fails without it"
+wait $daemon || fail "run: $(cat "$work/run.log")"
 as_root grep -q '"type":"kf.session.started"' "$tree/var/lib/kfwatch/events.jsonl" || fail "no events: $(cat "$work/run.log")"
 owners=$(as_root find "$tree/var/lib/kfwatch" -type f -printf '%u %m\n' | sort -u)
 [[ $owners == "65532 600" ]] || fail "files of the volume: $owners"

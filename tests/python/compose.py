@@ -8,6 +8,7 @@ import pathlib
 import re
 import sys
 
+import dockerfile
 import yaml
 
 SERVICES = {"kfwatch", "demo", "prometheus", "alertmanager", "alertmanager-demo", "grafana"}
@@ -88,6 +89,18 @@ def check_grafana(service, repository):
     assert any(directory in text for directory in dashboards), f"no provider reads {dashboards}"
 
 
+def check_health(services):
+    """Checks that kfwatch has the health check of the image, and that the demo, which has no configuration, has none."""
+    [image] = [command for command in dockerfile.parse_file("deploy/docker/Dockerfile") if command.cmd == "HEALTHCHECK"]
+    ours = services["kfwatch"]["healthcheck"]
+    flags = {f"--{key.replace('_', '-')}={ours[key]}" for key in ("start_period", "interval", "timeout", "retries")}
+    # docker compose writes 10m0s for 10m.
+    assert {flag.replace("m0s", "m") for flag in flags} == set(image.flags), (flags, image.flags)
+    assert ours["test"] == ["CMD", *image.value[1:]] == ["CMD", "/usr/bin/kfwatch", "health"], (ours, image.value)
+    # What docker-compose and docker compose make of "disable".
+    assert services["demo"]["healthcheck"] in ({"test": ["NONE"]}, {"disable": True}), services["demo"]["healthcheck"]
+
+
 def check_silence(service):
     """Checks that the demo's Alertmanager reads only a configuration that cannot send anything."""
     [(source, target, _)] = bind_mounts(service)
@@ -104,6 +117,7 @@ def services(resolved, repository):
     for name, replaced in STAND_INS.items():
         network = config["services"][name]["networks"]["default"]
         assert network == {"aliases": [replaced]}, f"Prometheus would not find {name}"
+    check_health(config["services"])
     check_silence(config["services"]["alertmanager-demo"])
     found = check_paths(config, repository)
     check_grafana(config["services"]["grafana"], repository)

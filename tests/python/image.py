@@ -66,7 +66,7 @@ def check(tree):
     root = assembled(build)
 
     assert final[0].value == ("scratch",), final[0].value
-    allowed = {"FROM", "COPY", "ARG", "LABEL", "USER", "WORKDIR", "VOLUME", "EXPOSE", "STOPSIGNAL", "ENTRYPOINT", "CMD"}
+    allowed = {"FROM", "COPY", "ARG", "LABEL", "USER", "WORKDIR", "VOLUME", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
     assert {command.cmd for command in final} <= allowed, {command.cmd for command in final} - allowed
     copies = [command for command in final if command.cmd == "COPY"]
     assert copies[0].flags == ("--from=build",) and copies[0].value == (f"{root}/", "/"), copies[0]
@@ -85,6 +85,8 @@ def check(tree):
     entrypoint = only(final, "ENTRYPOINT")
     assert entrypoint.json and os.access(tree + entrypoint.value[0], os.X_OK), entrypoint
     assert only(final, "CMD").value == ("run",)
+    # The image has no shell.
+    assert only(final, "HEALTHCHECK").value == ("CMD", entrypoint.value[0], "health")
     labels = only(final, "LABEL").value
     of_image = dict(zip(labels[::2], (value.strip('"') for value in labels[1::2])))
     assert of_image["org.opencontainers.image.version"] == package["version"], of_image

@@ -109,7 +109,11 @@ def check_services(objects, stateful_set):
 
 
 def check_probes(container, base_url):
-    probes = [container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")]
+    paths = {"startupProbe": "/-/live", "livenessProbe": "/-/live", "readinessProbe": "/-/ready"}
+    probes = [container[kind]["httpGet"] for kind in paths]
+    assert [probe["path"] for probe in probes] == list(paths.values())
+    liveness = container["livenessProbe"]
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] == 60, "not as long as WatchdogSec of the unit"
     names = {port["name"] for port in container["ports"]}
     assert all(probe["port"] in names for probe in probes)
     for path in {probe["path"] for probe in probes} if base_url else ():
