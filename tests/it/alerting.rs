@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use self::alerts::{list, yaml};
 use crate::support::{
     alertmanager::{Alertmanager, Receiver},
     kit::{minutes_as_seconds, routes_to, shipped},
@@ -193,9 +194,10 @@ fn every_metric_and_label_of_the_rules_is_exported() {
     for (rule, expression) in &rules {
         let mut labels: BTreeSet<String> = OF_PROMETHEUS.map(str::to_owned).into();
         let selectors = selectors(expression);
-        for selector in selectors.iter().filter(|selector| !recorded.contains(selector.metric.as_str())) {
+        for selector in &selectors {
             labels.extend(match selector.metric.as_str() {
                 OF_ALERTS => of_alert(&rules, rule, selector),
+                name if recorded.contains(name) => of_recording(&rules, name),
                 _ => named_by(&page, rule, selector),
             });
         }
@@ -261,6 +263,16 @@ fn of_alert(rules: &BTreeMap<String, String>, rule: &str, selector: &Selector) -
     assert_eq!(op, "=", "{rule}");
     assert!(rules.contains_key(name), "{rule}: there is no alert {name}");
     labels_found(&rules[name], rules)
+}
+
+/// Returns the labels of a recorded series: those that the rules file gives it, or those of its expression.
+fn of_recording(rules: &BTreeMap<String, String>, name: &str) -> BTreeSet<String> {
+    let file = yaml("prometheus/kfwatch.rules.yml");
+    let of_file = list(&file["groups"]).iter().flat_map(|group| list(&group["rules"]));
+    match of_file.filter(|rule| rule["record"] == name).find_map(|rule| rule["labels"].as_object()) {
+        Some(given) => given.keys().cloned().collect(),
+        None => labels_found(&rules[name], rules),
+    }
 }
 
 /// Checks that the selector matches series of the page, and returns their labels.

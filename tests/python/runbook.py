@@ -22,6 +22,10 @@ RULES = pathlib.Path("deploy/prometheus/kfwatch.rules.yml")
 ERRCODES = pathlib.Path("src/domain/errcode.rs")
 # Sections that do not belong to an alert.
 OTHER_SECTIONS = {"First five minutes", "Calling WeChat by hand", "Errcodes"}
+# The rules of alerts' texts about codes, and the codes that need none.
+MEANINGS = "code:kfwatch_errcode:info"
+NO_REASONS = {"BadRequest", "InvalidAccount", "UnboundAccount"}
+OTHER_REASONS = {"timeout", "connect", "tls", "proxy", "http", "malformed", "too_large"}
 # Numbers of five digits that are not errcodes.
 NO_ERRCODES = set()
 SUFFIXES = r"_(bucket|sum|count)$"
@@ -109,9 +113,24 @@ def check_errcodes(text, sections, complaints):
     return len(listed)
 
 
+def check_reasons(complaints):
+    """Checks that alerts know each code for which polls can fail. Others mean a bug, one kf account, or the quota collector."""
+    rows = re.findall(r"^ +(-?\d+) ([A-Z_]+) ([A-Z]\w+)[ ;]", ERRCODES.read_text(), flags=re.MULTILINE)
+    reasons = {code for code, at, error_class in rows if at != "QUOTA" and error_class not in NO_REASONS} | OTHER_REASONS
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    labels = [rule["labels"] for group in groups for rule in group["rules"] if rule.get("record") == MEANINGS]
+    named = [row["code"] for row in labels]
+    complaints.unless(
+        sorted(named) == sorted(reasons),
+        f"{MEANINGS}: has the unknown or repeated {sorted(set(named) - reasons)}, lacks {sorted(reasons - set(named))}",
+    )
+    for row in labels:
+        complaints.unless(re.search(r"[\u4e00-\u9fff]", row["zh"]) and row["en"].isascii(), f"{MEANINGS}: {row}")
+
+
 def check_metrics(text, page, complaints):
     families = set(re.findall(r"^# TYPE (\w+) ", pathlib.Path(page).read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"\b(?:wechat_kf|kfwatch|process)_[a-z_]+\b", text))
+    named = set(re.findall(r"(?<!:)\b(?:wechat_kf|kfwatch|process)_[a-z_]+\b", text))
     unknown = {name for name in named if name not in families and re.sub(SUFFIXES, "", name) not in families}
     complaints.unless(not unknown, f"metrics that do not exist: {sorted(unknown)}")
     return len(named)
@@ -150,6 +169,7 @@ def main(kfwatch, page, queries_file):
     check_parts(sections, complaints)
     check_links(text, sections, complaints)
     errcodes = check_errcodes(text, sections, complaints)
+    check_reasons(complaints)
     metrics = check_metrics(text, page, complaints)
     commands = check_commands(text, kfwatch, complaints) + check_overview(kfwatch, complaints)
     queries = write_queries(text, queries_file)

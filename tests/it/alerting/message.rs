@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
 
-use super::alerts::Alert;
+use super::alerts::{Alert, list, yaml};
 use crate::support::process::Home;
 
 /// The maximum size of a text in WeCom. WeCom truncates longer texts; Alertmanager does not.
@@ -73,7 +73,13 @@ fn longest_labels(alert: &Alert, number: usize) -> Map<String, Value> {
 
 /// The description as Prometheus renders it.
 fn description(home: &Home, alert: &Alert, labels: &Map<String, Value>) -> String {
-    let mut parts = alert.annotations["description"].as_str().unwrap().split("{{ $value");
+    let text = alert.annotations["description"].as_str().unwrap();
+    // At its end it may query the reason.
+    let text = match text.split_once("{{ with printf ") {
+        Some((text, _query)) => format!("{text}{}", longest_reason()),
+        None => text.to_owned(),
+    };
+    let mut parts = text.split("{{ $value");
     let mut template = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (_how, rest) = part.split_once("}}").unwrap();
@@ -82,6 +88,17 @@ fn description(home: &Home, alert: &Alert, labels: &Map<String, Value>) -> Strin
     }
     // What Prometheus calls labels are common labels here.
     render(home, &json!({"commonLabels": labels}), &template.replace("$labels.", "$.CommonLabels."))
+}
+
+/// The longest reason: an errcode with its meaning in both languages.
+fn longest_reason() -> String {
+    let file = yaml("prometheus/kfwatch.rules.yml");
+    let rules = list(&file["groups"]).iter().flat_map(|group| list(&group["rules"]));
+    let meanings = rules.filter(|rule| rule["record"] == "code:kfwatch_errcode:info").map(|rule| {
+        let [code, en, zh] = ["code", "en", "zh"].map(|label| rule["labels"][label].as_str().unwrap());
+        format!("Reason / 原因: {code}, {en} / {zh}。")
+    });
+    meanings.max_by_key(String::len).unwrap()
 }
 
 fn render(home: &Home, data: &Value, template: &str) -> String {
