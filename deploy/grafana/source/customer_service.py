@@ -51,7 +51,7 @@ def to_do(section, state):
 # VictoriaMetrics takes the labels of the left side, even if its value was filtered out.
 TO_DO = " or ".join([
     to_do("wechatkfaccountunbound", UNBOUND), to_do("wechatkfaccountinvalid", INVALID), to_do("wechatkfaccountblind", BLIND)])
-NOTHING_KNOWN = 'label_replace(absent(wechat_kf_account_up{K}), "section", "wechatkfabsent", "", "")'
+NOTHING_KNOWN = 'label_replace(absent(wechat_kf_accounts_watched{O}), "section", "wechatkfabsent", "", "")'
 
 OF_KF_ACCOUNT = [column("kf_account", "Kf account 客服帐号", 210), column("official_account", "Official account 公众号", 150)]
 OF_CLUSTER = of_cluster("Namespace 命名空间", "Cluster 集群")

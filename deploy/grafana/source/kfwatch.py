@@ -9,34 +9,39 @@ from panels import (
 )
 
 RULES = pathlib.Path(__file__).parents[2] / "prometheus/kfwatch.rules.yml"
-ALERTS = re.findall(r"- alert: (\w+)", RULES.read_text())
+# The severity of each alert that is for people.
+ALERTS = dict(re.findall(r"- alert: (\w+)(?:\n(?! +- alert:).*)*?\n +severity: (critical|warning|info)\n", RULES.read_text()))
 
 THIRD, HALF, QUARTER = (8, 8), (12, 8), (6, 8)
 CALLS = (8, 9)
 UP = states(_0=("down", "red"), _1=("up", "green"))
 SUCCEEDED = states(_0=("failed", "red"), _1=("succeeded", "green"))
 
-# States that need attention: a section of the runbook, the text, the colour, and a query that has values while it is so. They
-# need no alert rules, and no series ALERTS.
+SEVERITIES = {"critical": "red", "warning": "orange", "info": "blue"}
+# States that need attention: the alert that they may raise, the text, and a query that has values while it is so. The table needs
+# no alert rules, and no series ALERTS.
 PROBLEMS = [
-    ("wechatkfabsent", "Nothing is scraped", "red", "absent(kfwatch_build_info{I})"),
-    ("wechatkftargetdown", "Cannot be scraped", "red", own("max by (job, I) (up{I}) == 0")),
-    ("wechatkfstorefailing", "The store cannot be written", "red", "min by (I) (kfwatch_store_last_write_successful{I}) == 0"),
-    ("wechatkftokenrefreshfailing", "No access token", "red", "min by (O) (kfwatch_token_last_refresh_successful{O}) == 0"),
-    ("wechatkfquotaexhausted", "No quota left today", "red", "min by (O) (wechat_kf_api_quota_remaining{O}) == 0"),
-    ("wechatkfpollerstalled", "Polls are overdue", "red", "max by (O) (kfwatch_poll_overdue{O}) > 0"),
-    ("wechatkfsinksuspended", "Sink suspended: it loses events", "red", "max by (S) (kfwatch_sink_suspended{I}) > 0"),
-    ("wechatkfsinkstopped", "Sink stopped", "orange", "max by (S) (kfwatch_sink_stopped{I}) > 0"),
-    ("wechatkfdeadletters", "Sink refused events", "orange", "max by (S) (kfwatch_sink_dead_letters{I}) > 0"),
-    ("wechatkfaccountblind", "Kf accounts without responses", "orange", "max by (O) (kfwatch_account_blind{O}) > 0"),
-    ("wechatkfaccountunbound", "Unbound kf accounts", "red", "max by (O) (wechat_kf_account_unbound{O}) > 0"),
-    ("wechatkfaccountinvalid", "Invalid kf accounts", "purple", "max by (O) (wechat_kf_account_invalid{O}) > 0"),
-    ("wechatkfclockskewed", "The clock is wrong", "orange", "max by (I) (abs(kfwatch_upstream_clock_skew_seconds{I})) > 60"),
+    ("WechatKfAbsent", "Nothing is scraped", "absent(kfwatch_build_info{I})"),
+    ("WechatKfTargetDown", "Cannot be scraped", own("max by (job, I) (up{I}) == 0")),
+    ("WechatKfStoreFailing", "The store cannot be written", "min by (I) (kfwatch_store_last_write_successful{I}) == 0"),
+    ("WechatKfTokenRefreshFailing", "No access token", "min by (O) (kfwatch_token_last_refresh_successful{O}) == 0"),
+    ("WechatKfQuotaExhausted", "No quota left today", "min by (O) (wechat_kf_api_quota_remaining{O}) == 0"),
+    ("WechatKfPollerStalled", "Polls are overdue", "max by (O) (kfwatch_poll_overdue{O}) > 0"),
+    ("WechatKfSinkSuspended", "Sink suspended: it loses events", "max by (S) (kfwatch_sink_suspended{I}) > 0"),
+    ("WechatKfSinkStopped", "Sink stopped", "max by (S) (kfwatch_sink_stopped{I}) > 0"),
+    ("WechatKfDeadLetters", "Sink refused events", "max by (S) (kfwatch_sink_dead_letters{I}) > 0"),
+    ("WechatKfAccountBlind", "Kf accounts without responses", "max by (O) (kfwatch_account_blind{O}) > 0"),
+    ("WechatKfAccountUnbound", "Unbound kf accounts", "max by (O) (wechat_kf_account_unbound{O}) > 0"),
+    ("WechatKfAccountInvalid", "Invalid kf accounts", "max by (O) (wechat_kf_account_invalid{O}) > 0"),
+    ("WechatKfClockSkewed", "The clock is wrong", "max by (I) (abs(kfwatch_upstream_clock_skew_seconds{I})) > 60"),
 ]
 
 
 def problems():
-    return " or ".join(f'label_replace({query}, "section", "{section}", "", "")' for section, _, _, query in PROBLEMS)
+    """The value is the rank of the severity, and the label "section" that of the runbook."""
+    for alert, _, query in PROBLEMS:
+        rank = list(SEVERITIES).index(ALERTS[alert])
+        yield f'label_replace(0 * ({query}) + {rank}, "section", "{alert.lower()}", "", "")'
 
 
 def fraction(quantile, buckets, by="le"):
@@ -65,8 +70,8 @@ KFWATCH = dashboard(
          "Time since the most recent start of a process. If it is short again and again, kfwatch restarts repeatedly.",
          "min(time() - (" + own("process_start_time_seconds{I}") + "))", steps("orange", 600, "green"), unit="s"),
     stat(5, "Kf accounts",
-         "Kf accounts that are polled. Without series for each kf account (metrics.per_account = false): official accounts.",
-         "count(max by (K) (wechat_kf_account_up{O}))", steps("blue")),
+         "Kf accounts that are polled. Red: none, because patterns find none, or there was no response of getkflist.",
+         "sum(max by (O) (wechat_kf_accounts_watched{O}))", steps("red", 1, "blue")),
     stat(6, "Last poll succeeded",
          "Share of the kf accounts whose last poll succeeded; it needs series for each kf account. Unbound and invalid ones never "
          "succeed; the customer service dashboard lists them.",
@@ -82,14 +87,16 @@ KFWATCH = dashboard(
          "fails.",
          "sum(kfwatch_sink_pending_events{I})", steps("green", 100, "yellow", 1000, "red")),
     table(53, "Needs attention",
-          "States that need a person, computed from the metrics, so that no alert rules are needed. The first column links to the "
+          "States that need a person, computed from the metrics, so that no alert rules are needed. The state links to the "
           "runbook. Empty is good.", (10, 9),
-          [problems()],
-          [column("section", "State", 230, "text", links=runbook_link("Open the runbook", "${__value.raw}"),
-                  mappings=states(**{section: (text, colour) for section, text, colour, _ in PROBLEMS})),
+          [" or ".join(problems())],
+          [column("Value", "Severity", 80, "text", mappings=states(
+              **{f"_{rank}": (severity, colour) for rank, (severity, colour) in enumerate(SEVERITIES.items())})),
+           column("section", "State", 230, links=runbook_link("Open the runbook", "${__value.raw}"),
+                  mappings=states(**{alert.lower(): (text, "text") for alert, text, _ in PROBLEMS})),
            column("official_account", "Official account"), column("sink", "Sink"), column("instance", "Instance"),
            *of_cluster()],
-          sort=["State"], empty="Nothing to do"),
+          sort=["Severity", "State"], empty="Nothing to do"),
     table(10, "Active alerts",
           "Alerts of kfwatch that are firing or pending, with links to the runbook. All official accounts are listed, regardless of "
           "the selection above. Empty is good, provided that the rules are loaded and the data source has their series ALERTS: "
@@ -98,15 +105,15 @@ KFWATCH = dashboard(
            '(ALERTS{alertname=~"WechatKf.*", severity!="none", cluster=~"$cluster", namespace=~"$namespace"}), '
            '"section", "$1", "alertname", "(.*)")'],
           [column("severity", "Severity", 80, "text",
-                  mappings=states(critical=("critical", "red"), warning=("warning", "orange"), info=("info", "blue"))),
+                  mappings=states(**{severity: (severity, colour) for severity, colour in SEVERITIES.items()})),
            column("alertname", "Alert"),
            column("alertstate", "State", 80, "text", mappings=states(firing=("firing", "red"), pending=("pending", "yellow"))),
            column("official_account", "Official account"), column("kf_account", "Kf account"), column("sink", "Sink"),
            column("collector", "Collector"), column("instance", "Instance"), *of_cluster(),
            # The text is the section, which has no capital letters.
            column("section", "Runbook", links=runbook_link("Open the runbook", "${__value.text}"), mappings=states(
-               **{alert: (alert.lower(), "blue") for alert in ALERTS if not alert.endswith("Inhibitor")}))],
-          sort=["State", "Severity"], empty="No active alerts"),
+               **{alert: (alert.lower(), "blue") for alert in ALERTS}))],
+          sort=["State", "Severity"], empty="No alert is active, or the data source has no series ALERTS"),
 
     row(11, "Polling"),
     lines(12, "Polls",

@@ -19,7 +19,7 @@ VARIABLES = [
     ("namespace", "Namespace", ".*", "kfwatch_build_info"),
     ("job", "Job", ".+", "kfwatch_build_info"),
     ("instance", "Instance", ".+", "kfwatch_build_info"),
-    ("official_account", "Official account", ".+", "wechat_kf_account_up"),
+    ("official_account", "Official account", ".+", "wechat_kf_accounts_watched"),
     ("kf_account", "Kf account", ".*", "wechat_kf_account_up"),
 ]
 MATCHERS = {"I": 4, "O": 5, "K": 6}

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::support::{
     metrics_page::Page,
-    process::{Home, Process, WeChat, appid, quiet},
+    process::{Home, Process, WeChat, appid, quiet, secret},
     prometheus::Prometheus,
     promql::{grouping_labels, selectors},
     wait::eventually,
@@ -26,6 +26,9 @@ use crate::support::{
 
 /// The number of kf accounts of the scenario.
 const KF_ACCOUNTS: usize = 6;
+
+/// The index of an official account that the scenario does not have.
+const NOBODY: usize = 9;
 
 /// Labels that Prometheus adds.
 const SCRAPE_LABELS: [&str; 4] = ["cluster", "namespace", "job", "instance"];
@@ -81,6 +84,8 @@ fn every_panel_shows_data_of_a_running_kfwatch() {
                 let kubernetes = ["cluster", "namespace"].contains(&label.as_str());
                 let expected = !kubernetes || server.address == stage.shared.address;
                 assert_eq!(named.count() > 0, expected, "{}: variable {}", board.file, variable["name"]);
+                let nobody = values.iter().any(|series| series["metric"]["official_account"] == "nobody");
+                assert_eq!(nobody, label == "official_account", "{}: nobody", variable["name"]);
             }
         }
     }
@@ -108,10 +113,16 @@ impl Stage {
     /// Starts everything, then causes the events that need a daemon that was scraped before.
     fn set() -> Self {
         let wechat = WeChat::play(scenario());
+        // An official account for which no kf account is found, because WeChat does not know it.
+        let (appid, secret) = (appid(NOBODY), secret(NOBODY));
+        let nobody = format!(
+            "[[official_accounts]]\nname = \"nobody\"\nappid = \"{appid}\"\nkf_accounts = [\"*\"]\n\
+             [official_accounts.token]\nsource = \"stable\"\nsecret = \"{secret}\"\n"
+        );
         let sinks = "[[sinks]]\nname = \"archive\"\ntype = \"jsonl\"\npath = \"events.jsonl\"\n\
                      [[sinks]]\nname = \"warehouse\"\ntype = \"jsonl\"\npath = \"/dev/full\"\n";
         let home = ["KF_LIST", "ONLINE", "WAITING", "QUOTA"].into_iter().fold(
-            Home::watching(&wechat, sinks).set("KFWATCH__POLL__BLIND_AFTER", "1s"),
+            Home::watching(&wechat, &format!("{sinks}{nobody}")).set("KFWATCH__POLL__BLIND_AFTER", "1s"),
             |home, collector| home.set(&format!("KFWATCH__COLLECTORS__{collector}"), "10s"),
         );
         let daemon = home.daemon();

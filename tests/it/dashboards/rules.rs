@@ -1,7 +1,11 @@
 //! The rules of a dashboard: those of Grafana's dashboard-linter, and those that make a provisioned file work
 //! everywhere. Each complaint names the dashboard and the panel, and says what to do.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -368,10 +372,13 @@ fn each_selector(board: &Board, check: impl Fn(&Selector) -> Option<String>) -> 
     complaints
 }
 
-/// Returns the selectors of an expression, or why it cannot be parsed.
+/// Returns the selectors of an expression, or why it cannot be parsed. Many rules read the same expressions, and without
+/// optimization the parser is slow.
 fn read(expression: &str) -> Result<Vec<Selector>, String> {
-    promql_parser::parser::parse(expression)?;
-    Ok(selectors(expression))
+    type Read = BTreeMap<String, Result<Vec<Selector>, String>>;
+    static READ: Mutex<Read> = Mutex::new(BTreeMap::new());
+    let parse = || promql_parser::parser::parse(expression).map(|_| selectors(expression));
+    READ.lock().unwrap().entry(expression.to_owned()).or_insert_with(parse).clone()
 }
 
 fn complain(wrong: bool, complaint: impl FnOnce() -> String) -> Vec<String> {
