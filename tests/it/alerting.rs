@@ -15,7 +15,7 @@ use std::{
 use self::alerts::{list, yaml};
 use crate::support::{
     alertmanager::{Alertmanager, Receiver},
-    kit::{minutes_as_seconds, routes_to, shipped},
+    kit::{minutes_as_seconds, routes_to, shipped, shorter},
     metrics_page::Page,
     process::{Home, Process, WeChat, appid, get, quiet},
     prometheus::Prometheus,
@@ -138,6 +138,50 @@ fn refused_secret_alert_inhibits_blind_alert() {
 
 #[test]
 #[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
+fn one_cause_in_40_official_accounts_is_one_message_to_each_receiver() {
+    const OFFICIAL_ACCOUNTS: usize = 40;
+    let names: Vec<String> = (0..OFFICIAL_ACCOUNTS).map(|index| format!("shop{index}")).collect();
+    let wechat = WeChat::play(quiet(&names.iter().map(|name| (name.as_str(), 1)).collect::<Vec<_>>()));
+    let home = Home::watching(&wechat, "[backoff]\naddress_not_allowed = [\"0s\", \"2s\"]\n")
+        .set("KFWATCH__POLL__BLIND_AFTER", "15s");
+    let daemon = home.daemon();
+    // A twentieth, because the alert of the cause has to be two minutes faster than those of the official accounts.
+    let site = Site::start_with(&home, daemon.address(), |text| shorter(text, 20));
+    let set_refused = |refused: bool| {
+        for index in 0..OFFICIAL_ACCOUNTS {
+            let (control, appid) = (wechat.control(), appid(index));
+            let changed =
+                if refused { control.refuse_address(&appid) } else { control.allow_address(&appid) };
+            changed.and_then(|()| control.expire_tokens(&appid)).unwrap();
+        }
+    };
+    set_refused(true);
+    let alert = eventually("the alert of the cause", || {
+        site.receiver.alerts("WechatKfMostOfficialAccountsFailing", "firing").pop()
+    });
+    assert_eq!(alert["labels"]["severity"], "critical");
+    assert_eq!(alert["labels"]["instance"], site.target.to_string());
+    let text = eventually("the message to WeCom", || site.receiver.texts().pop());
+    assert!(text.contains("40164"), "{text}");
+    eventually("the inhibited alerts of the official accounts", || {
+        let alerts = site.alertmanager.alerts("WechatKfTokenRefreshFailing");
+        (alerts.len() == OFFICIAL_ACCOUNTS && alerts.iter().all(is_inhibited)).then_some(())
+    });
+
+    set_refused(false);
+    eventually("the end of the alert", || {
+        site.receiver.alerts("WechatKfMostOfficialAccountsFailing", "resolved").pop()
+    });
+    eventually("the end of all alerts", || site.alertmanager.all_alerts().is_empty().then_some(()));
+    let alerts: Vec<String> =
+        site.receiver.messages("/kfwatch").iter().map(|message| message["groupLabels"].to_string()).collect();
+    let expected = "{\"alertname\":\"WechatKfMostOfficialAccountsFailing\"}";
+    assert_eq!(alerts, [expected; 2], "one is firing and one is resolved");
+    assert_eq!(site.receiver.texts().len(), 2, "{:?}", site.receiver.texts());
+}
+
+#[test]
+#[ignore = "needs prometheus and prometheus-alertmanager; tests/run.sh runs it"]
 fn suspended_sink_alert_fires_once_until_resumed() {
     let wechat = WeChat::play(quiet(&[("shop", 1)]));
     let sinks = ["crm", "archive"]
@@ -231,12 +275,16 @@ struct Site {
 
 impl Site {
     fn start(home: &Home, target: SocketAddr) -> Self {
+        Self::start_with(home, target, minutes_as_seconds)
+    }
+
+    fn start_with(home: &Home, target: SocketAddr, shorten: impl Fn(&str) -> String) -> Self {
         let receiver = Receiver::start();
         home.write("kfwatch.tmpl", &shipped("alertmanager/kfwatch.tmpl"));
-        let routes = routes_to(receiver.address, receiver.address, minutes_as_seconds);
+        let routes = routes_to(receiver.address, receiver.address, &shorten);
         let alertmanager = Alertmanager::start(home, &routes.to_string());
-        home.write("kfwatch.rules.yml", &minutes_as_seconds(&shipped("prometheus/kfwatch.rules.yml")));
-        let scrapes = minutes_as_seconds(&shipped("prometheus/prometheus.yml"))
+        home.write("kfwatch.rules.yml", &shorten(&shipped("prometheus/kfwatch.rules.yml")));
+        let scrapes = shorten(&shipped("prometheus/prometheus.yml"))
             .replace("127.0.0.1:9093", &alertmanager.address.to_string())
             .replace("127.0.0.1:9877", &target.to_string());
         let prometheus = Prometheus::start(home, &scrapes);

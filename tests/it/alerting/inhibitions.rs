@@ -24,7 +24,7 @@ struct Row {
 const PLACE: [&str; 2] = ["cluster", "namespace"];
 
 /// One row for each inhibit rule, in the file's order. The rules of [`ABSENT`] come first.
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     Row {
         sources: &["TargetDown"],
         silences: |alert| {
@@ -40,6 +40,19 @@ const ROWS: [Row; 11] = [
         sources: &["TargetDownInhibitor"],
         silences: |alert| {
             alert.is_ours() && alert.has("official_account") && !alert.is("TargetDownInhibitor")
+        },
+        equal: &["official_account"],
+    },
+    Row {
+        sources: &["MostFailingInhibitor"],
+        silences: |alert| {
+            alert.is_one_of(&WITHOUT_CALLS)
+                || alert.is_one_of(&[
+                    "TokenRefreshFailing",
+                    "QuotaExhausted",
+                    "NoAccountsWatched",
+                    "PollsOverrun",
+                ])
         },
         equal: &["official_account"],
     },
@@ -62,7 +75,9 @@ const ROWS: [Row; 11] = [
     },
     Row {
         sources: &["OfficialAccountBlind", "AllBlindInhibitor"],
-        silences: |alert| alert.is_one_of(&["AccountBlind", "PollsFailing"]),
+        silences: |alert| {
+            alert.is_one_of(&["AccountBlind", "PollsFailing", "PollsOverrun", "CollectorStale"])
+        },
         equal: &["official_account"],
     },
     Row {

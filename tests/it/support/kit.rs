@@ -37,7 +37,12 @@ fn uncommented(text: &str) -> String {
 
 /// Shortens the intervals and windows of a shipped file: minutes to seconds, hours to minutes, and seconds to one second.
 pub(crate) fn minutes_as_seconds(text: &str) -> String {
-    with_durations(text, |milliseconds| (milliseconds / 60).max(1_000))
+    shorter(text, 60)
+}
+
+/// Divides the intervals and windows of a shipped file. None becomes shorter than a second.
+pub(crate) fn shorter(text: &str, by: u64) -> String {
+    with_durations(text, |milliseconds| (milliseconds / by).max(1_000))
 }
 
 /// Divides the intervals, the windows, and the thresholds of times in a shipped file by ten.
