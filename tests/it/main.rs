@@ -47,6 +47,7 @@ mod sink_commands;
 mod sinks;
 mod startup;
 mod store;
+mod ten_faults;
 mod token_races;
 mod tokens;
 mod usage;
