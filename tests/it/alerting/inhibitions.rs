@@ -217,6 +217,14 @@ fn every_inhibit_rule_is_tested_and_its_source_labels_exist() {
 }
 
 #[test]
+fn every_alert_has_cluster_and_namespace() {
+    // The routes and inhibitions that the Prometheus Operator makes of an AlertmanagerConfig ignore alerts without a namespace.
+    for alert in Alert::all() {
+        assert!(PLACE.iter().all(|label| alert.has(label)), "{} has only {:?}", alert.name, alert.labels);
+    }
+}
+
+#[test]
 fn unbound_and_invalid_alerts_are_never_inhibited() {
     let alerts = Alert::all();
     for alert in alerts.iter().filter(|alert| alert.is_one_of(&["AccountUnbound", "AccountInvalid"])) {
