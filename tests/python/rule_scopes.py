@@ -55,6 +55,7 @@ OF_OFFICIAL_ACCOUNT = {
     "kfwatch_token_refreshes_total": ALWAYS_0,
     "kfwatch_token_last_refresh_successful": ALWAYS_1,
     "kfwatch_token_replaced_total": ALWAYS_0,
+    "wechat_kf_accounts_watched": ALWAYS_1,
     "wechat_kf_online_accounts": ALWAYS_1,
     "wechat_kf_waiting_customers": ALWAYS_0,
     "wechat_kf_waiting_oldest_message_timestamp_seconds": NOW,
