@@ -6,8 +6,7 @@ work=$(mktemp --directory)
 mkdir "$work/dashboards"
 trap 'rm -rf "$work"' EXIT
 
-# Byte for byte. PYTHONDONTWRITEBYTECODE keeps the source's directory clean.
-export PYTHONDONTWRITEBYTECODE=1
+# Byte for byte.
 python3 deploy/grafana/source "$work/dashboards"
 diff --recursive --unified=0 deploy/grafana/dashboards "$work/dashboards" >"$work/difference" || {
     head --lines=20 "$work/difference"

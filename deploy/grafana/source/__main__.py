@@ -11,6 +11,9 @@ import json
 import pathlib
 import sys
 
+# No compiled files beside the source.
+sys.dont_write_bytecode = True
+
 from customer_service import CUSTOMER_SERVICE
 from kfwatch import KFWATCH
 

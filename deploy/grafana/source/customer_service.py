@@ -15,6 +15,7 @@ PRESENCE = states(_0=("Offline 离线", GREY), _1=("Online 在线", "green"))
 WHAT_TO_DO = states(
     wechatkfaccountunbound=("Unbound: invite the agent, who accepts in WeChat · 未绑定：邀请客服并在微信中接受", "red"),
     wechatkfaccountinvalid=("Invalid: correct the name in kfwatch's configuration · 无效：更正配置中的客服帐号", "purple"),
+    wechatkfnoaccountswatched=("No kf accounts: none is found, or the list is refused · 未找到客服帐号，或微信拒绝返回列表", "orange"),
     wechatkfabsent=("Nothing is known: kfwatch does not run, or is not scraped · 没有数据：kfwatch 未运行或未被采集", "red"),
     wechatkfaccountblind=("Blind: values are old; inform the operator of kfwatch · 数据陈旧：请通知运维人员", "orange"))
 
@@ -51,6 +52,7 @@ def to_do(section, state):
 # VictoriaMetrics takes the labels of the left side, even if its value was filtered out.
 TO_DO = " or ".join([
     to_do("wechatkfaccountunbound", UNBOUND), to_do("wechatkfaccountinvalid", INVALID), to_do("wechatkfaccountblind", BLIND)])
+NOBODY = 'label_replace(max by (O) (wechat_kf_accounts_watched{O}) == 0, "section", "wechatkfnoaccountswatched", "", "")'
 NOTHING_KNOWN = 'label_replace(absent(wechat_kf_accounts_watched{O}), "section", "wechatkfabsent", "", "")'
 
 OF_KF_ACCOUNT = [column("kf_account", "Kf account 客服帐号", 210), column("official_account", "Official account 公众号", 150)]
@@ -118,7 +120,7 @@ CUSTOMER_SERVICE = dashboard(
     table(11, "Kf accounts that need attention · 需要处理的客服帐号",
           "Kf accounts that cannot serve customers or whose values are out of date, and what to do. The last column links to the "
           "runbook. Empty is good. / 无法接待客户或数据陈旧的客服帐号及处理办法；最后一列链接到操作手册。空表为正常。", (15, 8),
-          [f"{TO_DO} or {NOTHING_KNOWN}"],
+          [f"{TO_DO} or {NOBODY} or {NOTHING_KNOWN}"],
           [column("nickname", "Nickname 昵称", 120), *OF_KF_ACCOUNT, *OF_CLUSTER,
            column("section", "What to do 处理办法", None, "text", mappings=WHAT_TO_DO,
                   links=runbook_link("Runbook · 操作手册", "${__value.raw}"))],

@@ -26,6 +26,7 @@ PROBLEMS = [
     ("WechatKfStoreFailing", "The store cannot be written", "min by (I) (kfwatch_store_last_write_successful{I}) == 0"),
     ("WechatKfTokenRefreshFailing", "No access token", "min by (O) (kfwatch_token_last_refresh_successful{O}) == 0"),
     ("WechatKfQuotaExhausted", "No quota left today", "min by (O) (wechat_kf_api_quota_remaining{O}) == 0"),
+    ("WechatKfNoAccountsWatched", "No kf accounts are found", "max by (O) (wechat_kf_accounts_watched{O}) == 0"),
     ("WechatKfPollerStalled", "Polls are overdue", "max by (O) (kfwatch_poll_overdue{O}) > 0"),
     ("WechatKfSinkSuspended", "Sink suspended: it loses events", "max by (S) (kfwatch_sink_suspended{I}) > 0"),
     ("WechatKfSinkStopped", "Sink stopped", "max by (S) (kfwatch_sink_stopped{I}) > 0"),

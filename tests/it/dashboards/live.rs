@@ -91,6 +91,7 @@ fn every_panel_shows_data_of_a_running_kfwatch() {
     }
     stage.has_named_metrics_and_labels();
     stage.names_every_kf_account_once();
+    stage.lists_official_account_without_kf_accounts();
     stage.is_drawn();
     stage.shows_absent_kfwatch();
 }
@@ -237,6 +238,29 @@ impl Stage {
                     assert_eq!(nicknames.get("kf1@shop"), Some(&"小明"), "{}", target.place);
                 }
             }
+        }
+    }
+
+    /// Asserts that both tables of what needs attention have an official account for which no kf account is found.
+    fn lists_official_account_without_kf_accounts(&self) {
+        let boards = boards();
+        let tables: Vec<_> = boards
+            .iter()
+            .flat_map(Board::panel_targets)
+            .filter(|target| {
+                ["\"Needs attention\"", "\"Kf accounts that need"].iter().any(|it| target.place.contains(it))
+            })
+            .collect();
+        assert_eq!(tables.len(), 2);
+        for (table, server) in
+            tables.iter().flat_map(|table| [(table, &self.prometheus), (table, &self.victoria_metrics)])
+        {
+            let series = server.series(&table.expression);
+            let nobody = series.iter().any(|series| {
+                series["metric"]["official_account"] == "nobody"
+                    && series["metric"]["section"] == "wechatkfnoaccountswatched"
+            });
+            assert!(nobody, "{}: {series:?}", table.place);
         }
     }
 
