@@ -74,11 +74,9 @@ fn longest_labels(alert: &Alert, number: usize) -> Map<String, Value> {
 /// The description as Prometheus renders it.
 fn description(home: &Home, alert: &Alert, labels: &Map<String, Value>) -> String {
     let text = alert.annotations["description"].as_str().unwrap();
-    // At its end it may query the reason.
-    let text = match text.split_once("{{ with printf ") {
-        Some((text, _query)) => format!("{text}{}", longest_reason()),
-        None => text.to_owned(),
-    };
+    // It may end with the reason.
+    let reason = ["{{ with $labels.code }}", "{{ with printf "].iter().find_map(|start| text.find(start));
+    let text = reason.map_or(text.to_owned(), |start| format!("{}{}", &text[..start], longest_reason()));
     let mut parts = text.split("{{ $value");
     let mut template = parts.next().unwrap_or_default().to_owned();
     for part in parts {
