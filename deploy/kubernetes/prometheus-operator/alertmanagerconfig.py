@@ -21,7 +21,7 @@ HEAD = """\
 #
 # The operator adds a matcher to the route and to both sides of each inhibition: the label namespace must be this object's
 # namespace. So every alert needs that label. It comes from the ServiceMonitor (the operator labels each target with its namespace),
-# and the rules keep it. Only WechatKfAbsent lacks it if there has never been a target: it goes to the default receiver. The matcher
+# and the rules keep it. Only WechatKfAbsent lacks it if there was no target for twelve hours: it goes to the default receiver. The matcher
 # is not added if spec.alertmanagerConfigMatcherStrategy.type of the Alertmanager is None.
 #
 # As it is, it sends nothing to anybody, and alerts that it routes no longer reach the default receiver of the Alertmanager. Give the

@@ -47,12 +47,7 @@ const ROWS: [Row; 12] = [
         sources: &["MostFailingInhibitor"],
         silences: |alert| {
             alert.is_one_of(&WITHOUT_CALLS)
-                || alert.is_one_of(&[
-                    "TokenRefreshFailing",
-                    "QuotaExhausted",
-                    "NoAccountsWatched",
-                    "PollsOverrun",
-                ])
+                || alert.is_one_of(&["TokenRefreshFailing", "NoAccountsWatched", "PollsOverrun"])
         },
         equal: &["official_account"],
     },
