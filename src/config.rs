@@ -94,6 +94,13 @@ impl Config {
         check::check_local(layers::read_main(&main, environment)?, environment)
     }
 
+    /// Returns the path of the store, whatever other mistakes the file has: the daemon that uses the store may have been started with an
+    /// earlier version of the file.
+    pub fn store_path(path: &Path, environment: &Environment) -> Result<PathBuf, Mistakes> {
+        let main = layers::Source::read(path)?;
+        Ok(check::store_path(layers::read_main(&main, environment)?, environment))
+    }
+
     /// Loads a configuration from text, as [`Config::load`] does from a file. Relative paths are relative to `base_dir`,
     /// which must be absolute; mistakes call the text `configuration`.
     pub fn from_toml(

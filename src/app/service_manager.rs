@@ -122,7 +122,7 @@ impl ServiceManager {
     }
 
     /// Sends the status line whenever it has changed, until the future is dropped.
-    pub(super) async fn keep_status(self, web: Arc<WebState>) {
+    pub(super) async fn update_status(self, web: Arc<WebState>) {
         let mut sent = String::new();
         let mut interval = tokio::time::interval(STATUS_INTERVAL);
         loop {

@@ -172,7 +172,7 @@ impl Supervisor {
     ) {
         let liveness = Arc::clone(&web.liveness);
         if service_manager.is_present() {
-            self.notifying.spawn(service_manager.clone().keep_status(web));
+            self.notifying.spawn(service_manager.clone().update_status(web));
         }
         self.notifying.spawn(Watchdog { checks, clock, liveness, service_manager }.run());
     }

@@ -47,19 +47,19 @@ impl Watchdog {
             if stalls.is_empty() {
                 self.service_manager.notify_watchdog().await;
             }
-            log_changes(&before, &stalls, &self.liveness, service_watchdog.is_some());
+            let remedy = match service_watchdog {
+                Some(_) => "The watchdog is no longer notified, so the service manager restarts kfwatch",
+                None => "/-/live answers 503. If nothing restarts kfwatch automatically, restart it",
+            };
+            log_changes(&before, &stalls, &self.liveness, remedy);
         }
     }
 }
 
 /// Logs each new stall, and the end of the last one.
-fn log_changes(before: &[Stall], now: &[Stall], liveness: &Liveness, service_manager_restarts: bool) {
+fn log_changes(before: &[Stall], now: &[Stall], liveness: &Liveness, remedy: &str) {
     let is_new = now.iter().any(|stall| before.iter().all(|known| known.what != stall.what));
     if is_new {
-        let remedy = match service_manager_restarts {
-            true => "The watchdog is no longer notified, so the service manager restarts kfwatch",
-            false => "/-/live answers 503. Restart kfwatch unless something does that on its own",
-        };
         tracing::error!("{}. {remedy}", liveness.problem().unwrap_or_default());
     } else if now.is_empty() && !before.is_empty() {
         tracing::info!("Polling makes progress again");

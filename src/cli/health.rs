@@ -1,5 +1,6 @@
 //! `kfwatch health`: whether the daemon runs and makes progress, for health checks of containers, whose image has no shell and no HTTP
-//! client. Needs no secrets and calls nothing but the control socket.
+//! client. Needs no secrets, and of the configuration only the path of the store: a mistake that somebody makes in the file does not make the
+//! running daemon unhealthy.
 
 use std::time::Duration;
 
@@ -7,7 +8,10 @@ use super::{
     CliError, ConfigArgs, output,
     store_access::{daemon_name, request_failed},
 };
-use crate::control::client::{ControlClient, ControlClientError};
+use crate::{
+    config::{Config, Environment},
+    control::client::{ControlClient, ControlClientError},
+};
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,7 +23,7 @@ pub(super) struct HealthArgs {
 }
 
 pub(super) async fn run(args: HealthArgs) -> Result<(), CliError> {
-    let path = args.config.load_local()?.store.path;
+    let path = Config::store_path(&args.config.find()?, &Environment::from_process())?;
     let answer = async { ControlClient::new(&path)?.health(TIMEOUT).await };
     match answer.await {
         Ok(()) => output::print("The daemon makes progress.\n".to_owned()).await,

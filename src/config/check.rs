@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -82,6 +83,15 @@ pub(super) fn check_local(layers: Layers, environment: &Environment) -> Result<L
     let store = check_store(keys.store, &mut root.table("store"));
     let timezone = check_local_zone(keys.poll, &mut root.table("poll"));
     Ok(findings.finish(Some(LocalConfig { log, store, timezone }))?.0)
+}
+
+/// Returns the path of the store and drops all mistakes.
+pub(super) fn store_path(layers: Layers, environment: &Environment) -> PathBuf {
+    let Layers { root: section, base_dir, mut findings, .. } = layers;
+    let context = LoadContext { base_dir: &base_dir, environment };
+    let mut root = Table::root(0, context, &mut findings);
+    let keys = root.keys(section).unwrap_or_default();
+    check_store(keys.store, &mut root.table("store")).path
 }
 
 /// Returns the zone in which people read times. The schedule is not checked.
