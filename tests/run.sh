@@ -157,7 +157,7 @@ if $long; then
         cargo test --locked --release --quiet --test sweep
     step "soak" env KFWATCH_SOAK_MINUTES="${KFWATCH_SOAK_MINUTES:-30}" \
         cargo test --locked --release --quiet --test soak -- --ignored --nocapture
-    step "ten faults and who is told of them" ignored_tests ten_faults
+    step "messages about ten faults" ignored_tests ten_faults
     step "slow tests of operation" ignored_tests operations schedule
     step "slow tests of the store" cargo test --locked --release --quiet --test it -- store:: --ignored
 fi

@@ -1,4 +1,4 @@
-//! What people are told about a fault: the ten faults that operators meet, with the shipped rules and routes, a real Prometheus, a real
+//! Which alerts a fault sends to whom: the ten faults that operators meet, with the shipped rules and routes, a real Prometheus, a real
 //! Alertmanager, the daemon, and a simulated WeChat API with 65 official accounts.
 //!
 //! All intervals are a tenth: those of the rules, of Alertmanager, of Prometheus and of kfwatch. The table shows times as they are
@@ -10,7 +10,7 @@ mod stack;
 
 use std::{fmt::Write as _, fs, path::Path, thread};
 
-/// What a stack has to say.
+/// The result of one stack.
 #[derive(Default)]
 struct Report {
     /// Rows of the table.
