@@ -90,7 +90,8 @@ def main(rules, directory):
             request = urllib.request.Request(f"http://{metrics}/api/v1/import/prometheus", "\n".join(series(second)).encode())
             urllib.request.urlopen(request).close()
             time.sleep(1)
-            alerts = json.loads(get(ruler, "/api/v1/alerts") or '{"data": {"alerts": []}}')["data"]["alerts"]
+            # Without alerts the list is null.
+            alerts = json.loads(get(ruler, "/api/v1/alerts") or '{"data": {"alerts": null}}')["data"]["alerts"] or []
             if any(TEXT in text for text in firing(alerts)):
                 break
         else:
