@@ -48,6 +48,12 @@ mkdir "$work/context"
 sed -n 's/^!//p' deploy/docker/Dockerfile.dockerignore | xargs -I{} cp -R --parents {} "$work/context"
 cargo metadata --locked --no-deps --format-version 1 --manifest-path "$work/context/Cargo.toml" >/dev/null
 
+# It also has the files that the program includes. Tests include others.
+grep -rE '^(pub(\([a-z]+\))? )?(const|static) .*include_(str|bytes)!\("' src | sed -E 's/^([^:]*):.*include_[a-z]+!\("([^"]*)".*/\1 \2/' |
+    while read -r source included; do
+        [[ -e $work/context/$(dirname "$source")/$included ]] || fail "not in the build context: $included of $source"
+    done
+
 # With a mirror of crates.io cargo asks the mirror; nothing listens at this one. Without one there is no configuration.
 mkdir "$work/cargo"
 crates_script=$("$venv/bin/python" tests/python/image.py script CRATES_MIRROR)
