@@ -1,4 +1,5 @@
-//! The rules of kfwatch, without I/O: accounts, snapshots, diffs, events, transfers, backoff, failure streaks, progress.
+//! The rules of kfwatch, without I/O: accounts, snapshots, diffs, events, transfers, backoff, failure streaks, progress,
+//! leases.
 //!
 //! Everything here is pure and synchronous. Nothing reads a clock, fetches or stores; the time is an argument
 //! ([`clock::Moment`]), so that a test can simulate a day in a second. All other modules may use this one; it uses none of
@@ -22,6 +23,7 @@ pub mod event;
 pub(crate) mod failure_reason;
 pub mod failure_streak;
 pub mod language;
+pub mod lease;
 pub mod local_time;
 pub mod openid;
 pub mod peer_text;
