@@ -31,6 +31,7 @@ pub mod progress;
 pub mod quantity;
 pub mod remedy;
 pub mod retry_after;
+pub mod schedule_key;
 pub mod secret_text;
 pub mod shell;
 pub mod sink_state;
