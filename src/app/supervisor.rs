@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,7 +23,7 @@ use crate::{
     domain::{clock::Clock, progress::ProgressCheck},
     poll::Poller,
     schedule::{
-        collectors::Collectors,
+        collectors::{CollectedAccount, CollectorSet, Collectors},
         cron_jobs::CronScheduler,
         queue::PollQueue,
         ticker::{Ticker, TickerContext},
@@ -77,12 +77,14 @@ impl Supervisor {
             .spawn(write_poll_log(Arc::clone(&app.poller), supervisor.stop_polling.clone()).map(Ok));
         supervisor.spawn_workers(&app.poller, &app.clock, app.config.api.max_in_flight);
         let official_accounts = app.accounts.official_accounts.clone();
-        let collectors = Collectors::new(
-            Arc::clone(&app.poller),
-            Arc::clone(&app.clock),
-            app.config.collectors,
-            official_accounts.clone(),
-        );
+        let collected = official_accounts
+            .iter()
+            .map(|of| CollectedAccount { official_account: Arc::clone(of), poller: Arc::clone(&app.poller) });
+        let set = CollectorSet {
+            intervals: app.config.collectors,
+            official_accounts: Arc::new(collected.collect()),
+        };
+        let collectors = Collectors::new(Arc::clone(&app.clock), watch::channel(set).1);
         supervisor.polling.spawn(collectors.run(supervisor.stop_polling.clone()).map(Ok));
         let context = TickerContext {
             queue: Arc::clone(&supervisor.queue),

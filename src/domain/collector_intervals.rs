@@ -38,7 +38,11 @@ impl CollectorIntervals {
 /// The first time at this offset within an interval that is at least half an interval after `now`. All times are on the
 /// monotonic clock.
 pub fn next_due(now: Duration, interval: Duration, offset: Duration) -> Duration {
-    let earliest = now + interval / 2;
+    first_due(now + interval / 2, interval, offset)
+}
+
+/// The first time at this offset within an interval that is not before `earliest`.
+pub fn first_due(earliest: Duration, interval: Duration, offset: Duration) -> Duration {
     let intervals = earliest.saturating_sub(offset).as_nanos().div_ceil(interval.as_nanos().max(1));
     offset + interval.saturating_mul(u32::try_from(intervals).unwrap_or(u32::MAX))
 }
@@ -74,6 +78,9 @@ mod tests {
             prop_assert!(next >= now + interval / 2);
             prop_assert!(next < now + interval / 2 + interval + offset.saturating_sub(now));
             prop_assert_eq!((next - offset).as_nanos() % interval.as_nanos(), 0);
+            let first = first_due(now, interval, offset);
+            prop_assert!(now <= first && first <= now + interval);
+            prop_assert_eq!((first - offset).as_nanos() % interval.as_nanos(), 0);
             // From one collection on time to the next it is one interval.
             prop_assert_eq!(next_due(next, interval, offset), next + interval);
         }

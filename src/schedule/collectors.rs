@@ -1,33 +1,33 @@
 //! Runs the collectors of all official accounts, each at its interval.
 //!
-//! The collections of an official account have a fixed offset within the interval ([`SpreadOffset`]), so that a thousand
-//! official accounts do not call at once. All collect once at the start, getkflist first; the second collection comes at
-//! least half an interval later. One task with a heap serves all of them: ten thousand official accounts are forty thousand
-//! entries, not timers. A collection returns to the heap when it is done, so it never overlaps with itself, and times
-//! that passed meanwhile coalesce. A collection that found WeChat busy is retried soon, at most twice ([`RETRIES`]).
+//! The collections of an official account have a fixed offset within the interval, so that a thousand official accounts do
+//! not call at once. All collect once at the start, getkflist first, and so does an official account that is added later; the
+//! second collection comes at least half an interval later. One task with a heap serves all of them: ten thousand official
+//! accounts are forty thousand entries, not timers. A collection returns to the heap when it is done, so it never overlaps with
+//! itself, and times that passed meanwhile coalesce. A collection that found WeChat busy is retried soon, at most twice
+//! ([`RETRIES`]).
 //!
 //! Each official account has at most one collection in flight, and none waits in flight for a rate limit. So an official
 //! account whose calls hang, or whose limit is low, does not delay the others.
+//!
+//! Official accounts and intervals change while the collectors run ([`CollectorSet`]). What stays keeps its times.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
-};
+mod queue;
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::queue::{AccountKey, CollectionQueue, DueCollection};
 use crate::{
     domain::{
         agents::Collector,
         backoff::RetryDelays,
-        clock::Clock,
-        collector_intervals::{CollectorIntervals, next_due},
+        clock::{Clock, Moment},
+        collector_intervals::CollectorIntervals,
         error_class::ErrorClass,
-        spread::SpreadOffset,
     },
     poll::{OfficialAccount, PollOutcome, Poller},
 };
@@ -45,189 +45,114 @@ const MIN_PERMIT_WAIT: Duration = Duration::from_millis(1);
 /// The longest sleep: due times are on another clock than the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
+/// What is collected, and how often.
+#[derive(Clone)]
+pub struct CollectorSet {
+    /// How often each collector collects.
+    pub intervals: CollectorIntervals,
+    /// In the order of their first collections.
+    pub official_accounts: Arc<Vec<CollectedAccount>>,
+}
+
+/// An official account whose agents and customers are reported. Another object for the same official account counts as
+/// another official account.
+#[derive(Clone)]
+pub struct CollectedAccount {
+    /// The official account.
+    pub official_account: Arc<OfficialAccount>,
+    /// Makes the calls and stores what they report.
+    pub poller: Arc<Poller>,
+}
+
 /// Runs the collectors of all official accounts.
 pub struct Collectors {
-    poller: Arc<Poller>,
     clock: Arc<dyn Clock>,
-    intervals: CollectorIntervals,
-    official_accounts: Vec<Arc<OfficialAccount>>,
-}
-
-/// The next collection of one collector of one official account. Ordered by time, then by collector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct DueCollection {
-    /// On the monotonic clock.
-    due: Duration,
-    collector: Collector,
-    /// The index of the official account.
-    official_account: usize,
-    /// How many retries led to it.
-    retries: u8,
-}
-
-/// The collections that are not in flight.
-#[derive(Default)]
-struct CollectionQueue {
-    heap: BinaryHeap<Reverse<DueCollection>>,
-    /// For each official account with a collection in flight: its other collections that became due meanwhile.
-    blocked: HashMap<usize, Vec<DueCollection>>,
+    set: watch::Receiver<CollectorSet>,
+    accounts: HashMap<AccountKey, CollectedAccount>,
+    queue: CollectionQueue,
 }
 
 impl Collectors {
-    /// Collectors for these official accounts.
-    pub fn new(
-        poller: Arc<Poller>,
-        clock: Arc<dyn Clock>,
-        intervals: CollectorIntervals,
-        official_accounts: Vec<Arc<OfficialAccount>>,
-    ) -> Self {
-        Self { poller, clock, intervals, official_accounts }
+    /// Collectors that follow this set.
+    pub fn new(clock: Arc<dyn Clock>, set: watch::Receiver<CollectorSet>) -> Self {
+        Self { clock, set, accounts: HashMap::new(), queue: CollectionQueue::new() }
     }
 
     /// Collects until the drain begins, then finishes what is in flight.
-    pub async fn run(self, drain: CancellationToken) {
-        let mut queue = self.first_collections();
+    pub async fn run(mut self, drain: CancellationToken) {
+        self.follow_set();
         let mut in_flight = FuturesUnordered::new();
         loop {
             let now = self.clock.now();
             while in_flight.len() < MAX_COLLECTIONS_IN_FLIGHT
-                && let Some(next) = queue.pop_due(now.monotonic)
+                && let Some(next) = self.queue.pop_due(now.monotonic)
             {
-                let official_account = &self.official_accounts[next.official_account];
-                match self.poller.try_acquire_collection_permit(official_account, next.collector, now) {
-                    Ok(()) => in_flight.push(self.collect(next)),
+                // The queue and the map have the same official accounts.
+                let Some(account) = self.accounts.get(&next.account) else { continue };
+                match account.try_acquire_permit(next.collector, now) {
+                    Ok(()) => in_flight.push(collect(account.clone(), next)),
                     Err(wait) => {
                         let due = now.monotonic + wait.max(MIN_PERMIT_WAIT);
-                        queue.put_back(DueCollection { due, ..next });
+                        self.queue.put_back(DueCollection { due, ..next });
                     }
                 }
             }
-            let sleep = queue.next_due().map_or(MAX_SLEEP, |due| due.saturating_sub(now.monotonic));
+            let sleep = self.queue.next_due().map_or(MAX_SLEEP, |due| due.saturating_sub(now.monotonic));
             tokio::select! {
                 () = drain.cancelled() => break,
-                Some(next) = in_flight.next(), if !in_flight.is_empty() => queue.put_back(next),
+                Ok(()) = self.set.changed() => self.follow_set(),
+                Some((done, retry_delay)) = in_flight.next(), if !in_flight.is_empty() => {
+                    self.queue.finish(done, retry_delay, self.clock.now().monotonic);
+                }
                 () = tokio::time::sleep(sleep.min(MAX_SLEEP)), if in_flight.len() < MAX_COLLECTIONS_IN_FLIGHT => {}
             }
         }
         while in_flight.next().await.is_some() {}
     }
 
-    fn first_collections(&self) -> CollectionQueue {
-        let due = self.clock.now().monotonic;
-        let mut queue = CollectionQueue::default();
-        let enabled = Collector::ALL.into_iter().filter(|collector| self.intervals.get(*collector).is_some());
-        for collector in enabled {
-            for official_account in 0..self.official_accounts.len() {
-                queue.push(DueCollection { due, collector, official_account, retries: 0 });
-            }
-        }
-        queue
-    }
-
-    /// Collects once and returns the next collection. A panic is one failed collection.
-    async fn collect(&self, current: DueCollection) -> DueCollection {
-        let official_account = &self.official_accounts[current.official_account];
-        let collection = self.poller.collect(official_account, current.collector);
-        let retry = match AssertUnwindSafe(collection).catch_unwind().await {
-            Ok(PollOutcome::Failed(failure)) => failure.class == ErrorClass::Busy,
-            // `Retry-After` asked for a longer wait than this retry left: another retry may follow.
-            Ok(PollOutcome::BackedOff) => current.retries > 0,
-            Ok(PollOutcome::Succeeded | PollOutcome::NotStored(_)) => false,
-            Err(_) => {
-                self.poller.record_collection_panic(official_account, current.collector);
-                false
-            }
-        };
-        self.next(current, retry)
-    }
-
-    /// The collection after one that is done now.
-    fn next(&self, done: DueCollection, retry: bool) -> DueCollection {
-        // Only enabled collectors are in the queue.
-        let interval = self.intervals.get(done.collector).unwrap_or(MAX_SLEEP);
-        let name = &self.official_accounts[done.official_account].status.name;
-        let offset = SpreadOffset::new((&**name, done.collector)).within(interval);
+    /// Takes the current intervals and official accounts.
+    fn follow_set(&mut self) {
+        let set = self.set.borrow_and_update().clone();
         let now = self.clock.now().monotonic;
-        let due = next_due(now, interval, offset);
-        let delay = if retry { RETRIES.next(done.retries.into(), fastrand::f64()) } else { None };
-        match delay.map(|delay| now + delay).filter(|retry_at| *retry_at < due) {
-            Some(retry_at) => DueCollection { due: retry_at, retries: done.retries + 1, ..done },
-            None => DueCollection { due, retries: 0, ..done },
+        let pointer = |account: &CollectedAccount| Arc::as_ptr(&account.official_account);
+        let mut added: HashMap<_, _> =
+            set.official_accounts.iter().map(|account| (pointer(account), account)).collect();
+        self.accounts.retain(|_, known| match added.remove(&pointer(known)) {
+            Some(stays) => {
+                known.poller = Arc::clone(&stays.poller);
+                true
+            }
+            None => false,
+        });
+        self.queue.retain(|account| self.accounts.contains_key(&account));
+        self.queue.set_intervals(set.intervals, now);
+        for account in set.official_accounts.iter().filter(|account| added.contains_key(&pointer(account))) {
+            let name = Arc::clone(&account.official_account.status.name);
+            self.accounts.insert(self.queue.add(name, now), account.clone());
         }
     }
 }
 
-impl CollectionQueue {
-    fn push(&mut self, collection: DueCollection) {
-        self.heap.push(Reverse(collection));
-    }
-
-    /// Removes a collection that is due, of an official account that has none in flight, and marks that account.
-    fn pop_due(&mut self, now: Duration) -> Option<DueCollection> {
-        loop {
-            self.heap.peek().filter(|Reverse(collection)| collection.due <= now)?;
-            let Reverse(collection) = self.heap.pop()?;
-            match self.blocked.get_mut(&collection.official_account) {
-                Some(blocked) => blocked.push(collection),
-                None => {
-                    self.blocked.insert(collection.official_account, Vec::new());
-                    return Some(collection);
-                }
-            }
-        }
-    }
-
-    /// Puts the next collection of an official account back when it has none in flight any more.
-    fn put_back(&mut self, collection: DueCollection) {
-        let blocked = self.blocked.remove(&collection.official_account).unwrap_or_default();
-        self.heap.extend(blocked.into_iter().chain([collection]).map(Reverse));
-    }
-
-    fn next_due(&self) -> Option<Duration> {
-        self.heap.peek().map(|Reverse(collection)| collection.due)
+impl CollectedAccount {
+    fn try_acquire_permit(&self, collector: Collector, now: Moment) -> Result<(), Duration> {
+        self.poller.try_acquire_collection_permit(&self.official_account, collector, now)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn collection(collector: Collector, official_account: usize) -> DueCollection {
-        DueCollection { due: Duration::ZERO, collector, official_account, retries: 0 }
-    }
-
-    #[test]
-    fn kf_lists_are_collected_first() {
-        let mut queue = CollectionQueue::default();
-        for official_account in 0..3 {
-            for collector in Collector::ALL {
-                queue.push(collection(collector, official_account));
-            }
+/// Collects once, and returns after which delay to retry it, if at all. A panic is one failed collection.
+async fn collect(account: CollectedAccount, current: DueCollection) -> (DueCollection, Option<Duration>) {
+    let CollectedAccount { official_account, poller } = account;
+    let collection = poller.collect(&official_account, current.collector);
+    let is_retried = match AssertUnwindSafe(collection).catch_unwind().await {
+        Ok(PollOutcome::Failed(failure)) => failure.class == ErrorClass::Busy,
+        // `Retry-After` asked for a longer wait than this retry left: another retry may follow.
+        Ok(PollOutcome::BackedOff) => current.retries > 0,
+        Ok(PollOutcome::Succeeded | PollOutcome::NotStored(_)) => false,
+        Err(_) => {
+            poller.record_collection_panic(&official_account, current.collector);
+            false
         }
-        let lists: Vec<_> = (0..3).map(|_| queue.pop_due(Duration::ZERO).unwrap()).collect();
-        assert!(lists.iter().all(|list| list.collector == Collector::KfList), "{lists:?}");
-        for list in lists {
-            queue.put_back(DueCollection { due: Duration::MAX, ..list });
-        }
-        assert_eq!(queue.pop_due(Duration::ZERO), Some(collection(Collector::Online, 0)));
-    }
-
-    #[test]
-    fn official_account_has_one_collection_in_flight_and_loses_none() {
-        let mut queue = CollectionQueue::default();
-        queue.push(collection(Collector::KfList, 0));
-        queue.push(collection(Collector::Online, 0));
-        queue.push(collection(Collector::Quota, 0));
-        queue.push(collection(Collector::Quota, 1));
-        let list = queue.pop_due(Duration::ZERO).unwrap();
-        assert_eq!(queue.pop_due(Duration::ZERO), Some(collection(Collector::Quota, 1)));
-        assert_eq!((queue.pop_due(Duration::ZERO), queue.next_due()), (None, None));
-        queue.put_back(DueCollection { due: Duration::MAX, ..list });
-        for collector in [Collector::Online, Collector::Quota] {
-            let next = queue.pop_due(Duration::ZERO).unwrap();
-            assert_eq!(next, collection(collector, 0));
-            assert_eq!(queue.pop_due(Duration::ZERO), None);
-            queue.put_back(DueCollection { due: Duration::MAX, ..next });
-        }
-    }
+    };
+    let delay = RETRIES.next(current.retries.into(), fastrand::f64());
+    (current, delay.filter(|_| is_retried))
 }

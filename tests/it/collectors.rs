@@ -16,12 +16,14 @@ use kfwatch::{
         account::Account,
         agents::{Binding, Collector, WaitingQueue},
         clock::Clock,
+        collector_intervals::CollectorIntervals,
     },
     metrics::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
     poll::{OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
+    schedule::collectors::{CollectedAccount, CollectorSet, Collectors},
     simulator::{ApiCall, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
     store::Store,
@@ -32,6 +34,8 @@ use kfwatch::{
 };
 use secrecy::SecretString;
 use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -43,7 +47,7 @@ struct Rehearsal {
     simulator: Simulator,
     clock: Arc<ScriptedClock>,
     metrics: Arc<Metrics>,
-    poller: Poller,
+    poller: Arc<Poller>,
     official_account: Arc<OfficialAccount>,
     _directory: TempDir,
 }
@@ -86,6 +90,7 @@ impl Rehearsal {
             backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
         };
         let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock) as Arc<dyn Clock>, limits);
+        let poller = Arc::new(poller);
         Self { simulator, clock, metrics, poller, official_account, _directory: directory }
     }
 
@@ -118,6 +123,13 @@ impl Rehearsal {
             outcomes.push(self.collect(collector).await);
         }
         outcomes
+    }
+
+    fn collected(&self) -> CollectedAccount {
+        CollectedAccount {
+            official_account: Arc::clone(&self.official_account),
+            poller: Arc::clone(&self.poller),
+        }
     }
 
     /// Polls the first kf account.
@@ -300,6 +312,38 @@ async fn hanging_collector_call_times_out() {
     let rehearsal = Rehearsal::of(scenario, Duration::from_millis(300)).await;
     rehearsal.refuse(ApiCall::GetWaitCase, Fault::Hang);
     assert_eq!(rehearsal.collect_all().await, ["ok", "ok", "timeout", "ok"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_collectors_follow_official_accounts_and_intervals() {
+    // Two objects for the same appid count as two official accounts.
+    let (first, second) = (Rehearsal::new().await, Rehearsal::new().await);
+    let hour = Some(60 * MINUTE);
+    let all = CollectorIntervals { kf_list: hour, online: hour, waiting: hour, quota: hour };
+    let set = |intervals, of: &[&Rehearsal]| {
+        let official_accounts = of.iter().map(|rehearsal| rehearsal.collected()).collect();
+        CollectorSet { intervals, official_accounts: Arc::new(official_accounts) }
+    };
+    let requests = |expected: [[u64; 4]; 2]| {
+        eventually("the requests", || ([first.requests(), second.requests()] == expected).then_some(()));
+    };
+    let (changed, follow) = watch::channel(set(all, &[&first]));
+    let (mut running, drain) = (JoinSet::new(), CancellationToken::new());
+    running.spawn(Collectors::new(Arc::clone(&first.clock) as Arc<dyn Clock>, follow).run(drain.clone()));
+    requests([[1; 4], [0; 4]]);
+    changed.send_replace(set(all, &[&first, &second]));
+    requests([[1; 4], [1; 4]]);
+    // What became due meanwhile is collected as soon as the set changes.
+    first.clock.pass(120 * MINUTE);
+    changed.send_replace(set(all, &[&second]));
+    requests([[1; 4], [2; 4]]);
+    first.clock.pass(120 * MINUTE);
+    changed.send_replace(set(CollectorIntervals { waiting: None, ..all }, &[&second]));
+    requests([[1; 4], [3, 3, 2, 3]]);
+    changed.send_replace(set(all, &[&second]));
+    requests([[1; 4], [3; 4]]);
+    drain.cancel();
+    running.join_next().await.unwrap().unwrap();
 }
 
 #[test]
