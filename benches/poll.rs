@@ -14,14 +14,15 @@ use kfwatch::{
     metrics::Metrics,
     poll::{PollGuard, PollLimits, Poller},
     schedule::{
-        queue::{PollQueue, QueuedPoll},
-        sweep::{ScheduledAccount, Sweep},
-        workers::{MAX_RETRY_REQUESTS, Workers},
+        queue::{LaneId, PollQueue, QueuedPoll},
+        spread_plan::ScheduledAccount,
+        sweep::Sweep,
+        workers::Workers,
     },
     status::{PollCounters, WatchedAccount},
     store::Store,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::task::JoinSet;
 
 #[path = "support/cpu.rs"]
 mod cpu;
@@ -137,24 +138,19 @@ impl Daemon {
         let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let metrics = Arc::new(Metrics::new([]).unwrap());
-        let accounts = accounts(config, &store, &metrics, &clock).await;
         let limits = PollLimits {
             deadline: config.api.timeout * 3,
             blind_after: config.poll.blind_after,
             backoff_policy: config.backoff_policy,
         };
-        let poller = Arc::new(Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock), limits));
-        let queue =
-            Arc::new(PollQueue::new(OFFICIAL_ACCOUNTS, config.api.max_in_flight_per_official_account));
-        let (retries, _) = mpsc::channel(MAX_RETRY_REQUESTS);
-        let workers = Arc::new(Workers {
-            queue: Arc::clone(&queue),
-            poller: Arc::clone(&poller),
-            retries,
-            clock: Arc::clone(&clock),
-        });
+        let poller = Arc::new(Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits));
+        let queue = Arc::new(PollQueue::new(config.api.max_in_flight_per_official_account));
+        let lanes: Vec<_> =
+            config.official_accounts.iter().map(|_| queue.add_lane(Arc::clone(&poller))).collect();
+        let accounts = accounts(config, &store, &metrics, &clock, &lanes).await;
+        let workers = Arc::new(Workers { queue: Arc::clone(&queue), clock: Arc::clone(&clock) });
         let mut spawned = JoinSet::new();
-        for _ in 0..IN_FLIGHT {
+        for _ in 0..queue.set_workers(IN_FLIGHT) {
             spawned.spawn(Arc::clone(&workers).run_one());
         }
         Self { queue, metrics, clock, accounts, _workers: spawned, _directory: directory }
@@ -193,12 +189,13 @@ async fn accounts(
     store: &Store,
     metrics: &Metrics,
     clock: &Arc<dyn Clock>,
+    lanes: &[LaneId],
 ) -> Vec<Scheduling> {
     let factory = OfficialAccountFactory::build(config, store, Arc::clone(clock)).await.unwrap();
     let configured = config.official_accounts.iter().flat_map(app::accounts).collect();
     let mut stored = store.register_accounts(configured).await.unwrap().configured.into_iter();
     let mut accounts = Vec::new();
-    for (lane, configured) in (0..).zip(&config.official_accounts) {
+    for (&lane, configured) in lanes.iter().zip(&config.official_accounts) {
         let official_account = factory.official_account(configured, Arc::default(), metrics);
         for stored in stored.by_ref().take(configured.kf_accounts.len()) {
             let (row, account) = (stored.id, stored.account.clone());

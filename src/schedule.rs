@@ -6,14 +6,16 @@
 //!    change of the UTC offset.
 //! 3. The accounts of a tick enter one [`queue`], each at its offset in the spread. An account that is still there from the
 //!    previous tick is an overrun.
-//! 4. A fixed number of [`workers`] take polls from the queue and make them.
+//! 4. The [`workers`] take polls from the queue and make them.
 //!
 //! What is collected once per official account has an interval instead of a cron schedule ([`collectors`]).
+//!
+//! Official accounts come and go, and move between schedules, while all of this runs.
 
 pub mod collectors;
 pub mod cron_jobs;
 pub mod queue;
-mod spread_plan;
+pub mod spread_plan;
 pub mod sweep;
 pub mod ticker;
 pub mod workers;

@@ -11,6 +11,8 @@ mod sink_status;
 mod table;
 
 pub(crate) use self::account::PollSlot;
+#[cfg(test)]
+pub(crate) use self::account::unpolled;
 pub use self::{
     account::{AccountView, AgentInfo, PollCounters, WatchedAccount},
     calls::CallCounters,

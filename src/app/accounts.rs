@@ -11,7 +11,6 @@ use crate::{
     domain::{account::Account, cron::Schedule, quantity::counted},
     metrics::Metrics,
     poll::{AccountDiscovery, DiscoveryPatterns, OfficialAccount, Poller, RemovedAccount},
-    schedule::sweep::ScheduledAccount,
     status::WatchedAccount,
     store::{Store, StoreError, StoredAccount},
 };
@@ -45,7 +44,7 @@ fn log_without_kf_accounts(names: &[&str]) {
 pub(super) struct ScheduledAccounts {
     /// Counts the ticks of the schedule.
     pub(super) ticks: Arc<AtomicU64>,
-    pub(super) official_accounts: Vec<ScheduledAccount>,
+    pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
 }
 
 impl AccountSet {
@@ -63,7 +62,7 @@ impl AccountSet {
         let mut set =
             Self { official_accounts: Vec::new(), schedules: HashMap::new(), removed: registered.left };
         let mut without = Vec::new();
-        for (lane, (configured, count)) in (0..).zip(config.official_accounts.iter().zip(counts)) {
+        for (configured, count) in config.official_accounts.iter().zip(counts) {
             let schedule = set.schedules.entry(configured.schedule.clone()).or_default();
             let ticks = Arc::clone(&schedule.ticks);
             let official_account = factory.official_account(configured, ticks, metrics);
@@ -75,8 +74,7 @@ impl AccountSet {
             if count == 0 {
                 without.push(configured.name.as_str());
             }
-            let scheduled = ScheduledAccount { official_account: Arc::clone(&official_account), lane };
-            schedule.official_accounts.push(scheduled);
+            schedule.official_accounts.push(Arc::clone(&official_account));
             set.official_accounts.push(official_account);
         }
         log_without_kf_accounts(&without);

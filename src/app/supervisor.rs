@@ -16,18 +16,19 @@ use super::{
     error::AppError,
     housekeeping::Housekeeping,
     service_manager::ServiceManager,
-    watchdog::{self, Watchdog},
+    watchdog::{self, NewChecks, Watchdog},
 };
 use crate::{
     dispatch::SinkEnded,
-    domain::{clock::Clock, progress::ProgressCheck},
+    domain::{clock::Clock, progress::ProgressCheck, schedule_key::ScheduleKey},
     poll::Poller,
     schedule::{
         collectors::{CollectedAccount, CollectorSet, Collectors},
         cron_jobs::CronScheduler,
         queue::PollQueue,
+        spread_plan::ScheduledAccount,
         ticker::{Ticker, TickerContext},
-        workers::{MAX_RETRY_REQUESTS, Workers, run_retries},
+        workers::Workers,
     },
     store::StoreError,
     web::WebState,
@@ -54,10 +55,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) async fn spawn(app: App) -> Result<Self, AppError> {
-        let queue = PollQueue::new(
-            app.accounts.official_accounts.len(),
-            app.config.api.max_in_flight_per_official_account,
-        );
+        let queue = PollQueue::new(app.config.api.max_in_flight_per_official_account);
         let mut supervisor = Self::new(queue).await?;
         // Half of the sinks' share of a drain, so that attempts that begin then can finish.
         let begin_for = app.config.shutdown_timeout / 8;
@@ -75,7 +73,7 @@ impl Supervisor {
         supervisor
             .polling
             .spawn(write_poll_log(Arc::clone(&app.poller), supervisor.stop_polling.clone()).map(Ok));
-        supervisor.spawn_workers(&app.poller, &app.clock, app.config.api.max_in_flight);
+        supervisor.spawn_workers(&app.clock, app.config.api.max_in_flight);
         let official_accounts = app.accounts.official_accounts.clone();
         let collected = official_accounts
             .iter()
@@ -94,7 +92,10 @@ impl Supervisor {
             manual_ticks: app.manual_ticks,
         };
         let mut checks = supervisor.spawn_tickers(&context, app.accounts, app.config.poll.spread);
-        checks.extend(watchdog::progress_checks(&supervisor.queue, &context.poller, &official_accounts));
+        let (poller, polled) = (Arc::clone(&context.poller), official_accounts.clone());
+        let longest_deadline = move || polled.iter().map(|of| poller.deadline(of)).max().unwrap_or_default();
+        checks.push(watchdog::poll_check(&supervisor.queue, longest_deadline));
+        checks.push(watchdog::commit_check(&context.poller));
         supervisor.spawn_watchdog(checks, app.service_manager, app.web, Arc::clone(&app.clock));
         let housekeeping = Housekeeping {
             store: app.store,
@@ -127,15 +128,9 @@ impl Supervisor {
         })
     }
 
-    fn spawn_workers(&mut self, poller: &Arc<Poller>, clock: &Arc<dyn Clock>, count: usize) {
-        let (retries, requests) = tokio::sync::mpsc::channel(MAX_RETRY_REQUESTS);
-        let workers = Arc::new(Workers {
-            queue: Arc::clone(&self.queue),
-            poller: Arc::clone(poller),
-            retries,
-            clock: Arc::clone(clock),
-        });
-        for _ in 0..count {
+    fn spawn_workers(&mut self, clock: &Arc<dyn Clock>, count: usize) {
+        let workers = Arc::new(Workers { queue: Arc::clone(&self.queue), clock: Arc::clone(clock) });
+        for _ in 0..self.queue.set_workers(count) {
             self.polling.spawn(Arc::clone(&workers).run_one().map(Ok));
         }
         let queue = Arc::clone(&self.queue);
@@ -143,8 +138,6 @@ impl Supervisor {
             queue.run_timer().await;
             Ok(())
         });
-        let retrying = run_retries(Arc::clone(&self.queue), requests, self.stop_polling.clone());
-        self.polling.spawn(retrying.map(Ok));
     }
 
     /// Returns the watchdog's checks of the tickers.
@@ -156,8 +149,13 @@ impl Supervisor {
     ) -> Vec<ProgressCheck> {
         let mut checks = Vec::new();
         for (schedule, scheduled) in accounts.schedules {
-            let (ticks, official_accounts) = (scheduled.ticks, scheduled.official_accounts);
-            let ticker = Ticker::new(context.clone(), schedule, spread, ticks, official_accounts);
+            let official_accounts = scheduled.official_accounts.into_iter().map(|official_account| {
+                let lane = self.queue.add_lane(Arc::clone(&context.poller));
+                ScheduledAccount { official_account, lane }
+            });
+            let official_accounts = watch::channel(Arc::new(official_accounts.collect())).1;
+            let key = ScheduleKey { schedule, spread };
+            let ticker = Ticker::new(context.clone(), key, scheduled.ticks, official_accounts);
             checks.push(ticker.progress_check());
             let (scheduler, stop) = (self.scheduler.clone(), self.stop_polling.clone());
             self.polling.spawn(async { Ok(ticker.run(scheduler, stop).await?) });
@@ -173,6 +171,9 @@ impl Supervisor {
         clock: Arc<dyn Clock>,
     ) {
         let liveness = Arc::clone(&web.liveness);
+        let new_checks = NewChecks::default();
+        new_checks.add(checks);
+        let checks = new_checks;
         if service_manager.is_present() {
             self.notifying.spawn(service_manager.clone().update_status(web));
         }
@@ -203,11 +204,12 @@ impl Supervisor {
     /// Ends all parts in order. Each waits for those before it only for their share of the timeout: a call that hangs must
     /// not stop sinks from finishing, or the times of the last polls from being stored.
     pub(super) async fn drain(mut self, timeout: Duration) {
+        // First, so that tickers that stop queue no more polls.
+        self.queue.close();
         self.stop_polling.cancel();
         if let Err(error) = self.scheduler.clone().stop().await {
             tracing::debug!("The cron scheduler did not stop: {error}");
         }
-        self.queue.close();
         tokio::join!(
             end(&mut self.polling, timeout / 2, "polls"),
             end(&mut self.control, timeout / 2, "commands"),

@@ -2,7 +2,10 @@
 //! systemd's watchdog, which is notified only meanwhile; Kubernetes and Docker, through `/-/live` and `kfwatch health`; and people,
 //! through the log.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::MissedTickBehavior;
 
@@ -12,7 +15,7 @@ use crate::{
         clock::Clock,
         progress::{ProgressCheck, ProgressMonitor, Stall},
     },
-    poll::{OfficialAccount, Poller},
+    poll::Poller,
     schedule::queue::PollQueue,
     status::Liveness,
 };
@@ -24,8 +27,23 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// up to two groups of commits come first. The rest allows for a busy disk.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Where parts that start while the watchdog runs leave their checks.
+#[derive(Clone, Default)]
+pub(super) struct NewChecks(Arc<Mutex<Vec<ProgressCheck>>>);
+
+impl NewChecks {
+    /// Adds checks, from the watchdog's next round on.
+    pub(super) fn add(&self, checks: impl IntoIterator<Item = ProgressCheck>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(checks);
+    }
+
+    fn take(&self) -> Vec<ProgressCheck> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 pub(super) struct Watchdog {
-    pub(super) checks: Vec<ProgressCheck>,
+    pub(super) checks: NewChecks,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) liveness: Arc<Liveness>,
     pub(super) service_manager: ServiceManager,
@@ -39,9 +57,10 @@ impl Watchdog {
         let every = service_watchdog.map_or(INTERVAL, |watchdog| INTERVAL.min(watchdog / 3));
         let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut monitor = ProgressMonitor::new(self.checks, every);
+        let mut monitor = ProgressMonitor::new(every);
         loop {
             interval.tick().await;
+            monitor.add(self.checks.take());
             let stalls = monitor.check(self.clock.now());
             let before = self.liveness.replace(stalls.clone());
             if stalls.is_empty() {
@@ -66,18 +85,19 @@ fn log_changes(before: &[Stall], now: &[Stall], liveness: &Liveness, remedy: &st
     }
 }
 
-/// The checks that polls and commits make progress.
-pub(super) fn progress_checks(
+/// The check that polls make progress. `longest_deadline` returns the longest time that a poll may take at present.
+pub(super) fn poll_check(
     queue: &Arc<PollQueue>,
-    poller: &Arc<Poller>,
-    official_accounts: &[Arc<OfficialAccount>],
-) -> [ProgressCheck; 2] {
-    let longest = official_accounts.iter().map(|of| poller.deadline(of)).max().unwrap_or_default();
-    let (queue, poller) = (Arc::clone(queue), Arc::clone(poller));
-    [
-        ProgressCheck::new("no poll has finished", longest + COMMIT_TIMEOUT, move || queue.progress()),
-        ProgressCheck::new("the store has committed nothing", COMMIT_TIMEOUT, move || {
-            poller.commit_progress()
-        }),
-    ]
+    longest_deadline: impl Fn() -> Duration + Send + 'static,
+) -> ProgressCheck {
+    let queue = Arc::downgrade(queue);
+    let timeout = move || longest_deadline() + COMMIT_TIMEOUT;
+    ProgressCheck::new("no poll has finished", timeout, move || Some(queue.upgrade()?.progress()))
+}
+
+/// The check that the commits of this poller make progress.
+pub(super) fn commit_check(poller: &Arc<Poller>) -> ProgressCheck {
+    let poller = Arc::downgrade(poller);
+    let read = move || Some(poller.upgrade()?.commit_progress());
+    ProgressCheck::new("the store has committed nothing", || COMMIT_TIMEOUT, read)
 }

@@ -2,7 +2,7 @@
 //!
 //! Each [`ProgressCheck`] reads a counter of finished work and whether work is pending. It reports a [`Stall`] when work was
 //! pending, and none was finished, for longer than its timeout. A part without pending work never stalls, and neither does
-//! one that fails: a failure is finished work.
+//! one that fails: a failure is finished work. Parts come and go; the check of a part that has ended is dropped.
 //!
 //! The time is measured between checks, and a long gap between two checks counts only in part: while the machine was
 //! suspended or the process stopped, nothing could make progress.
@@ -25,8 +25,8 @@ pub struct WorkProgress {
 /// Checks that one part of the daemon makes progress.
 pub struct ProgressCheck {
     stall: String,
-    timeout: Duration,
-    read: Box<dyn Fn() -> WorkProgress + Send>,
+    timeout: Box<dyn Fn() -> Duration + Send>,
+    read: Box<dyn Fn() -> Option<WorkProgress> + Send>,
     last: Option<WorkProgress>,
     stalled_for: Duration,
 }
@@ -48,20 +48,32 @@ pub struct ProgressMonitor {
 }
 
 impl ProgressCheck {
-    /// Reports a stall, described by `stall`, when pending work makes no progress for longer than `timeout`.
+    /// Reports a stall, described by `stall`, when pending work makes no progress for longer than `timeout` returns. `read`
+    /// returns `None` when the part has ended.
     pub fn new(
         stall: impl Into<String>,
-        timeout: Duration,
-        read: impl Fn() -> WorkProgress + Send + 'static,
+        timeout: impl Fn() -> Duration + Send + 'static,
+        read: impl Fn() -> Option<WorkProgress> + Send + 'static,
     ) -> Self {
-        Self { stall: stall.into(), timeout, read: Box::new(read), last: None, stalled_for: Duration::ZERO }
+        Self {
+            stall: stall.into(),
+            timeout: Box::new(timeout),
+            read: Box::new(read),
+            last: None,
+            stalled_for: Duration::ZERO,
+        }
     }
 
-    fn check(&mut self, elapsed: Duration, now: Moment) -> Option<Stall> {
-        let progress = (self.read)();
+    /// Reads the progress; `None` when the part has ended.
+    fn update(&mut self, elapsed: Duration) -> Option<()> {
+        let progress = (self.read)()?;
         let same = self.last.replace(progress) == Some(progress);
         self.stalled_for = if same && progress.pending { self.stalled_for + elapsed } else { Duration::ZERO };
-        (self.stalled_for > self.timeout).then(|| Stall {
+        Some(())
+    }
+
+    fn stall(&self, now: Moment) -> Option<Stall> {
+        (self.stalled_for > (self.timeout)()).then(|| Stall {
             what: self.stall.clone(),
             since: now.wall.checked_sub(self.stalled_for).unwrap_or(Timestamp::MIN),
         })
@@ -69,17 +81,23 @@ impl ProgressCheck {
 }
 
 impl ProgressMonitor {
-    /// A monitor that checks once in each `interval`.
-    pub fn new(checks: Vec<ProgressCheck>, interval: Duration) -> Self {
+    /// A monitor without checks that checks once in each `interval`.
+    pub fn new(interval: Duration) -> Self {
         // A check may be late on a busy machine; a gap of more than twice the interval was a pause.
-        Self { checks, max_gap: interval.saturating_mul(2), last_check: None }
+        Self { checks: Vec::new(), max_gap: interval.saturating_mul(2), last_check: None }
     }
 
-    /// Runs all checks and returns the stalls.
+    /// Adds checks.
+    pub fn add(&mut self, checks: impl IntoIterator<Item = ProgressCheck>) {
+        self.checks.extend(checks);
+    }
+
+    /// Runs all checks, returns the stalls, and drops the checks of parts that have ended.
     pub fn check(&mut self, now: Moment) -> Vec<Stall> {
         let elapsed = self.last_check.map_or(Duration::ZERO, |last| now.since(&last)).min(self.max_gap);
         self.last_check = Some(now);
-        self.checks.iter_mut().filter_map(|check| check.check(elapsed, now)).collect()
+        self.checks.retain_mut(|check| check.update(elapsed).is_some());
+        self.checks.iter().filter_map(|check| check.stall(now)).collect()
     }
 }
 
@@ -98,12 +116,23 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(30);
 
+    fn monitor(checks: impl IntoIterator<Item = ProgressCheck>, interval_s: u64) -> ProgressMonitor {
+        let mut monitor = ProgressMonitor::new(Duration::from_secs(interval_s));
+        monitor.add(checks);
+        monitor
+    }
+
+    /// A part that finishes nothing.
+    fn part(what: &str, pending: bool) -> ProgressCheck {
+        ProgressCheck::new(what, || TIMEOUT, move || Some(WorkProgress { finished: 7, pending }))
+    }
+
     /// Checks one part, which has these states, every ten seconds and returns the times of its stalls.
     fn stalls(states: &[(u64, bool)]) -> Vec<u64> {
         let work = Arc::new(Mutex::new(WorkProgress { finished: 0, pending: false }));
         let read = Arc::clone(&work);
-        let part = ProgressCheck::new("nothing happens", TIMEOUT, move || *read.lock().unwrap());
-        let mut monitor = ProgressMonitor::new(vec![part], Duration::from_secs(10));
+        let part = ProgressCheck::new("nothing happens", || TIMEOUT, move || Some(*read.lock().unwrap()));
+        let mut monitor = monitor([part], 10);
         let mut stalled = Vec::new();
         for (check, &(finished, pending)) in states.iter().enumerate() {
             *work.lock().unwrap() = WorkProgress { finished, pending };
@@ -149,9 +178,7 @@ mod tests {
 
     #[test]
     fn pause_of_the_machine_is_no_stall() {
-        let part =
-            ProgressCheck::new("nothing happens", TIMEOUT, || WorkProgress { finished: 7, pending: true });
-        let mut monitor = ProgressMonitor::new(vec![part], Duration::from_secs(10));
+        let mut monitor = monitor([part("nothing happens", true)], 10);
         assert_eq!(monitor.check(at(0)), []);
         assert_eq!(monitor.check(at(3600)), [], "20 s of the hour count");
         assert_eq!(monitor.check(at(3610)), []);
@@ -160,11 +187,45 @@ mod tests {
 
     #[test]
     fn stall_shows_what_and_since_when() {
-        let part = |what| ProgressCheck::new(what, TIMEOUT, || WorkProgress { finished: 0, pending: true });
-        let idle = ProgressCheck::new("c", TIMEOUT, || WorkProgress { finished: 0, pending: false });
-        let mut monitor = ProgressMonitor::new(vec![part("a"), idle, part("b")], Duration::from_secs(40));
+        let mut monitor = monitor([part("a", true), part("c", false), part("b", true)], 40);
         assert_eq!(monitor.check(at(0)), []);
         let shown: Vec<String> = monitor.check(at(31)).iter().map(Stall::to_string).collect();
         assert_eq!(shown, ["a since 1970-01-01T00:00:00Z", "b since 1970-01-01T00:00:00Z"]);
+    }
+
+    #[test]
+    fn check_of_ended_part_is_dropped() {
+        let running = Arc::new(());
+        let ended = Arc::downgrade(&running);
+        let read = move || ended.upgrade().map(|_| WorkProgress { finished: 0, pending: true });
+        let mut monitor = monitor([ProgressCheck::new("ended", || TIMEOUT, read), part("stays", true)], 40);
+        let stalled = |stalls: Vec<Stall>| stalls.into_iter().map(|stall| stall.what).collect::<Vec<_>>();
+        monitor.check(at(0));
+        assert_eq!(stalled(monitor.check(at(40))), ["ended", "stays"]);
+        drop(running);
+        assert_eq!(stalled(monitor.check(at(80))), ["stays"]);
+        assert_eq!(monitor.checks.len(), 1);
+    }
+
+    #[test]
+    fn check_added_later_starts_without_stall() {
+        let mut monitor = monitor([part("first", true)], 40);
+        monitor.check(at(0));
+        monitor.add([part("second", true)]);
+        assert_eq!(monitor.check(at(40)).len(), 1);
+        assert_eq!(monitor.check(at(80)).len(), 2);
+    }
+
+    #[test]
+    fn stall_follows_current_timeout() {
+        let seconds = Arc::new(Mutex::new(100));
+        let timeout = Arc::clone(&seconds);
+        let timeout = move || Duration::from_secs(*timeout.lock().unwrap());
+        let read = || Some(WorkProgress { finished: 0, pending: true });
+        let mut monitor = monitor([ProgressCheck::new("nothing happens", timeout, read)], 40);
+        monitor.check(at(0));
+        assert_eq!(monitor.check(at(50)), []);
+        *seconds.lock().unwrap() = 40;
+        assert_eq!(monitor.check(at(50)).len(), 1);
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// An offset within a period, as a fraction of `u32::MAX`. Four bytes, because there is one per kf account.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SpreadOffset(u32);
 
 impl SpreadOffset {

@@ -98,16 +98,40 @@ impl CronScheduler {
         Ok(CronJobs { ids, utc_offset: schedule.offset_at(now.wall), wall_offset: now.wall_offset() })
     }
 
+    /// Removes all jobs that can be removed, and returns the first failure.
     pub(super) async fn remove(&self, jobs: CronJobs) -> Result<(), CronSchedulerError> {
         let _changing = self.changing.lock().await;
+        let mut removed = Ok(());
         for id in &jobs.ids {
-            self.scheduler.remove(id).await?;
+            removed = removed.and(self.scheduler.remove(id).await);
         }
-        Ok(())
+        Ok(removed?)
     }
 
     /// Stops signalling.
     pub async fn stop(mut self) -> Result<(), CronSchedulerError> {
         Ok(self.scheduler.shutdown().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::clock::at;
+
+    #[tokio::test]
+    async fn scheduler_forgets_removed_jobs() {
+        let scheduler = CronScheduler::start().await.unwrap();
+        let expressions = ["* * * * * *".to_owned(), "0 0 0 29 2 *".to_owned()];
+        let schedule = Schedule::parse(&expressions, "UTC").unwrap();
+        let (signal, mut signals) = mpsc::channel(1);
+        let jobs = scheduler.add(&schedule, at(0), &signal).await.unwrap();
+        drop(signal);
+        scheduler.remove(jobs).await.unwrap();
+        // Each job has a sender.
+        let dropped = async { while signals.recv().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(60), dropped).await.unwrap();
     }
 }

@@ -4,105 +4,121 @@
 //! skipped until one of its polls finishes. So an official account whose calls all hang occupies its limit and no more
 //! workers. Polls of a lane may not start while its rate limit has no permit, or, just after a restart, while no token may be
 //! fetched. Such a lane is skipped until then ([`PollQueue::run_timer`]), so its polls wait here and not in workers. An account is
-//! in the queue at most once, because its entry owns its [`PollGuard`]; the number of accounts therefore bounds the queue.
+//! in the queue at most once, because its entry owns its [`PollGuard`](crate::poll::PollGuard); the number of accounts therefore
+//! bounds the queue.
+//!
+//! Lanes come and go while polls run, and so do workers. Lanes of several pollers share the workers: a poll leaves the queue
+//! with the poller of its lane.
+
+mod lanes;
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::sweep::Sweep;
-use crate::{domain::progress::WorkProgress, poll::PollGuard};
-
-/// A poll to be made. 32 bytes, because every kf account may wait at once.
-pub struct QueuedPoll {
-    /// The account.
-    pub guard: PollGuard,
-    /// The sweep it belongs to.
-    pub sweep: Arc<Sweep>,
-    /// The lane of its official account.
-    pub lane: u32,
-    /// How often it has been retried because WeChat was busy.
-    pub retries: u8,
-}
+use self::lanes::Lanes;
+pub use self::lanes::{LaneId, QueuedPoll};
+use crate::{domain::progress::WorkProgress, poll::Poller};
 
 /// The queue, shared by tickers and workers.
 pub struct PollQueue {
     state: Mutex<QueueState>,
     /// A poll may be available.
     available: Notify,
-    /// Wakes the timer: a lane became delayed, or the queue was closed.
+    /// Wakes the timer: a lane became delayed, a poll will be retried, or the queue was closed.
     timer_changed: Notify,
-    max_in_flight_per_lane: usize,
 }
 
 struct QueueState {
-    lanes: Vec<Lane>,
-    /// The lanes in [`LaneState::Ready`], in turn.
-    ready: VecDeque<u32>,
-    /// The lanes in [`LaneState::Delayed`], each with the time at which to try again.
-    delayed: BinaryHeap<Reverse<(Instant, u32)>>,
-    started: u64,
-    finished: u64,
+    lanes: Lanes,
+    /// The workers that run, or are about to.
+    workers: usize,
+    wanted_workers: usize,
     closed: bool,
 }
 
-#[derive(Default)]
-struct Lane {
-    waiting: VecDeque<QueuedPoll>,
-    in_flight: usize,
-    state: LaneState,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum LaneState {
-    /// Nothing waits, or the limit on polls in flight is reached.
-    #[default]
-    Idle,
-    Ready,
-    /// Its polls may not start yet.
-    Delayed,
-}
-
 impl PollQueue {
-    /// A queue with this number of lanes.
-    pub fn new(lanes: usize, max_in_flight_per_lane: usize) -> Self {
-        let state = QueueState {
-            lanes: (0..lanes).map(|_| Lane::default()).collect(),
-            ready: VecDeque::new(),
-            delayed: BinaryHeap::new(),
-            started: 0,
-            finished: 0,
-            closed: false,
-        };
+    /// A queue without lanes.
+    pub fn new(max_in_flight_per_lane: usize) -> Self {
+        let lanes = Lanes::new(max_in_flight_per_lane);
         Self {
-            state: Mutex::new(state),
+            state: Mutex::new(QueueState { lanes, workers: 0, wanted_workers: 0, closed: false }),
             available: Notify::new(),
             timer_changed: Notify::new(),
-            max_in_flight_per_lane: max_in_flight_per_lane.max(1),
         }
+    }
+
+    /// Adds the lane of an official account whose polls this poller makes.
+    pub fn add_lane(&self, poller: Arc<Poller>) -> LaneId {
+        self.state().lanes.add(poller)
+    }
+
+    /// Removes a lane and drops its waiting polls. Polls in flight finish; polls that come later are dropped.
+    pub fn remove_lane(&self, lane: LaneId) {
+        // Bound to a variable, so that the polls are dropped after the lock: the last one ends its sweep, which is logged.
+        let _dropped = self.state().lanes.remove(lane);
+    }
+
+    /// Drops the waiting polls of a lane for which `is_dropped` is true, such as those of kf accounts that are no longer watched.
+    pub fn drop_waiting(&self, lane: LaneId, is_dropped: impl FnMut(&QueuedPoll) -> bool) {
+        let _dropped = self.state().lanes.drop_waiting(lane, is_dropped);
+    }
+
+    /// Changes how many polls of a lane may be in flight. Those that are too many finish.
+    pub fn set_max_in_flight_per_lane(&self, max_in_flight: usize) {
+        self.state().lanes.set_max_in_flight(max_in_flight);
+        self.available.notify_waiters();
+    }
+
+    /// Changes the number of workers, and returns how many the caller must start. If there are too many, the next ones that
+    /// call [`next`](Self::next) end.
+    #[must_use]
+    pub fn set_workers(&self, wanted: usize) -> usize {
+        let mut state = self.state();
+        let missing = wanted.saturating_sub(state.workers);
+        state.wanted_workers = wanted;
+        state.workers += missing;
+        drop(state);
+        self.available.notify_waiters();
+        missing
     }
 
     /// Adds polls. A closed queue drops them.
     pub fn push(&self, polls: impl IntoIterator<Item = QueuedPoll>) {
+        // Declared before the lock, so that they are dropped after it.
+        let mut of_removed_lanes = Vec::new();
         let mut state = self.state();
         if state.closed {
             return;
         }
         for poll in polls {
-            let lane = poll.lane;
-            state.lanes[lane as usize].waiting.push_back(poll);
-            state.make_ready(lane, self.max_in_flight_per_lane);
-            self.available.notify_one();
+            match state.lanes.push(poll) {
+                Ok(()) => self.available.notify_one(),
+                Err(poll) => of_removed_lanes.push(poll),
+            }
         }
     }
 
-    /// Waits for the next poll that may start; `None` when the queue is closed. Each poll must be
-    /// [finished](Self::finish).
-    pub async fn next(&self) -> Option<QueuedPoll> {
+    /// Adds a poll that is retried after a delay. A closed queue drops it.
+    pub fn retry(&self, poll: QueuedPoll, delay: Duration) {
+        let poll = QueuedPoll { retries: poll.retries.saturating_add(1), ..poll };
+        let mut state = self.state();
+        let refused = match state.closed {
+            true => Err(poll),
+            false => state.lanes.retry(poll, Instant::now() + delay),
+        };
+        drop(state);
+        if refused.is_ok() {
+            self.timer_changed.notify_one();
+        }
+    }
+
+    /// Waits for the next poll that may start, and returns it with its poller. Returns `None` when the queue is closed, or when
+    /// there are more workers than wanted. Each poll must be [finished](Self::finish).
+    pub async fn next(&self) -> Option<(QueuedPoll, Arc<Poller>)> {
         loop {
             // Enabled before looking, so that a poll that is pushed in between wakes this worker.
             let available = self.available.notified();
@@ -113,25 +129,31 @@ impl PollQueue {
                 if state.closed {
                     return None;
                 }
-                let delayed = state.delayed.len();
-                let poll = state.pop(self.max_in_flight_per_lane);
-                if state.delayed.len() > delayed {
+                if state.workers > state.wanted_workers {
+                    state.workers -= 1;
+                    // This worker may have been woken for a poll, which needs another one now.
+                    self.available.notify_one();
+                    return None;
+                }
+                let wake_before = state.lanes.next_wake();
+                let next = state.lanes.pop();
+                if state.lanes.next_wake() != wake_before {
                     self.timer_changed.notify_one();
                 }
-                if let Some(poll) = poll {
+                if let Some((poll, poller)) = next {
                     // A lane that is no longer delayed wakes only one worker; the rest of the lane needs another.
-                    if state.lanes[poll.lane as usize].state == LaneState::Ready {
+                    if state.lanes.is_ready(poll.lane) {
                         self.available.notify_one();
                     }
-                    return Some(poll);
+                    return Some((poll, poller));
                 }
             }
             available.await;
         }
     }
 
-    /// Makes delayed lanes ready when their time has come, until the queue is closed. One task does this for all workers, so
-    /// that they need not all wake up.
+    /// Makes delayed lanes ready and adds retried polls when their time has come, until the queue is closed. One task does this
+    /// for all workers, so that they need not all wake up.
     pub async fn run_timer(&self) {
         loop {
             let timer_changed = self.timer_changed.notified();
@@ -142,25 +164,21 @@ impl PollQueue {
                 if state.closed {
                     return;
                 }
-                for _ in 0..state.end_delays(Instant::now(), self.max_in_flight_per_lane) {
+                for _ in 0..state.lanes.wake(Instant::now()) {
                     self.available.notify_one();
                 }
-                state.delayed.peek().map(|Reverse((until, _))| *until)
+                state.lanes.next_wake()
             };
             match next {
-                Some(until) => drop(tokio::time::timeout_at(until, timer_changed).await),
+                Some(at) => drop(tokio::time::timeout_at(at, timer_changed).await),
                 None => timer_changed.await,
             }
         }
     }
 
     /// Records that a poll of this lane has finished.
-    pub fn finish(&self, lane: u32) {
-        let mut state = self.state();
-        let in_flight = &mut state.lanes[lane as usize].in_flight;
-        *in_flight = in_flight.saturating_sub(1);
-        state.finished += 1;
-        state.make_ready(lane, self.max_in_flight_per_lane);
+    pub fn finish(&self, lane: LaneId) {
+        self.state().lanes.finish(lane);
         self.available.notify_one();
     }
 
@@ -168,77 +186,27 @@ impl PollQueue {
     /// until its time has come.
     pub fn progress(&self) -> WorkProgress {
         let state = self.state();
-        let is_due = |Reverse((until, _)): &Reverse<(Instant, u32)>| *until <= Instant::now();
-        let could_start = !state.ready.is_empty() || state.delayed.peek().is_some_and(is_due);
-        let pending = !state.closed && (state.started != state.finished || could_start);
-        WorkProgress { finished: state.finished, pending }
+        let pending = !state.closed && state.lanes.has_work(Instant::now());
+        WorkProgress { finished: state.lanes.finished(), pending }
     }
 
     /// Drops the waiting polls; from now on [`next`](Self::next) returns `None`.
     pub fn close(&self) {
         let mut state = self.state();
         state.closed = true;
-        state.lanes.iter_mut().for_each(|lane| lane.waiting.clear());
+        let dropped = state.lanes.drop_all_waiting();
         drop(state);
         self.available.notify_waiters();
         self.timer_changed.notify_one();
+        drop(dropped);
+    }
+
+    /// Whether the daemon drains: no poll starts any more.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl QueueState {
-    fn pop(&mut self, max_in_flight_per_lane: usize) -> Option<QueuedPoll> {
-        while let Some(index) = self.ready.pop_front() {
-            let lane = &mut self.lanes[index as usize];
-            lane.state = LaneState::Idle;
-            let Some(first) = lane.waiting.front() else { continue };
-            if let Err(wait) = first.guard.official_account().try_acquire_poll_permit(first.guard.account()) {
-                lane.state = LaneState::Delayed;
-                self.delayed.push(Reverse((Instant::now() + wait, index)));
-                continue;
-            }
-            let poll = lane.waiting.pop_front();
-            lane.in_flight += 1;
-            self.started += 1;
-            self.make_ready(index, max_in_flight_per_lane);
-            return poll;
-        }
-        None
-    }
-
-    /// Ends the delays that are over and returns their number.
-    fn end_delays(&mut self, now: Instant, max_in_flight_per_lane: usize) -> usize {
-        let before = self.delayed.len();
-        while let Some(&Reverse((until, index))) = self.delayed.peek()
-            && until <= now
-        {
-            self.delayed.pop();
-            self.lanes[index as usize].state = LaneState::Idle;
-            self.make_ready(index, max_in_flight_per_lane);
-        }
-        before - self.delayed.len()
-    }
-
-    /// Makes an idle lane ready if one of its polls can start.
-    fn make_ready(&mut self, index: u32, max_in_flight_per_lane: usize) {
-        let lane = &mut self.lanes[index as usize];
-        let can_start = !lane.waiting.is_empty() && lane.in_flight < max_in_flight_per_lane;
-        if lane.state == LaneState::Idle && can_start {
-            lane.state = LaneState::Ready;
-            self.ready.push_back(index);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queued_poll_takes_32_bytes() {
-        assert_eq!(size_of::<QueuedPoll>(), 32);
     }
 }

@@ -14,14 +14,6 @@ use crate::{
     status::AccountView,
 };
 
-/// An official account in a schedule. The kf accounts that it has at a tick are polled.
-pub struct ScheduledAccount {
-    /// The official account.
-    pub official_account: Arc<OfficialAccount>,
-    /// Its lane in the queue.
-    pub lane: u32,
-}
-
 /// All polls of one tick. It ends, and its duration is recorded, when the last of them drops it.
 pub struct Sweep {
     started: Moment,

@@ -4,6 +4,8 @@
 //! at least every [`MAX_SLEEP`], because that clock may jump: forwards, and ticks were missed; backwards, and the next tick
 //! is nearer than computed, and the scheduler would not signal it. Missed ticks are counted and coalesce into one.
 
+mod manual_ticks;
+
 use std::{
     sync::{
         Arc,
@@ -16,20 +18,22 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::manual_ticks::ManualTicks;
 use super::{
     cron_jobs::{CronJobs, CronScheduler, CronSchedulerError, SET_BACK_AT_LEAST},
     queue::{PollQueue, QueuedPoll},
-    spread_plan::SpreadPlan,
-    sweep::{ScheduledAccount, Sweep},
+    spread_plan::{ScheduledAccount, SpreadPlan},
+    sweep::Sweep,
 };
 use crate::{
     domain::{
         clock::{Clock, Moment},
         cron::Schedule,
         progress::{ProgressCheck, WorkProgress},
+        schedule_key::ScheduleKey,
     },
     metrics::Metrics,
-    poll::{OfficialAccount, PollGuard, Poller},
+    poll::{PollGuard, Poller},
 };
 
 /// How late a signal may be before its tick counts as missed. The scheduler checks every half second.
@@ -62,33 +66,13 @@ pub struct TickerContext {
     pub manual_ticks: ManualTicks,
 }
 
-/// Makes every ticker serve a tick now, in addition to those of its schedule. For tests, which need not wait for the wall
-/// clock then.
-#[derive(Clone)]
-pub struct ManualTicks {
-    sender: watch::Sender<()>,
-    /// Has seen no tick. Tickers clone it, so they also serve a tick from before their start.
-    receiver: watch::Receiver<()>,
-}
-
-impl ManualTicks {
-    /// Starts a sweep of every schedule.
-    pub fn tick(&self) {
-        self.sender.send_replace(());
-    }
-}
-
-impl Default for ManualTicks {
-    fn default() -> Self {
-        let (sender, receiver) = watch::channel(());
-        Self { sender, receiver }
-    }
-}
-
 /// The ticks of one schedule.
 pub struct Ticker {
     context: TickerContext,
     schedule: Schedule,
+    /// Replaced as a whole; read when a sweep starts.
+    official_accounts: watch::Receiver<Arc<Vec<ScheduledAccount>>>,
+    /// As of the current sweep.
     accounts: SpreadPlan,
     /// How often it has ticked. Readers of the account table derive from it which accounts are overdue.
     ticks: Arc<AtomicU64>,
@@ -98,53 +82,62 @@ pub struct Ticker {
     served: Option<Timestamp>,
     /// The current sweep and the first of its accounts that is not queued yet.
     spreading: Option<(Arc<Sweep>, usize)>,
-    /// The official accounts, until their first sweep.
-    unswept: Vec<Arc<OfficialAccount>>,
+    /// Whether a sweep has polled kf accounts.
+    has_swept: bool,
     /// How often it has checked the clock.
     checks: Arc<AtomicU64>,
 }
 
 impl Ticker {
-    /// A ticker for the official accounts of one schedule. Each kf account is polled at a fixed offset within `spread`
+    /// A ticker for the official accounts of one schedule. Each kf account is polled at a fixed offset within the spread
     /// after the tick.
     pub fn new(
         context: TickerContext,
-        schedule: Schedule,
-        spread: Duration,
+        key: ScheduleKey,
         ticks: Arc<AtomicU64>,
-        official_accounts: Vec<ScheduledAccount>,
+        official_accounts: watch::Receiver<Arc<Vec<ScheduledAccount>>>,
     ) -> Self {
-        let unswept = official_accounts.iter().map(|of| Arc::clone(&of.official_account)).collect();
-        let accounts = SpreadPlan::new(spread, official_accounts);
-        let checks = Arc::default();
-        Self { context, schedule, accounts, ticks, due: None, served: None, spreading: None, unswept, checks }
+        Self {
+            context,
+            schedule: key.schedule,
+            official_accounts,
+            accounts: SpreadPlan::new(key.spread),
+            ticks,
+            due: None,
+            served: None,
+            spreading: None,
+            has_swept: false,
+            checks: Arc::default(),
+        }
     }
 
-    /// The watchdog's check of this ticker. Work is always pending: the next check of the clock.
+    /// The watchdog's check of this ticker, until it ends. Work is always pending: the next check of the clock.
     pub fn progress_check(&self) -> ProgressCheck {
-        let checks = Arc::clone(&self.checks);
+        let checks = Arc::downgrade(&self.checks);
         let stall = format!("the schedule {:?} has not checked the clock", self.schedule);
-        ProgressCheck::new(stall, STALL_TIMEOUT, move || WorkProgress {
-            finished: checks.load(Ordering::Relaxed),
-            pending: true,
-        })
+        let read = move || {
+            let finished = checks.upgrade()?.load(Ordering::Relaxed);
+            Some(WorkProgress { finished, pending: true })
+        };
+        ProgressCheck::new(stall, || STALL_TIMEOUT, read)
     }
 
-    /// Serves ticks until the drain begins.
+    /// Serves ticks until `stop`. If the schedule is no longer used, the current sweep is queued to its end; if the daemon drains,
+    /// which closes the queue first, it is dropped.
     pub async fn run(
         mut self,
         scheduler: CronScheduler,
-        drain: CancellationToken,
+        stop: CancellationToken,
     ) -> Result<(), CronSchedulerError> {
         let (signal, mut signals) = mpsc::channel(1);
-        let mut manual_ticks = self.context.manual_ticks.receiver.clone();
+        let mut manual_ticks = self.context.manual_ticks.subscribe();
         let mut now = self.context.clock.now();
         let mut jobs = scheduler.add(&self.schedule, now, &signal).await?;
         self.due = self.schedule.next_after(now.wall);
         scheduler.log_clock_change(now);
         loop {
             tokio::select! {
-                () = drain.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
                 Some(()) = signals.recv() => {
                     now = self.context.clock.now();
                     if self.due.is_some_and(|due| now.wall + MAX_EARLY >= due) {
@@ -166,6 +159,11 @@ impl Ticker {
             self.queue_due_accounts(now);
             jobs = self.follow_clock(&scheduler, jobs, now, &signal).await?;
         }
+        if !self.context.queue.is_closed() {
+            self.queue_accounts_until(Duration::MAX);
+            remove_jobs(&scheduler, jobs).await;
+        }
+        Ok(())
     }
 
     /// Serves a tick that is overdue without a signal.
@@ -212,14 +210,19 @@ impl Ticker {
     fn start_sweep(&mut self) {
         // What is left of the previous sweep must not be lost.
         self.queue_accounts_until(Duration::MAX);
-        self.accounts.update();
+        let official_accounts = Arc::clone(&self.official_accounts.borrow_and_update());
+        self.accounts.update(&official_accounts);
         let (metrics, clock) = (&self.context.metrics, &self.context.clock);
         // With patterns there may be nothing to poll until getkflist has answered.
-        let is_first = !self.unswept.is_empty() && self.accounts.len() > 0;
+        let is_first = !self.has_swept && self.accounts.len() > 0;
         let sweep = match is_first {
-            true => Sweep::start_first(metrics, clock, self.due, std::mem::take(&mut self.unswept)),
+            true => {
+                let official_accounts = self.accounts.official_accounts().cloned().collect();
+                Sweep::start_first(metrics, clock, self.due, official_accounts)
+            }
             false => Sweep::start(metrics, clock, self.due),
         };
+        self.has_swept |= is_first;
         self.spreading = Some((sweep, 0));
     }
 
@@ -282,6 +285,17 @@ impl Ticker {
         let before_served = self.served.is_none_or(|served| now.wall + MAX_EARLY < served);
         if before_served && next.is_some_and(|next| self.due.is_none_or(|due| next < due)) {
             self.due = next;
+        }
+    }
+}
+
+/// A job that could not be removed signals nobody, so this is not worth a restart.
+async fn remove_jobs(scheduler: &CronScheduler, jobs: CronJobs) {
+    match tokio::time::timeout(STALL_TIMEOUT, scheduler.remove(jobs)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("A schedule that is no longer used was not removed: {error}"),
+        Err(_) => {
+            tracing::warn!("A schedule that is no longer used was not removed: the cron scheduler hangs")
         }
     }
 }

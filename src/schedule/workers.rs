@@ -5,14 +5,12 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, StreamExt};
-use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, time::DelayQueue};
+use futures_util::FutureExt;
 
 use super::queue::{PollQueue, QueuedPoll};
 use crate::{
     domain::{backoff::RetryDelays, clock::Clock, error_class::ErrorClass},
-    poll::{PollOutcome, Poller},
+    poll::PollOutcome,
 };
 
 /// The retries of a poll that found WeChat busy.
@@ -22,36 +20,26 @@ const RETRIES: RetryDelays =
 /// Polls are retried only if the next tick is further off than this.
 const MIN_TIME_TO_NEXT_TICK: Duration = Duration::from_secs(60);
 
-/// How many retries may wait for the retry task. A poll beyond that waits for its next tick.
-pub const MAX_RETRY_REQUESTS: usize = 4096;
-
-/// A poll to be queued again after a delay.
-pub type RetryRequest = (QueuedPoll, Duration);
-
 /// What the workers share.
 pub struct Workers {
     /// The waiting polls.
     pub queue: Arc<PollQueue>,
-    /// Makes the polls.
-    pub poller: Arc<Poller>,
-    /// To [`run_retries`].
-    pub retries: mpsc::Sender<RetryRequest>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
 
 impl Workers {
-    /// Runs one worker until the queue is closed.
+    /// Runs one of the workers that [`PollQueue::set_workers`] asked for, until the queue is closed or there are too many.
     pub async fn run_one(self: Arc<Self>) {
-        while let Some(poll) = self.queue.next().await {
-            let outcome = AssertUnwindSafe(self.poller.poll(&poll.guard)).catch_unwind().await;
+        while let Some((poll, poller)) = self.queue.next().await {
+            let outcome = AssertUnwindSafe(poller.poll(&poll.guard)).catch_unwind().await;
             self.queue.finish(poll.lane);
             match outcome {
                 Ok(PollOutcome::Failed(failure)) if failure.class == ErrorClass::Busy => self.retry(poll),
                 // `Retry-After` asked for a longer wait than this retry left: another retry may follow.
                 Ok(PollOutcome::BackedOff) if poll.retries > 0 => self.retry(poll),
                 Ok(_) => {}
-                Err(_) => self.poller.record_panic(&poll.guard),
+                Err(_) => poller.record_panic(&poll.guard),
             }
         }
     }
@@ -60,30 +48,7 @@ impl Workers {
         let now = self.clock.now().wall;
         let is_far_off = poll.sweep.next_due.is_none_or(|due| due > now + MIN_TIME_TO_NEXT_TICK);
         if is_far_off && let Some(delay) = RETRIES.next(poll.retries.into(), fastrand::f64()) {
-            // If the channel is full, the next tick polls the account.
-            let _ = self.retries.try_send((poll, delay));
-        }
-    }
-}
-
-/// Queues polls again after their delay, until the drain begins.
-pub async fn run_retries(
-    queue: Arc<PollQueue>,
-    mut requests: mpsc::Receiver<RetryRequest>,
-    drain: CancellationToken,
-) {
-    let mut waiting = DelayQueue::new();
-    loop {
-        tokio::select! {
-            () = drain.cancelled() => return,
-            Some((poll, delay)) = requests.recv() => {
-                waiting.insert(poll, delay);
-            }
-            Some(expired) = waiting.next(), if !waiting.is_empty() => {
-                let mut poll = expired.into_inner();
-                poll.retries += 1;
-                queue.push([poll]);
-            }
+            self.queue.retry(poll, delay);
         }
     }
 }

@@ -252,6 +252,14 @@ impl AccountData {
     }
 }
 
+/// A kf account for tests that has not been polled.
+#[cfg(test)]
+pub(crate) fn unpolled(appid: &str, kf_account: &str) -> Arc<WatchedAccount> {
+    let account =
+        Account { official_account: "shop".into(), appid: appid.into(), kf_account: kf_account.into() };
+    Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

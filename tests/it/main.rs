@@ -39,6 +39,7 @@ mod operations;
 mod platform;
 mod poll;
 mod poll_log;
+mod queue;
 mod schedule;
 mod secrets;
 mod service;

@@ -20,6 +20,8 @@ use kfwatch::{
         backoff::BackoffPolicy,
         clock::{Clock, Moment},
         cron::Schedule,
+        progress::ProgressMonitor,
+        schedule_key::ScheduleKey,
         tracker::AccountTracker,
     },
     metrics::Metrics,
@@ -27,7 +29,7 @@ use kfwatch::{
     schedule::{
         cron_jobs::CronScheduler,
         queue::PollQueue,
-        sweep::ScheduledAccount,
+        spread_plan::ScheduledAccount,
         ticker::{ManualTicks, Ticker, TickerContext},
     },
     simulator::{ApiCall, Fault, FaultRule},
@@ -39,6 +41,7 @@ use kfwatch::{
         token::{TokenJournal, TokenProvider, TokenSource},
     },
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const EVERY_SECOND: &str = "* * * * * *";
@@ -88,69 +91,148 @@ impl TokenJournal for NoJournal {
     }
 }
 
-/// A ticker with one account. Its jobs are taken from the queue and recorded, not polled.
+/// A ticker whose jobs are taken from the queue and recorded, not polled.
 struct Ticking {
     clock: ScriptedClock,
     ticks: Arc<AtomicU64>,
+    manual_ticks: ManualTicks,
     metrics: Arc<Metrics>,
-    /// The scripted wall time at which each job was taken.
-    polls: Arc<Mutex<Vec<Timestamp>>>,
-    drain: CancellationToken,
+    queue: Arc<PollQueue>,
+    poller: Arc<Poller>,
+    official_accounts: watch::Sender<Arc<Vec<ScheduledAccount>>>,
+    /// The kf account of each job that was taken, and the scripted wall time then.
+    taken: Arc<Mutex<Vec<(Arc<str>, Timestamp)>>>,
+    progress: Mutex<ProgressMonitor>,
+    stop: CancellationToken,
+    ended: Arc<Mutex<Option<Result<(), String>>>>,
     /// Ends the remaining tasks of the scheduler when dropped.
     _runtime: tokio::runtime::Runtime,
     _directory: tempfile::TempDir,
 }
 
 impl Ticking {
+    /// A ticker for one kf account, whose polls are not spread.
     fn start(clock: ScriptedClock, expression: &str, timezone: &str) -> Self {
+        let schedule = Schedule::parse(&[expression.to_owned()], timezone).unwrap();
+        Self::spread(clock, ScheduleKey { schedule, spread: Duration::ZERO }, 1)
+    }
+
+    /// A ticker for one official account that ticks only when a test says so.
+    fn manual(spread: Duration, kf_accounts: usize) -> Self {
+        let schedule = Schedule::parse(&["0 0 0 29 2 *".to_owned()], "UTC").unwrap();
+        Self::spread(
+            ScriptedClock::starting_at("2026-11-22T07:00:00.25Z"),
+            ScheduleKey { schedule, spread },
+            kf_accounts,
+        )
+    }
+
+    fn spread(clock: ScriptedClock, key: ScheduleKey, kf_accounts: usize) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new([]).unwrap());
-        let (ticks, drain) = (Arc::<AtomicU64>::default(), CancellationToken::new());
-        let polls = Arc::<Mutex<Vec<Timestamp>>>::default();
-        let schedule = Schedule::parse(&[expression.to_owned()], timezone).unwrap();
+        let (ticks, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let queue = Arc::new(PollQueue::new(1, 1));
-        runtime.block_on(async {
-            let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
-            let limits = PollLimits {
-                deadline: Duration::from_secs(1),
-                blind_after: Duration::from_secs(300),
-                backoff_policy: BackoffPolicy::default(),
-            };
-            let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&shared), limits);
-            let context = TickerContext {
-                queue: Arc::clone(&queue),
-                poller: Arc::new(poller),
-                metrics: Arc::clone(&metrics),
-                clock: Arc::clone(&shared),
-                manual_ticks: ManualTicks::default(),
-            };
-            let scheduled =
-                ScheduledAccount { official_account: official_account(&metrics, &ticks, &shared), lane: 0 };
-            let ticker = Ticker::new(context, schedule, Duration::ZERO, Arc::clone(&ticks), vec![scheduled]);
+        let limits = PollLimits {
+            deadline: Duration::from_secs(1),
+            blind_after: Duration::from_secs(300),
+            backoff_policy: BackoffPolicy::default(),
+        };
+        let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
+        let poller = Arc::new(Poller::new(store, Arc::clone(&metrics), Arc::clone(&shared), limits));
+        let (queue, manual_ticks) = (Arc::new(PollQueue::new(1)), ManualTicks::default());
+        let context = TickerContext {
+            queue: Arc::clone(&queue),
+            poller: Arc::clone(&poller),
+            metrics: Arc::clone(&metrics),
+            clock: Arc::clone(&shared),
+            manual_ticks: manual_ticks.clone(),
+        };
+        let mut ticking = Self {
+            clock,
+            ticks: Arc::clone(&ticks),
+            manual_ticks,
+            metrics,
+            queue,
+            poller,
+            official_accounts: watch::channel(Arc::default()).0,
+            taken: Arc::default(),
+            progress: Mutex::new(ProgressMonitor::new(Duration::from_secs(60))),
+            stop: stop.clone(),
+            ended: Arc::default(),
+            _runtime: runtime,
+            _directory: directory,
+        };
+        ticking.watch(vec![ticking.official_account("shop", kf_accounts)]);
+        let ticker = Ticker::new(context, key, ticks, ticking.official_accounts.subscribe());
+        ticking.progress.get_mut().unwrap().add([ticker.progress_check()]);
+        let ended = Arc::clone(&ticking.ended);
+        ticking._runtime.block_on(async {
             let scheduler = CronScheduler::start().await.unwrap();
             let mut tasks = tokio::task::JoinSet::new();
-            tasks.spawn(ticker.run(scheduler, drain.clone()));
+            tasks.spawn(async move {
+                let result = ticker.run(scheduler, stop).await;
+                *ended.lock().unwrap() = Some(result.map_err(|error| error.to_string()));
+            });
             tasks.detach_all();
         });
-        let taken = Arc::clone(&polls);
-        let handle = runtime.handle().clone();
+        let (taken, queue) = (Arc::clone(&ticking.taken), Arc::clone(&ticking.queue));
+        let handle = ticking._runtime.handle().clone();
         std::thread::spawn(move || {
             handle.block_on(async {
-                while let Some(job) = queue.next().await {
-                    taken.lock().unwrap().push(shared.now().wall);
+                while let Some((job, _)) = queue.next().await {
+                    let kf_account = Arc::clone(&job.guard.account().account().kf_account);
+                    taken.lock().unwrap().push((kf_account, shared.now().wall));
                     drop(job.guard);
                     queue.finish(job.lane);
                 }
             });
         });
-        Self { clock, ticks, metrics, polls, drain, _runtime: runtime, _directory: directory }
+        ticking
+    }
+
+    /// An official account with a lane of its own.
+    fn official_account(&self, name: &str, kf_accounts: usize) -> ScheduledAccount {
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let official_account = official_account(&self.metrics, &self.ticks, &clock);
+        let accounts = (1..=kf_accounts).map(|number| {
+            let account = Account {
+                official_account: name.into(),
+                appid: "wx0000000000000000".into(),
+                kf_account: format!("kf{number}@{name}").into(),
+            };
+            Arc::new(WatchedAccount::new(account, AccountId(1), AccountTracker::default()))
+        });
+        official_account.status.set_kf_accounts(accounts.collect());
+        ScheduledAccount { official_account, lane: self.queue.add_lane(Arc::clone(&self.poller)) }
+    }
+
+    /// Replaces the official accounts of the schedule.
+    fn watch(&self, official_accounts: Vec<ScheduledAccount>) {
+        self.official_accounts.send_replace(Arc::new(official_accounts));
+    }
+
+    /// The kf accounts of the jobs that were taken since the last call, sorted.
+    fn take_polled(&self) -> Vec<String> {
+        let taken = std::mem::take(&mut *self.taken.lock().unwrap());
+        let mut names: Vec<String> = taken.iter().map(|(kf_account, _)| kf_account.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    /// Waits until the ticker has ended, and returns what it returned.
+    fn ended(&self) -> Result<(), String> {
+        eventually("the end of the ticker", || self.ended.lock().unwrap().take())
+    }
+
+    /// The scripted wall time at which each job was taken.
+    fn poll_times(&self) -> Vec<Timestamp> {
+        self.taken.lock().unwrap().iter().map(|(_, at)| *at).collect()
     }
 
     fn polls(&self) -> usize {
-        self.polls.lock().unwrap().len()
+        self.taken.lock().unwrap().len()
     }
 
     /// Waits for `more` further polls.
@@ -172,21 +254,17 @@ impl Ticking {
 
 impl Drop for Ticking {
     fn drop(&mut self) {
-        self.drain.cancel();
+        self.queue.close();
+        self.stop.cancel();
     }
 }
 
-/// An official account with one kf account, which is never polled.
+/// An official account without kf accounts, which is never called.
 fn official_account(
     metrics: &Arc<Metrics>,
     ticks: &Arc<AtomicU64>,
     clock: &Arc<dyn Clock>,
 ) -> Arc<OfficialAccount> {
-    let account = Account {
-        official_account: "shop".into(),
-        appid: "wx0000000000000000".into(),
-        kf_account: "kf1@shop".into(),
-    };
     let options = ClientOptions {
         base_url: "http://127.0.0.1:9".parse().unwrap(),
         connect_timeout: Duration::from_secs(1),
@@ -203,10 +281,79 @@ fn official_account(
     let observer = Arc::new(metrics.call_observer(Arc::default()));
     let client = OfficialAccountClient::new(client, tokens, observer);
     let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::clone(ticks));
-    let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
-    let account = WatchedAccount::new(account, AccountId(1), AccountTracker::default());
-    official_account.status.set_kf_accounts(vec![Arc::new(account)]);
-    official_account
+    Arc::new(OfficialAccount::new(Arc::new(status), client))
+}
+
+#[test]
+fn changed_official_accounts_are_polled_from_the_next_tick() {
+    let ticking = Ticking::manual(Duration::ZERO, 2);
+    ticking.manual_ticks.tick();
+    ticking.poll_again(2);
+    assert_eq!(ticking.take_polled(), ["kf1@shop", "kf2@shop"]);
+    let (branch, outlet) = (ticking.official_account("branch", 1), ticking.official_account("outlet", 1));
+    ticking.watch(vec![branch.clone(), outlet]);
+    ticking.manual_ticks.tick();
+    ticking.poll_again(2);
+    assert_eq!(ticking.take_polled(), ["kf1@branch", "kf1@outlet"]);
+    ticking.watch(vec![branch]);
+    ticking.manual_ticks.tick();
+    ticking.poll_again(1);
+    assert_eq!(ticking.take_polled(), ["kf1@branch"]);
+}
+
+/// A spread that lasts longer than a test, and so many kf accounts that the first polls come at once.
+const LONG_SPREAD: (Duration, usize) = (Duration::from_secs(100), 1000);
+
+#[test]
+fn sweep_that_is_spread_continues_with_its_accounts() {
+    let (spread, kf_accounts) = LONG_SPREAD;
+    let ticking = Ticking::manual(spread, kf_accounts);
+    ticking.manual_ticks.tick();
+    ticking.poll_again(1);
+    ticking.watch(vec![ticking.official_account("branch", 1)]);
+    ticking.poll_again(1);
+    // The rest of a sweep is queued when the next one starts.
+    ticking.manual_ticks.tick();
+    eventually("all polls", || (ticking.polls() >= kf_accounts).then_some(()));
+    let polled = ticking.take_polled();
+    assert_eq!(polled.iter().filter(|kf_account| kf_account.ends_with("@shop")).count(), kf_accounts);
+}
+
+#[test]
+fn ticker_that_stops_queues_rest_of_its_sweep() {
+    let (spread, kf_accounts) = LONG_SPREAD;
+    let ticking = Ticking::manual(spread, kf_accounts);
+    ticking.manual_ticks.tick();
+    ticking.poll_again(1);
+    ticking.stop.cancel();
+    assert_eq!(ticking.ended(), Ok(()));
+    eventually("all polls", || (ticking.polls() == kf_accounts).then_some(()));
+}
+
+#[test]
+fn ticker_of_closed_queue_ends_without_polls() {
+    let (spread, kf_accounts) = LONG_SPREAD;
+    let ticking = Ticking::manual(spread, kf_accounts);
+    ticking.manual_ticks.tick();
+    ticking.poll_again(1);
+    ticking.queue.close();
+    ticking.stop.cancel();
+    assert_eq!(ticking.ended(), Ok(()));
+    assert!(ticking.polls() < kf_accounts);
+}
+
+#[test]
+fn progress_check_ends_with_its_ticker() {
+    let ticking = Ticking::manual(Duration::ZERO, 1);
+    let mut monitor = ticking.progress.lock().unwrap();
+    let mut now = ticking.clock.now();
+    monitor.check(now);
+    ticking.stop.cancel();
+    assert_eq!(ticking.ended(), Ok(()));
+    for _ in 0..3 {
+        now.monotonic += Duration::from_secs(3600);
+        assert_eq!(monitor.check(now), []);
+    }
 }
 
 #[test]
@@ -227,7 +374,7 @@ fn clock_set_back_by_an_hour_keeps_polling() {
     ticking.poll_again(2);
     ticking.clock.jump(-3600);
     ticking.poll_again(3);
-    assert!(ticking.polls.lock().unwrap().last().unwrap() < &"2026-11-22T06:30:00Z".parse().unwrap());
+    assert!(*ticking.poll_times().last().unwrap() < time("2026-11-22T06:30:00Z"));
 }
 
 #[test]
@@ -252,7 +399,7 @@ fn local_hours_survive_end_of_summer_time() {
     ticking.clock.jump(3600 - 5);
     ticking.poll_again(1);
     assert_eq!(ticking.ticks.load(Ordering::Relaxed), 1);
-    assert!(ticking.polls.lock().unwrap()[0] >= time("2026-10-25T02:30:00Z"));
+    assert!(ticking.poll_times()[0] >= time("2026-10-25T02:30:00Z"));
 }
 
 fn time(text: &str) -> Timestamp {
@@ -262,7 +409,7 @@ fn time(text: &str) -> Timestamp {
 /// Asserts at most one poll for each elapsed second, whatever the wall clock shows. A late tick and the next one, which may come
 /// half a second early, can fall into the same second.
 fn assert_no_tick_twice(ticking: &Ticking) {
-    let polls = ticking.polls.lock().unwrap();
+    let polls = ticking.poll_times();
     assert!(polls.len() as u64 <= ticking.clock.origin.elapsed().as_secs() + 2, "{polls:?}");
 }
 
