@@ -30,6 +30,7 @@ mod lease;
 pub(super) mod placement;
 mod prune;
 mod readers;
+mod registrations;
 mod renumber;
 pub(super) mod restore;
 mod schema;

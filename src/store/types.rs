@@ -7,5 +7,6 @@ mod delivery;
 mod events;
 mod ids;
 mod maintenance;
+mod registrations;
 
-pub use self::{accounts::*, delivery::*, events::*, ids::*, maintenance::*};
+pub use self::{accounts::*, delivery::*, events::*, ids::*, maintenance::*, registrations::*};

@@ -1,4 +1,4 @@
-//! Registers accounts, at the start and later, and stores when they were last seen.
+//! Accounts: registers and loads them, and stores when they were last seen.
 
 use std::collections::HashMap;
 
@@ -19,18 +19,6 @@ use crate::{
 };
 
 impl Store {
-    /// Registers the configured accounts, each given once: inserts new ones, updates names of official accounts, and loads
-    /// what is stored about all accounts that concern the daemon. Idempotent.
-    pub async fn register_accounts(&self, accounts: Vec<Account>) -> Result<RegisteredAccounts, StoreError> {
-        self.sqlite.write(move |tx| register(tx, accounts)).await
-    }
-
-    /// Registers additional accounts, each given once, and leaves the present ones as they are. Inserts new ones and loads
-    /// what is stored about the others. Returns them in the same order. All or nothing; idempotent.
-    pub async fn add_accounts(&self, accounts: Vec<Account>) -> Result<Vec<StoredAccount>, StoreError> {
-        self.sqlite.write(move |tx| accounts.into_iter().map(|account| add(tx, account)).collect()).await
-    }
-
     /// The accounts that were registered and have not left since, in the order of their first registration.
     pub async fn watched_accounts(&self) -> Result<Vec<Account>, StoreError> {
         self.sqlite
@@ -72,12 +60,15 @@ impl Store {
 }
 
 /// Merges the stored and the configured accounts in the order of their names, so that neither is in memory twice.
-fn register(tx: &Transaction<'_>, accounts: Vec<Account>) -> Result<RegisteredAccounts, StoreError> {
+pub(super) fn register(
+    tx: &Transaction<'_>,
+    accounts: Vec<Account>,
+) -> Result<RegisteredAccounts, StoreError> {
     let configured = accounts.into_iter().map(not_stored).collect();
     let mut registered = RegisteredAccounts { configured, left: Vec::new() };
     let outdated = match_stored(tx, &mut registered)?;
     for id in outdated.to_unconfigure {
-        tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?.execute([id.0])?;
+        unconfigure(tx, id)?;
     }
     for n in outdated.to_configure {
         configure(tx, &registered.configured[n])?;
@@ -137,7 +128,8 @@ fn name(stored: &StoredAccount) -> (&str, &str) {
     (&stored.account.appid, &stored.account.kf_account)
 }
 
-fn add(tx: &Transaction<'_>, account: Account) -> Result<StoredAccount, StoreError> {
+/// Registers an account and loads what is stored about it.
+pub(super) fn add(tx: &Transaction<'_>, account: Account) -> Result<StoredAccount, StoreError> {
     let mut stored = not_stored(account);
     match load_record(tx, &stored.account)? {
         None => stored.id = insert(tx, &stored.account)?,
@@ -220,6 +212,12 @@ fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, StoreError> {
 fn configure(tx: &Transaction<'_>, stored: &StoredAccount) -> Result<(), StoreError> {
     tx.prepare_cached("UPDATE accounts SET configured = true, official_account = ?2 WHERE id = ?1")?
         .execute(params![stored.id.0, stored.account.official_account])?;
+    Ok(())
+}
+
+/// Marks a stored account as no longer configured.
+pub(super) fn unconfigure(tx: &Transaction<'_>, id: AccountId) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?.execute([id.0])?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, Transaction, params};
 use uuid::Uuid;
 
-use super::{convert, events};
+use super::{accounts, convert, events};
 use crate::{
     domain::{
         account::AccountState,
@@ -49,8 +49,7 @@ impl Store {
             .write(move |tx| {
                 for commit in leaving {
                     commit_poll(tx, &commit, drafts(&commit))?;
-                    tx.prepare_cached("UPDATE accounts SET configured = false WHERE id = ?1")?
-                        .execute([commit.id.0])?;
+                    accounts::unconfigure(tx, commit.id)?;
                 }
                 Ok(())
             })

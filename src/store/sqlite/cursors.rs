@@ -17,16 +17,6 @@ use crate::{
 };
 
 impl Store {
-    /// Registers the configured sinks and returns them in the same order. A new sink starts where its registration says;
-    /// the others keep their cursors. Stored sinks that are not given count as removed from `now` on. Idempotent.
-    pub async fn register_sinks(
-        &self,
-        registrations: Vec<SinkRegistration>,
-        now: Timestamp,
-    ) -> Result<Vec<RegisteredSink>, StoreError> {
-        self.sqlite.write(move |tx| register(tx, &registrations, now)).await
-    }
-
     /// All sinks, also removed ones. The cost does not grow with the number of undelivered events.
     pub async fn sinks(&self) -> Result<Vec<StoredSink>, StoreError> {
         self.sqlite.readers.read(all).await
@@ -96,7 +86,8 @@ impl Store {
     }
 }
 
-fn register(
+/// See [`Store::register_sinks`].
+pub(super) fn register(
     tx: &Transaction<'_>,
     registrations: &[SinkRegistration],
     now: Timestamp,

@@ -15,9 +15,10 @@ use kfwatch::{
 
 use crate::support::store::*;
 
+mod registrations;
 mod sinks;
 
-pub(crate) use self::sinks::*;
+pub(crate) use self::{registrations::*, sinks::*};
 
 macro_rules! contract {
     ($backend:ident, $place:path) => {
@@ -32,6 +33,13 @@ macro_rules! contract {
             renamed_official_account_keeps_its_history,
             account_changes_affect_no_other_account,
             returning_account_keeps_its_history,
+            start_registers_accounts_and_sinks,
+            update_registers_only_what_changes,
+            account_that_left_unreported_is_found_by_next_start,
+            account_that_returns_before_it_was_reported_continues,
+            account_that_returns_after_it_was_reported_keeps_its_snapshot,
+            account_that_leaves_and_is_added_stays_configured,
+            updated_sinks_miss_no_later_event_and_get_no_earlier_one,
             conclusion_of_getkflist_survives_restart,
             cursor_never_moves_back,
             new_sink_starts_now_or_at_the_beginning,

@@ -1,14 +1,14 @@
-//! A daemon killed at any moment: the test binary starts itself as a child that commits in a loop, and kills it.
+//! A daemon killed at any moment: the test binary starts itself as a child, and kills it.
 
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use kfwatch::{
     domain::event::EventType,
-    store::{Store, StoredEvent},
+    store::{RegistrationUpdate, Store, StoredEvent},
 };
 
 use crate::support::store::*;
@@ -20,8 +20,7 @@ const ACCOUNTS: usize = 8;
 
 #[test]
 fn acknowledged_commits_survive_kill() {
-    #[expect(clippy::disallowed_methods, reason = "the variable marks the child process")]
-    if let Ok(path) = std::env::var(CHILD) {
+    if let Some(path) = path_of_child() {
         return commit_until_killed(&path);
     }
     let file = test_file();
@@ -31,14 +30,57 @@ fn acknowledged_commits_survive_kill() {
     }
 }
 
-/// Starts a child, kills it after so many acknowledgements, and returns all acknowledgements that it printed.
-fn run_and_kill(file: &TestFile, acknowledgements: usize) -> Vec<(i64, u64)> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::crash::acknowledged_commits_survive_kill", "--nocapture"])
+#[test]
+fn account_that_left_survives_kill_before_its_removal() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    if let Some(path) = path_of_child() {
+        return runtime.block_on(leave_and_wait(&path));
+    }
+    let file = test_file();
+    let mut child = spawn("account_that_left_survives_kill_before_its_removal", &file);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.ends_with(LEFT)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    runtime.block_on(async {
+        let store = Store::open(&file.path).unwrap();
+        let registered = store.register(vec![account("c")], vec![], at(1)).await.unwrap().accounts;
+        assert_eq!((registered.configured.len(), registered.left.len()), (1, 1));
+        assert_eq!((registered.left[0].record, registered.left[0].snapshot.len()), (watched(), 1));
+    });
+}
+
+const LEFT: &str = "the account left";
+
+async fn leave_and_wait(path: &str) {
+    let store = Store::open(path.as_ref()).unwrap();
+    let stored = register(&store, "a").await;
+    commit(&store, &stored, vec![started("o-1", 1)]).await;
+    let update = RegistrationUpdate { added: vec![account("c")], left: vec![stored.id], sinks: None };
+    store.update_registrations(update, at(0)).await.unwrap();
+    println!("{LEFT}");
+    std::future::pending().await
+}
+
+/// The path of the store, in a child process.
+#[expect(clippy::disallowed_methods, reason = "the variable marks the child process")]
+fn path_of_child() -> Option<String> {
+    std::env::var(CHILD).ok()
+}
+
+/// Starts a child that runs only this test.
+fn spawn(test: &str, file: &TestFile) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("store::crash::{test}"), "--nocapture"])
         .env(CHILD, &file.path)
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Starts a child, kills it after so many acknowledgements, and returns all acknowledgements that it printed.
+fn run_and_kill(file: &TestFile, acknowledgements: usize) -> Vec<(i64, u64)> {
+    let mut child = spawn("acknowledged_commits_survive_kill", file);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let parse = |line: String| {
         let (account, sequence) = line.strip_prefix("acknowledged ")?.split_once(' ')?;

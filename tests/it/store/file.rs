@@ -5,7 +5,10 @@ use std::{future::ready, os::unix::fs::PermissionsExt, pin::pin};
 use futures_util::future::join_all;
 use kfwatch::{
     domain::event::EventType,
-    store::{AccountId, EventFilter, EventLog, LogPosition, Store, StoreError, WriteStats},
+    store::{
+        AccountId, EventFilter, EventLog, LogPosition, RegistrationUpdate, StartPosition, Store, StoreError,
+        WriteStats,
+    },
 };
 use rusqlite::Connection;
 
@@ -77,6 +80,30 @@ async fn lost_lease_prevents_writes() {
     let count =
         |table| other.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0));
     assert_eq!((count("events"), count("sessions"), count("token_fetches")), (Ok(0), Ok(0), Ok(0)));
+}
+
+#[tokio::test]
+async fn failed_update_of_registrations_changes_nothing() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let stays = register(&store, "a").await;
+    sinks(&store, &["log"], StartPosition::Now, 0).await;
+    let other = Connection::open(&file.path).unwrap();
+    let fault = "CREATE TRIGGER fault BEFORE INSERT ON sinks WHEN NEW.name = 'crm' BEGIN SELECT RAISE(ABORT, 'fault'); END";
+    other.execute_batch(fault).unwrap();
+    let update = RegistrationUpdate {
+        added: vec![account("b")],
+        left: vec![stays.id],
+        sinks: Some(vec![sink("crm", StartPosition::Now)]),
+    };
+    store.update_registrations(update.clone(), at(1)).await.unwrap_err();
+    store.register(vec![account("b")], update.sinks.clone().unwrap(), at(1)).await.unwrap_err();
+    assert_eq!(store.watched_accounts().await.unwrap(), [account("a")]);
+    assert_eq!(store.stored_accounts().await.unwrap(), [stays]);
+    assert_eq!(store.sink("log").await.unwrap().removed_at, None);
+    other.execute_batch("DROP TRIGGER fault").unwrap();
+    store.update_registrations(update, at(1)).await.unwrap();
+    assert_eq!(store.watched_accounts().await.unwrap(), [account("b")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
