@@ -14,7 +14,7 @@
 //! that an owner that was paused writes nothing; positions that rise within a shard in the order in which readers can see
 //! the events; and sequences and positions that are never used again.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
@@ -31,6 +31,7 @@ pub use event_log::EventLog;
 pub use types::*;
 
 use self::sqlite::{Sqlite, commit::MAX_RENDERED_EVENTS};
+use crate::domain::lease::Lease;
 
 /// The open store. Clones share it. When the last one is dropped, queued steps are committed and the file is released.
 #[derive(Clone, Debug)]
@@ -129,6 +130,23 @@ impl Store {
     /// The size of the file and its write-ahead log on the disk.
     pub fn size_bytes(&self) -> u64 {
         self.sqlite.size_bytes()
+    }
+
+    /// Whether this process may act for the accounts of the store. Trusted until the store is [lost](Self::lost) or closed, and
+    /// never again; never if the store was opened for reading.
+    pub fn lease(&self) -> Arc<Lease> {
+        self.sqlite.lease().map_or_else(|| Arc::new(Lease::until(Duration::ZERO)), Arc::clone)
+    }
+
+    /// Waits until the store is lost for good, and returns why: another process has taken it over
+    /// ([`LeaseLost`](StoreError::LeaseLost)), its writer has [panicked](StoreError::WriterPanicked), or it was
+    /// [closed](Self::close). The lease is revoked by then. A commit notices the first at once. Without commits, it is noticed
+    /// within about a second, as long as someone waits here.
+    ///
+    /// A deleted or replaced file is not lost for good: it may be moved back. Until then nothing is stored, and no other process
+    /// has the events that were committed before, so that they are still to be delivered.
+    pub async fn lost(&self) -> StoreError {
+        self.sqlite.lost().await
     }
 
     /// For tests: limits the size of the file to so many pages, like a full disk.

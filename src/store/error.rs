@@ -72,6 +72,8 @@ pub enum StoreError {
     Unsuitable(String),
     #[error("another daemon has taken over the store: this one has to stop")]
     LeaseLost,
+    #[error("the store can write no more, because of a bug: the log says where it panicked; restart kfwatch")]
+    WriterPanicked,
     #[error("the store was opened only for reading")]
     OpenToRead,
     #[error("the store is closed")]

@@ -16,6 +16,7 @@ use super::{
     error::StoreError,
     types::{LogPosition, WriteStats},
 };
+use crate::domain::lease::Lease;
 
 pub(super) mod accounts;
 pub(super) mod backup;
@@ -40,6 +41,7 @@ mod writer;
 pub(super) use self::file::{check_free, resolve_existing};
 use self::{
     connection::{connect_to_read, connect_to_write, open_for_reading, roll_back},
+    lease::HeldLease,
     placement::OpenFiles,
     readers::ReaderPool,
     schema::SchemaState,
@@ -104,13 +106,13 @@ impl Sqlite {
             SchemaState::Current => {}
             SchemaState::Older(version) => backup::migrate(version, &path, &mut connection)?,
         }
-        let epoch = lease::acquire(&mut connection)?;
+        let lease = Arc::new(HeldLease::acquire(&mut connection)?);
         let files = OpenFiles::of(&path)?;
         if let Some(warning) = placement::hard_link_warning(&path) {
             tracing::warn!("{warning}");
         }
         let (watch, mut store) = Self::without_writer(path, &connection)?;
-        store.writer = Some(Writer::start(connection, files, lock, epoch, watch)?);
+        store.writer = Some(Writer::start(connection, files, lock, lease, watch)?);
         Ok(store)
     }
 
@@ -155,6 +157,18 @@ impl Sqlite {
         F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         self.writer.as_ref().ok_or(StoreError::OpenToRead)?.write(step).await
+    }
+
+    /// What everything asks that acts for the accounts. A store that is only read has no lease.
+    pub(super) fn lease(&self) -> Option<&Arc<Lease>> {
+        self.writer.as_ref().map(|writer| &writer.lease.lease)
+    }
+
+    /// Waits until the lease has ended, and returns why.
+    pub(super) async fn lost(&self) -> StoreError {
+        let Some(writer) = &self.writer else { return StoreError::OpenToRead };
+        // Reads for dispatchers are short, so that the lease never waits long for a connection.
+        writer.lease.ended(&self.delivery_readers).await
     }
 
     /// The size of the file and its write-ahead log. A missing file counts as empty.

@@ -14,7 +14,7 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{events, file::Lock, lease, placement::OpenFiles, prune};
+use super::{events, file::Lock, lease::HeldLease, placement::OpenFiles, prune};
 use crate::store::{
     error::StoreError,
     types::{LogPosition, WriteStats},
@@ -43,6 +43,9 @@ pub(super) struct CommitWatch {
 pub(super) struct Writer {
     /// `None` only while it is dropped.
     queue: Option<mpsc::Sender<Command>>,
+    pub(super) lease: Arc<HeldLease>,
+    /// Closed when the thread has released the file.
+    released: watch::Receiver<()>,
     /// `None` once joined.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -55,25 +58,34 @@ type GroupReply = oneshot::Sender<Result<(), StoreError>>;
 
 enum Command {
     Write(Step, GroupReply),
-    Close(oneshot::Sender<()>),
+    Close,
 }
 
 impl Writer {
-    /// Starts the thread. It closes the connection, then releases the lock, when it ends.
+    /// Starts the thread. When it ends, it ends the lease, closes the connection, then releases the lock.
     pub(super) fn start(
         connection: Connection,
         files: OpenFiles,
         lock: Lock,
-        epoch: i64,
+        lease: Arc<HeldLease>,
         watch: CommitWatch,
     ) -> Result<Self, StoreError> {
         let (queue, commands) = mpsc::channel(QUEUED_STEPS);
-        let writer = WriterThread { connection, files, epoch, watch, is_displaced: false };
+        let (release, released) = watch::channel(());
+        let writer = WriterThread {
+            connection,
+            files,
+            lease: Arc::clone(&lease),
+            watch,
+            is_displaced: false,
+            _lock: lock,
+            _release: release,
+        };
         let thread = thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || writer.run(StepQueue { commands, closing: Vec::new() }, lock))
+            .spawn(move || writer.run(StepQueue { commands }))
             .map_err(|error| StoreError::Unavailable { source: Arc::new(error) })?;
-        Ok(Self { queue: Some(queue), thread: Mutex::new(Some(thread)) })
+        Ok(Self { queue: Some(queue), lease, released, thread: Mutex::new(Some(thread)) })
     }
 
     /// Queues a step and returns its result after the commit. The step is committed even if the caller stops waiting.
@@ -93,13 +105,20 @@ impl Writer {
         returned.await.map_err(|_| StoreError::Closed)
     }
 
-    /// Returns when everything queued is committed, the connection closed and the lock released.
+    /// Returns when everything queued is committed, the connection closed and the lock released. Every caller waits for that.
     pub(super) async fn close(&self) {
-        let (reply, closed) = oneshot::channel();
-        // Neither fails unless the thread has ended, and then there is nothing left to do.
-        if self.send(Command::Close(reply)).await.is_ok() {
-            closed.await.ok();
-        }
+        // It fails if the writer is being closed already, or has panicked.
+        self.send(Command::Close).await.ok();
+        // Nothing is sent; it fails when the thread has dropped the sender, which is the last that it does.
+        self.released.clone().changed().await.ok();
+        self.join();
+    }
+
+    /// Waits for the end of the thread. Without this, it would keep its stack for as long as a clone of the store lives.
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A panic of the thread was reported where it happened.
+        thread.map(JoinHandle::join).transpose().ok();
     }
 
     async fn send(&self, command: Command) -> Result<(), StoreError> {
@@ -111,9 +130,8 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.queue = None;
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        // So that the file is free when the store is dropped. A panic of the thread was reported where it happened.
-        thread.map(JoinHandle::join).transpose().ok();
+        // So that the file is free when the store is dropped.
+        self.join();
     }
 }
 
@@ -126,8 +144,6 @@ impl fmt::Debug for Writer {
 /// The thread's end of the queue.
 struct StepQueue {
     commands: mpsc::Receiver<Command>,
-    /// Callers that wait for the end.
-    closing: Vec<oneshot::Sender<()>>,
 }
 
 /// Steps that are committed together.
@@ -164,23 +180,22 @@ impl StepQueue {
                 group.steps.push(step);
                 group.replies.push(reply);
             }
-            Command::Close(reply) => {
-                self.closing.push(reply);
-                // Commands that were sent before are still received.
-                self.commands.close();
-            }
+            // Commands that were sent before are still received.
+            Command::Close => self.commands.close(),
         }
     }
 }
 
-/// What the thread owns.
+/// What the thread owns. It is dropped in this order, also after a panic: the next owner gets the lock of a closed file.
 struct WriterThread {
     connection: Connection,
     files: OpenFiles,
-    epoch: i64,
+    lease: Arc<HeldLease>,
     watch: CommitWatch,
     /// Whether the last group found its files deleted or replaced.
     is_displaced: bool,
+    _lock: Lock,
+    _release: watch::Sender<()>,
 }
 
 /// The state of the store after the commit of a group.
@@ -190,19 +205,15 @@ struct CommittedGroup {
 }
 
 impl WriterThread {
-    fn run(mut self, mut queue: StepQueue, lock: Lock) {
+    fn run(mut self, mut queue: StepQueue) {
         while let Some(group) = queue.next_group() {
             if !group.replies.is_empty() {
                 self.commit(group, &mut queue);
             }
         }
+        self.lease.end(StoreError::Closed);
         // If the checkpoint fails, the log stays, and the next owner finds everything in it.
         self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").ok();
-        drop(self.connection);
-        drop(lock);
-        for reply in queue.closing {
-            reply.send(()).ok();
-        }
     }
 
     fn commit(&mut self, mut group: Group, queue: &mut StepQueue) {
@@ -236,7 +247,7 @@ impl WriterThread {
     /// Applies the group in one transaction, which is rolled back if it is dropped before its commit.
     fn try_commit(&mut self, group: &mut Group, queue: &mut StepQueue) -> Result<CommittedGroup, StoreError> {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        lease::check(&tx, self.epoch)?;
+        self.lease.check(&tx)?;
         while !group.steps.is_empty() {
             for step in group.steps.drain(..) {
                 step(&tx)?;
@@ -248,6 +259,13 @@ impl WriterThread {
         self.files.check()?;
         tx.commit()?;
         Ok(committed)
+    }
+}
+
+impl Drop for WriterThread {
+    fn drop(&mut self) {
+        // It has ended already, unless the thread panicked.
+        self.lease.end(StoreError::WriterPanicked);
     }
 }
 
@@ -305,6 +323,26 @@ mod tests {
         for written in [first, second] {
             assert!(matches!(written.await, Err(StoreError::UnknownAccount)));
         }
+    }
+
+    #[tokio::test]
+    async fn panic_of_writer_ends_lease_and_releases_file() {
+        let (directory, store) = store();
+        let written: Result<(), _> = store.write(|_| panic!("on purpose")).await;
+        assert!(matches!(written, Err(StoreError::Closed)), "{written:?}");
+        assert!(matches!(store.lost().await, StoreError::WriterPanicked));
+        store.close().await;
+        assert!(matches!(store.lost().await, StoreError::WriterPanicked), "the first reason counts");
+        Sqlite::open(&directory.path().join("kfwatch.db")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn closed_writer_has_no_thread() {
+        let (_directory, store) = store();
+        let writer = store.writer.as_ref().unwrap();
+        assert!(writer.thread.lock().unwrap().is_some());
+        writer.close().await;
+        assert!(writer.thread.lock().unwrap().is_none());
     }
 
     #[tokio::test]

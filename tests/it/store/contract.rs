@@ -1,15 +1,18 @@
 //! The contract of every store backend. `contract!(name, place)` makes each function a test of one backend.
 
+use std::time::Duration;
+
 use kfwatch::{
     domain::{
         account::{Account, AccountState, Conclusion},
+        clock::Moment,
         event::EventType,
         sink_state::SinkState,
         tracker::LastSeen,
     },
     store::{
         AccountRecord, DeadLetter, EventFilter, LastSeenUpdate, LogPosition, PollCommit, Pruned, SinkBacklog,
-        SinkRegistration, StartPosition, StoreError,
+        SinkRegistration, StartPosition, Store, StoreError, StoredAccount,
     },
 };
 
@@ -64,6 +67,7 @@ macro_rules! contract {
             commit_wakes_dispatchers,
             token_fetches_survive_restart,
             closed_store_returns_error,
+            closed_store_opens_again_while_clones_live,
         );
     };
     ($backend:ident, $place:path, $($test:ident,)*) => {
@@ -493,4 +497,28 @@ pub(crate) async fn closed_store_returns_error(place: &Place) {
     store.close().await;
     let store = place.open();
     assert_eq!(events(&store).await.len(), 1);
+}
+
+pub(crate) async fn closed_store_opens_again_while_clones_live(place: &Place) {
+    let now = Moment { wall: at(0), monotonic: Duration::ZERO };
+    let mut closed: Vec<(Store, StoredAccount)> = Vec::new();
+    for round in 1..=100 {
+        let store = place.open();
+        let account = register(&store, "a").await;
+        assert_eq!(commit(&store, &account, vec![started("o-1", round)]).await.sequence, round as u64);
+        if let Some((old, account)) = closed.last() {
+            let late = old.commit_poll(poll(account, vec![started("o-2", round)])).await;
+            assert!(matches!(late, Err(StoreError::Closed)), "{late:?}");
+            assert!(matches!(old.token_fetches().await, Err(StoreError::Closed)));
+            old.close().await;
+        }
+        let lease = store.lease();
+        assert!(lease.is_trusted(now));
+        // Whoever closes it finds it closed, not only the first.
+        let clone = store.clone();
+        let (lost, (), ()) = tokio::join!(store.lost(), store.close(), clone.close());
+        assert!(matches!(lost, StoreError::Closed) && !lease.is_trusted(now), "{lost:?}");
+        closed.push((store, account));
+    }
+    assert_eq!(sequences(&events(&place.open()).await), (1..=100).collect::<Vec<_>>());
 }

@@ -1,10 +1,10 @@
 //! The SQLite file: its modes, its lock, its lease, a full disk, and readers while the daemon runs.
 
-use std::{future::ready, os::unix::fs::PermissionsExt, pin::pin};
+use std::{fs, future::ready, os::unix::fs::PermissionsExt, pin::pin, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use kfwatch::{
-    domain::event::EventType,
+    domain::{clock::Moment, event::EventType},
     store::{
         AccountId, EventFilter, EventLog, LogPosition, RegistrationUpdate, StartPosition, Store, StoreError,
         WriteStats,
@@ -13,6 +13,10 @@ use kfwatch::{
 use rusqlite::Connection;
 
 use crate::support::store::*;
+
+fn now() -> Moment {
+    Moment { wall: at(0), monotonic: Duration::ZERO }
+}
 
 #[tokio::test]
 async fn files_are_readable_by_owner_only() {
@@ -80,6 +84,52 @@ async fn lost_lease_prevents_writes() {
     let count =
         |table| other.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0));
     assert_eq!((count("events"), count("sessions"), count("token_fetches")), (Ok(0), Ok(0), Ok(0)));
+    assert!(!store.lease().is_trusted(now()));
+    assert!(matches!(store.lost().now_or_never(), Some(StoreError::LeaseLost)));
+    // The epoch never returns, but what is lost stays lost.
+    other.execute("UPDATE lease SET epoch = epoch - 1", []).unwrap();
+    assert!(matches!(store.record_token_fetch("wx0", at(1)).await, Err(StoreError::LeaseLost)));
+}
+
+#[tokio::test]
+async fn lost_lease_is_noticed_without_commits() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let mut lost = pin!(store.lost());
+    assert!((&mut lost).now_or_never().is_none());
+    assert!(store.lease().is_trusted(now()));
+    let other = Connection::open(&file.path).unwrap();
+    other.execute("UPDATE lease SET epoch = epoch + 1", []).unwrap();
+    assert!(matches!(lost.await, StoreError::LeaseLost));
+    assert!(!store.lease().is_trusted(now()));
+    assert_eq!(store.write_stats(), WriteStats::default(), "a look is no commit");
+}
+
+/// Commits resume when the file is back, and until then no other process has its events.
+#[tokio::test]
+async fn store_that_was_moved_away_is_not_lost() {
+    let file = test_file();
+    let store = Store::open(&file.path).unwrap();
+    let account = register(&store, "a").await;
+    let elsewhere = file.path.with_extension("elsewhere");
+    fs::rename(&file.path, &elsewhere).unwrap();
+    let mut lost = pin!(store.lost());
+    let failed = store.commit_poll(poll(&account, vec![started("o-1", 1)])).await;
+    assert!(failed.is_err_and(|error| error.is_displaced()));
+    assert!((&mut lost).now_or_never().is_none() && store.lease().is_trusted(now()));
+    fs::rename(&elsewhere, &file.path).unwrap();
+    commit(&store, &account, vec![started("o-1", 1)]).await;
+    store.close().await;
+    assert!(matches!(lost.await, StoreError::Closed));
+}
+
+#[tokio::test]
+async fn store_opened_to_read_has_no_lease() {
+    let file = test_file();
+    Store::open(&file.path).unwrap().close().await;
+    let reader = Store::open_to_read(&file.path).unwrap();
+    assert!(!reader.lease().is_trusted(now()));
+    assert!(matches!(reader.lost().await, StoreError::OpenToRead));
 }
 
 #[tokio::test]
@@ -104,6 +154,30 @@ async fn failed_update_of_registrations_changes_nothing() {
     other.execute_batch("DROP TRIGGER fault").unwrap();
     store.update_registrations(update, at(1)).await.unwrap();
     assert_eq!(store.watched_accounts().await.unwrap(), [account("b")]);
+}
+
+/// The descriptors that this process has of the store and of the files next to it.
+#[cfg(target_os = "linux")]
+fn open_files(file: &TestFile) -> usize {
+    let directory = file.directory.path().canonicalize().unwrap();
+    let links = fs::read_dir("/proc/self/fd").unwrap().flatten().map(|entry| fs::read_link(entry.path()));
+    links.flatten().filter(|link| link.starts_with(&directory)).count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn closed_store_keeps_no_file_open() {
+    let file = test_file();
+    let mut closed = Vec::new();
+    for epoch in 1..=3 {
+        let store = Store::open(&file.path).unwrap();
+        assert!(open_files(&file) > 0);
+        store.close().await;
+        closed.push(store);
+        assert_eq!(open_files(&file), 0);
+        let connection = Connection::open(&file.path).unwrap();
+        assert_eq!(connection.query_row("SELECT epoch FROM lease", [], |row| row.get(0)), Ok(epoch));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
