@@ -13,6 +13,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use reqwest::{
+    Url,
+    header::{HeaderName, HeaderValue},
+};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::text_file;
@@ -167,13 +171,55 @@ impl<T> Clone for RotatableSecret<T> {
     }
 }
 
-impl<T: PartialEq> PartialEq for RotatableSecret<T> {
+/// Equal if they come from the same file and have the same value, as far as each has read its file.
+impl<T: SameSecret> PartialEq for RotatableSecret<T> {
     fn eq(&self, other: &Self) -> bool {
-        *self.value() == *other.value()
+        let path = |secret: &Self| secret.0.file.as_ref().map(|file| file.path.clone());
+        path(self) == path(other) && self.value().is_same(&other.value())
     }
 }
 
-impl<T: Eq> Eq for RotatableSecret<T> {}
+impl<T: SameSecret> Eq for RotatableSecret<T> {}
+
+/// Compares secrets by content. The types of secrets have no `==`.
+pub trait SameSecret {
+    /// Whether both have the same content.
+    fn is_same(&self, other: &Self) -> bool;
+}
+
+impl SameSecret for SecretString {
+    fn is_same(&self, other: &Self) -> bool {
+        self.expose_secret() == other.expose_secret()
+    }
+}
+
+impl<T: SameSecret> SameSecret for Option<T> {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Some(one), Some(other)) => one.is_same(other),
+            (None, None) => true,
+            (_, _) => false,
+        }
+    }
+}
+
+impl<T: SameSecret> SameSecret for Vec<T> {
+    fn is_same(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().zip(other).all(|(one, other)| one.is_same(other))
+    }
+}
+
+impl SameSecret for (HeaderName, HeaderValue) {
+    fn is_same(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+impl SameSecret for Url {
+    fn is_same(&self, other: &Self) -> bool {
+        self == other
+    }
+}
 
 /// As the value, whose type must not show secrets.
 impl<T: fmt::Debug> fmt::Debug for RotatableSecret<T> {
@@ -236,6 +282,27 @@ mod tests {
         secret.accepted();
         std::fs::write(&path, "newest").unwrap();
         assert_eq!((secret.for_attempt().as_str(), *length.for_attempt()), ("newer", 6));
+    }
+
+    #[test]
+    fn secrets_are_compared_by_file_and_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let (content, _) = read_secret_file(&path).unwrap();
+            RotatableSecret::from_content(&path, content, Arc::new(|text| Ok(SecretString::from(text)))).unwrap()
+        };
+        let [old, other_file] = ["a", "b"].map(|name| read(name, "old"));
+        let fixed = |text: &str| RotatableSecret::from(SecretString::from(text));
+        assert!(old == old.clone() && old == read("a", "old"));
+        assert!(old != other_file && old != fixed("old"));
+        assert!(fixed("old") == fixed("old") && fixed("old") != fixed("new"));
+        let new = read("a", "new");
+        assert!(old != new);
+        old.refused();
+        old.for_attempt();
+        assert!(old == new, "the file has been read again");
     }
 
     #[test]

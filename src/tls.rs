@@ -7,7 +7,8 @@
 mod refusal;
 
 use std::{
-    io,
+    fmt, io,
+    ops::Deref,
     path::{Path, PathBuf},
 };
 
@@ -20,6 +21,8 @@ use rustls::{
     },
 };
 
+use sha2::{Digest, Sha256};
+
 pub use self::refusal::TlsRefusal;
 use crate::domain::text_file::{self, NotText};
 
@@ -28,6 +31,35 @@ use crate::domain::text_file::{self, NotText};
 pub struct TlsRoots {
     certificates: Vec<CertificateDer<'static>>,
     system_problem: Option<String>,
+}
+
+/// The path of a file of root certificates, and what the file contained when the configuration was read. Two are equal only if the
+/// contents are equal too, so that a changed file is noticed under its old path.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CaFile {
+    path: PathBuf,
+    digest: [u8; 32],
+}
+
+impl CaFile {
+    /// A file with this content.
+    pub fn new(path: PathBuf, content: &[u8]) -> Self {
+        Self { path, digest: Sha256::digest(content).into() }
+    }
+}
+
+impl Deref for CaFile {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Debug for CaFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
+    }
 }
 
 /// A certificate file cannot be used.

@@ -1,7 +1,5 @@
 //! Checks files of TLS root certificates.
 
-use std::path::PathBuf;
-
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -9,9 +7,10 @@ use super::mistake::{Problem, quote};
 use super::setting::Setting;
 use super::table::Table;
 use crate::domain::{characters, text_file};
+use crate::tls::CaFile;
 
 /// Checks the key `ca_file` of a table. The file must contain at least one certificate.
-pub(super) fn check_ca_file(setting: Setting<String>, table: &mut Table<'_>) -> Option<PathBuf> {
+pub(super) fn check_ca_file(setting: Setting<String>, table: &mut Table<'_>) -> Option<CaFile> {
     let path = table.path("ca_file", setting)?;
     let problem = match std::fs::read(&path) {
         Err(e) => {
@@ -19,11 +18,11 @@ pub(super) fn check_ca_file(setting: Setting<String>, table: &mut Table<'_>) -> 
         }
         Ok(content) => match check_certificates(&content) {
             Err(problem) => problem.into(),
-            Ok(()) => return Some(path),
+            Ok(()) => return Some(CaFile::new(path, &content)),
         },
     };
     table.wrong("ca_file", problem.of(&quote(&path.display().to_string())));
-    Some(path)
+    None
 }
 
 fn check_certificates(content: &[u8]) -> Result<(), String> {

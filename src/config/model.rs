@@ -16,7 +16,9 @@ use crate::domain::{
     collector_intervals::CollectorIntervals, cron::Schedule, language::Language, local_time::LocalZone,
 };
 use crate::logging::LogFormat;
+use crate::secrets::SameSecret;
 use crate::sink::{chat::ChatOptions, nats::NatsOptions, webhook::WebhookOptions};
+use crate::tls::CaFile;
 use crate::wechat::{
     http::HttpVersion,
     token::{ComponentCredentials, TokenSource},
@@ -31,8 +33,9 @@ pub struct LoadedConfig {
     pub warnings: Vec<String>,
 }
 
-/// Everything that can be configured, validated and complete.
-#[derive(Clone, Debug)]
+/// Everything that can be configured, validated and complete. Contains the content of secrets and of certificate files, so that two
+/// configurations are equal only if they do the same.
+#[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the type of a section describes it")]
 pub struct Config {
     /// How long a drain may take before the process ends anyway.
@@ -65,14 +68,14 @@ pub struct LocalConfig {
 }
 
 /// `[web]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WebConfig {
     /// The addresses to listen on: at least one, without duplicates.
     pub listen: Vec<SocketAddr>,
 }
 
 /// `[log]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
     /// A filter that `tracing_subscriber::EnvFilter` accepts.
     pub level: String,
@@ -83,7 +86,7 @@ pub struct LogConfig {
 }
 
 /// `[store]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StoreConfig {
     /// The database file; absolute.
     pub path: PathBuf,
@@ -96,7 +99,7 @@ pub struct StoreConfig {
 }
 
 /// `[api]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ApiConfig {
     /// WeChat's API: https, or http where that is allowed. It has no query, fragment or credentials.
     pub base_url: Url,
@@ -115,13 +118,13 @@ pub struct ApiConfig {
     /// Which version, or whether the server may choose it.
     pub http_version: HttpVersion,
     /// PEM certificates that replace the system's TLS roots; absolute. It contained a certificate when it was checked.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<CaFile>,
     /// The proxy for all calls to WeChat.
     pub proxy: Option<Proxy>,
 }
 
 /// An http or https proxy. Its URL may contain a password, so `Debug` shows only the host.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Proxy {
     pub(crate) url: Url,
 }
@@ -133,7 +136,7 @@ impl fmt::Debug for Proxy {
 }
 
 /// `[poll]`, without the schedule and the rate limit, which are resolved for each official account.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PollConfig {
     /// The polls of one tick are spread over this time.
     pub spread: Duration,
@@ -144,7 +147,7 @@ pub struct PollConfig {
 }
 
 /// `[metrics]`
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MetricsConfig {
     /// Whether each kf account has its own series, instead of sums per official account.
     pub per_account: bool,
@@ -153,7 +156,7 @@ pub struct MetricsConfig {
 }
 
 /// `[[official_accounts]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OfficialAccountConfig {
     /// The label `official_account`: letters, digits, `-` and `_`.
     pub name: String,
@@ -187,6 +190,19 @@ pub enum TokenConfig {
     },
 }
 
+impl PartialEq for TokenConfig {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Own(one), Self::Own(other)) => one == other,
+            (
+                Self::Component { credentials, refresh_token },
+                Self::Component { credentials: other, refresh_token: other_token },
+            ) => credentials == other && refresh_token.is_same(other_token),
+            (_, _) => false,
+        }
+    }
+}
+
 impl TokenConfig {
     /// The value of the key `source`.
     pub fn source(&self) -> &'static str {
@@ -201,7 +217,7 @@ impl TokenConfig {
 }
 
 /// `[[sinks]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SinkConfig {
     /// The label `sink`: letters, digits, `-` and `_`.
     pub name: String,
@@ -216,7 +232,7 @@ pub struct SinkConfig {
 }
 
 /// Where a sink's events go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SinkTarget {
     /// JSON lines on standard output.
     Stdout,

@@ -71,7 +71,7 @@ const SERVER_LIFETIME: Duration = Duration::from_secs(60);
 const REJECTED_FOR_GOOD: Duration = Duration::from_secs(30);
 
 /// The source of an official account's tokens, if it does not use a component.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names of the fields say what they are")]
 pub enum TokenSource {
     /// `POST /cgi-bin/stable_token`, never with `force_refresh`.

@@ -1,15 +1,15 @@
 //! The settings of a chat sink.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, time::Duration};
 
 use reqwest::Url;
 use secrecy::SecretString;
 
 use super::vendor::Vendor;
-use crate::{domain::language::Language, secrets::RotatableSecret};
+use crate::{domain::language::Language, secrets::RotatableSecret, tls::CaFile};
 
 /// Which robot to use, and how.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct ChatOptions {
     /// Whose robot it is.
     pub vendor: Vendor,
@@ -20,7 +20,7 @@ pub struct ChatOptions {
     /// The language of messages.
     pub language: Language,
     /// A file with PEM certificates to trust instead of those of the system.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<CaFile>,
     /// The longest time until a response.
     pub timeout: Duration,
 }

@@ -1,14 +1,17 @@
 //! The settings of a NATS sink.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use async_nats::ServerAddr;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::secrets::RotatableSecret;
+use crate::{
+    secrets::{RotatableSecret, SameSecret},
+    tls::CaFile,
+};
 
 /// Where to publish, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NatsOptions {
     /// Servers of one cluster, at least one, without user or password in them. One of them is connected to.
     pub servers: Vec<ServerAddr>,
@@ -17,7 +20,7 @@ pub struct NatsOptions {
     /// How to log in.
     pub login: RotatableSecret<Login>,
     /// A file with PEM certificates to trust instead of those of the system. With it, the connection must be encrypted.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<CaFile>,
     /// The longest time to connect to a server, and to wait for an acknowledgement.
     pub timeout: Duration,
     /// How many events may be unacknowledged.
@@ -72,6 +75,22 @@ impl Login {
         match nkeys::KeyPair::from_seed(seed.expose_secret()) {
             Ok(key) if key.public_key().starts_with('U') => Ok(Self::Nkey(seed.clone())),
             _ => Err("contains no seed of a user's key; it begins with SU, as \"nk -gen user\" writes it"),
+        }
+    }
+}
+
+impl SameSecret for Login {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::Credentials(one), Self::Credentials(other))
+            | (Self::Nkey(one), Self::Nkey(other))
+            | (Self::Token(one), Self::Token(other)) => one.is_same(other),
+            (
+                Self::Password { user, password },
+                Self::Password { user: other_user, password: other_password },
+            ) => user == other_user && password.is_same(other_password),
+            (_, _) => false,
         }
     }
 }

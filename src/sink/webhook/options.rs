@@ -1,6 +1,6 @@
 //! The settings of a webhook.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use reqwest::{
@@ -10,7 +10,7 @@ use reqwest::{
 use sha2::{Digest, Sha256};
 
 use super::signature::SigningKey;
-use crate::secrets::RotatableSecret;
+use crate::{secrets::RotatableSecret, tls::CaFile};
 
 /// The headers that a webhook or HTTP itself sets. They cannot be configured.
 pub const OWN_HEADERS: [&str; 11] = [
@@ -28,7 +28,7 @@ pub const OWN_HEADERS: [&str; 11] = [
 ];
 
 /// Where to post, and how.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct WebhookOptions {
     /// The receiver; may contain secrets anywhere.
     pub url: Url,
@@ -37,7 +37,7 @@ pub struct WebhookOptions {
     /// Additional headers, none of [`OWN_HEADERS`]; values may be secrets.
     pub headers: Vec<RotatableSecret<(HeaderName, HeaderValue)>>,
     /// A file with PEM certificates to trust instead of those of the system.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<CaFile>,
     /// The longest time until a response.
     pub timeout: Duration,
     /// How many requests may be in flight.

@@ -10,6 +10,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 
+use crate::secrets::SameSecret;
+
 /// The prefix of a key.
 const PREFIX: &str = "whsec_";
 
@@ -43,6 +45,12 @@ impl SigningKey {
             mac.update(part);
         }
         format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
+    }
+}
+
+impl SameSecret for SigningKey {
+    fn is_same(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
     }
 }
 

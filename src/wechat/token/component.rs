@@ -45,7 +45,7 @@ use crate::{
 const TOKEN_MISSING: i64 = 41001;
 
 /// The credentials of a component.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct ComponentCredentials {
     /// The component_appid.
     pub appid: Arc<str>,
