@@ -255,7 +255,7 @@ fn copied(bytes: usize) {
 /// The least that a scrape has to read: the view of each account under its lock, and its name.
 fn walked(table: &AccountTable) -> u64 {
     let mut sum = 0;
-    for official_account in table.official_accounts() {
+    for official_account in table.official_accounts().iter() {
         official_account.for_each_view(|account, view| {
             let known = u64::from(view.counters.polls) + u64::from(view.agent.online.is_some());
             sum += known + account.kf_account.len() as u64;

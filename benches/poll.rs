@@ -196,7 +196,8 @@ async fn accounts(
     let mut stored = store.register_accounts(configured).await.unwrap().configured.into_iter();
     let mut accounts = Vec::new();
     for (&lane, configured) in lanes.iter().zip(&config.official_accounts) {
-        let official_account = factory.official_account(configured, Arc::default(), metrics);
+        let official_account =
+            factory.official_account(&factory.client(), configured, Arc::default(), metrics);
         for stored in stored.by_ref().take(configured.kf_accounts.len()) {
             let (row, account) = (stored.id, stored.account.clone());
             let watch = stored.into_tracker();

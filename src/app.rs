@@ -18,6 +18,7 @@ pub mod service_manager;
 mod service_status;
 mod supervisor;
 mod token_journal;
+mod token_records;
 mod watchdog;
 
 use std::{
@@ -99,8 +100,9 @@ impl App {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         };
-        let nicknames = Arc::new(TableNicknames::default());
-        let chat = chat_context(&config, &clock, &nicknames);
+        // Sinks are built first, and read it later.
+        let table = Arc::<AccountTable>::default();
+        let chat = chat_context(&config, &clock, &table);
         let (dispatchers, commands): (Vec<_>, Vec<_>) =
             build_sinks::build_dispatchers(&config.sinks, &chat, &context).await?.into_iter().unzip();
         let sinks = commands.iter().map(DispatcherHandle::status).collect();
@@ -117,10 +119,9 @@ impl App {
         let control = socket.map(|socket| {
             ControlServer::new(socket, operations, Arc::clone(&sink_admin), Arc::clone(&liveness))
         });
-        let statuses: Vec<_> = accounts.official_accounts.iter().map(|of| Arc::clone(&of.status)).collect();
-        nicknames.set(statuses.clone());
+        table.publish(accounts.official_accounts.iter().map(|of| Arc::clone(&of.status)).collect());
         let web = Arc::new(WebState {
-            table: AccountTable::new(statuses),
+            table,
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             event_log_max_bytes: config.store.event_log_max_bytes,
@@ -221,11 +222,11 @@ fn log_token_wait(official_accounts: &[Arc<OfficialAccount>]) {
     }
 }
 
-fn chat_context(config: &Config, clock: &Arc<dyn Clock>, nicknames: &Arc<TableNicknames>) -> ChatContext {
+fn chat_context(config: &Config, clock: &Arc<dyn Clock>, table: &Arc<AccountTable>) -> ChatContext {
     ChatContext {
         clock: Arc::clone(clock),
         zone: config.poll.timezone,
-        nicknames: Arc::<TableNicknames>::clone(nicknames),
+        nicknames: Arc::new(TableNicknames(Arc::clone(table))),
     }
 }
 

@@ -238,10 +238,9 @@ impl CallObserver for CallMetrics {
     fn token_refreshed(&self, expires_at: Option<i64>) {
         self.counters.set_last_refresh(true);
         // A token read from a file or a token server is not a refresh.
-        if let Some(expires_at) = expires_at {
-            self.counters.token_refreshes.fetch_add(1, Ordering::Relaxed);
-            self.counters.token_expires_at.store(expires_at.unsigned_abs(), Ordering::Relaxed);
-        }
+        self.counters.token_refreshes.fetch_add(expires_at.is_some().into(), Ordering::Relaxed);
+        let expires_at = expires_at.map_or(0, i64::unsigned_abs);
+        self.counters.token_expires_at.store(expires_at, Ordering::Relaxed);
     }
 
     fn token_dropped(&self) {

@@ -25,7 +25,7 @@ mod transfers;
 pub use self::{
     discovery::RemovedAccount,
     fetch::SessionFetcher,
-    guard::PollGuard,
+    guard::{NoGuard, PollGuard},
     official_account::OfficialAccount,
     outcome::PollOutcome,
     patterns::{AccountDiscovery, DiscoveryPatterns},

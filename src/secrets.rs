@@ -291,7 +291,8 @@ mod tests {
             let path = directory.path().join(name);
             std::fs::write(&path, text).unwrap();
             let (content, _) = read_secret_file(&path).unwrap();
-            RotatableSecret::from_content(&path, content, Arc::new(|text| Ok(SecretString::from(text)))).unwrap()
+            RotatableSecret::from_content(&path, content, Arc::new(|text| Ok(SecretString::from(text))))
+                .unwrap()
         };
         let [old, other_file] = ["a", "b"].map(|name| read(name, "old"));
         let fixed = |text: &str| RotatableSecret::from(SecretString::from(text));

@@ -19,5 +19,5 @@ pub use self::{
     label::{escaped, push_escaped},
     liveness::Liveness,
     sink_status::{SinkActivity, SinkStatus},
-    table::{AccountTable, CollectorReadings, OfficialAccountStatus},
+    table::{AccountTable, CollectorReadings, OfficialAccountList, OfficialAccountStatus},
 };

@@ -27,7 +27,7 @@ pub use self::refusal::TlsRefusal;
 use crate::domain::text_file::{self, NotText};
 
 /// Root certificates that the TLS library accepts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsRoots {
     certificates: Vec<CertificateDer<'static>>,
     system_problem: Option<String>,

@@ -71,7 +71,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The sources of all pages.
 pub struct WebState {
     /// The views of all accounts.
-    pub table: AccountTable,
+    pub table: Arc<AccountTable>,
     /// The closed families of metrics and their counters.
     pub metrics: Arc<Metrics>,
     /// The store, for the event log and pending events.

@@ -112,6 +112,6 @@ pub(crate) fn table(accounts: usize) -> AccountTable {
     // Each in its own allocation, as in the daemon.
     let accounts: Vec<_> = (0..accounts).map(watched).collect();
     let official_account = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
-    official_account.set_kf_accounts(accounts);
+    official_account.add_kf_accounts(accounts);
     AccountTable::new(vec![Arc::new(official_account)])
 }

@@ -65,11 +65,11 @@ impl AccountSet {
         for (configured, count) in config.official_accounts.iter().zip(counts) {
             let schedule = set.schedules.entry(configured.schedule.clone()).or_default();
             let ticks = Arc::clone(&schedule.ticks);
-            let official_account = factory.official_account(configured, ticks, metrics);
+            let official_account = factory.official_account(&factory.client(), configured, ticks, metrics);
             let accounts = stored.by_ref().take(count);
             let accounts =
                 accounts.map(|stored| WatchedAccount::from_stored(stored, official_account.status.ticks()));
-            official_account.status.set_kf_accounts(accounts.collect());
+            official_account.status.add_kf_accounts(accounts.collect());
             set_discovery(&official_account, configured);
             if count == 0 {
                 without.push(configured.name.as_str());
@@ -117,11 +117,10 @@ pub async fn watched_accounts(
     Ok(lists.collect())
 }
 
-/// Makes an official account discover kf accounts, if patterns are configured.
+/// Makes an official account discover kf accounts exactly if patterns are configured.
 pub(super) fn set_discovery(of: &OfficialAccount, configured: &config::OfficialAccountConfig) {
-    if let Some(patterns) = patterns(configured) {
-        of.set_discovery(AccountDiscovery::new(patterns, configured.appid.as_str().into()));
-    }
+    let discovery = |patterns| AccountDiscovery::new(patterns, configured.appid.as_str().into());
+    of.set_discovery(patterns(configured).map(discovery));
 }
 
 /// The patterns that discover kf accounts of an official account, if any are configured.

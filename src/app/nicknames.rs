@@ -1,27 +1,17 @@
 //! Gives chat messages the nicknames of the account table.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use crate::{sink::chat::Nicknames, status::OfficialAccountStatus};
+use crate::{sink::chat::Nicknames, status::AccountTable};
 
-/// The nicknames that getkflist has listed. Knows none until it has the account table: sinks are built first.
+/// The nicknames that getkflist has listed.
 #[derive(Default)]
-pub(super) struct TableNicknames {
-    official_accounts: OnceLock<Vec<Arc<OfficialAccountStatus>>>,
-}
-
-impl TableNicknames {
-    /// Sets the official accounts, once.
-    pub(super) fn set(&self, official_accounts: Vec<Arc<OfficialAccountStatus>>) {
-        self.official_accounts.get_or_init(|| official_accounts);
-    }
-}
+pub(super) struct TableNicknames(pub(super) Arc<AccountTable>);
 
 impl Nicknames for TableNicknames {
     fn nickname(&self, official_account: &str, kf_account: &str) -> Option<Arc<str>> {
-        let mut all = self.official_accounts.get()?.iter();
-        let kf_accounts = all.find(|of| &*of.name == official_account)?.kf_accounts();
-        let found = kf_accounts.iter().find(|known| &*known.account().kf_account == kf_account)?;
-        found.view(0).agent.nickname
+        let official_accounts = self.0.official_accounts();
+        let kf_accounts = official_accounts.iter().find(|of| &*of.name == official_account)?.kf_accounts();
+        kf_accounts.iter().find(|known| &*known.account().kf_account == kf_account)?.nickname()
     }
 }

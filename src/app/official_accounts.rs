@@ -1,21 +1,20 @@
-//! Builds official accounts that can call WeChat: HTTP client, tokens, components, rate limits.
+//! Builds official accounts that can call WeChat, and changes how they call it while they run: HTTP client, tokens, components,
+//! rate limits.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use jiff::Timestamp;
-use secrecy::SecretString;
+use arc_swap::ArcSwap;
 
-use super::{
-    error::AppError,
-    token_journal::{NullTokenJournal, StoreTokenJournal},
-};
+use super::{error::AppError, token_records::TokenRecords};
 use crate::{
-    config::{self, ComponentCredentials, Config, TicketSource, TokenConfig, TokenSource},
-    domain::clock::{Clock, Moment},
+    config::{
+        ApiConfig, ComponentCredentials, Config, OfficialAccountConfig, TicketSource, TokenConfig,
+        TokenSource,
+    },
+    domain::clock::Clock,
     metrics::Metrics,
     poll::OfficialAccount,
     status::{CallCounters, OfficialAccountStatus},
@@ -26,122 +25,166 @@ use crate::{
         client::OfficialAccountClient,
         http::{ClientOptions, WechatClient},
         rate_limit::RateLimiter,
-        token::{Authorization, Component, TokenJournal, TokenProvider},
+        token::{Authorization, Component, ProviderSource, TokenJournal, TokenProvider},
     },
 };
 
-/// Builds official accounts. They share the HTTP client, the components and the token records of the store.
+/// Builds and changes official accounts. They share the HTTP client, the components and the token records of the store.
 pub struct OfficialAccountFactory {
-    client: Arc<WechatClient>,
-    journal: Arc<dyn TokenJournal>,
-    recorded: RecordedTokens,
+    client: ArcSwap<WechatClient>,
+    records: Arc<TokenRecords>,
     /// By component_appid. Each is built for the first official account that names it.
     components: Mutex<HashMap<Arc<str>, Arc<Component>>>,
     clock: Arc<dyn Clock>,
 }
 
-/// The token records of the store.
-#[derive(Default)]
-struct RecordedTokens {
-    /// When a token was last fetched, by appid or component_appid.
-    fetches: HashMap<String, Timestamp>,
-    /// By appid.
-    refresh_tokens: HashMap<String, SecretString>,
-}
-
 impl OfficialAccountFactory {
     /// A factory whose official accounts record their token fetches and refresh tokens in the store.
     pub async fn build(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let recorded = RecordedTokens {
-            fetches: store.token_fetches().await?,
-            refresh_tokens: store.refresh_tokens().await?,
-        };
-        Self::with_journal(config, Arc::new(StoreTokenJournal::new(store.clone())), recorded, clock)
+        Self::with_records(config, TokenRecords::load(store).await?, clock)
     }
 
     /// A factory without a store. Refresh tokens cannot be stored, so official accounts that have authorized a component
     /// must not be called.
     pub fn without_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        Self::with_journal(config, Arc::new(NullTokenJournal), RecordedTokens::default(), clock)
+        Self::with_records(config, TokenRecords::without_store(), clock)
     }
 
-    fn with_journal(
-        config: &Config,
-        journal: Arc<dyn TokenJournal>,
-        recorded: RecordedTokens,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, AppError> {
-        let client = build_client(config, &clock)?;
-        Ok(Self { client, journal, recorded, components: Mutex::default(), clock })
+    fn with_records(config: &Config, records: TokenRecords, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        let client = build_client(&client_options(&config.api)?, config, &clock)?;
+        Ok(Self {
+            client: ArcSwap::new(client),
+            records: Arc::new(records),
+            components: Mutex::default(),
+            clock,
+        })
     }
 
-    /// Builds an official account, without kf accounts yet. `ticks` counts the ticks of its schedule; `metrics` count its
-    /// calls.
+    /// The HTTP client in use.
+    pub fn client(&self) -> Arc<WechatClient> {
+        self.client.load_full()
+    }
+
+    /// The HTTP client that this configuration needs: the one in use if it will do, so that its connections stay open. Changes
+    /// nothing.
+    pub fn prepare(&self, config: &Config) -> Result<Arc<WechatClient>, AppError> {
+        let options = client_options(&config.api)?;
+        let present = self.client();
+        let will_do = *present.options() == options && (present.has_servers() || !needs_servers(config));
+        if will_do { Ok(present) } else { build_client(&options, config, &self.clock) }
+    }
+
+    /// Makes a [prepared](Self::prepare) HTTP client the one in use, after all official accounts were built with it or
+    /// [updated](Self::update).
+    pub fn adopt(&self, client: Arc<WechatClient>) {
+        self.client.store(client);
+        // A component without official accounts is not needed. One that comes back is built again.
+        self.components().retain(|_, component| Arc::strong_count(component) > 1);
+    }
+
+    /// Builds an official account with this HTTP client, without kf accounts yet. `ticks` counts the ticks of its schedule;
+    /// `metrics` count its calls. Its component, if it has one, gets the configured credentials.
     pub fn official_account(
         &self,
-        configured: &config::OfficialAccountConfig,
+        client: &Arc<WechatClient>,
+        configured: &OfficialAccountConfig,
         ticks: Arc<AtomicU64>,
         metrics: &Metrics,
     ) -> Arc<OfficialAccount> {
         let calls = Arc::<CallCounters>::default();
         let observer: Arc<dyn CallObserver> = Arc::new(metrics.call_observer(Arc::clone(&calls)));
         let now = self.clock.now();
-        let ago = self.recorded.last_fetch_ago(&configured.appid, now);
-        let appid: Arc<str> = configured.appid.as_str().into();
-        let journal = Arc::clone(&self.journal);
-        let tokens = match &configured.token {
-            TokenConfig::Own(source) => TokenProvider::new(appid, source.clone(), journal, ago, now),
-            TokenConfig::Component { credentials, refresh_token } => {
-                let component = self.component(credentials, now);
-                let stored = self.recorded.refresh_tokens.get(&configured.appid);
-                let refresh_token = stored.or(refresh_token.as_ref()).cloned();
-                let authorization = Authorization { component, refresh_token };
-                TokenProvider::with_component(appid, authorization, journal, ago, now)
-            }
-        };
-        let rate_limiter =
-            configured.max_requests_per_minute.map(|most| RateLimiter::new(most, Arc::clone(&self.clock)));
-        let client = OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer)
-            .with_rate_limiter(rate_limiter);
+        let ago = self.records.last_fetch_ago(&configured.appid, now);
+        let appid = configured.appid.as_str().into();
+        let tokens = TokenProvider::new(appid, self.token_source(configured), self.journal(), ago, now);
+        let client = OfficialAccountClient::new(Arc::clone(client), Arc::new(tokens), observer)
+            .with_rate_limiter(self.rate_limiter(configured));
         let status = OfficialAccountStatus::new(configured.name.as_str().into(), calls, ticks);
         Arc::new(OfficialAccount::new(Arc::new(status), client))
     }
 
-    /// The component, shared by all official accounts that name it.
-    fn component(&self, credentials: &Arc<ComponentCredentials>, now: Moment) -> Arc<Component> {
-        let mut components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
-        let component = components.entry(Arc::clone(&credentials.appid)).or_insert_with(|| {
-            let ago = self.recorded.last_fetch_ago(&credentials.appid, now);
-            Arc::new(Component::new(Arc::clone(credentials), Arc::clone(&self.journal), ago, now))
-        });
-        Arc::clone(component)
+    /// Changes how an official account calls WeChat: with this HTTP client, and as configured by `to` instead of `from`. What does
+    /// not differ stays as it is. Official accounts whose configuration stays need it too, for the HTTP client.
+    pub fn update(
+        &self,
+        client: &Arc<WechatClient>,
+        official_account: &OfficialAccount,
+        from: &OfficialAccountConfig,
+        to: &OfficialAccountConfig,
+    ) {
+        let present = official_account.client();
+        if from.token != to.token {
+            present.tokens().set_source(self.token_source(to));
+        }
+        let keeps_limit = from.max_requests_per_minute == to.max_requests_per_minute;
+        if keeps_limit && Arc::ptr_eq(present.http_client(), client) {
+            return;
+        }
+        let rate_limiter = if keeps_limit { present.rate_limiter().cloned() } else { self.rate_limiter(to) };
+        let next = OfficialAccountClient::clone(&present).with_http_client(Arc::clone(client));
+        official_account.set_client(Arc::new(next.with_rate_limiter(rate_limiter)));
     }
-}
 
-impl RecordedTokens {
-    fn last_fetch_ago(&self, appid: &str, now: Moment) -> Option<Duration> {
-        let last_fetch = self.fetches.get(appid)?;
-        // A time in the future means that the clock was set back since: treat it as now.
-        Some(Duration::try_from(now.wall.duration_since(*last_fetch)).unwrap_or_default())
-    }
-}
-
-fn build_client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, AppError> {
-    let options = client_options(&config.api)?;
-    let client = WechatClient::build(&options, Arc::clone(clock));
-    let client = client.and_then(|client| {
-        let uses_servers = config.official_accounts.iter().any(|configured| match &configured.token {
-            TokenConfig::Own(source) => matches!(source, TokenSource::Server(_)),
-            TokenConfig::Component { credentials, .. } => {
-                matches!(credentials.ticket, TicketSource::Server(_))
+    fn token_source(&self, configured: &OfficialAccountConfig) -> ProviderSource {
+        match &configured.token {
+            TokenConfig::Own(source) => source.clone().into(),
+            TokenConfig::Component { credentials, refresh_token } => {
+                let authorization = Authorization {
+                    component: self.component(credentials),
+                    stored_refresh_token: self.records.refresh_token(&configured.appid),
+                    configured_refresh_token: refresh_token.clone(),
+                };
+                authorization.into()
             }
-        });
-        if uses_servers { client.with_servers(&options) } else { Ok(client) }
-    });
-    Ok(Arc::new(client?))
+        }
+    }
+
+    /// The component with these credentials, shared by all official accounts that name it.
+    fn component(&self, credentials: &Arc<ComponentCredentials>) -> Arc<Component> {
+        let mut components = self.components();
+        if let Some(component) = components.get(&credentials.appid) {
+            component.set_credentials(Arc::clone(credentials));
+            return Arc::clone(component);
+        }
+        let now = self.clock.now();
+        let ago = self.records.last_fetch_ago(&credentials.appid, now);
+        let component = Arc::new(Component::new(Arc::clone(credentials), self.journal(), ago, now));
+        components.insert(Arc::clone(&credentials.appid), Arc::clone(&component));
+        component
+    }
+
+    fn rate_limiter(&self, configured: &OfficialAccountConfig) -> Option<Arc<RateLimiter>> {
+        let most = configured.max_requests_per_minute?;
+        Some(Arc::new(RateLimiter::new(most, Arc::clone(&self.clock))))
+    }
+
+    fn journal(&self) -> Arc<dyn TokenJournal> {
+        Arc::<TokenRecords>::clone(&self.records)
+    }
+
+    fn components(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Component>>> {
+        self.components.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn client_options(api: &config::ApiConfig) -> Result<ClientOptions, AppError> {
+fn build_client(
+    options: &ClientOptions,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<WechatClient>, AppError> {
+    let client = WechatClient::build(options, Arc::clone(clock))?;
+    Ok(Arc::new(if needs_servers(config) { client.with_servers(options)? } else { client }))
+}
+
+/// Whether tokens or tickets come from servers of the operator.
+fn needs_servers(config: &Config) -> bool {
+    config.official_accounts.iter().any(|configured| match &configured.token {
+        TokenConfig::Own(source) => matches!(source, TokenSource::Server(_)),
+        TokenConfig::Component { credentials, .. } => matches!(credentials.ticket, TicketSource::Server(_)),
+    })
+}
+
+fn client_options(api: &ApiConfig) -> Result<ClientOptions, AppError> {
     // The configuration has checked that the file is PEM. Only the TLS library can check the certificates.
     let ca = api.ca_file.as_deref().map(TlsRoots::from_file).transpose().map_err(|error| {
         AppError::Unusable { what: "api.ca_file".to_owned(), reason: crate::chain(&error) }

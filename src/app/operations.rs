@@ -61,13 +61,14 @@ pub(crate) async fn build_operations(
         stored.into_iter().map(|stored| (key(&stored.account), stored.into_tracker())).collect();
     let metrics = Metrics::new([])?;
     let official_accounts = config.official_accounts.iter().zip(lists).map(|(configured, accounts)| {
-        let official_account = factory.official_account(configured, Arc::default(), &metrics);
+        let official_account =
+            factory.official_account(&factory.client(), configured, Arc::default(), &metrics);
         let watched = accounts.into_iter().map(|account| {
             let tracker = known.remove(&key(&account)).unwrap_or_default();
             // Nothing is committed, so the id is not used.
             Arc::new(WatchedAccount::new(account, AccountId(0), tracker))
         });
-        official_account.status.set_kf_accounts(watched.collect());
+        official_account.status.add_kf_accounts(watched.collect());
         set_discovery(&official_account, configured);
         official_account
     });

@@ -33,7 +33,7 @@ const SHOWN: [AccountState; 5] = [
 impl StatusCounts {
     fn of(table: &AccountTable) -> Self {
         let mut counts = Self::default();
-        for official_account in table.official_accounts() {
+        for official_account in table.official_accounts().iter() {
             official_account.for_each_view(|_, view| counts.count(view.state, view.sessions));
         }
         counts

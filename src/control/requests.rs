@@ -103,7 +103,7 @@ impl CommandRequests {
         account: &Arc<WatchedAccount>,
     ) -> SessionListOutcome {
         let guard = tokio::time::timeout(self.limits.deadline, PollGuard::acquire(of, account));
-        let Ok(guard) = guard.await else { return SessionListOutcome::Busy };
+        let Ok(Some(guard)) = guard.await else { return SessionListOutcome::Busy };
         of.acquire_poll_permit(account).await;
         let update = self.fetcher.fetch(&guard).await;
         // The guard still locks the account: its snapshot has not changed meanwhile.

@@ -44,9 +44,10 @@ pub fn write(
     emit: impl FnMut(Vec<u8>) -> bool,
 ) {
     let mut page = Page { chunk: Vec::with_capacity(CHUNK), emit, open: true };
-    page.accounts(table, detail);
-    page.collected(table);
-    page.calls(table);
+    let official_accounts = table.official_accounts();
+    page.accounts(&official_accounts, detail);
+    page.collected(&official_accounts);
+    page.calls(&official_accounts);
     page.store(stored);
     page.sinks(metrics, stored);
     page.log();
@@ -148,7 +149,7 @@ mod tests {
                 Arc::new(watched)
             };
             let of = OfficialAccountStatus::new(name.into(), Arc::default(), Arc::default());
-            of.set_kf_accounts(kf_accounts.into_iter().map(watched).collect());
+            of.add_kf_accounts(kf_accounts.into_iter().map(watched).collect());
             Arc::new(of)
         };
         AccountTable::new(vec![
@@ -175,7 +176,7 @@ mod tests {
         };
         let expected = |name: &str, value: fn(&AccountView) -> Option<String>| -> Vec<String> {
             let mut lines = Vec::new();
-            for of in table.official_accounts() {
+            for of in table.official_accounts().iter() {
                 of.for_each_view(|account, view| {
                     let kf_account = crate::status::escaped(&account.kf_account);
                     let line = |value| format!("{name}{{{},kf_account=\"{kf_account}\"{value}", of.labels);

@@ -26,7 +26,6 @@ use crate::{
     wechat::{
         Endpoint,
         error::{CallError, CallFailure},
-        rate_limit::RateLimiter,
     },
 };
 
@@ -42,8 +41,7 @@ impl Poller {
         if backs_off(official_account, collector, now) {
             return Ok(());
         }
-        official_account.check_token_wait(now)?;
-        official_account.rate_limiter().map_or(Ok(()), RateLimiter::try_permit_for_collector)
+        official_account.try_acquire_collector_permit(now)
     }
 
     /// Collects once, unless the collector backs off, with an
@@ -58,7 +56,7 @@ impl Poller {
         if backs_off(official_account, collector, started_at) {
             return PollOutcome::BackedOff;
         }
-        let call = tokio::time::timeout(self.limits.deadline, call(official_account, collector));
+        let call = tokio::time::timeout(self.limits().deadline, call(official_account, collector));
         let outcome = match call.await {
             Ok(Ok(response)) => self.apply(official_account, response).await,
             Ok(Err(failure)) => PollOutcome::Failed(failure),
@@ -116,7 +114,7 @@ impl Poller {
                 }
             }
             PollOutcome::Failed(failure) => {
-                let (policy, failed) = (&self.limits.backoff_policy, failed_call(failure));
+                let (policy, failed) = (&self.limits().backoff_policy, failed_call(failure));
                 let backoff = Backoff::after(policy, state.backoff.as_ref(), failed, now, fastrand::f64());
                 state.backoff = Some(backoff);
                 // Polls meet the same failure: it is logged once for all.

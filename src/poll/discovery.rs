@@ -78,15 +78,37 @@ impl Poller {
         Ok(())
     }
 
+    /// Marks watched accounts as unwatched, as [`remove_accounts`](Self::remove_accounts) does. Of an account that is unwatched
+    /// already there is no second event.
+    pub async fn remove_watched(
+        &self,
+        accounts: &[&Arc<WatchedAccount>],
+        source: &'static str,
+    ) -> Result<(), StoreError> {
+        let removed = accounts.iter().map(|account| RemovedAccount {
+            id: account.id(),
+            account: account.account().clone(),
+            tracker: account.tracker(),
+        });
+        self.remove_accounts(removed.collect(), source).await?;
+        let now = self.clock.now();
+        for account in accounts {
+            let mut data = account.lock();
+            let update = data.tracker.after_removal(now, source);
+            data.apply(update);
+        }
+        Ok(())
+    }
+
     /// Adds and removes the kf accounts of an official account with patterns, as `list` says.
     pub(super) async fn discover(
         &self,
         official_account: &Arc<OfficialAccount>,
         list: &KfList,
     ) -> Result<(), StoreError> {
+        let mut anomaly = official_account.list_anomaly.lock().await;
         let Some(discovery) = official_account.discovery() else { return Ok(()) };
         let name = &official_account.status.name;
-        let mut anomaly = discovery.anomaly.lock().await;
         let listed = &list.accounts;
         if listed.is_empty() && list.complete {
             discovery.log_anomaly(name, &mut anomaly, Some(ListAnomaly::Empty));
@@ -114,7 +136,8 @@ impl Poller {
     }
 
     /// Removes the accounts that are neither named nor wanted. One whose running poll takes longer than
-    /// [`GUARD_TIMEOUT`] stays until the next list: the commit of that poll would bring it back.
+    /// [`GUARD_TIMEOUT`] stays until the next list: the commit of that poll would bring it back. One that has left for another reason
+    /// is left to that.
     async fn remove_unlisted(
         &self,
         official_account: &Arc<OfficialAccount>,
@@ -131,24 +154,12 @@ impl Poller {
         let guards = unlisted.map(|account| {
             tokio::time::timeout(GUARD_TIMEOUT, PollGuard::acquire(official_account, account))
         });
-        let guards: Vec<PollGuard> = join_all(guards).await.into_iter().flatten().collect();
-        if guards.is_empty() {
-            return Ok(());
-        }
-        let removed = guards.iter().map(|guard| {
-            let account = guard.account();
-            RemovedAccount {
-                id: account.id(),
-                account: account.account().clone(),
-                tracker: account.tracker(),
-            }
-        });
-        self.remove_accounts(removed.collect(), Endpoint::KfList.as_str()).await?;
-        let removed: HashSet<AccountId> = guards.iter().map(|guard| guard.account().id()).collect();
+        let guards: Vec<PollGuard> = join_all(guards).await.into_iter().flatten().flatten().collect();
+        let removed: Vec<_> = guards.iter().map(PollGuard::account).collect();
+        self.remove_watched(&removed, Endpoint::KfList.as_str()).await?;
         // Whoever still knows the accounts cannot poll them any more.
-        guards.into_iter().for_each(PollGuard::retire);
-        let kept = watched.iter().filter(|account| !removed.contains(&account.id())).cloned();
-        official_account.status.set_kf_accounts(kept.collect());
+        removed.iter().for_each(|account| account.leave());
+        official_account.status.remove_kf_accounts(&removed.iter().map(|account| account.id()).collect());
         Ok(())
     }
 
@@ -165,7 +176,7 @@ impl Poller {
         let accounts = added.iter().map(|kf_account| discovery.account(&status.name, kf_account));
         let stored = self.store.add_accounts(accounts.collect()).await?;
         let new = stored.into_iter().map(|stored| WatchedAccount::from_stored(stored, status.ticks()));
-        status.set_kf_accounts(official_account.accounts().iter().cloned().chain(new).collect());
+        status.add_kf_accounts(new.collect());
         self.log.add(Scope::OfficialAccount, &status.name, News::Discovered(join_names(added)));
         Ok(())
     }

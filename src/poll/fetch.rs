@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+
 use super::{
     backoff::{conclusion, next_backoff},
     guard::PollGuard,
@@ -23,7 +25,6 @@ use crate::{
         Endpoint,
         client::Response,
         error::{CallError, CallFailure},
-        rate_limit::RateLimiter,
         wire::{self, SessionList},
     },
 };
@@ -33,25 +34,35 @@ use crate::{
 const PERMIT_WAITS: u32 = 4;
 
 /// Fetches session lists, compares them with the tracker, and backs off what fails. Commits nothing.
-#[derive(Clone)]
 pub struct SessionFetcher {
     clock: Arc<dyn Clock>,
-    deadline: Duration,
-    backoff_policy: BackoffPolicy,
+    limits: ArcSwap<FetchLimits>,
     /// A random key: no customer can choose an openid so that two answers have the same fingerprint.
     fingerprint_key: RandomState,
+}
+
+/// The limits of fetches.
+struct FetchLimits {
+    deadline: Duration,
+    backoff_policy: BackoffPolicy,
 }
 
 impl SessionFetcher {
     /// A fetcher whose fetches take at most `deadline`, apart from waiting for permits.
     pub fn new(clock: Arc<dyn Clock>, deadline: Duration, backoff_policy: BackoffPolicy) -> Self {
-        Self { clock, deadline, backoff_policy, fingerprint_key: RandomState::new() }
+        let limits = ArcSwap::from_pointee(FetchLimits { deadline, backoff_policy });
+        Self { clock, limits, fingerprint_key: RandomState::new() }
+    }
+
+    /// Sets the limits of later fetches. Backoffs that run keep their end.
+    pub(super) fn set_limits(&self, deadline: Duration, backoff_policy: BackoffPolicy) {
+        self.limits.store(Arc::new(FetchLimits { deadline, backoff_policy }));
     }
 
     /// The longest time that a fetch for this official account may take. Waiting for permits is not WeChat's fault.
     pub fn deadline(&self, official_account: &OfficialAccount) -> Duration {
-        let spacing = official_account.rate_limiter().map(RateLimiter::spacing).unwrap_or_default();
-        self.deadline + spacing * PERMIT_WAITS
+        let spacing = official_account.rate_limiter().map(|limiter| limiter.spacing()).unwrap_or_default();
+        self.limits.load().deadline + spacing * PERMIT_WAITS
     }
 
     /// Fetches the sessions of the guarded account and compares them with what is known. A failure starts a backoff, a
@@ -107,7 +118,8 @@ impl SessionFetcher {
         if failure.class == ErrorClass::Busy && failure.error.lacks_token() {
             return;
         }
-        let next = |previous| next_backoff(&self.backoff_policy, previous, failure, self.clock.now());
+        let policy = self.limits.load().backoff_policy;
+        let next = |previous| next_backoff(&policy, previous, failure, self.clock.now());
         match failure.class.scope() {
             Scope::OfficialAccount => {
                 let mut backoff = official_account.backoff();

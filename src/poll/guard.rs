@@ -13,34 +13,44 @@ pub struct PollGuard {
     official_account: Arc<OfficialAccount>,
 }
 
+/// Why the right to poll a kf account cannot be acquired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoGuard {
+    /// Another guard exists.
+    Taken,
+    /// The account [has left](WatchedAccount::leave).
+    Left,
+}
+
 impl PollGuard {
-    /// Acquires the right to poll `account`; `None` while another guard exists.
+    /// Acquires the right to poll `account`.
     pub fn try_acquire(
         official_account: &Arc<OfficialAccount>,
         account: &Arc<WatchedAccount>,
-    ) -> Option<Self> {
+    ) -> Result<Self, NoGuard> {
         let mut data = account.lock();
-        if data.poll_slot != PollSlot::Free {
-            return None;
+        match data.poll_slot {
+            PollSlot::Free => data.poll_slot = PollSlot::Taken,
+            PollSlot::Taken => return Err(NoGuard::Taken),
+            PollSlot::Leaving | PollSlot::Retired => return Err(NoGuard::Left),
         }
-        data.poll_slot = PollSlot::Taken;
         // A permit that the previous guard did not use has expired.
         data.has_permit = false;
-        Some(Self { account: Arc::clone(account), official_account: Arc::clone(official_account) })
+        Ok(Self { account: Arc::clone(account), official_account: Arc::clone(official_account) })
     }
 
-    /// Waits until no other guard exists. Never returns for an account that is not watched any more.
-    pub async fn acquire(official_account: &Arc<OfficialAccount>, account: &Arc<WatchedAccount>) -> Self {
-        loop {
-            // Register before trying, so that a release in between is not missed.
-            let released = official_account.guard_released.notified();
-            tokio::pin!(released);
-            released.as_mut().enable();
-            if let Some(guard) = Self::try_acquire(official_account, account) {
-                return guard;
-            }
-            released.await;
-        }
+    /// Acquires the right to poll `account`, once no other guard exists; `None` if the account has left.
+    pub async fn acquire(
+        official_account: &Arc<OfficialAccount>,
+        account: &Arc<WatchedAccount>,
+    ) -> Option<Self> {
+        let acquired = official_account
+            .check_at_releases(|| match Self::try_acquire(official_account, account) {
+                Err(NoGuard::Taken) => None,
+                acquired => Some(acquired),
+            })
+            .await;
+        acquired.ok()
     }
 
     /// The account that may be polled.
@@ -52,19 +62,15 @@ impl PollGuard {
     pub fn official_account(&self) -> &Arc<OfficialAccount> {
         &self.official_account
     }
-
-    /// Makes sure that the account is never polled again.
-    pub(super) fn retire(self) {
-        self.account.lock().poll_slot = PollSlot::Retired;
-    }
 }
 
 impl Drop for PollGuard {
     fn drop(&mut self) {
         let mut data = self.account.lock();
-        if data.poll_slot == PollSlot::Taken {
-            data.poll_slot = PollSlot::Free;
-        }
+        data.poll_slot = match data.poll_slot {
+            PollSlot::Leaving | PollSlot::Retired => PollSlot::Retired,
+            PollSlot::Taken | PollSlot::Free => PollSlot::Free,
+        };
         drop(data);
         self.official_account.guard_released.notify_waiters();
     }

@@ -56,7 +56,7 @@ impl Poller {
         binding: Binding,
     ) -> Result<(), StoreError> {
         let guard = tokio::time::timeout(GUARD_TIMEOUT, PollGuard::acquire(official_account, account));
-        let Ok(guard) = guard.await else { return Ok(()) };
+        let Ok(Some(guard)) = guard.await else { return Ok(()) };
         let (now, source) = (self.clock.now(), Endpoint::KfList.as_str());
         let update = account.lock().tracker.after_binding(binding, now, source);
         let becomes_unbound = update.condition.state == AccountState::Unbound

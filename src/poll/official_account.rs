@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use super::patterns::AccountDiscovery;
+use super::patterns::{AccountDiscovery, ListAnomaly};
 use crate::{
     domain::{
         active_backoff::ActiveBackoff, agents::Collector, backoff::Backoff, clock::Moment,
@@ -22,12 +22,15 @@ use crate::{
 pub struct OfficialAccount {
     /// What readers see of it.
     pub status: Arc<OfficialAccountStatus>,
-    client: OfficialAccountClient,
+    client: ArcSwap<OfficialAccountClient>,
     backoff: Mutex<Option<ActiveBackoff>>,
     failure_streak: Mutex<FailureStreak<FailureReason>>,
     /// In the order of [`Collector::ALL`].
     collectors: [Mutex<CollectorState>; Collector::ALL.len()],
     discovery: ArcSwapOption<AccountDiscovery>,
+    /// What was unusual about the previous list of kf accounts. Locked while kf accounts are added and removed as a list says: two
+    /// lists at once would undo each other's changes.
+    pub(super) list_anomaly: tokio::sync::Mutex<Option<ListAnomaly>>,
     /// Notified when a poll guard of one of the kf accounts is dropped.
     pub(super) guard_released: Notify,
 }
@@ -44,11 +47,12 @@ impl OfficialAccount {
     pub fn new(status: Arc<OfficialAccountStatus>, client: OfficialAccountClient) -> Self {
         Self {
             status,
-            client,
+            client: ArcSwap::from_pointee(client),
             backoff: Mutex::default(),
             failure_streak: Mutex::default(),
             collectors: Default::default(),
             discovery: ArcSwapOption::empty(),
+            list_anomaly: Default::default(),
             guard_released: Notify::new(),
         }
     }
@@ -58,9 +62,36 @@ impl OfficialAccount {
         self.status.kf_accounts()
     }
 
-    /// Makes getkflist add and remove kf accounts from now on.
-    pub fn set_discovery(&self, discovery: AccountDiscovery) {
-        self.discovery.store(Some(Arc::new(discovery)));
+    /// Sets which kf accounts getkflist adds and removes from now on; `None` for none. A list that is being applied follows the
+    /// previous setting: see [`discovery_settled`](Self::discovery_settled).
+    pub fn set_discovery(&self, discovery: Option<AccountDiscovery>) {
+        self.discovery.store(discovery.map(Arc::new));
+    }
+
+    /// Waits until no list is being applied that began before the last [`set_discovery`](Self::set_discovery). That may take a few
+    /// seconds, but never a call.
+    pub async fn discovery_settled(&self) {
+        drop(self.list_anomaly.lock().await);
+    }
+
+    /// Waits until an account that [has left](WatchedAccount::leave) is retired: until its last poll guard is dropped. Several
+    /// accounts are best waited for in turn.
+    pub async fn wait_until_retired(&self, account: &WatchedAccount) {
+        self.check_at_releases(|| account.is_retired().then_some(())).await;
+    }
+
+    /// Checks now, and whenever a poll guard is dropped, until there is a result.
+    pub(super) async fn check_at_releases<T>(&self, check: impl Fn() -> Option<T>) -> T {
+        loop {
+            // Register before checking, so that a release in between is not missed.
+            let released = self.guard_released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            if let Some(result) = check() {
+                return result;
+            }
+            released.await;
+        }
     }
 
     pub(super) fn discovery(&self) -> Option<Arc<AccountDiscovery>> {
@@ -72,19 +103,24 @@ impl OfficialAccount {
         self.discovery().is_some()
     }
 
-    /// The client for calls that concern the official account as a whole.
-    pub fn client(&self) -> &OfficialAccountClient {
-        &self.client
+    /// The client for its calls.
+    pub fn client(&self) -> Arc<OfficialAccountClient> {
+        self.client.load_full()
+    }
+
+    /// Makes calls with this client from now on. Calls that run finish with the client that they began with.
+    pub fn set_client(&self, client: Arc<OfficialAccountClient>) {
+        self.client.store(client);
     }
 
     /// The rate limiter, if calls are limited.
-    pub fn rate_limiter(&self) -> Option<&RateLimiter> {
-        self.client.rate_limiter()
+    pub fn rate_limiter(&self) -> Option<Arc<RateLimiter>> {
+        self.client.load().rate_limiter().cloned()
     }
 
     /// Waits for a permit of the rate limiter, for a call that is not a poll from the queue.
     pub async fn acquire_permit(&self) {
-        self.client.permit().await;
+        self.client().permit().await;
     }
 
     /// Waits for a permit for the next poll of `account`, so that the poll itself need not wait.
@@ -96,9 +132,10 @@ impl OfficialAccount {
     /// Acquires a permit for the next poll of `account`, or says after which time to try again: when the rate limiter has one,
     /// or when the token that a poll needs may be fetched. A poll that backs off calls nothing and needs no permit.
     pub fn try_acquire_poll_permit(&self, account: &WatchedAccount) -> Result<(), Duration> {
-        let now = self.client.now();
-        let wait = self.check_token_wait(now);
-        let Some(rate_limiter) = self.rate_limiter() else {
+        let client = self.client.load();
+        let now = client.now();
+        let wait = token_wait(&client, now);
+        let Some(rate_limiter) = client.rate_limiter() else {
             return wait.or_else(|wait| self.active_backoff(account, now).map(|_| ()).ok_or(wait));
         };
         if self.active_backoff(account, now).is_some() {
@@ -112,14 +149,15 @@ impl OfficialAccount {
 
     /// How long the token fetch that the next call needs has to wait; zero if it needs none.
     pub fn token_wait(&self) -> Duration {
-        self.client.token_wait(self.client.now()).until_allowed
+        let client = self.client.load();
+        client.token_wait(client.now()).until_allowed
     }
 
-    /// Says how long to wait for a token fetch, if a call without a token could not even say why there is none. That is so
-    /// just after a restart.
-    pub(super) fn check_token_wait(&self, now: Moment) -> Result<(), Duration> {
-        let wait = self.client.token_wait(now).without_cause;
-        if wait.is_zero() { Ok(()) } else { Err(wait) }
+    /// Acquires a permit for a call of a collector, or says after which time to try again.
+    pub(super) fn try_acquire_collector_permit(&self, now: Moment) -> Result<(), Duration> {
+        let client = self.client.load();
+        token_wait(&client, now)?;
+        client.rate_limiter().map_or(Ok(()), |rate_limiter| rate_limiter.try_permit_for_collector())
     }
 
     /// The backoff that keeps `account` from being polled at `now`.
@@ -147,4 +185,11 @@ impl OfficialAccount {
     pub(super) fn collector(&self, collector: Collector) -> MutexGuard<'_, CollectorState> {
         self.collectors[collector as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Says how long to wait for a token fetch, if a call without a token could not even say why there is none. That is so just after
+/// a restart.
+fn token_wait(client: &OfficialAccountClient, now: Moment) -> Result<(), Duration> {
+    let wait = client.token_wait(now).without_cause;
+    if wait.is_zero() { Ok(()) } else { Err(wait) }
 }

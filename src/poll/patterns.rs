@@ -3,7 +3,6 @@
 use std::{collections::HashSet, sync::Arc};
 
 use glob::Pattern;
-use tokio::sync::Mutex;
 
 use crate::domain::account::Account;
 
@@ -32,9 +31,6 @@ impl DiscoveryPatterns {
 pub struct AccountDiscovery {
     pub(super) patterns: DiscoveryPatterns,
     appid: Arc<str>,
-    /// What was unusual about the previous list. Locked while a list is applied: two at once would undo each other's
-    /// changes.
-    pub(super) anomaly: Mutex<Option<ListAnomaly>>,
 }
 
 /// What is unusual about an answer of getkflist.
@@ -48,7 +44,7 @@ pub(super) enum ListAnomaly {
 impl AccountDiscovery {
     /// Discovery for the official account of this appid.
     pub fn new(patterns: DiscoveryPatterns, appid: Arc<str>) -> Self {
-        Self { patterns, appid, anomaly: Mutex::default() }
+        Self { patterns, appid }
     }
 
     pub(super) fn account(&self, official_account: &Arc<str>, kf_account: &Arc<str>) -> Account {

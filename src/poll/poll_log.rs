@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use jiff::SignedDuration;
 use tracing::Level;
 
@@ -43,12 +44,18 @@ const NETWORK_CODES: [&str; 4] = ["connect", "timeout", "tls", "proxy"];
 /// Groups the news of accounts, and logs each group in one line.
 #[derive(Default)]
 pub struct PollLog {
-    language: Language,
-    /// All official accounts, to notice that most of them cannot be reached.
-    official_accounts: Vec<Arc<OfficialAccount>>,
+    settings: ArcSwap<LogSettings>,
     groups: Mutex<Vec<Group>>,
     /// Whether most official accounts could not be reached at the last flush that had news.
     is_offline: AtomicBool,
+}
+
+#[derive(Default)]
+struct LogSettings {
+    /// The language of remedies.
+    language: Language,
+    /// All official accounts, to notice that most of them cannot be reached.
+    official_accounts: Vec<Arc<OfficialAccount>>,
 }
 
 /// What happened to an account.
@@ -84,7 +91,14 @@ struct Group {
 impl PollLog {
     /// A log of the polls of these official accounts. Its remedies are in this language.
     pub fn new(language: Language, official_accounts: Vec<Arc<OfficialAccount>>) -> Self {
-        Self { language, official_accounts, ..Self::default() }
+        let log = Self::default();
+        log.configure(language, official_accounts);
+        log
+    }
+
+    /// Sets the language of remedies and the official accounts from now on.
+    pub fn configure(&self, language: Language, official_accounts: Vec<Arc<OfficialAccount>>) {
+        self.settings.store(Arc::new(LogSettings { language, official_accounts }));
     }
 
     /// Adds news of a kf account or an official account to the next lines.
@@ -133,8 +147,10 @@ impl PollLog {
     }
 
     fn outage(&self) -> Outage {
-        let unreachable = self.official_accounts.iter().filter(|of| is_unreachable(of)).count();
-        Outage { unreachable, official_accounts: self.official_accounts.len() }
+        let settings = self.settings.load();
+        let official_accounts = &settings.official_accounts;
+        let unreachable = official_accounts.iter().filter(|of| is_unreachable(of)).count();
+        Outage { unreachable, official_accounts: official_accounts.len() }
     }
 
     fn write(&self, groups: Vec<Group>) {
@@ -153,7 +169,7 @@ impl PollLog {
             let is_network =
                 matches!(&group.news, News::PollFailed(failure, _) if failure.class == ErrorClass::Busy);
             let outage = (is_network && is_offline && !was_offline).then_some(outage);
-            group.line(outage).write(self.language);
+            group.line(outage).write(self.settings.load().language);
         }
     }
 }

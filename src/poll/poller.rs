@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+
 use super::{
     backoff::{cause, conclusion},
     commits::CommitCounter,
@@ -28,7 +30,7 @@ use crate::{
         tracker::{FailureCause, TrackerUpdate},
     },
     metrics::Metrics,
-    status::{PollCounters, WatchedAccount},
+    status::WatchedAccount,
     store::{AccountRecord, PollCommit, Store, StoreError},
     wechat::error::CallFailure,
 };
@@ -38,7 +40,7 @@ pub struct Poller {
     pub(super) store: Store,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) limits: PollLimits,
+    limits: ArcSwap<PollLimits>,
     fetcher: SessionFetcher,
     commit_failures: Mutex<FailureStreak<report::StoreReason>>,
     commits: CommitCounter,
@@ -61,6 +63,7 @@ impl Poller {
     pub fn new(store: Store, metrics: Arc<Metrics>, clock: Arc<dyn Clock>, limits: PollLimits) -> Self {
         let fetcher = SessionFetcher::new(Arc::clone(&clock), limits.deadline, limits.backoff_policy);
         let (commit_failures, commits) = (Mutex::default(), CommitCounter::default());
+        let limits = ArcSwap::from_pointee(limits);
         Self { store, metrics, clock, limits, fetcher, commit_failures, commits, log: PollLog::default() }
     }
 
@@ -74,6 +77,16 @@ impl Poller {
         &self.log
     }
 
+    /// Sets the limits of later polls and collections. Backoffs that run keep their end.
+    pub fn set_limits(&self, limits: PollLimits) {
+        self.fetcher.set_limits(limits.deadline, limits.backoff_policy);
+        self.limits.store(Arc::new(limits));
+    }
+
+    pub(super) fn limits(&self) -> PollLimits {
+        **self.limits.load()
+    }
+
     /// Polls the guarded account once, unless it backs off.
     pub async fn poll(&self, guard: &PollGuard) -> PollOutcome {
         let started_at = self.clock.now();
@@ -84,12 +97,6 @@ impl Poller {
         self.record_outcome(guard, &outcome);
         report::log_outcome(&self.log, guard, &outcome, (started_at, || self.clock.now()));
         outcome
-    }
-
-    /// Records a tick that found the previous poll of the account still running.
-    pub fn record_overrun(&self, account: &WatchedAccount) {
-        account.count(PollCounters { overruns: 1, ..PollCounters::default() });
-        tracing::debug!(account = %account.account(), "Tick skipped: the previous poll is still running");
     }
 
     /// Records a poll that panicked.
@@ -127,7 +134,7 @@ impl Poller {
             if own.is_some_and(|own| conclusion(own.backoff.class).is_some()) {
                 return PollOutcome::BackedOff;
             }
-            data.tracker.after_failure(now, self.limits.blind_after, cause)
+            data.tracker.after_failure(now, self.limits().blind_after, cause)
         };
         if let Err(error) = self.commit(account, update).await {
             // The next tick tries again. Nothing was called, so no poll has failed.
@@ -159,7 +166,7 @@ impl Poller {
                 let update = data.tracker.after_conclusion(conclusion, now, cause(failure));
                 update.with_binding(data.agent.binding)
             }
-            None => data.tracker.after_failure(now, self.limits.blind_after, cause(failure)),
+            None => data.tracker.after_failure(now, self.limits().blind_after, cause(failure)),
         }
     }
 

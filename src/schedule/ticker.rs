@@ -33,7 +33,7 @@ use crate::{
         schedule_key::ScheduleKey,
     },
     metrics::Metrics,
-    poll::{PollGuard, Poller},
+    poll::{NoGuard, PollGuard, Poller},
 };
 
 /// How late a signal may be before its tick counts as missed. The scheduler checks every half second.
@@ -238,11 +238,16 @@ impl Ticker {
         let Some((sweep, first)) = self.spreading.take() else { return };
         let end = self.accounts.due_until(first, elapsed);
         self.context.queue.push(self.accounts.accounts(first..end).filter_map(|(scheduled, account)| {
-            let Some(guard) = PollGuard::try_acquire(&scheduled.official_account, account) else {
-                self.context.poller.record_overrun(account);
-                return None;
-            };
-            Some(QueuedPoll { guard, sweep: Arc::clone(&sweep), lane: scheduled.lane, retries: 0 })
+            match PollGuard::try_acquire(&scheduled.official_account, account) {
+                Ok(guard) => {
+                    Some(QueuedPoll { guard, sweep: Arc::clone(&sweep), lane: scheduled.lane, retries: 0 })
+                }
+                Err(NoGuard::Taken) => {
+                    account.record_overrun();
+                    None
+                }
+                Err(NoGuard::Left) => None,
+            }
         }));
         if end < self.accounts.len() {
             self.spreading = Some((sweep, end));

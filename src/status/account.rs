@@ -55,7 +55,9 @@ pub(crate) enum PollSlot {
     Free,
     /// A poll guard exists.
     Taken,
-    /// The account is not watched any more: it is never polled again.
+    /// The account has left, and the poll guard that exists is the last one.
+    Leaving,
+    /// The account has left and no poll guard exists: it is never polled again.
     Retired,
 }
 
@@ -197,6 +199,32 @@ impl WatchedAccount {
         counters.overruns += added.overruns;
         counters.started += added.started;
         counters.ended += added.ended;
+    }
+
+    /// Counts a tick that found the previous poll of the account still running.
+    pub fn record_overrun(&self) {
+        self.count(PollCounters { overruns: 1, ..PollCounters::default() });
+        tracing::debug!(account = %self.account, "Tick skipped: the previous poll is still running");
+    }
+
+    /// Makes sure that nobody acquires a poll guard of the account any more. A poll guard that exists stays valid; the account is
+    /// [retired](Self::is_retired) once it is dropped.
+    pub fn leave(&self) {
+        let mut data = self.lock();
+        data.poll_slot = match data.poll_slot {
+            PollSlot::Free | PollSlot::Retired => PollSlot::Retired,
+            PollSlot::Taken | PollSlot::Leaving => PollSlot::Leaving,
+        };
+    }
+
+    /// Whether the account [has left](Self::leave). A poll guard of it may still exist.
+    pub fn has_left(&self) -> bool {
+        matches!(self.lock().poll_slot, PollSlot::Leaving | PollSlot::Retired)
+    }
+
+    /// Whether the account has left and no poll guard of it exists: nothing changes its state any more.
+    pub fn is_retired(&self) -> bool {
+        self.lock().poll_slot == PollSlot::Retired
     }
 
     /// When the account was last seen, if that may still have to be stored.

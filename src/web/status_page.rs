@@ -87,7 +87,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
                 @if let Some(error) = state.store.write_failure() {
                     p.remark { b { "Nothing is stored" } ": " (crate::chain(&error)) }
                 }
-                (official_accounts(state.table.official_accounts(), now))
+                (official_accounts(&state.table.official_accounts(), now))
                 (sink_table::table(&state.sinks, &stored, now))
                 (accounts(&rows, now))
                 @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " kf accounts are shown. The metrics cover all." } }

@@ -34,27 +34,47 @@ pub struct Response {
 }
 
 /// Calls WeChat for one official account. Callers take a [permit](OfficialAccountClient::permit) before each call; a repeated
-/// call takes another permit itself.
+/// call takes another permit itself. Clones share all parts.
+#[derive(Clone)]
 pub struct OfficialAccountClient {
     client: Arc<WechatClient>,
-    tokens: TokenProvider,
+    tokens: Arc<TokenProvider>,
     observer: Arc<dyn CallObserver>,
-    rate_limiter: Option<RateLimiter>,
+    rate_limiter: Option<Arc<RateLimiter>>,
 }
 
 impl OfficialAccountClient {
     /// A client without a rate limit.
-    pub fn new(client: Arc<WechatClient>, tokens: TokenProvider, observer: Arc<dyn CallObserver>) -> Self {
+    pub fn new(
+        client: Arc<WechatClient>,
+        tokens: Arc<TokenProvider>,
+        observer: Arc<dyn CallObserver>,
+    ) -> Self {
         Self { client, tokens, observer, rate_limiter: None }
     }
 
-    /// Adds a rate limit.
-    pub fn with_rate_limiter(self, rate_limiter: Option<RateLimiter>) -> Self {
+    /// The same with this rate limit, or without any.
+    pub fn with_rate_limiter(self, rate_limiter: Option<Arc<RateLimiter>>) -> Self {
         Self { rate_limiter, ..self }
     }
 
+    /// The same with another HTTP client.
+    pub fn with_http_client(self, client: Arc<WechatClient>) -> Self {
+        Self { client, ..self }
+    }
+
+    /// The HTTP client.
+    pub fn http_client(&self) -> &Arc<WechatClient> {
+        &self.client
+    }
+
+    /// The provider of its access token.
+    pub fn tokens(&self) -> &Arc<TokenProvider> {
+        &self.tokens
+    }
+
     /// The rate limit, if there is one.
-    pub fn rate_limiter(&self) -> Option<&RateLimiter> {
+    pub fn rate_limiter(&self) -> Option<&Arc<RateLimiter>> {
         self.rate_limiter.as_ref()
     }
 
@@ -212,9 +232,7 @@ impl OfficialAccountClient {
         let received_at = self.client.now();
         let checked = body.and_then(|body| match wire::check_errcode(&wire::text(&body)) {
             Ok(()) => Ok(body),
-            Err(error) => {
-                Err(CallError::from_wire(error, &[token.expose()]).of_token_from(self.tokens.origin()))
-            }
+            Err(error) => Err(CallError::from_wire(error, &[token.expose()]).of_token_from(token.origin())),
         });
         self.observer.called(endpoint, received_at.since(&sent_at), checked.as_ref().err());
         match checked {

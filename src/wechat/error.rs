@@ -97,10 +97,10 @@ impl CallError {
     }
 
     /// Names the origin of a rejected token, if it is not WeChat.
-    pub(super) fn of_token_from(self, origin: Option<TokenOrigin>) -> Self {
+    pub(super) fn of_token_from(self, origin: Option<&TokenOrigin>) -> Self {
         match (self, origin) {
             (Self::Refused { code, .. }, Some(origin)) if rejects_token(code) => {
-                Self::ForeignTokenRefused { code, origin: Box::new(origin) }
+                Self::ForeignTokenRefused { code, origin: Box::new(origin.clone()) }
             }
             (error, _) => error,
         }

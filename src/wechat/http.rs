@@ -67,6 +67,16 @@ impl WechatClient {
         Ok(Self { servers: Some(servers), ..self })
     }
 
+    /// What it was built from.
+    pub fn options(&self) -> &ClientOptions {
+        self.wechat.options()
+    }
+
+    /// Whether it can call the operator's own servers.
+    pub fn has_servers(&self) -> bool {
+        self.servers.is_some()
+    }
+
     /// The last measured clock skew in seconds, positive if this machine is ahead, and whether it is too large.
     pub(super) fn clock_skew(&self) -> Option<(f64, bool)> {
         self.skew.last()

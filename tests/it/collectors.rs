@@ -69,7 +69,8 @@ impl Rehearsal {
         let source = TokenSource::Stable { secret: SecretString::from(secret(0)).into() };
         let tokens = TokenProvider::new(appid(0).into(), source, Arc::new(NoJournal), None, clock.now());
         let observer = Arc::new(metrics.call_observer(Arc::default()));
-        let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);
+        let client =
+            OfficialAccountClient::new(rehearsal::client(&simulator, &clock), Arc::new(tokens), observer);
         let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::default());
         let official_account = Arc::new(OfficialAccount::new(Arc::new(status), client));
         let named = kf_accounts.iter().map(|kf_account| Account {
@@ -83,7 +84,7 @@ impl Rehearsal {
             let watch = stored.into_tracker();
             Arc::new(WatchedAccount::new(account, row, watch))
         });
-        official_account.status.set_kf_accounts(watched.collect());
+        official_account.status.add_kf_accounts(watched.collect());
         let limits = PollLimits {
             deadline,
             blind_after: Duration::from_secs(300),
@@ -276,8 +277,8 @@ async fn collected_values_vanish_with_their_account() {
     assert_eq!(bindings, [Some(Binding::Bound), Some(Binding::Unbound(None)), Some(Binding::Bound)]);
     assert_eq!(rehearsal.metrics("kfwatch_collector_last_success_timestamp_seconds").len(), 4);
 
-    let remaining = rehearsal.official_account.accounts()[1..].to_vec();
-    rehearsal.official_account.status.set_kf_accounts(remaining);
+    let removed = [rehearsal.official_account.accounts()[0].id()].into();
+    rehearsal.official_account.status.remove_kf_accounts(&removed);
     assert!(rehearsal.metrics("kf1@shop").is_empty());
 }
 

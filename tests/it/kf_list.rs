@@ -25,7 +25,7 @@ use kfwatch::{
         Metrics,
         exposition::{self, Detail, Stored},
     },
-    poll::{AccountDiscovery, DiscoveryPatterns, OfficialAccount, PollGuard, PollLimits, Poller},
+    poll::{AccountDiscovery, DiscoveryPatterns, NoGuard, OfficialAccount, PollGuard, PollLimits, Poller},
     simulator::{KfState, Scenario, Simulator},
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
     store::{EventFilter, PruneLimits, Store},
@@ -71,7 +71,8 @@ impl Rehearsal {
         let source = TokenSource::Stable { secret: SecretString::from(configured.secret).into() };
         let tokens = TokenProvider::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
         let observer = Arc::new(metrics.call_observer(Arc::default()));
-        let client = OfficialAccountClient::new(rehearsal::client(&simulator, &clock), tokens, observer);
+        let client =
+            OfficialAccountClient::new(rehearsal::client(&simulator, &clock), Arc::new(tokens), observer);
         let name: Arc<str> = "shop".into();
         let ticks = Arc::new(AtomicU64::new(100));
         let status = OfficialAccountStatus::new(Arc::clone(&name), Arc::default(), ticks);
@@ -91,8 +92,8 @@ impl Rehearsal {
         let watched = stored
             .into_iter()
             .map(|stored| WatchedAccount::from_stored(stored, official_account.status.ticks()));
-        official_account.status.set_kf_accounts(watched.collect());
-        official_account.set_discovery(AccountDiscovery::new(patterns, appid));
+        official_account.status.add_kf_accounts(watched.collect());
+        official_account.set_discovery(Some(AccountDiscovery::new(patterns, appid)));
         let limits = PollLimits {
             deadline: PATIENCE,
             blind_after: Duration::from_secs(300),
@@ -382,11 +383,44 @@ async fn removed_account_is_never_polled_again() {
     };
     tokio::join!(rehearsal.list(&[0]), poll);
     assert_eq!(rehearsal.watched(), [0], "it was removed after the poll");
-    assert!(PollGuard::try_acquire(&rehearsal.official_account, &left).is_none());
+    assert_eq!(PollGuard::try_acquire(&rehearsal.official_account, &left).err(), Some(NoGuard::Left));
     assert_eq!(rehearsal.reported().await, ["1: ok>unwatched by getkflist"]);
     rehearsal.list(&[1]).await;
     rehearsal.poll(&[1]).await;
     assert_eq!(rehearsal.reported().await[1..], ["1: unwatched>ok by getsessionlist"]);
+}
+
+#[tokio::test]
+async fn account_that_left_during_its_removal_is_unwatched_once() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1, 2]).await;
+    let leave = async |account: &Arc<WatchedAccount>| {
+        account.leave();
+        rehearsal.official_account.wait_until_retired(account).await;
+        rehearsal.poller.remove_watched(&[account], "configuration").await.unwrap();
+        rehearsal.official_account.status.remove_kf_accounts(&[account.id()].into());
+    };
+    let [left_first, removed_first] = [1, 2].map(|number| rehearsal.account(number));
+    let guard = PollGuard::try_acquire(&rehearsal.official_account, &left_first).unwrap();
+    let drop_guard = async { drop(guard) };
+    tokio::join!(rehearsal.list(&[0, 2]), leave(&left_first), drop_guard);
+    rehearsal.list(&[0]).await;
+    leave(&removed_first).await;
+    assert_eq!(rehearsal.watched(), [0]);
+    assert_eq!(
+        rehearsal.reported().await,
+        ["1: unknown>unwatched by configuration", "2: unknown>unwatched by getkflist"]
+    );
+}
+
+#[tokio::test]
+async fn list_follows_changed_patterns() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1]).await;
+    rehearsal.official_account.set_discovery(None);
+    rehearsal.official_account.discovery_settled().await;
+    rehearsal.list(&[2]).await;
+    assert_eq!(rehearsal.watched(), [0, 1]);
 }
 
 /// Builds the daemon on the store of a rehearsal without running it.

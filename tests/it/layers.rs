@@ -43,7 +43,11 @@ const RULES: [Rule; 20] = [
     ),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
     rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),
-    rule("config", &["domain", "logging", "secrets", "sink", "tls", "wechat"], "it makes values, and runs nothing"),
+    rule(
+        "config",
+        &["domain", "logging", "secrets", "sink", "tls", "wechat"],
+        "it makes values, and runs nothing",
+    ),
     rule(
         "app",
         &[

@@ -19,7 +19,7 @@ use kfwatch::{
         clock::Clock,
     },
     metrics::Metrics,
-    poll::{OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
+    poll::{NoGuard, OfficialAccount, PollGuard, PollLimits, PollOutcome, Poller},
     simulator::{ApiCall, Fault, FaultRule, KfState, Scenario, Simulator, SimulatorControl},
     status::{OfficialAccountStatus, WatchedAccount},
     store::{EventFilter, Store},
@@ -69,7 +69,7 @@ impl Rehearsal {
             let name: Arc<str> = official_account.name.as_str().into();
             let shared = Arc::new(OfficialAccount::new(
                 Arc::new(OfficialAccountStatus::new(Arc::clone(&name), Arc::default(), Arc::default())),
-                OfficialAccountClient::new(Arc::clone(&client), tokens, observer),
+                OfficialAccountClient::new(Arc::clone(&client), Arc::new(tokens), observer),
             ));
             let named = official_account.kf_accounts.iter().map(|kf_account| Account {
                 official_account: Arc::clone(&name),
@@ -82,7 +82,7 @@ impl Rehearsal {
                 let watch = stored.into_tracker();
                 Arc::new(WatchedAccount::new(account, row, watch))
             });
-            shared.status.set_kf_accounts(watched.collect());
+            shared.status.add_kf_accounts(watched.collect());
             accounts
                 .extend(shared.accounts().iter().map(|account| (Arc::clone(&shared), Arc::clone(account))));
         }
@@ -348,8 +348,8 @@ async fn account_has_one_poll_guard_at_a_time() {
     let rehearsal = Rehearsal::new().await;
     let (official_account, account) = &rehearsal.accounts[0];
     let guard = PollGuard::try_acquire(official_account, account);
-    assert!(guard.is_some());
-    assert!(PollGuard::try_acquire(official_account, account).is_none());
+    assert!(guard.is_ok());
+    assert_eq!(PollGuard::try_acquire(official_account, account).err(), Some(NoGuard::Taken));
     let waiting = PollGuard::acquire(official_account, account);
     tokio::pin!(waiting);
     tokio::select! {
@@ -359,9 +359,50 @@ async fn account_has_one_poll_guard_at_a_time() {
     }
     drop(guard);
     let guard = waiting.await;
-    assert!(PollGuard::try_acquire(official_account, account).is_none());
+    assert!(guard.is_some());
+    assert_eq!(PollGuard::try_acquire(official_account, account).err(), Some(NoGuard::Taken));
     drop(guard);
-    assert!(PollGuard::try_acquire(official_account, account).is_some());
+    assert!(PollGuard::try_acquire(official_account, account).is_ok());
+}
+
+#[tokio::test]
+async fn account_that_left_is_retired_when_its_guard_is_dropped() {
+    let rehearsal = Rehearsal::new().await;
+    let (official_account, account) = &rehearsal.accounts[0];
+    let guard = PollGuard::try_acquire(official_account, account);
+    account.leave();
+    assert_eq!(PollGuard::try_acquire(official_account, account).err(), Some(NoGuard::Left));
+    assert!(PollGuard::acquire(official_account, account).await.is_none());
+    let retired = official_account.wait_until_retired(account);
+    tokio::pin!(retired);
+    tokio::select! {
+        biased;
+        () = &mut retired => panic!("a guard exists"),
+        () = std::future::ready(()) => {}
+    }
+    drop(guard);
+    retired.await;
+    account.leave();
+    assert!(account.is_retired() && account.has_left());
+    let other = &rehearsal.accounts[1].1;
+    other.leave();
+    official_account.wait_until_retired(other).await;
+}
+
+#[tokio::test]
+async fn changed_limits_apply_to_later_polls() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.tick().await;
+    rehearsal.refuse(65402, Some(0));
+    rehearsal.tick().await;
+    let hour = Duration::from_secs(3600);
+    let backoff_policy = BackoffPolicy {
+        unbound: ExponentialBackoff::try_new(hour, hour).unwrap(),
+        ..BackoffPolicy::default()
+    };
+    rehearsal.poller.set_limits(PollLimits { deadline: PATIENCE, blind_after: BLIND_AFTER, backoff_policy });
+    let polled = rehearsal.ticks(2 * Duration::from_secs(60)).await;
+    assert_eq!(polled[0], 1, "the backoff that runs keeps its end, the next lasts an hour");
 }
 
 #[tokio::test]

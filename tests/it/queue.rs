@@ -61,11 +61,12 @@ impl Queued {
         let metrics = Arc::new(Metrics::new([]).unwrap());
         let factory = OfficialAccountFactory::without_store(&config, Arc::clone(&clock)).unwrap();
         let official_account = |configured| {
-            let official_account = factory.official_account(configured, Arc::default(), &metrics);
+            let official_account =
+                factory.official_account(&factory.client(), configured, Arc::default(), &metrics);
             let accounts = app::accounts(configured).map(|account| {
                 Arc::new(WatchedAccount::new(account, AccountId(0), AccountTracker::default()))
             });
-            official_account.status.set_kf_accounts(accounts.collect());
+            official_account.status.add_kf_accounts(accounts.collect());
             official_account
         };
         let official_accounts: Vec<_> = config.official_accounts.iter().map(official_account).collect();
@@ -121,7 +122,7 @@ fn poll(
     lane: LaneId,
     sweep: &Arc<Sweep>,
 ) -> Option<QueuedPoll> {
-    let guard = PollGuard::try_acquire(official_account, account)?;
+    let guard = PollGuard::try_acquire(official_account, account).ok()?;
     Some(QueuedPoll { guard, lane, sweep: Arc::clone(sweep), retries: 0 })
 }
 

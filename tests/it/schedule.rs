@@ -204,7 +204,7 @@ impl Ticking {
             };
             Arc::new(WatchedAccount::new(account, AccountId(1), AccountTracker::default()))
         });
-        official_account.status.set_kf_accounts(accounts.collect());
+        official_account.status.add_kf_accounts(accounts.collect());
         ScheduledAccount { official_account, lane: self.queue.add_lane(Arc::clone(&self.poller)) }
     }
 
@@ -279,7 +279,7 @@ fn official_account(
     let tokens =
         TokenProvider::new("wx0000000000000000".into(), source, Arc::new(NoJournal), None, clock.now());
     let observer = Arc::new(metrics.call_observer(Arc::default()));
-    let client = OfficialAccountClient::new(client, tokens, observer);
+    let client = OfficialAccountClient::new(client, Arc::new(tokens), observer);
     let status = OfficialAccountStatus::new("shop".into(), Arc::default(), Arc::clone(ticks));
     Arc::new(OfficialAccount::new(Arc::new(status), client))
 }

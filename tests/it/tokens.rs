@@ -8,4 +8,5 @@ mod daemon;
 mod many;
 mod rotation;
 mod server;
+mod sources;
 mod transcripts;

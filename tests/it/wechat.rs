@@ -68,6 +68,7 @@ struct Conversation {
     clock: Arc<ScriptedClock>,
     tally: Arc<Tally>,
     appid: String,
+    secret: String,
     kf_account: String,
 }
 
@@ -98,10 +99,15 @@ impl Conversation {
         Self {
             control: simulator.control(),
             _simulator: simulator,
-            client: OfficialAccountClient::new(client, tokens, Arc::clone(&tally) as Arc<dyn CallObserver>),
+            client: OfficialAccountClient::new(
+                client,
+                Arc::new(tokens),
+                Arc::clone(&tally) as Arc<dyn CallObserver>,
+            ),
             clock,
             tally,
             appid: account.appid,
+            secret: account.secret,
             kf_account: account.kf_accounts[0].clone(),
         }
     }
@@ -109,7 +115,7 @@ impl Conversation {
     /// Adds a rate limit.
     fn with_requests_per_minute(self, calls: u32) -> Self {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let rate_limiter = NonZeroU32::new(calls).map(|calls| RateLimiter::new(calls, clock));
+        let rate_limiter = NonZeroU32::new(calls).map(|calls| Arc::new(RateLimiter::new(calls, clock)));
         Self { client: self.client.with_rate_limiter(rate_limiter), ..self }
     }
 
@@ -140,6 +146,12 @@ impl Conversation {
     fn pass(&self, duration: Duration) {
         self.clock.pass(duration);
         self.control.advance(duration);
+    }
+
+    /// Changes the source of tokens to the classic call with this AppSecret.
+    fn fetch_with(&self, secret: &str) {
+        let secret = SecretString::from(secret).into();
+        self.client.tokens().set_source(TokenSource::Classic { secret });
     }
 
     fn token_fetches(&self) -> u64 {
@@ -351,6 +363,75 @@ async fn token_file_is_read_again_after_refusal() {
     conversation.poll().await.unwrap();
     assert_eq!(conversation.client.token_status().unwrap().expires_in, None, "a token file has no expiry");
     assert_eq!(conversation.token_fetches(), 0);
+}
+
+#[tokio::test]
+async fn changed_source_fetches_one_token() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    conversation.pass(MIN_FETCH_INTERVAL);
+    conversation.fetch_with(&conversation.secret);
+    let results = conversation.poll_many(100).await;
+    assert!(results.iter().all(Result::is_ok));
+    conversation.pass(MIN_FETCH_INTERVAL);
+    conversation.poll().await.unwrap();
+    let of = |endpoint| conversation.control.requests_of(&conversation.appid, endpoint).unwrap();
+    assert_eq!((of(ApiCall::StableToken), of(ApiCall::Token)), (1, 1));
+    assert_eq!(conversation.tally.replaced.load(Ordering::Relaxed), 0, "the new token was expected");
+}
+
+#[tokio::test]
+async fn old_token_serves_while_new_source_fails() {
+    let conversation = Conversation::stable().await;
+    conversation.poll().await.unwrap();
+    conversation.pass(MIN_FETCH_INTERVAL);
+    conversation.fetch_with("another secret");
+    for _ in 0..3 {
+        assert!(conversation.poll_many(10).await.iter().all(Result::is_ok));
+    }
+    assert_eq!(conversation.token_fetches(), 2);
+    conversation.fetch_with(&conversation.secret);
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.token_fetches(), 2, "the minimum interval applies to all sources together");
+    conversation.pass(MIN_FETCH_INTERVAL);
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.token_fetches(), 3);
+}
+
+#[tokio::test]
+async fn token_without_lifetime_serves_while_new_source_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    let file = |_| TokenSource::File { path: path.clone(), json_pointer: None };
+    let conversation = Conversation::with(file).await;
+    let token = conversation.control.fetch_competing_token(&conversation.appid).unwrap();
+    std::fs::write(&path, token).unwrap();
+    conversation.poll().await.unwrap();
+    conversation.fetch_with("another secret");
+    conversation.pass(Duration::from_secs(600));
+    conversation.poll().await.unwrap();
+    assert_eq!(conversation.token_fetches(), 1);
+}
+
+#[tokio::test]
+async fn failures_of_earlier_source_are_no_cause_for_new_one() {
+    let wrong = |_| TokenSource::Stable { secret: SecretString::from("another secret").into() };
+    let refused_secret = Conversation::with(wrong).await;
+    assert_eq!(class_of(refused_secret.poll().await), ErrorClass::NotAuthorized);
+    let refused_token = Conversation::stable().await;
+    refused_token.poll().await.unwrap();
+    refused_token.control.revoke_tokens(&refused_token.appid).unwrap();
+    assert_eq!(class_of(refused_token.poll().await), ErrorClass::Busy);
+    for conversation in [refused_secret, refused_token] {
+        let wait = || conversation.client.token_wait(conversation.clock.now()).without_cause;
+        assert_eq!(wait(), Duration::ZERO, "polls report the cause");
+        conversation.fetch_with(&conversation.secret);
+        assert_eq!(conversation.poll().await.unwrap_err().error, CallError::TokenNotYet);
+        assert!(!wait().is_zero(), "polls wait for the new source");
+        conversation.pass(MIN_FETCH_INTERVAL);
+        conversation.poll().await.unwrap();
+        assert_eq!(conversation.token_fetches(), 2);
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Families about kf accounts.
 
+use std::sync::Arc;
+
 use super::{
     Detail, Page,
     columns::{Columns, LABELS_END, Value},
@@ -10,33 +12,33 @@ use crate::{
         agents::Collector,
         clock::UnixMs,
     },
-    status::{AccountTable, OfficialAccountStatus},
+    status::OfficialAccountStatus,
 };
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
-    pub(super) fn accounts(&mut self, table: &AccountTable, detail: Detail) {
+    pub(super) fn accounts(&mut self, official_accounts: &[Arc<OfficialAccountStatus>], detail: Detail) {
         match detail {
             Detail::PerAccount | Detail::PerAccountWithoutNicknames => {
                 let values = FAMILIES.map(|family| family.value);
-                let columns = Columns::collect(table, &values);
+                let columns = Columns::collect(official_accounts, &values);
                 self.per_account(&columns);
                 if detail == Detail::PerAccount {
                     self.nicknames(&columns);
                 }
             }
-            Detail::PerOfficialAccount => self.per_official_account(table),
+            Detail::PerOfficialAccount => self.per_official_account(official_accounts),
         }
-        self.watched(table);
+        self.watched(official_accounts);
     }
 
-    fn watched(&mut self, table: &AccountTable) {
+    fn watched(&mut self, official_accounts: &[Arc<OfficialAccountStatus>]) {
         let name = "wechat_kf_accounts_watched";
         self.header(
             name,
             "gauge",
             "Kf accounts that are polled; 0 if patterns find none, or before the first response of getkflist.",
         );
-        for official_account in table.official_accounts() {
+        for official_account in official_accounts {
             self.series(name, &official_account.labels, official_account.kf_accounts().len() as u64);
         }
     }
@@ -65,8 +67,7 @@ impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
         }
     }
 
-    fn per_official_account(&mut self, table: &AccountTable) {
-        let official_accounts = table.official_accounts();
+    fn per_official_account(&mut self, official_accounts: &[Arc<OfficialAccountStatus>]) {
         let folded: Vec<_> = official_accounts.iter().map(|of| folded(of)).collect();
         for (column, family) in FAMILIES.iter().enumerate() {
             self.header(family.name, family.kind, family.help);

@@ -1,13 +1,13 @@
 //! Families about official accounts that count calls, their errors, and tokens.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use super::{
     Page,
     family::{Family, counter, gauge},
 };
 use crate::{
-    status::{AccountTable, CallCounters},
+    status::{CallCounters, OfficialAccountStatus},
     wechat::Endpoint,
 };
 
@@ -36,8 +36,7 @@ pub(super) const TOKEN_FAMILIES: [Family<CallCounters>; 5] = [
 ];
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
-    pub(super) fn calls(&mut self, table: &AccountTable) {
-        let official_accounts = table.official_accounts();
+    pub(super) fn calls(&mut self, official_accounts: &[Arc<OfficialAccountStatus>]) {
         let name = "kfwatch_api_requests_total";
         self.header(name, "counter", "Calls to WeChat, without the one repeat on a broken connection.");
         for official_account in official_accounts {

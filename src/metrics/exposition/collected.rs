@@ -1,12 +1,14 @@
 //! Families about official accounts that collectors fill.
 
+use std::sync::Arc;
+
 use super::{
     Page,
     family::{Family, gauge},
 };
 use crate::{
     domain::agents::Collector,
-    status::{AccountTable, CollectorReadings},
+    status::{CollectorReadings, OfficialAccountStatus},
 };
 
 const FAMILIES: [Family<CollectorReadings>; 5] = [
@@ -50,8 +52,7 @@ pub(super) fn series_from(running: &[Collector]) -> u64 {
 }
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
-    pub(super) fn collected(&mut self, table: &AccountTable) {
-        let official_accounts = table.official_accounts();
+    pub(super) fn collected(&mut self, official_accounts: &[Arc<OfficialAccountStatus>]) {
         let collected: Vec<_> = official_accounts.iter().map(|of| of.readings().clone()).collect();
         let labels = official_accounts.iter().map(|of| &*of.labels);
         self.families(&FAMILIES, labels.zip(&collected));

@@ -4,11 +4,11 @@
 //! scrape on waiting for memory. So each account is visited once, and its values are copied into one column per family.
 //! Columns are narrow (four bytes a number, one a flag), because fresh memory is what a scrape waits for next.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use crate::{
     domain::account::Account,
-    status::{AccountTable, AccountView, OfficialAccountStatus, push_escaped},
+    status::{AccountView, OfficialAccountStatus, push_escaped},
 };
 
 /// How the value of a family is read from a kf account; `None` while it is unknown.
@@ -45,15 +45,15 @@ pub(super) struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     /// Visits all kf accounts once.
-    pub(super) fn collect(table: &'a AccountTable, values: &[Value]) -> Self {
-        let accounts = table.official_accounts().iter().map(|of| of.kf_accounts().len()).sum();
+    pub(super) fn collect(official_accounts: &'a [Arc<OfficialAccountStatus>], values: &[Value]) -> Self {
+        let accounts = official_accounts.iter().map(|of| of.kf_accounts().len()).sum();
         let mut columns = Self {
             names: Texts::with_capacity(accounts),
             nicknames: Texts::with_capacity(accounts),
-            official_accounts: Vec::with_capacity(table.official_accounts().len()),
+            official_accounts: Vec::with_capacity(official_accounts.len()),
             values: values.iter().map(|value| Column::with_capacity(*value, accounts)).collect(),
         };
-        for official_account in table.official_accounts() {
+        for official_account in official_accounts {
             let first = columns.names.len();
             official_account.for_each_view(|account, view| columns.push(account, view, values));
             columns.official_accounts.push((official_account, first..columns.names.len()));

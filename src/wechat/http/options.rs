@@ -18,7 +18,7 @@ pub enum HttpVersion {
 }
 
 /// How to reach WeChat, and the limits of one call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClientOptions {
     /// The base URL of the API.
     pub base_url: Url,

@@ -4,6 +4,8 @@ use std::{fmt, iter, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::wechat::origin::TokenOrigin;
+
 /// An access token, cheap to clone.
 #[derive(Clone)]
 pub(in crate::wechat) struct AccessToken(Arc<Encodings>);
@@ -12,17 +14,24 @@ struct Encodings {
     plain: SecretString,
     /// Encoded once, because every poll needs it.
     query_parameter: SecretString,
+    origin: Option<TokenOrigin>,
 }
 
 impl AccessToken {
-    pub(super) fn new(token: SecretString) -> Self {
+    /// `origin`: who gave it, if not WeChat.
+    pub(super) fn new(token: SecretString, origin: Option<TokenOrigin>) -> Self {
         let encoded = form_urlencoded::byte_serialize(token.expose_secret().as_bytes());
         let query_parameter = iter::once("access_token=").chain(encoded).collect::<String>();
-        Self(Arc::new(Encodings { plain: token, query_parameter: query_parameter.into() }))
+        Self(Arc::new(Encodings { plain: token, query_parameter: query_parameter.into(), origin }))
     }
 
     pub(in crate::wechat) fn expose(&self) -> &str {
         self.0.plain.expose_secret()
+    }
+
+    /// Who gave it, if not WeChat.
+    pub(in crate::wechat) fn origin(&self) -> Option<&TokenOrigin> {
+        self.0.origin.as_ref()
     }
 
     /// The query parameter `access_token`, encoded for a URL.

@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use secrecy::{ExposeSecret, SecretString};
@@ -36,8 +36,10 @@ const REFRESH_TOKEN_INVALID: i64 = 61023;
 pub struct Authorization {
     /// The component, shared by all official accounts that have authorized it.
     pub component: Arc<Component>,
-    /// The refresh token that was stored last, else the configured one. Without any, WeChat's list is read.
-    pub refresh_token: Option<SecretString>,
+    /// The refresh token that was stored last.
+    pub stored_refresh_token: Option<SecretString>,
+    /// The refresh token to use while none has been stored. Without any, WeChat's list is read.
+    pub configured_refresh_token: Option<SecretString>,
 }
 
 /// Fetches the tokens of one official account through a component.
@@ -49,15 +51,49 @@ pub(super) struct AuthorizerTokens {
 }
 
 #[derive(Clone)]
-struct RefreshToken {
-    token: Option<SecretString>,
-    is_stored: bool,
+enum RefreshToken {
+    /// None was stored yet.
+    Configured(Option<SecretString>),
+    /// WeChat has given it, and it must be stored before it is used.
+    New(SecretString),
+    Stored(SecretString),
+}
+
+impl RefreshToken {
+    fn token(&self) -> Option<&SecretString> {
+        match self {
+            Self::Configured(token) => token.as_ref(),
+            Self::New(token) | Self::Stored(token) => Some(token),
+        }
+    }
+
+    fn is(&self, other: Option<&SecretString>) -> bool {
+        self.token().map(ExposeSecret::expose_secret) == other.map(ExposeSecret::expose_secret)
+    }
 }
 
 impl AuthorizerTokens {
     pub(super) fn new(appid: Arc<str>, authorization: Authorization, journal: Arc<dyn TokenJournal>) -> Self {
-        let Authorization { component, refresh_token: token } = authorization;
-        Self { appid, component, journal, refresh_token: Mutex::new(RefreshToken { token, is_stored: true }) }
+        let Authorization { component, stored_refresh_token, configured_refresh_token } = authorization;
+        let refresh_token = match stored_refresh_token {
+            Some(stored) => RefreshToken::Stored(stored),
+            None => RefreshToken::Configured(configured_refresh_token),
+        };
+        Self { appid, component, journal, refresh_token: Mutex::new(refresh_token) }
+    }
+
+    pub(super) fn component(&self) -> &Arc<Component> {
+        &self.component
+    }
+
+    /// Sets the configured refresh token. Returns whether that changes the one in use: WeChat may have given another since.
+    pub(super) fn set_configured(&self, configured: Option<SecretString>) -> bool {
+        let mut known = self.lock();
+        let changes = matches!(*known, RefreshToken::Configured(_)) && !known.is(configured.as_ref());
+        if changes {
+            *known = RefreshToken::Configured(configured);
+        }
+        changes
     }
 
     /// Fetches a token. Only calls for this official account count for its minimum interval: after the component had no
@@ -69,7 +105,8 @@ impl AuthorizerTokens {
     ) -> Result<FetchedToken, CallFailure> {
         self.store_if_new(client).await?;
         self.component.token(client).await?;
-        let refresh_token = match self.known().token {
+        let known = self.lock().token().cloned();
+        let refresh_token = match known {
             Some(known) => known,
             None => {
                 let listed = self.read_from_list(client).await?;
@@ -126,18 +163,21 @@ impl AuthorizerTokens {
 
     /// Replaces the refresh token in memory and in the store.
     async fn replace(&self, token: &SecretString, client: ObservedClient<'_>) -> Result<(), CallFailure> {
-        let known = self.known().token;
-        if known.is_none_or(|known| known.expose_secret() != token.expose_secret()) {
-            self.set(RefreshToken { token: Some(token.clone()), is_stored: false });
+        {
+            let mut known = self.lock();
+            if !known.is(Some(token)) {
+                *known = RefreshToken::New(token.clone());
+            }
         }
         self.store_if_new(client).await
     }
 
     async fn store_if_new(&self, client: ObservedClient<'_>) -> Result<(), CallFailure> {
-        let RefreshToken { token: Some(token), is_stored: false } = self.known() else { return Ok(()) };
+        let known = self.lock().clone();
+        let RefreshToken::New(token) = known else { return Ok(()) };
         let stored = self.journal.store_refresh_token(&self.appid, &token, client.now()).await;
         stored.map_err(|problem| self.failure(CallError::RefreshTokenNotStored(problem.into()), client))?;
-        self.set(RefreshToken { token: Some(token), is_stored: true });
+        *self.lock() = RefreshToken::Stored(token);
         Ok(())
     }
 
@@ -145,11 +185,7 @@ impl AuthorizerTokens {
         CallFailure::new(Endpoint::AuthorizerToken, error, client.now())
     }
 
-    fn known(&self) -> RefreshToken {
-        self.refresh_token.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, token: RefreshToken) {
-        *self.refresh_token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    fn lock(&self) -> MutexGuard<'_, RefreshToken> {
+        self.refresh_token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

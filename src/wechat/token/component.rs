@@ -67,8 +67,8 @@ pub enum TicketSource {
 
 /// A component, shared by the official accounts that have authorized it.
 pub struct Component {
-    credentials: Arc<ComponentCredentials>,
-    token: TokenCache,
+    appid: Arc<str>,
+    token: TokenCache<ComponentCredentials>,
     /// Whether `access_token` is the parameter that works.
     uses_short_parameter: AtomicBool,
     /// The last reading of WeChat's list, if any. Locked while a caller reads.
@@ -93,12 +93,25 @@ impl Component {
     ) -> Self {
         let min_fetch_interval =
             MinFetchInterval::new(Arc::clone(&credentials.appid), journal, last_fetch_ago, now);
-        let token = TokenCache::new(min_fetch_interval);
-        Self { credentials, token, uses_short_parameter: AtomicBool::new(false), list: Default::default() }
+        let appid = Arc::clone(&credentials.appid);
+        let token = TokenCache::new(credentials, min_fetch_interval);
+        Self { appid, token, uses_short_parameter: AtomicBool::new(false), list: Default::default() }
+    }
+
+    /// Sets the credentials for later fetches of its token. Other credentials than the present ones make the token due for renewal;
+    /// it stays in use until then and while fetching fails. The component_appid is the same.
+    pub fn set_credentials(&self, credentials: Arc<ComponentCredentials>) {
+        if *self.token.source() != *credentials {
+            self.token.set_source(credentials);
+            // The last reading of the list may have failed because of the earlier credentials.
+            if let Ok(mut list) = self.list.try_lock() {
+                *list = None;
+            }
+        }
     }
 
     pub(super) fn appid(&self) -> &str {
-        &self.credentials.appid
+        &self.appid
     }
 
     /// Returns the component's token to use now.
@@ -108,7 +121,7 @@ impl Component {
 
     /// How long the fetch of its token has to wait; `None` if there is a usable token.
     pub(super) fn fetch_wait(&self, now: Moment) -> Option<FetchWait> {
-        self.token.fetch_wait(self, now)
+        self.token.fetch_wait(now)
     }
 
     /// Makes a call, and repeats it once with another token if the component's token is rejected.
@@ -190,14 +203,15 @@ impl Component {
     /// file causes no call.
     async fn ticket(
         &self,
+        source: &TicketSource,
         min_fetch_interval: &mut MinFetchInterval,
         client: ObservedClient<'_>,
     ) -> Result<SecretString, CallFailure> {
         let now = client.now();
-        match &self.credentials.ticket {
+        match source {
             TicketSource::File { path, json_pointer } => {
                 let ticket = external::read_token_file(path, json_pointer.as_deref()).map_err(|problem| {
-                    CallFailure::new(self.endpoint(), CallError::TicketFile(problem.into()), now)
+                    CallFailure::new(Endpoint::ComponentToken, CallError::TicketFile(problem.into()), now)
                 })?;
                 min_fetch_interval.record(now).await;
                 Ok(ticket)
@@ -211,35 +225,35 @@ impl Component {
 }
 
 impl TokenFetcher for Component {
-    fn endpoint(&self) -> Endpoint {
-        Endpoint::ComponentToken
-    }
+    type Source = ComponentCredentials;
 
-    fn states_lifetime(&self) -> bool {
-        true
+    fn endpoint(&self, _source: &ComponentCredentials) -> Endpoint {
+        Endpoint::ComponentToken
     }
 
     async fn fetch(
         &self,
+        credentials: &ComponentCredentials,
         min_fetch_interval: &mut MinFetchInterval,
         client: ObservedClient<'_>,
     ) -> Result<FetchedToken, CallFailure> {
-        let ticket = self.ticket(min_fetch_interval, client).await?;
-        let secret = self.credentials.secret.for_attempt();
+        let endpoint = Endpoint::ComponentToken;
+        let ticket = self.ticket(&credentials.ticket, min_fetch_interval, client).await?;
+        let secret = credentials.secret.for_attempt();
         let secrets = [secret.expose_secret(), ticket.expose_secret()];
         let fields = BTreeMap::from([
             ("component_appid", self.appid().into()),
             ("component_appsecret", secrets[0].into()),
             ("component_verify_ticket", secrets[1].into()),
         ]);
-        let request = client.client.post(client.client.url(self.endpoint()), &fields);
+        let request = client.client.post(client.client.url(endpoint), &fields);
         let parse = |answer: &str| {
             let issued = tokens::component_token(answer);
             Ok(issued.map_err(|error| CallError::from_wire(error, &secrets))?.into())
         };
-        let exchange = client.client.exchange(self.endpoint(), request);
-        let fetched = client.call(self.endpoint(), exchange, parse).await;
-        note_answer(&self.credentials.secret, &fetched);
+        let exchange = client.client.exchange(endpoint, request);
+        let fetched = client.call(endpoint, exchange, parse).await;
+        note_answer(&credentials.secret, &fetched);
         fetched
     }
 }

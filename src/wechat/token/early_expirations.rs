@@ -53,6 +53,11 @@ impl EarlyExpirations {
         }
     }
 
+    /// Forgets the rejected token, because another successor is expected.
+    pub(super) fn forget_rejected(&self) {
+        self.rejections().rejected = None;
+    }
+
     fn rejections(&self) -> MutexGuard<'_, Rejections> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

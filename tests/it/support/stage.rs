@@ -70,13 +70,14 @@ impl Stage {
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&by_clock)).await.unwrap();
         let mut staged = Vec::new();
         for configured in &config.official_accounts {
-            let official_account = factory.official_account(configured, Arc::default(), &metrics);
+            let official_account =
+                factory.official_account(&factory.client(), configured, Arc::default(), &metrics);
             let accounts = app::accounts(configured).collect();
             let registered = store.register_accounts(accounts).await.unwrap();
             let watched = registered.configured.into_iter();
             let watched =
                 watched.map(|stored| WatchedAccount::from_stored(stored, official_account.status.ticks()));
-            official_account.status.set_kf_accounts(watched.collect());
+            official_account.status.add_kf_accounts(watched.collect());
             staged.push(StagedAccount {
                 name: configured.name.clone(),
                 appid: configured.appid.clone(),

@@ -181,16 +181,9 @@ impl Platform {
         component: &Arc<Component>,
         refresh_token: Option<&str>,
     ) -> Account {
-        let authorization =
-            Authorization { component: Arc::clone(component), refresh_token: refresh_token.map(Into::into) };
+        let authorization = authorization(component, refresh_token);
         let journal = Arc::clone(&self.journal) as Arc<dyn TokenJournal>;
-        self.account(TokenProvider::with_component(
-            appid.into(),
-            authorization,
-            journal,
-            None,
-            self.clock.now(),
-        ))
+        self.account(TokenProvider::new(appid.into(), authorization, journal, None, self.clock.now()))
     }
 
     pub(crate) fn own(&self, source: TokenSource, last_fetch_ago: Option<Duration>) -> Account {
@@ -202,7 +195,19 @@ impl Platform {
     fn account(&self, tokens: TokenProvider) -> Account {
         let tally = Arc::new(Tally::default());
         let observer = Arc::clone(&tally) as Arc<dyn CallObserver>;
-        Account { client: OfficialAccountClient::new(Arc::clone(&self.client), tokens, observer), tally }
+        Account {
+            client: OfficialAccountClient::new(Arc::clone(&self.client), Arc::new(tokens), observer),
+            tally,
+        }
+    }
+}
+
+/// An authorization of which no refresh token was stored.
+pub(crate) fn authorization(component: &Arc<Component>, refresh_token: Option<&str>) -> Authorization {
+    Authorization {
+        component: Arc::clone(component),
+        stored_refresh_token: None,
+        configured_refresh_token: refresh_token.map(Into::into),
     }
 }
 
@@ -214,7 +219,7 @@ impl Drop for Platform {
 
 /// An official account that can be polled.
 pub(crate) struct Account {
-    client: OfficialAccountClient,
+    pub(crate) client: OfficialAccountClient,
     pub(crate) tally: Arc<Tally>,
 }
 
