@@ -104,7 +104,7 @@ fn update_changes_only_what_differs() {
         official_account.client()
     };
 
-    let unchanged = reload(&configured(&format!("api.max_in_flight = 7\n{limit}")));
+    let unchanged = reload(&configured(&format!("api.max_in_flight = 70\n{limit}")));
     assert!(Arc::ptr_eq(&before, &unchanged));
 
     let other_http_client = reload(&configured(&format!("api.timeout = \"9s\"\n{limit}")));
