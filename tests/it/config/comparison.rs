@@ -31,15 +31,17 @@ fn files() -> Vec<(&'static str, [String; 2])> {
 struct Example {
     dir: TempDir,
     text: String,
+    files: Vec<(&'static str, [String; 2])>,
 }
 
 impl Example {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let example = Self { dir, text: example_with_optional_parts(&["secret_env = ", "secret = "]) };
-        for (file, [content, other]) in files() {
-            example.write(file, &content);
-            example.write(&format!("other/{file}"), &other);
+        let text = example_with_optional_parts(&["secret_env = ", "secret = "]);
+        let example = Self { dir, text, files: files() };
+        for (file, [content, other]) in &example.files {
+            example.write(file, content);
+            example.write(&format!("other/{file}"), other);
         }
         example
     }
@@ -78,6 +80,7 @@ fn another(key: &str, value: &str) -> String {
         (_, "true") => return "false".to_owned(),
         (_, "false") => return "true".to_owned(),
         ("include", _) => "other/accounts.d/*.toml",
+        ("reload_interval", _) => "30s",
         ("listen", _) => "127.0.0.1:9878",
         ("level", _) => "debug",
         ("format", _) => "json",
@@ -90,7 +93,7 @@ fn another(key: &str, value: &str) -> String {
         ("timezone", _) => "Asia/Tokyo",
         ("name", _) => "other",
         ("appid" | "component_appid", _) => "wx0000000000000009",
-        ("kf_accounts", _) => "test9@test",
+        ("kf_accounts", _) => return "[\"test9@test\", \"kf*\"]".to_owned(),
         ("exclude", _) => "kf1*",
         ("source", _) => "classic",
         ("json_pointer", _) => "/other",
@@ -157,16 +160,16 @@ fn change_of_any_key_is_a_difference() {
 fn change_of_any_file_is_a_difference() {
     let example = Example::new();
     let nats = |login: &str| example.text.replace("credentials_file = \"kf.creds\"", login);
-    for (file, [content, other]) in files() {
-        let text = match file {
+    for (file, [content, other]) in &example.files {
+        let text = match *file {
             "kf.nk" => nats("nkey_file = \"kf.nk\""),
             "kf.password" => nats("user = \"kfwatch\"\nsecret_file = \"kf.password\""),
             _ => example.text.clone(),
         };
         let original = example.load(&text);
-        example.write(file, &other);
+        example.write(file, other);
         assert_ne!(example.load(&text), original, "{file}");
-        example.write(file, &content);
+        example.write(file, content);
         assert_eq!(example.load(&text), original, "{file}");
     }
 }
@@ -179,7 +182,7 @@ fn change_of_secret_elsewhere_is_a_difference() {
         ("secret_file = \"platform.secret\"", ["secret_env = \"A\"", "secret = \"b\"", "secret = \"c\""]),
         (
             "refresh_token_file = \"merchant.refresh\"",
-            ["refresh_token_env = \"A\"", "refresh_token = \"b\"", ""],
+            ["refresh_token_env = \"B\"", "refresh_token = \"c\"", ""],
         ),
         ("secret_file = \"robot.secret\"", ["secret_env = \"A\"", "secret = \"b\"", ""]),
         ("credentials_file = \"kf.creds\"", ["secret = \"a\"", "user = \"u\"\nsecret = \"a\"", ""]),
