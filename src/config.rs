@@ -98,7 +98,9 @@ impl Config {
     /// earlier version of the file.
     pub fn store_path(path: &Path, environment: &Environment) -> Result<PathBuf, Mistakes> {
         let main = layers::Source::read(path)?;
-        Ok(check::store_path(layers::read_main(&main, environment)?, environment))
+        let layers = layers::read_main(&main, environment)
+            .or_else(|_| layers::read_main(&main.only_store_path(), environment))?;
+        Ok(check::store_path(layers, environment))
     }
 
     /// Loads a configuration from text, as [`Config::load`] does from a file. Relative paths are relative to `base_dir`,

@@ -14,6 +14,7 @@ use config::{FileFormat, FileSourceString, Map};
 use glob::{MatchOptions, Pattern};
 use nix::unistd::{Gid, Group, Uid, User};
 use serde::de::DeserializeOwned;
+use toml::de::DeTable;
 
 use super::environment::Environment;
 use super::findings::Findings;
@@ -73,6 +74,20 @@ impl Source {
             path: None,
             base_dir: base_dir.to_owned(),
             text: text.to_owned(),
+        }
+    }
+
+    /// The file with nothing but the path of the store, as far as the parser finds it in spite of syntax errors.
+    pub(super) fn only_store_path(&self) -> Self {
+        let (table, _) = DeTable::parse_recoverable(&self.text);
+        let store = table.get_ref().get("store").and_then(|store| store.get_ref().get("path"));
+        let path = store.and_then(|path| path.get_ref().as_str());
+        let text = path.map(|path| format!("store.path = {}", toml::Value::from(path)));
+        Self {
+            text: text.unwrap_or_default(),
+            shown: self.shown.clone(),
+            path: self.path.clone(),
+            base_dir: self.base_dir.clone(),
         }
     }
 }

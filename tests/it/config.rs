@@ -629,3 +629,21 @@ fn official_accounts_of_one_component_share_it() {
     assert!(Arc::ptr_eq(&first, &second));
     assert_eq!((first_token, second_token), ("r1", "r2"));
 }
+
+#[test]
+fn store_is_found_whatever_mistakes_the_file_has() {
+    let found = |text: &str| {
+        let dir = dir_with(&[("config.toml", text)]);
+        let path = Config::store_path(&dir.path().join("config.toml"), &Environment::default()).unwrap();
+        path.strip_prefix(dir.path()).unwrap().to_owned()
+    };
+    for (text, path) in [
+        ("", "kfwatch.db"),
+        ("[store]\npath = \"a.db\"\nunknown = 1\n[poll]\nspread = 1", "a.db"),
+        ("[store]\npath = \"a.db\"\n[poll\nspread = \"1s\"", "a.db"),
+        ("shutdown_timeout = \n[store]\npath = 'a\"b.db'", "a\"b.db"),
+        ("store = [\npath = \"a.db\"", "kfwatch.db"),
+    ] {
+        assert_eq!(found(text), Path::new(path), "{text}");
+    }
+}
