@@ -292,5 +292,5 @@ fn parse_listen(text: &str) -> Result<SocketAddr, &'static str> {
 }
 
 fn init_logging(level: &str, format: LogFormat) -> Result<(), CliError> {
-    logging::init(level, format).context("set up logging").map_err(CliError::Other)
+    logging::init(level, format).map(drop).context("set up logging").map_err(CliError::Other)
 }

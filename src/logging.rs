@@ -1,4 +1,4 @@
-//! Sets up logging, to standard error: standard output is for data.
+//! Sets up logging, to standard error: standard output is for data. Level and format can change while the process runs.
 //!
 //! Secrets, tokens, request URLs and customers' openids are never logged, at any level.
 //!
@@ -7,18 +7,25 @@
 use std::{
     fmt, io,
     panic::{self, PanicHookInfo},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use serde_json::json;
-use tracing::field::Field;
+use tracing::{Event, Subscriber, field::Field};
 use tracing_subscriber::{
-    EnvFilter,
+    EnvFilter, Registry,
     field::MakeExt,
     fmt::{
-        format::{Writer, debug_fn},
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        format::{Format, Full, Json, Writer, debug_fn},
         time::{FormatTime, SystemTime},
     },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt,
 };
 
 use crate::{
@@ -46,33 +53,101 @@ pub enum LogFormat {
     Json,
 }
 
+/// Changes level and format of the log. Clones change the same log.
+#[derive(Clone, Debug)]
+pub struct LogHandle {
+    filter: reload::Handle<EnvFilter, Registry>,
+    format: Arc<ArcSwap<LogFormat>>,
+}
+
+impl LogHandle {
+    /// Uses this level and this format from now on. A level that is not a filter changes nothing.
+    pub fn set(&self, level: &str, format: LogFormat) -> anyhow::Result<()> {
+        self.filter.reload(filter(level)?).context("replace the log filter")?;
+        self.format.store(Arc::new(format));
+        stdio::stderr().set_notice(notice(format));
+        Ok(())
+    }
+}
+
 /// Sets up logging for the process.
-pub(crate) fn init(level: &str, format: LogFormat) -> anyhow::Result<()> {
+pub(crate) fn init(level: &str, format: LogFormat) -> anyhow::Result<LogHandle> {
+    let (handle, subscriber) = subscriber(filter(level)?, format, || LogWriter(stdio::stderr()));
+    stdio::stderr().set_notice(notice(format));
+    subscriber.try_init().map_err(|_| anyhow::anyhow!("logging is set up already"))?;
+    // The filter decides, which may change.
+    log::set_max_level(log::LevelFilter::Trace);
+    panic::set_hook(Box::new(log_panic));
+    Ok(handle)
+}
+
+fn subscriber(
+    filter: EnvFilter,
+    format: LogFormat,
+    writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
+) -> (LogHandle, impl Subscriber + Send + Sync) {
+    // NO_COLOR turns colours off, too.
+    let colour = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+    let (filter, filter_handle) = reload::Layer::new(filter);
+    let format = Arc::new(ArcSwap::from_pointee(format));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(colour)
+        .fmt_fields(debug_fn(write_field).delimited(" "))
+        .event_format(LineFormat::new(Arc::clone(&format)));
+    let handle = LogHandle { filter: filter_handle, format };
+    (handle, tracing_subscriber::registry().with(filter).with(lines))
+}
+
+fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     let mut filter = EnvFilter::try_new(level).context("the log level is not a filter")?;
     for directive in LIBRARY_LEVELS {
         filter = filter.add_directive(directive.parse()?);
     }
-    let output = stdio::stderr();
-    output.set_notice(match format {
+    Ok(filter)
+}
+
+fn notice(format: LogFormat) -> fn(u64) -> String {
+    match format {
         LogFormat::Text => text_notice,
         LogFormat::Json => json_notice,
-    });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter(output));
-    let set = match format {
-        LogFormat::Text => {
-            // NO_COLOR turns colours off, too.
-            let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-            builder
-                .fmt_fields(debug_fn(write_field).delimited(" "))
-                .with_ansi(colour)
-                .with_target(false)
-                .try_init()
+    }
+}
+
+/// Formats lines in the current format. Without spans, whose fields would have been formatted for one of the two.
+struct LineFormat {
+    current: Arc<ArcSwap<LogFormat>>,
+    text: Format<Full>,
+    json: Format<Json>,
+}
+
+impl LineFormat {
+    fn new(current: Arc<ArcSwap<LogFormat>>) -> Self {
+        let json = Format::default().json().flatten_event(true);
+        Self {
+            current,
+            text: Format::default().with_target(false),
+            json: json.with_current_span(false).with_span_list(false),
         }
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    set.map_err(|_| anyhow::anyhow!("logging is set up already"))?;
-    panic::set_hook(Box::new(log_panic));
-    Ok(())
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for LineFormat
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match **self.current.load() {
+            LogFormat::Text => self.text.format_event(context, writer, event),
+            LogFormat::Json => self.json.format_event(context, writer, event),
+        }
+    }
 }
 
 /// Writes a field of a line: the message alone, others as `name=value`. A value is quoted if it has spaces, quotes or nothing,
@@ -157,7 +232,55 @@ fn backtrace() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
     use super::*;
+
+    /// Lines that a test reads.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        fn take(&self) -> String {
+            let bytes = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            String::from_utf8(bytes).unwrap()
+        }
+    }
+
+    impl io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn level_and_format_change_while_the_process_runs() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (handle, subscriber) =
+            subscriber(filter("info").unwrap(), LogFormat::Text, move || writer.clone());
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let log = || {
+            tracing::info!(poll = 1, "Polled");
+            tracing::debug!("Sent");
+            lines.take()
+        };
+        let text = log();
+        assert!(text.ends_with("  INFO Polled poll=1\n") && text.lines().count() == 1, "{text}");
+        handle.clone().set("debug", LogFormat::Json).unwrap();
+        let json: Vec<serde_json::Value> =
+            log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(json.len(), 2);
+        assert_eq!((&json[0]["message"], &json[0]["poll"]), (&"Polled".into(), &1.into()));
+        assert!(handle.set("info,kfwatch=loud", LogFormat::Text).is_err());
+        assert_eq!(log().matches("{\"timestamp\"").count(), 2, "a wrong level changes nothing");
+        handle.set("off", LogFormat::Text).unwrap();
+        assert_eq!(log(), "");
+    }
 
     #[test]
     fn notices_look_like_log_lines() {
