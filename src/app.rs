@@ -14,6 +14,7 @@ mod housekeeping;
 mod nicknames;
 mod official_accounts;
 mod operations;
+mod process_settings;
 pub mod service_manager;
 mod service_status;
 mod supervisor;
@@ -33,7 +34,8 @@ pub(crate) use self::{
     build_sinks::{SinkTestError, test_sink},
     operations::{account_of_platform, build_operations},
 };
-use tokio::sync::Semaphore;
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, mpsc};
 
 use self::{
     accounts::AccountSet,
@@ -46,11 +48,13 @@ pub use self::{
     accounts::{accounts, watched_accounts},
     error::AppError,
     official_accounts::OfficialAccountFactory,
+    process_settings::ProcessSettings,
 };
 pub(crate) use self::{build_sinks::group_id, error::listen_remedy};
 use crate::{
     config::{Config, MetricsConfig},
     control::{
+        executor::CommandExecutor,
         server::ControlServer,
         socket::{ControlSocket, SocketError},
     },
@@ -58,6 +62,7 @@ use crate::{
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
     poll::{OfficialAccount, PollLimits, PollLog, Poller},
+    reload::{ReloadRequest, ReloadRequests},
     schedule::ticker::ManualTicks,
     sink::chat::ChatContext,
     status::{AccountTable, Liveness},
@@ -85,6 +90,11 @@ pub struct App {
     control: Option<ControlServer>,
     service_manager: ServiceManager,
     manual_ticks: ManualTicks,
+    reload_requests: ReloadRequests,
+    #[expect(dead_code, reason = "reconcile receives from it")]
+    reload_receiver: mpsc::Receiver<ReloadRequest>,
+    #[expect(dead_code, reason = "reconcile calls it")]
+    process_settings: ProcessSettings,
 }
 
 impl App {
@@ -116,8 +126,14 @@ impl App {
         accounts.announce_removed(&poller).await?;
         let operations = operations(&config, &accounts.official_accounts, Arc::clone(&clock));
         let liveness = Arc::new(Liveness::default());
+        let (reload_requests, reload_receiver) = ReloadRequests::channel();
         let control = socket.map(|socket| {
-            ControlServer::new(socket, operations, Arc::clone(&sink_admin), Arc::clone(&liveness))
+            let executor = CommandExecutor {
+                operations: Arc::new(ArcSwap::from_pointee(operations)),
+                sinks: Arc::clone(&sink_admin),
+                reloads: reload_requests.clone(),
+            };
+            ControlServer::new(socket, executor, Arc::clone(&liveness))
         });
         table.publish(accounts.official_accounts.iter().map(|of| Arc::clone(&of.status)).collect());
         let web = Arc::new(WebState {
@@ -147,12 +163,25 @@ impl App {
             control,
             service_manager: ServiceManager::default(),
             manual_ticks: ManualTicks::default(),
+            reload_requests,
+            reload_receiver,
+            process_settings: ProcessSettings::default(),
         })
     }
 
     /// Notifies this service manager while the daemon runs.
     pub fn with_service_manager(self, service_manager: ServiceManager) -> Self {
         Self { service_manager, ..self }
+    }
+
+    /// Changes these settings of the process when they change in the configuration.
+    pub fn with_process_settings(self, process_settings: ProcessSettings) -> Self {
+        Self { process_settings, ..self }
+    }
+
+    /// Asks this daemon for reloads, also while it runs.
+    pub fn reload_requests(&self) -> ReloadRequests {
+        self.reload_requests.clone()
     }
 
     /// The configuration that it was built from.

@@ -19,6 +19,7 @@ mod operations;
 mod output;
 mod ownership;
 mod poll;
+mod reload;
 mod restore;
 mod run;
 mod sessions;
@@ -44,7 +45,8 @@ use self::signals::{Ended, Hangup, Shutdown, Signals};
 use crate::{
     app::AppError,
     config::{Config, Environment, LoadedConfig, LocalConfig, Mistakes},
-    logging::{self, LogFormat},
+    logging::{self, LogFormat, LogHandle},
+    reload::ReloadRefusal,
     stdio,
     store::StoreError,
 };
@@ -82,6 +84,8 @@ enum CliCommand {
     Events(events::EventsArgs),
     /// Show the state of each sink; test, stop or resume a sink
     Sinks(sinks::SinksArgs),
+    /// Make the running daemon apply its changed configuration, or show what would change
+    Reload(reload::ReloadArgs),
     /// Exit 0 if the daemon runs and makes progress, otherwise 1 with the reason: for health checks of containers
     Health(health::HealthArgs),
     /// Copy the store into a new file, also while the daemon runs
@@ -123,6 +127,9 @@ pub enum CliError {
     /// The command was carried out and found a problem that does not end without help. The output has the details.
     #[error("something needs a human")]
     NeedsHuman,
+    /// The daemon refused the changed configuration. Each reason is one line.
+    #[error(transparent)]
+    Refused(#[from] ReloadRefusal),
     /// The configuration is valid, but this machine lacks what the daemon needs. Each problem is one line.
     #[error("{}", .0.join("; "))]
     NotReady(Vec<String>),
@@ -141,7 +148,7 @@ impl CliError {
     /// The exit code, as docs/en/reference/command-line.md lists them.
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::App(AppError::Unusable { .. }) => EX_CONFIG.into(),
+            Self::Config(_) | Self::Refused(_) | Self::App(AppError::Unusable { .. }) => EX_CONFIG.into(),
             Self::NeedsHuman => EX_UNAVAILABLE.into(),
             Self::Interrupted => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
@@ -151,12 +158,8 @@ impl CliError {
     /// Prints each mistake or error on one line, after all log lines, and returns the exit code.
     pub fn report(&self) -> ExitCode {
         match self {
-            Self::Config(mistakes) => {
-                mistakes
-                    .to_string()
-                    .lines()
-                    .for_each(|line| output::message(format_args!("kfwatch: {line}")));
-            }
+            Self::Config(mistakes) => report_lines(mistakes),
+            Self::Refused(refusal) => report_lines(refusal),
             Self::NotReady(problems) => {
                 problems.iter().for_each(|problem| output::message(format_args!("kfwatch: {problem}")));
             }
@@ -168,6 +171,10 @@ impl CliError {
         stdio::stderr().flush();
         self.exit_code()
     }
+}
+
+fn report_lines(problems: &dyn std::error::Error) {
+    problems.to_string().lines().for_each(|line| output::message(format_args!("kfwatch: {line}")));
 }
 
 impl Cli {
@@ -223,6 +230,7 @@ impl CliCommand {
             Self::Sessions(args) => sessions::run(args).await,
             Self::Events(args) => events::run(args).await,
             Self::Sinks(args) => sinks::run(args).await,
+            Self::Reload(args) => reload::run(args).await,
             Self::Health(args) => health::run(args).await,
             Self::Backup(args) => backup::run(args, shutdown).await,
             Self::Restore(args) => restore::run(args, shutdown).await,
@@ -257,6 +265,7 @@ impl CliCommand {
             Self::Run(_) | Self::Demo(_) | Self::Simulate(_) => Ok(()),
             Self::Events(args) => args.interrupted(),
             Self::Sinks(args) => args.interrupted(),
+            Self::Reload(args) => args.interrupted(),
             Self::Backup(_) | Self::Restore(_) | Self::Man(_) => Err(CliError::Unconfirmed),
             Self::Health(_) => {
                 Err(CliError::Other(anyhow::anyhow!("interrupted before the daemon answered")))
@@ -291,6 +300,6 @@ fn parse_listen(text: &str) -> Result<SocketAddr, &'static str> {
         .map_err(|_| "write a port, or an IP address and a port, like 127.0.0.1:9877")
 }
 
-fn init_logging(level: &str, format: LogFormat) -> Result<(), CliError> {
-    logging::init(level, format).map(drop).context("set up logging").map_err(CliError::Other)
+fn init_logging(level: &str, format: LogFormat) -> Result<LogHandle, CliError> {
+    logging::init(level, format).context("set up logging").map_err(CliError::Other)
 }

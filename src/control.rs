@@ -1,20 +1,21 @@
-//! Commands of an operator: `kfwatch poll`, `kfwatch check --online`, `kfwatch sessions` and the commands on sinks, and the control
-//! socket through which a running daemon carries them out.
+//! Commands of an operator: `kfwatch poll`, `kfwatch check --online`, `kfwatch sessions`, `kfwatch reload` and the commands on sinks, and
+//! the control socket through which a running daemon carries them out.
 //!
 //! [`operations`] polls and checks. In the daemon it works with the daemon's own official accounts, and so shares their tokens,
 //! poll guards and backoff; without a daemon, with official accounts made for the one command. A second token fetch could
 //! invalidate the daemon's token, so while a daemon runs a command only sends a request ([`client`]) and prints the response. Polls
 //! made here are never committed, and nothing at WeChat is changed. Commands on sinks belong to
-//! [`dispatch::admin`](crate::dispatch::admin).
+//! [`dispatch::admin`](crate::dispatch::admin). A reload is only passed on ([`reload`](crate::reload)).
 //!
 //! The socket file lies in the directory of the store, and only its owner can use it ([`socket`]). [`server`] serves HTTP on it:
-//! `POST /v1/poll`, `POST /v1/check` and `POST /v1/sessions`, each with an [`AccountFilter`] as its query, and
-//! `POST /v1/sinks?action=…`. They take no body, and return one line of JSON for
+//! `POST /v1/poll`, `POST /v1/check` and `POST /v1/sessions`, each with an [`AccountFilter`] as its query,
+//! `POST /v1/sinks?action=…` and `POST /v1/reload?mode=…`. They take no body, and return one line of JSON for
 //! each result as it arrives, and a last line that says that the response is complete. Empty lines in between are heartbeats.
 //! `GET /v1/health` answers at once with status 200, or 503 and what stalls.
 
 mod check;
 pub(crate) mod client;
+pub(crate) mod executor;
 mod lanes;
 pub(crate) mod operations;
 mod poll;
@@ -30,7 +31,11 @@ use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{dispatch::admin::SinkCommand, domain::account_filter::AccountFilter};
+use crate::{
+    dispatch::admin::SinkCommand,
+    domain::account_filter::AccountFilter,
+    reload::{PlannedChange, ReloadMode},
+};
 
 /// Why there can be no control socket for this store, if its path is too long.
 pub(crate) fn problem_of_socket(store: &Path) -> Option<String> {
@@ -47,12 +52,18 @@ enum ControlCommand {
     /// List the open sessions. Reads memory only.
     Sessions(AccountFilter),
     Sinks(SinkCommand),
+    /// Apply the changed configuration, or only report what would change.
+    Reload(ReloadMode),
 }
 
 impl ControlCommand {
-    /// Whether it calls WeChat or changes a sink. The log has such commands.
+    /// Whether it calls WeChat, changes a sink or applies a configuration. The log has such commands.
     fn changes_something(&self) -> bool {
-        !matches!(self, Self::Sessions(_) | Self::Sinks(SinkCommand::Show | SinkCommand::DeadLetters { .. }))
+        match self {
+            Self::Poll(_) | Self::Check(_) | Self::Reload(ReloadMode::Apply) => true,
+            Self::Sessions(_) | Self::Reload(ReloadMode::DryRun) => false,
+            Self::Sinks(command) => !matches!(command, SinkCommand::Show | SinkCommand::DeadLetters { .. }),
+        }
     }
 
     fn path(&self) -> &'static str {
@@ -61,6 +72,7 @@ impl ControlCommand {
             Self::Check(_) => CHECK_PATH,
             Self::Sessions(_) => SESSIONS_PATH,
             Self::Sinks(_) => SINKS_PATH,
+            Self::Reload(_) => RELOAD_PATH,
         }
     }
 }
@@ -70,6 +82,7 @@ const POLL_PATH: &str = "/v1/poll";
 const CHECK_PATH: &str = "/v1/check";
 const SESSIONS_PATH: &str = "/v1/sessions";
 const SINKS_PATH: &str = "/v1/sinks";
+const RELOAD_PATH: &str = "/v1/reload";
 const HEALTH_PATH: &str = "/v1/health";
 
 /// One line of a response.
@@ -85,6 +98,24 @@ enum ResponseLine<T> {
     UnknownAccount(String),
     /// The response is complete.
     Done,
+}
+
+/// The query of a reload.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuery {
+    mode: ReloadMode,
+}
+
+/// One row of the response to a reload.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ReloadRow {
+    Change(PlannedChange),
+    Deferred(String),
+    Warning(String),
+    /// The configuration was refused, for this reason.
+    Refused(String),
 }
 
 /// The header in which a daemon states its version.

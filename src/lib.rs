@@ -4,7 +4,8 @@
 //! At each tick of a [`schedule`], [`poll`] calls [`wechat`] for an account's sessions and compares the answer with the
 //! previous snapshot ([`domain`]). The events are committed to the [`store`] together with the new snapshot, and
 //! [`dispatch`] delivers them from there to each [`sink`]. [`status`] has the views of the accounts; [`metrics`] and [`web`]
-//! show them. [`control`] carries out an operator's commands, [`secrets`] reads secret files again, [`tls`] loads the TLS roots, [`stdio`] writes to standard output
+//! show them. [`control`] carries out an operator's commands, [`secrets`] reads secret files again, [`tls`] loads the TLS roots, [`reload`]
+//! passes on who asks for a changed configuration, [`stdio`] writes to standard output
 //! and standard error, and [`app`] builds and runs all of it.
 
 /// The revision of the source code, if the build knew it.
@@ -24,6 +25,7 @@ mod http;
 pub mod logging;
 pub mod metrics;
 pub mod poll;
+pub mod reload;
 pub mod schedule;
 pub mod secrets;
 pub mod simulator;

@@ -16,9 +16,11 @@ use super::{
     signals::{self, Shutdown},
 };
 use crate::{
-    app::{App, clock::SystemClock, service_manager::ServiceManager},
+    app::{App, ProcessSettings, clock::SystemClock, service_manager::ServiceManager},
     config::{Config, Environment, LoadedConfig},
     domain::clock::Clock,
+    logging::LogHandle,
+    reload::ReloadTrigger,
 };
 
 /// How long the daemon may take to end beyond `shutdown_timeout`: to close the store, and after tasks were aborted.
@@ -28,8 +30,8 @@ pub(super) async fn run(args: ConfigArgs, shutdown: Shutdown) -> Result<(), CliE
     let file = args.find()?;
     let LoadedConfig { config, warnings } = Config::load(&file, &Environment::from_process())?;
     // From here on, a signal drains the daemon.
-    let shutdown = shutdown.within(config.shutdown_timeout.saturating_add(AFTER_DRAIN));
-    init_logging(&config.log.level, config.log.format)?;
+    let signalled = shutdown.within(config.shutdown_timeout.saturating_add(AFTER_DRAIN));
+    let log = init_logging(&config.log.level, config.log.format)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -37,7 +39,9 @@ pub(super) async fn run(args: ConfigArgs, shutdown: Shutdown) -> Result<(), CliE
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let now = clock.now().wall;
     service_manager.starting("opening the store").await;
-    let app = App::build(config, clock).await?.with_service_manager(service_manager);
+    let app = App::build(config, clock).await?;
+    let app =
+        app.with_service_manager(service_manager).with_process_settings(process_settings(log, shutdown));
     log_start(&file, app.config(), now);
     for address in app.addresses() {
         tracing::info!(
@@ -46,9 +50,28 @@ pub(super) async fn run(args: ConfigArgs, shutdown: Shutdown) -> Result<(), CliE
         );
     }
     log_calls(&app, now);
-    let reopen = app.reopen_files();
-    let running = signals::reopening(reopen, Box::pin(app.run(shutdown)));
+    let (reopen_files, reloads) = (app.reopen_files(), app.reload_requests());
+    let at_hangup = move || {
+        tracing::info!(
+            "SIGHUP: sinks reopen their files at the next delivery, and the configuration is reloaded"
+        );
+        reopen_files();
+        if let Err(error) = reloads.request(ReloadTrigger::Hangup) {
+            tracing::warn!("SIGHUP reloads nothing: {error}");
+        }
+    };
+    let running = signals::at_hangup(at_hangup, Box::pin(app.run(signalled)));
     Ok(running.await.context("listen for signals")??)
+}
+
+/// What a reload changes outside of the daemon's parts.
+fn process_settings(log: LogHandle, shutdown: Shutdown) -> ProcessSettings {
+    ProcessSettings {
+        log: Box::new(move |config| {
+            log.set(&config.level, config.format).map_err(|error| format!("{error:#}"))
+        }),
+        shutdown_timeout: Box::new(move |timeout| drop(shutdown.within(timeout.saturating_add(AFTER_DRAIN)))),
+    }
 }
 
 /// Logs which files and sinks this daemon uses and when it polls: what a person needs who waits for the first event.

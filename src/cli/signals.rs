@@ -5,7 +5,7 @@
 //!
 //! At the first SIGTERM or SIGINT a command that drains has a grace period ([`Shutdown::within`]); any other ends at once. A second
 //! signal ends every command at once. SIGHUP never ends a command that may run for long without a terminal; in the daemon it makes
-//! the sinks reopen their files.
+//! the sinks reopen their files and reloads the configuration.
 
 use std::{
     future::Future,
@@ -35,7 +35,8 @@ pub(super) struct Shutdown {
 }
 
 impl Shutdown {
-    /// Returns a future that completes at the first signal. From now on the command may take this long to end after it.
+    /// Returns a future that completes at the first signal. From now on the command may take this long to end after it. A later call
+    /// changes that time, also for a future that was returned before.
     pub(super) fn within(&self, grace: Duration) -> ShutdownSignal {
         *self.grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
         self.signalled.clone().cancelled_owned()
@@ -133,17 +134,30 @@ async fn result(running: &mut JoinSet<Result<(), CliError>>) -> Result<(), CliEr
     ended.context("this is a bug in kfwatch, please report it")?
 }
 
-/// Runs `work` and calls `reopen` at each SIGHUP.
-pub(super) async fn reopening<T>(reopen: impl Fn(), work: impl Future<Output = T>) -> io::Result<T> {
+/// Runs `work` and calls `react` at each SIGHUP.
+pub(super) async fn at_hangup<T>(react: impl Fn(), work: impl Future<Output = T>) -> io::Result<T> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
             done = &mut work => return Ok(done),
-            _ = hangup.recv() => {
-                tracing::info!("SIGHUP: sinks reopen their files at the next delivery");
-                reopen();
-            }
+            _ = hangup.recv() => react(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn grace_period_can_change_until_the_signal() {
+        let shutdown = Shutdown::default();
+        let first = shutdown.within(Duration::from_secs(1));
+        let second = shutdown.clone().within(Duration::from_secs(2));
+        assert_eq!(shutdown.begin(), Duration::from_secs(2));
+        assert!(first.now_or_never().is_some() && second.now_or_never().is_some());
     }
 }

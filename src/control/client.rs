@@ -11,7 +11,7 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::{
-    ControlCommand, HEALTH_PATH, HEARTBEAT, ResponseLine, VERSION_HEADER,
+    ControlCommand, HEALTH_PATH, HEARTBEAT, ReloadQuery, ReloadRow, ResponseLine, VERSION_HEADER,
     report::{CheckReport, PollReport},
     sessions::SessionReport,
     socket::{SocketError, path_for_store},
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     dispatch::admin::{SinkAnswer, SinkCommand},
     domain::account_filter::AccountFilter,
+    reload::{ReloadMode, ReloadOutcome, ReloadRefusal, ReloadReport},
 };
 
 /// A daemon that sends nothing for this long, not even a heartbeat, hangs.
@@ -123,6 +124,20 @@ impl ControlClient {
         }
     }
 
+    /// Makes the daemon apply its changed configuration, or only asks what would change.
+    pub(crate) async fn reload(&self, mode: ReloadMode) -> Result<ReloadOutcome, ControlClientError> {
+        let (mut report, mut reasons) = (ReloadReport::default(), Vec::new());
+        for row in self.send(ControlCommand::Reload(mode)).await? {
+            match row {
+                ReloadRow::Change(change) => report.changes.push(change),
+                ReloadRow::Deferred(deferred) => report.deferred.push(deferred),
+                ReloadRow::Warning(warning) => report.warnings.push(warning),
+                ReloadRow::Refused(reason) => reasons.push(reason),
+            }
+        }
+        Ok(if reasons.is_empty() { Ok(report) } else { Err(ReloadRefusal { reasons }) })
+    }
+
     /// Asks whether the daemon makes progress, for at most `timeout`. If it does not, the error is
     /// [`Refused`](ControlClientError::Refused) with what stalls.
     pub(crate) async fn health(&self, timeout: Duration) -> Result<(), ControlClientError> {
@@ -138,6 +153,7 @@ impl ControlClient {
             | ControlCommand::Check(filter)
             | ControlCommand::Sessions(filter) => request.query(filter),
             ControlCommand::Sinks(command) => request.query(command),
+            ControlCommand::Reload(mode) => request.query(&ReloadQuery { mode: *mode }),
         };
         read_rows(self.response(request).await?, self.on_note).await
     }

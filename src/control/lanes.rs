@@ -2,7 +2,7 @@
 //!
 //! Commands that only read run at once. Commands on the same subject run one after another, in the order in which they arrived,
 //! in the *lane* of that subject: all polls and checks share one, because they share the limit on requests in flight; all commands
-//! that change one sink share one, because each builds on the result of the previous one. The number of lanes and the number of
+//! that change one sink share one, because each builds on the result of the previous one; and all reloads share one. The number of lanes and the number of
 //! waiting commands are limited. Both limits together stay below the limit on connections, so that read-only commands always
 //! find a free connection.
 
@@ -26,6 +26,7 @@ const MAX_WAITING: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Subject {
     WeChat,
+    Configuration,
     Sink(String),
 }
 
@@ -91,6 +92,7 @@ fn subject(command: &ControlCommand) -> Option<Subject> {
     match command {
         ControlCommand::Sessions(_) => None,
         ControlCommand::Poll(_) | ControlCommand::Check(_) => Some(Subject::WeChat),
+        ControlCommand::Reload(_) => Some(Subject::Configuration),
         ControlCommand::Sinks(command) => match command {
             SinkCommand::Show | SinkCommand::DeadLetters { .. } => None,
             SinkCommand::Stop { sink, .. }

@@ -16,7 +16,7 @@ struct Rule {
 }
 
 /// From the bottom to the top.
-const RULES: [Rule; 20] = [
+const RULES: [Rule; 21] = [
     rule("domain", &[], "it is pure: values in, values out"),
     rule("file_system", &[], "it knows what file systems lack, and not what is in the files"),
     rule("stdio", &[], "it writes what it is given to standard output and standard error"),
@@ -24,6 +24,7 @@ const RULES: [Rule; 20] = [
     rule("simulator", &[], "it agrees with the client on nothing but what is on the wire"),
     rule("tls", &["domain"], "it reads certificates, for all clients"),
     rule("secrets", &["domain"], "it reads secret files, and does not know what the secrets are for"),
+    rule("reload", &["domain"], "it passes requests on, and neither reads a configuration nor applies one"),
     rule("http", &[], "it tells failed requests apart, for all HTTP clients"),
     rule("wechat", &["domain", "http", "secrets", "tls"], "it calls WeChat, and does not know its callers"),
     rule("store", &["domain", "file_system"], "it keeps what it is given"),
@@ -38,7 +39,7 @@ const RULES: [Rule; 20] = [
     rule("schedule", &["domain", "metrics", "poll", "status"], "it knows when, not what"),
     rule(
         "control",
-        &["dispatch", "domain", "file_system", "poll", "status", "wechat"],
+        &["dispatch", "domain", "file_system", "poll", "reload", "status", "wechat"],
         "it asks what a person wants to know or done about sinks, and has no store to commit polls to",
     ),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
@@ -51,8 +52,8 @@ const RULES: [Rule; 20] = [
     rule(
         "app",
         &[
-            "config", "control", "dispatch", "domain", "metrics", "poll", "schedule", "sink", "status",
-            "store", "tls", "web", "wechat",
+            "config", "control", "dispatch", "domain", "metrics", "poll", "reload", "schedule", "sink",
+            "status", "store", "tls", "web", "wechat",
         ],
         "it builds the daemon; commands use it, and it uses neither logging nor the simulator",
     ),

@@ -8,6 +8,7 @@ use kfwatch::{
         sessions::{KfAccountSessions, OpenSession, SessionReport},
     },
     dispatch::admin::{DeadLetterReport, SinkReport},
+    reload::{ChangeAction, ChangedPart, PlannedChange},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -47,6 +48,13 @@ fn reference_lists_exactly_the_fields_of_sessions() {
     let session = SessionReport::Session(OpenSession::default());
     let both = fields(&kf_account).union(&fields(&session)).cloned().collect();
     assert_documented("kfwatch sessions", &both);
+}
+
+#[test]
+fn reference_lists_exactly_the_fields_of_reloads() {
+    let (action, part) = (ChangeAction::Start, ChangedPart::Sink);
+    let change = PlannedChange { action, part, name: String::new(), details: Vec::new() };
+    assert_documented("kfwatch reload", &fields(&change));
 }
 
 #[test]

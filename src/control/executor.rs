@@ -1,0 +1,184 @@
+//! Runs the commands that the server accepted, and writes the lines of their responses.
+//!
+//! Each command runs with the official accounts and sinks of the moment at which it starts. A client that disconnects or stops reading
+//! ends its command, so that no kf account stays locked for it.
+
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, stream, stream::FuturesUnordered};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{ControlCommand, ReloadRow, ResponseLine, lanes::LanePlace, operations::Operations};
+use crate::{
+    dispatch::admin::{SinkAdmin, SinkAnswer},
+    domain::account_filter::UnknownAccount,
+    reload::{ReloadOutcome, ReloadRequests, ReloadTrigger},
+};
+
+/// How long a client may leave a full queue of lines unread. Polls pause meanwhile, and their accounts stay locked.
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a client receives whose command the drain interrupts or prevents.
+pub(super) const STOPPING: &str = "the daemon is being stopped";
+
+/// What a client receives whose command panicked.
+const PANICKED: &str = "the command panicked: this is a bug in kfwatch, please report it";
+
+/// A command with its place and the way to its client.
+pub(super) struct AcceptedCommand {
+    pub(super) command: ControlCommand,
+    pub(super) place: LanePlace,
+    pub(super) response: ResponseWriter,
+}
+
+/// Runs accepted commands.
+pub(crate) struct CommandExecutor {
+    /// Polls and checks. Replaced as a whole by a reload; a running command keeps those with which it has started.
+    pub(crate) operations: Arc<ArcSwap<Operations>>,
+    pub(crate) sinks: Arc<SinkAdmin>,
+    pub(crate) reloads: ReloadRequests,
+}
+
+impl CommandExecutor {
+    /// Runs commands until `stop`, then ends the remaining ones with a reason.
+    pub(super) async fn run(&self, mut accepted: mpsc::Receiver<AcceptedCommand>, stop: CancellationToken) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(command) = accepted.recv() => running.push(self.run_one(command, &stop)),
+                Some(()) = running.next() => {}
+            }
+        }
+        accepted.close();
+        while let Ok(command) = accepted.try_recv() {
+            running.push(self.run_one(command, &stop));
+        }
+        while running.next().await.is_some() {}
+    }
+
+    /// Waits for the command's place and runs it, until `stop` or until the client disconnects.
+    async fn run_one(&self, accepted: AcceptedCommand, stop: &CancellationToken) {
+        let AcceptedCommand { command, place, response } = accepted;
+        let run = async {
+            let _lane = place.wait().await;
+            if command.changes_something() {
+                tracing::info!(?command, "Running a control command");
+            } else {
+                tracing::debug!(?command, "Running a control command");
+            }
+            self.execute(command, &response).await;
+        };
+        tokio::select! {
+            biased; // Nothing starts after `stop`.
+            () = stop.cancelled() => response.fail(STOPPING),
+            () = response.lines.closed() => tracing::info!("Control command dropped: its client disconnected"),
+            done = AssertUnwindSafe(run).catch_unwind() => {
+                if done.is_err() {
+                    tracing::error!("A control command panicked: this is a bug in kfwatch, please report it");
+                    response.fail(PANICKED);
+                }
+            }
+        }
+    }
+
+    async fn execute(&self, command: ControlCommand, response: &ResponseWriter) {
+        let operations = self.operations.load_full();
+        match command {
+            ControlCommand::Poll(filter) => {
+                response.note(operations.token_wait(&filter)).await;
+                response.send_selected(operations.polls(filter)).await;
+            }
+            ControlCommand::Check(filter) => {
+                response.note(operations.token_wait(&filter)).await;
+                response.send_selected(operations.checks(filter)).await;
+            }
+            ControlCommand::Sessions(filter) => {
+                response.send_selected(operations.sessions(filter)).await;
+            }
+            ControlCommand::Sinks(command) => match self.sinks.execute(command).await {
+                Ok(SinkAnswer::Sinks(sinks)) => response.send(stream::iter(sinks)).await,
+                Ok(SinkAnswer::DeadLetters(letters)) => response.send(stream::iter(letters)).await,
+                Ok(SinkAnswer::Changed(done)) => response.send(stream::iter([done])).await,
+                Err(error) => response.fail(&crate::chain(&error)),
+            },
+            ControlCommand::Reload(mode) => match self.reloads.outcome(mode, ReloadTrigger::Command).await {
+                Ok(outcome) => response.send(stream::iter(reload_rows(outcome))).await,
+                Err(error) => response.fail(&error.to_string()),
+            },
+        }
+    }
+}
+
+/// One row for each change or reason: all of them may be too long for one line.
+fn reload_rows(outcome: ReloadOutcome) -> Vec<ReloadRow> {
+    match outcome {
+        Ok(report) => {
+            let changes = report.changes.into_iter().map(ReloadRow::Change);
+            let deferred = report.deferred.into_iter().map(ReloadRow::Deferred);
+            changes.chain(deferred).chain(report.warnings.into_iter().map(ReloadRow::Warning)).collect()
+        }
+        Err(refusal) => refusal.reasons.into_iter().map(ReloadRow::Refused).collect(),
+    }
+}
+
+/// Writes the lines of one response.
+pub(super) struct ResponseWriter {
+    pub(super) lines: mpsc::Sender<Bytes>,
+}
+
+impl ResponseWriter {
+    async fn note(&self, note: Option<String>) {
+        if let Some(note) = note
+            && let Ok(note) = line(&ResponseLine::<()>::Note(note))
+        {
+            // A client that does not read it is noticed with the first result.
+            self.lines.send_timeout(note, STALL_TIMEOUT).await.ok();
+        }
+    }
+
+    async fn send<T: Serialize>(&self, rows: impl Stream<Item = T>) {
+        let mut rows = pin!(rows);
+        while let Some(row) = rows.next().await {
+            let sent = match line(&ResponseLine::Row(row)) {
+                Ok(line) => self.lines.send_timeout(line, STALL_TIMEOUT).await.is_ok(),
+                Err(error) => return self.fail(&format!("cannot write a result: {error}")),
+            };
+            if !sent {
+                tracing::info!("Control command dropped: its client does not read the response");
+                return;
+            }
+        }
+        if let Ok(done) = line(&ResponseLine::<()>::Done) {
+            self.lines.send_timeout(done, STALL_TIMEOUT).await.ok();
+        }
+    }
+
+    async fn send_selected<T: Serialize>(&self, rows: Result<impl Stream<Item = T>, UnknownAccount>) {
+        match rows {
+            Ok(rows) => self.send(rows).await,
+            Err(unknown) => self.end(&ResponseLine::UnknownAccount(unknown.to_string())),
+        }
+    }
+
+    fn fail(&self, reason: &str) {
+        self.end(&ResponseLine::Failed(reason.to_owned()));
+    }
+
+    /// If the queue is full, the client sees a truncated response instead.
+    fn end(&self, last: &ResponseLine<()>) {
+        if let Ok(last) = line(last) {
+            self.lines.try_send(last).ok();
+        }
+    }
+}
+
+fn line<T: Serialize>(line: &ResponseLine<T>) -> serde_json::Result<Bytes> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    Ok(text.into())
+}
