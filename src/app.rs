@@ -148,6 +148,8 @@ impl App {
             ready: true.into(),
             liveness,
             scrapes: Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES)),
+            reload_requests: reload_requests.clone(),
+            enable_reload: config.web.enable_reload.into(),
         });
         Ok(Self {
             config,

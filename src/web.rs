@@ -3,6 +3,7 @@
 //! It reads memory and the store, and never calls WeChat. Slow clients are disconnected, and the number of concurrent scrapes is
 //! limited.
 
+mod reload;
 mod status_page;
 
 use std::{
@@ -21,7 +22,7 @@ use axum::{
     extract::State,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioTimer;
@@ -41,6 +42,7 @@ use crate::{
         Metrics,
         exposition::{self, Detail, SinkView, Stored},
     },
+    reload::ReloadRequests,
     status::{AccountTable, Liveness, SinkStatus},
     store::{Store, StoreError, StoredSink},
 };
@@ -90,6 +92,10 @@ pub struct WebState {
     pub(crate) liveness: Arc<Liveness>,
     /// Limits concurrent scrapes.
     pub(crate) scrapes: Arc<Semaphore>,
+    /// Asks for reloads.
+    pub(crate) reload_requests: ReloadRequests,
+    /// Whether `/-/reload` asks for them.
+    pub(crate) enable_reload: AtomicBool,
 }
 
 impl WebState {
@@ -169,6 +175,7 @@ fn router(state: Arc<WebState>) -> Router {
         .route("/-/healthy", get(healthy))
         .route("/-/live", get(live))
         .route("/-/ready", get(ready))
+        .route("/-/reload", post(reload::reload).put(reload::reload))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
         .layer(RequestBodyLimitLayer::new(MAX_REQUEST_BODY))

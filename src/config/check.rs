@@ -111,6 +111,8 @@ fn check_main(keys: raw::Root, root: &mut Table<'_>) -> (Option<Config>, Account
     let shutdown_timeouts = Duration::from_millis(1)..=HOUR;
     let shutdown_timeout =
         root.duration("shutdown_timeout", keys.shutdown_timeout, Duration::from_secs(10), shutdown_timeouts);
+    let reload_intervals = Duration::from_secs(1)..=DAY;
+    let reload_interval = root.interval("reload_interval", keys.reload_interval, None, reload_intervals);
     let web = check_web(keys.web, &mut root.table("web"));
     let log = check_log(keys.log, &mut root.table("log"));
     let store = check_store(keys.store, &mut root.table("store"));
@@ -122,6 +124,7 @@ fn check_main(keys: raw::Root, root: &mut Table<'_>) -> (Option<Config>, Account
     let defaults = AccountDefaults { kf_list: collectors.kf_list, ..defaults };
     let config = api.map(|api| Config {
         shutdown_timeout,
+        reload_interval,
         web,
         log,
         store,
@@ -157,7 +160,8 @@ fn check_web(section: Section<raw::Web>, web: &mut Table<'_>) -> WebConfig {
         let warning = "is reachable from other machines, without authentication";
         web.findings.warnings.push(format!("web.listen: {address} {warning}"));
     }
-    WebConfig { listen }
+    let enable_reload = web.take("enable_reload", keys.enable_reload).unwrap_or(false);
+    WebConfig { listen, enable_reload }
 }
 
 /// What to write instead of an address that is none: a port alone and `localhost` are what other programs take.
@@ -264,7 +268,7 @@ fn check_poll(section: Section<raw::Poll>, poll: &mut Table<'_>) -> (PollConfig,
 fn check_collectors(section: Section<raw::Collectors>, collectors: &mut Table<'_>) -> CollectorIntervals {
     let keys = collectors.keys(section).unwrap_or_default();
     let mut interval = |name: &str, setting, default| {
-        collectors.interval(name, setting, default, Duration::from_secs(10)..=7 * DAY)
+        collectors.interval(name, setting, Some(default), Duration::from_secs(10)..=7 * DAY)
     };
     CollectorIntervals {
         kf_list: interval("kf_list", keys.kf_list, 5 * MINUTE),

@@ -40,6 +40,8 @@ pub struct LoadedConfig {
 pub struct Config {
     /// How long a drain may take before the process ends anyway.
     pub shutdown_timeout: Duration,
+    /// How often the files are read to find out whether they have changed; `None` turns it off.
+    pub reload_interval: Option<Duration>,
     pub web: WebConfig,
     pub log: LogConfig,
     pub store: StoreConfig,
@@ -72,6 +74,8 @@ pub struct LocalConfig {
 pub struct WebConfig {
     /// The addresses to listen on: at least one, without duplicates.
     pub listen: Vec<SocketAddr>,
+    /// Whether `/-/reload` reloads the configuration.
+    pub enable_reload: bool,
 }
 
 /// `[log]`

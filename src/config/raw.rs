@@ -16,6 +16,7 @@ use super::setting::{Interval, Section, Setting, TextList};
 pub(super) struct Root {
     pub(super) include: Setting<TextList>,
     pub(super) shutdown_timeout: Setting<Duration>,
+    pub(super) reload_interval: Setting<Interval>,
     pub(super) web: Section<Web>,
     pub(super) log: Section<Log>,
     pub(super) store: Section<Store>,
@@ -39,6 +40,7 @@ pub(super) struct Included {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Web {
     pub(super) listen: Setting<TextList>,
+    pub(super) enable_reload: Setting<bool>,
 }
 
 #[derive(Default, Deserialize)]

@@ -15,7 +15,7 @@ use super::sources::KeyPath;
 use crate::domain::closest::closest;
 
 /// Keys that are planned. They are rejected until they have an effect.
-const PLANNED: [&str; 4] = ["privacy", "web.web_config_file", "web.enable_reload", "store.url"];
+const PLANNED: [&str; 3] = ["privacy", "web.web_config_file", "store.url"];
 
 /// A table of a configuration file, or a list of tables.
 pub(super) struct Table<'a> {
@@ -157,10 +157,10 @@ impl<'a> Table<'a> {
         &mut self,
         name: &str,
         setting: Setting<Interval>,
-        default: Duration,
+        default: Option<Duration>,
         range: RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let Some(Interval(interval)) = self.take(name, setting) else { return Some(default) };
+        let Some(Interval(interval)) = self.take(name, setting) else { return default };
         interval.inspect(|interval| self.check_range(name, *interval, range))
     }
 

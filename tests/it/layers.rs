@@ -43,7 +43,7 @@ const RULES: [Rule; 21] = [
         "it asks what a person wants to know or done about sinks, and has no store to commit polls to",
     ),
     rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
-    rule("web", &["domain", "metrics", "status", "store"], "no page view calls WeChat"),
+    rule("web", &["domain", "metrics", "reload", "status", "store"], "no page view calls WeChat"),
     rule(
         "config",
         &["domain", "logging", "secrets", "sink", "tls", "wechat"],

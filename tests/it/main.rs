@@ -40,6 +40,7 @@ mod platform;
 mod poll;
 mod poll_log;
 mod queue;
+mod reload_requests;
 mod schedule;
 mod secrets;
 mod service;

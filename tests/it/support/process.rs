@@ -339,10 +339,15 @@ impl Response {
 
 /// Sends a GET with these extra header lines, each ended by CR LF.
 pub(crate) fn get(address: SocketAddr, path: &str, header: &str) -> Response {
+    request(address, &format!("GET {path}"), header)
+}
+
+/// Sends a request, such as `PUT /path`, without a body.
+pub(crate) fn request(address: SocketAddr, request: &str, header: &str) -> Response {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // In HTTP/1.0 the body ends with the connection.
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{header}\r\n").as_bytes()).unwrap();
+    stream.write_all(format!("{request} HTTP/1.0\r\nHost: {address}\r\n{header}\r\n").as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
