@@ -168,7 +168,7 @@ fn note_differences<'a>(
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         accounts.truncate(MAX_NAMED);
         output::note(format_args!(
-            "{difference}: {}{more}; restart the daemon if its configuration has changed",
+            "{difference}: {}{more}; if its configuration has changed, apply it with \"kfwatch reload\"",
             accounts.join(", ")
         ));
     }
