@@ -38,6 +38,7 @@ OF_INSTANCE = {
     "up": ALWAYS_1,
     "process_start_time_seconds": "-500x{minutes}",
     "kfwatch_schedule_missed_ticks_total": ALWAYS_0,
+    "kfwatch_config_last_reload_successful": ALWAYS_1,
     "kfwatch_store_last_write_successful": ALWAYS_1,
     "kfwatch_store_events": "1000x{minutes}",
     "kfwatch_store_used_bytes": "1000x{minutes}",

@@ -80,7 +80,9 @@ CUSTOMER_SERVICE = dashboard(
     "kfwatch-customer-service", "Customer service · 客服",
     "Sessions, queue and agents of WeChat customer service, and what needs attention. / 微信客服的会话、等待与在线情况，以及需要处理的事项。",
     hours=24, runbook="Runbook · 操作手册", variables=6,
-    annotations=annotations("Alerts · 告警", "Warnings · 警告", "Restarts · 重启", "Versions · 版本", enable=False), panels=[
+    annotations=annotations(
+        "Alerts · 告警", "Warnings · 警告", "Restarts · 重启", "Versions · 版本", "Configurations · 配置", enable=False,
+    ), panels=[
 
     row(1, "Now · 现在"),
     stat(2, "Open sessions · 会话数",

@@ -34,6 +34,7 @@ PROBLEMS = [
     ("WechatKfAccountBlind", "Kf accounts without responses", "max by (O) (kfwatch_account_blind{O}) > 0"),
     ("WechatKfAccountUnbound", "Unbound kf accounts", "max by (O) (wechat_kf_account_unbound{O}) > 0"),
     ("WechatKfAccountInvalid", "Invalid kf accounts", "max by (O) (wechat_kf_account_invalid{O}) > 0"),
+    ("WechatKfConfigReloadFailed", "Changed configuration refused", "min by (I) (kfwatch_config_last_reload_successful{I}) == 0"),
     ("WechatKfClockSkewed", "The clock is wrong", "max by (I) (abs(kfwatch_upstream_clock_skew_seconds{I})) > 60"),
 ]
 
@@ -59,7 +60,8 @@ def number(source, title, *thresholds):
 
 KFWATCH = dashboard(
     "kfwatch", "kfwatch", "Whether kfwatch itself works: polls, calls to WeChat, tokens, quota, sinks, store and process.",
-    hours=6, runbook="Runbook", variables=5, annotations=annotations("Alerts", "Warnings", "Restarts", "Versions", enable=True), panels=[
+    hours=6, runbook="Runbook", variables=5,
+    annotations=annotations("Alerts", "Warnings", "Restarts", "Versions", "Configurations", enable=True), panels=[
 
     row(1, "At a glance"),
     stat(2, "Scraped", "Whether Prometheus can scrape all selected instances. Red: it cannot, and none of the values below is new.",
@@ -269,15 +271,22 @@ KFWATCH = dashboard(
           THIRD, {INSTANCE: "max by (I) (kfwatch_upstream_clock_skew_seconds{I})"}, "s", floor=None,
           axis={"axisSoftMax": 5, "axisSoftMin": -5}),
 
-    row(46, "Process"),
-    lines(47, "Memory", "Memory of the process. It should level off.", QUARTER,
+    row(46, "Process and configuration"),
+    lines(47, "Memory", "Memory of the process. It should level off.", THIRD,
           {INSTANCE: "max by (I) (" + own("process_resident_memory_bytes{I}") + ")"}, "bytes"),
-    lines(48, "CPU time", "CPU time used, over ten minutes; 100 % is one core.", QUARTER,
+    lines(48, "CPU time", "CPU time used, over ten minutes; 100 % is one core.", THIRD,
           {INSTANCE: "max by (I) (" + own("rate(process_cpu_seconds_total{I}[10m])") + ")"}, "percentunit"),
-    lines(49, "Open files", "Open files and connections; the legend shows the limit. Near the limit, calls fail.", QUARTER,
+    lines(49, "Open files", "Open files and connections; the legend shows the limit. Near the limit, calls fail.", THIRD,
           {INSTANCE: "max by (I) (" + own("process_open_fds{I}") + ")",
            "Allowed " + INSTANCE: "max by (I) (" + own("process_max_fds{I}") + ")"}, "short",
           overrides=[override("/^Allowed/", "byRegexp", custom__hideFrom={"legend": False, "tooltip": False, "viz": True})]),
-    lines(50, "Threads", "Threads of the process. It should level off.", QUARTER,
+    lines(50, "Threads", "Threads of the process. It should level off.", THIRD,
           {INSTANCE: "max by (I) (" + own("process_threads{I}") + ")"}, "short"),
+    timeline(54, "Last reload of the configuration",
+             "Whether the last reload was applied. Red: the changed configuration has a mistake, and kfwatch runs with the old one. "
+             "\"kfwatch reload --dry-run\" shows the mistake.", THIRD,
+             "min by (I) (kfwatch_config_last_reload_successful{I})", INSTANCE, states(_0=("refused", "red"), _1=("applied", "green"))),
+    lines(55, "Age of the configuration",
+          "Time since kfwatch was started or last applied its configuration. It does not fall while reloads are refused.", THIRD,
+          {INSTANCE: "max by (I) (time() - kfwatch_config_last_reload_success_timestamp_seconds{I})"}, "s"),
 ])

@@ -113,7 +113,7 @@ def annotation(name, colour, query, text, enable=True, value_is_time=False):
     }
 
 
-def annotations(alerts, warnings, restarts, versions, enable):
+def annotations(alerts, warnings, restarts, versions, configurations, enable):
     """Where there is no series ALERTS (VictoriaMetrics without remote write of vmalert), no alerts are marked."""
     firing = "count by (alertname, severity) "
     firing += '(ALERTS{alertname=~"WechatKf.*", alertstate="firing", cluster=~"$cluster", namespace=~"$namespace", severity="%s"})'
@@ -127,6 +127,9 @@ def annotations(alerts, warnings, restarts, versions, enable):
         annotation(versions, "purple", "1000 * max by (version) (process_start_time_seconds{I} * on (job, I) group_left (version) "
                    "(kfwatch_build_info{I} unless on (job, I, version) last_over_time(kfwatch_build_info{I}[15m] offset 5m)))",
                    "kfwatch {{version}}", enable, value_is_time=True),
+        # At a start and at each reload that was applied.
+        annotation(configurations, "green", "1000 * kfwatch_config_last_reload_success_timestamp_seconds{I}",
+                   "{{instance}} applied its configuration", enable, value_is_time=True),
     ]
 
 
