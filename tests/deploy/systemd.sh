@@ -39,7 +39,6 @@ ln -s usr/bin "$root/bin"
 ln -s usr/lib "$root/lib"
 cp -r /lib/systemd/system "$root/usr/lib/systemd/"
 install -m 755 "$kfwatch" "$root/usr/bin/kfwatch"
-install -m 755 /dev/null "$root/usr/bin/kill"
 verify() {
     cp "$1" "$root/etc/systemd/system/kfwatch.service"
     systemd-analyze verify --man=no --root="$root" kfwatch.service 2>&1
@@ -119,11 +118,12 @@ if ! strace -qq -o /dev/null true; then
 fi
 # Run as an ordinary user without capabilities, as in the unit: root can do more, and does.
 trace=$work/trace
+trace_of_reload=$work/trace.reload
 as_service=()
 if ((EUID == 0)); then
     as_service=(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all)
-    touch "$trace"
-    chown -R 65534:65534 "$state" "$credentials" "$trace"
+    touch "$trace" "$trace_of_reload"
+    chown -R 65534:65534 "$state" "$credentials" "$trace" "$trace_of_reload"
     chmod 755 "$work"
 fi
 (umask 077 && exec "${as_service[@]}" strace -f -qq -o "$trace" "$root/usr/bin/kfwatch" run -c "$work/config.toml") \
@@ -133,6 +133,22 @@ eventually test -s "$state/kfwatch.db-lock"
 daemon=$(<"$state/kfwatch.db-lock")
 eventually test -s "$state/events.jsonl"
 "$kfwatch" poll -c "$work/config.toml" >"$work/poll.log" 2>&1 || (($? == 1)) || fail "poll does not reach the daemon"
+
+# ExecReload= with this configuration. It fails if the configuration has a mistake, and the daemon runs on.
+grep -qx "ExecStart=/usr/bin/kfwatch run -c /etc/kfwatch/config.toml" "$unit" || fail "ExecStart= uses another configuration"
+grep -qx "ExecReload=/usr/bin/kfwatch reload -c /etc/kfwatch/config.toml" "$unit" || fail "ExecReload= uses another configuration"
+reload() {
+    "${as_service[@]}" strace -A -f -qq -o "$trace_of_reload" "$root/usr/bin/kfwatch" reload -c "$work/config.toml" \
+        >"$work/reload.log" 2>&1
+}
+sed -i '1i shutdown_timeout = "9s"' "$work/config.toml"
+reload || fail "the reload failed: $(cat "$work/reload.log")"
+grep -q shutdown_timeout "$work/reload.log" || fail "the reload changed nothing: $(cat "$work/reload.log")"
+sed -i '1s/.*/shutdown_timeout = "nine seconds"/' "$work/config.toml"
+status=0
+reload || status=$?
+((status == 78)) && grep -q "config.toml:1" "$work/reload.log" ||
+    fail "the reload with a mistake ended with $status: $(cat "$work/reload.log")"
 kill -HUP "$daemon"
 kill -TERM "$daemon"
 wait "$tracer" || fail "the daemon ended with $?: $(cat "$work/daemon.log")"
@@ -140,21 +156,21 @@ daemon=""
 [[ ! -s $work/stdout ]] || fail "the journal would get $(head -c 200 "$work/stdout")"
 ! find "$state" -perm /077 | grep . || fail "other users can read these files"
 
-sed -nE 's/^[0-9]+ +([a-z0-9_]+)\(.*/\1/p' "$trace" | sort -u >"$work/used"
+sed -nE 's/^[0-9]+ +([a-z0-9_]+)\(.*/\1/p' "$trace" "$trace_of_reload" | sort -u >"$work/used"
 used=$(wc -l <"$work/used")
 ((used > 40)) || fail "only $used system calls were observed"
 forbidden=$(allowed | sort -u | comm -23 "$work/used" -)
 [[ -z $forbidden ]] || fail "SystemCallFilter forbids what the daemon does: $forbidden"
 
-executable=$(grep -E '(mprotect|pkey_mprotect)\(.*PROT_EXEC|mmap\(.*PROT_WRITE\|PROT_EXEC' "$trace") || true
+executable=$(grep -hE '(mprotect|pkey_mprotect)\(.*PROT_EXEC|mmap\(.*PROT_WRITE\|PROT_EXEC' "$trace" "$trace_of_reload") || true
 [[ -z $executable ]] || fail "MemoryDenyWriteExecute forbids what the daemon does: $executable"
 
-families=$(sed -nE 's/.* socket(pair)?\((AF_[A-Z0-9]+),.*/\2/p' "$trace" | sort -u)
+families=$(sed -nE 's/.* socket(pair)?\((AF_[A-Z0-9]+),.*/\2/p' "$trace" "$trace_of_reload" | sort -u)
 permitted=$(sed -n 's/^RestrictAddressFamilies=//p' "$unit" | tr ' ' '\n' | sort)
 others=$(comm -23 <(echo "$families") <(echo "$permitted"))
 [[ -z $others ]] || fail "RestrictAddressFamilies forbids what the daemon does: $others"
 
-written=$(grep -E '^[0-9]+ +(openat|unlink|unlinkat|rename|renameat2?|mkdir|mkdirat|ftruncate|chmod|fchmodat)\(' "$trace" |
+written=$(grep -hE '^[0-9]+ +(openat|unlink|unlinkat|rename|renameat2?|mkdir|mkdirat|ftruncate|chmod|fchmodat)\(' "$trace" "$trace_of_reload" |
     grep -E 'O_WRONLY|O_RDWR|O_CREAT|unlink|rename|mkdir|chmod' | grep -vE "\"($state/|/dev/null\")") || true
 [[ -z $written ]] || fail "the daemon writes outside of its state directory: $written"
 echo "all $used observed system calls are allowed; families $(xargs <<<"$families")"
