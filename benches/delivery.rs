@@ -24,7 +24,6 @@ use kfwatch::{
         event::{Change, OwnedSession},
         tracker::LastSeen,
     },
-    metrics::Metrics,
     sink::{
         Sink,
         webhook::{SigningKey, WebhookOptions, WebhookSink},
@@ -242,8 +241,7 @@ impl Site {
             |(name, _): &(String, Sink)| SinkRegistration { name: name.clone(), start, destination: None };
         let registrations = sinks.iter().map(registration).collect();
         let registered = self.store.register_sinks(registrations, clock.now().wall).await.unwrap();
-        let metrics = Arc::new(Metrics::new(sinks.iter().map(|(name, _)| name.clone())).unwrap());
-        let context = DispatchContext { store: self.store.clone(), metrics, clock };
+        let context = DispatchContext { store: self.store.clone(), clock };
         let drain = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for ((name, sink), registered) in sinks.into_iter().zip(registered) {

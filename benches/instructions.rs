@@ -17,10 +17,7 @@ use kfwatch::{
         snapshot::Snapshot,
         tracker::{AnswerContent, Fingerprint, SessionAnswer},
     },
-    metrics::{
-        Metrics,
-        exposition::{self, Detail, Stored},
-    },
+    metrics::exposition::{self, Detail, Stored},
 };
 
 #[path = "support/inputs.rs"]
@@ -95,10 +92,10 @@ fn parse(sessions: usize) {
 }
 
 fn metrics() {
-    let (table, metrics, stored) = (table(1000), Metrics::new([]).unwrap(), Stored::default());
+    let (table, stored) = (table(1000), Stored::default());
     counted(&|| {
         let emit = |chunk| !black_box::<Vec<u8>>(chunk).is_empty();
-        exposition::write(black_box(&table), &metrics, &stored, Detail::PerAccount, emit);
+        exposition::write(black_box(&table), &stored, Detail::PerAccount, emit);
     });
 }
 

@@ -11,10 +11,7 @@ use kfwatch::{
         event::{ID_NAMESPACE, NumberedEvent, session_id},
         snapshot::Snapshot,
     },
-    metrics::{
-        Metrics,
-        exposition::{self, Detail, Stored},
-    },
+    metrics::exposition::{self, Detail, Stored},
     status::AccountTable,
 };
 use uuid::Uuid;
@@ -205,7 +202,6 @@ fn events(report: &mut Report) {
 
 /// A scrape whose bytes are dropped.
 fn scrapes(report: &mut Report) {
-    let metrics = Metrics::new([]).unwrap();
     let part = Part {
         what: "/metrics of {} accounts",
         work: [10_000, 100_000],
@@ -216,7 +212,7 @@ fn scrapes(report: &mut Report) {
     let of = |accounts| if accounts == part.work[0] { &tables[0] } else { &tables[1] };
     let mut pages = Vec::new();
     part.measure(report, |accounts| {
-        let page = || page(of(accounts), &metrics);
+        let page = || page(of(accounts));
         let bytes = page();
         pages.push(bytes);
         micros(1, page, || copied(bytes))
@@ -227,15 +223,15 @@ fn scrapes(report: &mut Report) {
         target: "",
         ..part
     };
-    walk.measure(report, |accounts| micros(1, || walked(of(accounts)), || page(of(accounts), &metrics)));
+    walk.measure(report, |accounts| micros(1, || walked(of(accounts)), || page(of(accounts))));
     let growth = pages[1] as f64 / pages[0] as f64;
     report.row(["the page grows", "", "10 times the accounts, with longer names"], Some(growth), "");
 }
 
 /// Returns the size of a scrape in bytes.
-fn page(table: &AccountTable, metrics: &Metrics) -> usize {
+fn page(table: &AccountTable) -> usize {
     let mut bytes = 0;
-    exposition::write(table, metrics, &Stored::default(), Detail::PerAccount, |chunk| {
+    exposition::write(table, &Stored::default(), Detail::PerAccount, |chunk| {
         bytes += black_box(&chunk).len();
         true
     });

@@ -137,7 +137,7 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let limits = PollLimits {
             deadline: config.api.timeout * 3,
             blind_after: config.poll.blind_after,

@@ -65,9 +65,9 @@ use crate::{
     reload::{ReloadRequest, ReloadRequests},
     schedule::ticker::ManualTicks,
     sink::chat::ChatContext,
-    status::{AccountTable, Liveness},
+    status::{AccountTable, Liveness, SinkTable},
     store::{Store, StoreError},
-    web::{MAX_CONCURRENT_SCRAPES, WebListener, WebState},
+    web::{MAX_CONCURRENT_SCRAPES, WebListener, WebSettings, WebState},
     wechat::token::MIN_FETCH_INTERVAL,
 };
 
@@ -103,20 +103,17 @@ impl App {
         let listeners = listen(&config)?;
         let store = Store::open(&config.store.path)?;
         let socket = control_socket(&config.store.path);
-        let metrics = Arc::new(Metrics::new(config.sinks.iter().map(|sink| sink.name.clone()))?);
+        let metrics = Arc::new(Metrics::new()?);
         // Before anything can be committed: a sink that starts "now" receives everything that this daemon commits.
-        let context = DispatchContext {
-            store: store.clone(),
-            metrics: Arc::clone(&metrics),
-            clock: Arc::clone(&clock),
-        };
+        let context = DispatchContext { store: store.clone(), clock: Arc::clone(&clock) };
         // Sinks are built first, and read it later.
         let table = Arc::<AccountTable>::default();
         let chat = chat_context(&config, &clock, &table);
-        let (dispatchers, commands): (Vec<_>, Vec<_>) =
+        let (dispatchers, handles): (Vec<_>, Vec<_>) =
             build_sinks::build_dispatchers(&config.sinks, &chat, &context).await?.into_iter().unzip();
-        let sinks = commands.iter().map(DispatcherHandle::status).collect();
-        let sink_admin = Arc::new(SinkAdmin::new(store.clone(), commands));
+        let sinks = Arc::<SinkTable>::default();
+        sinks.publish(handles.iter().map(DispatcherHandle::status).collect());
+        let sink_admin = Arc::new(SinkAdmin::new(store.clone(), handles));
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&clock)).await?;
         let mut accounts = AccountSet::restore(&config, &store, &metrics, &factory).await?;
         let limits = poll_limits(&config);
@@ -140,16 +137,13 @@ impl App {
             table,
             metrics: Arc::clone(&metrics),
             store: store.clone(),
-            event_log_max_bytes: config.store.event_log_max_bytes,
             sinks,
-            detail: series_detail(config.metrics),
             clock: Arc::clone(&clock),
-            timezone: config.poll.timezone,
+            settings: ArcSwap::from_pointee(web_settings(&config)),
             ready: true.into(),
             liveness,
             scrapes: Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES)),
             reload_requests: reload_requests.clone(),
-            enable_reload: config.web.enable_reload.into(),
         });
         Ok(Self {
             config,
@@ -258,6 +252,15 @@ fn chat_context(config: &Config, clock: &Arc<dyn Clock>, table: &Arc<AccountTabl
         clock: Arc::clone(clock),
         zone: config.poll.timezone,
         nicknames: Arc::new(TableNicknames(Arc::clone(table))),
+    }
+}
+
+fn web_settings(config: &Config) -> WebSettings {
+    WebSettings {
+        detail: series_detail(config.metrics),
+        event_log_max_bytes: config.store.event_log_max_bytes,
+        timezone: config.poll.timezone,
+        enable_reload: config.web.enable_reload,
     }
 }
 

@@ -44,7 +44,6 @@ use crate::{
         failure_streak::FailureStreak,
         sink_state::BY_OPERATOR,
     },
-    metrics::Metrics,
     sink::{Acknowledged, DeliveryError, DeliveryMode, Sink},
     status::SinkStatus,
     store::{EventFilter, LogPosition, RegisteredSink, Store, StoredEvent},
@@ -58,8 +57,6 @@ const READ_INTERVAL: Duration = Duration::from_secs(5);
 pub struct DispatchContext {
     /// The event log and the cursors.
     pub store: Store,
-    /// Counts deliveries.
-    pub metrics: Arc<Metrics>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -80,7 +77,6 @@ pub struct Dispatcher {
     failures: FailureStreak<String>,
     status: Arc<SinkStatus>,
     store: Store,
-    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 }
 
@@ -110,7 +106,7 @@ impl Dispatcher {
         context: DispatchContext,
     ) -> (Self, DispatcherHandle) {
         let RegisteredSink { cursor, state } = registered.clone();
-        let DispatchContext { store, metrics, clock } = context;
+        let DispatchContext { store, clock } = context;
         let (sender, commands) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let status = Arc::new(SinkStatus::new(name.clone(), state));
         let dispatcher = Self {
@@ -127,7 +123,6 @@ impl Dispatcher {
             failures: FailureStreak::default(),
             status: Arc::clone(&status),
             store,
-            metrics,
             clock,
         };
         (dispatcher, DispatcherHandle::new(sender, status))
@@ -288,9 +283,8 @@ mod tests {
         let registration =
             SinkRegistration { name: "log".to_owned(), start: StartPosition::Now, destination: None };
         let registered = store.register_sinks(vec![registration], Timestamp::UNIX_EPOCH).await.unwrap();
-        let metrics = Arc::new(Metrics::new(["log".to_owned()]).unwrap());
         let clock = Arc::<SteppedClock>::clone(clock);
-        let context = DispatchContext { store, metrics, clock };
+        let context = DispatchContext { store, clock };
         let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
         let (dispatcher, handle) =
             Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);

@@ -8,11 +8,7 @@
 pub mod exposition;
 
 use std::{
-    collections::HashMap,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{OnceLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -47,7 +43,7 @@ const SESSION_BUCKETS: [f64; 12] =
 /// Sessions whose end is known less exactly than this are left out of the histogram of durations.
 const LONGEST_USEFUL_END_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The metrics with closed label sets, and the counters per sink.
+/// The metrics with closed label sets.
 pub struct Metrics {
     registry: Registry,
     session_duration: Histogram,
@@ -58,22 +54,14 @@ pub struct Metrics {
     events: IntCounterVec,
     commit_duration: Histogram,
     clock_skew: KnownGauge,
-    sinks: HashMap<String, SinkCounters>,
-}
-
-/// The counters of one sink.
-#[derive(Debug, Default)]
-pub struct SinkCounters {
-    delivered: AtomicU64,
-    failures: AtomicU64,
 }
 
 impl Metrics {
     /// The series of the duration of calls to one endpoint: the buckets, "+Inf", the sum and the count.
     pub(crate) const SERIES_PER_ENDPOINT: u64 = CALL_BUCKETS.len() as u64 + 3;
 
-    /// Creates all metrics, at zero, for sinks with these names.
-    pub fn new(sinks: impl IntoIterator<Item = String>) -> Result<Self, prometheus::Error> {
+    /// Creates all metrics, at zero.
+    pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let metrics = Self {
             session_duration: register_histogram_with_registry!(
@@ -122,7 +110,6 @@ impl Metrics {
                 "How far the clock of this machine is ahead of WeChat's (negative: behind), to about a second; absent until \
                  known.",
             )?,
-            sinks: sinks.into_iter().map(|name| (name, SinkCounters::default())).collect(),
             registry,
         };
         metrics.complete_registry()?;
@@ -157,11 +144,6 @@ impl Metrics {
         self.missed_ticks.inc_by(count);
     }
 
-    /// Returns the counters of the sink with this name.
-    pub fn sink(&self, name: &str) -> Option<&SinkCounters> {
-        self.sinks.get(name)
-    }
-
     /// Returns an observer that counts the calls for one official account.
     pub fn call_observer(&self, counters: std::sync::Arc<CallCounters>) -> impl CallObserver + use<> {
         CallMetrics {
@@ -193,18 +175,6 @@ impl Metrics {
         #[cfg(target_os = "linux")]
         self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(())
-    }
-}
-
-impl SinkCounters {
-    /// Counts events that the sink acknowledged.
-    pub fn delivered(&self, events: u64) {
-        self.delivered.fetch_add(events, Ordering::Relaxed);
-    }
-
-    /// Counts a failed attempt.
-    pub fn failed(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -18,6 +18,6 @@ pub use self::{
     calls::CallCounters,
     label::{escaped, push_escaped},
     liveness::Liveness,
-    sink_status::{SinkActivity, SinkStatus},
+    sink_status::{SinkActivity, SinkStatus, SinkTable},
     table::{AccountTable, CollectorReadings, OfficialAccountList, OfficialAccountStatus},
 };

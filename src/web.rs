@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     body::Body,
@@ -43,7 +44,7 @@ use crate::{
         exposition::{self, Detail, SinkView, Stored},
     },
     reload::ReloadRequests,
-    status::{AccountTable, Liveness, SinkStatus},
+    status::{AccountTable, Liveness, SinkStatus, SinkTable},
     store::{Store, StoreError, StoredSink},
 };
 
@@ -78,14 +79,11 @@ pub struct WebState {
     pub metrics: Arc<Metrics>,
     /// The store, for the event log and pending events.
     pub(crate) store: Store,
-    /// The size at which the store suspends a sink.
-    pub(crate) event_log_max_bytes: u64,
-    pub(crate) sinks: Vec<Arc<SinkStatus>>,
-    /// Whether metrics have series for each kf account.
-    pub(crate) detail: Detail,
+    /// The status of all sinks.
+    pub(crate) sinks: Arc<SinkTable>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Where people read times.
-    pub(crate) timezone: LocalZone,
+    /// Replaced as a whole; each request reads it once.
+    pub(crate) settings: ArcSwap<WebSettings>,
     /// Whether the daemon is ready: the store is open, the gauges are restored, and no drain has started.
     pub(crate) ready: AtomicBool,
     /// Whether polling, commits and schedules make progress.
@@ -94,33 +92,49 @@ pub struct WebState {
     pub(crate) scrapes: Arc<Semaphore>,
     /// Asks for reloads.
     pub(crate) reload_requests: ReloadRequests,
-    /// Whether `/-/reload` asks for them.
-    pub(crate) enable_reload: AtomicBool,
+}
+
+/// What responses take from the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebSettings {
+    /// Whether metrics have series for each kf account.
+    pub(crate) detail: Detail,
+    /// The size at which the store suspends a sink.
+    pub(crate) event_log_max_bytes: u64,
+    /// Where people read times.
+    pub(crate) timezone: LocalZone,
+    /// Whether `/-/reload` asks for reloads.
+    pub(crate) enable_reload: bool,
 }
 
 impl WebState {
+    /// The present settings.
+    pub fn settings(&self) -> WebSettings {
+        **self.settings.load()
+    }
+
     /// Reads the store within [`READ_TIMEOUT`]. A store that fails or hangs costs a page only these values.
-    pub async fn stored(&self) -> Stored {
+    pub async fn stored(&self, settings: WebSettings) -> Stored {
         let deadline = Instant::now() + READ_TIMEOUT;
         let used_bytes = *self.store.used_bytes().borrow();
         let sinks = in_time(deadline, self.store.sinks()).await;
         Stored {
             size_bytes: self.store.size_bytes(),
             used_bytes,
-            event_log_max_bytes: self.event_log_max_bytes,
+            event_log_max_bytes: settings.event_log_max_bytes,
             events: in_time(deadline, self.store.count_events()).await,
             writes: self.store.write_stats(),
-            sinks: self.sinks.iter().map(|sink| sink_view(sink, sinks.as_deref())).collect(),
+            sinks: self.sinks.sinks().iter().map(|sink| sink_view(sink, sinks.as_deref())).collect(),
         }
     }
 }
 
 /// A sink, with what is stored about it if the store was read in time.
-fn sink_view(sink: &SinkStatus, stored: Option<&[StoredSink]>) -> SinkView {
+fn sink_view(sink: &Arc<SinkStatus>, stored: Option<&[StoredSink]>) -> SinkView {
     let stored = stored.and_then(|sinks| sinks.iter().find(|stored| stored.name == sink.name));
     let stored_state = stored.map(|stored| stored.state.clone()).unwrap_or_default();
     SinkView {
-        name: sink.name.clone(),
+        status: Arc::clone(sink),
         state: stored_state.with_dispatcher(sink.read().state),
         backlog: stored.map(|stored| stored.backlog),
     }
@@ -214,10 +228,11 @@ async fn metrics(State(state): State<Arc<WebState>>) -> Response {
     let Ok(permit) = Arc::clone(&state.scrapes).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n").into_response();
     };
-    let stored = state.stored().await;
+    let settings = state.settings();
+    let stored = state.stored(settings).await;
     let (chunks, body) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let writer = MetricsWriter { chunks, runtime: Handle::current() };
-    tokio::task::spawn_blocking(move || writer.write(&state, &stored, permit));
+    tokio::task::spawn_blocking(move || writer.write(&state, &stored, settings.detail, permit));
     let body = stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
     // The compression layer polls for trailers after the end, where an unfused `unfold` panics.
     let body = body.fuse();
@@ -231,15 +246,13 @@ struct MetricsWriter {
 }
 
 impl MetricsWriter {
-    fn write(&self, state: &WebState, stored: &Stored, _permit: OwnedSemaphorePermit) {
+    fn write(&self, state: &WebState, stored: &Stored, detail: Detail, _permit: OwnedSemaphorePermit) {
         let mut closed_families = Vec::new();
         if let Err(error) = state.metrics.encode(&mut closed_families) {
             tracing::error!("Rendering the metrics failed: {error}");
             self.send(Err(io::Error::other("rendering the metrics failed")));
         } else if self.send(Ok(closed_families)) {
-            exposition::write(&state.table, &state.metrics, stored, state.detail, |chunk| {
-                self.send(Ok(chunk))
-            });
+            exposition::write(&state.table, stored, detail, |chunk| self.send(Ok(chunk)));
         }
     }
 

@@ -59,7 +59,7 @@ pub(crate) async fn build_operations(
     let key = |account: &Account| (Arc::clone(&account.appid), Arc::clone(&account.kf_account));
     let mut known: HashMap<_, AccountTracker> =
         stored.into_iter().map(|stored| (key(&stored.account), stored.into_tracker())).collect();
-    let metrics = Metrics::new([])?;
+    let metrics = Metrics::new()?;
     let official_accounts = config.official_accounts.iter().zip(lists).map(|(configured, accounts)| {
         let official_account =
             factory.official_account(&factory.client(), configured, Arc::default(), &metrics);

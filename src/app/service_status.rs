@@ -4,7 +4,7 @@ use crate::{domain::account::AccountState, status::AccountTable, web::WebState};
 
 /// What stalls, then the number of kf accounts by state, of open sessions, and of events that are pending for the sink that lags most.
 pub(super) async fn status_line(web: &WebState) -> String {
-    let stored = web.stored().await;
+    let stored = web.stored(web.settings()).await;
     let pending = stored.sinks.iter().map(|sink| sink.backlog.map(|backlog| backlog.events));
     let most = pending.reduce(|most, events| Some(most?.max(events?))).unwrap_or(Some(0));
     let pending = most.map_or("unknown".to_owned(), |events| events.to_string());

@@ -18,10 +18,8 @@ impl Dispatcher {
     /// Processes a finished attempt. Fails if the sink has ended for good.
     pub(super) async fn settle(&mut self, attempt: Attempt) -> Result<(), SinkEnded> {
         let Attempt { events, started_at, outcome } = attempt;
-        if outcome.is_err()
-            && let Some(counters) = self.metrics.sink(&self.name)
-        {
-            counters.failed();
+        if outcome.is_err() {
+            self.status.count_failed_attempt();
         }
         match outcome {
             Ok(done) => self.acknowledged(&events, done, started_at).await,
@@ -69,10 +67,7 @@ impl Dispatcher {
             self.circuit_breaker.attempt_skipped();
             return;
         }
-        if let Some(counters) = self.metrics.sink(&self.name) {
-            counters.delivered(events.len() as u64);
-        }
-        self.status.record_delivery(self.clock.now().wall);
+        self.status.record_delivery(events.len() as u64, self.clock.now().wall);
         self.responded(started_at);
     }
 

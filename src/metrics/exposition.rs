@@ -18,7 +18,6 @@ pub use self::{
     series::{ConfiguredParts, SeriesCount},
     stored::{SinkView, Stored},
 };
-use super::Metrics;
 use crate::status::AccountTable;
 
 /// Size of a chunk in bytes. A chunk can be longer by one line.
@@ -36,20 +35,14 @@ pub enum Detail {
 }
 
 /// Writes all families with free-form labels. `emit` receives the text in chunks; writing stops when it returns false.
-pub fn write(
-    table: &AccountTable,
-    metrics: &Metrics,
-    stored: &Stored,
-    detail: Detail,
-    emit: impl FnMut(Vec<u8>) -> bool,
-) {
+pub fn write(table: &AccountTable, stored: &Stored, detail: Detail, emit: impl FnMut(Vec<u8>) -> bool) {
     let mut page = Page { chunk: Vec::with_capacity(CHUNK), emit, open: true };
     let official_accounts = table.official_accounts();
     page.accounts(&official_accounts, detail);
     page.collected(&official_accounts);
     page.calls(&official_accounts);
     page.store(stored);
-    page.sinks(metrics, stored);
+    page.sinks(stored);
     page.log();
     page.flush();
 }
@@ -164,9 +157,9 @@ mod tests {
 
     #[test]
     fn every_line_has_the_labels_and_value_of_its_account() {
-        let (table, metrics) = (table(), Metrics::new([]).unwrap());
+        let table = table();
         let mut page = Vec::new();
-        write(&table, &metrics, &Stored::default(), Detail::PerAccount, |chunk| {
+        write(&table, &Stored::default(), Detail::PerAccount, |chunk| {
             page.extend(chunk);
             true
         });

@@ -1,20 +1,30 @@
-//! The state of a sink and its last deliveries, as its dispatcher saw them.
+//! The state of a sink, its counters and its last deliveries, as its dispatcher saw them; and the table of all sinks.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::domain::sink_state::SinkState;
+
+/// The status of all configured sinks, in the order of the configuration. Published as a whole.
+#[derive(Debug, Default)]
+pub struct SinkTable(watch::Sender<Arc<Vec<Arc<SinkStatus>>>>);
 
 /// What the dispatcher of one sink reports. Readers copy it.
 #[derive(Debug)]
 pub struct SinkStatus {
     /// The sink's name.
     pub name: String,
+    delivered_events: AtomicU64,
+    failed_attempts: AtomicU64,
     activity: Mutex<SinkActivity>,
 }
 
-/// What happened to a sink since the daemon was started.
+/// What happened to a sink since its dispatcher was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkActivity {
     /// Its state, as far as the dispatcher knows: the store may have suspended it a moment ago.
@@ -25,15 +35,53 @@ pub struct SinkActivity {
     pub last_failure: Option<(Timestamp, String)>,
 }
 
+impl SinkTable {
+    /// The sinks at this moment.
+    pub fn sinks(&self) -> Arc<Vec<Arc<SinkStatus>>> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Replaces all sinks.
+    pub fn publish(&self, sinks: Vec<Arc<SinkStatus>>) {
+        self.0.send_replace(Arc::new(sinks));
+    }
+
+    /// Receives the sinks of each publication.
+    pub fn changes(&self) -> watch::Receiver<Arc<Vec<Arc<SinkStatus>>>> {
+        self.0.subscribe()
+    }
+}
+
 impl SinkStatus {
     /// A sink that nothing was delivered to yet.
     pub fn new(name: String, state: SinkState) -> Self {
-        Self { name, activity: Mutex::new(SinkActivity { state, ..SinkActivity::default() }) }
+        Self {
+            name,
+            delivered_events: AtomicU64::new(0),
+            failed_attempts: AtomicU64::new(0),
+            activity: Mutex::new(SinkActivity { state, ..SinkActivity::default() }),
+        }
     }
 
-    /// Records that the sink acknowledged events.
-    pub fn record_delivery(&self, at: Timestamp) {
+    /// Records that the sink acknowledged this number of events.
+    pub fn record_delivery(&self, events: u64, at: Timestamp) {
+        self.delivered_events.fetch_add(events, Ordering::Relaxed);
         self.activity().last_delivery_at = Some(at);
+    }
+
+    /// Counts an attempt that failed, because of the sink as a whole or of its events.
+    pub fn count_failed_attempt(&self) {
+        self.failed_attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many events the sink has acknowledged.
+    pub fn delivered_events(&self) -> u64 {
+        self.delivered_events.load(Ordering::Relaxed)
+    }
+
+    /// How many attempts have failed.
+    pub fn failed_attempts(&self) -> u64 {
+        self.failed_attempts.load(Ordering::Relaxed)
     }
 
     /// Records that the sink responded, even if it refused the event.

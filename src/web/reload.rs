@@ -2,7 +2,7 @@
 //!
 //! A page of another site that somebody visits must not reload the configuration: browsers mark such requests.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use axum::{
     extract::State,
@@ -17,7 +17,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The status is 200 with what has changed, or 500 with the mistakes of the configuration, which is not applied.
 pub(super) async fn reload(State(state): State<Arc<WebState>>, headers: HeaderMap) -> Response {
-    if !state.enable_reload.load(Ordering::Relaxed) {
+    if !state.settings().enable_reload {
         let remedy =
             "reloads by HTTP are not enabled: set web.enable_reload = true, or use \"kfwatch reload\"\n";
         return (StatusCode::FORBIDDEN, remedy).into_response();

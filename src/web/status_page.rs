@@ -55,8 +55,9 @@ struct PageTime {
 }
 
 pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
-    let now = PageTime { now: state.clock.now(), zone: state.timezone };
-    let stored = state.stored().await;
+    let settings = state.settings();
+    let now = PageTime { now: state.clock.now(), zone: settings.timezone };
+    let stored = state.stored(settings).await;
     let mut rows = state.table.views();
     // A stable sort: within each urgency the order of the configuration remains.
     rows.sort_by_key(|(_, view)| urgency(view.state));
@@ -88,7 +89,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
                     p.remark { b { "Nothing is stored" } ": " (crate::chain(&error)) }
                 }
                 (official_accounts(&state.table.official_accounts(), now))
-                (sink_table::table(&state.sinks, &stored, now))
+                (sink_table::table(&stored, now))
                 (accounts(&rows, now))
                 @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " kf accounts are shown. The metrics cover all." } }
             }

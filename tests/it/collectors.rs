@@ -46,7 +46,6 @@ const ENDPOINTS: [ApiCall; 4] =
 struct Rehearsal {
     simulator: Simulator,
     clock: Arc<ScriptedClock>,
-    metrics: Arc<Metrics>,
     poller: Arc<Poller>,
     official_account: Arc<OfficialAccount>,
     _directory: TempDir,
@@ -65,7 +64,7 @@ impl Rehearsal {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
         let clock = Arc::new(ScriptedClock::default());
-        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let source = TokenSource::Stable { secret: SecretString::from(secret(0)).into() };
         let tokens = TokenProvider::new(appid(0).into(), source, Arc::new(NoJournal), None, clock.now());
         let observer = Arc::new(metrics.call_observer(Arc::default()));
@@ -90,9 +89,9 @@ impl Rehearsal {
             blind_after: Duration::from_secs(300),
             backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
         };
-        let poller = Poller::new(store, Arc::clone(&metrics), Arc::clone(&clock) as Arc<dyn Clock>, limits);
+        let poller = Poller::new(store, metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
         let poller = Arc::new(poller);
-        Self { simulator, clock, metrics, poller, official_account, _directory: directory }
+        Self { simulator, clock, poller, official_account, _directory: directory }
     }
 
     fn control(&self) -> SimulatorControl {
@@ -157,7 +156,7 @@ impl Rehearsal {
     fn metrics(&self, part: &str) -> Vec<String> {
         let table = AccountTable::new(vec![Arc::clone(&self.official_account.status)]);
         let mut page = Vec::new();
-        exposition::write(&table, &self.metrics, &Stored::default(), Detail::PerAccount, |chunk| {
+        exposition::write(&table, &Stored::default(), Detail::PerAccount, |chunk| {
             page.extend(chunk);
             true
         });

@@ -46,7 +46,6 @@ struct Rehearsal {
     simulator: Simulator,
     clock: Arc<ScriptedClock>,
     store: Store,
-    metrics: Arc<Metrics>,
     poller: Poller,
     official_account: Arc<OfficialAccount>,
     appid: String,
@@ -66,7 +65,7 @@ impl Rehearsal {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&store_path(directory.path())).unwrap();
         let clock = Arc::new(ScriptedClock::default());
-        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let appid: Arc<str> = configured.appid.as_str().into();
         let source = TokenSource::Stable { secret: SecretString::from(configured.secret).into() };
         let tokens = TokenProvider::new(Arc::clone(&appid), source, Arc::new(NoJournal), None, clock.now());
@@ -99,10 +98,9 @@ impl Rehearsal {
             blind_after: Duration::from_secs(300),
             backoff_policy: kfwatch::domain::backoff::BackoffPolicy::default(),
         };
-        let poller =
-            Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock) as Arc<dyn Clock>, limits);
+        let poller = Poller::new(store.clone(), metrics, Arc::clone(&clock) as Arc<dyn Clock>, limits);
         let (appid, kf_accounts) = (configured.appid, configured.kf_accounts);
-        Self { simulator, clock, store, metrics, poller, official_account, appid, kf_accounts, directory }
+        Self { simulator, clock, store, poller, official_account, appid, kf_accounts, directory }
     }
 
     /// Applies a list of these kf accounts, all bound.
@@ -160,7 +158,7 @@ impl Rehearsal {
     fn metric(&self, name: &str, number: usize) -> Option<String> {
         let table = AccountTable::new(vec![Arc::clone(&self.official_account.status)]);
         let mut page = String::new();
-        exposition::write(&table, &self.metrics, &Stored::default(), Detail::PerAccount, |chunk| {
+        exposition::write(&table, &Stored::default(), Detail::PerAccount, |chunk| {
             page.push_str(std::str::from_utf8(&chunk).unwrap());
             true
         });
@@ -482,7 +480,7 @@ async fn first_start_with_patterns_is_ready_without_accounts() {
     let web = app.web();
     for detail in [Detail::PerAccount, Detail::PerOfficialAccount] {
         let mut written = 0;
-        exposition::write(&web.table, &web.metrics, &Stored::default(), detail, |chunk| {
+        exposition::write(&web.table, &Stored::default(), detail, |chunk| {
             written += chunk.len();
             true
         });

@@ -42,7 +42,7 @@ const RULES: [Rule; 21] = [
         &["dispatch", "domain", "file_system", "poll", "reload", "status", "wechat"],
         "it asks what a person wants to know or done about sinks, and has no store to commit polls to",
     ),
-    rule("dispatch", &["domain", "metrics", "sink", "status", "store"], "delivery never calls WeChat"),
+    rule("dispatch", &["domain", "sink", "status", "store"], "delivery never calls WeChat"),
     rule("web", &["domain", "metrics", "reload", "status", "store"], "no page view calls WeChat"),
     rule(
         "config",

@@ -57,7 +57,7 @@ impl Rehearsal {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
         let clock = Arc::new(ScriptedClock::default());
-        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let client = rehearsal::client(&simulator, &clock);
         let mut accounts = Vec::new();
         for official_account in configured {

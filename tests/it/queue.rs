@@ -58,7 +58,7 @@ impl Queued {
         let text: String = limits.iter().enumerate().map(configured).collect();
         let config = Config::from_toml(&text, Path::new("/nowhere"), &Environment::default()).unwrap().config;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let factory = OfficialAccountFactory::without_store(&config, Arc::clone(&clock)).unwrap();
         let official_account = |configured| {
             let official_account =

@@ -131,7 +131,7 @@ impl Ticking {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let (ticks, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let limits = PollLimits {

@@ -1,7 +1,10 @@
 //! Counts the series that a configuration makes, for those who pay for each.
 
-use super::{Detail, Metrics, accounts, calls, collected, log, sinks, stored};
-use crate::domain::{agents::Collector, collector_intervals::CollectorIntervals};
+use super::{Detail, accounts, calls, collected, log, sinks, stored};
+use crate::{
+    domain::{agents::Collector, collector_intervals::CollectorIntervals},
+    metrics::Metrics,
+};
 
 /// How many of each a configuration has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +51,7 @@ impl SeriesCount {
             + (stored::FAMILIES.len() + log::FAMILIES.len()) as u64;
         let in_all = per_kf_account * parts.kf_accounts
             + per_official_account * parts.official_accounts
-            + sinks::FAMILIES * parts.sinks
+            + sinks::FAMILIES.len() as u64 * parts.sinks
             + process;
         Ok(Self { per_kf_account, in_all })
     }
@@ -57,7 +60,7 @@ impl SeriesCount {
 /// The series of the registry before any call.
 fn fixed() -> Result<u64, prometheus::Error> {
     let mut page = Vec::new();
-    Metrics::new([])?.encode(&mut page)?;
+    Metrics::new()?.encode(&mut page)?;
     let lines =
         page.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && line.first() != Some(&b'#'));
     // The clock skew is unknown at first.

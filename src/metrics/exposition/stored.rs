@@ -1,18 +1,21 @@
 //! Families about the store.
 
+use std::sync::Arc;
+
 use super::{
     Page,
     family::{Family, counter, gauge},
 };
 use crate::{
     domain::sink_state::SinkState,
+    status::SinkStatus,
     store::{SinkBacklog, WriteStats},
 };
 
 /// What is known about a sink.
 #[derive(Clone, Debug)]
 pub struct SinkView {
-    pub(crate) name: String,
+    pub(crate) status: Arc<SinkStatus>,
     pub(crate) state: SinkState,
     /// What it has to deliver; `None` if the store did not answer in time.
     pub(crate) backlog: Option<SinkBacklog>,

@@ -1,30 +1,28 @@
 //! The table of sinks on the status page.
 
-use std::sync::Arc;
-
 use maud::{Markup, html};
 
 use super::{PageTime, known, known_time};
 use crate::{
     domain::sink_state::SinkState,
     metrics::exposition::{SinkView, Stored},
-    status::{SinkActivity, SinkStatus},
+    status::SinkActivity,
 };
 
 /// The table, and below it how to resume stopped sinks.
-pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: PageTime) -> Markup {
+pub(super) fn table(stored: &Stored, now: PageTime) -> Markup {
     let sinks: Vec<(SinkActivity, &SinkView)> =
-        sinks.iter().zip(&stored.sinks).map(|(status, view)| (status.read(), view)).collect();
+        stored.sinks.iter().map(|sink| (sink.status.read(), sink)).collect();
     html! {
         table.of {
             thead { tr {
                 th { "Sink" } th { "State" } th.n { "Pending events" } th.n { "Oldest" } th.n { "Last delivery" }
                 th.n { "Dead letters" } th.n { "Lost" } th { "Last failure" }
             } }
-            tbody { @for (activity, SinkView { name, state, backlog }) in &sinks {
+            tbody { @for (activity, SinkView { status, state, backlog }) in &sinks {
                 @let word = state.as_str();
                 tr {
-                    td { (name) }
+                    td { (status.name) }
                     td { span.state.(word) { (word) } }
                     td.n { (known(backlog.map(|backlog| backlog.events))) }
                     td.n { (known_time(backlog.and_then(|backlog| backlog.oldest), now)) }
@@ -47,28 +45,31 @@ pub(super) fn table(sinks: &[Arc<SinkStatus>], stored: &Stored, now: PageTime) -
 fn remark(sink: &SinkView, reason: &str) -> Markup {
     html! {
         p.remark {
-            b { (sink.name) } ": " (SinkState::describe(sink.state.as_str(), reason))
+            b { (sink.status.name) } ": " (SinkState::describe(sink.state.as_str(), reason))
             br;
-            (SinkState::when_to_resume(reason)) ": " code { "kfwatch sinks resume " (sink.name) }
+            (SinkState::when_to_resume(reason)) ": " code { "kfwatch sinks resume " (sink.status.name) }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use jiff::Timestamp;
 
     use super::*;
-    use crate::domain::{clock::Moment, local_time::LocalZone};
+    use crate::{
+        domain::{clock::Moment, local_time::LocalZone},
+        status::SinkStatus,
+    };
 
     fn shown(state: SinkState) -> String {
         let status = SinkStatus::new("crm".to_owned(), state.clone());
-        let view = SinkView { name: "crm".to_owned(), state, backlog: None };
+        let view = SinkView { status: Arc::new(status), state, backlog: None };
         let stored = Stored { sinks: vec![view], ..Stored::default() };
         let now = Moment { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
-        table(&[Arc::new(status)], &stored, PageTime { now, zone: LocalZone::UTC }).into_string()
+        table(&stored, PageTime { now, zone: LocalZone::UTC }).into_string()
     }
 
     #[test]

@@ -30,7 +30,6 @@ pub(crate) struct Stage {
     pub(crate) clock: Arc<ScriptedClock>,
     pub(crate) control: SimulatorControl,
     store: Store,
-    metrics: Arc<Metrics>,
     poller: Poller,
     pub(crate) staged: Vec<StagedAccount>,
     _simulator: Simulator,
@@ -65,7 +64,7 @@ impl Stage {
         let text = configuration(&simulator.base_url());
         let config = Config::from_toml(&text, directory.path(), &Environment::default()).unwrap().config;
         let store = Store::open(&config.store.path).unwrap();
-        let metrics = Arc::new(Metrics::new([]).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let by_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&by_clock)).await.unwrap();
         let mut staged = Vec::new();
@@ -92,8 +91,8 @@ impl Stage {
             blind_after: config.poll.blind_after,
             backoff_policy: config.backoff_policy,
         };
-        let poller = Poller::new(store.clone(), Arc::clone(&metrics), by_clock, limits);
-        Self { clock, control, store, metrics, poller, staged, _simulator: simulator, _directory: directory }
+        let poller = Poller::new(store.clone(), metrics, by_clock, limits);
+        Self { clock, control, store, poller, staged, _simulator: simulator, _directory: directory }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -186,16 +185,10 @@ impl Stage {
             .map(|staged_account| Arc::clone(&staged_account.official_account.status))
             .collect();
         let mut page = String::new();
-        exposition::write(
-            &AccountTable::new(statuses),
-            &self.metrics,
-            &Stored::default(),
-            Detail::PerAccount,
-            |chunk| {
-                page.push_str(std::str::from_utf8(&chunk).unwrap());
-                true
-            },
-        );
+        exposition::write(&AccountTable::new(statuses), &Stored::default(), Detail::PerAccount, |chunk| {
+            page.push_str(std::str::from_utf8(&chunk).unwrap());
+            true
+        });
         let values = page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         values.map(|value| value.parse().unwrap()).next()
     }

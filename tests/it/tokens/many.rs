@@ -41,7 +41,7 @@ fn load(directory: &Path, main: &str) -> Config {
 }
 
 fn official_accounts(config: &Config, factory: &OfficialAccountFactory) -> Vec<Arc<OfficialAccount>> {
-    let metrics = Metrics::new([]).unwrap();
+    let metrics = Metrics::new().unwrap();
     let (client, configured) = (factory.client(), config.official_accounts.iter());
     configured
         .map(|configured| factory.official_account(&client, configured, Arc::default(), &metrics))
