@@ -113,7 +113,8 @@ impl App {
             build_sinks::build_dispatchers(&config.sinks, &chat, &context).await?.into_iter().unzip();
         let sinks = Arc::<SinkTable>::default();
         sinks.publish(handles.iter().map(DispatcherHandle::status).collect());
-        let sink_admin = Arc::new(SinkAdmin::new(store.clone(), handles));
+        let sink_admin = Arc::new(SinkAdmin::new(store.clone()));
+        sink_admin.set_dispatchers(handles);
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&clock)).await?;
         let mut accounts = AccountSet::restore(&config, &store, &metrics, &factory).await?;
         let limits = poll_limits(&config);
@@ -197,8 +198,8 @@ impl App {
 
     /// A function that makes all sinks reopen their files at their next delivery.
     pub fn reopen_files(&self) -> impl Fn() + use<> {
-        let sinks: Vec<_> = self.dispatchers.iter().map(Dispatcher::sink).collect();
-        move || sinks.iter().for_each(|sink| sink.reopen_file())
+        let sink_admin = Arc::clone(&self.sink_admin);
+        move || sink_admin.reopen_files()
     }
 
     /// A handle that starts polls without waiting for their schedule, for tests.

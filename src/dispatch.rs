@@ -8,7 +8,7 @@
 //! A failure of the sink as a whole opens a circuit breaker: the dispatcher backs off, longer after each failure, and makes
 //! one attempt at a time until one succeeds ([`circuit_breaker`]). An event that the sink refuses delays only the events of
 //! its kf account, and becomes a dead letter after a few refusals ([`dead_letters`]). Commands of an operator ([`admin`])
-//! are executed while no attempt is in flight.
+//! and changes of the sink's options ([`replacement`]) are executed while no attempt is in flight.
 
 pub mod admin;
 mod backoff;
@@ -18,12 +18,15 @@ mod cursor;
 mod dead_letters;
 mod execute;
 mod reader;
+mod replacement;
 mod settle;
+mod settled;
 mod stop_recorder;
 mod window;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +38,7 @@ use self::{
     cursor::Cursor,
     dead_letters::DeadLetters,
     reader::Reader,
+    replacement::ReplacementSlot,
     stop_recorder::StopRecorder,
     window::Window,
 };
@@ -64,7 +68,8 @@ pub struct DispatchContext {
 /// Delivers the log to one sink.
 pub struct Dispatcher {
     name: String,
-    sink: Arc<Sink>,
+    /// Shared with the handle.
+    sink: Arc<ArcSwap<Sink>>,
     reader: Reader,
     window: Window,
     cursor: Cursor,
@@ -74,6 +79,7 @@ pub struct Dispatcher {
     commands: mpsc::Receiver<DispatcherCommand>,
     /// Waits until no attempt is in flight.
     pending_command: Option<DispatcherCommand>,
+    replacement: Arc<ReplacementSlot>,
     failures: FailureStreak<String>,
     status: Arc<SinkStatus>,
     store: Store,
@@ -109,8 +115,10 @@ impl Dispatcher {
         let DispatchContext { store, clock } = context;
         let (sender, commands) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let status = Arc::new(SinkStatus::new(name.clone(), state));
+        let sink = Arc::new(ArcSwap::from_pointee(sink));
+        let replacement = Arc::<ReplacementSlot>::default();
         let dispatcher = Self {
-            sink: Arc::new(sink),
+            sink: Arc::clone(&sink),
             reader: Reader::new(name.clone(), filter, store.clone(), Arc::clone(&clock)),
             window: Window::after(cursor),
             cursor: Cursor::new(name.clone(), cursor, store.clone()),
@@ -120,17 +128,13 @@ impl Dispatcher {
             circuit_breaker: CircuitBreaker::default(),
             commands,
             pending_command: None,
+            replacement: Arc::clone(&replacement),
             failures: FailureStreak::default(),
             status: Arc::clone(&status),
             store,
             clock,
         };
-        (dispatcher, DispatcherHandle::new(sender, status))
-    }
-
-    /// The sink that it delivers to.
-    pub fn sink(&self) -> Arc<Sink> {
-        Arc::clone(&self.sink)
+        (dispatcher, DispatcherHandle { sender, replacement, sink, status })
     }
 
     /// Delivers until `drain`, then what the log contains by then: starts new attempts for at most the grace period, none
@@ -139,15 +143,7 @@ impl Dispatcher {
         let mut committed = self.store.committed();
         let mut in_flight: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
         let mut start_until: Option<Instant> = None;
-        match self.status.read().state.stop_reason() {
-            None => {}
-            Some(BY_OPERATOR) => {
-                tracing::warn!(sink = %self.name, "Sink is still stopped {BY_OPERATOR}; {}", self.how_to_resume());
-            }
-            Some(reason) => {
-                tracing::error!(sink = %self.name, "Sink is still stopped: {reason}; {}", self.how_to_resume());
-            }
-        }
+        self.log_stop();
         loop {
             // Marked as seen before reading, so that a commit in between wakes us again.
             let newest = *committed.borrow_and_update();
@@ -155,10 +151,10 @@ impl Dispatcher {
             while start_until.is_none_or(|until| Instant::now() < until)
                 && let Some(events) = self.next_events(in_flight.len())
             {
-                in_flight.push(attempt(Arc::clone(&self.sink), events, Arc::clone(&self.clock)));
+                in_flight.push(attempt(self.sink.load_full(), events, Arc::clone(&self.clock)));
             }
             if in_flight.is_empty()
-                && let Some(command) = self.pending_command.take()
+                && let Some(command) = self.next_command()
             {
                 self.execute(command).await;
                 continue;
@@ -177,7 +173,9 @@ impl Dispatcher {
                 Ok(()) = committed.changed() => {}
                 () = drain.cancelled(), if start_until.is_none() => {
                     start_until = Some(Instant::now() + grace_period);
+                    self.replacement.close();
                 }
+                () = self.replacement.arrived() => {}
                 () = tokio::time::sleep_until(wake_at) => {}
             }
         }
@@ -186,7 +184,7 @@ impl Dispatcher {
     /// Reads the log if there is room, releases events whose backoff is over, and records an unrecorded stop. Returns when
     /// to call it again.
     async fn prepare_events(&mut self, newest: LogPosition, in_flight: usize) -> Instant {
-        let spare = match self.sink.delivery_mode() {
+        let spare = match self.sink.load().delivery_mode() {
             // A batch takes all events that are here.
             DeliveryMode::Batch { .. } => 0,
             DeliveryMode::Concurrent { max_in_flight } => max_in_flight.saturating_sub(in_flight),
@@ -205,12 +203,33 @@ impl Dispatcher {
         Instant::now() + waits.into_iter().flatten().fold(READ_INTERVAL, Duration::min)
     }
 
+    /// The command to execute while no attempt is in flight.
+    fn next_command(&mut self) -> Option<DispatcherCommand> {
+        let replace =
+            self.replacement.take().map(|replacement| DispatcherCommand::Replace(Box::new(replacement)));
+        replace.or_else(|| self.pending_command.take())
+    }
+
+    /// Logs that the sink is stopped, if it is.
+    fn log_stop(&self) {
+        match self.status.read().state.stop_reason() {
+            None => {}
+            Some(BY_OPERATOR) => {
+                tracing::warn!(sink = %self.name, "Sink is still stopped {BY_OPERATOR}; {}", self.how_to_resume());
+            }
+            Some(reason) => {
+                tracing::error!(sink = %self.name, "Sink is still stopped: {reason}; {}", self.how_to_resume());
+            }
+        }
+    }
+
     /// The events of the next attempt, if one may start.
     fn next_events(&mut self, in_flight: usize) -> Option<Vec<Arc<StoredEvent>>> {
-        if self.status.is_stopped() || self.pending_command.is_some() {
+        let has_command = self.pending_command.is_some() || self.replacement.is_occupied();
+        if has_command || self.status.is_stopped() {
             return None;
         }
-        let mode = self.sink.delivery_mode();
+        let mode = self.sink.load().delivery_mode();
         let max_in_flight = match mode {
             DeliveryMode::Batch { .. } => 1,
             DeliveryMode::Concurrent { max_in_flight } => max_in_flight,
@@ -255,6 +274,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        domain::sink_state::SinkState,
         sink::jsonl::{JsonlSink, JsonlTarget},
         store::{SinkRegistration, StartPosition},
     };
@@ -289,6 +309,18 @@ mod tests {
         let (dispatcher, handle) =
             Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
         (dispatcher, handle, directory)
+    }
+
+    #[tokio::test]
+    async fn replacement_needs_no_room_in_command_queue() {
+        let (mut dispatcher, handle, _directory) = dispatcher(&Arc::<SteppedClock>::default()).await;
+        while handle.sender.try_send(DispatcherCommand::Suspended(String::new())).is_ok() {}
+        let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
+        let registered = RegisteredSink { cursor: LogPosition(0), state: SinkState::Delivering };
+        handle.replace(sink, EventFilter::default(), &registered);
+        dispatcher.window.add(vec![StoredEvent::sample("")], LogPosition(1));
+        assert_eq!(dispatcher.next_events(0), None, "no attempt starts any more");
+        assert!(matches!(dispatcher.next_command(), Some(DispatcherCommand::Replace(_))));
     }
 
     #[tokio::test]

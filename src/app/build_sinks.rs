@@ -24,18 +24,13 @@ pub(super) async fn build_dispatchers(
     context: &DispatchContext,
 ) -> Result<Vec<(Dispatcher, DispatcherHandle)>, AppError> {
     // Before the registration, so that a sink that cannot be built changes nothing.
-    let built = sinks.iter().map(|sink| build(sink, chat)).collect::<Result<Vec<_>, _>>()?;
+    let built = sinks.iter().map(|sink| prepare(sink, chat)).collect::<Result<Vec<_>, _>>()?;
     log_removed(&context.store.sinks().await?, sinks);
     let registrations = sinks.iter().map(registration).collect();
     let now = context.clock.now().wall;
     let registered = context.store.register_sinks(registrations, now).await?;
     let dispatchers = sinks.iter().zip(built).zip(registered).map(|((sink, built), registered)| {
-        let filter = EventFilter {
-            types: sink.types.clone(),
-            official_accounts: sink.official_accounts.clone(),
-            ..EventFilter::default()
-        };
-        Dispatcher::new(sink.name.clone(), built, filter, &registered, context.clone())
+        Dispatcher::new(sink.name.clone(), built, filter(sink), &registered, context.clone())
     });
     Ok(dispatchers.collect())
 }
@@ -70,7 +65,7 @@ pub(crate) async fn test_sink(
     let now = clock.now().wall;
     let chat =
         ChatContext { clock, zone: config.poll.timezone, nicknames: Arc::new(TableNicknames::default()) };
-    let built = build(sink, &chat)?;
+    let built = prepare(sink, &chat)?;
     let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid();
     Ok(built.test(&sink.name, &TestEvent::new(&sink.name, id, now)).await?)
 }
@@ -84,7 +79,8 @@ pub(crate) enum SinkTestError {
     Delivery(#[from] DeliveryError),
 }
 
-fn registration(sink: &config::SinkConfig) -> SinkRegistration {
+/// What the store needs to know of a sink.
+pub(super) fn registration(sink: &config::SinkConfig) -> SinkRegistration {
     let start = match sink.start {
         SinkStart::Now => StartPosition::Now,
         SinkStart::Beginning => StartPosition::Beginning,
@@ -97,8 +93,17 @@ fn registration(sink: &config::SinkConfig) -> SinkRegistration {
     SinkRegistration { name: sink.name.clone(), start, destination }
 }
 
-/// Builds a sink; connects to nothing yet.
-fn build(sink: &config::SinkConfig, chat: &ChatContext) -> Result<Sink, AppError> {
+/// Which events a sink receives.
+pub(super) fn filter(sink: &config::SinkConfig) -> EventFilter {
+    EventFilter {
+        types: sink.types.clone(),
+        official_accounts: sink.official_accounts.clone(),
+        ..EventFilter::default()
+    }
+}
+
+/// Builds a sink: all that can fail. Changes nothing and connects to nothing.
+pub(super) fn prepare(sink: &config::SinkConfig, chat: &ChatContext) -> Result<Sink, AppError> {
     Ok(match &sink.target {
         SinkTarget::Stdout => Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout))),
         SinkTarget::File { path, mode, group } => {

@@ -161,7 +161,7 @@ mod tests {
             };
             let (requests, reloads) = ReloadRequests::channel();
             let operations = Operations::new(Vec::new(), Arc::new(StoppedClock), limits);
-            let sinks = SinkAdmin::without_daemon(Store::open(&path).unwrap());
+            let sinks = SinkAdmin::new(Store::open(&path).unwrap());
             let executor = CommandExecutor {
                 operations: Arc::new(ArcSwap::from_pointee(operations)),
                 sinks: Arc::new(sinks),

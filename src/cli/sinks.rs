@@ -172,7 +172,7 @@ async fn carry_out(config: &LocalConfig, command: SinkCommand) -> Result<SinkAns
         }
         StoreAccess::Direct(None) => Err(StoreError::Missing(config.store.path.clone()).into()),
         StoreAccess::Direct(Some(store)) => {
-            let answer = SinkAdmin::without_daemon(store.clone()).execute(command).await;
+            let answer = SinkAdmin::new(store.clone()).execute(command).await;
             store.close().await;
             answer.map_err(|error| anyhow::Error::new(error).into())
         }

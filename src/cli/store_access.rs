@@ -41,7 +41,7 @@ pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Re
         return Ok(answer);
     }
     let store = Store::open_to_read(path)?;
-    let answer = SinkAdmin::without_daemon(store).execute(command).await;
+    let answer = SinkAdmin::new(store).execute(command).await;
     answer.map_err(|error| anyhow::Error::new(error).into())
 }
 

@@ -3,8 +3,9 @@
 //! In the daemon a sink's dispatcher executes them. A command that finds no daemon changes the store alone, and the next
 //! daemon reads it. Each command is one transaction and may be repeated.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -135,20 +136,25 @@ fn list(known: &[String]) -> String {
 #[derive(Debug)]
 pub struct SinkAdmin {
     store: Store,
-    /// By sink; empty while no daemon runs.
-    dispatchers: HashMap<String, DispatcherHandle>,
+    /// By sink; empty while no daemon runs. Replaced as a whole.
+    dispatchers: ArcSwap<HashMap<String, DispatcherHandle>>,
 }
 
 impl SinkAdmin {
-    /// For the daemon.
-    pub fn new(store: Store, dispatchers: impl IntoIterator<Item = DispatcherHandle>) -> Self {
-        let dispatchers = dispatchers.into_iter().map(|handle| (handle.status.name.clone(), handle));
-        Self { store, dispatchers: dispatchers.collect() }
+    /// Knows no dispatchers, as for a command while no daemon runs.
+    pub fn new(store: Store) -> Self {
+        Self { store, dispatchers: ArcSwap::default() }
     }
 
-    /// For a command while no daemon runs.
-    pub fn without_daemon(store: Store) -> Self {
-        Self::new(store, [])
+    /// Sends later commands to these dispatchers.
+    pub fn set_dispatchers(&self, dispatchers: impl IntoIterator<Item = DispatcherHandle>) {
+        let by_sink = dispatchers.into_iter().map(|handle| (handle.status.name.clone(), handle));
+        self.dispatchers.store(Arc::new(by_sink.collect()));
+    }
+
+    /// Makes all sinks open their files again at their next delivery. Does not block.
+    pub fn reopen_files(&self) {
+        self.dispatchers.load().values().for_each(DispatcherHandle::reopen_file);
     }
 
     /// Executes a command.
@@ -207,7 +213,7 @@ impl SinkAdmin {
 
     /// Reports to the dispatcher that the store has suspended its sink.
     pub async fn report_suspension(&self, sink: &str, reason: String) {
-        if let Some(dispatcher) = self.dispatchers.get(sink) {
+        if let Some(dispatcher) = self.dispatcher(sink) {
             dispatcher.report_suspension(reason).await;
         }
     }
@@ -218,7 +224,11 @@ impl SinkAdmin {
         sink: &str,
         command: impl FnOnce(CommandReply<T>) -> DispatcherCommand,
     ) -> Option<Result<T, StoreError>> {
-        self.dispatchers.get(sink)?.send(command).await
+        self.dispatcher(sink)?.send(command).await
+    }
+
+    fn dispatcher(&self, sink: &str) -> Option<DispatcherHandle> {
+        self.dispatchers.load().get(sink).cloned()
     }
 
     async fn find(&self, name: &str) -> Result<StoredSink, SinkAdminError> {
@@ -258,7 +268,7 @@ impl SinkAdmin {
 
     /// `None` if no dispatcher runs.
     fn activity(&self, sink: &str) -> Option<SinkActivity> {
-        self.dispatchers.get(sink).map(|dispatcher| dispatcher.status.read())
+        self.dispatcher(sink).map(|dispatcher| dispatcher.status.read())
     }
 
     fn report(&self, stored: StoredSink) -> SinkReport {

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use super::replacement::{Replacement, ReplacementSlot};
 use crate::{
+    sink::Sink,
     status::SinkStatus,
-    store::{CursorRewind, StoreError},
+    store::{CursorRewind, EventFilter, RegisteredSink, StoreError},
 };
 
 /// How many commands may wait: people send them one by one.
@@ -29,6 +32,8 @@ pub(super) enum DispatcherCommand {
     DropDeadLetters(CommandReply<u64>),
     /// The store has suspended the sink for this reason.
     Suspended(String),
+    /// Deliver with other options.
+    Replace(Box<Replacement>),
 }
 
 pub(super) type CommandReply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -36,18 +41,35 @@ pub(super) type CommandReply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// Sends commands to a dispatcher and reads its status.
 #[derive(Clone, Debug)]
 pub struct DispatcherHandle {
-    sender: mpsc::Sender<DispatcherCommand>,
+    pub(super) sender: mpsc::Sender<DispatcherCommand>,
+    pub(super) replacement: Arc<ReplacementSlot>,
+    pub(super) sink: Arc<ArcSwap<Sink>>,
     pub(super) status: Arc<SinkStatus>,
 }
 
 impl DispatcherHandle {
-    pub(super) fn new(sender: mpsc::Sender<DispatcherCommand>, status: Arc<SinkStatus>) -> Self {
-        Self { sender, status }
-    }
-
     /// The sink's status, which the dispatcher updates.
     pub fn status(&self) -> Arc<SinkStatus> {
         Arc::clone(&self.status)
+    }
+
+    /// Makes the dispatcher deliver with these options as soon as its attempts in flight are finished, from its cursor on and
+    /// without the backoffs of before. Does not wait. `registered` is what the registration of these options returned: if
+    /// it has ended a stop, the dispatcher delivers again, unless an operator has stopped the sink. Ignored during a drain.
+    pub fn replace(&self, sink: Sink, filter: EventFilter, registered: &RegisteredSink) {
+        let is_stopped = registered.state.is_stopped();
+        self.replacement.put(Replacement { sink, filter, is_stopped });
+    }
+
+    /// Closes the sink's file, if it has one. The next delivery opens it again. Does not block.
+    pub fn reopen_file(&self) {
+        self.sink.load().reopen_file();
+    }
+
+    /// Returns when the dispatcher has ended: nothing is in flight any more, and its cursor is stored. Only then may another one
+    /// deliver to the sink.
+    pub async fn ended(&self) {
+        self.sender.closed().await;
     }
 
     /// Sends a command and waits for its result. `None` if the dispatcher has ended, or ends before that.

@@ -1,9 +1,18 @@
-//! Executes an operator's commands in the dispatcher.
+//! Executes commands in the dispatcher.
+
+use std::sync::Arc;
 
 use super::{
-    Dispatcher, circuit_breaker::CircuitBreaker, commands::DispatcherCommand, cursor::Cursor, window::Window,
+    Dispatcher, circuit_breaker::CircuitBreaker, commands::DispatcherCommand, cursor::Cursor, reader::Reader,
+    replacement::Replacement, window::Window,
 };
-use crate::{domain::sink_state::BY_OPERATOR, store::LogPosition};
+use crate::{
+    domain::{
+        failure_streak::FailureStreak,
+        sink_state::{BY_OPERATOR, SinkState},
+    },
+    store::LogPosition,
+};
 
 impl Dispatcher {
     /// Executes a command. Only while no attempt is in flight.
@@ -51,7 +60,7 @@ impl Dispatcher {
                 if let Ok(dead_letters) = dropped {
                     tracing::info!(sink = %self.name, dead_letters, "Dead letters dropped");
                     // The window may contain some of them.
-                    self.restart_after(self.window.cursor());
+                    self.restart_window();
                 }
                 reply.send(dropped).ok();
             }
@@ -62,12 +71,45 @@ impl Dispatcher {
                     self.stop_recorder.suspend(reason);
                 }
             }
+            DispatcherCommand::Replace(replacement) => self.replace(*replacement).await,
         }
+    }
+
+    /// Continues with other options. They are tried at once, so nothing remains of earlier failures.
+    async fn replace(&mut self, Replacement { sink, filter, is_stopped }: Replacement) {
+        tracing::info!(sink = %self.name, destination = sink.destination(), "Options of the sink changed");
+        self.sink.store(Arc::new(sink));
+        self.reader = Reader::new(self.name.clone(), filter, self.store.clone(), Arc::clone(&self.clock));
+        self.circuit_breaker = CircuitBreaker::default();
+        self.failures = FailureStreak::default();
+        self.restart_window();
+        match self.status.read().state {
+            SinkState::Stopped { reason } if reason == BY_OPERATOR => {}
+            SinkState::Stopped { .. } | SinkState::Suspended { .. } if !is_stopped => self.end_stop().await,
+            SinkState::Failing { .. } => self.status.set_state(SinkState::Delivering),
+            _ => {}
+        }
+        self.log_stop();
+    }
+
+    /// Ends a stop that the registration has ended, or that was recorded after it because of the old options.
+    async fn end_stop(&mut self) {
+        if let Err(error) = self.store.resume_sink(&self.name).await {
+            tracing::warn!(sink = %self.name, "End of the sink's stop not stored: {}", crate::chain(&error));
+        }
+        self.stop_recorder.resume();
+        tracing::info!(sink = %self.name, "Sink resumed");
     }
 
     fn restart_after(&mut self, cursor: LogPosition) {
         self.window = Window::after(cursor);
         self.cursor = Cursor::new(self.name.clone(), cursor, self.store.clone());
+        self.dead_letters.cursor_moved();
+    }
+
+    /// Reads the events after the cursor again, without those that are settled.
+    fn restart_window(&mut self) {
+        self.window.restart();
         self.dead_letters.cursor_moved();
     }
 }

@@ -94,7 +94,7 @@ impl Dispatcher {
     /// Stops the sink. Attempts in flight are finished; the other events stay in the log.
     fn stop(&mut self, reason: String) {
         if !self.status.is_stopped() {
-            let destination = self.sink.destination();
+            let destination = self.sink.load().destination();
             tracing::error!(sink = %self.name, destination, "Sink stopped: {reason}; {}", self.how_to_resume());
             self.stop_recorder.stop(reason, self.clock.now().wall);
         }
@@ -103,8 +103,11 @@ impl Dispatcher {
     /// For the log. It does not say that events are kept: those of a suspended sink are not.
     pub(super) fn how_to_resume(&self) -> String {
         let by_operator = self.status.read().state.stop_reason() == Some(BY_OPERATOR);
-        let or_else =
-            if let (Sink::Webhook(_), false) = (&*self.sink, by_operator) { " or another url" } else { "" };
+        let or_else = if let (Sink::Webhook(_), false) = (&**self.sink.load(), by_operator) {
+            " or another url"
+        } else {
+            ""
+        };
         format!("resume with `kfwatch sinks resume {}`{or_else}", self.name)
     }
 
@@ -120,7 +123,7 @@ impl Dispatcher {
         self.status.record_failure(now.wall, reason.clone());
         let what = "Delivery failed and will be retried";
         if self.failures.failed(reason.clone(), now) {
-            tracing::error!(sink = %self.name, destination = self.sink.destination(), "{what}: {reason}");
+            tracing::error!(sink = %self.name, destination = self.sink.load().destination(), "{what}: {reason}");
         } else {
             tracing::debug!(sink = %self.name, "{what}: {reason}");
         }
@@ -129,10 +132,10 @@ impl Dispatcher {
     /// The sink works as a whole, and wants a pause, whether it acknowledged the events or refused them.
     fn responded(&mut self, started_at: Moment) {
         self.circuit_breaker.record_response(started_at.monotonic);
-        self.circuit_breaker.pause(self.clock.now().monotonic + self.sink.interval());
+        self.circuit_breaker.pause(self.clock.now().monotonic + self.sink.load().interval());
         self.status.record_response();
         if let Some(recovery) = self.failures.succeeded(started_at) {
-            let (destination, failures) = (self.sink.destination(), recovery.failures);
+            let (destination, failures) = (self.sink.load().destination(), recovery.failures);
             tracing::info!(sink = %self.name, destination, failures, "Delivery recovered");
         }
     }

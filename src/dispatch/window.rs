@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use super::settled::SettledEvents;
 use crate::store::{AccountId, LogPosition, StoredEvent};
 
 /// How many events of a kf account are reloaded together at most.
@@ -40,6 +41,7 @@ pub(super) struct Window {
     /// First events of their kf accounts that back off, until a time on the monotonic clock.
     delayed: BTreeSet<(Duration, LogPosition)>,
     read_to: LogPosition,
+    settled: SettledEvents,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,15 @@ impl Window {
             ready: BTreeSet::new(),
             delayed: BTreeSet::new(),
             read_to: cursor,
+            settled: SettledEvents::default(),
         }
+    }
+
+    /// Forgets what was read after the cursor, so that it is read again. Settled events are then skipped. Only while none is in
+    /// flight.
+    pub(super) fn restart(&mut self) {
+        let settled = std::mem::take(&mut self.settled);
+        *self = Self { settled, ..Self::after(self.cursor()) };
     }
 
     /// The position up to which the log was read.
@@ -108,7 +118,9 @@ impl Window {
     /// Adds what was read: all events up to `read_to` that pass the sink's filter.
     pub(super) fn add(&mut self, events: Vec<StoredEvent>, read_to: LogPosition) {
         for event in events {
-            self.append(event, Origin::Log);
+            if !self.settled.contains(&event) {
+                self.append(event, Origin::Log);
+            }
         }
         self.read_to = self.read_to.max(read_to);
     }
@@ -236,7 +248,12 @@ impl Window {
             // It became ready a moment ago if the one before it in its kf account is in the same batch.
             self.ready.remove(&event.id);
             self.leave_queue(event.account, event.id);
+            let first = self.queues.get(&event.account).and_then(VecDeque::front);
+            if first.is_none_or(|first| *first > event.id) {
+                self.settled.record(event);
+            }
         }
+        self.settled.cursor_advanced(self.cursor());
     }
 
     /// Removes an event from its queue. If it was the first, the next one becomes ready or is reloaded.
@@ -487,13 +504,54 @@ mod tests {
         assert_eq!(window.refusals(&refused), 1);
     }
 
+    #[test]
+    fn restart_skips_settled_events_and_ends_delays() {
+        let mut window = window(&[1, 1, 2, 2, 3]);
+        let refused = window.next_event().unwrap();
+        window.delay(&refused, Duration::from_secs(60));
+        for expected in [3, 4, 5] {
+            let event = window.next_event().unwrap();
+            assert_eq!(event.id.0, expected);
+            window.settle(&[event.clone()]);
+        }
+        for _ in 0..2 {
+            window.restart();
+            assert_eq!(
+                (window.cursor(), window.read_to(), window.len()),
+                (LogPosition(0), LogPosition(0), 0)
+            );
+        }
+        window.add(vec![event(1, 1), event(2, 1), event(3, 2)], LogPosition(3));
+        let refused = window.next_event().unwrap();
+        assert_eq!((refused.id.0, window.refusals(&refused)), (1, 0));
+        assert_eq!(window.next_event(), None, "3 is settled");
+        window.settle(&[refused]);
+        let second = window.next_event().unwrap();
+        window.settle(&[second]);
+        assert_eq!((window.len(), window.cursor()), (0, LogPosition(3)));
+        window.add(vec![event(4, 2), event(5, 3), event(6, 2)], LogPosition(6));
+        assert_eq!(window.next_event().map(|event| event.id.0), Some(6), "4 and 5 are settled");
+    }
+
+    #[test]
+    fn restart_keeps_event_that_waits_although_later_one_is_dead_letter() {
+        let mut window = window(&[1, 1]);
+        let both = window.next_batch(2);
+        // The store failed for the first, and took the second as a dead letter.
+        window.settle(&both[1..]);
+        window.delay(&both[0], Duration::from_secs(1));
+        window.restart();
+        window.add(vec![event(1, 1), event(2, 1)], LogPosition(2));
+        assert_eq!(window.next_event().map(|event| event.id.0), Some(1));
+    }
+
     proptest! {
-        /// Whatever fails in whatever order: the events of a kf account are taken in order, one at a time, and the cursor
-        /// passes only settled events.
+        /// Whatever fails in whatever order: the events of a kf account are taken in order, one at a time, none is taken after it
+        /// was settled, and the cursor passes only settled events.
         #[test]
-        fn order_and_cursor_survive_failures(
+        fn order_and_cursor_survive_failures_and_restarts(
             accounts in prop::collection::vec(0_i64..4, 1..40),
-            choices in prop::collection::vec((0_u8..6, any::<prop::sample::Index>()), 0..200),
+            choices in prop::collection::vec((0_u8..7, any::<prop::sample::Index>()), 0..200),
         ) {
             let mut window = window(&accounts);
             let mut in_flight: Vec<Arc<StoredEvent>> = Vec::new();
@@ -505,11 +563,18 @@ mod tests {
                             let before = (1..event.id.0).filter(|id| accounts[*id as usize - 1] == event.account.0);
                             prop_assert!(before.into_iter().all(|id| settled.contains(&id)));
                             prop_assert!(in_flight.iter().all(|other| other.account != event.account));
+                            prop_assert!(!settled.contains(&event.id.0), "taken again");
                             in_flight.push(event);
                         }
                     }
                     2 => window.evict_waiting(),
                     3 => reload(&mut window, &accounts),
+                    6 if in_flight.is_empty() => {
+                        window.restart();
+                        let after = window.cursor().0 + 1;
+                        let events = (after..=accounts.len() as i64).map(|id| event(id, accounts[id as usize - 1]));
+                        window.add(events.collect(), LogPosition(accounts.len() as i64));
+                    }
                     _ if in_flight.is_empty() => {}
                     4 => {
                         let event = in_flight.swap_remove(index.index(in_flight.len()));

@@ -25,6 +25,7 @@ mod control;
 mod dashboards;
 mod day;
 mod delivery;
+mod delivery_changes;
 mod delivery_faults;
 mod discovery;
 mod docs;

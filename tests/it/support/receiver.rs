@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Barrier, Mutex,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
     thread::JoinHandle,
@@ -88,6 +88,8 @@ pub(crate) enum Answer {
     Garbage,
     /// 200 after a delay.
     Slow(Duration),
+    /// 200 when the test waits at the barrier, too.
+    Held(Arc<Barrier>),
     /// 200 and half a body, then the end of the connection.
     Cut,
     /// 200 and half a body, then silence.
@@ -257,9 +259,13 @@ fn serve(connection: Box<dyn Stream>, shared: &Shared) {
         let answer = shared.decide.lock().unwrap()(&delivery);
         let confirms = match &answer {
             Answer::Status(status, ..) => (200..300).contains(status),
-            Answer::Slow(_) | Answer::Last | Answer::Cut | Answer::Stall | Answer::Huge | Answer::Endless => {
-                true
-            }
+            Answer::Slow(_)
+            | Answer::Held(_)
+            | Answer::Last
+            | Answer::Cut
+            | Answer::Stall
+            | Answer::Huge
+            | Answer::Endless => true,
             Answer::Hang | Answer::Reset | Answer::HangUp | Answer::Garbage | Answer::EndlessHead => false,
         };
         let place = {
@@ -267,8 +273,12 @@ fn serve(connection: Box<dyn Stream>, shared: &Shared) {
             received.push(delivery);
             received.len() - 1
         };
-        if let Answer::Slow(time) = answer {
-            std::thread::sleep(time);
+        match &answer {
+            Answer::Slow(time) => std::thread::sleep(*time),
+            Answer::Held(barrier) => {
+                barrier.wait();
+            }
+            _ => {}
         }
         let writer = reader.get_mut();
         if writer.write_all(&beginning(&answer)).and_then(|()| writer.flush()).is_err() {
@@ -276,7 +286,7 @@ fn serve(connection: Box<dyn Stream>, shared: &Shared) {
         }
         shared.received.lock().unwrap()[place].confirmed = confirms;
         match answer {
-            Answer::Status(..) | Answer::Slow(_) => {}
+            Answer::Status(..) | Answer::Slow(_) | Answer::Held(_) => {}
             // Until the client closes; how it does so does not matter.
             Answer::Hang | Answer::Stall => {
                 let _ = reader.read(&mut [0]);
@@ -300,7 +310,7 @@ fn beginning(answer: &Answer) -> Vec<u8> {
         Answer::Status(status, headers, body) => {
             format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).into()
         }
-        Answer::Slow(_) => b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(),
+        Answer::Slow(_) | Answer::Held(_) => b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(),
         Answer::Last => b"HTTP/1.1 204 No Content\r\n\r\n".into(),
         Answer::Garbage => b"220 mail.example ESMTP\r\n\r\n".into(),
         Answer::Reset => b"HTTP/1.1 2".into(),
