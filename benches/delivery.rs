@@ -241,7 +241,7 @@ impl Site {
             |(name, _): &(String, Sink)| SinkRegistration { name: name.clone(), start, destination: None };
         let registrations = sinks.iter().map(registration).collect();
         let registered = self.store.register_sinks(registrations, clock.now().wall).await.unwrap();
-        let context = DispatchContext { store: self.store.clone(), clock };
+        let context = DispatchContext { store: self.store.clone(), clock, lease: self.store.lease() };
         let drain = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for ((name, sink), registered) in sinks.into_iter().zip(registered) {

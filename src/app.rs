@@ -105,7 +105,8 @@ impl App {
         let socket = control_socket(&config.store.path);
         let metrics = Arc::new(Metrics::new()?);
         // Before anything can be committed: a sink that starts "now" receives everything that this daemon commits.
-        let context = DispatchContext { store: store.clone(), clock: Arc::clone(&clock) };
+        let context =
+            DispatchContext { store: store.clone(), clock: Arc::clone(&clock), lease: store.lease() };
         // Sinks are built first, and read it later.
         let table = Arc::<AccountTable>::default();
         let chat = chat_context(&config, &clock, &table);

@@ -8,7 +8,8 @@
 //! A failure of the sink as a whole opens a circuit breaker: the dispatcher backs off, longer after each failure, and makes
 //! one attempt at a time until one succeeds ([`circuit_breaker`]). An event that the sink refuses delays only the events of
 //! its kf account, and becomes a dead letter after a few refusals ([`dead_letters`]). Commands of an operator ([`admin`])
-//! and changes of the sink's options ([`replacement`]) are executed while no attempt is in flight.
+//! and changes of the sink's options ([`replacement`]) are executed while no attempt is in flight. No attempt starts without a
+//! trusted lease.
 
 pub mod admin;
 mod backoff;
@@ -46,6 +47,7 @@ use crate::{
     domain::{
         clock::{Clock, Moment},
         failure_streak::FailureStreak,
+        lease::Lease,
         sink_state::BY_OPERATOR,
     },
     sink::{Acknowledged, DeliveryError, DeliveryMode, Sink},
@@ -63,6 +65,8 @@ pub struct DispatchContext {
     pub store: Store,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// No attempt starts while it is not trusted: another process may deliver the same events.
+    pub lease: Arc<Lease>,
 }
 
 /// Delivers the log to one sink.
@@ -84,6 +88,7 @@ pub struct Dispatcher {
     status: Arc<SinkStatus>,
     store: Store,
     clock: Arc<dyn Clock>,
+    lease: Arc<Lease>,
 }
 
 /// The sink has ended for good. Its undelivered events stay in the log.
@@ -112,7 +117,7 @@ impl Dispatcher {
         context: DispatchContext,
     ) -> (Self, DispatcherHandle) {
         let RegisteredSink { cursor, state } = registered.clone();
-        let DispatchContext { store, clock } = context;
+        let DispatchContext { store, clock, lease } = context;
         let (sender, commands) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let status = Arc::new(SinkStatus::new(name.clone(), state));
         let sink = Arc::new(ArcSwap::from_pointee(sink));
@@ -133,6 +138,7 @@ impl Dispatcher {
             status: Arc::clone(&status),
             store,
             clock,
+            lease,
         };
         (dispatcher, DispatcherHandle { sender, replacement, sink, status })
     }
@@ -225,8 +231,9 @@ impl Dispatcher {
 
     /// The events of the next attempt, if one may start.
     fn next_events(&mut self, in_flight: usize) -> Option<Vec<Arc<StoredEvent>>> {
+        let now = self.clock.now();
         let has_command = self.pending_command.is_some() || self.replacement.is_occupied();
-        if has_command || self.status.is_stopped() {
+        if has_command || self.status.is_stopped() || !self.lease.is_trusted(now) {
             return None;
         }
         let mode = self.sink.load().delivery_mode();
@@ -234,7 +241,7 @@ impl Dispatcher {
             DeliveryMode::Batch { .. } => 1,
             DeliveryMode::Concurrent { max_in_flight } => max_in_flight,
         };
-        if !self.circuit_breaker.allows_attempt(self.clock.now().monotonic, in_flight, max_in_flight) {
+        if !self.circuit_breaker.allows_attempt(now.monotonic, in_flight, max_in_flight) {
             return None;
         }
         let events = match mode {
@@ -304,7 +311,8 @@ mod tests {
             SinkRegistration { name: "log".to_owned(), start: StartPosition::Now, destination: None };
         let registered = store.register_sinks(vec![registration], Timestamp::UNIX_EPOCH).await.unwrap();
         let clock = Arc::<SteppedClock>::clone(clock);
-        let context = DispatchContext { store, clock };
+        let context =
+            DispatchContext { store, clock, lease: Arc::new(Lease::until(Duration::from_secs(1000))) };
         let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
         let (dispatcher, handle) =
             Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
@@ -321,6 +329,17 @@ mod tests {
         dispatcher.window.add(vec![StoredEvent::sample("")], LogPosition(1));
         assert_eq!(dispatcher.next_events(0), None, "no attempt starts any more");
         assert!(matches!(dispatcher.next_command(), Some(DispatcherCommand::Replace(_))));
+    }
+
+    #[tokio::test]
+    async fn no_attempt_starts_after_the_end_of_the_lease() {
+        let clock = Arc::<SteppedClock>::default();
+        let (mut dispatcher, _handle, _directory) = dispatcher(&clock).await;
+        dispatcher.window.add(vec![StoredEvent::sample("")], LogPosition(1));
+        clock.step(1000);
+        assert_eq!(dispatcher.next_events(0), None);
+        dispatcher.lease.trust_until(Duration::from_secs(1001));
+        assert!(dispatcher.next_events(0).is_some());
     }
 
     #[tokio::test]

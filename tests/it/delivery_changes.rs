@@ -189,7 +189,7 @@ fn registered(runtime: &Runtime, store: &Store, options: &Options) -> Registered
 }
 
 fn run(runtime: &Runtime, store: &Store, options: Options, registered: &RegisteredSink) -> Running {
-    let context = DispatchContext { store: store.clone(), clock: Arc::new(FixedClock) };
+    let context = DispatchContext { store: store.clone(), clock: Arc::new(FixedClock), lease: store.lease() };
     let (dispatcher, handle) =
         Dispatcher::new("crm".to_owned(), options.sink, options.filter, registered, context);
     let removal = CancellationToken::new();
