@@ -86,16 +86,16 @@ impl Supervisor {
         supervisor.polling.spawn(collectors.run(supervisor.stop_polling.clone()).map(Ok));
         let context = TickerContext {
             queue: Arc::clone(&supervisor.queue),
-            poller: app.poller,
             metrics: app.metrics,
             clock: Arc::clone(&app.clock),
             manual_ticks: app.manual_ticks,
         };
-        let mut checks = supervisor.spawn_tickers(&context, app.accounts, app.config.poll.spread);
-        let (poller, polled) = (Arc::clone(&context.poller), official_accounts.clone());
+        let mut checks =
+            supervisor.spawn_tickers(&context, &app.poller, app.accounts, app.config.poll.spread);
+        let (poller, polled) = (Arc::clone(&app.poller), official_accounts.clone());
         let longest_deadline = move || polled.iter().map(|of| poller.deadline(of)).max().unwrap_or_default();
         checks.push(watchdog::poll_check(&supervisor.queue, longest_deadline));
-        checks.push(watchdog::commit_check(&context.poller));
+        checks.push(watchdog::commit_check(&app.poller));
         supervisor.spawn_watchdog(checks, app.service_manager, app.web, Arc::clone(&app.clock));
         let housekeeping = Housekeeping {
             store: app.store,
@@ -144,13 +144,14 @@ impl Supervisor {
     fn spawn_tickers(
         &mut self,
         context: &TickerContext,
+        poller: &Arc<Poller>,
         accounts: AccountSet,
         spread: Duration,
     ) -> Vec<ProgressCheck> {
         let mut checks = Vec::new();
         for (schedule, scheduled) in accounts.schedules {
             let official_accounts = scheduled.official_accounts.into_iter().map(|official_account| {
-                let lane = self.queue.add_lane(Arc::clone(&context.poller));
+                let lane = self.queue.add_lane(Arc::clone(poller));
                 ScheduledAccount { official_account, lane }
             });
             let official_accounts = watch::channel(Arc::new(official_accounts.collect())).1;

@@ -62,9 +62,9 @@ impl PollQueue {
         let _dropped = self.state().lanes.remove(lane);
     }
 
-    /// Drops the waiting polls of a lane for which `is_dropped` is true, such as those of kf accounts that are no longer watched.
-    pub fn drop_waiting(&self, lane: LaneId, is_dropped: impl FnMut(&QueuedPoll) -> bool) {
-        let _dropped = self.state().lanes.drop_waiting(lane, is_dropped);
+    /// Drops the waiting polls of the kf accounts that have left, so that these accounts retire without another poll.
+    pub fn drop_left(&self, lane: LaneId) {
+        let _dropped = self.state().lanes.drop_waiting(lane, |poll| poll.guard.account().has_left());
     }
 
     /// Changes how many polls of a lane may be in flight. Those that are too many finish.
@@ -102,7 +102,8 @@ impl PollQueue {
         }
     }
 
-    /// Adds a poll that is retried after a delay. A closed queue drops it.
+    /// Adds a poll that is retried after a delay. A closed queue drops it, and so does a removed lane. The poll of a kf account
+    /// that has left is dropped, too: [`drop_left`](Self::drop_left) may already have been called.
     pub fn retry(&self, poll: QueuedPoll, delay: Duration) {
         let poll = QueuedPoll { retries: poll.retries.saturating_add(1), ..poll };
         let mut state = self.state();

@@ -33,7 +33,7 @@ use crate::{
         schedule_key::ScheduleKey,
     },
     metrics::Metrics,
-    poll::{NoGuard, PollGuard, Poller},
+    poll::{NoGuard, PollGuard},
 };
 
 /// How late a signal may be before its tick counts as missed. The scheduler checks every half second.
@@ -56,8 +56,6 @@ const MAX_MISSED_TICKS: u64 = 100_000;
 pub struct TickerContext {
     /// Where polls wait for a worker.
     pub queue: Arc<PollQueue>,
-    /// Records overruns.
-    pub poller: Arc<Poller>,
     /// Records sweeps and missed ticks.
     pub metrics: Arc<Metrics>,
     /// The time.

@@ -252,13 +252,18 @@ async fn each_poll_leaves_the_queue_with_the_poller_of_its_lane() {
 }
 
 #[tokio::test]
-async fn polls_of_unwatched_accounts_leave_the_queue() {
+async fn account_that_left_retires_without_another_poll() {
     let queued = Queued::new(&[None], 3, 1);
+    let accounts = queued.official_accounts[0].accounts();
     queued.tick();
-    let job = queued.next_job().unwrap();
-    queued.queue.drop_waiting(job.lane, |poll| &*poll.guard.account().account().kf_account == "kf01@lane0");
-    assert!(queued.poll((0, 1)).is_some());
-    queued.queue.finish(job.lane);
+    let in_flight = queued.next_job().unwrap();
+    accounts[..2].iter().for_each(|account| account.leave());
+    queued.queue.drop_left(in_flight.lane);
+    let retired = || accounts.iter().map(|account| account.is_retired()).collect::<Vec<_>>();
+    assert_eq!(retired(), [false, true, false], "one is in flight, the last one stays");
+    queued.queue.finish(in_flight.lane);
+    queued.queue.retry(in_flight, Duration::ZERO);
+    assert_eq!(retired(), [true, true, false]);
     let last = queued.next_job().unwrap();
     assert_eq!(&*last.guard.account().account().kf_account, "kf02@lane0");
     queued.queue.finish(last.lane);
@@ -269,10 +274,10 @@ async fn polls_of_unwatched_accounts_leave_the_queue() {
 async fn dropped_polls_are_no_pending_work() {
     let queued = Queued::new(&[None], 3, 16);
     queued.tick();
-    queued.queue.drop_waiting(queued.lanes[0], |_| true);
+    queued.official_accounts[0].accounts().iter().for_each(|account| account.leave());
+    assert!(queued.queue.progress().pending);
+    queued.queue.drop_left(queued.lanes[0]);
     assert_eq!(queued.queue.progress(), WorkProgress { finished: 0, pending: false });
-    queued.tick();
-    assert_eq!(queued.take_all(), [0; 3]);
 }
 
 #[tokio::test]

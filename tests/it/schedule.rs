@@ -144,7 +144,6 @@ impl Ticking {
         let (queue, manual_ticks) = (Arc::new(PollQueue::new(1)), ManualTicks::default());
         let context = TickerContext {
             queue: Arc::clone(&queue),
-            poller: Arc::clone(&poller),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&shared),
             manual_ticks: manual_ticks.clone(),

@@ -139,9 +139,9 @@ impl Lanes {
         Ok(())
     }
 
-    /// Adds a poll at a later time, or returns it if its lane was removed.
+    /// Adds a poll at a later time, or returns it if its lane was removed or its kf account has left.
     pub(super) fn retry(&mut self, poll: QueuedPoll, at: Instant) -> Result<(), QueuedPoll> {
-        if !self.lanes.contains_key(&poll.lane) {
+        if !self.lanes.contains_key(&poll.lane) || poll.guard.account().has_left() {
             return Err(poll);
         }
         self.last_retry += 1;
