@@ -26,5 +26,5 @@ promtool check config deploy/docker/prometheus.yml
 mkdir "$work/secrets" "$work/store"
 (umask 077 && echo 00000000000000005ec2e70000000000 >"$work/secrets/shop_secret")
 sed -e "s|/run/secrets/|$work/secrets/|" -e "s|/var/lib/kfwatch/|$work/store/|" \
-    deploy/docker/config.toml >"$work/config.toml"
+    deploy/docker/config/config.toml >"$work/config.toml"
 "$kfwatch" check --no-environment --config "$work/config.toml"

@@ -101,6 +101,13 @@ def check_health(services):
     assert services["demo"]["healthcheck"] in ({"test": ["NONE"]}, {"disable": True}), services["demo"]["healthcheck"]
 
 
+def check_configuration(service):
+    """Checks that the directory of the configuration is mounted. A file that is mounted alone stays the old one in the container when
+    an editor replaces it, and a reload would find no change."""
+    [(source, target, _)] = bind_mounts(service)
+    assert target == "/etc/kfwatch" and pathlib.Path(source, "config.toml").is_file(), (source, target)
+
+
 def check_silence(service):
     """Checks that the demo's Alertmanager reads only a configuration that cannot send anything."""
     [(source, target, _)] = bind_mounts(service)
@@ -118,6 +125,7 @@ def services(resolved, repository):
         network = config["services"][name]["networks"]["default"]
         assert network == {"aliases": [replaced]}, f"Prometheus would not find {name}"
     check_health(config["services"])
+    check_configuration(config["services"]["kfwatch"])
     check_silence(config["services"]["alertmanager-demo"])
     found = check_paths(config, repository)
     check_grafana(config["services"]["grafana"], repository)

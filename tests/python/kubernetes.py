@@ -14,6 +14,7 @@ the objects of the Prometheus Operator by their structure, and all objects for c
 import base64
 import json
 import pathlib
+import re
 import sys
 import tomllib
 import urllib.request
@@ -88,6 +89,7 @@ def check_pod(stateful_set):
     claimed = {claim["metadata"]["name"] for claim in stateful_set["spec"]["volumeClaimTemplates"]}
     given = {volume["name"] for volume in pod["volumes"]} | claimed
     assert mounted == given, f"mounted {mounted}, given {given}"
+    assert not any("subPath" in mount for mount in container["volumeMounts"]), "never updated in a running pod"
     return container
 
 
@@ -167,6 +169,14 @@ def check_files(objects, directory):
     assert "Secret" in dict(sources(volume_of(objects, "secrets"))), "no Secret is mounted"
 
 
+def check_reload(objects, config):
+    """Checks that changed files reach the running pod, and that kfwatch looks for them."""
+    volumes = the(objects, "StatefulSet")["spec"]["template"]["spec"]["volumes"]
+    hashed = [name for volume in volumes for _, name in sources(volume) if re.search("-[0-9a-z]{10}$", name)]
+    assert not hashed, f"a change would be a new pod: {hashed}"
+    assert config["reload_interval"], "the file in the pod would change without effect"
+
+
 def check_room(objects, config):
     """Checks that the volume has room for the store, the copy that a migration makes, and the sinks' files."""
     [claim] = the(objects, "StatefulSet")["spec"]["volumeClaimTemplates"]
@@ -236,6 +246,7 @@ def overlay(built, namespace, directory):
         assert document["metadata"].get("namespace") == namespace, document["metadata"]
     check_files(objects, directory)
     config = tomllib.loads(mounted_files(objects)["config.toml"])
+    check_reload(objects, config)
     check_room(objects, config)
     check_sizes(objects)
     [image] = settings["images"]
