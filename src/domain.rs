@@ -27,6 +27,7 @@ pub mod lease;
 pub mod local_time;
 pub mod openid;
 pub mod peer_text;
+pub mod plan;
 pub mod progress;
 pub mod quantity;
 pub mod remedy;
