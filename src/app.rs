@@ -1,23 +1,32 @@
 //! The composition root: builds the parts of the daemon from the configuration, runs them, and drains them in order.
 //!
-//! [`App::build`] does everything that can fail before the first call to WeChat: it opens the store, binds the addresses and
-//! restores the state of the accounts. [`App::run`] spawns the parts, supervises them and waits for the shutdown signal.
-//! Only this module spawns tasks; a task that ends before the drain ends the daemon. A drain stops the schedules, lets
-//! running polls finish, stores when accounts were last seen, lets each sink finish its attempt, and closes the web server
-//! last.
+//! [`App::build`] prepares the first reconcile, from nothing to the configuration ([`reconcile`]): everything that can fail before the
+//! first call to WeChat. [`App::run`] applies it, and from then on reconciles whenever the desired state changes: at a reload, or when a
+//! lease is won or lost. It supervises the tasks ([`tasks`]) and waits for the shutdown signal. Only this module spawns tasks; a task
+//! that ends before it was asked to ends the daemon. A drain stops the schedules, lets running polls finish, stores when accounts were
+//! last seen, lets each sink finish its attempt, and closes the web server last.
 
 mod accounts;
 mod build_sinks;
 pub mod clock;
+mod context;
+mod desired;
 mod error;
 mod housekeeping;
+mod leaving;
 mod nicknames;
 mod official_accounts;
 mod operations;
+mod ownership;
 mod process_settings;
+mod reconcile;
+mod reload;
+mod replica;
+mod run;
+mod run_sinks;
 pub mod service_manager;
 mod service_status;
-mod supervisor;
+mod tasks;
 mod token_journal;
 mod token_records;
 mod watchdog;
@@ -25,244 +34,269 @@ mod watchdog;
 use std::{
     future::Future,
     net::SocketAddr,
-    path::Path,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-pub(crate) use self::{
-    build_sinks::{SinkTestError, test_sink},
-    operations::{account_of_platform, build_operations},
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
 };
-use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, mpsc};
 
-use self::{
-    accounts::AccountSet,
-    nicknames::TableNicknames,
-    operations::{operations, poll_deadline},
-    service_manager::ServiceManager,
-    supervisor::Supervisor,
-};
 pub use self::{
     accounts::{accounts, watched_accounts},
     error::AppError,
     official_accounts::OfficialAccountFactory,
+    ownership::Ownership,
     process_settings::ProcessSettings,
+    reload::ConfigLoader,
 };
-pub(crate) use self::{build_sinks::group_id, error::listen_remedy};
+pub(crate) use self::{
+    build_sinks::{SinkTestError, group_id, test_sink},
+    error::listen_remedy,
+    operations::{account_of_platform, build_operations},
+};
+use self::{
+    context::RunContext, desired::Desired, leaving::Left, ownership::OwnershipRequest, reconcile::Prepared,
+    reload::Reloader, replica::Replica, run::Run, service_manager::ServiceManager, tasks::TaskSet,
+};
 use crate::{
     config::{Config, MetricsConfig},
-    control::{
-        executor::CommandExecutor,
-        server::ControlServer,
-        socket::{ControlSocket, SocketError},
-    },
-    dispatch::{DispatchContext, Dispatcher, DispatcherHandle, admin::SinkAdmin},
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
-    poll::{OfficialAccount, PollLimits, PollLog, Poller},
-    reload::{ReloadRequest, ReloadRequests},
-    schedule::ticker::ManualTicks,
-    sink::chat::ChatContext,
-    status::{AccountTable, Liveness, SinkTable},
-    store::{Store, StoreError},
-    web::{MAX_CONCURRENT_SCRAPES, WebListener, WebSettings, WebState},
-    wechat::token::MIN_FETCH_INTERVAL,
+    reload::{ReloadMode, ReloadRequest, ReloadRequests, ReloadTrigger},
+    schedule::{queue::PollQueue, ticker::ManualTicks},
+    web::{MAX_CONCURRENT_SCRAPES, WebState},
 };
 
-/// How long the store may take to write its log into its file at the end.
-const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait before a reconcile that failed is tried again, if nobody asks for it before.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The daemon, built and not yet running.
 pub struct App {
-    config: Config,
-    store: Store,
-    metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
-    poller: Arc<Poller>,
-    accounts: AccountSet,
-    listeners: Vec<WebListener>,
-    web: Arc<WebState>,
-    dispatchers: Vec<Dispatcher>,
-    sink_admin: Arc<SinkAdmin>,
-    /// None if the socket could not be bound.
-    control: Option<ControlServer>,
-    service_manager: ServiceManager,
-    manual_ticks: ManualTicks,
-    reload_requests: ReloadRequests,
-    #[expect(dead_code, reason = "reconcile receives from it")]
+    replica: Replica,
+    /// The first reconcile.
+    prepared: Prepared,
+    loader: Option<ConfigLoader>,
+    reloads: ReloadRequests,
     reload_receiver: mpsc::Receiver<ReloadRequest>,
-    #[expect(dead_code, reason = "reconcile calls it")]
-    process_settings: ProcessSettings,
+    ownership: Ownership,
+    ownership_receiver: mpsc::Receiver<OwnershipRequest>,
+}
+
+/// What makes the daemon reconcile.
+enum Cause {
+    /// A part has left, so that it may start again.
+    Left(Left),
+    Reload(ReloadRequest),
+    Ownership(OwnershipRequest),
+    /// `reload_interval` has passed.
+    Interval,
+    /// An earlier reconcile failed.
+    Retry,
 }
 
 impl App {
     /// Builds all parts, without calling WeChat.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let listeners = listen(&config)?;
-        let store = Store::open(&config.store.path)?;
-        let socket = control_socket(&config.store.path);
+        let (reloads, reload_receiver) = ReloadRequests::channel();
+        let (ownership, ownership_receiver) = Ownership::channel();
         let metrics = Arc::new(Metrics::new()?);
-        // Before anything can be committed: a sink that starts "now" receives everything that this daemon commits.
-        let context =
-            DispatchContext { store: store.clone(), clock: Arc::clone(&clock), lease: store.lease() };
-        // Sinks are built first, and read it later.
-        let table = Arc::<AccountTable>::default();
-        let chat = chat_context(&config, &clock, &table);
-        let (dispatchers, handles): (Vec<_>, Vec<_>) =
-            build_sinks::build_dispatchers(&config.sinks, &chat, &context).await?.into_iter().unzip();
-        let sinks = Arc::<SinkTable>::default();
-        sinks.publish(handles.iter().map(DispatcherHandle::status).collect());
-        let sink_admin = Arc::new(SinkAdmin::new(store.clone()));
-        sink_admin.set_dispatchers(handles);
-        let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&clock)).await?;
-        let mut accounts = AccountSet::restore(&config, &store, &metrics, &factory).await?;
-        let limits = poll_limits(&config);
-        let poller = Poller::new(store.clone(), Arc::clone(&metrics), Arc::clone(&clock), limits)
-            .with_log(PollLog::new(config.log.language, accounts.official_accounts.clone()));
-        let poller = Arc::new(poller);
-        accounts.announce_removed(&poller).await?;
-        let operations = operations(&config, &accounts.official_accounts, Arc::clone(&clock));
-        let liveness = Arc::new(Liveness::default());
-        let (reload_requests, reload_receiver) = ReloadRequests::channel();
-        let control = socket.map(|socket| {
-            let executor = CommandExecutor {
-                operations: Arc::new(ArcSwap::from_pointee(operations)),
-                sinks: Arc::clone(&sink_admin),
-                reloads: reload_requests.clone(),
-            };
-            ControlServer::new(socket, executor, Arc::clone(&liveness))
-        });
-        table.publish(accounts.official_accounts.iter().map(|of| Arc::clone(&of.status)).collect());
-        let web = Arc::new(WebState {
-            table,
-            metrics: Arc::clone(&metrics),
-            store: store.clone(),
-            sinks,
-            clock: Arc::clone(&clock),
-            settings: ArcSwap::from_pointee(web_settings(&config)),
-            ready: true.into(),
-            liveness,
-            scrapes: Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES)),
-            reload_requests: reload_requests.clone(),
-        });
-        Ok(Self {
-            config,
-            store,
-            metrics,
-            clock,
-            poller,
-            accounts,
-            listeners,
-            web,
-            dispatchers,
-            sink_admin,
-            control,
-            service_manager: ServiceManager::default(),
-            manual_ticks: ManualTicks::default(),
-            reload_requests,
-            reload_receiver,
-            process_settings: ProcessSettings::default(),
-        })
+        let web = Arc::new(web_state(&config, &clock, &metrics, &reloads));
+        let queue = Arc::new(PollQueue::new(config.api.max_in_flight_per_official_account));
+        let context = RunContext { metrics, clock, queue };
+        let replica = Replica::start(context, web, reloads.clone()).await?;
+        let mut prepared = Box::pin(replica.prepare(Desired::new(Arc::new(config)))).await?;
+        replica.register(&mut prepared).await?;
+        Ok(Self { replica, prepared, loader: None, reloads, reload_receiver, ownership, ownership_receiver })
     }
 
     /// Notifies this service manager while the daemon runs.
-    pub fn with_service_manager(self, service_manager: ServiceManager) -> Self {
-        Self { service_manager, ..self }
+    pub fn with_service_manager(mut self, service_manager: ServiceManager) -> Self {
+        self.replica.service_manager = service_manager;
+        self
     }
 
     /// Changes these settings of the process when they change in the configuration.
-    pub fn with_process_settings(self, process_settings: ProcessSettings) -> Self {
-        Self { process_settings, ..self }
+    pub fn with_process_settings(mut self, process_settings: ProcessSettings) -> Self {
+        self.replica.process_settings = process_settings;
+        self
+    }
+
+    /// Loads the configuration with this at a reload. Without it, reloads are refused.
+    pub fn with_config_loader(self, loader: ConfigLoader) -> Self {
+        Self { loader: Some(loader), ..self }
     }
 
     /// Asks this daemon for reloads, also while it runs.
     pub fn reload_requests(&self) -> ReloadRequests {
-        self.reload_requests.clone()
+        self.reloads.clone()
+    }
+
+    /// Gives this daemon its accounts, or takes them away, while it runs.
+    #[doc(hidden)]
+    pub fn ownership(&self) -> Ownership {
+        self.ownership.clone()
     }
 
     /// The configuration that it was built from.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.prepared.desired.config
+    }
+
+    /// The official accounts with their watched kf accounts, in the order of the configuration.
+    pub fn watched(&self) -> Vec<(String, Vec<Arc<str>>)> {
+        self.prepared.watched()
     }
 
     /// The addresses that the web server listens on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|listener| listener.address).collect()
+        self.prepared.addresses()
     }
 
     /// The state that the web server shows, also while the daemon runs.
     pub fn web(&self) -> Arc<WebState> {
-        Arc::clone(&self.web)
+        Arc::clone(&self.replica.web)
     }
 
     /// A function that makes all sinks reopen their files at their next delivery.
     pub fn reopen_files(&self) -> impl Fn() + use<> {
-        let sink_admin = Arc::clone(&self.sink_admin);
-        move || sink_admin.reopen_files()
+        let commands = self.replica.commands();
+        move || {
+            if let Some(commands) = commands.load_full() {
+                commands.sinks.reopen_files();
+            }
+        }
     }
 
     /// A handle that starts polls without waiting for their schedule, for tests.
     pub fn manual_ticks(&self) -> ManualTicks {
-        self.manual_ticks.clone()
+        self.replica.manual_ticks()
     }
 
     /// Runs until `shutdown` is done or a part fails, then drains.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let drain_timeout = self.config.shutdown_timeout;
-        let (web, store) = (Arc::clone(&self.web), self.store.clone());
-        let service_manager = self.service_manager.clone();
-        let poller = Arc::clone(&self.poller);
-        log_token_wait(&self.accounts.official_accounts);
-        let mut supervisor = Supervisor::spawn(self).await?;
+        let Self { mut replica, prepared, loader, mut reload_receiver, mut ownership_receiver, .. } = self;
+        let mut desired = prepared.desired.clone();
+        replica.context.metrics.config_reloaded(true, replica.context.clock.now().wall);
+        replica.apply(prepared);
+        replica.start_shared_tasks();
+        replica.run.iter().for_each(Run::log_token_wait);
+        let (web, service_manager) = (Arc::clone(&replica.web), replica.service_manager.clone());
         service_manager.ready(&web).await;
-        let ended = tokio::select! {
-            () = shutdown => Ok(()),
-            ended = supervisor.first_end() => ended,
+        let reloader = Reloader::new(loader);
+        let mut shutdown = pin!(shutdown);
+        let mut retry_at: Option<Instant> = None;
+        let mut next_look = Instant::now();
+        let ended = loop {
+            let interval = desired.config.reload_interval;
+            let cause = tokio::select! {
+                biased;
+                () = &mut shutdown => break Ok(()),
+                failed = failure(&mut replica.tasks, &mut replica.run) => break Err(failed),
+                Some(left) = replica.left.recv() => Cause::Left(left),
+                Some(request) = ownership_receiver.recv() => Cause::Ownership(request),
+                Some(request) = reload_receiver.recv() => Cause::Reload(request),
+                () = tokio::time::sleep_until(retry_at.unwrap_or(next_look)), if retry_at.is_some() => Cause::Retry,
+                () = tokio::time::sleep_until(next_look + interval.unwrap_or_default()), if interval.is_some() => {
+                    Cause::Interval
+                }
+            };
+            if matches!(cause, Cause::Interval | Cause::Reload(_)) {
+                next_look = Instant::now();
+            }
+            let done = tokio::select! {
+                done = Box::pin(reconcile(cause, &mut replica, &reloader, &mut desired)) => done,
+                () = &mut shutdown => break Ok(()),
+            };
+            retry_at = done.is_err().then(|| Instant::now() + RETRY_AFTER);
         };
         web.ready.store(false, Ordering::Relaxed);
-        supervisor.notifying.shutdown().await;
+        replica.end_notifications().await;
         service_manager.stopping().await;
-        tracing::info!("Draining: running polls and delivery attempts finish");
-        supervisor.drain(drain_timeout).await;
-        poller.log().flush();
-        if tokio::time::timeout(STORE_CLOSE_TIMEOUT, store.close()).await.is_err() {
-            tracing::warn!("The store did not close in time; committed data is safe");
+        if matches!(ended, Err(AppError::Store(_)))
+            && let Some(run) = replica.run.take()
+        {
+            run.abandon().await;
         }
+        tracing::info!("Draining: running polls and delivery attempts finish");
+        Box::pin(replica.stop(desired.config.shutdown_timeout)).await;
         tracing::info!("Stopped");
         ended
     }
 }
 
-/// Logs once for all official accounts that their first calls wait, because their tokens were fetched just before a restart.
-fn log_token_wait(official_accounts: &[Arc<OfficialAccount>]) {
-    let waits = official_accounts.iter().map(|of| of.token_wait());
-    let waits: Vec<Duration> = waits.filter(|wait| !wait.is_zero()).collect();
-    if let Some(longest) = waits.iter().max() {
-        tracing::info!(
-            official_accounts = waits.len(),
-            "First polls wait {} s: kfwatch fetches tokens at most once in {} s, also after a restart",
-            longest.as_secs_f64().ceil(),
-            MIN_FETCH_INTERVAL.as_secs()
-        );
+/// Waits until a task fails that must not end, or the store is lost.
+async fn failure(tasks: &mut TaskSet, run: &mut Option<Run>) -> AppError {
+    let run_fails = async {
+        match run {
+            Some(run) => run.failure().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        error = run_fails => error,
+        (_, error) = tasks.failure() => error,
     }
 }
 
-fn chat_context(config: &Config, clock: &Arc<dyn Clock>, table: &Arc<AccountTable>) -> ChatContext {
-    ChatContext {
+/// Makes the daemon equal the desired state, after that has changed or a part that left may start again. May be dropped while it waits.
+async fn reconcile(
+    cause: Cause,
+    replica: &mut Replica,
+    reloader: &Reloader,
+    desired: &mut Desired,
+) -> Result<(), AppError> {
+    match cause {
+        Cause::Left(left) => {
+            if let Some(run) = &mut replica.run {
+                run.note_left(&left);
+            }
+            if !replica.has_deferred {
+                return Ok(());
+            }
+        }
+        Cause::Ownership(request) => request.apply_to(desired),
+        Cause::Reload(request) => {
+            replica.service_manager.reloading().await;
+            let outcome = reloader.reload(replica, desired, request.mode, request.trigger).await;
+            replica.service_manager.ready(&replica.web).await;
+            request.answer(outcome);
+            return Ok(());
+        }
+        Cause::Interval => {
+            // The outcome is logged.
+            let _ = reloader.reload(replica, desired, ReloadMode::Apply, ReloadTrigger::Interval).await;
+            return Ok(());
+        }
+        Cause::Retry => {}
+    }
+    let reconciled = replica.reconcile(desired.clone()).await;
+    reconciled.inspect_err(|error| {
+        tracing::warn!("A change could not be completed, trying again: {}", crate::chain(error))
+    })
+}
+
+fn web_state(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+    reloads: &ReloadRequests,
+) -> WebState {
+    WebState {
+        table: Arc::default(),
+        metrics: Arc::clone(metrics),
+        store: Default::default(),
+        sinks: Arc::default(),
+        settings: ArcSwap::from_pointee(replica::web_settings(config)),
         clock: Arc::clone(clock),
-        zone: config.poll.timezone,
-        nicknames: Arc::new(TableNicknames(Arc::clone(table))),
-    }
-}
-
-fn web_settings(config: &Config) -> WebSettings {
-    WebSettings {
-        detail: series_detail(config.metrics),
-        event_log_max_bytes: config.store.event_log_max_bytes,
-        timezone: config.poll.timezone,
-        enable_reload: config.web.enable_reload,
+        ready: true.into(),
+        liveness: Arc::default(),
+        scrapes: Arc::new(Semaphore::new(MAX_CONCURRENT_SCRAPES)),
+        reload_requests: reloads.clone(),
+        reload_refusal: ArcSwapOption::empty(),
     }
 }
 
@@ -273,31 +307,4 @@ pub(crate) fn series_detail(metrics: MetricsConfig) -> Detail {
         MetricsConfig { nicknames: false, .. } => Detail::PerAccountWithoutNicknames,
         MetricsConfig { .. } => Detail::PerAccount,
     }
-}
-
-fn poll_limits(config: &Config) -> PollLimits {
-    PollLimits {
-        deadline: poll_deadline(config),
-        blind_after: config.poll.blind_after,
-        backoff_policy: config.backoff_policy,
-    }
-}
-
-/// Binds all addresses. A daemon that already runs with this store is the reason why that fails, whatever uses the address.
-fn listen(config: &Config) -> Result<Vec<WebListener>, AppError> {
-    let bind = |&address| WebListener::bind(address).map_err(|source| AppError::Listen { address, source });
-    let listeners: Result<Vec<_>, _> = config.web.listen.iter().map(bind).collect();
-    listeners.map_err(|error| match Store::check_free(&config.store.path) {
-        Err(running @ StoreError::Locked { .. }) => running.into(),
-        _ => error,
-    })
-}
-
-/// Binds the control socket. Without it the daemon polls and delivers all the same.
-fn control_socket(store: &Path) -> Option<ControlSocket> {
-    let socket = ControlSocket::bind(store);
-    let warn = |error: &SocketError| {
-        tracing::warn!("This daemon accepts no commands while it runs: {}", crate::chain(error));
-    };
-    socket.inspect_err(warn).ok()
 }

@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
-    register_histogram_vec_with_registry, register_histogram_with_registry,
+    register_gauge_with_registry, register_histogram_vec_with_registry, register_histogram_with_registry,
     register_int_counter_vec_with_registry, register_int_counter_with_registry,
     register_int_gauge_vec_with_registry,
 };
@@ -53,6 +54,8 @@ pub struct Metrics {
     sweep_duration: Histogram,
     events: IntCounterVec,
     commit_duration: Histogram,
+    last_reload_successful: Gauge,
+    last_reload_success: Gauge,
     clock_skew: KnownGauge,
 }
 
@@ -63,6 +66,7 @@ impl Metrics {
     /// Creates all metrics, at zero.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        let [last_reload_successful, last_reload_success] = reload_gauges(&registry)?;
         let metrics = Self {
             session_duration: register_histogram_with_registry!(
                 "wechat_kf_session_duration_seconds",
@@ -105,6 +109,8 @@ impl Metrics {
                 COMMIT_BUCKETS.to_vec(),
                 registry
             )?,
+            last_reload_successful,
+            last_reload_success,
             clock_skew: KnownGauge::unknown(
                 "kfwatch_upstream_clock_skew_seconds",
                 "How far the clock of this machine is ahead of WeChat's (negative: behind), to about a second; absent until \
@@ -144,6 +150,14 @@ impl Metrics {
         self.missed_ticks.inc_by(count);
     }
 
+    /// Records the outcome of a reload at `now`, or the start.
+    pub fn config_reloaded(&self, applied: bool, now: Timestamp) {
+        self.last_reload_successful.set(if applied { 1.0 } else { 0.0 });
+        if applied {
+            self.last_reload_success.set(now.as_duration().as_secs_f64());
+        }
+    }
+
     /// Returns an observer that counts the calls for one official account.
     pub fn call_observer(&self, counters: std::sync::Arc<CallCounters>) -> impl CallObserver + use<> {
         CallMetrics {
@@ -176,6 +190,22 @@ impl Metrics {
         self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(())
     }
+}
+
+/// Whether the last reload was successful, and when one last was.
+fn reload_gauges(registry: &Registry) -> Result<[Gauge; 2], prometheus::Error> {
+    Ok([
+        register_gauge_with_registry!(
+            "kfwatch_config_last_reload_successful",
+            "Whether the last reload of the configuration was applied; 1 until the first.",
+            registry
+        )?,
+        register_gauge_with_registry!(
+            "kfwatch_config_last_reload_success_timestamp_seconds",
+            "When a configuration was last applied, or found to be in use already: at first the start.",
+            registry
+        )?,
+    ])
 }
 
 /// Counts the calls for one official account.

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::{
     Router,
     body::Body,
@@ -43,7 +43,7 @@ use crate::{
         Metrics,
         exposition::{self, Detail, SinkView, Stored},
     },
-    reload::ReloadRequests,
+    reload::{ReloadRefusal, ReloadRequests},
     status::{AccountTable, Liveness, SinkStatus, SinkTable},
     store::{Store, StoreError, StoredSink},
 };
@@ -77,8 +77,8 @@ pub struct WebState {
     pub table: Arc<AccountTable>,
     /// The closed families of metrics and their counters.
     pub metrics: Arc<Metrics>,
-    /// The store, for the event log and pending events.
-    pub(crate) store: Store,
+    /// The store, for the event log and pending events; `None` while no run is active.
+    pub(crate) store: ArcSwapOption<Store>,
     /// The status of all sinks.
     pub(crate) sinks: Arc<SinkTable>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -92,6 +92,8 @@ pub struct WebState {
     pub(crate) scrapes: Arc<Semaphore>,
     /// Asks for reloads.
     pub(crate) reload_requests: ReloadRequests,
+    /// Why the last reload was refused; `None` if it was applied.
+    pub(crate) reload_refusal: ArcSwapOption<ReloadRefusal>,
 }
 
 /// What responses take from the configuration.
@@ -113,17 +115,23 @@ impl WebState {
         **self.settings.load()
     }
 
+    /// Why the last transaction of the store failed; `None` if it was committed.
+    pub(crate) fn write_failure(&self) -> Option<StoreError> {
+        self.store.load().as_ref()?.write_failure()
+    }
+
     /// Reads the store within [`READ_TIMEOUT`]. A store that fails or hangs costs a page only these values.
     pub async fn stored(&self, settings: WebSettings) -> Stored {
         let deadline = Instant::now() + READ_TIMEOUT;
-        let used_bytes = *self.store.used_bytes().borrow();
-        let sinks = in_time(deadline, self.store.sinks()).await;
+        let Some(store) = self.store.load_full() else { return Stored::default() };
+        let used_bytes = *store.used_bytes().borrow();
+        let sinks = in_time(deadline, store.sinks()).await;
         Stored {
-            size_bytes: self.store.size_bytes(),
+            size_bytes: store.size_bytes(),
             used_bytes,
             event_log_max_bytes: settings.event_log_max_bytes,
-            events: in_time(deadline, self.store.count_events()).await,
-            writes: self.store.write_stats(),
+            events: in_time(deadline, store.count_events()).await,
+            writes: store.write_stats(),
             sinks: self.sinks.sinks().iter().map(|sink| sink_view(sink, sinks.as_deref())).collect(),
         }
     }
@@ -203,8 +211,7 @@ fn router(state: Arc<WebState>) -> Router {
 
 /// The status is 200 as long as the process serves.
 async fn healthy(State(state): State<Arc<WebState>>) -> String {
-    let problem =
-        state.store.write_failure().map(|error| format!("Nothing is stored: {}\n", crate::chain(&error)));
+    let problem = state.write_failure().map(|error| format!("Nothing is stored: {}\n", crate::chain(&error)));
     format!("kfwatch is healthy.\n{}", problem.unwrap_or_default())
 }
 

@@ -31,7 +31,7 @@ impl Target {
         );
         let config = Config::from_toml(&text, Path::new("/"), &Environment::default()).unwrap().config;
         let factory = OfficialAccountFactory::without_store(&config, clock()).unwrap();
-        Self { peer, config, factory, metrics: Metrics::new([]).unwrap() }
+        Self { peer, config, factory, metrics: Metrics::new().unwrap() }
     }
 }
 

@@ -1,11 +1,10 @@
-//! Builds the configured sinks and their dispatchers.
+//! Builds the configured sinks.
 
 use std::sync::Arc;
 
 use super::{error::AppError, nicknames::TableNicknames};
 use crate::{
     config::{self, DEFAULT_SINK, SinkStart, SinkTarget},
-    dispatch::{DispatchContext, Dispatcher, DispatcherHandle},
     domain::{clock::Clock, event::TestEvent},
     sink::{
         DeliveryError, Sink,
@@ -17,26 +16,8 @@ use crate::{
     store::{EventFilter, SinkRegistration, StartPosition, StoredSink},
 };
 
-/// Registers the sinks in the store and builds a dispatcher for each.
-pub(super) async fn build_dispatchers(
-    sinks: &[config::SinkConfig],
-    chat: &ChatContext,
-    context: &DispatchContext,
-) -> Result<Vec<(Dispatcher, DispatcherHandle)>, AppError> {
-    // Before the registration, so that a sink that cannot be built changes nothing.
-    let built = sinks.iter().map(|sink| prepare(sink, chat)).collect::<Result<Vec<_>, _>>()?;
-    log_removed(&context.store.sinks().await?, sinks);
-    let registrations = sinks.iter().map(registration).collect();
-    let now = context.clock.now().wall;
-    let registered = context.store.register_sinks(registrations, now).await?;
-    let dispatchers = sinks.iter().zip(built).zip(registered).map(|((sink, built), registered)| {
-        Dispatcher::new(sink.name.clone(), built, filter(sink), &registered, context.clone())
-    });
-    Ok(dispatchers.collect())
-}
-
 /// Logs which sinks have left the configuration since the last start, once.
-fn log_removed(stored: &[StoredSink], sinks: &[config::SinkConfig]) {
+pub(super) fn log_removed(stored: &[StoredSink], sinks: &[config::SinkConfig]) {
     let configured = |name: &str| sinks.iter().any(|sink| sink.name == name);
     for StoredSink { name, .. } in
         stored.iter().filter(|stored| stored.removed_at.is_none() && !configured(&stored.name))

@@ -47,9 +47,20 @@ pub enum AppError {
     /// The last sink has ended.
     #[error("no sink is left to deliver events to; they are kept in the store")]
     NoSink(#[source] SinkEnded),
-    /// A task ended before the drain.
+    /// A sink has ended.
+    #[error(transparent)]
+    SinkEnded(#[from] SinkEnded),
+    /// A key changed that cannot change while kfwatch runs.
+    #[error("{key} needs a restart: {reason}; restart kfwatch, or undo the change")]
+    NeedsRestart {
+        /// The key.
+        key: &'static str,
+        /// What cannot be done.
+        reason: String,
+    },
+    /// A task ended before it was asked to.
     #[error("{0} ended unexpectedly: this is a bug in kfwatch, please report it")]
-    EndedUnexpectedly(&'static str),
+    EndedUnexpectedly(String),
 }
 
 /// What to do about an address that cannot be bound. `setting` is the key or the option that names it.

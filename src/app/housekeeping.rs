@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -17,8 +18,7 @@ use crate::{
     config,
     dispatch::admin::SinkAdmin,
     domain::{clock::Clock, failure_streak::FailureStreak},
-    poll::OfficialAccount,
-    status::WatchedAccount,
+    status::{AccountTable, WatchedAccount},
     store::{LastSeenUpdate, PruneLimits, Pruned, SizeLimit, SizePruneOutcome, Store, StoreError},
 };
 
@@ -56,9 +56,9 @@ const LAST_SEEN_BATCH: usize = 10_000;
 pub(super) struct Housekeeping {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) official_accounts: Vec<Arc<OfficialAccount>>,
+    pub(super) table: Arc<AccountTable>,
     pub(super) sinks: Arc<SinkAdmin>,
-    pub(super) limits: config::StoreConfig,
+    pub(super) limits: Arc<ArcSwap<config::StoreConfig>>,
     /// Failures of the store, so that a lasting failure is logged once and not every half minute.
     pub(super) store_failures: Mutex<FailureStreak<Discriminant<StoreError>>>,
 }
@@ -102,10 +102,9 @@ impl Housekeeping {
     /// Stores the send times of polls that changed nothing else.
     async fn record_last_seen(&self) -> Result<(), StoreError> {
         let mut pending: Vec<Arc<WatchedAccount>> = Vec::new();
-        for of in &self.official_accounts {
-            pending.extend(
-                of.accounts().iter().filter(|account| account.pending_last_seen().is_some()).cloned(),
-            );
+        for official_account in self.table.official_accounts().iter() {
+            let accounts = official_account.kf_accounts();
+            pending.extend(accounts.iter().filter(|account| account.pending_last_seen().is_some()).cloned());
         }
         for batch in pending.chunks(LAST_SEEN_BATCH) {
             // Read late, because a poll may have committed a newer time in the meantime.
@@ -131,12 +130,13 @@ impl Housekeeping {
 
     async fn prune(&self) {
         let now = self.clock.now().wall;
+        let retention = self.limits.load();
         let before = |age: Duration| now.checked_sub(age).unwrap_or(Timestamp::MIN);
         let limits = PruneLimits {
-            events_before: before(self.limits.event_retention),
+            events_before: before(retention.event_retention),
             unwatched_before: before(KEPT_AFTER_REMOVAL),
             sinks_before: before(KEPT_AFTER_REMOVAL),
-            dead_letters_before: before(self.limits.dead_letter_retention),
+            dead_letters_before: before(retention.dead_letter_retention),
             batch: PRUNE_BATCH,
         };
         match self.store.prune(limits).await {
@@ -152,16 +152,18 @@ impl Housekeeping {
     /// Never returns.
     async fn prune_when_full(&self) {
         let mut used = self.store.used_bytes();
-        let [from, to] =
-            [PRUNE_FROM_PERCENT, PRUNE_TO_PERCENT].map(|share| self.limits.event_log_max_bytes / 100 * share);
-        // Fails only when the store is closed, at the end of a drain.
-        while used.wait_for(|used| *used > from).await.is_ok() {
-            if let Err(error) = self.prune_to_size(to).await {
+        // Fails only when the store is closed, at the end of a drain. A limit that was lowered applies from the next commit on.
+        while used.wait_for(|used| *used > self.share_of_limit(PRUNE_FROM_PERCENT)).await.is_ok() {
+            if let Err(error) = self.prune_to_size(self.share_of_limit(PRUNE_TO_PERCENT)).await {
                 self.log_store_failure("Could not remove events from the full store", &error);
                 tokio::time::sleep(ROOM_RETRY_AFTER).await;
             }
         }
         std::future::pending().await
+    }
+
+    fn share_of_limit(&self, percent: u64) -> u64 {
+        self.limits.load().event_log_max_bytes / 100 * percent
     }
 
     /// Removes the oldest events until the store is at most this large or contains no more events.
@@ -172,7 +174,7 @@ impl Housekeeping {
             match self.store.prune_to_size(limit).await? {
                 SizePruneOutcome::Removed { events: removed } => events += removed,
                 SizePruneOutcome::Blocked { sink, cursor } => {
-                    let is_full = *self.store.used_bytes().borrow() > self.limits.event_log_max_bytes;
+                    let is_full = *self.store.used_bytes().borrow() > self.limits.load().event_log_max_bytes;
                     // Wait once in any case, then as long as the cursor advances and the store is not full.
                     let may_take_time =
                         waited_for.replace(cursor).is_none_or(|before| before != cursor && !is_full);

@@ -115,6 +115,8 @@ impl OfficialAccountFactory {
         let present = official_account.client();
         if from.token != to.token {
             present.tokens().set_source(self.token_source(to));
+            // A person who corrects a secret need not wait until the failures of the wrong one are over.
+            official_account.end_backoff();
         }
         let keeps_limit = from.max_requests_per_minute == to.max_requests_per_minute;
         if keeps_limit && Arc::ptr_eq(present.http_client(), client) {

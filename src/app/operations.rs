@@ -8,7 +8,7 @@ use super::{
     official_accounts::OfficialAccountFactory,
 };
 use crate::{
-    config::{self, Config, TokenConfig},
+    config::{self, Config, OfficialAccountConfig, TokenConfig},
     control::operations::{CommandLimits, ConfiguredOfficialAccount, Operations},
     domain::{account::Account, clock::Clock, tracker::AccountTracker},
     metrics::Metrics,
@@ -17,18 +17,16 @@ use crate::{
     store::{AccountId, Store},
 };
 
-/// The operations on official accounts, in the order of the configuration.
-pub(super) fn operations(
+/// The operations on official accounts, each with its configuration.
+pub(super) fn operations<'a>(
     config: &Config,
-    official_accounts: &[Arc<OfficialAccount>],
+    official_accounts: impl Iterator<Item = (&'a OfficialAccountConfig, &'a Arc<OfficialAccount>)>,
     clock: Arc<dyn Clock>,
 ) -> Operations {
-    let operated = config.official_accounts.iter().zip(official_accounts).map(|(configured, of)| {
-        ConfiguredOfficialAccount {
-            official_account: Arc::clone(of),
-            token_source: configured.token.source(),
-            schedule: configured.schedule.clone(),
-        }
+    let operated = official_accounts.map(|(configured, official_account)| ConfiguredOfficialAccount {
+        official_account: Arc::clone(official_account),
+        token_source: configured.token.source(),
+        schedule: configured.schedule.clone(),
     });
     let limits = CommandLimits {
         in_flight: config.api.max_in_flight,
@@ -73,7 +71,7 @@ pub(crate) async fn build_operations(
         official_account
     });
     let official_accounts: Vec<_> = official_accounts.collect();
-    Ok(operations(config, &official_accounts, clock))
+    Ok(operations(config, config.official_accounts.iter().zip(&official_accounts), clock))
 }
 
 /// The name of an official account that has authorized a third-party platform, if there is one.

@@ -4,10 +4,13 @@ use std::{fmt, time::Duration};
 
 use crate::config::LogConfig;
 
+/// Changes level and format of the log.
+type SetLog = Box<dyn Fn(&LogConfig) -> Result<(), String> + Send + Sync>;
+
 /// Changes settings of the process. The default changes nothing.
 pub struct ProcessSettings {
     /// Changes level and format of the log, or says why that is not possible and changes nothing.
-    pub log: Box<dyn Fn(&LogConfig) -> Result<(), String> + Send + Sync>,
+    pub log: SetLog,
     /// Changes how long a drain may take before the process ends anyway.
     pub shutdown_timeout: Box<dyn Fn(Duration) + Send + Sync>,
 }

@@ -44,6 +44,7 @@ struct Connection {
 
 enum Message {
     Ready(String),
+    Reloading,
     Status(String),
     Watchdog,
     Stopping(String),
@@ -53,6 +54,11 @@ impl Message {
     fn states(&self) -> Vec<NotifyState<'_>> {
         match self {
             Self::Ready(status) => vec![NotifyState::Ready, NotifyState::Status(status)],
+            // The time tells the service manager which of several reloads has ended.
+            Self::Reloading => match NotifyState::monotonic_usec_now() {
+                Ok(now) => vec![NotifyState::Reloading, now],
+                Err(_) => vec![NotifyState::Reloading],
+            },
             Self::Status(status) => vec![NotifyState::Status(status)],
             Self::Watchdog => vec![NotifyState::Watchdog],
             Self::Stopping(status) => vec![NotifyState::Stopping, NotifyState::Status(status)],
@@ -107,6 +113,11 @@ impl ServiceManager {
             let status = service_status::status_line(web).await;
             connection.send(Message::Ready(status)).await;
         }
+    }
+
+    /// Reports that a reload begins. [`ready`](Self::ready) reports its end.
+    pub(super) async fn reloading(&self) {
+        self.notify(|| Message::Reloading).await;
     }
 
     /// Reports that the drain begins.

@@ -111,7 +111,7 @@ pub(super) async fn run(args: DemoArgs, shutdown: Shutdown) -> Result<(), CliErr
     let text = configuration(&simulator, &scenario, args.listen.unwrap_or_else(free_address), format);
     let loaded = Config::from_toml(&text, &directory, &Environment::default())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let app = App::build(loaded.config, Arc::clone(&clock)).await.map_err(|error| match error {
+    let app = Box::pin(App::build(loaded.config, Arc::clone(&clock))).await.map_err(|error| match error {
         AppError::Listen { address, source } => cannot_listen(address, source).into(),
         error => CliError::from(error),
     })?;
@@ -123,7 +123,7 @@ pub(super) async fn run(args: DemoArgs, shutdown: Shutdown) -> Result<(), CliErr
     let printer = (format == DemoFormat::Text).then(|| EventPrinter::new(Arc::clone(&web)));
     let grace = app.config().shutdown_timeout.saturating_add(AFTER_DRAIN);
     let stop = stop_after(args.run_for, shutdown.within(grace));
-    let done = run_app(app, stop, &mut events, printer).await;
+    let done = Box::pin(run_app(app, stop, &mut events, printer)).await;
     simulator.stop().await;
     events.read()?;
     summarize(&web, events.read, &page);

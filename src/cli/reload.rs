@@ -80,7 +80,7 @@ fn table(changes: &[PlannedChange], mode: ReloadMode) -> String {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use arc_swap::ArcSwap;
+    use arc_swap::ArcSwapOption;
     use jiff::Timestamp;
     use tempfile::TempDir;
     use tokio::sync::mpsc;
@@ -90,7 +90,7 @@ mod tests {
     use crate::{
         control::{
             client::ControlClientError,
-            executor::CommandExecutor,
+            executor::{CommandExecutor, CommandTargets},
             operations::{CommandLimits, Operations},
             server::ControlServer,
             socket::ControlSocket,
@@ -162,11 +162,9 @@ mod tests {
             let (requests, reloads) = ReloadRequests::channel();
             let operations = Operations::new(Vec::new(), Arc::new(StoppedClock), limits);
             let sinks = SinkAdmin::new(Store::open(&path).unwrap());
-            let executor = CommandExecutor {
-                operations: Arc::new(ArcSwap::from_pointee(operations)),
-                sinks: Arc::new(sinks),
-                reloads: requests,
-            };
+            let targets = CommandTargets { operations, sinks: Arc::new(sinks) };
+            let targets = Arc::new(ArcSwapOption::from_pointee(targets));
+            let executor = CommandExecutor { targets, reloads: requests };
             let socket = ControlSocket::bind(&path).unwrap();
             Self {
                 _directory: directory,

@@ -16,7 +16,7 @@ use super::{
     signals::{self, Shutdown},
 };
 use crate::{
-    app::{App, ProcessSettings, clock::SystemClock, service_manager::ServiceManager},
+    app::{App, ConfigLoader, ProcessSettings, clock::SystemClock, service_manager::ServiceManager},
     config::{Config, Environment, LoadedConfig},
     domain::clock::Clock,
     logging::LogHandle,
@@ -40,15 +40,13 @@ pub(super) async fn run(args: ConfigArgs, shutdown: Shutdown) -> Result<(), CliE
     let now = clock.now().wall;
     service_manager.starting("opening the store").await;
     let app = App::build(config, clock).await?;
-    let app =
-        app.with_service_manager(service_manager).with_process_settings(process_settings(log, shutdown));
+    let loaded_file = file.clone();
+    let loader = ConfigLoader::new(move || Config::load(&loaded_file, &Environment::from_process()));
+    let app = app
+        .with_service_manager(service_manager)
+        .with_process_settings(process_settings(log, shutdown))
+        .with_config_loader(loader);
     log_start(&file, app.config(), now);
-    for address in app.addresses() {
-        tracing::info!(
-            %address,
-            "Serving the status page on http://{address}/ and metrics on http://{address}/metrics"
-        );
-    }
     log_calls(&app, now);
     let (reopen_files, reloads) = (app.reopen_files(), app.reload_requests());
     let at_hangup = move || {
@@ -93,11 +91,12 @@ const MAX_LOGGED: usize = 20;
 
 /// Logs how many calls a day this configuration makes.
 fn log_calls(app: &App, now: Timestamp) {
-    let web = app.web();
-    let official_accounts = web.table.official_accounts();
+    let official_accounts = app.watched();
     let mut all_calls = 0;
-    for (n, (of, calls)) in official_accounts.iter().zip(app.config().daily_calls(now)).enumerate() {
-        let (name, kf_accounts) = (&of.name, of.kf_accounts().len());
+    for (n, ((name, kf_accounts), calls)) in
+        official_accounts.iter().zip(app.config().daily_calls(now)).enumerate()
+    {
+        let kf_accounts = kf_accounts.len();
         let calls_a_day = calls.for_kf_accounts(kf_accounts);
         all_calls += calls_a_day;
         if n < MAX_LOGGED {

@@ -73,6 +73,11 @@ impl Mistakes {
         (!mistakes.is_empty()).then_some(Self(mistakes))
     }
 
+    /// Each mistake in one line.
+    pub fn lines(&self) -> Vec<String> {
+        self.0.iter().map(Mistake::to_string).collect()
+    }
+
     /// The mistakes that are there on every machine; `None` if there are none.
     pub fn without_machine(self) -> Option<Self> {
         let of_text = |mistake: &Mistake| matches!(mistake.problem, Problem::Text(_));

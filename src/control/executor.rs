@@ -5,7 +5,7 @@
 
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, stream, stream::FuturesUnordered};
 use serde::Serialize;
@@ -35,11 +35,18 @@ pub(super) struct AcceptedCommand {
     pub(super) response: ResponseWriter,
 }
 
+/// What commands act on.
+pub(crate) struct CommandTargets {
+    /// Polls and checks.
+    pub(crate) operations: Operations,
+    pub(crate) sinks: Arc<SinkAdmin>,
+}
+
 /// Runs accepted commands.
 pub(crate) struct CommandExecutor {
-    /// Polls and checks. Replaced as a whole by a reload; a running command keeps those with which it has started.
-    pub(crate) operations: Arc<ArcSwap<Operations>>,
-    pub(crate) sinks: Arc<SinkAdmin>,
+    /// Replaced as a whole by a reload; a running command keeps those with which it has started. `None` while the daemon owns no
+    /// accounts.
+    pub(crate) targets: Arc<ArcSwapOption<CommandTargets>>,
     pub(crate) reloads: ReloadRequests,
 }
 
@@ -87,7 +94,16 @@ impl CommandExecutor {
     }
 
     async fn execute(&self, command: ControlCommand, response: &ResponseWriter) {
-        let operations = self.operations.load_full();
+        if let ControlCommand::Reload(mode) = command {
+            return match self.reloads.outcome(mode, ReloadTrigger::Command).await {
+                Ok(outcome) => response.send(stream::iter(reload_rows(outcome))).await,
+                Err(error) => response.fail(&error.to_string()),
+            };
+        }
+        let Some(targets) = self.targets.load_full() else {
+            return response.fail("the daemon owns no accounts at the moment; try again later");
+        };
+        let CommandTargets { operations, sinks } = &*targets;
         match command {
             ControlCommand::Poll(filter) => {
                 response.note(operations.token_wait(&filter)).await;
@@ -100,16 +116,13 @@ impl CommandExecutor {
             ControlCommand::Sessions(filter) => {
                 response.send_selected(operations.sessions(filter)).await;
             }
-            ControlCommand::Sinks(command) => match self.sinks.execute(command).await {
+            ControlCommand::Sinks(command) => match sinks.execute(command).await {
                 Ok(SinkAnswer::Sinks(sinks)) => response.send(stream::iter(sinks)).await,
                 Ok(SinkAnswer::DeadLetters(letters)) => response.send(stream::iter(letters)).await,
                 Ok(SinkAnswer::Changed(done)) => response.send(stream::iter([done])).await,
                 Err(error) => response.fail(&crate::chain(&error)),
             },
-            ControlCommand::Reload(mode) => match self.reloads.outcome(mode, ReloadTrigger::Command).await {
-                Ok(outcome) => response.send(stream::iter(reload_rows(outcome))).await,
-                Err(error) => response.fail(&error.to_string()),
-            },
+            ControlCommand::Reload(_) => {}
         }
     }
 }

@@ -512,7 +512,7 @@ mod tests {
         for expected in [3, 4, 5] {
             let event = window.next_event().unwrap();
             assert_eq!(event.id.0, expected);
-            window.settle(&[event.clone()]);
+            window.settle(std::slice::from_ref(&event));
         }
         for _ in 0..2 {
             window.restart();

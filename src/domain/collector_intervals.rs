@@ -17,6 +17,9 @@ pub struct CollectorIntervals {
 }
 
 impl CollectorIntervals {
+    /// All collectors turned off.
+    pub const OFF: Self = Self { kf_list: None, online: None, waiting: None, quota: None };
+
     /// The interval of one collector.
     pub fn get(&self, collector: Collector) -> Option<Duration> {
         match collector {

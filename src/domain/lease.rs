@@ -17,6 +17,7 @@ pub struct Lease {
     /// The end, in microseconds of the monotonic clock.
     trusted_until: AtomicU64,
     is_revoked: AtomicBool,
+    is_suspended: AtomicBool,
 }
 
 /// The end of a lease that does not end by itself.
@@ -25,7 +26,11 @@ const UNLIMITED: u64 = u64::MAX;
 impl Lease {
     /// A lease that is trusted until it is revoked: a lock, which no other process can take, guarantees it.
     pub fn unlimited() -> Self {
-        Self { trusted_until: AtomicU64::new(UNLIMITED), is_revoked: AtomicBool::new(false) }
+        Self {
+            trusted_until: AtomicU64::new(UNLIMITED),
+            is_revoked: AtomicBool::new(false),
+            is_suspended: AtomicBool::new(false),
+        }
     }
 
     /// A lease that is trusted until the monotonic clock shows this time.
@@ -36,12 +41,18 @@ impl Lease {
     /// Whether this process may start something for its accounts now.
     pub fn is_trusted(&self, now: Moment) -> bool {
         !self.is_revoked.load(Ordering::Relaxed)
+            && !self.is_suspended.load(Ordering::Relaxed)
             && micros(now.monotonic) < self.trusted_until.load(Ordering::Relaxed)
     }
 
     /// Extends the lease until the monotonic clock shows this time. Never shortens it, so that renewals may arrive in any order.
     pub fn trust_until(&self, monotonic: Duration) {
         self.trusted_until.fetch_max(micros(monotonic), Ordering::Relaxed);
+    }
+
+    /// Suspends the lease, or ends a suspension: it is not trusted meanwhile, and nothing is forgotten.
+    pub fn set_suspended(&self, is_suspended: bool) {
+        self.is_suspended.store(is_suspended, Ordering::Relaxed);
     }
 
     /// Records that the lease is lost. It is never trusted again, whatever renewals arrive.

@@ -215,8 +215,8 @@ pub(crate) const UNEXPECTED: Remedy = Remedy {
 };
 pub(crate) const TLS_ISSUER: Remedy = Remedy {
     en: "set api.ca_file to a PEM file with the certificate of the authority that signed the server's certificate (a proxy that \
-         inspects TLS signs with its own), and restart",
-    zh: "请将 api.ca_file 设为签发该服务器证书的 CA 证书（PEM 文件；审查 TLS 的代理使用其自有 CA），然后重启",
+         inspects TLS signs with its own), and run \"kfwatch reload\"",
+    zh: "请将 api.ca_file 设为签发该服务器证书的 CA 证书（PEM 文件；审查 TLS 的代理使用其自有 CA），然后执行 kfwatch reload",
 };
 pub(crate) const TLS_NAME: Remedy = Remedy {
     en: "write a name of the certificate in the URL (api.base_url, or that of your token server), or find out which proxy answers \
@@ -238,8 +238,8 @@ pub(crate) const TLS: Remedy = Remedy {
     zh: "请查明该 URL（api.base_url 或令牌服务器的地址）处是何服务应答：须为 HTTPS，且证书受 api.ca_file 或系统信任；并检查 api.proxy",
 };
 pub(crate) const PROXY_LOGIN: Remedy = Remedy {
-    en: "write a user name and a password that the proxy accepts in api.proxy, like http://name:password@host:port, and restart",
-    zh: "请在 api.proxy 中写入代理接受的用户名与密码，如 http://name:password@host:port，然后重启",
+    en: "write a user name and a password that the proxy accepts in api.proxy, like http://name:password@host:port, and run \"kfwatch reload\"",
+    zh: "请在 api.proxy 中写入代理接受的用户名与密码，如 http://name:password@host:port，然后执行 kfwatch reload",
 };
 pub(crate) const PROXY_FORBIDS: Remedy = Remedy {
     en: "have the proxy allow CONNECT to the host and port of api.base_url, or use another one in api.proxy",

@@ -53,6 +53,9 @@ impl Poller {
         collector: Collector,
     ) -> PollOutcome {
         let started_at = self.clock.now();
+        if !self.lease.is_trusted(started_at) {
+            return PollOutcome::Untrusted;
+        }
         if backs_off(official_account, collector, started_at) {
             return PollOutcome::BackedOff;
         }
@@ -102,7 +105,7 @@ impl Poller {
         let mut state = official_account.collector(collector);
         let name = &official_account.status.name;
         match outcome {
-            PollOutcome::BackedOff => {}
+            PollOutcome::BackedOff | PollOutcome::Untrusted => {}
             PollOutcome::Succeeded => {
                 state.backoff = None;
                 if let Some(recovery) = state.failure_streak.succeeded(now) {

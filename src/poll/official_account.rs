@@ -172,6 +172,14 @@ impl OfficialAccount {
         self.backoff().is_some_and(|backoff| backoff.every_call && backoff.is_active_at(now))
     }
 
+    /// Forgets the backoff of polls and collectors, because the reason of their failures may have been removed.
+    pub fn end_backoff(&self) {
+        *self.backoff() = None;
+        for collector in Collector::ALL {
+            self.collector(collector).backoff = None;
+        }
+    }
+
     /// The backoff that all kf accounts share.
     pub(super) fn backoff(&self) -> MutexGuard<'_, Option<ActiveBackoff>> {
         self.backoff.lock().unwrap_or_else(PoisonError::into_inner)

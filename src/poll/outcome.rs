@@ -9,6 +9,8 @@ pub enum PollOutcome {
     Succeeded,
     /// An earlier failure backs off: nothing was called.
     BackedOff,
+    /// Another process may own the account: nothing was called.
+    Untrusted,
     /// The call failed.
     Failed(CallFailure),
     /// The answer was good but could not be stored. The next one finds the same changes again.

@@ -26,6 +26,7 @@ use crate::{
         event::{Change, EventType, duration_bounds, is_duration_known},
         failure_reason::FailureReason,
         failure_streak::FailureStreak,
+        lease::Lease,
         progress::WorkProgress,
         tracker::{FailureCause, TrackerUpdate},
     },
@@ -38,6 +39,7 @@ use crate::{
 /// Polls the accounts of poll guards, and commits what changes.
 pub struct Poller {
     pub(super) store: Store,
+    pub(super) lease: Arc<Lease>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
     limits: ArcSwap<PollLimits>,
@@ -63,8 +65,18 @@ impl Poller {
     pub fn new(store: Store, metrics: Arc<Metrics>, clock: Arc<dyn Clock>, limits: PollLimits) -> Self {
         let fetcher = SessionFetcher::new(Arc::clone(&clock), limits.deadline, limits.backoff_policy);
         let (commit_failures, commits) = (Mutex::default(), CommitCounter::default());
-        let limits = ArcSwap::from_pointee(limits);
-        Self { store, metrics, clock, limits, fetcher, commit_failures, commits, log: PollLog::default() }
+        let (limits, lease) = (ArcSwap::from_pointee(limits), store.lease());
+        Self {
+            store,
+            lease,
+            metrics,
+            clock,
+            limits,
+            fetcher,
+            commit_failures,
+            commits,
+            log: PollLog::default(),
+        }
     }
 
     /// Logs polls there.
@@ -90,6 +102,9 @@ impl Poller {
     /// Polls the guarded account once, unless it backs off.
     pub async fn poll(&self, guard: &PollGuard) -> PollOutcome {
         let started_at = self.clock.now();
+        if !self.lease.is_trusted(started_at) {
+            return PollOutcome::Untrusted;
+        }
         let outcome = match guard.official_account().active_backoff(guard.account(), started_at) {
             Some(backoff) => self.skip(guard.account(), backoff.cause, started_at).await,
             None => self.fetch_and_commit(guard).await,
@@ -211,7 +226,7 @@ impl Poller {
         let code = match outcome {
             PollOutcome::Succeeded => None,
             // The code of the failure that started the backoff stays.
-            PollOutcome::BackedOff => return,
+            PollOutcome::BackedOff | PollOutcome::Untrusted => return,
             PollOutcome::Failed(failure) => Some(failure.error.code()),
             PollOutcome::NotStored(_) => Some("store"),
         };

@@ -74,7 +74,9 @@ pub(super) fn log_outcome(
             }
         }
         // `log_commit` has logged a failed commit.
-        PollOutcome::NotStored(_) | PollOutcome::BackedOff => log_repeated(account.account(), outcome),
+        PollOutcome::NotStored(_) | PollOutcome::BackedOff | PollOutcome::Untrusted => {
+            log_repeated(account.account(), outcome)
+        }
     }
 }
 

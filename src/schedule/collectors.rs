@@ -147,7 +147,7 @@ async fn collect(account: CollectedAccount, current: DueCollection) -> (DueColle
         Ok(PollOutcome::Failed(failure)) => failure.class == ErrorClass::Busy,
         // `Retry-After` asked for a longer wait than this retry left: another retry may follow.
         Ok(PollOutcome::BackedOff) => current.retries > 0,
-        Ok(PollOutcome::Succeeded | PollOutcome::NotStored(_)) => false,
+        Ok(PollOutcome::Succeeded | PollOutcome::NotStored(_) | PollOutcome::Untrusted) => false,
         Err(_) => {
             poller.record_collection_panic(&official_account, current.collector);
             false

@@ -106,10 +106,10 @@ impl TlsRefusal {
     pub fn remedy_at_sink(&self) -> &'static str {
         match self {
             Self::UnknownIssuer => {
-                "set ca_file to the certificate of the authority that signed it, and restart"
+                "set ca_file to the certificate of the authority that signed it, and run \"kfwatch reload\""
             }
             Self::WrongName { .. } => {
-                "use a name of the certificate in url and restart, or have one issued for this name"
+                "use a name of the certificate in url and run \"kfwatch reload\", or have one issued for this name"
             }
             Self::CaAsLeaf => {
                 "have the authority issue a certificate for the server, install that one there, and set ca_file to the \

@@ -85,8 +85,11 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
                     a href="/metrics" { "metrics" } " · " a href="/-/ready" { "ready" } " · "
                     a href="/-/healthy" { "healthy" }
                 }
-                @if let Some(error) = state.store.write_failure() {
+                @if let Some(error) = state.write_failure() {
                     p.remark { b { "Nothing is stored" } ": " (crate::chain(&error)) }
+                }
+                @if let Some(refusal) = state.reload_refusal.load_full() {
+                    p.remark { b { "The changed configuration is not in use" } ": " (refusal.reasons.join("; ")) }
                 }
                 (official_accounts(&state.table.official_accounts(), now))
                 (sink_table::table(&stored, now))

@@ -112,6 +112,7 @@ impl Rehearsal {
         match self.poller.collect(&self.official_account, collector).await {
             PollOutcome::Succeeded => "ok",
             PollOutcome::BackedOff => "backed off",
+            PollOutcome::Untrusted => "not trusted",
             PollOutcome::Failed(failure) => failure.error.code(),
             PollOutcome::NotStored(_) => "not stored",
         }
@@ -139,6 +140,7 @@ impl Rehearsal {
         match self.poller.poll(&guard).await {
             PollOutcome::Succeeded => "ok",
             PollOutcome::BackedOff => "backed off",
+            PollOutcome::Untrusted => "not trusted",
             PollOutcome::Failed(failure) => failure.error.code(),
             PollOutcome::NotStored(_) => "not stored",
         }

@@ -416,10 +416,13 @@ fn replaced_file_is_reopened_on_request() {
     assert!(read(&new).contains("oC") && read(&new).lines().count() == 1, "{}", read(&new));
 }
 
+/// A name, what the old receiver does, what is waited for before the removal, and how many events are acknowledged by then.
+type RemovalStage = (&'static str, fn(&mut Receiver), fn(&Stage, &Receiver), usize);
+
 /// A sink is removed in each stage and added again: its dispatcher ends, and the next one delivers the rest once.
 #[test]
 fn removed_sink_ends_in_every_stage_and_continues_when_added_again() {
-    let stages: [(&str, fn(&mut Receiver), fn(&Stage, &Receiver), usize); 6] = [
+    let stages: [RemovalStage; 6] = [
         ("idle", |_| {}, |stage, _| stage.eventually_delivered(), 1),
         ("committed a moment ago", |_| {}, |_, _| {}, 1),
         ("backing off", Receiver::kill, |stage, _| stage.eventually_failed(1), 0),

@@ -11,7 +11,7 @@ use std::{
 
 use crate::support::{
     rehearsal::{self, NoJournal, ScriptedClock},
-    wait::PATIENCE,
+    wait::{PATIENCE, eventually},
 };
 use kfwatch::{
     app::App,
@@ -28,7 +28,7 @@ use kfwatch::{
     poll::{AccountDiscovery, DiscoveryPatterns, NoGuard, OfficialAccount, PollGuard, PollLimits, Poller},
     simulator::{KfState, Scenario, Simulator},
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
-    store::{EventFilter, PruneLimits, Store},
+    store::{EventFilter, EventLog, PruneLimits, Store},
     wechat::{
         client::OfficialAccountClient,
         token::{TokenProvider, TokenSource},
@@ -432,10 +432,8 @@ async fn restart(directory: &Path, appid: &str, kf_accounts: &str) -> App {
 }
 
 fn watched_by(app: &App) -> Vec<String> {
-    let web = app.web();
-    let mut watched = Vec::new();
-    web.table.official_accounts()[0].for_each_view(|account, _| watched.push(account.to_string()));
-    watched
+    let (name, kf_accounts) = &app.watched()[0];
+    kf_accounts.iter().map(|kf_account| format!("{name}/{kf_account}")).collect()
 }
 
 #[tokio::test]
@@ -451,15 +449,21 @@ async fn restart_polls_discovered_accounts_before_any_list() {
     let app = restart(directory.path(), &appid, &format!("kf_accounts = [\"{named}\", \"*\"]")).await;
     let expected: Vec<String> = kf_accounts[..3].iter().map(|name| format!("renamed/{name}")).collect();
     assert_eq!(watched_by(&app), expected);
-    let view = app.web().table.official_accounts()[0].kf_accounts()[2].view(0);
+    let web = app.web();
+    app.run(std::future::ready(())).await.unwrap();
+    let view = web.table.official_accounts()[0].kf_accounts()[2].view(0);
     assert_eq!((view.state, view.sessions), (AccountState::Ok, Some(1)), "with their last known values");
-    drop(app);
 
     let app =
         restart(directory.path(), &appid, &format!("kf_accounts = [\"{}\", \"none*\"]", kf_accounts[1]))
             .await;
     assert_eq!(watched_by(&app), [format!("renamed/{}", kf_accounts[1])]);
-    drop(app);
+    let log = EventLog::open(&store_path(directory.path())).unwrap();
+    let all_left = tokio::task::spawn_blocking(move || {
+        let events = || log.read(&EventFilter::default(), 100).unwrap().events.len();
+        eventually("the accounts have left", || (events() == 4).then_some(()));
+    });
+    app.run(async { all_left.await.unwrap() }).await.unwrap();
     let store = Store::open(&store_path(directory.path())).unwrap();
     assert_eq!(
         reported(&store, &kf_accounts).await,

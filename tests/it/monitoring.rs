@@ -72,6 +72,8 @@ const ALWAYS: &[(&str, &str, &[&str])] = &[
     ("kfwatch_store_events", "gauge", &[]),
     ("kfwatch_upstream_clock_skew_seconds", "gauge", &[]),
     ("kfwatch_build_info", "gauge", &["version", "revision"]),
+    ("kfwatch_config_last_reload_successful", "gauge", &[]),
+    ("kfwatch_config_last_reload_success_timestamp_seconds", "gauge", &[]),
     ("kfwatch_log_dropped_lines_total", "counter", &[]),
 ];
 

@@ -128,6 +128,7 @@ impl Rehearsal {
             outcomes.push(match self.poller.poll(&guard).await {
                 PollOutcome::Succeeded => "ok",
                 PollOutcome::BackedOff => "backed off",
+                PollOutcome::Untrusted => "not trusted",
                 PollOutcome::Failed(failure) => failure.error.code(),
                 PollOutcome::NotStored(_) => "not stored",
             });

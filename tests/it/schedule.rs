@@ -91,6 +91,9 @@ impl TokenJournal for NoJournal {
     }
 }
 
+/// The kf account of each job, and when it was taken.
+type TakenJobs = Arc<Mutex<Vec<(Arc<str>, Timestamp)>>>;
+
 /// A ticker whose jobs are taken from the queue and recorded, not polled.
 struct Ticking {
     clock: ScriptedClock,
@@ -101,7 +104,7 @@ struct Ticking {
     poller: Arc<Poller>,
     official_accounts: watch::Sender<Arc<Vec<ScheduledAccount>>>,
     /// The kf account of each job that was taken, and the scripted wall time then.
-    taken: Arc<Mutex<Vec<(Arc<str>, Timestamp)>>>,
+    taken: TakenJobs,
     progress: Mutex<ProgressMonitor>,
     stop: CancellationToken,
     ended: Arc<Mutex<Option<Result<(), String>>>>,
@@ -130,8 +133,7 @@ impl Ticking {
     fn spread(clock: ScriptedClock, key: ScheduleKey, kf_accounts: usize) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let (directory, metrics) = (tempfile::tempdir().unwrap(), Arc::new(Metrics::new().unwrap()));
         let (ticks, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let limits = PollLimits {

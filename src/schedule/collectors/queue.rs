@@ -52,8 +52,12 @@ impl Account {
 impl CollectionQueue {
     /// A queue without official accounts, with all collectors turned off.
     pub(super) fn new() -> Self {
-        let intervals = CollectorIntervals { kf_list: None, online: None, waiting: None, quota: None };
-        Self { intervals, heap: BinaryHeap::new(), accounts: BTreeMap::new(), last_key: 0 }
+        Self {
+            intervals: CollectorIntervals::OFF,
+            heap: BinaryHeap::new(),
+            accounts: BTreeMap::new(),
+            last_key: 0,
+        }
     }
 
     /// Adds an official account, whose collections are due at once.

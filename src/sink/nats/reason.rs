@@ -166,7 +166,7 @@ mod tests {
         check(
             io::Error::new(io::ErrorKind::InvalidData, unknown).into(),
             "the server's certificate is signed by an unknown authority: set ca_file to the certificate of the authority \
-             that signed it, and restart",
+             that signed it, and run \"kfwatch reload\"",
         );
     }
 

@@ -29,7 +29,8 @@ const ROWS: [Row; 12] = [
         sources: &["TargetDown"],
         silences: |alert| {
             let of_sinks = &["SinkLagging", "SinkStopped", "SinkSuspended", "EventLogFilling", "DeadLetters"];
-            let of_machine = &["TicksMissed", "StoreFailing", "ClockSkewed", "Restarting"];
+            let of_machine =
+                &["TicksMissed", "StoreFailing", "ClockSkewed", "Restarting", "ConfigReloadFailed"];
             alert.is_one_of(of_sinks)
                 || alert.is_one_of(of_machine)
                 || alert.is("MostOfficialAccountsFailing")

@@ -1,0 +1,219 @@
+//! Derives the desired state of the daemon from its configuration.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::accounts::{self, KfAccountNames};
+use crate::{
+    config::{
+        ApiConfig, BackoffPolicy, Config, LogConfig, MetricsConfig, OfficialAccountConfig, PollConfig,
+        SinkConfig, SinkTarget, StoreConfig,
+    },
+    domain::{
+        collector_intervals::CollectorIntervals,
+        local_time::LocalZone,
+        plan::{self, Activity, DaemonState, Part, RunId},
+        schedule_key::ScheduleKey,
+    },
+};
+
+/// The state of this daemon, running or desired.
+pub(super) type State = DaemonState<OfficialAccountPart, SinkPart, Settings>;
+
+/// What changes in this daemon.
+pub(super) type Plan<'a> = plan::Plan<'a, OfficialAccountPart, SinkPart, Settings>;
+
+/// What the daemon should be.
+#[derive(Clone, Debug)]
+pub(super) struct Desired {
+    /// The configuration.
+    pub(super) config: Arc<Config>,
+    /// Whether this process owns the accounts of the store.
+    pub(super) owns_run: bool,
+    /// Whether it acts for them.
+    pub(super) activity: Activity,
+    /// See [`DaemonState::may_retire`].
+    pub(super) may_retire: bool,
+}
+
+/// An official account with the kf accounts that are watched.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct OfficialAccountPart {
+    pub(super) config: OfficialAccountConfig,
+    pub(super) spread: Duration,
+    /// The named kf accounts, and those that getkflist has listed and that match the patterns.
+    pub(super) kf_accounts: BTreeSet<Arc<str>>,
+}
+
+/// A sink.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SinkPart {
+    pub(super) config: SinkConfig,
+    /// The zone of the times in messages for people.
+    zone: Option<LocalZone>,
+}
+
+/// What belongs to no other part.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Settings {
+    pub(super) shutdown_timeout: Duration,
+    pub(super) reload_interval: Option<Duration>,
+    pub(super) enable_reload: bool,
+    pub(super) log: LogConfig,
+    pub(super) metrics: MetricsConfig,
+    pub(super) store: StoreConfig,
+    pub(super) api: ApiConfig,
+    pub(super) poll: PollConfig,
+    pub(super) backoff: BackoffPolicy,
+    pub(super) collectors: CollectorIntervals,
+}
+
+impl OfficialAccountPart {
+    /// The ticks at which it is polled.
+    pub(super) fn schedule_key(&self) -> ScheduleKey {
+        ScheduleKey { schedule: self.config.schedule.clone(), spread: self.spread }
+    }
+
+    /// The kf accounts, those that are named first, in the order of the configuration.
+    pub(super) fn in_order(&self) -> Vec<Arc<str>> {
+        let named =
+            self.config.kf_accounts.iter().filter_map(|named| self.kf_accounts.get(named.as_str()).cloned());
+        let mut in_order: Vec<Arc<str>> = named.collect();
+        if in_order.len() < self.kf_accounts.len() {
+            let listed: HashSet<Arc<str>> = in_order.iter().cloned().collect();
+            in_order
+                .extend(self.kf_accounts.iter().filter(|kf_account| !listed.contains(*kf_account)).cloned());
+        }
+        in_order
+    }
+
+    /// What differs in `desired`, for a person.
+    pub(super) fn changes(&self, desired: &Self) -> Vec<String> {
+        let count = |of: &Self, not_in: &Self| of.kf_accounts.difference(&not_in.kf_accounts).count();
+        let counted = |count: usize, what: &str| (count > 0).then(|| format!("{what} {count}"));
+        let (from, to) = (&self.config, &desired.config);
+        let key = |differs: bool, key: &str| differs.then(|| key.to_owned());
+        let changes = [
+            key(from.name != to.name, "name"),
+            counted(count(desired, self), "kf accounts added:"),
+            counted(count(self, desired), "kf accounts removed:"),
+            key(from.patterns != to.patterns || from.exclude != to.exclude, "patterns"),
+            key(self.schedule_key() != desired.schedule_key(), "schedule"),
+            key(from.max_requests_per_minute != to.max_requests_per_minute, "max_requests_per_minute"),
+            key(from.token != to.token, "token"),
+        ];
+        changes.into_iter().flatten().collect()
+    }
+}
+
+impl Part for OfficialAccountPart {
+    /// Its name is in its kf accounts, events and series. So a renamed one starts anew, with the token that it has.
+    fn can_become(&self, desired: &Self) -> bool {
+        self.config.name == desired.config.name
+    }
+}
+
+impl Part for SinkPart {
+    fn can_become(&self, _desired: &Self) -> bool {
+        true
+    }
+}
+
+impl SinkPart {
+    /// What differs in `desired`, for a person.
+    pub(super) fn changes(&self, desired: &Self) -> Vec<String> {
+        let (from, to) = (&self.config, &desired.config);
+        let changes = [
+            (from.target != to.target, "options"),
+            (from.types != to.types, "types"),
+            (from.official_accounts != to.official_accounts, "official_accounts"),
+            (from.start != to.start, "start"),
+            (self.zone != desired.zone, "poll.timezone"),
+        ];
+        changes.into_iter().filter(|(differs, _)| *differs).map(|(_, key)| key.to_owned()).collect()
+    }
+
+    fn new(config: &Config, sink: &SinkConfig) -> Self {
+        let is_chat = matches!(sink.target, SinkTarget::Chat(_));
+        Self { config: sink.clone(), zone: is_chat.then_some(config.poll.timezone) }
+    }
+}
+
+impl Settings {
+    fn new(config: &Config) -> Self {
+        Self {
+            shutdown_timeout: config.shutdown_timeout,
+            reload_interval: config.reload_interval,
+            enable_reload: config.web.enable_reload,
+            log: config.log.clone(),
+            metrics: config.metrics,
+            store: config.store.clone(),
+            api: config.api.clone(),
+            poll: config.poll.clone(),
+            backoff: config.backoff_policy,
+            collectors: config.collectors,
+        }
+    }
+
+    /// The keys that differ, or their sections.
+    pub(super) fn changed_keys(&self, desired: &Self) -> Vec<&'static str> {
+        let (poll, to) = (&self.poll, &desired.poll);
+        let (log, to_log) = (&self.log, &desired.log);
+        let keys = [
+            (self.shutdown_timeout != desired.shutdown_timeout, "shutdown_timeout"),
+            (self.reload_interval != desired.reload_interval, "reload_interval"),
+            (self.enable_reload != desired.enable_reload, "web.enable_reload"),
+            (log.level != to_log.level, "log.level"),
+            (log.format != to_log.format, "log.format"),
+            (log.language != to_log.language, "log.language"),
+            (self.metrics != desired.metrics, "metrics"),
+            (self.store != desired.store, "store"),
+            (self.api != desired.api, "api"),
+            (poll.spread != to.spread, "poll.spread"),
+            (poll.blind_after != to.blind_after, "poll.blind_after"),
+            (poll.timezone != to.timezone, "poll.timezone"),
+            (self.backoff != desired.backoff, "backoff"),
+            (self.collectors != desired.collectors, "collectors"),
+        ];
+        keys.into_iter().filter_map(|(differs, key)| differs.then_some(key)).collect()
+    }
+}
+
+impl Desired {
+    /// A daemon that owns all accounts of the configuration.
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Self { config, owns_run: true, activity: Activity::Active, may_retire: true }
+    }
+
+    /// The state that the configuration describes. `known` are the kf accounts that are watched now, or were when the daemon stopped:
+    /// those that match the patterns of their official account stay.
+    pub(super) fn state(&self, known: &KfAccountNames) -> State {
+        let config = &*self.config;
+        let owned = self.owns_run.then_some(config);
+        let official_accounts = owned.into_iter().flat_map(|config| &config.official_accounts);
+        let official_accounts = official_accounts.map(|configured| {
+            let known = known.get(configured.appid.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let part = OfficialAccountPart {
+                config: configured.clone(),
+                spread: config.poll.spread,
+                kf_accounts: accounts::watched(configured, known).into_iter().collect(),
+            };
+            (configured.appid.as_str().into(), part)
+        });
+        let official_accounts: BTreeMap<_, _> = official_accounts.collect();
+        let sinks = owned.into_iter().flat_map(|config| &config.sinks);
+        State {
+            runs: owned.map(|_| RunId::SQLITE).into_iter().collect(),
+            schedules: official_accounts.values().map(OfficialAccountPart::schedule_key).collect(),
+            official_accounts,
+            sinks: sinks.map(|sink| (sink.name.as_str().into(), SinkPart::new(config, sink))).collect(),
+            listeners: config.web.listen.iter().copied().collect(),
+            settings: Some(Settings::new(config)),
+            activity: self.activity,
+            may_retire: self.may_retire,
+        }
+    }
+}

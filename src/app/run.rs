@@ -1,0 +1,305 @@
+//! A run: the part of the daemon that owns the accounts and sinks of one store, with its poller, dispatchers and housekeeping.
+//!
+//! A daemon with a SQLite store has one run. Runs start and stop while the process goes on, and share what the
+//! [`Replica`](super::replica::Replica) has: the queue, the tickers, the collectors, the tables for readers.
+//!
+//! [`Run::register`] is the only step of a reconcile that writes to the store. [`Run::apply`] cannot fail and does not wait.
+
+mod apply;
+mod register;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub(super) use self::{apply::AccountInputs, register::Registered};
+use super::{
+    accounts::KfAccountNames,
+    context::RunContext,
+    desired::{OfficialAccountPart, State},
+    error::AppError,
+    housekeeping::Housekeeping,
+    leaving::{Leaving, LeavingGroup, Left},
+    official_accounts::OfficialAccountFactory,
+    operations::poll_deadline,
+    run_sinks::RunSinks,
+    tasks::{TaskName, TaskSet},
+};
+use crate::{
+    config::{Config, OfficialAccountConfig, StoreConfig},
+    domain::{plan::Activity, schedule_key::ScheduleKey},
+    poll::{OfficialAccount, PollLimits, Poller},
+    schedule::{collectors::CollectedAccount, queue::LaneId, spread_plan::ScheduledAccount},
+    status::{AccountTable, OfficialAccountStatus, WatchedAccount},
+    store::Store,
+    wechat::token::MIN_FETCH_INTERVAL,
+};
+
+/// How long the store may take to write its log into its file at the end.
+const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The run of one store.
+pub(super) struct Run {
+    pub(super) store: Store,
+    pub(super) poller: Arc<Poller>,
+    pub(super) factory: OfficialAccountFactory,
+    pub(super) sinks: RunSinks,
+    /// By appid.
+    official_accounts: BTreeMap<Arc<str>, RunningAccount>,
+    /// The appids in the order of the configuration.
+    order: Vec<Arc<str>>,
+    leaving: Leaving,
+    left: mpsc::Sender<Left>,
+    /// The official accounts of this run, for housekeeping.
+    table: Arc<AccountTable>,
+    limits: Arc<ArcSwap<StoreConfig>>,
+    tasks: TaskSet,
+    stops: RunStops,
+    context: RunContext,
+}
+
+/// What asks the tasks of a run to end.
+#[derive(Default)]
+struct RunStops {
+    /// The polls of the run are being stopped.
+    polling: CancellationToken,
+    /// The polls of the run are done.
+    polls_done: CancellationToken,
+}
+
+/// An official account that runs.
+struct RunningAccount {
+    part: OfficialAccountPart,
+    official_account: Arc<OfficialAccount>,
+    lane: LaneId,
+}
+
+impl Run {
+    /// Opens the store of a run without accounts and sinks.
+    pub(super) async fn open(
+        config: &Config,
+        context: &RunContext,
+        left: mpsc::Sender<Left>,
+    ) -> Result<Self, AppError> {
+        let store = Store::open(&config.store.path)?;
+        let RunContext { metrics, clock, .. } = context;
+        let factory = OfficialAccountFactory::build(config, &store, Arc::clone(clock)).await?;
+        let poller = Poller::new(store.clone(), Arc::clone(metrics), Arc::clone(clock), poll_limits(config));
+        Ok(Self {
+            poller: Arc::new(poller),
+            factory,
+            sinks: RunSinks::new(&store, context, left.clone()),
+            official_accounts: BTreeMap::new(),
+            order: Vec::new(),
+            leaving: Leaving::default(),
+            left,
+            table: Arc::default(),
+            limits: Arc::new(ArcSwap::from_pointee(config.store.clone())),
+            tasks: TaskSet::default(),
+            stops: RunStops::default(),
+            context: context.clone(),
+            store,
+        })
+    }
+
+    /// The official accounts that run, with the kf accounts that are watched now.
+    pub(super) fn official_account_parts(&self) -> BTreeMap<Arc<str>, OfficialAccountPart> {
+        let part = |(appid, running): (&Arc<str>, &RunningAccount)| {
+            let kf_accounts = names(&running.official_account.accounts()).collect();
+            (Arc::clone(appid), OfficialAccountPart { kf_accounts, ..running.part.clone() })
+        };
+        self.official_accounts.iter().map(part).collect()
+    }
+
+    /// The kf accounts that are watched now.
+    pub(super) fn watched(&self) -> KfAccountNames {
+        let watched = |(appid, running): (&Arc<str>, &RunningAccount)| {
+            (Arc::clone(appid), names(&running.official_account.accounts()).collect())
+        };
+        self.official_accounts.iter().map(watched).collect()
+    }
+
+    /// Removes from the desired state what cannot start yet, because it has not finished leaving. Returns how many parts that are.
+    pub(super) fn defer(&self, desired: &mut State) -> usize {
+        let before = desired.official_accounts.len();
+        let mut deferred = 0;
+        desired.official_accounts.retain(|appid, part| match self.leaving.of(appid) {
+            None => true,
+            Some(_) if !self.official_accounts.contains_key(appid) => false,
+            Some(leaving) => {
+                let before = part.kf_accounts.len();
+                part.kf_accounts.retain(|kf_account| !leaving.contains(kf_account));
+                deferred += before - part.kf_accounts.len();
+                true
+            }
+        });
+        deferred += before - desired.official_accounts.len();
+        deferred + self.sinks.defer(desired)
+    }
+
+    /// Sets what the run has of the settings, and the order in which readers see its accounts.
+    pub(super) fn configure(&mut self, config: &Config) {
+        self.order = appids(config).collect();
+        self.poller.set_limits(poll_limits(config));
+        self.limits.store(Arc::new(config.store.clone()));
+        self.table.publish(self.statuses());
+        let official_accounts = self.running().map(|running| Arc::clone(&running.official_account)).collect();
+        self.poller.log().configure(config.log.language, official_accounts);
+        if !self.tasks.contains(&TaskName::Housekeeping) {
+            self.start_housekeeping();
+        }
+    }
+
+    /// Logs once for all official accounts that their first calls wait, because their tokens were fetched just before a restart.
+    pub(super) fn log_token_wait(&self) {
+        let waits = self.running().map(|running| running.official_account.token_wait());
+        let waits: Vec<Duration> = waits.filter(|wait| !wait.is_zero()).collect();
+        if let Some(longest) = waits.iter().max() {
+            tracing::info!(
+                official_accounts = waits.len(),
+                "First polls wait {} s: kfwatch fetches tokens at most once in {} s, also after a restart",
+                longest.as_secs_f64().ceil(),
+                MIN_FETCH_INTERVAL.as_secs()
+            );
+        }
+    }
+
+    /// The official accounts of each schedule.
+    pub(super) fn scheduled(&self) -> HashMap<ScheduleKey, Vec<ScheduledAccount>> {
+        let mut schedules: HashMap<ScheduleKey, Vec<ScheduledAccount>> = HashMap::new();
+        for running in self.running() {
+            let scheduled = ScheduledAccount {
+                official_account: Arc::clone(&running.official_account),
+                lane: running.lane,
+            };
+            schedules.entry(running.part.schedule_key()).or_default().push(scheduled);
+        }
+        schedules
+    }
+
+    /// The official accounts, for the collectors.
+    pub(super) fn collected(&self) -> Vec<CollectedAccount> {
+        let collected = |running: &RunningAccount| CollectedAccount {
+            official_account: Arc::clone(&running.official_account),
+            poller: Arc::clone(&self.poller),
+        };
+        self.running().map(collected).collect()
+    }
+
+    /// The official accounts, each with its configuration.
+    pub(super) fn configured(&self) -> impl Iterator<Item = (&OfficialAccountConfig, &Arc<OfficialAccount>)> {
+        self.running().map(|running| (&running.part.config, &running.official_account))
+    }
+
+    /// Sets whether the run acts for its accounts. Polls and attempts in flight finish.
+    pub(super) fn set_activity(&self, activity: Activity) {
+        self.store.lease().set_suspended(activity == Activity::Paused);
+    }
+
+    /// The official accounts as readers see them.
+    pub(super) fn statuses(&self) -> Vec<Arc<OfficialAccountStatus>> {
+        self.running().map(|running| Arc::clone(&running.official_account.status)).collect()
+    }
+
+    /// Notes that parts have finished leaving.
+    pub(super) fn note_left(&mut self, left: &Left) {
+        match left {
+            Left::KfAccounts(accounts) => self.leaving.remove(accounts),
+            Left::Sink(name) => self.sinks.note_ended(name),
+        }
+    }
+
+    /// Waits until a task of this run fails, or the store is lost.
+    pub(super) async fn failure(&mut self) -> AppError {
+        tokio::select! {
+            lost = self.store.lost() => AppError::Store(lost),
+            failed = self.tasks.failure() => failed.1,
+            failed = self.sinks.failure() => failed,
+        }
+    }
+
+    /// Stops the run: its polls finish, the times of the last ones are stored, each sink finishes its attempt, the store is closed.
+    /// Each of these waits for those before it only for its share of the timeout: a call that hangs must not stop sinks from finishing.
+    pub(super) async fn stop(mut self, timeout: Duration) {
+        let polled: Vec<LeavingGroup> = self.leave_all();
+        let polls = polled.iter().map(LeavingGroup::retired).collect::<FuturesUnordered<_>>();
+        let polls = polls.for_each(async |_| {});
+        if tokio::time::timeout(timeout / 2, polls).await.is_err() {
+            tracing::warn!("Draining: polls did not finish within their share of shutdown_timeout");
+        }
+        self.stops.polling.cancel();
+        self.stops.polls_done.cancel();
+        self.tasks.drain(|_| true, timeout / 8, "housekeeping").await;
+        self.sinks.stop(timeout / 4).await;
+        self.close().await;
+    }
+
+    /// Ends everything at once, because the store is lost: nothing may be delivered or polled any more.
+    pub(super) async fn abandon(mut self) {
+        self.sinks.abort().await;
+        self.leave_all();
+        self.stops.polling.cancel();
+        self.tasks.drain(|_| true, Duration::ZERO, "housekeeping").await;
+        self.close().await;
+    }
+
+    /// Makes sure that no poll starts any more. The accounts stay in the table, so that housekeeping can store when they were last seen.
+    fn leave_all(&self) -> Vec<LeavingGroup> {
+        let leave = |running: &RunningAccount| {
+            self.context.queue.remove_lane(running.lane);
+            let accounts = running.official_account.accounts().to_vec();
+            accounts.iter().for_each(|account| account.leave());
+            LeavingGroup { official_account: Some(Arc::clone(&running.official_account)), accounts }
+        };
+        self.official_accounts.values().map(leave).collect()
+    }
+
+    async fn close(&self) {
+        self.poller.log().flush();
+        if tokio::time::timeout(STORE_CLOSE_TIMEOUT, self.store.close()).await.is_err() {
+            tracing::warn!("The store did not close in time; committed data is safe");
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = &RunningAccount> {
+        self.order.iter().filter_map(|appid| self.official_accounts.get(appid))
+    }
+
+    fn start_housekeeping(&mut self) {
+        let housekeeping = Housekeeping {
+            store: self.store.clone(),
+            clock: Arc::clone(&self.context.clock),
+            table: Arc::clone(&self.table),
+            sinks: self.sinks.admin(),
+            limits: Arc::clone(&self.limits),
+            store_failures: Mutex::default(),
+        };
+        let RunStops { polling, polls_done } = &self.stops;
+        let task = housekeeping.run(polling.clone(), polls_done.clone());
+        self.tasks.spawn(TaskName::Housekeeping, polling, async { Ok(task.await?) });
+    }
+}
+
+fn names(accounts: &[Arc<WatchedAccount>]) -> impl Iterator<Item = Arc<str>> {
+    accounts.iter().map(|account| Arc::clone(&account.account().kf_account))
+}
+
+/// The times that bound polls.
+fn poll_limits(config: &Config) -> PollLimits {
+    PollLimits {
+        deadline: poll_deadline(config),
+        blind_after: config.poll.blind_after,
+        backoff_policy: config.backoff_policy,
+    }
+}
+
+fn appids(config: &Config) -> impl Iterator<Item = Arc<str>> {
+    config.official_accounts.iter().map(|configured| configured.appid.as_str().into())
+}

@@ -1,0 +1,109 @@
+//! What a run tells the store when its accounts and sinks change: the only step of a reconcile that writes.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    super::{
+        accounts, build_sinks,
+        desired::{Plan, State},
+    },
+    Run, appids,
+};
+use crate::{
+    config::Config,
+    domain::{account::Account, plan::Step},
+    status::WatchedAccount,
+    store::{RegisteredAccounts, RegisteredSink, RegistrationUpdate, StoreError, StoredAccount},
+};
+
+/// What the store returned for the parts that start or change.
+#[derive(Default)]
+pub(in crate::app) struct Registered {
+    /// The kf accounts that are added, by appid.
+    pub(super) kf_accounts: HashMap<Arc<str>, Vec<StoredAccount>>,
+    /// All desired sinks, by name.
+    pub(in crate::app) sinks: HashMap<Arc<str>, RegisteredSink>,
+    /// Kf accounts that left the configuration while no daemon ran.
+    pub(super) left: Vec<StoredAccount>,
+}
+
+impl Run {
+    /// Registers all accounts and sinks of a run that starts, in one transaction.
+    pub(in crate::app) async fn register_all(
+        &self,
+        desired: &State,
+        config: &Config,
+    ) -> Result<Registered, StoreError> {
+        let (mut all, mut counts) = (Vec::new(), Vec::new());
+        for appid in appids(config) {
+            if let Some(part) = desired.official_accounts.get(&appid) {
+                counts.push((appid, part.kf_accounts.len()));
+                all.extend(accounts::with_names(&part.config, part.in_order()));
+            }
+        }
+        build_sinks::log_removed(&self.store.sinks().await?, &config.sinks);
+        let (names, sinks) = self.sinks.registrations(desired);
+        let registered = self.store.register(all, sinks, self.context.clock.now().wall).await?;
+        let sinks = names.into_iter().zip(registered.sinks).collect();
+        let RegisteredAccounts { configured, left } = registered.accounts;
+        Ok(Registered { kf_accounts: split(configured, counts), sinks, left })
+    }
+
+    /// Registers what a plan adds and removes, in one transaction. If this fails, nothing has changed.
+    pub(in crate::app) async fn register(
+        &self,
+        plan: &Plan<'_>,
+        desired: &State,
+    ) -> Result<Registered, StoreError> {
+        let mut added: Vec<Account> = Vec::new();
+        let mut counts = Vec::new();
+        let mut left = Vec::new();
+        for step in &plan.official_accounts {
+            let before = added.len();
+            let appid = match *step {
+                Step::Start(appid, part) => {
+                    added.extend(accounts::with_names(&part.config, part.in_order()));
+                    appid
+                }
+                Step::Change(appid, from, to) => {
+                    let new = to.kf_accounts.difference(&from.kf_accounts).cloned();
+                    let removed = |kf_account: &str| !to.kf_accounts.contains(kf_account);
+                    left.extend(self.with_names(appid, removed).iter().map(|account| account.id()));
+                    added.extend(accounts::with_names(&to.config, new));
+                    appid
+                }
+                Step::Stop(appid, _) if desired.may_retire => {
+                    left.extend(self.with_names(appid, |_| true).iter().map(|account| account.id()));
+                    continue;
+                }
+                Step::Stop(..) | Step::Restart(..) => continue,
+            };
+            counts.push((Arc::clone(appid), added.len() - before));
+        }
+        let (names, sinks) = self.sinks.registrations(desired);
+        let sinks = (!plan.sinks.is_empty() && desired.may_retire).then_some(sinks);
+        if added.is_empty() && left.is_empty() && sinks.is_none() {
+            return Ok(Registered::default());
+        }
+        let update = RegistrationUpdate { added, left, sinks };
+        let updated = self.store.update_registrations(update, self.context.clock.now().wall).await?;
+        let sinks = names.into_iter().zip(updated.sinks).collect();
+        Ok(Registered { kf_accounts: split(updated.accounts, counts), sinks, left: Vec::new() })
+    }
+
+    /// The watched kf accounts of an official account whose names `which` selects.
+    fn with_names(&self, appid: &str, which: impl Fn(&str) -> bool) -> Vec<Arc<WatchedAccount>> {
+        let running = self.official_accounts.get(appid);
+        let accounts = running.map(|running| running.official_account.accounts()).unwrap_or_default();
+        accounts.iter().filter(|account| which(&account.account().kf_account)).cloned().collect()
+    }
+}
+
+/// Splits what the store returned by official account.
+fn split(
+    stored: Vec<StoredAccount>,
+    counts: Vec<(Arc<str>, usize)>,
+) -> HashMap<Arc<str>, Vec<StoredAccount>> {
+    let mut stored = stored.into_iter();
+    counts.into_iter().map(|(appid, count)| (appid, stored.by_ref().take(count).collect())).collect()
+}
