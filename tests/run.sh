@@ -153,6 +153,8 @@ if $long; then
         cargo test --locked --release --quiet --test it -- delivery_faults::
     step "many rounds of delivery to NATS" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
         cargo test --locked --release --quiet --test it -- nats:: --ignored
+    step "many reloads" env KFWATCH_RELOAD_ROUNDS="${KFWATCH_RELOAD_ROUNDS:-1000}" \
+        cargo test --locked --release --quiet --test it -- reload::storm
     step "a sweep of many accounts" env KFWATCH_SWEEP_ACCOUNTS="${KFWATCH_SWEEP_ACCOUNTS:-20000}" \
         cargo test --locked --release --quiet --test sweep
     step "soak" env KFWATCH_SOAK_MINUTES="${KFWATCH_SOAK_MINUTES:-30}" \
