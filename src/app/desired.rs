@@ -77,6 +77,11 @@ impl OfficialAccountPart {
         ScheduleKey { schedule: self.config.schedule.clone(), spread: self.spread }
     }
 
+    /// The same official account with these kf accounts.
+    pub(super) fn with_kf_accounts(&self, kf_accounts: BTreeSet<Arc<str>>) -> Self {
+        Self { config: self.config.clone(), spread: self.spread, kf_accounts }
+    }
+
     /// The kf accounts, those that are named first, in the order of the configuration.
     pub(super) fn in_order(&self) -> Vec<Arc<str>> {
         let named =

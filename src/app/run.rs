@@ -76,6 +76,7 @@ struct RunStops {
 
 /// An official account that runs.
 struct RunningAccount {
+    /// Without the kf accounts, which `official_account` has.
     part: OfficialAccountPart,
     official_account: Arc<OfficialAccount>,
     lane: LaneId,
@@ -113,7 +114,7 @@ impl Run {
     pub(super) fn official_account_parts(&self) -> BTreeMap<Arc<str>, OfficialAccountPart> {
         let part = |(appid, running): (&Arc<str>, &RunningAccount)| {
             let kf_accounts = names(&running.official_account.accounts()).collect();
-            (Arc::clone(appid), OfficialAccountPart { kf_accounts, ..running.part.clone() })
+            (Arc::clone(appid), running.part.with_kf_accounts(kf_accounts))
         };
         self.official_accounts.iter().map(part).collect()
     }

@@ -1,7 +1,7 @@
 //! How the official accounts of a run become the desired ones.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -64,7 +64,7 @@ impl Run {
                         running.official_account.status.follow_schedule(inputs.ticks(to));
                     }
                     accounts::set_discovery(&running.official_account, &to.config);
-                    running.part = to.clone();
+                    running.part = to.with_kf_accounts(BTreeSet::new());
                 }
                 Step::Stop(appid, _) if desired.may_retire => unwatched.extend(self.stop_account(appid)),
                 Step::Stop(appid, _) | Step::Restart(appid, ..) => silent.extend(self.stop_account(appid)),
@@ -91,7 +91,7 @@ impl Run {
             self.factory.official_account(client, &part.config, ticks, &self.context.metrics);
         accounts::set_discovery(&official_account, &part.config);
         let lane = self.context.queue.add_lane(Arc::clone(&self.poller));
-        let running = RunningAccount { part: part.clone(), official_account, lane };
+        let running = RunningAccount { part: part.with_kf_accounts(BTreeSet::new()), official_account, lane };
         self.official_accounts.insert(Arc::clone(appid), running);
     }
 
