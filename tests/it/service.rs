@@ -120,6 +120,22 @@ fn ready_is_notified_once_pages_answer() {
 }
 
 #[test]
+fn reload_is_notified_from_its_begin_to_its_end() {
+    let wechat = one_account();
+    let home = managed(&wechat);
+    let manager = Manager::listen(&home);
+    let daemon = home.spawn("run");
+    manager.eventually_receives("READY=1");
+    daemon.signal("HUP");
+    eventually("the end of the reload", || (manager.count("READY=1") == 2).then_some(()));
+    let lines = manager.lines();
+    let begin = lines.iter().position(|line| line == "RELOADING=1").unwrap();
+    assert!(lines[begin + 1].starts_with("MONOTONIC_USEC="), "{lines:?}");
+    assert_eq!(manager.count("RELOADING=1"), 1, "{lines:?}");
+    assert!(lines.iter().rposition(|line| line == "READY=1") > Some(begin), "{lines:?}");
+}
+
+#[test]
 fn failed_start_is_never_ready() {
     let wechat = one_account();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
