@@ -98,6 +98,15 @@ enum Cause {
     Retry,
 }
 
+/// What a reconcile has done.
+enum Reconciled {
+    Completely,
+    /// It will be tried again.
+    Failed,
+    /// A configuration was refused, or only a plan was wanted. What was to be tried again still is.
+    Nothing,
+}
+
 impl App {
     /// Builds all parts, without calling WeChat.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
@@ -211,7 +220,11 @@ impl App {
                 done = Box::pin(reconcile(cause, &mut replica, &reloader, &mut desired)) => done,
                 () = &mut shutdown => break Ok(()),
             };
-            retry_at = done.is_err().then(|| Instant::now() + RETRY_AFTER);
+            match done {
+                Reconciled::Completely => retry_at = None,
+                Reconciled::Failed => retry_at = Some(Instant::now() + RETRY_AFTER),
+                Reconciled::Nothing => {}
+            }
         };
         web.ready.store(false, Ordering::Relaxed);
         replica.end_notifications().await;
@@ -248,35 +261,44 @@ async fn reconcile(
     replica: &mut Replica,
     reloader: &Reloader,
     desired: &mut Desired,
-) -> Result<(), AppError> {
+) -> Reconciled {
+    // Whoever asked for a change of ownership waits until this is dropped.
+    let mut _ownership_request = None;
     match cause {
         Cause::Left(left) => {
             if let Some(run) = &mut replica.run {
                 run.note_left(&left);
             }
             if !replica.has_deferred {
-                return Ok(());
+                return Reconciled::Nothing;
             }
         }
-        Cause::Ownership(request) => request.apply_to(desired),
+        Cause::Ownership(request) => {
+            request.apply_to(desired);
+            _ownership_request = Some(request);
+        }
         Cause::Reload(request) => {
             replica.service_manager.reloading().await;
             let outcome = reloader.reload(replica, desired, request.mode, request.trigger).await;
             replica.service_manager.ready(&replica.web).await;
+            let is_applied = outcome.is_ok() && request.mode == ReloadMode::Apply;
             request.answer(outcome);
-            return Ok(());
+            return if is_applied { Reconciled::Completely } else { Reconciled::Nothing };
         }
         Cause::Interval => {
             // The outcome is logged.
-            let _ = reloader.reload(replica, desired, ReloadMode::Apply, ReloadTrigger::Interval).await;
-            return Ok(());
+            let outcome = reloader.reload(replica, desired, ReloadMode::Apply, ReloadTrigger::Interval).await;
+            return if outcome.is_ok() { Reconciled::Completely } else { Reconciled::Nothing };
         }
         Cause::Retry => {}
     }
-    let reconciled = replica.reconcile(desired.clone()).await;
-    reconciled.inspect_err(|error| {
-        tracing::warn!("A change could not be completed, trying again: {}", crate::chain(error))
-    })
+    match replica.reconcile(desired.clone()).await {
+        Ok(()) => Reconciled::Completely,
+        Err(error) => {
+            tracing::warn!("A change could not be completed, trying again: {}", crate::chain(&error));
+            Reconciled::Failed
+        }
+    }
 }
 
 fn web_state(

@@ -58,7 +58,7 @@ pub(super) fn set_discovery(official_account: &OfficialAccount, configured: &Off
 }
 
 /// The patterns that discover kf accounts of an official account, if any are configured.
-fn patterns(configured: &OfficialAccountConfig) -> Option<DiscoveryPatterns> {
+pub(super) fn patterns(configured: &OfficialAccountConfig) -> Option<DiscoveryPatterns> {
     (!configured.patterns.is_empty()).then(|| DiscoveryPatterns {
         named: configured.kf_accounts.iter().map(|kf_account| kf_account.as_str().into()).collect(),
         matching: configured.patterns.clone(),

@@ -46,6 +46,8 @@ pub(super) struct OfficialAccountPart {
     pub(super) spread: Duration,
     /// The named kf accounts, and those that getkflist has listed and that match the patterns.
     pub(super) kf_accounts: BTreeSet<Arc<str>>,
+    /// It is polled no more, and starts again when its polls in flight have finished. Never desired.
+    pub(super) is_ending: bool,
 }
 
 /// A sink.
@@ -79,7 +81,8 @@ impl OfficialAccountPart {
 
     /// The same official account with these kf accounts.
     pub(super) fn with_kf_accounts(&self, kf_accounts: BTreeSet<Arc<str>>) -> Self {
-        Self { config: self.config.clone(), spread: self.spread, kf_accounts }
+        let is_ending = self.is_ending;
+        Self { config: self.config.clone(), spread: self.spread, kf_accounts, is_ending }
     }
 
     /// The kf accounts, those that are named first, in the order of the configuration.
@@ -93,6 +96,17 @@ impl OfficialAccountPart {
                 .extend(self.kf_accounts.iter().filter(|kf_account| !listed.contains(*kf_account)).cloned());
         }
         in_order
+    }
+
+    /// Whether nothing of it is in flight, so that it may start again.
+    pub(super) fn may_restart(&self) -> bool {
+        self.is_ending || self.kf_accounts.is_empty()
+    }
+
+    /// Whether getkflist adds and removes other kf accounts in `desired`.
+    pub(super) fn discovers_differently(&self, desired: &Self) -> bool {
+        let (from, to) = (&self.config, &desired.config);
+        from.patterns != to.patterns || from.exclude != to.exclude || from.kf_accounts != to.kf_accounts
     }
 
     /// What differs in `desired`, for a person.
@@ -117,7 +131,7 @@ impl OfficialAccountPart {
 impl Part for OfficialAccountPart {
     /// Its name is in its kf accounts, events and series. So a renamed one starts anew, with the token that it has.
     fn can_become(&self, desired: &Self) -> bool {
-        self.config.name == desired.config.name
+        self.config.name == desired.config.name && !self.is_ending
     }
 }
 
@@ -205,6 +219,7 @@ impl Desired {
                 config: configured.clone(),
                 spread: config.poll.spread,
                 kf_accounts: accounts::watched(configured, known).into_iter().collect(),
+                is_ending: false,
             };
             (configured.appid.as_str().into(), part)
         });

@@ -2,11 +2,7 @@
 //!
 //! The store already knows that they left. If the daemon ends before they are recorded, the next one records them when it starts.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
@@ -46,15 +42,17 @@ pub(super) enum Ending {
     Silent,
 }
 
-/// The kf accounts whose end is not recorded yet, by appid. They cannot be watched again before.
+/// The kf accounts whose end is not recorded yet, by appid, and for each how many tasks will do so: one that starts again may be removed
+/// before it has. They cannot be watched again before.
 #[derive(Default)]
-pub(super) struct Leaving(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>);
+pub(super) struct Leaving(BTreeMap<Arc<str>, BTreeMap<Arc<str>, usize>>);
 
 impl Leaving {
     pub(super) fn insert(&mut self, groups: &[LeavingGroup]) {
         for account in groups.iter().flat_map(|group| &group.accounts) {
             let account = account.account();
-            self.0.entry(Arc::clone(&account.appid)).or_default().insert(Arc::clone(&account.kf_account));
+            let of_official_account = self.0.entry(Arc::clone(&account.appid)).or_default();
+            *of_official_account.entry(Arc::clone(&account.kf_account)).or_default() += 1;
         }
     }
 
@@ -62,7 +60,10 @@ impl Leaving {
         for account in accounts {
             let account = account.account();
             if let Some(kf_accounts) = self.0.get_mut(&account.appid) {
-                kf_accounts.remove(&account.kf_account);
+                match kf_accounts.get_mut(&account.kf_account) {
+                    Some(tasks @ 2..) => *tasks -= 1,
+                    _ => drop(kf_accounts.remove(&account.kf_account)),
+                }
                 if kf_accounts.is_empty() {
                     self.0.remove(&account.appid);
                 }
@@ -71,7 +72,7 @@ impl Leaving {
     }
 
     /// The kf accounts of an official account that are leaving.
-    pub(super) fn of(&self, appid: &str) -> Option<&BTreeSet<Arc<str>>> {
+    pub(super) fn of(&self, appid: &str) -> Option<&BTreeMap<Arc<str>, usize>> {
         self.0.get(appid)
     }
 }

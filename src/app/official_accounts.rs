@@ -103,6 +103,13 @@ impl OfficialAccountFactory {
         Arc::new(OfficialAccount::new(Arc::new(status), client))
     }
 
+    /// Makes an official account go on with the tokens of the one that had its appid before, fetched as that was configured.
+    pub fn keep_tokens(&self, former: &OfficialAccount, official_account: &OfficialAccount) {
+        let tokens = Arc::clone(former.client().tokens());
+        let next = OfficialAccountClient::clone(&official_account.client()).with_tokens(tokens);
+        official_account.set_client(Arc::new(next));
+    }
+
     /// Changes how an official account calls WeChat: with this HTTP client, and as configured by `to` instead of `from`. What does
     /// not differ stays as it is. Official accounts whose configuration stays need it too, for the HTTP client.
     pub fn update(

@@ -101,8 +101,11 @@ impl Replica {
     pub(super) async fn register(&self, prepared: &mut Prepared) -> Result<(), StoreError> {
         prepared.registered = match (&prepared.run, &self.run) {
             (Some(new), _) => new.register_all(&prepared.state, &prepared.desired.config).await?,
-            (None, Some(running)) => running.register(&prepared.plan(), &prepared.state).await?,
-            (None, None) => Registered::default(),
+            // A run that is no longer owned goes on elsewhere, or here later: nothing of it is retired.
+            (None, Some(running)) if !prepared.state.runs.is_empty() => {
+                running.register(&prepared.plan(), &prepared.state).await?
+            }
+            (None, _) => Registered::default(),
         };
         Ok(())
     }
@@ -111,6 +114,7 @@ impl Replica {
     pub(super) async fn reconcile(&mut self, desired: Desired) -> Result<(), AppError> {
         let mut prepared = self.prepare(desired).await?;
         if prepared.plan().is_empty() {
+            self.has_deferred = prepared.deferred > 0;
             return Ok(());
         }
         let timeout = prepared.desired.config.shutdown_timeout;

@@ -36,7 +36,11 @@ use crate::{
     config::{Config, OfficialAccountConfig, StoreConfig},
     domain::{plan::Activity, schedule_key::ScheduleKey},
     poll::{OfficialAccount, PollLimits, Poller},
-    schedule::{collectors::CollectedAccount, queue::LaneId, spread_plan::ScheduledAccount},
+    schedule::{
+        collectors::CollectedAccount,
+        queue::{LaneId, PollQueue},
+        spread_plan::ScheduledAccount,
+    },
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
     store::Store,
     wechat::token::MIN_FETCH_INTERVAL,
@@ -112,11 +116,7 @@ impl Run {
 
     /// The official accounts that run, with the kf accounts that are watched now.
     pub(super) fn official_account_parts(&self) -> BTreeMap<Arc<str>, OfficialAccountPart> {
-        let part = |(appid, running): (&Arc<str>, &RunningAccount)| {
-            let kf_accounts = names(&running.official_account.accounts()).collect();
-            (Arc::clone(appid), running.part.with_kf_accounts(kf_accounts))
-        };
-        self.official_accounts.iter().map(part).collect()
+        self.official_accounts.iter().map(|(appid, running)| (Arc::clone(appid), running.part())).collect()
     }
 
     /// The kf accounts that are watched now.
@@ -131,15 +131,18 @@ impl Run {
     pub(super) fn defer(&self, desired: &mut State) -> usize {
         let before = desired.official_accounts.len();
         let mut deferred = 0;
-        desired.official_accounts.retain(|appid, part| match self.leaving.of(appid) {
-            None => true,
-            Some(_) if !self.official_accounts.contains_key(appid) => false,
-            Some(leaving) => {
-                let before = part.kf_accounts.len();
-                part.kf_accounts.retain(|kf_account| !leaving.contains(kf_account));
+        desired.official_accounts.retain(|appid, part| {
+            let Some(leaving) = self.leaving.of(appid) else { return true };
+            let Some(running) = self.official_accounts.get(appid) else { return false };
+            let before = part.kf_accounts.len();
+            if running.part.is_ending {
+                *part = running.part();
+                deferred += 1;
+            } else {
+                part.kf_accounts.retain(|kf_account| !leaving.contains_key(kf_account));
                 deferred += before - part.kf_accounts.len();
-                true
             }
+            true
         });
         deferred += before - desired.official_accounts.len();
         deferred + self.sinks.defer(desired)
@@ -175,7 +178,7 @@ impl Run {
     /// The official accounts of each schedule.
     pub(super) fn scheduled(&self) -> HashMap<ScheduleKey, Vec<ScheduledAccount>> {
         let mut schedules: HashMap<ScheduleKey, Vec<ScheduledAccount>> = HashMap::new();
-        for running in self.running() {
+        for running in self.running().filter(|running| !running.part.is_ending) {
             let scheduled = ScheduledAccount {
                 official_account: Arc::clone(&running.official_account),
                 lane: running.lane,
@@ -191,7 +194,7 @@ impl Run {
             official_account: Arc::clone(&running.official_account),
             poller: Arc::clone(&self.poller),
         };
-        self.running().map(collected).collect()
+        self.running().filter(|running| !running.part.is_ending).map(collected).collect()
     }
 
     /// The official accounts, each with its configuration.
@@ -253,13 +256,7 @@ impl Run {
 
     /// Makes sure that no poll starts any more. The accounts stay in the table, so that housekeeping can store when they were last seen.
     fn leave_all(&self) -> Vec<LeavingGroup> {
-        let leave = |running: &RunningAccount| {
-            self.context.queue.remove_lane(running.lane);
-            let accounts = running.official_account.accounts().to_vec();
-            accounts.iter().for_each(|account| account.leave());
-            LeavingGroup { official_account: Some(Arc::clone(&running.official_account)), accounts }
-        };
-        self.official_accounts.values().map(leave).collect()
+        self.official_accounts.values().map(|running| end_polls(&self.context.queue, running)).collect()
     }
 
     async fn close(&self) {
@@ -286,6 +283,21 @@ impl Run {
         let task = housekeeping.run(polling.clone(), polls_done.clone());
         self.tasks.spawn(TaskName::Housekeeping, polling, async { Ok(task.await?) });
     }
+}
+
+impl RunningAccount {
+    /// What runs, with the kf accounts that are watched now.
+    fn part(&self) -> OfficialAccountPart {
+        self.part.with_kf_accounts(names(&self.official_account.accounts()).collect())
+    }
+}
+
+/// Makes sure that no poll of an official account starts any more. Its kf accounts stay in what readers see.
+fn end_polls(queue: &PollQueue, running: &RunningAccount) -> LeavingGroup {
+    queue.remove_lane(running.lane);
+    let accounts = running.official_account.accounts().to_vec();
+    accounts.iter().for_each(|account| account.leave());
+    LeavingGroup { official_account: Some(Arc::clone(&running.official_account)), accounts }
 }
 
 fn names(accounts: &[Arc<WatchedAccount>]) -> impl Iterator<Item = Arc<str>> {

@@ -38,12 +38,16 @@ pub(super) struct RunSinks {
     context: DispatchContext,
     left: mpsc::Sender<Left>,
     tasks: TaskSet,
+    /// The run stops: no sink starts again.
+    all_stop: CancellationToken,
 }
 
 struct RunningSink {
     part: SinkPart,
     handle: DispatcherHandle,
     stop: CancellationToken,
+    /// Its dispatcher has ended for good. Other options start another one.
+    has_failed: bool,
 }
 
 /// The sinks that a plan starts or changes, built and not yet connected, by name.
@@ -55,7 +59,16 @@ impl RunSinks {
             DispatchContext { store: store.clone(), clock: Arc::clone(&context.clock), lease: store.lease() };
         let admin = Arc::new(SinkAdmin::new(store.clone()));
         let (running, ending) = (BTreeMap::new(), BTreeSet::new());
-        Self { running, admin, begin_for: Duration::ZERO, ending, context, left, tasks: TaskSet::default() }
+        Self {
+            running,
+            admin,
+            begin_for: Duration::ZERO,
+            ending,
+            context,
+            left,
+            tasks: TaskSet::default(),
+            all_stop: CancellationToken::new(),
+        }
     }
 
     pub(super) fn admin(&self) -> Arc<SinkAdmin> {
@@ -105,15 +118,19 @@ impl RunSinks {
                     }
                 }
                 Step::Change(name, _, to) | Step::Restart(name, _, to) => {
-                    if let (Some(sink), Some(registered), Some(running)) =
-                        (built.remove(name), registered.get(name), self.running.get_mut(name))
-                    {
-                        running.handle.replace(sink, build_sinks::filter(&to.config), registered);
-                        running.part = to.clone();
+                    let (Some(sink), Some(registered)) = (built.remove(name), registered.get(name)) else {
+                        continue;
+                    };
+                    match self.running.get_mut(name) {
+                        Some(running) if !running.has_failed => {
+                            running.handle.replace(sink, build_sinks::filter(&to.config), registered);
+                            running.part = to.clone();
+                        }
+                        _ => self.start(name, to, sink, registered),
                     }
                 }
                 Step::Stop(name, _) => {
-                    if let Some(running) = self.running.remove(name) {
+                    if let Some(running) = self.running.remove(name).filter(|running| !running.has_failed) {
                         running.stop.cancel();
                         self.ending.insert(Arc::clone(name));
                     }
@@ -129,18 +146,24 @@ impl RunSinks {
             Dispatcher::new(name.to_string(), sink, filter, registered, self.context.clone());
         let stop = CancellationToken::new();
         let (running, left) = (dispatcher.run(stop.clone(), self.begin_for), self.left.clone());
-        let ended_name = Arc::clone(name);
+        let (ended_name, all_stop) = (Arc::clone(name), self.all_stop.clone());
         self.tasks.spawn(TaskName::Dispatcher(Arc::clone(name)), &stop, async move {
             let ended = running.await;
-            left.send(Left::Sink(ended_name)).await.ok();
+            // When the run stops, nobody may receive it.
+            let _ = all_stop.run_until_cancelled(left.send(Left::Sink(ended_name))).await;
             Ok(ended?)
         });
-        self.running.insert(Arc::clone(name), RunningSink { part: part.clone(), handle, stop });
+        self.running
+            .insert(Arc::clone(name), RunningSink { part: part.clone(), handle, stop, has_failed: false });
     }
 
-    /// Notes that the dispatcher of a removed sink has ended, so that the sink may start again.
+    /// Notes that the dispatcher of a sink has ended: of one that was removed, so that it may start again, or because it has failed.
     pub(super) fn note_ended(&mut self, name: &str) {
-        self.ending.remove(name);
+        if !self.ending.remove(name)
+            && let Some(running) = self.running.get_mut(name)
+        {
+            running.has_failed = true;
+        }
     }
 
     /// Waits until a dispatcher has failed, if it was the last one. The failure of any other is logged; its events stay in the store.
@@ -157,6 +180,7 @@ impl RunSinks {
 
     /// Stops all sinks. Each finishes its attempt.
     pub(super) async fn stop(&mut self, grace: Duration) {
+        self.all_stop.cancel();
         self.running.values().for_each(|running| running.stop.cancel());
         self.tasks.drain(|_| true, grace, "sinks").await;
     }

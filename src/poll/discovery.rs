@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use super::{
     guard::PollGuard,
     official_account::OfficialAccount,
-    patterns::{AccountDiscovery, DiscoveryPatterns, ListAnomaly},
+    patterns::{AccountDiscovery, ListAnomaly},
     poll_log::News,
     poller::Poller,
 };
@@ -100,7 +100,8 @@ impl Poller {
         Ok(())
     }
 
-    /// Adds and removes the kf accounts of an official account with patterns, as `list` says.
+    /// Adds and removes the kf accounts of an official account with patterns, as `list` says. A list that is being applied when the
+    /// patterns change has no effect from then on.
     pub(super) async fn discover(
         &self,
         official_account: &Arc<OfficialAccount>,
@@ -117,7 +118,10 @@ impl Poller {
         let wanted = listed.iter().map(|listed| &listed.kf_account);
         let wanted: Vec<&Arc<str>> = wanted.filter(|name| discovery.patterns.discover(name)).collect();
         if list.complete {
-            self.remove_unlisted(official_account, &discovery.patterns, &wanted).await?;
+            self.remove_unlisted(official_account, &discovery, &wanted).await?;
+        }
+        if !official_account.is_discovery(&discovery) {
+            return Ok(());
         }
         let watched = official_account.accounts();
         let room = discovery.patterns.most.saturating_sub(watched.len());
@@ -141,13 +145,13 @@ impl Poller {
     async fn remove_unlisted(
         &self,
         official_account: &Arc<OfficialAccount>,
-        patterns: &DiscoveryPatterns,
+        discovery: &Arc<AccountDiscovery>,
         wanted: &[&Arc<str>],
     ) -> Result<(), StoreError> {
         let wanted: HashSet<&str> = wanted.iter().map(|name| &***name).collect();
         let stays = |account: &&Arc<WatchedAccount>| {
             let kf_account = &account.account().kf_account;
-            patterns.named.contains(kf_account) || wanted.contains(&**kf_account)
+            discovery.patterns.named.contains(kf_account) || wanted.contains(&**kf_account)
         };
         let watched = official_account.accounts();
         let unlisted = watched.iter().filter(|account| !stays(account));
@@ -155,6 +159,9 @@ impl Poller {
             tokio::time::timeout(GUARD_TIMEOUT, PollGuard::acquire(official_account, account))
         });
         let guards: Vec<PollGuard> = join_all(guards).await.into_iter().flatten().flatten().collect();
+        if !official_account.is_discovery(discovery) {
+            return Ok(());
+        }
         let removed: Vec<_> = guards.iter().map(PollGuard::account).collect();
         self.remove_watched(&removed, Endpoint::KfList.as_str()).await?;
         // Whoever still knows the accounts cannot poll them any more.
@@ -165,8 +172,8 @@ impl Poller {
 
     async fn add_listed(
         &self,
-        official_account: &OfficialAccount,
-        discovery: &AccountDiscovery,
+        official_account: &Arc<OfficialAccount>,
+        discovery: &Arc<AccountDiscovery>,
         added: &[&Arc<str>],
     ) -> Result<(), StoreError> {
         if added.is_empty() {
@@ -176,9 +183,28 @@ impl Poller {
         let accounts = added.iter().map(|kf_account| discovery.account(&status.name, kf_account));
         let stored = self.store.add_accounts(accounts.collect()).await?;
         let new = stored.into_iter().map(|stored| WatchedAccount::from_stored(stored, status.ticks()));
-        status.add_kf_accounts(new.collect());
+        let new: Vec<Arc<WatchedAccount>> = new.collect();
+        status.add_kf_accounts(new.clone());
+        // Checked after they were added: whoever changes the patterns later finds them.
+        if !official_account.is_discovery(discovery) {
+            return self.withdraw(official_account, &new).await;
+        }
         self.log.add(Scope::OfficialAccount, &status.name, News::Discovered(join_names(added)));
         Ok(())
+    }
+
+    /// Removes accounts that were added a moment ago by patterns that are not in use any more.
+    async fn withdraw(
+        &self,
+        official_account: &Arc<OfficialAccount>,
+        added: &[Arc<WatchedAccount>],
+    ) -> Result<(), StoreError> {
+        added.iter().for_each(|account| account.leave());
+        official_account.status.remove_kf_accounts(&added.iter().map(|account| account.id()).collect());
+        for account in added {
+            official_account.wait_until_retired(account).await;
+        }
+        self.remove_watched(&added.iter().collect::<Vec<_>>(), "configuration").await
     }
 }
 

@@ -62,16 +62,15 @@ impl OfficialAccount {
         self.status.kf_accounts()
     }
 
-    /// Sets which kf accounts getkflist adds and removes from now on; `None` for none. A list that is being applied follows the
-    /// previous setting: see [`discovery_settled`](Self::discovery_settled).
+    /// Sets which kf accounts getkflist adds and removes from now on; `None` for none. A list that is being applied has no effect any
+    /// more.
     pub fn set_discovery(&self, discovery: Option<AccountDiscovery>) {
         self.discovery.store(discovery.map(Arc::new));
     }
 
-    /// Waits until no list is being applied that began before the last [`set_discovery`](Self::set_discovery). That may take a few
-    /// seconds, but never a call.
-    pub async fn discovery_settled(&self) {
-        drop(self.list_anomaly.lock().await);
+    /// Whether this is the present discovery.
+    pub(super) fn is_discovery(&self, discovery: &Arc<AccountDiscovery>) -> bool {
+        self.discovery().is_some_and(|present| Arc::ptr_eq(&present, discovery))
     }
 
     /// Waits until an account that [has left](WatchedAccount::leave) is retired: until its last poll guard is dropped. Several

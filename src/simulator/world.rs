@@ -39,7 +39,7 @@ pub(super) struct World {
 pub(super) struct OfficialAccount {
     pub(super) name: Box<str>,
     pub(super) appid: Arc<str>,
-    pub(super) secret: Box<str>,
+    pub(super) secret: Mutex<Box<str>>,
     pub(super) style: ResponseStyle,
     pub(super) token_issuer: Mutex<TokenIssuer>,
     /// What it grants to its component. None without a component.
@@ -189,7 +189,7 @@ impl OfficialAccount {
         OfficialAccount {
             name: script.name.as_str().into(),
             appid: script.appid.as_str().into(),
-            secret: script.secret.as_str().into(),
+            secret: Mutex::new(script.secret.as_str().into()),
             style: script.style.clone(),
             token_issuer: Mutex::new(token_issuer),
             authorization: None,

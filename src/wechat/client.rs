@@ -63,6 +63,11 @@ impl OfficialAccountClient {
         Self { client, ..self }
     }
 
+    /// The same with other tokens.
+    pub fn with_tokens(self, tokens: Arc<TokenProvider>) -> Self {
+        Self { tokens, ..self }
+    }
+
     /// The HTTP client.
     pub fn http_client(&self) -> &Arc<WechatClient> {
         &self.client

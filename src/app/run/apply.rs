@@ -12,7 +12,7 @@ use super::{
         leaving::{Ending, LeavingGroup, LeavingTask},
         tasks::TaskName,
     },
-    Registered, Run, RunningAccount,
+    Registered, Run, RunningAccount, end_polls,
 };
 use crate::{
     domain::{plan::Step, quantity::counted, schedule_key::ScheduleKey},
@@ -54,20 +54,14 @@ impl Run {
                     self.add(appid, inputs.stored(appid));
                 }
                 Step::Change(appid, from, to) => {
-                    self.add(appid, inputs.stored(appid));
-                    let is_left = |kf_account: &str| !to.kf_accounts.contains(kf_account);
-                    let Some(running) = self.official_accounts.get_mut(appid) else { continue };
-                    unwatched.push(leave(&running.official_account, is_left));
-                    self.context.queue.drop_left(running.lane);
-                    self.factory.update(&inputs.client, &running.official_account, &from.config, &to.config);
-                    if from.schedule_key() != to.schedule_key() {
-                        running.official_account.status.follow_schedule(inputs.ticks(to));
-                    }
-                    accounts::set_discovery(&running.official_account, &to.config);
-                    running.part = to.with_kf_accounts(BTreeSet::new());
+                    unwatched.extend(self.change(appid, (from, to), &mut inputs));
                 }
+                Step::Restart(appid, from, to) if from.may_restart() => {
+                    unwatched.extend(self.restart(appid, (from, to), &mut inputs));
+                }
+                Step::Restart(appid, ..) => silent.extend(self.end_account(appid)),
                 Step::Stop(appid, _) if desired.may_retire => unwatched.extend(self.stop_account(appid)),
-                Step::Stop(appid, _) | Step::Restart(appid, ..) => silent.extend(self.stop_account(appid)),
+                Step::Stop(appid, _) => silent.extend(self.stop_account(appid)),
             }
         }
         let AccountInputs { registered, client, .. } = inputs;
@@ -102,10 +96,66 @@ impl Run {
         status.add_kf_accounts(new.collect());
     }
 
+    /// Changes an official account that goes on. Returns its kf accounts that are not watched any more.
+    fn change(
+        &mut self,
+        appid: &str,
+        (from, to): (&OfficialAccountPart, &OfficialAccountPart),
+        inputs: &mut AccountInputs<'_>,
+    ) -> Option<LeavingGroup> {
+        self.add(appid, inputs.stored(appid));
+        let running = self.official_accounts.get_mut(appid)?;
+        let official_account = &running.official_account;
+        if from.discovers_differently(to) {
+            accounts::set_discovery(official_account, &to.config);
+        }
+        // One that was discovered since the plan was made stays if the new patterns discover it.
+        let patterns = accounts::patterns(&to.config);
+        let is_discovered =
+            |kf_account: &str| patterns.as_ref().is_some_and(|patterns| patterns.discover(kf_account));
+        let group = leave(official_account, |kf_account| {
+            !to.kf_accounts.contains(kf_account)
+                && (from.kf_accounts.contains(kf_account) || !is_discovered(kf_account))
+        });
+        self.context.queue.drop_left(running.lane);
+        self.factory.update(&inputs.client, official_account, &from.config, &to.config);
+        if from.schedule_key() != to.schedule_key() {
+            official_account.status.follow_schedule(inputs.ticks(to));
+        }
+        running.part = to.with_kf_accounts(BTreeSet::new());
+        Some(group)
+    }
+
+    /// Starts an official account again that is polled no more, with its tokens. Returns its kf accounts that are not watched any more.
+    fn restart(
+        &mut self,
+        appid: &Arc<str>,
+        (from, to): (&OfficialAccountPart, &OfficialAccountPart),
+        inputs: &mut AccountInputs<'_>,
+    ) -> Option<LeavingGroup> {
+        let former = self.official_accounts.remove(appid)?;
+        self.context.queue.remove_lane(former.lane);
+        self.start(appid, to, inputs);
+        self.add(appid, inputs.stored(appid));
+        let official_account = &self.official_accounts.get(appid)?.official_account;
+        self.factory.keep_tokens(&former.official_account, official_account);
+        self.factory.update(&inputs.client, official_account, &from.config, &to.config);
+        let is_left = |kf_account: &str| !to.kf_accounts.contains(kf_account);
+        Some(leave(&former.official_account, is_left))
+    }
+
+    /// Stops polling an official account that starts again when its polls in flight have finished. Readers see it until then.
+    fn end_account(&mut self, appid: &str) -> Option<LeavingGroup> {
+        let running = self.official_accounts.get_mut(appid)?;
+        running.part.is_ending = true;
+        Some(end_polls(&self.context.queue, running))
+    }
+
     /// Stops polling an official account. Returns its kf accounts, whose polls in flight finish.
     fn stop_account(&mut self, appid: &str) -> Option<LeavingGroup> {
         let running = self.official_accounts.remove(appid)?;
         self.context.queue.remove_lane(running.lane);
+        running.official_account.set_discovery(None);
         Some(leave(&running.official_account, |_| true))
     }
 

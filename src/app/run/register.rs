@@ -67,9 +67,17 @@ impl Run {
                 }
                 Step::Change(appid, from, to) => {
                     let new = to.kf_accounts.difference(&from.kf_accounts).cloned();
-                    let removed = |kf_account: &str| !to.kf_accounts.contains(kf_account);
+                    let removed = |kf_account: &str| {
+                        from.kf_accounts.contains(kf_account) && !to.kf_accounts.contains(kf_account)
+                    };
                     left.extend(self.with_names(appid, removed).iter().map(|account| account.id()));
                     added.extend(accounts::with_names(&to.config, new));
+                    appid
+                }
+                Step::Restart(appid, from, to) if from.may_restart() => {
+                    let removed = |kf_account: &str| !to.kf_accounts.contains(kf_account);
+                    left.extend(self.with_names(appid, removed).iter().map(|account| account.id()));
+                    added.extend(accounts::with_names(&to.config, to.in_order()));
                     appid
                 }
                 Step::Stop(appid, _) if desired.may_retire => {

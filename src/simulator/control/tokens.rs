@@ -8,6 +8,12 @@ use crate::simulator::lock;
 use crate::simulator::token::TokenIssuer;
 
 impl SimulatorControl {
+    /// Replaces the AppSecret: token requests with the former one get 40125. Tokens that were issued stay valid.
+    pub fn rotate_secret(&self, appid: &str, secret: &str) -> Result<(), SimulatorControlError> {
+        *lock(&self.official(appid)?.secret) = secret.into();
+        Ok(())
+    }
+
     /// Freezes the AppSecret: token requests get 40243.
     pub fn freeze_secret(&self, appid: &str) -> Result<(), SimulatorControlError> {
         self.official(appid)?.secret_frozen.store(true, Ordering::Relaxed);

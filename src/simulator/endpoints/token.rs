@@ -52,7 +52,7 @@ pub(crate) fn token(
     }
     let secret = credentials.secret.as_deref().filter(|secret| !secret.is_empty()).ok_or(41004)?;
     let official = official.ok_or(40013)?;
-    if *secret != *official.secret {
+    if *secret != **lock(&official.secret) {
         return Err(40125);
     }
     if official.address_refused.load(Ordering::Relaxed) {
