@@ -416,9 +416,33 @@ async fn list_follows_changed_patterns() {
     let rehearsal = Rehearsal::new().await;
     rehearsal.list(&[1]).await;
     rehearsal.official_account.set_discovery(None);
-    rehearsal.official_account.discovery_settled().await;
     rehearsal.list(&[2]).await;
     assert_eq!(rehearsal.watched(), [0, 1]);
+}
+
+#[tokio::test]
+async fn list_that_is_being_applied_ends_when_patterns_change() {
+    let rehearsal = Rehearsal::new().await;
+    rehearsal.list(&[1]).await;
+    let guard = PollGuard::try_acquire(&rehearsal.official_account, &rehearsal.account(1)).unwrap();
+    let change = async {
+        rehearsal.official_account.set_discovery(None);
+        drop(guard);
+    };
+    // The list waits for the guard to remove one kf account, and would then add the other one.
+    tokio::join!(rehearsal.list(&[0, 2]), change);
+    assert_eq!((rehearsal.watched(), rehearsal.reported().await), (vec![0, 1], Vec::new()));
+}
+
+#[tokio::test]
+async fn account_that_is_discovered_while_patterns_change_is_removed() {
+    let rehearsal = Rehearsal::new().await;
+    let change = async { rehearsal.official_account.set_discovery(None) };
+    // The list waits for the store.
+    tokio::join!(rehearsal.list(&[1]), change);
+    assert_eq!(rehearsal.watched(), [0]);
+    assert_eq!(rehearsal.reported().await, ["1: unknown>unwatched by configuration"]);
+    assert_eq!(rehearsal.store.watched_accounts().await.unwrap().len(), 1);
 }
 
 /// Builds the daemon on the store of a rehearsal without running it.

@@ -56,6 +56,8 @@ pub(crate) enum Observed {
         errcode: Option<i64>,
         source: &'static str,
     },
+    /// The configuration no longer has the account.
+    Removed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +117,24 @@ impl History {
         let polls = ledger.polls.iter().filter(|poll| is_ours(&poll.appid, &poll.kf_account)).collect();
         let ours = ledger.sessions.iter().filter(|session| is_ours(&session.appid, &session.kf_account));
         History::from_records(account.clone(), polls, &ours.collect::<Vec<_>>(), (ledger, lives))
+    }
+
+    /// Adds that the account was removed from the configuration at these times, in UNIX milliseconds. Its polls show where it was
+    /// watched again.
+    pub(crate) fn removed_at(mut self, times_ms: &[i64]) -> History {
+        for &ms in times_ms {
+            let at = self.exchanges.partition_point(|exchange| exchange.received_ms <= ms);
+            let removal = Exchange {
+                received_ms: ms,
+                observed: Observed::Removed,
+                uncertain: false,
+                sent_ms: [ms, ms],
+                taken_ms: [ms, ms],
+                then: Then::GoesOn,
+            };
+            self.exchanges.insert(at, removal);
+        }
+        self
     }
 
     fn from_records(

@@ -142,6 +142,10 @@ impl Model<'_> {
             Observed::Silence { errcode, source } => {
                 self.concluded(state, at, StateChange { to: "blind", errcode: *errcode, source })
             }
+            Observed::Removed => {
+                let removed = StateChange { to: "unwatched", errcode: None, source: "configuration" };
+                self.concluded(state, at, removed)
+            }
             Observed::Listed(sessions) => {
                 state.keyless = false;
                 self.listed(state, at, sessions)
