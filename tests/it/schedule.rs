@@ -236,6 +236,14 @@ impl Ticking {
         self.taken.lock().unwrap().len()
     }
 
+    /// Triggers a tick, and waits for its polls.
+    fn tick(&self, polls: usize) {
+        // Before the tick: its polls may be over at once.
+        let wanted = self.polls() + polls;
+        self.manual_ticks.tick();
+        eventually("the polls of the tick", || (self.polls() >= wanted).then_some(()));
+    }
+
     /// Waits for `more` further polls.
     fn poll_again(&self, more: usize) {
         let wanted = self.polls() + more;
@@ -288,17 +296,14 @@ fn official_account(
 #[test]
 fn changed_official_accounts_are_polled_from_the_next_tick() {
     let ticking = Ticking::manual(Duration::ZERO, 2);
-    ticking.manual_ticks.tick();
-    ticking.poll_again(2);
+    ticking.tick(2);
     assert_eq!(ticking.take_polled(), ["kf1@shop", "kf2@shop"]);
     let (branch, outlet) = (ticking.official_account("branch", 1), ticking.official_account("outlet", 1));
     ticking.watch(vec![branch.clone(), outlet]);
-    ticking.manual_ticks.tick();
-    ticking.poll_again(2);
+    ticking.tick(2);
     assert_eq!(ticking.take_polled(), ["kf1@branch", "kf1@outlet"]);
     ticking.watch(vec![branch]);
-    ticking.manual_ticks.tick();
-    ticking.poll_again(1);
+    ticking.tick(1);
     assert_eq!(ticking.take_polled(), ["kf1@branch"]);
 }
 
@@ -309,8 +314,7 @@ const LONG_SPREAD: (Duration, usize) = (Duration::from_secs(100), 1000);
 fn sweep_that_is_spread_continues_with_its_accounts() {
     let (spread, kf_accounts) = LONG_SPREAD;
     let ticking = Ticking::manual(spread, kf_accounts);
-    ticking.manual_ticks.tick();
-    ticking.poll_again(1);
+    ticking.tick(1);
     ticking.watch(vec![ticking.official_account("branch", 1)]);
     ticking.poll_again(1);
     // The rest of a sweep is queued when the next one starts.
@@ -324,8 +328,7 @@ fn sweep_that_is_spread_continues_with_its_accounts() {
 fn ticker_that_stops_queues_rest_of_its_sweep() {
     let (spread, kf_accounts) = LONG_SPREAD;
     let ticking = Ticking::manual(spread, kf_accounts);
-    ticking.manual_ticks.tick();
-    ticking.poll_again(1);
+    ticking.tick(1);
     ticking.stop.cancel();
     assert_eq!(ticking.ended(), Ok(()));
     eventually("all polls", || (ticking.polls() == kf_accounts).then_some(()));
@@ -335,8 +338,7 @@ fn ticker_that_stops_queues_rest_of_its_sweep() {
 fn ticker_of_closed_queue_ends_without_polls() {
     let (spread, kf_accounts) = LONG_SPREAD;
     let ticking = Ticking::manual(spread, kf_accounts);
-    ticking.manual_ticks.tick();
-    ticking.poll_again(1);
+    ticking.tick(1);
     ticking.queue.close();
     ticking.stop.cancel();
     assert_eq!(ticking.ended(), Ok(()));

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::event_log;
+use super::{event_log, wait::eventually};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 use standardwebhooks::Webhook;
@@ -195,10 +195,11 @@ impl Receiver {
         }
     }
 
-    /// Starts listening again on the same port.
+    /// Starts listening again on the same port. A connection of another test may have it for a moment.
     pub(crate) fn restart(&mut self) {
+        let listener = eventually("the port of the receiver", || TcpListener::bind(self.address).ok());
         self.shared.dead.store(false, Ordering::SeqCst);
-        self.listen(TcpListener::bind(self.address).unwrap());
+        self.listen(listener);
     }
 
     fn listen(&mut self, listener: TcpListener) {
