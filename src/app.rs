@@ -1,6 +1,6 @@
 //! The composition root: builds the parts of the daemon from the configuration, runs them, and drains them in order.
 //!
-//! [`App::build`] prepares the first reconcile, from nothing to the configuration ([`reconcile`]): everything that can fail before the
+//! [`App::build`] prepares the first reconcile, from nothing to the configuration ([`mod@reconcile`]): everything that can fail before the
 //! first call to WeChat. [`App::run`] applies it, and from then on reconciles whenever the desired state changes: at a reload, or when a
 //! lease is won or lost. It supervises the tasks ([`tasks`]) and waits for the shutdown signal. Only this module spawns tasks; a task
 //! that ends before it was asked to ends the daemon. A drain stops the schedules, lets running polls finish, stores when accounts were
