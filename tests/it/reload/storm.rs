@@ -260,7 +260,11 @@ impl Storm {
                 daemon.signal("HUP");
                 eventually("a signal is answered", || {
                     let log = daemon.stderr().split_off(before);
-                    let line = |text: &str| log.lines().find(|line| line.contains(text)).map(str::to_owned);
+                    // The line of an earlier reload may come late.
+                    let of_signal = |line: &&str| line.contains("trigger=SIGHUP");
+                    let line = |text: &str| {
+                        log.lines().filter(of_signal).find(|line| line.contains(text)).map(str::to_owned)
+                    };
                     line("Configuration reloaded")
                         .map(Ok)
                         .or_else(|| line("Configuration not reloaded").map(Err))
