@@ -42,7 +42,8 @@ thread_local! {
 fuzz_target!(|input: &[u8]| {
     TARGET.with(|target| {
         let configured = &target.config.official_accounts[0];
-        let account = target.factory.official_account(configured, Arc::default(), &target.metrics);
+        let client = target.factory.client();
+        let account = target.factory.official_account(&client, configured, Arc::default(), &target.metrics);
         let result = target.peer.answer(input, account.client().session_list("test1@test"));
         match result {
             Ok(response) => {

@@ -260,8 +260,10 @@ impl Storm {
                 daemon.signal("HUP");
                 eventually("a signal is answered", || {
                     let log = daemon.stderr().split_off(before);
-                    // The line of an earlier reload may come late.
-                    let of_signal = |line: &&str| line.contains("trigger=SIGHUP");
+                    // The line of an earlier reload may come late. The log is text or JSON.
+                    let of_signal = |line: &&str| {
+                        line.contains("trigger=SIGHUP") || line.contains("\"trigger\":\"SIGHUP\"")
+                    };
                     let line = |text: &str| {
                         log.lines().filter(of_signal).find(|line| line.contains(text)).map(str::to_owned)
                     };
