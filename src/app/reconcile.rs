@@ -75,7 +75,7 @@ impl Replica {
         if let Some(settings) = &running.settings {
             check_restart(settings, &config)?;
         }
-        let new_listeners = self.listen(&running, &config)?;
+        let listeners = self.listen(&running, &config)?;
         let mut run = None;
         if desired.owns_run && self.run.is_none() {
             run = Some(Run::open(&config, &self.context, self.left_sender.clone()).await?);
@@ -93,7 +93,6 @@ impl Replica {
         let control =
             run.as_ref().filter(|_| !self.has_control()).and_then(|_| control_socket(&config.store.path));
         let registered = Registered::default();
-        let listeners = new_listeners;
         Ok(Prepared { desired, running, state, deferred, listeners, sinks, client, run, control, registered })
     }
 

@@ -47,7 +47,7 @@ pub(super) async fn run(args: ReloadArgs) -> Result<(), CliError> {
         args.config.load_local()?;
         return Err(anyhow::anyhow!(
             "{} does not run, so there is nothing to reload: start it with `kfwatch run` or `systemctl start kfwatch`, which reads the \
-             configuration",
+             configuration. If it does run and store.path has changed since it was started: undo that, or restart it",
             daemon_name(&path, None)
         )
         .into());
