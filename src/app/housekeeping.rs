@@ -64,21 +64,16 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Runs until `polling_stops`, then waits for `polls_done` and stores the last send times. Fails when another daemon
-    /// has taken over the store: then this one must stop.
-    pub(super) async fn run(
-        self,
-        polling_stops: CancellationToken,
-        polls_done: CancellationToken,
-    ) -> Result<(), StoreError> {
+    /// Runs until `polls_done`, then stores the last send times. Fails when another daemon has taken over the store: then this one
+    /// must stop.
+    pub(super) async fn run(self, polls_done: CancellationToken) -> Result<(), StoreError> {
         tokio::select! {
-            () = polling_stops.cancelled() => {}
+            () = polls_done.cancelled() => {}
             lost = self.record_last_seen_regularly() => return lost,
             // Each batch is one transaction, so these futures can be dropped between two batches.
             () = self.prune_regularly() => {}
             () = self.prune_when_full() => {}
         }
-        polls_done.cancelled().await;
         self.record_last_seen().await
     }
 

@@ -65,17 +65,9 @@ pub(super) struct Run {
     table: Arc<AccountTable>,
     limits: Arc<ArcSwap<StoreConfig>>,
     tasks: TaskSet,
-    stops: RunStops,
-    context: RunContext,
-}
-
-/// What asks the tasks of a run to end.
-#[derive(Default)]
-struct RunStops {
-    /// The polls of the run are being stopped.
-    polling: CancellationToken,
-    /// The polls of the run are done.
+    /// Asks the tasks to end, after the last poll.
     polls_done: CancellationToken,
+    context: RunContext,
 }
 
 /// An official account that runs.
@@ -108,7 +100,7 @@ impl Run {
             table: Arc::default(),
             limits: Arc::new(ArcSwap::from_pointee(config.store.clone())),
             tasks: TaskSet::default(),
-            stops: RunStops::default(),
+            polls_done: CancellationToken::new(),
             context: context.clone(),
             store,
         })
@@ -238,8 +230,7 @@ impl Run {
         if tokio::time::timeout(timeout / 2, polls).await.is_err() {
             tracing::warn!("Draining: polls did not finish within their share of shutdown_timeout");
         }
-        self.stops.polling.cancel();
-        self.stops.polls_done.cancel();
+        self.polls_done.cancel();
         self.tasks.drain(|_| true, timeout / 8, "housekeeping").await;
         self.sinks.stop(timeout / 4).await;
         self.close().await;
@@ -249,8 +240,7 @@ impl Run {
     pub(super) async fn abandon(mut self) {
         self.sinks.abort().await;
         self.leave_all();
-        self.stops.polling.cancel();
-        self.tasks.drain(|_| true, Duration::ZERO, "housekeeping").await;
+        self.tasks.abort(|_| true).await;
         self.close().await;
     }
 
@@ -279,9 +269,8 @@ impl Run {
             limits: Arc::clone(&self.limits),
             store_failures: Mutex::default(),
         };
-        let RunStops { polling, polls_done } = &self.stops;
-        let task = housekeeping.run(polling.clone(), polls_done.clone());
-        self.tasks.spawn(TaskName::Housekeeping, polling, async { Ok(task.await?) });
+        let task = housekeeping.run(self.polls_done.clone());
+        self.tasks.spawn(TaskName::Housekeeping, &self.polls_done, async { Ok(task.await?) });
     }
 }
 

@@ -167,7 +167,7 @@ impl Run {
         self.leaving.insert(&groups);
         let (store, poller, done) = (self.store.clone(), Arc::clone(&self.poller), self.left.clone());
         let task = LeavingTask { store, poller, groups, ending, done };
-        let stop = self.stops.polling.clone();
+        let stop = self.polls_done.clone();
         self.tasks.spawn_until_done(TaskName::Leaving, async move {
             stop.run_until_cancelled(task.run()).await;
         });
