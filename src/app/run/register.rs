@@ -12,8 +12,7 @@ use super::{
 use crate::{
     config::Config,
     domain::{account::Account, plan::Step},
-    status::WatchedAccount,
-    store::{RegisteredAccounts, RegisteredSink, RegistrationUpdate, StoreError, StoredAccount},
+    store::{AccountId, RegisteredAccounts, RegisteredSink, RegistrationUpdate, StoreError, StoredAccount},
 };
 
 /// What the store returned for the parts that start or change.
@@ -70,18 +69,18 @@ impl Run {
                     let removed = |kf_account: &str| {
                         from.kf_accounts.contains(kf_account) && !to.kf_accounts.contains(kf_account)
                     };
-                    left.extend(self.with_names(appid, removed).iter().map(|account| account.id()));
+                    left.extend(self.ids(appid, removed));
                     added.extend(accounts::with_names(&to.config, new));
                     appid
                 }
                 Step::Restart(appid, from, to) if from.may_restart() => {
                     let removed = |kf_account: &str| !to.kf_accounts.contains(kf_account);
-                    left.extend(self.with_names(appid, removed).iter().map(|account| account.id()));
+                    left.extend(self.ids(appid, removed));
                     added.extend(accounts::with_names(&to.config, to.in_order()));
                     appid
                 }
                 Step::Stop(appid, _) if desired.may_retire => {
-                    left.extend(self.with_names(appid, |_| true).iter().map(|account| account.id()));
+                    left.extend(self.ids(appid, |_| true));
                     continue;
                 }
                 Step::Stop(..) | Step::Restart(..) => continue,
@@ -99,11 +98,12 @@ impl Run {
         Ok(Registered { kf_accounts: split(updated.accounts, counts), sinks, left: Vec::new() })
     }
 
-    /// The watched kf accounts of an official account whose names `which` selects.
-    fn with_names(&self, appid: &str, which: impl Fn(&str) -> bool) -> Vec<Arc<WatchedAccount>> {
+    /// The ids of the watched kf accounts of an official account whose names `which` selects.
+    fn ids(&self, appid: &str, which: impl Fn(&str) -> bool) -> Vec<AccountId> {
         let running = self.official_accounts.get(appid);
         let accounts = running.map(|running| running.official_account.accounts()).unwrap_or_default();
-        accounts.iter().filter(|account| which(&account.account().kf_account)).cloned().collect()
+        let selected = accounts.iter().filter(|account| which(&account.account().kf_account));
+        selected.map(|account| account.id()).collect()
     }
 }
 
