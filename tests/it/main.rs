@@ -6,6 +6,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::print_stdout,
     reason = "a test fails by panicking and reports by printing, and clippy does not see that helpers belong to tests"
 )]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
 };
 
 use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState, SimulatorControl};
@@ -10,6 +10,7 @@ use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState, SimulatorControl};
 use super::{LiveDaemon, gate::Gate};
 use crate::support::{
     delivery::times_logged,
+    loopback::free_address,
     process::{Home, WeChat, appid, get, metric, quiet, request, secret},
     wait::{PATIENCE, eventually},
 };
@@ -243,11 +244,6 @@ impl KeptAlive {
         let length = self.0.read(&mut block).unwrap_or(0);
         block[..length].starts_with(b"HTTP/1.1 200")
     }
-}
-
-/// An address on which nothing listens.
-fn free_address() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use kfwatch::simulator::{
 use crate::support::{
     delivery::pause,
     history::{self, History, Life},
+    loopback::free_address,
     process::{Home, Process, WeChat, appid, get, metric, quiet, request},
     replay,
     site::{CLIENT_TIMEOUT_MS, Tokens},
@@ -85,8 +86,8 @@ impl Storm {
         let sinks = Sinks::new();
         let surroundings = Surroundings {
             base_url: wechat.simulator().base_url(),
-            web: free_address([127, 2, 0, 1]),
-            other_web: free_address([127, 2, 0, 2]),
+            web: free_address(),
+            other_web: free_address(),
             taken: taken.local_addr().unwrap(),
             receivers: sinks.urls(),
         };
@@ -454,9 +455,4 @@ fn scenario(seed: u64) -> Scenario {
         ],
         ..quiet(&OFFICIAL_ACCOUNTS)
     }
-}
-
-/// An address that no other test uses.
-fn free_address(ip: [u8; 4]) -> SocketAddr {
-    TcpListener::bind(SocketAddr::from((ip, 0))).unwrap().local_addr().unwrap()
 }

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::support::{
+    loopback::free_address,
     process::{Home, get},
-    prometheus::free_address,
     wait::{PATIENCE, eventually},
 };
 

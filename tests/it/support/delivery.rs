@@ -101,8 +101,10 @@ pub(crate) fn lively() -> Scenario {
     }
 }
 
+/// Returns a value of a sink, from the first page that has it: while the store is busy, pages leave out what it would tell.
 pub(crate) fn sink_metric(daemon: &Process, sink: &str, name: &str) -> f64 {
-    daemon.metric(&format!("kfwatch_sink_{name}{{sink=\"{sink}\"}}")).unwrap()
+    let series = format!("kfwatch_sink_{name}{{sink=\"{sink}\"}}");
+    eventually(&series, || daemon.metric(&series))
 }
 
 pub(crate) fn eventually_delivered(daemon: &Process, sink: &str) {

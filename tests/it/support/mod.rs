@@ -12,6 +12,7 @@ pub(crate) mod events;
 pub(crate) mod failing_disk;
 pub(crate) mod history;
 pub(crate) mod kit;
+pub(crate) mod loopback;
 pub(crate) mod metrics_page;
 pub(crate) mod mounts;
 pub(crate) mod nats;

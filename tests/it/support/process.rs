@@ -186,7 +186,8 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-struct Captured {
+/// What a thread has read from a stream so far.
+pub(crate) struct Captured {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -259,6 +260,16 @@ impl Process {
         assert!(sent.success());
     }
 
+    /// What each thread waits for in the kernel, as far as this may be read.
+    fn waits(&self) -> String {
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim_end().to_owned();
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten().flatten();
+        let waits = threads.map(|thread| {
+            format!("{}:{}", read(thread.path().join("comm")), read(thread.path().join("wchan")))
+        });
+        waits.collect::<Vec<_>>().join(" ")
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -280,6 +291,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("kfwatch {} waits in {}; its log:\n{}", self.id(), self.waits(), self.stderr());
+        }
         // Fails only if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -287,7 +301,8 @@ impl Drop for Process {
 }
 
 impl Captured {
-    fn of(stream: Option<impl Read + Send + 'static>) -> Self {
+    /// Reads until the stream ends.
+    pub(crate) fn of(stream: Option<impl Read + Send + 'static>) -> Self {
         let bytes = Arc::<Mutex<Vec<u8>>>::default();
         let reader = stream.map(|mut stream| {
             let bytes = Arc::clone(&bytes);
@@ -301,7 +316,7 @@ impl Captured {
         Self { bytes, reader }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
     }
 
@@ -310,7 +325,8 @@ impl Captured {
         self.reader.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    fn whole(&mut self) -> String {
+    /// Waits until the stream ends.
+    pub(crate) fn whole(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
         }
@@ -349,7 +365,9 @@ pub(crate) fn request(address: SocketAddr, request: &str, header: &str) -> Respo
     // In HTTP/1.0 the body ends with the connection.
     stream.write_all(format!("{request} HTTP/1.0\r\nHost: {address}\r\n{header}\r\n").as_bytes()).unwrap();
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        panic!("{request} of {address}: {error} after {:?}", String::from_utf8_lossy(&answer));
+    }
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
     let head = String::from_utf8(answer[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();

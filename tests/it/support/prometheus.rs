@@ -1,13 +1,14 @@
 //! A real Prometheus, or a VictoriaMetrics in its place, that scrapes the daemon.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
 };
 
 use serde_json::Value;
 
 use crate::support::{
+    loopback::free_address,
     process::{Home, get},
     wait::eventually,
 };
@@ -88,9 +89,4 @@ impl Drop for Prometheus {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Returns an address without a listener.
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }

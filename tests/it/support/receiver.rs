@@ -6,13 +6,13 @@ use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Barrier, Mutex,
-        atomic::{AtomicBool, AtomicU16, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
 };
 
-use super::{event_log, wait::eventually};
+use super::{event_log, loopback, wait::eventually};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 use standardwebhooks::Webhook;
@@ -140,7 +140,7 @@ impl Receiver {
 
     fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
         // The names in certificates resolve to 127.0.0.1.
-        let host = if tls.is_some() { Ipv4Addr::LOCALHOST } else { own_loopback_address() };
+        let host = if tls.is_some() { Ipv4Addr::LOCALHOST } else { loopback::own_address() };
         let listener = TcpListener::bind((host, 0)).unwrap();
         let shared = Arc::new(Shared {
             received: Mutex::default(),
@@ -226,13 +226,6 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// A loopback address of its own for each receiver: while it is killed, no other socket of the tests can take its port.
-fn own_loopback_address() -> Ipv4Addr {
-    static RECEIVERS: AtomicU16 = AtomicU16::new(0);
-    let [high, low] = RECEIVERS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    Ipv4Addr::new(127, 1, high, low)
 }
 
 trait Stream: Read + Write {}

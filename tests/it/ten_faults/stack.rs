@@ -9,8 +9,9 @@ use super::notifications::PREFIX;
 use crate::support::{
     alertmanager::{Alertmanager, Receiver},
     kit::{a_tenth, routes_to, shipped},
+    loopback::free_address,
     process::{Home, Process, WeChat, get, quiet},
-    prometheus::{Prometheus, free_address},
+    prometheus::Prometheus,
     wait::eventually,
 };
 
