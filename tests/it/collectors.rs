@@ -9,6 +9,7 @@ use std::{
 use crate::support::{
     process::{Home, Process, WeChat, appid, quiet, secret},
     rehearsal::{self, NoJournal, ScriptedClock},
+    simulator::eventually as eventually_async,
     wait::{PATIENCE, eventually},
 };
 use kfwatch::{
@@ -316,7 +317,8 @@ async fn hanging_collector_call_times_out() {
     assert_eq!(rehearsal.collect_all().await, ["ok", "ok", "timeout", "ok"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// On one thread: what a collection leaves behind is visible only after the collectors have noted its end.
+#[tokio::test]
 async fn running_collectors_follow_official_accounts_and_intervals() {
     // Two objects for the same appid count as two official accounts.
     let (first, second) = (Rehearsal::new().await, Rehearsal::new().await);
@@ -326,24 +328,31 @@ async fn running_collectors_follow_official_accounts_and_intervals() {
         let official_accounts = of.iter().map(|rehearsal| rehearsal.collected()).collect();
         CollectorSet { intervals, official_accounts: Arc::new(official_accounts) }
     };
-    let requests = |expected: [[u64; 4]; 2]| {
-        eventually("the requests", || ([first.requests(), second.requests()] == expected).then_some(()));
+    let requests = async |expected: [[u64; 4]; 2]| {
+        eventually_async("the requests", || [first.requests(), second.requests()] == expected).await;
+    };
+    // The next collections are due an interval after the end of the last ones.
+    let pass_once_collected = async |since: jiff::Timestamp| {
+        let is_collected = |collector| second.last_success(collector).is_some_and(|at| at >= since);
+        eventually_async("the end of the collections", || Collector::ALL.into_iter().all(is_collected)).await;
+        first.clock.pass(120 * MINUTE);
     };
     let (changed, follow) = watch::channel(set(all, &[&first]));
     let (mut running, drain) = (JoinSet::new(), CancellationToken::new());
     running.spawn(Collectors::new(Arc::clone(&first.clock) as Arc<dyn Clock>, follow).run(drain.clone()));
-    requests([[1; 4], [0; 4]]);
+    requests([[1; 4], [0; 4]]).await;
     changed.send_replace(set(all, &[&first, &second]));
-    requests([[1; 4], [1; 4]]);
+    requests([[1; 4], [1; 4]]).await;
     // What became due meanwhile is collected as soon as the set changes.
-    first.clock.pass(120 * MINUTE);
+    pass_once_collected(jiff::Timestamp::MIN).await;
+    let passed_at = second.clock.now().wall;
     changed.send_replace(set(all, &[&second]));
-    requests([[1; 4], [2; 4]]);
-    first.clock.pass(120 * MINUTE);
+    requests([[1; 4], [2; 4]]).await;
+    pass_once_collected(passed_at).await;
     changed.send_replace(set(CollectorIntervals { waiting: None, ..all }, &[&second]));
-    requests([[1; 4], [3, 3, 2, 3]]);
+    requests([[1; 4], [3, 3, 2, 3]]).await;
     changed.send_replace(set(all, &[&second]));
-    requests([[1; 4], [3; 4]]);
+    requests([[1; 4], [3; 4]]).await;
     drain.cancel();
     running.join_next().await.unwrap().unwrap();
 }

@@ -373,7 +373,9 @@ async fn full_disk_freezes_snapshots_and_loses_nothing() {
     let lives = [Life { from_ms, to_ms: wall_ms(), killed: false, client_timeout_ms: CLIENT_TIMEOUT_MS }];
     let mut histories = History::all(&shop.accounts, &ledger, &lives);
     for exchange in histories.iter_mut().flat_map(|history| &mut history.exchanges) {
-        exchange.uncertain |= (full_from_ms..=freed_ms).contains(&exchange.received_ms);
+        // It may have been taken later than it was received.
+        let [earliest, latest] = exchange.taken_ms;
+        exchange.uncertain |= earliest <= freed_ms && latest >= full_from_ms;
     }
     let log = shop.site.event_log();
     let tally = replay::compare_all(&histories, &log);

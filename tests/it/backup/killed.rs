@@ -38,7 +38,7 @@ fn killed_restore_leaves_the_old_store_or_the_new() {
     put();
     let begun = Instant::now();
     assert_eq!(home.run("restore backup.db").code, Some(0));
-    let whole = begun.elapsed();
+    let mut whole = begun.elapsed();
 
     let (mut old, mut new) = (0, 0);
     for kill in 0..KILLS {
@@ -46,7 +46,8 @@ fn killed_restore_leaves_the_old_store_or_the_new() {
         fs::remove_file(&path).unwrap();
         put();
         let mut restore = home.spawn("restore backup.db");
-        let deadline = Instant::now() + whole.mul_f64(1.6 * f64::from(kill) / f64::from(KILLS));
+        let share = 1.6 * f64::from(kill) / f64::from(KILLS);
+        let deadline = Instant::now() + whole.mul_f64(share);
         while Instant::now() < deadline && restore.is_running() {
             std::thread::yield_now();
         }
@@ -67,6 +68,10 @@ fn killed_restore_leaves_the_old_store_or_the_new() {
             assert_eq!(kept(&directory).iter().map(|kept| events(kept)).max(), Some(PRESENT));
         } else {
             old += 1;
+            if share > 1.0 {
+                // Other programs make a restore slower than the first one.
+                whole *= 2;
+            }
             // What a killed restore leaves does not disturb the next one.
             assert_eq!(home.run("restore backup.db").code, Some(0));
             assert_eq!(kept(&directory).len(), 1);

@@ -54,18 +54,19 @@ impl Running {
             As::Pid1 => eventually("PID 1", || child_of(process.id())),
         };
         let running = Self { process, pid };
-        running.wait_for_handler();
+        running.wait_for_handlers();
         Some(running)
     }
 
-    /// Waits until the program handles SIGTERM: before, a signal would not reach it as PID 1.
-    fn wait_for_handler(&self) {
-        const SIGTERM: u64 = 1 << 14;
-        eventually("the handler of SIGTERM", || {
+    /// Waits until the program handles SIGINT and SIGTERM: before, they would kill it, and not reach it as PID 1.
+    fn wait_for_handlers(&self) {
+        const SIGNALS: u64 = 1 << 1 | 1 << 14;
+        eventually("the handlers of signals", || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
             let is_kfwatch = status.lines().next()?.contains("kfwatch");
-            (is_kfwatch && u64::from_str_radix(caught.trim(), 16).unwrap() & SIGTERM != 0).then_some(())
+            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+            (is_kfwatch && caught & SIGNALS == SIGNALS).then_some(())
         });
     }
 
