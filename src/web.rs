@@ -48,7 +48,7 @@ use crate::{
     store::{Store, StoreError, StoredSink},
 };
 
-/// How long a client may take to send the request head.
+/// How long a client may take to send the request head, and the next one on the same connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a response may take to start.
@@ -178,7 +178,8 @@ impl WebListener {
         state: Arc<WebState>,
         handle: axum_server::Handle<SocketAddr>,
     ) -> io::Result<()> {
-        let mut server = axum_server::from_tcp(self.socket)?.handle(handle);
+        // A server that speaks HTTP/2, too, waits without a limit for the first byte, which tells the two apart.
+        let mut server = axum_server::from_tcp(self.socket)?.http1_only().handle(handle);
         server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
         server.serve(router(state).into_make_service()).await
     }

@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader},
-    net::TcpListener,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         process::CommandExt,
@@ -16,7 +16,7 @@ use std::{
 use crate::support::{
     delivery,
     process::{Ended, Home, Process, WeChat, appid, metric, quiet, secret},
-    wait::eventually,
+    wait::{PATIENCE, eventually},
 };
 use kfwatch::simulator::{ApiCall, Fault, FaultRule, KfState};
 use serde_json::Value;
@@ -272,6 +272,22 @@ fn status_page_shows_every_account_with_its_state() {
         eventually(account, || (state_of(&daemon.get("/").text(), account) == Some(state)).then_some(()));
     }
     assert_eq!(daemon.get("/nowhere").status, 404);
+}
+
+#[test]
+fn client_that_sends_no_whole_request_is_disconnected() {
+    let wechat = one_account();
+    let daemon = Home::watching(&wechat, "").daemon();
+    let parts = [&b""[..], b"G", b"GET / HTTP/1.1\r\nHost: kfwatch\r\n"];
+    let clients = parts.map(|part| {
+        let mut client = TcpStream::connect(daemon.address()).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(part).unwrap();
+        client
+    });
+    for (mut client, part) in clients.into_iter().zip(parts) {
+        assert_eq!(client.read_to_end(&mut Vec::new()).ok(), Some(0), "{:?}", String::from_utf8_lossy(part));
+    }
 }
 
 #[test]
