@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -25,7 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioTimer;
 use tokio::{
     runtime::Handle,
@@ -242,9 +243,19 @@ async fn metrics(State(state): State<Arc<WebState>>) -> Response {
     let writer = MetricsWriter { chunks, runtime: Handle::current() };
     tokio::task::spawn_blocking(move || writer.write(&state, &stored, settings.detail, permit));
     let body = stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
-    // The compression layer polls for trailers after the end, where an unfused `unfold` panics.
-    let body = body.fuse();
-    ([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::from_stream(body)).into_response()
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::from_stream(wake_at_end(body))).into_response()
+}
+
+/// Has the stream polled once more after its end. The present hyper (1.10 to 1.12) looks twice whether there is more to write. If a body
+/// ends at the second look, and its end adds nothing to what is written, hyper does not finish the response: a client of HTTP/1.0, such
+/// as a proxy, waits for ever. For chunked bodies <https://github.com/hyperium/hyper/pull/4143> has corrected it.
+fn wake_at_end<T>(stream: impl Stream<Item = T>) -> impl Stream<Item = T> {
+    let end = stream::poll_fn(|context| {
+        context.waker().wake_by_ref();
+        Poll::Ready(None)
+    });
+    // The compression layer polls for trailers after the end.
+    stream.chain(end).fuse()
 }
 
 /// Writes the metrics from a blocking thread to a client.
@@ -273,7 +284,38 @@ impl MetricsWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    /// A body that is pending at hyper's first look after its only chunk, and has ended at the second.
+    fn body_that_ends_between_looks() -> impl Stream<Item = io::Result<&'static str>> {
+        let mut looks = 0;
+        let end = stream::poll_fn(move |_| {
+            looks += 1;
+            if looks == 1 { Poll::Pending } else { Poll::Ready(None) }
+        });
+        stream::iter([Ok("chunk")]).chain(end)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn response_to_old_client_ends_with_its_body() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let respond = service_fn(|_| async {
+            let body = Body::from_stream(wake_at_end(body_that_ends_between_looks()));
+            Ok::<_, Infallible>(Response::new(body))
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), respond);
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let both = async { tokio::join!(serving, client.read_to_string(&mut answer)) };
+        tokio::time::timeout(Duration::from_secs(1), both).await.unwrap().0.unwrap();
+        assert!(answer.ends_with("\r\n\r\nchunk"), "{answer}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn reads_share_a_deadline() {
