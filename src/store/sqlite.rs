@@ -25,6 +25,7 @@ pub(super) mod connection;
 mod convert;
 mod cursors;
 mod dead_letters;
+mod error;
 pub(super) mod events;
 mod file;
 mod lease;
