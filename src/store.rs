@@ -21,13 +21,11 @@ use tokio::sync::{Semaphore, watch};
 
 mod backup;
 mod error;
-mod event_log;
 mod sqlite;
 mod types;
 
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
 pub use error::{FileChange, StoreError};
-pub use event_log::EventLog;
 pub use types::*;
 
 use self::sqlite::{Sqlite, commit::MAX_RENDERED_EVENTS};

@@ -31,7 +31,7 @@ use crate::{
     logging::LogFormat,
     simulator::{Scenario, Simulator},
     status::AccountView,
-    store::{EventFilter, EventLog, EventPage, StoredEvent},
+    store::{EventFilter, EventPage, Store, StoredEvent},
     web::{WebListener, WebState},
 };
 
@@ -115,7 +115,7 @@ pub(super) async fn run(args: DemoArgs, shutdown: Shutdown) -> Result<(), CliErr
         AppError::Listen { address, source } => cannot_listen(address, source).into(),
         error => CliError::from(error),
     })?;
-    let mut events = NewEvents::open(&directory, &*clock)?;
+    let mut events = NewEvents::open(&directory, &*clock).await?;
     // The configuration has one address.
     let page: String = app.addresses().iter().map(|address| format!("http://{address}/")).collect();
     introduce(&page, &simulator, format);
@@ -125,7 +125,7 @@ pub(super) async fn run(args: DemoArgs, shutdown: Shutdown) -> Result<(), CliErr
     let stop = stop_after(args.run_for, shutdown.within(grace));
     let done = Box::pin(run_app(app, stop, &mut events, printer)).await;
     simulator.stop().await;
-    events.read()?;
+    events.read().await?;
     summarize(&web, events.read, &page);
     done
 }
@@ -207,7 +207,7 @@ async fn print_until(
 ) -> Result<(), CliError> {
     loop {
         let is_last = tokio::time::timeout(FOLLOW_INTERVAL, ended.cancelled()).await.is_ok();
-        let is_open = printer.print(&events.read()?).await?;
+        let is_open = printer.print(&events.read().await?).await?;
         if is_last || !is_open {
             return Ok(());
         }
@@ -221,24 +221,24 @@ async fn after(event: &CancellationToken, delay: Duration) {
 
 /// The events committed since the demo was started.
 struct NewEvents {
-    log: EventLog,
+    store: Store,
     unread: EventFilter,
     read: usize,
 }
 
 impl NewEvents {
-    fn open(directory: &Path, clock: &dyn Clock) -> Result<Self, CliError> {
-        let log = EventLog::open(&directory.join(STORE))?;
+    async fn open(directory: &Path, clock: &dyn Clock) -> Result<Self, CliError> {
+        let store = Store::open_to_read(&directory.join(STORE))?;
         let now = clock.now().wall;
-        let unread = EventFilter { after: log.before(now)?, since: Some(now), ..EventFilter::default() };
-        Ok(Self { log, unread, read: 0 })
+        let after = store.position_before(now).await?;
+        Ok(Self { store, unread: EventFilter { after, since: Some(now), ..EventFilter::default() }, read: 0 })
     }
 
     /// The events that this has not returned yet.
-    fn read(&mut self) -> Result<Vec<StoredEvent>, CliError> {
+    async fn read(&mut self) -> Result<Vec<StoredEvent>, CliError> {
         let mut all = Vec::new();
         loop {
-            let EventPage { events, next } = self.log.read(&self.unread, PAGE)?;
+            let EventPage { events, next } = self.store.read_events(self.unread.clone(), PAGE).await?;
             self.unread.after = next;
             let is_last = events.len() < PAGE;
             all.extend(events);

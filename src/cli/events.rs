@@ -30,7 +30,7 @@ use crate::{
         clock::Clock,
         event::EventType,
     },
-    store::{AccountId, EventFilter, EventLog, StoredEvent},
+    store::{AccountId, EventFilter, LogPosition, Store, StoredEvent},
 };
 
 /// Events read at a time.
@@ -127,12 +127,15 @@ impl EventsArgs {
 
 async fn read(args: EventsArgs) -> Result<(), CliError> {
     let config = args.config.load_local()?;
-    let log = EventLog::open(&config.store.path)?;
+    let store = Store::open_to_read(&config.store.path)?;
     let since = args.since.map(|since| since.resolve(config.timezone, SystemClock::default().now().wall));
     let mut filter = EventFilter {
-        after: since.map(|since| log.before(since)).transpose()?.unwrap_or_default(),
+        after: match since {
+            Some(since) => store.position_before(since).await?,
+            None => LogPosition::BEGINNING,
+        },
         since,
-        accounts: selected_accounts(log.accounts()?, &config, &args.accounts.into()).await?,
+        accounts: selected_accounts(store.account_names().await?, &config, &args.accounts.into()).await?,
         types: args.types,
         ..EventFilter::default()
     };
@@ -142,7 +145,7 @@ async fn read(args: EventsArgs) -> Result<(), CliError> {
     let style = EventTable { zone: config.timezone, openids: args.openids };
     let mut printer = Printer { format: args.format, style, problems: args.problems, header: Header::Due };
     loop {
-        let page = log.read(&filter, PAGE)?;
+        let page = store.read_events(filter.clone(), PAGE).await?;
         let is_last = page.events.len() < PAGE;
         if !printer.print(page.events).await? {
             return Ok(());

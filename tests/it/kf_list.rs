@@ -11,7 +11,7 @@ use std::{
 
 use crate::support::{
     rehearsal::{self, NoJournal, ScriptedClock},
-    wait::{PATIENCE, eventually},
+    wait::PATIENCE,
 };
 use kfwatch::{
     app::App,
@@ -28,7 +28,7 @@ use kfwatch::{
     poll::{AccountDiscovery, DiscoveryPatterns, NoGuard, OfficialAccount, PollGuard, PollLimits, Poller},
     simulator::{KfState, Scenario, Simulator},
     status::{AccountTable, OfficialAccountStatus, WatchedAccount},
-    store::{EventFilter, EventLog, PruneLimits, Store},
+    store::{EventFilter, PruneLimits, Store},
     wechat::{
         client::OfficialAccountClient,
         token::{TokenProvider, TokenSource},
@@ -482,11 +482,13 @@ async fn restart_polls_discovered_accounts_before_any_list() {
         restart(directory.path(), &appid, &format!("kf_accounts = [\"{}\", \"none*\"]", kf_accounts[1]))
             .await;
     assert_eq!(watched_by(&app), [format!("renamed/{}", kf_accounts[1])]);
-    let log = EventLog::open(&store_path(directory.path())).unwrap();
-    let all_left = tokio::task::spawn_blocking(move || {
-        let events = || log.read(&EventFilter::default(), 100).unwrap().events.len();
-        eventually("the accounts have left", || (events() == 4).then_some(()));
-    });
+    let reader = Store::open_to_read(&store_path(directory.path())).unwrap();
+    let all_left = async {
+        while reader.read_events(EventFilter::default(), 100).await.unwrap().events.len() < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let all_left = Box::pin(tokio::time::timeout(PATIENCE, all_left));
     app.run(async { all_left.await.unwrap() }).await.unwrap();
     let store = Store::open(&store_path(directory.path())).unwrap();
     assert_eq!(

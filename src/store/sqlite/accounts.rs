@@ -40,6 +40,27 @@ impl Store {
         self.sqlite.readers.read(stored).await
     }
 
+    /// The names of all accounts that were ever registered. They may have events, also if they are no longer watched.
+    pub async fn account_names(&self) -> Result<Vec<(AccountId, Account)>, StoreError> {
+        self.sqlite
+            .readers
+            .read(|connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT id, official_account, appid, kf_account FROM accounts ORDER BY id",
+                )?;
+                let rows = statement.query_map([], |row| {
+                    let account = Account {
+                        official_account: row.get(1)?,
+                        appid: row.get(2)?,
+                        kf_account: row.get(3)?,
+                    };
+                    Ok((AccountId(row.get(0)?), account))
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
     /// Stores when accounts whose polls changed nothing were last seen. Idempotent; skips unknown accounts.
     pub async fn record_last_seen(&self, updates: Vec<LastSeenUpdate>) -> Result<(), StoreError> {
         self.sqlite
@@ -140,17 +161,6 @@ pub(super) fn add(tx: &Transaction<'_>, account: Account) -> Result<StoredAccoun
         }
     }
     Ok(stored)
-}
-
-/// The names of all accounts that were ever registered.
-pub(in crate::store) fn names(connection: &Connection) -> Result<Vec<(AccountId, Account)>, StoreError> {
-    let mut statement = connection
-        .prepare_cached("SELECT id, official_account, appid, kf_account FROM accounts ORDER BY id")?;
-    let rows = statement.query_map([], |row| {
-        let account = Account { official_account: row.get(1)?, appid: row.get(2)?, kf_account: row.get(3)? };
-        Ok((AccountId(row.get(0)?), account))
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {

@@ -46,9 +46,15 @@ impl Store {
             .await
     }
 
-    /// The first matching events, at most `limit`, and how far the log was scanned. For dispatchers.
+    /// The first matching events, at most `limit`, and how far the log was scanned. For dispatchers, and where no daemon is needed.
     pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
         self.sqlite.delivery_readers.read(move |connection| read_matching(connection, &filter, limit)).await
+    }
+
+    /// Returns a position before the events that were observed at `since` or later, without a scan of all events before
+    /// it. In a large log, events observed while the clock was wrong by more than an hour may be before that position.
+    pub async fn position_before(&self, since: Timestamp) -> Result<LogPosition, StoreError> {
+        self.sqlite.readers.read(move |connection| position_before(connection, since)).await
     }
 
     /// The number of events in the log. The cost does not grow with that number.
@@ -86,7 +92,7 @@ pub(super) fn count_after(connection: &Connection, after: LogPosition) -> Result
 }
 
 /// Reads the events that a filter selects. Within a transaction, so that the view is consistent.
-pub(in crate::store) fn read_matching(
+fn read_matching(
     connection: &Connection,
     filter: &EventFilter,
     limit: usize,
@@ -114,10 +120,7 @@ pub(in crate::store) fn read_matching(
 /// Ids nearly follow time, so one event in each [`STRIDE`] is probed until one is late enough. A probe that finds the
 /// clock set back says nothing about the events before it. The search misses what happens within one stride: a clock that
 /// was ahead by more than [`OUT_OF_ORDER_MS`], or one that was set back by as much and is still ahead of the probe before.
-pub(in crate::store) fn position_before(
-    connection: &Connection,
-    since: Timestamp,
-) -> Result<LogPosition, StoreError> {
+pub(super) fn position_before(connection: &Connection, since: Timestamp) -> Result<LogPosition, StoreError> {
     if count_after(connection, LogPosition::BEGINNING)? < SMALL_LOG {
         return Ok(LogPosition::BEGINNING);
     }

@@ -6,8 +6,7 @@ use futures_util::{FutureExt, future::join_all};
 use kfwatch::{
     domain::{clock::Moment, event::EventType},
     store::{
-        AccountId, EventFilter, EventLog, LogPosition, RegistrationUpdate, StartPosition, Store, StoreError,
-        WriteStats,
+        AccountId, EventFilter, LogPosition, RegistrationUpdate, StartPosition, Store, StoreError, WriteStats,
     },
 };
 use rusqlite::Connection;
@@ -249,27 +248,31 @@ async fn event_log_is_readable_while_daemon_runs() {
     let registered = store.register_accounts(vec![account("a"), account("b")]).await.unwrap().configured;
     commit(&store, &registered[0], vec![started("o-1", 1), started("o-2", 2), ended("o-1", 1)]).await;
     commit(&store, &registered[1], vec![started("o-3", 3)]).await;
-    let log = EventLog::open(&file.path).unwrap();
-    let ids = |filter: EventFilter, limit| {
-        let page = log.read(&filter, limit).unwrap();
+    let reader = Store::open_to_read(&file.path).unwrap();
+    let ids = async |filter: EventFilter, limit| {
+        let page = reader.read_events(filter, limit).await.unwrap();
         (page.events.iter().map(|event| event.id.0).collect::<Vec<_>>(), page.next)
     };
     let all = EventFilter::default;
-    assert_eq!(ids(all(), 9), (vec![1, 2, 3, 4], LogPosition(4)));
-    assert_eq!(ids(all(), 2), (vec![1, 2], LogPosition(2)));
-    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9), (vec![], LogPosition(4)));
-    assert_eq!(ids(EventFilter { since: Some(at(3)), ..all() }, 9).0, [4]);
+    assert_eq!(ids(all(), 9).await, (vec![1, 2, 3, 4], LogPosition(4)));
+    assert_eq!(ids(all(), 2).await, (vec![1, 2], LogPosition(2)));
+    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9).await, (vec![], LogPosition(4)));
+    assert_eq!(ids(EventFilter { since: Some(at(3)), ..all() }, 9).await.0, [4]);
     assert_eq!(
-        ids(EventFilter { types: vec![EventType::SessionEnded], ..all() }, 9),
+        ids(EventFilter { types: vec![EventType::SessionEnded], ..all() }, 9).await,
         (vec![3], LogPosition(4))
     );
-    let accounts = log.accounts().unwrap();
+    let accounts = reader.account_names().await.unwrap();
     assert_eq!(accounts[1], (registered[1].id, account("b")));
     let of = |ids: &[AccountId]| EventFilter { accounts: Some(ids.to_vec()), ..all() };
-    assert_eq!(ids(of(&[registered[1].id]), 9).0, [4]);
-    assert_eq!(ids(of(&[]), 9), (vec![], LogPosition(4)));
+    assert_eq!(ids(of(&[registered[1].id]), 9).await.0, [4]);
+    assert_eq!(ids(of(&[]), 9).await, (vec![], LogPosition(4)));
     commit(&store, &registered[1], vec![ended("o-3", 3)]).await;
-    assert_eq!(ids(EventFilter { after: LogPosition(4), ..all() }, 9).0, [5], "a follower sees new events");
+    assert_eq!(
+        ids(EventFilter { after: LogPosition(4), ..all() }, 9).await.0,
+        [5],
+        "a follower sees new events"
+    );
 }
 
 #[tokio::test]
@@ -280,6 +283,6 @@ async fn event_log_is_readable_without_daemon() {
     commit(&store, &account, vec![started("o-1", 1)]).await;
     assert!(store.size_bytes() > 0);
     store.close().await;
-    let log = EventLog::open(&file.path).unwrap();
-    assert_eq!(log.read(&EventFilter::default(), 9).unwrap().events.len(), 1);
+    let reader = Store::open_to_read(&file.path).unwrap();
+    assert_eq!(reader.read_events(EventFilter::default(), 9).await.unwrap().events.len(), 1);
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kfwatch::store::{EventFilter, EventLog, LogPosition, PruneLimits, StartPosition, Store};
+use kfwatch::store::{EventFilter, LogPosition, PruneLimits, StartPosition, Store};
 use rusqlite::Connection;
 
 use crate::support::store::*;
@@ -59,9 +59,9 @@ async fn time_range_query_scans_no_older_events() {
         steady = steady()
     );
     let file = filled(120_000, &clock).await;
-    let log = EventLog::open(&file.path).unwrap();
-    let check = |n: i64| {
-        let after = log.before(since(n)).unwrap();
+    let reader = Store::open_to_read(&file.path).unwrap();
+    let check = async |n: i64| {
+        let after = reader.position_before(since(n)).await.unwrap();
         let connection = Connection::open(&file.path).unwrap();
         let sql = "SELECT count(*) FROM events WHERE id <= ?1 AND observed_at >= ?2";
         let left_out = connection.query_row(sql, (after.0, since(n).as_millisecond()), |row| row.get(0));
@@ -71,12 +71,12 @@ async fn time_range_query_scans_no_older_events() {
     let times =
         [-1_000, 1, 9_999, 19_000, 25_000, 30_500, 39_999, 41_000, 56_000, 61_000, 76_000, 89_999, 95_000];
     for n in times {
-        check(n);
+        check(n).await;
     }
-    assert_eq!(check(1), LogPosition::BEGINNING);
-    assert!(check(39_999) >= LogPosition(20_000));
-    assert!(check(119_990) >= LogPosition(100_000));
-    assert!(check(130_000) >= LogPosition(100_000), "no event is that late");
+    assert_eq!(check(1).await, LogPosition::BEGINNING);
+    assert!(check(39_999).await >= LogPosition(20_000));
+    assert!(check(119_990).await >= LogPosition(100_000));
+    assert!(check(130_000).await >= LogPosition(100_000), "no event is that late");
     let store = Store::open(&file.path).unwrap();
     sinks(&store, &["crm"], StartPosition::Now, 1).await;
     let rewound = store.rewind_cursor("crm", since(119_990)).await.unwrap();
@@ -87,9 +87,9 @@ async fn time_range_query_scans_no_older_events() {
     );
     // A pruned log begins at a later event.
     store.prune(PruneLimits { batch: 5000, ..everything_before(15_000 * GAP_MS) }).await.unwrap();
-    assert!(check(119_990) >= LogPosition(100_000));
+    assert!(check(119_990).await >= LogPosition(100_000));
     for n in times {
-        check(n);
+        check(n).await;
     }
 }
 
@@ -169,31 +169,35 @@ async fn figures(count: i64) -> Figures {
 
 /// Measures the reads of `kfwatch events`, which needs no daemon.
 async fn measure_reads(file: &TestFile, count: i64) -> Figures {
-    let log = EventLog::open(&file.path).unwrap();
-    let read = |filter: EventFilter, limit: usize, expected: usize| {
-        assert_eq!(log.read(&filter, limit).unwrap().events.len(), expected);
+    let store = Store::open_to_read(&file.path).unwrap();
+    let read = async |filter: EventFilter, limit: usize, expected: usize| {
+        assert_eq!(store.read_events(filter, limit).await.unwrap().events.len(), expected);
     };
     let all = EventFilter::default;
-    let accounts =
-        log.accounts().unwrap().into_iter().filter(|(_, account)| &*account.kf_account == "kf7@test");
+    let accounts = store.account_names().await.unwrap().into_iter();
+    let accounts = accounts.filter(|(_, account)| &*account.kf_account == "kf7@test");
     let ids: Vec<_> = accounts.map(|(id, _)| id).collect();
     let of_account = || EventFilter { accounts: Some(ids.clone()), ..all() };
-    let opened = quickest(5, async || drop(EventLog::open(&file.path).unwrap()));
-    let first = quickest(20, async || read(all(), 1000, 1000));
+    let opened = quickest(5, async || drop(Store::open_to_read(&file.path).unwrap()));
+    let first = quickest(20, async || read(all(), 1000, 1000).await);
     let since_late = quickest(5, async || {
         let since = since(count - 999);
-        read(EventFilter { after: log.before(since).unwrap(), since: Some(since), ..all() }, 1001, 1000);
+        let after = store.position_before(since).await.unwrap();
+        read(EventFilter { after, since: Some(since), ..all() }, 1001, 1000).await;
     });
-    let of_one = quickest(5, async || read(of_account(), 50, 50));
+    let of_one = quickest(5, async || read(of_account(), 50, 50).await);
     let of_one_since = quickest(5, async || {
         let since = since(count - 49_999);
-        read(EventFilter { after: log.before(since).unwrap(), since: Some(since), ..of_account() }, 51, 50);
+        let after = store.position_before(since).await.unwrap();
+        read(EventFilter { after, since: Some(since), ..of_account() }, 51, 50).await;
     });
     let follow = quickest(20, async || {
-        (0..100).for_each(|_| read(EventFilter { after: LogPosition(count), ..of_account() }, 1000, 0));
+        for _ in 0..100 {
+            read(EventFilter { after: LogPosition(count), ..of_account() }, 1000, 0).await;
+        }
     });
     let begun = Instant::now();
-    let matching = log.read(&of_account(), usize::MAX).unwrap().events.len();
+    let matching = store.read_events(of_account(), usize::MAX).await.unwrap().events.len();
     println!("{count} events: all {matching} of one kf account in {:?}", begun.elapsed());
     vec![
         ("events: opened", opened.await),

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kfwatch::store::{EventLog, LogPosition, Store, StoreError};
+use kfwatch::store::{LogPosition, Store, StoreError};
 use rusqlite::Connection;
 use secrecy::ExposeSecret;
 
@@ -140,7 +140,7 @@ async fn failed_migration_leaves_store_unchanged() {
 #[test]
 fn reader_does_not_migrate() {
     let file = version_1();
-    let error = EventLog::open(&file.path).unwrap_err();
+    let error = Store::open_to_read(&file.path).unwrap_err();
     assert!(matches!(error, StoreError::Older { found: 1, .. }));
     assert!(error.to_string().contains("start the daemon once"), "{error}");
     assert_eq!((version(&file.path), copies(&file).len()), (1, 0));

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use kfwatch::store::{EventLog, Store, StoreError};
+use kfwatch::store::{Store, StoreError};
 use rusqlite::Connection;
 
 use crate::support::store::*;
@@ -14,7 +14,7 @@ fn refused(path: &Path) -> (StoreError, String) {
     assert_eq!(fs::read(path).unwrap(), before, "the file was changed");
     let text = error_chain(&error);
     assert!(!text.contains('\n'), "{text}");
-    assert!(EventLog::open(path).is_err());
+    assert!(Store::open_to_read(path).is_err());
     (error, text)
 }
 
@@ -139,7 +139,7 @@ fn unusable_store_paths_are_refused() {
     for other in [file.directory.path(), Path::new("/dev/null")] {
         assert!(matches!(Store::open(other).unwrap_err(), StoreError::NotAFile(_)));
     }
-    assert!(matches!(EventLog::open(&file.path), Err(StoreError::Missing(_))));
+    assert!(matches!(Store::open_to_read(&file.path), Err(StoreError::Missing(_))));
     assert!(!file.path.exists(), "reading creates nothing");
 }
 
