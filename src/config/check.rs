@@ -175,7 +175,7 @@ fn listen_remedy(text: &str) -> String {
 
 fn check_log(section: Section<raw::Log>, log: &mut Table<'_>) -> LogConfig {
     let keys = log.keys(section).unwrap_or_default();
-    let level = log.take("level", keys.level).unwrap_or_else(|| "info".to_owned());
+    let level = log.take("level", keys.level).map_or_else(|| "info".to_owned(), |level| trimmed(&level));
     if let Err(problem) = check_filter(&level) {
         log.wrong("level", format!("{problem}; write it like \"info\" or \"info,kfwatch::wechat=debug\""));
     }
@@ -192,6 +192,12 @@ fn check_log(section: Section<raw::Log>, log: &mut Table<'_>) -> LogConfig {
     LogConfig { level, format, language }
 }
 
+/// Removes white space around the parts of a log filter. tracing-subscriber would look at the wrong bytes of such a part, which makes it
+/// refuse or mistake the part, and panic in the middle of a character.
+fn trimmed(filter: &str) -> String {
+    filter.split(',').map(str::trim).collect::<Vec<_>>().join(",")
+}
+
 fn check_filter(filter: &str) -> Result<(), String> {
     EnvFilter::builder()
         .parse(filter)
@@ -199,12 +205,7 @@ fn check_filter(filter: &str) -> Result<(), String> {
     // A misspelled level is a valid filter: it selects everything of a module with that name, and nothing else.
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let bare = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphabetic() || c == ' ');
-    match filter
-        .split(',')
-        .map(str::trim)
-        .filter(bare)
-        .find(|part| !LEVELS.contains(&part.to_lowercase().as_str()))
-    {
+    match filter.split(',').filter(bare).find(|part| !LEVELS.contains(&part.to_lowercase().as_str())) {
         Some(part) => Err(quote_with(part, &format!("is not one of the levels {}", LEVELS.join(", ")))),
         None => Ok(()),
     }

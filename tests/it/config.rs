@@ -362,6 +362,16 @@ fn webhook_without_secret_causes_warning() {
 }
 
 #[test]
+fn spaces_in_log_filter_have_no_effect() {
+    let level = |filter: &str| {
+        load(&format!("{OFFICIAL_ACCOUNT}[log]\nlevel = \"{filter}\"")).map(|loaded| loaded.config.log.level)
+    };
+    assert_eq!(level(" info , kfwatch::wechat=debug\u{2008}").unwrap(), "info,kfwatch::wechat=debug");
+    let mistakes = level("info,\u{2008}kfwatch=loud").unwrap_err().to_string();
+    assert!(mistakes.contains("log.level: \"info,kfwatch=loud\" is not a log filter"), "{mistakes}");
+}
+
+#[test]
 fn variables_override_the_file() {
     let text = format!("shutdown_timeout = \"5s\"\n[poll]\nspread = \"1s\"\n{OFFICIAL_ACCOUNT}");
     let dir = dir_with(&[("config.toml", &text)]);
