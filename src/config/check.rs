@@ -192,8 +192,8 @@ fn check_log(section: Section<raw::Log>, log: &mut Table<'_>) -> LogConfig {
     LogConfig { level, format, language }
 }
 
-/// Removes white space around the parts of a log filter. tracing-subscriber would look at the wrong bytes of such a part, which makes it
-/// refuse or mistake the part, and panic in the middle of a character.
+/// Removes white space around the parts of a log filter. tracing-subscriber takes the places of `=` and `[` from the trimmed part, and
+/// cuts the untrimmed one there: it refuses or misreads the part, or panics if it cuts within a character.
 fn trimmed(filter: &str) -> String {
     filter.split(',').map(str::trim).collect::<Vec<_>>().join(",")
 }
