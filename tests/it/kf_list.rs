@@ -484,7 +484,7 @@ async fn restart_polls_discovered_accounts_before_any_list() {
     assert_eq!(watched_by(&app), [format!("renamed/{}", kf_accounts[1])]);
     let reader = Store::open_to_read(&store_path(directory.path())).unwrap();
     let all_left = async {
-        while reader.read_events(EventFilter::default(), 100).await.unwrap().events.len() < 4 {
+        while reader.count_events().await.unwrap() != 4 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

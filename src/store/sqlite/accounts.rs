@@ -21,18 +21,8 @@ use crate::{
 impl Store {
     /// The accounts that were registered and have not left since, in the order of their first registration.
     pub async fn watched_accounts(&self) -> Result<Vec<Account>, StoreError> {
-        self.sqlite
-            .readers
-            .read(|connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT official_account, appid, kf_account FROM accounts WHERE configured ORDER BY id",
-                )?;
-                let rows = statement.query_map([], |row| {
-                    Ok(Account { official_account: row.get(0)?, appid: row.get(1)?, kf_account: row.get(2)? })
-                })?;
-                Ok(rows.collect::<Result<_, _>>()?)
-            })
-            .await
+        let watched = self.sqlite.readers.read(|connection| names(connection, "configured")).await?;
+        Ok(watched.into_iter().map(|(_, account)| account).collect())
     }
 
     /// All accounts that were ever registered, as they are stored.
@@ -42,23 +32,7 @@ impl Store {
 
     /// The names of all accounts that were ever registered. They may have events, also if they are no longer watched.
     pub async fn account_names(&self) -> Result<Vec<(AccountId, Account)>, StoreError> {
-        self.sqlite
-            .readers
-            .read(|connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT id, official_account, appid, kf_account FROM accounts ORDER BY id",
-                )?;
-                let rows = statement.query_map([], |row| {
-                    let account = Account {
-                        official_account: row.get(1)?,
-                        appid: row.get(2)?,
-                        kf_account: row.get(3)?,
-                    };
-                    Ok((AccountId(row.get(0)?), account))
-                })?;
-                Ok(rows.collect::<Result<_, _>>()?)
-            })
-            .await
+        self.sqlite.readers.read(|connection| names(connection, "true")).await
     }
 
     /// Stores when accounts whose polls changed nothing were last seen. Idempotent; skips unknown accounts.
@@ -161,6 +135,18 @@ pub(super) fn add(tx: &Transaction<'_>, account: Account) -> Result<StoredAccoun
         }
     }
     Ok(stored)
+}
+
+/// The names of the accounts that an SQL condition selects, in the order of their first registration.
+fn names(connection: &Connection, condition: &str) -> Result<Vec<(AccountId, Account)>, StoreError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT id, official_account, appid, kf_account FROM accounts WHERE {condition} ORDER BY id"
+    ))?;
+    let rows = statement.query_map([], |row| {
+        let account = Account { official_account: row.get(1)?, appid: row.get(2)?, kf_account: row.get(3)? };
+        Ok((AccountId(row.get(0)?), account))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 fn stored(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
