@@ -18,15 +18,15 @@ use super::{
 };
 use crate::domain::lease::Lease;
 
-pub(super) mod accounts;
+mod accounts;
 pub(super) mod backup;
 pub(super) mod commit;
-pub(super) mod connection;
+mod connection;
 mod convert;
 mod cursors;
 mod dead_letters;
 mod error;
-pub(super) mod events;
+mod events;
 mod file;
 mod lease;
 pub(super) mod placement;
@@ -112,7 +112,9 @@ impl Sqlite {
         if let Some(warning) = placement::hard_link_warning(&path) {
             tracing::warn!("{warning}");
         }
-        let (watch, mut store) = Self::without_writer(path, &connection)?;
+        let readers = ReaderPool::open(&path, SHARED_READERS)?;
+        let delivery_readers = ReaderPool::open(&path, DELIVERY_READERS)?;
+        let (watch, mut store) = Self::without_writer(path, &connection, readers, delivery_readers)?;
         store.writer = Some(Writer::start(connection, files, lock, lease, watch)?);
         Ok(store)
     }
@@ -120,10 +122,17 @@ impl Sqlite {
     /// Opens the file with or without a running daemon, whose commits are not noticed.
     pub(super) fn open_to_read(path: &Path) -> Result<Self, StoreError> {
         let connection = open_for_reading(path)?;
-        Ok(Self::without_writer(path.to_path_buf(), &connection)?.1)
+        // A command reads one thing after the other.
+        let readers = ReaderPool::open(path, 1)?;
+        Ok(Self::without_writer(path.to_path_buf(), &connection, Arc::clone(&readers), readers)?.1)
     }
 
-    fn without_writer(path: PathBuf, connection: &Connection) -> Result<(CommitWatch, Self), StoreError> {
+    fn without_writer(
+        path: PathBuf,
+        connection: &Connection,
+        readers: Arc<ReaderPool>,
+        delivery_readers: Arc<ReaderPool>,
+    ) -> Result<(CommitWatch, Self), StoreError> {
         let (committed_sender, committed) = watch::channel(events::last_id(connection)?);
         let (stats_sender, write_stats) = watch::channel(WriteStats::default());
         let (failure_sender, write_failure) = watch::channel(None);
@@ -134,8 +143,6 @@ impl Sqlite {
             failure: failure_sender,
             used_bytes: used_sender,
         };
-        let readers = ReaderPool::open(&path, SHARED_READERS)?;
-        let delivery_readers = ReaderPool::open(&path, DELIVERY_READERS)?;
         Ok((
             watch,
             Self {
