@@ -295,7 +295,9 @@ fn full_stream_delays_events_and_loses_none() {
     open(&wechat.control(), "kf1@shop", "oA");
     open(&wechat.control(), "kf1@shop", "oB");
     eventually_logged(&daemon, "the stream does not take it: maximum messages exceeded");
-    assert_eq!((of_bus(&daemon, "dead_letters"), of_bus(&daemon, "pending_events")), (Some(0.0), Some(1.0)));
+    // The event that the stream took may be acknowledged after the other one was refused.
+    eventually("one event left", || of_bus(&daemon, "pending_events").filter(|pending| *pending == 1.0));
+    assert_eq!(of_bus(&daemon, "dead_letters"), Some(0.0));
 }
 
 /// Starts a server with TLS and creates its stream. `ours.pem` has the certificate of its authority, `theirs.pem` that of
