@@ -687,8 +687,7 @@ fn assert_recovers(refuse: impl Fn(&WeChat), allow: impl Fn(&WeChat)) {
     allow(&wechat);
     // The first backoff lasts for 30 seconds or a minute.
     eventually_up(&daemon);
-    let log = daemon.stderr();
-    assert_eq!(log.lines().filter(|line| line.contains("Calls succeed again")).count(), 1, "{log}");
+    delivery::eventually_logged_once(&daemon, "Calls succeed again");
 }
 
 fn hang(endpoint: ApiCall) -> FaultRule {

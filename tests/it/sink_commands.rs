@@ -108,10 +108,9 @@ fn sink_stopped_by_operator_stays_stopped_until_resumed() {
     eventually_delivered(&daemon, "crm");
     let stopped = "crm: stopped, with 0 events to deliver; resume with \"kfwatch sinks resume crm\"\n";
     assert_eq!(ok(&home, "sinks stop crm"), stopped);
-    let log = daemon.stderr();
-    assert!(
-        log.contains("Sink stopped by an operator; resume with `kfwatch sinks resume crm` sink=crm"),
-        "{log}"
+    delivery::eventually_logged(
+        &daemon,
+        "Sink stopped by an operator; resume with `kfwatch sinks resume crm` sink=crm",
     );
     delivery::open(&wechat.control(), "kf1@shop", "oB");
     eventually_pending(&daemon, "crm", 1.0);
@@ -129,12 +128,9 @@ fn sink_stopped_by_operator_stays_stopped_until_resumed() {
     delivery::configure(&home, &wechat, &webhook("crm", &receiver.url("other"), ""));
     let daemon = home.daemon();
     assert_eq!(sink_metric(&daemon, "crm", "stopped"), 1.0);
-    let log = daemon.stderr();
-    assert!(
-        log.contains(
-            " WARN Sink is still stopped by an operator; resume with `kfwatch sinks resume crm` sink=crm"
-        ),
-        "{log}"
+    delivery::eventually_logged(
+        &daemon,
+        " WARN Sink is still stopped by an operator; resume with `kfwatch sinks resume crm` sink=crm",
     );
     assert_eq!(receiver.received().len(), 1);
     assert_eq!(ok(&home, "sinks resume crm"), "crm: resumed, with 1 event to deliver\n");

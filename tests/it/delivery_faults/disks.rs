@@ -8,8 +8,8 @@ use std::{
 
 use crate::support::{
     delivery::{
-        eventually_delivered, eventually_logged, eventually_polls, file, home, lively, sink_metric,
-        stop_new_events, times_logged, webhook,
+        eventually_delivered, eventually_logged, eventually_logged_once, eventually_polls, file, home,
+        lively, sink_metric, stop_new_events, webhook,
     },
     disk::SmallDisk,
     event_log::EventLog,
@@ -77,8 +77,8 @@ fn written(path: &std::path::Path) -> String {
 
 /// Asserts that a failure was logged once, with its reason.
 fn assert_logged_once(daemon: &Process, failure: &str, because: &str) {
+    eventually_logged_once(daemon, failure);
     let log = daemon.stderr();
-    assert_eq!(times_logged(&log, failure), 1, "{log}");
     assert!(log.contains(because), "{log}");
 }
 
@@ -155,7 +155,7 @@ fn full_sink_disk_pauses_only_that_sink() {
 
     disk.free_space();
     eventually_delivered(&daemon, "archive");
-    assert_eq!(times_logged(&daemon.stderr(), SINK_RECOVERED), 1);
+    eventually_logged_once(&daemon, SINK_RECOVERED);
 
     disk.fill();
     eventually_fails_to_deliver(&daemon, "archive");
@@ -227,7 +227,7 @@ fn failing_sink_disk_acknowledges_nothing_and_loses_nothing() {
         if round < FAULTS.len() {
             disk.recover();
             eventually_delivered(&daemon, "archive");
-            assert_eq!(times_logged(&daemon.stderr(), SINK_RECOVERED), 1);
+            eventually_logged_once(&daemon, SINK_RECOVERED);
         }
         drop(daemon); // kill -9, in later rounds while the disk still fails
         disk.recover();

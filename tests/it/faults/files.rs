@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use crate::support::{
     backup::{grow, home as home_with_account, number, read},
-    delivery::{self, eventually_delivered, eventually_logged, file, times_logged},
+    delivery::{self, eventually_delivered, eventually_logged, eventually_logged_once, file, times_logged},
     event_log::EventLog,
     mounts::with_mounts,
     process::{Home, Process, WeChat, quiet},
@@ -102,10 +102,9 @@ impl Stage {
 
     /// Asserts that log, page, health and commands name the file, and that nothing was stored or delivered.
     fn assert_reported(&self, problem: &str) {
-        let log = self.daemon.stderr();
-        assert_eq!(times_logged(&log, "ERROR"), 1, "{log}");
+        eventually_logged_once(&self.daemon, "ERROR");
         let reports = [
-            ("the log", log),
+            ("the log", self.daemon.stderr()),
             ("the page", self.daemon.get("/").text()),
             ("health", self.daemon.get("/-/healthy").text()),
             ("sinks", self.home.run("sinks").stdout),

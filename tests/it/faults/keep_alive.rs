@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::support::{
-    delivery::{eventually_delivered, home, open, sink_metric, webhook},
+    delivery::{eventually_delivered, eventually_logged, home, open, sink_metric, webhook},
     process::{Ended, Home, Process, WeChat, quiet},
     receiver::{Answer, Receiver},
     wait::eventually,
@@ -73,7 +73,7 @@ fn webhook_that_always_hangs_up_is_sent_each_attempt_twice() {
     let received = receiver.received();
     assert!(received.len() as f64 >= 2.0 * failures, "{failures} failures, {received:?}");
     assert!(received.iter().all(|delivery| delivery.id() == received[0].id()), "{received:?}");
-    assert!(daemon.stderr().contains("ERROR Delivery failed and will be retried"), "{}", daemon.stderr());
+    eventually_logged(&daemon, "ERROR Delivery failed and will be retried");
 }
 
 /// Polls once while the first request to this endpoint breaks.

@@ -115,6 +115,14 @@ pub(crate) fn eventually_logged(daemon: &Process, text: &str) {
     eventually(text, || daemon.stderr().contains(text).then_some(()));
 }
 
+/// Waits for a line with this text, and asserts that it is the only one. The log may be later than what it is about: it has a thread
+/// of its own.
+pub(crate) fn eventually_logged_once(daemon: &Process, text: &str) {
+    eventually_logged(daemon, text);
+    let log = daemon.stderr();
+    assert_eq!(times_logged(&log, text), 1, "{log}");
+}
+
 pub(crate) fn times_logged(log: &str, text: &str) -> usize {
     log.matches(text).count()
 }
