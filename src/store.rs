@@ -14,29 +14,52 @@
 //! that an owner that was paused writes nothing; positions that rise within a shard in the order in which readers can see
 //! the events; and sequences and positions that are never used again.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
+/// Calls whichever backend the store has.
+macro_rules! on_backend {
+    ($store:expr, $backend:ident => $call:expr) => {
+        match &$store.backend {
+            $crate::store::Backend::Sqlite($backend) => $call,
+        }
+    };
+}
+
+mod accounts;
 mod backup;
+mod convert;
+mod delivery;
 mod error;
+mod events;
+mod maintenance;
+mod published;
 mod sqlite;
+mod tokens;
 mod types;
 
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
 pub use error::{FileChange, StoreError};
 pub use types::*;
 
-use self::sqlite::{Sqlite, commit::MAX_RENDERED_EVENTS};
+use self::{accounts::MAX_RENDERED_EVENTS, published::Published, sqlite::Sqlite};
 use crate::domain::lease::Lease;
 
 /// The open store. Clones share it. When the last one is dropped, queued steps are committed and the file is released.
 #[derive(Clone, Debug)]
 pub struct Store {
-    sqlite: Arc<Sqlite>,
+    backend: Backend,
+    published: Arc<Published>,
     /// One permit for each event that may be rendered.
     rendering: Arc<Semaphore>,
+}
+
+/// Where the store is.
+#[derive(Clone, Debug)]
+enum Backend {
+    Sqlite(Arc<Sqlite>),
 }
 
 impl Store {
@@ -107,33 +130,33 @@ impl Store {
     /// The used bytes of the file, and a wake-up whenever they change. Free pages are used again, so that the file does not
     /// grow beyond the most that was ever used.
     pub fn used_bytes(&self) -> watch::Receiver<u64> {
-        self.sqlite.used_bytes.clone()
+        self.published.used_bytes.subscribe()
     }
 
     /// The newest committed event, and a wake-up whenever there is a newer one.
     pub fn committed(&self) -> watch::Receiver<LogPosition> {
-        self.sqlite.committed.clone()
+        self.published.committed.subscribe()
     }
 
     /// How transactions succeed.
     pub fn write_stats(&self) -> WriteStats {
-        *self.sqlite.write_stats.borrow()
+        *self.published.write_stats.borrow()
     }
 
     /// Why the last transaction failed; `None` if it was committed.
     pub fn write_failure(&self) -> Option<StoreError> {
-        self.sqlite.write_failure.borrow().clone()
+        self.published.write_failure.borrow().clone()
     }
 
     /// The size of the file and its write-ahead log on the disk.
     pub fn size_bytes(&self) -> u64 {
-        self.sqlite.size_bytes()
+        on_backend!(self, store => store.size_bytes())
     }
 
     /// Whether this process may act for the accounts of the store. Trusted until the store is [lost](Self::lost) or closed, and
     /// never again; never if the store was opened for reading.
     pub fn lease(&self) -> Arc<Lease> {
-        self.sqlite.lease().map_or_else(|| Arc::new(Lease::until(Duration::ZERO)), Arc::clone)
+        on_backend!(self, store => store.lease())
     }
 
     /// Waits until the store is lost for good, and returns why: another process has taken it over
@@ -144,23 +167,26 @@ impl Store {
     /// A deleted or replaced file is not lost for good: it may be moved back. Until then nothing is stored, and no other process
     /// has the events that were committed before, so that they are still to be delivered.
     pub async fn lost(&self) -> StoreError {
-        self.sqlite.lost().await
+        on_backend!(self, store => store.lost().await)
     }
 
     /// For tests: limits the size of the file to so many pages, like a full disk.
     #[doc(hidden)]
     pub async fn limit_pages(&self, pages: u32) -> Result<(), StoreError> {
-        let pragma = format!("PRAGMA max_page_count = {pages}");
-        self.sqlite.write(move |tx| Ok(tx.query_row(&pragma, [], |_| Ok(()))?)).await
+        on_backend!(self, store => store.limit_pages(pages).await)
     }
 
     /// Commits queued steps, checkpoints the write-ahead log, and releases the file to another owner. Later calls fail with
     /// [`StoreError::Closed`]. Idempotent.
     pub async fn close(&self) {
-        self.sqlite.close().await;
+        on_backend!(self, store => store.close().await);
     }
 
     fn from_sqlite(sqlite: Sqlite) -> Self {
-        Self { sqlite: Arc::new(sqlite), rendering: Arc::new(Semaphore::new(MAX_RENDERED_EVENTS)) }
+        Self {
+            published: Arc::clone(&sqlite.published),
+            backend: Backend::Sqlite(Arc::new(sqlite)),
+            rendering: Arc::new(Semaphore::new(MAX_RENDERED_EVENTS)),
+        }
     }
 }

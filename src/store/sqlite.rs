@@ -7,22 +7,19 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rusqlite::{Connection, Transaction};
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
-use super::{
-    error::StoreError,
-    types::{LogPosition, WriteStats},
-};
+use super::{error::StoreError, published::Published};
 use crate::domain::lease::Lease;
 
 mod accounts;
 pub(super) mod backup;
-pub(super) mod commit;
+mod commit;
 mod connection;
-mod convert;
 mod cursors;
 mod dead_letters;
 mod error;
@@ -46,7 +43,7 @@ use self::{
     placement::OpenFiles,
     readers::ReaderPool,
     schema::SchemaState,
-    writer::{CommitWatch, Writer},
+    writer::Writer,
 };
 
 /// Earlier versions can corrupt the file when two connections write and checkpoint at once.
@@ -65,14 +62,10 @@ pub(super) struct Sqlite {
     /// `None` if the store is only read.
     writer: Option<Writer>,
     /// For pages, scrapes and commands.
-    pub(super) readers: Arc<ReaderPool>,
+    readers: Arc<ReaderPool>,
     /// For dispatchers.
-    pub(super) delivery_readers: Arc<ReaderPool>,
-    pub(super) committed: watch::Receiver<LogPosition>,
-    pub(super) write_stats: watch::Receiver<WriteStats>,
-    /// Why the last transaction failed.
-    pub(super) write_failure: watch::Receiver<Option<StoreError>>,
-    pub(super) used_bytes: watch::Receiver<u64>,
+    delivery_readers: Arc<ReaderPool>,
+    pub(super) published: Arc<Published>,
 }
 
 /// Inspects a file that is not empty, for its owner. A process that was killed while it created the store has left a rollback journal,
@@ -114,8 +107,8 @@ impl Sqlite {
         }
         let readers = ReaderPool::open(&path, SHARED_READERS)?;
         let delivery_readers = ReaderPool::open(&path, DELIVERY_READERS)?;
-        let (watch, mut store) = Self::without_writer(path, &connection, readers, delivery_readers)?;
-        store.writer = Some(Writer::start(connection, files, lock, lease, watch)?);
+        let mut store = Self::without_writer(path, &connection, readers, delivery_readers)?;
+        store.writer = Some(Writer::start(connection, files, lock, lease, Arc::clone(&store.published))?);
         Ok(store)
     }
 
@@ -124,7 +117,7 @@ impl Sqlite {
         let connection = open_for_reading(path)?;
         // A command reads one thing after the other.
         let readers = ReaderPool::open(path, 1)?;
-        Ok(Self::without_writer(path.to_path_buf(), &connection, Arc::clone(&readers), readers)?.1)
+        Self::without_writer(path.to_path_buf(), &connection, Arc::clone(&readers), readers)
     }
 
     fn without_writer(
@@ -132,30 +125,10 @@ impl Sqlite {
         connection: &Connection,
         readers: Arc<ReaderPool>,
         delivery_readers: Arc<ReaderPool>,
-    ) -> Result<(CommitWatch, Self), StoreError> {
-        let (committed_sender, committed) = watch::channel(events::last_id(connection)?);
-        let (stats_sender, write_stats) = watch::channel(WriteStats::default());
-        let (failure_sender, write_failure) = watch::channel(None);
-        let (used_sender, used_bytes) = watch::channel(prune::used_bytes(connection)?);
-        let watch = CommitWatch {
-            committed: committed_sender,
-            stats: stats_sender,
-            failure: failure_sender,
-            used_bytes: used_sender,
-        };
-        Ok((
-            watch,
-            Self {
-                path,
-                writer: None,
-                readers,
-                delivery_readers,
-                committed,
-                write_stats,
-                write_failure,
-                used_bytes,
-            },
-        ))
+    ) -> Result<Self, StoreError> {
+        let published =
+            Arc::new(Published::new(events::last_id(connection)?, prune::used_bytes(connection)?));
+        Ok(Self { path, writer: None, readers, delivery_readers, published })
     }
 
     /// Queues a step for the next group of commits and waits for its commit.
@@ -167,9 +140,10 @@ impl Sqlite {
         self.writer.as_ref().ok_or(StoreError::OpenToRead)?.write(step).await
     }
 
-    /// What everything asks that acts for the accounts. A store that is only read has no lease.
-    pub(super) fn lease(&self) -> Option<&Arc<Lease>> {
-        self.writer.as_ref().map(|writer| &writer.lease.lease)
+    /// What everything asks that acts for the accounts. A store that is only read has a lease that has ended.
+    pub(super) fn lease(&self) -> Arc<Lease> {
+        let ended = || Arc::new(Lease::until(Duration::ZERO));
+        self.writer.as_ref().map_or_else(ended, |writer| Arc::clone(&writer.lease.lease))
     }
 
     /// Waits until the lease has ended, and returns why.
@@ -183,6 +157,12 @@ impl Sqlite {
     pub(super) fn size_bytes(&self) -> u64 {
         let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
         size(&self.path) + size(&file::with_suffix(&self.path, "-wal"))
+    }
+
+    /// See [`Store::limit_pages`](super::Store::limit_pages).
+    pub(super) async fn limit_pages(&self, pages: u32) -> Result<(), StoreError> {
+        let pragma = format!("PRAGMA max_page_count = {pages}");
+        self.write(move |tx| Ok(tx.query_row(&pragma, [], |_| Ok(()))?)).await
     }
 
     pub(super) async fn close(&self) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Row, Transaction, params};
 
-use super::{convert, renumber};
+use super::{Sqlite, renumber};
 use crate::{
     domain::{
         account::{Account, AccountState},
@@ -12,45 +12,43 @@ use crate::{
         tracker::LastSeen,
     },
     store::{
-        Store,
+        convert,
         error::StoreError,
         types::{AccountId, AccountRecord, LastSeenUpdate, RegisteredAccounts, StoredAccount},
     },
 };
 
-impl Store {
-    /// The accounts that were registered and have not left since, in the order of their first registration.
-    pub async fn watched_accounts(&self) -> Result<Vec<Account>, StoreError> {
-        let watched = self.sqlite.readers.read(|connection| names(connection, "configured")).await?;
+impl Sqlite {
+    pub(in crate::store) async fn watched_accounts(&self) -> Result<Vec<Account>, StoreError> {
+        let watched = self.readers.read(|connection| names(connection, "configured")).await?;
         Ok(watched.into_iter().map(|(_, account)| account).collect())
     }
 
-    /// All accounts that were ever registered, as they are stored.
-    pub async fn stored_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
-        self.sqlite.readers.read(stored).await
+    pub(in crate::store) async fn stored_accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+        self.readers.read(stored).await
     }
 
-    /// The names of all accounts that were ever registered. They may have events, also if they are no longer watched.
-    pub async fn account_names(&self) -> Result<Vec<(AccountId, Account)>, StoreError> {
-        self.sqlite.readers.read(|connection| names(connection, "true")).await
+    pub(in crate::store) async fn account_names(&self) -> Result<Vec<(AccountId, Account)>, StoreError> {
+        self.readers.read(|connection| names(connection, "true")).await
     }
 
-    /// Stores when accounts whose polls changed nothing were last seen. Idempotent; skips unknown accounts.
-    pub async fn record_last_seen(&self, updates: Vec<LastSeenUpdate>) -> Result<(), StoreError> {
-        self.sqlite
-            .write(move |tx| {
-                let mut statement = tx.prepare_cached(
-                    "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
+    pub(in crate::store) async fn record_last_seen(
+        &self,
+        updates: Vec<LastSeenUpdate>,
+    ) -> Result<(), StoreError> {
+        self.write(move |tx| {
+            let mut statement = tx.prepare_cached(
+                "UPDATE accounts SET listed_sent_at = coalesce(?2, listed_sent_at),
                         last_success_at = coalesce(?3, last_success_at)
                  WHERE id = ?1",
-                )?;
-                for LastSeenUpdate { id, listed_sent_at, last_success_at } in updates {
-                    let times = [listed_sent_at, last_success_at].map(|time| time.map(convert::ms));
-                    statement.execute((id.0, times[0], times[1]))?;
-                }
-                Ok(())
-            })
-            .await
+            )?;
+            for LastSeenUpdate { id, listed_sent_at, last_success_at } in updates {
+                let times = [listed_sent_at, last_success_at].map(|time| time.map(convert::ms));
+                statement.execute((id.0, times[0], times[1]))?;
+            }
+            Ok(())
+        })
+        .await
     }
 }
 

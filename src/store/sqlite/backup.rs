@@ -19,12 +19,13 @@ use tempfile::NamedTempFile;
 
 use super::{
     connection::{connect_to_read, open_for_reading},
-    convert, events, file, prune, schema,
+    events, file, prune, schema,
 };
 use crate::{
     file_system,
     store::{
         backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress},
+        convert,
         error::StoreError,
         types::LogPosition,
     },

@@ -1,65 +1,41 @@
 //! The commit of one poll: its events, the changed snapshot, and the account's record. Also commits accounts that leave.
 
-use std::sync::Arc;
-
 use rusqlite::{OptionalExtension, Transaction, params};
 use uuid::Uuid;
 
-use super::{accounts, convert, events};
+use super::{Sqlite, accounts, events};
 use crate::{
     domain::{
         account::AccountState,
         event::{Change, EventDraft, NumberedEvent},
     },
     store::{
-        Store,
+        accounts::{RenderedCommit, render},
+        convert,
         error::StoreError,
         types::{AccountId, AccountRecord, Committed, LogPosition, PollCommit},
     },
 };
 
-/// Events that are rendered and wait for their commit: some three megabytes. The first poll of a kf account has events for
-/// all its sessions; one with more events than this limit waits until no other is rendered.
-pub(in crate::store) const MAX_RENDERED_EVENTS: usize = 4096;
-
-impl Store {
-    /// Commits what one poll changed: numbers and appends its events, applies them to the stored snapshot, and replaces the
-    /// account's record. All or nothing.
-    ///
-    /// A change that the stored snapshot or state already shows makes no event. So a commit whose result was lost (because
-    /// its future was dropped, for example) can be repeated.
-    pub async fn commit_poll(&self, commit: PollCommit) -> Result<Committed, StoreError> {
-        let events = commit.changes.len().min(MAX_RENDERED_EVENTS) as u32;
-        // Released when the step has been applied.
-        let permits = Arc::clone(&self.rendering).acquire_many_owned(events).await;
-        let drafts = drafts(&commit);
-        let committed = self.sqlite.write(move |tx| {
-            let _permits = permits;
-            commit_poll(tx, &commit, drafts)
-        });
-        let committed = committed.await?;
+impl Sqlite {
+    pub(in crate::store) async fn commit_poll(
+        &self,
+        rendered: RenderedCommit,
+    ) -> Result<Committed, StoreError> {
+        let committed = self.write(move |tx| commit_poll(tx, &rendered.commit, rendered.drafts)).await?;
         committed.ok_or(StoreError::UnknownAccount)
     }
 
-    /// Commits the last changes of accounts that leave, each as [`commit_poll`](Self::commit_poll) does, and marks them as
-    /// not configured: [`watched_accounts`](Self::watched_accounts) no longer returns them, and their snapshots expire. All
-    /// or nothing, for all of them; idempotent; skips unknown accounts.
-    pub async fn remove_accounts(&self, leaving: Vec<PollCommit>) -> Result<(), StoreError> {
-        self.sqlite
-            .write(move |tx| {
-                for commit in leaving {
-                    commit_poll(tx, &commit, drafts(&commit))?;
-                    accounts::unconfigure(tx, commit.id)?;
-                }
-                Ok(())
-            })
-            .await
+    pub(in crate::store) async fn remove_accounts(&self, leaving: Vec<PollCommit>) -> Result<(), StoreError> {
+        self.write(move |tx| {
+            for commit in leaving {
+                commit_poll(tx, &commit, render(&commit))?;
+                accounts::unconfigure(tx, commit.id)?;
+            }
+            Ok(())
+        })
+        .await
     }
-}
-
-/// Renders the events of the changes. Called outside of the writing thread, which is the bottleneck.
-fn drafts(commit: &PollCommit) -> Vec<EventDraft> {
-    commit.changes.iter().map(|change| EventDraft::new(&commit.account, change)).collect()
 }
 
 /// Returns `None`, and changes nothing, if the account is unknown. `drafts` are the rendered changes.

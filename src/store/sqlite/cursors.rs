@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
-use super::{convert, dead_letters, events};
+use super::{Sqlite, dead_letters, events};
 use crate::{
     domain::sink_state::{BY_OPERATOR, SinkState},
     store::{
-        Store,
+        convert,
         error::StoreError,
         types::{
             CursorRewind, LogPosition, MissedEvents, RegisteredSink, SinkBacklog, SinkRegistration,
@@ -16,71 +16,75 @@ use crate::{
     },
 };
 
-impl Store {
-    /// All sinks, also removed ones. The cost does not grow with the number of undelivered events.
-    pub async fn sinks(&self) -> Result<Vec<StoredSink>, StoreError> {
-        self.sqlite.readers.read(all).await
+impl Sqlite {
+    pub(in crate::store) async fn sinks(&self) -> Result<Vec<StoredSink>, StoreError> {
+        self.readers.read(all).await
     }
 
-    /// One sink. The cost does not grow with the number of undelivered events.
-    pub async fn sink(&self, sink: &str) -> Result<StoredSink, StoreError> {
+    pub(in crate::store) async fn sink(&self, sink: &str) -> Result<StoredSink, StoreError> {
         let sink = sink.to_owned();
-        let stored = self.sqlite.delivery_readers.read(move |connection| one(connection, &sink)).await?;
+        let stored = self.delivery_readers.read(move |connection| one(connection, &sink)).await?;
         stored.ok_or(StoreError::UnknownSink)
     }
 
-    /// Moves a sink's cursor forward to `to`, never back. Idempotent.
-    pub async fn advance_cursor(&self, sink: &str, to: LogPosition) -> Result<(), StoreError> {
+    pub(in crate::store) async fn advance_cursor(
+        &self,
+        sink: &str,
+        to: LogPosition,
+    ) -> Result<(), StoreError> {
         let sink = sink.to_owned();
         let sql = "UPDATE sinks SET cursor = max(cursor, ?2) WHERE name = ?1";
-        let advanced =
-            self.sqlite.write(move |tx| Ok(tx.prepare_cached(sql)?.execute((sink, to.0))?)).await?;
+        let advanced = self.write(move |tx| Ok(tx.prepare_cached(sql)?.execute((sink, to.0))?)).await?;
         if advanced > 0 { Ok(()) } else { Err(StoreError::UnknownSink) }
     }
 
-    /// Moves a sink's cursor back before the retained events that were observed at `since` or later. A cursor that is
-    /// already before them stays. Idempotent.
-    pub async fn rewind_cursor(&self, sink: &str, since: Timestamp) -> Result<CursorRewind, StoreError> {
+    pub(in crate::store) async fn rewind_cursor(
+        &self,
+        sink: &str,
+        since: Timestamp,
+    ) -> Result<CursorRewind, StoreError> {
         let sink = sink.to_owned();
-        let rewind = self.sqlite.write(move |tx| rewind(tx, &sink, since)).await?;
+        let rewind = self.write(move |tx| rewind(tx, &sink, since)).await?;
         rewind.ok_or(StoreError::UnknownSink)
     }
 
-    /// Records that a sink receives no more events until it is resumed, or until its destination changes unless an operator has
-    /// stopped it ([`BY_OPERATOR`]). Idempotent.
-    pub async fn stop_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+    pub(in crate::store) async fn stop_sink(
+        &self,
+        sink: &str,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let (sink, reason) = (sink.to_owned(), reason.to_owned());
         let sql = "UPDATE sinks SET stopped_at = ?2, stopped_reason = ?3 WHERE name = ?1";
-        self.sqlite
-            .write(move |tx| {
-                tx.execute(sql, (sink, convert::ms(at), reason))?;
-                Ok(())
-            })
-            .await
+        self.write(move |tx| {
+            tx.execute(sql, (sink, convert::ms(at), reason))?;
+            Ok(())
+        })
+        .await
     }
 
-    /// Stops a sink and lets pruning remove events that it has not acknowledged. Removed events are recorded as missed, and
-    /// the cursor moves past them. A sink that is already stopped keeps its reason. Idempotent.
-    pub async fn suspend_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
+    pub(in crate::store) async fn suspend_sink(
+        &self,
+        sink: &str,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let (sink, reason) = (sink.to_owned(), reason.to_owned());
         let sql = "UPDATE sinks SET suspended_at = ?2, stopped_at = coalesce(stopped_at, ?2),
                           stopped_reason = coalesce(stopped_reason, ?3)
                    WHERE name = ?1";
-        self.sqlite
-            .write(move |tx| {
-                tx.execute(sql, (sink, convert::ms(at), reason))?;
-                Ok(())
-            })
-            .await
+        self.write(move |tx| {
+            tx.execute(sql, (sink, convert::ms(at), reason))?;
+            Ok(())
+        })
+        .await
     }
 
-    /// Resumes a stopped or suspended sink and returns its cursor. Idempotent.
-    pub async fn resume_sink(&self, sink: &str) -> Result<LogPosition, StoreError> {
+    pub(in crate::store) async fn resume_sink(&self, sink: &str) -> Result<LogPosition, StoreError> {
         let sink = sink.to_owned();
         let sql = "UPDATE sinks SET stopped_at = NULL, stopped_reason = NULL, suspended_at = NULL
                    WHERE name = ?1 RETURNING cursor";
         let resumed = self
-            .sqlite
             .write(move |tx| Ok(tx.query_row(sql, [sink], |row| Ok(LogPosition(row.get(0)?))).optional()?));
         resumed.await?.ok_or(StoreError::UnknownSink)
     }

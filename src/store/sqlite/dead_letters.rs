@@ -2,9 +2,9 @@
 
 use rusqlite::{Connection, Rows, Transaction};
 
-use super::{convert, events};
+use super::{Sqlite, events};
 use crate::store::{
-    Store,
+    convert,
     error::StoreError,
     types::{DeadLetter, LogPosition},
 };
@@ -12,22 +12,19 @@ use crate::store::{
 /// The event's columns first, as [`events::event`] reads them.
 const COLUMNS: &str = "event, account, sequence, type, observed_at, json, sink, reason, died_at, retry";
 
-impl Store {
-    /// Stores a dead letter and returns how many the sink has now. Idempotent: the last call for an event wins. Moves no
-    /// cursor: after a crash before that, the event is delivered again, and perhaps becomes a dead letter again.
-    pub async fn add_dead_letter(&self, letter: DeadLetter) -> Result<u64, StoreError> {
-        self.sqlite.write(move |tx| add(tx, &letter)).await
+impl Sqlite {
+    pub(in crate::store) async fn add_dead_letter(&self, letter: DeadLetter) -> Result<u64, StoreError> {
+        self.write(move |tx| add(tx, &letter)).await
     }
 
-    /// Dead letters of a sink after `after` in the order of the log, at most `limit`.
-    pub async fn dead_letters(
+    pub(in crate::store) async fn dead_letters(
         &self,
         sink: &str,
         after: LogPosition,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let sink = sink.to_owned();
-        self.sqlite.readers.read(move |connection| {
+        self.readers.read(move |connection| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND event > ?2 ORDER BY event LIMIT ?3"
             );
@@ -37,14 +34,13 @@ impl Store {
         .await
     }
 
-    /// The first dead letters of a sink that are to be delivered again, in the order of the log, at most `limit`.
-    pub async fn dead_letters_to_retry(
+    pub(in crate::store) async fn dead_letters_to_retry(
         &self,
         sink: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let sink = sink.to_owned();
-        self.sqlite.delivery_readers.read(move |connection| {
+        self.delivery_readers.read(move |connection| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND retry >= 1 ORDER BY event LIMIT ?2"
             );
@@ -54,15 +50,13 @@ impl Store {
         .await
     }
 
-    /// The events after `after` that are dead letters of a sink.
-    pub async fn dead_letters_after(
+    pub(in crate::store) async fn dead_letters_after(
         &self,
         sink: &str,
         after: LogPosition,
     ) -> Result<Vec<LogPosition>, StoreError> {
         let sink = sink.to_owned();
-        self.sqlite
-            .delivery_readers
+        self.delivery_readers
             .read(move |connection| {
                 let mut statement = connection
                     .prepare_cached("SELECT event FROM dead_letters WHERE sink = ?1 AND event > ?2")?;
@@ -72,31 +66,30 @@ impl Store {
             .await
     }
 
-    /// Marks all dead letters of a sink to be delivered again and returns how many. They stay dead letters until they are
-    /// acknowledged. Idempotent.
-    pub async fn retry_dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn retry_dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
         let sink = sink.to_owned();
         let sql = "UPDATE dead_letters SET retry = true WHERE sink = ?1";
-        self.sqlite.write(move |tx| Ok(tx.execute(sql, [sink])? as u64)).await
+        self.write(move |tx| Ok(tx.execute(sql, [sink])? as u64)).await
     }
 
-    /// Removes one dead letter, which the sink has acknowledged. Idempotent.
-    pub async fn remove_dead_letter(&self, sink: &str, event: LogPosition) -> Result<(), StoreError> {
+    pub(in crate::store) async fn remove_dead_letter(
+        &self,
+        sink: &str,
+        event: LogPosition,
+    ) -> Result<(), StoreError> {
         let sink = sink.to_owned();
         let sql = "DELETE FROM dead_letters WHERE sink = ?1 AND event = ?2";
-        self.sqlite
-            .write(move |tx| {
-                tx.prepare_cached(sql)?.execute((sink, event.0))?;
-                Ok(())
-            })
-            .await
+        self.write(move |tx| {
+            tx.prepare_cached(sql)?.execute((sink, event.0))?;
+            Ok(())
+        })
+        .await
     }
 
-    /// Removes all dead letters of a sink and returns how many.
-    pub async fn drop_dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn drop_dead_letters(&self, sink: &str) -> Result<u64, StoreError> {
         let sink = sink.to_owned();
         let sql = "DELETE FROM dead_letters WHERE sink = ?1";
-        self.sqlite.write(move |tx| Ok(tx.execute(sql, [sink])? as u64)).await
+        self.write(move |tx| Ok(tx.execute(sql, [sink])? as u64)).await
     }
 }
 

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, Rows};
 
-use super::convert;
+use super::Sqlite;
 use crate::store::{
-    Store,
+    convert,
     error::StoreError,
     types::{AccountId, EventFilter, EventPage, LogPosition, StoredEvent},
 };
@@ -30,11 +30,12 @@ const OUT_OF_ORDER_MS: i64 = 3_600_000;
 /// Within a block ids have no gaps, so that events can be counted without reading them.
 pub(super) const BLOCK: i64 = 1_000_000_000;
 
-impl Store {
-    /// The events at these positions that the log still has, in the order of the log. For dispatchers.
-    pub async fn read_events_at(&self, positions: Vec<LogPosition>) -> Result<Vec<StoredEvent>, StoreError> {
-        self.sqlite
-            .delivery_readers
+impl Sqlite {
+    pub(in crate::store) async fn read_events_at(
+        &self,
+        positions: Vec<LogPosition>,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.delivery_readers
             .read(move |connection| {
                 let sql = format!(
                     "SELECT {COLUMNS} FROM events WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id"
@@ -46,20 +47,23 @@ impl Store {
             .await
     }
 
-    /// The first matching events, at most `limit`, and how far the log was scanned. For dispatchers, and where no daemon is needed.
-    pub async fn read_events(&self, filter: EventFilter, limit: usize) -> Result<EventPage, StoreError> {
-        self.sqlite.delivery_readers.read(move |connection| read_matching(connection, &filter, limit)).await
+    pub(in crate::store) async fn read_events(
+        &self,
+        filter: EventFilter,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
+        self.delivery_readers.read(move |connection| read_matching(connection, &filter, limit)).await
     }
 
-    /// Returns a position before the events that were observed at `since` or later, without a scan of all events before
-    /// it. In a large log, events observed while the clock was wrong by more than an hour may be before that position.
-    pub async fn position_before(&self, since: Timestamp) -> Result<LogPosition, StoreError> {
-        self.sqlite.readers.read(move |connection| position_before(connection, since)).await
+    pub(in crate::store) async fn position_before(
+        &self,
+        since: Timestamp,
+    ) -> Result<LogPosition, StoreError> {
+        self.readers.read(move |connection| position_before(connection, since)).await
     }
 
-    /// The number of events in the log. The cost does not grow with that number.
-    pub async fn count_events(&self) -> Result<u64, StoreError> {
-        self.sqlite.readers.read(|connection| count_after(connection, LogPosition::BEGINNING)).await
+    pub(in crate::store) async fn count_events(&self) -> Result<u64, StoreError> {
+        self.readers.read(|connection| count_after(connection, LogPosition::BEGINNING)).await
     }
 }
 

@@ -2,21 +2,18 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use super::{convert, cursors, dead_letters, events::sql_limit};
+use super::{Sqlite, cursors, dead_letters, events::sql_limit};
 use crate::store::{
-    Store,
+    convert,
     error::StoreError,
     types::{LogPosition, PruneLimits, Pruned, SizeLimit, SizePruneOutcome},
 };
 
-impl Store {
-    /// Removes what is older than the limits, in small transactions between which polls are committed: events that every
-    /// configured sink has delivered (suspended ones miss them), snapshots of unwatched accounts, dead letters, removed sinks.
-    /// Positions and sequences are not used again. If it fails halfway, the next call continues.
-    pub async fn prune(&self, limits: PruneLimits) -> Result<Pruned, StoreError> {
+impl Sqlite {
+    pub(in crate::store) async fn prune(&self, limits: PruneLimits) -> Result<Pruned, StoreError> {
         let mut total = Pruned::default();
         loop {
-            let (batch, more) = self.sqlite.write(move |tx| prune_batch(tx, limits)).await?;
+            let (batch, more) = self.write(move |tx| prune_batch(tx, limits)).await?;
             total += batch;
             if !more {
                 return Ok(total);
@@ -24,10 +21,11 @@ impl Store {
         }
     }
 
-    /// Removes one batch of the oldest events that every configured sink has delivered (suspended ones miss them), whatever
-    /// their age. Call it again until the store is small enough.
-    pub async fn prune_to_size(&self, limit: SizeLimit) -> Result<SizePruneOutcome, StoreError> {
-        self.sqlite.write(move |tx| prune_to_size(tx, limit)).await
+    pub(in crate::store) async fn prune_to_size(
+        &self,
+        limit: SizeLimit,
+    ) -> Result<SizePruneOutcome, StoreError> {
+        self.write(move |tx| prune_to_size(tx, limit)).await
     }
 }
 

@@ -5,26 +5,26 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::convert;
-use crate::store::{Store, error::StoreError};
+use super::Sqlite;
+use crate::store::{convert, error::StoreError};
 
-impl Store {
-    /// Stores when an access token of the official account was last fetched.
-    pub async fn record_token_fetch(&self, appid: &str, at: Timestamp) -> Result<(), StoreError> {
+impl Sqlite {
+    pub(in crate::store) async fn record_token_fetch(
+        &self,
+        appid: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let appid = appid.to_owned();
         let sql = "INSERT OR REPLACE INTO token_fetches (appid, fetched_at) VALUES (?1, ?2)";
-        self.sqlite
-            .write(move |tx| {
-                tx.prepare_cached(sql)?.execute((appid, convert::ms(at)))?;
-                Ok(())
-            })
-            .await
+        self.write(move |tx| {
+            tx.prepare_cached(sql)?.execute((appid, convert::ms(at)))?;
+            Ok(())
+        })
+        .await
     }
 
-    /// When an access token was last fetched, by appid.
-    pub async fn token_fetches(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
-        self.sqlite
-            .readers
+    pub(in crate::store) async fn token_fetches(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
+        self.readers
             .read(|connection| {
                 let mut statement =
                     connection.prepare_cached("SELECT appid, fetched_at FROM token_fetches")?;
@@ -38,8 +38,7 @@ impl Store {
             .await
     }
 
-    /// Stores the refresh token of the official account and replaces the previous one. Idempotent.
-    pub async fn store_refresh_token(
+    pub(in crate::store) async fn store_refresh_token(
         &self,
         appid: &str,
         token: &SecretString,
@@ -47,18 +46,15 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (appid, token) = (appid.to_owned(), token.clone());
         let sql = "INSERT OR REPLACE INTO refresh_tokens (appid, token, stored_at) VALUES (?1, ?2, ?3)";
-        self.sqlite
-            .write(move |tx| {
-                tx.prepare_cached(sql)?.execute((appid, token.expose_secret(), convert::ms(at)))?;
-                Ok(())
-            })
-            .await
+        self.write(move |tx| {
+            tx.prepare_cached(sql)?.execute((appid, token.expose_secret(), convert::ms(at)))?;
+            Ok(())
+        })
+        .await
     }
 
-    /// The stored refresh tokens, by appid.
-    pub async fn refresh_tokens(&self) -> Result<HashMap<String, SecretString>, StoreError> {
-        self.sqlite
-            .readers
+    pub(in crate::store) async fn refresh_tokens(&self) -> Result<HashMap<String, SecretString>, StoreError> {
+        self.readers
             .read(|connection| {
                 let mut statement = connection.prepare_cached("SELECT appid, token FROM refresh_tokens")?;
                 let rows =

@@ -15,10 +15,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{events, file::Lock, lease::HeldLease, placement::OpenFiles, prune};
-use crate::store::{
-    error::StoreError,
-    types::{LogPosition, WriteStats},
-};
+use crate::store::{error::StoreError, published::Published, types::LogPosition};
 
 /// Steps that may wait for the writer; further callers wait for a place in the queue. More than one group, so that the
 /// next group can form while one is synced.
@@ -26,18 +23,6 @@ const QUEUED_STEPS: usize = 2_000;
 
 /// Steps in one transaction: at 20 µs each, the first one waits some 20 ms for the last.
 const STEPS_PER_GROUP: usize = 1_000;
-
-/// What the writer publishes after each group of commits.
-pub(super) struct CommitWatch {
-    /// The newest event.
-    pub(super) committed: watch::Sender<LogPosition>,
-    /// How transactions succeed.
-    pub(super) stats: watch::Sender<WriteStats>,
-    /// Why the last transaction failed; `None` if it was committed.
-    pub(super) failure: watch::Sender<Option<StoreError>>,
-    /// The used bytes of the file.
-    pub(super) used_bytes: watch::Sender<u64>,
-}
 
 /// The handle of the writing thread.
 pub(super) struct Writer {
@@ -68,7 +53,7 @@ impl Writer {
         files: OpenFiles,
         lock: Lock,
         lease: Arc<HeldLease>,
-        watch: CommitWatch,
+        published: Arc<Published>,
     ) -> Result<Self, StoreError> {
         let (queue, commands) = mpsc::channel(QUEUED_STEPS);
         let (release, released) = watch::channel(());
@@ -76,7 +61,7 @@ impl Writer {
             connection,
             files,
             lease: Arc::clone(&lease),
-            watch,
+            published,
             is_displaced: false,
             _lock: lock,
             _release: release,
@@ -191,7 +176,7 @@ struct WriterThread {
     connection: Connection,
     files: OpenFiles,
     lease: Arc<HeldLease>,
-    watch: CommitWatch,
+    published: Arc<Published>,
     /// Whether the last group found its files deleted or replaced.
     is_displaced: bool,
     _lock: Lock,
@@ -219,15 +204,11 @@ impl WriterThread {
     fn commit(&mut self, mut group: Group, queue: &mut StepQueue) {
         let outcome = self.try_commit(&mut group, queue);
         // Before the replies: a caller whose commit failed finds the failure counted.
-        self.watch.stats.send_modify(|stats| {
-            stats.last_succeeded = outcome.is_ok();
-            stats.failures += u64::from(outcome.is_err());
-        });
-        self.watch.failure.send_replace(outcome.as_ref().err().cloned());
+        self.published.set_outcome(outcome.as_ref().err());
         self.log_displacement(outcome.as_ref().err());
         let outcome = outcome.map(|CommittedGroup { last_event, used_bytes }| {
-            publish(&self.watch.committed, last_event);
-            publish(&self.watch.used_bytes, used_bytes);
+            self.published.set_committed(last_event);
+            self.published.set_used_bytes(used_bytes);
         });
         for reply in group.replies {
             // A caller may have stopped waiting.
@@ -267,15 +248,6 @@ impl Drop for WriterThread {
         // It has ended already, unless the thread panicked.
         self.lease.end(StoreError::WriterPanicked);
     }
-}
-
-/// Wakes the receivers only if the value changed.
-fn publish<T: PartialEq>(watch: &watch::Sender<T>, value: T) {
-    watch.send_if_modified(|known| {
-        let is_new = *known != value;
-        *known = value;
-        is_new
-    });
 }
 
 #[cfg(test)]
