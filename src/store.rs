@@ -34,6 +34,8 @@ mod convert;
 mod delivery;
 mod error;
 mod events;
+mod lease;
+mod log;
 mod maintenance;
 mod published;
 mod sqlite;

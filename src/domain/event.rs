@@ -98,7 +98,7 @@ pub enum Change {
 }
 
 /// A session that does not borrow from a response.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnedSession {
     /// The customer's id.
     pub openid: Box<str>,
@@ -124,14 +124,17 @@ impl Change {
         }
     }
 
-    /// The id of the session; `None` for a change of state.
-    pub fn session_id(&self, account: &Account) -> Option<Uuid> {
+    /// The session; `None` for a change of state.
+    pub fn session(&self) -> Option<&OwnedSession> {
         match self {
-            Self::SessionStarted { session, .. } | Self::SessionEnded { session, .. } => {
-                Some(session_id(account, &session.openid, session.createtime))
-            }
+            Self::SessionStarted { session, .. } | Self::SessionEnded { session, .. } => Some(session),
             Self::StateChanged { .. } => None,
         }
+    }
+
+    /// The id of the session; `None` for a change of state.
+    pub fn session_id(&self, account: &Account) -> Option<Uuid> {
+        self.session().map(|session| session_id(account, &session.openid, session.createtime))
     }
 }
 

@@ -101,7 +101,7 @@ impl Store {
         let events = commit.changes.len().min(MAX_RENDERED_EVENTS) as u32;
         // Released when the step has been applied.
         let permits = Arc::clone(&self.rendering).acquire_many_owned(events).await;
-        let rendered = RenderedCommit { drafts: render(&commit), commit, _permits: permits.ok() };
+        let rendered = RenderedCommit::new(commit, permits.ok());
         on_backend!(self, store => store.commit_poll(rendered).await)
     }
 
@@ -123,7 +123,15 @@ pub(super) struct RenderedCommit {
     _permits: Option<OwnedSemaphorePermit>,
 }
 
-/// Renders the events of the changes. Called outside of the writer, which is the bottleneck.
-pub(super) fn render(commit: &PollCommit) -> Vec<EventDraft> {
-    commit.changes.iter().map(|change| EventDraft::new(&commit.account, change)).collect()
+impl RenderedCommit {
+    /// Renders the events of the changes. Called outside of the writer, which is the bottleneck.
+    fn new(commit: PollCommit, permits: Option<OwnedSemaphorePermit>) -> Self {
+        let drafts = commit.changes.iter().map(|change| EventDraft::new(&commit.account, change)).collect();
+        Self { commit, drafts, _permits: permits }
+    }
+
+    /// The same without a limit, where there are few events.
+    pub(super) fn unlimited(commit: PollCommit) -> Self {
+        Self::new(commit, None)
+    }
 }

@@ -22,6 +22,11 @@ pub(super) fn ms(time: impl Into<Timestamp>) -> i64 {
     time.into().as_millisecond()
 }
 
+/// A limit of rows as SQL has it.
+pub(super) fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
 pub(super) fn state(name: &str) -> Result<AccountState, StoreError> {
     AccountState::from_name(name).ok_or_else(|| StoreError::corrupt(format!("the state {name:?}")))
 }

@@ -30,7 +30,7 @@ impl Store {
     }
 
     /// Records that a sink receives no more events until it is resumed, or until its destination changes unless an operator has
-    /// stopped it ([`BY_OPERATOR`]). Idempotent.
+    /// stopped it ([`BY_OPERATOR`](crate::domain::sink_state::BY_OPERATOR)). Idempotent.
     pub async fn stop_sink(&self, sink: &str, reason: &str, at: Timestamp) -> Result<(), StoreError> {
         on_backend!(self, store => store.stop_sink(sink, reason, at).await)
     }

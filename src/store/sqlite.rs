@@ -39,7 +39,7 @@ mod writer;
 pub(super) use self::file::{check_free, resolve_existing};
 use self::{
     connection::{connect_to_read, connect_to_write, open_for_reading, roll_back},
-    lease::HeldLease,
+    lease::FileLease,
     placement::OpenFiles,
     readers::ReaderPool,
     schema::SchemaState,
@@ -100,7 +100,7 @@ impl Sqlite {
             SchemaState::Current => {}
             SchemaState::Older(version) => backup::migrate(version, &path, &mut connection)?,
         }
-        let lease = Arc::new(HeldLease::acquire(&mut connection)?);
+        let lease = Arc::new(FileLease::acquire(&mut connection)?);
         let files = OpenFiles::of(&path)?;
         if let Some(warning) = placement::hard_link_warning(&path) {
             tracing::warn!("{warning}");
@@ -143,7 +143,7 @@ impl Sqlite {
     /// What everything asks that acts for the accounts. A store that is only read has a lease that has ended.
     pub(super) fn lease(&self) -> Arc<Lease> {
         let ended = || Arc::new(Lease::until(Duration::ZERO));
-        self.writer.as_ref().map_or_else(ended, |writer| Arc::clone(&writer.lease.lease))
+        self.writer.as_ref().map_or_else(ended, |writer| Arc::clone(&writer.lease.held.lease))
     }
 
     /// Waits until the lease has ended, and returns why.

@@ -10,7 +10,7 @@ use crate::{
         event::{Change, EventDraft, NumberedEvent},
     },
     store::{
-        accounts::{RenderedCommit, render},
+        accounts::RenderedCommit,
         convert,
         error::StoreError,
         types::{AccountId, AccountRecord, Committed, LogPosition, PollCommit},
@@ -22,15 +22,15 @@ impl Sqlite {
         &self,
         rendered: RenderedCommit,
     ) -> Result<Committed, StoreError> {
-        let committed = self.write(move |tx| commit_poll(tx, &rendered.commit, rendered.drafts)).await?;
+        let committed = self.write(move |tx| commit_poll(tx, rendered)).await?;
         committed.ok_or(StoreError::UnknownAccount)
     }
 
     pub(in crate::store) async fn remove_accounts(&self, leaving: Vec<PollCommit>) -> Result<(), StoreError> {
         self.write(move |tx| {
             for commit in leaving {
-                commit_poll(tx, &commit, render(&commit))?;
                 accounts::unconfigure(tx, commit.id)?;
+                commit_poll(tx, RenderedCommit::unlimited(commit))?;
             }
             Ok(())
         })
@@ -38,12 +38,9 @@ impl Sqlite {
     }
 }
 
-/// Returns `None`, and changes nothing, if the account is unknown. `drafts` are the rendered changes.
-fn commit_poll(
-    tx: &Transaction<'_>,
-    commit: &PollCommit,
-    drafts: Vec<EventDraft>,
-) -> Result<Option<Committed>, StoreError> {
+/// Returns `None`, and changes nothing, if the account is unknown.
+fn commit_poll(tx: &Transaction<'_>, rendered: RenderedCommit) -> Result<Option<Committed>, StoreError> {
+    let RenderedCommit { commit, drafts, .. } = rendered;
     let mut statement = tx.prepare_cached("SELECT sequence, state FROM accounts WHERE id = ?1")?;
     let stored =
         statement.query_row([commit.id.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
@@ -55,10 +52,10 @@ fn commit_poll(
     for (change, draft) in commit.changes.iter().zip(drafts) {
         if apply(tx, commit.id, state, change)? {
             sequence += 1;
-            last_event = Some(append(tx, commit, (change, draft), sequence)?);
+            last_event = Some(append(tx, &commit, (change, draft), sequence)?);
         }
     }
-    store_record(tx, commit, sequence)?;
+    store_record(tx, &commit, sequence)?;
     let last_event = last_event.map_or_else(|| events::last_id(tx), Ok)?;
     Ok(Some(Committed { last_event, sequence: sequence.unsigned_abs() }))
 }
@@ -91,12 +88,7 @@ fn append(
 ) -> Result<LogPosition, StoreError> {
     let session_id = draft.session_id().map(Uuid::into_bytes);
     let event_type = convert::event_type_code(change.event_type());
-    let createtime = match change {
-        Change::SessionStarted { session, .. } | Change::SessionEnded { session, .. } => {
-            Some(session.createtime)
-        }
-        Change::StateChanged { .. } => None,
-    };
+    let createtime = change.session().map(|session| session.createtime);
     // NULL equals nothing, so a state change has no repeats.
     let repeats: i64 = tx
         .prepare_cached(
@@ -128,12 +120,6 @@ fn append(
 
 fn store_record(tx: &Transaction<'_>, commit: &PollCommit, sequence: i64) -> Result<(), StoreError> {
     let AccountRecord { state, conclusion, last_seen } = commit.record;
-    let unwatched_at = commit.changes.iter().rev().find_map(|change| match change {
-        Change::StateChanged { transition, observed_at, .. } if transition.to == AccountState::Unwatched => {
-            Some(convert::ms(*observed_at))
-        }
-        _ => None,
-    });
     tx.prepare_cached(
         "UPDATE accounts SET sequence = ?2, state = ?3, conclusion = ?4, baseline_taken = ?5, keyless = ?6,
                 listed_sent_at = ?7, last_success_at = ?8, unwatched_at = CASE ?3 WHEN 'unwatched' THEN coalesce(?9, unwatched_at) END
@@ -148,7 +134,7 @@ fn store_record(tx: &Transaction<'_>, commit: &PollCommit, sequence: i64) -> Res
         last_seen.keyless,
         last_seen.listed_sent_at.map(convert::ms),
         last_seen.last_success_at.map(convert::ms),
-        unwatched_at,
+        commit.unwatched_at().map(convert::ms),
     ])?;
     Ok(())
 }

@@ -90,7 +90,7 @@ impl Sqlite {
     }
 }
 
-/// See [`Store::register_sinks`].
+/// See [`Store::register_sinks`](crate::store::Store::register_sinks).
 pub(super) fn register(
     tx: &Transaction<'_>,
     registrations: &[SinkRegistration],

@@ -29,7 +29,7 @@ impl Sqlite {
                 "SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND event > ?2 ORDER BY event LIMIT ?3"
             );
             let mut statement = connection.prepare_cached(&sql)?;
-            letters(statement.query((sink, after.0, events::sql_limit(limit)))?)
+            letters(statement.query((sink, after.0, convert::limit(limit)))?)
         })
         .await
     }
@@ -45,7 +45,7 @@ impl Sqlite {
                 "SELECT {COLUMNS} FROM dead_letters WHERE sink = ?1 AND retry >= 1 ORDER BY event LIMIT ?2"
             );
             let mut statement = connection.prepare_cached(&sql)?;
-            letters(statement.query((sink, events::sql_limit(limit)))?)
+            letters(statement.query((sink, convert::limit(limit)))?)
         })
         .await
     }

@@ -7,6 +7,7 @@ use super::Sqlite;
 use crate::store::{
     convert,
     error::StoreError,
+    log::{OUT_OF_ORDER_MS, SMALL_LOG, STRIDE, next_block},
     types::{AccountId, EventFilter, EventPage, LogPosition, StoredEvent},
 };
 
@@ -15,20 +16,6 @@ const COLUMNS: &str = "id, account, sequence, type, observed_at, json";
 /// The official account of an event, looked up for each event: a list of all kf accounts of an official account may be
 /// long.
 const OFFICIAL_ACCOUNT: &str = "(SELECT official_account FROM accounts WHERE accounts.id = events.account)";
-
-/// The distance of two ids that are probed in search of a time: ten million events with a thousand probes.
-const STRIDE: i64 = 10_000;
-
-/// A log with fewer events is scanned whole, which takes no noticeable time.
-const SMALL_LOG: u64 = 100_000;
-
-/// How much times may be out of order in the log: polls are not committed in the order of their answers, and clocks are
-/// set.
-const OUT_OF_ORDER_MS: i64 = 3_600_000;
-
-/// After a restore, ids continue at the beginning of a block of so many: more than a store has events in all its life.
-/// Within a block ids have no gaps, so that events can be counted without reading them.
-pub(super) const BLOCK: i64 = 1_000_000_000;
 
 impl Sqlite {
     pub(in crate::store) async fn read_events_at(
@@ -67,11 +54,6 @@ impl Sqlite {
     }
 }
 
-/// The first id of the next block.
-pub(super) fn next_block(id: i64) -> i64 {
-    (id / BLOCK + 1) * BLOCK
-}
-
 /// The newest event ever committed, retained or not.
 pub(super) fn last_id(connection: &Connection) -> Result<LogPosition, StoreError> {
     let mut statement = connection.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?;
@@ -80,9 +62,6 @@ pub(super) fn last_id(connection: &Connection) -> Result<LogPosition, StoreError
 }
 
 /// Counts the events after a position. The cost grows with the number of restores, not of events.
-///
-/// Ids have no gaps other than those of restores, which end at the beginning of a block: a transaction that is rolled
-/// back returns its ids, and only the oldest events are pruned.
 pub(super) fn count_after(connection: &Connection, after: LogPosition) -> Result<u64, StoreError> {
     let mut first_after = connection.prepare_cached("SELECT min(id) FROM events WHERE id > ?1")?;
     let mut last_before = connection.prepare_cached("SELECT max(id) FROM events WHERE id < ?1")?;
@@ -111,7 +90,7 @@ fn read_matching(
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let names = serde_json::Value::from(filter.official_accounts.clone()).to_string();
-    let events = events(statement.query((filter.after.0, until.0, names, sql_limit(limit)))?)?;
+    let events = events(statement.query((filter.after.0, until.0, names, convert::limit(limit)))?)?;
     let next = match events.last() {
         Some(event) if events.len() >= limit => event.id,
         _ => until.max(filter.after),
@@ -120,10 +99,6 @@ fn read_matching(
 }
 
 /// Returns a position before the events that were observed at `since` or later. Within a transaction.
-///
-/// Ids nearly follow time, so one event in each [`STRIDE`] is probed until one is late enough. A probe that finds the
-/// clock set back says nothing about the events before it. The search misses what happens within one stride: a clock that
-/// was ahead by more than [`OUT_OF_ORDER_MS`], or one that was set back by as much and is still ahead of the probe before.
 pub(super) fn position_before(connection: &Connection, since: Timestamp) -> Result<LogPosition, StoreError> {
     if count_after(connection, LogPosition::BEGINNING)? < SMALL_LOG {
         return Ok(LogPosition::BEGINNING);
@@ -179,8 +154,4 @@ pub(super) fn event(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
         observed_at: convert::time(row.get(4)?)?,
         json: row.get(5)?,
     })
-}
-
-pub(super) fn sql_limit(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }

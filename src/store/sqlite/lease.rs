@@ -3,10 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
-use tokio::sync::watch;
 
 use super::readers::ReaderPool;
-use crate::{domain::lease::Lease, store::error::StoreError};
+use crate::{
+    domain::lease::Lease,
+    store::{error::StoreError, lease::HeldLease},
+};
 
 /// A file is one shard.
 const SHARD: i64 = 0;
@@ -14,17 +16,15 @@ const SHARD: i64 = 0;
 /// How often a store that commits nothing looks for a new owner.
 const LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The lease of this process.
+/// The lease of this process on the file.
 #[derive(Debug)]
-pub(super) struct HeldLease {
+pub(super) struct FileLease {
     epoch: i64,
-    /// What everything asks that acts for the accounts. The lock on the file guarantees it, so that it does not end by itself.
-    pub(super) lease: Arc<Lease>,
-    /// Why the lease ended; `None` while it is held.
-    end: watch::Sender<Option<StoreError>>,
+    /// The lock on the file guarantees it, so that it does not end by itself.
+    pub(super) held: HeldLease,
 }
 
-impl HeldLease {
+impl FileLease {
     /// Makes this process the owner of the shard. From now on commits of the previous owner fail.
     pub(super) fn acquire(connection: &mut Connection) -> Result<Self, StoreError> {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -36,45 +36,31 @@ impl HeldLease {
             |row| row.get(0),
         )?;
         tx.commit()?;
-        Ok(Self { epoch, lease: Arc::new(Lease::unlimited()), end: watch::Sender::new(None) })
+        Ok(Self { epoch, held: HeldLease::new(Arc::new(Lease::unlimited())) })
     }
 
     /// Fails unless this process still owns the shard. If it does not, the lease ends, and every later check fails.
     pub(super) fn check(&self, connection: &Connection) -> Result<(), StoreError> {
-        let end = self.end.borrow().clone();
-        let checked = end.map_or_else(|| check_epoch(connection, self.epoch), Err);
+        let checked = self.held.check().and_then(|()| check_epoch(connection, self.epoch));
         if let Err(error @ StoreError::LeaseLost) = &checked {
-            self.end(error.clone());
+            self.held.end(error.clone());
         }
         checked
-    }
-
-    /// Ends the lease for good. Only the first reason counts.
-    pub(super) fn end(&self, reason: StoreError) {
-        // First, so that whoever is woken finds it revoked.
-        self.lease.revoke();
-        self.end.send_if_modified(|end| {
-            let is_first = end.is_none();
-            end.get_or_insert(reason);
-            is_first
-        });
     }
 
     /// Waits until the lease has ended, and returns why. Looks for a new owner regularly, because without commits nothing else
     /// does.
     pub(super) async fn ended(self: &Arc<Self>, readers: &Arc<ReaderPool>) -> StoreError {
-        let mut end = self.end.subscribe();
-        let ended = async { end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone()) };
         let look = async {
             loop {
-                let held = Arc::clone(self);
+                let lease = Arc::clone(self);
                 // If it finds a new owner, that ends the lease. Other failures of a read are no news about the owner.
-                readers.read(move |connection| held.check(connection)).await.ok();
+                readers.read(move |connection| lease.check(connection)).await.ok();
                 tokio::time::sleep(LEASE_CHECK_INTERVAL).await;
             }
         };
         tokio::select! {
-            end = ended => end.unwrap_or(StoreError::Closed),
+            end = self.held.ended() => end,
             never = look => never,
         }
     }

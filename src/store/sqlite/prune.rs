@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use super::{Sqlite, cursors, dead_letters, events::sql_limit};
+use super::{Sqlite, cursors, dead_letters};
 use crate::store::{
     convert,
     error::StoreError,
@@ -31,7 +31,7 @@ impl Sqlite {
 
 /// Returns what one transaction removed, and whether there may be more to remove.
 fn prune_batch(tx: &Transaction<'_>, limits: PruneLimits) -> Result<(Pruned, bool), StoreError> {
-    let batch = sql_limit(limits.batch.max(1));
+    let batch = convert::limit(limits.batch.max(1));
     let sinks = cursors::delete_removed(tx, convert::ms(limits.sinks_before))?;
     let dead_letters = dead_letters::expire(tx, convert::ms(limits.dead_letters_before), batch)?;
     let (events, more_events) = prune_events(tx, convert::ms(limits.events_before), batch)?;
@@ -62,7 +62,7 @@ fn prune_to_size(tx: &Transaction<'_>, limit: SizeLimit) -> Result<SizePruneOutc
         }
         most_lagging => {
             let delivered = most_lagging.map_or(i64::MAX, |(_, cursor)| cursor);
-            let last = delivered.min(oldest + sql_limit(limit.batch.max(1)) - 1);
+            let last = delivered.min(oldest + convert::limit(limit.batch.max(1)) - 1);
             Ok(SizePruneOutcome::Removed { events: remove_events(tx, last)? })
         }
     }

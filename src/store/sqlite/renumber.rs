@@ -6,7 +6,7 @@
 use rusqlite::Transaction;
 
 use super::{events, lease};
-use crate::store::error::StoreError;
+use crate::store::{error::StoreError, log};
 
 /// Sequences that each account skips.
 pub(super) const SEQUENCES_SKIPPED: i64 = 1_000_000;
@@ -18,7 +18,7 @@ const EPOCHS_SKIPPED: i64 = 1_000_000;
 pub(super) fn renumber(tx: &Transaction<'_>) -> Result<(), StoreError> {
     tx.execute("UPDATE accounts SET sequence = sequence + ?1", [SEQUENCES_SKIPPED])?;
     lease::raise(tx, EPOCHS_SKIPPED)?;
-    let skipped_to = events::next_block(events::last_id(tx)?.0) + events::BLOCK;
+    let skipped_to = log::next_block(events::last_id(tx)?.0) + log::BLOCK;
     if tx.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'events'", [skipped_to])? == 0 {
         tx.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?1)", [skipped_to])?;
     }

@@ -14,7 +14,7 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{events, file::Lock, lease::HeldLease, placement::OpenFiles, prune};
+use super::{events, file::Lock, lease::FileLease, placement::OpenFiles, prune};
 use crate::store::{error::StoreError, published::Published, types::LogPosition};
 
 /// Steps that may wait for the writer; further callers wait for a place in the queue. More than one group, so that the
@@ -28,7 +28,7 @@ const STEPS_PER_GROUP: usize = 1_000;
 pub(super) struct Writer {
     /// `None` only while it is dropped.
     queue: Option<mpsc::Sender<Command>>,
-    pub(super) lease: Arc<HeldLease>,
+    pub(super) lease: Arc<FileLease>,
     /// Closed when the thread has released the file.
     released: watch::Receiver<()>,
     /// `None` once joined.
@@ -52,7 +52,7 @@ impl Writer {
         connection: Connection,
         files: OpenFiles,
         lock: Lock,
-        lease: Arc<HeldLease>,
+        lease: Arc<FileLease>,
         published: Arc<Published>,
     ) -> Result<Self, StoreError> {
         let (queue, commands) = mpsc::channel(QUEUED_STEPS);
@@ -175,7 +175,7 @@ impl StepQueue {
 struct WriterThread {
     connection: Connection,
     files: OpenFiles,
-    lease: Arc<HeldLease>,
+    lease: Arc<FileLease>,
     published: Arc<Published>,
     /// Whether the last group found its files deleted or replaced.
     is_displaced: bool,
@@ -196,7 +196,7 @@ impl WriterThread {
                 self.commit(group, &mut queue);
             }
         }
-        self.lease.end(StoreError::Closed);
+        self.lease.held.end(StoreError::Closed);
         // If the checkpoint fails, the log stays, and the next owner finds everything in it.
         self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").ok();
     }
@@ -246,7 +246,7 @@ impl WriterThread {
 impl Drop for WriterThread {
     fn drop(&mut self) {
         // It has ended already, unless the thread panicked.
-        self.lease.end(StoreError::WriterPanicked);
+        self.lease.held.end(StoreError::WriterPanicked);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Accounts and the commits of their polls.
 
+use jiff::Timestamp;
+
 use super::ids::{AccountId, LogPosition};
 use crate::domain::{
     account::{Account, AccountCondition, AccountState, Conclusion},
@@ -65,6 +67,20 @@ pub struct PollCommit {
     pub changes: Vec<Change>,
     /// The account's record after the poll.
     pub record: AccountRecord,
+}
+
+impl PollCommit {
+    /// When the account became unwatched, if it did.
+    pub(in crate::store) fn unwatched_at(&self) -> Option<Timestamp> {
+        self.changes.iter().rev().find_map(|change| match change {
+            Change::StateChanged { transition, observed_at, .. }
+                if transition.to == AccountState::Unwatched =>
+            {
+                Some(*observed_at)
+            }
+            _ => None,
+        })
+    }
 }
 
 /// The result of a commit that is on the disk.
