@@ -34,6 +34,7 @@ pub mod remedy;
 pub mod retry_after;
 pub mod schedule_key;
 pub mod secret_text;
+pub mod shard;
 pub mod shell;
 pub mod sink_state;
 pub mod snapshot;

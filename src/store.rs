@@ -24,6 +24,7 @@ macro_rules! on_backend {
     ($store:expr, $backend:ident => $call:expr) => {
         match &$store.backend {
             $crate::store::Backend::Sqlite($backend) => $call,
+            $crate::store::Backend::Postgres($backend) => $call,
         }
     };
 }
@@ -37,6 +38,7 @@ mod events;
 mod lease;
 mod log;
 mod maintenance;
+mod postgres;
 mod published;
 mod sqlite;
 mod tokens;
@@ -44,10 +46,16 @@ mod types;
 
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
 pub use error::{FileChange, StoreError};
+pub use postgres::PostgresOptions;
 pub use types::*;
 
-use self::{accounts::MAX_RENDERED_EVENTS, published::Published, sqlite::Sqlite};
-use crate::domain::lease::Lease;
+use self::{
+    accounts::MAX_RENDERED_EVENTS,
+    postgres::{Database, Shard},
+    published::Published,
+    sqlite::Sqlite,
+};
+use crate::domain::{lease::Lease, shard::ShardNumber};
 
 /// The open store. Clones share it. When the last one is dropped, queued steps are committed and the file is released.
 #[derive(Clone, Debug)]
@@ -62,6 +70,7 @@ pub struct Store {
 #[derive(Clone, Debug)]
 enum Backend {
     Sqlite(Arc<Sqlite>),
+    Postgres(Arc<Shard>),
 }
 
 impl Store {
@@ -175,7 +184,10 @@ impl Store {
     /// For tests: limits the size of the file to so many pages, like a full disk.
     #[doc(hidden)]
     pub async fn limit_pages(&self, pages: u32) -> Result<(), StoreError> {
-        on_backend!(self, store => store.limit_pages(pages).await)
+        match &self.backend {
+            Backend::Sqlite(store) => store.limit_pages(pages).await,
+            Backend::Postgres(_) => Err(StoreError::Unsuitable("only a file has pages".to_owned())),
+        }
     }
 
     /// Commits queued steps, checkpoints the write-ahead log, and releases the file to another owner. Later calls fail with
@@ -185,10 +197,31 @@ impl Store {
     }
 
     fn from_sqlite(sqlite: Sqlite) -> Self {
-        Self {
-            published: Arc::clone(&sqlite.published),
-            backend: Backend::Sqlite(Arc::new(sqlite)),
-            rendering: Arc::new(Semaphore::new(MAX_RENDERED_EVENTS)),
-        }
+        Self::new(Arc::clone(&sqlite.published), Backend::Sqlite(Arc::new(sqlite)))
+    }
+
+    fn new(published: Arc<Published>, backend: Backend) -> Self {
+        Self { backend, published, rendering: Arc::new(Semaphore::new(MAX_RENDERED_EVENTS)) }
+    }
+}
+
+/// The connections of one replica to a store in PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    database: Arc<Database>,
+}
+
+impl Cluster {
+    /// Connects to the database, and creates the schema or migrates an older one. A server on which an acknowledged commit could be
+    /// lost, and a schema of a newer version, are rejected unchanged.
+    pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
+        Ok(Self { database: Arc::new(Database::connect(options).await?) })
+    }
+
+    /// Makes this replica the owner of a shard that nobody owns, and opens it; `None` if somebody owns it. The shard is released when
+    /// the store is closed.
+    pub async fn take(&self, shard: ShardNumber) -> Result<Option<Store>, StoreError> {
+        let taken = Shard::take(Arc::clone(&self.database), shard).await?;
+        Ok(taken.map(|shard| Store::new(Arc::clone(&shard.published), Backend::Postgres(Arc::new(shard)))))
     }
 }

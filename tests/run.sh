@@ -68,6 +68,12 @@ prepare_nats() {
     PATH=$PATH:/usr/sbin nats-server --version
 }
 
+# Each run starts a server of its own.
+prepare_postgresql() {
+    install_packages postgresql
+    ls -d /usr/lib/postgresql/*
+}
+
 # Pictures of dashboards show Chinese nicknames.
 prepare_python() {
     install_packages fonts-noto-cjk
@@ -137,6 +143,8 @@ step "tests with wechatpy" ignored_tests simulator
 step "tests with the CloudEvents SDK" ignored_tests delivery
 step "preparation of NATS" prepare_nats
 step "tests with NATS" ignored_tests nats
+step "preparation of PostgreSQL" prepare_postgresql
+step "tests with PostgreSQL" tests/with_postgres.sh cargo test --locked --quiet --test it -- store::postgres:: --ignored
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
 step "instructions of the hot functions" tests/instructions.sh

@@ -62,6 +62,18 @@ pub enum StoreError {
     Full { source: Cause },
     #[error("the store cannot be read or written: check its disk and file system")]
     Unavailable { source: Cause },
+    #[error(
+        "the database cannot be reached: check its server and the network; kfwatch connects again by itself"
+    )]
+    Unreachable { source: Cause },
+    #[error("the database is a standby, which cannot be written to: connect to the primary")]
+    NotPrimary,
+    #[error("the database cannot keep a store safely: {0}")]
+    WrongServer(String),
+    #[error(
+        "the schema {schema} was written by a newer kfwatch (schema {found}, this one knows {known}): upgrade kfwatch"
+    )]
+    NewerSchema { schema: String, found: i32, known: i32 },
     #[error("{}: {problem}", path.display())]
     Backup { path: PathBuf, problem: BackupProblem },
     #[error("{} is open in another program: end every `kfwatch events` and sqlite3 that reads it first", .0.display())]

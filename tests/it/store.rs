@@ -7,6 +7,7 @@ mod crash;
 mod file;
 mod large;
 mod migration;
+mod postgres;
 mod refusals;
 mod room;
 mod speed;

@@ -1,4 +1,5 @@
-//! The contract of every store backend. `contract!(name, place)` makes each function a test of one backend.
+//! The contract of every store backend. `contract!(name, place)` makes each function a test of one backend; an attribute
+//! before the name applies to all of them.
 
 use std::time::Duration;
 
@@ -25,7 +26,10 @@ pub(crate) use self::{registrations::*, sinks::*};
 
 macro_rules! contract {
     ($backend:ident, $place:path) => {
-        contract!($backend, $place,
+        contract!(#[cfg(test)] $backend, $place);
+    };
+    (#$attribute:tt $backend:ident, $place:path) => {
+        contract!(@tests $attribute $backend, $place,
             restart_continues_after_last_commit,
             repeated_commit_stores_no_duplicates,
             sequences_have_no_gaps_under_concurrent_commits,
@@ -70,12 +74,13 @@ macro_rules! contract {
             closed_store_opens_again_while_clones_live,
         );
     };
-    ($backend:ident, $place:path, $($test:ident,)*) => {
+    (@tests $attribute:tt $backend:ident, $place:path, $($test:ident,)*) => {
         mod $backend {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #$attribute
                 async fn $test() {
-                    super::contract::$test(&$place()).await;
+                    crate::store::contract::$test(&$place()).await;
                 }
             )*
         }
@@ -83,7 +88,7 @@ macro_rules! contract {
 }
 
 pub(crate) async fn restart_continues_after_last_commit(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["log"], StartPosition::Now, 0).await;
     let first = register(&store, "a").await;
     assert_eq!(first.record, AccountRecord::default());
@@ -102,7 +107,7 @@ pub(crate) async fn restart_continues_after_last_commit(place: &Place) {
 }
 
 pub(crate) async fn repeated_commit_stores_no_duplicates(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     let changes =
         vec![started("o-1", 1), ended("o-1", 1), became(AccountState::Unknown, AccountState::Ok, 5)];
@@ -116,7 +121,7 @@ pub(crate) async fn repeated_commit_stores_no_duplicates(place: &Place) {
 }
 
 pub(crate) async fn sequences_have_no_gaps_under_concurrent_commits(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let accounts = ["a", "b", "c"].map(account).to_vec();
     let registered = store.register_accounts(accounts).await.unwrap().configured;
     let mut committing = tokio::task::JoinSet::new();
@@ -142,7 +147,7 @@ pub(crate) async fn sequences_have_no_gaps_under_concurrent_commits(place: &Plac
 
 /// The commits have more events than a store may have in memory at once.
 pub(crate) async fn large_commits_of_several_accounts_succeed_concurrently(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let accounts = ["a", "b", "c"].map(account).to_vec();
     let registered = store.register_accounts(accounts).await.unwrap().configured;
     let commits = registered.iter().map(|account| {
@@ -155,7 +160,7 @@ pub(crate) async fn large_commits_of_several_accounts_succeed_concurrently(place
 }
 
 pub(crate) async fn session_listed_again_after_its_end_is_new_event(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     for _ in 0..2 {
         commit(&store, &account, vec![started("o-1", 1)]).await;
@@ -168,7 +173,7 @@ pub(crate) async fn session_listed_again_after_its_end_is_new_event(place: &Plac
 }
 
 pub(crate) async fn last_seen_update_keeps_unknown_fields(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
     let seen = LastSeenUpdate { id: account.id, listed_sent_at: None, last_success_at: Some(at(9).into()) };
@@ -185,7 +190,7 @@ pub(crate) async fn last_seen_update_keeps_unknown_fields(place: &Place) {
 }
 
 pub(crate) async fn unknown_account_fails_without_affecting_others(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     let (good, bad) = tokio::join!(
         store.commit_poll(poll(&account, vec![started("o-1", 1)])),
@@ -198,7 +203,7 @@ pub(crate) async fn unknown_account_fails_without_affecting_others(place: &Place
 }
 
 pub(crate) async fn renamed_official_account_keeps_its_history(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let before = register(&store, "a").await;
     commit(&store, &before, vec![started("o-1", 1)]).await;
     let mut renamed = account("a");
@@ -210,7 +215,7 @@ pub(crate) async fn renamed_official_account_keeps_its_history(place: &Place) {
 }
 
 pub(crate) async fn account_changes_affect_no_other_account(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let first = register(&store, "a").await;
     let added = store.add_accounts(vec![account("b"), account("c")]).await.unwrap();
     assert_eq!(
@@ -236,7 +241,7 @@ pub(crate) async fn account_changes_affect_no_other_account(place: &Place) {
 }
 
 pub(crate) async fn returning_account_keeps_its_history(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let added = store.add_accounts(vec![account("a")]).await.unwrap().remove(0);
     commit(&store, &added, vec![started("o-2", 2), started("o-1", 1), started("o-1", 3)]).await;
     let leaving = PollCommit { record: unwatched(), ..poll(&added, vec![left(100)]) };
@@ -253,7 +258,7 @@ pub(crate) async fn returning_account_keeps_its_history(place: &Place) {
 }
 
 pub(crate) async fn conclusion_of_getkflist_survives_restart(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     let record = AccountRecord {
         state: AccountState::Unbound,
@@ -266,7 +271,7 @@ pub(crate) async fn conclusion_of_getkflist_survives_restart(place: &Place) {
 }
 
 pub(crate) async fn cursor_never_moves_back(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["log"], StartPosition::Now, 0).await;
     store.advance_cursor("log", LogPosition(7)).await.unwrap();
     store.advance_cursor("log", LogPosition(3)).await.unwrap();
@@ -274,7 +279,7 @@ pub(crate) async fn cursor_never_moves_back(place: &Place) {
 }
 
 pub(crate) async fn new_sink_starts_now_or_at_the_beginning(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1), started("o-2", 2)]).await;
     let registrations = [("late", StartPosition::Now), ("all", StartPosition::Beginning)]
@@ -285,7 +290,7 @@ pub(crate) async fn new_sink_starts_now_or_at_the_beginning(place: &Place) {
 }
 
 pub(crate) async fn removed_sink_keeps_its_cursor_temporarily(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["log", "crm"], StartPosition::Now, 0).await;
     store.advance_cursor("crm", LogPosition(5)).await.unwrap();
     sinks(&store, &["log"], StartPosition::Now, 100).await;
@@ -298,7 +303,7 @@ pub(crate) async fn removed_sink_keeps_its_cursor_temporarily(place: &Place) {
 }
 
 pub(crate) async fn backlog_counts_undelivered_events(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["log"], StartPosition::Now, 0).await;
     assert_eq!(store.sink("log").await.unwrap().backlog, SinkBacklog::default());
     let account = register(&store, "a").await;
@@ -317,7 +322,7 @@ pub(crate) async fn backlog_counts_undelivered_events(place: &Place) {
 }
 
 pub(crate) async fn filtered_read_passes_unwanted_events(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let branch = Account { official_account: "branch".into(), appid: "wx1".into(), ..account("b") };
     let registered = store.register_accounts(vec![account("a"), branch]).await.unwrap().configured;
     for account in &registered {
@@ -346,7 +351,7 @@ pub(crate) async fn filtered_read_passes_unwanted_events(place: &Place) {
 }
 
 pub(crate) async fn stop_persists_until_destination_changes(place: &Place) {
-    let mut store = place.open();
+    let mut store = place.open().await;
     let to = |url: &str| {
         vec![SinkRegistration { destination: Some(url.to_owned()), ..sink("crm", StartPosition::Beginning) }]
     };
@@ -364,7 +369,7 @@ pub(crate) async fn stop_persists_until_destination_changes(place: &Place) {
 }
 
 pub(crate) async fn dead_letter_outlives_its_event(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["log", "crm"], StartPosition::Beginning, 0).await;
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
@@ -392,7 +397,7 @@ pub(crate) async fn dead_letter_outlives_its_event(place: &Place) {
 }
 
 pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["log", "crm"], StartPosition::Now, 0).await;
     let account = register(&store, "a").await;
     commit(&store, &account, (1..=9).map(|n| started("o-1", n)).collect()).await;
@@ -410,7 +415,7 @@ pub(crate) async fn pruning_never_passes_a_present_sink(place: &Place) {
 }
 
 pub(crate) async fn ids_are_not_reused_after_log_is_emptied(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1), started("o-2", 2), started("o-3", 3)]).await;
     let pruned = store.prune(everything_before(1000)).await.unwrap();
@@ -423,7 +428,7 @@ pub(crate) async fn ids_are_not_reused_after_log_is_emptied(place: &Place) {
 }
 
 pub(crate) async fn unwatched_account_keeps_snapshot_temporarily_and_sequence_forever(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
     let registered = store.register_accounts(vec![]).await.unwrap();
@@ -444,7 +449,7 @@ pub(crate) async fn unwatched_account_keeps_snapshot_temporarily_and_sequence_fo
 }
 
 pub(crate) async fn returning_account_keeps_its_snapshot(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     let mut leaving =
         poll(&account, vec![started("o-1", 1), became(AccountState::Ok, AccountState::Unwatched, 100)]);
@@ -457,7 +462,7 @@ pub(crate) async fn returning_account_keeps_its_snapshot(place: &Place) {
 }
 
 pub(crate) async fn repeats_count_retained_events_only(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1), ended("o-1", 1)]).await;
     let first = field(&events(&store).await[0], "/id");
@@ -467,7 +472,7 @@ pub(crate) async fn repeats_count_retained_events_only(place: &Place) {
 }
 
 pub(crate) async fn commit_wakes_dispatchers(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let mut committed = store.committed();
     let account = register(&store, "a").await;
     assert!(!committed.has_changed().unwrap(), "a registration is no event");
@@ -478,7 +483,7 @@ pub(crate) async fn commit_wakes_dispatchers(place: &Place) {
 }
 
 pub(crate) async fn token_fetches_survive_restart(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     for ms in [1, 2] {
         store.record_token_fetch("wx0", at(ms)).await.unwrap();
     }
@@ -487,7 +492,7 @@ pub(crate) async fn token_fetches_survive_restart(place: &Place) {
 }
 
 pub(crate) async fn closed_store_returns_error(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     let account = register(&store, "a").await;
     let queued = store.commit_poll(poll(&account, vec![started("o-1", 1)]));
     let (queued, ()) = tokio::join!(queued, store.close());
@@ -495,7 +500,7 @@ pub(crate) async fn closed_store_returns_error(place: &Place) {
     assert!(matches!(store.commit_poll(poll(&account, vec![])).await, Err(StoreError::Closed)));
     assert!(matches!(store.token_fetches().await, Err(StoreError::Closed)));
     store.close().await;
-    let store = place.open();
+    let store = place.open().await;
     assert_eq!(events(&store).await.len(), 1);
 }
 
@@ -503,7 +508,7 @@ pub(crate) async fn closed_store_opens_again_while_clones_live(place: &Place) {
     let now = Moment { wall: at(0), monotonic: Duration::ZERO };
     let mut closed: Vec<(Store, StoredAccount)> = Vec::new();
     for round in 1..=100 {
-        let store = place.open();
+        let store = place.open().await;
         let account = register(&store, "a").await;
         assert_eq!(commit(&store, &account, vec![started("o-1", round)]).await.sequence, round as u64);
         if let Some((old, account)) = closed.last() {
@@ -520,5 +525,5 @@ pub(crate) async fn closed_store_opens_again_while_clones_live(place: &Place) {
         assert!(matches!(lost, StoreError::Closed) && !lease.is_trusted(now), "{lost:?}");
         closed.push((store, account));
     }
-    assert_eq!(sequences(&events(&place.open()).await), (1..=100).collect::<Vec<_>>());
+    assert_eq!(sequences(&events(&place.open().await).await), (1..=100).collect::<Vec<_>>());
 }

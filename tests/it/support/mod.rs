@@ -17,6 +17,7 @@ pub(crate) mod metrics_page;
 pub(crate) mod mounts;
 pub(crate) mod nats;
 pub(crate) mod poor_file_system;
+pub(crate) mod postgres;
 pub(crate) mod preload;
 pub(crate) mod process;
 pub(crate) mod prometheus;

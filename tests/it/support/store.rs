@@ -1,44 +1,68 @@
 //! Places to open a store, and builders of its content.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use kfwatch::{
     domain::{
         account::{Account, AccountState, Conclusion, Transition},
         diff::EndReason,
         event::{Change, OwnedSession},
+        shard::ShardNumber,
         tracker::LastSeen,
     },
     store::{
-        AccountId, AccountRecord, Committed, EventFilter, LogPosition, PollCommit, PruneLimits,
+        AccountId, AccountRecord, Cluster, Committed, EventFilter, LogPosition, PollCommit, PruneLimits,
         SinkRegistration, StartPosition, Store, StoreError, StoredAccount, StoredEvent,
     },
 };
 use tempfile::TempDir;
 
+use super::postgres::Schema;
+
 /// The location of one test's store, which can be opened again after it was closed.
 pub(crate) struct Place {
-    open: Box<dyn Fn() -> Store + Send + Sync>,
+    open: Box<dyn Fn() -> BoxFuture<'static, Store> + Send + Sync>,
 }
 
 impl Place {
-    pub(crate) fn open(&self) -> Store {
-        (self.open)()
+    pub(crate) async fn open(&self) -> Store {
+        (self.open)().await
     }
 
     /// Closes and reopens the store, as a restart of the daemon does.
     pub(crate) async fn reopen(&self, store: Store) -> Store {
         store.close().await;
-        self.open()
+        self.open().await
     }
 }
 
 /// A store file in its own directory.
 pub(crate) fn sqlite_file() -> Place {
-    let directory = tempfile::tempdir().unwrap();
-    Place { open: Box::new(move || Store::open(&directory.path().join("kfwatch.db")).unwrap()) }
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let open = move || {
+        let directory = Arc::clone(&directory);
+        async move { Store::open(&directory.path().join("kfwatch.db")).unwrap() }.boxed()
+    };
+    Place { open: Box::new(open) }
 }
+
+/// A shard of a schema of its own.
+pub(crate) fn postgres_schema() -> Place {
+    let schema = Arc::new(Schema::new());
+    let open = move || {
+        let schema = Arc::clone(&schema);
+        async move {
+            let cluster = Cluster::connect(schema.options()).await.unwrap();
+            cluster.take(ShardNumber::of(APPID)).await.unwrap().unwrap()
+        }
+        .boxed()
+    };
+    Place { open: Box::new(open) }
+}
+
+pub(crate) const APPID: &str = "wx0123456789abcdef";
 
 /// A store file for tests that read it directly.
 pub(crate) struct TestFile {
@@ -57,11 +81,7 @@ pub(crate) fn at(ms: i64) -> Timestamp {
 }
 
 pub(crate) fn account(kf_account: &str) -> Account {
-    Account {
-        official_account: "shop".into(),
-        appid: "wx0123456789abcdef".into(),
-        kf_account: kf_account.into(),
-    }
+    Account { official_account: "shop".into(), appid: APPID.into(), kf_account: kf_account.into() }
 }
 
 pub(crate) fn started(openid: &str, createtime: i64) -> Change {

@@ -32,7 +32,7 @@ async fn add(store: &Store, kf_account: &str) -> StoredAccount {
 
 /// A store that watches accounts `a` and `b`, of which `b` has the session `o-1`.
 async fn two_accounts(place: &Place) -> (Store, [StoredAccount; 2]) {
-    let store = place.open();
+    let store = place.open().await;
     let registered = start(&store, &["a", "b"]).await;
     commit(&store, &registered.configured[1], vec![started("o-1", 1)]).await;
     (store, registered.configured.try_into().unwrap())

@@ -34,7 +34,7 @@ fn smallest_limit() -> SizeLimit {
 }
 
 pub(crate) async fn resumed_sink_continues_at_its_cursor(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     commit_events(&store, 3).await;
     store.advance_cursor("crm", LogPosition(2)).await.unwrap();
@@ -50,7 +50,7 @@ pub(crate) async fn resumed_sink_continues_at_its_cursor(place: &Place) {
 }
 
 pub(crate) async fn replay_moves_cursor_back_and_never_forward(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     commit_events(&store, 5).await;
     store.advance_cursor("crm", LogPosition(4)).await.unwrap();
@@ -73,7 +73,7 @@ pub(crate) async fn replay_moves_cursor_back_and_never_forward(place: &Place) {
 }
 
 pub(crate) async fn dead_letter_is_retried_until_delivered_or_refused(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
     let events = commit_events(&store, 3).await;
     for (n, event) in (1..).zip(&events) {
@@ -98,7 +98,7 @@ pub(crate) async fn dead_letter_is_retried_until_delivered_or_refused(place: &Pl
 }
 
 pub(crate) async fn dead_letters_expire_and_are_counted(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     for (ms, event) in (1..).zip(&commit_events(&store, 5).await) {
         store.add_dead_letter(letter("crm", event, ms)).await.unwrap();
@@ -115,7 +115,7 @@ pub(crate) async fn dead_letters_expire_and_are_counted(place: &Place) {
 }
 
 pub(crate) async fn removed_sink_takes_its_dead_letters(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     let events = commit_events(&store, 1).await;
     store.add_dead_letter(letter("crm", &events[0], 5_000)).await.unwrap();
@@ -127,7 +127,7 @@ pub(crate) async fn removed_sink_takes_its_dead_letters(place: &Place) {
 }
 
 pub(crate) async fn pruning_frees_only_delivered_or_suspended_events(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
     commit_events(&store, 6).await;
     store.advance_cursor("crm", LogPosition(3)).await.unwrap();
@@ -144,11 +144,12 @@ pub(crate) async fn pruning_frees_only_delivered_or_suspended_events(place: &Pla
     assert_eq!(next().await, SizePruneOutcome::Blocked { sink: "log".to_owned(), cursor: LogPosition(5) });
     suspend(&store, "log").await;
     assert_eq!(next().await, SizePruneOutcome::Removed { events: 1 });
-    assert_eq!(next().await, SizePruneOutcome::NothingLeft);
+    // A file is not empty without events; a shard is.
+    assert!(matches!(next().await, SizePruneOutcome::NothingLeft | SizePruneOutcome::SmallEnough));
 }
 
 pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["crm", "log"], StartPosition::Beginning, 0).await;
     commit_events(&store, 9).await;
     store.advance_cursor("crm", LogPosition(1)).await.unwrap();
@@ -185,7 +186,7 @@ pub(crate) async fn gap_of_suspended_sink_counts_undelivered_pruned_events(place
 }
 
 pub(crate) async fn stopped_sink_keeps_reason_when_suspended(place: &Place) {
-    let store = place.open();
+    let store = place.open().await;
     sinks(&store, &["crm"], StartPosition::Beginning, 0).await;
     commit_events(&store, 3).await;
     store.stop_sink("crm", "gone", at(1)).await.unwrap();

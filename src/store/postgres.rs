@@ -1,0 +1,233 @@
+//! The store in a PostgreSQL database, which several replicas share.
+//!
+//! Official accounts are spread over shards. A shard has one owner, named by the replica's id and by an epoch that rises with each
+//! owner. Every statement that writes for a shard first locks the shard's row and looks for its owner there. So a replica that was
+//! paused or cut off writes nothing once another one has taken over. Only the owner adds events to a shard: it numbers them
+//! itself, without gaps, in the order in which readers can see them.
+//!
+//! Every statement is complete in itself: no transaction waits for this process, so that no lock outlives a pause of it. There are
+//! no advisory locks, no NOTIFY and no extensions, which poolers, standbys or hosted servers may lack.
+
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+use tokio_postgres::{Row, types::ToSql};
+use uuid::Uuid;
+
+use super::{StoreError, lease::HeldLease, published::Published, types::LogPosition};
+use crate::domain::{lease::Lease, shard::ShardNumber};
+
+/// Begins a statement that writes: only for the owner of the shard, whose row stays locked until the statement is committed. The
+/// first three parameters are those of [`Shard::write`]. The statement returns one row, which begins with `is_owner!`.
+macro_rules! fenced {
+    ($($sql:expr),+) => {
+        concat!(
+            "WITH mine AS MATERIALIZED
+                 (SELECT shard FROM shards WHERE shard = $1 AND owner = $2 AND epoch = $3 FOR SHARE), ",
+            $($sql),+
+        )
+    };
+}
+
+/// The first column of a statement that begins with `fenced!`.
+macro_rules! is_owner {
+    () => {
+        "SELECT EXISTS (SELECT FROM mine)"
+    };
+}
+
+mod accounts;
+mod commit;
+mod connection;
+mod dead_letters;
+mod error;
+mod events;
+mod numbering;
+mod prune;
+mod registrations;
+mod schema;
+mod server;
+mod sinks;
+mod tokens;
+mod writer;
+
+pub use self::connection::PostgresOptions;
+use self::{
+    connection::{Connection, Purpose, connect_once},
+    writer::{ShardLog, Writer},
+};
+
+/// The connections of one replica to the store.
+#[derive(Debug)]
+pub(super) struct Database {
+    /// The owner of its shards: another one at each start.
+    replica: Uuid,
+    commits: Arc<Connection>,
+    lazy: Connection,
+    reads: Connection,
+    delivery: Connection,
+    writer: Writer,
+}
+
+impl Database {
+    /// Connects, and creates or migrates the schema.
+    pub(super) async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
+        let replica = Uuid::new_v4();
+        let mut options = options;
+        options.server.application_name(format!("kfwatch/{replica}"));
+        let session = connect_once(&options).await?;
+        schema::migrate(&session, &options.schema).await?;
+        drop(session);
+        let options = Arc::new(options);
+        let connection = |purpose| Connection::new(Arc::clone(&options), purpose);
+        let commits = Arc::new(connection(Purpose::Commits));
+        Ok(Self {
+            replica,
+            writer: Writer::start(Arc::clone(&commits), replica),
+            commits,
+            lazy: connection(Purpose::Lazy),
+            reads: connection(Purpose::Reads),
+            delivery: connection(Purpose::Delivery),
+        })
+    }
+}
+
+/// One shard, which this replica owns.
+#[derive(Debug)]
+pub(super) struct Shard {
+    database: Arc<Database>,
+    /// What the writer knows of it.
+    log: Arc<ShardLog>,
+    pub(super) published: Arc<Published>,
+    /// Set when it is released.
+    released: OnceCell<()>,
+}
+
+impl Shard {
+    /// Takes a shard that nobody owns; `None` if somebody does.
+    pub(super) async fn take(
+        database: Arc<Database>,
+        number: ShardNumber,
+    ) -> Result<Option<Self>, StoreError> {
+        let sql = "UPDATE shards SET owner = $2, epoch = epoch + 1 WHERE shard = $1 AND (owner IS NULL OR owner = $2) RETURNING epoch";
+        let taken = database.commits.query(sql, &[&number.get(), &database.replica]).await?;
+        let Some(taken) = taken.first() else { return Ok(None) };
+        let lease = HeldLease::new(Arc::new(Lease::unlimited()));
+        let sql = "SELECT greatest(pruned_to, (SELECT max(id) FROM events WHERE events.shard = shards.shard)) FROM shards
+                   WHERE shard = $1";
+        let last = database.commits.query(sql, &[&number.get()]).await?;
+        let last = LogPosition(last.first().map_or(0, |row| row.get(0)));
+        let published = Arc::new(Published::new(last, 0));
+        let log = Arc::new(ShardLog::new(number, taken.get(0), lease, Arc::clone(&published)));
+        let shard = Self { database, log, published, released: OnceCell::new() };
+        shard.measure().await?;
+        Ok(Some(shard))
+    }
+
+    /// What everything asks that acts for the accounts of the shard.
+    pub(super) fn lease(&self) -> Arc<Lease> {
+        Arc::clone(&self.log.lease.lease)
+    }
+
+    /// Waits until the lease has ended, and returns why.
+    pub(super) async fn lost(&self) -> StoreError {
+        self.log.lease.ended().await
+    }
+
+    /// The used bytes: a server does not tell how much of the disk a shard has.
+    pub(super) fn size_bytes(&self) -> u64 {
+        *self.published.used_bytes.borrow()
+    }
+
+    /// Commits queued steps and releases the shard to another owner.
+    pub(super) async fn close(&self) {
+        let release = async || {
+            self.log.lease.end(StoreError::Closed);
+            self.database.writer.drain().await;
+            let sql = "UPDATE shards SET owner = NULL WHERE shard = $1 AND owner = $2 AND epoch = $3";
+            let parameters: [&(dyn ToSql + Sync); 3] =
+                [&self.log.number.get(), &self.database.replica, &self.log.epoch];
+            // If it fails, the others find the shard expired.
+            self.database.commits.query(sql, &parameters).await.ok();
+        };
+        self.released.get_or_init(release).await;
+    }
+
+    /// Executes a statement that begins with `fenced!`, and returns its row. Fails, and has changed nothing, if this replica no
+    /// longer owns the shard.
+    async fn write(
+        &self,
+        connection: &Connection,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, StoreError> {
+        self.log.lease.check()?;
+        let fence: [&(dyn ToSql + Sync); 3] =
+            [&self.log.number.get(), &self.database.replica, &self.log.epoch];
+        let rows = connection.query(sql, &[&fence, parameters].concat()).await?;
+        match rows.into_iter().next() {
+            Some(row) if row.try_get(0).is_ok_and(|is_owner: bool| is_owner) => Ok(row),
+            _ => {
+                self.log.lease.end(StoreError::LeaseLost);
+                Err(StoreError::LeaseLost)
+            }
+        }
+    }
+
+    /// Writes what must be on the disk before it is reported.
+    async fn write_durably(
+        &self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, StoreError> {
+        self.write(&self.database.commits, sql, parameters).await
+    }
+
+    /// Writes what may be lost with the server's last moments.
+    async fn write_lazily(
+        &self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, StoreError> {
+        self.write(&self.database.lazy, sql, parameters).await
+    }
+
+    /// Reads for pages, scrapes and commands. The first parameter is the shard.
+    async fn read(
+        &self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
+        self.read_through(&self.database.reads, sql, parameters).await
+    }
+
+    /// Reads for dispatchers. The first parameter is the shard.
+    async fn read_for_delivery(
+        &self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
+        self.read_through(&self.database.delivery, sql, parameters).await
+    }
+
+    async fn read_through(
+        &self,
+        connection: &Connection,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
+        self.log.lease.check()?;
+        let shard: [&(dyn ToSql + Sync); 1] = [&self.log.number.get()];
+        connection.query(sql, &[&shard, parameters].concat()).await
+    }
+}
+
+/// A column, whose type the statement determines.
+fn column<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, StoreError> {
+    row.try_get(index).map_err(|error| StoreError::corrupt(error.to_string()))
+}
+
+/// A text as PostgreSQL takes it: NUL is the only character that it refuses.
+fn text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}

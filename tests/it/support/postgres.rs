@@ -1,0 +1,141 @@
+//! The PostgreSQL server that tests/run.sh starts: schemas in it, and a proxy that loses answers.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use kfwatch::store::PostgresOptions;
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls, config::Host};
+
+/// How to connect to the server.
+fn server() -> tokio_postgres::Config {
+    let Some(server) = std::env::var_os("KFWATCH_TEST_POSTGRES") else {
+        unreachable!("tests/run.sh starts a server and names it");
+    };
+    server.to_str().unwrap().parse().unwrap()
+}
+
+/// A schema of one test. It stays until the server is removed.
+pub(crate) struct Schema {
+    name: String,
+    server: tokio_postgres::Config,
+}
+
+impl Schema {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // A name that has to be quoted.
+        Self { name: format!("Test {} \"{number}\"", std::process::id()), server: server() }
+    }
+
+    /// The same schema, which kfwatch reaches through a proxy.
+    pub(crate) fn through(self, proxy: &Proxy) -> Self {
+        let mut server = tokio_postgres::Config::new();
+        server.host_path(proxy.directory.path()).user("kfwatch").dbname("postgres");
+        Self { server, ..self }
+    }
+
+    pub(crate) fn options(&self) -> PostgresOptions {
+        PostgresOptions { server: self.server.clone(), schema: self.name.clone() }
+    }
+
+    /// Executes a statement, as an operator does.
+    pub(crate) async fn execute(&self, sql: &str) {
+        self.client().await.batch_execute(sql).await.unwrap();
+    }
+
+    /// Every row of every table, except who owns the shards.
+    pub(crate) async fn content(&self) -> String {
+        let client = self.client().await;
+        let tables = "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+                      ORDER BY relname";
+        let mut content = String::new();
+        for table in client.query(tables, &[]).await.unwrap() {
+            let table: String = table.get(0);
+            let rows = format!(
+                "SELECT coalesce(string_agg((to_jsonb(t) - 'owner' - 'epoch')::text, E'\\n' ORDER BY t::text), '') FROM {table} t"
+            );
+            let rows: String = client.query_one(&rows, &[]).await.unwrap().get(0);
+            content += &format!("{table}\n{rows}\n");
+        }
+        content
+    }
+
+    async fn client(&self) -> Client {
+        let (client, connection) = server().connect(NoTls).await.unwrap();
+        tokio::runtime::Handle::current().spawn(connection);
+        let search_path = format!("SET search_path = \"{}\"", self.name.replace('"', "\"\""));
+        client.batch_execute(&search_path).await.unwrap();
+        client
+    }
+}
+
+/// Stands between kfwatch and the server, which executes what it gets although its answer is lost.
+pub(crate) struct Proxy {
+    directory: TempDir,
+    state: Arc<ProxyState>,
+}
+
+#[derive(Default)]
+struct ProxyState {
+    loses: AtomicBool,
+    lost: AtomicU32,
+}
+
+impl Proxy {
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
+        let state = Arc::new(ProxyState::default());
+        let proxy = Self { directory, state: Arc::clone(&state) };
+        let server = server();
+        let [Host::Unix(server)] = server.get_hosts() else { unreachable!("a UNIX socket") };
+        let server = server.join(".s.PGSQL.5432");
+        // It ends with the process.
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = UnixStream::connect(&server).unwrap();
+                let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut up, &mut down));
+                let state = Arc::clone(&state);
+                thread::spawn(move || state.answer(server, &client));
+            }
+        });
+        proxy
+    }
+
+    /// From now on, a connection is cut instead of its next answer, until a client connects again.
+    pub(crate) fn lose_next_answers(&self) {
+        self.state.loses.store(true, Ordering::Relaxed);
+    }
+
+    /// How many answers were lost.
+    pub(crate) fn lost_answers(&self) -> u32 {
+        self.state.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl ProxyState {
+    fn answer(&self, mut server: UnixStream, mut client: &UnixStream) {
+        let mut answer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = server.read(&mut answer) {
+            if self.loses.swap(false, Ordering::Relaxed) {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+            if client.write_all(&answer[..length]).is_err() {
+                break;
+            }
+        }
+        client.shutdown(std::net::Shutdown::Both).ok();
+        server.shutdown(std::net::Shutdown::Both).ok();
+    }
+}
