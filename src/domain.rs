@@ -35,6 +35,7 @@ pub mod retry_after;
 pub mod schedule_key;
 pub mod secret_text;
 pub mod shard;
+pub mod shares;
 pub mod shell;
 pub mod sink_state;
 pub mod snapshot;

@@ -1,0 +1,240 @@
+//! Which shards a replica takes and gives, so that every shard has an owner and no replica has much more than the others.
+//!
+//! There is no leader. Every replica computes the same from what the database says at about the same time, and carries out its own
+//! part. Views may differ for a moment; then a shard is taken a beat later, or moved once more. The store alone decides who owns a
+//! shard.
+//!
+//! A shard that nobody owns goes to the replica with the least weight. Then shards move from the heaviest replica to the lightest, as
+//! long as that makes the two more equal. Each move lessens the sum of the squares of the weights, so that moves end.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use uuid::Uuid;
+
+use super::shard::ShardNumber;
+
+/// How many shards a replica gives at a beat: each is without polls for a moment.
+const MAX_GIVEN: usize = 8;
+
+/// What the database says about the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Replicas that are alive and do not end.
+    pub replicas: Vec<Uuid>,
+    /// Every shard.
+    pub shards: Vec<ShardView>,
+}
+
+/// What the database says about a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardView {
+    /// Which one.
+    pub number: ShardNumber,
+    /// Its owner, if it is alive.
+    pub owner: Option<Uuid>,
+    /// How many kf accounts it has.
+    pub kf_accounts: u32,
+}
+
+impl ShardView {
+    /// One more than its kf accounts, so that empty shards are spread, too.
+    fn weight(&self) -> u64 {
+        u64::from(self.kf_accounts) + 1
+    }
+}
+
+/// What one replica does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Shards to take.
+    pub take: Vec<ShardNumber>,
+    /// Shards to give, so that others take them.
+    pub give: Vec<ShardNumber>,
+}
+
+/// What replica `me` does.
+pub fn plan(view: &View, me: Uuid) -> Moves {
+    let mut weights: BTreeMap<Uuid, u64> = view.replicas.iter().map(|replica| (*replica, 0)).collect();
+    for shard in &view.shards {
+        if let Some(weight) = shard.owner.and_then(|owner| weights.get_mut(&owner)) {
+            *weight += shard.weight();
+        }
+    }
+    let mut moves = Moves::default();
+    if !weights.contains_key(&me) {
+        // It ends: the others take what it has.
+        moves.give = owned_by(view, me).map(|shard| shard.number).collect();
+        return moves;
+    }
+    let mut unowned: Vec<&ShardView> = view.shards.iter().filter(|shard| shard.owner.is_none()).collect();
+    unowned.sort_by_key(|shard| (Reverse(shard.weight()), shard.number));
+    for shard in unowned {
+        let Some((lightest, weight)) = weights.iter_mut().min_by_key(|(_, weight)| **weight) else { break };
+        *weight += shard.weight();
+        if *lightest == me {
+            moves.take.push(shard.number);
+        }
+    }
+    moves.give = given(view, me, weights);
+    moves
+}
+
+/// What `me` gives, given the weights that all replicas will have without moves.
+fn given(view: &View, me: Uuid, mut weights: BTreeMap<Uuid, u64>) -> Vec<ShardNumber> {
+    let mut given = Vec::new();
+    let mut moved: Vec<ShardNumber> = Vec::new();
+    while given.len() < MAX_GIVEN {
+        let heaviest = weights.iter().max_by_key(|(replica, weight)| (**weight, Reverse(**replica)));
+        let lightest = weights.iter().min_by_key(|(_, weight)| **weight);
+        let (Some((&heaviest, &most)), Some((&lightest, &least))) = (heaviest, lightest) else { break };
+        // Moving less than the difference makes the two more equal; moving half of it, equal.
+        let candidates = owned_by(view, heaviest)
+            .filter(|shard| shard.weight() < most - least && !moved.contains(&shard.number));
+        let Some(shard) =
+            candidates.min_by_key(|shard| ((2 * shard.weight()).abs_diff(most - least), shard.number))
+        else {
+            break;
+        };
+        moved.push(shard.number);
+        weights.insert(heaviest, most - shard.weight());
+        weights.insert(lightest, least + shard.weight());
+        if heaviest == me {
+            given.push(shard.number);
+        }
+    }
+    given
+}
+
+fn owned_by(view: &View, owner: Uuid) -> impl Iterator<Item = &ShardView> {
+    view.shards.iter().filter(move |shard| shard.owner == Some(owner))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn replicas(count: u128) -> Vec<Uuid> {
+        (1..=count).map(Uuid::from_u128).collect()
+    }
+
+    fn unowned(kf_accounts: &[u32]) -> Vec<ShardView> {
+        let shards = ShardNumber::all().zip(kf_accounts);
+        shards
+            .map(|(number, kf_accounts)| ShardView { number, owner: None, kf_accounts: *kf_accounts })
+            .collect()
+    }
+
+    /// Has all replicas act on the same view. Returns how many shards were taken.
+    fn beat(view: &mut View, replicas: &[Uuid]) -> usize {
+        let moves: Vec<(Uuid, Moves)> =
+            replicas.iter().map(|replica| (*replica, plan(view, *replica))).collect();
+        let mut taken = 0;
+        for (replica, moves) in moves {
+            for shard in &mut view.shards {
+                if moves.take.contains(&shard.number) {
+                    assert_eq!(shard.owner, None, "taken by one replica only");
+                    shard.owner = Some(replica);
+                    taken += 1;
+                }
+                if moves.give.contains(&shard.number) {
+                    assert_eq!(shard.owner, Some(replica));
+                    shard.owner = None;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Beats until nothing changes. Returns how many shards were taken.
+    fn settle(view: &mut View) -> usize {
+        let replicas = view.replicas.clone();
+        let mut taken = 0;
+        for _ in 0..200 {
+            let before = view.clone();
+            taken += beat(view, &replicas);
+            if *view == before {
+                return taken;
+            }
+        }
+        unreachable!("moves do not end: {view:?}");
+    }
+
+    fn weights(view: &View) -> Vec<u64> {
+        let weight = |replica: &Uuid| owned_by(view, *replica).map(ShardView::weight).sum();
+        view.replicas.iter().map(weight).collect()
+    }
+
+    fn assert_balanced(view: &View) {
+        assert!(
+            view.shards.iter().all(|shard| shard.owner.is_some_and(|owner| view.replicas.contains(&owner)))
+        );
+        let weights = weights(view);
+        let (most, least) = (weights.iter().max().unwrap(), weights.iter().min().unwrap());
+        for (replica, weight) in view.replicas.iter().zip(&weights) {
+            let smallest = owned_by(view, *replica).map(ShardView::weight).min().unwrap_or(u64::MAX);
+            assert!(weight < most || smallest >= most - least, "a move would help: {weights:?}");
+        }
+    }
+
+    #[test]
+    fn equal_shards_are_spread_evenly() {
+        let mut view = View { replicas: replicas(3), shards: unowned(&[0; 64]) };
+        assert_eq!(settle(&mut view), 64, "each is taken once");
+        let mut weights = weights(&view);
+        weights.sort_unstable();
+        assert_eq!(weights, [21, 21, 22]);
+    }
+
+    #[test]
+    fn joining_replica_gets_its_share_and_nothing_else_moves() {
+        let mut view = View { replicas: replicas(3), shards: unowned(&[100; 64]) };
+        settle(&mut view);
+        view.replicas = replicas(4);
+        assert_eq!(settle(&mut view), 16);
+    }
+
+    #[test]
+    fn shards_of_dead_replica_are_spread_and_nothing_else_moves() {
+        let mut view = View { replicas: replicas(4), shards: unowned(&[100; 64]) };
+        settle(&mut view);
+        let dead = view.replicas.pop();
+        view.shards.iter_mut().filter(|shard| shard.owner == dead).for_each(|shard| shard.owner = None);
+        assert_eq!(settle(&mut view), 16);
+    }
+
+    #[test]
+    fn ending_replica_gives_everything_and_takes_nothing() {
+        let mut view = View { replicas: replicas(2), shards: unowned(&[1; 64]) };
+        settle(&mut view);
+        let ending = view.replicas.pop().unwrap();
+        let moves = plan(&view, ending);
+        assert_eq!((moves.give.len(), moves.take.len()), (32, 0));
+    }
+
+    #[test]
+    fn heavy_shard_stays_alone() {
+        let mut view = View { replicas: replicas(3), shards: unowned(&[1_000, 1, 1, 1, 1]) };
+        settle(&mut view);
+        let mut weights = weights(&view);
+        weights.sort_unstable();
+        assert_eq!(weights, [4, 4, 1_001]);
+    }
+
+    proptest! {
+        #[test]
+        fn moves_end_with_balanced_shards(
+            kf_accounts in prop::collection::vec(0_u32..3_000, 64),
+            owners in prop::collection::vec(0_u128..9, 64),
+            count in 1_u128..9,
+        ) {
+            let mut view = View { replicas: replicas(count), shards: unowned(&kf_accounts) };
+            for (shard, owner) in view.shards.iter_mut().zip(owners) {
+                shard.owner = (1..=count).contains(&owner).then(|| Uuid::from_u128(owner));
+            }
+            settle(&mut view);
+            assert_balanced(&view);
+        }
+    }
+}
