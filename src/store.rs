@@ -14,10 +14,11 @@
 //! that an owner that was paused writes nothing; positions that rise within a shard in the order in which readers can see
 //! the events; and sequences and positions that are never used again.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
 
 /// Calls whichever backend the store has.
 macro_rules! on_backend {
@@ -46,7 +47,7 @@ mod types;
 
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
 pub use error::{FileChange, StoreError};
-pub use postgres::PostgresOptions;
+pub use postgres::{Beat, LivingReplica, PostgresOptions, Presence};
 pub use types::*;
 
 use self::{
@@ -218,10 +219,37 @@ impl Cluster {
         Ok(Self { database: Arc::new(Database::connect(options).await?) })
     }
 
-    /// Makes this replica the owner of a shard that nobody owns, and opens it; `None` if somebody owns it. The shard is released when
-    /// the store is closed.
-    pub async fn take(&self, shard: ShardNumber) -> Result<Option<Store>, StoreError> {
-        let taken = Shard::take(Arc::clone(&self.database), shard).await?;
-        Ok(taken.map(|shard| Store::new(Arc::clone(&shard.published), Backend::Postgres(Arc::new(shard)))))
+    /// The id of this replica: another one at each start.
+    pub fn replica(&self) -> Uuid {
+        self.database.replica()
+    }
+
+    /// Says that this replica is alive, and returns what the database says. To be called every second: leases of the shards that this
+    /// replica still owns are extended, those of the others end. `sent_at` is the present time of the monotonic clock.
+    ///
+    /// Fails with [`StoreError::SameName`] if a replica with the same name has started later. All leases have ended then.
+    pub async fn beat(&self, presence: &Presence, sent_at: Duration) -> Result<Beat, StoreError> {
+        self.database.beat(presence, sent_at).await
+    }
+
+    /// Makes this replica the owner of these shards and opens them, as far as no living replica owns them and nobody is writing to
+    /// them at this moment. Each is released when its store is closed.
+    pub async fn take(
+        &self,
+        presence: &Presence,
+        shards: &[ShardNumber],
+    ) -> Result<Vec<(ShardNumber, Store)>, StoreError> {
+        let taken = self.database.take(presence, shards).await?;
+        let open = |shard: Shard| {
+            let (number, published) = (shard.number(), Arc::clone(&shard.published));
+            (number, Store::new(published, Backend::Postgres(Arc::new(shard))))
+        };
+        Ok(taken.into_iter().map(open).collect())
+    }
+
+    /// Ends the database sessions of a replica that is not alive, if a shard of it cannot be taken for several beats: a statement whose
+    /// end was lost on the network keeps the shard locked, and nothing else ends it.
+    pub async fn end_sessions_of(&self, replica: Uuid) -> Result<(), StoreError> {
+        self.database.end_sessions_of(replica).await
     }
 }

@@ -28,7 +28,7 @@ cd "$directory"
     exit 1
 }
 "${as_owner[@]}" "$programs/pg_ctl" --pgdata data --log server.log --wait start \
-    --options "-c listen_addresses='' -c unix_socket_directories=$directory -c max_connections=300" >/dev/null || {
+    --options "-c listen_addresses='' -c unix_socket_directories=$directory -c max_connections=700" >/dev/null || {
     cat server.log
     exit 1
 }

@@ -17,6 +17,11 @@ impl ShardNumber {
         Self(i16::from(digest[7]) % Self::COUNT)
     }
 
+    /// The shard with this number, if there is one.
+    pub fn new(number: i16) -> Option<Self> {
+        (0..Self::COUNT).contains(&number).then_some(Self(number))
+    }
+
     /// All shards.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..Self::COUNT).map(Self)

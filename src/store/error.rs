@@ -74,6 +74,11 @@ pub enum StoreError {
         "the schema {schema} was written by a newer kfwatch (schema {found}, this one knows {known}): upgrade kfwatch"
     )]
     NewerSchema { schema: String, found: i32, known: i32 },
+    #[error(
+        "another replica is called {name}, too (its page: {address}), and started later, so this one has to stop: give each \
+         replica a cluster.name of its own"
+    )]
+    SameName { name: String, address: String },
     #[error("{}: {problem}", path.display())]
     Backup { path: PathBuf, problem: BackupProblem },
     #[error("{} is open in another program: end every `kfwatch events` and sqlite3 that reads it first", .0.display())]

@@ -8,7 +8,11 @@
 //! Every statement is complete in itself: no transaction waits for this process, so that no lock outlives a pause of it. There are
 //! no advisory locks, no NOTIFY and no extensions, which poolers, standbys or hosted servers may lack.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
 
 use tokio::sync::OnceCell;
 use tokio_postgres::{Row, types::ToSql};
@@ -42,6 +46,7 @@ mod connection;
 mod dead_letters;
 mod error;
 mod events;
+mod lease;
 mod numbering;
 mod prune;
 mod registrations;
@@ -51,7 +56,10 @@ mod sinks;
 mod tokens;
 mod writer;
 
-pub use self::connection::PostgresOptions;
+pub use self::{
+    connection::PostgresOptions,
+    lease::{Beat, LivingReplica, Presence},
+};
 use self::{
     connection::{Connection, Purpose, connect_once},
     writer::{ShardLog, Writer},
@@ -67,6 +75,10 @@ pub(super) struct Database {
     reads: Connection,
     delivery: Connection,
     writer: Writer,
+    /// The shards that it owns.
+    held: Mutex<HashMap<ShardNumber, Weak<ShardLog>>>,
+    /// Until when it trusts its leases, by the monotonic clock.
+    trusted_until: Mutex<Duration>,
 }
 
 impl Database {
@@ -74,7 +86,7 @@ impl Database {
     pub(super) async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let replica = Uuid::new_v4();
         let mut options = options;
-        options.server.application_name(format!("kfwatch/{replica}"));
+        options.server.application_name(application_name(replica));
         let session = connect_once(&options).await?;
         schema::migrate(&session, &options.schema).await?;
         drop(session);
@@ -88,8 +100,28 @@ impl Database {
             lazy: connection(Purpose::Lazy),
             reads: connection(Purpose::Reads),
             delivery: connection(Purpose::Delivery),
+            held: Mutex::default(),
+            trusted_until: Mutex::default(),
         })
     }
+
+    /// The owner of its shards.
+    pub(super) fn replica(&self) -> Uuid {
+        self.replica
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<ShardNumber, Weak<ShardLog>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trusted_until(&self) -> MutexGuard<'_, Duration> {
+        self.trusted_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the server knows the sessions of a replica.
+fn application_name(replica: Uuid) -> String {
+    format!("kfwatch/{replica}")
 }
 
 /// One shard, which this replica owns.
@@ -104,24 +136,25 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Takes a shard that nobody owns; `None` if somebody does.
-    pub(super) async fn take(
-        database: Arc<Database>,
+    /// A shard that this replica has just taken.
+    async fn new(
+        database: &Arc<Database>,
         number: ShardNumber,
-    ) -> Result<Option<Self>, StoreError> {
-        let sql = "UPDATE shards SET owner = $2, epoch = epoch + 1 WHERE shard = $1 AND (owner IS NULL OR owner = $2) RETURNING epoch";
-        let taken = database.commits.query(sql, &[&number.get(), &database.replica]).await?;
-        let Some(taken) = taken.first() else { return Ok(None) };
-        let lease = HeldLease::new(Arc::new(Lease::unlimited()));
-        let sql = "SELECT greatest(pruned_to, (SELECT max(id) FROM events WHERE events.shard = shards.shard)) FROM shards
-                   WHERE shard = $1";
-        let last = database.commits.query(sql, &[&number.get()]).await?;
-        let last = LogPosition(last.first().map_or(0, |row| row.get(0)));
-        let published = Arc::new(Published::new(last, 0));
-        let log = Arc::new(ShardLog::new(number, taken.get(0), lease, Arc::clone(&published)));
-        let shard = Self { database, log, published, released: OnceCell::new() };
+        epoch: i64,
+        last_event: i64,
+        trusted_until: Duration,
+    ) -> Result<Self, StoreError> {
+        let lease = HeldLease::new(Arc::new(Lease::until(trusted_until)));
+        let published = Arc::new(Published::new(LogPosition(last_event), 0));
+        let log = Arc::new(ShardLog::new(number, epoch, lease, Arc::clone(&published)));
+        database.held().insert(number, Arc::downgrade(&log));
+        let shard = Self { database: Arc::clone(database), log, published, released: OnceCell::new() };
         shard.measure().await?;
-        Ok(Some(shard))
+        Ok(shard)
+    }
+
+    pub(super) fn number(&self) -> ShardNumber {
+        self.log.number
     }
 
     /// What everything asks that acts for the accounts of the shard.

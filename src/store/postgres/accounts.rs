@@ -92,7 +92,8 @@ impl Shard {
                 Err(error) => Err(error),
             }
         });
-        try_join_all(removals).await.map(drop)
+        try_join_all(removals).await?;
+        self.weigh().await
     }
 }
 

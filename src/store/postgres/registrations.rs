@@ -160,6 +160,19 @@ impl Shard {
             ],
         )
         .await?;
+        self.weigh().await
+    }
+
+    /// Tells the other replicas how many kf accounts the shard has, by which they share the shards.
+    pub(super) async fn weigh(&self) -> Result<(), StoreError> {
+        let sql = fenced!(
+            "weighed AS (
+                 UPDATE shards s SET weight = c.configured
+                 FROM (SELECT count(*) AS configured FROM accounts WHERE shard = $1 AND configured) c
+                 WHERE s.shard IN (SELECT shard FROM mine) AND s.weight <> c.configured) ",
+            is_owner!()
+        );
+        self.write_durably(sql, &[]).await?;
         Ok(())
     }
 

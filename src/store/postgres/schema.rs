@@ -21,11 +21,23 @@ CREATE TABLE cluster (
     restores integer NOT NULL DEFAULT 0 -- each time, sequences and event ids skip the numbers that may be used already
 );
 
+-- A replica is alive for some seconds after it was seen.
+CREATE TABLE replicas (
+    id uuid PRIMARY KEY, -- another one at each start
+    name text NOT NULL,
+    address text NOT NULL,
+    version text NOT NULL,
+    started_at bigint NOT NULL,
+    seen_at timestamptz NOT NULL, -- by the database's clock
+    draining boolean NOT NULL
+) WITH (fillfactor = 50);
+
 -- Who may write for the official accounts of a shard. Every statement that writes locks the row of its shard FOR SHARE.
 CREATE TABLE shards (
     shard smallint PRIMARY KEY,
     owner uuid,
     epoch bigint NOT NULL DEFAULT 0,
+    weight integer NOT NULL DEFAULT 0, -- its configured kf accounts
     pruned_to bigint NOT NULL DEFAULT 0 -- ids up to this one were used, although the log no longer has them
 ) WITH (fillfactor = 20);
 INSERT INTO shards (shard) SELECT generate_series(0, 63);

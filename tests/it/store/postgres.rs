@@ -3,18 +3,17 @@
 use std::{collections::BTreeSet, fs};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use kfwatch::{
-    domain::shard::ShardNumber,
-    store::{
-        Cluster, DeadLetter, LastSeenUpdate, LogPosition, PollCommit, RegistrationUpdate, SinkRegistration,
-        SizeLimit, StartPosition, Store, StoreError, StoredAccount, StoredEvent,
-    },
+use kfwatch::store::{
+    DeadLetter, LastSeenUpdate, LogPosition, PollCommit, RegistrationUpdate, SinkRegistration, SizeLimit,
+    StartPosition, Store, StoreError, StoredAccount, StoredEvent,
 };
 
 use crate::support::{
     postgres::{Proxy, Schema},
     store::*,
 };
+
+mod leases;
 
 contract!(
     #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
@@ -108,14 +107,9 @@ const READS: [&str; 13] = [
     "token_fetches",
 ];
 
-async fn open(schema: &Schema) -> Store {
-    let cluster = Cluster::connect(schema.options()).await.unwrap();
-    cluster.take(ShardNumber::of(APPID)).await.unwrap().unwrap()
-}
-
 /// Opens a schema with something for each method to change.
 async fn filled(schema: &Schema) -> (Store, Stored) {
-    let store = open(schema).await;
+    let store = schema.open().await;
     let account = register(&store, "a").await;
     sinks(&store, &["log", "all"], StartPosition::Beginning, 0).await;
     commit(&store, &account, vec![started("o-1", 1), started("o-3", 3)]).await;

@@ -8,11 +8,17 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
+    time::Duration,
 };
 
-use kfwatch::store::PostgresOptions;
+use kfwatch::{
+    domain::shard::ShardNumber,
+    store::{Beat, Cluster, PostgresOptions, Presence, Store, StoreError},
+};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, config::Host};
+
+use super::store::{APPID, at};
 
 /// How to connect to the server.
 fn server() -> tokio_postgres::Config {
@@ -47,15 +53,22 @@ impl Schema {
         PostgresOptions { server: self.server.clone(), schema: self.name.clone() }
     }
 
+    /// Opens the shard of [`APPID`], as the only replica.
+    pub(crate) async fn open(&self) -> Store {
+        let replica = Replica::connect(self, "only").await;
+        replica.beat(Duration::ZERO).await.unwrap();
+        replica.take(&[ShardNumber::of(APPID)]).await.remove(0).1
+    }
+
     /// Executes a statement, as an operator does.
     pub(crate) async fn execute(&self, sql: &str) {
         self.client().await.batch_execute(sql).await.unwrap();
     }
 
-    /// Every row of every table, except who owns the shards.
+    /// Every row of every table, except who owns the shards and who is alive.
     pub(crate) async fn content(&self) -> String {
         let client = self.client().await;
-        let tables = "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+        let tables = "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relname <> 'replicas' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
                       ORDER BY relname";
         let mut content = String::new();
         for table in client.query(tables, &[]).await.unwrap() {
@@ -69,12 +82,40 @@ impl Schema {
         content
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let (client, connection) = server().connect(NoTls).await.unwrap();
         tokio::runtime::Handle::current().spawn(connection);
         let search_path = format!("SET search_path = \"{}\"", self.name.replace('"', "\"\""));
         client.batch_execute(&search_path).await.unwrap();
         client
+    }
+}
+
+/// One replica, whose beats the test makes.
+pub(crate) struct Replica {
+    pub(crate) cluster: Cluster,
+    pub(crate) presence: Presence,
+}
+
+impl Replica {
+    pub(crate) async fn connect(schema: &Schema, name: &str) -> Self {
+        static STARTED_AT: AtomicU32 = AtomicU32::new(0);
+        let presence = Presence {
+            name: name.to_owned(),
+            address: format!("http://{name}:9184/"),
+            version: "1".to_owned(),
+            started_at: at(STARTED_AT.fetch_add(1, Ordering::Relaxed).into()),
+            is_draining: false,
+        };
+        Self { cluster: Cluster::connect(schema.options()).await.unwrap(), presence }
+    }
+
+    pub(crate) async fn beat(&self, sent_at: Duration) -> Result<Beat, StoreError> {
+        self.cluster.beat(&self.presence, sent_at).await
+    }
+
+    pub(crate) async fn take(&self, shards: &[ShardNumber]) -> Vec<(ShardNumber, Store)> {
+        self.cluster.take(&self.presence, shards).await.unwrap()
     }
 }
 

@@ -9,11 +9,10 @@ use kfwatch::{
         account::{Account, AccountState, Conclusion, Transition},
         diff::EndReason,
         event::{Change, OwnedSession},
-        shard::ShardNumber,
         tracker::LastSeen,
     },
     store::{
-        AccountId, AccountRecord, Cluster, Committed, EventFilter, LogPosition, PollCommit, PruneLimits,
+        AccountId, AccountRecord, Committed, EventFilter, LogPosition, PollCommit, PruneLimits,
         SinkRegistration, StartPosition, Store, StoreError, StoredAccount, StoredEvent,
     },
 };
@@ -53,11 +52,7 @@ pub(crate) fn postgres_schema() -> Place {
     let schema = Arc::new(Schema::new());
     let open = move || {
         let schema = Arc::clone(&schema);
-        async move {
-            let cluster = Cluster::connect(schema.options()).await.unwrap();
-            cluster.take(ShardNumber::of(APPID)).await.unwrap().unwrap()
-        }
-        .boxed()
+        async move { schema.open().await }.boxed()
     };
     Place { open: Box::new(open) }
 }
