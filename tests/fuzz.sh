@@ -3,6 +3,7 @@
 # target panic, take more than ten seconds or take too much memory fails the script and stays in target/fuzz/.
 #
 #   tests/fuzz.sh                             every target for a few seconds
+#   tests/fuzz.sh --build                     only builds the targets
 #   KFWATCH_FUZZ_RUNS=1000000 tests/fuzz.sh   every target with so many inputs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,6 +24,7 @@ cargo clippy --package kfwatch-fuzz --all-targets --locked --quiet -- -D warning
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 CARGO_TERM_QUIET=true cargo fuzz build --sanitizer none --codegen-units 16 --target-dir "$target/fuzz-build"
 programs=$(echo "$target"/fuzz-build/*/release)
+if [[ ${1-} == --build ]]; then exit; fi
 
 limits=(-max_total_time="${KFWATCH_FUZZ_SECONDS:-5}")
 if [[ -n ${KFWATCH_FUZZ_RUNS-} ]]; then limits=(-runs="$KFWATCH_FUZZ_RUNS"); fi

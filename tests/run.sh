@@ -26,10 +26,12 @@ cargo_deny_version=0.20.2
 cargo_machete_version=0.9.2
 
 current="nothing yet"
+fuzz_build=
 steps=0
 # Whatever ends the script, its last line says how.
 finish() {
     local status=$?
+    if [[ -n $fuzz_build ]]; then kill -- "-$fuzz_build" 2>/dev/null || true; fi
     if ((status == 0)); then
         echo "run.sh: all $steps steps passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
     else
@@ -100,6 +102,22 @@ ignored_tests() {
     cargo test --locked --quiet --test it -- "${@/%/::}" --ignored
 }
 
+# In the background, while other steps mostly wait: it takes minutes. In a process group of its own, so that it can be ended.
+start_fuzz_build() {
+    set -m
+    nice tests/fuzz.sh --build >"$target/fuzz-build.log" 2>&1 &
+    fuzz_build=$!
+    set +m
+}
+
+finish_fuzz_build() {
+    local status=0
+    wait "$fuzz_build" || status=$?
+    fuzz_build=
+    ((status == 0)) || cat "$target/fuzz-build.log"
+    return "$status"
+}
+
 # deny.toml says what is allowed. Advisories need the network; without it they are skipped.
 check_dependencies() {
     install_tool cargo-deny "$cargo_deny_version"
@@ -134,6 +152,7 @@ step "documentation" env RUSTDOCFLAGS=-Dwarnings \
     cargo doc --no-deps --document-private-items --locked --quiet
 step "preparation of Node" prepare_node
 step "tests" cargo test --locked --quiet
+start_fuzz_build
 step "demo" demo
 step "preparation of Prometheus, Alertmanager and VictoriaMetrics" prepare_prometheus
 step "deploy/" check_deploy tests/deploy/*.sh
@@ -148,6 +167,7 @@ step "tests with PostgreSQL" tests/with_postgres.sh cargo test --locked --quiet 
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
 step "instructions of the hot functions" tests/instructions.sh
+step "fuzz targets" finish_fuzz_build
 step "fuzzing" tests/fuzz.sh
 
 if $long; then
