@@ -53,6 +53,7 @@ mod registrations;
 mod schema;
 mod server;
 mod sinks;
+mod tls;
 mod tokens;
 mod writer;
 
@@ -61,7 +62,7 @@ pub use self::{
     lease::{Beat, LivingReplica, Presence},
 };
 use self::{
-    connection::{Connection, Purpose, connect_once},
+    connection::{Connection, Connector, Purpose},
     writer::{ShardLog, Writer},
 };
 
@@ -85,13 +86,9 @@ impl Database {
     /// Connects, and creates or migrates the schema.
     pub(super) async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let replica = Uuid::new_v4();
-        let mut options = options;
-        options.server.application_name(application_name(replica));
-        let session = connect_once(&options).await?;
-        schema::migrate(&session, &options.schema).await?;
-        drop(session);
-        let options = Arc::new(options);
-        let connection = |purpose| Connection::new(Arc::clone(&options), purpose);
+        let connector = Arc::new(Connector::new(options, &application_name(replica))?);
+        schema::migrate(&connector.connect_once().await?, connector.schema()).await?;
+        let connection = |purpose| Connection::new(Arc::clone(&connector), purpose);
         let commits = Arc::new(connection(Purpose::Commits));
         Ok(Self {
             replica,

@@ -6,6 +6,8 @@
 
 use std::{
     collections::HashMap,
+    fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,11 +16,12 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tokio_postgres::{Client, NoTls, Row, Statement, types::ToSql};
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
 use super::{
     error::{Failure, classify},
     server,
+    tls::{self, Tls},
 };
 use crate::store::StoreError;
 
@@ -67,24 +70,64 @@ impl Purpose {
 /// Where the store is.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// The server, the database, the role and its password.
+    /// The server, the database, the role and its password. Connections to other machines are encrypted, and the server's certificate
+    /// is verified.
     pub server: tokio_postgres::Config,
+    /// The root certificates for that, in PEM. Without it, those of the system.
+    pub ca_file: Option<PathBuf>,
     /// The schema of the store in the database.
     pub schema: String,
+}
+
+/// Connects to the server.
+#[derive(Clone)]
+pub(super) struct Connector {
+    server: tokio_postgres::Config,
+    tls: Tls,
+    schema: String,
+}
+
+impl Connector {
+    pub(super) fn new(options: PostgresOptions, application_name: &str) -> Result<Self, StoreError> {
+        let PostgresOptions { mut server, ca_file, schema } = options;
+        tls::require(&mut server)?;
+        server.application_name(application_name).connect_timeout(CONNECT_TIMEOUT);
+        Ok(Self { server, tls: Tls::load(ca_file.as_deref())?, schema })
+    }
+
+    /// Connects for what is done only once, such as a migration.
+    pub(super) async fn connect_once(&self) -> Result<Session, StoreError> {
+        Ok(self.connect(Purpose::Commits).await?)
+    }
+
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    async fn connect(&self, purpose: Purpose) -> Result<Session, Failure> {
+        let connected = timeout(CONNECT_TIMEOUT, Session::connect(self, purpose)).await;
+        connected.map_err(|_| Failure::timeout())?
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("schema", &self.schema).finish_non_exhaustive()
+    }
 }
 
 /// One of the connections.
 #[derive(Debug)]
 pub(super) struct Connection {
-    options: Arc<PostgresOptions>,
+    connector: Arc<Connector>,
     purpose: Purpose,
     /// `None` until it is needed. Locked while it is made, so that one caller connects and the others wait.
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
 }
 
 impl Connection {
-    pub(super) fn new(options: Arc<PostgresOptions>, purpose: Purpose) -> Self {
-        Self { options, purpose, session: tokio::sync::Mutex::new(None) }
+    pub(super) fn new(connector: Arc<Connector>, purpose: Purpose) -> Self {
+        Self { connector, purpose, session: tokio::sync::Mutex::new(None) }
     }
 
     /// Executes a statement. Repeats it for some seconds if the connection is lost or the server is busy, so that it must be
@@ -133,8 +176,7 @@ impl Connection {
         match &*current {
             Some(session) if !session.client.is_closed() => Ok(Arc::clone(session)),
             _ => {
-                let connected = timeout(CONNECT_TIMEOUT, Session::connect(&self.options, self.purpose)).await;
-                let session = Arc::new(connected.map_err(|_| Failure::timeout())??);
+                let session = Arc::new(self.connector.connect(self.purpose).await?);
                 *current = Some(Arc::clone(&session));
                 Ok(session)
             }
@@ -175,8 +217,8 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects, sets what the store relies on, and checks the server.
-    async fn connect(options: &PostgresOptions, purpose: Purpose) -> Result<Self, Failure> {
-        let (client, connection) = options.server.connect(NoTls).await.map_err(classify)?;
+    async fn connect(connector: &Connector, purpose: Purpose) -> Result<Self, Failure> {
+        let (client, connection) = connector.server.connect(connector.tls.clone()).await.map_err(classify)?;
         let mut driver = JoinSet::new();
         driver.spawn(async move {
             // Whoever waits for an answer gets the error.
@@ -185,7 +227,7 @@ impl Session {
         // It ends by itself, when it has told the server that the client is gone.
         driver.detach_all();
         let session = Self { client, statements: Mutex::default() };
-        let schema = quoted(&options.schema);
+        let schema = quoted(&connector.schema);
         let settings = format!(
             "SET search_path = {schema}; SET client_encoding = 'UTF8'; SET jit = off; SET statement_timeout = '{}s';
              SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s';
@@ -223,12 +265,6 @@ impl Session {
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
-}
-
-/// Connects for what is done only once, such as a migration.
-pub(super) async fn connect_once(options: &PostgresOptions) -> Result<Session, StoreError> {
-    let connected = timeout(CONNECT_TIMEOUT, Session::connect(options, Purpose::Commits)).await;
-    connected.map_err(|_| Failure::timeout().error)?.map_err(|failure| failure.error)
 }
 
 /// The name of a schema as SQL has it.

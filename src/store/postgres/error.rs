@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tokio_postgres::error::SqlState;
 
-use crate::store::error::{Cause, StoreError};
+use crate::{
+    store::error::{Cause, StoreError},
+    tls::TlsRefusal,
+};
 
 /// Why a statement failed.
 #[derive(Debug)]
@@ -68,6 +71,9 @@ impl From<Failure> for StoreError {
 
 /// What an error of the client or of the server means.
 pub(super) fn classify(error: tokio_postgres::Error) -> Failure {
+    if let Some(refusal) = TlsRefusal::find(&error) {
+        return Failure::unsuitable(format!("{refusal}; set ca_file to the authority of its certificate"));
+    }
     let kind = match error.code() {
         None => FailureKind::NoAnswer,
         Some(code) => kind_of(code),

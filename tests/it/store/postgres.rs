@@ -14,6 +14,7 @@ use crate::support::{
 };
 
 mod leases;
+mod servers;
 
 contract!(
     #[ignore = "needs PostgreSQL; tests/run.sh runs it"]

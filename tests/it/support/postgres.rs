@@ -1,8 +1,16 @@
 //! The PostgreSQL server that tests/run.sh starts: schemas in it, and a proxy that loses answers.
 
 use std::{
+    fs,
     io::{Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    net::SocketAddr,
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -15,10 +23,15 @@ use kfwatch::{
     domain::shard::ShardNumber,
     store::{Beat, Cluster, PostgresOptions, Presence, Store, StoreError},
 };
+use nix::unistd::User;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, config::Host};
 
-use super::store::{APPID, at};
+use super::{
+    loopback::free_address,
+    store::{APPID, at},
+    wait::eventually,
+};
 
 /// How to connect to the server.
 fn server() -> tokio_postgres::Config {
@@ -31,15 +44,23 @@ fn server() -> tokio_postgres::Config {
 /// A schema of one test. It stays until the server is removed.
 pub(crate) struct Schema {
     name: String,
+    /// How kfwatch connects.
     server: tokio_postgres::Config,
+    /// How the test connects.
+    direct: tokio_postgres::Config,
 }
 
 impl Schema {
     pub(crate) fn new() -> Self {
+        Self::on(server())
+    }
+
+    /// A schema on another server.
+    pub(crate) fn on(server: tokio_postgres::Config) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // A name that has to be quoted.
-        Self { name: format!("Test {} \"{number}\"", std::process::id()), server: server() }
+        Self { name: format!("Test {} \"{number}\"", std::process::id()), direct: server.clone(), server }
     }
 
     /// The same schema, which kfwatch reaches through a proxy.
@@ -50,7 +71,7 @@ impl Schema {
     }
 
     pub(crate) fn options(&self) -> PostgresOptions {
-        PostgresOptions { server: self.server.clone(), schema: self.name.clone() }
+        PostgresOptions { server: self.server.clone(), ca_file: None, schema: self.name.clone() }
     }
 
     /// Opens the shard of [`APPID`], as the only replica.
@@ -83,7 +104,7 @@ impl Schema {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        let (client, connection) = server().connect(NoTls).await.unwrap();
+        let (client, connection) = self.direct.connect(NoTls).await.unwrap();
         tokio::runtime::Handle::current().spawn(connection);
         let search_path = format!("SET search_path = \"{}\"", self.name.replace('"', "\"\""));
         client.batch_execute(&search_path).await.unwrap();
@@ -117,6 +138,118 @@ impl Replica {
     pub(crate) async fn take(&self, shards: &[ShardNumber]) -> Vec<(ShardNumber, Store)> {
         self.cluster.take(&self.presence, shards).await.unwrap()
     }
+}
+
+/// A server of one test, which it can kill.
+pub(crate) struct Server {
+    directory: TempDir,
+    address: SocketAddr,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// Starts a server with these additional lines of postgresql.conf. The closure gets a directory that the server can read.
+    pub(crate) fn start(configuration: impl FnOnce(&Path) -> String) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = Self { directory, address: free_address(), process: None };
+        own(server.directory.path());
+        let data = server.directory.path().join("data");
+        let mut initdb = program("initdb");
+        initdb.args([
+            "--username",
+            "kfwatch",
+            "--auth",
+            "trust",
+            "--encoding",
+            "UTF8",
+            "--no-locale",
+            "--pgdata",
+        ]);
+        let ended = initdb.arg(&data).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let configuration = configuration(server.directory.path());
+        let address = server.address;
+        let lines = format!(
+            "listen_addresses = '{}'\nport = {}\nunix_socket_directories = ''\n{configuration}\n",
+            address.ip(),
+            address.port()
+        );
+        let file = data.join("postgresql.conf");
+        fs::write(&file, fs::read_to_string(&file).unwrap() + &lines).unwrap();
+        fs::write(data.join("pg_hba.conf"), "host all all 127.0.0.0/8 trust\n").unwrap();
+        server.restart();
+        server
+    }
+
+    /// How to connect to the server, which is called so.
+    pub(crate) fn config(&self, name: &str) -> tokio_postgres::Config {
+        let (ip, port) = (self.address.ip(), self.address.port());
+        format!("host={name} hostaddr={ip} port={port} user=kfwatch dbname=postgres").parse().unwrap()
+    }
+
+    /// Writes a file that only the server can read, and returns its path.
+    pub(crate) fn write(directory: &Path, name: &str, content: &str) -> PathBuf {
+        let path = directory.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        own(&path);
+        path
+    }
+
+    /// Kills it with SIGKILL. Its files remain.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Starts it again, and waits until it accepts connections.
+    pub(crate) fn restart(&mut self) {
+        let data = self.directory.path().join("data");
+        eventually("the server", || {
+            let has_ended = |process: &mut Child| process.try_wait().unwrap().is_some();
+            // After a kill, it refuses to start as long as processes of the former one have not ended.
+            if self.process.as_mut().is_none_or(has_ended) {
+                let started = program("postgres").arg("-D").arg(&data).stderr(Stdio::null()).spawn();
+                self.process = Some(started.unwrap());
+            }
+            // The lock file has a line with its state.
+            let state = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+            state.lines().any(|line| line.trim() == "ready").then_some(())
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A program of the newest PostgreSQL that is installed, as a user that is not root: it refuses that.
+fn program(name: &str) -> Command {
+    let mut found: Vec<PathBuf> =
+        glob::glob("/usr/lib/postgresql/*/bin").unwrap().map(Result::unwrap).collect();
+    found.sort();
+    let mut command = Command::new(found.last().unwrap().join(name));
+    if let Some(user) = server_user() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command.stdout(Stdio::null());
+    command
+}
+
+/// Gives a file to the user of the server.
+fn own(path: &Path) {
+    if let Some(user) = server_user() {
+        std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+}
+
+/// `None` if this process is not root.
+fn server_user() -> Option<User> {
+    nix::unistd::geteuid().is_root().then(|| User::from_name("postgres").unwrap().unwrap())
 }
 
 /// Stands between kfwatch and the server, which executes what it gets although its answer is lost.
