@@ -27,7 +27,7 @@ const RULES: [Rule; 21] = [
     rule("reload", &["domain"], "it passes requests on, and neither reads a configuration nor applies one"),
     rule("http", &[], "it tells failed requests apart, for all HTTP clients"),
     rule("wechat", &["domain", "http", "secrets", "tls"], "it calls WeChat, and does not know its callers"),
-    rule("store", &["domain", "file_system"], "it keeps what it is given"),
+    rule("store", &["domain", "file_system", "tls"], "it keeps what it is given"),
     rule(
         "sink",
         &["domain", "file_system", "http", "secrets", "stdio", "store", "tls"],
