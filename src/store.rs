@@ -1,18 +1,14 @@
 //! The durable state: accounts with their snapshots, the event log, the cursors of the sinks.
 //!
-//! An event and the snapshot that it results from are stored in one transaction. Every method is one business step and
-//! one transaction. Its doc comment states its guarantees, and the contract tests check every backend against them. Steps
-//! that write go through one queue to one writer, which commits the queued steps together. A caller gets its result after
-//! the commit, never before. If a commit fails, nothing of it is stored, every caller of the group gets the error, and the
-//! next group starts afresh.
+//! The backends are one SQLite file with one owner (`sqlite`), and a PostgreSQL database whose shards are leased to replicas
+//! (`postgres`). Each method is one business step; its doc comment states what is atomic and what is idempotent, and the contract
+//! tests check both backends. A caller gets its result after the commit, never before.
 //!
-//! The store decides nothing about sessions: it compares no responses and reads no clock. The steps are in `sqlite`, each
-//! with its SQL.
+//! An event and the snapshot that it results from are stored together or not at all. Every write checks that this process still owns
+//! what it writes to, so that an owner that was paused and replaced writes nothing. Positions rise within a shard in the order in which
+//! readers can see the events; positions and sequences are never used again.
 //!
-//! The backend is one SQLite file with one owner. Another backend (PostgreSQL, with shards leased to several machines) must
-//! provide: the methods of [`Store`] with their guarantees; the check of the lease's epoch in the transaction of each commit, so
-//! that an owner that was paused writes nothing; positions that rise within a shard in the order in which readers can see
-//! the events; and sequences and positions that are never used again.
+//! The store decides nothing about sessions: it compares no responses and reads no wall clock.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -47,7 +43,7 @@ mod types;
 
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
 pub use error::{FileChange, StoreError};
-pub use postgres::{Beat, LivingReplica, PostgresOptions, Presence};
+pub use postgres::{Heartbeat, LivingReplica, PostgresOptions, ReplicaInfo};
 pub use types::*;
 
 use self::{
@@ -58,7 +54,8 @@ use self::{
 };
 use crate::domain::{lease::Lease, shard::ShardNumber};
 
-/// The open store. Clones share it. When the last one is dropped, queued steps are committed and the file is released.
+/// The open store: a file, or one shard. Clones share it. When the last one is dropped, SQLite commits queued steps and releases the
+/// file; a shard has to be [closed](Self::close).
 #[derive(Clone, Debug)]
 pub struct Store {
     backend: Backend,
@@ -140,7 +137,7 @@ impl Store {
     }
 
     /// The used bytes of the file, and a wake-up whenever they change. Free pages are used again, so that the file does not
-    /// grow beyond the most that was ever used.
+    /// grow beyond the most that was ever used. Of a shard, an estimate of what its events take.
     pub fn used_bytes(&self) -> watch::Receiver<u64> {
         self.published.used_bytes.subscribe()
     }
@@ -150,7 +147,7 @@ impl Store {
         self.published.committed.subscribe()
     }
 
-    /// How transactions succeed.
+    /// Whether the last transaction succeeded, and how many have failed.
     pub fn write_stats(&self) -> WriteStats {
         *self.published.write_stats.borrow()
     }
@@ -160,21 +157,21 @@ impl Store {
         self.published.write_failure.borrow().clone()
     }
 
-    /// The size of the file and its write-ahead log on the disk.
+    /// The size of the file and its write-ahead log on the disk; of a shard, its used bytes.
     pub fn size_bytes(&self) -> u64 {
         on_backend!(self, store => store.size_bytes())
     }
 
-    /// Whether this process may act for the accounts of the store. Trusted until the store is [lost](Self::lost) or closed, and
-    /// never again; never if the store was opened for reading.
+    /// Whether this process may act for the accounts of the store. Never trusted again once the store is
+    /// [lost](Self::lost) or closed; never if the store was opened for reading.
     pub fn lease(&self) -> Arc<Lease> {
         on_backend!(self, store => store.lease())
     }
 
     /// Waits until the store is lost for good, and returns why: another process has taken it over
-    /// ([`LeaseLost`](StoreError::LeaseLost)), its writer has [panicked](StoreError::WriterPanicked), or it was
-    /// [closed](Self::close). The lease is revoked by then. A commit notices the first at once. Without commits, it is noticed
-    /// within about a second, as long as someone waits here.
+    /// ([`LeaseLost`](StoreError::LeaseLost)), its database has lost commits ([`EventsLost`](StoreError::EventsLost)), its writer has [panicked](StoreError::WriterPanicked), or it was
+    /// [closed](Self::close). The lease is revoked by then. A commit notices the first at once. Without commits, SQLite
+    /// notices it within a second, as long as someone waits here, and PostgreSQL at the next heartbeat.
     ///
     /// A deleted or replaced file is not lost for good: it may be moved back. Until then nothing is stored, and no other process
     /// has the events that were committed before, so that they are still to be delivered.
@@ -191,7 +188,7 @@ impl Store {
         }
     }
 
-    /// Commits queued steps, checkpoints the write-ahead log, and releases the file to another owner. Later calls fail with
+    /// Commits queued steps, checkpoints the write-ahead log of a file, and releases the file or the shard to another owner. Later calls fail with
     /// [`StoreError::Closed`]. Idempotent.
     pub async fn close(&self) {
         on_backend!(self, store => store.close().await);
@@ -219,27 +216,31 @@ impl Cluster {
         Ok(Self { database: Arc::new(Database::connect(options).await?) })
     }
 
-    /// The id of this replica: another one at each start.
+    /// The id of this replica; a new one at each start.
     pub fn replica(&self) -> Uuid {
         self.database.replica()
     }
 
-    /// Says that this replica is alive, and returns what the database says. To be called every second: leases of the shards that this
+    /// Records that this replica is alive, and returns what the database knows about the cluster. To be called every second: leases of the shards that this
     /// replica still owns are extended, those of the others end. `sent_at` is the present time of the monotonic clock.
     ///
     /// Fails with [`StoreError::SameName`] if a replica with the same name has started later. All leases have ended then.
-    pub async fn beat(&self, presence: &Presence, sent_at: Duration) -> Result<Beat, StoreError> {
-        self.database.beat(presence, sent_at).await
+    pub async fn send_heartbeat(
+        &self,
+        info: &ReplicaInfo,
+        sent_at: Duration,
+    ) -> Result<Heartbeat, StoreError> {
+        self.database.send_heartbeat(info, sent_at).await
     }
 
     /// Makes this replica the owner of these shards and opens them, as far as no living replica owns them and nobody is writing to
     /// them at this moment. Each is released when its store is closed.
-    pub async fn take(
+    pub async fn acquire_shards(
         &self,
-        presence: &Presence,
+        info: &ReplicaInfo,
         shards: &[ShardNumber],
     ) -> Result<Vec<(ShardNumber, Store)>, StoreError> {
-        let taken = self.database.take(presence, shards).await?;
+        let taken = self.database.acquire_shards(info, shards).await?;
         let open = |shard: Shard| {
             let (number, published) = (shard.number(), Arc::clone(&shard.published));
             (number, Store::new(published, Backend::Postgres(Arc::new(shard))))
@@ -247,8 +248,8 @@ impl Cluster {
         Ok(taken.into_iter().map(open).collect())
     }
 
-    /// Ends the database sessions of a replica that is not alive, if a shard of it cannot be taken for several beats: a statement whose
-    /// end was lost on the network keeps the shard locked, and nothing else ends it.
+    /// Ends the database sessions of a replica that is not alive. To be called if a shard of it cannot be acquired for several
+    /// heartbeats: the rest of a statement was lost on the network, PostgreSQL waits for it, and keeps the shard locked.
     pub async fn end_sessions_of(&self, replica: Uuid) -> Result<(), StoreError> {
         self.database.end_sessions_of(replica).await
     }

@@ -10,8 +10,8 @@ impl ShardNumber {
     /// How many shards there are. It can never change: it decides where the accounts of the store are.
     pub const COUNT: i16 = 64;
 
-    /// The shard of an official account.
-    pub fn of(appid: &str) -> Self {
+    /// The shard of an official account: the first eight bytes of the SHA-256 of its appid, big endian, modulo [`COUNT`](Self::COUNT).
+    pub fn from_appid(appid: &str) -> Self {
         let digest = Sha256::digest(appid);
         // 256 is a multiple of the number of shards, so that the last byte of the first eight is all that counts.
         Self(i16::from(digest[7]) % Self::COUNT)
@@ -37,13 +37,13 @@ impl ShardNumber {
 mod tests {
     use super::*;
 
-    /// Others read the store, and its contract names this function.
+    /// As documented, whatever the shortcut.
     #[test]
     fn shard_is_beginning_of_hash() {
         for appid in ["wx0123456789abcdef", "wxfedcba9876543210", ""] {
             let digest = Sha256::digest(appid);
             let beginning = u64::from_be_bytes(digest[..8].try_into().unwrap());
-            assert_eq!(u64::try_from(ShardNumber::of(appid).get()).unwrap(), beginning % 64);
+            assert_eq!(u64::try_from(ShardNumber::from_appid(appid).get()).unwrap(), beginning % 64);
         }
         assert_eq!(ShardNumber::all().count(), 64);
     }

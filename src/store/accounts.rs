@@ -106,8 +106,8 @@ impl Store {
     }
 
     /// Commits the last changes of accounts that leave, each as [`commit_poll`](Self::commit_poll) does, and marks them as
-    /// not configured: [`watched_accounts`](Self::watched_accounts) no longer returns them, and their snapshots expire. All
-    /// or nothing, for all of them; idempotent; skips unknown accounts.
+    /// not configured: [`watched_accounts`](Self::watched_accounts) no longer returns them, and their snapshots expire. Each
+    /// account is all or nothing; a call that fails can be repeated. Skips unknown accounts.
     pub async fn remove_accounts(&self, leaving: Vec<PollCommit>) -> Result<(), StoreError> {
         on_backend!(self, store => store.remove_accounts(leaving).await)
     }

@@ -58,7 +58,9 @@ pub enum StoreError {
          -shm, and start with a new store"
     )]
     Corrupt { source: Cause },
-    #[error("the disk of the store is full: free some space; commits then resume by themselves")]
+    #[error(
+        "the disk of the store, or of its database server, is full: free some space; commits then resume by themselves"
+    )]
     Full { source: Cause },
     #[error("the store cannot be read or written: check its disk and file system")]
     Unavailable { source: Cause },
@@ -68,8 +70,25 @@ pub enum StoreError {
     Unreachable { source: Cause },
     #[error("the database is a standby, which cannot be written to: connect to the primary")]
     NotPrimary,
+    #[error(
+        "the database has lost {events} events that it had acknowledged: a standby without them was promoted; the next polls report \
+         sessions that are still open again; set synchronous_standby_names to prevent this"
+    )]
+    EventsLost { events: u64 },
     #[error("the database cannot keep a store safely: {0}")]
     WrongServer(String),
+    #[error("no encrypted connection to the database: {0}")]
+    Tls(String),
+    #[error(
+        "the database refused the login or a statement: check the name of the database, the role, its password and its \
+         privileges"
+    )]
+    DatabaseRefused { source: Cause },
+    #[error(
+        "the database rejected what is to be stored: make sure that nothing else writes to the schema; otherwise report this \
+         message as a bug"
+    )]
+    Rejected { source: Cause },
     #[error(
         "the schema {schema} was written by a newer kfwatch (schema {found}, this one knows {known}): upgrade kfwatch"
     )]
@@ -85,7 +104,9 @@ pub enum StoreError {
     BeingRead(PathBuf),
     #[error("this build cannot keep a store safely: {0}")]
     Unsuitable(String),
-    #[error("another daemon has taken over the store: this one has to stop")]
+    #[error(
+        "another kfwatch has taken over the store or this part of it: this one stores nothing more there"
+    )]
     LeaseLost,
     #[error("the store can write no more, because of a bug: the log says where it panicked; restart kfwatch")]
     WriterPanicked,

@@ -9,14 +9,14 @@ use crate::domain::lease::Lease;
 
 /// A lease, and why it ended.
 #[derive(Debug)]
-pub(super) struct HeldLease {
+pub(super) struct StoreLease {
     /// What everything asks that acts for the accounts.
     pub(super) lease: Arc<Lease>,
     /// Why the lease ended; `None` while it is held.
     end: watch::Sender<Option<StoreError>>,
 }
 
-impl HeldLease {
+impl StoreLease {
     pub(super) fn new(lease: Arc<Lease>) -> Self {
         Self { lease, end: watch::Sender::new(None) }
     }

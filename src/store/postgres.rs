@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use super::{StoreError, lease::HeldLease, published::Published, types::LogPosition};
+use super::{StoreError, lease::StoreLease, published::Published, types::LogPosition};
 use crate::domain::{lease::Lease, shard::ShardNumber};
 
 /// Begins a statement that writes: only for the owner of the shard, whose row stays locked until the statement is committed. The
@@ -37,6 +37,13 @@ macro_rules! fenced {
 macro_rules! is_owner {
     () => {
         "SELECT EXISTS (SELECT FROM mine)"
+    };
+}
+
+/// The id of the newest event of shard `s`, retained or not.
+macro_rules! last_id {
+    () => {
+        "greatest(s.pruned_to, (SELECT max(id) FROM events e WHERE e.shard = s.shard))"
     };
 }
 
@@ -59,27 +66,32 @@ mod writer;
 
 pub use self::{
     connection::PostgresOptions,
-    lease::{Beat, LivingReplica, Presence},
+    lease::{Heartbeat, LivingReplica, ReplicaInfo},
 };
 use self::{
     connection::{Connection, Connector, Purpose},
-    writer::{ShardLog, Writer},
+    writer::{OwnedShard, Writer},
 };
 
 /// The connections of one replica to the store.
 #[derive(Debug)]
 pub(super) struct Database {
-    /// The owner of its shards: another one at each start.
+    /// The owner of its shards; a new one at each start.
     replica: Uuid,
     commits: Arc<Connection>,
-    lazy: Connection,
+    heartbeats: Connection,
+    async_commits: Connection,
     reads: Connection,
     delivery: Connection,
     writer: Writer,
     /// The shards that it owns.
-    held: Mutex<HashMap<ShardNumber, Weak<ShardLog>>>,
+    owned_shards: Mutex<HashMap<ShardNumber, Weak<OwnedShard>>>,
     /// Until when it trusts its leases, by the monotonic clock.
     trusted_until: Mutex<Duration>,
+    /// Whether the last heartbeat came in time, so that no other replica can be acquiring its shards.
+    was_in_time: AtomicBool,
+    /// Locked while shards are acquired.
+    acquiring: tokio::sync::Mutex<()>,
 }
 
 impl Database {
@@ -87,18 +99,24 @@ impl Database {
     pub(super) async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let replica = Uuid::new_v4();
         let connector = Arc::new(Connector::new(options, &application_name(replica))?);
-        schema::migrate(&connector.connect_once().await?, connector.schema()).await?;
+        let session = connector.connect_once().await?;
+        schema::migrate(&session, connector.schema()).await?;
+        lease::forget_old_replicas(&session).await?;
+        drop(session);
         let connection = |purpose| Connection::new(Arc::clone(&connector), purpose);
         let commits = Arc::new(connection(Purpose::Commits));
         Ok(Self {
             replica,
             writer: Writer::start(Arc::clone(&commits), replica),
             commits,
-            lazy: connection(Purpose::Lazy),
+            heartbeats: connection(Purpose::Heartbeats),
+            async_commits: connection(Purpose::AsyncCommits),
             reads: connection(Purpose::Reads),
             delivery: connection(Purpose::Delivery),
-            held: Mutex::default(),
+            owned_shards: Mutex::default(),
             trusted_until: Mutex::default(),
+            was_in_time: AtomicBool::new(true),
+            acquiring: tokio::sync::Mutex::default(),
         })
     }
 
@@ -107,8 +125,8 @@ impl Database {
         self.replica
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<ShardNumber, Weak<ShardLog>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn owned_shards(&self) -> MutexGuard<'_, HashMap<ShardNumber, Weak<OwnedShard>>> {
+        self.owned_shards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trusted_until(&self) -> MutexGuard<'_, Duration> {
@@ -126,28 +144,26 @@ fn application_name(replica: Uuid) -> String {
 pub(super) struct Shard {
     database: Arc<Database>,
     /// What the writer knows of it.
-    log: Arc<ShardLog>,
+    log: Arc<OwnedShard>,
     pub(super) published: Arc<Published>,
     /// Set when it is released.
     released: OnceCell<()>,
 }
 
 impl Shard {
-    /// A shard that this replica has just taken.
-    async fn new(
+    /// A shard that this replica has just acquired.
+    fn new(
         database: &Arc<Database>,
         number: ShardNumber,
         epoch: i64,
         last_event: i64,
         trusted_until: Duration,
-    ) -> Result<Self, StoreError> {
-        let lease = HeldLease::new(Arc::new(Lease::until(trusted_until)));
+    ) -> Self {
+        let lease = StoreLease::new(Arc::new(Lease::until(trusted_until)));
         let published = Arc::new(Published::new(LogPosition(last_event), 0));
-        let log = Arc::new(ShardLog::new(number, epoch, lease, Arc::clone(&published)));
-        database.held().insert(number, Arc::downgrade(&log));
-        let shard = Self { database: Arc::clone(database), log, published, released: OnceCell::new() };
-        shard.measure().await?;
-        Ok(shard)
+        let log = Arc::new(OwnedShard::new(number, epoch, lease, Arc::clone(&published)));
+        database.owned_shards().insert(number, Arc::downgrade(&log));
+        Self { database: Arc::clone(database), log, published, released: OnceCell::new() }
     }
 
     pub(super) fn number(&self) -> ShardNumber {
@@ -164,7 +180,7 @@ impl Shard {
         self.log.lease.ended().await
     }
 
-    /// The used bytes: a server does not tell how much of the disk a shard has.
+    /// The used bytes: a server does not report how much of the disk a shard takes.
     pub(super) fn size_bytes(&self) -> u64 {
         *self.published.used_bytes.borrow()
     }
@@ -177,7 +193,7 @@ impl Shard {
             let sql = "UPDATE shards SET owner = NULL WHERE shard = $1 AND owner = $2 AND epoch = $3";
             let parameters: [&(dyn ToSql + Sync); 3] =
                 [&self.log.number.get(), &self.database.replica, &self.log.epoch];
-            // If it fails, the others find the shard expired.
+            // If it fails, the next heartbeat releases it.
             self.database.commits.query(sql, &parameters).await.ok();
         };
         self.released.get_or_init(release).await;
@@ -213,13 +229,13 @@ impl Shard {
         self.write(&self.database.commits, sql, parameters).await
     }
 
-    /// Writes what may be lost with the server's last moments.
-    async fn write_lazily(
+    /// Writes what may be lost if the server crashes, because it is then done again.
+    async fn write_async(
         &self,
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
-        self.write(&self.database.lazy, sql, parameters).await
+        self.write(&self.database.async_commits, sql, parameters).await
     }
 
     /// Reads for pages, scrapes and commands. The first parameter is the shard.

@@ -14,7 +14,7 @@ pub(super) struct Published {
     pub(super) committed: watch::Sender<LogPosition>,
     /// The used bytes of the store.
     pub(super) used_bytes: watch::Sender<u64>,
-    /// How transactions succeed.
+    /// Whether the last transaction succeeded, and how many have failed.
     pub(super) write_stats: watch::Sender<WriteStats>,
     /// Why the last transaction failed; `None` if it was committed.
     pub(super) write_failure: watch::Sender<Option<StoreError>>,
@@ -32,7 +32,7 @@ impl Published {
     }
 
     /// Publishes whether a transaction succeeded.
-    pub(super) fn set_outcome(&self, failure: Option<&StoreError>) {
+    pub(super) fn publish_outcome(&self, failure: Option<&StoreError>) {
         self.write_stats.send_modify(|stats| {
             stats.last_succeeded = failure.is_none();
             stats.failures += u64::from(failure.is_some());
@@ -41,12 +41,12 @@ impl Published {
     }
 
     /// Publishes the newest event.
-    pub(super) fn set_committed(&self, last_event: LogPosition) {
+    pub(super) fn publish_committed(&self, last_event: LogPosition) {
         publish(&self.committed, last_event);
     }
 
     /// Publishes the used bytes.
-    pub(super) fn set_used_bytes(&self, used_bytes: u64) {
+    pub(super) fn publish_used_bytes(&self, used_bytes: u64) {
         publish(&self.used_bytes, used_bytes);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures_util::future::try_join_all;
 use tokio_postgres::Row;
 
-use super::{Shard, column};
+use super::{Shard, column, writer::AfterCommit};
 use crate::{
     domain::{
         account::Account,
@@ -66,14 +66,19 @@ impl Shard {
             updates.iter().map(|update| update.last_success_at.map(convert::ms)).collect();
         // A commit may overtake this on the other connection, so times only rise.
         let sql = fenced!(
-            "updated AS (
+            // A record that a commit is changing gets newer times from it. To wait for it could be a deadlock.
+            "free AS (
+                 SELECT account FROM records WHERE account = ANY ($4) AND shard = $1 AND EXISTS (SELECT FROM mine)
+                 FOR NO KEY UPDATE SKIP LOCKED
+             ), updated AS (
                  UPDATE records r SET listed_sent_at = greatest(w.listed_sent_at, r.listed_sent_at),
                      last_success_at = greatest(w.last_success_at, r.last_success_at)
-                 FROM unnest($4::bigint[], $5::bigint[], $6::bigint[]) w (account, listed_sent_at, last_success_at)
-                 WHERE r.account = w.account AND r.shard = $1 AND EXISTS (SELECT FROM mine)) ",
+                 FROM free JOIN unnest($4::bigint[], $5::bigint[], $6::bigint[]) w (account, listed_sent_at, last_success_at)
+                     USING (account)
+                 WHERE r.account = w.account) ",
             is_owner!()
         );
-        self.write_lazily(sql, &[&accounts, &listed, &succeeded]).await?;
+        self.write_async(sql, &[&accounts, &listed, &succeeded]).await?;
         Ok(())
     }
 
@@ -81,19 +86,19 @@ impl Shard {
         &self,
         rendered: RenderedCommit,
     ) -> Result<Committed, StoreError> {
-        self.database.writer.commit(&self.log, rendered, false).await
+        self.database.writer.commit(&self.log, rendered, AfterCommit::Stays).await
     }
 
     pub(in crate::store) async fn remove_accounts(&self, leaving: Vec<PollCommit>) -> Result<(), StoreError> {
         let removals = leaving.into_iter().map(|commit| async {
             let rendered = RenderedCommit::unlimited(commit);
-            match self.database.writer.commit(&self.log, rendered, true).await {
+            match self.database.writer.commit(&self.log, rendered, AfterCommit::Leaves).await {
                 Ok(_) | Err(StoreError::UnknownAccount) => Ok(()),
                 Err(error) => Err(error),
             }
         });
         try_join_all(removals).await?;
-        self.weigh().await
+        self.store_weight().await
     }
 }
 

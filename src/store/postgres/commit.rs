@@ -1,8 +1,9 @@
 //! The statement that commits a group of polls, of several shards at once.
 //!
-//! It is all or nothing for each shard. A shard is left out if this replica does not own it, if an account's sequence is not the one
-//! that the commit was numbered from, or if the log has another number of events for a session than was assumed. If a session that
-//! shall be removed is not stored, or one that shall be stored is, the statement divides by zero, which undoes all of it.
+//! It is all or nothing for each shard. A shard is left out if this replica does not own it, if its newest event or an account's
+//! sequence is not the one that the commit was numbered from, or if the log has another number of events for a session than was assumed. If a session to
+//! delete is not stored, one to insert is, or a statement without an answer was committed at the same time, the statement divides by
+//! zero, which undoes all of it.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,7 @@ use super::{
     column,
     connection::Connection,
     error::Failure,
-    numbering::{Found, NumberedCommit, Numbering},
+    numbering::{AccountProgress, NumberedCommit, StoredSessions},
 };
 use crate::{
     domain::{
@@ -26,10 +27,18 @@ use crate::{
     },
 };
 
-const COMMIT: &str = "
+/// `moved`: the log has other events than the commits were numbered from; `stale`: the account has; `repeated`: a session has another
+/// number of events than assumed; `chosen`: what is committed.
+const COMMIT: &str = concat!(
+    "
 WITH mine AS MATERIALIZED (
     SELECT s.shard FROM unnest($1::smallint[], $2::bigint[]) w (shard, epoch) JOIN shards s USING (shard, epoch)
     WHERE s.owner = $3 FOR SHARE OF s
+), moved AS MATERIALIZED (
+    SELECT shard FROM mine JOIN shards s USING (shard) JOIN unnest($1::smallint[], $35::bigint[]) w (shard, last_id) USING (shard)
+    WHERE w.last_id <> ",
+    last_id!(),
+    "
 ), stale AS MATERIALIZED (
     SELECT w.shard FROM unnest($4::bigint[], $5::smallint[], $6::bigint[]) w (account, shard, before)
     LEFT JOIN records r ON r.account = w.account AND r.shard = w.shard AND r.sequence = w.before
@@ -41,15 +50,17 @@ WITH mine AS MATERIALIZED (
         SELECT count(*) FROM events e
         WHERE e.createtime = w.createtime AND e.session_id = w.session_id AND e.type = w.type)
 ), chosen AS MATERIALIZED (
-    SELECT shard FROM mine EXCEPT SELECT shard FROM stale EXCEPT SELECT shard FROM repeated
+    SELECT shard FROM mine EXCEPT SELECT shard FROM moved EXCEPT SELECT shard FROM stale EXCEPT SELECT shard FROM repeated
 ), updated AS (
     UPDATE records r SET sequence = w.after, state = w.state, conclusion = w.conclusion, baseline_taken = w.baseline_taken,
         keyless = w.keyless, listed_sent_at = w.listed_sent_at, last_success_at = w.last_success_at,
         unwatched_at = CASE w.state WHEN 'unwatched' THEN coalesce(w.unwatched_at, r.unwatched_at) END
-    FROM unnest($4::bigint[], $5::smallint[], $7::bigint[], $8::text[], $9::text[], $10::boolean[], $11::boolean[],
+    FROM unnest($4::bigint[], $5::smallint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[], $10::boolean[], $11::boolean[],
             $12::bigint[], $13::bigint[], $14::bigint[])
-        w (account, shard, after, state, conclusion, baseline_taken, keyless, listed_sent_at, last_success_at, unwatched_at)
-    WHERE r.account = w.account AND w.shard IN (SELECT shard FROM chosen)
+        w (account, shard, before, after, state, conclusion, baseline_taken, keyless, listed_sent_at, last_success_at, unwatched_at)
+    -- Again, because a statement without an answer may be committed while this one waits for the row.
+    WHERE r.account = w.account AND r.sequence = w.before AND w.shard IN (SELECT shard FROM chosen)
+    RETURNING 1
 ), unconfigured AS (
     UPDATE accounts a SET configured = false FROM unnest($15::bigint[], $16::smallint[]) w (account, shard)
     WHERE a.account = w.account AND w.shard IN (SELECT shard FROM chosen)
@@ -73,14 +84,17 @@ WITH mine AS MATERIALIZED (
     WHERE w.shard IN (SELECT shard FROM chosen)
 )
 SELECT ARRAY(SELECT shard FROM mine), ARRAY(SELECT shard FROM chosen),
-    1 / ((SELECT count(*) FROM ended)
+    1 / ((SELECT count(*) FROM updated)
+             = (SELECT count(*) FROM unnest($5::smallint[]) w WHERE w IN (SELECT shard FROM chosen))
+         AND (SELECT count(*) FROM ended)
              = (SELECT count(*) FROM unnest($18::smallint[]) w WHERE w IN (SELECT shard FROM chosen))
          AND (SELECT count(*) FROM started)
-             = (SELECT count(*) FROM unnest($22::smallint[]) w WHERE w IN (SELECT shard FROM chosen)))::int";
+             = (SELECT count(*) FROM unnest($22::smallint[]) w WHERE w IN (SELECT shard FROM chosen)))::int"
+);
 
 /// What the statement did with the shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(super) struct CommittedShards {
     /// Shards that this replica owns.
     pub(super) owned: Vec<i16>,
     /// Shards whose commits are stored.
@@ -92,6 +106,7 @@ pub(super) struct Outcome {
 pub(super) struct CommitGroup {
     shards: Vec<i16>,
     epochs: Vec<i64>,
+    last_ids: Vec<i64>,
     records: Records,
     /// Accounts that leave.
     leaving: Rows,
@@ -142,19 +157,17 @@ struct Events {
 }
 
 impl CommitGroup {
-    /// Adds a shard. Each is given once.
-    pub(super) fn add_shard(&mut self, shard: i16, epoch: i64) {
+    /// Adds a shard with the id of its newest event. Each is given once.
+    pub(super) fn add_shard(&mut self, shard: i16, epoch: i64, last_id: i64) {
         self.shards.push(shard);
         self.epochs.push(epoch);
+        self.last_ids.push(last_id);
     }
 
     /// Adds a commit. Each account is given once.
-    pub(super) fn add(&mut self, shard: i16, commit: &PollCommit, numbered: NumberedCommit, leaves: bool) {
+    pub(super) fn add(&mut self, shard: i16, commit: &PollCommit, numbered: NumberedCommit) {
         let account = commit.id.0;
         self.add_record(shard, commit, &numbered);
-        if leaves {
-            self.leaving.add(account, shard);
-        }
         for session in numbered.ended {
             self.ended.add(account, shard, session);
         }
@@ -175,6 +188,11 @@ impl CommitGroup {
         }
     }
 
+    /// Marks an account, whose commit was added, as no longer configured.
+    pub(super) fn unconfigure(&mut self, shard: i16, account: AccountId) {
+        self.leaving.add(account.0, shard);
+    }
+
     fn add_record(&mut self, shard: i16, commit: &PollCommit, numbered: &NumberedCommit) {
         let records = &mut self.records;
         let (record, last_seen) = (commit.record, commit.record.last_seen);
@@ -191,9 +209,13 @@ impl CommitGroup {
     }
 
     /// Executes the statement once.
-    pub(super) async fn execute(&self, connection: &Connection, owner: Uuid) -> Result<Outcome, Failure> {
-        let Self { shards, epochs, records, leaving, ended, started, events } = self;
-        let parameters: [&(dyn ToSql + Sync); 34] = [
+    pub(super) async fn execute(
+        &self,
+        connection: &Connection,
+        owner: Uuid,
+    ) -> Result<CommittedShards, Failure> {
+        let Self { shards, epochs, last_ids, records, leaving, ended, started, events } = self;
+        let parameters: [&(dyn ToSql + Sync); 35] = [
             shards,
             epochs,
             &owner,
@@ -228,10 +250,11 @@ impl CommitGroup {
             &events.logged,
             &events.observed_at,
             &events.json,
+            last_ids,
         ];
         let rows = connection.query_once(COMMIT, &parameters).await?;
-        let Some(row) = rows.first() else { return Ok(Outcome::default()) };
-        Ok(Outcome { owned: row.get(0), committed: row.get(1) })
+        let Some(row) = rows.first() else { return Ok(CommittedShards::default()) };
+        Ok(CommittedShards { owned: row.get(0), committed: row.get(1) })
     }
 }
 
@@ -251,26 +274,26 @@ impl Sessions {
 }
 
 /// Reads what the accounts of these commits continue from; an account is missing if it is unknown.
-pub(super) async fn numberings(
+pub(super) async fn read_progress(
     connection: &Connection,
     accounts: &[i64],
-) -> Result<HashMap<AccountId, Numbering>, Failure> {
+) -> Result<HashMap<AccountId, AccountProgress>, Failure> {
     let sql = "SELECT account, sequence, state FROM records WHERE account = ANY($1)";
     let rows = connection.query_once(sql, &[&accounts]).await?;
-    Ok(rows.iter().map(numbering).collect::<Result<_, _>>()?)
+    Ok(rows.iter().map(progress).collect::<Result<_, _>>()?)
 }
 
-fn numbering(row: &Row) -> Result<(AccountId, Numbering), StoreError> {
+fn progress(row: &Row) -> Result<(AccountId, AccountProgress), StoreError> {
     let state: AccountState = convert::state(column(row, 2)?)?;
-    Ok((AccountId(column(row, 0)?), Numbering { sequence: column(row, 1)?, state }))
+    Ok((AccountId(column(row, 0)?), AccountProgress { sequence: column(row, 1)?, state }))
 }
 
 /// Reads what the store contains of the sessions of these commits.
-pub(super) async fn find(
+pub(super) async fn read_sessions(
     connection: &Connection,
     commits: &[&PollCommit],
-) -> Result<HashMap<AccountId, Found>, Failure> {
-    let mut found: HashMap<AccountId, Found> = HashMap::new();
+) -> Result<HashMap<AccountId, StoredSessions>, Failure> {
+    let mut found: HashMap<AccountId, StoredSessions> = HashMap::new();
     let mut sessions = Sessions::default();
     let mut ids = Vec::new();
     for commit in commits {
@@ -301,8 +324,29 @@ pub(super) async fn find(
 
 /// Reads the newest events of shards.
 pub(super) async fn last_ids(connection: &Connection, shards: &[i16]) -> Result<Vec<(i16, i64)>, Failure> {
-    let sql = "SELECT shard, greatest(pruned_to, (SELECT max(id) FROM events e WHERE e.shard = s.shard)) FROM shards s
-               WHERE shard = ANY($1)";
+    let sql = concat!("SELECT shard, ", last_id!(), " FROM shards s WHERE shard = ANY ($1)");
     let rows = connection.query_once(sql, &[&shards]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Raises the stored numbers to those that this replica has used, so that none is used twice.
+pub(super) async fn raise_numbers(
+    connection: &Connection,
+    (shard, owner, epoch): (i16, Uuid, i64),
+    last_id: i64,
+    accounts: &HashMap<AccountId, AccountProgress>,
+) -> Result<(), Failure> {
+    let sql = fenced!(
+        "raised AS (
+             UPDATE records r SET sequence = w.sequence FROM unnest($5::bigint[], $6::bigint[]) w (account, sequence)
+             WHERE r.account = w.account AND r.sequence < w.sequence AND EXISTS (SELECT FROM mine)
+         ), kept AS (
+             UPDATE shards SET pruned_to = $4 WHERE shard IN (SELECT shard FROM mine) AND pruned_to < $4
+         ) ",
+        is_owner!()
+    );
+    let (ids, sequences): (Vec<i64>, Vec<i64>) =
+        accounts.iter().map(|(id, numbering)| (id.0, numbering.sequence)).unzip();
+    connection.query_once(sql, &[&shard, &owner, &epoch, &last_id, &ids, &sequences]).await?;
+    Ok(())
 }

@@ -1,8 +1,7 @@
-//! Connections to the server, made anew when they are lost.
+//! Connections to the server, reconnected when they are lost.
 //!
-//! A replica has four, each with one use. Several callers may use one at a time; the server executes their statements one after
-//! the other. Every statement of the store is complete in itself: no transaction waits for this process, so that a process that
-//! is paused holds no lock.
+//! A replica has five, each with one use. Several callers may use one at a time; the server executes their statements one after
+//! the other.
 
 use std::{
     collections::HashMap,
@@ -13,40 +12,47 @@ use std::{
 };
 
 use tokio::{
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
-use tokio_postgres::{Client, Row, Statement, types::ToSql};
+use tokio_postgres::{Client, Row, Statement, config::TargetSessionAttrs, types::ToSql};
 
 use super::{
     error::{Failure, classify},
     server,
     tls::{self, Tls},
 };
-use crate::store::StoreError;
+use crate::{domain::backoff::ExponentialBackoff, store::StoreError};
 
 /// How long a statement waits for its result. The server ends it after the same time.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a new connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same of heartbeats: a lease lasts for eight seconds.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// For how long a statement is repeated that a lost connection or a busy server kept from its result.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to connect to one of the servers.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The pause before the first repetition. It doubles up to [`MAX_PAUSE`], with a random part, so that replicas do not return at
-/// once.
-const MIN_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long the settings of a new connection may take, or another caller that connects.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For how long a statement is retried: longer than [`STATEMENT_TIMEOUT`], so that one without an answer is retried at least once.
+const RETRY_FOR: Duration = Duration::from_secs(15);
+
+/// How long to wait before a retry.
+const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::constant(Duration::from_millis(100), Duration::from_secs(5));
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Everything that must be on the disk before it is reported: polls first of all.
     Commits,
-    /// What may be lost with the server's last moments, because it is then done again: cursors, last-seen times. It does not wait for
-    /// disks or standbys.
-    Lazy,
+    /// Heartbeats. Nothing else may delay them.
+    Heartbeats,
+    /// What may be lost if the server crashes, because it is then done again: cursors, last-seen times. It does not wait for disks
+    /// or standbys.
+    AsyncCommits,
     /// Reads of pages, scrapes and commands.
     Reads,
     /// Reads of dispatchers, which are short.
@@ -54,14 +60,24 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
+    fn statement_timeout(self) -> Duration {
+        match self {
+            Self::Heartbeats => HEARTBEAT_TIMEOUT,
+            Self::Commits | Self::AsyncCommits | Self::Reads | Self::Delivery => STATEMENT_TIMEOUT,
+        }
+    }
+
     fn settings(self) -> &'static str {
         match self {
             // A plan that was made for empty tables stays for good, and is slow once they are full.
             Self::Commits => {
                 "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-                 SET plan_cache_mode = force_generic_plan"
+                 SET plan_cache_mode = force_generic_plan;
+                 -- A role or a database may have another default.
+                 SELECT set_config('synchronous_commit', 'on', false)
+                 WHERE current_setting('synchronous_commit') IN ('off', 'local')"
             }
-            Self::Lazy => "SET synchronous_commit = off",
+            Self::Heartbeats | Self::AsyncCommits => "SET synchronous_commit = off",
             Self::Reads | Self::Delivery => "SET default_transaction_read_only = on",
         }
     }
@@ -90,13 +106,21 @@ pub(super) struct Connector {
 impl Connector {
     pub(super) fn new(options: PostgresOptions, application_name: &str) -> Result<Self, StoreError> {
         let PostgresOptions { mut server, ca_file, schema } = options;
-        tls::require(&mut server)?;
-        server.application_name(application_name).connect_timeout(CONNECT_TIMEOUT);
+        tls::require_tls(&mut server)?;
+        // The next server is tried if one is a standby. A connection to a host that is gone is noticed.
+        server
+            .application_name(application_name)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3)
+            .tcp_user_timeout(STATEMENT_TIMEOUT);
         Ok(Self { server, tls: Tls::load(ca_file.as_deref())?, schema })
     }
 
     /// Connects for what is done only once, such as a migration.
-    pub(super) async fn connect_once(&self) -> Result<Session, StoreError> {
+    pub(super) async fn connect_once(&self) -> Result<DatabaseSession, StoreError> {
         Ok(self.connect(Purpose::Commits).await?)
     }
 
@@ -104,9 +128,11 @@ impl Connector {
         &self.schema
     }
 
-    async fn connect(&self, purpose: Purpose) -> Result<Session, Failure> {
-        let connected = timeout(CONNECT_TIMEOUT, Session::connect(self, purpose)).await;
-        connected.map_err(|_| Failure::timeout())?
+    async fn connect(&self, purpose: Purpose) -> Result<DatabaseSession, Failure> {
+        let servers = self.server.get_hosts().len().max(self.server.get_hostaddrs().len()).max(1);
+        let limit = CONNECT_TIMEOUT * u32::try_from(servers).unwrap_or(1) + SETTINGS_TIMEOUT;
+        let connected = timeout(limit, DatabaseSession::connect(self, purpose)).await;
+        connected.map_err(|_| Failure::timeout(limit))?
     }
 }
 
@@ -122,7 +148,7 @@ pub(super) struct Connection {
     connector: Arc<Connector>,
     purpose: Purpose,
     /// `None` until it is needed. Locked while it is made, so that one caller connects and the others wait.
-    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    session: tokio::sync::Mutex<Option<Arc<DatabaseSession>>>,
 }
 
 impl Connection {
@@ -130,19 +156,18 @@ impl Connection {
         Self { connector, purpose, session: tokio::sync::Mutex::new(None) }
     }
 
-    /// Executes a statement. Repeats it for some seconds if the connection is lost or the server is busy, so that it must be
-    /// idempotent.
+    /// Executes a statement, which must be idempotent. Retries for up to [`RETRY_FOR`] if the connection is lost or the server is busy.
     pub(super) async fn query(
         &self,
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
-        let mut pauses = Pauses::new();
+        let mut retries = Retries::new();
         loop {
             // Boxed, so that the futures of all callers stay small.
             match Box::pin(self.query_once(sql, parameters)).await {
                 Ok(rows) => return Ok(rows),
-                Err(failure) if failure.may_pass() && pauses.next().await => {}
+                Err(failure) if failure.is_transient() && retries.back_off().await => {}
                 Err(failure) => return Err(failure.error),
             }
         }
@@ -155,24 +180,30 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Failure> {
         let session = self.session().await?;
-        let queried = timeout(STATEMENT_TIMEOUT, session.query(sql, parameters)).await;
-        let queried = queried.map_err(|_| Failure::timeout()).and_then(|queried| queried.map_err(classify));
+        let limit = self.purpose.statement_timeout();
+        let queried = timeout(limit, session.query(sql, parameters)).await;
+        let queried =
+            queried.map_err(|_| Failure::timeout(limit)).and_then(|queried| queried.map_err(classify));
         if queried.as_ref().is_err_and(Failure::ends_session) {
-            self.close(&session).await;
+            self.discard(&session).await;
         }
         queried
     }
 
-    /// Forgets the session, unless another caller has already made a new one.
-    async fn close(&self, lost: &Arc<Session>) {
+    /// Ends the session, also if an answer is still due, and forgets it unless another caller has already made a new one. This is no
+    /// request to cancel: the server notices that nobody waits any more.
+    async fn discard(&self, lost: &Arc<DatabaseSession>) {
+        lost.driver.abort();
         let mut current = self.session.lock().await;
         if current.as_ref().is_some_and(|session| Arc::ptr_eq(session, lost)) {
             *current = None;
         }
     }
 
-    async fn session(&self) -> Result<Arc<Session>, Failure> {
-        let mut current = self.session.lock().await;
+    async fn session(&self) -> Result<Arc<DatabaseSession>, Failure> {
+        // Those who wait for the one who connects do not try one after the other.
+        let locked = timeout(SETTINGS_TIMEOUT, self.session.lock()).await;
+        let mut current = locked.map_err(|_| Failure::timeout(SETTINGS_TIMEOUT))?;
         match &*current {
             Some(session) if !session.client.is_closed() => Ok(Arc::clone(session)),
             _ => {
@@ -184,59 +215,62 @@ impl Connection {
     }
 }
 
-/// The pauses between repetitions, until the patience is over.
-pub(super) struct Pauses {
+/// Retries of one statement, until [`RETRY_FOR`] is over.
+pub(super) struct Retries {
     end: Instant,
-    pause: Duration,
+    failures: u32,
 }
 
-impl Pauses {
+impl Retries {
     pub(super) fn new() -> Self {
-        Self { end: Instant::now() + PATIENCE, pause: MIN_PAUSE }
+        Self { end: Instant::now() + RETRY_FOR, failures: 0 }
     }
 
-    /// Waits for the next repetition; `false` if there should be none.
-    pub(super) async fn next(&mut self) -> bool {
-        let pause = self.pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.pause = (self.pause * 2).min(MAX_PAUSE);
-        if Instant::now() + pause > self.end {
+    /// Waits until the next retry; `false` if there should be none.
+    pub(super) async fn back_off(&mut self) -> bool {
+        self.failures += 1;
+        let wait = BACKOFF.wait(self.failures, fastrand::f64());
+        if Instant::now() + wait > self.end {
             return false;
         }
-        sleep(pause).await;
+        sleep(wait).await;
         true
     }
 }
 
-/// A connection while it lasts.
+/// One established connection with its prepared statements.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct DatabaseSession {
     client: Client,
     /// By their text.
     statements: Mutex<HashMap<&'static str, Statement>>,
+    /// Moves bytes between the client and the socket.
+    driver: AbortHandle,
 }
 
-impl Session {
+impl DatabaseSession {
     /// Connects, sets what the store relies on, and checks the server.
     async fn connect(connector: &Connector, purpose: Purpose) -> Result<Self, Failure> {
         let (client, connection) = connector.server.connect(connector.tls.clone()).await.map_err(classify)?;
-        let mut driver = JoinSet::new();
-        driver.spawn(async move {
+        let mut tasks = JoinSet::new();
+        let driver = tasks.spawn(async move {
             // Whoever waits for an answer gets the error.
             connection.await.ok();
         });
-        // It ends by itself, when it has told the server that the client is gone.
-        driver.detach_all();
-        let session = Self { client, statements: Mutex::default() };
+        // It ends by itself, after it has closed the connection.
+        tasks.detach_all();
+        let session = Self { client, statements: Mutex::default(), driver };
+        server::check(&session.client).await?;
         let schema = quoted(&connector.schema);
         let settings = format!(
             "SET search_path = {schema}; SET client_encoding = 'UTF8'; SET jit = off; SET statement_timeout = '{}s';
              SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s';
-             SET client_connection_check_interval = '2s'; {}",
-            STATEMENT_TIMEOUT.as_secs(),
+             SET client_connection_check_interval = '2s'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
+             SET tcp_keepalives_count = 3; {}",
+            purpose.statement_timeout().as_secs(),
             purpose.settings()
         );
         session.client.batch_execute(&settings).await.map_err(classify)?;
-        server::check(&session.client).await?;
         Ok(session)
     }
 

@@ -1,6 +1,6 @@
 //! What the errors of PostgreSQL mean for the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_postgres::error::SqlState;
 
@@ -17,7 +17,7 @@ pub(super) struct Failure {
     pub(super) error: StoreError,
 }
 
-/// What follows from a failure.
+/// How the store reacts to a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FailureKind {
     /// No answer came. Whether the statement was executed is unknown.
@@ -25,41 +25,41 @@ pub(super) enum FailureKind {
     /// The statement was not executed, but can be a moment later.
     Busy,
     /// The server can execute nothing for us now: it starts, ends, or is a standby. The next connection may reach another one.
-    Unserving,
+    ServerUnavailable,
     /// A value of the statement is refused, or a row is there already.
-    Refused,
+    Rejected,
     /// A division by zero: the statement's own check of what it found has failed.
     CheckFailed,
-    /// Repeating it does not help.
-    Lasting,
+    /// Retrying does not help.
+    Permanent,
 }
 
 impl Failure {
     /// No answer came in time.
-    pub(super) fn timeout() -> Self {
-        let error: Box<dyn std::error::Error + Send + Sync> = "no answer in time".into();
+    pub(super) fn timeout(limit: Duration) -> Self {
+        let error: Box<dyn std::error::Error + Send + Sync> = format!("no answer within {limit:?}").into();
         Self { kind: FailureKind::NoAnswer, error: StoreError::Unreachable { source: error.into() } }
     }
 
     /// The server is not what the store needs.
-    pub(super) fn unsuitable(what: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Lasting, error: StoreError::WrongServer(what.into()) }
+    pub(super) fn wrong_server(what: impl Into<String>) -> Self {
+        Self { kind: FailureKind::Permanent, error: StoreError::WrongServer(what.into()) }
     }
 
-    /// Whether a repetition may succeed.
-    pub(super) fn may_pass(&self) -> bool {
-        matches!(self.kind, FailureKind::NoAnswer | FailureKind::Busy | FailureKind::Unserving)
+    /// Whether a retry may succeed.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self.kind, FailureKind::NoAnswer | FailureKind::Busy | FailureKind::ServerUnavailable)
     }
 
     /// Whether the next statement needs a new connection.
     pub(super) fn ends_session(&self) -> bool {
-        matches!(self.kind, FailureKind::NoAnswer | FailureKind::Unserving)
+        matches!(self.kind, FailureKind::NoAnswer | FailureKind::ServerUnavailable)
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self { kind: FailureKind::Lasting, error }
+        Self { kind: FailureKind::Permanent, error }
     }
 }
 
@@ -72,7 +72,11 @@ impl From<Failure> for StoreError {
 /// What an error of the client or of the server means.
 pub(super) fn classify(error: tokio_postgres::Error) -> Failure {
     if let Some(refusal) = TlsRefusal::find(&error) {
-        return Failure::unsuitable(format!("{refusal}; set ca_file to the authority of its certificate"));
+        let error = StoreError::Tls(format!("{refusal}: {}", refusal.remedy_at_sink()));
+        return Failure { kind: FailureKind::Permanent, error };
+    }
+    if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
+        return Failure { kind: FailureKind::ServerUnavailable, error: StoreError::NotPrimary };
     }
     let kind = match error.code() {
         None => FailureKind::NoAnswer,
@@ -81,15 +85,13 @@ pub(super) fn classify(error: tokio_postgres::Error) -> Failure {
     let code = error.code().cloned();
     let source: Cause = Arc::new(error);
     let error = match kind {
-        FailureKind::NoAnswer | FailureKind::Busy | FailureKind::Unserving => {
+        FailureKind::NoAnswer | FailureKind::Busy | FailureKind::ServerUnavailable => {
             StoreError::Unreachable { source }
         }
-        FailureKind::Refused | FailureKind::CheckFailed => StoreError::Corrupt { source },
-        FailureKind::Lasting => match code {
-            Some(code) if code == SqlState::DISK_FULL || code == SqlState::OUT_OF_MEMORY => {
-                StoreError::Full { source }
-            }
-            _ => StoreError::Unavailable { source },
+        FailureKind::Rejected | FailureKind::CheckFailed => StoreError::Rejected { source },
+        FailureKind::Permanent => match code {
+            Some(code) if code == SqlState::DISK_FULL => StoreError::Full { source },
+            _ => StoreError::DatabaseRefused { source },
         },
     };
     Failure { kind, error }
@@ -105,18 +107,16 @@ fn kind_of(code: &SqlState) -> FailureKind {
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::QUERY_CANCELED,
         SqlState::TOO_MANY_CONNECTIONS,
+        SqlState::OUT_OF_MEMORY,
     ]
     .contains(code)
     {
         return FailureKind::Busy;
     }
-    if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
-        return FailureKind::Unserving;
-    }
     // The class of a code is its first two characters.
     match code.code().get(..2) {
-        Some("08" | "57") => FailureKind::Unserving,
-        Some("22" | "23") => FailureKind::Refused,
-        _ => FailureKind::Lasting,
+        Some("08" | "57") => FailureKind::ServerUnavailable,
+        Some("22" | "23") => FailureKind::Rejected,
+        _ => FailureKind::Permanent,
     }
 }

@@ -1,37 +1,40 @@
-//! Beats and leases: which replicas are alive, and which of them owns a shard.
+//! Heartbeats and leases: which replicas are alive, and which of them owns a shard.
 //!
 //! A replica writes every second that it is alive. By the database's clock, it is alive for [`LIFETIME`] after that. By its own
-//! monotonic clock, which starts before the beat is sent, it trusts its leases for a second less. So it stops to act for its shards
+//! monotonic clock, which starts before the heartbeat is sent, it trusts its leases for a second less. So it stops acting for its shards
 //! before another replica may take them, whatever the clocks of the machines say.
 
 use std::{
-    sync::{Arc, Weak},
+    collections::HashMap,
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use super::{Database, Shard, column, text};
+use super::{
+    Database, Shard, column, commit, connection::DatabaseSession, error::classify, text, writer::OwnedShard,
+};
 use crate::{
     domain::{
+        rebalance::{ClusterView, ShardView},
         shard::ShardNumber,
-        shares::{ShardView, View},
     },
     store::{StoreError, convert},
 };
 
-/// How long a replica counts as alive after a beat. Also in the statements below, as nine seconds.
+/// How long a replica counts as alive after a heartbeat. Also in the statements below, as nine seconds.
 const LIFETIME: Duration = Duration::from_secs(9);
 
-/// How much sooner it stops to trust its leases: clocks do not run equally fast, and what it has started takes a moment.
+/// How much sooner it stops trusting its leases: clocks do not run equally fast, and what it has started takes a moment.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// What a replica says about itself.
+/// What a replica publishes about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Presence {
-    /// The name that people give it: another one for each replica.
+pub struct ReplicaInfo {
+    /// The name that people give it. Each replica has its own.
     pub name: String,
     /// Where its page is.
     pub address: String,
@@ -39,33 +42,37 @@ pub struct Presence {
     pub version: String,
     /// When it started.
     pub started_at: Timestamp,
-    /// Whether it ends, so that others shall take its shards.
+    /// Whether it is draining: the others acquire its shards.
     pub is_draining: bool,
 }
 
 /// A replica that is alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LivingReplica {
-    /// Identifies it: another one at each start.
+    /// Identifies it; a new one at each start.
     pub id: Uuid,
-    /// What it says about itself.
-    pub presence: Presence,
+    /// What it publishes about itself.
+    pub info: ReplicaInfo,
     /// When it said that, by the database's clock.
     pub seen_at: Timestamp,
+    /// The ids of replicas with the same name that started before: it runs instead of them.
+    pub replaces: Vec<Uuid>,
 }
 
-/// What the database says at a beat.
+/// What the database knows about the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// The replicas that are alive, this one among them.
     pub replicas: Vec<LivingReplica>,
-    /// What [`plan`](crate::domain::shares::plan) needs.
-    pub view: View,
+    /// What [`plan_moves`](crate::domain::rebalance::plan_moves) needs.
+    pub view: ClusterView,
+    /// Shards of a replica that this one replaces, to be acquired at once. In the view, this replica owns them.
+    pub inherited: Vec<ShardNumber>,
     /// The time of the database.
     pub database_time: Timestamp,
 }
 
-const BEAT: &str = "
+const HEARTBEAT: &str = "
 WITH before AS (SELECT seen_at FROM replicas WHERE id = $1)
 INSERT INTO replicas (id, name, address, version, started_at, seen_at, draining)
 VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6)
@@ -76,143 +83,258 @@ RETURNING coalesce((SELECT seen_at FROM before) > clock_timestamp() - interval '
 
 const REPLICAS: &str = "
 SELECT id, name, address, version, started_at, (extract(epoch FROM seen_at) * 1000)::bigint, draining FROM replicas
-WHERE id = $1 OR seen_at > clock_timestamp() - interval '9 s' ORDER BY name, started_at";
+WHERE id = $1 OR seen_at > clock_timestamp() - interval '9 s' ORDER BY name, started_at, id";
 
-const SHARDS: &str = "
-SELECT s.shard, s.epoch, s.weight, s.owner FROM shards s LEFT JOIN replicas r ON r.id = s.owner
-ORDER BY s.shard";
+const SHARDS: &str = concat!(
+    "SELECT shard, epoch, weight, owner, CASE WHEN owner = $1 THEN ",
+    last_id!(),
+    " END FROM shards s ORDER BY shard"
+);
 
 /// A shard is free if its owner is not alive, if it has this replica's name, because then it ran here before, or if it is this replica,
 /// which did not get the answer when it took the shard.
-const TAKE: &str = "
+const ACQUIRE: &str = "
 WITH free AS (
     SELECT s.shard FROM shards s LEFT JOIN replicas r ON r.id = s.owner
     WHERE s.shard = ANY ($2)
-        AND (r.id IS NULL OR s.owner = $1 OR r.seen_at <= clock_timestamp() - interval '9 s' OR (r.name = $3 AND r.id <> $1))
+        AND (r.id IS NULL OR s.owner = $1 OR r.seen_at <= clock_timestamp() - interval '9 s' OR (r.name = $3 AND (r.started_at, r.id) < ($4, $1)))
     FOR UPDATE OF s SKIP LOCKED
 )
 UPDATE shards s SET owner = $1, epoch = epoch + 1 FROM free
 WHERE s.shard = free.shard
     AND EXISTS (SELECT FROM replicas WHERE id = $1 AND seen_at > clock_timestamp() - interval '9 s')
-RETURNING s.shard, s.epoch, greatest(s.pruned_to, (SELECT max(id) FROM events e WHERE e.shard = s.shard))";
+RETURNING s.shard, s.epoch";
 
 impl Database {
-    /// Says that this replica is alive, and returns what the database says. Extends the leases of the shards that it still owns, and
-    /// ends those of the others. `sent_at` is the time of the monotonic clock.
+    /// Records that this replica is alive, and returns what the database knows about the cluster. Extends the leases of the shards that
+    /// it still owns, and ends those of the others. `sent_at` is the time of the monotonic clock.
     ///
     /// Fails with [`StoreError::SameName`] if a replica with the same name has started later.
-    pub(in crate::store) async fn beat(
+    pub(in crate::store) async fn send_heartbeat(
         &self,
-        presence: &Presence,
+        info: &ReplicaInfo,
         sent_at: Duration,
-    ) -> Result<Beat, StoreError> {
-        let Presence { name, address, version, started_at, is_draining } = presence;
+    ) -> Result<Heartbeat, StoreError> {
+        // A heartbeat that fails, or whose caller stops waiting, may be late.
+        let was_in_time = self.was_in_time.swap(false, Ordering::Relaxed);
+        let ReplicaInfo { name, address, version, started_at, is_draining } = info;
         let (name, address, version) = (text(name), text(address), text(version));
-        let rows = self
-            .lazy
-            .query(BEAT, &[&self.replica, &name, &address, &version, &convert::ms(*started_at), is_draining])
-            .await?;
-        let Some(row) = rows.first() else { return Err(StoreError::corrupt("a beat has no result")) };
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&self.replica, &name, &address, &version, &convert::ms(*started_at), is_draining];
+        let rows = self.heartbeats.query_once(HEARTBEAT, &parameters).await?;
+        let Some(row) = rows.first() else { return Err(StoreError::corrupt("a heartbeat has no result")) };
         let (was_alive, database_time): (bool, _) = (column(row, 0)?, convert::time(column(row, 1)?)?);
-        let replicas = self.lazy.query(REPLICAS, &[&self.replica]).await?;
-        let replicas = replicas.iter().map(living).collect::<Result<Vec<_>, _>>()?;
-        let mut later = replicas.iter().filter(|other| {
-            other.presence.name == name && (other.presence.started_at, other.id) > (*started_at, self.replica)
-        });
-        if let Some(other) = later.next() {
-            self.end_all(&StoreError::LeaseLost);
-            let LivingReplica { presence: Presence { name, address, .. }, .. } = other.clone();
-            return Err(StoreError::SameName { name, address });
+        let replicas = self.heartbeats.query_once(REPLICAS, &[&self.replica]).await?;
+        let replicas = latest_of_each_name(&replicas)?;
+        if let Some(other) = replicas.iter().find(|other| other.info.name == name && other.id != self.replica)
+        {
+            let ended = StoreError::SameName { name, address: other.info.address.clone() };
+            self.end_all(&ended);
+            return Err(ended);
         }
-        let shards = self.lazy.query(SHARDS, &[]).await?;
-        self.renew(&shards, was_alive, sent_at + (LIFETIME - MARGIN))?;
-        let view = |row: &Row| {
-            let number = number(row)?;
-            let owner = column::<Option<Uuid>>(row, 3)?.filter(|owner| {
-                let owner = replicas.iter().find(|replica| replica.id == *owner);
-                owner.is_some_and(|owner| match owner.id == self.replica {
-                    true => self.holds(number),
-                    false => owner.presence.name != name,
-                })
-            });
-            let kf_accounts = column::<i32>(row, 2)?.unsigned_abs();
-            Ok::<_, StoreError>(ShardView { number, owner, kf_accounts })
-        };
-        let shards = shards.iter().map(view).collect::<Result<_, _>>()?;
-        let staying = replicas.iter().filter(|replica| !replica.presence.is_draining);
-        let view = View { replicas: staying.map(|replica| replica.id).collect(), shards };
-        Ok(Beat { replicas, view, database_time })
+        // Shards that are being acquired are owned, and not yet known.
+        let acquiring = self.acquiring.try_lock();
+        let known = self.known_shards();
+        let shards = self.heartbeats.query_once(SHARDS, &[&self.replica]).await?;
+        let shards = shards.iter().map(stored_shard).collect::<Result<Vec<_>, _>>()?;
+        let is_sure = (was_in_time && was_alive) || known.is_empty();
+        let certain = if is_sure { None } else { Some(self.lock_owned().await?) };
+        self.renew(&known, &shards, certain.as_deref(), sent_at + (LIFETIME - MARGIN));
+        self.was_in_time.store(true, Ordering::Relaxed);
+        if acquiring.is_ok() {
+            self.release_forgotten(&shards).await;
+        }
+        Ok(self.heartbeat(replicas, &shards, database_time))
     }
 
     /// Makes this replica the owner of these shards, as far as no living replica owns them. A shard that is being written to is left
-    /// to the next beat.
-    pub(in crate::store) async fn take(
+    /// to the next heartbeat.
+    pub(in crate::store) async fn acquire_shards(
         self: &Arc<Self>,
-        presence: &Presence,
+        info: &ReplicaInfo,
         shards: &[ShardNumber],
     ) -> Result<Vec<Shard>, StoreError> {
-        let free = shards.iter().filter(|shard| !self.holds(**shard));
+        let _acquiring = self.acquiring.lock().await;
+        let free = shards.iter().filter(|shard| !self.owns(**shard));
         let numbers: Vec<i16> = free.map(|shard| shard.get()).collect();
-        let rows = self.commits.query(TAKE, &[&self.replica, &numbers, &text(&presence.name)]).await?;
+        let started_at = convert::ms(info.started_at);
+        let parameters: [&(dyn ToSql + Sync); 4] = [&self.replica, &numbers, &text(&info.name), &started_at];
+        let acquired = self.commits.query(ACQUIRE, &parameters).await?;
+        let numbers = acquired.iter().map(|row| column(row, 0)).collect::<Result<Vec<i16>, _>>()?;
+        // In a statement of its own: the former owner may have committed while the first one waited.
+        let last_ids: HashMap<i16, i64> =
+            commit::last_ids(&self.commits, &numbers).await?.into_iter().collect();
         let trusted_until = *self.trusted_until();
-        let mut taken = Vec::new();
-        for row in &rows {
-            let last = column::<Option<i64>>(row, 2)?.unwrap_or_default();
-            taken.push(Shard::new(self, number(row)?, column(row, 1)?, last, trusted_until).await?);
+        let open = |row: &Row| {
+            let number = read_shard_number(row)?;
+            let last_id = last_ids.get(&number.get()).copied().unwrap_or_default();
+            Ok::<_, StoreError>(Shard::new(self, number, column(row, 1)?, last_id, trusted_until))
+        };
+        let opened = acquired.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        for shard in &opened {
+            // If it fails, the size is measured when the shard is pruned.
+            shard.measure().await.ok();
         }
-        Ok(taken)
+        Ok(opened)
     }
 
-    /// Ends the sessions of a replica that is not alive. One of them may keep a shard locked for ever: of a statement whose end never
-    /// arrived, because the network was cut between two packets.
+    /// Ends the database sessions of a replica that is not alive. One of them may keep a shard locked for ever: the rest of its
+    /// statement was lost on the network, and PostgreSQL waits for it.
     pub(in crate::store) async fn end_sessions_of(&self, replica: Uuid) -> Result<(), StoreError> {
         let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND usename = current_user";
         self.commits.query(sql, &[&super::application_name(replica)]).await?;
         Ok(())
     }
 
-    /// Extends or ends the leases of the shards that this replica holds.
-    fn renew(&self, shards: &[Row], was_alive: bool, trusted_until: Duration) -> Result<(), StoreError> {
-        let mut held = self.held();
-        held.retain(|_, log| log.strong_count() > 0);
-        // If it was not alive, another replica may be taking one of its shards at this moment. The next beat tells.
-        let is_sure = was_alive || held.is_empty();
-        if is_sure {
-            *self.trusted_until() = trusted_until;
-        }
-        for row in shards {
-            let Some(log) = held.get(&number(row)?).and_then(Weak::upgrade) else { continue };
-            let is_owner = column::<Option<Uuid>>(row, 3)? == Some(self.replica);
-            if !is_owner || column::<i64>(row, 1)? != log.epoch {
-                log.lease.end(StoreError::LeaseLost);
-            } else if is_sure {
-                log.lease.lease.trust_until(trusted_until);
-            }
-        }
-        Ok(())
+    /// The shards that this replica knows that it owns, each with the newest event that it has committed.
+    fn known_shards(&self) -> Vec<(Arc<OwnedShard>, i64)> {
+        let mut owned = self.owned_shards();
+        owned.retain(|_, shard| shard.strong_count() > 0);
+        let known = owned.values().filter_map(Weak::upgrade);
+        known.map(|shard| (Arc::clone(&shard), shard.last_id())).collect()
     }
 
-    /// Whether this replica knows that it owns a shard.
-    fn holds(&self, shard: ShardNumber) -> bool {
-        self.held().get(&shard).is_some_and(|log| log.strong_count() > 0)
+    /// The shards that this replica owns, except those that another one is acquiring at this moment.
+    async fn lock_owned(&self) -> Result<Vec<ShardNumber>, StoreError> {
+        let sql = "SELECT shard FROM shards WHERE owner = $1 FOR SHARE SKIP LOCKED";
+        let rows = self.heartbeats.query_once(sql, &[&self.replica]).await?;
+        rows.iter().map(read_shard_number).collect()
+    }
+
+    /// Extends or ends the leases of the shards that this replica owned before the database was asked. If it was not in time, another
+    /// replica may be acquiring some of them: then only `certain` ones are extended.
+    fn renew(
+        &self,
+        known: &[(Arc<OwnedShard>, i64)],
+        stored: &[StoredShard],
+        certain: Option<&[ShardNumber]>,
+        trusted_until: Duration,
+    ) {
+        *self.trusted_until() = trusted_until;
+        for (shard, last_id) in known {
+            let Some(stored) = stored.iter().find(|stored| stored.number == shard.number) else { continue };
+            if stored.owner != Some(self.replica) || stored.epoch != shard.epoch {
+                shard.lease.end(StoreError::LeaseLost);
+                continue;
+            }
+            if stored.last_id.is_some_and(|stored| stored < *last_id) {
+                self.writer.check_for_lost_events(Arc::clone(shard));
+            }
+            if certain.is_none_or(|certain| certain.contains(&shard.number)) {
+                shard.lease.lease.trust_until(trusted_until);
+            }
+        }
+    }
+
+    /// Releases the shards that this replica owns without knowing it: the answer was lost when it acquired or released them. If that
+    /// fails, the next heartbeat does it.
+    async fn release_forgotten(&self, shards: &[StoredShard]) {
+        let is_forgotten =
+            |shard: &&StoredShard| shard.owner == Some(self.replica) && !self.owns(shard.number);
+        let forgotten: Vec<i16> =
+            shards.iter().filter(is_forgotten).map(|shard| shard.number.get()).collect();
+        if !forgotten.is_empty() {
+            let sql = "UPDATE shards SET owner = NULL WHERE shard IN
+                           (SELECT shard FROM shards WHERE shard = ANY ($1) AND owner = $2 FOR UPDATE SKIP LOCKED)";
+            self.heartbeats.query_once(sql, &[&forgotten, &self.replica]).await.ok();
+        }
+    }
+
+    /// What follows from what the database knows. A replica that restarts inherits the shards of the one with its name.
+    fn heartbeat(
+        &self,
+        replicas: Vec<LivingReplica>,
+        shards: &[StoredShard],
+        database_time: Timestamp,
+    ) -> Heartbeat {
+        let mut inherited = Vec::new();
+        let mut owner_of = |shard: &StoredShard| {
+            let owner = shard.owner?;
+            if owner == self.replica {
+                return self.owns(shard.number).then_some(owner);
+            }
+            let heir =
+                replicas.iter().find(|replica| replica.id == owner || replica.replaces.contains(&owner))?;
+            if heir.id == self.replica {
+                inherited.push(shard.number);
+            }
+            Some(heir.id)
+        };
+        let view = |shard: &StoredShard| ShardView {
+            number: shard.number,
+            owner: owner_of(shard),
+            kf_accounts: shard.kf_accounts,
+        };
+        let shards = shards.iter().map(view).collect();
+        let staying = replicas.iter().filter(|replica| !replica.info.is_draining);
+        let view = ClusterView { replicas: staying.map(|replica| replica.id).collect(), shards };
+        Heartbeat { replicas, view, inherited, database_time }
+    }
+
+    /// Whether this replica knows that it owns a shard. It owns one that is being closed until that is done.
+    fn owns(&self, shard: ShardNumber) -> bool {
+        let shard = self.owned_shards().get(&shard).and_then(Weak::upgrade);
+        shard.is_some_and(|shard| matches!(shard.lease.check(), Ok(()) | Err(StoreError::Closed)))
     }
 
     /// Ends all leases.
     fn end_all(&self, reason: &StoreError) {
-        self.held().values().filter_map(Weak::upgrade).for_each(|log| log.lease.end(reason.clone()));
+        self.owned_shards().values().filter_map(Weak::upgrade).for_each(|log| log.lease.end(reason.clone()));
     }
 }
 
-fn number(row: &Row) -> Result<ShardNumber, StoreError> {
+fn read_shard_number(row: &Row) -> Result<ShardNumber, StoreError> {
     let number: i16 = column(row, 0)?;
     ShardNumber::new(number).ok_or_else(|| StoreError::corrupt(format!("there is no shard {number}")))
+}
+
+/// A shard from a row of [`SHARDS`].
+struct StoredShard {
+    number: ShardNumber,
+    epoch: i64,
+    kf_accounts: u32,
+    owner: Option<Uuid>,
+    /// The id of its newest event, if this replica owns it.
+    last_id: Option<i64>,
+}
+
+fn stored_shard(row: &Row) -> Result<StoredShard, StoreError> {
+    Ok(StoredShard {
+        number: read_shard_number(row)?,
+        epoch: column(row, 1)?,
+        kf_accounts: column::<i32>(row, 2)?.unsigned_abs(),
+        owner: column(row, 3)?,
+        last_id: column(row, 4)?,
+    })
+}
+
+/// The replicas in rows of [`REPLICAS`], of which those with the same name follow each other in the order of their starts. Only the last
+/// of each name runs; it replaces the others.
+fn latest_of_each_name(rows: &[Row]) -> Result<Vec<LivingReplica>, StoreError> {
+    let mut replicas: Vec<LivingReplica> = Vec::new();
+    for row in rows {
+        let mut replica = living(row)?;
+        if let Some(former) = replicas.pop_if(|former| former.info.name == replica.info.name) {
+            replica.replaces = former.replaces;
+            replica.replaces.push(former.id);
+        }
+        replicas.push(replica);
+    }
+    Ok(replicas)
+}
+
+/// Forgets replicas that have not been alive for a day.
+pub(super) async fn forget_old_replicas(session: &DatabaseSession) -> Result<(), StoreError> {
+    let sql = "DELETE FROM replicas WHERE seen_at < clock_timestamp() - interval '1 day'";
+    session.client().execute(sql, &[]).await.map_err(classify)?;
+    Ok(())
 }
 
 /// A replica from a row of [`REPLICAS`].
 fn living(row: &Row) -> Result<LivingReplica, StoreError> {
     Ok(LivingReplica {
         id: column(row, 0)?,
-        presence: Presence {
+        info: ReplicaInfo {
             name: column(row, 1)?,
             address: column(row, 2)?,
             version: column(row, 3)?,
@@ -220,5 +342,6 @@ fn living(row: &Row) -> Result<LivingReplica, StoreError> {
             is_draining: column(row, 6)?,
         },
         seen_at: convert::time(column(row, 5)?)?,
+        replaces: Vec::new(),
     })
 }

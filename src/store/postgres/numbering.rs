@@ -3,7 +3,7 @@
 //! The owner of a shard is the only one who writes to it, so it knows the next id of the log, and the sequence and the state of the
 //! accounts that it has written before. It assumes the usual rest: a session that starts is not stored, one that ends is, and the log
 //! has no event of that kind for it. The statement of the commit checks each assumption. If one is wrong, or nothing is known of the
-//! account, what the store contains is read first ([`Found`]).
+//! account, what the store contains is read first ([`StoredSessions`]).
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +19,7 @@ use crate::{
 
 /// What a commit continues from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Numbering {
+pub(super) struct AccountProgress {
     /// The sequence of the account's newest event.
     pub(super) sequence: i64,
     /// The state that is stored.
@@ -28,7 +28,7 @@ pub(super) struct Numbering {
 
 /// What the store contains of the sessions of one commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct StoredSessions {
     /// Sessions that are stored.
     pub(super) sessions: HashSet<OwnedSession>,
     /// How many events of a type the log has for a session.
@@ -38,11 +38,11 @@ pub(super) struct Found {
 /// A commit whose events have their numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NumberedCommit {
-    pub(super) before: Numbering,
-    pub(super) after: Numbering,
-    /// Sessions that are stored and shall not be.
+    pub(super) before: AccountProgress,
+    pub(super) after: AccountProgress,
+    /// Sessions to delete.
     pub(super) ended: Vec<OwnedSession>,
-    /// Sessions that are not stored and shall be.
+    /// Sessions to insert.
     pub(super) started: Vec<OwnedSession>,
     pub(super) events: Vec<NewEvent>,
 }
@@ -60,11 +60,11 @@ pub(super) struct NewEvent {
     pub(super) json: String,
 }
 
-/// Numbers a commit. A change that the store already shows makes no event. Without `found`, the usual is assumed.
-pub(super) fn number(
+/// Numbers the events of a commit. A change that the store already shows makes no event. Without `found`, the usual is assumed.
+pub(super) fn number_events(
     rendered: &RenderedCommit,
-    before: Numbering,
-    found: Option<&Found>,
+    before: AccountProgress,
+    found: Option<&StoredSessions>,
     last_id: i64,
 ) -> NumberedCommit {
     let mut sessions: HashMap<&OwnedSession, Stored> = HashMap::new();
@@ -95,7 +95,7 @@ pub(super) fn number(
         let changed = sessions.iter().filter(move |(_, stored)| stored.now == now && stored.before != now);
         changed.map(|(session, _)| (*session).clone()).collect()
     };
-    let after = Numbering { sequence: numberer.sequence, state: rendered.commit.record.state };
+    let after = AccountProgress { sequence: numberer.sequence, state: rendered.commit.record.state };
     NumberedCommit { before, after, ended: changed(false), started: changed(true), events: numberer.events }
 }
 
@@ -189,7 +189,7 @@ mod tests {
         RenderedCommit::unlimited(PollCommit { id: AccountId(1), account, changes, record })
     }
 
-    const BEFORE: Numbering = Numbering { sequence: 4, state: AccountState::Unknown };
+    const BEFORE: AccountProgress = AccountProgress { sequence: 4, state: AccountState::Unknown };
 
     fn ids(numbered: &NumberedCommit) -> Vec<(i64, i64)> {
         numbered.events.iter().map(|event| (event.id, event.sequence)).collect()
@@ -198,17 +198,17 @@ mod tests {
     #[test]
     fn usual_commit_is_numbered_without_looking() {
         let rendered = rendered(vec![became(AccountState::Ok), started("a"), ended("b")]);
-        let numbered = number(&rendered, BEFORE, None, 10);
+        let numbered = number_events(&rendered, BEFORE, None, 10);
         assert_eq!(ids(&numbered), [(11, 5), (12, 6), (13, 7)]);
         assert_eq!((numbered.started, numbered.ended), (vec![session("a")], vec![session("b")]));
-        assert_eq!(numbered.after, Numbering { sequence: 7, state: AccountState::Ok });
+        assert_eq!(numbered.after, AccountProgress { sequence: 7, state: AccountState::Ok });
     }
 
     #[test]
     fn change_that_is_stored_makes_no_event() {
         let rendered = rendered(vec![became(AccountState::Unknown), started("a"), ended("b"), started("c")]);
-        let found = Found { sessions: [session("a")].into(), ..Found::default() };
-        let numbered = number(&rendered, BEFORE, Some(&found), 10);
+        let found = StoredSessions { sessions: [session("a")].into(), ..StoredSessions::default() };
+        let numbered = number_events(&rendered, BEFORE, Some(&found), 10);
         assert_eq!(ids(&numbered), [(11, 5)]);
         assert_eq!((numbered.started, numbered.ended), (vec![session("c")], vec![]));
     }
@@ -217,8 +217,8 @@ mod tests {
     fn session_that_ends_and_starts_again_is_stored_as_before() {
         let rendered = rendered(vec![ended("a"), started("a"), ended("a"), started("a")]);
         assert!(has_repeated_session(&rendered));
-        let found = Found { sessions: [session("a")].into(), ..Found::default() };
-        let numbered = number(&rendered, BEFORE, Some(&found), 10);
+        let found = StoredSessions { sessions: [session("a")].into(), ..StoredSessions::default() };
+        let numbered = number_events(&rendered, BEFORE, Some(&found), 10);
         assert_eq!(ids(&numbered).len(), 4);
         assert_eq!((&*numbered.started, &*numbered.ended), (&[][..], &[][..]));
         let distinct: HashSet<_> = numbered.events.iter().map(|event| event.json.clone()).collect();

@@ -65,11 +65,11 @@ impl Shard {
         );
         let rows = self.read(sql, &[]).await?;
         let bytes = rows.first().map_or(Ok(0), |row| column::<i64>(row, 0))?.unsigned_abs();
-        self.published.set_used_bytes(bytes);
+        self.published.publish_used_bytes(bytes);
         Ok(bytes)
     }
 
-    /// With everything stored about them.
+    /// Deletes sinks that were removed before a time, with their cursors, gaps and dead letters.
     async fn delete_removed_sinks(&self, before: i64) -> Result<u64, StoreError> {
         let sql = concat!(
             fenced!(
@@ -81,7 +81,7 @@ impl Shard {
         self.removed(sql, &[&before]).await
     }
 
-    /// Removes a batch of those that were stored before a time, and counts them at their sinks.
+    /// Removes a batch of dead letters that were stored before a time, and counts them at their sinks.
     async fn expire_dead_letters(&self, before: i64, batch: i64) -> Result<u64, StoreError> {
         let sql = concat!(
             fenced!(
@@ -126,11 +126,19 @@ impl Shard {
     async fn remove_events(&self, last: i64) -> Result<u64, StoreError> {
         let sql = concat!(
             fenced!(
-                "missed AS MATERIALIZED (
+                // Again, because a sink may have been resumed or rewound since.
+                "delivered AS MATERIALIZED (
+                     SELECT least($4, min(c.position)) AS last FROM mine
+                     LEFT JOIN (cursors c JOIN sinks s ON s.name = c.sink AND s.removed_at IS NULL AND s.suspended_at IS NULL)
+                         ON c.shard = $1
+                     HAVING count(mine.shard) > 0
+                 ), removed AS (
+                     DELETE FROM events WHERE shard = $1 AND id <= (SELECT last FROM delivered) RETURNING id, observed_at
+                 ), missed AS MATERIALIZED (
                      SELECT c.sink, c.position, min(e.id) AS first_event, max(e.id) AS last_event, count(*) AS events,
                          min(e.observed_at) AS first_observed_at, max(e.observed_at) AS last_observed_at
-                     FROM cursors c JOIN events e ON e.shard = $1 AND e.id > c.position AND e.id <= $4
-                     WHERE c.shard = $1 AND EXISTS (SELECT FROM mine)
+                     FROM cursors c JOIN removed e ON e.id > c.position
+                     WHERE c.shard = $1
                      GROUP BY c.sink, c.position
                  ), extended AS (
                      UPDATE gaps g SET last_event = m.last_event, events = g.events + m.events,
@@ -144,8 +152,6 @@ impl Shard {
                  ), moved AS (
                      UPDATE cursors c SET position = greatest(c.position, m.last_event)
                      FROM missed m WHERE c.sink = m.sink AND c.shard = $1
-                 ), removed AS (
-                     DELETE FROM events WHERE shard = $1 AND id <= $4 AND EXISTS (SELECT FROM mine) RETURNING id
                  ), kept AS (
                      UPDATE shards SET pruned_to = greatest(pruned_to, (SELECT max(id) FROM removed))
                      WHERE shard IN (SELECT shard FROM mine)

@@ -28,7 +28,7 @@ const REGISTER: &str = fenced!(
      ), unconfigured AS (
          UPDATE accounts a SET configured = false
          WHERE a.shard = $1 AND a.configured AND ($7::bigint[] IS NULL OR a.account = ANY ($7))
-             AND NOT EXISTS (SELECT FROM given g WHERE g.appid = a.appid AND g.kf_account = a.kf_account)
+             AND (a.appid, a.kf_account) NOT IN (SELECT appid, kf_account FROM given)
              AND EXISTS (SELECT FROM mine)
      ), configured AS (
          INSERT INTO accounts AS a (shard, official_account, appid, kf_account, configured)
@@ -58,7 +58,9 @@ const REGISTER: &str = fenced!(
      ), started AS (
          INSERT INTO cursors (sink, shard, position)
          SELECT w.name, $1, CASE WHEN w.starts_now THEN
-             (SELECT greatest(s.pruned_to, (SELECT max(id) FROM events WHERE events.shard = $1)) FROM shards s WHERE s.shard = $1)
+             (SELECT ",
+    last_id!(),
+    " FROM shards s WHERE s.shard = $1)
              ELSE 0 END
          FROM unnest($11::text[], $13::boolean[]) w (name, starts_now) WHERE EXISTS (SELECT FROM mine)
          ON CONFLICT DO NOTHING
@@ -160,11 +162,11 @@ impl Shard {
             ],
         )
         .await?;
-        self.weigh().await
+        self.store_weight().await
     }
 
-    /// Tells the other replicas how many kf accounts the shard has, by which they share the shards.
-    pub(super) async fn weigh(&self) -> Result<(), StoreError> {
+    /// Stores how many kf accounts the shard has, by which replicas balance the shards.
+    pub(super) async fn store_weight(&self) -> Result<(), StoreError> {
         let sql = fenced!(
             "weighed AS (
                  UPDATE shards s SET weight = c.configured

@@ -1,13 +1,14 @@
 //! The tables, and how a schema gets them.
 //!
-//! [`VERSIONS`] lists what each version added. A new schema gets all of it, an older one what it lacks. Each version must work
-//! with the program of the version before, because replicas are upgraded one after the other.
+//! [`VERSIONS`] lists what each version added. A new schema gets all of it, an older one what it lacks. A program of the
+//! version before must be able to go on with it, because replicas are upgraded one after the other; it cannot start again.
 
 use tokio_postgres::error::SqlState;
 
 use super::{
-    connection::{Session, quoted},
-    error::classify,
+    column,
+    connection::{DatabaseSession, Retries, quoted},
+    error::{FailureKind, classify},
 };
 use crate::store::StoreError;
 
@@ -40,7 +41,7 @@ CREATE TABLE shards (
     weight integer NOT NULL DEFAULT 0, -- its configured kf accounts
     pruned_to bigint NOT NULL DEFAULT 0 -- ids up to this one were used, although the log no longer has them
 ) WITH (fillfactor = 20);
-INSERT INTO shards (shard) SELECT generate_series(0, 63);
+INSERT INTO shards (shard) SELECT generate_series(0, 63); -- ShardNumber::COUNT
 
 -- Rows are never deleted, because the sequence of an account must never start again.
 CREATE TABLE accounts (
@@ -145,7 +146,8 @@ CREATE TABLE refresh_tokens (appid text COLLATE "C" PRIMARY KEY, token text NOT 
 "#;
 
 /// Creates the schema if it is missing, and gives it the tables that it lacks.
-pub(super) async fn migrate(session: &Session, schema: &str) -> Result<(), StoreError> {
+pub(super) async fn migrate(session: &DatabaseSession, schema: &str) -> Result<(), StoreError> {
+    let mut retries = Retries::new();
     loop {
         let known = VERSIONS.len() as i32;
         let found = version(session, schema).await?;
@@ -158,35 +160,41 @@ pub(super) async fn migrate(session: &Session, schema: &str) -> Result<(), Store
         match apply(session, schema, found).await {
             // Another replica did it at the same time.
             Err(error) if error.code().is_some_and(is_conflict) => {}
-            applied => return applied.map_err(|error| classify(error).error),
+            Err(error) => {
+                let failure = classify(error);
+                if failure.kind != FailureKind::Busy || !retries.back_off().await {
+                    return Err(failure.error);
+                }
+            }
+            Ok(()) => return Ok(()),
         }
     }
 }
 
 /// The version of the schema; 0 if it has no tables.
-async fn version(session: &Session, schema: &str) -> Result<i32, StoreError> {
+async fn version(session: &DatabaseSession, schema: &str) -> Result<i32, StoreError> {
     let table = format!("{}.cluster", quoted(schema));
     let is_there = session.client().query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await;
     if !is_there.map_err(classify)?.get::<_, bool>(0) {
         return Ok(0);
     }
     let version = session.client().query_opt("SELECT schema FROM cluster", &[]).await.map_err(classify)?;
-    Ok(version.map_or(0, |row| row.get(0)))
+    version.map_or(Ok(0), |row| column(&row, 0))
 }
 
 /// In one message, so that the transaction does not wait for this process.
-async fn apply(session: &Session, schema: &str, from: i32) -> Result<(), tokio_postgres::Error> {
+async fn apply(session: &DatabaseSession, schema: &str, from: i32) -> Result<(), tokio_postgres::Error> {
     let missing: Vec<_> = VERSIONS.into_iter().skip(usize::try_from(from).unwrap_or_default()).collect();
+    // A role that owns the schema need not be allowed to create one.
+    let exists = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+    let exists: bool = session.client().query_one(exists, &[&schema]).await?.try_get(0)?;
+    let create = if exists { String::new() } else { format!("CREATE SCHEMA {};", quoted(schema)) };
     let set_version = if from == 0 {
         format!("INSERT INTO cluster (schema) VALUES ({})", VERSIONS.len())
     } else {
         format!("UPDATE cluster SET schema = {}", VERSIONS.len())
     };
-    let sql = format!(
-        "BEGIN; CREATE SCHEMA IF NOT EXISTS {}; {} {set_version}; COMMIT",
-        quoted(schema),
-        missing.concat()
-    );
+    let sql = format!("BEGIN; {create} {} {set_version}; COMMIT", missing.concat());
     let applied = session.client().batch_execute(&sql).await;
     if applied.is_err() {
         session.client().batch_execute("ROLLBACK").await?;
@@ -196,6 +204,7 @@ async fn apply(session: &Session, schema: &str, from: i32) -> Result<(), tokio_p
 
 fn is_conflict(code: &SqlState) -> bool {
     [
+        SqlState::DUPLICATE_COLUMN,
         SqlState::DUPLICATE_TABLE,
         SqlState::DUPLICATE_SCHEMA,
         SqlState::UNIQUE_VIOLATION,

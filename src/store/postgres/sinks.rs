@@ -50,7 +50,7 @@ impl Shard {
             ),
             ", EXISTS (SELECT FROM advanced)"
         );
-        known(&self.write_lazily(sql, &[&sink, &to.0]).await?)
+        known(&self.write_async(sql, &[&sink, &to.0]).await?)
     }
 
     pub(in crate::store) async fn rewind_cursor(
@@ -77,9 +77,12 @@ impl Shard {
             ", EXISTS (SELECT FROM cursor), (SELECT position FROM cursor), (SELECT id FROM first), (SELECT observed_at FROM first), ",
             count_events_after!("$1", "(SELECT id - 1 FROM first)"),
             " - ",
-            count_events_after!("$1", "(SELECT position FROM cursor)")
+            count_events_after!("$1", "(SELECT position FROM cursor)"),
+            // This one must be on the disk.
+            ", set_config('synchronous_commit', 'on', true)"
         );
-        let row = self.write_durably(sql, &[&sink, &after.0, &convert::ms(since)]).await?;
+        // On the connection that advances cursors, so that an advance that was sent before cannot follow.
+        let row = self.write_async(sql, &[&sink, &after.0, &convert::ms(since)]).await?;
         known(&row)?;
         Ok(match column::<Option<i64>>(&row, 3)? {
             None => CursorRewind { cursor: LogPosition(column(&row, 2)?), events: 0, from: None },

@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{store::StoreError, tls::TlsRoots};
 
-/// Makes connections that trust some roots and no others.
+/// Opens TLS connections with these TLS roots.
 #[derive(Clone)]
 pub(super) struct Tls(Arc<ClientConfig>);
 
@@ -32,7 +32,7 @@ impl Tls {
     /// Loads the roots from the file, if there is one, or else from the system.
     pub(super) fn load(ca_file: Option<&Path>) -> Result<Self, StoreError> {
         let roots = TlsRoots::load(ca_file)
-            .map_err(|error| StoreError::WrongServer(format!("ca_file: {}", crate::chain(&error))))?;
+            .map_err(|error| StoreError::Tls(format!("ca_file: {}", crate::chain(&error))))?;
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.certificates().iter().cloned());
         let config = ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
@@ -41,21 +41,23 @@ impl Tls {
 }
 
 /// Requires encryption unless the server is on this machine: what travels is the password and the ids of customers.
-pub(super) fn require(server: &mut Config) -> Result<(), StoreError> {
-    let is_remote = |host: &Host| match host {
-        Host::Tcp(name) => !is_loopback(name),
-        Host::Unix(_) => false,
-    };
-    let remote = server.get_hosts().iter().find(|host| is_remote(host));
+pub(super) fn require_tls(server: &mut Config) -> Result<(), StoreError> {
+    let names = server.get_hosts().iter().filter_map(|host| match host {
+        Host::Tcp(name) => Some(name.clone()),
+        Host::Unix(_) => None,
+    });
+    // An address is what is connected to, whatever the name is.
+    let addresses = server.get_hostaddrs().iter().map(ToString::to_string);
+    let remote = names.chain(addresses).find(|name| !is_loopback(name));
     match (server.get_ssl_mode(), remote) {
-        (SslMode::Disable, Some(Host::Tcp(name))) => Err(StoreError::WrongServer(format!(
+        (SslMode::Disable, Some(name)) => Err(StoreError::Tls(format!(
             "sslmode=disable is refused for {name}, which is not this machine: use sslmode=require"
         ))),
         (SslMode::Prefer, Some(_)) => {
             server.ssl_mode(SslMode::Require);
             Ok(())
         }
-        // Many servers have a certificate of their own making for local connections.
+        // Many servers have a self-signed certificate for local connections.
         (SslMode::Prefer, None) => {
             server.ssl_mode(SslMode::Disable);
             Ok(())
@@ -148,10 +150,13 @@ mod tests {
             ("host=db.example.com", Some(SslMode::Require)),
             ("host=10.0.0.1", Some(SslMode::Require)),
             ("host=localhost,db.example.com", Some(SslMode::Require)),
+            ("hostaddr=10.0.0.1", Some(SslMode::Require)),
+            ("host=localhost hostaddr=10.0.0.1", Some(SslMode::Require)),
+            ("host=localhost hostaddr=10.0.0.1 sslmode=disable", None),
             ("host=db.example.com sslmode=disable", None),
         ] {
             let mut config: Config = server.parse().unwrap();
-            let required = require(&mut config);
+            let required = require_tls(&mut config);
             assert_eq!(required.is_ok().then(|| config.get_ssl_mode()), expected, "{server}");
         }
     }

@@ -1,4 +1,5 @@
-//! Stores when access tokens were last fetched.
+//! Stores when access tokens were last fetched, and refresh tokens. They are not divided by shard, so the statements only name the shard
+//! that [`Shard::read`] passes.
 
 use std::collections::HashMap;
 

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use super::readers::ReaderPool;
 use crate::{
     domain::lease::Lease,
-    store::{error::StoreError, lease::HeldLease},
+    store::{error::StoreError, lease::StoreLease},
 };
 
 /// A file is one shard.
@@ -21,7 +21,7 @@ const LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct FileLease {
     epoch: i64,
     /// The lock on the file guarantees it, so that it does not end by itself.
-    pub(super) held: HeldLease,
+    pub(super) held: StoreLease,
 }
 
 impl FileLease {
@@ -36,7 +36,7 @@ impl FileLease {
             |row| row.get(0),
         )?;
         tx.commit()?;
-        Ok(Self { epoch, held: HeldLease::new(Arc::new(Lease::unlimited())) })
+        Ok(Self { epoch, held: StoreLease::new(Arc::new(Lease::unlimited())) })
     }
 
     /// Fails unless this process still owns the shard. If it does not, the lease ends, and every later check fails.

@@ -204,11 +204,11 @@ impl WriterThread {
     fn commit(&mut self, mut group: Group, queue: &mut StepQueue) {
         let outcome = self.try_commit(&mut group, queue);
         // Before the replies: a caller whose commit failed finds the failure counted.
-        self.published.set_outcome(outcome.as_ref().err());
+        self.published.publish_outcome(outcome.as_ref().err());
         self.log_displacement(outcome.as_ref().err());
         let outcome = outcome.map(|CommittedGroup { last_event, used_bytes }| {
-            self.published.set_committed(last_event);
-            self.published.set_used_bytes(used_bytes);
+            self.published.publish_committed(last_event);
+            self.published.publish_used_bytes(used_bytes);
         });
         for reply in group.replies {
             // A caller may have stopped waiting.

@@ -1,4 +1,4 @@
-//! The PostgreSQL server that tests/run.sh starts: schemas in it, and a proxy that loses answers.
+//! The PostgreSQL server that tests/with_postgres.sh starts, servers of single tests, and a proxy that loses answers.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use std::{
 
 use kfwatch::{
     domain::shard::ShardNumber,
-    store::{Beat, Cluster, PostgresOptions, Presence, Store, StoreError},
+    store::{Cluster, Heartbeat, PostgresOptions, ReplicaInfo, Store, StoreError},
 };
 use nix::unistd::User;
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ use super::{
 /// How to connect to the server.
 fn server() -> tokio_postgres::Config {
     let Some(server) = std::env::var_os("KFWATCH_TEST_POSTGRES") else {
-        unreachable!("tests/run.sh starts a server and names it");
+        unreachable!("tests/with_postgres.sh starts a server and names it");
     };
     server.to_str().unwrap().parse().unwrap()
 }
@@ -77,8 +77,8 @@ impl Schema {
     /// Opens the shard of [`APPID`], as the only replica.
     pub(crate) async fn open(&self) -> Store {
         let replica = Replica::connect(self, "only").await;
-        replica.beat(Duration::ZERO).await.unwrap();
-        replica.take(&[ShardNumber::of(APPID)]).await.remove(0).1
+        replica.send_heartbeat(Duration::ZERO).await.unwrap();
+        replica.acquire(&[ShardNumber::from_appid(APPID)]).await.remove(0).1
     }
 
     /// Executes a statement, as an operator does.
@@ -112,31 +112,31 @@ impl Schema {
     }
 }
 
-/// One replica, whose beats the test makes.
+/// One replica, whose heartbeats the test makes.
 pub(crate) struct Replica {
     pub(crate) cluster: Cluster,
-    pub(crate) presence: Presence,
+    pub(crate) info: ReplicaInfo,
 }
 
 impl Replica {
     pub(crate) async fn connect(schema: &Schema, name: &str) -> Self {
         static STARTED_AT: AtomicU32 = AtomicU32::new(0);
-        let presence = Presence {
+        let info = ReplicaInfo {
             name: name.to_owned(),
             address: format!("http://{name}:9184/"),
             version: "1".to_owned(),
             started_at: at(STARTED_AT.fetch_add(1, Ordering::Relaxed).into()),
             is_draining: false,
         };
-        Self { cluster: Cluster::connect(schema.options()).await.unwrap(), presence }
+        Self { cluster: Cluster::connect(schema.options()).await.unwrap(), info }
     }
 
-    pub(crate) async fn beat(&self, sent_at: Duration) -> Result<Beat, StoreError> {
-        self.cluster.beat(&self.presence, sent_at).await
+    pub(crate) async fn send_heartbeat(&self, sent_at: Duration) -> Result<Heartbeat, StoreError> {
+        self.cluster.send_heartbeat(&self.info, sent_at).await
     }
 
-    pub(crate) async fn take(&self, shards: &[ShardNumber]) -> Vec<(ShardNumber, Store)> {
-        self.cluster.take(&self.presence, shards).await.unwrap()
+    pub(crate) async fn acquire(&self, shards: &[ShardNumber]) -> Vec<(ShardNumber, Store)> {
+        self.cluster.acquire_shards(&self.info, shards).await.unwrap()
     }
 }
 
@@ -152,7 +152,7 @@ impl Server {
     pub(crate) fn start(configuration: impl FnOnce(&Path) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut server = Self { directory, address: free_address(), process: None };
-        own(server.directory.path());
+        give_to_server(server.directory.path());
         let data = server.directory.path().join("data");
         let mut initdb = program("initdb");
         initdb.args([
@@ -181,18 +181,18 @@ impl Server {
         server
     }
 
-    /// How to connect to the server, which is called so.
+    /// How to connect to the server under this host name.
     pub(crate) fn config(&self, name: &str) -> tokio_postgres::Config {
         let (ip, port) = (self.address.ip(), self.address.port());
         format!("host={name} hostaddr={ip} port={port} user=kfwatch dbname=postgres").parse().unwrap()
     }
 
     /// Writes a file that only the server can read, and returns its path.
-    pub(crate) fn write(directory: &Path, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn write_private_file(directory: &Path, name: &str, content: &str) -> PathBuf {
         let path = directory.join(name);
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        own(&path);
+        give_to_server(&path);
         path
     }
 
@@ -231,7 +231,8 @@ impl Drop for Server {
 fn program(name: &str) -> Command {
     let mut found: Vec<PathBuf> =
         glob::glob("/usr/lib/postgresql/*/bin").unwrap().map(Result::unwrap).collect();
-    found.sort();
+    let version = |path: &PathBuf| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    found.sort_by_key(version);
     let mut command = Command::new(found.last().unwrap().join(name));
     if let Some(user) = server_user() {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
@@ -241,7 +242,7 @@ fn program(name: &str) -> Command {
 }
 
 /// Gives a file to the user of the server.
-fn own(path: &Path) {
+fn give_to_server(path: &Path) {
     if let Some(user) = server_user() {
         std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
     }
@@ -260,8 +261,9 @@ pub(crate) struct Proxy {
 
 #[derive(Default)]
 struct ProxyState {
-    loses: AtomicBool,
-    lost: AtomicU32,
+    /// How many answers pass before one is lost; zero if none is lost.
+    countdown: AtomicU32,
+    has_lost: AtomicBool,
 }
 
 impl Proxy {
@@ -286,14 +288,15 @@ impl Proxy {
         proxy
     }
 
-    /// From now on, a connection is cut instead of its next answer, until a client connects again.
-    pub(crate) fn lose_next_answers(&self) {
-        self.state.loses.store(true, Ordering::Relaxed);
+    /// Cuts a connection instead of the n-th answer from now on, which the server has sent.
+    pub(crate) fn lose_answer(&self, n: u32) {
+        self.state.countdown.store(n, Ordering::Relaxed);
     }
 
-    /// How many answers were lost.
-    pub(crate) fn lost_answers(&self) -> u32 {
-        self.state.lost.load(Ordering::Relaxed)
+    /// Whether that answer was lost. If not, nothing is lost any more.
+    pub(crate) fn has_lost_answer(&self) -> bool {
+        self.state.countdown.store(0, Ordering::Relaxed);
+        self.state.has_lost.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -301,8 +304,10 @@ impl ProxyState {
     fn answer(&self, mut server: UnixStream, mut client: &UnixStream) {
         let mut answer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = server.read(&mut answer) {
-            if self.loses.swap(false, Ordering::Relaxed) {
-                self.lost.fetch_add(1, Ordering::Relaxed);
+            let before =
+                self.countdown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            if before == Ok(1) {
+                self.has_lost.store(true, Ordering::Relaxed);
                 break;
             }
             if client.write_all(&answer[..length]).is_err() {

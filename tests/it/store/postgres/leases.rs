@@ -1,4 +1,4 @@
-//! Who owns the shards of a store in PostgreSQL: replicas that die, pause, end, and start anew.
+//! Who owns the shards of a store in PostgreSQL: replicas that die, pause, end, and restart.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use futures_util::FutureExt;
 use kfwatch::{
     domain::{
         clock::Moment,
+        rebalance::{self, ShardMoves},
         shard::ShardNumber,
-        shares::{self, Moves},
     },
-    store::{Beat, Store, StoreError},
+    store::{Heartbeat, Store, StoreError},
 };
 
 use crate::support::{
@@ -23,26 +23,26 @@ fn seconds(monotonic: u64) -> Moment {
 }
 
 fn shard() -> ShardNumber {
-    ShardNumber::of(APPID)
+    ShardNumber::from_appid(APPID)
 }
 
-fn owner(beat: &Beat) -> Option<uuid::Uuid> {
-    beat.view.shards.iter().find(|view| view.number == shard()).unwrap().owner
+fn owner(heartbeat: &Heartbeat) -> Option<uuid::Uuid> {
+    heartbeat.view.shards.iter().find(|view| view.number == shard()).unwrap().owner
 }
 
 /// Two replicas. The first one owns a shard.
 async fn pair(schema: &Schema) -> (Replica, Store, Replica) {
     let [first, second] = [Replica::connect(schema, "first").await, Replica::connect(schema, "second").await];
-    first.beat(Duration::ZERO).await.unwrap();
-    let store = first.take(&[shard()]).await.remove(0).1;
-    let beat = second.beat(Duration::ZERO).await.unwrap();
-    assert_eq!(owner(&beat), Some(first.cluster.replica()));
-    assert_eq!(beat.replicas.len(), 2);
+    first.send_heartbeat(Duration::ZERO).await.unwrap();
+    let store = first.acquire(&[shard()]).await.remove(0).1;
+    let heartbeat = second.send_heartbeat(Duration::ZERO).await.unwrap();
+    assert_eq!(owner(&heartbeat), Some(first.cluster.replica()));
+    assert_eq!(heartbeat.replicas.len(), 2);
     (first, store, second)
 }
 
-/// As if a replica had not said for so long that it is alive.
-async fn be_silent(schema: &Schema, name: &str, seconds: u32) {
+/// Makes the last heartbeat of a replica so many seconds older.
+async fn age_heartbeat(schema: &Schema, name: &str, seconds: u32) {
     let sql = format!("UPDATE replicas SET seen_at = seen_at - interval '{seconds} s' WHERE name = '{name}'");
     schema.execute(&sql).await;
 }
@@ -52,9 +52,9 @@ async fn be_silent(schema: &Schema, name: &str, seconds: u32) {
 async fn shard_of_living_replica_is_not_taken() {
     let schema = Schema::new();
     let (first, store, second) = pair(&schema).await;
-    be_silent(&schema, "first", 5).await;
-    assert_eq!(owner(&second.beat(Duration::ZERO).await.unwrap()), Some(first.cluster.replica()));
-    assert!(second.take(&[shard()]).await.is_empty());
+    age_heartbeat(&schema, "first", 5).await;
+    assert_eq!(owner(&second.send_heartbeat(Duration::ZERO).await.unwrap()), Some(first.cluster.replica()));
+    assert!(second.acquire(&[shard()]).await.is_empty());
     register(&store, "a").await;
 }
 
@@ -65,55 +65,59 @@ async fn shard_of_silent_replica_is_taken_and_its_writes_are_refused() {
     let (first, store, second) = pair(&schema).await;
     let account = register(&store, "a").await;
     commit(&store, &account, vec![started("o-1", 1)]).await;
-    be_silent(&schema, "first", 10).await;
-    let beat = second.beat(Duration::ZERO).await.unwrap();
-    assert_eq!((owner(&beat), beat.replicas.len()), (None, 1));
-    let taken = second.take(&[shard()]).await.remove(0).1;
+    age_heartbeat(&schema, "first", 10).await;
+    let heartbeat = second.send_heartbeat(Duration::ZERO).await.unwrap();
+    assert_eq!((owner(&heartbeat), heartbeat.replicas.len()), (None, 1));
+    let taken = second.acquire(&[shard()]).await.remove(0).1;
     let again = register(&taken, "a").await;
     assert_eq!(listed(&again), [("o-1".to_owned(), 1)].into());
     assert_eq!(commit(&taken, &again, vec![ended("o-1", 1)]).await.sequence, 2);
     // It wakes up.
     let late = store.commit_poll(poll(&account, vec![ended("o-1", 1)])).await;
     assert!(matches!(late, Err(StoreError::LeaseLost)), "{late:?}");
-    assert_eq!(owner(&first.beat(Duration::ZERO).await.unwrap()), Some(second.cluster.replica()));
+    assert_eq!(owner(&first.send_heartbeat(Duration::ZERO).await.unwrap()), Some(second.cluster.replica()));
     assert_eq!(sequences(&events(&taken).await), [1, 2]);
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
-async fn beat_ends_lease_of_shard_that_another_took() {
+async fn heartbeat_ends_lease_of_shard_that_another_acquired() {
     let schema = Schema::new();
     let (first, store, second) = pair(&schema).await;
-    be_silent(&schema, "first", 10).await;
-    second.take(&[shard()]).await;
+    age_heartbeat(&schema, "first", 10).await;
+    second.acquire(&[shard()]).await;
     assert!(store.lost().now_or_never().is_none());
-    first.beat(Duration::from_secs(20)).await.unwrap();
+    first.send_heartbeat(Duration::from_secs(20)).await.unwrap();
     assert!(matches!(store.lost().now_or_never(), Some(StoreError::LeaseLost)));
     assert!(!store.lease().is_trusted(seconds(20)));
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
-async fn lease_is_trusted_for_eight_seconds_after_a_beat() {
+async fn lease_is_trusted_for_eight_seconds_after_a_heartbeat() {
     let schema = Schema::new();
     let (first, store, _second) = pair(&schema).await;
     let lease = store.lease();
     assert!(lease.is_trusted(seconds(7)) && !lease.is_trusted(seconds(8)));
-    first.beat(Duration::from_secs(5)).await.unwrap();
+    first.send_heartbeat(Duration::from_secs(5)).await.unwrap();
     assert!(lease.is_trusted(seconds(12)) && !lease.is_trusted(seconds(13)));
 }
 
-/// At the moment when it wakes up, another one may be taking its shard.
+/// At the moment when it wakes up, another one may be acquiring its shard, whose row is locked then.
 #[tokio::test]
 #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
-async fn first_beat_after_silence_extends_nothing() {
+async fn heartbeat_after_silence_extends_no_shard_that_is_being_acquired() {
     let schema = Schema::new();
     let (first, store, _second) = pair(&schema).await;
-    be_silent(&schema, "first", 10).await;
-    first.beat(Duration::from_secs(20)).await.unwrap();
+    age_heartbeat(&schema, "first", 10).await;
+    let acquiring = schema.client().await;
+    acquiring.batch_execute("BEGIN; SELECT FROM shards FOR UPDATE").await.unwrap();
+    first.send_heartbeat(Duration::from_secs(20)).await.unwrap();
     assert!(!store.lease().is_trusted(seconds(20)));
-    first.beat(Duration::from_secs(21)).await.unwrap();
-    assert!(store.lease().is_trusted(seconds(21)), "nobody has taken the shard");
+    acquiring.batch_execute("ROLLBACK").await.unwrap();
+    age_heartbeat(&schema, "first", 10).await;
+    first.send_heartbeat(Duration::from_secs(21)).await.unwrap();
+    assert!(store.lease().is_trusted(seconds(21)), "nobody has acquired the shard");
     register(&store, "a").await;
 }
 
@@ -123,22 +127,26 @@ async fn released_shard_is_taken_at_once() {
     let schema = Schema::new();
     let (_first, store, second) = pair(&schema).await;
     store.close().await;
-    assert_eq!(owner(&second.beat(Duration::ZERO).await.unwrap()), None);
-    assert_eq!(second.take(&[shard()]).await.len(), 1);
+    assert_eq!(owner(&second.send_heartbeat(Duration::ZERO).await.unwrap()), None);
+    assert_eq!(second.acquire(&[shard()]).await.len(), 1);
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
 async fn restarted_replica_takes_shards_of_its_predecessor_at_once() {
     let schema = Schema::new();
-    let (first, store, _second) = pair(&schema).await;
+    let (first, store, second) = pair(&schema).await;
     let restarted = Replica::connect(&schema, "first").await;
-    assert_eq!(owner(&restarted.beat(Duration::ZERO).await.unwrap()), None);
-    assert_eq!(restarted.take(&[shard()]).await.len(), 1);
-    let refused = first.beat(Duration::from_secs(1)).await.unwrap_err();
+    let heartbeat = restarted.send_heartbeat(Duration::ZERO).await.unwrap();
+    assert_eq!((owner(&heartbeat), heartbeat.inherited), (Some(restarted.cluster.replica()), vec![shard()]));
+    // Others move nothing because of that.
+    let seen = second.send_heartbeat(Duration::ZERO).await.unwrap();
+    assert_eq!((owner(&seen), seen.replicas.len()), (Some(restarted.cluster.replica()), 2));
+    assert_eq!(restarted.acquire(&[shard()]).await.len(), 1);
+    let refused = first.send_heartbeat(Duration::from_secs(1)).await.unwrap_err();
     let text = error_chain(&refused);
     assert!(text.contains("called first") && text.contains("http://first:9184/"), "{text}");
-    assert!(matches!(store.lost().now_or_never(), Some(StoreError::LeaseLost)));
+    assert!(matches!(store.lost().now_or_never(), Some(StoreError::SameName { .. })));
 }
 
 /// The end of a statement was lost between two packets: PostgreSQL waits for it, and keeps the lock.
@@ -154,17 +162,14 @@ async fn shard_that_stays_locked_is_taken_after_its_sessions_are_ended() {
     ))
     .await
     .unwrap();
-    be_silent(&schema, "first", 10).await;
-    assert!(second.take(&[shard()]).await.is_empty(), "it does not wait");
+    age_heartbeat(&schema, "first", 10).await;
+    assert!(second.acquire(&[shard()]).await.is_empty(), "it does not wait");
     second.cluster.end_sessions_of(id).await.unwrap();
-    let taken = loop {
-        // The server ends the sessions a moment later.
-        if let Some((_, taken)) = second.take(&[shard()]).await.pop() {
-            break taken;
-        }
-        tokio::task::yield_now().await;
-    };
-    register(&taken, "a").await;
+    // The server ends the sessions a moment later.
+    let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+    while second.acquire(&[shard()]).await.is_empty() {
+        assert!(tokio::time::Instant::now() < patience, "the session was not ended");
+    }
 }
 
 /// Each replica follows the plan. Whatever they see of each other, every shard has one owner in the end, and all have as many.
@@ -175,17 +180,18 @@ async fn replicas_share_all_shards() {
     let replicas = ["a", "b", "c"];
     let replicas = futures_util::future::join_all(replicas.map(|name| Replica::connect(&schema, name))).await;
     for replica in &replicas {
-        replica.beat(Duration::ZERO).await.unwrap();
+        replica.send_heartbeat(Duration::ZERO).await.unwrap();
     }
     let mut owned: Vec<Vec<(ShardNumber, Store)>> = vec![Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..20 {
         let rounds = replicas.iter().zip(&mut owned).map(|(replica, owned)| async {
-            let beat = replica.beat(Duration::ZERO).await.unwrap();
-            let Moves { take, give } = shares::plan(&beat.view, replica.cluster.replica());
-            for (_, store) in owned.extract_if(.., |(number, _)| give.contains(number)) {
+            let heartbeat = replica.send_heartbeat(Duration::ZERO).await.unwrap();
+            let ShardMoves { acquire, release } =
+                rebalance::plan_moves(&heartbeat.view, replica.cluster.replica());
+            for (_, store) in owned.extract_if(.., |(number, _)| release.contains(number)) {
                 store.close().await;
             }
-            owned.extend(replica.take(&take).await);
+            owned.extend(replica.acquire(&acquire).await);
         });
         futures_util::future::join_all(rounds).await;
     }
@@ -195,4 +201,38 @@ async fn replicas_share_all_shards() {
     let mut numbers: Vec<ShardNumber> = owned.iter().flatten().map(|(number, _)| *number).collect();
     numbers.sort_unstable();
     assert!(numbers.into_iter().eq(ShardNumber::all()));
+}
+
+/// An asynchronous standby was promoted that lacks the newest commits.
+#[tokio::test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+async fn no_number_is_used_twice_after_the_database_lost_commits() {
+    // The next commit of a kf account that lost events, of one that did not, or no commit.
+    for next in [Some(1), Some(0), None] {
+        let schema = Schema::new();
+        let (first, store, _second) = pair(&schema).await;
+        let registered = store.register_accounts(vec![account("a"), account("b")]).await.unwrap().configured;
+        let [a, b] = &registered[..] else { unreachable!() };
+        commit(&store, a, vec![started("o-1", 1)]).await;
+        commit(&store, b, vec![started("o-2", 2), started("o-3", 3)]).await;
+        let lost = "DELETE FROM events WHERE id > 1; DELETE FROM sessions WHERE createtime > 1;
+                    UPDATE records SET sequence = 0 WHERE sequence = 2";
+        schema.execute(lost).await;
+        if let Some(next) = next {
+            let refused = store.commit_poll(poll(&registered[next], vec![started("o-4", 4)])).await;
+            assert!(matches!(refused, Err(StoreError::EventsLost { events: 2 })), "{refused:?}");
+        } else {
+            first.send_heartbeat(Duration::ZERO).await.unwrap();
+        }
+        assert!(matches!(store.lost().await, StoreError::EventsLost { .. }));
+        drop(store);
+        // It is loaded again.
+        let heartbeat = first.send_heartbeat(Duration::ZERO).await.unwrap();
+        assert_eq!(owner(&heartbeat), None);
+        let store = first.acquire(&[shard()]).await.remove(0).1;
+        let again = register(&store, "b").await;
+        assert!(again.snapshot.is_empty(), "the next poll finds both sessions again");
+        let committed = commit(&store, &again, vec![started("o-2", 2), started("o-3", 3)]).await;
+        assert_eq!((committed.sequence, committed.last_event.0), (4, 5));
+    }
 }

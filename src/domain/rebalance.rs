@@ -1,7 +1,7 @@
-//! Which shards a replica takes and gives, so that every shard has an owner and no replica has much more than the others.
+//! Which shards a replica acquires and releases, so that every shard has an owner and no replica has much more than the others.
 //!
 //! There is no leader. Every replica computes the same from what the database says at about the same time, and carries out its own
-//! part. Views may differ for a moment; then a shard is taken a beat later, or moved once more. The store alone decides who owns a
+//! part. Views may differ for a moment; then a shard is acquired a heartbeat later, or moved once more. The store alone decides who owns a
 //! shard.
 //!
 //! A shard that nobody owns goes to the replica with the least weight. Then shards move from the heaviest replica to the lightest, as
@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use super::shard::ShardNumber;
 
-/// How many shards a replica gives at a beat: each is without polls for a moment.
-const MAX_GIVEN: usize = 8;
+/// How many shards a replica releases at a heartbeat: each is without polls for a moment. A draining replica releases all at once.
+const MAX_RELEASED: usize = 8;
 
 /// What the database says about the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// Replicas that are alive and do not end.
+pub struct ClusterView {
+    /// Replicas that are alive and not draining.
     pub replicas: Vec<Uuid>,
     /// Every shard.
     pub shards: Vec<ShardView>,
@@ -43,27 +43,27 @@ impl ShardView {
     }
 }
 
-/// What one replica does.
+/// Which shards one replica acquires and releases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Moves {
-    /// Shards to take.
-    pub take: Vec<ShardNumber>,
-    /// Shards to give, so that others take them.
-    pub give: Vec<ShardNumber>,
+pub struct ShardMoves {
+    /// Shards that nobody owns, to acquire.
+    pub acquire: Vec<ShardNumber>,
+    /// Shards to release, so that others acquire them.
+    pub release: Vec<ShardNumber>,
 }
 
-/// What replica `me` does.
-pub fn plan(view: &View, me: Uuid) -> Moves {
+/// Computes which shards replica `me` acquires and releases.
+pub fn plan_moves(view: &ClusterView, me: Uuid) -> ShardMoves {
     let mut weights: BTreeMap<Uuid, u64> = view.replicas.iter().map(|replica| (*replica, 0)).collect();
     for shard in &view.shards {
         if let Some(weight) = shard.owner.and_then(|owner| weights.get_mut(&owner)) {
             *weight += shard.weight();
         }
     }
-    let mut moves = Moves::default();
+    let mut moves = ShardMoves::default();
     if !weights.contains_key(&me) {
-        // It ends: the others take what it has.
-        moves.give = owned_by(view, me).map(|shard| shard.number).collect();
+        // It is draining: the others acquire what it has.
+        moves.release = owned_by(view, me).map(|shard| shard.number).collect();
         return moves;
     }
     let mut unowned: Vec<&ShardView> = view.shards.iter().filter(|shard| shard.owner.is_none()).collect();
@@ -72,18 +72,18 @@ pub fn plan(view: &View, me: Uuid) -> Moves {
         let Some((lightest, weight)) = weights.iter_mut().min_by_key(|(_, weight)| **weight) else { break };
         *weight += shard.weight();
         if *lightest == me {
-            moves.take.push(shard.number);
+            moves.acquire.push(shard.number);
         }
     }
-    moves.give = given(view, me, weights);
+    moves.release = shards_to_release(view, me, weights);
     moves
 }
 
-/// What `me` gives, given the weights that all replicas will have without moves.
-fn given(view: &View, me: Uuid, mut weights: BTreeMap<Uuid, u64>) -> Vec<ShardNumber> {
-    let mut given = Vec::new();
+/// Which shards `me` releases, given the weights that all replicas will have without moves.
+fn shards_to_release(view: &ClusterView, me: Uuid, mut weights: BTreeMap<Uuid, u64>) -> Vec<ShardNumber> {
+    let mut released = Vec::new();
     let mut moved: Vec<ShardNumber> = Vec::new();
-    while given.len() < MAX_GIVEN {
+    while released.len() < MAX_RELEASED {
         let heaviest = weights.iter().max_by_key(|(replica, weight)| (**weight, Reverse(**replica)));
         let lightest = weights.iter().min_by_key(|(_, weight)| **weight);
         let (Some((&heaviest, &most)), Some((&lightest, &least))) = (heaviest, lightest) else { break };
@@ -99,13 +99,13 @@ fn given(view: &View, me: Uuid, mut weights: BTreeMap<Uuid, u64>) -> Vec<ShardNu
         weights.insert(heaviest, most - shard.weight());
         weights.insert(lightest, least + shard.weight());
         if heaviest == me {
-            given.push(shard.number);
+            released.push(shard.number);
         }
     }
-    given
+    released
 }
 
-fn owned_by(view: &View, owner: Uuid) -> impl Iterator<Item = &ShardView> {
+fn owned_by(view: &ClusterView, owner: Uuid) -> impl Iterator<Item = &ShardView> {
     view.shards.iter().filter(move |shard| shard.owner == Some(owner))
 }
 
@@ -127,18 +127,18 @@ mod tests {
     }
 
     /// Has all replicas act on the same view. Returns how many shards were taken.
-    fn beat(view: &mut View, replicas: &[Uuid]) -> usize {
-        let moves: Vec<(Uuid, Moves)> =
-            replicas.iter().map(|replica| (*replica, plan(view, *replica))).collect();
+    fn act(view: &mut ClusterView, replicas: &[Uuid]) -> usize {
+        let moves: Vec<(Uuid, ShardMoves)> =
+            replicas.iter().map(|replica| (*replica, plan_moves(view, *replica))).collect();
         let mut taken = 0;
         for (replica, moves) in moves {
             for shard in &mut view.shards {
-                if moves.take.contains(&shard.number) {
+                if moves.acquire.contains(&shard.number) {
                     assert_eq!(shard.owner, None, "taken by one replica only");
                     shard.owner = Some(replica);
                     taken += 1;
                 }
-                if moves.give.contains(&shard.number) {
+                if moves.release.contains(&shard.number) {
                     assert_eq!(shard.owner, Some(replica));
                     shard.owner = None;
                 }
@@ -147,13 +147,13 @@ mod tests {
         taken
     }
 
-    /// Beats until nothing changes. Returns how many shards were taken.
-    fn settle(view: &mut View) -> usize {
+    /// Has them act until nothing changes. Returns how many shards were taken.
+    fn settle(view: &mut ClusterView) -> usize {
         let replicas = view.replicas.clone();
         let mut taken = 0;
         for _ in 0..200 {
             let before = view.clone();
-            taken += beat(view, &replicas);
+            taken += act(view, &replicas);
             if *view == before {
                 return taken;
             }
@@ -161,12 +161,12 @@ mod tests {
         unreachable!("moves do not end: {view:?}");
     }
 
-    fn weights(view: &View) -> Vec<u64> {
+    fn weights(view: &ClusterView) -> Vec<u64> {
         let weight = |replica: &Uuid| owned_by(view, *replica).map(ShardView::weight).sum();
         view.replicas.iter().map(weight).collect()
     }
 
-    fn assert_balanced(view: &View) {
+    fn assert_balanced(view: &ClusterView) {
         assert!(
             view.shards.iter().all(|shard| shard.owner.is_some_and(|owner| view.replicas.contains(&owner)))
         );
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn equal_shards_are_spread_evenly() {
-        let mut view = View { replicas: replicas(3), shards: unowned(&[0; 64]) };
+        let mut view = ClusterView { replicas: replicas(3), shards: unowned(&[0; 64]) };
         assert_eq!(settle(&mut view), 64, "each is taken once");
         let mut weights = weights(&view);
         weights.sort_unstable();
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn joining_replica_gets_its_share_and_nothing_else_moves() {
-        let mut view = View { replicas: replicas(3), shards: unowned(&[100; 64]) };
+        let mut view = ClusterView { replicas: replicas(3), shards: unowned(&[100; 64]) };
         settle(&mut view);
         view.replicas = replicas(4);
         assert_eq!(settle(&mut view), 16);
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn shards_of_dead_replica_are_spread_and_nothing_else_moves() {
-        let mut view = View { replicas: replicas(4), shards: unowned(&[100; 64]) };
+        let mut view = ClusterView { replicas: replicas(4), shards: unowned(&[100; 64]) };
         settle(&mut view);
         let dead = view.replicas.pop();
         view.shards.iter_mut().filter(|shard| shard.owner == dead).for_each(|shard| shard.owner = None);
@@ -205,17 +205,17 @@ mod tests {
     }
 
     #[test]
-    fn ending_replica_gives_everything_and_takes_nothing() {
-        let mut view = View { replicas: replicas(2), shards: unowned(&[1; 64]) };
+    fn draining_replica_releases_everything_and_acquires_nothing() {
+        let mut view = ClusterView { replicas: replicas(2), shards: unowned(&[1; 64]) };
         settle(&mut view);
         let ending = view.replicas.pop().unwrap();
-        let moves = plan(&view, ending);
-        assert_eq!((moves.give.len(), moves.take.len()), (32, 0));
+        let moves = plan_moves(&view, ending);
+        assert_eq!((moves.release.len(), moves.acquire.len()), (32, 0));
     }
 
     #[test]
     fn heavy_shard_stays_alone() {
-        let mut view = View { replicas: replicas(3), shards: unowned(&[1_000, 1, 1, 1, 1]) };
+        let mut view = ClusterView { replicas: replicas(3), shards: unowned(&[1_000, 1, 1, 1, 1]) };
         settle(&mut view);
         let mut weights = weights(&view);
         weights.sort_unstable();
@@ -229,7 +229,7 @@ mod tests {
             owners in prop::collection::vec(0_u128..9, 64),
             count in 1_u128..9,
         ) {
-            let mut view = View { replicas: replicas(count), shards: unowned(&kf_accounts) };
+            let mut view = ClusterView { replicas: replicas(count), shards: unowned(&kf_accounts) };
             for (shard, owner) in view.shards.iter_mut().zip(owners) {
                 shard.owner = (1..=count).contains(&owner).then(|| Uuid::from_u128(owner));
             }
