@@ -4,8 +4,8 @@
 //! part. Views may differ for a moment; then a shard is acquired a heartbeat later, or moved once more. The store alone decides who owns a
 //! shard.
 //!
-//! A shard that nobody owns goes to the replica with the least weight. Then shards move from the heaviest replica to the lightest, as
-//! long as that makes the two more equal. Each move lessens the sum of the squares of the weights, so that moves end.
+//! A shard that nobody owns goes to the replica with the least weight. Then shards move from the heaviest replicas to the lightest, as
+//! long as that makes two of them more equal. Each move lessens the sum of the squares of the weights, so that moves end.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -84,21 +84,23 @@ fn shards_to_release(view: &ClusterView, me: Uuid, mut weights: BTreeMap<Uuid, u
     let mut released = Vec::new();
     let mut moved: Vec<ShardNumber> = Vec::new();
     while released.len() < MAX_RELEASED {
-        let heaviest = weights.iter().max_by_key(|(replica, weight)| (**weight, Reverse(**replica)));
-        let lightest = weights.iter().min_by_key(|(_, weight)| **weight);
-        let (Some((&heaviest, &most)), Some((&lightest, &least))) = (heaviest, lightest) else { break };
+        let Some((&lightest, &least)) = weights.iter().min_by_key(|(_, weight)| **weight) else { break };
         // Moving less than the difference makes the two more equal; moving half of it, equal.
-        let candidates = owned_by(view, heaviest)
-            .filter(|shard| shard.weight() < most - least && !moved.contains(&shard.number));
-        let Some(shard) =
-            candidates.min_by_key(|shard| ((2 * shard.weight()).abs_diff(most - least), shard.number))
-        else {
-            break;
+        let best_of = |owner: Uuid, weight: u64| {
+            owned_by(view, owner)
+                .filter(|shard| shard.weight() < weight - least && !moved.contains(&shard.number))
+                .min_by_key(|shard| ((2 * shard.weight()).abs_diff(weight - least), shard.number))
         };
+        let mut heaviest_first: Vec<(Uuid, u64)> =
+            weights.iter().map(|(replica, weight)| (*replica, *weight)).collect();
+        heaviest_first.sort_by_key(|&(replica, weight)| (Reverse(weight), replica));
+        let best =
+            heaviest_first.into_iter().find_map(|(owner, weight)| Some((owner, best_of(owner, weight)?)));
+        let Some((owner, shard)) = best else { break };
         moved.push(shard.number);
-        weights.insert(heaviest, most - shard.weight());
-        weights.insert(lightest, least + shard.weight());
-        if heaviest == me {
+        *weights.entry(owner).or_default() -= shard.weight();
+        *weights.entry(lightest).or_default() += shard.weight();
+        if owner == me {
             released.push(shard.number);
         }
     }
@@ -171,10 +173,10 @@ mod tests {
             view.shards.iter().all(|shard| shard.owner.is_some_and(|owner| view.replicas.contains(&owner)))
         );
         let weights = weights(view);
-        let (most, least) = (weights.iter().max().unwrap(), weights.iter().min().unwrap());
+        let least = weights.iter().min().unwrap();
         for (replica, weight) in view.replicas.iter().zip(&weights) {
             let smallest = owned_by(view, *replica).map(ShardView::weight).min().unwrap_or(u64::MAX);
-            assert!(weight < most || smallest >= most - least, "a move would help: {weights:?}");
+            assert!(smallest >= weight - least, "a move would help: {weights:?}");
         }
     }
 
