@@ -59,7 +59,7 @@ pub enum StoreError {
     )]
     Corrupt { source: Cause },
     #[error(
-        "the disk of the store, or of its database server, is full: free some space; commits then resume by themselves"
+        "the disk of the store is full: free some space; commits then resume by themselves"
     )]
     Full { source: Cause },
     #[error("the store cannot be read or written: check its disk and file system")]

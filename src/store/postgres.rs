@@ -53,10 +53,13 @@ mod connection;
 mod dead_letters;
 mod error;
 mod events;
+mod group;
 mod lease;
 mod numbering;
+mod owned_shard;
 mod prune;
 mod registrations;
+mod replicas;
 mod schema;
 mod server;
 mod sinks;
@@ -66,11 +69,13 @@ mod writer;
 
 pub use self::{
     connection::PostgresOptions,
-    lease::{Heartbeat, LivingReplica, ReplicaInfo},
+    lease::Heartbeat,
+    replicas::{LivingReplica, ReplicaInfo},
 };
 use self::{
     connection::{Connection, Connector, Purpose},
-    writer::{OwnedShard, Writer},
+    owned_shard::OwnedShard,
+    writer::Writer,
 };
 
 /// The connections of one replica to the store.
@@ -101,7 +106,7 @@ impl Database {
         let connector = Arc::new(Connector::new(options, &application_name(replica))?);
         let session = connector.connect_once().await?;
         schema::migrate(&session, connector.schema()).await?;
-        lease::forget_old_replicas(&session).await?;
+        replicas::forget_old_replicas(&session).await?;
         drop(session);
         let connection = |purpose| Connection::new(Arc::clone(&connector), purpose);
         let commits = Arc::new(connection(Purpose::Commits));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures_util::future::try_join_all;
 use tokio_postgres::Row;
 
-use super::{Shard, column, writer::AfterCommit};
+use super::{Shard, column, group::AfterCommit};
 use crate::{
     domain::{
         account::Account,

@@ -9,8 +9,8 @@
 //! again.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::Arc,
 };
 
 use tokio::{
@@ -20,77 +20,26 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    commit::{self, CommitGroup, CommittedShards},
+    commit::{self, CommitGroup},
     connection::{Connection, Retries},
     error::{Failure, FailureKind},
-    numbering::{AccountProgress, NumberedCommit, StoredSessions, has_repeated_session, number_events},
-};
-use crate::{
-    domain::shard::ShardNumber,
-    store::{
-        StoreError,
-        accounts::RenderedCommit,
-        lease::StoreLease,
-        published::Published,
-        types::{AccountId, Committed, LogPosition},
+    group::{
+        AfterCommit, Group, STEPS_PER_GROUP, Sequences, Step, answer_known, bytes, does_not_fit, fail, settle,
     },
+    numbering::{StoredSessions, has_repeated_session, number_events},
+    owned_shard::OwnedShard,
+};
+use crate::store::{
+    StoreError,
+    accounts::RenderedCommit,
+    types::{AccountId, Committed},
 };
 
 /// Commits that may wait; further callers wait for a place in the queue.
 const QUEUED_STEPS: usize = 2_000;
 
-/// Commits in one statement.
-const STEPS_PER_GROUP: usize = 1_000;
-
-/// Events in one statement, unless a single commit has more: some eight megabytes.
-const EVENTS_PER_GROUP: usize = 10_000;
-
 /// How many times a group is numbered again after the store was read, before it counts as failed.
 const MAX_ROUNDS: u32 = 5;
-
-/// What an event takes on the disk in addition to its JSON: its columns and its places in two indexes.
-const BYTES_BESIDE_JSON: usize = 150;
-
-/// A shard that this replica owns, as the writer knows it.
-#[derive(Debug)]
-pub(super) struct OwnedShard {
-    pub(super) number: ShardNumber,
-    pub(super) epoch: i64,
-    pub(super) lease: StoreLease,
-    published: Arc<Published>,
-    numbers: Mutex<ShardProgress>,
-}
-
-#[derive(Debug)]
-struct ShardProgress {
-    /// The id of the newest event.
-    last_id: i64,
-    /// What the next commits of accounts continue from, as far as it is known.
-    accounts: HashMap<AccountId, AccountProgress>,
-    /// How many committed events the database has lost.
-    lost_events: Option<u64>,
-}
-
-impl OwnedShard {
-    pub(super) fn new(number: ShardNumber, epoch: i64, lease: StoreLease, published: Arc<Published>) -> Self {
-        let last_id = published.committed.borrow().0;
-        let numbers = Mutex::new(ShardProgress { last_id, accounts: HashMap::new(), lost_events: None });
-        Self { number, epoch, lease, published, numbers }
-    }
-
-    /// The newest event that this replica has committed.
-    pub(super) fn last_id(&self) -> i64 {
-        self.numbers().last_id
-    }
-
-    fn has_lost_events(&self) -> bool {
-        matches!(self.lease.check(), Err(StoreError::EventsLost { .. }))
-    }
-
-    fn numbers(&self) -> MutexGuard<'_, ShardProgress> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The handle of the task, which ends when the handle is dropped.
 #[derive(Debug)]
@@ -106,34 +55,6 @@ enum WriterMessage {
     CheckForLostEvents(Arc<OwnedShard>),
     /// Replies when everything that was queued before has its outcome.
     Drain(oneshot::Sender<()>),
-}
-
-/// Whether an account is still configured after a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AfterCommit {
-    Stays,
-    Leaves,
-}
-
-/// One commit.
-#[derive(Debug)]
-struct Step {
-    log: Arc<OwnedShard>,
-    rendered: RenderedCommit,
-    account: AfterCommit,
-    reply: oneshot::Sender<Result<Committed, StoreError>>,
-    /// Whether its assumptions have to be read from the store first, because one was wrong or an answer was lost.
-    is_uncertain: bool,
-    /// Its sequences before and after, when it was last sent.
-    sent: Option<Sequences>,
-    /// The same of a statement whose answer was lost.
-    unanswered: Option<Sequences>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Sequences {
-    before: i64,
-    after: i64,
 }
 
 impl Writer {
@@ -299,11 +220,11 @@ impl WriterTask {
         for step in steps.iter_mut() {
             let (shard, id) = (step.log.number.get(), step.rendered.commit.id);
             let last_id = last_ids.entry(shard).or_insert_with(|| {
-                let last_id = step.log.numbers().last_id;
+                let last_id = step.log.progress().last_id;
                 group.add_shard(shard, step.log.epoch, last_id);
                 last_id
             });
-            let Some(before) = step.log.numbers().accounts.get(&id).copied() else { continue };
+            let Some(before) = step.log.progress().accounts.get(&id).copied() else { continue };
             let numbered = number_events(&step.rendered, before, found.get(&id), *last_id);
             *last_id += numbered.events.len() as i64;
             *added_bytes.entry(shard).or_default() += bytes(&numbered);
@@ -334,17 +255,17 @@ impl WriterTask {
             }
         }
         let unknown = |step: &&Step| {
-            step.is_uncertain || !step.log.numbers().accounts.contains_key(&step.rendered.commit.id)
+            step.is_uncertain || !step.log.progress().accounts.contains_key(&step.rendered.commit.id)
         };
         let accounts: Vec<i64> = steps.iter().filter(unknown).map(|step| step.rendered.commit.id.0).collect();
         if !accounts.is_empty() {
             let read_progress = commit::read_progress(&self.connection, &accounts).await?;
             for step in steps.iter().filter(unknown) {
                 let id = step.rendered.commit.id;
-                let mut numbers = step.log.numbers();
+                let mut progress = step.log.progress();
                 match read_progress.get(&id) {
-                    Some(numbering) => numbers.accounts.insert(id, *numbering),
-                    None => numbers.accounts.remove(&id),
+                    Some(numbering) => progress.accounts.insert(id, *numbering),
+                    None => progress.accounts.remove(&id),
                 };
             }
         }
@@ -371,7 +292,7 @@ impl WriterTask {
         for log in logs {
             let Some(&last_id) = last_ids.get(&log.number.get()) else { continue };
             let (events, known, accounts) = {
-                let mut progress = log.numbers();
+                let mut progress = log.progress();
                 let known = progress.last_id;
                 if last_id < known {
                     // Remembered, because the next look finds the numbers raised.
@@ -392,124 +313,4 @@ impl WriterTask {
         }
         Ok(())
     }
-}
-
-/// Steps that one statement can commit.
-#[derive(Default)]
-struct Group {
-    steps: Vec<Step>,
-    accounts: HashSet<AccountId>,
-    epochs: HashMap<ShardNumber, i64>,
-    events: usize,
-}
-
-impl Group {
-    fn has_room_for(&self, step: &Step) -> bool {
-        let events = self.events + step.rendered.drafts.len();
-        let epoch = self.epochs.get(&step.log.number);
-        self.steps.len() < STEPS_PER_GROUP
-            && (events <= EVENTS_PER_GROUP || self.steps.is_empty())
-            && !self.accounts.contains(&step.rendered.commit.id)
-            && epoch.is_none_or(|epoch| *epoch == step.log.epoch)
-    }
-
-    fn add(&mut self, step: Step) {
-        self.accounts.insert(step.rendered.commit.id);
-        self.epochs.insert(step.log.number, step.log.epoch);
-        self.events += step.rendered.drafts.len();
-        self.steps.push(step);
-    }
-}
-
-/// Replies to steps whose account is unknown, and to those that were committed although their answer was lost.
-fn answer_known(steps: &mut Vec<Step>) {
-    for step in std::mem::take(steps) {
-        let numbers = step.log.numbers();
-        let (numbering, last_id) = (numbers.accounts.get(&step.rendered.commit.id).copied(), numbers.last_id);
-        drop(numbers);
-        match numbering {
-            None => step.answer(Err(StoreError::UnknownAccount)),
-            Some(numbering) if step.was_committed(numbering) => {
-                step.log.published.publish_committed(LogPosition(last_id));
-                step.answer_committed(numbering.sequence, last_id);
-            }
-            Some(_) => steps.push(step),
-        }
-    }
-}
-
-impl Step {
-    fn answer(self, outcome: Result<Committed, StoreError>) {
-        // A caller may have stopped waiting.
-        self.reply.send(outcome).ok();
-    }
-
-    fn answer_committed(self, sequence: i64, last_id: i64) {
-        self.answer(Ok(Committed { last_event: LogPosition(last_id), sequence: sequence.unsigned_abs() }));
-    }
-
-    /// Whether a statement without an answer was executed after all. Nobody else writes to the account, so its events show that. A
-    /// commit without events can be repeated.
-    fn was_committed(&self, stored: AccountProgress) -> bool {
-        self.unanswered.is_some_and(|sent| sent.before < sent.after && sent.after == stored.sequence)
-    }
-}
-
-/// Replies to the steps whose outcome is known and removes them. The others were numbered from wrong assumptions.
-fn settle(
-    steps: &mut Vec<Step>,
-    outcome: &CommittedShards,
-    last_ids: &HashMap<i16, i64>,
-    added_bytes: &HashMap<i16, u64>,
-) {
-    let mut committed_shards = HashSet::new();
-    for mut step in std::mem::take(steps) {
-        let shard = step.log.number.get();
-        if !outcome.owned.contains(&shard) {
-            step.log.lease.end(StoreError::LeaseLost);
-            step.log.published.publish_outcome(Some(&StoreError::LeaseLost));
-            step.answer(Err(StoreError::LeaseLost));
-        } else if let (true, Some(sent), Some(last_id)) =
-            (outcome.committed.contains(&shard), step.sent, last_ids.get(&shard).copied())
-        {
-            let commit = &step.rendered.commit;
-            let numbering = AccountProgress { sequence: sent.after, state: commit.record.state };
-            let mut numbers = step.log.numbers();
-            numbers.accounts.insert(commit.id, numbering);
-            numbers.last_id = last_id;
-            drop(numbers);
-            if committed_shards.insert(shard) {
-                let published = &step.log.published;
-                published.publish_outcome(None);
-                published.publish_committed(LogPosition(last_id));
-                let used =
-                    *published.used_bytes.borrow() + added_bytes.get(&shard).copied().unwrap_or_default();
-                published.publish_used_bytes(used);
-            }
-            step.answer_committed(sent.after, last_id);
-        } else {
-            step.is_uncertain = true;
-            steps.push(step);
-        }
-    }
-}
-
-fn does_not_fit() -> StoreError {
-    let what: Box<dyn std::error::Error + Send + Sync> = "a commit does not fit what is stored".into();
-    StoreError::Rejected { source: what.into() }
-}
-
-fn fail(steps: Vec<Step>, error: &StoreError) {
-    let mut failed = HashSet::new();
-    for step in steps {
-        if failed.insert(step.log.number) {
-            step.log.published.publish_outcome(Some(error));
-        }
-        step.answer(Err(error.clone()));
-    }
-}
-
-/// What the events of a commit take on the disk.
-fn bytes(numbered: &NumberedCommit) -> u64 {
-    numbered.events.iter().map(|event| (event.json.len() + BYTES_BESIDE_JSON) as u64).sum()
 }
