@@ -242,7 +242,7 @@ impl Cluster {
     ) -> Result<Vec<(ShardNumber, Store)>, StoreError> {
         let taken = self.database.acquire_shards(info, shards).await?;
         let open = |shard: Shard| {
-            let (number, published) = (shard.number(), Arc::clone(&shard.published));
+            let (number, published) = (shard.number(), Arc::clone(shard.published()));
             (number, Store::new(published, Backend::Postgres(Arc::new(shard))))
         };
         Ok(taken.into_iter().map(open).collect())

@@ -58,9 +58,7 @@ pub enum StoreError {
          -shm, and start with a new store"
     )]
     Corrupt { source: Cause },
-    #[error(
-        "the disk of the store is full: free some space; commits then resume by themselves"
-    )]
+    #[error("the disk of the store is full: free some space; commits then resume by themselves")]
     Full { source: Cause },
     #[error("the store cannot be read or written: check its disk and file system")]
     Unavailable { source: Cause },

@@ -149,8 +149,7 @@ fn application_name(replica: Uuid) -> String {
 pub(super) struct Shard {
     database: Arc<Database>,
     /// What the writer knows of it.
-    log: Arc<OwnedShard>,
-    pub(super) published: Arc<Published>,
+    owned: Arc<OwnedShard>,
     /// Set when it is released.
     released: OnceCell<()>,
 }
@@ -166,38 +165,43 @@ impl Shard {
     ) -> Self {
         let lease = StoreLease::new(Arc::new(Lease::until(trusted_until)));
         let published = Arc::new(Published::new(LogPosition(last_event), 0));
-        let log = Arc::new(OwnedShard::new(number, epoch, lease, Arc::clone(&published)));
-        database.owned_shards().insert(number, Arc::downgrade(&log));
-        Self { database: Arc::clone(database), log, published, released: OnceCell::new() }
+        let owned = Arc::new(OwnedShard::new(number, epoch, lease, published));
+        database.owned_shards().insert(number, Arc::downgrade(&owned));
+        Self { database: Arc::clone(database), owned, released: OnceCell::new() }
     }
 
     pub(super) fn number(&self) -> ShardNumber {
-        self.log.number
+        self.owned.number
+    }
+
+    /// What the writer publishes about its commits.
+    pub(super) fn published(&self) -> &Arc<Published> {
+        &self.owned.published
     }
 
     /// What everything asks that acts for the accounts of the shard.
     pub(super) fn lease(&self) -> Arc<Lease> {
-        Arc::clone(&self.log.lease.lease)
+        Arc::clone(&self.owned.lease.lease)
     }
 
     /// Waits until the lease has ended, and returns why.
     pub(super) async fn lost(&self) -> StoreError {
-        self.log.lease.ended().await
+        self.owned.lease.ended().await
     }
 
     /// The used bytes: a server does not report how much of the disk a shard takes.
     pub(super) fn size_bytes(&self) -> u64 {
-        *self.published.used_bytes.borrow()
+        *self.owned.published.used_bytes.borrow()
     }
 
     /// Commits queued steps and releases the shard to another owner.
     pub(super) async fn close(&self) {
         let release = async || {
-            self.log.lease.end(StoreError::Closed);
+            self.owned.lease.end(StoreError::Closed);
             self.database.writer.drain().await;
             let sql = "UPDATE shards SET owner = NULL WHERE shard = $1 AND owner = $2 AND epoch = $3";
             let parameters: [&(dyn ToSql + Sync); 3] =
-                [&self.log.number.get(), &self.database.replica, &self.log.epoch];
+                [&self.owned.number.get(), &self.database.replica, &self.owned.epoch];
             // If it fails, the next heartbeat releases it.
             self.database.commits.query(sql, &parameters).await.ok();
         };
@@ -212,14 +216,14 @@ impl Shard {
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
-        self.log.lease.check()?;
+        self.owned.lease.check()?;
         let fence: [&(dyn ToSql + Sync); 3] =
-            [&self.log.number.get(), &self.database.replica, &self.log.epoch];
+            [&self.owned.number.get(), &self.database.replica, &self.owned.epoch];
         let rows = connection.query(sql, &[&fence, parameters].concat()).await?;
         match rows.into_iter().next() {
             Some(row) if row.try_get(0).is_ok_and(|is_owner: bool| is_owner) => Ok(row),
             _ => {
-                self.log.lease.end(StoreError::LeaseLost);
+                self.owned.lease.end(StoreError::LeaseLost);
                 Err(StoreError::LeaseLost)
             }
         }
@@ -267,8 +271,8 @@ impl Shard {
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
-        self.log.lease.check()?;
-        let shard: [&(dyn ToSql + Sync); 1] = [&self.log.number.get()];
+        self.owned.lease.check()?;
+        let shard: [&(dyn ToSql + Sync); 1] = [&self.owned.number.get()];
         connection.query(sql, &[&shard, parameters].concat()).await
     }
 }
@@ -276,6 +280,11 @@ impl Shard {
 /// A column, whose type the statement determines.
 fn column<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, StoreError> {
     row.try_get(index).map_err(|error| StoreError::corrupt(error.to_string()))
+}
+
+/// A number of rows.
+fn count(row: &Row, index: usize) -> Result<u64, StoreError> {
+    Ok(column::<i64>(row, index)?.unsigned_abs())
 }
 
 /// A text as PostgreSQL takes it: NUL is the only character that it refuses.

@@ -86,13 +86,13 @@ impl Shard {
         &self,
         rendered: RenderedCommit,
     ) -> Result<Committed, StoreError> {
-        self.database.writer.commit(&self.log, rendered, AfterCommit::Stays).await
+        self.database.writer.commit(&self.owned, rendered, AfterCommit::Stays).await
     }
 
     pub(in crate::store) async fn remove_accounts(&self, leaving: Vec<PollCommit>) -> Result<(), StoreError> {
         let removals = leaving.into_iter().map(|commit| async {
             let rendered = RenderedCommit::unlimited(commit);
-            match self.database.writer.commit(&self.log, rendered, AfterCommit::Leaves).await {
+            match self.database.writer.commit(&self.owned, rendered, AfterCommit::Leaves).await {
                 Ok(_) | Err(StoreError::UnknownAccount) => Ok(()),
                 Err(error) => Err(error),
             }

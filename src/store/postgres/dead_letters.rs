@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 
 use super::{
-    Shard, column,
+    Shard, column, count,
     events::{event, event_columns},
     text,
 };
@@ -57,7 +57,7 @@ impl Shard {
                 ],
             )
             .await?;
-        count(&row)
+        count(&row, 1)
     }
 
     pub(in crate::store) async fn dead_letters(
@@ -99,7 +99,7 @@ impl Shard {
             ),
             ", (SELECT count(*) FROM retried)"
         );
-        count(&self.write_durably(sql, &[&sink]).await?)
+        count(&self.write_durably(sql, &[&sink]).await?, 1)
     }
 
     pub(in crate::store) async fn remove_dead_letter(
@@ -125,13 +125,8 @@ impl Shard {
             ),
             ", (SELECT count(*) FROM dropped)"
         );
-        count(&self.write_durably(sql, &[&sink]).await?)
+        count(&self.write_durably(sql, &[&sink]).await?, 1)
     }
-}
-
-/// The second column of a statement that writes.
-fn count(row: &Row) -> Result<u64, StoreError> {
-    Ok(column::<i64>(row, 1)?.unsigned_abs())
 }
 
 /// A dead letter from a row of `dead_letters!`.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
-use super::{Shard, column};
+use super::{Shard, column, count};
 use crate::store::{
     StoreError, convert,
     log::{OUT_OF_ORDER_MS, SMALL_LOG},
@@ -62,7 +62,7 @@ impl Shard {
         limit: usize,
     ) -> Result<EventPage, StoreError> {
         // This process has committed the newest event itself.
-        let last = *self.published.committed.borrow();
+        let last = *self.owned.published.committed.borrow();
         let until = filter.until.map_or(last, |until| until.min(last));
         let accounts: Option<Vec<i64>> =
             filter.accounts.map(|accounts| accounts.iter().map(|account| account.0).collect());
@@ -124,7 +124,7 @@ impl Shard {
 
     pub(in crate::store) async fn count_events(&self) -> Result<u64, StoreError> {
         let rows = self.read(concat!("SELECT ", count_events_after!("$1", "0")), &[]).await?;
-        rows.first().map_or(Ok(0), |row| Ok(column::<i64>(row, 0)?.unsigned_abs()))
+        rows.first().map_or(Ok(0), |row| count(row, 0))
     }
 }
 

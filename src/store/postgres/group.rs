@@ -40,7 +40,7 @@ pub(super) enum AfterCommit {
 /// One commit.
 #[derive(Debug)]
 pub(super) struct Step {
-    pub(super) log: Arc<OwnedShard>,
+    pub(super) shard: Arc<OwnedShard>,
     pub(super) rendered: RenderedCommit,
     pub(super) account: AfterCommit,
     pub(super) reply: oneshot::Sender<Result<Committed, StoreError>>,
@@ -70,16 +70,16 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn has_room_for(&self, step: &Step) -> bool {
         let events = self.events + step.rendered.drafts.len();
-        let epoch = self.epochs.get(&step.log.number);
+        let epoch = self.epochs.get(&step.shard.number);
         self.steps.len() < STEPS_PER_GROUP
             && (events <= EVENTS_PER_GROUP || self.steps.is_empty())
             && !self.accounts.contains(&step.rendered.commit.id)
-            && epoch.is_none_or(|epoch| *epoch == step.log.epoch)
+            && epoch.is_none_or(|epoch| *epoch == step.shard.epoch)
     }
 
     pub(super) fn add(&mut self, step: Step) {
         self.accounts.insert(step.rendered.commit.id);
-        self.epochs.insert(step.log.number, step.log.epoch);
+        self.epochs.insert(step.shard.number, step.shard.epoch);
         self.events += step.rendered.drafts.len();
         self.steps.push(step);
     }
@@ -88,15 +88,14 @@ impl Group {
 /// Replies to steps whose account is unknown, and to those that were committed although their answer was lost.
 pub(super) fn answer_known(steps: &mut Vec<Step>) {
     for step in std::mem::take(steps) {
-        let progress = step.log.progress();
-        let (numbering, last_id) =
-            (progress.accounts.get(&step.rendered.commit.id).copied(), progress.last_id);
+        let progress = step.shard.progress();
+        let (stored, last_id) = (progress.accounts.get(&step.rendered.commit.id).copied(), progress.last_id);
         drop(progress);
-        match numbering {
+        match stored {
             None => step.answer(Err(StoreError::UnknownAccount)),
-            Some(numbering) if step.was_committed(numbering) => {
-                step.log.published.publish_committed(LogPosition(last_id));
-                step.answer_committed(numbering.sequence, last_id);
+            Some(stored) if step.was_committed(stored) => {
+                step.shard.published.publish_committed(LogPosition(last_id));
+                step.answer_committed(stored.sequence, last_id);
             }
             Some(_) => steps.push(step),
         }
@@ -129,22 +128,22 @@ pub(super) fn settle(
 ) {
     let mut committed_shards = HashSet::new();
     for mut step in std::mem::take(steps) {
-        let shard = step.log.number.get();
+        let shard = step.shard.number.get();
         if !outcome.owned.contains(&shard) {
-            step.log.lease.end(StoreError::LeaseLost);
-            step.log.published.publish_outcome(Some(&StoreError::LeaseLost));
+            step.shard.lease.end(StoreError::LeaseLost);
+            step.shard.published.publish_outcome(Some(&StoreError::LeaseLost));
             step.answer(Err(StoreError::LeaseLost));
         } else if let (true, Some(sent), Some(last_id)) =
             (outcome.committed.contains(&shard), step.sent, last_ids.get(&shard).copied())
         {
             let commit = &step.rendered.commit;
-            let numbering = AccountProgress { sequence: sent.after, state: commit.record.state };
-            let mut progress = step.log.progress();
-            progress.accounts.insert(commit.id, numbering);
+            let after = AccountProgress { sequence: sent.after, state: commit.record.state };
+            let mut progress = step.shard.progress();
+            progress.accounts.insert(commit.id, after);
             progress.last_id = last_id;
             drop(progress);
             if committed_shards.insert(shard) {
-                let published = &step.log.published;
+                let published = &step.shard.published;
                 published.publish_outcome(None);
                 published.publish_committed(LogPosition(last_id));
                 let used =
@@ -167,8 +166,8 @@ pub(super) fn does_not_fit() -> StoreError {
 pub(super) fn fail(steps: Vec<Step>, error: &StoreError) {
     let mut failed = HashSet::new();
     for step in steps {
-        if failed.insert(step.log.number) {
-            step.log.published.publish_outcome(Some(error));
+        if failed.insert(step.shard.number) {
+            step.shard.published.publish_outcome(Some(error));
         }
         step.answer(Err(error.clone()));
     }

@@ -250,7 +250,10 @@ impl Database {
 
     /// Ends all leases.
     fn end_all(&self, reason: &StoreError) {
-        self.owned_shards().values().filter_map(Weak::upgrade).for_each(|log| log.lease.end(reason.clone()));
+        self.owned_shards()
+            .values()
+            .filter_map(Weak::upgrade)
+            .for_each(|shard| shard.lease.end(reason.clone()));
     }
 }
 

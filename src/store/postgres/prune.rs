@@ -1,6 +1,6 @@
 //! Removes what is older than its retention, or what exceeds the size limit, one batch at a time.
 
-use super::{Shard, column, events::count_events_after};
+use super::{Shard, column, count, events::count_events_after};
 use crate::store::{
     StoreError, convert,
     types::{LogPosition, PruneLimits, Pruned, SizeLimit, SizePruneOutcome},
@@ -37,12 +37,8 @@ impl Shard {
                        WHERE c.shard = $1 AND s.removed_at IS NULL AND s.suspended_at IS NULL
                        ORDER BY c.position, c.sink LIMIT 1) l ON true";
         let rows = self.read(sql, &[]).await?;
-        let Some((row, oldest)) =
-            rows.first().map(|row| Ok::<_, StoreError>((row, column::<Option<i64>>(row, 0)?))).transpose()?
-        else {
-            return Ok(SizePruneOutcome::NothingLeft);
-        };
-        let Some(oldest) = oldest else { return Ok(SizePruneOutcome::NothingLeft) };
+        let Some(row) = rows.first() else { return Ok(SizePruneOutcome::NothingLeft) };
+        let Some(oldest) = column::<Option<i64>>(row, 0)? else { return Ok(SizePruneOutcome::NothingLeft) };
         let most_lagging: Option<i64> = column(row, 2)?;
         if let Some(cursor) = most_lagging.filter(|cursor| *cursor < oldest) {
             return Ok(SizePruneOutcome::Blocked { sink: column(row, 1)?, cursor: LogPosition(cursor) });
@@ -64,8 +60,8 @@ impl Shard {
                           FROM (SELECT * FROM events WHERE shard = $1 ORDER BY id DESC LIMIT 100) newest), 0))::bigint"
         );
         let rows = self.read(sql, &[]).await?;
-        let bytes = rows.first().map_or(Ok(0), |row| column::<i64>(row, 0))?.unsigned_abs();
-        self.published.publish_used_bytes(bytes);
+        let bytes = rows.first().map_or(Ok(0), |row| count(row, 0))?;
+        self.owned.published.publish_used_bytes(bytes);
         Ok(bytes)
     }
 
@@ -188,6 +184,6 @@ impl Shard {
         sql: &'static str,
         parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<u64, StoreError> {
-        Ok(column::<i64>(&self.write_durably(sql, parameters).await?, 1)?.unsigned_abs())
+        count(&self.write_durably(sql, parameters).await?, 1)
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
-use super::{Shard, column, events::count_events_after, text};
+use super::{Shard, column, count, events::count_events_after, text};
 use crate::{
     domain::sink_state::SinkState,
     store::{
@@ -88,7 +88,7 @@ impl Shard {
             None => CursorRewind { cursor: LogPosition(column(&row, 2)?), events: 0, from: None },
             Some(first) => CursorRewind {
                 cursor: LogPosition(first - 1),
-                events: column::<i64>(&row, 5)?.unsigned_abs(),
+                events: count(&row, 5)?,
                 from: convert::optional_time(column(&row, 4)?)?,
             },
         })
@@ -150,7 +150,6 @@ fn known(row: &Row) -> Result<(), StoreError> {
 
 /// A sink from a row of [`SINKS`].
 fn stored(row: &Row) -> Result<StoredSink, StoreError> {
-    let count = |index| Ok::<_, StoreError>(column::<i64>(row, index)?.unsigned_abs());
     let missed: Option<i64> = column(row, 9)?;
     let missed = missed.map(|events| {
         let observed_between = [convert::time(column(row, 10)?)?, convert::time(column(row, 11)?)?];
@@ -161,11 +160,11 @@ fn stored(row: &Row) -> Result<StoredSink, StoreError> {
         removed_at: convert::optional_time(column(row, 1)?)?,
         state: state(row, 2)?,
         backlog: SinkBacklog {
-            expired_dead_letters: count(4)?,
-            events: count(5)?,
+            expired_dead_letters: count(row, 4)?,
+            events: count(row, 5)?,
             oldest: convert::optional_time(column(row, 6)?)?,
-            dead_letters: count(7)?,
-            lost_events: count(8)?,
+            dead_letters: count(row, 7)?,
+            lost_events: count(row, 8)?,
         },
         missed: missed.transpose()?,
     })

@@ -68,15 +68,14 @@ impl Writer {
     /// Queues a commit and returns its result. It is committed even if the caller stops waiting.
     pub(super) async fn commit(
         &self,
-        log: &Arc<OwnedShard>,
+        shard: &Arc<OwnedShard>,
         rendered: RenderedCommit,
         account: AfterCommit,
     ) -> Result<Committed, StoreError> {
-        log.lease.check()?;
+        shard.lease.check()?;
         let (reply, committed) = oneshot::channel();
-        let log_of_step = Arc::clone(log);
         let step = Step {
-            log: log_of_step,
+            shard: Arc::clone(shard),
             rendered,
             account,
             reply,
@@ -88,16 +87,16 @@ impl Writer {
         match committed.await {
             Ok(outcome) if queued => outcome,
             _ => {
-                log.lease.end(StoreError::WriterPanicked);
+                shard.lease.end(StoreError::WriterPanicked);
                 Err(StoreError::WriterPanicked)
             }
         }
     }
 
     /// Checks whether the log of a shard has lost events, and if so ends its lease.
-    pub(super) fn check_for_lost_events(&self, log: Arc<OwnedShard>) {
+    pub(super) fn check_for_lost_events(&self, shard: Arc<OwnedShard>) {
         // If the queue is full, the next heartbeat asks again.
-        self.queue.try_send(WriterMessage::CheckForLostEvents(log)).ok();
+        self.queue.try_send(WriterMessage::CheckForLostEvents(shard)).ok();
     }
 
     /// Returns when everything that was queued before has its outcome.
@@ -145,9 +144,9 @@ impl WriterTask {
                     group.accounts.insert(step.rendered.commit.id);
                     others.push_back(WriterMessage::Commit(step));
                 }
-                WriterMessage::CheckForLostEvents(log) => {
+                WriterMessage::CheckForLostEvents(shard) => {
                     // If it fails, the next heartbeat asks again.
-                    self.check_last_ids(&[log]).await.ok();
+                    self.check_last_ids(&[shard]).await.ok();
                 }
                 WriterMessage::Drain(reply) if group.steps.is_empty() && others.is_empty() => {
                     reply.send(()).ok();
@@ -218,13 +217,13 @@ impl WriterTask {
         let mut last_ids: HashMap<i16, i64> = HashMap::new();
         let mut added_bytes: HashMap<i16, u64> = HashMap::new();
         for step in steps.iter_mut() {
-            let (shard, id) = (step.log.number.get(), step.rendered.commit.id);
+            let (shard, id) = (step.shard.number.get(), step.rendered.commit.id);
             let last_id = last_ids.entry(shard).or_insert_with(|| {
-                let last_id = step.log.progress().last_id;
-                group.add_shard(shard, step.log.epoch, last_id);
+                let last_id = step.shard.progress().last_id;
+                group.add_shard(shard, step.shard.epoch, last_id);
                 last_id
             });
-            let Some(before) = step.log.progress().accounts.get(&id).copied() else { continue };
+            let Some(before) = step.shard.progress().accounts.get(&id).copied() else { continue };
             let numbered = number_events(&step.rendered, before, found.get(&id), *last_id);
             *last_id += numbered.events.len() as i64;
             *added_bytes.entry(shard).or_default() += bytes(&numbered);
@@ -246,25 +245,25 @@ impl WriterTask {
         steps: &mut Vec<Step>,
     ) -> Result<HashMap<AccountId, StoredSessions>, Failure> {
         if steps.iter().any(|step| step.is_uncertain) {
-            let logs = steps.iter().map(|step| (step.log.number.get(), Arc::clone(&step.log)));
-            let logs: HashMap<i16, Arc<OwnedShard>> = logs.collect();
-            self.check_last_ids(&logs.into_values().collect::<Vec<_>>()).await?;
-            for step in steps.extract_if(.., |step| step.log.has_lost_events()) {
-                let ended = step.log.lease.check();
+            let shards = steps.iter().map(|step| (step.shard.number.get(), Arc::clone(&step.shard)));
+            let shards: HashMap<i16, Arc<OwnedShard>> = shards.collect();
+            self.check_last_ids(&shards.into_values().collect::<Vec<_>>()).await?;
+            for step in steps.extract_if(.., |step| step.shard.has_lost_events()) {
+                let ended = step.shard.lease.check();
                 step.answer(Err(ended.err().unwrap_or(StoreError::Closed)));
             }
         }
         let unknown = |step: &&Step| {
-            step.is_uncertain || !step.log.progress().accounts.contains_key(&step.rendered.commit.id)
+            step.is_uncertain || !step.shard.progress().accounts.contains_key(&step.rendered.commit.id)
         };
         let accounts: Vec<i64> = steps.iter().filter(unknown).map(|step| step.rendered.commit.id.0).collect();
         if !accounts.is_empty() {
-            let read_progress = commit::read_progress(&self.connection, &accounts).await?;
+            let stored = commit::read_progress(&self.connection, &accounts).await?;
             for step in steps.iter().filter(unknown) {
                 let id = step.rendered.commit.id;
-                let mut progress = step.log.progress();
-                match read_progress.get(&id) {
-                    Some(numbering) => progress.accounts.insert(id, *numbering),
+                let mut progress = step.shard.progress();
+                match stored.get(&id) {
+                    Some(stored) => progress.accounts.insert(id, *stored),
                     None => progress.accounts.remove(&id),
                 };
             }
@@ -285,14 +284,14 @@ impl WriterTask {
     /// Reads the newest events of the shards. A log that has more than is known contains what was committed without an answer. One
     /// that has less has lost events that were acknowledged: a standby was promoted that did not have them yet. Then the lease ends,
     /// so that the shard is loaded again: the next polls find the lost changes.
-    async fn check_last_ids(&self, logs: &[Arc<OwnedShard>]) -> Result<(), Failure> {
-        let shards: Vec<i16> = logs.iter().map(|log| log.number.get()).collect();
+    async fn check_last_ids(&self, shards: &[Arc<OwnedShard>]) -> Result<(), Failure> {
+        let numbers: Vec<i16> = shards.iter().map(|shard| shard.number.get()).collect();
         let last_ids: HashMap<i16, i64> =
-            commit::last_ids(&self.connection, &shards).await?.into_iter().collect();
-        for log in logs {
-            let Some(&last_id) = last_ids.get(&log.number.get()) else { continue };
+            commit::last_ids(&self.connection, &numbers).await?.into_iter().collect();
+        for shard in shards {
+            let Some(&last_id) = last_ids.get(&shard.number.get()) else { continue };
             let (events, known, accounts) = {
-                let mut progress = log.progress();
+                let mut progress = shard.progress();
                 let known = progress.last_id;
                 if last_id < known {
                     // Remembered, because the next look finds the numbers raised.
@@ -304,12 +303,12 @@ impl WriterTask {
                 };
                 (events, known, progress.accounts.clone())
             };
-            let owner = (log.number.get(), self.owner, log.epoch);
+            let owner = (shard.number.get(), self.owner, shard.epoch);
             commit::raise_numbers(&self.connection, owner, known, &accounts).await?;
             let lost = StoreError::EventsLost { events };
-            tracing::error!(shard = log.number.get(), "{lost}");
-            log.published.publish_outcome(Some(&lost));
-            log.lease.end(lost);
+            tracing::error!(shard = shard.number.get(), "{lost}");
+            shard.published.publish_outcome(Some(&lost));
+            shard.lease.end(lost);
         }
         Ok(())
     }
