@@ -17,7 +17,7 @@ use axum::{Router, body::Bytes, http::StatusCode, routing::post};
 use jiff::Timestamp;
 use kfwatch::{
     app::clock::SystemClock,
-    dispatch::{DispatchContext, Dispatcher},
+    dispatch::{DispatchContext, Dispatcher, SinkShare},
     domain::{
         account::{Account, AccountState, Conclusion},
         clock::Clock,
@@ -245,8 +245,13 @@ impl Site {
         let drain = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for ((name, sink), registered) in sinks.into_iter().zip(registered) {
-            let (dispatcher, _) =
-                Dispatcher::new(name, sink, EventFilter::default(), &registered, context.clone());
+            let (dispatcher, _) = Dispatcher::new(
+                SinkShare::new(name),
+                sink,
+                EventFilter::default(),
+                &registered,
+                context.clone(),
+            );
             let run = dispatcher.run(drain.clone(), LONGEST_DRAIN);
             tasks.spawn(async { run.await.unwrap() });
         }

@@ -32,6 +32,7 @@ mod token_records;
 mod watchdog;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     net::SocketAddr,
     pin::pin,
@@ -40,6 +41,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -59,12 +61,19 @@ pub(crate) use self::{
     operations::{account_of_platform, build_operations},
 };
 use self::{
-    context::RunContext, desired::Desired, leaving::Left, ownership::OwnershipRequest, reconcile::Prepared,
-    reload::Reloader, replica::Replica, run::Run, service_manager::ServiceManager, tasks::TaskSet,
+    context::RunContext,
+    desired::{Desired, OwnedStores},
+    leaving::Left,
+    ownership::OwnershipRequest,
+    reconcile::Prepared,
+    reload::Reloader,
+    replica::Replica,
+    run::{Run, RunEvent},
+    service_manager::ServiceManager,
 };
 use crate::{
     config::{Config, MetricsConfig},
-    domain::clock::Clock,
+    domain::{clock::Clock, plan::RunId},
     metrics::{Metrics, exposition::Detail},
     reload::{ReloadMode, ReloadRequest, ReloadRequests, ReloadTrigger},
     schedule::{queue::PollQueue, ticker::ManualTicks},
@@ -88,8 +97,8 @@ pub struct App {
 
 /// What makes the daemon reconcile.
 enum Cause {
-    /// A part has left, so that it may start again.
-    Left(Left),
+    /// A part of a run has left, so that it may start again.
+    Left(RunId, Left),
     Reload(ReloadRequest),
     Ownership(OwnershipRequest),
     /// `reload_interval` has passed.
@@ -115,9 +124,11 @@ impl App {
         let metrics = Arc::new(Metrics::new()?);
         let web = Arc::new(web_state(&config, &clock, &metrics, &reloads));
         let queue = Arc::new(PollQueue::new(config.api.max_in_flight_per_official_account));
-        let context = RunContext { metrics, clock, queue };
+        let (poll_log, sink_admin, sink_shares) = (Arc::default(), Arc::default(), Arc::default());
+        let context = RunContext { metrics, clock, queue, poll_log, sink_admin, sink_shares };
         let replica = Replica::start(context, web, reloads.clone()).await?;
-        let mut prepared = Box::pin(replica.prepare(Desired::new(Arc::new(config)))).await?;
+        let mut prepared =
+            Box::pin(replica.prepare(Desired::new(Arc::new(config), OwnedStores::File))).await?;
         replica.register(&mut prepared).await?;
         Ok(Self { replica, prepared, loader: None, reloads, reload_receiver, ownership, ownership_receiver })
     }
@@ -172,12 +183,8 @@ impl App {
 
     /// A function that makes all sinks reopen their files at their next delivery.
     pub fn reopen_files(&self) -> impl Fn() + use<> {
-        let commands = self.replica.commands();
-        move || {
-            if let Some(commands) = commands.load_full() {
-                commands.sinks.reopen_files();
-            }
-        }
+        let sinks = Arc::clone(&self.replica.context.sink_admin);
+        move || sinks.reopen_files()
     }
 
     /// A handle that starts polls without waiting for their schedule, for tests.
@@ -192,7 +199,7 @@ impl App {
         replica.context.metrics.config_reloaded(true, replica.context.clock.now().wall);
         replica.apply(prepared);
         replica.start_shared_tasks();
-        replica.run.iter().for_each(Run::log_token_wait);
+        replica.log_token_wait();
         let (web, service_manager) = (Arc::clone(&replica.web), replica.service_manager.clone());
         service_manager.ready(&web).await;
         let reloader = Reloader::new(loader);
@@ -204,8 +211,11 @@ impl App {
             let cause = tokio::select! {
                 biased;
                 () = &mut shutdown => break Ok(()),
-                failed = failure(&mut replica.tasks, &mut replica.run) => break Err(failed),
-                Some(left) = replica.left.recv() => Cause::Left(left),
+                (_, failed) = replica.tasks.failure() => break Err(failed),
+                (run, event) = next_event(&mut replica.runs) => match event {
+                    RunEvent::Left(left) => Cause::Left(run, left),
+                    RunEvent::Failed(error) => break Err(error),
+                },
                 Some(request) = ownership_receiver.recv() => Cause::Ownership(request),
                 Some(request) = reload_receiver.recv() => Cause::Reload(request),
                 () = tokio::time::sleep_until(retry_at.unwrap_or(next_look)), if retry_at.is_some() => Cause::Retry,
@@ -229,10 +239,8 @@ impl App {
         web.ready.store(false, Ordering::Relaxed);
         replica.end_notifications().await;
         service_manager.stopping().await;
-        if matches!(ended, Err(AppError::Store(_)))
-            && let Some(run) = replica.run.take()
-        {
-            run.abandon().await;
+        if matches!(ended, Err(AppError::Store(_))) {
+            join_all(std::mem::take(&mut replica.runs).into_values().map(Run::abandon)).await;
         }
         tracing::info!("Draining: running polls and delivery attempts finish");
         Box::pin(replica.stop(desired.config.shutdown_timeout)).await;
@@ -241,17 +249,12 @@ impl App {
     }
 }
 
-/// Waits until a task fails that must not end, or the store is lost.
-async fn failure(tasks: &mut TaskSet, run: &mut Option<Run>) -> AppError {
-    let run_fails = async {
-        match run {
-            Some(run) => run.failure().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        error = run_fails => error,
-        (_, error) = tasks.failure() => error,
+/// Waits until something happens to a run. Without runs it never returns.
+async fn next_event(runs: &mut BTreeMap<RunId, Run>) -> (RunId, RunEvent) {
+    let events = runs.iter_mut().map(|(id, run)| run.next_event().map(|event| (*id, event)));
+    match events.collect::<FuturesUnordered<_>>().next().await {
+        Some(event) => event,
+        None => std::future::pending().await,
     }
 }
 
@@ -265,8 +268,8 @@ async fn reconcile(
     // Whoever asked for a change of ownership waits until this is dropped.
     let mut _ownership_request = None;
     match cause {
-        Cause::Left(left) => {
-            if let Some(run) = &mut replica.run {
+        Cause::Left(run, left) => {
+            if let Some(run) = replica.runs.get_mut(&run) {
                 run.note_left(&left);
             }
             if !replica.has_deferred {
@@ -310,7 +313,7 @@ fn web_state(
     WebState {
         table: Arc::default(),
         metrics: Arc::clone(metrics),
-        store: Default::default(),
+        stores: ArcSwap::default(),
         sinks: Arc::default(),
         settings: ArcSwap::from_pointee(replica::web_settings(config)),
         clock: Arc::clone(clock),

@@ -1,12 +1,12 @@
 //! Delivers the event log to the sinks: reads events after a sink's cursor, sends them, and moves the cursor.
 //!
-//! Each sink has its own dispatcher, so that a slow or dead sink delays neither polling nor other sinks. The cursor stands
+//! Each sink has its own dispatcher in each run, so that a slow or dead sink delays neither polling nor other sinks. The cursor stands
 //! before the lowest event that the sink has not acknowledged ([`window`]). After a crash, events that were acknowledged
 //! after it are delivered again. A commit wakes the dispatcher at once. It also looks at the log now and then, so that a
 //! lost wake-up delays events but loses none.
 //!
 //! A failure of the sink as a whole opens a circuit breaker: the dispatcher backs off, longer after each failure, and makes
-//! one attempt at a time until one succeeds ([`circuit_breaker`]). An event that the sink refuses delays only the events of
+//! one attempt at a time until one succeeds ([`circuit_breaker`]). The dispatchers of one sink share it ([`share`]). An event that the sink refuses delays only the events of
 //! its kf account, and becomes a dead letter after a few refusals ([`dead_letters`]). Commands of an operator ([`admin`])
 //! and changes of the sink's options ([`replacement`]) are executed while no attempt is in flight. No attempt starts without a
 //! trusted lease.
@@ -22,6 +22,7 @@ mod reader;
 mod replacement;
 mod settle;
 mod settled;
+mod share;
 mod stop_recorder;
 mod window;
 
@@ -32,21 +33,23 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::commands::DispatcherHandle;
+pub use self::{
+    commands::DispatcherHandle,
+    share::{SinkShare, SinkShares},
+};
 use self::{
-    circuit_breaker::CircuitBreaker,
     commands::{DispatcherCommand, MAX_QUEUED_COMMANDS},
     cursor::Cursor,
     dead_letters::DeadLetters,
     reader::Reader,
     replacement::ReplacementSlot,
+    share::AttemptPermit,
     stop_recorder::StopRecorder,
     window::Window,
 };
 use crate::{
     domain::{
         clock::{Clock, Moment},
-        failure_streak::FailureStreak,
         lease::Lease,
         sink_state::BY_OPERATOR,
     },
@@ -77,15 +80,16 @@ pub struct Dispatcher {
     reader: Reader,
     window: Window,
     cursor: Cursor,
-    circuit_breaker: CircuitBreaker,
+    share: Arc<SinkShare>,
     stop_recorder: StopRecorder,
     dead_letters: DeadLetters,
     commands: mpsc::Receiver<DispatcherCommand>,
     /// Waits until no attempt is in flight.
     pending_command: Option<DispatcherCommand>,
     replacement: Arc<ReplacementSlot>,
-    failures: FailureStreak<String>,
     status: Arc<SinkStatus>,
+    /// Whether no other dispatcher of the sink has logged that it is stopped.
+    is_stop_news: bool,
     store: Store,
     clock: Arc<dyn Clock>,
     lease: Arc<Lease>,
@@ -105,13 +109,14 @@ struct Attempt {
     events: Vec<Arc<StoredEvent>>,
     started_at: Moment,
     outcome: Result<Acknowledged, DeliveryError>,
+    permit: AttemptPermit,
 }
 
 impl Dispatcher {
     /// A dispatcher that delivers the events that pass the filter, from the sink's cursor on, and its handle.
     pub fn new(
-        name: String,
-        sink: Sink,
+        share: Arc<SinkShare>,
+        sink: impl Into<Arc<Sink>>,
         filter: EventFilter,
         registered: &RegisteredSink,
         context: DispatchContext,
@@ -119,8 +124,13 @@ impl Dispatcher {
         let RegisteredSink { cursor, state } = registered.clone();
         let DispatchContext { store, clock, lease } = context;
         let (sender, commands) = mpsc::channel(MAX_QUEUED_COMMANDS);
-        let status = Arc::new(SinkStatus::new(name.clone(), state));
-        let sink = Arc::new(ArcSwap::from_pointee(sink));
+        let status = Arc::clone(&share.status);
+        let name = status.name.clone();
+        let is_stop_news = state.is_stopped() && !status.is_stopped();
+        if is_stop_news {
+            status.set_state(state);
+        }
+        let sink = Arc::new(ArcSwap::new(sink.into()));
         let replacement = Arc::<ReplacementSlot>::default();
         let dispatcher = Self {
             sink: Arc::clone(&sink),
@@ -130,12 +140,12 @@ impl Dispatcher {
             dead_letters: DeadLetters::new(name.clone(), store.clone()),
             stop_recorder: StopRecorder::new(name.clone(), store.clone(), Arc::clone(&status)),
             name,
-            circuit_breaker: CircuitBreaker::default(),
+            share,
             commands,
             pending_command: None,
             replacement: Arc::clone(&replacement),
-            failures: FailureStreak::default(),
             status: Arc::clone(&status),
+            is_stop_news,
             store,
             clock,
             lease,
@@ -149,15 +159,19 @@ impl Dispatcher {
         let mut committed = self.store.committed();
         let mut in_flight: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
         let mut start_until: Option<Instant> = None;
-        self.log_stop();
+        let mut freed = self.share.freed();
+        if self.is_stop_news {
+            self.log_stop();
+        }
         loop {
-            // Marked as seen before reading, so that a commit in between wakes us again.
+            // Marked as seen before reading, so that a commit in between wakes us again. So is what other dispatchers free.
+            freed.mark_unchanged();
             let newest = *committed.borrow_and_update();
             let wake_at = self.prepare_events(newest, in_flight.len()).await;
             while start_until.is_none_or(|until| Instant::now() < until)
-                && let Some(events) = self.next_events(in_flight.len())
+                && let Some((permit, events)) = self.next_events()
             {
-                in_flight.push(attempt(self.sink.load_full(), events, Arc::clone(&self.clock)));
+                in_flight.push(attempt(self.sink.load_full(), events, permit, Arc::clone(&self.clock)));
             }
             if in_flight.is_empty()
                 && let Some(command) = self.next_command()
@@ -182,6 +196,7 @@ impl Dispatcher {
                     self.replacement.close();
                 }
                 () = self.replacement.arrived() => {}
+                Ok(()) = freed.changed() => {}
                 () = tokio::time::sleep_until(wake_at) => {}
             }
         }
@@ -200,12 +215,7 @@ impl Dispatcher {
         let record_stop_in = self.stop_recorder.record(self.clock.now()).await;
         let now = self.clock.now().monotonic;
         let release_in = self.window.release_delayed(now).map(|until| until.saturating_sub(now));
-        let waits = [
-            self.circuit_breaker.wait(now),
-            release_in,
-            record_stop_in,
-            read_again.then_some(Duration::ZERO),
-        ];
+        let waits = [self.share.wait(now), release_in, record_stop_in, read_again.then_some(Duration::ZERO)];
         Instant::now() + waits.into_iter().flatten().fold(READ_INTERVAL, Duration::min)
     }
 
@@ -230,7 +240,7 @@ impl Dispatcher {
     }
 
     /// The events of the next attempt, if one may start.
-    fn next_events(&mut self, in_flight: usize) -> Option<Vec<Arc<StoredEvent>>> {
+    fn next_events(&mut self) -> Option<(AttemptPermit, Vec<Arc<StoredEvent>>)> {
         let now = self.clock.now();
         let has_command = self.pending_command.is_some() || self.replacement.is_occupied();
         if has_command || self.status.is_stopped() || !self.lease.is_trusted(now) {
@@ -241,24 +251,21 @@ impl Dispatcher {
             DeliveryMode::Batch { .. } => 1,
             DeliveryMode::Concurrent { max_in_flight } => max_in_flight,
         };
-        if !self.circuit_breaker.allows_attempt(now.monotonic, in_flight, max_in_flight) {
-            return None;
-        }
-        let events = match mode {
-            DeliveryMode::Batch { max_events } => self.window.next_batch(max_events),
-            DeliveryMode::Concurrent { .. } => self.window.next_event().into_iter().collect(),
-        };
-        if events.is_empty() {
-            return None;
-        }
-        self.circuit_breaker.attempt_started();
-        Some(events)
+        let window = &mut self.window;
+        self.share.start_attempt(now.monotonic, max_in_flight, || {
+            let events = match mode {
+                DeliveryMode::Batch { max_events } => window.next_batch(max_events),
+                DeliveryMode::Concurrent { .. } => window.next_event().into_iter().collect(),
+            };
+            (!events.is_empty()).then_some(events)
+        })
     }
 }
 
 fn attempt(
     sink: Arc<Sink>,
     events: Vec<Arc<StoredEvent>>,
+    permit: AttemptPermit,
     clock: Arc<dyn Clock>,
 ) -> BoxFuture<'static, Attempt> {
     let started_at = clock.now();
@@ -268,7 +275,7 @@ fn attempt(
             let reason = "the attempt panicked: this is a bug in kfwatch, please report it".to_owned();
             Err(DeliveryError::Retryable { reason, after: None })
         });
-        Attempt { events, started_at, outcome }
+        Attempt { events, started_at, outcome, permit }
     })
 }
 
@@ -314,8 +321,13 @@ mod tests {
         let context =
             DispatchContext { store, clock, lease: Arc::new(Lease::until(Duration::from_secs(1000))) };
         let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
-        let (dispatcher, handle) =
-            Dispatcher::new("log".to_owned(), sink, EventFilter::default(), &registered[0], context);
+        let (dispatcher, handle) = Dispatcher::new(
+            SinkShare::new("log".to_owned()),
+            sink,
+            EventFilter::default(),
+            &registered[0],
+            context,
+        );
         (dispatcher, handle, directory)
     }
 
@@ -327,7 +339,7 @@ mod tests {
         let registered = RegisteredSink { cursor: LogPosition(0), state: SinkState::Delivering };
         handle.replace(sink, EventFilter::default(), &registered);
         dispatcher.window.add(vec![StoredEvent::sample("")], LogPosition(1));
-        assert_eq!(dispatcher.next_events(0), None, "no attempt starts any more");
+        assert!(dispatcher.next_events().is_none(), "no attempt starts any more");
         assert!(matches!(dispatcher.next_command(), Some(DispatcherCommand::Replace(_))));
     }
 
@@ -337,9 +349,9 @@ mod tests {
         let (mut dispatcher, _handle, _directory) = dispatcher(&clock).await;
         dispatcher.window.add(vec![StoredEvent::sample("")], LogPosition(1));
         clock.step(1000);
-        assert_eq!(dispatcher.next_events(0), None);
+        assert!(dispatcher.next_events().is_none());
         dispatcher.lease.trust_until(Duration::from_secs(1001));
-        assert!(dispatcher.next_events(0).is_some());
+        assert!(dispatcher.next_events().is_some());
     }
 
     #[tokio::test]
@@ -348,18 +360,18 @@ mod tests {
         let (mut dispatcher, _handle, _directory) = dispatcher(&clock).await;
         dispatcher.window.add(vec![StoredEvent::sample("")], StoredEvent::sample("").id);
         for is_retry in [false, true] {
-            let events = dispatcher.next_events(0).unwrap();
+            let (permit, events) = dispatcher.next_events().unwrap();
             let postponed = events.iter().map(|event| (Arc::clone(event), Duration::from_secs(60))).collect();
             let outcome = if is_retry {
                 Ok(Acknowledged { postponed })
             } else {
                 Err(DeliveryError::Retryable { reason: "the network is down".to_owned(), after: None })
             };
-            let attempt = Attempt { events, started_at: clock.now(), outcome };
+            let attempt = Attempt { events, started_at: clock.now(), outcome, permit };
             dispatcher.settle(attempt).await.unwrap();
             clock.step(60);
         }
         dispatcher.window.release_delayed(clock.now().monotonic);
-        assert!(dispatcher.next_events(0).is_some(), "no attempt starts any more");
+        assert!(dispatcher.next_events().is_some(), "no attempt starts any more");
     }
 }

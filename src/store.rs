@@ -42,6 +42,7 @@ mod tokens;
 mod types;
 
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
+pub use delivery::sinks_of;
 pub use error::{FileChange, StoreError};
 pub use postgres::{Heartbeat, LivingReplica, PostgresOptions, ReplicaInfo};
 pub use types::*;

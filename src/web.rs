@@ -26,7 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, future::try_join_all, stream};
 use hyper_util::rt::TokioTimer;
 use tokio::{
     runtime::Handle,
@@ -46,7 +46,7 @@ use crate::{
     },
     reload::{ReloadRefusal, ReloadRequests},
     status::{AccountTable, Liveness, SinkStatus, SinkTable},
-    store::{Store, StoreError, StoredSink},
+    store::{self, Store, StoreError, StoredSink},
 };
 
 /// How long a client may take to send the request head, and the next one on the same connection.
@@ -78,8 +78,8 @@ pub struct WebState {
     pub table: Arc<AccountTable>,
     /// The closed families of metrics and their counters.
     pub metrics: Arc<Metrics>,
-    /// The store, for the event log and pending events; `None` while no run is active.
-    pub(crate) store: ArcSwapOption<Store>,
+    /// The stores whose accounts this process owns: a file, or shards. For the event log and pending events.
+    pub(crate) stores: ArcSwap<Vec<Store>>,
     /// The status of all sinks.
     pub(crate) sinks: Arc<SinkTable>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -116,23 +116,26 @@ impl WebState {
         **self.settings.load()
     }
 
-    /// Why the last transaction of the store failed; `None` if it was committed.
+    /// Why the last transaction of a store failed; `None` if it was committed.
     pub(crate) fn write_failure(&self) -> Option<StoreError> {
-        self.store.load().as_ref()?.write_failure()
+        self.stores.load().iter().find_map(Store::write_failure)
     }
 
     /// Reads the store within [`READ_TIMEOUT`]. A store that fails or hangs costs a page only these values.
     pub async fn stored(&self, settings: WebSettings) -> Stored {
         let deadline = Instant::now() + READ_TIMEOUT;
-        let Some(store) = self.store.load_full() else { return Stored::default() };
-        let used_bytes = *store.used_bytes().borrow();
-        let sinks = in_time(deadline, store.sinks()).await;
+        let stores = self.stores.load_full();
+        if stores.is_empty() {
+            return Stored::default();
+        }
+        let sinks = in_time(deadline, store::sinks_of(&stores)).await;
+        let events = in_time(deadline, try_join_all(stores.iter().map(Store::count_events))).await;
         Stored {
-            size_bytes: store.size_bytes(),
-            used_bytes,
+            size_bytes: stores.iter().map(Store::size_bytes).sum(),
+            used_bytes: stores.iter().map(|store| *store.used_bytes().borrow()).sum(),
             event_log_max_bytes: settings.event_log_max_bytes,
-            events: in_time(deadline, store.count_events()).await,
-            writes: store.write_stats(),
+            events: events.map(|events| events.into_iter().sum()),
+            writes: stores.iter().map(Store::write_stats).sum(),
             sinks: self.sinks.sinks().iter().map(|sink| sink_view(sink, sinks.as_deref())).collect(),
         }
     }

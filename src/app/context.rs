@@ -2,7 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::{domain::clock::Clock, metrics::Metrics, schedule::queue::PollQueue};
+use crate::{
+    dispatch::{SinkShares, admin::SinkAdmin},
+    domain::clock::Clock,
+    metrics::Metrics,
+    poll::PollLog,
+    schedule::queue::PollQueue,
+};
 
 /// What runs need of the process.
 #[derive(Clone)]
@@ -10,4 +16,7 @@ pub(super) struct RunContext {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queue: Arc<PollQueue>,
+    pub(super) poll_log: Arc<PollLog>,
+    pub(super) sink_admin: Arc<SinkAdmin>,
+    pub(super) sink_shares: Arc<SinkShares>,
 }

@@ -17,7 +17,9 @@ use crate::{
         local_time::LocalZone,
         plan::{self, Activity, DaemonState, Part, RunId},
         schedule_key::ScheduleKey,
+        shard::ShardNumber,
     },
+    store::Store,
 };
 
 /// The state of this daemon, running or desired.
@@ -26,17 +28,32 @@ pub(super) type State = DaemonState<OfficialAccountPart, SinkPart, Settings>;
 /// What changes in this daemon.
 pub(super) type Plan<'a> = plan::Plan<'a, OfficialAccountPart, SinkPart, Settings>;
 
+/// The state of one run.
+pub(super) type RunState = plan::RunState<OfficialAccountPart, SinkPart>;
+
+/// What changes in one run.
+pub(super) type RunPlan<'a> = plan::RunPlan<'a, OfficialAccountPart, SinkPart>;
+
 /// What the daemon should be.
 #[derive(Clone, Debug)]
 pub(super) struct Desired {
     /// The configuration.
     pub(super) config: Arc<Config>,
-    /// Whether this process owns the accounts of the store.
-    pub(super) owns_run: bool,
+    /// The stores whose accounts this process owns.
+    pub(super) stores: OwnedStores,
     /// Whether it acts for them.
     pub(super) activity: Activity,
     /// See [`DaemonState::may_retire`].
     pub(super) may_retire: bool,
+}
+
+/// The stores whose accounts a process owns. Each has a run.
+#[derive(Clone, Debug)]
+pub(super) enum OwnedStores {
+    /// The SQLite file, whose run opens it.
+    File,
+    /// Shards of a PostgreSQL store, already opened. None also while the process does not own its file.
+    Shards(BTreeMap<ShardNumber, Store>),
 }
 
 /// An official account with the kf accounts that are watched.
@@ -201,19 +218,40 @@ impl Settings {
     }
 }
 
+impl OwnedStores {
+    fn runs(&self) -> Vec<RunId> {
+        match self {
+            Self::File => vec![RunId::SQLITE],
+            Self::Shards(shards) => shards.keys().copied().map(RunId::from).collect(),
+        }
+    }
+
+    /// The run that an official account belongs to, if that is owned.
+    fn run_of(&self, appid: &str) -> RunId {
+        match self {
+            Self::File => RunId::SQLITE,
+            Self::Shards(_) => ShardNumber::from_appid(appid).into(),
+        }
+    }
+}
+
 impl Desired {
-    /// A daemon that owns all accounts of the configuration.
-    pub(super) fn new(config: Arc<Config>) -> Self {
-        Self { config, owns_run: true, activity: Activity::Active, may_retire: true }
+    /// A daemon that acts for the accounts of these stores.
+    pub(super) fn new(config: Arc<Config>, stores: OwnedStores) -> Self {
+        Self { config, stores, activity: Activity::Active, may_retire: true }
     }
 
     /// The state that the configuration describes. `known` are the kf accounts that are watched now, or were when the daemon stopped:
     /// those that match the patterns of their official account stay.
     pub(super) fn state(&self, known: &KfAccountNames) -> State {
         let config = &*self.config;
-        let owned = self.owns_run.then_some(config);
-        let official_accounts = owned.into_iter().flat_map(|config| &config.official_accounts);
-        let official_accounts = official_accounts.map(|configured| {
+        let sinks = config.sinks.iter().map(|sink| (sink.name.as_str().into(), SinkPart::new(config, sink)));
+        let empty = RunState { official_accounts: BTreeMap::new(), sinks: sinks.collect() };
+        let mut runs: BTreeMap<RunId, RunState> =
+            self.stores.runs().into_iter().map(|id| (id, empty.clone())).collect();
+        let mut schedules = BTreeSet::new();
+        for configured in &config.official_accounts {
+            let Some(run) = runs.get_mut(&self.stores.run_of(&configured.appid)) else { continue };
             let known = known.get(configured.appid.as_str()).map(Vec::as_slice).unwrap_or_default();
             let part = OfficialAccountPart {
                 config: configured.clone(),
@@ -221,15 +259,12 @@ impl Desired {
                 kf_accounts: accounts::watched(configured, known).into_iter().collect(),
                 is_ending: false,
             };
-            (configured.appid.as_str().into(), part)
-        });
-        let official_accounts: BTreeMap<_, _> = official_accounts.collect();
-        let sinks = owned.into_iter().flat_map(|config| &config.sinks);
+            schedules.insert(part.schedule_key());
+            run.official_accounts.insert(configured.appid.as_str().into(), part);
+        }
         State {
-            runs: owned.map(|_| RunId::SQLITE).into_iter().collect(),
-            schedules: official_accounts.values().map(OfficialAccountPart::schedule_key).collect(),
-            official_accounts,
-            sinks: sinks.map(|sink| (sink.name.as_str().into(), SinkPart::new(config, sink))).collect(),
+            runs,
+            schedules,
             listeners: config.web.listen.iter().copied().collect(),
             settings: Some(Settings::new(config)),
             activity: self.activity,

@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     poll::OfficialAccount,
     status::{CallCounters, OfficialAccountStatus},
-    store::Store,
+    store::{Store, StoreError},
     tls::TlsRoots,
     wechat::{
         CallObserver,
@@ -39,25 +39,28 @@ pub struct OfficialAccountFactory {
 }
 
 impl OfficialAccountFactory {
-    /// A factory whose official accounts record their token fetches and refresh tokens in the store.
+    /// A factory with an HTTP client of its own, whose official accounts record their token fetches and refresh tokens in the store.
     pub async fn build(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        Self::with_records(config, TokenRecords::load(store).await?, clock)
+        Ok(Self::with_client(new_client(config, &clock)?, store, clock).await?)
+    }
+
+    /// The same with this HTTP client.
+    pub(super) async fn with_client(
+        client: Arc<WechatClient>,
+        store: &Store,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        Ok(Self::new(client, TokenRecords::load(store).await?, clock))
     }
 
     /// A factory without a store. Refresh tokens cannot be stored, so official accounts that have authorized a component
     /// must not be called.
     pub fn without_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        Self::with_records(config, TokenRecords::without_store(), clock)
+        Ok(Self::new(new_client(config, &clock)?, TokenRecords::without_store(), clock))
     }
 
-    fn with_records(config: &Config, records: TokenRecords, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let client = build_client(&client_options(&config.api)?, config, &clock)?;
-        Ok(Self {
-            client: ArcSwap::new(client),
-            records: Arc::new(records),
-            components: Mutex::default(),
-            clock,
-        })
+    fn new(client: Arc<WechatClient>, records: TokenRecords, clock: Arc<dyn Clock>) -> Self {
+        Self { client: ArcSwap::new(client), records: Arc::new(records), components: Mutex::default(), clock }
     }
 
     /// The HTTP client in use.
@@ -174,6 +177,11 @@ impl OfficialAccountFactory {
     fn components(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Component>>> {
         self.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The HTTP client that this configuration needs.
+pub(super) fn new_client(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<WechatClient>, AppError> {
+    build_client(&client_options(&config.api)?, config, clock)
 }
 
 fn build_client(

@@ -1,9 +1,11 @@
 //! Whether this process owns the accounts of its store, as a lease decides. The lock on a SQLite file is a lease that lasts as long as the
 //! process; tests change it to stop and start runs.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::{mpsc, oneshot};
 
-use super::desired::Desired;
+use super::desired::{Desired, OwnedStores};
 use crate::domain::plan::Activity;
 
 /// Changes whether a daemon owns its accounts and acts for them.
@@ -56,7 +58,8 @@ impl Ownership {
 impl OwnershipRequest {
     pub(super) fn apply_to(&self, desired: &mut Desired) {
         match self.change {
-            OwnershipChange::Owns(owns_run) => desired.owns_run = owns_run,
+            OwnershipChange::Owns(true) => desired.stores = OwnedStores::File,
+            OwnershipChange::Owns(false) => desired.stores = OwnedStores::Shards(BTreeMap::new()),
             OwnershipChange::Activity(activity) => desired.activity = activity,
         }
     }

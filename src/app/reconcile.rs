@@ -1,20 +1,24 @@
 //! Makes the running state of the daemon equal the desired one.
 //!
-//! A reconcile has three steps. [`Replica::prepare`] plans, and makes everything that can fail: it opens the store, binds addresses, reads
-//! certificates, builds sinks. [`Replica::register`] writes to the store what changes, in one transaction. [`Replica::apply`] swaps the
-//! parts; it cannot fail and does not wait. A failure of the first two changes nothing that runs, and their futures may be dropped.
+//! A reconcile has three steps. [`Replica::prepare`] plans, and makes everything that can fail: it opens the file of the store, binds
+//! addresses, reads certificates, builds sinks. [`Replica::register`] writes to the store what changes, in one transaction for each run.
+//! [`Replica::apply`] swaps the parts; it cannot fail and does not wait. A failure of the first two changes nothing that runs, and their
+//! futures may be dropped.
 //!
 //! What can only happen later is [deferred](Prepared::deferred): a part that left cannot start again before its end is recorded. The
 //! caller reconciles again with the same desired state when [`Replica::left`] reports that.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
+
+use futures_util::future::{join_all, try_join_all};
 
 use super::{
     accounts::{self, KfAccountNames},
     build_sinks,
-    desired::{Desired, Plan, Settings, State},
+    desired::{Desired, OwnedStores, Plan, RunPlan, Settings, State},
     error::AppError,
     nicknames::TableNicknames,
+    official_accounts,
     replica::Replica,
     run::{AccountInputs, Registered, Run},
     run_sinks::BuiltSinks,
@@ -22,7 +26,7 @@ use super::{
 use crate::{
     config::Config,
     control::socket::{ControlSocket, SocketError},
-    domain::plan::{Step, plan},
+    domain::plan::{Lifecycle, RunId, Step, plan},
     sink::chat::ChatContext,
     store::{Store, StoreError},
     web::WebListener,
@@ -40,11 +44,11 @@ pub(super) struct Prepared {
     pub(super) deferred: usize,
     listeners: Vec<(SocketAddr, WebListener)>,
     sinks: BuiltSinks,
-    client: Option<Arc<WechatClient>>,
-    /// A run that starts.
-    run: Option<Run>,
+    client: Arc<WechatClient>,
+    /// The runs that start.
+    new_runs: BTreeMap<RunId, Run>,
     control: Option<ControlSocket>,
-    registered: Registered,
+    registered: BTreeMap<RunId, Registered>,
 }
 
 impl Prepared {
@@ -56,8 +60,9 @@ impl Prepared {
     /// The official accounts that are to run, each with its kf accounts, in the order of the configuration.
     pub(super) fn watched(&self) -> Vec<(String, Vec<Arc<str>>)> {
         let configured = self.desired.config.official_accounts.iter();
-        let parts =
-            configured.filter_map(|configured| self.state.official_accounts.get(configured.appid.as_str()));
+        let of_appid =
+            |appid: &str| self.state.runs.values().find_map(|run| run.official_accounts.get(appid));
+        let parts = configured.filter_map(|configured| of_appid(&configured.appid));
         parts.map(|part| (part.config.name.clone(), part.in_order())).collect()
     }
 
@@ -76,36 +81,56 @@ impl Replica {
             check_restart(settings, &config)?;
         }
         let listeners = self.listen(&running, &config)?;
-        let mut run = None;
-        if desired.owns_run && self.run.is_none() {
-            run = Some(Run::open(&config, &self.context, self.left_sender.clone()).await?);
-        }
-        let mut state = match (&run, &self.run) {
-            (Some(new), _) => desired.state(&accounts::discovered(&config, &new.store).await?),
-            (None, Some(running)) => desired.state(&running.watched()),
-            (None, None) => desired.state(&KfAccountNames::new()),
+        let client = match self.runs.values().next() {
+            Some(run) => run.factory.prepare(&config)?,
+            None => official_accounts::new_client(&config, &self.context.clock)?,
         };
-        let deferred = self.run.as_ref().map_or(0, |run| run.defer(&mut state));
+        let new_runs = self.open_runs(&desired, &client).await?;
+        let discovered = new_runs.values().map(|run| accounts::discovered(&config, &run.store));
+        let mut known: KfAccountNames = try_join_all(discovered).await?.into_iter().flatten().collect();
+        known.extend(self.runs.values().flat_map(Run::watched));
+        let mut state = desired.state(&known);
+        let mut deferred = 0;
+        for (id, desired) in &mut state.runs {
+            deferred += self.runs.get(id).map_or(0, |run| run.defer(desired));
+        }
         let plan = plan(&running, &state);
         let sinks = self.build_sinks(&plan, &config)?;
-        let client =
-            run.as_ref().or(self.run.as_ref()).map(|run| run.factory.prepare(&config)).transpose()?;
-        let control =
-            run.as_ref().filter(|_| !self.has_control()).and_then(|_| control_socket(&config.store.path));
-        let registered = Registered::default();
-        Ok(Prepared { desired, running, state, deferred, listeners, sinks, client, run, control, registered })
+        let control = match &desired.stores {
+            OwnedStores::File if !self.has_control() => control_socket(&config.store.path),
+            OwnedStores::File | OwnedStores::Shards(_) => None,
+        };
+        let registered = BTreeMap::new();
+        Ok(Prepared {
+            desired,
+            running,
+            state,
+            deferred,
+            listeners,
+            sinks,
+            client,
+            new_runs,
+            control,
+            registered,
+        })
     }
 
-    /// Registers in the store what changes, in one transaction. If this fails, nothing has changed.
+    /// Registers in the store what changes, in one transaction for each run. If one fails, those of other runs may have been made: the
+    /// same registration may be repeated.
     pub(super) async fn register(&self, prepared: &mut Prepared) -> Result<(), StoreError> {
-        prepared.registered = match (&prepared.run, &self.run) {
-            (Some(new), _) => new.register_all(&prepared.state, &prepared.desired.config).await?,
-            // A run that is no longer owned goes on elsewhere, or here later: nothing of it is retired.
-            (None, Some(running)) if !prepared.state.runs.is_empty() => {
-                running.register(&prepared.plan(), &prepared.state).await?
-            }
-            (None, _) => Registered::default(),
-        };
+        let plan = prepared.plan();
+        let Prepared { desired: Desired { config, .. }, state, new_runs, .. } = &*prepared;
+        // A run that is no longer owned goes on elsewhere, or here later: nothing of it is retired.
+        let registrations = state.runs.iter().map(|(id, desired)| async {
+            let registered = match (new_runs.get(id), self.runs.get(id), plan.runs.get(id)) {
+                (Some(new), ..) => new.register_all(desired, config).await?,
+                (None, Some(run), Some(plan)) => run.register(plan, desired, state.may_retire).await?,
+                (None, ..) => Registered::default(),
+            };
+            Ok::<_, StoreError>((*id, registered))
+        });
+        let registered = try_join_all(registrations).await?;
+        prepared.registered = registered.into_iter().collect();
         Ok(())
     }
 
@@ -118,42 +143,42 @@ impl Replica {
         }
         let timeout = prepared.desired.config.shutdown_timeout;
         self.register(&mut prepared).await?;
-        if let Some(stopping) = self.apply(prepared) {
-            stopping.stop(timeout).await;
-        }
+        join_all(self.apply(prepared).into_iter().map(|stopping| stopping.stop(timeout))).await;
         Ok(())
     }
 
-    /// Makes the prepared state the running one. Returns a run that is no longer owned, to be stopped.
-    pub(super) fn apply(&mut self, prepared: Prepared) -> Option<Run> {
+    /// Makes the prepared state the running one. Returns the runs that are no longer owned, to be stopped.
+    pub(super) fn apply(&mut self, prepared: Prepared) -> Vec<Run> {
         let Prepared {
             desired,
             running,
             state,
             deferred,
             listeners,
-            mut sinks,
+            sinks,
             client,
-            run,
-            registered,
+            new_runs,
+            mut registered,
             control,
-            ..
         } = prepared;
         let plan = plan(&running, &state);
         let config = &*desired.config;
         let ticks = self.ticks(&state);
-        let stopping = if state.runs.is_empty() { self.run.take() } else { None };
-        if let Some(run) = run {
-            self.run = Some(run);
-        }
-        if let (Some(run), Some(client)) = (&mut self.run, client) {
-            run.sinks.apply(&plan, &mut sinks, &registered.sinks, config.shutdown_timeout / 8);
-            run.apply(&plan, &state, AccountInputs { registered, client, ticks: &ticks });
+        let stops = plan.runs.iter().filter(|(_, plan)| plan.lifecycle == Lifecycle::Stop);
+        let stopping = stops.filter_map(|(id, _)| self.runs.remove(id)).collect();
+        self.add_runs(new_runs);
+        let unchanged = RunPlan::default();
+        for (id, run) in &mut self.runs {
+            let plan = plan.runs.get(id).unwrap_or(&unchanged);
+            let registered = registered.remove(id).unwrap_or_default();
+            run.sinks.apply(plan, &sinks, &registered.sinks, config.shutdown_timeout / 8);
+            let inputs = AccountInputs { registered, client: Arc::clone(&client), ticks: &ticks };
+            run.apply(plan, state.may_retire, inputs);
             run.configure(config);
             run.set_activity(state.activity);
         }
         self.apply_settings(config);
-        self.set_schedules(ticks);
+        self.set_schedules(ticks, config);
         self.publish(config);
         if let Some(socket) = control {
             self.serve_control(socket);
@@ -167,7 +192,8 @@ impl Replica {
             }
         }
         let is_restart = |step: &Step<'_, _, _>| matches!(step, Step::Restart(..));
-        self.has_deferred = deferred > 0 || plan.official_accounts.iter().any(is_restart);
+        let restarts = |plan: &RunPlan<'_>| plan.official_accounts.iter().any(is_restart);
+        self.has_deferred = deferred > 0 || plan.runs.values().any(restarts);
         (self.activity, self.may_retire, self.settings) =
             (state.activity, state.may_retire, state.settings.clone());
         stopping
@@ -188,7 +214,7 @@ impl Replica {
         });
         let listeners: Result<Vec<_>, AppError> = listeners.collect();
         listeners.map_err(|error| match Store::check_free(&config.store.path) {
-            Err(running @ StoreError::Locked { .. }) if self.run.is_none() => running.into(),
+            Err(running @ StoreError::Locked { .. }) if self.runs.is_empty() => running.into(),
             _ => error,
         })
     }
@@ -199,14 +225,48 @@ impl Replica {
             zone: config.poll.timezone,
             nicknames: Arc::new(TableNicknames::new(Arc::clone(&self.web.table))),
         };
-        let built = plan.sinks.iter().filter_map(|step| match *step {
-            Step::Start(name, part) | Step::Change(name, _, part) | Step::Restart(name, _, part) => {
-                let sink = build_sinks::prepare(&part.config, &context);
-                Some(sink.map(|sink| (Arc::clone(name), sink)))
+        let mut built = BuiltSinks::new();
+        for step in plan.runs.values().flat_map(|plan| &plan.sinks) {
+            let (name, part) = match *step {
+                Step::Start(name, part) | Step::Change(name, _, part) | Step::Restart(name, _, part) => {
+                    (name, part)
+                }
+                Step::Stop(..) => continue,
+            };
+            if !built.contains_key(name) {
+                let sink = match self.runs.values().find_map(|run| run.sinks.sink(name, part)) {
+                    Some(sink) => sink,
+                    None => Arc::new(build_sinks::prepare(&part.config, &context)?),
+                };
+                built.insert(Arc::clone(name), sink);
             }
-            Step::Stop(..) => None,
+        }
+        Ok(built)
+    }
+
+    /// Opens the runs that this process owns and that do not run yet.
+    async fn open_runs(
+        &self,
+        desired: &Desired,
+        client: &Arc<WechatClient>,
+    ) -> Result<BTreeMap<RunId, Run>, AppError> {
+        let config = &*desired.config;
+        let is_new = |id: &RunId| !self.runs.contains_key(id);
+        let stores: Vec<(RunId, Store)> = match &desired.stores {
+            OwnedStores::File if is_new(&RunId::SQLITE) => {
+                vec![(RunId::SQLITE, Store::open(&config.store.path)?)]
+            }
+            OwnedStores::File => Vec::new(),
+            OwnedStores::Shards(shards) => {
+                let shards = shards.iter().map(|(shard, store)| (RunId::from(*shard), store.clone()));
+                shards.filter(|(id, _)| is_new(id)).collect()
+            }
+        };
+        let runs = stores.into_iter().map(|(id, store)| async move {
+            let run = Run::new(id, store, config, Arc::clone(client), &self.context).await?;
+            Ok::<_, StoreError>((id, run))
         });
-        built.collect()
+        Ok(try_join_all(runs).await?.into_iter().collect())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reloads: loads the configuration again and makes the daemon equal it, or says why not.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use super::{
     desired::{Desired, Plan},
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::{LoadedConfig, Mistakes},
-    domain::plan::Step,
+    domain::plan::{Lifecycle, Step},
     reload::{
         ChangeAction, ChangedPart, PlannedChange, ReloadMode, ReloadOutcome, ReloadRefusal, ReloadReport,
         ReloadTrigger,
@@ -140,7 +140,7 @@ async fn apply(
         let registered = replica.register(&mut prepared).await;
         registered.map_err(|error| ReloadRefusal::from(AppError::Store(error)))?;
         // The owner of the accounts has not changed, so no run stops.
-        let _ = replica.apply(prepared);
+        drop(replica.apply(prepared));
         *desired = new;
     }
     Ok(report)
@@ -219,7 +219,9 @@ fn report(prepared: &Prepared) -> ReloadReport {
 }
 
 fn changes(plan: &Plan<'_>) -> Vec<PlannedChange> {
-    let official_accounts = plan.official_accounts.iter().map(|step| {
+    // Runs that start or stop at the same time do so whatever is configured.
+    let runs = plan.runs.values().filter(|run| run.lifecycle == Lifecycle::Continue);
+    let official_accounts = runs.clone().flat_map(|run| &run.official_accounts).map(|step| {
         let (action, name, details) = match step {
             Step::Start(_, part) => (ChangeAction::Start, &part.config.name, Vec::new()),
             Step::Change(_, from, to) | Step::Restart(_, from, to) => {
@@ -229,16 +231,20 @@ fn changes(plan: &Plan<'_>) -> Vec<PlannedChange> {
         };
         PlannedChange { action, part: ChangedPart::OfficialAccount, name: name.clone(), details }
     });
-    let sinks = plan.sinks.iter().map(|step| {
-        let (action, name, details) = match *step {
-            Step::Start(name, _) => (ChangeAction::Start, name, Vec::new()),
-            Step::Change(name, from, to) | Step::Restart(name, from, to) => {
-                (ChangeAction::Change, name, from.changes(to))
-            }
-            Step::Stop(name, _) => (ChangeAction::Stop, name, Vec::new()),
-        };
-        PlannedChange { action, part: ChangedPart::Sink, name: name.to_string(), details }
-    });
+    // All runs have the same sinks.
+    let sinks: BTreeMap<&Arc<str>, PlannedChange> = runs
+        .flat_map(|run| &run.sinks)
+        .map(|step| {
+            let (action, name, details) = match *step {
+                Step::Start(name, _) => (ChangeAction::Start, name, Vec::new()),
+                Step::Change(name, from, to) | Step::Restart(name, from, to) => {
+                    (ChangeAction::Change, name, from.changes(to))
+                }
+                Step::Stop(name, _) => (ChangeAction::Stop, name, Vec::new()),
+            };
+            (name, PlannedChange { action, part: ChangedPart::Sink, name: name.to_string(), details })
+        })
+        .collect();
     let schedules = set_changes(&plan.schedules, ChangedPart::Schedule, |key| format!("{:?}", key.schedule));
     let listeners = set_changes(&plan.listeners, ChangedPart::Listener, |address| address.to_string());
     let settings = match plan.settings {
@@ -251,7 +257,7 @@ fn changes(plan: &Plan<'_>) -> Vec<PlannedChange> {
         name: key.to_owned(),
         details: Vec::new(),
     });
-    official_accounts.chain(schedules).chain(sinks).chain(listeners).chain(settings).collect()
+    official_accounts.chain(schedules).chain(sinks.into_values()).chain(listeners).chain(settings).collect()
 }
 
 fn set_changes<K>(

@@ -4,14 +4,15 @@
 mod keyed_parts;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{mpsc, watch};
+use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::keyed_parts::{RunningListener, RunningTicker};
@@ -19,10 +20,9 @@ use super::{
     context::RunContext,
     desired::{Settings, State},
     error::AppError,
-    leaving::Left,
     operations,
     process_settings::ProcessSettings,
-    run::Run,
+    run::{Run, RunningAccount},
     service_manager::ServiceManager,
     tasks::{TaskName, TaskSet},
     watchdog::{self, NewChecks, Watchdog},
@@ -34,24 +34,23 @@ use crate::{
         server::ControlServer,
         socket::ControlSocket,
     },
+    dispatch::admin::StoreSinks,
     domain::{
         collector_intervals::CollectorIntervals,
         plan::{Activity, RunId},
         schedule_key::ScheduleKey,
     },
-    poll::Poller,
+    poll::PollLog,
     reload::ReloadRequests,
     schedule::{
-        collectors::{CollectorSet, Collectors},
+        collectors::{CollectedAccount, CollectorSet, Collectors},
         cron_jobs::CronScheduler,
         ticker::ManualTicks,
         workers::Workers,
     },
     web::{WebSettings, WebState},
+    wechat::token::MIN_FETCH_INTERVAL,
 };
-
-/// How many notes of parts that have left may wait.
-const LEFT_IN_QUEUE: usize = 16;
 
 /// How long news of polls are collected for one line, or longer while more accounts have the same.
 const POLL_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -62,13 +61,11 @@ pub(super) struct Replica {
     pub(super) service_manager: ServiceManager,
     pub(super) process_settings: ProcessSettings,
     reloads: ReloadRequests,
-    /// What commands act on; `None` while there is no run.
+    /// What commands act on; `None` while there are no runs.
     commands: Arc<ArcSwapOption<CommandTargets>>,
     pub(super) web: Arc<WebState>,
-    pub(super) run: Option<Run>,
+    pub(super) runs: BTreeMap<RunId, Run>,
     pub(super) tasks: TaskSet,
-    pub(super) left: mpsc::Receiver<Left>,
-    pub(super) left_sender: mpsc::Sender<Left>,
     pub(super) settings: Option<Settings>,
     pub(super) activity: Activity,
     pub(super) may_retire: bool,
@@ -80,8 +77,6 @@ pub(super) struct Replica {
     listeners: BTreeMap<SocketAddr, RunningListener>,
     manual_ticks: ManualTicks,
     checks: NewChecks,
-    /// The poller of the run, for what watches it.
-    poller: Arc<ArcSwapOption<Poller>>,
     longest_deadline: Arc<Mutex<Duration>>,
     stop_polling: CancellationToken,
 }
@@ -93,7 +88,6 @@ impl Replica {
         web: Arc<WebState>,
         reloads: ReloadRequests,
     ) -> Result<Self, AppError> {
-        let (left_sender, left) = mpsc::channel(LEFT_IN_QUEUE);
         let (collectors, _) = watch::channel(CollectorSet {
             intervals: CollectorIntervals::OFF,
             official_accounts: Arc::default(),
@@ -105,10 +99,8 @@ impl Replica {
             reloads,
             commands: Arc::default(),
             web,
-            run: None,
+            runs: BTreeMap::new(),
             tasks: TaskSet::default(),
-            left,
-            left_sender,
             settings: None,
             activity: Activity::Active,
             may_retire: true,
@@ -119,7 +111,6 @@ impl Replica {
             listeners: BTreeMap::new(),
             manual_ticks: ManualTicks::default(),
             checks: NewChecks::default(),
-            poller: Arc::default(),
             longest_deadline: Arc::default(),
             stop_polling: CancellationToken::new(),
         })
@@ -132,12 +123,9 @@ impl Replica {
 
     /// What runs now.
     pub(super) fn state(&self) -> State {
-        let run = self.run.as_ref();
         State {
-            runs: run.map(|_| RunId::SQLITE).into_iter().collect(),
-            official_accounts: run.map(Run::official_account_parts).unwrap_or_default(),
+            runs: self.runs.iter().map(|(id, run)| (*id, run.state())).collect(),
             schedules: self.tickers.keys().cloned().collect(),
-            sinks: run.map(|run| run.sinks.parts()).unwrap_or_default(),
             listeners: self.listeners.keys().copied().collect(),
             settings: self.settings.clone(),
             activity: self.activity,
@@ -152,9 +140,9 @@ impl Replica {
             queue.run_timer().await;
             Ok(())
         });
-        let (poller, stop) = (Arc::clone(&self.poller), self.stop_polling.clone());
+        let (log, stop) = (Arc::clone(&self.context.poll_log), self.stop_polling.clone());
         self.tasks.spawn(TaskName::PollLog, &self.stop_polling, async move {
-            write_poll_log(&poller, &stop).await;
+            write_poll_log(&log, &stop).await;
             Ok(())
         });
         let collectors = Collectors::new(Arc::clone(&self.context.clock), self.collectors.subscribe());
@@ -188,30 +176,64 @@ impl Replica {
         });
     }
 
-    /// Publishes the accounts and sinks of the run to readers, commands, collectors and the watchdog.
+    /// Adds runs that start.
+    pub(super) fn add_runs(&mut self, runs: BTreeMap<RunId, Run>) {
+        self.checks.add(runs.values().map(|run| watchdog::commit_check(&run.poller)));
+        self.runs.extend(runs);
+    }
+
+    /// The official accounts that run, each with its run, in the order of the configuration.
+    pub(super) fn official_accounts(&self, config: &Config) -> Vec<(&Run, &RunningAccount)> {
+        let of_run = |run| Run::official_accounts(run).map(move |(appid, running)| (appid, (run, running)));
+        let mut by_appid: HashMap<&str, _> = self.runs.values().flat_map(of_run).collect();
+        let configured = config.official_accounts.iter();
+        configured.filter_map(|configured| by_appid.remove(configured.appid.as_str())).collect()
+    }
+
+    /// Publishes accounts and sinks to readers, commands, collectors, the watchdog and the log.
     pub(super) fn publish(&mut self, config: &Config) {
-        let run = self.run.as_ref();
-        self.web.table.publish(run.map(Run::statuses).unwrap_or_default());
-        self.web.sinks.publish(run.map(|run| run.sinks.statuses(config)).unwrap_or_default());
-        self.web.store.store(run.map(|run| Arc::new(run.store.clone())));
-        self.web.settings.store(Arc::new(web_settings(config)));
-        let clock = &self.context.clock;
-        self.commands.store(run.map(|run| {
-            let operations = operations::operations(config, run.configured(), Arc::clone(clock));
-            Arc::new(CommandTargets { operations, sinks: run.sinks.admin() })
-        }));
-        let collectors = config.collectors;
-        let official_accounts = Arc::new(run.map(Run::collected).unwrap_or_default());
-        self.collectors.send_replace(CollectorSet { intervals: collectors, official_accounts });
-        let deadlines = run.into_iter().flat_map(|run| {
-            run.configured().map(|(_, official_account)| run.poller.deadline(official_account))
+        let running = self.official_accounts(config);
+        let statuses = running.iter().map(|(_, running)| Arc::clone(&running.official_account.status));
+        self.web.table.publish(statuses.collect());
+        let official_accounts = running.iter().map(|(_, running)| Arc::clone(&running.official_account));
+        self.context.poll_log.configure(config.log.language, official_accounts.collect());
+        let collected = running.iter().filter(|(_, running)| !running.part.is_ending);
+        let collected = collected.map(|(run, running)| CollectedAccount {
+            official_account: Arc::clone(&running.official_account),
+            poller: Arc::clone(&run.poller),
         });
+        let official_accounts = Arc::new(collected.collect());
+        self.collectors.send_replace(CollectorSet { intervals: config.collectors, official_accounts });
+        let deadlines = running.iter().map(|(run, running)| run.poller.deadline(&running.official_account));
         *self.longest_deadline.lock().unwrap_or_else(PoisonError::into_inner) =
             deadlines.max().unwrap_or_default();
-        let poller = run.map(|run| Arc::clone(&run.poller));
-        let known = self.poller.swap(poller.clone());
-        if let Some(poller) = poller.filter(|poller| known.is_none_or(|known| !Arc::ptr_eq(poller, &known))) {
-            self.checks.add([watchdog::commit_check(&poller)]);
+        let clock = &self.context.clock;
+        let configured = running.iter().map(|(_, running)| (&running.part.config, &running.official_account));
+        let sinks = Arc::clone(&self.context.sink_admin);
+        let operations = operations::operations(config, configured, Arc::clone(clock));
+        let targets = (!self.runs.is_empty()).then(|| Arc::new(CommandTargets { operations, sinks }));
+        self.commands.store(targets);
+
+        let sinks = self.runs.values().map(|run| StoreSinks::new(run.store.clone(), run.sinks.dispatchers()));
+        self.context.sink_admin.publish(sinks.collect());
+        let statuses = config.sinks.iter().filter_map(|sink| self.context.sink_admin.status(&sink.name));
+        self.web.sinks.publish(statuses.collect());
+        self.web.stores.store(Arc::new(self.runs.values().map(|run| run.store.clone()).collect()));
+        self.web.settings.store(Arc::new(web_settings(config)));
+    }
+
+    /// Logs once for all official accounts that their first calls wait, because their tokens were fetched just before a restart.
+    pub(super) fn log_token_wait(&self) {
+        let official_accounts = self.runs.values().flat_map(Run::official_accounts);
+        let waits = official_accounts.map(|(_, running)| running.official_account.token_wait());
+        let waits: Vec<Duration> = waits.filter(|wait| !wait.is_zero()).collect();
+        if let Some(longest) = waits.iter().max() {
+            tracing::info!(
+                official_accounts = waits.len(),
+                "First polls wait {} s: kfwatch fetches tokens at most once in {} s, also after a restart",
+                longest.as_secs_f64().ceil(),
+                MIN_FETCH_INTERVAL.as_secs()
+            );
         }
     }
 
@@ -247,11 +269,6 @@ impl Replica {
         });
     }
 
-    /// What commands act on at the moment.
-    pub(super) fn commands(&self) -> Arc<ArcSwapOption<CommandTargets>> {
-        Arc::clone(&self.commands)
-    }
-
     /// Ends the notifications of the service manager, before its last one.
     pub(super) async fn end_notifications(&mut self) {
         let notifies = |name: &TaskName| matches!(name, TaskName::Watchdog | TaskName::ServiceStatus);
@@ -273,16 +290,13 @@ impl Replica {
     /// Ends everything in order. Each part waits for those before it only for its share of the timeout: a call that hangs must not stop
     /// sinks from finishing, or the times of the last polls from being stored.
     pub(super) async fn stop(mut self, timeout: Duration) {
-        self.left.close();
         self.context.queue.close();
         self.stop_polling.cancel();
         if let Err(error) = self.scheduler.clone().stop().await {
             tracing::debug!("The cron scheduler did not stop: {error}");
         }
         self.tasks.drain(TaskName::polls, timeout / 2, "polls").await;
-        if let Some(run) = self.run.take() {
-            run.stop(timeout).await;
-        }
+        join_all(std::mem::take(&mut self.runs).into_values().map(|run| run.stop(timeout))).await;
         let addresses: Vec<SocketAddr> = self.listeners.keys().copied().collect();
         addresses.iter().for_each(|address| self.stop_serving(address, timeout / 8));
         let is_web = |name: &TaskName| matches!(name, TaskName::WebListener(_));
@@ -290,13 +304,11 @@ impl Replica {
     }
 }
 
-/// Writes the log of polls regularly. What the last polls add is written when the run stops.
-async fn write_poll_log(poller: &ArcSwapOption<Poller>, stop: &CancellationToken) {
+/// Writes the log of polls regularly. What the last polls add is written when their run stops.
+async fn write_poll_log(log: &PollLog, stop: &CancellationToken) {
     let mut interval = tokio::time::interval(POLL_LOG_INTERVAL);
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
-        if let Some(poller) = poller.load_full() {
-            poller.log().flush_settled();
-        }
+        log.flush_settled();
     }
 }
 

@@ -1,7 +1,8 @@
 //! A run: the part of the daemon that owns the accounts and sinks of one store, with its poller, dispatchers and housekeeping.
 //!
-//! A daemon with a SQLite store has one run. Runs start and stop while the process goes on, and share what the
-//! [`Replica`](super::replica::Replica) has: the queue, the tickers, the collectors, the tables for readers.
+//! A daemon with a SQLite store has one run; with a PostgreSQL store, one for each shard that it owns. Runs start and stop while the
+//! process goes on, and share what the [`Replica`](super::replica::Replica) has: the queue, the tickers, the collectors, the HTTP client,
+//! the tables for readers.
 //!
 //! [`Run::register`] is the only step of a reconcile that writes to the store. [`Run::apply`] cannot fail and does not wait.
 
@@ -9,7 +10,7 @@ mod apply;
 mod register;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -23,7 +24,7 @@ pub(super) use self::{apply::AccountInputs, register::Registered};
 use super::{
     accounts::KfAccountNames,
     context::RunContext,
-    desired::{OfficialAccountPart, State},
+    desired::{OfficialAccountPart, RunState},
     error::AppError,
     housekeeping::Housekeeping,
     leaving::{Leaving, LeavingGroup, Left},
@@ -33,34 +34,33 @@ use super::{
     tasks::{TaskName, TaskSet},
 };
 use crate::{
-    config::{Config, OfficialAccountConfig, StoreConfig},
-    domain::{plan::Activity, schedule_key::ScheduleKey},
+    config::{Config, StoreConfig},
+    domain::plan::{Activity, RunId},
     poll::{OfficialAccount, PollLimits, Poller},
-    schedule::{
-        collectors::CollectedAccount,
-        queue::{LaneId, PollQueue},
-        spread_plan::ScheduledAccount,
-    },
-    status::{AccountTable, OfficialAccountStatus, WatchedAccount},
-    store::Store,
-    wechat::token::MIN_FETCH_INTERVAL,
+    schedule::queue::{LaneId, PollQueue},
+    status::{AccountTable, WatchedAccount},
+    store::{Store, StoreError},
+    wechat::http::WechatClient,
 };
+
+/// How many notes of parts that have left may wait.
+const LEFT_IN_QUEUE: usize = 16;
 
 /// How long the store may take to write its log into its file at the end.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The run of one store.
 pub(super) struct Run {
+    id: RunId,
     pub(super) store: Store,
     pub(super) poller: Arc<Poller>,
     pub(super) factory: OfficialAccountFactory,
     pub(super) sinks: RunSinks,
     /// By appid.
     official_accounts: BTreeMap<Arc<str>, RunningAccount>,
-    /// The appids in the order of the configuration.
-    order: Vec<Arc<str>>,
     leaving: Leaving,
-    left: mpsc::Sender<Left>,
+    left: mpsc::Receiver<Left>,
+    left_sender: mpsc::Sender<Left>,
     /// The official accounts of this run, for housekeeping.
     table: Arc<AccountTable>,
     limits: Arc<ArcSwap<StoreConfig>>,
@@ -71,32 +71,44 @@ pub(super) struct Run {
 }
 
 /// An official account that runs.
-struct RunningAccount {
+pub(super) struct RunningAccount {
     /// Without the kf accounts, which `official_account` has.
-    part: OfficialAccountPart,
-    official_account: Arc<OfficialAccount>,
-    lane: LaneId,
+    pub(super) part: OfficialAccountPart,
+    pub(super) official_account: Arc<OfficialAccount>,
+    pub(super) lane: LaneId,
+}
+
+/// What happens to a run by itself.
+pub(super) enum RunEvent {
+    /// A part has left, so that it may start again.
+    Left(Left),
+    /// A task has failed, or the store is lost.
+    Failed(AppError),
 }
 
 impl Run {
-    /// Opens the store of a run without accounts and sinks.
-    pub(super) async fn open(
+    /// A run of an open store, without accounts and sinks.
+    pub(super) async fn new(
+        id: RunId,
+        store: Store,
         config: &Config,
+        client: Arc<WechatClient>,
         context: &RunContext,
-        left: mpsc::Sender<Left>,
-    ) -> Result<Self, AppError> {
-        let store = Store::open(&config.store.path)?;
+    ) -> Result<Self, StoreError> {
         let RunContext { metrics, clock, .. } = context;
-        let factory = OfficialAccountFactory::build(config, &store, Arc::clone(clock)).await?;
-        let poller = Poller::new(store.clone(), Arc::clone(metrics), Arc::clone(clock), poll_limits(config));
+        let factory = OfficialAccountFactory::with_client(client, &store, Arc::clone(clock)).await?;
+        let poller = Poller::new(store.clone(), Arc::clone(metrics), Arc::clone(clock), poll_limits(config))
+            .with_log(Arc::clone(&context.poll_log));
+        let (left_sender, left) = mpsc::channel(LEFT_IN_QUEUE);
         Ok(Self {
+            id,
             poller: Arc::new(poller),
             factory,
-            sinks: RunSinks::new(&store, context, left.clone()),
+            sinks: RunSinks::new(&store, context, left_sender.clone()),
             official_accounts: BTreeMap::new(),
-            order: Vec::new(),
             leaving: Leaving::default(),
             left,
+            left_sender,
             table: Arc::default(),
             limits: Arc::new(ArcSwap::from_pointee(config.store.clone())),
             tasks: TaskSet::default(),
@@ -106,9 +118,18 @@ impl Run {
         })
     }
 
-    /// The official accounts that run, with the kf accounts that are watched now.
-    pub(super) fn official_account_parts(&self) -> BTreeMap<Arc<str>, OfficialAccountPart> {
-        self.official_accounts.iter().map(|(appid, running)| (Arc::clone(appid), running.part())).collect()
+    /// What runs, with the kf accounts that are watched now.
+    pub(super) fn state(&self) -> RunState {
+        let parts = self.official_accounts.iter();
+        RunState {
+            official_accounts: parts.map(|(appid, running)| (Arc::clone(appid), running.part())).collect(),
+            sinks: self.sinks.parts(),
+        }
+    }
+
+    /// The official accounts that run, by appid.
+    pub(super) fn official_accounts(&self) -> impl Iterator<Item = (&str, &RunningAccount)> {
+        self.official_accounts.iter().map(|(appid, running)| (&**appid, running))
     }
 
     /// The kf accounts that are watched now.
@@ -120,7 +141,7 @@ impl Run {
     }
 
     /// Removes from the desired state what cannot start yet, because it has not finished leaving. Returns how many parts that are.
-    pub(super) fn defer(&self, desired: &mut State) -> usize {
+    pub(super) fn defer(&self, desired: &mut RunState) -> usize {
         let before = desired.official_accounts.len();
         let mut deferred = 0;
         desired.official_accounts.retain(|appid, part| {
@@ -140,68 +161,20 @@ impl Run {
         deferred + self.sinks.defer(desired)
     }
 
-    /// Sets what the run has of the settings, and the order in which readers see its accounts.
+    /// Sets what the run has of the settings.
     pub(super) fn configure(&mut self, config: &Config) {
-        self.order = appids(config).collect();
         self.poller.set_limits(poll_limits(config));
         self.limits.store(Arc::new(config.store.clone()));
-        self.table.publish(self.statuses());
-        let official_accounts = self.running().map(|running| Arc::clone(&running.official_account)).collect();
-        self.poller.log().configure(config.log.language, official_accounts);
+        let statuses = self.official_accounts.values().map(|running| running.official_account.status.clone());
+        self.table.publish(statuses.collect());
         if !self.tasks.contains(&TaskName::Housekeeping) {
             self.start_housekeeping();
         }
     }
 
-    /// Logs once for all official accounts that their first calls wait, because their tokens were fetched just before a restart.
-    pub(super) fn log_token_wait(&self) {
-        let waits = self.running().map(|running| running.official_account.token_wait());
-        let waits: Vec<Duration> = waits.filter(|wait| !wait.is_zero()).collect();
-        if let Some(longest) = waits.iter().max() {
-            tracing::info!(
-                official_accounts = waits.len(),
-                "First polls wait {} s: kfwatch fetches tokens at most once in {} s, also after a restart",
-                longest.as_secs_f64().ceil(),
-                MIN_FETCH_INTERVAL.as_secs()
-            );
-        }
-    }
-
-    /// The official accounts of each schedule.
-    pub(super) fn scheduled(&self) -> HashMap<ScheduleKey, Vec<ScheduledAccount>> {
-        let mut schedules: HashMap<ScheduleKey, Vec<ScheduledAccount>> = HashMap::new();
-        for running in self.running().filter(|running| !running.part.is_ending) {
-            let scheduled = ScheduledAccount {
-                official_account: Arc::clone(&running.official_account),
-                lane: running.lane,
-            };
-            schedules.entry(running.part.schedule_key()).or_default().push(scheduled);
-        }
-        schedules
-    }
-
-    /// The official accounts, for the collectors.
-    pub(super) fn collected(&self) -> Vec<CollectedAccount> {
-        let collected = |running: &RunningAccount| CollectedAccount {
-            official_account: Arc::clone(&running.official_account),
-            poller: Arc::clone(&self.poller),
-        };
-        self.running().filter(|running| !running.part.is_ending).map(collected).collect()
-    }
-
-    /// The official accounts, each with its configuration.
-    pub(super) fn configured(&self) -> impl Iterator<Item = (&OfficialAccountConfig, &Arc<OfficialAccount>)> {
-        self.running().map(|running| (&running.part.config, &running.official_account))
-    }
-
     /// Sets whether the run acts for its accounts. Polls and attempts in flight finish.
     pub(super) fn set_activity(&self, activity: Activity) {
         self.store.lease().set_suspended(activity == Activity::Paused);
-    }
-
-    /// The official accounts as readers see them.
-    pub(super) fn statuses(&self) -> Vec<Arc<OfficialAccountStatus>> {
-        self.running().map(|running| Arc::clone(&running.official_account.status)).collect()
     }
 
     /// Notes that parts have finished leaving.
@@ -212,18 +185,21 @@ impl Run {
         }
     }
 
-    /// Waits until a task of this run fails, or the store is lost.
-    pub(super) async fn failure(&mut self) -> AppError {
+    /// Waits until something happens. Cancel safe.
+    pub(super) async fn next_event(&mut self) -> RunEvent {
         tokio::select! {
-            lost = self.store.lost() => AppError::Store(lost),
-            failed = self.tasks.failure() => failed.1,
-            failed = self.sinks.failure() => failed,
+            biased;
+            lost = self.store.lost() => RunEvent::Failed(AppError::Store(lost)),
+            failed = self.tasks.failure() => RunEvent::Failed(failed.1),
+            failed = self.sinks.failure() => RunEvent::Failed(failed),
+            Some(left) = self.left.recv() => RunEvent::Left(left),
         }
     }
 
     /// Stops the run: its polls finish, the times of the last ones are stored, each sink finishes its attempt, the store is closed.
     /// Each of these waits for those before it only for its share of the timeout: a call that hangs must not stop sinks from finishing.
     pub(super) async fn stop(mut self, timeout: Duration) {
+        self.left.close();
         let polled: Vec<LeavingGroup> = self.leave_all();
         let polls = polled.iter().map(LeavingGroup::retired).collect::<FuturesUnordered<_>>();
         let polls = polls.for_each(async |_| {});
@@ -238,6 +214,7 @@ impl Run {
 
     /// Ends everything at once, because the store is lost: nothing may be delivered or polled any more.
     pub(super) async fn abandon(mut self) {
+        self.left.close();
         self.sinks.abort().await;
         self.leave_all();
         self.tasks.abort(|_| true).await;
@@ -256,16 +233,12 @@ impl Run {
         }
     }
 
-    fn running(&self) -> impl Iterator<Item = &RunningAccount> {
-        self.order.iter().filter_map(|appid| self.official_accounts.get(appid))
-    }
-
     fn start_housekeeping(&mut self) {
         let housekeeping = Housekeeping {
             store: self.store.clone(),
             clock: Arc::clone(&self.context.clock),
             table: Arc::clone(&self.table),
-            sinks: self.sinks.admin(),
+            sinks: Arc::clone(&self.context.sink_admin),
             limits: Arc::clone(&self.limits),
             store_failures: Mutex::default(),
         };
@@ -300,8 +273,4 @@ fn poll_limits(config: &Config) -> PollLimits {
         blind_after: config.poll.blind_after,
         backoff_policy: config.backoff_policy,
     }
-}
-
-fn appids(config: &Config) -> impl Iterator<Item = Arc<str>> {
-    config.official_accounts.iter().map(|configured| configured.appid.as_str().into())
 }

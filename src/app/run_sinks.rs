@@ -12,17 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     build_sinks,
     context::RunContext,
-    desired::{Plan, SinkPart, State},
+    desired::{RunPlan, RunState, SinkPart},
     error::AppError,
     leaving::Left,
     tasks::{TaskName, TaskSet},
 };
 use crate::{
-    config::Config,
-    dispatch::{DispatchContext, Dispatcher, DispatcherHandle, admin::SinkAdmin},
+    dispatch::{DispatchContext, Dispatcher, DispatcherHandle, SinkShares},
     domain::plan::Step,
     sink::Sink,
-    status::SinkStatus,
     store::{RegisteredSink, SinkRegistration, Store},
 };
 
@@ -30,12 +28,12 @@ use crate::{
 pub(super) struct RunSinks {
     /// By name.
     running: BTreeMap<Arc<str>, RunningSink>,
-    admin: Arc<SinkAdmin>,
     /// How long a dispatcher that ends may start attempts.
     begin_for: Duration,
     /// Removed sinks whose dispatchers have not ended yet.
     ending: BTreeSet<Arc<str>>,
     context: DispatchContext,
+    shares: Arc<SinkShares>,
     left: mpsc::Sender<Left>,
     tasks: TaskSet,
     /// The run stops: no sink starts again.
@@ -44,56 +42,59 @@ pub(super) struct RunSinks {
 
 struct RunningSink {
     part: SinkPart,
+    /// What it uses, or is about to use.
+    sink: Arc<Sink>,
     handle: DispatcherHandle,
     stop: CancellationToken,
     /// Its dispatcher has ended for good. Other options start another one.
     has_failed: bool,
 }
 
-/// The sinks that a plan starts or changes, built and not yet connected, by name.
-pub(super) type BuiltSinks = HashMap<Arc<str>, Sink>;
+/// The sinks that a plan starts or changes, by name. All runs share them.
+pub(super) type BuiltSinks = HashMap<Arc<str>, Arc<Sink>>;
 
 impl RunSinks {
     pub(super) fn new(store: &Store, context: &RunContext, left: mpsc::Sender<Left>) -> Self {
+        let shares = Arc::clone(&context.sink_shares);
         let context =
             DispatchContext { store: store.clone(), clock: Arc::clone(&context.clock), lease: store.lease() };
-        let admin = Arc::new(SinkAdmin::new(store.clone()));
         let (running, ending) = (BTreeMap::new(), BTreeSet::new());
         Self {
             running,
-            admin,
             begin_for: Duration::ZERO,
             ending,
             context,
+            shares,
             left,
             tasks: TaskSet::default(),
             all_stop: CancellationToken::new(),
         }
     }
 
-    pub(super) fn admin(&self) -> Arc<SinkAdmin> {
-        Arc::clone(&self.admin)
-    }
-
     pub(super) fn parts(&self) -> BTreeMap<Arc<str>, SinkPart> {
         self.running.iter().map(|(name, running)| (Arc::clone(name), running.part.clone())).collect()
     }
 
-    /// The sinks as readers see them, in the order of the configuration.
-    pub(super) fn statuses(&self, config: &Config) -> Vec<Arc<SinkStatus>> {
-        let running = config.sinks.iter().filter_map(|sink| self.running.get(sink.name.as_str()));
-        running.map(|running| running.handle.status()).collect()
+    /// The handles of all dispatchers.
+    pub(super) fn dispatchers(&self) -> impl Iterator<Item = DispatcherHandle> {
+        self.running.values().map(|running| running.handle.clone())
+    }
+
+    /// The sink of this name, if it runs with these options.
+    pub(super) fn sink(&self, name: &str, part: &SinkPart) -> Option<Arc<Sink>> {
+        let running = self.running.get(name).filter(|running| running.part == *part && !running.has_failed);
+        running.map(|running| Arc::clone(&running.sink))
     }
 
     /// Removes from the desired state the sinks whose former dispatcher has not ended yet, and returns their number.
-    pub(super) fn defer(&self, desired: &mut State) -> usize {
+    pub(super) fn defer(&self, desired: &mut RunState) -> usize {
         let before = desired.sinks.len();
         desired.sinks.retain(|name, _| !self.ending.contains(name));
         before - desired.sinks.len()
     }
 
     /// What the store needs to know of all desired sinks, with their names.
-    pub(super) fn registrations(&self, desired: &State) -> (Vec<Arc<str>>, Vec<SinkRegistration>) {
+    pub(super) fn registrations(&self, desired: &RunState) -> (Vec<Arc<str>>, Vec<SinkRegistration>) {
         desired
             .sinks
             .iter()
@@ -104,8 +105,8 @@ impl RunSinks {
     /// Makes the sinks equal the desired ones. `begin_for`: how long a dispatcher that ends may start attempts.
     pub(super) fn apply(
         &mut self,
-        plan: &Plan<'_>,
-        built: &mut BuiltSinks,
+        plan: &RunPlan<'_>,
+        built: &BuiltSinks,
         registered: &HashMap<Arc<str>, RegisteredSink>,
         begin_for: Duration,
     ) {
@@ -113,18 +114,19 @@ impl RunSinks {
         for step in &plan.sinks {
             match *step {
                 Step::Start(name, part) => {
-                    if let (Some(sink), Some(registered)) = (built.remove(name), registered.get(name)) {
+                    if let (Some(sink), Some(registered)) = (built.get(name), registered.get(name)) {
                         self.start(name, part, sink, registered);
                     }
                 }
                 Step::Change(name, _, to) | Step::Restart(name, _, to) => {
-                    let (Some(sink), Some(registered)) = (built.remove(name), registered.get(name)) else {
+                    let (Some(sink), Some(registered)) = (built.get(name), registered.get(name)) else {
                         continue;
                     };
                     match self.running.get_mut(name) {
                         Some(running) if !running.has_failed => {
-                            running.handle.replace(sink, build_sinks::filter(&to.config), registered);
-                            running.part = to.clone();
+                            let filter = build_sinks::filter(&to.config);
+                            running.handle.replace(Arc::clone(sink), filter, registered);
+                            (running.part, running.sink) = (to.clone(), Arc::clone(sink));
                         }
                         _ => self.start(name, to, sink, registered),
                     }
@@ -137,13 +139,14 @@ impl RunSinks {
                 }
             }
         }
-        self.admin.set_dispatchers(self.running.values().map(|running| running.handle.clone()));
     }
 
-    fn start(&mut self, name: &Arc<str>, part: &SinkPart, sink: Sink, registered: &RegisteredSink) {
-        let filter = build_sinks::filter(&part.config);
+    fn start(&mut self, name: &Arc<str>, part: &SinkPart, sink: &Arc<Sink>, registered: &RegisteredSink) {
+        // What a dispatcher that has failed leaves behind.
+        self.running.remove(name);
+        let (share, filter) = (self.shares.of(name), build_sinks::filter(&part.config));
         let (dispatcher, handle) =
-            Dispatcher::new(name.to_string(), sink, filter, registered, self.context.clone());
+            Dispatcher::new(share, Arc::clone(sink), filter, registered, self.context.clone());
         let stop = CancellationToken::new();
         let (running, left) = (dispatcher.run(stop.clone(), self.begin_for), self.left.clone());
         let (ended_name, all_stop) = (Arc::clone(name), self.all_stop.clone());
@@ -153,8 +156,8 @@ impl RunSinks {
             let _ = all_stop.run_until_cancelled(left.send(Left::Sink(ended_name))).await;
             Ok(ended?)
         });
-        self.running
-            .insert(Arc::clone(name), RunningSink { part: part.clone(), handle, stop, has_failed: false });
+        let (part, sink) = (part.clone(), Arc::clone(sink));
+        self.running.insert(Arc::clone(name), RunningSink { part, sink, handle, stop, has_failed: false });
     }
 
     /// Notes that the dispatcher of a sink has ended: of one that was removed, so that it may start again, or because it has failed.

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use futures_util::{TryFutureExt, future::join_all};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,8 +17,8 @@ use crate::{
         event::millis,
         sink_state::{BY_OPERATOR, SinkState},
     },
-    status::SinkActivity,
-    store::{DeadLetter, LogPosition, Store, StoreError, StoredSink},
+    status::{SinkActivity, SinkStatus},
+    store::{self, DeadLetter, LogPosition, Store, StoreError, StoredSink},
 };
 
 /// How many dead letters are read at a time.
@@ -133,35 +134,73 @@ fn list(known: &[String]) -> String {
 }
 
 /// Executes commands for sinks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SinkAdmin {
+    /// Replaced as a whole.
+    stores: ArcSwap<Vec<StoreSinks>>,
+}
+
+/// The sinks of one store: a file, or a shard.
+#[derive(Debug)]
+pub struct StoreSinks {
     store: Store,
-    /// By sink; empty while no daemon runs. Replaced as a whole.
-    dispatchers: ArcSwap<HashMap<String, DispatcherHandle>>,
+    /// By sink; empty while no daemon runs.
+    dispatchers: HashMap<String, DispatcherHandle>,
+}
+
+impl StoreSinks {
+    /// A store with its dispatchers, to which commands go.
+    pub fn new(store: Store, dispatchers: impl IntoIterator<Item = DispatcherHandle>) -> Self {
+        let by_sink = dispatchers.into_iter().map(|handle| (handle.status.name.clone(), handle));
+        Self { store, dispatchers: by_sink.collect() }
+    }
+
+    /// Has the dispatcher of a sink execute a command. If none runs, `directly` does the same in the store.
+    async fn execute<T>(
+        &self,
+        sink: &str,
+        command: impl FnOnce(CommandReply<T>) -> DispatcherCommand,
+        directly: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if let Some(dispatcher) = self.dispatchers.get(sink)
+            && let Some(done) = dispatcher.send(command).await
+        {
+            return done;
+        }
+        directly.await
+    }
 }
 
 impl SinkAdmin {
-    /// Knows no dispatchers, as for a command while no daemon runs.
+    /// Knows a store and no dispatchers, as for a command while no daemon runs.
     pub fn new(store: Store) -> Self {
-        Self { store, dispatchers: ArcSwap::default() }
+        let admin = Self::default();
+        admin.publish(vec![StoreSinks::new(store, [])]);
+        admin
     }
 
-    /// Sends later commands to these dispatchers.
-    pub fn set_dispatchers(&self, dispatchers: impl IntoIterator<Item = DispatcherHandle>) {
-        let by_sink = dispatchers.into_iter().map(|handle| (handle.status.name.clone(), handle));
-        self.dispatchers.store(Arc::new(by_sink.collect()));
+    /// Sends later commands to these.
+    pub fn publish(&self, stores: Vec<StoreSinks>) {
+        self.stores.store(Arc::new(stores));
     }
 
     /// Makes all sinks open their files again at their next delivery. Does not block.
     pub fn reopen_files(&self) {
-        self.dispatchers.load().values().for_each(DispatcherHandle::reopen_file);
+        let stores = self.stores.load();
+        stores.iter().flat_map(|of| of.dispatchers.values()).for_each(DispatcherHandle::reopen_file);
+    }
+
+    /// The status of a sink, if it has a dispatcher.
+    pub fn status(&self, sink: &str) -> Option<Arc<SinkStatus>> {
+        self.stores.load().iter().find_map(|of| of.dispatchers.get(sink)).map(DispatcherHandle::status)
     }
 
     /// Executes a command.
     pub async fn execute(&self, command: SinkCommand) -> Result<SinkAnswer, SinkAdminError> {
+        let stores = self.stores.load_full();
         match command {
             SinkCommand::Show => {
-                let sinks = self.store.sinks().await?;
+                let sinks = self.stored().await?;
                 Ok(SinkAnswer::Sinks(sinks.into_iter().map(|sink| self.report(sink)).collect()))
             }
             SinkCommand::DeadLetters { sink } => {
@@ -170,69 +209,68 @@ impl SinkAdmin {
             }
             SinkCommand::Stop { sink, at } => {
                 let pending = self.find(&sink).await?.backlog.events;
-                match self.send(&sink, DispatcherCommand::Stop).await {
-                    Some(stopped) => stopped?,
-                    None => self.store.stop_sink(&sink, BY_OPERATOR, at).await?,
-                }
+                all(stores.iter().map(|of| {
+                    let stop = of.store.stop_sink(&sink, BY_OPERATOR, at);
+                    of.execute(&sink, DispatcherCommand::Stop, stop)
+                }))
+                .await?;
                 self.changed(sink, pending, None).await
             }
             SinkCommand::Resume { sink } => {
                 let pending = self.find(&sink).await?.backlog.events;
-                match self.send(&sink, DispatcherCommand::Resume).await {
-                    Some(resumed) => resumed?,
-                    None => self.store.resume_sink(&sink).await.map(drop)?,
-                }
+                all(stores.iter().map(|of| {
+                    let resume = of.store.resume_sink(&sink).map_ok(drop);
+                    of.execute(&sink, DispatcherCommand::Resume, resume)
+                }))
+                .await?;
                 self.changed(sink, pending, None).await
             }
             SinkCommand::Replay { sink, since } => {
                 self.find(&sink).await?;
-                let rewind = match self.send(&sink, |reply| DispatcherCommand::Replay(since, reply)).await {
-                    Some(rewind) => rewind?,
-                    None => self.store.rewind_cursor(&sink, since).await?,
-                };
-                self.changed(sink, rewind.events, rewind.from).await
+                let rewinds = all(stores.iter().map(|of| {
+                    let command = |reply| DispatcherCommand::Replay(since, reply);
+                    of.execute(&sink, command, of.store.rewind_cursor(&sink, since))
+                }))
+                .await?;
+                let events = rewinds.iter().map(|rewind| rewind.events).sum();
+                let from = rewinds.iter().filter_map(|rewind| rewind.from).min();
+                self.changed(sink, events, from).await
             }
             SinkCommand::RetryDeadLetters { sink } => {
                 self.find(&sink).await?;
-                let letters = match self.send(&sink, DispatcherCommand::RetryDeadLetters).await {
-                    Some(retried) => retried?,
-                    None => self.store.retry_dead_letters(&sink).await?,
-                };
-                self.changed(sink, letters, None).await
+                let retried = all(stores.iter().map(|of| {
+                    let retry = of.store.retry_dead_letters(&sink);
+                    of.execute(&sink, DispatcherCommand::RetryDeadLetters, retry)
+                }))
+                .await?;
+                self.changed(sink, retried.iter().sum(), None).await
             }
             SinkCommand::DropDeadLetters { sink } => {
                 self.find(&sink).await?;
-                let letters = match self.send(&sink, DispatcherCommand::DropDeadLetters).await {
-                    Some(dropped) => dropped?,
-                    None => self.store.drop_dead_letters(&sink).await?,
-                };
-                self.changed(sink, letters, None).await
+                let dropped = all(stores.iter().map(|of| {
+                    let remove = of.store.drop_dead_letters(&sink);
+                    of.execute(&sink, DispatcherCommand::DropDeadLetters, remove)
+                }))
+                .await?;
+                self.changed(sink, dropped.iter().sum(), None).await
             }
         }
     }
 
-    /// Reports to the dispatcher that the store has suspended its sink.
-    pub async fn report_suspension(&self, sink: &str, reason: String) {
-        if let Some(dispatcher) = self.dispatcher(sink) {
-            dispatcher.report_suspension(reason).await;
-        }
+    /// Reports to the dispatchers that the store has suspended their sink.
+    pub async fn report_suspension(&self, sink: &str, reason: &str) {
+        let stores = self.stores.load_full();
+        let dispatchers = stores.iter().filter_map(|of| of.dispatchers.get(sink));
+        join_all(dispatchers.map(|dispatcher| dispatcher.report_suspension(reason.to_owned()))).await;
     }
 
-    /// Sends a command to the sink's dispatcher. `None` if none runs.
-    async fn send<T>(
-        &self,
-        sink: &str,
-        command: impl FnOnce(CommandReply<T>) -> DispatcherCommand,
-    ) -> Option<Result<T, StoreError>> {
-        self.dispatcher(sink)?.send(command).await
-    }
-
-    fn dispatcher(&self, sink: &str) -> Option<DispatcherHandle> {
-        self.dispatchers.load().get(sink).cloned()
+    async fn stored(&self) -> Result<Vec<StoredSink>, StoreError> {
+        let stores: Vec<Store> = self.stores.load().iter().map(|of| of.store.clone()).collect();
+        store::sinks_of(&stores).await
     }
 
     async fn find(&self, name: &str) -> Result<StoredSink, SinkAdminError> {
-        let sinks = self.store.sinks().await?;
+        let sinks = self.stored().await?;
         let known = sinks.iter().map(|sink| sink.name.clone()).collect();
         let found = sinks.into_iter().find(|sink| sink.name == name);
         found.ok_or_else(|| SinkAdminError::Unknown { sink: name.to_owned(), known })
@@ -257,18 +295,25 @@ impl SinkAdmin {
 
     async fn dead_letters(&self, sink: &str) -> Result<Vec<DeadLetterReport>, StoreError> {
         let mut reports = Vec::new();
-        let mut after = LogPosition::BEGINNING;
-        loop {
-            let page = self.store.dead_letters(sink, after, DEAD_LETTERS_PER_READ).await?;
-            let Some(last) = page.last() else { return Ok(reports) };
-            after = last.event.id;
-            reports.extend(page.into_iter().map(dead_letter_report));
+        for of in self.stores.load_full().iter() {
+            let mut after = LogPosition::BEGINNING;
+            loop {
+                let page = of.store.dead_letters(sink, after, DEAD_LETTERS_PER_READ).await?;
+                let Some(last) = page.last() else { break };
+                after = last.event.id;
+                reports.extend(page.into_iter().map(dead_letter_report));
+            }
         }
+        Ok(reports)
     }
 
     /// `None` if no dispatcher runs.
     fn activity(&self, sink: &str) -> Option<SinkActivity> {
-        self.dispatcher(sink).map(|dispatcher| dispatcher.status.read())
+        self.status(sink).map(|status| status.read())
+    }
+
+    fn write_failure(&self) -> Option<StoreError> {
+        self.stores.load().iter().find_map(|of| of.store.write_failure())
     }
 
     fn report(&self, stored: StoredSink) -> SinkReport {
@@ -295,9 +340,16 @@ impl SinkAdmin {
             last_delivery_at: last_delivery_at.map(millis),
             last_failure_at: last_failure.as_ref().map(|(at, _)| millis(*at)),
             last_failure: last_failure.map(|(_, reason)| reason),
-            store_failure: self.store.write_failure().map(|error| crate::chain(&error)),
+            store_failure: self.write_failure().map(|error| crate::chain(&error)),
         }
     }
+}
+
+/// Waits for all, so that a store for which a command fails delays no other.
+async fn all<T>(
+    commands: impl Iterator<Item = impl Future<Output = Result<T, StoreError>>>,
+) -> Result<Vec<T>, StoreError> {
+    join_all(commands).await.into_iter().collect()
 }
 
 fn dead_letter_report(letter: DeadLetter) -> DeadLetterReport {

@@ -56,9 +56,9 @@ impl DispatcherHandle {
     /// Makes the dispatcher deliver with these options as soon as its attempts in flight are finished, from its cursor on and
     /// without the backoffs of before. Does not wait. `registered` is what the registration of these options returned: if
     /// it has ended a stop, the dispatcher delivers again, unless an operator has stopped the sink. Ignored during a drain.
-    pub fn replace(&self, sink: Sink, filter: EventFilter, registered: &RegisteredSink) {
+    pub fn replace(&self, sink: impl Into<Arc<Sink>>, filter: EventFilter, registered: &RegisteredSink) {
         let is_stopped = registered.state.is_stopped();
-        self.replacement.put(Replacement { sink, filter, is_stopped });
+        self.replacement.put(Replacement { sink: sink.into(), filter, is_stopped });
     }
 
     /// Closes the sink's file, if it has one. The next delivery opens it again. Does not block.

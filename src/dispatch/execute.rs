@@ -7,10 +7,7 @@ use super::{
     replacement::Replacement, window::Window,
 };
 use crate::{
-    domain::{
-        failure_streak::FailureStreak,
-        sink_state::{BY_OPERATOR, SinkState},
-    },
+    domain::sink_state::{BY_OPERATOR, SinkState},
     store::LogPosition,
 };
 
@@ -34,7 +31,7 @@ impl Dispatcher {
                 if let Ok(cursor) = resumed {
                     tracing::info!(sink = %self.name, "Sink resumed");
                     self.stop_recorder.resume();
-                    self.circuit_breaker = CircuitBreaker::default();
+                    self.share.update(|circuit_breaker| *circuit_breaker = CircuitBreaker::default());
                     self.restart_after(cursor);
                 }
                 reply.send(resumed.map(drop)).ok();
@@ -78,10 +75,9 @@ impl Dispatcher {
     /// Continues with other options. They are tried at once, so nothing remains of earlier failures.
     async fn replace(&mut self, Replacement { sink, filter, is_stopped }: Replacement) {
         tracing::info!(sink = %self.name, destination = sink.destination(), "Options of the sink changed");
-        self.sink.store(Arc::new(sink));
+        self.sink.store(sink);
         self.reader = Reader::new(self.name.clone(), filter, self.store.clone(), Arc::clone(&self.clock));
-        self.circuit_breaker = CircuitBreaker::default();
-        self.failures = FailureStreak::default();
+        self.share.forget_failures();
         self.restart_window();
         match self.status.read().state {
             SinkState::Stopped { reason } if reason == BY_OPERATOR => {}

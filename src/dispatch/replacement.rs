@@ -3,7 +3,7 @@
 //! This is a slot, not a queue: a dispatcher executes a replacement only when no attempt is in flight, and a receiver that hangs
 //! delays that. Whoever replaces must not wait for it, and only the newest replacement matters.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -12,7 +12,7 @@ use crate::{sink::Sink, store::EventFilter};
 /// What a dispatcher uses from now on.
 #[derive(Debug)]
 pub(super) struct Replacement {
-    pub(super) sink: Sink,
+    pub(super) sink: Arc<Sink>,
     pub(super) filter: EventFilter,
     /// Whether the registration of these options has found the sink stopped.
     pub(super) is_stopped: bool,
@@ -73,7 +73,7 @@ mod tests {
 
     fn replacement(name: &str) -> Replacement {
         let filter = EventFilter { official_accounts: vec![name.to_owned()], ..EventFilter::default() };
-        let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
+        let sink = Arc::new(Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout))));
         Replacement { sink, filter, is_stopped: false }
     }
 

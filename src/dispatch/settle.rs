@@ -6,6 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use super::{
     Attempt, Dispatcher, SinkEnded,
     backoff::SINK_BACKOFF,
+    circuit_breaker::CircuitBreaker,
     dead_letters::{MAX_DEAD_LETTERS, MAX_REFUSALS},
 };
 use crate::{
@@ -17,7 +18,8 @@ use crate::{
 impl Dispatcher {
     /// Processes a finished attempt. Fails if the sink has ended for good.
     pub(super) async fn settle(&mut self, attempt: Attempt) -> Result<(), SinkEnded> {
-        let Attempt { events, started_at, outcome } = attempt;
+        // The permit is kept until other dispatchers see the outcome.
+        let Attempt { events, started_at, outcome, permit: _permit } = attempt;
         if outcome.is_err() {
             self.status.count_failed_attempt();
         }
@@ -64,7 +66,7 @@ impl Dispatcher {
             self.window.postpone(event, now + *wait);
         }
         if events.is_empty() {
-            self.circuit_breaker.attempt_skipped();
+            self.share.update(CircuitBreaker::attempt_skipped);
             return;
         }
         self.status.record_delivery(events.len() as u64, self.clock.now().wall);
@@ -114,15 +116,13 @@ impl Dispatcher {
     /// The sink failed as a whole: all attempts back off.
     fn failed(&mut self, started_at: Moment, reason: String, retry_after: Option<Duration>) {
         let now = self.clock.now();
-        self.circuit_breaker.record_failure(
-            started_at.monotonic,
-            now.monotonic,
-            retry_after,
-            fastrand::f64(),
-        );
+        self.share.update(|circuit_breaker| {
+            let (started_at, now) = (started_at.monotonic, now.monotonic);
+            circuit_breaker.record_failure(started_at, now, retry_after, fastrand::f64());
+        });
         self.status.record_failure(now.wall, reason.clone());
         let what = "Delivery failed and will be retried";
-        if self.failures.failed(reason.clone(), now) {
+        if self.share.is_news(&reason, now) {
             tracing::error!(sink = %self.name, destination = self.sink.load().destination(), "{what}: {reason}");
         } else {
             tracing::debug!(sink = %self.name, "{what}: {reason}");
@@ -131,11 +131,14 @@ impl Dispatcher {
 
     /// The sink works as a whole, and wants a pause, whether it acknowledged the events or refused them.
     fn responded(&mut self, started_at: Moment) {
-        self.circuit_breaker.record_response(started_at.monotonic);
-        self.circuit_breaker.pause(self.clock.now().monotonic + self.sink.load().interval());
+        let until = self.clock.now().monotonic + self.sink.load().interval();
+        self.share.update(|circuit_breaker| {
+            circuit_breaker.record_response(started_at.monotonic);
+            circuit_breaker.pause(until);
+        });
         self.status.record_response();
-        if let Some(recovery) = self.failures.succeeded(started_at) {
-            let (destination, failures) = (self.sink.load().destination(), recovery.failures);
+        if let Some(failures) = self.share.recovered(started_at) {
+            let destination = self.sink.load().destination();
             tracing::info!(sink = %self.name, destination, failures, "Delivery recovered");
         }
     }

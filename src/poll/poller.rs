@@ -46,7 +46,7 @@ pub struct Poller {
     fetcher: SessionFetcher,
     commit_failures: Mutex<FailureStreak<report::StoreReason>>,
     commits: CommitCounter,
-    pub(super) log: PollLog,
+    pub(super) log: Arc<PollLog>,
 }
 
 /// The times that bound polls.
@@ -66,21 +66,11 @@ impl Poller {
         let fetcher = SessionFetcher::new(Arc::clone(&clock), limits.deadline, limits.backoff_policy);
         let (commit_failures, commits) = (Mutex::default(), CommitCounter::default());
         let (limits, lease) = (ArcSwap::from_pointee(limits), store.lease());
-        Self {
-            store,
-            lease,
-            metrics,
-            clock,
-            limits,
-            fetcher,
-            commit_failures,
-            commits,
-            log: PollLog::default(),
-        }
+        Self { store, lease, metrics, clock, limits, fetcher, commit_failures, commits, log: Arc::default() }
     }
 
     /// Logs polls there.
-    pub fn with_log(self, log: PollLog) -> Self {
+    pub fn with_log(self, log: Arc<PollLog>) -> Self {
         Self { log, ..self }
     }
 

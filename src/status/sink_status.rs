@@ -14,7 +14,7 @@ use crate::domain::sink_state::SinkState;
 #[derive(Debug, Default)]
 pub struct SinkTable(watch::Sender<Arc<Vec<Arc<SinkStatus>>>>);
 
-/// What the dispatcher of one sink reports. Readers copy it.
+/// What the dispatchers of one sink report. Readers copy it.
 #[derive(Debug)]
 pub struct SinkStatus {
     /// The sink's name.
@@ -24,7 +24,7 @@ pub struct SinkStatus {
     activity: Mutex<SinkActivity>,
 }
 
-/// What happened to a sink since its dispatcher was started.
+/// What happened to a sink since its first dispatcher was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkActivity {
     /// Its state, as far as the dispatcher knows: the store may have suspended it a moment ago.
@@ -54,12 +54,12 @@ impl SinkTable {
 
 impl SinkStatus {
     /// A sink that nothing was delivered to yet.
-    pub fn new(name: String, state: SinkState) -> Self {
+    pub fn new(name: String) -> Self {
         Self {
             name,
             delivered_events: AtomicU64::new(0),
             failed_attempts: AtomicU64::new(0),
-            activity: Mutex::new(SinkActivity { state, ..SinkActivity::default() }),
+            activity: Mutex::default(),
         }
     }
 

@@ -1,11 +1,25 @@
 //! Sinks: their cursors, stops, backlogs and dead letters.
 
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 
 use super::{
     Store, StoreError,
     types::{CursorRewind, DeadLetter, LogPosition, StoredSink},
 };
+
+/// All sinks of these stores, also removed ones: what is stored about each, added up over the stores. In the order of the first store.
+pub async fn sinks_of(stores: &[Store]) -> Result<Vec<StoredSink>, StoreError> {
+    let mut lists = try_join_all(stores.iter().map(Store::sinks)).await?.into_iter();
+    let mut sinks = lists.next().unwrap_or_default();
+    for stored in lists.flatten() {
+        match sinks.iter_mut().find(|sink| sink.name == stored.name) {
+            Some(sink) => sink.add(stored),
+            None => sinks.push(stored),
+        }
+    }
+    Ok(sinks)
+}
 
 impl Store {
     /// All sinks, also removed ones. The cost does not grow with the number of undelivered events.

@@ -10,8 +10,8 @@ use std::{
 use jiff::Timestamp;
 use kfwatch::{
     dispatch::{
-        DispatchContext, Dispatcher, DispatcherHandle, SinkEnded,
-        admin::{SinkAdmin, SinkCommand},
+        DispatchContext, Dispatcher, DispatcherHandle, SinkEnded, SinkShare,
+        admin::{SinkAdmin, SinkCommand, StoreSinks},
     },
     domain::{
         clock::{Clock, Moment},
@@ -103,8 +103,8 @@ impl Stage {
         let accounts = runtime.block_on(store.register_accounts(accounts)).unwrap().configured;
         let registered = registered(&runtime, &store, &options);
         let running = run(&runtime, &store, options, &registered);
-        let admin = Arc::new(SinkAdmin::new(store.clone()));
-        admin.set_dispatchers([running.handle.clone()]);
+        let admin = Arc::new(SinkAdmin::default());
+        admin.publish(vec![StoreSinks::new(store.clone(), [running.handle.clone()])]);
         Self { runtime, store, accounts, admin, running, _directory: directory }
     }
 
@@ -124,7 +124,7 @@ impl Stage {
     fn start(&mut self, options: Options) {
         let registered = registered(&self.runtime, &self.store, &options);
         self.running = run(&self.runtime, &self.store, options, &registered);
-        self.admin.set_dispatchers([self.running.handle.clone()]);
+        self.admin.publish(vec![StoreSinks::new(self.store.clone(), [self.running.handle.clone()])]);
     }
 
     /// A customer opens a session with a kf account: 1, 2 or 3.
@@ -191,7 +191,7 @@ fn registered(runtime: &Runtime, store: &Store, options: &Options) -> Registered
 fn run(runtime: &Runtime, store: &Store, options: Options, registered: &RegisteredSink) -> Running {
     let context = DispatchContext { store: store.clone(), clock: Arc::new(FixedClock), lease: store.lease() };
     let (dispatcher, handle) =
-        Dispatcher::new("crm".to_owned(), options.sink, options.filter, registered, context);
+        Dispatcher::new(SinkShare::new("crm".to_owned()), options.sink, options.filter, registered, context);
     let removal = CancellationToken::new();
     let task = runtime.spawn(dispatcher.run(removal.clone(), GRACE));
     Running { handle, removal, task }

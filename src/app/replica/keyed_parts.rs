@@ -1,7 +1,7 @@
 //! The parts of a replica that have keys: tickers by schedule, web listeners by address.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{desired::State, error::AppError, run::Run, tasks::TaskName},
+    super::{desired::State, error::AppError, tasks::TaskName},
     Replica,
 };
 use crate::{
+    config::Config,
     domain::schedule_key::ScheduleKey,
     schedule::{
         spread_plan::ScheduledAccount,
@@ -66,9 +67,13 @@ impl Replica {
         desired.schedules.iter().map(|key| (key.clone(), ticks(key))).collect()
     }
 
-    /// Makes the tickers follow the official accounts of the run. A ticker whose schedule nobody follows any more ends.
-    pub(in crate::app) fn set_schedules(&mut self, ticks: BTreeMap<ScheduleKey, Arc<AtomicU64>>) {
-        let mut scheduled = self.run.as_ref().map(Run::scheduled).unwrap_or_default();
+    /// Makes the tickers follow the official accounts of the runs. A ticker whose schedule nobody follows any more ends.
+    pub(in crate::app) fn set_schedules(
+        &mut self,
+        ticks: BTreeMap<ScheduleKey, Arc<AtomicU64>>,
+        config: &Config,
+    ) {
+        let mut scheduled = self.scheduled(config);
         self.tickers.retain(|key, ticker| {
             let is_used = ticks.contains_key(key);
             if !is_used {
@@ -83,6 +88,21 @@ impl Replica {
                 None => self.start_ticker(key, ticks, official_accounts),
             }
         }
+    }
+
+    /// The official accounts of each schedule.
+    fn scheduled(&self, config: &Config) -> HashMap<ScheduleKey, Vec<ScheduledAccount>> {
+        let mut schedules: HashMap<ScheduleKey, Vec<ScheduledAccount>> = HashMap::new();
+        for (_, running) in self.official_accounts(config) {
+            if !running.part.is_ending {
+                let scheduled = ScheduledAccount {
+                    official_account: Arc::clone(&running.official_account),
+                    lane: running.lane,
+                };
+                schedules.entry(running.part.schedule_key()).or_default().push(scheduled);
+            }
+        }
+        schedules
     }
 
     fn start_ticker(

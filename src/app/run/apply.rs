@@ -8,7 +8,7 @@ use std::{
 use super::{
     super::{
         accounts,
-        desired::{OfficialAccountPart, Plan, State},
+        desired::{OfficialAccountPart, RunPlan},
         leaving::{Ending, LeavingGroup, LeavingTask},
         tasks::TaskName,
     },
@@ -45,7 +45,12 @@ impl AccountInputs<'_> {
 
 impl Run {
     /// Makes the official accounts of this run equal the desired ones.
-    pub(in crate::app) fn apply(&mut self, plan: &Plan<'_>, desired: &State, mut inputs: AccountInputs<'_>) {
+    pub(in crate::app) fn apply(
+        &mut self,
+        plan: &RunPlan<'_>,
+        may_retire: bool,
+        mut inputs: AccountInputs<'_>,
+    ) {
         let (mut unwatched, mut silent) = (Vec::new(), Vec::new());
         for step in &plan.official_accounts {
             match *step {
@@ -60,7 +65,7 @@ impl Run {
                     unwatched.extend(self.restart(appid, (from, to), &mut inputs));
                 }
                 Step::Restart(appid, ..) => silent.extend(self.end_account(appid)),
-                Step::Stop(appid, _) if desired.may_retire => unwatched.extend(self.stop_account(appid)),
+                Step::Stop(appid, _) if may_retire => unwatched.extend(self.stop_account(appid)),
                 Step::Stop(appid, _) => silent.extend(self.stop_account(appid)),
             }
         }
@@ -165,7 +170,7 @@ impl Run {
             return;
         }
         self.leaving.insert(&groups);
-        let (store, poller, done) = (self.store.clone(), Arc::clone(&self.poller), self.left.clone());
+        let (store, poller, done) = (self.store.clone(), Arc::clone(&self.poller), self.left_sender.clone());
         let task = LeavingTask { store, poller, groups, ending, done };
         let stop = self.polls_done.clone();
         self.tasks.spawn_until_done(TaskName::Leaving, async move {

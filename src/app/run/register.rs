@@ -5,9 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     super::{
         accounts, build_sinks,
-        desired::{Plan, State},
+        desired::{RunPlan, RunState},
     },
-    Run, appids,
+    Run,
 };
 use crate::{
     config::Config,
@@ -30,17 +30,19 @@ impl Run {
     /// Registers all accounts and sinks of a run that starts, in one transaction.
     pub(in crate::app) async fn register_all(
         &self,
-        desired: &State,
+        desired: &RunState,
         config: &Config,
     ) -> Result<Registered, StoreError> {
         let (mut all, mut counts) = (Vec::new(), Vec::new());
-        for appid in appids(config) {
-            if let Some(part) = desired.official_accounts.get(&appid) {
-                counts.push((appid, part.kf_accounts.len()));
+        for configured in &config.official_accounts {
+            if let Some((appid, part)) = desired.official_accounts.get_key_value(configured.appid.as_str()) {
+                counts.push((Arc::clone(appid), part.kf_accounts.len()));
                 all.extend(accounts::with_names(&part.config, part.in_order()));
             }
         }
-        build_sinks::log_removed(&self.store.sinks().await?, &config.sinks);
+        if self.id.is_first() {
+            build_sinks::log_removed(&self.store.sinks().await?, &config.sinks);
+        }
         let (names, sinks) = self.sinks.registrations(desired);
         let registered = self.store.register(all, sinks, self.context.clock.now().wall).await?;
         let sinks = names.into_iter().zip(registered.sinks).collect();
@@ -51,8 +53,9 @@ impl Run {
     /// Registers what a plan adds and removes, in one transaction. If this fails, nothing has changed.
     pub(in crate::app) async fn register(
         &self,
-        plan: &Plan<'_>,
-        desired: &State,
+        plan: &RunPlan<'_>,
+        desired: &RunState,
+        may_retire: bool,
     ) -> Result<Registered, StoreError> {
         let mut added: Vec<Account> = Vec::new();
         let mut counts = Vec::new();
@@ -79,7 +82,7 @@ impl Run {
                     added.extend(accounts::with_names(&to.config, to.in_order()));
                     appid
                 }
-                Step::Stop(appid, _) if desired.may_retire => {
+                Step::Stop(appid, _) if may_retire => {
                     left.extend(self.ids(appid, |_| true));
                     continue;
                 }
@@ -88,7 +91,7 @@ impl Run {
             counts.push((Arc::clone(appid), added.len() - before));
         }
         let (names, sinks) = self.sinks.registrations(desired);
-        let sinks = (!plan.sinks.is_empty() && desired.may_retire).then_some(sinks);
+        let sinks = (!plan.sinks.is_empty() && may_retire).then_some(sinks);
         if added.is_empty() && left.is_empty() && sinks.is_none() {
             return Ok(Registered::default());
         }

@@ -1,5 +1,7 @@
 //! Sinks: their cursors, states, backlogs, dead letters and missed events.
 
+use std::ops::AddAssign;
+
 use jiff::Timestamp;
 
 use super::{events::StoredEvent, ids::LogPosition};
@@ -46,6 +48,19 @@ pub struct StoredSink {
     pub missed: Option<MissedEvents>,
 }
 
+impl StoredSink {
+    /// Adds what another shard has stored about the same sink.
+    pub(crate) fn add(&mut self, other: Self) {
+        let Self { state, backlog, missed, .. } = other;
+        if state.is_stopped() && !self.state.is_stopped() {
+            self.state = state;
+        }
+        self.backlog += backlog;
+        let both = [self.missed, missed].into_iter().flatten();
+        self.missed = both.max_by_key(|missed| missed.observed_between[1]);
+    }
+}
+
 /// What a sink has not acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinkBacklog {
@@ -60,6 +75,16 @@ pub struct SinkBacklog {
     pub expired_dead_letters: u64,
     /// Events of the log, selected by the filter or not, that were removed before the sink had acknowledged them.
     pub lost_events: u64,
+}
+
+impl AddAssign for SinkBacklog {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
+        self.dead_letters += other.dead_letters;
+        self.expired_dead_letters = self.expired_dead_letters.max(other.expired_dead_letters);
+        self.lost_events += other.lost_events;
+    }
 }
 
 /// Consecutive events of the log that were removed before a sink had acknowledged them.

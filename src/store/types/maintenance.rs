@@ -1,6 +1,6 @@
 //! Types for pruning, the size limit, and whether writes succeed.
 
-use std::ops::AddAssign;
+use std::{iter::Sum, ops::AddAssign};
 
 use jiff::Timestamp;
 
@@ -18,6 +18,16 @@ impl Default for WriteStats {
     /// Opening the store has written to it.
     fn default() -> Self {
         Self { failures: 0, last_succeeded: true }
+    }
+}
+
+impl Sum for WriteStats {
+    /// Of several stores.
+    fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
+        stats.fold(Self::default(), |sum, next| Self {
+            failures: sum.failures + next.failures,
+            last_succeeded: sum.last_succeeded && next.last_succeeded,
+        })
     }
 }
 

@@ -65,7 +65,8 @@ mod tests {
     };
 
     fn shown(state: SinkState) -> String {
-        let status = SinkStatus::new("crm".to_owned(), state.clone());
+        let status = SinkStatus::new("crm".to_owned());
+        status.set_state(state.clone());
         let view = SinkView { status: Arc::new(status), state, backlog: None };
         let stored = Stored { sinks: vec![view], ..Stored::default() };
         let now = Moment { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
