@@ -96,7 +96,8 @@ def main(rules, directory):
                 break
         else:
             sys.exit(f"no {ALERT} with its reason, but {[(it['name'], it['state']) for it in alerts]}")
-    log = (directory / "vmalert.log").read_text()
+        # While it runs: when it ends, it breaks off the queries in flight, and logs that they failed.
+        log = (directory / "vmalert.log").read_text()
     failures = [line for line in log.splitlines() if "failed to execute" in line]
     if failures:
         sys.exit(f"rules failed: {failures[0]}")
