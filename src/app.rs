@@ -2,14 +2,16 @@
 //!
 //! [`App::build`] prepares the first reconcile, from nothing to the configuration ([`mod@reconcile`]): everything that can fail before the
 //! first call to WeChat. [`App::run`] applies it, and from then on reconciles whenever the desired state changes: at a reload, or when a
-//! lease is won or lost. It supervises the tasks ([`tasks`]) and waits for the shutdown signal. Only this module spawns tasks; a task
+//! lease is won or lost ([`daemon`]). It supervises the tasks ([`tasks`]) until the shutdown. Only this module spawns tasks; a task
 //! that ends before it was asked to ends the daemon. A drain stops the schedules, lets running polls finish, stores when accounts were
 //! last seen, lets each sink finish its attempt, and closes the web server last.
 
 mod accounts;
 mod build_sinks;
 pub mod clock;
+mod cluster;
 mod context;
+mod daemon;
 mod desired;
 mod error;
 mod housekeeping;
@@ -31,21 +33,11 @@ mod token_journal;
 mod token_records;
 mod watchdog;
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::Future, net::SocketAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use futures_util::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::Instant,
-};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     accounts::{accounts, watched_accounts},
@@ -61,31 +53,30 @@ pub(crate) use self::{
     operations::{account_of_platform, build_operations},
 };
 use self::{
+    cluster::{ClusterMember, ShardNews},
     context::RunContext,
+    daemon::Daemon,
     desired::{Desired, OwnedStores},
-    leaving::Left,
     ownership::OwnershipRequest,
     reconcile::Prepared,
-    reload::Reloader,
     replica::Replica,
-    run::{Run, RunEvent},
     service_manager::ServiceManager,
 };
 use crate::{
-    config::{Config, MetricsConfig},
-    domain::{clock::Clock, plan::RunId},
+    config::{Config, MetricsConfig, StoreLocation},
+    domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
-    reload::{ReloadMode, ReloadRequest, ReloadRequests, ReloadTrigger},
+    reload::{ReloadRequest, ReloadRequests},
     schedule::{queue::PollQueue, ticker::ManualTicks},
+    status::ClusterStatus,
     web::{MAX_CONCURRENT_SCRAPES, WebState},
 };
-
-/// How long to wait before a reconcile that failed is tried again, if nobody asks for it before.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The daemon, built and not yet running.
 pub struct App {
     replica: Replica,
+    /// Of a store in PostgreSQL.
+    membership: Option<Membership>,
     /// The first reconcile.
     prepared: Prepared,
     loader: Option<ConfigLoader>,
@@ -95,25 +86,11 @@ pub struct App {
     ownership_receiver: mpsc::Receiver<OwnershipRequest>,
 }
 
-/// What makes the daemon reconcile.
-enum Cause {
-    /// A part of a run has left, so that it may start again.
-    Left(RunId, Left),
-    Reload(ReloadRequest),
-    Ownership(OwnershipRequest),
-    /// `reload_interval` has passed.
-    Interval,
-    /// An earlier reconcile failed.
-    Retry,
-}
-
-/// What a reconcile has done.
-enum Reconciled {
-    Completely,
-    /// It will be tried again.
-    Failed,
-    /// A configuration was refused, or only a plan was wanted. What was to be tried again still is.
-    Nothing,
+/// What this replica has to do with its cluster.
+struct Membership {
+    member: ClusterMember,
+    news: mpsc::Receiver<ShardNews>,
+    drain: CancellationToken,
 }
 
 impl App {
@@ -122,15 +99,35 @@ impl App {
         let (reloads, reload_receiver) = ReloadRequests::channel();
         let (ownership, ownership_receiver) = Ownership::channel();
         let metrics = Arc::new(Metrics::new()?);
-        let web = Arc::new(web_state(&config, &clock, &metrics, &reloads));
+        let mut web = web_state(&config, &clock, &metrics, &reloads);
+        let (stores, membership) = match &config.store.location {
+            StoreLocation::File(_) => (OwnedStores::File, None),
+            StoreLocation::Postgres(cluster) => {
+                let (status, receiver) = watch::channel(ClusterStatus::default());
+                web.cluster = Some(receiver);
+                let drain = CancellationToken::new();
+                let (member, news) =
+                    ClusterMember::join(cluster, &config, Arc::clone(&clock), status, drain.clone()).await?;
+                (OwnedStores::Shards(BTreeMap::new()), Some(Membership { member, news, drain }))
+            }
+        };
+        let web = Arc::new(web);
         let queue = Arc::new(PollQueue::new(config.api.max_in_flight_per_official_account));
         let (poll_log, sink_admin, sink_shares) = (Arc::default(), Arc::default(), Arc::default());
         let context = RunContext { metrics, clock, queue, poll_log, sink_admin, sink_shares };
         let replica = Replica::start(context, web, reloads.clone()).await?;
-        let mut prepared =
-            Box::pin(replica.prepare(Desired::new(Arc::new(config), OwnedStores::File))).await?;
+        let mut prepared = Box::pin(replica.prepare(Desired::new(Arc::new(config), stores))).await?;
         replica.register(&mut prepared).await?;
-        Ok(Self { replica, prepared, loader: None, reloads, reload_receiver, ownership, ownership_receiver })
+        Ok(Self {
+            replica,
+            membership,
+            prepared,
+            loader: None,
+            reloads,
+            reload_receiver,
+            ownership,
+            ownership_receiver,
+        })
     }
 
     /// Notifies this service manager while the daemon runs.
@@ -194,113 +191,15 @@ impl App {
 
     /// Runs until `shutdown` is done or a part fails, then drains.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut replica, prepared, loader, mut reload_receiver, mut ownership_receiver, .. } = self;
-        let mut desired = prepared.desired.clone();
-        replica.context.metrics.config_reloaded(true, replica.context.clock.now().wall);
-        replica.apply(prepared);
-        replica.start_shared_tasks();
-        replica.log_token_wait();
-        let (web, service_manager) = (Arc::clone(&replica.web), replica.service_manager.clone());
-        service_manager.ready(&web).await;
-        let reloader = Reloader::new(loader);
-        let mut shutdown = pin!(shutdown);
-        let mut retry_at: Option<Instant> = None;
-        let mut next_look = Instant::now();
-        let ended = loop {
-            let interval = desired.config.reload_interval;
-            let cause = tokio::select! {
-                biased;
-                () = &mut shutdown => break Ok(()),
-                (_, failed) = replica.tasks.failure() => break Err(failed),
-                (run, event) = next_event(&mut replica.runs) => match event {
-                    RunEvent::Left(left) => Cause::Left(run, left),
-                    RunEvent::Failed(error) => break Err(error),
-                },
-                Some(request) = ownership_receiver.recv() => Cause::Ownership(request),
-                Some(request) = reload_receiver.recv() => Cause::Reload(request),
-                () = tokio::time::sleep_until(retry_at.unwrap_or(next_look)), if retry_at.is_some() => Cause::Retry,
-                () = tokio::time::sleep_until(next_look + interval.unwrap_or_default()), if interval.is_some() => {
-                    Cause::Interval
-                }
-            };
-            if matches!(cause, Cause::Interval | Cause::Reload(_)) {
-                next_look = Instant::now();
-            }
-            let done = tokio::select! {
-                done = Box::pin(reconcile(cause, &mut replica, &reloader, &mut desired)) => done,
-                () = &mut shutdown => break Ok(()),
-            };
-            match done {
-                Reconciled::Completely => retry_at = None,
-                Reconciled::Failed => retry_at = Some(Instant::now() + RETRY_AFTER),
-                Reconciled::Nothing => {}
-            }
+        let mut daemon = Daemon::start(self);
+        daemon.announce().await;
+        let ended = tokio::select! {
+            biased;
+            () = shutdown => Ok(()),
+            failed = Box::pin(daemon.run()) => Err(failed),
         };
-        web.ready.store(false, Ordering::Relaxed);
-        replica.end_notifications().await;
-        service_manager.stopping().await;
-        if matches!(ended, Err(AppError::Store(_))) {
-            join_all(std::mem::take(&mut replica.runs).into_values().map(Run::abandon)).await;
-        }
-        tracing::info!("Draining: running polls and delivery attempts finish");
-        Box::pin(replica.stop(desired.config.shutdown_timeout)).await;
-        tracing::info!("Stopped");
+        Box::pin(daemon.drain(&ended)).await;
         ended
-    }
-}
-
-/// Waits until something happens to a run. Without runs it never returns.
-async fn next_event(runs: &mut BTreeMap<RunId, Run>) -> (RunId, RunEvent) {
-    let events = runs.iter_mut().map(|(id, run)| run.next_event().map(|event| (*id, event)));
-    match events.collect::<FuturesUnordered<_>>().next().await {
-        Some(event) => event,
-        None => std::future::pending().await,
-    }
-}
-
-/// Makes the daemon equal the desired state, after that has changed or a part that left may start again. May be dropped while it waits.
-async fn reconcile(
-    cause: Cause,
-    replica: &mut Replica,
-    reloader: &Reloader,
-    desired: &mut Desired,
-) -> Reconciled {
-    // Whoever asked for a change of ownership waits until this is dropped.
-    let mut _ownership_request = None;
-    match cause {
-        Cause::Left(run, left) => {
-            if let Some(run) = replica.runs.get_mut(&run) {
-                run.note_left(&left);
-            }
-            if !replica.has_deferred {
-                return Reconciled::Nothing;
-            }
-        }
-        Cause::Ownership(request) => {
-            request.apply_to(desired);
-            _ownership_request = Some(request);
-        }
-        Cause::Reload(request) => {
-            replica.service_manager.reloading().await;
-            let outcome = reloader.reload(replica, desired, request.mode, request.trigger).await;
-            replica.service_manager.ready(&replica.web).await;
-            let is_applied = outcome.is_ok() && request.mode == ReloadMode::Apply;
-            request.answer(outcome);
-            return if is_applied { Reconciled::Completely } else { Reconciled::Nothing };
-        }
-        Cause::Interval => {
-            // The outcome is logged.
-            let outcome = reloader.reload(replica, desired, ReloadMode::Apply, ReloadTrigger::Interval).await;
-            return if outcome.is_ok() { Reconciled::Completely } else { Reconciled::Nothing };
-        }
-        Cause::Retry => {}
-    }
-    match replica.reconcile(desired.clone()).await {
-        Ok(()) => Reconciled::Completely,
-        Err(error) => {
-            tracing::warn!("A change could not be completed, trying again: {}", crate::chain(&error));
-            Reconciled::Failed
-        }
     }
 }
 
@@ -314,6 +213,7 @@ fn web_state(
         table: Arc::default(),
         metrics: Arc::clone(metrics),
         stores: ArcSwap::default(),
+        cluster: None,
         sinks: Arc::default(),
         settings: ArcSwap::from_pointee(replica::web_settings(config)),
         clock: Arc::clone(clock),

@@ -51,6 +51,9 @@ use crate::{
     store::StoreError,
 };
 
+/// As for wrong arguments: another command does this.
+const EXIT_USAGE: u8 = 2;
+
 /// `EX_UNAVAILABLE` of sysexits(3): something needs a human.
 const EX_UNAVAILABLE: u8 = 69;
 
@@ -133,6 +136,9 @@ pub enum CliError {
     /// The configuration is valid, but this machine lacks what the daemon needs. Each problem is one line.
     #[error("{}", .0.join("; "))]
     NotReady(Vec<String>),
+    /// The command is not made for a store in PostgreSQL. The text says what to use instead.
+    #[error("{0}")]
+    NotForPostgres(String),
     /// A signal ended a command that changes nothing.
     #[error("interrupted before the result was complete")]
     Interrupted,
@@ -150,6 +156,7 @@ impl CliError {
         match self {
             Self::Config(_) | Self::Refused(_) | Self::App(AppError::Unusable { .. }) => EX_CONFIG.into(),
             Self::NeedsHuman => EX_UNAVAILABLE.into(),
+            Self::NotForPostgres(_) => EXIT_USAGE.into(),
             Self::Interrupted => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
         }

@@ -33,6 +33,7 @@ mod secret_file;
 mod setting;
 mod sink;
 mod sources;
+mod store;
 mod table;
 mod token;
 mod urls;
@@ -45,8 +46,9 @@ pub use self::environment::Environment;
 pub(crate) use self::kf_accounts::MAX_KF_ACCOUNTS_PER_OFFICIAL_ACCOUNT;
 pub use self::mistake::Mistakes;
 pub use self::model::{
-    ApiConfig, Config, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, OfficialAccountConfig,
-    PollConfig, Proxy, SinkConfig, SinkStart, SinkTarget, StoreConfig, TokenConfig, WebConfig,
+    ApiConfig, ClusterConfig, Config, ControlConfig, LoadedConfig, LocalConfig, LogConfig, MetricsConfig,
+    OfficialAccountConfig, PollConfig, Proxy, SinkConfig, SinkStart, SinkTarget, SocketLocation, StoreConfig,
+    StoreLocation, TokenConfig, WebConfig,
 };
 pub use self::setting::parse_duration;
 pub use self::sink::DEFAULT_SINK;
@@ -94,13 +96,13 @@ impl Config {
         check::check_local(layers::read_main(&main, environment)?, environment)
     }
 
-    /// Returns the path of the store, whatever other mistakes the file has: the daemon that uses the store may have been started with an
-    /// earlier version of the file.
-    pub fn store_path(path: &Path, environment: &Environment) -> Result<PathBuf, Mistakes> {
+    /// Returns the control socket, whatever other mistakes the file has: the daemon that uses it may have been started with an earlier
+    /// version of the file.
+    pub fn load_control(path: &Path, environment: &Environment) -> Result<ControlConfig, Mistakes> {
         let main = layers::Source::read(path)?;
         let layers = layers::read_main(&main, environment)
-            .or_else(|_| layers::read_main(&main.only_store_path(), environment))?;
-        Ok(check::store_path(layers, environment))
+            .or_else(|_| layers::read_main(&main.only_control(), environment))?;
+        Ok(check::control(layers, environment))
     }
 
     /// Loads a configuration from text, as [`Config::load`] does from a file. Relative paths are relative to `base_dir`,

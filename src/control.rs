@@ -37,9 +37,9 @@ use crate::{
     reload::{PlannedChange, ReloadMode},
 };
 
-/// Why there can be no control socket for this store, if its path is too long.
-pub(crate) fn problem_of_socket(store: &Path) -> Option<String> {
-    socket::path_for_store(store).err().map(|error| crate::chain(&error))
+/// Why there can be no control socket with this path, if it is too long.
+pub(crate) fn problem_of_socket(path: &Path) -> Option<String> {
+    socket::check(path).err().map(|error| crate::chain(&error))
 }
 
 /// A command that the daemon carries out.

@@ -5,17 +5,19 @@
 
 mod account;
 mod calls;
+mod cluster;
 mod label;
 mod liveness;
 mod sink_status;
 mod table;
 
-pub(crate) use self::account::PollSlot;
 #[cfg(test)]
 pub(crate) use self::account::unpolled;
+pub(crate) use self::{account::PollSlot, cluster::ReplicaStatus};
 pub use self::{
     account::{AccountView, AgentInfo, PollCounters, WatchedAccount},
     calls::CallCounters,
+    cluster::ClusterStatus,
     label::{escaped, push_escaped},
     liveness::Liveness,
     sink_status::{SinkActivity, SinkStatus, SinkTable},

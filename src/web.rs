@@ -30,7 +30,7 @@ use futures_util::{Stream, StreamExt, future::try_join_all, stream};
 use hyper_util::rt::TokioTimer;
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::Instant,
 };
 use tower_http::{
@@ -42,10 +42,10 @@ use crate::{
     domain::{clock::Clock, local_time::LocalZone},
     metrics::{
         Metrics,
-        exposition::{self, Detail, SinkView, Stored},
+        exposition::{self, ClusterView, Detail, SinkView, Stored},
     },
     reload::{ReloadRefusal, ReloadRequests},
-    status::{AccountTable, Liveness, SinkStatus, SinkTable},
+    status::{AccountTable, ClusterStatus, Liveness, SinkStatus, SinkTable},
     store::{self, Store, StoreError, StoredSink},
 };
 
@@ -80,6 +80,8 @@ pub struct WebState {
     pub metrics: Arc<Metrics>,
     /// The stores whose accounts this process owns: a file, or shards. For the event log and pending events.
     pub(crate) stores: ArcSwap<Vec<Store>>,
+    /// The cluster, if the store is in PostgreSQL.
+    pub(crate) cluster: Option<watch::Receiver<ClusterStatus>>,
     /// The status of all sinks.
     pub(crate) sinks: Arc<SinkTable>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -121,12 +123,25 @@ impl WebState {
         self.stores.load().iter().find_map(Store::write_failure)
     }
 
+    /// Whether requests should come here: it is not draining, and it knows that it owns its accounts.
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) && self.cluster().is_none_or(|cluster| cluster.is_trusted)
+    }
+
+    /// The cluster, if the store is in PostgreSQL.
+    fn cluster(&self) -> Option<ClusterView> {
+        let status = self.cluster.as_ref()?.borrow().clone();
+        let is_trusted = status.is_trusted(self.clock.now());
+        Some(ClusterView { status, is_trusted })
+    }
+
     /// Reads the store within [`READ_TIMEOUT`]. A store that fails or hangs costs a page only these values.
     pub async fn stored(&self, settings: WebSettings) -> Stored {
         let deadline = Instant::now() + READ_TIMEOUT;
         let stores = self.stores.load_full();
+        let cluster = self.cluster();
         if stores.is_empty() {
-            return Stored::default();
+            return Stored { cluster, ..Stored::default() };
         }
         let sinks = in_time(deadline, store::sinks_of(&stores)).await;
         let events = in_time(deadline, try_join_all(stores.iter().map(Store::count_events))).await;
@@ -137,6 +152,7 @@ impl WebState {
             events: events.map(|events| events.into_iter().sum()),
             writes: stores.iter().map(Store::write_stats).sum(),
             sinks: self.sinks.sinks().iter().map(|sink| sink_view(sink, sinks.as_deref())).collect(),
+            cluster,
         }
     }
 }
@@ -230,7 +246,7 @@ async fn live(State(state): State<Arc<WebState>>) -> Response {
 }
 
 async fn ready(State(state): State<Arc<WebState>>) -> Response {
-    match state.ready.load(Ordering::Relaxed) {
+    match state.is_ready() {
         true => "kfwatch is ready.\n".into_response(),
         false => (StatusCode::SERVICE_UNAVAILABLE, "kfwatch is not ready.\n").into_response(),
     }
@@ -274,7 +290,10 @@ impl MetricsWriter {
             tracing::error!("Rendering the metrics failed: {error}");
             self.send(Err(io::Error::other("rendering the metrics failed")));
         } else if self.send(Ok(closed_families)) {
-            exposition::write(&state.table, stored, detail, |chunk| self.send(Ok(chunk)));
+            // Another replica may export the same accounts.
+            let is_trusted = stored.cluster.as_ref().is_none_or(|cluster| cluster.is_trusted);
+            let table = if is_trusted { &*state.table } else { &AccountTable::default() };
+            exposition::write(table, stored, detail, |chunk| self.send(Ok(chunk)));
         }
     }
 

@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::join_all};
+
 use super::accounts::{self, KfAccountNames};
 use crate::{
     config::{
-        ApiConfig, BackoffPolicy, Config, LogConfig, MetricsConfig, OfficialAccountConfig, PollConfig,
-        SinkConfig, SinkTarget, StoreConfig,
+        ApiConfig, BackoffPolicy, Config, ControlConfig, LogConfig, MetricsConfig, OfficialAccountConfig,
+        PollConfig, SinkConfig, SinkTarget, StoreConfig,
     },
     domain::{
         collector_intervals::CollectorIntervals,
@@ -84,6 +86,7 @@ pub(super) struct Settings {
     pub(super) log: LogConfig,
     pub(super) metrics: MetricsConfig,
     pub(super) store: StoreConfig,
+    pub(super) control: ControlConfig,
     pub(super) api: ApiConfig,
     pub(super) poll: PollConfig,
     pub(super) backoff: BackoffPolicy,
@@ -187,6 +190,7 @@ impl Settings {
             log: config.log.clone(),
             metrics: config.metrics,
             store: config.store.clone(),
+            control: config.control.clone(),
             api: config.api.clone(),
             poll: config.poll.clone(),
             backoff: config.backoff_policy,
@@ -219,6 +223,34 @@ impl Settings {
 }
 
 impl OwnedStores {
+    /// Adds shards that were acquired.
+    pub(super) fn insert(&mut self, acquired: Vec<(ShardNumber, Store)>) {
+        if let Self::Shards(shards) = self {
+            shards.extend(acquired);
+        }
+    }
+
+    /// Removes shards that others should own.
+    pub(super) fn remove(&mut self, surplus: &[ShardNumber]) {
+        if let Self::Shards(shards) = self {
+            shards.retain(|shard, _| !surplus.contains(shard));
+        }
+    }
+
+    /// Removes shards that are lost for good.
+    pub(super) fn remove_lost(&mut self) {
+        if let Self::Shards(shards) = self {
+            shards.retain(|_, store| store.lost().now_or_never().is_none());
+        }
+    }
+
+    /// Releases the shards.
+    pub(super) async fn close(&self) {
+        if let Self::Shards(shards) = self {
+            join_all(shards.values().map(Store::close)).await;
+        }
+    }
+
     fn runs(&self) -> Vec<RunId> {
         match self {
             Self::File => vec![RunId::SQLITE],

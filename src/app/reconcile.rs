@@ -8,7 +8,7 @@
 //! What can only happen later is [deferred](Prepared::deferred): a part that left cannot start again before its end is recorded. The
 //! caller reconciles again with the same desired state when [`Replica::left`] reports that.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::{join_all, try_join_all};
 
@@ -24,7 +24,7 @@ use super::{
     run_sinks::BuiltSinks,
 };
 use crate::{
-    config::Config,
+    config::{Config, ControlConfig, OfficialAccountConfig, StoreLocation},
     control::socket::{ControlSocket, SocketError},
     domain::plan::{Lifecycle, RunId, Step, plan},
     sink::chat::ChatContext,
@@ -32,6 +32,10 @@ use crate::{
     web::WebListener,
     wechat::http::WechatClient,
 };
+
+/// How long a run that moves to another replica may take to stop: until then nobody polls its accounts. What has not finished by then is
+/// done again there.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A reconcile of which everything that can fail has succeeded, except for the registration in the store.
 pub(super) struct Prepared {
@@ -57,13 +61,18 @@ impl Prepared {
         plan(&self.running, &self.state)
     }
 
-    /// The official accounts that are to run, each with its kf accounts, in the order of the configuration.
+    /// The official accounts, each with its kf accounts, in the order of the configuration. Those of shards that are not owned yet have
+    /// the kf accounts that are named.
     pub(super) fn watched(&self) -> Vec<(String, Vec<Arc<str>>)> {
-        let configured = self.desired.config.official_accounts.iter();
-        let of_appid =
-            |appid: &str| self.state.runs.values().find_map(|run| run.official_accounts.get(appid));
-        let parts = configured.filter_map(|configured| of_appid(&configured.appid));
-        parts.map(|part| (part.config.name.clone(), part.in_order())).collect()
+        let parts = |appid: &str| self.state.runs.values().find_map(|run| run.official_accounts.get(appid));
+        let watched = |configured: &OfficialAccountConfig| {
+            let kf_accounts = match parts(&configured.appid) {
+                Some(part) => part.in_order(),
+                None => accounts::watched(configured, &[]),
+            };
+            (configured.name.clone(), kf_accounts)
+        };
+        self.desired.config.official_accounts.iter().map(watched).collect()
     }
 
     /// The addresses that start to be served.
@@ -96,10 +105,7 @@ impl Replica {
         }
         let plan = plan(&running, &state);
         let sinks = self.build_sinks(&plan, &config)?;
-        let control = match &desired.stores {
-            OwnedStores::File if !self.has_control() => control_socket(&config.store.path),
-            OwnedStores::File | OwnedStores::Shards(_) => None,
-        };
+        let control = if self.has_control() { None } else { control_socket(&config.control) };
         let registered = BTreeMap::new();
         Ok(Prepared {
             desired,
@@ -141,9 +147,9 @@ impl Replica {
             self.has_deferred = prepared.deferred > 0;
             return Ok(());
         }
-        let timeout = prepared.desired.config.shutdown_timeout;
+        let timeout = prepared.desired.config.shutdown_timeout.min(MOVE_TIMEOUT);
         self.register(&mut prepared).await?;
-        join_all(self.apply(prepared).into_iter().map(|stopping| stopping.stop(timeout))).await;
+        join_all(self.apply(prepared).into_iter().map(|ending| ending.end(timeout))).await;
         Ok(())
     }
 
@@ -213,9 +219,12 @@ impl Replica {
             Ok((address, listener))
         });
         let listeners: Result<Vec<_>, AppError> = listeners.collect();
-        listeners.map_err(|error| match Store::check_free(&config.store.path) {
-            Err(running @ StoreError::Locked { .. }) if self.runs.is_empty() => running.into(),
-            _ => error,
+        listeners.map_err(|error| match &config.store.location {
+            StoreLocation::File(path) if self.runs.is_empty() => match Store::check_free(path) {
+                Err(running @ StoreError::Locked { .. }) => running.into(),
+                _ => error,
+            },
+            StoreLocation::File(_) | StoreLocation::Postgres(_) => error,
         })
     }
 
@@ -252,12 +261,12 @@ impl Replica {
     ) -> Result<BTreeMap<RunId, Run>, AppError> {
         let config = &*desired.config;
         let is_new = |id: &RunId| !self.runs.contains_key(id);
-        let stores: Vec<(RunId, Store)> = match &desired.stores {
-            OwnedStores::File if is_new(&RunId::SQLITE) => {
-                vec![(RunId::SQLITE, Store::open(&config.store.path)?)]
+        let stores: Vec<(RunId, Store)> = match (&desired.stores, &config.store.location) {
+            (OwnedStores::File, StoreLocation::File(path)) if is_new(&RunId::SQLITE) => {
+                vec![(RunId::SQLITE, Store::open(path)?)]
             }
-            OwnedStores::File => Vec::new(),
-            OwnedStores::Shards(shards) => {
+            (OwnedStores::File, _) => Vec::new(),
+            (OwnedStores::Shards(shards), _) => {
                 let shards = shards.iter().map(|(shard, store)| (RunId::from(*shard), store.clone()));
                 shards.filter(|(id, _)| is_new(id)).collect()
             }
@@ -272,9 +281,26 @@ impl Replica {
 
 /// What cannot change while the daemon runs.
 fn check_restart(running: &Settings, config: &Config) -> Result<(), AppError> {
-    if running.store.path != config.store.path {
+    let (from, to) = (&running.store.location, &config.store.location);
+    let key = match (from, to) {
+        _ if from == to => None,
+        (StoreLocation::File(_), StoreLocation::File(_)) => Some("store.path"),
+        (StoreLocation::Postgres(from), StoreLocation::Postgres(to)) => Some(match () {
+            () if from.name != to.name => "cluster.name",
+            () if from.advertise != to.advertise => "cluster.advertise",
+            () if from.database.schema != to.database.schema => "store.schema",
+            () if from.database.ca_file != to.database.ca_file => "store.ca_file",
+            () => "store.url",
+        }),
+        _ => Some("store.backend"),
+    };
+    if let Some(key) = key {
         let reason = "the store cannot move while it is in use".to_owned();
-        return Err(AppError::NeedsRestart { key: "store.path", reason });
+        return Err(AppError::NeedsRestart { key, reason });
+    }
+    if running.control != config.control {
+        let reason = "the control socket cannot move while it is in use".to_owned();
+        return Err(AppError::NeedsRestart { key: "control.socket", reason });
     }
     Ok(())
 }
@@ -286,8 +312,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// Binds the control socket. Without it the daemon polls and delivers all the same.
-fn control_socket(store: &Path) -> Option<ControlSocket> {
-    let socket = ControlSocket::bind(store);
+fn control_socket(control: &ControlConfig) -> Option<ControlSocket> {
+    let socket = ControlSocket::bind(control.socket_path());
     let warn = |error: &SocketError| {
         tracing::warn!("This daemon accepts no commands while it runs: {}", crate::chain(error));
     };

@@ -16,7 +16,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +65,8 @@ pub(super) struct Run {
     table: Arc<AccountTable>,
     limits: Arc<ArcSwap<StoreConfig>>,
     tasks: TaskSet,
+    /// Whether the loss of the store was reported.
+    is_lost: bool,
     /// Asks the tasks to end, after the last poll.
     polls_done: CancellationToken,
     context: RunContext,
@@ -112,6 +114,7 @@ impl Run {
             table: Arc::default(),
             limits: Arc::new(ArcSwap::from_pointee(config.store.clone())),
             tasks: TaskSet::default(),
+            is_lost: false,
             polls_done: CancellationToken::new(),
             context: context.clone(),
             store,
@@ -185,14 +188,26 @@ impl Run {
         }
     }
 
-    /// Waits until something happens. Cancel safe.
+    /// Waits until something happens. The loss of the store is reported once. Cancel safe.
     pub(super) async fn next_event(&mut self) -> RunEvent {
         tokio::select! {
             biased;
-            lost = self.store.lost() => RunEvent::Failed(AppError::Store(lost)),
+            lost = self.store.lost(), if !self.is_lost => {
+                self.is_lost = true;
+                RunEvent::Failed(AppError::Store(lost))
+            }
             failed = self.tasks.failure() => RunEvent::Failed(failed.1),
             failed = self.sinks.failure() => RunEvent::Failed(failed),
             Some(left) = self.left.recv() => RunEvent::Left(left),
+        }
+    }
+
+    /// Ends a run that is no longer owned. One whose store is lost ends at once; otherwise it [stops](Self::stop).
+    pub(super) async fn end(self, timeout: Duration) {
+        if self.store.lost().now_or_never().is_some() {
+            self.abandon().await;
+        } else {
+            self.stop(timeout).await;
         }
     }
 

@@ -26,6 +26,7 @@ pub(super) enum TaskName {
     WebListener(SocketAddr),
     Watchdog,
     ServiceStatus,
+    ClusterMember,
 }
 
 /// Tasks that one owner stops together or one by one.
@@ -160,7 +161,8 @@ impl TaskName {
             | Self::Dispatcher(_)
             | Self::WebListener(_)
             | Self::Watchdog
-            | Self::ServiceStatus => false,
+            | Self::ServiceStatus
+            | Self::ClusterMember => false,
         }
     }
 }
@@ -180,6 +182,7 @@ impl fmt::Display for TaskName {
             Self::WebListener(address) => return write!(f, "the web server on {address}"),
             Self::Watchdog => "the watchdog",
             Self::ServiceStatus => "the status line of the service manager",
+            Self::ClusterMember => "the heartbeats of this replica",
         })
     }
 }

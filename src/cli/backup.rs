@@ -2,7 +2,7 @@
 
 use std::{
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +13,8 @@ use std::{
 use super::{CliError, ConfigArgs, output, signals::Shutdown};
 use crate::{
     app::clock::SystemClock,
-    domain::{clock::Clock, local_time::LocalZone, quantity::counted},
+    config::StoreLocation,
+    domain::{clock::Clock, local_time::LocalZone, quantity::counted, shell},
     stdio,
     store::{BackupSummary, CopyObserver, CopyProgress, Store, StoreError},
 };
@@ -36,11 +37,30 @@ pub(super) struct BackupArgs {
 
 pub(super) async fn run(args: BackupArgs, shutdown: Shutdown) -> Result<(), CliError> {
     let config = args.config.load_local()?;
-    let (path, zone) = (config.store.path, config.timezone);
+    let (path, zone) = (file_of(config.store.location, "pg_dump", &args.file)?, config.timezone);
     let file = args.file.clone();
     let copy = move |observer: CopyObserver| Store::back_up(&path, &file, &observer);
     let summary = copy_with_progress(copy, &shutdown).await?;
     output::print(format!("{}: {}\n", args.file.display(), summary_line(&summary, zone))).await
+}
+
+/// The file of the store. Fails with what `program` does instead, if the store is in PostgreSQL.
+pub(super) fn file_of(store: StoreLocation, program: &str, backup: &Path) -> Result<PathBuf, CliError> {
+    let cluster = match store {
+        StoreLocation::File(path) => return Ok(path),
+        StoreLocation::Postgres(cluster) => cluster,
+    };
+    let (schema, backup) = (&cluster.database.schema, backup.display().to_string());
+    let backup = shell::quoted(&backup);
+    let command = match program {
+        "pg_dump" => format!("pg_dump --format=custom --schema={schema} --file={backup} URL"),
+        _ => format!("pg_restore --clean --if-exists --single-transaction --dbname=URL {backup}"),
+    };
+    let problem = format!(
+        "the store is in PostgreSQL, {}: use `{command}`, with the URL of the database",
+        cluster.database
+    );
+    Err(CliError::NotForPostgres(problem))
 }
 
 /// The content of a backup, in one line.

@@ -18,7 +18,7 @@ use super::{
     account_args::AccountArgs,
     output,
     since::{SinceArg, since},
-    store_access::ask_daemon,
+    store_access::{ask_daemon, file},
 };
 use crate::{
     app::clock::SystemClock,
@@ -127,7 +127,7 @@ impl EventsArgs {
 
 async fn read(args: EventsArgs) -> Result<(), CliError> {
     let config = args.config.load_local()?;
-    let store = Store::open_to_read(&config.store.path)?;
+    let store = Store::open_to_read(file(&config.store, &config.control)?)?;
     let since = args.since.map(|since| since.resolve(config.timezone, SystemClock::default().now().wall));
     let mut filter = EventFilter {
         after: match since {
@@ -176,9 +176,9 @@ async fn selected_accounts(
     let mut selected = select(std::slice::from_ref(filter));
     if selected.is_empty() && filter.account.is_some() {
         // It may be a nickname, which only a daemon knows.
-        let path = &config.store.path;
-        let request = async { ControlClient::new(path)?.sessions(filter.clone()).await };
-        let rows = ask_daemon(path, request).await?.unwrap_or_default();
+        let request =
+            async { ControlClient::new(config.control.socket_path())?.sessions(filter.clone()).await };
+        let rows = ask_daemon(&config.control, request).await?.unwrap_or_default();
         let with_nickname = rows.into_iter().filter_map(|row| match row {
             SessionReport::KfAccount(found) => Some(AccountFilter {
                 account: Some(found.kf_account),

@@ -1,5 +1,5 @@
 //! `kfwatch health`: whether the daemon runs and makes progress, for health checks of containers, whose image has no shell and no HTTP
-//! client. Needs no secrets, and of the configuration only the path of the store: a mistake that somebody makes in the file does not make the
+//! client. Needs no secrets, and of the configuration only the control socket: a mistake that somebody makes in the file does not make the
 //! running daemon unhealthy.
 
 use std::time::Duration;
@@ -23,11 +23,11 @@ pub(super) struct HealthArgs {
 }
 
 pub(super) async fn run(args: HealthArgs) -> Result<(), CliError> {
-    let path = Config::store_path(&args.config.find()?, &Environment::from_process())?;
-    let answer = async { ControlClient::new(&path)?.health(TIMEOUT).await };
+    let control = Config::load_control(&args.config.find()?, &Environment::from_process())?;
+    let answer = async { ControlClient::new(control.socket_path())?.health(TIMEOUT).await };
     match answer.await {
         Ok(()) => output::print("The daemon makes progress.\n".to_owned()).await,
         Err(ControlClientError::Refused(stalls)) => Err(anyhow::Error::msg(stalls).into()),
-        Err(error) => Err(request_failed(&daemon_name(&path, None), error)),
+        Err(error) => Err(request_failed(&daemon_name(&control, None), error)),
     }
 }

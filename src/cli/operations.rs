@@ -35,7 +35,7 @@ pub(super) enum OperationsRunner {
 impl OperationsRunner {
     /// Sets up logging and prepares to carry out a command for this configuration.
     pub(super) async fn prepare(loaded: &LoadedConfig) -> Result<Self, CliError> {
-        let access = StoreAccess::acquire(&loaded.config.log, &loaded.config.store)?;
+        let access = StoreAccess::acquire(&loaded.config.log, &loaded.config.store, &loaded.config.control)?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }

@@ -1,5 +1,5 @@
 //! `kfwatch reload`: makes the running daemon apply its changed configuration, and shows what changes. The daemon reads the file with
-//! which it was started; this command only needs the path of the store to find it, whatever mistakes the file has.
+//! which it was started; this command only needs the control socket to find it, whatever mistakes the file has.
 
 use super::{
     CliError, ConfigArgs, output,
@@ -40,15 +40,15 @@ impl ReloadArgs {
 }
 
 pub(super) async fn run(args: ReloadArgs) -> Result<(), CliError> {
-    let path = Config::store_path(&args.config.find()?, &Environment::from_process())?;
-    let request = async { ControlClient::new(&path)?.reload(args.mode()).await };
-    let Some(outcome) = ask_daemon(&path, request).await? else {
+    let control = Config::load_control(&args.config.find()?, &Environment::from_process())?;
+    let request = async { ControlClient::new(control.socket_path())?.reload(args.mode()).await };
+    let Some(outcome) = ask_daemon(&control, request).await? else {
         // A mistake may be the reason why the daemon is searched in the wrong place.
         args.config.load_local()?;
         return Err(anyhow::anyhow!(
             "{} does not run, so there is nothing to reload: start it with `kfwatch run` or `systemctl start kfwatch`, which reads the \
              configuration. If it does run and store.path has changed since it was started: undo that, or restart it",
-            daemon_name(&path, None)
+            daemon_name(&control, None)
         )
         .into());
     };
@@ -152,7 +152,7 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("kfwatch.db");
+            let (path, socket) = (directory.path().join("kfwatch.db"), directory.path().join("socket"));
             let limits = CommandLimits {
                 in_flight: 1,
                 per_official_account: 1,
@@ -165,11 +165,12 @@ mod tests {
             let targets = CommandTargets { operations, sinks: Arc::new(sinks) };
             let targets = Arc::new(ArcSwapOption::from_pointee(targets));
             let executor = CommandExecutor { targets, reloads: requests };
-            let socket = ControlSocket::bind(&path).unwrap();
+            let client = ControlClient::new(socket.clone()).unwrap();
+            let socket = ControlSocket::bind(socket).unwrap();
             Self {
                 _directory: directory,
                 server: ControlServer::new(socket, executor, Arc::default()),
-                client: ControlClient::new(&path).unwrap(),
+                client,
                 reloads,
             }
         }

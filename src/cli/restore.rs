@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     CliError, ConfigArgs,
-    backup::{copy_with_progress, summary_line},
+    backup::{copy_with_progress, file_of, summary_line},
     output,
     signals::Shutdown,
 };
@@ -36,7 +36,7 @@ When the daemon is started:
 
 pub(super) async fn run(args: RestoreArgs, shutdown: Shutdown) -> Result<(), CliError> {
     let config = args.config.load_local()?;
-    let (path, zone) = (config.store.path, config.timezone);
+    let (path, zone) = (file_of(config.store.location, "pg_restore", &args.file)?, config.timezone);
     let (file, now) = (args.file.clone(), SystemClock::default().now().wall);
     let restore = move |observer: CopyObserver| Store::restore(&path, &file, now, &observer);
     let restored = copy_with_progress(restore, &shutdown).await?;

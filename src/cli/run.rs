@@ -79,7 +79,7 @@ fn log_start(file: &Path, config: &Config, now: Timestamp) {
     let zone = config.poll.timezone;
     tracing::info!(
         config = %path::absolute(file).unwrap_or_else(|_| file.to_owned()).display(),
-        store = %config.store.path.display(),
+        store = %config.store.location,
         sinks = sinks.join(", "),
         "Starting; the next poll is at {} {zone}",
         next.map_or_else(|| "no time".to_owned(), |next| zone.show(next))

@@ -8,7 +8,7 @@ use super::{
     CliError, ConfigArgs,
     account_args::{AccountArgs, Extent, ExtentArgs, MAX_SHOWN_WHOLE, REST_ON_DEMAND},
     init_logging, output,
-    store_access::ask_daemon,
+    store_access::{ask_daemon, file},
 };
 use crate::{
     config::LocalConfig,
@@ -107,12 +107,11 @@ pub(super) async fn run(args: SessionsArgs) -> Result<(), CliError> {
 
 /// Asks the daemon, or reads the store and says why something is missing.
 async fn read(config: &LocalConfig, filter: &AccountFilter) -> Result<Vec<SessionReport>, CliError> {
-    let path = &config.store.path;
-    let request = async { ControlClient::new(path)?.sessions(filter.clone()).await };
-    if let Some(rows) = ask_daemon(path, request).await? {
+    let request = async { ControlClient::new(config.control.socket_path())?.sessions(filter.clone()).await };
+    if let Some(rows) = ask_daemon(&config.control, request).await? {
         return Ok(rows);
     }
-    let stored = Store::open_to_read(path)?.stored_accounts().await?;
+    let stored = Store::open_to_read(file(&config.store, &config.control)?)?.stored_accounts().await?;
     let watched = || stored.iter().filter(|stored| stored.record.state != AccountState::Unwatched);
     let names = || {
         watched().map(|stored| AccountNames {

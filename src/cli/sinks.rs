@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::{
     CliError, ConfigArgs, init_logging, output,
-    store_access::{StoreAccess, read_sinks},
+    store_access::{StoreAccess, file, read_sinks},
 };
 use crate::{
     app::{self, SinkTestError, clock::SystemClock},
@@ -166,11 +166,13 @@ fn tested_well(target: &SinkTarget) -> String {
 }
 
 async fn carry_out(config: &LocalConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
-    match StoreAccess::acquire(&config.log, &config.store)? {
+    match StoreAccess::acquire(&config.log, &config.store, &config.control)? {
         StoreAccess::Daemon(daemon) => {
             daemon.client.sinks(command).await.map_err(|error| daemon.request_failed(error))
         }
-        StoreAccess::Direct(None) => Err(StoreError::Missing(config.store.path.clone()).into()),
+        StoreAccess::Direct(None) => {
+            Err(StoreError::Missing(file(&config.store, &config.control)?.to_owned()).into())
+        }
         StoreAccess::Direct(Some(store)) => {
             let answer = SinkAdmin::new(store.clone()).execute(command).await;
             store.close().await;

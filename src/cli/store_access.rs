@@ -12,7 +12,7 @@ use std::path::Path;
 use super::{CliError, init_logging, output, ownership::command_for_owner_of};
 use crate::{
     app,
-    config::{Config, LocalConfig, LogConfig, StoreConfig},
+    config::{Config, ControlConfig, LocalConfig, LogConfig, StoreConfig, StoreLocation},
     control::client::{ControlClient, ControlClientError},
     dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand},
     store::{Store, StoreError},
@@ -35,12 +35,11 @@ pub(super) struct RunningDaemon {
 /// Carries out a read-only command on sinks.
 pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
     init_logging("warn", config.log.format)?;
-    let path = &config.store.path;
-    let request = async { ControlClient::new(path)?.sinks(command.clone()).await };
-    if let Some(answer) = ask_daemon(path, request).await? {
+    let request = async { ControlClient::new(config.control.socket_path())?.sinks(command.clone()).await };
+    if let Some(answer) = ask_daemon(&config.control, request).await? {
         return Ok(answer);
     }
-    let store = Store::open_to_read(path)?;
+    let store = Store::open_to_read(file(&config.store, &config.control)?)?;
     let answer = SinkAdmin::new(store).execute(command).await;
     answer.map_err(|error| anyhow::Error::new(error).into())
 }
@@ -48,7 +47,7 @@ pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Re
 /// Creates the store for the refresh tokens of a third-party platform, which must not be lost. Other official accounts work without.
 pub(super) fn create_for_platform(config: &Config) -> Result<Option<Store>, CliError> {
     let Some(official_account) = app::account_of_platform(config) else { return Ok(None) };
-    let path = &config.store.path;
+    let path = file(&config.store, &config.control)?;
     if path.parent().is_some_and(Path::is_dir)
         && let Some(command) = command_for_owner_of(path)
     {
@@ -61,37 +60,56 @@ pub(super) fn create_for_platform(config: &Config) -> Result<Option<Store>, CliE
     Ok(Some(Store::open(path)?))
 }
 
-/// Awaits a request to the daemon that uses the store. `None` if none runs.
+/// The file of the store, for a command that finds no daemon. Fails if the store is in PostgreSQL: only a daemon of the cluster can carry
+/// the command out then.
+pub(super) fn file<'a>(store: &'a StoreConfig, control: &ControlConfig) -> Result<&'a Path, CliError> {
+    match &store.location {
+        StoreLocation::File(path) => Ok(path),
+        StoreLocation::Postgres(_) => Err(anyhow::anyhow!(
+            "{} does not run: use this command where it runs",
+            daemon_name(control, None)
+        )
+        .into()),
+    }
+}
+
+/// Awaits a request to the daemon. `None` if none runs.
 pub(super) async fn ask_daemon<T>(
-    path: &Path,
+    control: &ControlConfig,
     request: impl Future<Output = Result<T, ControlClientError>>,
 ) -> Result<Option<T>, CliError> {
     match request.await {
         Ok(answer) => Ok(Some(answer)),
         // If there can be no socket, no process listens on it either.
         Err(ControlClientError::NoListener(_) | ControlClientError::Socket(_)) => Ok(None),
-        Err(error) => Err(request_failed(&daemon_name(path, None), error)),
+        Err(error) => Err(request_failed(&daemon_name(control, None), error)),
     }
 }
 
 impl StoreAccess {
-    /// Sets up logging, and locks this store or finds the daemon that has locked it.
-    pub(super) fn acquire(log: &LogConfig, store: &StoreConfig) -> Result<Self, CliError> {
+    /// Sets up logging, and locks this store or finds the daemon that has locked it. A store in PostgreSQL is always left to a daemon.
+    pub(super) fn acquire(
+        log: &LogConfig,
+        store: &StoreConfig,
+        control: &ControlConfig,
+    ) -> Result<Self, CliError> {
         init_logging("warn", log.format)?;
-        let path = &store.path;
+        let StoreLocation::File(path) = &store.location else { return Self::daemon(control, None) };
         match Store::exists(path)?.then(|| Store::open(path)).transpose() {
             Ok(store) => Ok(Self::Direct(store)),
-            Err(StoreError::Locked { path, pid }) => {
-                let name = daemon_name(&path, pid);
-                match ControlClient::new(&path) {
-                    Ok(client) => {
-                        let client = client.on_note(|note| output::note(note));
-                        Ok(Self::Daemon(RunningDaemon { client, name }))
-                    }
-                    Err(error) => Err(request_failed(&name, error)),
-                }
-            }
+            Err(StoreError::Locked { pid, .. }) => Self::daemon(control, pid),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn daemon(control: &ControlConfig, pid: Option<u32>) -> Result<Self, CliError> {
+        let name = daemon_name(control, pid);
+        match ControlClient::new(control.socket_path()) {
+            Ok(client) => {
+                let client = client.on_note(|note| output::note(note));
+                Ok(Self::Daemon(RunningDaemon { client, name }))
+            }
+            Err(error) => Err(request_failed(&name, error)),
         }
     }
 }
@@ -103,9 +121,9 @@ impl RunningDaemon {
     }
 }
 
-pub(super) fn daemon_name(path: &Path, pid: Option<u32>) -> String {
+pub(super) fn daemon_name(control: &ControlConfig, pid: Option<u32>) -> String {
     let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-    format!("the kfwatch that uses {}{process}", path.display())
+    format!("{control}{process}")
 }
 
 pub(super) fn request_failed(name: &str, error: ControlClientError) -> CliError {

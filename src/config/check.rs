@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -14,7 +12,7 @@ use super::environment::{Environment, LoadContext};
 use super::layers::Layers;
 use super::mistake::{Mistakes, quote_with};
 use super::model::{
-    Config, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, PollConfig, StoreConfig, WebConfig,
+    Config, ControlConfig, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, PollConfig, WebConfig,
 };
 use super::official_account::{AccountDefaults, OfficialAccounts};
 use super::rate_limit::{check_rate_limit, warn_of_excess};
@@ -22,18 +20,12 @@ use super::raw;
 use super::schedule::{CronText, MAX_EXPRESSIONS, report_mistakes, warn_of_large_steps};
 use super::setting::{Section, Setting};
 use super::sink::check_sinks;
+use super::store::{StoreSections, check_store, find_control};
 use super::table::Table;
 use crate::domain::{collector_intervals::CollectorIntervals, language::Language, local_time::LocalZone};
 use crate::logging::LogFormat;
 
 const MAX_LISTEN: usize = 16;
-
-/// 10 GiB, about 15 million events.
-const DEFAULT_STORE_BYTES: usize = 10 << 30;
-
-/// The range of `event_log_max_bytes`: from 16 MiB, so that a burst of commits fits into the free space, to the 16 TiB that
-/// SQLite allows.
-const STORE_BYTES: RangeInclusive<usize> = 16 << 20..=16 << 40;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -73,25 +65,26 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<LoadedC
     Ok(LoadedConfig { config, warnings })
 }
 
-/// Returns the log and store sections and the time zone for people, or their mistakes.
+/// Returns the sections about the log and the store, and the time zone for people, or their mistakes.
 pub(super) fn check_local(layers: Layers, environment: &Environment) -> Result<LocalConfig, Mistakes> {
     let Layers { root: section, base_dir, mut findings, .. } = layers;
     let context = LoadContext { base_dir: &base_dir, environment };
     let mut root = Table::root(0, context, &mut findings);
     let keys = root.keys(section).unwrap_or_default();
     let log = check_log(keys.log, &mut root.table("log"));
-    let store = check_store(keys.store, &mut root.table("store"));
+    let sections = StoreSections { store: keys.store, cluster: keys.cluster, control: keys.control };
+    let (store, control) = check_store(sections, &mut root);
     let timezone = check_local_zone(keys.poll, &mut root.table("poll"));
-    Ok(findings.finish(Some(LocalConfig { log, store, timezone }))?.0)
+    Ok(findings.finish(store.map(|store| LocalConfig { log, store, control, timezone }))?.0)
 }
 
-/// Returns the path of the store and drops all mistakes.
-pub(super) fn store_path(layers: Layers, environment: &Environment) -> PathBuf {
+/// Returns the control socket and drops all mistakes.
+pub(super) fn control(layers: Layers, environment: &Environment) -> ControlConfig {
     let Layers { root: section, base_dir, mut findings, .. } = layers;
     let context = LoadContext { base_dir: &base_dir, environment };
     let mut root = Table::root(0, context, &mut findings);
     let keys = root.keys(section).unwrap_or_default();
-    check_store(keys.store, &mut root.table("store")).path
+    find_control(StoreSections { store: keys.store, cluster: keys.cluster, control: keys.control }, &mut root)
 }
 
 /// Returns the zone in which people read times. The schedule is not checked.
@@ -115,19 +108,21 @@ fn check_main(keys: raw::Root, root: &mut Table<'_>) -> (Option<Config>, Account
     let reload_interval = root.interval("reload_interval", keys.reload_interval, None, reload_intervals);
     let web = check_web(keys.web, &mut root.table("web"));
     let log = check_log(keys.log, &mut root.table("log"));
-    let store = check_store(keys.store, &mut root.table("store"));
+    let sections = StoreSections { store: keys.store, cluster: keys.cluster, control: keys.control };
+    let (store, control) = check_store(sections, root);
     let api = check_api(keys.api, &mut root.table("api"));
     let (poll, defaults) = check_poll(keys.poll, &mut root.table("poll"));
     let backoff_policy = check_backoff(keys.backoff, &mut root.table("backoff"));
     let collectors = check_collectors(keys.collectors, &mut root.table("collectors"));
     let metrics = check_metrics(keys.metrics, &mut root.table("metrics"));
     let defaults = AccountDefaults { kf_list: collectors.kf_list, ..defaults };
-    let config = api.map(|api| Config {
+    let config = store.zip(api).map(|(store, api)| Config {
         shutdown_timeout,
         reload_interval,
         web,
         log,
         store,
+        control,
         api,
         poll,
         backoff_policy,
@@ -208,33 +203,6 @@ fn check_filter(filter: &str) -> Result<(), String> {
     match filter.split(',').filter(bare).find(|part| !LEVELS.contains(&part.to_lowercase().as_str())) {
         Some(part) => Err(quote_with(part, &format!("is not one of the levels {}", LEVELS.join(", ")))),
         None => Ok(()),
-    }
-}
-
-fn check_store(section: Section<raw::Store>, store: &mut Table<'_>) -> StoreConfig {
-    let keys = store.keys(section).unwrap_or_default();
-    let path = store.path("path", keys.path);
-    let retentions = Duration::from_secs(1)..=3_650 * DAY;
-    StoreConfig {
-        path: path.unwrap_or_else(|| store.context.base_dir.join("kfwatch.db")),
-        event_retention: store.duration(
-            "event_retention",
-            keys.event_retention,
-            30 * DAY,
-            retentions.clone(),
-        ),
-        event_log_max_bytes: store.number(
-            "event_log_max_bytes",
-            keys.event_log_max_bytes,
-            DEFAULT_STORE_BYTES,
-            STORE_BYTES,
-        ) as u64,
-        dead_letter_retention: store.duration(
-            "dead_letter_retention",
-            keys.dead_letter_retention,
-            30 * DAY,
-            retentions,
-        ),
     }
 }
 

@@ -77,14 +77,16 @@ impl Source {
         }
     }
 
-    /// The file with nothing but the path of the store, as far as the parser finds it in spite of syntax errors.
-    pub(super) fn only_store_path(&self) -> Self {
+    /// The file with nothing but what decides where the control socket is, as far as the parser finds it in spite of syntax errors.
+    pub(super) fn only_control(&self) -> Self {
         let (table, _) = DeTable::parse_recoverable(&self.text);
-        let store = table.get_ref().get("store").and_then(|store| store.get_ref().get("path"));
-        let path = store.and_then(|path| path.get_ref().as_str());
-        let text = path.map(|path| format!("store.path = {}", toml::Value::from(path)));
+        let keys = [("store", "path"), ("store", "backend"), ("cluster", "name"), ("control", "socket")];
+        let found = keys.into_iter().filter_map(|(section, key)| {
+            let value = table.get_ref().get(section)?.get_ref().get(key)?.get_ref().as_str()?;
+            Some(format!("{section}.{key} = {}\n", toml::Value::from(value)))
+        });
         Self {
-            text: text.unwrap_or_default(),
+            text: found.collect(),
             shown: self.shown.clone(),
             path: self.path.clone(),
             base_dir: self.base_dir.clone(),

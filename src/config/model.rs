@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::domain::{
 use crate::logging::LogFormat;
 use crate::secrets::SameSecret;
 use crate::sink::{chat::ChatOptions, nats::NatsOptions, webhook::WebhookOptions};
+use crate::store::PostgresOptions;
 use crate::tls::CaFile;
 use crate::wechat::{
     http::HttpVersion,
@@ -45,6 +46,7 @@ pub struct Config {
     pub web: WebConfig,
     pub log: LogConfig,
     pub store: StoreConfig,
+    pub control: ControlConfig,
     pub api: ApiConfig,
     pub poll: PollConfig,
     /// How long to back off after failures. Longest backoffs are between a second and a day, first ones not longer.
@@ -65,6 +67,8 @@ pub struct LocalConfig {
     pub log: LogConfig,
     /// The database.
     pub store: StoreConfig,
+    /// Where a running daemon accepts commands.
+    pub control: ControlConfig,
     /// Where people read and write times: `poll.timezone`.
     pub timezone: LocalZone,
 }
@@ -92,14 +96,93 @@ pub struct LogConfig {
 /// `[store]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreConfig {
-    /// The database file; absolute.
-    pub path: PathBuf,
+    /// Where it is.
+    pub location: StoreLocation,
     /// How long events are kept after they were observed. Events that a sink has not acknowledged stay longer.
     pub event_retention: Duration,
     /// The size of the store, in bytes, above which events are removed earlier.
     pub event_log_max_bytes: u64,
     /// How long dead letters are kept.
     pub dead_letter_retention: Duration,
+}
+
+/// Where the store is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoreLocation {
+    /// A SQLite file; absolute.
+    File(PathBuf),
+    /// A PostgreSQL database, which several replicas share.
+    Postgres(Box<ClusterConfig>),
+}
+
+impl StoreLocation {
+    /// The SQLite file, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Postgres(_) => None,
+        }
+    }
+}
+
+/// The database of `[store]`, and `[cluster]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterConfig {
+    /// How to connect to it.
+    pub database: PostgresOptions,
+    /// The name of this replica, which no other one has.
+    pub name: String,
+    /// Where people reach the page of this replica.
+    pub advertise: Option<Url>,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// The control socket of the daemon.
+    pub socket: SocketLocation,
+}
+
+/// Where a control socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketLocation {
+    /// Beside this SQLite file, which may be a link or not exist yet.
+    BesideFile(PathBuf),
+    /// There.
+    At(PathBuf),
+}
+
+impl ControlConfig {
+    /// The path of the socket. Links to a SQLite file are followed, as for its lock.
+    pub fn socket_path(&self) -> PathBuf {
+        match &self.socket {
+            SocketLocation::BesideFile(file) => {
+                let mut path = file.canonicalize().unwrap_or_else(|_| file.clone()).into_os_string();
+                path.push("-control");
+                path.into()
+            }
+            SocketLocation::At(path) => path.clone(),
+        }
+    }
+}
+
+/// The daemon that the socket belongs to.
+impl fmt::Display for ControlConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.socket {
+            SocketLocation::BesideFile(file) => write!(f, "the kfwatch that uses {}", file.display()),
+            SocketLocation::At(path) => write!(f, "the kfwatch with the control socket {}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for StoreLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Postgres(cluster) => cluster.database.fmt(f),
+        }
+    }
 }
 
 /// `[api]`

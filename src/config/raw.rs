@@ -20,6 +20,8 @@ pub(super) struct Root {
     pub(super) web: Section<Web>,
     pub(super) log: Section<Log>,
     pub(super) store: Section<Store>,
+    pub(super) cluster: Section<Cluster>,
+    pub(super) control: Section<Control>,
     pub(super) api: Section<Api>,
     pub(super) poll: Section<Poll>,
     pub(super) backoff: Section<Backoff>,
@@ -54,10 +56,29 @@ pub(super) struct Log {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
+    pub(super) backend: Setting<String>,
     pub(super) path: Setting<String>,
+    pub(super) url_file: Setting<String>,
+    pub(super) url_env: Setting<String>,
+    pub(super) url: Setting<SecretString>,
+    pub(super) ca_file: Setting<String>,
+    pub(super) schema: Setting<String>,
     pub(super) event_retention: Setting<Duration>,
     pub(super) event_log_max_bytes: Setting<i64>,
     pub(super) dead_letter_retention: Setting<Duration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Cluster {
+    pub(super) name: Setting<String>,
+    pub(super) advertise: Setting<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Control {
+    pub(super) socket: Setting<String>,
 }
 
 #[derive(Default, Deserialize)]

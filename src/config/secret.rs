@@ -61,10 +61,18 @@ impl SecretSetting {
 
     /// Reads a required secret of a table, and reports what prevents it.
     pub(super) fn read(self, table: &mut Table<'_>) -> Option<RotatableSecret<SecretString>> {
+        self.read_with_key(table).map(|(_, secret)| secret)
+    }
+
+    /// The same. Also returns the name of the key that was set.
+    pub(super) fn read_with_key(
+        self,
+        table: &mut Table<'_>,
+    ) -> Option<(String, RotatableSecret<SecretString>)> {
         if !self.is_set() {
             table.wrong_table(format!("has no {}; set one of {}", self.noun(), self.keys()));
         }
-        self.read_with((bare_word, |word| word), table).map(|(_, secret)| secret)
+        self.read_with((bare_word, |word| word), table)
     }
 
     /// Reads an optional secret that is not read again.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use super::{
     ControlCommand, HEALTH_PATH, HEARTBEAT, ReloadQuery, ReloadRow, ResponseLine, VERSION_HEADER,
     report::{CheckReport, PollReport},
     sessions::SessionReport,
-    socket::{SocketError, path_for_store},
+    socket::{self, SocketError},
 };
 use crate::{
     dispatch::admin::{SinkAnswer, SinkCommand},
@@ -63,7 +63,7 @@ pub(crate) enum ControlClientError {
     Transport(#[source] reqwest::Error),
 }
 
-/// Sends commands to the daemon that uses a store.
+/// Sends commands to a daemon.
 #[derive(Debug)]
 pub(crate) struct ControlClient {
     http: reqwest::Client,
@@ -73,9 +73,9 @@ pub(crate) struct ControlClient {
 }
 
 impl ControlClient {
-    /// A client for the daemon that uses this store. Does not connect yet.
-    pub(crate) fn new(store: &Path) -> Result<Self, ControlClientError> {
-        let socket = path_for_store(store)?;
+    /// A client for the daemon with this control socket. Does not connect yet.
+    pub(crate) fn new(socket: PathBuf) -> Result<Self, ControlClientError> {
+        socket::check(&socket)?;
         let http = reqwest::Client::builder()
             .unix_socket(socket.as_path())
             .read_timeout(READ_TIMEOUT)
@@ -257,15 +257,15 @@ mod tests {
     /// What a client returns for this response.
     async fn polls_from(response: &str) -> Result<Vec<PollReport>, ControlClientError> {
         let directory = tempfile::tempdir().unwrap();
-        let store = directory.path().join("kfwatch.db");
-        let listener = tokio::net::UnixListener::bind(path_for_store(&store).unwrap()).unwrap();
+        let socket = directory.path().join("control.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let daemon = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 4096];
             assert!(stream.read(&mut request).await.unwrap() > 0);
             stream.write_all(response.as_bytes()).await.unwrap();
         };
-        let client = ControlClient::new(&store).unwrap();
+        let client = ControlClient::new(socket).unwrap();
         tokio::join!(client.polls(AccountFilter::default()), daemon).0
     }
 

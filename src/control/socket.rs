@@ -1,9 +1,9 @@
 //! The socket file: its path, and its mode, which lets only its owner connect at any time.
 
 use std::{
-    ffi::OsString,
-    fs, io,
-    os::unix::fs::FileTypeExt,
+    fs,
+    io::{self, ErrorKind},
+    os::unix::{fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
 };
 
@@ -23,7 +23,7 @@ const BACKLOG: u32 = 16;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketError {
     #[error(
-        "{} is too long for the path of a socket (at most {MAX_PATH_BYTES} bytes): set store.path to a shorter one",
+        "{} is too long for the path of a socket (at most {MAX_PATH_BYTES} bytes): set control.socket to a shorter one",
         .0.display()
     )]
     TooLong(PathBuf),
@@ -31,12 +31,9 @@ pub(crate) enum SocketError {
     Refused { path: PathBuf, source: io::Error },
 }
 
-/// The path of the control socket of the daemon that uses this store. Links are followed, as for the store's lock.
-pub(super) fn path_for_store(store: &Path) -> Result<PathBuf, SocketError> {
-    let mut path = OsString::from(store.canonicalize().unwrap_or_else(|_| store.to_path_buf()));
-    path.push("-control");
-    let path = PathBuf::from(path);
-    if path.as_os_str().len() > MAX_PATH_BYTES { Err(SocketError::TooLong(path)) } else { Ok(path) }
+/// Fails if a socket cannot have this path.
+pub(super) fn check(path: &Path) -> Result<(), SocketError> {
+    if path.as_os_str().len() > MAX_PATH_BYTES { Err(SocketError::TooLong(path.to_owned())) } else { Ok(()) }
 }
 
 /// A listening control socket.
@@ -54,10 +51,9 @@ pub(super) struct SocketFile {
 }
 
 impl ControlSocket {
-    /// Listens on the socket of this store. The caller must have locked the store: only then is a socket file that exists already
-    /// certain to be the remains of a crashed daemon.
-    pub(crate) fn bind(store: &Path) -> Result<Self, SocketError> {
-        let path = path_for_store(store)?;
+    /// Listens on a socket with this path. A socket file that nobody listens on is the remains of a crashed daemon, and replaced.
+    pub(crate) fn bind(path: PathBuf) -> Result<Self, SocketError> {
+        check(&path)?;
         match listen(&path) {
             Ok((listener, identity)) => Ok(Self { listener, file: SocketFile { path, identity } }),
             Err(source) => Err(SocketError::Refused { path, source }),
@@ -83,8 +79,11 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
-    let is_stale = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    if is_stale {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    if is_socket {
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(ErrorKind::AddrInUse, "another process listens on it"));
+        }
         fs::remove_file(path)?;
     }
     let socket = UnixSocket::new_stream()?;
@@ -105,7 +104,7 @@ mod tests {
     async fn socket_is_private_and_removed_on_drop() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kfwatch.db-control");
-        let socket = ControlSocket::bind(&directory.path().join("kfwatch.db")).unwrap();
+        let socket = ControlSocket::bind(path.clone()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         drop(socket);
         assert!(!path.exists());
@@ -114,21 +113,29 @@ mod tests {
     #[tokio::test]
     async fn stale_socket_is_replaced_and_other_file_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let store = directory.path().join("kfwatch.db");
         let path = directory.path().join("kfwatch.db-control");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        drop(ControlSocket::bind(&store).unwrap());
+        drop(ControlSocket::bind(path.clone()).unwrap());
         fs::write(&path, "my notes").unwrap();
-        let refused = crate::chain(&ControlSocket::bind(&store).unwrap_err());
+        let refused = crate::chain(&ControlSocket::bind(path.clone()).unwrap_err());
         assert!(refused.starts_with(&format!("cannot listen on {}: ", path.display())), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "my notes");
     }
 
+    #[tokio::test]
+    async fn socket_in_use_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let _first = ControlSocket::bind(path.clone()).unwrap();
+        let refused = crate::chain(&ControlSocket::bind(path.clone()).unwrap_err());
+        assert!(refused.ends_with(": another process listens on it"), "{refused}");
+        UnixStream::connect(&path).unwrap();
+    }
+
     #[test]
     fn too_long_path_is_refused_with_remedy() {
-        let store = PathBuf::from(format!("/{}/kfwatch.db", "x".repeat(100)));
-        let refused = path_for_store(&store).unwrap_err().to_string();
-        assert!(refused.ends_with("(at most 107 bytes): set store.path to a shorter one"), "{refused}");
-        assert!(path_for_store(Path::new("/var/lib/kfwatch/kfwatch.db")).is_ok());
+        let refused = check(Path::new(&format!("/{}/control", "x".repeat(100)))).unwrap_err().to_string();
+        assert!(refused.ends_with("(at most 107 bytes): set control.socket to a shorter one"), "{refused}");
+        assert!(check(Path::new("/var/lib/kfwatch/kfwatch.db-control")).is_ok());
     }
 }

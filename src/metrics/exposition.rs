@@ -5,6 +5,7 @@
 
 mod accounts;
 mod calls;
+mod cluster;
 mod collected;
 mod columns;
 mod family;
@@ -15,6 +16,7 @@ mod stored;
 
 use self::family::Family;
 pub use self::{
+    cluster::ClusterView,
     series::{ConfiguredParts, SeriesCount},
     stored::{SinkView, Stored},
 };
@@ -43,6 +45,7 @@ pub fn write(table: &AccountTable, stored: &Stored, detail: Detail, emit: impl F
     page.calls(&official_accounts);
     page.store(stored);
     page.sinks(stored);
+    page.cluster(stored);
     page.log();
     page.flush();
 }

@@ -2,6 +2,7 @@
 //!
 //! It works without scripts. Accounts that need a human come first.
 
+mod replica_table;
 mod sink_table;
 
 use std::{cmp::Reverse, sync::Arc};
@@ -92,6 +93,7 @@ pub(super) async fn page(State(state): State<Arc<WebState>>) -> Markup {
                     p.remark { b { "The changed configuration is not in use" } ": " (refusal.reasons.join("; ")) }
                 }
                 (official_accounts(&state.table.official_accounts(), now))
+                @if let Some(cluster) = &stored.cluster { (replica_table::table(cluster, now)) }
                 (sink_table::table(&stored, now))
                 (accounts(&rows, now))
                 @if rows.len() > MAX_ROWS { p { "Only the first " (MAX_ROWS) " kf accounts are shown. The metrics cover all." } }

@@ -486,7 +486,7 @@ fn paths_are_relative_to_the_main_file() {
          mode = \"0640\"\ngroup = \"adm\"\nstart = \"beginning\"\n{OFFICIAL_ACCOUNT}"
     );
     let config = load(&text).unwrap().config;
-    assert_eq!(config.store.path, Path::new("/etc/kfwatch/data/kf.db"));
+    assert_eq!(config.store.location.file(), Some(Path::new("/etc/kfwatch/data/kf.db")));
     let file =
         SinkTarget::File { path: "/var/log/kf.jsonl".into(), mode: 0o640, group: Some("adm".to_owned()) };
     assert_eq!(format!("{:?}", config.sinks[0].target), format!("{file:?}"));
@@ -641,18 +641,25 @@ fn official_accounts_of_one_component_share_it() {
 }
 
 #[test]
-fn store_is_found_whatever_mistakes_the_file_has() {
+fn control_socket_is_found_whatever_mistakes_the_file_has() {
     let found = |text: &str| {
         let dir = dir_with(&[("config.toml", text)]);
-        let path = Config::store_path(&dir.path().join("config.toml"), &Environment::default()).unwrap();
-        path.strip_prefix(dir.path()).unwrap().to_owned()
+        let control = Config::load_control(&dir.path().join("config.toml"), &Environment::default()).unwrap();
+        let path = control.socket_path();
+        path.strip_prefix(dir.path()).unwrap_or(&path).to_owned()
     };
     for (text, path) in [
-        ("", "kfwatch.db"),
-        ("[store]\npath = \"a.db\"\nunknown = 1\n[poll]\nspread = 1", "a.db"),
-        ("[store]\npath = \"a.db\"\n[poll\nspread = \"1s\"", "a.db"),
-        ("shutdown_timeout = \n[store]\npath = 'a\"b.db'", "a\"b.db"),
-        ("store = [\npath = \"a.db\"", "kfwatch.db"),
+        ("", "kfwatch.db-control"),
+        ("[store]\npath = \"a.db\"\nunknown = 1\n[poll]\nspread = 1", "a.db-control"),
+        ("[store]\npath = \"a.db\"\n[poll\nspread = \"1s\"", "a.db-control"),
+        ("shutdown_timeout = \n[store]\npath = 'a\"b.db'", "a\"b.db-control"),
+        ("store = [\npath = \"a.db\"", "kfwatch.db-control"),
+        ("control.socket = \"c.sock\"\n[poll", "c.sock"),
+        ("store.backend = \"postgresql\"\ncluster.name = \"one\"\n[poll", "/run/kfwatch/one.sock"),
+        (
+            "store.backend = \"postgresql\"\nstore.url_file = \"none\"\n[cluster]\nname = \"two\"",
+            "/run/kfwatch/two.sock",
+        ),
     ] {
         assert_eq!(found(text), Path::new(path), "{text}");
     }

@@ -256,7 +256,8 @@ fn too_long_socket_path_disables_socket_only() {
     let store = format!("{}.db", "k".repeat(120));
     let home = Home::watching(&wechat, "").set("KFWATCH__STORE__PATH", &store);
     let daemon = home.daemon();
-    let advice = "is too long for the path of a socket (at most 107 bytes): set store.path to a shorter one";
+    let advice =
+        "is too long for the path of a socket (at most 107 bytes): set control.socket to a shorter one";
     eventually(advice, || daemon.stderr().contains(advice).then_some(()));
     let ended = home.run("poll");
     assert_eq!(ended.code, Some(1), "{ended:?}");

@@ -46,7 +46,7 @@ const RULES: [Rule; 21] = [
     rule("web", &["domain", "metrics", "reload", "status", "store"], "no page view calls WeChat"),
     rule(
         "config",
-        &["domain", "logging", "secrets", "sink", "tls", "wechat"],
+        &["domain", "logging", "secrets", "sink", "store", "tls", "wechat"],
         "it makes values, and runs nothing",
     ),
     rule(

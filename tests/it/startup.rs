@@ -167,7 +167,7 @@ fn check_warns_of_long_socket_path_and_notes_running_daemon() {
         normalized(&checked.stderr, &home),
         format!(
             "warning: the daemon will accept no commands (kfwatch poll, sinks and others): HOME/{store}-control is too long for \
-             the path of a socket (at most 107 bytes): set store.path to a shorter one\n"
+             the path of a socket (at most 107 bytes): set control.socket to a shorter one\n"
         )
     );
     let home = Home::watching(&wechat, "");

@@ -34,20 +34,22 @@ pub(super) struct Examined {
 /// Examines everything, so that all problems are reported at once.
 pub(super) fn examine(config: &Config) -> Examined {
     let mut examined = Examined::default();
-    let path = &config.store.path;
-    examined.problems.extend(Store::problem_at(path).map(|error| {
-        let problem = ownership::explain_store(&error, ownership::remedy_for_daemon)
-            .unwrap_or_else(|| crate::chain(&error));
-        format!("store: {problem}")
-    }));
-    examined.warnings.extend(Store::warning_at(path).map(|warning| format!("store: {warning}")));
-    examined.warnings.extend(control::problem_of_socket(path).map(|problem| {
+    let file = config.store.location.file();
+    if let Some(path) = file {
+        examined.problems.extend(Store::problem_at(path).map(|error| {
+            let problem = ownership::explain_store(&error, ownership::remedy_for_daemon)
+                .unwrap_or_else(|| crate::chain(&error));
+            format!("store: {problem}")
+        }));
+        examined.warnings.extend(Store::warning_at(path).map(|warning| format!("store: {warning}")));
+    }
+    examined.warnings.extend(control::problem_of_socket(&config.control.socket_path()).map(|problem| {
         format!("the daemon will accept no commands (kfwatch poll, sinks and others): {problem}")
     }));
     examined.problems.extend(config.sinks.iter().filter_map(problem_of_sink));
     examined.warnings.extend(missing_token_files(&config.official_accounts));
     for address in &config.web.listen {
-        examined.examine_address(*address, path);
+        examined.examine_address(*address, file);
     }
     examined
 }
@@ -105,10 +107,10 @@ fn problem_of_writing(path: &Path) -> Option<String> {
 }
 
 impl Examined {
-    fn examine_address(&mut self, address: SocketAddr, store: &Path) {
+    fn examine_address(&mut self, address: SocketAddr, store: Option<&Path>) {
         let Err(source) = WebListener::bind(address) else { return };
-        match Store::check_free(store) {
-            Err(StoreError::Locked { pid, .. }) if source.kind() == ErrorKind::AddrInUse => {
+        match store.map(Store::check_free) {
+            Some(Err(StoreError::Locked { pid, .. })) if source.kind() == ErrorKind::AddrInUse => {
                 let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
                 self.notes
                     .push(format!("{address} is in use, by the kfwatch that runs with this store{process}"));

@@ -63,7 +63,7 @@ pub(super) fn overview(
     text.push_str(&collectors(&config.collectors, rows.len()));
     text.push_str(&series(config, &rows)?);
     let sinks: Vec<String> = config.sinks.iter().map(|sink| sink_shown(&sink.name, &sink.target)).collect();
-    text.push_str(&format!("Store: {}\nSinks: {}\n", config.store.path.display(), sinks.join(", ")));
+    text.push_str(&format!("Store: {}\nSinks: {}\n", config.store.location, sinks.join(", ")));
     if extent == Extent::Summary {
         text.push('\n');
         text.push_str(REST_ON_DEMAND);

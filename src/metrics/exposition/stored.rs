@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Page,
+    ClusterView, Page,
     family::{Family, counter, gauge},
 };
 use crate::{
@@ -34,6 +34,8 @@ pub struct Stored {
     pub(crate) events: Option<u64>,
     pub(crate) writes: WriteStats,
     pub(crate) sinks: Vec<SinkView>,
+    /// `None` with a SQLite store.
+    pub(crate) cluster: Option<ClusterView>,
 }
 
 pub(super) const FAMILIES: [Family<Stored>; 6] = [

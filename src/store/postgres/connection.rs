@@ -4,9 +4,9 @@
 //! the other.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fmt,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,14 +15,18 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
-use tokio_postgres::{Client, Row, Statement, config::TargetSessionAttrs, types::ToSql};
+use tokio_postgres::{
+    Client, Row, Statement,
+    config::{Host, TargetSessionAttrs},
+    types::ToSql,
+};
 
 use super::{
     error::{Failure, classify},
     server,
     tls::{self, Tls},
 };
-use crate::{domain::backoff::ExponentialBackoff, store::StoreError};
+use crate::{domain::backoff::ExponentialBackoff, store::StoreError, tls::CaFile};
 
 /// How long a statement waits for its result. The server ends it after the same time.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,15 +88,28 @@ impl Purpose {
 }
 
 /// Where the store is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PostgresOptions {
     /// The server, the database, the role and its password. Connections to other machines are encrypted, and the server's certificate
     /// is verified.
     pub server: tokio_postgres::Config,
     /// The root certificates for that, in PEM. Without it, those of the system.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<CaFile>,
     /// The schema of the store in the database.
     pub schema: String,
+}
+
+/// The servers and the database, without secrets.
+impl fmt::Display for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.server.get_hosts().iter().map(|host| match host {
+            Host::Tcp(host) => Cow::Borrowed(host.as_str()),
+            Host::Unix(path) => path.to_string_lossy(),
+        });
+        let hosts = hosts.collect::<Vec<_>>().join(",");
+        write!(f, "{hosts}/{}", self.server.get_dbname().unwrap_or_default())?;
+        write!(f, " (schema {})", self.schema)
+    }
 }
 
 /// Connects to the server.

@@ -43,8 +43,12 @@ pub struct Heartbeat {
     pub view: ClusterView,
     /// Shards of a replica that this one replaces, to be acquired at once. In the view, this replica owns them.
     pub inherited: Vec<ShardNumber>,
+    /// The shards whose owners are not alive, with these.
+    pub expired: Vec<(ShardNumber, Uuid)>,
     /// The time of the database.
     pub database_time: Timestamp,
+    /// Until when this replica trusts its leases, by the monotonic clock.
+    pub trusted_until: Duration,
 }
 
 const HEARTBEAT: &str = "
@@ -110,12 +114,13 @@ impl Database {
         let shards = shards.iter().map(stored_shard).collect::<Result<Vec<_>, _>>()?;
         let is_sure = (was_in_time && was_alive) || known.is_empty();
         let certain = if is_sure { None } else { Some(self.lock_owned().await?) };
-        self.renew(&known, &shards, certain.as_deref(), sent_at + (LIFETIME - MARGIN));
+        let trusted_until = sent_at + (LIFETIME - MARGIN);
+        self.renew(&known, &shards, certain.as_deref(), trusted_until);
         self.was_in_time.store(true, Ordering::Relaxed);
         if acquiring.is_ok() {
             self.release_forgotten(&shards).await;
         }
-        Ok(self.heartbeat(replicas, &shards, database_time))
+        Ok(self.heartbeat(replicas, &shards, database_time, trusted_until))
     }
 
     /// Makes this replica the owner of these shards, as far as no living replica owns them. A shard that is being written to is left
@@ -217,15 +222,19 @@ impl Database {
         replicas: Vec<LivingReplica>,
         shards: &[StoredShard],
         database_time: Timestamp,
+        trusted_until: Duration,
     ) -> Heartbeat {
-        let mut inherited = Vec::new();
+        let (mut inherited, mut expired) = (Vec::new(), Vec::new());
         let mut owner_of = |shard: &StoredShard| {
             let owner = shard.owner?;
             if owner == self.replica {
                 return self.owns(shard.number).then_some(owner);
             }
-            let heir =
-                replicas.iter().find(|replica| replica.id == owner || replica.replaces.contains(&owner))?;
+            let is_heir = |replica: &&LivingReplica| replica.id == owner || replica.replaces.contains(&owner);
+            let Some(heir) = replicas.iter().find(is_heir) else {
+                expired.push((shard.number, owner));
+                return None;
+            };
             if heir.id == self.replica {
                 inherited.push(shard.number);
             }
@@ -239,7 +248,7 @@ impl Database {
         let shards = shards.iter().map(view).collect();
         let staying = replicas.iter().filter(|replica| !replica.info.is_draining);
         let view = ClusterView { replicas: staying.map(|replica| replica.id).collect(), shards };
-        Heartbeat { replicas, view, inherited, database_time }
+        Heartbeat { replicas, view, inherited, expired, database_time, trusted_until }
     }
 
     /// Whether this replica knows that it owns a shard. It owns one that is being closed until that is done.

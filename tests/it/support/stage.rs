@@ -63,7 +63,7 @@ impl Stage {
         let directory = tempfile::tempdir().unwrap();
         let text = configuration(&simulator.base_url());
         let config = Config::from_toml(&text, directory.path(), &Environment::default()).unwrap().config;
-        let store = Store::open(&config.store.path).unwrap();
+        let store = Store::open(config.store.location.file().unwrap()).unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
         let by_clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let factory = OfficialAccountFactory::build(&config, &store, Arc::clone(&by_clock)).await.unwrap();

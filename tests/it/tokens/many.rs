@@ -66,7 +66,7 @@ async fn official_account_that_comes_back_knows_its_tokens() {
     let directory = tempfile::tempdir().unwrap();
     let text = format!("api.base_url = \"{}\"\n{}", platform.url, account(directory.path(), 0));
     let config = load(directory.path(), &text);
-    let store = Store::open(&config.store.path).unwrap();
+    let store = Store::open(config.store.location.file().unwrap()).unwrap();
     let clock = Arc::clone(&platform.clock) as Arc<dyn Clock>;
     let factory = OfficialAccountFactory::build(&config, &store, clock).await.unwrap();
     for _ in 0..2 {
@@ -129,7 +129,7 @@ async fn rotated_refresh_token_survives_restart() {
         &format!("api.base_url = \"{}\"\n{}", platform.url, account(directory.path(), 0)),
     );
     for run in 1..=2 {
-        let store = Store::open(&config.store.path).unwrap();
+        let store = Store::open(config.store.location.file().unwrap()).unwrap();
         let clock = Arc::clone(&platform.clock) as Arc<dyn Clock>;
         let factory = OfficialAccountFactory::build(&config, &store, clock).await.unwrap();
         poll(&platform, &config, &official_accounts(&config, &factory)[0]).await;
@@ -155,7 +155,7 @@ async fn ten_thousand_official_accounts_of_one_component_are_built() {
     let started = std::time::Instant::now();
     let config = load(directory.path(), "include = \"accounts.d/*.toml\"\n");
     let loaded = started.elapsed();
-    let store = Store::open(&config.store.path).unwrap();
+    let store = Store::open(config.store.location.file().unwrap()).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(kfwatch::app::clock::SystemClock::default());
     let factory = OfficialAccountFactory::build(&config, &store, clock).await.unwrap();
     assert_eq!(official_accounts(&config, &factory).len(), 10_000);

@@ -2,8 +2,10 @@
 
 use std::fs;
 
-use kfwatch::store::{Cluster, LogPosition, PostgresOptions, StartPosition, StoreError};
-
+use kfwatch::{
+    store::{Cluster, LogPosition, PostgresOptions, StartPosition, StoreError},
+    tls::CaFile,
+};
 use tokio_postgres::config::SslMode;
 
 use crate::support::{
@@ -89,8 +91,12 @@ async fn encrypted_connection_trusts_configured_authority_only() {
         fs::write(&ca_file, authority.pem()).unwrap();
         let mut server = server.config(host);
         server.ssl_mode(SslMode::Require);
-        Cluster::connect(PostgresOptions { server, ca_file: Some(ca_file), schema: "kfwatch".to_owned() })
-            .await
+        Cluster::connect(PostgresOptions {
+            server,
+            ca_file: Some(CaFile::new(ca_file, &[])),
+            schema: "kfwatch".to_owned(),
+        })
+        .await
     };
     connect(&ours, "localhost").await.unwrap();
     for (authority, host, expected, remedy) in [

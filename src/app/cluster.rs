@@ -1,0 +1,210 @@
+//! Keeps a replica in its cluster: sends heartbeats, acquires shards that nobody owns, and asks the daemon to release shards of which it
+//! has more than its share.
+//!
+//! Heartbeats never wait for anything else, because leases end without them. Acquiring goes on beside them, one attempt at a time. The
+//! store decides who owns a shard; what is planned here may be outdated.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem::Discriminant,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::error::AppError;
+use crate::{
+    config::{ClusterConfig, Config},
+    domain::{
+        clock::Clock,
+        failure_streak::FailureStreak,
+        quantity::counted,
+        rebalance::{ShardMoves, plan_moves},
+        shard::ShardNumber,
+    },
+    status::ClusterStatus,
+    store::{Cluster, Heartbeat, ReplicaInfo, Store, StoreError},
+};
+
+/// How often a heartbeat is sent. A lease lasts for eight seconds.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For how many heartbeats a shard may have no owner before a replica acquires it that has its share already, or ends the database
+/// sessions that keep it locked.
+const PATIENCE: u32 = 3;
+
+/// What happens to the shards of this replica.
+pub(super) enum ShardNews {
+    /// It owns these now. Each is released when its store is closed.
+    Acquired(Vec<(ShardNumber, Store)>),
+    /// It should release these.
+    Surplus(Vec<ShardNumber>),
+}
+
+/// One replica of a cluster.
+pub(super) struct ClusterMember {
+    cluster: Cluster,
+    info: ReplicaInfo,
+    clock: Arc<dyn Clock>,
+    status: watch::Sender<ClusterStatus>,
+    news: mpsc::Sender<ShardNews>,
+    /// Asks it to acquire nothing more, and to tell the others.
+    drain: CancellationToken,
+    /// For how many heartbeats each shard has had no owner.
+    unowned: BTreeMap<ShardNumber, u32>,
+    failures: FailureStreak<Discriminant<StoreError>>,
+}
+
+impl ClusterMember {
+    /// Connects to the database. Returns what receives news of shards.
+    pub(super) async fn join(
+        configured: &ClusterConfig,
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        status: watch::Sender<ClusterStatus>,
+        drain: CancellationToken,
+    ) -> Result<(Self, mpsc::Receiver<ShardNews>), StoreError> {
+        let cluster = Cluster::connect(configured.database.clone()).await?;
+        let (news, receiver) = mpsc::channel(1);
+        let info = ReplicaInfo {
+            name: configured.name.clone(),
+            address: address(configured, config),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: clock.now().wall,
+            is_draining: false,
+        };
+        let (unowned, failures) = (BTreeMap::new(), FailureStreak::default());
+        Ok((Self { cluster, info, clock, status, news, drain, unowned, failures }, receiver))
+    }
+
+    /// Runs until it is aborted. Fails if another replica has started with the same name.
+    pub(super) async fn run(mut self) -> Result<(), AppError> {
+        let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut acquiring: Option<BoxFuture<'static, Option<ShardNews>>> = None;
+        loop {
+            let drain = self.drain.clone();
+            tokio::select! {
+                biased;
+                () = drain.cancelled(), if !self.info.is_draining => {
+                    self.info.is_draining = true;
+                    acquiring = None;
+                    ticks.reset_immediately();
+                }
+                _ = ticks.tick() => {
+                    let Some(heartbeat) = self.send_heartbeat().await? else { continue };
+                    let moves = self.plan(&heartbeat);
+                    if acquiring.is_none() && !self.info.is_draining {
+                        acquiring = self.acquire(&heartbeat, &moves);
+                    }
+                    if !moves.release.is_empty() {
+                        // The daemon may still be busy with earlier news. The next heartbeat asks again.
+                        self.news.try_send(ShardNews::Surplus(moves.release)).ok();
+                    }
+                }
+                news = poll(&mut acquiring) => {
+                    acquiring = None;
+                    if let Some(news) = news {
+                        // Nobody receives it when the daemon stops.
+                        self.news.send(news).await.ok();
+                    }
+                }
+            }
+        }
+    }
+
+    /// `None` if the database does not answer.
+    async fn send_heartbeat(&mut self) -> Result<Option<Heartbeat>, StoreError> {
+        let sent_at = self.clock.now().monotonic;
+        match self.cluster.send_heartbeat(&self.info, sent_at).await {
+            Ok(heartbeat) => {
+                if let Some(recovery) = self.failures.succeeded(self.clock.now()) {
+                    tracing::info!(failures = recovery.failures, "The database answers heartbeats again");
+                }
+                let status = ClusterStatus::new(self.cluster.replica(), &heartbeat, self.clock.now());
+                self.status.send_replace(status);
+                Ok(Some(heartbeat))
+            }
+            Err(error @ StoreError::SameName { .. }) => Err(error),
+            Err(error) => {
+                let what = "No heartbeat: polls and deliveries stop when the leases end";
+                if self.failures.failed(std::mem::discriminant(&error), self.clock.now()) {
+                    tracing::warn!("{what}: {}", crate::chain(&error));
+                } else {
+                    tracing::debug!("{what}: {}", crate::chain(&error));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn plan(&mut self, heartbeat: &Heartbeat) -> ShardMoves {
+        let unowned = heartbeat.view.shards.iter().filter(|shard| shard.owner.is_none());
+        let waited = |number| self.unowned.get(&number).copied().unwrap_or_default() + 1;
+        self.unowned = unowned.map(|shard| (shard.number, waited(shard.number))).collect();
+        plan_moves(&heartbeat.view, self.cluster.replica())
+    }
+
+    /// Starts to acquire what this replica should own; `None` if that is nothing.
+    fn acquire(
+        &self,
+        heartbeat: &Heartbeat,
+        moves: &ShardMoves,
+    ) -> Option<BoxFuture<'static, Option<ShardNews>>> {
+        let neglected: BTreeSet<ShardNumber> =
+            self.unowned.iter().filter(|(_, waited)| **waited > PATIENCE).map(|(shard, _)| *shard).collect();
+        let mut wanted: BTreeSet<ShardNumber> = moves.acquire.iter().copied().collect();
+        wanted.extend(heartbeat.inherited.iter().copied());
+        wanted.extend(&neglected);
+        if wanted.is_empty() {
+            return None;
+        }
+        let locked = heartbeat.expired.iter().filter(|(shard, _)| neglected.contains(shard));
+        let dead: BTreeSet<_> = locked.map(|(_, owner)| *owner).collect();
+        let (cluster, info) = (self.cluster.clone(), self.info.clone());
+        let acquire = async move {
+            for replica in dead {
+                tracing::warn!(%replica, "Ending the database sessions of a replica that is gone: they keep its shards locked");
+                if let Err(error) = cluster.end_sessions_of(replica).await {
+                    tracing::warn!("Could not end them: {}", crate::chain(&error));
+                }
+            }
+            let wanted: Vec<ShardNumber> = wanted.into_iter().collect();
+            match cluster.acquire_shards(&info, &wanted).await {
+                Ok(acquired) if acquired.is_empty() => None,
+                Ok(acquired) => {
+                    tracing::info!("Acquired {}", counted(acquired.len() as u64, "shard"));
+                    Some(ShardNews::Acquired(acquired))
+                }
+                Err(error) => {
+                    tracing::warn!("Could not acquire shards: {}", crate::chain(&error));
+                    None
+                }
+            }
+        };
+        Some(acquire.boxed())
+    }
+}
+
+/// Waits for the future, if there is one.
+async fn poll<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Where the page of this replica is, for people.
+fn address(configured: &ClusterConfig, config: &Config) -> String {
+    match (&configured.advertise, config.web.listen.first()) {
+        (Some(url), _) => url.to_string(),
+        (None, Some(address)) => format!("http://{}:{}/", configured.name, address.port()),
+        (None, None) => String::new(),
+    }
+}

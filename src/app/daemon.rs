@@ -1,0 +1,248 @@
+//! The daemon while it runs: waits for what makes it reconcile, reconciles, and drains at the end.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+
+use futures_util::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    App, Membership,
+    cluster::ShardNews,
+    desired::{Desired, OwnedStores},
+    error::AppError,
+    leaving::Left,
+    ownership::OwnershipRequest,
+    reload::Reloader,
+    replica::Replica,
+    run::{Run, RunEvent},
+    tasks::TaskName,
+};
+use crate::{
+    domain::{plan::RunId, quantity::counted},
+    reload::{ReloadMode, ReloadRequest, ReloadTrigger},
+    store::StoreError,
+};
+
+/// How long to wait before a reconcile that failed is tried again, if nobody asks for it before.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The daemon while it runs.
+pub(super) struct Daemon {
+    replica: Replica,
+    desired: Desired,
+    reloader: Reloader,
+    reloads: mpsc::Receiver<ReloadRequest>,
+    ownership: mpsc::Receiver<OwnershipRequest>,
+    /// News of the shards of this replica, if the store is in PostgreSQL.
+    shards: Option<mpsc::Receiver<ShardNews>>,
+    /// Tells the cluster that this replica is stopping.
+    leave: CancellationToken,
+    /// When a reconcile that failed is tried again.
+    retry_at: Option<Instant>,
+    /// When the files were last read.
+    last_look: Instant,
+}
+
+/// What makes the daemon reconcile.
+enum Cause {
+    /// A part of a run has left, so that it may start again.
+    Left(RunId, Left),
+    Reload(ReloadRequest),
+    Shards(ShardNews),
+    /// The lease of a shard has ended.
+    Lost(RunId, StoreError),
+    Ownership(OwnershipRequest),
+    /// `reload_interval` has passed.
+    Interval,
+    /// An earlier reconcile failed.
+    Retry,
+}
+
+/// What a reconcile has done.
+enum Reconciled {
+    Completely,
+    /// It will be tried again.
+    Failed,
+    /// A configuration was refused, or only a plan was wanted. What was to be tried again still is.
+    Nothing,
+}
+
+impl Daemon {
+    /// Applies the first reconcile, and starts the tasks that every daemon has.
+    pub(super) fn start(app: App) -> Self {
+        let App { mut replica, membership, prepared, loader, reload_receiver, ownership_receiver, .. } = app;
+        let desired = prepared.desired.clone();
+        replica.context.metrics.config_reloaded(true, replica.context.clock.now().wall);
+        // Nothing runs that could stop.
+        drop(replica.apply(prepared));
+        replica.start_shared_tasks();
+        replica.log_token_wait();
+        let (mut shards, mut leave) = (None, CancellationToken::new());
+        if let Some(Membership { member, news, drain }) = membership {
+            // It runs until the end: leases last only as long as heartbeats are sent.
+            replica.tasks.spawn(TaskName::ClusterMember, &CancellationToken::new(), member.run());
+            (shards, leave) = (Some(news), drain);
+        }
+        Self {
+            replica,
+            desired,
+            reloader: Reloader::new(loader),
+            reloads: reload_receiver,
+            ownership: ownership_receiver,
+            shards,
+            leave,
+            retry_at: None,
+            last_look: Instant::now(),
+        }
+    }
+
+    /// Tells the service manager that the daemon is ready.
+    pub(super) async fn announce(&self) {
+        self.replica.service_manager.ready(&self.replica.web).await;
+    }
+
+    /// Reconciles until a part fails, which is returned. May be dropped while it waits.
+    pub(super) async fn run(&mut self) -> AppError {
+        loop {
+            let cause = match self.next_cause().await {
+                Ok(cause) => cause,
+                Err(failed) => return failed,
+            };
+            if matches!(cause, Cause::Interval | Cause::Reload(_)) {
+                self.last_look = Instant::now();
+            }
+            match Box::pin(self.reconcile(cause)).await {
+                Reconciled::Completely => self.retry_at = None,
+                Reconciled::Failed => self.retry_at = Some(Instant::now() + RETRY_AFTER),
+                Reconciled::Nothing => {}
+            }
+        }
+    }
+
+    /// Stops everything in order.
+    pub(super) async fn drain(mut self, ended: &Result<(), AppError>) {
+        self.replica.web.ready.store(false, Ordering::Relaxed);
+        self.leave.cancel();
+        self.replica.end_notifications().await;
+        self.replica.service_manager.stopping().await;
+        if matches!(ended, Err(AppError::Store(_))) {
+            join_all(std::mem::take(&mut self.replica.runs).into_values().map(Run::abandon)).await;
+        }
+        tracing::info!("Draining: running polls and delivery attempts finish");
+        self.replica.stop(self.desired.config.shutdown_timeout).await;
+        // Shards that were acquired and have no run yet are released, too.
+        self.desired.stores.close().await;
+        tracing::info!("Stopped");
+    }
+
+    /// Waits until the daemon has to reconcile. Fails if a part fails.
+    async fn next_cause(&mut self) -> Result<Cause, AppError> {
+        let Self { replica, desired, reloads, ownership, shards, retry_at, last_look, .. } = self;
+        let interval = desired.config.reload_interval;
+        Ok(tokio::select! {
+            biased;
+            (_, failed) = replica.tasks.failure() => return Err(failed),
+            (run, event) = next_event(&mut replica.runs) => match event {
+                RunEvent::Left(left) => Cause::Left(run, left),
+                RunEvent::Failed(AppError::Store(error)) if may_lose(desired, &error) => {
+                    Cause::Lost(run, error)
+                }
+                RunEvent::Failed(error) => return Err(error),
+            },
+            Some(news) = next_news(shards) => Cause::Shards(news),
+            Some(request) = ownership.recv() => Cause::Ownership(request),
+            Some(request) = reloads.recv() => Cause::Reload(request),
+            () = tokio::time::sleep_until(retry_at.unwrap_or(*last_look)), if retry_at.is_some() => Cause::Retry,
+            () = tokio::time::sleep_until(*last_look + interval.unwrap_or_default()), if interval.is_some() => {
+                Cause::Interval
+            }
+        })
+    }
+
+    /// Makes the daemon equal the desired state, after that has changed or a part that left may start again. May be dropped while it
+    /// waits.
+    async fn reconcile(&mut self, cause: Cause) -> Reconciled {
+        let Self { replica, desired, reloader, .. } = self;
+        // Whoever asked for a change of ownership waits until this is dropped.
+        let mut _ownership_request = None;
+        match cause {
+            Cause::Left(run, left) => {
+                if let Some(run) = replica.runs.get_mut(&run) {
+                    run.note_left(&left);
+                }
+                if !replica.has_deferred {
+                    return Reconciled::Nothing;
+                }
+            }
+            Cause::Shards(ShardNews::Surplus(surplus)) => {
+                tracing::info!(
+                    "Releasing {}: other replicas have less",
+                    counted(surplus.len() as u64, "shard")
+                );
+                desired.stores.remove(&surplus);
+            }
+            Cause::Shards(ShardNews::Acquired(acquired)) => {
+                // A shard may have been lost and acquired again before this was noticed. Its former run ends first.
+                desired.stores.remove_lost();
+                if acquired.iter().any(|(shard, _)| replica.runs.contains_key(&RunId::from(*shard)))
+                    && let Err(error) = replica.reconcile(desired.clone()).await
+                {
+                    tracing::warn!("The former runs of shards could not be ended: {}", crate::chain(&error));
+                }
+                desired.stores.insert(acquired);
+            }
+            Cause::Lost(run, error) => {
+                tracing::warn!(shard = run.0, "Shard lost: {}", crate::chain(&error));
+                desired.stores.remove_lost();
+            }
+            Cause::Ownership(request) => {
+                request.apply_to(desired);
+                _ownership_request = Some(request);
+            }
+            Cause::Reload(request) => {
+                replica.service_manager.reloading().await;
+                let outcome = reloader.reload(replica, desired, request.mode, request.trigger).await;
+                replica.service_manager.ready(&replica.web).await;
+                let is_applied = outcome.is_ok() && request.mode == ReloadMode::Apply;
+                request.answer(outcome);
+                return if is_applied { Reconciled::Completely } else { Reconciled::Nothing };
+            }
+            Cause::Interval => {
+                // The outcome is logged.
+                let outcome =
+                    reloader.reload(replica, desired, ReloadMode::Apply, ReloadTrigger::Interval).await;
+                return if outcome.is_ok() { Reconciled::Completely } else { Reconciled::Nothing };
+            }
+            Cause::Retry => {}
+        }
+        match replica.reconcile(desired.clone()).await {
+            Ok(()) => Reconciled::Completely,
+            Err(error) => {
+                tracing::warn!("A change could not be completed, trying again: {}", crate::chain(&error));
+                Reconciled::Failed
+            }
+        }
+    }
+}
+
+/// Whether the daemon goes on without a shard whose store has failed.
+fn may_lose(desired: &Desired, error: &StoreError) -> bool {
+    matches!(desired.stores, OwnedStores::Shards(_)) && !matches!(error, StoreError::SameName { .. })
+}
+
+async fn next_news(shards: &mut Option<mpsc::Receiver<ShardNews>>) -> Option<ShardNews> {
+    match shards {
+        Some(news) => news.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until something happens to a run. Without runs it never returns.
+async fn next_event(runs: &mut BTreeMap<RunId, Run>) -> (RunId, RunEvent) {
+    let events = runs.iter_mut().map(|(id, run)| run.next_event().map(|event| (*id, event)));
+    match events.collect::<FuturesUnordered<_>>().next().await {
+        Some(event) => event,
+        None => std::future::pending().await,
+    }
+}

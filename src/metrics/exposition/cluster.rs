@@ -1,0 +1,48 @@
+//! Families about the cluster. Absent with a SQLite store.
+
+use super::{
+    Page, Stored,
+    family::{Family, gauge},
+};
+use crate::status::ClusterStatus;
+
+/// The cluster at the last heartbeat.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    pub(crate) status: ClusterStatus,
+    /// Whether this replica may act for its shards.
+    pub(crate) is_trusted: bool,
+}
+
+pub(super) const FAMILIES: [Family<ClusterView>; 6] = [
+    gauge("kfwatch_cluster_shards", "Shards of the cluster.", |cluster| Some(cluster.status.shards)),
+    gauge(
+        "kfwatch_cluster_unowned_shards",
+        "Shards that no living replica owned at the last heartbeat: nobody polls their accounts.",
+        |cluster| Some(cluster.status.unowned_shards),
+    ),
+    gauge("kfwatch_cluster_replicas", "Replicas that were alive at the last heartbeat.", |cluster| {
+        Some(cluster.status.replicas.len() as u64)
+    }),
+    gauge(
+        "kfwatch_cluster_clock_skew_seconds",
+        "How far the clocks of this machine and of the database are apart.",
+        |cluster| Some(cluster.status.clock_skew.as_secs()),
+    ),
+    gauge("kfwatch_owned_shards", "Shards that this replica owned at the last heartbeat.", |cluster| {
+        Some(if cluster.is_trusted { cluster.status.owned_shards } else { 0 })
+    }),
+    gauge(
+        "kfwatch_lease_trusted",
+        "1 if this replica may act for its shards; 0 if the database has not answered heartbeats for eight seconds.",
+        |cluster| Some(cluster.is_trusted.into()),
+    ),
+];
+
+impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
+    pub(super) fn cluster(&mut self, stored: &Stored) {
+        if let Some(cluster) = &stored.cluster {
+            self.families(&FAMILIES, [("", cluster)].into_iter());
+        }
+    }
+}
