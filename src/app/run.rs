@@ -17,7 +17,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::{apply::AccountInputs, register::Registered};
@@ -212,18 +212,21 @@ impl Run {
     }
 
     /// Stops the run: its polls finish, the times of the last ones are stored, each sink finishes its attempt, the store is closed.
-    /// Each of these waits for those before it only for its share of the timeout: a call that hangs must not stop sinks from finishing.
+    /// Each of these waits for those before it only until its share of the timeout is over: a call that hangs must not stop sinks from
+    /// finishing. What one does not need is there for the next.
     pub(super) async fn stop(mut self, timeout: Duration) {
+        let begun = Instant::now();
+        let until = |eighths| (timeout / 8 * eighths).saturating_sub(begun.elapsed());
         self.left.close();
         let polled: Vec<LeavingGroup> = self.leave_all();
         let polls = polled.iter().map(LeavingGroup::retired).collect::<FuturesUnordered<_>>();
         let polls = polls.for_each(async |_| {});
-        if tokio::time::timeout(timeout / 2, polls).await.is_err() {
+        if tokio::time::timeout(until(4), polls).await.is_err() {
             tracing::warn!("Draining: polls did not finish within their share of shutdown_timeout");
         }
         self.polls_done.cancel();
-        self.tasks.drain(|_| true, timeout / 8, "housekeeping").await;
-        self.sinks.stop(timeout / 4).await;
+        self.tasks.drain(|_| true, until(5), "housekeeping").await;
+        self.sinks.stop(until(7)).await;
         self.close().await;
     }
 

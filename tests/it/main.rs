@@ -18,6 +18,7 @@ mod backup;
 mod chat;
 mod classes;
 mod clock_skew;
+mod cluster;
 mod collectors;
 mod commands;
 mod config;

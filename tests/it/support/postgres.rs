@@ -41,6 +41,11 @@ fn server() -> tokio_postgres::Config {
     server.to_str().unwrap().parse().unwrap()
 }
 
+fn next_number() -> u32 {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A schema of one test. It stays until the server is removed.
 pub(crate) struct Schema {
     name: String,
@@ -57,10 +62,30 @@ impl Schema {
 
     /// A schema on another server.
     pub(crate) fn on(server: tokio_postgres::Config) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // A name that has to be quoted.
-        Self { name: format!("Test {} \"{number}\"", std::process::id()), direct: server.clone(), server }
+        Self {
+            name: format!("Test {} \"{}\"", std::process::id(), next_number()),
+            direct: server.clone(),
+            server,
+        }
+    }
+
+    /// A schema with a name that the configuration accepts.
+    pub(crate) fn configured() -> Self {
+        Self { name: format!("test_{}_{}", std::process::id(), next_number()), ..Self::new() }
+    }
+
+    /// The sections of a configuration that names it.
+    pub(crate) fn sections(&self, replica: &str) -> String {
+        let (name, user) = (&self.name, self.server.get_user().unwrap());
+        let (host, port) = match (&self.server.get_hosts()[0], self.server.get_ports()) {
+            (Host::Unix(path), _) => (path.display().to_string().replace('/', "%2F"), String::new()),
+            (Host::Tcp(name), ports) => (name.clone(), format!(":{}", ports[0])),
+        };
+        format!(
+            "[store]\nbackend = \"postgresql\"\nurl = \"postgres://{user}@{host}{port}/postgres\"\nschema = \"{name}\"\n\
+             [cluster]\nname = \"{replica}\"\n"
+        )
     }
 
     /// The same schema, which kfwatch reaches through a proxy.

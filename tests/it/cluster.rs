@@ -1,0 +1,345 @@
+//! Replicas of the real binary on one PostgreSQL. While they are killed, paused, stopped and started, no event is lost and none is
+//! invented, and no kf account is polled twice at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use kfwatch::simulator::{AccountToWatch, CustomerFlow, Ledger, PollRecord, RandomDuration, Scenario};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::support::{
+    events::Event,
+    history::{self, History, Life},
+    postgres::Schema,
+    process::{self, Process, WeChat},
+    replay,
+    site::{CLIENT_TIMEOUT_MS, Tokens},
+    wait::{eventually, wall_ms},
+    worlds::play_worlds,
+};
+
+/// How many shards there are.
+const SHARDS: f64 = 64.0;
+
+const EVERY_SECOND: &str = "* * * * * *";
+
+const NEVER: &str = "0 0 0 29 2 *";
+
+/// For this long after a replica was killed or paused nobody else owns its shards.
+const STILL_OWNED_MS: i64 = 4_000;
+
+/// A cluster is settled when nothing has moved for this long: several heartbeats.
+const SETTLED: Duration = Duration::from_millis(3_500);
+
+/// Replicas that watch the same simulated accounts.
+struct Cluster {
+    wechat: WeChat,
+    accounts: Vec<(AccountToWatch, Tokens)>,
+    schema: Schema,
+    directory: TempDir,
+    replicas: BTreeMap<usize, Process>,
+    runtime: Runtime,
+    /// When the owner of each kf account was killed or paused.
+    ends_ms: BTreeMap<String, Vec<i64>>,
+    begun_ms: i64,
+}
+
+impl Cluster {
+    fn of(scenario: Scenario, schema: Schema) -> Self {
+        let accounts = scenario.accounts().into_iter().map(|account| (account, Tokens::File)).collect();
+        Self {
+            wechat: WeChat::play(scenario),
+            accounts,
+            schema,
+            directory: tempfile::tempdir().unwrap(),
+            replicas: BTreeMap::new(),
+            runtime: Runtime::new().unwrap(),
+            ends_ms: BTreeMap::new(),
+            begun_ms: wall_ms(),
+        }
+    }
+
+    /// Starts a replica.
+    fn start(&mut self, replica: usize) {
+        self.start_with(replica, EVERY_SECOND);
+    }
+
+    fn start_with(&mut self, replica: usize, schedule: &str) {
+        let config = self.configure(replica, schedule);
+        self.replicas.insert(replica, Process::start_ready(&config));
+    }
+
+    fn configure(&self, replica: usize, schedule: &str) -> PathBuf {
+        let path = |name: &str| self.directory.path().join(format!("{replica}.{name}"));
+        let mut text = format!(
+            "[web]\nlisten = \"127.0.0.1:0\"\n{}[control]\nsocket = {:?}\n\
+             [api]\nbase_url = \"{}\"\nconnect_timeout = \"1s\"\ntimeout = \"{CLIENT_TIMEOUT_MS}ms\"\n\
+             [poll]\nschedule = \"{schedule}\"\n\
+             [collectors]\nkf_list = \"off\"\nonline = \"off\"\nwaiting = \"off\"\nquota = \"off\"\n\
+             [[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = {:?}\n",
+            self.schema.sections(&format!("replica-{replica}")),
+            path("sock"),
+            self.wechat.simulator().base_url(),
+            path("jsonl"),
+        );
+        for (AccountToWatch { name, appid, kf_accounts, .. }, _) in &self.accounts {
+            text += &format!(
+                "[[official_accounts]]\nname = \"{name}\"\nappid = \"{appid}\"\nkf_accounts = {kf_accounts:?}\n\
+                 [official_accounts.token]\nsource = \"file\"\npath = {:?}\n",
+                self.token_file(appid)
+            );
+        }
+        let file = path("toml");
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// A file that all replicas read, so that none waits because another has just fetched a token.
+    fn token_file(&self, appid: &str) -> PathBuf {
+        let path = self.directory.path().join(format!("{appid}.token"));
+        if !path.exists() {
+            fs::write(&path, self.wechat.control().fetch_competing_token(appid).unwrap()).unwrap();
+        }
+        path
+    }
+
+    fn metrics(&self, replica: usize) -> String {
+        self.replicas[&replica].get("/metrics").text()
+    }
+
+    /// Waits until the living replicas own all shards, and none moves any more.
+    fn settle(&self, paused: Option<usize>) {
+        let living: Vec<usize> = self.replicas.keys().copied().filter(|n| Some(*n) != paused).collect();
+        let (mut before, mut since) = (Vec::new(), Instant::now());
+        eventually("the cluster has settled", || {
+            let pages: Vec<String> = living.iter().map(|replica| self.metrics(*replica)).collect();
+            let value = |page: &String, series| process::metric(page, series).unwrap_or_default();
+            let owned: Vec<f64> = pages.iter().map(|page| value(page, "kfwatch_owned_shards")).collect();
+            let is_complete = owned.iter().sum::<f64>() == SHARDS
+                && pages.iter().all(|page| {
+                    value(page, "kfwatch_cluster_unowned_shards") == 0.0
+                        && value(page, "kfwatch_cluster_replicas") == living.len() as f64
+                });
+            if owned != before || !is_complete {
+                (before, since) = (owned, Instant::now());
+            }
+            (since.elapsed() > SETTLED).then_some(())
+        });
+    }
+
+    /// The kf accounts that a replica exports.
+    fn watched_by(&self, replica: usize) -> BTreeSet<String> {
+        let page = self.metrics(replica);
+        let series = page.lines().filter_map(|line| line.strip_prefix("wechat_kf_account_up{"));
+        let kf_account = |labels: &str| {
+            let (_, value) = labels.split_once("kf_account=\"")?;
+            Some(value.split_once('"')?.0.to_owned())
+        };
+        series.filter_map(kf_account).collect()
+    }
+
+    /// Notes that the owner of these kf accounts ends or is paused now.
+    fn note_end(&mut self, kf_accounts: BTreeSet<String>) {
+        let now = wall_ms();
+        for kf_account in kf_accounts {
+            self.ends_ms.entry(kf_account).or_default().push(now + STILL_OWNED_MS);
+        }
+    }
+
+    /// When the last disturbed replica certainly does nothing any more.
+    fn last_end_ms(&self) -> i64 {
+        self.ends_ms.values().flatten().copied().max().unwrap_or_default()
+    }
+
+    fn kill(&mut self, replica: usize) {
+        let watched = self.watched_by(replica);
+        drop(self.replicas.remove(&replica));
+        self.note_end(watched);
+    }
+
+    fn pause(&mut self, replica: usize) {
+        let watched = self.watched_by(replica);
+        self.replicas[&replica].signal("STOP");
+        self.note_end(watched);
+    }
+
+    fn stop(&mut self, replica: usize) -> Duration {
+        let begun = Instant::now();
+        self.replicas.remove(&replica).unwrap().terminate();
+        begun.elapsed()
+    }
+
+    /// Stops all replicas, and compares the events with what the simulator has answered.
+    fn conclude(mut self) -> (replay::Tally, usize) {
+        let replicas: Vec<usize> = self.replicas.keys().copied().collect();
+        for replica in replicas {
+            self.stop(replica);
+        }
+        self.deliver_the_rest();
+        let ledger = history::whole_ledger(&self.wechat.control());
+        let log = self.log();
+        let histories: Vec<History> =
+            History::all(&self.accounts, &ledger, &[self.life(self.begun_ms, wall_ms(), false)])
+                .into_iter()
+                .map(|history| {
+                    History::of(&history.account, &ledger, &self.lives(&history.account.kf_account))
+                })
+                .collect();
+        let tally = replay::compare_all(&histories, &log);
+        self.assert_one_poll_at_a_time(&ledger);
+        (tally, self.repeats_of_delivery(&log))
+    }
+
+    /// Has a replica that does not poll deliver what those that were stopped have not.
+    fn deliver_the_rest(&mut self) {
+        self.start_with(0, NEVER);
+        eventually("everything is delivered", || {
+            let page = self.metrics(0);
+            let value = |series| process::metric(&page, series);
+            let is_done = value("kfwatch_owned_shards") == Some(SHARDS)
+                && value("kfwatch_sink_pending_events{sink=\"file\"}") == Some(0.0);
+            is_done.then_some(())
+        });
+        self.stop(0);
+    }
+
+    /// The lives of the processes that watched a kf account.
+    fn lives(&self, kf_account: &str) -> Vec<Life> {
+        let ends = self.ends_ms.get(kf_account).cloned().unwrap_or_default();
+        let mut from_ms = self.begun_ms;
+        let mut lives: Vec<Life> = Vec::new();
+        for end in ends {
+            lives.push(self.life(from_ms, end, true));
+            from_ms = end;
+        }
+        lives.push(self.life(from_ms, wall_ms(), false));
+        lives
+    }
+
+    fn life(&self, from_ms: i64, to_ms: i64, killed: bool) -> Life {
+        Life { from_ms, to_ms, killed, client_timeout_ms: CLIENT_TIMEOUT_MS }
+    }
+
+    /// All events, in the order of the log of each shard.
+    fn log(&self) -> Vec<Event> {
+        let rows = self.runtime.block_on(async {
+            let client = self.schema.client().await;
+            client.query("SELECT json FROM events ORDER BY shard, id", &[]).await.unwrap()
+        });
+        rows.iter().map(|row| Event::parse(row.get(0))).collect()
+    }
+
+    /// Asserts that every event was delivered by some replica, with the bytes of the log. Returns how many were delivered again.
+    fn repeats_of_delivery(&self, log: &[Event]) -> usize {
+        let mut delivered = Vec::new();
+        for file in fs::read_dir(self.directory.path()).unwrap().map(|file| file.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "jsonl") {
+                delivered.extend(fs::read_to_string(file).unwrap().lines().map(str::to_owned));
+            }
+        }
+        let lines = |events: &[Event]| events.iter().map(|event| event.line.clone()).collect::<BTreeSet<_>>();
+        let unique: BTreeSet<String> = delivered.iter().cloned().collect();
+        assert!(unique == lines(log), "{} of {} events were delivered", unique.len(), log.len());
+        delivered.len() - unique.len()
+    }
+
+    /// Asserts that no kf account was polled by two replicas at the same time, except that an answer may be due to one that was killed
+    /// or paused.
+    fn assert_one_poll_at_a_time(&self, ledger: &Ledger) {
+        let mut polls = BTreeMap::<&str, Vec<&PollRecord>>::new();
+        for poll in &ledger.polls {
+            polls.entry(&poll.kf_account).or_default().push(poll);
+        }
+        for (kf_account, mut polls) in polls {
+            polls.sort_by_key(|poll| poll.received_at_ms);
+            let ends = self.ends_ms.get(kf_account).map(Vec::as_slice).unwrap_or_default();
+            for pair in polls.windows(2) {
+                let [before, next] = [pair[0], pair[1]];
+                let has_ended =
+                    ends.iter().any(|end| (before.received_at_ms..=next.received_at_ms).contains(end));
+                let overlap = before.answered_at_ms.is_none_or(|at| at > next.received_at_ms);
+                assert!(
+                    !overlap || has_ended,
+                    "{kf_account} was polled twice at a time: {before:?}, {next:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Twelve official accounts, so that each of three replicas has some, whose customers stay for seconds.
+fn world(seed: u64) -> Scenario {
+    let names: Vec<String> = (0..12).map(|n| format!("shop{n}")).collect();
+    let official_accounts: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 3)).collect();
+    let spread = |mean, min, max| RandomDuration {
+        mean: Duration::from_millis(mean),
+        min: Duration::from_millis(min),
+        max: Duration::from_millis(max),
+    };
+    let customers = CustomerFlow {
+        initial: 2,
+        gap: Some(spread(800, 50, 8_000)),
+        wait: spread(300, 0, 2_000),
+        stay: Some(spread(4_000, 1_000, 10_000)),
+        returning: 0.4,
+    };
+    Scenario { seed, customers, ..process::quiet(&official_accounts) }
+}
+
+/// `KFWATCH_CLUSTER_ROUNDS`, or the default.
+fn rounds() -> usize {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the duration of a test is not part of the program's configuration"
+    )]
+    let rounds = std::env::var("KFWATCH_CLUSTER_ROUNDS");
+    rounds.map_or(12, |rounds| rounds.parse().unwrap())
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+fn replicas_that_end_and_pause_lose_and_invent_no_event() {
+    let results = play_worlds(5, rounds(), disturb_in_rounds);
+    println!("cluster: {results:?}");
+}
+
+/// Disturbs one of three replicas in each round.
+fn disturb_in_rounds(seed: u64, rounds: usize) -> (replay::Tally, usize) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut cluster = Cluster::of(world(seed), Schema::configured());
+    (0..3).for_each(|replica| cluster.start(replica));
+    cluster.settle(None);
+    for _ in 0..rounds {
+        let replica = random.usize(0..3);
+        match random.u8(0..4) {
+            0 => {
+                cluster.kill(replica);
+                cluster.settle(None);
+                cluster.start(replica);
+            }
+            1 => {
+                // It inherits its own shards.
+                cluster.kill(replica);
+                eventually("the last request was read", || (wall_ms() > cluster.last_end_ms()).then_some(()));
+                cluster.start(replica);
+            }
+            2 => {
+                cluster.pause(replica);
+                cluster.settle(Some(replica));
+                cluster.replicas[&replica].signal("CONT");
+            }
+            _ => {
+                cluster.stop(replica);
+                cluster.settle(None);
+                cluster.start(replica);
+            }
+        }
+        cluster.settle(None);
+    }
+    cluster.conclude()
+}
