@@ -24,6 +24,7 @@ mod process_settings;
 mod reconcile;
 mod reload;
 mod replica;
+mod replica_commands;
 mod run;
 mod run_sinks;
 pub mod service_manager;
@@ -37,7 +38,6 @@ use std::{collections::BTreeMap, future::Future, net::SocketAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_util::sync::CancellationToken;
 
 pub use self::{
     accounts::{accounts, watched_accounts},
@@ -53,7 +53,7 @@ pub(crate) use self::{
     operations::{account_of_platform, build_operations},
 };
 use self::{
-    cluster::{ClusterMember, ShardNews},
+    cluster::Membership,
     context::RunContext,
     daemon::Daemon,
     desired::{Desired, OwnedStores},
@@ -64,6 +64,7 @@ use self::{
 };
 use crate::{
     config::{Config, MetricsConfig, StoreLocation},
+    control::executor::CommandExecutor,
     domain::clock::Clock,
     metrics::{Metrics, exposition::Detail},
     reload::{ReloadRequest, ReloadRequests},
@@ -86,37 +87,37 @@ pub struct App {
     ownership_receiver: mpsc::Receiver<OwnershipRequest>,
 }
 
-/// What this replica has to do with its cluster.
-struct Membership {
-    member: ClusterMember,
-    news: mpsc::Receiver<ShardNews>,
-    drain: CancellationToken,
-}
-
 impl App {
     /// Builds all parts, without calling WeChat.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let (reloads, reload_receiver) = ReloadRequests::channel();
         let (ownership, ownership_receiver) = Ownership::channel();
         let metrics = Arc::new(Metrics::new()?);
-        let mut web = web_state(&config, &clock, &metrics, &reloads);
+        let config = Arc::new(config);
         let (stores, membership) = match &config.store.location {
             StoreLocation::File(_) => (OwnedStores::File, None),
             StoreLocation::Postgres(cluster) => {
-                let (status, receiver) = watch::channel(ClusterStatus::default());
-                web.cluster = Some(receiver);
-                let drain = CancellationToken::new();
-                let (member, news) =
-                    ClusterMember::join(cluster, &config, Arc::clone(&clock), status, drain.clone()).await?;
-                (OwnedStores::Shards(BTreeMap::new()), Some(Membership { member, news, drain }))
+                let membership = Membership::join(cluster, &config, Arc::clone(&clock)).await?;
+                (OwnedStores::Shards(BTreeMap::new()), Some(membership))
             }
         };
-        let web = Arc::new(web);
+        let status = membership.as_ref().map(|membership| membership.status.clone());
+        let web = Arc::new(web_state(&config, &clock, (&metrics, &reloads), status));
+        let targets = Arc::new(ArcSwapOption::empty());
+        let replicas = membership.as_ref().map(|membership| Arc::new(membership.commands()) as _);
+        let executor = CommandExecutor { targets: Arc::clone(&targets), reloads: reloads.clone(), replicas };
         let queue = Arc::new(PollQueue::new(config.api.max_in_flight_per_official_account));
-        let (poll_log, sink_admin, sink_shares) = (Arc::default(), Arc::default(), Arc::default());
-        let context = RunContext { metrics, clock, queue, poll_log, sink_admin, sink_shares };
-        let replica = Replica::start(context, web, reloads.clone()).await?;
-        let mut prepared = Box::pin(replica.prepare(Desired::new(Arc::new(config), stores))).await?;
+        let context = RunContext {
+            metrics,
+            clock,
+            queue,
+            poll_log: Arc::default(),
+            sink_admin: Arc::default(),
+            sink_shares: Arc::default(),
+            cluster: membership.as_ref().map(Membership::cluster),
+        };
+        let replica = Replica::start(context, web, targets, Arc::new(executor)).await?;
+        let mut prepared = Box::pin(replica.prepare(Desired::new(config, stores))).await?;
         replica.register(&mut prepared).await?;
         Ok(Self {
             replica,
@@ -206,14 +207,14 @@ impl App {
 fn web_state(
     config: &Config,
     clock: &Arc<dyn Clock>,
-    metrics: &Arc<Metrics>,
-    reloads: &ReloadRequests,
+    (metrics, reloads): (&Arc<Metrics>, &ReloadRequests),
+    cluster: Option<watch::Receiver<ClusterStatus>>,
 ) -> WebState {
     WebState {
         table: Arc::default(),
         metrics: Arc::clone(metrics),
         stores: ArcSwap::default(),
-        cluster: None,
+        cluster,
         sinks: Arc::default(),
         settings: ArcSwap::from_pointee(replica::web_settings(config)),
         clock: Arc::clone(clock),

@@ -15,6 +15,7 @@
 
 mod check;
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod executor;
 mod lanes;
 pub(crate) mod operations;
@@ -43,7 +44,8 @@ pub(crate) fn problem_of_socket(path: &Path) -> Option<String> {
 }
 
 /// A command that the daemon carries out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum ControlCommand {
     /// Poll each selected kf account once.
     Poll(AccountFilter),
@@ -63,6 +65,16 @@ impl ControlCommand {
             Self::Poll(_) | Self::Check(_) | Self::Reload(ReloadMode::Apply) => true,
             Self::Sessions(_) | Self::Reload(ReloadMode::DryRun) => false,
             Self::Sinks(command) => !matches!(command, SinkCommand::Show | SinkCommand::DeadLetters { .. }),
+        }
+    }
+
+    /// Whether all replicas of a cluster carry it out, each for its own shards. The others ask this replica alone; what they read of sinks
+    /// is the same everywhere.
+    fn concerns_all_replicas(&self) -> bool {
+        match self {
+            Self::Poll(_) | Self::Check(_) => true,
+            Self::Sinks(_) => self.changes_something(),
+            Self::Sessions(_) | Self::Reload(_) => false,
         }
     }
 

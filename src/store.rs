@@ -35,6 +35,7 @@ mod events;
 mod lease;
 mod log;
 mod maintenance;
+mod merged_log;
 mod postgres;
 mod published;
 mod sqlite;
@@ -44,6 +45,7 @@ mod types;
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
 pub use delivery::sinks_of;
 pub use error::{FileChange, StoreError};
+pub use merged_log::MergedLog;
 pub use postgres::{Heartbeat, LivingReplica, PostgresOptions, ReplicaInfo};
 pub use types::*;
 
@@ -217,6 +219,22 @@ impl Cluster {
         Ok(Self { database: Arc::new(Database::connect(options).await?) })
     }
 
+    /// Connects for reading only: changes no schema, and becomes no replica. A schema of another version is rejected.
+    pub async fn connect_to_read(options: PostgresOptions) -> Result<Self, StoreError> {
+        Ok(Self { database: Arc::new(Database::connect_to_read(options).await?) })
+    }
+
+    /// Opens all shards for reading, whoever owns them, except those that `is_excluded` selects. Steps that write fail with
+    /// [`StoreError::OpenToRead`].
+    pub fn shards_to_read(&self, is_excluded: impl Fn(ShardNumber) -> bool) -> Vec<Store> {
+        let shards = ShardNumber::all().filter(|shard| !is_excluded(*shard));
+        shards.map(|shard| Self::opened(Shard::to_read(&self.database, shard))).collect()
+    }
+
+    fn opened(shard: Shard) -> Store {
+        Store::new(Arc::clone(shard.published()), Backend::Postgres(Arc::new(shard)))
+    }
+
     /// The id of this replica; a new one at each start.
     pub fn replica(&self) -> Uuid {
         self.database.replica()
@@ -242,11 +260,27 @@ impl Cluster {
         shards: &[ShardNumber],
     ) -> Result<Vec<(ShardNumber, Store)>, StoreError> {
         let taken = self.database.acquire_shards(info, shards).await?;
-        let open = |shard: Shard| {
-            let (number, published) = (shard.number(), Arc::clone(shard.published()));
-            (number, Store::new(published, Backend::Postgres(Arc::new(shard))))
-        };
-        Ok(taken.into_iter().map(open).collect())
+        Ok(taken.into_iter().map(|shard| (shard.number(), Self::opened(shard))).collect())
+    }
+
+    /// Writes a command for all replicas, and returns its id.
+    pub async fn ask_replicas(&self, command: &str) -> Result<Uuid, StoreError> {
+        self.database.ask_replicas(command).await
+    }
+
+    /// The commands of the last minute that this replica has not answered.
+    pub async fn unanswered_commands(&self) -> Result<Vec<(Uuid, String)>, StoreError> {
+        self.database.unanswered_commands().await
+    }
+
+    /// Writes the answer of this replica to a command.
+    pub async fn answer(&self, command: Uuid, answer: &str) -> Result<(), StoreError> {
+        self.database.answer(command, answer).await
+    }
+
+    /// The answers to a command so far, each with its replica.
+    pub async fn answers(&self, command: Uuid) -> Result<Vec<(Uuid, String)>, StoreError> {
+        self.database.answers(command).await
     }
 
     /// Ends the database sessions of a replica that is not alive. To be called if a shard of it cannot be acquired for several

@@ -128,6 +128,11 @@ impl WebState {
         self.ready.load(Ordering::Relaxed) && self.cluster().is_none_or(|cluster| cluster.is_trusted)
     }
 
+    /// Whether the accounts are shared with other replicas.
+    pub(crate) fn has_other_replicas(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.borrow().replicas.len() > 1)
+    }
+
     /// The cluster, if the store is in PostgreSQL.
     fn cluster(&self) -> Option<ClusterView> {
         let status = self.cluster.as_ref()?.borrow().clone();

@@ -6,21 +6,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem::Discriminant,
+    fmt,
+    mem::{self, Discriminant},
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use glob::Pattern;
+use sha2::{Digest, Sha256};
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::error::AppError;
+use super::{error::AppError, replica_commands::ReplicaCommands};
 use crate::{
-    config::{ClusterConfig, Config},
+    config::{ClusterConfig, Config, SinkConfig},
     domain::{
         clock::Clock,
         failure_streak::FailureStreak,
@@ -45,12 +48,17 @@ pub(super) enum ShardNews {
     Acquired(Vec<(ShardNumber, Store)>),
     /// It should release these.
     Surplus(Vec<ShardNumber>),
+    /// Whether all replicas have the same configuration, so that what is no longer configured may be retired.
+    Agreement(bool),
 }
 
 /// One replica of a cluster.
 pub(super) struct ClusterMember {
     cluster: Cluster,
     info: ReplicaInfo,
+    config: watch::Receiver<Arc<Config>>,
+    /// Whether the replicas agreed when the daemon was last told.
+    is_agreed: bool,
     clock: Arc<dyn Clock>,
     status: watch::Sender<ClusterStatus>,
     news: mpsc::Sender<ShardNews>,
@@ -61,28 +69,64 @@ pub(super) struct ClusterMember {
     failures: FailureStreak<Discriminant<StoreError>>,
 }
 
-impl ClusterMember {
-    /// Connects to the database. Returns what receives news of shards.
+/// What connects the daemon with its cluster.
+pub(super) struct Membership {
+    pub(super) member: ClusterMember,
+    pub(super) news: mpsc::Receiver<ShardNews>,
+    pub(super) status: watch::Receiver<ClusterStatus>,
+    /// Takes the running configuration.
+    pub(super) config: watch::Sender<Arc<Config>>,
+    /// Tells the cluster that this replica is stopping.
+    pub(super) drain: CancellationToken,
+}
+
+impl Membership {
+    /// Connects to the database.
     pub(super) async fn join(
         configured: &ClusterConfig,
-        config: &Config,
+        config: &Arc<Config>,
         clock: Arc<dyn Clock>,
-        status: watch::Sender<ClusterStatus>,
-        drain: CancellationToken,
-    ) -> Result<(Self, mpsc::Receiver<ShardNews>), StoreError> {
+    ) -> Result<Self, StoreError> {
         let cluster = Cluster::connect(configured.database.clone()).await?;
-        let (news, receiver) = mpsc::channel(1);
+        let (news_sender, news) = mpsc::channel(1);
+        let (status_sender, status) = watch::channel(ClusterStatus::default());
+        let (config_sender, running_config) = watch::channel(Arc::clone(config));
+        let drain = CancellationToken::new();
         let info = ReplicaInfo {
             name: configured.name.clone(),
             address: address(configured, config),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: clock.now().wall,
+            fingerprint: fingerprint(config),
             is_draining: false,
         };
-        let (unowned, failures) = (BTreeMap::new(), FailureStreak::default());
-        Ok((Self { cluster, info, clock, status, news, drain, unowned, failures }, receiver))
+        let member = ClusterMember {
+            cluster,
+            info,
+            config: running_config,
+            is_agreed: false,
+            clock,
+            status: status_sender,
+            news: news_sender,
+            drain: drain.clone(),
+            unowned: BTreeMap::new(),
+            failures: FailureStreak::default(),
+        };
+        Ok(Self { member, news, status, config: config_sender, drain })
     }
 
+    /// The store.
+    pub(super) fn cluster(&self) -> Cluster {
+        self.member.cluster.clone()
+    }
+
+    /// Asks the replicas to carry out commands.
+    pub(super) fn commands(&self) -> ReplicaCommands {
+        ReplicaCommands { cluster: self.cluster(), status: self.status.clone() }
+    }
+}
+
+impl ClusterMember {
     /// Runs until it is aborted. Fails if another replica has started with the same name.
     pub(super) async fn run(mut self) -> Result<(), AppError> {
         let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
@@ -99,6 +143,7 @@ impl ClusterMember {
                 }
                 _ = ticks.tick() => {
                     let Some(heartbeat) = self.send_heartbeat().await? else { continue };
+                    self.tell_agreement(heartbeat.is_agreed());
                     let moves = self.plan(&heartbeat);
                     if acquiring.is_none() && !self.info.is_draining {
                         acquiring = self.acquire(&heartbeat, &moves);
@@ -122,6 +167,11 @@ impl ClusterMember {
     /// `None` if the database does not answer.
     async fn send_heartbeat(&mut self) -> Result<Option<Heartbeat>, StoreError> {
         let sent_at = self.clock.now().monotonic;
+        if self.config.has_changed().unwrap_or_default() {
+            self.info.fingerprint = fingerprint(&self.config.borrow_and_update());
+            // A reload retires nothing until this heartbeat has found that all agree.
+            self.is_agreed = false;
+        }
         match self.cluster.send_heartbeat(&self.info, sent_at).await {
             Ok(heartbeat) => {
                 if let Some(recovery) = self.failures.succeeded(self.clock.now()) {
@@ -134,13 +184,20 @@ impl ClusterMember {
             Err(error @ StoreError::SameName { .. }) => Err(error),
             Err(error) => {
                 let what = "No heartbeat: polls and deliveries stop when the leases end";
-                if self.failures.failed(std::mem::discriminant(&error), self.clock.now()) {
+                if self.failures.failed(mem::discriminant(&error), self.clock.now()) {
                     tracing::warn!("{what}: {}", crate::chain(&error));
                 } else {
                     tracing::debug!("{what}: {}", crate::chain(&error));
                 }
                 Ok(None)
             }
+        }
+    }
+
+    /// Tells the daemon whether the replicas agree, if that has changed.
+    fn tell_agreement(&mut self, is_agreed: bool) {
+        if is_agreed != self.is_agreed && self.news.try_send(ShardNews::Agreement(is_agreed)).is_ok() {
+            self.is_agreed = is_agreed;
         }
     }
 
@@ -198,6 +255,24 @@ async fn poll<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
+}
+
+/// A digest of what decides which calls are made and which events exist. Secrets and what each replica has for itself do not: files of
+/// sinks, addresses, the log.
+fn fingerprint(config: &Config) -> Vec<u8> {
+    let mut digest = Sha256::new();
+    let mut add = |part: &dyn fmt::Debug| digest.update(format!("{part:?}\n"));
+    for of in &config.official_accounts {
+        let patterns: Vec<&str> = of.patterns.iter().chain(&of.exclude).map(Pattern::as_str).collect();
+        add(&(&of.name, &of.appid, &of.kf_accounts, patterns, &of.schedule, of.max_requests_per_minute));
+    }
+    for SinkConfig { name, types, official_accounts, start, target } in &config.sinks {
+        add(&(name, types, official_accounts, start, mem::discriminant(target)));
+    }
+    let Config { poll, backoff_policy, collectors, store, .. } = config;
+    add(&(poll.spread, poll.blind_after, backoff_policy, collectors));
+    add(&(store.event_retention, store.event_log_max_bytes, store.dead_letter_retention));
+    digest.finalize().to_vec()
 }
 
 /// Where the page of this replica is, for people.

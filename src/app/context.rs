@@ -8,6 +8,7 @@ use crate::{
     metrics::Metrics,
     poll::PollLog,
     schedule::queue::PollQueue,
+    store::Cluster,
 };
 
 /// What runs need of the process.
@@ -19,4 +20,6 @@ pub(super) struct RunContext {
     pub(super) poll_log: Arc<PollLog>,
     pub(super) sink_admin: Arc<SinkAdmin>,
     pub(super) sink_shares: Arc<SinkShares>,
+    /// If the store is in PostgreSQL.
+    pub(super) cluster: Option<Cluster>,
 }

@@ -1,24 +1,33 @@
 //! The daemon while it runs: waits for what makes it reconcile, reconciles, and drains at the end.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    App, Membership,
-    cluster::ShardNews,
+    App,
+    cluster::{Membership, ShardNews},
     desired::{Desired, OwnedStores},
     error::AppError,
     leaving::Left,
     ownership::OwnershipRequest,
     reload::Reloader,
     replica::Replica,
+    replica_commands::carry_out_commands,
     run::{Run, RunEvent},
     tasks::TaskName,
 };
 use crate::{
+    config::Config,
     domain::{plan::RunId, quantity::counted},
     reload::{ReloadMode, ReloadRequest, ReloadTrigger},
     store::StoreError,
@@ -34,14 +43,20 @@ pub(super) struct Daemon {
     reloader: Reloader,
     reloads: mpsc::Receiver<ReloadRequest>,
     ownership: mpsc::Receiver<OwnershipRequest>,
-    /// News of the shards of this replica, if the store is in PostgreSQL.
-    shards: Option<mpsc::Receiver<ShardNews>>,
-    /// Tells the cluster that this replica is stopping.
-    leave: CancellationToken,
+    /// If the store is in PostgreSQL.
+    cluster: Option<ClusterLink>,
     /// When a reconcile that failed is tried again.
     retry_at: Option<Instant>,
     /// When the files were last read.
     last_look: Instant,
+}
+
+/// What connects a replica with its heartbeats.
+struct ClusterLink {
+    news: mpsc::Receiver<ShardNews>,
+    config: watch::Sender<Arc<Config>>,
+    /// Tells the cluster that this replica is stopping.
+    drain: CancellationToken,
 }
 
 /// What makes the daemon reconcile.
@@ -78,20 +93,22 @@ impl Daemon {
         drop(replica.apply(prepared));
         replica.start_shared_tasks();
         replica.log_token_wait();
-        let (mut shards, mut leave) = (None, CancellationToken::new());
-        if let Some(Membership { member, news, drain }) = membership {
-            // It runs until the end: leases last only as long as heartbeats are sent.
-            replica.tasks.spawn(TaskName::ClusterMember, &CancellationToken::new(), member.run());
-            (shards, leave) = (Some(news), drain);
-        }
+        let cluster = membership.map(|membership| {
+            let commands = carry_out_commands(membership.cluster(), Arc::clone(&replica.executor));
+            let Membership { member, news, config, drain, .. } = membership;
+            // They run until the end: leases last only as long as heartbeats are sent.
+            let never = CancellationToken::new();
+            replica.tasks.spawn(TaskName::ReplicaCommands, &never, commands.map(Ok));
+            replica.tasks.spawn(TaskName::ClusterMember, &never, member.run());
+            ClusterLink { news, config, drain }
+        });
         Self {
             replica,
             desired,
             reloader: Reloader::new(loader),
             reloads: reload_receiver,
             ownership: ownership_receiver,
-            shards,
-            leave,
+            cluster,
             retry_at: None,
             last_look: Instant::now(),
         }
@@ -117,13 +134,23 @@ impl Daemon {
                 Reconciled::Failed => self.retry_at = Some(Instant::now() + RETRY_AFTER),
                 Reconciled::Nothing => {}
             }
+            if let Some(cluster) = &self.cluster {
+                let running = &self.desired.config;
+                cluster.config.send_if_modified(|known| {
+                    let has_changed = !Arc::ptr_eq(known, running);
+                    known.clone_from(running);
+                    has_changed
+                });
+            }
         }
     }
 
     /// Stops everything in order.
     pub(super) async fn drain(mut self, ended: &Result<(), AppError>) {
         self.replica.web.ready.store(false, Ordering::Relaxed);
-        self.leave.cancel();
+        if let Some(cluster) = &self.cluster {
+            cluster.drain.cancel();
+        }
         self.replica.end_notifications().await;
         self.replica.service_manager.stopping().await;
         if matches!(ended, Err(AppError::Store(_))) {
@@ -138,7 +165,7 @@ impl Daemon {
 
     /// Waits until the daemon has to reconcile. Fails if a part fails.
     async fn next_cause(&mut self) -> Result<Cause, AppError> {
-        let Self { replica, desired, reloads, ownership, shards, retry_at, last_look, .. } = self;
+        let Self { replica, desired, reloads, ownership, cluster, retry_at, last_look, .. } = self;
         let interval = desired.config.reload_interval;
         Ok(tokio::select! {
             biased;
@@ -150,7 +177,7 @@ impl Daemon {
                 }
                 RunEvent::Failed(error) => return Err(error),
             },
-            Some(news) = next_news(shards) => Cause::Shards(news),
+            Some(news) = next_news(cluster) => Cause::Shards(news),
             Some(request) = ownership.recv() => Cause::Ownership(request),
             Some(request) = reloads.recv() => Cause::Reload(request),
             () = tokio::time::sleep_until(retry_at.unwrap_or(*last_look)), if retry_at.is_some() => Cause::Retry,
@@ -175,23 +202,7 @@ impl Daemon {
                     return Reconciled::Nothing;
                 }
             }
-            Cause::Shards(ShardNews::Surplus(surplus)) => {
-                tracing::info!(
-                    "Releasing {}: other replicas have less",
-                    counted(surplus.len() as u64, "shard")
-                );
-                desired.stores.remove(&surplus);
-            }
-            Cause::Shards(ShardNews::Acquired(acquired)) => {
-                // A shard may have been lost and acquired again before this was noticed. Its former run ends first.
-                desired.stores.remove_lost();
-                if acquired.iter().any(|(shard, _)| replica.runs.contains_key(&RunId::from(*shard)))
-                    && let Err(error) = replica.reconcile(desired.clone()).await
-                {
-                    tracing::warn!("The former runs of shards could not be ended: {}", crate::chain(&error));
-                }
-                desired.stores.insert(acquired);
-            }
+            Cause::Shards(news) => note_shards(news, replica, desired).await,
             Cause::Lost(run, error) => {
                 tracing::warn!(shard = run.0, "Shard lost: {}", crate::chain(&error));
                 desired.stores.remove_lost();
@@ -217,6 +228,8 @@ impl Daemon {
             Cause::Retry => {}
         }
         match replica.reconcile(desired.clone()).await {
+            // What was to be retired waits until everything else is as configured.
+            Ok(()) if replica.may_retire != desired.may_retire => Reconciled::Failed,
             Ok(()) => Reconciled::Completely,
             Err(error) => {
                 tracing::warn!("A change could not be completed, trying again: {}", crate::chain(&error));
@@ -226,14 +239,42 @@ impl Daemon {
     }
 }
 
+/// Changes which shards are desired.
+async fn note_shards(news: ShardNews, replica: &mut Replica, desired: &mut Desired) {
+    match news {
+        ShardNews::Surplus(surplus) => {
+            tracing::info!("Releasing {}: other replicas have less", counted(surplus.len() as u64, "shard"));
+            desired.stores.remove(&surplus);
+        }
+        ShardNews::Agreement(is_agreed) => {
+            if !is_agreed {
+                tracing::warn!(
+                    "The replicas have different configurations: until they agree, nothing is recorded as removed"
+                );
+            }
+            desired.may_retire = is_agreed;
+        }
+        ShardNews::Acquired(acquired) => {
+            // A shard may have been lost and acquired again before this was noticed. Its former run ends first.
+            desired.stores.remove_lost();
+            if acquired.iter().any(|(shard, _)| replica.runs.contains_key(&RunId::from(*shard)))
+                && let Err(error) = replica.reconcile(desired.clone()).await
+            {
+                tracing::warn!("The former runs of shards could not be ended: {}", crate::chain(&error));
+            }
+            desired.stores.insert(acquired);
+        }
+    }
+}
+
 /// Whether the daemon goes on without a shard whose store has failed.
 fn may_lose(desired: &Desired, error: &StoreError) -> bool {
     matches!(desired.stores, OwnedStores::Shards(_)) && !matches!(error, StoreError::SameName { .. })
 }
 
-async fn next_news(shards: &mut Option<mpsc::Receiver<ShardNews>>) -> Option<ShardNews> {
-    match shards {
-        Some(news) => news.recv().await,
+async fn next_news(cluster: &mut Option<ClusterLink>) -> Option<ShardNews> {
+    match cluster {
+        Some(cluster) => cluster.news.recv().await,
         None => std::future::pending().await,
     }
 }

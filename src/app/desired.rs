@@ -270,7 +270,9 @@ impl OwnedStores {
 impl Desired {
     /// A daemon that acts for the accounts of these stores.
     pub(super) fn new(config: Arc<Config>, stores: OwnedStores) -> Self {
-        Self { config, stores, activity: Activity::Active, may_retire: true }
+        // A replica learns from its first heartbeat whether the others have the same configuration.
+        let may_retire = matches!(stores, OwnedStores::File);
+        Self { config, stores, activity: Activity::Active, may_retire }
     }
 
     /// The state that the configuration describes. `known` are the kf accounts that are watched now, or were when the daemon stopped:

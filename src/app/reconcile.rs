@@ -103,6 +103,10 @@ impl Replica {
         for (id, desired) in &mut state.runs {
             deferred += self.runs.get(id).map_or(0, |run| run.defer(desired));
         }
+        if state.may_retire && !running.may_retire && state.runs != running.runs {
+            // First everything becomes as configured. The caller sees that this is left, and tries again.
+            state.may_retire = false;
+        }
         let plan = plan(&running, &state);
         let sinks = self.build_sinks(&plan, &config)?;
         let control = if self.has_control() { None } else { control_socket(&config.control) };
@@ -129,8 +133,12 @@ impl Replica {
         // A run that is no longer owned goes on elsewhere, or here later: nothing of it is retired.
         let registrations = state.runs.iter().map(|(id, desired)| async {
             let registered = match (new_runs.get(id), self.runs.get(id), plan.runs.get(id)) {
-                (Some(new), ..) => new.register_all(desired, config).await?,
+                (Some(new), ..) => new.register_all(desired, config, state.may_retire).await?,
                 (None, Some(run), Some(plan)) => run.register(plan, desired, state.may_retire).await?,
+                // What has left while nothing could be retired.
+                (None, Some(run), None) if plan.may_retire == Some(true) => {
+                    run.register_all(desired, config, true).await?
+                }
                 (None, ..) => Registered::default(),
             };
             Ok::<_, StoreError>((*id, registered))

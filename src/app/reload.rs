@@ -134,6 +134,9 @@ async fn apply(
     mode: ReloadMode,
 ) -> ReloadOutcome {
     let new = Desired { config: Arc::new(config), ..desired.clone() };
+    // Other replicas still have the old configuration. The next heartbeat that finds that all agree allows it again.
+    let may_retire = new.may_retire && !replica.web.has_other_replicas();
+    let new = Desired { may_retire, ..new };
     let mut prepared = replica.prepare(new.clone()).await.map_err(ReloadRefusal::from)?;
     let report = ReloadReport { warnings, ..report(&prepared) };
     if mode == ReloadMode::Apply {

@@ -39,9 +39,9 @@ use crate::{
         collector_intervals::CollectorIntervals,
         plan::{Activity, RunId},
         schedule_key::ScheduleKey,
+        shard::ShardNumber,
     },
     poll::PollLog,
-    reload::ReloadRequests,
     schedule::{
         collectors::{CollectedAccount, CollectorSet, Collectors},
         cron_jobs::CronScheduler,
@@ -60,9 +60,9 @@ pub(super) struct Replica {
     pub(super) context: RunContext,
     pub(super) service_manager: ServiceManager,
     pub(super) process_settings: ProcessSettings,
-    reloads: ReloadRequests,
     /// What commands act on; `None` while there are no runs.
     commands: Arc<ArcSwapOption<CommandTargets>>,
+    pub(super) executor: Arc<CommandExecutor>,
     pub(super) web: Arc<WebState>,
     pub(super) runs: BTreeMap<RunId, Run>,
     pub(super) tasks: TaskSet,
@@ -86,7 +86,8 @@ impl Replica {
     pub(super) async fn start(
         context: RunContext,
         web: Arc<WebState>,
-        reloads: ReloadRequests,
+        commands: Arc<ArcSwapOption<CommandTargets>>,
+        executor: Arc<CommandExecutor>,
     ) -> Result<Self, AppError> {
         let (collectors, _) = watch::channel(CollectorSet {
             intervals: CollectorIntervals::OFF,
@@ -96,8 +97,8 @@ impl Replica {
             context,
             service_manager: ServiceManager::default(),
             process_settings: ProcessSettings::default(),
-            reloads,
-            commands: Arc::default(),
+            commands,
+            executor,
             web,
             runs: BTreeMap::new(),
             tasks: TaskSet::default(),
@@ -215,7 +216,9 @@ impl Replica {
         self.commands.store(targets);
 
         let sinks = self.runs.values().map(|run| StoreSinks::new(run.store.clone(), run.sinks.dispatchers()));
-        self.context.sink_admin.publish(sinks.collect());
+        let is_owned = |shard: ShardNumber| self.runs.contains_key(&RunId::from(shard));
+        let others = self.context.cluster.iter().flat_map(|cluster| cluster.shards_to_read(is_owned));
+        self.context.sink_admin.publish(sinks.chain(others.map(StoreSinks::to_read)).collect());
         let statuses = config.sinks.iter().filter_map(|sink| self.context.sink_admin.status(&sink.name));
         self.web.sinks.publish(statuses.collect());
         self.web.stores.store(Arc::new(self.runs.values().map(|run| run.store.clone()).collect()));
@@ -260,8 +263,8 @@ impl Replica {
 
     /// Serves commands on the control socket. It stays until the daemon ends.
     pub(super) fn serve_control(&mut self, socket: ControlSocket) {
-        let executor = CommandExecutor { targets: Arc::clone(&self.commands), reloads: self.reloads.clone() };
-        let server = ControlServer::new(socket, executor, Arc::clone(&self.web.liveness));
+        let (executor, liveness) = (Arc::clone(&self.executor), Arc::clone(&self.web.liveness));
+        let server = ControlServer::new(socket, executor, liveness);
         let stop = self.stop_polling.clone();
         self.tasks.spawn(TaskName::Control, &self.stop_polling, async {
             server.run(stop).await;

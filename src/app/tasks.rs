@@ -27,6 +27,7 @@ pub(super) enum TaskName {
     Watchdog,
     ServiceStatus,
     ClusterMember,
+    ReplicaCommands,
 }
 
 /// Tasks that one owner stops together or one by one.
@@ -162,7 +163,8 @@ impl TaskName {
             | Self::WebListener(_)
             | Self::Watchdog
             | Self::ServiceStatus
-            | Self::ClusterMember => false,
+            | Self::ClusterMember
+            | Self::ReplicaCommands => false,
         }
     }
 }
@@ -183,6 +185,7 @@ impl fmt::Display for TaskName {
             Self::Watchdog => "the watchdog",
             Self::ServiceStatus => "the status line of the service manager",
             Self::ClusterMember => "the heartbeats of this replica",
+            Self::ReplicaCommands => "the commands for all replicas",
         })
     }
 }

@@ -9,6 +9,7 @@ mod table;
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum, builder::PossibleValue};
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ use super::{
     account_args::AccountArgs,
     output,
     since::{SinceArg, since},
-    store_access::{ask_daemon, file},
+    store_access::{ask_daemon, stores_to_read},
 };
 use crate::{
     app::clock::SystemClock,
@@ -30,7 +31,7 @@ use crate::{
         clock::Clock,
         event::EventType,
     },
-    store::{AccountId, EventFilter, LogPosition, Store, StoredEvent},
+    store::{AccountId, EventFilter, MergedLog, Store, StoredEvent},
 };
 
 /// Events read at a time.
@@ -38,6 +39,9 @@ const PAGE: usize = 1000;
 
 /// How often `--follow` reads new events.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The same with PostgreSQL, where each look reads the logs of all shards.
+const FOLLOW_CLUSTER_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -127,15 +131,14 @@ impl EventsArgs {
 
 async fn read(args: EventsArgs) -> Result<(), CliError> {
     let config = args.config.load_local()?;
-    let store = Store::open_to_read(file(&config.store, &config.control)?)?;
+    let stores = stores_to_read(&config.store).await?;
     let since = args.since.map(|since| since.resolve(config.timezone, SystemClock::default().now().wall));
+    let known = try_join_all(stores.iter().map(Store::account_names)).await?.concat();
+    let interval = if stores.len() > 1 { FOLLOW_CLUSTER_INTERVAL } else { FOLLOW_INTERVAL };
+    let mut log = MergedLog::open(stores, since).await?;
     let mut filter = EventFilter {
-        after: match since {
-            Some(since) => store.position_before(since).await?,
-            None => LogPosition::BEGINNING,
-        },
         since,
-        accounts: selected_accounts(store.account_names().await?, &config, &args.accounts.into()).await?,
+        accounts: selected_accounts(known, &config, &args.accounts.into()).await?,
         types: args.types,
         ..EventFilter::default()
     };
@@ -145,17 +148,16 @@ async fn read(args: EventsArgs) -> Result<(), CliError> {
     let style = EventTable { zone: config.timezone, openids: args.openids };
     let mut printer = Printer { format: args.format, style, problems: args.problems, header: Header::Due };
     loop {
-        let page = store.read_events(filter.clone(), PAGE).await?;
-        let is_last = page.events.len() < PAGE;
-        if !printer.print(page.events).await? {
+        let page = log.read(&filter, PAGE).await?;
+        let is_last = page.len() < PAGE;
+        if !printer.print(page).await? {
             return Ok(());
         }
-        filter.after = page.next;
         if is_last && !args.follow {
             return printer.end(since).await;
         }
         if is_last {
-            tokio::time::sleep(FOLLOW_INTERVAL).await;
+            tokio::time::sleep(interval).await;
         }
     }
 }

@@ -164,7 +164,7 @@ mod tests {
             let sinks = SinkAdmin::new(Store::open(&path).unwrap());
             let targets = CommandTargets { operations, sinks: Arc::new(sinks) };
             let targets = Arc::new(ArcSwapOption::from_pointee(targets));
-            let executor = CommandExecutor { targets, reloads: requests };
+            let executor = Arc::new(CommandExecutor { targets, reloads: requests, replicas: None });
             let client = ControlClient::new(socket.clone()).unwrap();
             let socket = ControlSocket::bind(socket).unwrap();
             Self {

@@ -3,12 +3,13 @@
 //! The daemon answers from memory. Without a daemon, the store has the sessions, and no nickname and nothing of getonlinekflist.
 
 use anyhow::Context as _;
+use futures_util::future::try_join_all;
 
 use super::{
     CliError, ConfigArgs,
     account_args::{AccountArgs, Extent, ExtentArgs, MAX_SHOWN_WHOLE, REST_ON_DEMAND},
     init_logging, output,
-    store_access::{ask_daemon, file},
+    store_access::{ask_daemon, stores_to_read},
 };
 use crate::{
     config::LocalConfig,
@@ -111,7 +112,8 @@ async fn read(config: &LocalConfig, filter: &AccountFilter) -> Result<Vec<Sessio
     if let Some(rows) = ask_daemon(&config.control, request).await? {
         return Ok(rows);
     }
-    let stored = Store::open_to_read(file(&config.store, &config.control)?)?.stored_accounts().await?;
+    let stores = stores_to_read(&config.store).await?;
+    let stored = try_join_all(stores.iter().map(Store::stored_accounts)).await?.concat();
     let watched = || stored.iter().filter(|stored| stored.record.state != AccountState::Unwatched);
     let names = || {
         watched().map(|stored| AccountNames {

@@ -14,8 +14,8 @@ use crate::{
     app,
     config::{Config, ControlConfig, LocalConfig, LogConfig, StoreConfig, StoreLocation},
     control::client::{ControlClient, ControlClientError},
-    dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand},
-    store::{Store, StoreError},
+    dispatch::admin::{SinkAdmin, SinkAnswer, SinkCommand, StoreSinks},
+    store::{Cluster, Store, StoreError},
 };
 
 /// Who has locked the store.
@@ -39,8 +39,10 @@ pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Re
     if let Some(answer) = ask_daemon(&config.control, request).await? {
         return Ok(answer);
     }
-    let store = Store::open_to_read(file(&config.store, &config.control)?)?;
-    let answer = SinkAdmin::new(store).execute(command).await;
+    let stores = stores_to_read(&config.store).await?;
+    let admin = SinkAdmin::default();
+    admin.publish(stores.into_iter().map(StoreSinks::to_read).collect());
+    let answer = admin.execute(command).await;
     answer.map_err(|error| anyhow::Error::new(error).into())
 }
 
@@ -58,6 +60,16 @@ pub(super) fn create_for_platform(config: &Config) -> Result<Option<Store>, CliE
         return Err(problem.into());
     }
     Ok(Some(Store::open(path)?))
+}
+
+/// Opens what the store consists of for reading: one file, or all shards.
+pub(super) async fn stores_to_read(store: &StoreConfig) -> Result<Vec<Store>, StoreError> {
+    match &store.location {
+        StoreLocation::File(path) => Ok(vec![Store::open_to_read(path)?]),
+        StoreLocation::Postgres(cluster) => {
+            Ok(Cluster::connect_to_read(cluster.database.clone()).await?.shards_to_read(|_| false))
+        }
+    }
 }
 
 /// The file of the store, for a command that finds no daemon. Fails if the store is in PostgreSQL: only a daemon of the cluster can carry

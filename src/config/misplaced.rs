@@ -7,12 +7,14 @@ use super::sources::KeyPath;
 const TOKEN: &str = "[official_accounts.token]";
 
 /// The headings of all sections, and the names of their keys. The first section is the top of the main file.
-fn sections() -> [(&'static str, &'static [&'static str]); 12] {
+fn sections() -> [(&'static str, &'static [&'static str]); 14] {
     [
         ("", key_names::<raw::Root>()),
         ("[web]", key_names::<raw::Web>()),
         ("[log]", key_names::<raw::Log>()),
         ("[store]", key_names::<raw::Store>()),
+        ("[cluster]", key_names::<raw::Cluster>()),
+        ("[control]", key_names::<raw::Control>()),
         ("[api]", key_names::<raw::Api>()),
         ("[poll]", key_names::<raw::Poll>()),
         ("[backoff]", key_names::<raw::Backoff>()),

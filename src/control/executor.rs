@@ -12,7 +12,12 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{ControlCommand, ReloadRow, ResponseLine, lanes::LanePlace, operations::Operations};
+use super::{
+    ControlCommand, ReloadRow, ResponseLine,
+    cluster::{AskReplicas, CombinedAnswer},
+    lanes::LanePlace,
+    operations::Operations,
+};
 use crate::{
     dispatch::admin::{SinkAdmin, SinkAnswer},
     domain::account_filter::UnknownAccount,
@@ -48,6 +53,8 @@ pub(crate) struct CommandExecutor {
     /// accounts.
     pub(crate) targets: Arc<ArcSwapOption<CommandTargets>>,
     pub(crate) reloads: ReloadRequests,
+    /// The other replicas, if the store is in PostgreSQL.
+    pub(crate) replicas: Option<Arc<dyn AskReplicas>>,
 }
 
 impl CommandExecutor {
@@ -94,6 +101,69 @@ impl CommandExecutor {
     }
 
     async fn execute(&self, command: ControlCommand, response: &ResponseWriter) {
+        match &self.replicas {
+            Some(replicas) if command.concerns_all_replicas() => {
+                self.ask_replicas(&**replicas, command, response).await;
+            }
+            _ => self.carry_out(command, response).await,
+        }
+    }
+
+    /// Has all replicas carry out a command, and responds with what they answer.
+    async fn ask_replicas(
+        &self,
+        replicas: &dyn AskReplicas,
+        command: ControlCommand,
+        response: &ResponseWriter,
+    ) {
+        let asked = match serde_json::to_string(&command) {
+            Ok(text) => replicas.ask(text).await,
+            Err(error) => Err(format!("cannot write the command: {error}")),
+        };
+        let combined = match asked {
+            Ok(answers) => CombinedAnswer::new(&command, answers),
+            Err(reason) => return response.fail(&reason),
+        };
+        for note in &combined.notes {
+            response.note(Some(note.clone())).await;
+        }
+        if let Some(unknown) = combined.unknown_account() {
+            response.end(&ResponseLine::UnknownAccount(unknown.to_owned()));
+        } else if combined.failures.is_empty() {
+            response.send(stream::iter(combined.rows)).await;
+        } else {
+            response.fail(&combined.failures.join("; "));
+        }
+    }
+
+    /// Carries out a command of another replica for the shards of this one. Returns the lines of the response.
+    pub(crate) async fn answer(&self, command: &str) -> String {
+        let (lines, mut receiver) = mpsc::channel(1);
+        let response = ResponseWriter { lines };
+        let carried_out = async {
+            match serde_json::from_str(command) {
+                Ok(command) => {
+                    tracing::info!(?command, "Running a control command of a replica");
+                    let run = AssertUnwindSafe(self.carry_out(command, &response)).catch_unwind();
+                    if run.await.is_err() {
+                        response.fail(PANICKED);
+                    }
+                }
+                Err(error) => response.fail(&format!("it does not know the command: {error}")),
+            }
+            drop(response);
+        };
+        let collected = async {
+            let mut text = Vec::new();
+            while let Some(line) = receiver.recv().await {
+                text.extend_from_slice(&line);
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        tokio::join!(carried_out, collected).1
+    }
+
+    async fn carry_out(&self, command: ControlCommand, response: &ResponseWriter) {
         if let ControlCommand::Reload(mode) = command {
             return match self.reloads.outcome(mode, ReloadTrigger::Command).await {
                 Ok(outcome) => response.send(stream::iter(reload_rows(outcome))).await,

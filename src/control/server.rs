@@ -48,13 +48,17 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// Serves commands on the control socket.
 pub(crate) struct ControlServer {
     socket: ControlSocket,
-    executor: CommandExecutor,
+    executor: Arc<CommandExecutor>,
     liveness: Arc<Liveness>,
 }
 
 impl ControlServer {
     /// A server that answers with the liveness of the daemon.
-    pub(crate) fn new(socket: ControlSocket, executor: CommandExecutor, liveness: Arc<Liveness>) -> Self {
+    pub(crate) fn new(
+        socket: ControlSocket,
+        executor: Arc<CommandExecutor>,
+        liveness: Arc<Liveness>,
+    ) -> Self {
         Self { socket, executor, liveness }
     }
 

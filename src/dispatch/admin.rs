@@ -146,13 +146,20 @@ pub struct StoreSinks {
     store: Store,
     /// By sink; empty while no daemon runs.
     dispatchers: HashMap<String, DispatcherHandle>,
+    /// Whether it is only read, because another replica owns it: commands that change something pass it over.
+    is_read_only: bool,
 }
 
 impl StoreSinks {
+    /// A store that is only read.
+    pub fn to_read(store: Store) -> Self {
+        Self { is_read_only: true, ..Self::new(store, []) }
+    }
+
     /// A store with its dispatchers, to which commands go.
     pub fn new(store: Store, dispatchers: impl IntoIterator<Item = DispatcherHandle>) -> Self {
         let by_sink = dispatchers.into_iter().map(|handle| (handle.status.name.clone(), handle));
-        Self { store, dispatchers: by_sink.collect() }
+        Self { store, dispatchers: by_sink.collect(), is_read_only: false }
     }
 
     /// Has the dispatcher of a sink execute a command. If none runs, `directly` does the same in the store.
@@ -198,6 +205,8 @@ impl SinkAdmin {
     /// Executes a command.
     pub async fn execute(&self, command: SinkCommand) -> Result<SinkAnswer, SinkAdminError> {
         let stores = self.stores.load_full();
+        // Their owners execute what changes something in the others.
+        let owned = stores.iter().filter(|of| !of.is_read_only);
         match command {
             SinkCommand::Show => {
                 let sinks = self.stored().await?;
@@ -209,50 +218,48 @@ impl SinkAdmin {
             }
             SinkCommand::Stop { sink, at } => {
                 let pending = self.find(&sink).await?.backlog.events;
-                all(stores.iter().map(|of| {
+                let stopped = owned.map(|of| {
                     let stop = of.store.stop_sink(&sink, BY_OPERATOR, at);
                     of.execute(&sink, DispatcherCommand::Stop, stop)
-                }))
-                .await?;
+                });
+                all(stopped).await?;
                 self.changed(sink, pending, None).await
             }
             SinkCommand::Resume { sink } => {
                 let pending = self.find(&sink).await?.backlog.events;
-                all(stores.iter().map(|of| {
+                let resumed = owned.map(|of| {
                     let resume = of.store.resume_sink(&sink).map_ok(drop);
                     of.execute(&sink, DispatcherCommand::Resume, resume)
-                }))
-                .await?;
+                });
+                all(resumed).await?;
                 self.changed(sink, pending, None).await
             }
             SinkCommand::Replay { sink, since } => {
                 self.find(&sink).await?;
-                let rewinds = all(stores.iter().map(|of| {
-                    let command = |reply| DispatcherCommand::Replay(since, reply);
-                    of.execute(&sink, command, of.store.rewind_cursor(&sink, since))
-                }))
-                .await?;
-                let events = rewinds.iter().map(|rewind| rewind.events).sum();
+                let command = |reply| DispatcherCommand::Replay(since, reply);
+                let rewound =
+                    owned.map(|of| of.execute(&sink, command, of.store.rewind_cursor(&sink, since)));
+                let rewinds = all(rewound).await?;
                 let from = rewinds.iter().filter_map(|rewind| rewind.from).min();
-                self.changed(sink, events, from).await
+                self.changed(sink, rewinds.iter().map(|rewind| rewind.events).sum(), from).await
             }
             SinkCommand::RetryDeadLetters { sink } => {
                 self.find(&sink).await?;
-                let retried = all(stores.iter().map(|of| {
+                let retried = owned.map(|of| {
                     let retry = of.store.retry_dead_letters(&sink);
                     of.execute(&sink, DispatcherCommand::RetryDeadLetters, retry)
-                }))
-                .await?;
-                self.changed(sink, retried.iter().sum(), None).await
+                });
+                let letters = all(retried).await?.iter().sum();
+                self.changed(sink, letters, None).await
             }
             SinkCommand::DropDeadLetters { sink } => {
                 self.find(&sink).await?;
-                let dropped = all(stores.iter().map(|of| {
+                let dropped = owned.map(|of| {
                     let remove = of.store.drop_dead_letters(&sink);
                     of.execute(&sink, DispatcherCommand::DropDeadLetters, remove)
-                }))
-                .await?;
-                self.changed(sink, dropped.iter().sum(), None).await
+                });
+                let letters = all(dropped).await?.iter().sum();
+                self.changed(sink, letters, None).await
             }
         }
     }

@@ -23,6 +23,8 @@ pub struct ClusterStatus {
     pub(crate) unowned_shards: u64,
     /// How many of them this replica owns.
     pub(crate) owned_shards: u64,
+    /// Whether living replicas have different configurations.
+    pub(crate) has_config_mismatch: bool,
     /// How far the clock of this machine and the database's are apart.
     pub(crate) clock_skew: Duration,
 }
@@ -30,6 +32,7 @@ pub struct ClusterStatus {
 /// One living replica.
 #[derive(Clone, Debug)]
 pub(crate) struct ReplicaStatus {
+    pub(crate) id: Uuid,
     pub(crate) name: String,
     /// Where its page is.
     pub(crate) address: String,
@@ -48,6 +51,7 @@ impl ClusterStatus {
         let Heartbeat { replicas, view, database_time, trusted_until, .. } = heartbeat;
         let owned_by = |owner: Option<Uuid>| view.shards.iter().filter(move |shard| shard.owner == owner);
         let replica = |replica: &LivingReplica| ReplicaStatus {
+            id: replica.id,
             name: replica.info.name.clone(),
             address: replica.info.address.clone(),
             version: replica.info.version.clone(),
@@ -63,6 +67,7 @@ impl ClusterStatus {
             shards: view.shards.len() as u64,
             unowned_shards: owned_by(None).count() as u64,
             owned_shards: owned_by(Some(this)).count() as u64,
+            has_config_mismatch: !heartbeat.is_agreed(),
             clock_skew: now.wall.duration_since(*database_time).unsigned_abs(),
         }
     }

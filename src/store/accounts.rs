@@ -33,8 +33,9 @@ impl Store {
     /// Registers what a new configuration changes. Accounts are added as [`add_accounts`](Self::add_accounts) does. Accounts that
     /// left are marked as not configured and keep their state until [`remove_accounts`](Self::remove_accounts) commits that they are
     /// unwatched; if that does not happen, the next start finds them in [`RegisteredAccounts::left`]. One that is added again before
-    /// continues from what is stored. Sinks are registered as [`register_sinks`](Self::register_sinks) does: a new one that starts
-    /// now gets the first event that is committed after this, and none before.
+    /// continues from what is stored. Sinks are registered as [`register_sinks`](Self::register_sinks) does, except that others may be
+    /// [kept](RegistrationUpdate::keeps_other_sinks): a new one that starts now gets the first event that is committed after this, and
+    /// none before.
     ///
     /// All or nothing; idempotent; skips unknown accounts among those that left. The cost depends on what changes, not on the
     /// number of accounts.

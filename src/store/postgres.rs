@@ -48,6 +48,7 @@ macro_rules! last_id {
 }
 
 mod accounts;
+mod commands;
 mod commit;
 mod connection;
 mod dead_letters;
@@ -102,15 +103,29 @@ pub(super) struct Database {
 impl Database {
     /// Connects, and creates or migrates the schema.
     pub(super) async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
-        let replica = Uuid::new_v4();
-        let connector = Arc::new(Connector::new(options, &application_name(replica))?);
+        let (replica, connector) = Self::connector(options)?;
         let session = connector.connect_once().await?;
         schema::migrate(&session, connector.schema()).await?;
         replicas::forget_old_replicas(&session).await?;
-        drop(session);
+        Ok(Self::new(replica, connector))
+    }
+
+    /// Connects to a schema of this version.
+    pub(super) async fn connect_to_read(options: PostgresOptions) -> Result<Self, StoreError> {
+        let (replica, connector) = Self::connector(options)?;
+        schema::check(&connector.connect_once().await?, connector.schema()).await?;
+        Ok(Self::new(replica, connector))
+    }
+
+    fn connector(options: PostgresOptions) -> Result<(Uuid, Arc<Connector>), StoreError> {
+        let replica = Uuid::new_v4();
+        Ok((replica, Arc::new(Connector::new(options, &application_name(replica))?)))
+    }
+
+    fn new(replica: Uuid, connector: Arc<Connector>) -> Self {
         let connection = |purpose| Connection::new(Arc::clone(&connector), purpose);
         let commits = Arc::new(connection(Purpose::Commits));
-        Ok(Self {
+        Self {
             replica,
             writer: Writer::start(Arc::clone(&commits), replica),
             commits,
@@ -122,7 +137,7 @@ impl Database {
             trusted_until: Mutex::default(),
             was_in_time: AtomicBool::new(true),
             acquiring: tokio::sync::Mutex::default(),
-        })
+        }
     }
 
     /// The owner of its shards.
@@ -144,10 +159,11 @@ fn application_name(replica: Uuid) -> String {
     format!("kfwatch/{replica}")
 }
 
-/// One shard, which this replica owns.
+/// One shard, which this replica owns or only reads.
 #[derive(Debug)]
 pub(super) struct Shard {
     database: Arc<Database>,
+    is_owner: bool,
     /// What the writer knows of it.
     owned: Arc<OwnedShard>,
     /// Set when it is released.
@@ -167,7 +183,14 @@ impl Shard {
         let published = Arc::new(Published::new(LogPosition(last_event), 0));
         let owned = Arc::new(OwnedShard::new(number, epoch, lease, published));
         database.owned_shards().insert(number, Arc::downgrade(&owned));
-        Self { database: Arc::clone(database), owned, released: OnceCell::new() }
+        Self { database: Arc::clone(database), is_owner: true, owned, released: OnceCell::new() }
+    }
+
+    /// A shard that is only read. Its lease is never trusted.
+    pub(super) fn to_read(database: &Arc<Database>, number: ShardNumber) -> Self {
+        let lease = StoreLease::new(Arc::new(Lease::until(Duration::ZERO)));
+        let owned = Arc::new(OwnedShard::new(number, 0, lease, Arc::new(Published::new(LogPosition(0), 0))));
+        Self { database: Arc::clone(database), is_owner: false, owned, released: OnceCell::new() }
     }
 
     pub(super) fn number(&self) -> ShardNumber {
@@ -196,6 +219,9 @@ impl Shard {
 
     /// Commits queued steps and releases the shard to another owner.
     pub(super) async fn close(&self) {
+        if !self.is_owner {
+            return;
+        }
         let release = async || {
             self.owned.lease.end(StoreError::Closed);
             self.database.writer.drain().await;
@@ -216,6 +242,9 @@ impl Shard {
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
+        if !self.is_owner {
+            return Err(StoreError::OpenToRead);
+        }
         self.owned.lease.check()?;
         let fence: [&(dyn ToSql + Sync); 3] =
             [&self.owned.number.get(), &self.database.replica, &self.owned.epoch];

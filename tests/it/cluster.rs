@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -110,6 +111,18 @@ impl Cluster {
 
     fn metrics(&self, replica: usize) -> String {
         self.replicas[&replica].get("/metrics").text()
+    }
+
+    /// Runs a command where a replica runs, and returns what it prints.
+    fn run(&self, replica: usize, arguments: &[&str]) -> String {
+        let ended = Command::new(env!("CARGO_BIN_EXE_kfwatch"))
+            .args(arguments)
+            .arg("-c")
+            .arg(self.directory.path().join(format!("{replica}.toml")))
+            .output()
+            .unwrap();
+        assert!(ended.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap()
     }
 
     /// Waits until the living replicas own all shards, and none moves any more.
@@ -270,6 +283,76 @@ impl Cluster {
             }
         }
     }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+fn commands_reach_all_replicas() {
+    let mut cluster = Cluster::of(world(1), Schema::configured());
+    (0..2).for_each(|replica| cluster.start(replica));
+    cluster.settle(None);
+    let stopped =
+        |replica: usize| process::metric(&cluster.metrics(replica), "kfwatch_sink_stopped{sink=\"file\"}");
+    let printed = cluster.run(0, &["sinks", "stop", "file"]);
+    assert!(printed.starts_with("file: stopped, with "), "{printed}");
+    assert_eq!([stopped(0), stopped(1)], [Some(1.0); 2]);
+    let printed = cluster.run(1, &["sinks", "resume", "file"]);
+    assert!(printed.starts_with("file: resumed, with "), "{printed}");
+    assert_eq!([stopped(0), stopped(1)], [Some(0.0); 2]);
+
+    let polls = cluster.run(1, &["poll", "--format", "json"]);
+    let polled: BTreeSet<String> =
+        polls.lines().map(|poll| Event::parse(poll).text("/kf_account").to_owned()).collect();
+    assert_eq!(polled.len(), 36, "{polled:?}");
+
+    for replica in 0..2 {
+        cluster.stop(replica);
+    }
+    let printed = cluster.run(0, &["events", "--format", "json"]);
+    let printed: Vec<Event> = printed.lines().map(Event::parse).collect();
+    assert!(
+        printed.iter().map(|event| event.ms("/time").unwrap()).is_sorted(),
+        "in the order of observation"
+    );
+    let lines = |events: &[Event]| events.iter().map(|event| event.line.clone()).collect::<BTreeSet<_>>();
+    let log = cluster.log();
+    assert!(!log.is_empty() && lines(&printed) == lines(&log) && printed.len() == log.len());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+fn rolling_change_retires_a_kf_account_when_all_replicas_agree() {
+    let mut cluster = Cluster::of(world(2), Schema::configured());
+    (0..2).for_each(|replica| cluster.start(replica));
+    cluster.settle(None);
+    let removed = cluster.watched_by(0).into_iter().next().unwrap();
+    for (account, _) in &mut cluster.accounts {
+        account.kf_accounts.retain(|kf_account| *kf_account != removed);
+    }
+    let unwatched = |cluster: &Cluster| {
+        let log = cluster.log();
+        log.iter()
+            .filter(|event| event.text("/data/to") == "unwatched")
+            .map(|event| event.text("/data/kf_account").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mismatch = |cluster: &Cluster, replica| {
+        process::metric(&cluster.metrics(replica), "kfwatch_cluster_config_mismatch")
+    };
+    // The owner of the kf account goes first.
+    cluster.configure(0, EVERY_SECOND);
+    cluster.run(0, &["reload"]);
+    eventually("both replicas see the difference", || {
+        ((0..2).all(|replica| mismatch(&cluster, replica) == Some(1.0))).then_some(())
+    });
+    assert!(!cluster.watched_by(0).contains(&removed), "it is polled no more");
+    assert_eq!(unwatched(&cluster), [""; 0]);
+    cluster.configure(1, EVERY_SECOND);
+    cluster.run(1, &["reload"]);
+    eventually("the kf account is retired", || (unwatched(&cluster) == [removed.clone()]).then_some(()));
+    cluster.settle(None);
+    assert_eq!(mismatch(&cluster, 0), Some(0.0));
+    assert_eq!(unwatched(&cluster), [removed]);
 }
 
 /// Twelve official accounts, so that each of three replicas has some, whose customers stay for seconds.

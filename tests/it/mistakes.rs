@@ -129,8 +129,8 @@ fn misplaced_keys_are_told_their_section() {
     assert_refused(
         &(text + "schedule = \"* * * * *\"\n"),
         &[
-            "1: wbe: unknown key; did you mean web? expected one of: include, shutdown_timeout, reload_interval, web, log, store, api, poll, \
-             backoff, collectors, metrics, official_accounts, sinks",
+            "1: wbe: unknown key; did you mean web? expected one of: include, shutdown_timeout, reload_interval, web, log, store, cluster, control, \
+             api, poll, backoff, collectors, metrics, official_accounts, sinks",
             "3: token: belongs to an official account; write [official_accounts.token] below its [[official_accounts]]",
             "6: log.spread: belongs to [poll]; move it there",
             "13: official_accounts.token.schedule: belongs to [[official_accounts]]; move it above [official_accounts.token]",

@@ -51,22 +51,23 @@ impl Run {
         may_retire: bool,
         mut inputs: AccountInputs<'_>,
     ) {
-        let (mut unwatched, mut silent) = (Vec::new(), Vec::new());
+        // Whether what leaves is recorded as unwatched.
+        let (mut retired, mut silent) = (Vec::new(), Vec::new());
         for step in &plan.official_accounts {
+            let left = if may_retire { &mut retired } else { &mut silent };
             match *step {
                 Step::Start(appid, part) => {
                     self.start(appid, part, &inputs);
                     self.add(appid, inputs.stored(appid));
                 }
                 Step::Change(appid, from, to) => {
-                    unwatched.extend(self.change(appid, (from, to), &mut inputs));
+                    left.extend(self.change(appid, (from, to), &mut inputs));
                 }
                 Step::Restart(appid, from, to) if from.may_restart() => {
-                    unwatched.extend(self.restart(appid, (from, to), &mut inputs));
+                    left.extend(self.restart(appid, (from, to), &mut inputs));
                 }
                 Step::Restart(appid, ..) => silent.extend(self.end_account(appid)),
-                Step::Stop(appid, _) if may_retire => unwatched.extend(self.stop_account(appid)),
-                Step::Stop(appid, _) => silent.extend(self.stop_account(appid)),
+                Step::Stop(appid, _) => left.extend(self.stop_account(appid)),
             }
         }
         let AccountInputs { registered, client, .. } = inputs;
@@ -78,8 +79,8 @@ impl Run {
         self.factory.adopt(client);
         log_without_kf_accounts(&plan.official_accounts);
         let left = registered.left.into_iter().map(|stored| WatchedAccount::from_stored(stored, 0));
-        unwatched.push(LeavingGroup { official_account: None, accounts: left.collect() });
-        self.spawn_leaving(unwatched, Ending::Unwatched);
+        retired.push(LeavingGroup { official_account: None, accounts: left.collect() });
+        self.spawn_leaving(retired, Ending::Unwatched);
         self.spawn_leaving(silent, Ending::Silent);
     }
 

@@ -12,7 +12,10 @@ use super::{
 use crate::{
     config::Config,
     domain::{account::Account, plan::Step},
-    store::{AccountId, RegisteredAccounts, RegisteredSink, RegistrationUpdate, StoreError, StoredAccount},
+    store::{
+        AccountId, RegisteredAccounts, RegisteredSink, RegistrationUpdate, StoreError, StoredAccount,
+        UpdatedRegistrations,
+    },
 };
 
 /// What the store returned for the parts that start or change.
@@ -27,11 +30,13 @@ pub(in crate::app) struct Registered {
 }
 
 impl Run {
-    /// Registers all accounts and sinks of a run that starts, in one transaction.
+    /// Registers all accounts and sinks of a run that starts, in one transaction. Stored ones that are not configured are retired if that
+    /// is allowed.
     pub(in crate::app) async fn register_all(
         &self,
         desired: &RunState,
         config: &Config,
+        may_retire: bool,
     ) -> Result<Registered, StoreError> {
         let (mut all, mut counts) = (Vec::new(), Vec::new());
         for configured in &config.official_accounts {
@@ -44,9 +49,19 @@ impl Run {
             build_sinks::log_removed(&self.store.sinks().await?, &config.sinks);
         }
         let (names, sinks) = self.sinks.registrations(desired);
-        let registered = self.store.register(all, sinks, self.context.clock.now().wall).await?;
-        let sinks = names.into_iter().zip(registered.sinks).collect();
-        let RegisteredAccounts { configured, left } = registered.accounts;
+        let now = self.context.clock.now().wall;
+        let (registered, sinks) = if may_retire {
+            let registered = self.store.register(all, sinks, now).await?;
+            (registered.accounts, registered.sinks)
+        } else {
+            let (sinks, left) = (Some(sinks), Vec::new());
+            let update = RegistrationUpdate { added: all, left, sinks, keeps_other_sinks: true };
+            let UpdatedRegistrations { accounts, sinks } =
+                self.store.update_registrations(update, now).await?;
+            (RegisteredAccounts { configured: accounts, left: Vec::new() }, sinks)
+        };
+        let RegisteredAccounts { configured, left } = registered;
+        let sinks = names.into_iter().zip(sinks).collect();
         Ok(Registered { kf_accounts: split(configured, counts), sinks, left })
     }
 
@@ -82,20 +97,23 @@ impl Run {
                     added.extend(accounts::with_names(&to.config, to.in_order()));
                     appid
                 }
-                Step::Stop(appid, _) if may_retire => {
+                Step::Stop(appid, _) => {
                     left.extend(self.ids(appid, |_| true));
                     continue;
                 }
-                Step::Stop(..) | Step::Restart(..) => continue,
+                Step::Restart(..) => continue,
             };
             counts.push((Arc::clone(appid), added.len() - before));
         }
+        if !may_retire {
+            left.clear();
+        }
         let (names, sinks) = self.sinks.registrations(desired);
-        let sinks = (!plan.sinks.is_empty() && may_retire).then_some(sinks);
+        let sinks = (!plan.sinks.is_empty()).then_some(sinks);
         if added.is_empty() && left.is_empty() && sinks.is_none() {
             return Ok(Registered::default());
         }
-        let update = RegistrationUpdate { added, left, sinks };
+        let update = RegistrationUpdate { added, left, sinks, keeps_other_sinks: !may_retire };
         let updated = self.store.update_registrations(update, self.context.clock.now().wall).await?;
         let sinks = names.into_iter().zip(updated.sinks).collect();
         Ok(Registered { kf_accounts: split(updated.accounts, counts), sinks, left: Vec::new() })

@@ -14,7 +14,7 @@ pub struct ClusterView {
     pub(crate) is_trusted: bool,
 }
 
-pub(super) const FAMILIES: [Family<ClusterView>; 6] = [
+pub(super) const FAMILIES: [Family<ClusterView>; 7] = [
     gauge("kfwatch_cluster_shards", "Shards of the cluster.", |cluster| Some(cluster.status.shards)),
     gauge(
         "kfwatch_cluster_unowned_shards",
@@ -24,6 +24,11 @@ pub(super) const FAMILIES: [Family<ClusterView>; 6] = [
     gauge("kfwatch_cluster_replicas", "Replicas that were alive at the last heartbeat.", |cluster| {
         Some(cluster.status.replicas.len() as u64)
     }),
+    gauge(
+        "kfwatch_cluster_config_mismatch",
+        "1 while living replicas have different configurations: nothing is retired.",
+        |cluster| Some(cluster.status.has_config_mismatch.into()),
+    ),
     gauge(
         "kfwatch_cluster_clock_skew_seconds",
         "How far the clocks of this machine and of the database are apart.",

@@ -61,8 +61,7 @@ impl Shard {
         filter: EventFilter,
         limit: usize,
     ) -> Result<EventPage, StoreError> {
-        // This process has committed the newest event itself.
-        let last = *self.owned.published.committed.borrow();
+        let last = self.newest_event().await?;
         let until = filter.until.map_or(last, |until| until.min(last));
         let accounts: Option<Vec<i64>> =
             filter.accounts.map(|accounts| accounts.iter().map(|account| account.0).collect());
@@ -99,6 +98,16 @@ impl Shard {
             _ => until.max(filter.after),
         };
         Ok(EventPage { events, next })
+    }
+
+    /// The newest event of the log. The owner has committed it itself.
+    async fn newest_event(&self) -> Result<LogPosition, StoreError> {
+        if self.is_owner {
+            return Ok(*self.owned.published.committed.borrow());
+        }
+        let rows = self.read("SELECT max(id) FROM events WHERE shard = $1", &[]).await?;
+        let newest = rows.first().map(|row| column::<Option<i64>>(row, 0)).transpose()?.flatten();
+        Ok(newest.map_or(LogPosition::BEGINNING, LogPosition))
     }
 
     pub(in crate::store) async fn position_before(

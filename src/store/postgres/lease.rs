@@ -51,12 +51,21 @@ pub struct Heartbeat {
     pub trusted_until: Duration,
 }
 
+impl Heartbeat {
+    /// Whether all living replicas have the same configuration.
+    pub fn is_agreed(&self) -> bool {
+        let mut fingerprints = self.replicas.iter().map(|replica| &replica.info.fingerprint);
+        let first = fingerprints.next();
+        fingerprints.all(|other| Some(other) == first)
+    }
+}
+
 const HEARTBEAT: &str = "
 WITH before AS (SELECT seen_at FROM replicas WHERE id = $1)
-INSERT INTO replicas (id, name, address, version, started_at, seen_at, draining)
-VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6)
+INSERT INTO replicas (id, name, address, version, started_at, seen_at, draining, fingerprint)
+VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7)
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, address = excluded.address, seen_at = excluded.seen_at,
-    draining = excluded.draining
+    draining = excluded.draining, fingerprint = excluded.fingerprint
 RETURNING coalesce((SELECT seen_at FROM before) > clock_timestamp() - interval '9 s', false),
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
@@ -92,10 +101,10 @@ impl Database {
     ) -> Result<Heartbeat, StoreError> {
         // A heartbeat that fails, or whose caller stops waiting, may be late.
         let was_in_time = self.was_in_time.swap(false, Ordering::Relaxed);
-        let ReplicaInfo { name, address, version, started_at, is_draining } = info;
+        let ReplicaInfo { name, address, version, started_at, fingerprint, is_draining } = info;
         let (name, address, version) = (text(name), text(address), text(version));
-        let parameters: [&(dyn ToSql + Sync); 6] =
-            [&self.replica, &name, &address, &version, &convert::ms(*started_at), is_draining];
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&self.replica, &name, &address, &version, &convert::ms(*started_at), is_draining, fingerprint];
         let rows = self.heartbeats.query_once(HEARTBEAT, &parameters).await?;
         let Some(row) = rows.first() else { return Err(StoreError::corrupt("a heartbeat has no result")) };
         let (was_alive, database_time): (bool, _) = (column(row, 0)?, convert::time(column(row, 1)?)?);

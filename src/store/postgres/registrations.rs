@@ -83,7 +83,8 @@ impl Shard {
         sinks: Option<Vec<SinkRegistration>>,
         now: Timestamp,
     ) -> Result<Registered, StoreError> {
-        self.store_registrations(&accounts, Leaving::Others, sinks.as_deref(), now).await?;
+        let given = sinks.as_deref().map(|sinks| (sinks, true));
+        self.store_registrations(&accounts, Leaving::Others, given, now).await?;
         let mut registered = RegisteredAccounts::default();
         let mut configured: Vec<Option<StoredAccount>> = vec![None; accounts.len()];
         let by_name = by_name(&accounts);
@@ -106,9 +107,10 @@ impl Shard {
         update: RegistrationUpdate,
         now: Timestamp,
     ) -> Result<UpdatedRegistrations, StoreError> {
-        let RegistrationUpdate { added, left, sinks } = update;
+        let RegistrationUpdate { added, left, sinks, keeps_other_sinks } = update;
         let left = Leaving::Only(left.into_iter().map(|id| id.0).collect());
-        self.store_registrations(&added, left, sinks.as_deref(), now).await?;
+        let given = sinks.as_deref().map(|sinks| (sinks, !keeps_other_sinks));
+        self.store_registrations(&added, left, given, now).await?;
         let mut accounts: Vec<Option<StoredAccount>> = vec![None; added.len()];
         let by_name = by_name(&added);
         let appids: Vec<&str> = added.iter().map(|account| &*account.appid).collect();
@@ -125,11 +127,12 @@ impl Shard {
         Ok(UpdatedRegistrations { accounts, sinks: self.registered_sinks(sinks).await? })
     }
 
+    /// `sinks` come with whether others are removed.
     async fn store_registrations(
         &self,
         accounts: &[Account],
         leaving: Leaving,
-        sinks: Option<&[SinkRegistration]>,
+        sinks: Option<(&[SinkRegistration], bool)>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let official_accounts: Vec<&str> =
@@ -140,8 +143,7 @@ impl Shard {
             Leaving::Others => None,
             Leaving::Only(accounts) => Some(accounts),
         };
-        let are_sinks_given = sinks.is_some();
-        let sinks = sinks.unwrap_or_default();
+        let (sinks, removes_others) = sinks.unwrap_or_default();
         let names: Vec<&str> = sinks.iter().map(|sink| &*sink.name).collect();
         let destinations: Vec<Option<&str>> = sinks.iter().map(|sink| sink.destination.as_deref()).collect();
         let start_now: Vec<bool> = sinks.iter().map(|sink| sink.start == StartPosition::Now).collect();
@@ -154,7 +156,7 @@ impl Shard {
                 &leaving,
                 &AccountState::default().as_str(),
                 &convert::ms(now),
-                &are_sinks_given,
+                &removes_others,
                 &names,
                 &destinations,
                 &start_now,

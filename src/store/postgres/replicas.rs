@@ -18,6 +18,8 @@ pub struct ReplicaInfo {
     pub version: String,
     /// When it started.
     pub started_at: Timestamp,
+    /// What it does, in short: two replicas with different ones disagree about which accounts and sinks are configured.
+    pub fingerprint: Vec<u8>,
     /// Whether it is draining: the others acquire its shards.
     pub is_draining: bool,
 }
@@ -37,7 +39,7 @@ pub struct LivingReplica {
 
 /// The replicas that are alive, and the one that asks.
 pub(super) const REPLICAS: &str = "
-SELECT id, name, address, version, started_at, (extract(epoch FROM seen_at) * 1000)::bigint, draining FROM replicas
+SELECT id, name, address, version, started_at, (extract(epoch FROM seen_at) * 1000)::bigint, draining, fingerprint FROM replicas
 WHERE id = $1 OR seen_at > clock_timestamp() - interval '9 s' ORDER BY name, started_at, id";
 
 /// The replicas in rows of [`REPLICAS`], of which those with the same name follow each other in the order of their starts. Only the last
@@ -71,6 +73,7 @@ fn living(row: &Row) -> Result<LivingReplica, StoreError> {
             address: column(row, 2)?,
             version: column(row, 3)?,
             started_at: convert::time(column(row, 4)?)?,
+            fingerprint: column(row, 7)?,
             is_draining: column(row, 6)?,
         },
         seen_at: convert::time(column(row, 5)?)?,

@@ -30,8 +30,22 @@ CREATE TABLE replicas (
     version text NOT NULL,
     started_at bigint NOT NULL,
     seen_at timestamptz NOT NULL, -- by the database's clock
-    draining boolean NOT NULL
+    draining boolean NOT NULL,
+    fingerprint bytea NOT NULL -- of its configuration
 ) WITH (fillfactor = 50);
+
+-- What people want of all replicas. A row is text that holds JSON, because jsonb refuses NUL.
+CREATE TABLE commands (
+    id uuid PRIMARY KEY,
+    asked_at timestamptz NOT NULL,
+    command text NOT NULL
+);
+CREATE TABLE answers (
+    command uuid REFERENCES commands ON DELETE CASCADE,
+    replica uuid,
+    answer text NOT NULL,
+    PRIMARY KEY (command, replica)
+);
 
 -- Who may write for the official accounts of a shard. Every statement that writes locks the row of its shard FOR SHARE.
 CREATE TABLE shards (
@@ -168,6 +182,18 @@ pub(super) async fn migrate(session: &DatabaseSession, schema: &str) -> Result<(
             }
             Ok(()) => return Ok(()),
         }
+    }
+}
+
+/// Fails unless the schema has the version of this program.
+pub(super) async fn check(session: &DatabaseSession, schema: &str) -> Result<(), StoreError> {
+    let known = VERSIONS.len() as i32;
+    match version(session, schema).await? {
+        found if found > known => Err(StoreError::NewerSchema { schema: schema.to_owned(), found, known }),
+        found if found < known => Err(StoreError::Unsuitable(format!(
+            "the schema {schema} has no tables of this version: start a daemon, which creates them"
+        ))),
+        _ => Ok(()),
     }
 }
 

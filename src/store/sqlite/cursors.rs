@@ -90,13 +90,15 @@ impl Sqlite {
     }
 }
 
-/// See [`Store::register_sinks`](crate::store::Store::register_sinks).
+/// See [`Store::register_sinks`](crate::store::Store::register_sinks). Without a time, other sinks stay as they are.
 pub(super) fn register(
     tx: &Transaction<'_>,
     registrations: &[SinkRegistration],
-    now: Timestamp,
+    remove_others_at: Option<Timestamp>,
 ) -> Result<Vec<RegisteredSink>, StoreError> {
-    tx.execute("UPDATE sinks SET removed_at = ?1 WHERE removed_at IS NULL", [convert::ms(now)])?;
+    if let Some(now) = remove_others_at {
+        tx.execute("UPDATE sinks SET removed_at = ?1 WHERE removed_at IS NULL", [convert::ms(now)])?;
+    }
     let last = events::last_id(tx)?;
     let mut registered = Vec::with_capacity(registrations.len());
     for SinkRegistration { name, start, destination } in registrations {

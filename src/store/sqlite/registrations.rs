@@ -20,7 +20,7 @@ impl Sqlite {
     ) -> Result<Registered, StoreError> {
         self.write(move |tx| {
             let accounts = accounts::register(tx, accounts)?;
-            let sinks = sinks.map(|sinks| cursors::register(tx, &sinks, now)).transpose()?;
+            let sinks = sinks.map(|sinks| cursors::register(tx, &sinks, Some(now))).transpose()?;
             Ok(Registered { accounts, sinks: sinks.unwrap_or_default() })
         })
         .await
@@ -38,7 +38,8 @@ impl Sqlite {
             }
             let added = update.added.into_iter().map(|account| accounts::add(tx, account));
             let accounts = added.collect::<Result<_, _>>()?;
-            let sinks = update.sinks.map(|sinks| cursors::register(tx, &sinks, now)).transpose()?;
+            let remove_at = (!update.keeps_other_sinks).then_some(now);
+            let sinks = update.sinks.map(|sinks| cursors::register(tx, &sinks, remove_at)).transpose()?;
             Ok(UpdatedRegistrations { accounts, sinks: sinks.unwrap_or_default() })
         })
         .await

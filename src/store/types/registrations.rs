@@ -24,6 +24,8 @@ pub struct RegistrationUpdate {
     pub left: Vec<AccountId>,
     /// All configured sinks, if any differs.
     pub sinks: Option<Vec<SinkRegistration>>,
+    /// Whether sinks that are not given stay as they are. Otherwise they count as removed.
+    pub keeps_other_sinks: bool,
 }
 
 /// The result of a [`RegistrationUpdate`].

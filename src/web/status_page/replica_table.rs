@@ -18,7 +18,7 @@ pub(super) fn table(cluster: &ClusterView, now: PageTime) -> Markup {
                 th { "Replica" } th { "Version" } th.n { "Shards" } th.n { "Kf accounts" } th.n { "Started" }
             } }
             tbody { @for replica in &status.replicas {
-                @let ReplicaStatus { name, address, version, started_at, is_draining, is_this, shards, kf_accounts } = replica;
+                @let ReplicaStatus { name, address, version, started_at, is_draining, is_this, shards, kf_accounts, .. } = replica;
                 tr {
                     td {
                         @if *is_this { (name) " (this one)" } @else { a href=(address) { (name) } }
@@ -38,6 +38,12 @@ pub(super) fn table(cluster: &ClusterView, now: PageTime) -> Markup {
         }
         @if status.unowned_shards > 0 {
             p.remark { b { (status.unowned_shards) " of " (status.shards) " shards have no owner" } ": nobody polls their accounts" }
+        }
+        @if status.has_config_mismatch {
+            p.remark {
+                b { "The replicas have different configurations" }
+                ": until they agree, accounts and sinks that are no longer configured are not recorded as removed"
+            }
         }
         @if SignedDuration::try_from(status.clock_skew).is_ok_and(|skew| skew > MAX_CLOCK_SKEW) {
             p.remark {

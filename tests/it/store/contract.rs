@@ -47,6 +47,7 @@ macro_rules! contract {
             account_that_returns_after_it_was_reported_keeps_its_snapshot,
             account_that_leaves_and_is_added_stays_configured,
             updated_sinks_miss_no_later_event_and_get_no_earlier_one,
+            update_may_keep_sinks_that_are_not_given,
             conclusion_of_getkflist_survives_restart,
             cursor_never_moves_back,
             new_sink_starts_now_or_at_the_beginning,

@@ -56,7 +56,11 @@ async fn leave_and_wait(path: &str) {
     let store = Store::open(path.as_ref()).unwrap();
     let stored = register(&store, "a").await;
     commit(&store, &stored, vec![started("o-1", 1)]).await;
-    let update = RegistrationUpdate { added: vec![account("c")], left: vec![stored.id], sinks: None };
+    let update = RegistrationUpdate {
+        added: vec![account("c")],
+        left: vec![stored.id],
+        ..RegistrationUpdate::default()
+    };
     store.update_registrations(update, at(0)).await.unwrap();
     println!("{LEFT}");
     std::future::pending().await

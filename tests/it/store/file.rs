@@ -144,6 +144,7 @@ async fn failed_update_of_registrations_changes_nothing() {
         added: vec![account("b")],
         left: vec![stays.id],
         sinks: Some(vec![sink("crm", StartPosition::Now)]),
+        keeps_other_sinks: false,
     };
     store.update_registrations(update.clone(), at(1)).await.unwrap_err();
     store.register(vec![account("b")], update.sinks.clone().unwrap(), at(1)).await.unwrap_err();

@@ -48,7 +48,12 @@ const WRITES: [(&str, Write); 18] = [
     }),
     ("update_registrations", |store, stored| {
         let left = vec![stored.account.id];
-        let update = RegistrationUpdate { added: vec![account("b")], left, sinks: Some(other_sinks()) };
+        let update = RegistrationUpdate {
+            added: vec![account("b")],
+            left,
+            sinks: Some(other_sinks()),
+            keeps_other_sinks: false,
+        };
         async move { store.update_registrations(update, at(9)).await.map(drop) }.boxed()
     }),
     ("record_last_seen", |store, stored| {

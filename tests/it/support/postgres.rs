@@ -150,6 +150,7 @@ impl Replica {
             name: name.to_owned(),
             address: format!("http://{name}:9184/"),
             version: "1".to_owned(),
+            fingerprint: Vec::new(),
             started_at: at(STARTED_AT.fetch_add(1, Ordering::Relaxed).into()),
             is_draining: false,
         };

@@ -64,7 +64,7 @@ pub(crate) async fn update_registers_only_what_changes(place: &Place) {
     let changes = RegistrationUpdate {
         added: [account("d"), account("c")].into(),
         left: vec![b.id, AccountId(4711)],
-        sinks: None,
+        ..RegistrationUpdate::default()
     };
     let first = update(&store, changes.clone()).await;
     assert!(first.accounts.iter().map(|added| &added.account).eq(&changes.added));
@@ -123,7 +123,11 @@ pub(crate) async fn account_that_leaves_and_is_added_stays_configured(place: &Pl
     let (store, [_, b]) = two_accounts(place).await;
     let mut renamed = account("b");
     renamed.official_account = "store".into();
-    let changes = RegistrationUpdate { added: vec![renamed.clone()], left: vec![b.id], sinks: None };
+    let changes = RegistrationUpdate {
+        added: vec![renamed.clone()],
+        left: vec![b.id],
+        ..RegistrationUpdate::default()
+    };
     let again = update(&store, changes).await.accounts.remove(0);
     assert_eq!((again.id, &again.account, again.snapshot.len()), (b.id, &renamed, 1));
     assert_eq!(store.watched_accounts().await.unwrap(), [account("a"), renamed]);
@@ -146,4 +150,18 @@ pub(crate) async fn updated_sinks_miss_no_later_event_and_get_no_earlier_one(pla
     }
     let old = store.sinks().await.unwrap().pop().unwrap();
     assert_eq!((&*old.name, old.removed_at), ("old", Some(at(7))));
+}
+
+pub(crate) async fn update_may_keep_sinks_that_are_not_given(place: &Place) {
+    let (store, _) = two_accounts(place).await;
+    sinks(&store, &["log", "old"], StartPosition::Beginning, 0).await;
+    let changes = RegistrationUpdate {
+        sinks: Some(vec![sink("new", StartPosition::Now)]),
+        keeps_other_sinks: true,
+        ..RegistrationUpdate::default()
+    };
+    store.update_registrations(changes, at(7)).await.unwrap();
+    let stored = store.sinks().await.unwrap();
+    assert!(stored.iter().map(|sink| &*sink.name).eq(["log", "new", "old"]));
+    assert!(stored.iter().all(|sink| sink.removed_at.is_none()), "{stored:?}");
 }
