@@ -26,12 +26,12 @@ cargo_deny_version=0.20.2
 cargo_machete_version=0.9.2
 
 current="nothing yet"
-fuzz_build=
+background=
 steps=0
 # Whatever ends the script, its last line says how.
 finish() {
     local status=$?
-    if [[ -n $fuzz_build ]]; then kill -- "-$fuzz_build" 2>/dev/null || true; fi
+    if [[ -n $background ]]; then kill -- "-$background" 2>/dev/null || true; fi
     if ((status == 0)); then
         echo "run.sh: all $steps steps passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
     else
@@ -102,19 +102,20 @@ ignored_tests() {
     cargo test --locked --quiet --test it -- "${@/%/::}" --ignored
 }
 
-# In the background, while other steps mostly wait: it takes minutes. In a process group of its own, so that it can be ended.
-start_fuzz_build() {
+# What takes minutes of optimizing runs in the background, while other steps mostly wait. In a process group of its own, so that it can be
+# ended.
+start_background() {
     set -m
-    nice tests/fuzz.sh --build >"$target/fuzz-build.log" 2>&1 &
-    fuzz_build=$!
+    nice bash -euo pipefail -c 'tests/fuzz.sh --build; tests/instructions.sh' >"$target/background.log" 2>&1 &
+    background=$!
     set +m
 }
 
-finish_fuzz_build() {
+finish_background() {
     local status=0
-    wait "$fuzz_build" || status=$?
-    fuzz_build=
-    ((status == 0)) || cat "$target/fuzz-build.log"
+    wait "$background" || status=$?
+    background=
+    cat "$target/background.log"
     return "$status"
 }
 
@@ -152,7 +153,7 @@ step "documentation" env RUSTDOCFLAGS=-Dwarnings \
     cargo doc --no-deps --document-private-items --locked --quiet
 step "preparation of Node" prepare_node
 step "tests" cargo test --locked --quiet
-start_fuzz_build
+start_background
 step "demo" demo
 step "preparation of Prometheus, Alertmanager and VictoriaMetrics" prepare_prometheus
 step "deploy/" check_deploy tests/deploy/*.sh
@@ -163,11 +164,10 @@ step "tests with the CloudEvents SDK" ignored_tests delivery
 step "preparation of NATS" prepare_nats
 step "tests with NATS" ignored_tests nats
 step "preparation of PostgreSQL" prepare_postgresql
-step "tests with PostgreSQL" tests/with_postgres.sh cargo test --locked --quiet --test it -- store::postgres:: --ignored
+step "tests with PostgreSQL" tests/with_postgres.sh cargo test --locked --quiet --test it -- store::postgres:: cluster:: --ignored
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
-step "instructions of the hot functions" tests/instructions.sh
-step "fuzz targets" finish_fuzz_build
+step "fuzz targets, and instructions of the hot functions" finish_background
 step "fuzzing" tests/fuzz.sh
 
 if $long; then
@@ -181,6 +181,8 @@ if $long; then
         cargo test --locked --release --quiet --test it -- delivery_faults::
     step "many rounds of delivery to NATS" env KFWATCH_DELIVERY_ROUNDS="${KFWATCH_DELIVERY_ROUNDS:-100}" \
         cargo test --locked --release --quiet --test it -- nats:: --ignored
+    step "many disturbances of a cluster" env KFWATCH_CLUSTER_ROUNDS="${KFWATCH_CLUSTER_ROUNDS:-1000}" \
+        tests/with_postgres.sh cargo test --locked --release --quiet --test it -- cluster:: --ignored
     step "many reloads" env KFWATCH_RELOAD_ROUNDS="${KFWATCH_RELOAD_ROUNDS:-1000}" \
         cargo test --locked --release --quiet --test it -- reload::storm
     step "a sweep of many accounts" env KFWATCH_SWEEP_ACCOUNTS="${KFWATCH_SWEEP_ACCOUNTS:-20000}" \
