@@ -106,7 +106,7 @@ ignored_tests() {
 # ended.
 start_background() {
     set -m
-    nice bash -euo pipefail -c 'tests/fuzz.sh --build; tests/instructions.sh' >"$target/background.log" 2>&1 &
+    nice bash -euo pipefail -c 'tests/instructions.sh; tests/fuzz.sh --build' >"$target/background.log" 2>&1 &
     background=$!
     set +m
 }
@@ -167,7 +167,7 @@ step "preparation of PostgreSQL" prepare_postgresql
 step "tests with PostgreSQL" tests/with_postgres.sh cargo test --locked --quiet --test it -- store::postgres:: cluster:: --ignored
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
-step "fuzz targets, and instructions of the hot functions" finish_background
+step "instructions of the hot functions, and fuzz targets" finish_background
 step "fuzzing" tests/fuzz.sh
 
 if $long; then
