@@ -13,7 +13,10 @@ mod table;
 
 #[cfg(test)]
 pub(crate) use self::account::unpolled;
-pub(crate) use self::{account::PollSlot, cluster::ReplicaStatus};
+pub(crate) use self::{
+    account::PollSlot,
+    cluster::{ReplicaStatus, Takeover},
+};
 pub use self::{
     account::{AccountView, AgentInfo, PollCounters, WatchedAccount},
     calls::CallCounters,

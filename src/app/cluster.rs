@@ -31,7 +31,7 @@ use crate::{
         rebalance::{ShardMoves, plan_moves},
         shard::ShardNumber,
     },
-    status::ClusterStatus,
+    status::{ClusterStatus, Takeover},
     store::{Cluster, Heartbeat, ReplicaInfo, Store, StoreError},
 };
 
@@ -177,8 +177,8 @@ impl ClusterMember {
                 if let Some(recovery) = self.failures.succeeded(self.clock.now()) {
                     tracing::info!(failures = recovery.failures, "The database answers heartbeats again");
                 }
-                let status = ClusterStatus::new(self.cluster.replica(), &heartbeat, self.clock.now());
-                self.status.send_replace(status);
+                let (replica, now) = (self.cluster.replica(), self.clock.now());
+                self.status.send_modify(|status| *status = status.after(replica, &heartbeat, now));
                 Ok(Some(heartbeat))
             }
             Err(error @ StoreError::SameName { .. }) => Err(error),
@@ -225,6 +225,13 @@ impl ClusterMember {
         let locked = heartbeat.expired.iter().filter(|(shard, _)| neglected.contains(shard));
         let dead: BTreeSet<_> = locked.map(|(_, owner)| *owner).collect();
         let (cluster, info) = (self.cluster.clone(), self.info.clone());
+        let counters = Arc::clone(&self.status.borrow().counters);
+        let (inherited, expired) = (heartbeat.inherited.clone(), heartbeat.expired.clone());
+        let reason = move |shard: ShardNumber| match () {
+            () if inherited.contains(&shard) => Takeover::Restart,
+            () if expired.iter().any(|(expired, _)| *expired == shard) => Takeover::Expired,
+            () => Takeover::Released,
+        };
         let acquire = async move {
             for replica in dead {
                 tracing::warn!(%replica, "Ending the database sessions of a replica that is gone: they keep its shards locked");
@@ -236,6 +243,7 @@ impl ClusterMember {
             match cluster.acquire_shards(&info, &wanted).await {
                 Ok(acquired) if acquired.is_empty() => None,
                 Ok(acquired) => {
+                    acquired.iter().for_each(|(shard, _)| counters.count_takeover(reason(*shard)));
                     tracing::info!("Acquired {}", counted(acquired.len() as u64, "shard"));
                     Some(ShardNews::Acquired(acquired))
                 }

@@ -205,6 +205,9 @@ impl Daemon {
             Cause::Shards(news) => note_shards(news, replica, desired).await,
             Cause::Lost(run, error) => {
                 tracing::warn!(shard = run.0, "Shard lost: {}", crate::chain(&error));
+                if let Some(cluster) = &replica.web.cluster {
+                    cluster.borrow().counters.count_lost();
+                }
                 desired.stores.remove_lost();
             }
             Cause::Ownership(request) => {

@@ -190,15 +190,19 @@ impl Run {
 
     /// Waits until something happens. The loss of the store is reported once. Cancel safe.
     pub(super) async fn next_event(&mut self) -> RunEvent {
-        tokio::select! {
-            biased;
-            lost = self.store.lost(), if !self.is_lost => {
-                self.is_lost = true;
-                RunEvent::Failed(AppError::Store(lost))
+        loop {
+            let failed = tokio::select! {
+                biased;
+                lost = self.store.lost(), if !self.is_lost => AppError::Store(lost),
+                failed = self.tasks.failure() => failed.1,
+                failed = self.sinks.failure() => failed,
+                Some(left) = self.left.recv() => return RunEvent::Left(left),
+            };
+            // Housekeeping notices it, too.
+            let is_loss = matches!(failed, AppError::Store(_));
+            if !is_loss || !std::mem::replace(&mut self.is_lost, true) {
+                return RunEvent::Failed(failed);
             }
-            failed = self.tasks.failure() => RunEvent::Failed(failed.1),
-            failed = self.sinks.failure() => RunEvent::Failed(failed),
-            Some(left) = self.left.recv() => RunEvent::Left(left),
         }
     }
 

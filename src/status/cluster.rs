@@ -1,6 +1,12 @@
 //! What the last heartbeat said about the cluster.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -27,6 +33,57 @@ pub struct ClusterStatus {
     pub(crate) has_config_mismatch: bool,
     /// How far the clock of this machine and the database's are apart.
     pub(crate) clock_skew: Duration,
+    pub(crate) counters: Arc<ClusterCounters>,
+}
+
+/// Why a shard had no owner when this replica acquired it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takeover {
+    /// Its owner has released it, or it never had one.
+    Released,
+    /// Its owner was not alive any more.
+    Expired,
+    /// Its owner had the name of this replica, which has been restarted.
+    Restart,
+}
+
+impl Takeover {
+    pub(crate) const ALL: [Self; 3] = [Self::Released, Self::Expired, Self::Restart];
+
+    /// The value of the label `reason`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Expired => "expired",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+/// What has happened to the shards of this replica since it started.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterCounters {
+    /// In the order of [`Takeover::ALL`].
+    takeovers: [AtomicU64; Takeover::ALL.len()],
+    lost: AtomicU64,
+}
+
+impl ClusterCounters {
+    pub(crate) fn count_takeover(&self, reason: Takeover) {
+        self.takeovers[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn takeovers(&self, reason: Takeover) -> u64 {
+        self.takeovers[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_lost(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
 }
 
 /// One living replica.
@@ -46,8 +103,8 @@ pub(crate) struct ReplicaStatus {
 }
 
 impl ClusterStatus {
-    /// What a heartbeat of replica `this` says, which was answered at `now`.
-    pub fn new(this: Uuid, heartbeat: &Heartbeat, now: Moment) -> Self {
+    /// What a heartbeat of replica `this` says, which was answered at `now`, with the same counters.
+    pub(crate) fn after(&self, this: Uuid, heartbeat: &Heartbeat, now: Moment) -> Self {
         let Heartbeat { replicas, view, database_time, trusted_until, .. } = heartbeat;
         let owned_by = |owner: Option<Uuid>| view.shards.iter().filter(move |shard| shard.owner == owner);
         let replica = |replica: &LivingReplica| ReplicaStatus {
@@ -68,6 +125,7 @@ impl ClusterStatus {
             unowned_shards: owned_by(None).count() as u64,
             owned_shards: owned_by(Some(this)).count() as u64,
             has_config_mismatch: !heartbeat.is_agreed(),
+            counters: Arc::clone(&self.counters),
             clock_skew: now.wall.duration_since(*database_time).unsigned_abs(),
         }
     }

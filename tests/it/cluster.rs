@@ -132,10 +132,10 @@ impl Cluster {
         eventually("the cluster has settled", || {
             let pages: Vec<String> = living.iter().map(|replica| self.metrics(*replica)).collect();
             let value = |page: &String, series| process::metric(page, series).unwrap_or_default();
-            let owned: Vec<f64> = pages.iter().map(|page| value(page, "kfwatch_owned_shards")).collect();
+            let owned: Vec<f64> = pages.iter().map(|page| value(page, "kfwatch_shards_owned")).collect();
             let is_complete = owned.iter().sum::<f64>() == SHARDS
                 && pages.iter().all(|page| {
-                    value(page, "kfwatch_cluster_unowned_shards") == 0.0
+                    value(page, "kfwatch_cluster_shards_unowned") == 0.0
                         && value(page, "kfwatch_cluster_replicas") == living.len() as f64
                 });
             if owned != before || !is_complete {
@@ -214,7 +214,7 @@ impl Cluster {
         eventually("everything is delivered", || {
             let page = self.metrics(0);
             let value = |series| process::metric(&page, series);
-            let is_done = value("kfwatch_owned_shards") == Some(SHARDS)
+            let is_done = value("kfwatch_shards_owned") == Some(SHARDS)
                 && value("kfwatch_sink_pending_events{sink=\"file\"}") == Some(0.0);
             is_done.then_some(())
         });

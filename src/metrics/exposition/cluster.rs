@@ -2,9 +2,9 @@
 
 use super::{
     Page, Stored,
-    family::{Family, gauge},
+    family::{Family, counter, gauge},
 };
-use crate::status::ClusterStatus;
+use crate::status::{ClusterStatus, Takeover};
 
 /// The cluster at the last heartbeat.
 #[derive(Clone, Debug)]
@@ -14,10 +14,10 @@ pub struct ClusterView {
     pub(crate) is_trusted: bool,
 }
 
-pub(super) const FAMILIES: [Family<ClusterView>; 7] = [
+pub(super) const FAMILIES: [Family<ClusterView>; 8] = [
     gauge("kfwatch_cluster_shards", "Shards of the cluster.", |cluster| Some(cluster.status.shards)),
     gauge(
-        "kfwatch_cluster_unowned_shards",
+        "kfwatch_cluster_shards_unowned",
         "Shards that no living replica owned at the last heartbeat: nobody polls their accounts.",
         |cluster| Some(cluster.status.unowned_shards),
     ),
@@ -34,7 +34,7 @@ pub(super) const FAMILIES: [Family<ClusterView>; 7] = [
         "How far the clocks of this machine and of the database are apart.",
         |cluster| Some(cluster.status.clock_skew.as_secs()),
     ),
-    gauge("kfwatch_owned_shards", "Shards that this replica owned at the last heartbeat.", |cluster| {
+    gauge("kfwatch_shards_owned", "Shards that this replica owned at the last heartbeat.", |cluster| {
         Some(if cluster.is_trusted { cluster.status.owned_shards } else { 0 })
     }),
     gauge(
@@ -42,12 +42,25 @@ pub(super) const FAMILIES: [Family<ClusterView>; 7] = [
         "1 if this replica may act for its shards; 0 if the database has not answered heartbeats for eight seconds.",
         |cluster| Some(cluster.is_trusted.into()),
     ),
+    counter("kfwatch_shards_lost_total", "Shards that another replica has taken from this one.", |cluster| {
+        Some(cluster.status.counters.lost())
+    }),
 ];
+
+const TAKEOVERS: [Family<u64>; 1] =
+    [counter("kfwatch_shard_takeovers_total", "Shards that this replica has acquired.", |takeovers| {
+        Some(*takeovers)
+    })];
 
 impl<E: FnMut(Vec<u8>) -> bool> Page<E> {
     pub(super) fn cluster(&mut self, stored: &Stored) {
         if let Some(cluster) = &stored.cluster {
             self.families(&FAMILIES, [("", cluster)].into_iter());
+            let counters = &cluster.status.counters;
+            let labeled =
+                |reason: Takeover| (format!("reason=\"{}\"", reason.as_str()), counters.takeovers(reason));
+            let takeovers = Takeover::ALL.map(labeled);
+            self.families(&TAKEOVERS, takeovers.iter().map(|(labels, count)| (labels.as_str(), count)));
         }
     }
 }
