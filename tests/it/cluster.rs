@@ -9,14 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kfwatch::simulator::{AccountToWatch, CustomerFlow, Ledger, PollRecord, RandomDuration, Scenario};
+use kfwatch::simulator::{
+    AccountToWatch, ApiCall, CustomerFlow, Ledger, PollRecord, RandomDuration, Scenario,
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::support::{
     events::Event,
     history::{self, History, Life},
-    postgres::Schema,
+    postgres::{Schema, Server},
     process::{self, Process, WeChat},
     replay,
     site::{CLIENT_TIMEOUT_MS, Tokens},
@@ -352,6 +354,44 @@ fn rolling_change_retires_a_kf_account_when_all_replicas_agree() {
     cluster.settle(None);
     assert_eq!(mismatch(&cluster, 0), Some(0.0));
     assert_eq!(unwatched(&cluster), [removed]);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+fn outage_of_the_database_stops_calls_and_loses_nothing() {
+    let mut server = Server::start(|_| String::new());
+    let mut cluster = Cluster::of(world(3), Schema::configured_on(server.config("127.0.0.1")));
+    (0..2).for_each(|replica| cluster.start(replica));
+    cluster.settle(None);
+    let status = |cluster: &Cluster, replica: usize, path| cluster.replicas[&replica].get(path).status;
+    for _ in 0..2 {
+        let watched: Vec<BTreeSet<String>> = (0..2).map(|replica| cluster.watched_by(replica)).collect();
+        server.kill();
+        eventually("no replica is ready", || {
+            (0..2).all(|replica| status(&cluster, replica, "/-/ready") == 503).then_some(())
+        });
+        assert!((0..2).all(|replica| status(&cluster, replica, "/-/live") == 200));
+        assert!((0..2).all(|replica| cluster.watched_by(replica).is_empty()), "another replica may own them");
+        let polled = || cluster.wechat.control().requests(ApiCall::GetSessionList);
+        let (mut before, mut since) = (polled(), Instant::now());
+        eventually("nobody polls", || {
+            if polled() != before {
+                (before, since) = (polled(), Instant::now());
+            }
+            (since.elapsed() > SETTLED).then_some(())
+        });
+        // The last answer of each kf account may not have been stored.
+        watched.iter().flatten().for_each(|kf_account| {
+            cluster.ends_ms.entry(kf_account.clone()).or_default().push(wall_ms());
+        });
+        server.restart();
+        eventually("the replicas go on", || {
+            (0..2).all(|replica| status(&cluster, replica, "/-/ready") == 200).then_some(())
+        });
+        cluster.settle(None);
+    }
+    let (tally, _) = cluster.conclude();
+    assert!(tally.started > 50, "{tally:?}");
 }
 
 /// Twelve official accounts, so that each of three replicas has some, whose customers stay for seconds.

@@ -72,7 +72,12 @@ impl Schema {
 
     /// A schema with a name that the configuration accepts.
     pub(crate) fn configured() -> Self {
-        Self { name: format!("test_{}_{}", std::process::id(), next_number()), ..Self::new() }
+        Self::configured_on(server())
+    }
+
+    /// The same on another server.
+    pub(crate) fn configured_on(server: tokio_postgres::Config) -> Self {
+        Self { name: format!("test_{}_{}", std::process::id(), next_number()), ..Self::on(server) }
     }
 
     /// The sections of a configuration that names it.
@@ -80,7 +85,7 @@ impl Schema {
         let (name, user) = (&self.name, self.server.get_user().unwrap());
         let (host, port) = match (&self.server.get_hosts()[0], self.server.get_ports()) {
             (Host::Unix(path), _) => (path.display().to_string().replace('/', "%2F"), String::new()),
-            (Host::Tcp(name), ports) => (name.clone(), format!(":{}", ports[0])),
+            (Host::Tcp(_), ports) => (self.server.get_hostaddrs()[0].to_string(), format!(":{}", ports[0])),
         };
         format!(
             "[store]\nbackend = \"postgresql\"\nurl = \"postgres://{user}@{host}{port}/postgres\"\nschema = \"{name}\"\n\
