@@ -14,6 +14,7 @@ use kfwatch::simulator::{
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio_postgres::NoTls;
 
 use crate::support::{
     events::Event,
@@ -113,6 +114,15 @@ impl Cluster {
 
     fn metrics(&self, replica: usize) -> String {
         self.replicas[&replica].get("/metrics").text()
+    }
+
+    /// Executes a statement on a server.
+    fn execute(&self, server: &Server, sql: &str) {
+        self.runtime.block_on(async {
+            let (client, connection) = server.config("localhost").connect(NoTls).await.unwrap();
+            self.runtime.spawn(connection);
+            client.batch_execute(sql).await.unwrap();
+        });
     }
 
     /// Runs a command where a replica runs, and returns what it prints.
@@ -390,6 +400,32 @@ fn outage_of_the_database_stops_calls_and_loses_nothing() {
         });
         cluster.settle(None);
     }
+    let (tally, _) = cluster.conclude();
+    assert!(tally.started > 50, "{tally:?}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+fn promotion_of_a_synchronous_standby_loses_nothing() {
+    // Commits wait for the standby from the moment at which it exists.
+    let mut primary = Server::start(|_| String::new());
+    let standby = primary.start_standby();
+    let mut cluster = Cluster::of(world(4), Schema::configured_on(primary.config_of_both(&standby)));
+    cluster.execute(&primary, "ALTER SYSTEM SET synchronous_standby_names = '*'");
+    cluster.execute(&primary, "SELECT pg_reload_conf()");
+    (0..2).for_each(|replica| cluster.start(replica));
+    cluster.settle(None);
+    let watched: Vec<BTreeSet<String>> = (0..2).map(|replica| cluster.watched_by(replica)).collect();
+    primary.kill();
+    let is_ready = |replica: usize| cluster.replicas[&replica].get("/-/ready").status == 200;
+    eventually("no replica is ready", || (!is_ready(0) && !is_ready(1)).then_some(()));
+    let ended_ms = wall_ms();
+    standby.promote();
+    eventually("the replicas go on", || (is_ready(0) && is_ready(1)).then_some(()));
+    for kf_account in watched.into_iter().flatten() {
+        cluster.ends_ms.entry(kf_account).or_default().push(ended_ms);
+    }
+    cluster.settle(None);
     let (tally, _) = cluster.conclude();
     assert!(tally.started > 50, "{tally:?}");
 }

@@ -83,12 +83,17 @@ impl Schema {
     /// The sections of a configuration that names it.
     pub(crate) fn sections(&self, replica: &str) -> String {
         let (name, user) = (&self.name, self.server.get_user().unwrap());
-        let (host, port) = match (&self.server.get_hosts()[0], self.server.get_ports()) {
-            (Host::Unix(path), _) => (path.display().to_string().replace('/', "%2F"), String::new()),
-            (Host::Tcp(_), ports) => (self.server.get_hostaddrs()[0].to_string(), format!(":{}", ports[0])),
+        let ports = self.server.get_ports();
+        let host = |(n, host): (usize, &Host)| match host {
+            Host::Unix(path) => path.display().to_string().replace('/', "%2F"),
+            Host::Tcp(name) => {
+                let address = self.server.get_hostaddrs().get(n).map(ToString::to_string);
+                format!("{}:{}", address.as_ref().unwrap_or(name), ports[n])
+            }
         };
+        let hosts = self.server.get_hosts().iter().enumerate().map(host).collect::<Vec<_>>().join(",");
         format!(
-            "[store]\nbackend = \"postgresql\"\nurl = \"postgres://{user}@{host}{port}/postgres\"\nschema = \"{name}\"\n\
+            "[store]\nbackend = \"postgresql\"\nurl = \"postgres://{user}@{hosts}/postgres\"\nschema = \"{name}\"\n\
              [cluster]\nname = \"{replica}\"\n"
         )
     }
@@ -207,9 +212,48 @@ impl Server {
         );
         let file = data.join("postgresql.conf");
         fs::write(&file, fs::read_to_string(&file).unwrap() + &lines).unwrap();
-        fs::write(data.join("pg_hba.conf"), "host all all 127.0.0.0/8 trust\n").unwrap();
+        let hba = "host all all 127.0.0.0/8 trust\nhost replication all 127.0.0.0/8 trust\n";
+        fs::write(data.join("pg_hba.conf"), hba).unwrap();
         server.restart();
         server
+    }
+
+    /// Starts a standby of this server.
+    pub(crate) fn start_standby(&self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        give_to_server(directory.path());
+        let mut standby = Self { directory, address: free_address(), process: None };
+        let data = standby.directory.path().join("data");
+        let primary = format!("host={} port={} user=kfwatch", self.address.ip(), self.address.port());
+        let copied = program("pg_basebackup")
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--dbname", &primary, "--pgdata"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let (ip, port) = (standby.address.ip(), standby.address.port());
+        let own = format!("listen_addresses = '{ip}'\nport = {port}\nsynchronous_standby_names = ''\n");
+        let file = data.join("postgresql.auto.conf");
+        fs::write(&file, fs::read_to_string(&file).unwrap() + &own).unwrap();
+        standby.restart();
+        standby
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) fn promote(&self) {
+        let data = self.directory.path().join("data");
+        let promoted = program("pg_ctl").args(["promote", "--wait", "--pgdata"]).arg(&data).status().unwrap();
+        assert!(promoted.success());
+    }
+
+    /// How to connect to whichever of these servers is the primary.
+    pub(crate) fn config_of_both(&self, other: &Self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.user("kfwatch").dbname("postgres");
+        for server in [self, other] {
+            config.host(server.address.ip().to_string()).port(server.address.port());
+        }
+        config
     }
 
     /// How to connect to the server under this host name.
@@ -247,7 +291,7 @@ impl Server {
             }
             // The lock file has a line with its state.
             let state = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-            state.lines().any(|line| line.trim() == "ready").then_some(())
+            state.lines().any(|line| matches!(line.trim(), "ready" | "standby")).then_some(())
         });
     }
 }
