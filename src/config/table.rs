@@ -15,7 +15,7 @@ use super::sources::KeyPath;
 use crate::domain::closest::closest;
 
 /// Keys that are planned. They are rejected until they have an effect.
-const PLANNED: [&str; 3] = ["privacy", "web.web_config_file", "store.url"];
+const PLANNED: [&str; 2] = ["privacy", "web.web_config_file"];
 
 /// A table of a configuration file, or a list of tables.
 pub(super) struct Table<'a> {

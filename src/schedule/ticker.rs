@@ -7,6 +7,7 @@
 mod manual_ticks;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -27,13 +28,14 @@ use super::{
 };
 use crate::{
     domain::{
-        clock::{Clock, Moment},
+        clock::{Clock, Moment, UnixMs},
         cron::Schedule,
         progress::{ProgressCheck, WorkProgress},
         schedule_key::ScheduleKey,
     },
     metrics::Metrics,
-    poll::{NoGuard, PollGuard},
+    poll::{NoGuard, OfficialAccount, PollGuard},
+    status::WatchedAccount,
 };
 
 /// How late a signal may be before its tick counts as missed. The scheduler checks every half second.
@@ -134,6 +136,7 @@ impl Ticker {
         self.due = self.schedule.next_after(now.wall);
         scheduler.log_clock_change(now);
         loop {
+            let next_check = self.next_check(now);
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(()) = signals.recv() => {
@@ -142,12 +145,16 @@ impl Ticker {
                         self.serve_due_tick(now, 0);
                     }
                 }
+                Ok(()) = self.official_accounts.changed() => {
+                    now = self.context.clock.now();
+                    self.catch_up();
+                }
                 Ok(()) = manual_ticks.changed() => {
                     now = self.context.clock.now();
                     self.ticks.fetch_add(1, Ordering::Relaxed);
                     self.start_sweep();
                 }
-                () = tokio::time::sleep(self.next_check(now)) => {
+                () = tokio::time::sleep(next_check) => {
                     now = self.context.clock.now();
                     self.check_clock(now);
                 }
@@ -222,6 +229,33 @@ impl Ticker {
         };
         self.has_swept |= is_first;
         self.spreading = Some((sweep, 0));
+    }
+
+    /// Queues the kf accounts of official accounts that have just come and that nobody has polled at the last tick: the replica that
+    /// owned them was gone by then.
+    fn catch_up(&mut self) {
+        let Some(served) = self.served else { return };
+        let official_accounts = Arc::clone(&self.official_accounts.borrow_and_update());
+        let known: HashSet<*const OfficialAccount> =
+            self.accounts.official_accounts().map(Arc::as_ptr).collect();
+        let is_missed = |account: &&Arc<WatchedAccount>| {
+            account.view(0).last_success_at.is_some_and(|at| at < UnixMs::from(served))
+        };
+        let missed = official_accounts.iter().flat_map(|scheduled| {
+            let is_new = !known.contains(&Arc::as_ptr(&scheduled.official_account));
+            let accounts = if is_new { scheduled.official_account.accounts() } else { Arc::default() };
+            let missed: Vec<_> = accounts.iter().filter(is_missed).cloned().collect();
+            missed.into_iter().map(move |account| (scheduled, account))
+        });
+        let mut missed = missed.peekable();
+        if missed.peek().is_none() {
+            return;
+        }
+        let sweep = Sweep::start(&self.context.metrics, &self.context.clock, self.due);
+        self.context.queue.push(missed.filter_map(|(scheduled, account)| {
+            let guard = PollGuard::try_acquire(&scheduled.official_account, &account).ok()?;
+            Some(QueuedPoll { guard, sweep: Arc::clone(&sweep), lane: scheduled.lane, retries: 0 })
+        }));
     }
 
     fn queue_due_accounts(&mut self, now: Moment) {

@@ -1,6 +1,7 @@
 //! What a user relies on when writing a configuration: the example is correct, and every mistake is reported with its
 //! location.
 
+mod cluster;
 mod comparison;
 
 use std::fs;

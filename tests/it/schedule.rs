@@ -18,11 +18,11 @@ use kfwatch::{
     domain::{
         account::Account,
         backoff::BackoffPolicy,
-        clock::{Clock, Moment},
+        clock::{Clock, Moment, UnixMs},
         cron::Schedule,
         progress::ProgressMonitor,
         schedule_key::ScheduleKey,
-        tracker::AccountTracker,
+        tracker::{AccountTracker, LastSeen},
     },
     metrics::Metrics,
     poll::{OfficialAccount, PollLimits, Poller},
@@ -195,6 +195,16 @@ impl Ticking {
 
     /// An official account with a lane of its own.
     fn official_account(&self, name: &str, kf_accounts: usize) -> ScheduledAccount {
+        self.official_account_polled_at(name, kf_accounts, None)
+    }
+
+    /// The same, whose last successful polls were at this time.
+    fn official_account_polled_at(
+        &self,
+        name: &str,
+        kf_accounts: usize,
+        last_success_at: Option<UnixMs>,
+    ) -> ScheduledAccount {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let official_account = official_account(&self.metrics, &self.ticks, &clock);
         let accounts = (1..=kf_accounts).map(|number| {
@@ -203,7 +213,9 @@ impl Ticking {
                 appid: "wx0000000000000000".into(),
                 kf_account: format!("kf{number}@{name}").into(),
             };
-            Arc::new(WatchedAccount::new(account, AccountId(1), AccountTracker::default()))
+            let last_seen = LastSeen { last_success_at, ..LastSeen::default() };
+            let tracker = AccountTracker { last_seen, ..AccountTracker::default() };
+            Arc::new(WatchedAccount::new(account, AccountId(1), tracker))
         });
         official_account.status.add_kf_accounts(accounts.collect());
         ScheduledAccount { official_account, lane: self.queue.add_lane(Arc::clone(&self.poller)) }
@@ -305,6 +317,23 @@ fn changed_official_accounts_are_polled_from_the_next_tick() {
     ticking.watch(vec![branch]);
     ticking.tick(1);
     assert_eq!(ticking.take_polled(), ["kf1@branch"]);
+}
+
+#[test]
+fn official_account_whose_last_tick_nobody_served_is_polled_at_once() {
+    let clock = ScriptedClock::starting_at("2026-11-22T07:00:58Z");
+    let ticking = Ticking::start(clock, "0 * * * * *", "UTC");
+    ticking.poll_again(1);
+    assert_eq!(ticking.take_polled(), ["kf1@shop"]);
+    let polled_at =
+        |name, at: &str| ticking.official_account_polled_at(name, 1, Some(UnixMs::from(time(at))));
+    ticking.watch(vec![
+        polled_at("polled", "2026-11-22T07:01:00.5Z"),
+        polled_at("missed", "2026-11-22T07:00:00.5Z"),
+        ticking.official_account("new", 1),
+    ]);
+    ticking.poll_again(1);
+    assert_eq!(ticking.take_polled(), ["kf1@missed"]);
 }
 
 /// A spread that lasts longer than a test, and so many kf accounts that the first polls come at once.

@@ -68,7 +68,7 @@ impl Example {
 fn has_no_effect_alone(section: &str, key: &str, value: &str) -> bool {
     match key {
         "allow_insecure" => section != "[api]",
-        "type" => true,
+        "type" | "backend" => true,
         "source" => value != "\"stable\"",
         _ => false,
     }
@@ -85,7 +85,7 @@ fn another(key: &str, value: &str) -> String {
         ("level", _) => "debug",
         ("format", _) => "json",
         ("language", _) => "zh",
-        ("path", _) => "other",
+        ("path" | "socket", _) => "other",
         ("base_url", _) => "https://wechat.example",
         ("http_version", _) => "2",
         ("proxy", _) => "http://other.example:3128",
