@@ -16,15 +16,19 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
 
-use crate::support::{
-    events::Event,
-    history::{self, History, Life},
-    postgres::{Schema, Server},
-    process::{self, Process, WeChat},
-    replay,
-    site::{CLIENT_TIMEOUT_MS, Tokens},
-    wait::{eventually, wall_ms},
-    worlds::play_worlds,
+use crate::{
+    docs::metrics::assert_cluster_families,
+    support::{
+        events::Event,
+        history::{self, History, Life},
+        metrics_page::Page,
+        postgres::{Schema, Server},
+        process::{self, Process, WeChat},
+        replay,
+        site::{CLIENT_TIMEOUT_MS, Tokens},
+        wait::{eventually, wall_ms},
+        worlds::play_worlds,
+    },
 };
 
 /// How many shards there are.
@@ -312,6 +316,7 @@ fn commands_reach_all_replicas() {
     assert!(printed.starts_with("file: resumed, with "), "{printed}");
     assert_eq!([stopped(0), stopped(1)], [Some(0.0); 2]);
 
+    assert_cluster_families(&Page::of(&cluster.replicas[&0]));
     let polls = cluster.run(1, &["poll", "--format", "json"]);
     let polled: BTreeSet<String> =
         polls.lines().map(|poll| Event::parse(poll).text("/kf_account").to_owned()).collect();

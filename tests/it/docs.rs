@@ -5,6 +5,6 @@ mod configuration;
 mod events;
 mod links;
 mod markdown;
-mod metrics;
+pub(crate) mod metrics;
 mod output;
 mod scenarios;

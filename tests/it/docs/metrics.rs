@@ -20,8 +20,13 @@ struct Documented {
     labels: BTreeSet<String>,
 }
 
-fn documented() -> BTreeMap<String, Documented> {
-    let rows = page(REFERENCE).sections().into_iter().flat_map(|section| section.rows);
+/// The heading of the families that only replicas have.
+const CLUSTER: &str = "Cluster";
+
+/// The families in the sections whose headings `is_meant` selects.
+fn documented(is_meant: impl Fn(&str) -> bool) -> BTreeMap<String, Documented> {
+    let sections = page(REFERENCE).sections().into_iter().filter(|section| is_meant(&section.heading));
+    let rows = sections.flat_map(|section| section.rows);
     let families = rows.filter_map(|row| {
         let name = row[0].strip_prefix('`')?.strip_suffix('`')?.to_owned();
         let labels = row[2].split(", ").filter(|label| !label.is_empty()).map(str::to_owned).collect();
@@ -32,7 +37,8 @@ fn documented() -> BTreeMap<String, Documented> {
 
 #[test]
 fn reference_lists_exactly_the_metrics_of_a_live_page() {
-    let (demo, documented) = (Home::new().spawn("demo --listen 127.0.0.1:0"), documented());
+    let demo = Home::new().spawn("demo --listen 127.0.0.1:0");
+    let documented = documented(|heading| heading != CLUSTER);
     let has_series = |page: &Page, name: &String| page.series_of(name).next().is_some();
     // Families of collectors and of the clock appear one after the other.
     let page_of_demo = eventually("series of each documented family", || {
@@ -55,5 +61,21 @@ fn reference_lists_exactly_the_metrics_of_a_live_page() {
     for (label, value) in page_of_demo.series.iter().flat_map(|(_, labels)| labels) {
         let is_known = !CLOSED.contains(&label.as_str()) || codes.contains(&value.as_str());
         assert!(is_known, "{label}=\"{value}\" is not in {REFERENCE}");
+    }
+}
+
+/// Asserts that the reference lists exactly the families that a replica has in addition to a daemon with SQLite.
+pub(crate) fn assert_cluster_families(page_of_replica: &Page) {
+    let (of_cluster, of_all) = (documented(|heading| heading == CLUSTER), documented(|_| true));
+    let found = page_of_replica
+        .types
+        .keys()
+        .filter(|name| !of_all.contains_key(*name) || of_cluster.contains_key(*name));
+    assert_same(&of_cluster.keys().cloned().collect(), &found.cloned().collect(), REFERENCE);
+    for (name, Documented { kind, labels }) in &of_cluster {
+        assert_eq!(kind, &page_of_replica.types[name], "type of {name}");
+        for series in page_of_replica.series_of(name) {
+            assert_same(labels, &series.keys().cloned().collect(), name);
+        }
     }
 }
