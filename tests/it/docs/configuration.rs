@@ -90,13 +90,14 @@ fn nats_credentials() -> String {
 }
 
 /// The files that shown configurations name.
-fn files() -> [(&'static str, String); 7] {
+fn files() -> [(&'static str, String); 8] {
     [
         ("shop.secret", "0123456789abcdef0123456789abcdef\n".to_owned()),
         ("platform.secret", "0123456789abcdef0123456789abcdef\n".to_owned()),
         ("tokens.header", "Authorization: Bearer secret\n".to_owned()),
         ("crm.keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n".to_owned()),
         ("kf.creds", nats_credentials()),
+        ("database.url", "postgres://kfwatch:secret@db.example:5432/kfwatch\n".to_owned()),
         ("robot.url", "https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=secret\n".to_owned()),
         (
             "accounts.d/other.toml",
