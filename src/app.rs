@@ -114,6 +114,7 @@ impl App {
             poll_log: Arc::default(),
             sink_admin: Arc::default(),
             sink_shares: Arc::default(),
+            stores: Arc::clone(&web.stores),
             cluster: membership.as_ref().map(Membership::cluster),
         };
         let replica = Replica::start(context, web, targets, Arc::new(executor)).await?;
@@ -213,7 +214,7 @@ fn web_state(
     WebState {
         table: Arc::default(),
         metrics: Arc::clone(metrics),
-        stores: ArcSwap::default(),
+        stores: Arc::default(),
         cluster,
         sinks: Arc::default(),
         settings: ArcSwap::from_pointee(replica::web_settings(config)),

@@ -42,7 +42,7 @@ use crate::{
     domain::{clock::Clock, local_time::LocalZone},
     metrics::{
         Metrics,
-        exposition::{self, ClusterView, Detail, SinkView, Stored},
+        exposition::{self, ClusterView, Detail, SinkView, Stored, share_of_shards},
     },
     reload::{ReloadRefusal, ReloadRequests},
     status::{AccountTable, ClusterStatus, Liveness, SinkStatus, SinkTable},
@@ -79,7 +79,7 @@ pub struct WebState {
     /// The closed families of metrics and their counters.
     pub metrics: Arc<Metrics>,
     /// The stores whose accounts this process owns: a file, or shards. For the event log and pending events.
-    pub(crate) stores: ArcSwap<Vec<Store>>,
+    pub(crate) stores: Arc<ArcSwap<Vec<Store>>>,
     /// The cluster, if the store is in PostgreSQL.
     pub(crate) cluster: Option<watch::Receiver<ClusterStatus>>,
     /// The status of all sinks.
@@ -153,7 +153,10 @@ impl WebState {
         Stored {
             size_bytes: stores.iter().map(Store::size_bytes).sum(),
             used_bytes: stores.iter().map(|store| *store.used_bytes().borrow()).sum(),
-            event_log_max_bytes: settings.event_log_max_bytes,
+            event_log_max_bytes: match cluster {
+                Some(_) => share_of_shards(settings.event_log_max_bytes, stores.len()),
+                None => settings.event_log_max_bytes,
+            },
             events: events.map(|events| events.into_iter().sum()),
             writes: stores.iter().map(Store::write_stats).sum(),
             sinks: self.sinks.sinks().iter().map(|sink| sink_view(sink, sinks.as_deref())).collect(),

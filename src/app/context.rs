@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::{
     dispatch::{SinkShares, admin::SinkAdmin},
     domain::clock::Clock,
     metrics::Metrics,
     poll::PollLog,
     schedule::queue::PollQueue,
-    store::Cluster,
+    store::{Cluster, Store},
 };
 
 /// What runs need of the process.
@@ -20,6 +22,8 @@ pub(super) struct RunContext {
     pub(super) poll_log: Arc<PollLog>,
     pub(super) sink_admin: Arc<SinkAdmin>,
     pub(super) sink_shares: Arc<SinkShares>,
+    /// The stores of all runs.
+    pub(super) stores: Arc<ArcSwap<Vec<Store>>>,
     /// If the store is in PostgreSQL.
     pub(super) cluster: Option<Cluster>,
 }

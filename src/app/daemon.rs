@@ -66,7 +66,7 @@ enum Cause {
     Reload(ReloadRequest),
     Shards(ShardNews),
     /// The lease of a shard has ended.
-    Lost(RunId, StoreError),
+    Lost(StoreError),
     Ownership(OwnershipRequest),
     /// `reload_interval` has passed.
     Interval,
@@ -173,7 +173,7 @@ impl Daemon {
             (run, event) = next_event(&mut replica.runs) => match event {
                 RunEvent::Left(left) => Cause::Left(run, left),
                 RunEvent::Failed(AppError::Store(error)) if may_lose(desired, &error) => {
-                    Cause::Lost(run, error)
+                    Cause::Lost(error)
                 }
                 RunEvent::Failed(error) => return Err(error),
             },
@@ -203,13 +203,7 @@ impl Daemon {
                 }
             }
             Cause::Shards(news) => note_shards(news, replica, desired).await,
-            Cause::Lost(run, error) => {
-                tracing::warn!(shard = run.0, "Shard lost: {}", crate::chain(&error));
-                if let Some(cluster) = &replica.web.cluster {
-                    cluster.borrow().counters.count_lost();
-                }
-                desired.stores.remove_lost();
-            }
+            Cause::Lost(error) => note_lost(replica, desired, &error),
             Cause::Ownership(request) => {
                 request.apply_to(desired);
                 _ownership_request = Some(request);
@@ -259,7 +253,7 @@ async fn note_shards(news: ShardNews, replica: &mut Replica, desired: &mut Desir
         }
         ShardNews::Acquired(acquired) => {
             // A shard may have been lost and acquired again before this was noticed. Its former run ends first.
-            desired.stores.remove_lost();
+            note_lost(replica, desired, &StoreError::LeaseLost);
             if acquired.iter().any(|(shard, _)| replica.runs.contains_key(&RunId::from(*shard)))
                 && let Err(error) = replica.reconcile(desired.clone()).await
             {
@@ -267,6 +261,17 @@ async fn note_shards(news: ShardNews, replica: &mut Replica, desired: &mut Desir
             }
             desired.stores.insert(acquired);
         }
+    }
+}
+
+/// Removes the shards that are lost from the desired ones. Several are often lost together, and the first one that is noticed is the reason.
+fn note_lost(replica: &Replica, desired: &mut Desired, error: &StoreError) {
+    let lost = desired.stores.remove_lost();
+    if lost > 0 {
+        tracing::warn!("Lost {}: {}", counted(lost as u64, "shard"), crate::chain(error));
+    }
+    if let Some(cluster) = &replica.web.cluster {
+        cluster.borrow().counters.count_lost(lost as u64);
     }
 }
 

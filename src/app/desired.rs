@@ -237,11 +237,12 @@ impl OwnedStores {
         }
     }
 
-    /// Removes shards that are lost for good.
-    pub(super) fn remove_lost(&mut self) {
-        if let Self::Shards(shards) = self {
-            shards.retain(|_, store| store.lost().now_or_never().is_none());
-        }
+    /// Removes shards that are lost for good. Returns how many.
+    pub(super) fn remove_lost(&mut self) -> usize {
+        let Self::Shards(shards) = self else { return 0 };
+        let before = shards.len();
+        shards.retain(|_, store| store.lost().now_or_never().is_none());
+        before - shards.len()
     }
 
     /// Releases the shards.

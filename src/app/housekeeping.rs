@@ -18,6 +18,7 @@ use crate::{
     config,
     dispatch::admin::SinkAdmin,
     domain::{clock::Clock, failure_streak::FailureStreak},
+    metrics::exposition::share_of_shards,
     status::{AccountTable, WatchedAccount},
     store::{LastSeenUpdate, PruneLimits, Pruned, SizeLimit, SizePruneOutcome, Store, StoreError},
 };
@@ -59,6 +60,8 @@ pub(super) struct Housekeeping {
     pub(super) table: Arc<AccountTable>,
     pub(super) sinks: Arc<SinkAdmin>,
     pub(super) limits: Arc<ArcSwap<config::StoreConfig>>,
+    /// All stores of this process.
+    pub(super) stores: Arc<ArcSwap<Vec<Store>>>,
     /// Failures of the store, so that a lasting failure is logged once and not every half minute.
     pub(super) store_failures: Mutex<FailureStreak<Discriminant<StoreError>>>,
 }
@@ -147,18 +150,36 @@ impl Housekeeping {
     /// Never returns.
     async fn prune_when_full(&self) {
         let mut used = self.store.used_bytes();
-        // Fails only when the store is closed, at the end of a drain. A limit that was lowered applies from the next commit on.
-        while used.wait_for(|used| *used > self.share_of_limit(PRUNE_FROM_PERCENT)).await.is_ok() {
-            if let Err(error) = self.prune_to_size(self.share_of_limit(PRUNE_TO_PERCENT)).await {
-                self.log_store_failure("Could not remove events from the full store", &error);
-                tokio::time::sleep(ROOM_RETRY_AFTER).await;
+        loop {
+            if *used.borrow_and_update() > self.share_of_limit(PRUNE_FROM_PERCENT) {
+                if let Err(error) = self.prune_to_size(self.share_of_limit(PRUNE_TO_PERCENT)).await {
+                    self.log_store_failure("Could not remove events from the full store", &error);
+                    tokio::time::sleep(ROOM_RETRY_AFTER).await;
+                }
+            } else if used.changed().await.is_err() {
+                // The store is closed, at the end of a drain. A limit that was lowered applies from the next commit on.
+                std::future::pending().await
             }
         }
-        std::future::pending().await
     }
 
     fn share_of_limit(&self, percent: u64) -> u64 {
-        self.limits.load().event_log_max_bytes / 100 * percent
+        self.max_bytes() / 100 * percent
+    }
+
+    /// How many bytes this store may use. The shards of a cluster share the maximum: a replica may use as large a part of it as it has of
+    /// the shards, and each of its shards as large a part of that as it uses.
+    fn max_bytes(&self) -> u64 {
+        let limits = self.limits.load();
+        if limits.location.file().is_some() {
+            return limits.event_log_max_bytes;
+        }
+        let stores = self.stores.load();
+        let of_replica = share_of_shards(limits.event_log_max_bytes, stores.len());
+        let used = |store: &Store| *store.used_bytes().borrow();
+        let all = stores.iter().map(used).sum::<u64>().max(1);
+        let of_shard = u128::from(of_replica) * u128::from(used(&self.store)) / u128::from(all);
+        u64::try_from(of_shard).unwrap_or(of_replica)
     }
 
     /// Removes the oldest events until the store is at most this large or contains no more events.
@@ -169,7 +190,7 @@ impl Housekeeping {
             match self.store.prune_to_size(limit).await? {
                 SizePruneOutcome::Removed { events: removed } => events += removed,
                 SizePruneOutcome::Blocked { sink, cursor } => {
-                    let is_full = *self.store.used_bytes().borrow() > self.limits.load().event_log_max_bytes;
+                    let is_full = *self.store.used_bytes().borrow() > self.max_bytes();
                     // Wait once in any case, then as long as the cursor advances and the store is not full.
                     let may_take_time =
                         waited_for.replace(cursor).is_none_or(|before| before != cursor && !is_full);

@@ -65,15 +65,19 @@ impl AskReplicas for ReplicaCommands {
 /// Carries out the commands that were written for all replicas, until it is aborted.
 pub(super) async fn carry_out_commands(cluster: Cluster, executor: Arc<CommandExecutor>) {
     let mut running: FuturesUnordered<BoxFuture<'static, Uuid>> = FuturesUnordered::new();
-    // Those that are being carried out have no answer yet.
-    let mut known = BTreeSet::new();
+    // Those that are being carried out have no answer yet; those from before this replica started are none of its business.
+    let mut known: Option<BTreeSet<Uuid>> = None;
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            Some(done) = running.next() => { known.remove(&done); },
+            Some(done) = running.next() => { known.get_or_insert_default().remove(&done); },
             _ = looks.tick() => match cluster.unanswered_commands().await {
                 Ok(commands) => {
+                    let Some(known) = &mut known else {
+                        known = Some(commands.into_iter().map(|(id, _)| id).collect());
+                        continue;
+                    };
                     let new = commands.into_iter().filter(|(id, _)| known.insert(*id));
                     running.extend(new.map(|(id, command)| {
                         carry_out(cluster.clone(), Arc::clone(&executor), id, command).boxed()

@@ -262,6 +262,7 @@ impl Run {
             table: Arc::clone(&self.table),
             sinks: Arc::clone(&self.context.sink_admin),
             limits: Arc::clone(&self.limits),
+            stores: Arc::clone(&self.context.stores),
             store_failures: Mutex::default(),
         };
         let task = housekeeping.run(self.polls_done.clone());

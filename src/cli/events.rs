@@ -179,7 +179,7 @@ async fn selected_accounts(
     if selected.is_empty() && filter.account.is_some() {
         // It may be a nickname, which only a daemon knows.
         let request =
-            async { ControlClient::new(config.control.socket_path())?.sessions(filter.clone()).await };
+            async { ControlClient::new(config.control.path_of_daemon())?.sessions(filter.clone()).await };
         let rows = ask_daemon(&config.control, request).await?.unwrap_or_default();
         let with_nickname = rows.into_iter().filter_map(|row| match row {
             SessionReport::KfAccount(found) => Some(AccountFilter {

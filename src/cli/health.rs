@@ -24,7 +24,7 @@ pub(super) struct HealthArgs {
 
 pub(super) async fn run(args: HealthArgs) -> Result<(), CliError> {
     let control = Config::load_control(&args.config.find()?, &Environment::from_process())?;
-    let answer = async { ControlClient::new(control.socket_path())?.health(TIMEOUT).await };
+    let answer = async { ControlClient::new(control.path_of_daemon())?.health(TIMEOUT).await };
     match answer.await {
         Ok(()) => output::print("The daemon makes progress.\n".to_owned()).await,
         Err(ControlClientError::Refused(stalls)) => Err(anyhow::Error::msg(stalls).into()),

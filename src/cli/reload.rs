@@ -41,7 +41,7 @@ impl ReloadArgs {
 
 pub(super) async fn run(args: ReloadArgs) -> Result<(), CliError> {
     let control = Config::load_control(&args.config.find()?, &Environment::from_process())?;
-    let request = async { ControlClient::new(control.socket_path())?.reload(args.mode()).await };
+    let request = async { ControlClient::new(control.path_of_daemon())?.reload(args.mode()).await };
     let Some(outcome) = ask_daemon(&control, request).await? else {
         // A mistake may be the reason why the daemon is searched in the wrong place.
         args.config.load_local()?;

@@ -108,7 +108,8 @@ pub(super) async fn run(args: SessionsArgs) -> Result<(), CliError> {
 
 /// Asks the daemon, or reads the store and says why something is missing.
 async fn read(config: &LocalConfig, filter: &AccountFilter) -> Result<Vec<SessionReport>, CliError> {
-    let request = async { ControlClient::new(config.control.socket_path())?.sessions(filter.clone()).await };
+    let request =
+        async { ControlClient::new(config.control.path_of_daemon())?.sessions(filter.clone()).await };
     if let Some(rows) = ask_daemon(&config.control, request).await? {
         return Ok(rows);
     }

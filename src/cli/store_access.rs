@@ -35,7 +35,7 @@ pub(super) struct RunningDaemon {
 /// Carries out a read-only command on sinks.
 pub(super) async fn read_sinks(config: &LocalConfig, command: SinkCommand) -> Result<SinkAnswer, CliError> {
     init_logging("warn", config.log.format)?;
-    let request = async { ControlClient::new(config.control.socket_path())?.sinks(command.clone()).await };
+    let request = async { ControlClient::new(config.control.path_of_daemon())?.sinks(command.clone()).await };
     if let Some(answer) = ask_daemon(&config.control, request).await? {
         return Ok(answer);
     }
@@ -116,7 +116,7 @@ impl StoreAccess {
 
     fn daemon(control: &ControlConfig, pid: Option<u32>) -> Result<Self, CliError> {
         let name = daemon_name(control, pid);
-        match ControlClient::new(control.socket_path()) {
+        match ControlClient::new(control.path_of_daemon()) {
             Ok(client) => {
                 let client = client.on_note(|note| output::note(note));
                 Ok(Self::Daemon(RunningDaemon { client, name }))

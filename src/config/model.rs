@@ -141,7 +141,12 @@ pub struct ClusterConfig {
 pub struct ControlConfig {
     /// The control socket of the daemon.
     pub socket: SocketLocation,
+    /// Whether it is where a replica has it by default.
+    pub is_default: bool,
 }
+
+/// The name of the socket in the directory that systemd gives to the daemon.
+pub(super) const RUNTIME_SOCKET: &str = "control.sock";
 
 /// Where a control socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +168,15 @@ impl ControlConfig {
             }
             SocketLocation::At(path) => path.clone(),
         }
+    }
+}
+
+impl ControlConfig {
+    /// The path of the socket of a running daemon. A command does not see the directory that systemd gives to the daemon.
+    pub fn path_of_daemon(&self) -> PathBuf {
+        let path = self.socket_path();
+        let other = path.with_file_name(RUNTIME_SOCKET);
+        if self.is_default && !path.exists() && other.exists() { other } else { path }
     }
 }
 

@@ -9,7 +9,9 @@ use reqwest::Url;
 use secrecy::ExposeSecret;
 
 use super::ca_file::check_ca_file;
-use super::model::{ClusterConfig, ControlConfig, SocketLocation, StoreConfig, StoreLocation};
+use super::model::{
+    ClusterConfig, ControlConfig, RUNTIME_SOCKET, SocketLocation, StoreConfig, StoreLocation,
+};
 use super::raw;
 use super::secret::SecretSetting;
 use super::setting::{Section, Setting};
@@ -204,20 +206,22 @@ fn check_control(
     (backend, path, name): (Backend, &PathBuf, &str),
     control: &mut Table<'_>,
 ) -> ControlConfig {
+    let mut is_default = false;
     let socket = match (control.path("socket", socket), backend) {
         (Some(socket), _) => SocketLocation::At(socket),
         (None, Backend::Sqlite) => SocketLocation::BesideFile(path.clone()),
         (None, Backend::Postgresql) => {
+            is_default = true;
             let directory = control.context.environment.get("RUNTIME_DIRECTORY");
             // systemd separates several directories with colons.
             let directory = directory.and_then(|all| all.split(':').next()).filter(|first| !first.is_empty());
             SocketLocation::At(match directory {
-                Some(directory) => PathBuf::from(directory).join("control.sock"),
+                Some(directory) => PathBuf::from(directory).join(RUNTIME_SOCKET),
                 None => PathBuf::from(SOCKET_DIRECTORY).join(format!("{name}.sock")),
             })
         }
     };
-    ControlConfig { socket }
+    ControlConfig { socket, is_default }
 }
 
 impl Backend {

@@ -16,7 +16,7 @@ mod stored;
 
 use self::family::Family;
 pub use self::{
-    cluster::ClusterView,
+    cluster::{ClusterView, share_of_shards},
     series::{ConfiguredParts, SeriesCount},
     stored::{SinkView, Stored},
 };

@@ -77,8 +77,8 @@ impl ClusterCounters {
         self.takeovers[reason as usize].load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count_lost(&self) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_lost(&self, shards: u64) {
+        self.lost.fetch_add(shards, Ordering::Relaxed);
     }
 
     pub(crate) fn lost(&self) -> u64 {

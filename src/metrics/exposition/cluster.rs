@@ -4,7 +4,10 @@ use super::{
     Page, Stored,
     family::{Family, counter, gauge},
 };
-use crate::status::{ClusterStatus, Takeover};
+use crate::{
+    domain::shard::ShardNumber,
+    status::{ClusterStatus, Takeover},
+};
 
 /// The cluster at the last heartbeat.
 #[derive(Clone, Debug)]
@@ -12,6 +15,11 @@ pub struct ClusterView {
     pub(crate) status: ClusterStatus,
     /// Whether this replica may act for its shards.
     pub(crate) is_trusted: bool,
+}
+
+/// The part of a maximum for the whole cluster that a replica with so many shards has.
+pub fn share_of_shards(maximum: u64, shards: usize) -> u64 {
+    maximum / ShardNumber::COUNT.unsigned_abs() as u64 * shards as u64
 }
 
 pub(super) const FAMILIES: [Family<ClusterView>; 8] = [
