@@ -167,19 +167,15 @@ impl Housekeeping {
         self.max_bytes() / 100 * percent
     }
 
-    /// How many bytes this store may use. The shards of a cluster share the maximum: a replica may use as large a part of it as it has of
-    /// the shards, and each of its shards as large a part of that as it uses.
+    /// How many bytes this store may use.
     fn max_bytes(&self) -> u64 {
         let limits = self.limits.load();
         if limits.location.file().is_some() {
             return limits.event_log_max_bytes;
         }
-        let stores = self.stores.load();
-        let of_replica = share_of_shards(limits.event_log_max_bytes, stores.len());
         let used = |store: &Store| *store.used_bytes().borrow();
-        let all = stores.iter().map(used).sum::<u64>().max(1);
-        let of_shard = u128::from(of_replica) * u128::from(used(&self.store)) / u128::from(all);
-        u64::try_from(of_shard).unwrap_or(of_replica)
+        let of_all: Vec<u64> = self.stores.load().iter().map(used).collect();
+        max_bytes_of_shard(limits.event_log_max_bytes, used(&self.store), &of_all)
     }
 
     /// Removes the oldest events until the store is at most this large or contains no more events.
@@ -247,5 +243,43 @@ impl Housekeeping {
         if let Some(recovery) = failure_streak.succeeded(self.clock.now()) {
             tracing::info!(failures = recovery.failures, "Times of the last polls are stored again");
         }
+    }
+}
+
+/// How many bytes a shard may use that uses `own` now. The shards of a cluster share the maximum: a replica may use as large a part of it as it
+/// has of the shards, and each of its shards as large a part of that as it uses. So nothing is removed until the replica uses its whole
+/// part. `of_all`: what each shard of the replica uses.
+fn max_bytes_of_shard(maximum: u64, own: u64, of_all: &[u64]) -> u64 {
+    let used: u64 = of_all.iter().sum();
+    let of_replica = share_of_shards(maximum, of_all.len());
+    if used == 0 || used <= of_replica / 2 {
+        // Far from it. Also before the shards are known.
+        return maximum;
+    }
+    let of_shard = u128::from(of_replica) * u128::from(own) / u128::from(used);
+    u64::try_from(of_shard).unwrap_or(maximum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAXIMUM: u64 = 64_000;
+
+    #[test]
+    fn shard_may_grow_as_long_as_its_replica_has_room() {
+        for (own, of_all) in
+            [(0, &[][..]), (500, &[]), (0, &[0]), (400, &[400]), (5, &[5, 490, 505, 400]), (900, &[900, 0])]
+        {
+            assert!(max_bytes_of_shard(MAXIMUM, own, of_all) >= own * 2, "{own} of {of_all:?}");
+        }
+    }
+
+    #[test]
+    fn shards_of_a_full_replica_share_what_it_may_use() {
+        let of_all = [3_000, 1_000, 0];
+        let limits = of_all.map(|own| max_bytes_of_shard(MAXIMUM, own, &of_all));
+        assert_eq!(limits, [2_250, 750, 0]);
+        assert_eq!(limits.iter().sum::<u64>(), share_of_shards(MAXIMUM, of_all.len()));
     }
 }
