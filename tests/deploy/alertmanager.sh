@@ -58,6 +58,11 @@ ours_goes_to operators alertname=WechatKfAccountUnbound severity=warning officia
 ours_goes_to operators alertname=WechatKfNoAccountsWatched severity=warning official_account=shop
 ours_goes_to operators alertname=WechatKfCollectorStale severity=info official_account=shop collector=online
 ours_goes_to everybody alertname=WechatKfTargetDown severity=critical job=kfwatch instance=127.0.0.1:9877
+for name in ShardsUnowned DatabaseUnreachable; do
+    ours_goes_to everybody "alertname=WechatKf$name" severity=critical
+done
+ours_goes_to operators alertname=WechatKfReplicaDown severity=warning job=kfwatch instance=127.0.0.1:9877
+ours_goes_to operators alertname=WechatKfReplicasDisagree severity=warning
 ours_goes_to everybody alertname=WechatKfTokenRefreshFailing severity=critical official_account=shop
 ours_goes_to everybody alertname=WechatKfMostOfficialAccountsFailing severity=critical instance=127.0.0.1:9877
 ours_goes_to everybody alertname=WechatKfSinkSuspended severity=critical instance=127.0.0.1:9877 sink=crm

@@ -16,7 +16,7 @@ use self::alerts::{list, yaml};
 use crate::support::{
     alertmanager::{Alertmanager, Receiver},
     kit::{minutes_as_seconds, routes_to, shipped, shorter},
-    metrics_page::Page,
+    metrics_page::{Page, labels_of_cluster},
     process::{Home, Process, WeChat, appid, get, quiet},
     prometheus::Prometheus,
     promql::{Selector, grouping_labels, labels_found, selectors},
@@ -323,8 +323,14 @@ fn of_recording(rules: &BTreeMap<String, String>, name: &str) -> BTreeSet<String
     }
 }
 
-/// Checks that the selector matches series of the page, and returns their labels.
+/// Checks that the selector matches series of the page, or of that of a replica, and returns their labels.
 fn named_by(page: &Page, rule: &str, selector: &Selector) -> BTreeSet<String> {
+    if let Some(labels) = labels_of_cluster(&selector.metric) {
+        let mut matched = selector.matchers.iter().map(|(label, ..)| label.as_str());
+        let are_known = matched.all(|label| OF_PROMETHEUS.contains(&label) || labels.contains(&label));
+        assert!(are_known, "{rule}: {} has only {labels:?}", selector.metric);
+        return labels.iter().map(|label| (*label).to_owned()).collect();
+    }
     // Created by Prometheus itself.
     if selector.metric == "up" {
         return BTreeSet::new();

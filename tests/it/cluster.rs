@@ -21,7 +21,7 @@ use crate::{
     support::{
         events::Event,
         history::{self, History, Life},
-        metrics_page::Page,
+        metrics_page::{OF_CLUSTER, Page},
         postgres::{Schema, Server},
         process::{self, Process, WeChat},
         replay,
@@ -312,6 +312,13 @@ fn commands_reach_all_replicas() {
     let printed = cluster.run(0, &["sinks", "stop", "file"]);
     assert!(printed.starts_with("file: stopped, with "), "{printed}");
     assert_eq!([stopped(0), stopped(1)], [Some(1.0); 2]);
+    // The tests of rules and dashboards rely on this list.
+    let page = Page::read(&cluster.metrics(0));
+    for (family, labels) in OF_CLUSTER {
+        let mut series =
+            page.series_of(family).map(|series| series.keys().map(String::as_str).collect::<Vec<_>>());
+        assert!(series.next().is_some_and(|found| found == labels), "{family}");
+    }
     let printed = cluster.run(1, &["sinks", "resume", "file"]);
     assert!(printed.starts_with("file: resumed, with "), "{printed}");
     assert_eq!([stopped(0), stopped(1)], [Some(0.0); 2]);

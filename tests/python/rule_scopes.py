@@ -44,6 +44,10 @@ OF_INSTANCE = {
     "kfwatch_store_used_bytes": "1000x{minutes}",
     "kfwatch_store_event_log_max_bytes": "1000x{minutes}",
     "kfwatch_upstream_clock_skew_seconds": ALWAYS_0,
+    "kfwatch_cluster_shards": "64x{minutes}",
+    "kfwatch_cluster_shards_unowned": ALWAYS_0,
+    "kfwatch_cluster_config_mismatch": ALWAYS_0,
+    "kfwatch_lease_trusted": ALWAYS_1,
 }
 OF_SINK = {
     "kfwatch_sink_pending_events": ALWAYS_0,

@@ -20,6 +20,8 @@ RUNBOOK = pathlib.Path("deploy/runbook.md")
 OVERVIEW = pathlib.Path("deploy/README.md")
 RULES = pathlib.Path("deploy/prometheus/kfwatch.rules.yml")
 ERRCODES = pathlib.Path("src/domain/errcode.rs")
+# The metrics that only a replica of a cluster exports.
+OF_CLUSTER = pathlib.Path("src/metrics/exposition/cluster.rs")
 # Sections that do not belong to an alert.
 OTHER_SECTIONS = {"First five minutes", "Calling WeChat by hand", "Errcodes"}
 # The rules of alerts' texts about codes, and the codes that need none.
@@ -130,6 +132,7 @@ def check_reasons(complaints):
 
 def check_metrics(text, page, complaints):
     families = set(re.findall(r"^# TYPE (\w+) ", pathlib.Path(page).read_text(), flags=re.MULTILINE))
+    families |= set(re.findall(r'"(kfwatch_\w+)"', OF_CLUSTER.read_text()))
     named = set(re.findall(r"(?<!:)\b(?:wechat_kf|kfwatch|process)_[a-z_]+\b", text))
     unknown = {name for name in named if name not in families and re.sub(SUFFIXES, "", name) not in families}
     complaints.unless(not unknown, f"metrics that do not exist: {sorted(unknown)}")

@@ -7,6 +7,24 @@ use crate::support::process::Process;
 /// Names and values.
 pub(crate) type Labels = BTreeMap<String, String>;
 
+/// Families that only a replica of a cluster exports, each with its labels: the page of a daemon with an SQLite store lacks them.
+pub(crate) const OF_CLUSTER: [(&str, &[&str]); 9] = [
+    ("kfwatch_cluster_shards", &[]),
+    ("kfwatch_cluster_shards_unowned", &[]),
+    ("kfwatch_cluster_replicas", &[]),
+    ("kfwatch_cluster_config_mismatch", &[]),
+    ("kfwatch_cluster_clock_skew_seconds", &[]),
+    ("kfwatch_shards_owned", &[]),
+    ("kfwatch_lease_trusted", &[]),
+    ("kfwatch_shards_lost_total", &[]),
+    ("kfwatch_shard_takeovers_total", &["reason"]),
+];
+
+/// Returns the labels of a family of [`OF_CLUSTER`], or `None` for any other.
+pub(crate) fn labels_of_cluster(family: &str) -> Option<&'static [&'static str]> {
+    OF_CLUSTER.iter().find(|(name, _)| *name == family).map(|(_, labels)| *labels)
+}
+
 /// A parsed page of metrics.
 pub(crate) struct Page {
     /// Types of the families, by name.
