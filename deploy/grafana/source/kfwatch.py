@@ -4,7 +4,7 @@ import pathlib
 import re
 
 from panels import (
-    INSTANCE, OFFICIAL_ACCOUNT, PER_MINUTE, SINK, annotations, column, dashboard, gauges, heatmap, lines, of_cluster, override,
+    INSTANCE, OFFICIAL_ACCOUNT, PER_MINUTE, SINK, annotations, column, dashboard, fixed, gauges, heatmap, lines, of_cluster, override,
     own, row, runbook_link, stat, states, steps, table, timeline,
 )
 
@@ -14,15 +14,26 @@ ALERTS = dict(re.findall(r"- alert: (\w+)(?:\n(?! +- alert:).*)*?\n +severity: (
 
 THIRD, HALF, QUARTER = (8, 8), (12, 8), (6, 8)
 CALLS = (8, 9)
+ONLY_POSTGRESQL = "Only with PostgreSQL"
 UP = states(_0=("down", "red"), _1=("up", "green"))
 SUCCEEDED = states(_0=("failed", "red"), _1=("succeeded", "green"))
+
+# What a replica saw at its last heartbeat, if that was not long ago, and replicas that are down while another one works.
+TRUSTED = "and on (I) kfwatch_lease_trusted{I} == 1"
+REPLACED = "last_over_time(kfwatch_cluster_shards{I}[1d]) and on (cluster, namespace) kfwatch_lease_trusted{I} == 1"
 
 SEVERITIES = {"critical": "red", "warning": "orange", "info": "blue"}
 # States that need attention: the alert that they may raise, the text, and a query that has values while it is so. The table needs
 # no alert rules, and no series ALERTS.
 PROBLEMS = [
     ("WechatKfAbsent", "Nothing is scraped", "absent(kfwatch_build_info{I})"),
-    ("WechatKfTargetDown", "Cannot be scraped", own("max by (job, I) (up{I}) == 0")),
+    ("WechatKfTargetDown", "Cannot be scraped", own("max by (job, I) (up{I}) == 0") + f" unless on (I) ({REPLACED})"),
+    ("WechatKfReplicaDown", "Replica cannot be scraped", own("max by (job, I) (up{I}) == 0") + f" and on (I) ({REPLACED})"),
+    ("WechatKfDatabaseUnreachable", "No replica reaches the database", "max by (cluster, namespace) (kfwatch_lease_trusted{I}) == 0"),
+    ("WechatKfShardsUnowned", "Shards without an owner",
+     f"max by (cluster, namespace) (kfwatch_cluster_shards_unowned{{I}} {TRUSTED}) > 0"),
+    ("WechatKfReplicasDisagree", "Replicas have different configurations",
+     f"max by (cluster, namespace) (kfwatch_cluster_config_mismatch{{I}} {TRUSTED}) == 1"),
     ("WechatKfStoreFailing", "The store cannot be written", "min by (I) (kfwatch_store_last_write_successful{I}) == 0"),
     ("WechatKfTokenRefreshFailing", "No access token", "min by (O) (kfwatch_token_last_refresh_successful{O}) == 0"),
     ("WechatKfQuotaExhausted", "No quota left today", "min by (O) (wechat_kf_api_quota_remaining{O}) == 0"),
@@ -289,4 +300,36 @@ KFWATCH = dashboard(
     lines(55, "Age of the configuration",
           "Time since kfwatch was started or last applied its configuration. It does not fall while reloads are refused.", THIRD,
           {INSTANCE: "max by (I) (time() - kfwatch_config_last_reload_success_timestamp_seconds{I})"}, "s"),
+
+    row(56, "Cluster"),
+    lines(57, "Shards by replica",
+          "Shards that each replica owns, and those that nobody owns. There are 64 in all. They are balanced by the number of kf accounts, "
+          "so the numbers of shards may differ. A few seconds without an owner are usual when a replica ends.", THIRD,
+          {INSTANCE: "max by (I) (kfwatch_shards_owned{I})",
+           "Without an owner {{cluster}}": f"max by (cluster, namespace) (kfwatch_cluster_shards_unowned{{I}} {TRUSTED})"},
+          "short", stacked=True, step=True, overrides=[override("/^Without an owner/", "byRegexp", color=fixed("red"))],
+          noValue=ONLY_POSTGRESQL),
+    lines(58, "Living replicas",
+          "Replicas whose heartbeat the database had in the last nine seconds. A lower number than you have: one is not running, or "
+          "cannot reach the database.", THIRD,
+          {"Replicas {{namespace}} {{cluster}}": f"max by (cluster, namespace) (kfwatch_cluster_replicas{{I}} {TRUSTED})"},
+          "short", step=True, calcs=("lastNotNull", "min"), noValue=ONLY_POSTGRESQL),
+    timeline(59, "Lease",
+             "Whether a replica may act for its shards. Red: the database has not answered its heartbeats for eight seconds. It polls "
+             "nobody, and others acquire its shards if they reach the database.", THIRD,
+             "min by (I) (kfwatch_lease_trusted{I})", INSTANCE, states(_0=("not trusted", "red"), _1=("trusted", "green"))),
+    lines(60, "Shards acquired and lost",
+          "Released: the owner stopped properly, or gave the shard away to balance the load. Expired: it sent no heartbeats. Restart: a "
+          "replica continues with the shards of its predecessor of the same name. Lost: another replica has acquired it meanwhile.", THIRD,
+          {"Acquired: {{reason}}": "sum by (reason) (increase(kfwatch_shard_takeovers_total{I}[R]))",
+           "Lost": "sum(increase(kfwatch_shards_lost_total{I}[R]))"},
+          "short", bars=True, axis={"axisSoftMax": 1}, colours={"Lost": "red"}, noValue=ONLY_POSTGRESQL),
+    timeline(61, "Agreement",
+             "Whether all living replicas have the same configuration, as each of them sees it. While they differ, nothing is recorded as "
+             "removed.", THIRD,
+             "max by (I) (kfwatch_cluster_config_mismatch{I})", INSTANCE, states(_0=("the same", "green"), _1=("different", "orange"))),
+    lines(62, "Clocks of replicas and database",
+          "How far the clock of each replica and that of the database are apart. Leases do not depend on it, but times in events do: "
+          "above a few seconds, synchronize both with NTP.", THIRD,
+          {INSTANCE: "max by (I) (kfwatch_cluster_clock_skew_seconds{I})"}, "s", axis={"axisSoftMax": 5}, noValue=ONLY_POSTGRESQL),
 ])

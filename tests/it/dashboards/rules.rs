@@ -62,6 +62,7 @@ const FIXED_WINDOWS: &[(&str, u64, &str)] = &[
     ("kfwatch_api_requests_total", 900, "a day's need is computed from more than one tick of a schedule"),
     ("process_cpu_seconds_total", 600, "it counts whole seconds, so that a short window shows spikes"),
     ("kfwatch_build_info", 86_400, "a target that is down for hours is still one of kfwatch"),
+    ("kfwatch_cluster_shards", 86_400, "a replica that is down for hours is still one"),
     ("kfwatch_build_info", 900, "a version that was there before a restart is not new"),
 ];
 
