@@ -222,7 +222,8 @@ impl Daemon {
                     reloader.reload(replica, desired, ReloadMode::Apply, ReloadTrigger::Interval).await;
                 return if outcome.is_ok() { Reconciled::Completely } else { Reconciled::Nothing };
             }
-            Cause::Retry => {}
+            // A shard may have been lost before its run started.
+            Cause::Retry => note_lost(replica, desired, &StoreError::LeaseLost),
         }
         match replica.reconcile(desired.clone()).await {
             // What was to be retired waits until everything else is as configured.
