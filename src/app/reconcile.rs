@@ -6,7 +6,7 @@
 //! futures may be dropped.
 //!
 //! What can only happen later is [deferred](Prepared::deferred): a part that left cannot start again before its end is recorded. The
-//! caller reconciles again with the same desired state when [`Replica::left`] reports that.
+//! caller reconciles again with the same desired state when [`Run::next_event`] reports that.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -21,9 +22,11 @@ use crate::{
     support::{
         events::Event,
         history::{self, History, Life},
+        loopback::free_address,
         metrics_page::{OF_CLUSTER, Page},
         postgres::{Schema, Server},
-        process::{self, Process, WeChat},
+        process::{self, Home, Process, WeChat},
+        prometheus::Prometheus,
         replay,
         site::{CLIENT_TIMEOUT_MS, Tokens},
         wait::{eventually, wall_ms},
@@ -52,6 +55,8 @@ struct Cluster {
     directory: TempDir,
     replicas: BTreeMap<usize, Process>,
     runtime: Runtime,
+    /// Where each replica listens.
+    addresses: BTreeMap<usize, SocketAddr>,
     /// When the owner of each kf account was killed or paused.
     ends_ms: BTreeMap<String, Vec<i64>>,
     begun_ms: i64,
@@ -67,6 +72,7 @@ impl Cluster {
             directory: tempfile::tempdir().unwrap(),
             replicas: BTreeMap::new(),
             runtime: Runtime::new().unwrap(),
+            addresses: (0..3).map(|replica| (replica, free_address())).collect(),
             ends_ms: BTreeMap::new(),
             begun_ms: wall_ms(),
         }
@@ -85,11 +91,12 @@ impl Cluster {
     fn configure(&self, replica: usize, schedule: &str) -> PathBuf {
         let path = |name: &str| self.directory.path().join(format!("{replica}.{name}"));
         let mut text = format!(
-            "[web]\nlisten = \"127.0.0.1:0\"\n{}[control]\nsocket = {:?}\n\
+            "[web]\nlisten = \"{}\"\n{}[control]\nsocket = {:?}\n\
              [api]\nbase_url = \"{}\"\nconnect_timeout = \"1s\"\ntimeout = \"{CLIENT_TIMEOUT_MS}ms\"\n\
              [poll]\nschedule = \"{schedule}\"\n\
              [collectors]\nkf_list = \"off\"\nonline = \"off\"\nwaiting = \"off\"\nquota = \"off\"\n\
              [[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = {:?}\n",
+            self.addresses[&replica],
             self.schema.sections(&format!("replica-{replica}")),
             path("sock"),
             self.wechat.simulator().base_url(),
@@ -440,6 +447,56 @@ fn promotion_of_a_synchronous_standby_loses_nothing() {
     cluster.settle(None);
     let (tally, _) = cluster.conclude();
     assert!(tally.started > 50, "{tally:?}");
+}
+
+/// How often Prometheus scrapes, in seconds.
+const SCRAPE: usize = 5;
+
+#[test]
+#[ignore = "needs PostgreSQL and Prometheus; tests/run.sh runs it"]
+fn sums_in_prometheus_are_never_above_the_truth_while_shards_move() {
+    let customers = CustomerFlow { gap: None, stay: None, ..world(6).customers };
+    let mut cluster = Cluster::of(Scenario { customers, ..world(6) }, Schema::configured());
+    (0..3).for_each(|replica| cluster.start(replica));
+    let targets: Vec<String> = cluster.addresses.values().map(SocketAddr::to_string).collect();
+    let home = Home::new();
+    let prometheus = Prometheus::start(
+        &home,
+        &format!(
+            "global: {{scrape_interval: {SCRAPE}s}}\nscrape_configs:\n  - job_name: kfwatch\n    \
+             static_configs: [{{targets: {targets:?}}}]\n"
+        ),
+    );
+    const SESSIONS: &str = "sum(max by (official_account, kf_account) (wechat_kf_active_sessions))";
+    cluster.settle(None);
+    let truth = cluster.wechat.control().ledger().sessions.len() as f64;
+    eventually("Prometheus sees all sessions", || (prometheus.query(SESSIONS) == [truth]).then_some(()));
+    let from = wall_ms() / 1_000;
+    let takeovers = takeovers();
+    for n in 0..takeovers {
+        cluster.stop(n % 3);
+        cluster.settle(None);
+        cluster.start(n % 3);
+        cluster.settle(None);
+    }
+    let seen = prometheus.each_second(SESSIONS, from, wall_ms() / 1_000);
+    let highest = seen.iter().flatten().copied().fold(0.0, f64::max);
+    let is_below = |value: &Option<f64>| value.is_none_or(|value| value < truth);
+    let longest_below = seen.split(|value| !is_below(value)).map(<[_]>::len).max().unwrap_or_default();
+    println!(
+        "prometheus: {takeovers} takeovers, {truth} sessions, at most {highest}, below for at most {longest_below} s"
+    );
+    assert!(highest == truth && longest_below <= SCRAPE + 2, "{seen:?}");
+}
+
+/// `KFWATCH_TAKEOVERS`, or the default.
+fn takeovers() -> usize {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the duration of a test is not part of the program's configuration"
+    )]
+    let takeovers = std::env::var("KFWATCH_TAKEOVERS");
+    takeovers.map_or(3, |takeovers| takeovers.parse().unwrap())
 }
 
 /// Twelve official accounts, so that each of three replicas has some, whose customers stay for seconds.

@@ -70,6 +70,19 @@ impl Prometheus {
         values.map(|series| series["value"][1].as_str().unwrap().parse().unwrap()).collect()
     }
 
+    /// Returns the value of a query at each second between two UNIX times; `None` where it has none.
+    pub(crate) fn each_second(&self, query: &str, from: i64, to: i64) -> Vec<Option<f64>> {
+        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let path = format!("/api/v1/query_range?query={encoded}&start={from}&end={to}&step=1");
+        let answer: Value = serde_json::from_slice(&get(self.address, &path, "").body).unwrap();
+        let values = answer["data"]["result"][0]["values"].as_array().cloned().unwrap_or_default();
+        let value = |second: i64| {
+            let found = values.iter().find(|value| value[0].as_i64() == Some(second))?;
+            found[1].as_str()?.parse().ok()
+        };
+        (from..=to).map(value).collect()
+    }
+
     /// Returns the current series of a query, each as `{"metric": {…}, "value": [time, "…"]}`.
     pub(crate) fn series(&self, query: &str) -> Vec<Value> {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
