@@ -42,10 +42,11 @@ fn states_in(events: &[Event]) -> Vec<(i64, String)> {
     changes.map(|event| (event.ms("/time").unwrap(), event.text("/data/to").to_owned())).collect()
 }
 
-/// Asserts that each removal of a kf account has one event, and that no account is polled between that and its return. Returns the
-/// number of removals.
+/// Asserts that each removal of a kf account has one event, and that no account is polled between that and its return. A daemon that is
+/// killed before it has recorded a removal leaves no event if the next one watches the account again. Returns the number of removals.
 pub(crate) fn check_windows(
     windows: &[Window],
+    kills_ms: &[i64],
     ledger: &Ledger,
     events: &HashMap<(String, String), Vec<Event>>,
 ) -> usize {
@@ -61,7 +62,7 @@ pub(crate) fn check_windows(
             let absences = absences(windows, index, number);
             assert!(absences.is_empty() || !is_kept(index, number));
             let account = OneAccount { name: key.1, polls, states };
-            all += account.check(&absences).unwrap();
+            all += account.check(&absences, kills_ms).unwrap();
         }
     }
     all
@@ -106,7 +107,7 @@ struct OneAccount {
 
 impl OneAccount {
     /// Returns how often it was removed, or what is wrong.
-    fn check(&self, absences: &[Absence]) -> Result<usize, String> {
+    fn check(&self, absences: &[Absence], kills_ms: &[i64]) -> Result<usize, String> {
         let wrong = |what: &str, absence: &dyn std::fmt::Debug| {
             Err(format!("{}: {what}: {absence:?}: {self:?}", self.name))
         };
@@ -119,7 +120,9 @@ impl OneAccount {
             if recorded_ms.is_some_and(|ms| ms < absence.requested_ms) {
                 return wrong("unwatched before it was removed", absence);
             }
-            if recorded_ms.is_none() && self.is_watched_at(absence.requested_ms) {
+            let back_ms = self.polls.iter().find(|ms| **ms >= absence.until_ms).copied().unwrap_or(i64::MAX);
+            let was_killed = kills_ms.iter().any(|ms| (absence.requested_ms..=back_ms).contains(ms));
+            if recorded_ms.is_none() && self.is_watched_at(absence.requested_ms) && !was_killed {
                 return wrong("never unwatched", absence);
             }
             let left_ms = recorded_ms.unwrap_or(absence.applied_ms);
@@ -148,13 +151,17 @@ fn check_of_removals_detects_errors() {
         Absence { requested_ms: 10, applied_ms: 12, until_ms: 30 },
         Absence { requested_ms: 50, applied_ms: 52, until_ms: i64::MAX },
     ];
-    let check = |polls: &[i64], states: &[(i64, &str)]| {
+    let check_with_kill = |polls: &[i64], states: &[(i64, &str)], kills_ms: &[i64]| {
         let states = states.iter().map(|(ms, state)| (*ms, (*state).to_owned())).collect();
-        OneAccount { name: "kf1".to_owned(), polls: polls.to_vec(), states }.check(&absences)
+        OneAccount { name: "kf1".to_owned(), polls: polls.to_vec(), states }.check(&absences, kills_ms)
     };
+    let check = |polls: &[i64], states: &[(i64, &str)]| check_with_kill(polls, states, &[]);
     let states = [(14, "unwatched"), (33, "ok"), (53, "unwatched")];
     assert_eq!(check(&[5, 13, 32, 45], &states), Ok(2));
     assert_eq!(check(&[5], &states[..1]), Ok(1), "it was not polled when it was back");
+    let last = [(53, "unwatched")];
+    assert!(check(&[5, 32], &last).is_err() && check_with_kill(&[5, 32], &last, &[33]).is_err());
+    assert_eq!(check_with_kill(&[5, 32], &last, &[31]), Ok(1), "killed before it was recorded");
     for (polls, states) in [
         (&[5, 13, 20, 32][..], &states[..]),
         (&[5, 32, 60], &states),

@@ -172,7 +172,9 @@ impl Storm {
         });
         let histories: Vec<_> = histories.collect();
         let events = replay::compare_all(&histories, &log);
-        let removed = accounts::check_windows(&self.windows, &ledger, &by_account);
+        let kills_ms: Vec<i64> =
+            self.lives.iter().filter(|life| life.killed).map(|life| life.to_ms).collect();
+        let removed = accounts::check_windows(&self.windows, &kills_ms, &ledger, &by_account);
         accounts::check_ticks(&self.steady_lives, &ledger);
         let repeats = self.sinks.check(&self.home, &log);
         let tally = &self.tally;
