@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     App,
     cluster::{Membership, ShardNews},
-    desired::{Desired, OwnedStores},
+    desired::Desired,
     error::AppError,
     leaving::Left,
     ownership::OwnershipRequest,
@@ -228,6 +228,10 @@ impl Daemon {
         match replica.reconcile(desired.clone()).await {
             // What was to be retired waits until everything else is as configured.
             Ok(()) if replica.may_retire != desired.may_retire => Reconciled::Failed,
+            // A shard could not be started.
+            Ok(()) if desired.stores.runs().iter().any(|run| !replica.runs.contains_key(run)) => {
+                Reconciled::Failed
+            }
             Ok(()) => Reconciled::Completely,
             Err(error) => {
                 tracing::warn!("A change could not be completed, trying again: {}", crate::chain(&error));
@@ -278,7 +282,7 @@ fn note_lost(replica: &Replica, desired: &mut Desired, error: &StoreError) {
 
 /// Whether the daemon goes on without a shard whose store has failed.
 fn may_lose(desired: &Desired, error: &StoreError) -> bool {
-    matches!(desired.stores, OwnedStores::Shards(_)) && !matches!(error, StoreError::SameName { .. })
+    desired.stores.are_shards() && !matches!(error, StoreError::SameName { .. })
 }
 
 async fn next_news(cluster: &mut Option<ClusterLink>) -> Option<ShardNews> {

@@ -252,7 +252,12 @@ impl OwnedStores {
         }
     }
 
-    fn runs(&self) -> Vec<RunId> {
+    pub(super) fn are_shards(&self) -> bool {
+        matches!(self, Self::Shards(_))
+    }
+
+    /// The runs that they should have.
+    pub(super) fn runs(&self) -> Vec<RunId> {
         match self {
             Self::File => vec![RunId::SQLITE],
             Self::Shards(shards) => shards.keys().copied().map(RunId::from).collect(),

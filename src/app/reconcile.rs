@@ -10,12 +10,15 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all, try_join_all},
+};
 
 use super::{
     accounts::{self, KfAccountNames},
     build_sinks,
-    desired::{Desired, OwnedStores, Plan, RunPlan, Settings, State},
+    desired::{Desired, OwnedStores, Plan, RunPlan, RunState, Settings, State},
     error::AppError,
     nicknames::TableNicknames,
     official_accounts,
@@ -126,26 +129,53 @@ impl Replica {
     }
 
     /// Registers in the store what changes, in one transaction for each run. If one fails, those of other runs may have been made: the
-    /// same registration may be repeated.
+    /// same registration may be repeated. A shard that cannot be started keeps no other one from it: the caller sees that it does not
+    /// run, and tries again.
     pub(super) async fn register(&self, prepared: &mut Prepared) -> Result<(), StoreError> {
-        let plan = prepared.plan();
-        let Prepared { desired: Desired { config, .. }, state, new_runs, .. } = &*prepared;
-        // A run that is no longer owned goes on elsewhere, or here later: nothing of it is retired.
-        let registrations = state.runs.iter().map(|(id, desired)| async {
-            let registered = match (new_runs.get(id), self.runs.get(id), plan.runs.get(id)) {
-                (Some(new), ..) => new.register_all(desired, config, state.may_retire).await?,
-                (None, Some(run), Some(plan)) => run.register(plan, desired, state.may_retire).await?,
-                // What has left while nothing could be retired.
-                (None, Some(run), None) if plan.may_retire == Some(true) => {
-                    run.register_all(desired, config, true).await?
+        let results = join_all(self.registrations(prepared)).await;
+        for (id, result) in results {
+            match result {
+                Ok(registered) => _ = prepared.registered.insert(id, registered),
+                Err(error)
+                    if prepared.desired.stores.are_shards() && prepared.new_runs.remove(&id).is_some() =>
+                {
+                    tracing::error!(
+                        shard = id.0,
+                        "A shard cannot be started, trying again: {}",
+                        crate::chain(&error)
+                    );
+                    prepared.state.runs.remove(&id);
                 }
-                (None, ..) => Registered::default(),
-            };
-            Ok::<_, StoreError>((*id, registered))
-        });
-        let registered = try_join_all(registrations).await?;
-        prepared.registered = registered.into_iter().collect();
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
+    }
+
+    fn registrations<'a>(
+        &'a self,
+        prepared: &'a Prepared,
+    ) -> Vec<BoxFuture<'a, (RunId, Result<Registered, StoreError>)>> {
+        let Prepared { desired: Desired { config, .. }, state, new_runs, running, .. } = prepared;
+        let may_retire_now = state.may_retire && !running.may_retire;
+        let plan = Arc::new(prepared.plan());
+        // A run that is no longer owned goes on elsewhere, or here later: nothing of it is retired.
+        let registration = |(id, desired): (&'a RunId, &'a RunState)| {
+            let plan = Arc::clone(&plan);
+            let registered = async move {
+                match (new_runs.get(id), self.runs.get(id), plan.runs.get(id)) {
+                    (Some(new), ..) => new.register_all(desired, config, state.may_retire).await,
+                    (None, Some(run), Some(plan)) => run.register(plan, desired, state.may_retire).await,
+                    // What has left while nothing could be retired.
+                    (None, Some(run), None) if may_retire_now => {
+                        run.register_all(desired, config, true).await
+                    }
+                    (None, ..) => Ok(Registered::default()),
+                }
+            };
+            registered.map(|result| (*id, result)).boxed()
+        };
+        state.runs.iter().map(registration).collect()
     }
 
     /// Makes the running state equal the desired one.

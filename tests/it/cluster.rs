@@ -449,6 +449,37 @@ fn promotion_of_a_synchronous_standby_loses_nothing() {
     assert!(tally.started > 50, "{tally:?}");
 }
 
+#[test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+fn shard_with_damaged_content_keeps_no_other_one_from_being_polled() {
+    let mut cluster = Cluster::of(world(7), Schema::configured());
+    cluster.start(0);
+    cluster.settle(None);
+    let all = cluster.watched_by(0);
+    cluster.stop(0);
+    let of_first = "SELECT shard FROM accounts WHERE official_account = 'shop0'";
+    let damaged = "SELECT kf_account FROM accounts WHERE shard IN";
+    let damaged: BTreeSet<String> = cluster.runtime.block_on(async {
+        let client = cluster.schema.client().await;
+        let damage = format!("UPDATE records SET state = 'no state' WHERE account IN (SELECT account FROM accounts WHERE shard IN ({of_first}))");
+        client.batch_execute(&damage).await.unwrap();
+        let rows = client.query(&format!("{damaged} ({of_first})"), &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    });
+    assert!(!damaged.is_empty() && damaged.len() < all.len());
+    cluster.start(0);
+    eventually("all other shards run", || {
+        let watched = cluster.watched_by(0);
+        (watched.len() == all.len() - damaged.len() && watched.is_disjoint(&damaged)).then_some(())
+    });
+    assert!(cluster.replicas[&0].stderr().contains("A shard cannot be started, trying again"));
+    cluster.runtime.block_on(async {
+        let client = cluster.schema.client().await;
+        client.batch_execute("UPDATE records SET state = 'ok' WHERE state = 'no state'").await.unwrap();
+    });
+    eventually("the repaired shard runs", || (cluster.watched_by(0) == all).then_some(()));
+}
+
 /// How often Prometheus scrapes, in seconds.
 const SCRAPE: usize = 5;
 
