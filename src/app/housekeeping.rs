@@ -151,7 +151,9 @@ impl Housekeeping {
     async fn prune_when_full(&self) {
         let mut used = self.store.used_bytes();
         loop {
-            if *used.borrow_and_update() > self.share_of_limit(PRUNE_FROM_PERCENT) {
+            // Not held while the limit is computed, which reads it again: a writer that waits in between would wait for ever.
+            let now = *used.borrow_and_update();
+            if now > self.share_of_limit(PRUNE_FROM_PERCENT) {
                 if let Err(error) = self.prune_to_size(self.share_of_limit(PRUNE_TO_PERCENT)).await {
                     self.log_store_failure("Could not remove events from the full store", &error);
                     tokio::time::sleep(ROOM_RETRY_AFTER).await;
@@ -186,7 +188,8 @@ impl Housekeeping {
             match self.store.prune_to_size(limit).await? {
                 SizePruneOutcome::Removed { events: removed } => events += removed,
                 SizePruneOutcome::Blocked { sink, cursor } => {
-                    let is_full = *self.store.used_bytes().borrow() > self.max_bytes();
+                    let used = *self.store.used_bytes().borrow();
+                    let is_full = used > self.max_bytes();
                     // Wait once in any case, then as long as the cursor advances and the store is not full.
                     let may_take_time =
                         waited_for.replace(cursor).is_none_or(|before| before != cursor && !is_full);
