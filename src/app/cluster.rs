@@ -49,7 +49,11 @@ pub(super) enum ShardNews {
     /// It should release these.
     Surplus(Vec<ShardNumber>),
     /// Whether all replicas have the same configuration, so that what is no longer configured may be retired.
-    Agreement(bool),
+    Agreement {
+        /// The configuration of this replica that was compared.
+        config: Arc<Config>,
+        is_agreed: bool,
+    },
 }
 
 /// One replica of a cluster.
@@ -57,8 +61,10 @@ pub(super) struct ClusterMember {
     cluster: Cluster,
     info: ReplicaInfo,
     config: watch::Receiver<Arc<Config>>,
-    /// Whether the replicas agreed when the daemon was last told.
-    is_agreed: bool,
+    /// The configuration whose fingerprint the heartbeats have.
+    compared: Arc<Config>,
+    /// Whether the replicas agreed when the daemon was last told; `None` if it has not been told about this configuration.
+    is_agreed: Option<bool>,
     clock: Arc<dyn Clock>,
     status: watch::Sender<ClusterStatus>,
     news: mpsc::Sender<ShardNews>,
@@ -104,7 +110,8 @@ impl Membership {
             cluster,
             info,
             config: running_config,
-            is_agreed: false,
+            compared: Arc::clone(config),
+            is_agreed: None,
             clock,
             status: status_sender,
             news: news_sender,
@@ -132,8 +139,10 @@ impl ClusterMember {
         let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut acquiring: Option<BoxFuture<'static, Option<ShardNews>>> = None;
+        // What the daemon has not been told yet, because it is busy.
+        let mut acquired: Option<ShardNews> = None;
         loop {
-            let drain = self.drain.clone();
+            let (drain, news) = (self.drain.clone(), self.news.clone());
             tokio::select! {
                 biased;
                 () = drain.cancelled(), if !self.info.is_draining => {
@@ -145,7 +154,7 @@ impl ClusterMember {
                     let Some(heartbeat) = self.send_heartbeat().await? else { continue };
                     self.tell_agreement(heartbeat.is_agreed());
                     let moves = self.plan(&heartbeat);
-                    if acquiring.is_none() && !self.info.is_draining {
+                    if acquiring.is_none() && acquired.is_none() && !self.info.is_draining {
                         acquiring = self.acquire(&heartbeat, &moves);
                     }
                     if !moves.release.is_empty() {
@@ -153,11 +162,11 @@ impl ClusterMember {
                         self.news.try_send(ShardNews::Surplus(moves.release)).ok();
                     }
                 }
-                news = poll(&mut acquiring) => {
-                    acquiring = None;
-                    if let Some(news) = news {
-                        // Nobody receives it when the daemon stops.
-                        self.news.send(news).await.ok();
+                done = poll(&mut acquiring) => (acquiring, acquired) = (None, done),
+                room = news.reserve(), if acquired.is_some() => {
+                    // Nobody receives it when the daemon stops. Then the next heartbeat releases what was acquired.
+                    if let (Ok(room), Some(acquired)) = (room, acquired.take()) {
+                        room.send(acquired);
                     }
                 }
             }
@@ -168,9 +177,10 @@ impl ClusterMember {
     async fn send_heartbeat(&mut self) -> Result<Option<Heartbeat>, StoreError> {
         let sent_at = self.clock.now().monotonic;
         if self.config.has_changed().unwrap_or_default() {
-            self.info.fingerprint = fingerprint(&self.config.borrow_and_update());
+            self.compared = Arc::clone(&self.config.borrow_and_update());
+            self.info.fingerprint = fingerprint(&self.compared);
             // A reload retires nothing until this heartbeat has found that all agree.
-            self.is_agreed = false;
+            self.is_agreed = None;
         }
         match self.cluster.send_heartbeat(&self.info, sent_at).await {
             Ok(heartbeat) => {
@@ -196,8 +206,11 @@ impl ClusterMember {
 
     /// Tells the daemon whether the replicas agree, if that has changed.
     fn tell_agreement(&mut self, is_agreed: bool) {
-        if is_agreed != self.is_agreed && self.news.try_send(ShardNews::Agreement(is_agreed)).is_ok() {
-            self.is_agreed = is_agreed;
+        let config = Arc::clone(&self.compared);
+        if self.is_agreed != Some(is_agreed)
+            && self.news.try_send(ShardNews::Agreement { config, is_agreed }).is_ok()
+        {
+            self.is_agreed = Some(is_agreed);
         }
     }
 

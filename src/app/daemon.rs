@@ -148,8 +148,15 @@ impl Daemon {
     /// Stops everything in order.
     pub(super) async fn drain(mut self, ended: &Result<(), AppError>) {
         self.replica.web.ready.store(false, Ordering::Relaxed);
-        if let Some(cluster) = &self.cluster {
+        if let Some(mut cluster) = self.cluster.take() {
             cluster.drain.cancel();
+            // What was acquired in the meantime is released with the rest.
+            cluster.news.close();
+            while let Ok(news) = cluster.news.try_recv() {
+                if let ShardNews::Acquired(acquired) = news {
+                    self.desired.stores.insert(acquired);
+                }
+            }
         }
         self.replica.end_notifications().await;
         self.replica.service_manager.stopping().await;
@@ -214,31 +221,34 @@ impl Daemon {
                 replica.service_manager.ready(&replica.web).await;
                 let is_applied = outcome.is_ok() && request.mode == ReloadMode::Apply;
                 request.answer(outcome);
-                return if is_applied { Reconciled::Completely } else { Reconciled::Nothing };
+                return if is_applied { completeness(replica, desired) } else { Reconciled::Nothing };
             }
             Cause::Interval => {
                 // The outcome is logged.
                 let outcome =
                     reloader.reload(replica, desired, ReloadMode::Apply, ReloadTrigger::Interval).await;
-                return if outcome.is_ok() { Reconciled::Completely } else { Reconciled::Nothing };
+                return if outcome.is_ok() { completeness(replica, desired) } else { Reconciled::Nothing };
             }
             // A shard may have been lost before its run started.
             Cause::Retry => note_lost(replica, desired, &StoreError::LeaseLost),
         }
         match replica.reconcile(desired.clone()).await {
-            // What was to be retired waits until everything else is as configured.
-            Ok(()) if replica.may_retire != desired.may_retire => Reconciled::Failed,
-            // A shard could not be started.
-            Ok(()) if desired.stores.runs().iter().any(|run| !replica.runs.contains_key(run)) => {
-                Reconciled::Failed
-            }
-            Ok(()) => Reconciled::Completely,
+            Ok(()) => completeness(replica, desired),
             Err(error) => {
                 tracing::warn!("A change could not be completed, trying again: {}", crate::chain(&error));
                 Reconciled::Failed
             }
         }
     }
+}
+
+/// Whether something is left to be done after a reconcile: what was to be retired waits until everything else is as configured, and a
+/// shard may not have started.
+fn completeness(replica: &Replica, desired: &Desired) -> Reconciled {
+    let has_started = |run: &RunId| replica.runs.contains_key(run);
+    let is_complete =
+        replica.may_retire == desired.may_retire && desired.stores.runs().iter().all(has_started);
+    if is_complete { Reconciled::Completely } else { Reconciled::Failed }
 }
 
 /// Changes which shards are desired.
@@ -248,8 +258,10 @@ async fn note_shards(news: ShardNews, replica: &mut Replica, desired: &mut Desir
             tracing::info!("Releasing {}: other replicas have less", counted(surplus.len() as u64, "shard"));
             desired.stores.remove(&surplus);
         }
-        ShardNews::Agreement(is_agreed) => {
-            if !is_agreed {
+        // It may be about the configuration before a reload.
+        ShardNews::Agreement { config, .. } if !Arc::ptr_eq(&config, &desired.config) => {}
+        ShardNews::Agreement { is_agreed, .. } => {
+            if !is_agreed && desired.may_retire {
                 tracing::warn!(
                     "The replicas have different configurations: until they agree, nothing is recorded as removed"
                 );
@@ -259,11 +271,9 @@ async fn note_shards(news: ShardNews, replica: &mut Replica, desired: &mut Desir
         ShardNews::Acquired(acquired) => {
             // A shard may have been lost and acquired again before this was noticed. Its former run ends first.
             note_lost(replica, desired, &StoreError::LeaseLost);
-            if acquired.iter().any(|(shard, _)| replica.runs.contains_key(&RunId::from(*shard)))
-                && let Err(error) = replica.reconcile(desired.clone()).await
-            {
-                tracing::warn!("The former runs of shards could not be ended: {}", crate::chain(&error));
-            }
+            let former = acquired.iter().filter_map(|(shard, _)| replica.runs.remove(&RunId::from(*shard)));
+            let former: Vec<Run> = former.collect();
+            join_all(former.into_iter().map(Run::abandon)).await;
             desired.stores.insert(acquired);
         }
     }

@@ -166,7 +166,8 @@ impl Housekeeping {
     }
 
     fn share_of_limit(&self, percent: u64) -> u64 {
-        self.max_bytes() / 100 * percent
+        let share = u128::from(self.max_bytes()) * u128::from(percent) / 100;
+        u64::try_from(share).unwrap_or(u64::MAX)
     }
 
     /// How many bytes this store may use.

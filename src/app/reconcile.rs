@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, join_all, try_join_all},
+    future::{BoxFuture, join_all},
 };
 
 use super::{
@@ -97,11 +97,11 @@ impl Replica {
             Some(run) => run.factory.prepare(&config)?,
             None => official_accounts::new_client(&config, &self.context.clock)?,
         };
-        let new_runs = self.open_runs(&desired, &client).await?;
-        let discovered = new_runs.values().map(|run| accounts::discovered(&config, &run.store));
-        let mut known: KfAccountNames = try_join_all(discovered).await?.into_iter().flatten().collect();
+        let (new_runs, mut known) = self.open_runs(&desired, &client).await?;
         known.extend(self.runs.values().flat_map(Run::watched));
         let mut state = desired.state(&known);
+        // A shard that could not be opened keeps no other one from running.
+        state.runs.retain(|id, _| new_runs.contains_key(id) || self.runs.contains_key(id));
         let mut deferred = 0;
         for (id, desired) in &mut state.runs {
             deferred += self.runs.get(id).map_or(0, |run| run.defer(desired));
@@ -139,11 +139,7 @@ impl Replica {
                 Err(error)
                     if prepared.desired.stores.are_shards() && prepared.new_runs.remove(&id).is_some() =>
                 {
-                    tracing::error!(
-                        shard = id.0,
-                        "A shard cannot be started, trying again: {}",
-                        crate::chain(&error)
-                    );
+                    log_failed_start(id, &error);
                     prepared.state.runs.remove(&id);
                 }
                 Err(error) => return Err(error),
@@ -185,10 +181,15 @@ impl Replica {
             self.has_deferred = prepared.deferred > 0;
             return Ok(());
         }
-        let timeout = prepared.desired.config.shutdown_timeout.min(MOVE_TIMEOUT);
         self.register(&mut prepared).await?;
-        join_all(self.apply(prepared).into_iter().map(|ending| ending.end(timeout))).await;
+        self.apply_and_end(prepared).await;
         Ok(())
+    }
+
+    /// Makes the prepared state the running one, and ends the runs that are no longer owned.
+    pub(super) async fn apply_and_end(&mut self, prepared: Prepared) {
+        let timeout = prepared.desired.config.shutdown_timeout.min(MOVE_TIMEOUT);
+        join_all(self.apply(prepared).into_iter().map(|ending| ending.end(timeout))).await;
     }
 
     /// Makes the prepared state the running one. Returns the runs that are no longer owned, to be stopped.
@@ -291,12 +292,12 @@ impl Replica {
         Ok(built)
     }
 
-    /// Opens the runs that this process owns and that do not run yet.
+    /// Opens the runs that this process owns and that do not run yet, and reads which kf accounts they have discovered.
     async fn open_runs(
         &self,
         desired: &Desired,
         client: &Arc<WechatClient>,
-    ) -> Result<BTreeMap<RunId, Run>, AppError> {
+    ) -> Result<(BTreeMap<RunId, Run>, KfAccountNames), AppError> {
         let config = &*desired.config;
         let is_new = |id: &RunId| !self.runs.contains_key(id);
         let stores: Vec<(RunId, Store)> = match (&desired.stores, &config.store.location) {
@@ -310,11 +311,30 @@ impl Replica {
             }
         };
         let runs = stores.into_iter().map(|(id, store)| async move {
-            let run = Run::new(id, store, config, Arc::clone(client), &self.context).await?;
-            Ok::<_, StoreError>((id, run))
+            let opened = async {
+                let run = Run::new(id, store, config, Arc::clone(client), &self.context).await?;
+                let known = accounts::discovered(config, &run.store).await?;
+                Ok::<_, StoreError>((run, known))
+            };
+            (id, opened.await)
         });
-        Ok(try_join_all(runs).await?.into_iter().collect())
+        let (mut opened, mut known) = (BTreeMap::new(), KfAccountNames::new());
+        for (id, result) in join_all(runs).await {
+            match result {
+                Ok((run, of_run)) => {
+                    opened.insert(id, run);
+                    known.extend(of_run);
+                }
+                Err(error) if desired.stores.are_shards() => log_failed_start(id, &error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((opened, known))
     }
+}
+
+fn log_failed_start(id: RunId, error: &StoreError) {
+    tracing::error!(shard = id.0, "A shard cannot be started, trying again: {}", crate::chain(error));
 }
 
 /// What cannot change while the daemon runs.

@@ -142,8 +142,7 @@ async fn apply(
     if mode == ReloadMode::Apply {
         let registered = replica.register(&mut prepared).await;
         registered.map_err(|error| ReloadRefusal::from(AppError::Store(error)))?;
-        // The owner of the accounts has not changed, so no run stops.
-        drop(replica.apply(prepared));
+        replica.apply_and_end(prepared).await;
         *desired = new;
     }
     Ok(report)

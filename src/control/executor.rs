@@ -142,6 +142,8 @@ impl CommandExecutor {
         let response = ResponseWriter { lines };
         let carried_out = async {
             match serde_json::from_str(command) {
+                // This replica has no shards at the moment, so that there is nothing to do.
+                Ok(_) if self.targets.load().is_none() => response.send(stream::empty::<()>()).await,
                 Ok(command) => {
                     tracing::info!(?command, "Running a control command of a replica");
                     let run = AssertUnwindSafe(self.carry_out(command, &response)).catch_unwind();

@@ -38,6 +38,11 @@ impl CircuitBreaker {
         self.is_probing = self.failures > 0;
     }
 
+    /// Whether a probe is in flight.
+    pub(super) fn is_probing(&self) -> bool {
+        self.is_probing
+    }
+
     /// Records that an attempt has failed. `retry_after` is the wait that the sink asked for. `jitter` is from 0 to 1.
     pub(super) fn record_failure(
         &mut self,

@@ -19,7 +19,8 @@ impl Dispatcher {
     /// Processes a finished attempt. Fails if the sink has ended for good.
     pub(super) async fn settle(&mut self, attempt: Attempt) -> Result<(), SinkEnded> {
         // The permit is kept until other dispatchers see the outcome.
-        let Attempt { events, started_at, outcome, permit: _permit } = attempt;
+        let Attempt { events, started_at, outcome, mut permit } = attempt;
+        permit.finish();
         if outcome.is_err() {
             self.status.count_failed_attempt();
         }

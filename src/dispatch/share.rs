@@ -37,7 +37,11 @@ struct ShareState {
 
 /// An attempt in flight. The next one may start when it is dropped.
 #[derive(Debug)]
-pub(super) struct AttemptPermit(Arc<SinkShare>);
+pub(super) struct AttemptPermit {
+    share: Arc<SinkShare>,
+    /// Whether it is the probe, and its outcome is not known yet.
+    is_open_probe: bool,
+}
 
 /// The sinks of this process that have dispatchers, by name.
 #[derive(Debug, Default)]
@@ -79,7 +83,8 @@ impl SinkShare {
         let selected = select()?;
         state.circuit_breaker.attempt_started();
         state.in_flight += 1;
-        Some((AttemptPermit(Arc::clone(self)), selected))
+        let is_open_probe = state.circuit_breaker.is_probing();
+        Some((AttemptPermit { share: Arc::clone(self), is_open_probe }, selected))
     }
 
     /// How long the circuit breaker stays open.
@@ -125,11 +130,22 @@ impl SinkShare {
     }
 }
 
+impl AttemptPermit {
+    /// Records that the attempt has finished. The circuit breaker hears of its outcome.
+    pub(super) fn finish(&mut self) {
+        self.is_open_probe = false;
+    }
+}
+
 impl Drop for AttemptPermit {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.share.lock();
         state.in_flight -= 1;
-        self.0.signal(&mut state);
+        if self.is_open_probe {
+            // Its dispatcher was aborted. Another one may probe.
+            state.circuit_breaker.attempt_skipped();
+        }
+        self.share.signal(&mut state);
     }
 }
 
@@ -173,6 +189,18 @@ mod tests {
         share.update(|circuit_breaker| circuit_breaker.record_response(later));
         drop(probe);
         assert!(freed.has_changed().unwrap() && start(&share, later).is_some());
+    }
+
+    #[test]
+    fn aborted_probe_lets_another_dispatcher_probe() {
+        let share = SinkShare::new("crm".to_owned());
+        share.update(|circuit_breaker| circuit_breaker.record_failure(AT, AT, None, 0.0));
+        let later = AT + share.wait(AT).unwrap();
+        let probe = start(&share, later);
+        assert!(start(&share, later).is_none());
+        drop(probe);
+        let second = start(&share, later);
+        assert!(second.is_some() && start(&share, later).is_none());
     }
 
     #[test]
