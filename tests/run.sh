@@ -191,5 +191,5 @@ if $long; then
         cargo test --locked --release --quiet --test soak -- --ignored --nocapture
     step "messages about ten faults" ignored_tests ten_faults
     step "slow tests of operation" ignored_tests operations schedule
-    step "slow tests of the store" cargo test --locked --release --quiet --test it -- store:: --ignored
+    step "slow tests of the store" cargo test --locked --release --quiet --test it -- store:: --skip store::postgres:: --ignored
 fi
