@@ -321,15 +321,16 @@ fn changed_official_accounts_are_polled_from_the_next_tick() {
 
 #[test]
 fn official_account_whose_last_tick_nobody_served_is_polled_at_once() {
-    let clock = ScriptedClock::starting_at("2026-11-22T07:00:58Z");
-    let ticking = Ticking::start(clock, "0 * * * * *", "UTC");
+    // The tick after the first one is an hour later.
+    let clock = ScriptedClock::starting_at("2026-11-22T06:59:58Z");
+    let ticking = Ticking::start(clock, "0 0 * * * *", "UTC");
     ticking.poll_again(1);
     assert_eq!(ticking.take_polled(), ["kf1@shop"]);
     let polled_at =
         |name, at: &str| ticking.official_account_polled_at(name, 1, Some(UnixMs::from(time(at))));
     ticking.watch(vec![
-        polled_at("polled", "2026-11-22T07:01:00.5Z"),
-        polled_at("missed", "2026-11-22T07:00:00.5Z"),
+        polled_at("polled", "2026-11-22T07:00:00.5Z"),
+        polled_at("missed", "2026-11-22T06:00:00.5Z"),
         ticking.official_account("new", 1),
     ]);
     ticking.poll_again(1);
