@@ -6,6 +6,9 @@
 //!
 //! A shard that nobody owns goes to the replica with the least weight. Then shards move from the heaviest replicas to the lightest, as
 //! long as that makes two of them more equal. Each move lessens the sum of the squares of the weights, so that moves end.
+//!
+//! Shards with kf accounts are balanced by these, and the empty ones by themselves: they cost next to nothing, so that any number of them
+//! on one replica would be no reason for kf accounts on another.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -37,9 +40,9 @@ pub struct ShardView {
 }
 
 impl ShardView {
-    /// One more than its kf accounts, so that empty shards are spread, too.
+    /// Its kf accounts. All empty shards have the same weight.
     fn weight(&self) -> u64 {
-        u64::from(self.kf_accounts) + 1
+        u64::from(self.kf_accounts).max(1)
     }
 }
 
@@ -54,19 +57,30 @@ pub struct ShardMoves {
 
 /// Computes which shards replica `me` acquires and releases.
 pub fn plan_moves(view: &ClusterView, me: Uuid) -> ShardMoves {
-    let mut weights: BTreeMap<Uuid, u64> = view.replicas.iter().map(|replica| (*replica, 0)).collect();
-    for shard in &view.shards {
+    if !view.replicas.contains(&me) {
+        // It is draining: the others acquire what it has.
+        let release = owned_by(&view.shards, me).map(|shard| shard.number).collect();
+        return ShardMoves { release, ..ShardMoves::default() };
+    }
+    let (empty, used): (Vec<_>, Vec<_>) = view.shards.iter().partition(|shard| shard.kf_accounts == 0);
+    let mut moves = moves_of(&used, &view.replicas, me);
+    let of_empty = moves_of(&empty, &view.replicas, me);
+    moves.acquire.extend(of_empty.acquire);
+    moves.release.extend(of_empty.release);
+    moves.release.truncate(MAX_RELEASED);
+    moves
+}
+
+/// The moves that balance these shards.
+fn moves_of(shards: &[ShardView], replicas: &[Uuid], me: Uuid) -> ShardMoves {
+    let mut weights: BTreeMap<Uuid, u64> = replicas.iter().map(|replica| (*replica, 0)).collect();
+    for shard in shards {
         if let Some(weight) = shard.owner.and_then(|owner| weights.get_mut(&owner)) {
             *weight += shard.weight();
         }
     }
     let mut moves = ShardMoves::default();
-    if !weights.contains_key(&me) {
-        // It is draining: the others acquire what it has.
-        moves.release = owned_by(view, me).map(|shard| shard.number).collect();
-        return moves;
-    }
-    let mut unowned: Vec<&ShardView> = view.shards.iter().filter(|shard| shard.owner.is_none()).collect();
+    let mut unowned: Vec<&ShardView> = shards.iter().filter(|shard| shard.owner.is_none()).collect();
     unowned.sort_by_key(|shard| (Reverse(shard.weight()), shard.number));
     for shard in unowned {
         let Some((lightest, weight)) = weights.iter_mut().min_by_key(|(_, weight)| **weight) else { break };
@@ -75,19 +89,19 @@ pub fn plan_moves(view: &ClusterView, me: Uuid) -> ShardMoves {
             moves.acquire.push(shard.number);
         }
     }
-    moves.release = shards_to_release(view, me, weights);
+    moves.release = shards_to_release(shards, me, weights);
     moves
 }
 
 /// Which shards `me` releases, given the weights that all replicas will have without moves.
-fn shards_to_release(view: &ClusterView, me: Uuid, mut weights: BTreeMap<Uuid, u64>) -> Vec<ShardNumber> {
+fn shards_to_release(shards: &[ShardView], me: Uuid, mut weights: BTreeMap<Uuid, u64>) -> Vec<ShardNumber> {
     let mut released = Vec::new();
     let mut moved: Vec<ShardNumber> = Vec::new();
     while released.len() < MAX_RELEASED {
         let Some((&lightest, &least)) = weights.iter().min_by_key(|(_, weight)| **weight) else { break };
         // Moving less than the difference makes the two more equal; moving half of it, equal.
         let best_of = |owner: Uuid, weight: u64| {
-            owned_by(view, owner)
+            owned_by(shards, owner)
                 .filter(|shard| shard.weight() < weight - least && !moved.contains(&shard.number))
                 .min_by_key(|shard| ((2 * shard.weight()).abs_diff(weight - least), shard.number))
         };
@@ -107,8 +121,8 @@ fn shards_to_release(view: &ClusterView, me: Uuid, mut weights: BTreeMap<Uuid, u
     released
 }
 
-fn owned_by(view: &ClusterView, owner: Uuid) -> impl Iterator<Item = &ShardView> {
-    view.shards.iter().filter(move |shard| shard.owner == Some(owner))
+fn owned_by(shards: &[ShardView], owner: Uuid) -> impl Iterator<Item = &ShardView> {
+    shards.iter().filter(move |shard| shard.owner == Some(owner))
 }
 
 #[cfg(test)]
@@ -164,19 +178,29 @@ mod tests {
     }
 
     fn weights(view: &ClusterView) -> Vec<u64> {
-        let weight = |replica: &Uuid| owned_by(view, *replica).map(ShardView::weight).sum();
+        let weight = |replica: &Uuid| owned_by(&view.shards, *replica).map(ShardView::weight).sum();
         view.replicas.iter().map(weight).collect()
+    }
+
+    /// Only the empty shards, or only the others.
+    fn part(view: &ClusterView, is_empty: bool) -> ClusterView {
+        let mut part = view.clone();
+        part.shards.retain(|shard| (shard.kf_accounts == 0) == is_empty);
+        part
     }
 
     fn assert_balanced(view: &ClusterView) {
         assert!(
             view.shards.iter().all(|shard| shard.owner.is_some_and(|owner| view.replicas.contains(&owner)))
         );
-        let weights = weights(view);
-        let least = weights.iter().min().unwrap();
-        for (replica, weight) in view.replicas.iter().zip(&weights) {
-            let smallest = owned_by(view, *replica).map(ShardView::weight).min().unwrap_or(u64::MAX);
-            assert!(smallest >= weight - least, "a move would help: {weights:?}");
+        for part in [true, false].map(|is_empty| part(view, is_empty)) {
+            let weights = weights(&part);
+            let least = weights.iter().min().unwrap();
+            for (replica, weight) in view.replicas.iter().zip(&weights) {
+                let owned = owned_by(&part.shards, *replica);
+                let smallest = owned.map(ShardView::weight).min().unwrap_or(u64::MAX);
+                assert!(smallest >= weight - least, "a move would help: {weights:?}");
+            }
         }
     }
 
@@ -221,13 +245,23 @@ mod tests {
         settle(&mut view);
         let mut weights = weights(&view);
         weights.sort_unstable();
-        assert_eq!(weights, [4, 4, 1_001]);
+        assert_eq!(weights, [2, 2, 1_000]);
+    }
+
+    #[test]
+    fn few_kf_accounts_are_spread_however_many_shards_are_empty() {
+        let kf_accounts: Vec<u32> = (0..64).map(|shard| if shard < 12 { 3 } else { 0 }).collect();
+        let mut view = ClusterView { replicas: replicas(1), shards: unowned(&kf_accounts) };
+        settle(&mut view);
+        view.replicas = replicas(2);
+        assert_eq!(settle(&mut view), 32);
+        assert_eq!((weights(&part(&view, false)), weights(&part(&view, true))), (vec![18, 18], vec![26, 26]));
     }
 
     proptest! {
         #[test]
         fn moves_end_with_balanced_shards(
-            kf_accounts in prop::collection::vec(0_u32..3_000, 64),
+            kf_accounts in prop::collection::vec(prop_oneof![Just(0), 0_u32..3_000], 64),
             owners in prop::collection::vec(0_u128..9, 64),
             count in 1_u128..9,
         ) {
