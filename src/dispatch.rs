@@ -6,10 +6,10 @@
 //! lost wake-up delays events but loses none.
 //!
 //! A failure of the sink as a whole opens a circuit breaker: the dispatcher backs off, longer after each failure, and makes
-//! one attempt at a time until one succeeds ([`circuit_breaker`]). The dispatchers of one sink share it ([`share`]). An event that the sink refuses delays only the events of
-//! its kf account, and becomes a dead letter after a few refusals ([`dead_letters`]). Commands of an operator ([`admin`])
-//! and changes of the sink's options ([`replacement`]) are executed while no attempt is in flight. No attempt starts without a
-//! trusted lease.
+//! one attempt at a time until one succeeds ([`circuit_breaker`]). The dispatchers of one sink share it ([`share`]). An event
+//! that the sink refuses delays only the events of its kf account, and becomes a dead letter after a few refusals
+//! ([`dead_letters`]). Commands of an operator ([`admin`]) and changes of the sink's options ([`replacement`]) are executed
+//! while no attempt is in flight. No attempt starts without a trusted lease.
 
 pub mod admin;
 mod backoff;

@@ -14,6 +14,7 @@ mod support {
     pub(crate) mod events;
     pub(crate) mod process;
     pub(crate) mod site;
+    pub(crate) mod size;
     pub(crate) mod wait;
 }
 
@@ -29,6 +30,7 @@ use kfwatch::simulator::{AccountToWatch, KfState, Scenario, Simulator, Simulator
 use crate::support::{
     process::Process,
     site::{Site, Tokens},
+    size::size_from,
 };
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -89,7 +91,7 @@ const QUANTITIES: [Quantity; 5] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half an hour; tests/run.sh --long runs it"]
 async fn long_churn_keeps_memory_files_and_latency_flat() {
-    let minutes = minutes();
+    let minutes = size_from("KFWATCH_SOAK_MINUTES", 30);
     assert!(minutes >= SHORTEST_MINUTES, "too short to compare anything: KFWATCH_SOAK_MINUTES={minutes}");
     let scenario = Scenario::load(OFFICIAL_ACCOUNTS, KF_ACCOUNTS, SESSIONS, CHURN);
     let simulator = Simulator::start(scenario.clone(), LOOPBACK).await.unwrap();
@@ -135,13 +137,6 @@ async fn long_churn_keeps_memory_files_and_latency_flat() {
         }
     }
     assert!(grown.is_empty(), "still growing after warming up: {grown:?}");
-}
-
-/// `KFWATCH_SOAK_MINUTES`, or half an hour.
-fn minutes() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is no configuration of the program")]
-    let minutes = std::env::var("KFWATCH_SOAK_MINUTES");
-    minutes.map_or(30, |minutes| minutes.parse().unwrap())
 }
 
 /// Configures the daemon to watch every kf account that getkflist lists, and to prune events after a minute.

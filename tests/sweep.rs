@@ -16,6 +16,7 @@ mod support {
     pub(crate) mod process;
     pub(crate) mod replay;
     pub(crate) mod site;
+    pub(crate) mod size;
     pub(crate) mod wait;
 }
 
@@ -28,6 +29,7 @@ use crate::support::{
     process::Process,
     replay,
     site::{CLIENT_TIMEOUT_MS, Site, Tokens},
+    size::size_from,
     wait::{eventually, wall_ms},
 };
 
@@ -49,7 +51,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sweeps_poll_every_account_once_while_scraped() {
-    let accounts = accounts();
+    let accounts = size_from("KFWATCH_SWEEP_ACCOUNTS", 1_000);
     let kf_accounts = accounts / OFFICIAL_ACCOUNTS;
     let scenario =
         Scenario { ledger: true, ..Scenario::load(OFFICIAL_ACCOUNTS, kf_accounts, SESSIONS, CHURN) };
@@ -80,13 +82,6 @@ async fn sweeps_poll_every_account_once_while_scraped() {
     let tally = replay::compare_all(&History::all(&watched, &ledger, &lives), &site.event_log());
     println!("sweep: {accounts} accounts, {} sessions, {tally:?}", ledger.sessions.len());
     assert!(tally.baseline > accounts && tally.started > tally.baseline && tally.ended > 0, "{tally:?}");
-}
-
-/// `KFWATCH_SWEEP_ACCOUNTS`, or a number small enough for every run.
-fn accounts() -> usize {
-    #[expect(clippy::disallowed_methods, reason = "the size of a test is no configuration of the program")]
-    let accounts = std::env::var("KFWATCH_SWEEP_ACCOUNTS");
-    accounts.map_or(1_000, |accounts| accounts.parse().unwrap())
 }
 
 /// Asserts that each sweep polled every account exactly once: every account has its nth poll before any has its next one.

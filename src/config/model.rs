@@ -169,9 +169,7 @@ impl ControlConfig {
             SocketLocation::At(path) => path.clone(),
         }
     }
-}
 
-impl ControlConfig {
     /// The path of the socket of a running daemon. A command does not see the directory that systemd gives to the daemon.
     pub fn path_of_daemon(&self) -> PathBuf {
         let path = self.socket_path();

@@ -91,12 +91,7 @@ impl CommandExecutor {
             biased; // Nothing starts after `stop`.
             () = stop.cancelled() => response.fail(STOPPING),
             () = response.lines.closed() => tracing::info!("Control command dropped: its client disconnected"),
-            done = AssertUnwindSafe(run).catch_unwind() => {
-                if done.is_err() {
-                    tracing::error!("A control command panicked: this is a bug in kfwatch, please report it");
-                    response.fail(PANICKED);
-                }
-            }
+            () = response.fail_if_it_panics(run) => {}
         }
     }
 
@@ -146,10 +141,7 @@ impl CommandExecutor {
                 Ok(_) if self.targets.load().is_none() => response.send(stream::empty::<()>()).await,
                 Ok(command) => {
                     tracing::info!(?command, "Running a control command of a replica");
-                    let run = AssertUnwindSafe(self.carry_out(command, &response)).catch_unwind();
-                    if run.await.is_err() {
-                        response.fail(PANICKED);
-                    }
+                    response.fail_if_it_panics(self.carry_out(command, &response)).await;
                 }
                 Err(error) => response.fail(&format!("it does not know the command: {error}")),
             }
@@ -247,6 +239,14 @@ impl ResponseWriter {
         match rows {
             Ok(rows) => self.send(rows).await,
             Err(unknown) => self.end(&ResponseLine::UnknownAccount(unknown.to_string())),
+        }
+    }
+
+    /// Waits for a command. If it panics, the log and the client say so, and the daemon goes on.
+    async fn fail_if_it_panics(&self, command: impl Future<Output = ()>) {
+        if AssertUnwindSafe(command).catch_unwind().await.is_err() {
+            tracing::error!("A control command panicked: this is a bug in kfwatch, please report it");
+            self.fail(PANICKED);
         }
     }
 

@@ -1,9 +1,9 @@
 //! What must change so that the running daemon equals the desired one.
 //!
 //! A daemon consists of parts that have keys: runs, and in each of them official accounts by appid and sinks by name; schedules; listeners
-//! by address. [`plan`] compares two [`DaemonState`]s and lists what starts, changes and stops. It is pure and makes no assumption about how parts run:
-//! `app` prepares and applies the plan. A part that is equal in both states is in no step, so applying a plan never touches it. The
-//! plan between equal states is empty.
+//! by address. [`plan`] compares two [`DaemonState`]s and lists what starts, changes and stops. It is pure and makes no assumption about
+//! how parts run: `app` prepares and applies the plan. A part that is equal in both states is in no step, so applying a plan never
+//! touches it. The plan between equal states is empty.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

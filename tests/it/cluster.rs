@@ -29,6 +29,7 @@ use crate::{
         prometheus::Prometheus,
         replay,
         site::{CLIENT_TIMEOUT_MS, Tokens},
+        size::size_from,
         wait::{eventually, wall_ms},
         worlds::play_worlds,
     },
@@ -179,12 +180,16 @@ impl Cluster {
         series.filter_map(kf_account).collect()
     }
 
-    /// Notes that the owner of these kf accounts ends or is paused now.
-    fn note_end(&mut self, kf_accounts: BTreeSet<String>) {
-        let now = wall_ms();
+    /// Notes until when the present owner of these kf accounts may still act. What it was answered last may have no effect.
+    fn note_end(&mut self, kf_accounts: impl IntoIterator<Item = String>, at_ms: i64) {
         for kf_account in kf_accounts {
-            self.ends_ms.entry(kf_account).or_default().push(now + STILL_OWNED_MS);
+            self.ends_ms.entry(kf_account).or_default().push(at_ms);
         }
+    }
+
+    /// Whether all replicas answer `/-/ready` with this status.
+    fn all_answer_ready(&self, status: u16) -> bool {
+        self.replicas.values().all(|replica| replica.get("/-/ready").status == status)
     }
 
     /// When the last disturbed replica certainly does nothing any more.
@@ -195,13 +200,13 @@ impl Cluster {
     fn kill(&mut self, replica: usize) {
         let watched = self.watched_by(replica);
         drop(self.replicas.remove(&replica));
-        self.note_end(watched);
+        self.note_end(watched, wall_ms() + STILL_OWNED_MS);
     }
 
     fn pause(&mut self, replica: usize) {
         let watched = self.watched_by(replica);
         self.replicas[&replica].signal("STOP");
-        self.note_end(watched);
+        self.note_end(watched, wall_ms() + STILL_OWNED_MS);
     }
 
     fn stop(&mut self, replica: usize) -> Duration {
@@ -392,14 +397,11 @@ fn outage_of_the_database_stops_calls_and_loses_nothing() {
     let mut cluster = Cluster::of(world(3), Schema::configured_on(server.config("127.0.0.1")));
     (0..2).for_each(|replica| cluster.start(replica));
     cluster.settle(None);
-    let status = |cluster: &Cluster, replica: usize, path| cluster.replicas[&replica].get(path).status;
     for _ in 0..2 {
         let watched: Vec<BTreeSet<String>> = (0..2).map(|replica| cluster.watched_by(replica)).collect();
         server.kill();
-        eventually("no replica is ready", || {
-            (0..2).all(|replica| status(&cluster, replica, "/-/ready") == 503).then_some(())
-        });
-        assert!((0..2).all(|replica| status(&cluster, replica, "/-/live") == 200));
+        eventually("no replica is ready", || cluster.all_answer_ready(503).then_some(()));
+        assert!(cluster.replicas.values().all(|replica| replica.get("/-/live").status == 200));
         assert!((0..2).all(|replica| cluster.watched_by(replica).is_empty()), "another replica may own them");
         let polled = || cluster.wechat.control().requests(ApiCall::GetSessionList);
         let (mut before, mut since) = (polled(), Instant::now());
@@ -409,14 +411,9 @@ fn outage_of_the_database_stops_calls_and_loses_nothing() {
             }
             (since.elapsed() > SETTLED).then_some(())
         });
-        // The last answer of each kf account may not have been stored.
-        watched.iter().flatten().for_each(|kf_account| {
-            cluster.ends_ms.entry(kf_account.clone()).or_default().push(wall_ms());
-        });
+        cluster.note_end(watched.into_iter().flatten(), wall_ms());
         server.restart();
-        eventually("the replicas go on", || {
-            (0..2).all(|replica| status(&cluster, replica, "/-/ready") == 200).then_some(())
-        });
+        eventually("the replicas go on", || cluster.all_answer_ready(200).then_some(()));
         cluster.settle(None);
     }
     let (tally, _) = cluster.conclude();
@@ -436,14 +433,11 @@ fn promotion_of_a_synchronous_standby_loses_nothing() {
     cluster.settle(None);
     let watched: Vec<BTreeSet<String>> = (0..2).map(|replica| cluster.watched_by(replica)).collect();
     primary.kill();
-    let is_ready = |replica: usize| cluster.replicas[&replica].get("/-/ready").status == 200;
-    eventually("no replica is ready", || (!is_ready(0) && !is_ready(1)).then_some(()));
+    eventually("no replica is ready", || cluster.all_answer_ready(503).then_some(()));
     let ended_ms = wall_ms();
     standby.promote();
-    eventually("the replicas go on", || (is_ready(0) && is_ready(1)).then_some(()));
-    for kf_account in watched.into_iter().flatten() {
-        cluster.ends_ms.entry(kf_account).or_default().push(ended_ms);
-    }
+    eventually("the replicas go on", || cluster.all_answer_ready(200).then_some(()));
+    cluster.note_end(watched.into_iter().flatten(), ended_ms);
     cluster.settle(None);
     let (tally, _) = cluster.conclude();
     assert!(tally.started > 50, "{tally:?}");
@@ -503,7 +497,7 @@ fn sums_in_prometheus_are_never_above_the_truth_while_shards_move() {
     let truth = cluster.wechat.control().ledger().sessions.len() as f64;
     eventually("Prometheus sees all sessions", || (prometheus.query(SESSIONS) == [truth]).then_some(()));
     let from = wall_ms() / 1_000;
-    let takeovers = takeovers();
+    let takeovers = size_from("KFWATCH_TAKEOVERS", 3);
     for n in 0..takeovers {
         cluster.stop(n % 3);
         cluster.settle(None);
@@ -518,16 +512,6 @@ fn sums_in_prometheus_are_never_above_the_truth_while_shards_move() {
         "prometheus: {takeovers} takeovers, {truth} sessions, at most {highest}, below for at most {longest_below} s"
     );
     assert!(highest == truth && longest_below <= SCRAPE + 2, "{seen:?}");
-}
-
-/// `KFWATCH_TAKEOVERS`, or the default.
-fn takeovers() -> usize {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the duration of a test is not part of the program's configuration"
-    )]
-    let takeovers = std::env::var("KFWATCH_TAKEOVERS");
-    takeovers.map_or(3, |takeovers| takeovers.parse().unwrap())
 }
 
 /// Twelve official accounts, so that each of three replicas has some, whose customers stay for seconds.
@@ -549,20 +533,10 @@ fn world(seed: u64) -> Scenario {
     Scenario { seed, customers, ..process::quiet(&official_accounts) }
 }
 
-/// `KFWATCH_CLUSTER_ROUNDS`, or the default.
-fn rounds() -> usize {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the duration of a test is not part of the program's configuration"
-    )]
-    let rounds = std::env::var("KFWATCH_CLUSTER_ROUNDS");
-    rounds.map_or(12, |rounds| rounds.parse().unwrap())
-}
-
 #[test]
 #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
 fn replicas_that_end_and_pause_lose_and_invent_no_event() {
-    let results = play_worlds(5, rounds(), disturb_in_rounds);
+    let results = play_worlds(5, size_from("KFWATCH_CLUSTER_ROUNDS", 12), disturb_in_rounds);
     println!("cluster: {results:?}");
 }
 

@@ -20,6 +20,7 @@ use crate::support::{
     process::{Process, WeChat},
     replay::{self, Tally},
     site::{CLIENT_TIMEOUT_MS, Site, Tokens},
+    size::size_from,
     wait::{PATIENCE, eventually, wall_ms},
     worlds::play_worlds,
 };
@@ -79,7 +80,7 @@ async fn every_observed_session_has_one_start_and_one_true_end() {
 
 #[test]
 fn killed_daemon_loses_and_repeats_no_event() {
-    let rounds = kill_rounds();
+    let rounds = size_from("KFWATCH_KILL_ROUNDS", 100);
     let hits = play_worlds(11, rounds, kill_in_rounds);
     let [committed, torn]: [usize; 2] =
         [hits.iter().map(|hits| hits.committed).sum(), hits.iter().map(|hits| hits.torn).sum()];
@@ -140,16 +141,6 @@ fn kill_in_rounds(seed: u64, rounds: usize) -> Hits {
     let hits = Hits::of(&histories, &log, &lives);
     println!("kill: {rounds} rounds with seed {seed}, {duplicates} events delivered again, {hits:?}");
     hits
-}
-
-/// `KFWATCH_KILL_ROUNDS`, or the default.
-fn kill_rounds() -> usize {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the duration of a test is not part of the program's configuration"
-    )]
-    let rounds = std::env::var("KFWATCH_KILL_ROUNDS");
-    rounds.map_or(100, |rounds| rounds.parse().unwrap())
 }
 
 /// Kills the daemon while it starts, at any moment of its work, or, most often, while the answers of a tick are

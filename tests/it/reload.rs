@@ -9,22 +9,14 @@ mod sinks;
 mod storm;
 
 use self::storm::Storm;
+use crate::support::size::size_from;
 
 /// Enough that each kind of change and each mistake occurs.
 const ROUNDS: usize = 40;
 
 #[test]
 fn storm() {
-    let mut storm = Storm::begin(rounds());
+    let mut storm = Storm::begin(size_from("KFWATCH_RELOAD_ROUNDS", ROUNDS));
     storm.rage();
     storm.end();
-}
-
-fn rounds() -> usize {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the duration of a test is not part of the program's configuration"
-    )]
-    let rounds = std::env::var("KFWATCH_RELOAD_ROUNDS");
-    rounds.map_or(ROUNDS, |rounds| rounds.parse().unwrap())
 }

@@ -47,7 +47,7 @@ pub(super) fn table(cluster: &ClusterView, now: PageTime) -> Markup {
         }
         @if SignedDuration::try_from(status.clock_skew).is_ok_and(|skew| skew > MAX_CLOCK_SKEW) {
             p.remark {
-                b { "The clock of this machine and of the database are " (status.clock_skew.as_secs()) " s apart" }
+                b { "The clocks of this machine and of the database are " (status.clock_skew.as_secs()) " s apart" }
                 ": set them by NTP; the times of events are off by as much"
             }
         }

@@ -9,6 +9,7 @@ use kfwatch::simulator::{
 use crate::support::{
     process::{Home, Process, WeChat, appid, quiet, secret},
     receiver::KEYS,
+    size::size_from,
     wait::eventually,
 };
 
@@ -150,10 +151,5 @@ pub(crate) fn pause(ms: u64) {
 
 /// Returns `KFWATCH_DELIVERY_ROUNDS`, or `enough` if it is not set.
 pub(crate) fn rounds(enough: usize) -> usize {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the duration of a test is not part of the program's configuration"
-    )]
-    let rounds = std::env::var("KFWATCH_DELIVERY_ROUNDS");
-    rounds.map_or(enough, |rounds| rounds.parse().unwrap())
+    size_from("KFWATCH_DELIVERY_ROUNDS", enough)
 }

@@ -28,6 +28,7 @@ pub(crate) mod replay;
 pub(crate) mod robot;
 pub(crate) mod simulator;
 pub(crate) mod site;
+pub(crate) mod size;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod wait;

@@ -72,8 +72,8 @@ impl Prometheus {
 
     /// Returns the value of a query at each second between two UNIX times; `None` where it has none.
     pub(crate) fn each_second(&self, query: &str, from: i64, to: i64) -> Vec<Option<f64>> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let path = format!("/api/v1/query_range?query={encoded}&start={from}&end={to}&step=1");
+        let query = encoded(query);
+        let path = format!("/api/v1/query_range?query={query}&start={from}&end={to}&step=1");
         let answer: Value = serde_json::from_slice(&get(self.address, &path, "").body).unwrap();
         let values = answer["data"]["result"][0]["values"].as_array().cloned().unwrap_or_default();
         let value = |second: i64| {
@@ -85,8 +85,7 @@ impl Prometheus {
 
     /// Returns the current series of a query, each as `{"metric": {…}, "value": [time, "…"]}`.
     pub(crate) fn series(&self, query: &str) -> Vec<Value> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let answer = get(self.address, &format!("/api/v1/query?query={encoded}"), "");
+        let answer = get(self.address, &format!("/api/v1/query?query={}", encoded(query)), "");
         if answer.status == 503 {
             return Vec::new();
         }
@@ -102,4 +101,9 @@ impl Drop for Prometheus {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A query as it stands in a URL.
+fn encoded(query: &str) -> String {
+    query.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
