@@ -126,7 +126,17 @@ pub enum SinkAdminError {
     #[error("there is no sink {sink:?}; {}", list(.known))]
     Unknown { sink: String, known: Vec<String> },
     #[error("store")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
+    #[error(
+        "a part of the store was closed meanwhile, because its shard moves to another replica or the daemon stops: repeat the command"
+    )]
+    Closed(#[source] StoreError),
+}
+
+impl From<StoreError> for SinkAdminError {
+    fn from(error: StoreError) -> Self {
+        if error.is_no_longer_owned() { Self::Closed(error) } else { Self::Store(error) }
+    }
 }
 
 fn list(known: &[String]) -> String {
@@ -222,7 +232,7 @@ impl SinkAdmin {
                     let stop = of.store.stop_sink(&sink, BY_OPERATOR, at);
                     of.execute(&sink, DispatcherCommand::Stop, stop)
                 });
-                all(stopped).await?;
+                all_but_moved(stopped).await?;
                 self.changed(sink, pending, None).await
             }
             SinkCommand::Resume { sink } => {
@@ -231,7 +241,7 @@ impl SinkAdmin {
                     let resume = of.store.resume_sink(&sink).map_ok(drop);
                     of.execute(&sink, DispatcherCommand::Resume, resume)
                 });
-                all(resumed).await?;
+                all_but_moved(resumed).await?;
                 self.changed(sink, pending, None).await
             }
             SinkCommand::Replay { sink, since } => {
@@ -357,6 +367,16 @@ async fn all<T>(
     commands: impl Iterator<Item = impl Future<Output = Result<T, StoreError>>>,
 ) -> Result<Vec<T>, StoreError> {
     join_all(commands).await.into_iter().collect()
+}
+
+/// The same for what all shards share: a shard that moves to another replica at this moment is passed over if another one has stored it.
+async fn all_but_moved(
+    commands: impl Iterator<Item = impl Future<Output = Result<(), StoreError>>>,
+) -> Result<(), StoreError> {
+    let results = join_all(commands).await;
+    let is_stored = results.iter().any(Result::is_ok);
+    let mut failures = results.into_iter().filter_map(Result::err);
+    failures.find(|error| !(is_stored && error.is_no_longer_owned())).map_or(Ok(()), Err)
 }
 
 fn dead_letter_report(letter: DeadLetter) -> DeadLetterReport {

@@ -158,6 +158,11 @@ impl StoreError {
         matches!(self, Self::Displaced { .. })
     }
 
+    /// Whether the store, or this part of it, belongs to nobody or to another process by now.
+    pub fn is_no_longer_owned(&self) -> bool {
+        matches!(self, Self::Closed | Self::LeaseLost)
+    }
+
     pub(super) fn corrupt(what: impl Into<String>) -> Self {
         let what: String = what.into();
         let source: Box<dyn std::error::Error + Send + Sync> = what.into();

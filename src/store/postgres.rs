@@ -276,7 +276,7 @@ impl Shard {
         self.write(&self.database.async_commits, sql, parameters).await
     }
 
-    /// Reads for pages, scrapes and commands. The first parameter is the shard.
+    /// Reads for pages, scrapes and commands, also while the shard moves to another replica. The first parameter is the shard.
     async fn read(
         &self,
         sql: &'static str,
@@ -291,6 +291,7 @@ impl Shard {
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
+        self.owned.lease.check()?;
         self.read_through(&self.database.delivery, sql, parameters).await
     }
 
@@ -300,7 +301,6 @@ impl Shard {
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
-        self.owned.lease.check()?;
         let shard: [&(dyn ToSql + Sync); 1] = [&self.owned.number.get()];
         connection.query(sql, &[&shard, parameters].concat()).await
     }

@@ -10,12 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kfwatch::simulator::{
-    AccountToWatch, ApiCall, CustomerFlow, Ledger, PollRecord, RandomDuration, Scenario,
+use kfwatch::{
+    domain::{
+        rebalance::{ClusterView, ShardMoves, ShardView, plan_moves},
+        shard::ShardNumber,
+    },
+    simulator::{AccountToWatch, ApiCall, CustomerFlow, Ledger, PollRecord, RandomDuration, Scenario},
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, Row};
 
 use crate::{
     docs::metrics::assert_cluster_families,
@@ -149,15 +153,18 @@ impl Cluster {
         String::from_utf8(ended.stdout).unwrap()
     }
 
-    /// Waits until the living replicas own all shards, and none moves any more.
+    /// Waits until the living replicas own all shards and watch all kf accounts, and none moves any more.
     fn settle(&self, paused: Option<usize>) {
         let living: Vec<usize> = self.replicas.keys().copied().filter(|n| Some(*n) != paused).collect();
+        let kf_accounts: usize = self.accounts.iter().map(|(account, _)| account.kf_accounts.len()).sum();
         let (mut before, mut since) = (Vec::new(), Instant::now());
         eventually("the cluster has settled", || {
             let pages: Vec<String> = living.iter().map(|replica| self.metrics(*replica)).collect();
             let value = |page: &String, series| process::metric(page, series).unwrap_or_default();
             let owned: Vec<f64> = pages.iter().map(|page| value(page, "kfwatch_shards_owned")).collect();
+            let watched: usize = pages.iter().map(|page| watched_on(page).len()).sum();
             let is_complete = owned.iter().sum::<f64>() == SHARDS
+                && watched == kf_accounts
                 && pages.iter().all(|page| {
                     value(page, "kfwatch_cluster_shards_unowned") == 0.0
                         && value(page, "kfwatch_cluster_replicas") == living.len() as f64
@@ -165,19 +172,35 @@ impl Cluster {
             if owned != before || !is_complete {
                 (before, since) = (owned, Instant::now());
             }
-            (since.elapsed() > SETTLED).then_some(())
+            // A busy replica may take its time to release what it has too much.
+            (since.elapsed() > SETTLED && self.is_balanced()).then_some(())
         });
+    }
+
+    /// Whether no replica has anything to acquire or to release.
+    fn is_balanced(&self) -> bool {
+        let (replicas, shards) = self.runtime.block_on(async {
+            let client = self.schema.client().await;
+            let replicas =
+                "SELECT id FROM replicas WHERE seen_at > clock_timestamp() - interval '9 s' AND NOT draining";
+            let shards = "SELECT shard, owner, weight FROM shards";
+            (client.query(replicas, &[]).await.unwrap(), client.query(shards, &[]).await.unwrap())
+        });
+        let shard = |row: &Row| ShardView {
+            number: ShardNumber::new(row.get(0)).unwrap(),
+            owner: row.get(1),
+            kf_accounts: row.get::<_, i32>(2).unsigned_abs(),
+        };
+        let view = ClusterView {
+            replicas: replicas.iter().map(|row| row.get(0)).collect(),
+            shards: shards.iter().map(shard).collect(),
+        };
+        view.replicas.iter().all(|replica| plan_moves(&view, *replica) == ShardMoves::default())
     }
 
     /// The kf accounts that a replica exports.
     fn watched_by(&self, replica: usize) -> BTreeSet<String> {
-        let page = self.metrics(replica);
-        let series = page.lines().filter_map(|line| line.strip_prefix("wechat_kf_account_up{"));
-        let kf_account = |labels: &str| {
-            let (_, value) = labels.split_once("kf_account=\"")?;
-            Some(value.split_once('"')?.0.to_owned())
-        };
-        series.filter_map(kf_account).collect()
+        watched_on(&self.metrics(replica))
     }
 
     /// Notes until when the present owner of these kf accounts may still act. What it was answered last may have no effect.
@@ -512,6 +535,16 @@ fn sums_in_prometheus_are_never_above_the_truth_while_shards_move() {
         "prometheus: {takeovers} takeovers, {truth} sessions, at most {highest}, below for at most {longest_below} s"
     );
     assert!(highest == truth && longest_below <= SCRAPE + 2, "{seen:?}");
+}
+
+/// The kf accounts on a page of metrics.
+fn watched_on(page: &str) -> BTreeSet<String> {
+    let series = page.lines().filter_map(|line| line.strip_prefix("wechat_kf_account_up{"));
+    let kf_account = |labels: &str| {
+        let (_, value) = labels.split_once("kf_account=\"")?;
+        Some(value.split_once('"')?.0.to_owned())
+    };
+    series.filter_map(kf_account).collect()
 }
 
 /// Twelve official accounts, so that each of three replicas has some, whose customers stay for seconds.

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use kfwatch::{
+    dispatch::admin::{SinkAdmin, SinkAdminError, SinkAnswer, SinkCommand, StoreSinks},
     domain::{
         clock::Moment,
         rebalance::{self, ShardMoves},
         shard::ShardNumber,
     },
-    store::{Heartbeat, Store, StoreError},
+    store::{Heartbeat, StartPosition, Store, StoreError},
 };
 
 use crate::support::{
@@ -129,6 +130,47 @@ async fn released_shard_is_taken_at_once() {
     store.close().await;
     assert_eq!(owner(&second.send_heartbeat(Duration::ZERO).await.unwrap()), None);
     assert_eq!(second.acquire(&[shard()]).await.len(), 1);
+}
+
+/// The stores that a command was given may be closed or lost before it reaches them.
+#[tokio::test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+async fn command_for_a_sink_passes_over_shards_that_move_only_if_that_loses_nothing() {
+    let schema = Schema::new();
+    let (first, kept, second) = pair(&schema).await;
+    let others: Vec<ShardNumber> = ShardNumber::all().filter(|other| *other != shard()).take(2).collect();
+    let [released, lost] = <[_; 2]>::try_from(first.acquire(&others).await).unwrap().map(|(_, store)| store);
+    let stores = [kept, released, lost];
+    for store in &stores {
+        store.register_sinks(vec![sink("crm", StartPosition::Now)], at(0)).await.unwrap();
+    }
+    let admin_of = |stores: &[Store]| {
+        let admin = SinkAdmin::default();
+        admin.publish(stores.iter().map(|store| StoreSinks::new(store.clone(), [])).collect());
+        admin
+    };
+    stores[1].close().await;
+    age_heartbeat(&schema, "first", 10).await;
+    second.acquire(&[others[1]]).await;
+    let all = admin_of(&stores);
+    let name = || "crm".to_owned();
+    for (command, state) in [
+        (SinkCommand::Stop { sink: name(), at: at(1) }, "stopped"),
+        (SinkCommand::Resume { sink: name() }, "unknown"),
+    ] {
+        assert!(admin_of(&stores[1..]).execute(command.clone()).await.is_err(), "nothing is stored");
+        all.execute(command).await.unwrap();
+        let Ok(SinkAnswer::Sinks(sinks)) = all.execute(SinkCommand::Show).await else { unreachable!() };
+        assert_eq!(sinks[0].state, state);
+    }
+    for command in [
+        SinkCommand::Replay { sink: name(), since: at(0) },
+        SinkCommand::RetryDeadLetters { sink: name() },
+        SinkCommand::DropDeadLetters { sink: name() },
+    ] {
+        let refused = all.execute(command).await;
+        assert!(matches!(refused, Err(SinkAdminError::Closed(_))), "{refused:?}");
+    }
 }
 
 #[tokio::test]
