@@ -10,6 +10,7 @@ mod accounts;
 mod build_sinks;
 pub mod clock;
 mod cluster;
+mod components;
 mod context;
 mod daemon;
 mod desired;
@@ -54,6 +55,7 @@ pub(crate) use self::{
 };
 use self::{
     cluster::Membership,
+    components::Components,
     context::RunContext,
     daemon::Daemon,
     desired::{Desired, OwnedStores},
@@ -107,6 +109,7 @@ impl App {
         let replicas = membership.as_ref().map(|membership| Arc::new(membership.commands()) as _);
         let executor = CommandExecutor { targets: Arc::clone(&targets), reloads: reloads.clone(), replicas };
         let queue = Arc::new(PollQueue::new(config.api.max_in_flight_per_official_account));
+        let cluster = membership.as_ref().map(Membership::cluster);
         let context = RunContext {
             metrics,
             clock,
@@ -115,7 +118,8 @@ impl App {
             sink_admin: Arc::default(),
             sink_shares: Arc::default(),
             stores: Arc::clone(&web.stores),
-            cluster: membership.as_ref().map(Membership::cluster),
+            components: cluster.clone().map(|cluster| Arc::new(Components::of_cluster(cluster))),
+            cluster,
         };
         let replica = Replica::start(context, web, targets, Arc::new(executor)).await?;
         let mut prepared = Box::pin(replica.prepare(Desired::new(config, stores))).await?;

@@ -36,6 +36,7 @@ pub mod retry_after;
 pub mod schedule_key;
 pub mod secret_text;
 pub mod shard;
+pub mod shared_token;
 pub mod shell;
 pub mod sink_state;
 pub mod snapshot;

@@ -5,6 +5,8 @@
 //! accepted. When to make an attempt is up to the caller: reading makes none sooner. A new content that cannot be used is
 //! reported, and the old value stays.
 
+pub(crate) mod sealed;
+
 use std::{
     fmt,
     fs::{File, Metadata},

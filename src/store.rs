@@ -55,7 +55,11 @@ use self::{
     published::Published,
     sqlite::Sqlite,
 };
-use crate::domain::{lease::Lease, shard::ShardNumber};
+use crate::domain::{
+    lease::Lease,
+    shard::ShardNumber,
+    shared_token::{SealedToken, SharedToken},
+};
 
 /// The open store: a file, or one shard. Clones share it. When the last one is dropped, SQLite commits queued steps and releases the
 /// file; a shard has to be [closed](Self::close).
@@ -281,6 +285,34 @@ impl Cluster {
     /// The answers to a command so far, each with its replica.
     pub async fn answers(&self, command: Uuid) -> Result<Vec<(Uuid, String)>, StoreError> {
         self.database.answers(command).await
+    }
+
+    /// What the replicas share about the token of a component.
+    pub async fn component_token(&self, component: &str) -> Result<SharedToken, StoreError> {
+        self.database.component_token(component).await
+    }
+
+    /// Claims the fetch of the token after `generation`, for at most `time`. Returns whether that succeeded: there is no newer token, no
+    /// other replica has claimed it, and the last claim is at least `min_interval` ago.
+    pub async fn claim_component_token(
+        &self,
+        component: &str,
+        generation: i64,
+        min_interval: Duration,
+        time: Duration,
+    ) -> Result<bool, StoreError> {
+        self.database.claim_component_token(component, generation, min_interval, time).await
+    }
+
+    /// Publishes the token after `generation` and ends the claim. Without a token, only ends the claim. Does nothing if another replica
+    /// has claimed the fetch since.
+    pub async fn publish_component_token(
+        &self,
+        component: &str,
+        generation: i64,
+        token: Option<SealedToken>,
+    ) -> Result<(), StoreError> {
+        self.database.publish_component_token(component, generation, token).await
     }
 
     /// Ends the database sessions of a replica that is not alive. To be called if a shard of it cannot be acquired for several

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::components::Components;
 use crate::{
     dispatch::{SinkShares, admin::SinkAdmin},
     domain::clock::Clock,
@@ -26,4 +27,6 @@ pub(super) struct RunContext {
     pub(super) stores: Arc<ArcSwap<Vec<Store>>>,
     /// If the store is in PostgreSQL.
     pub(super) cluster: Option<Cluster>,
+    /// The same. The run of a file has its own.
+    pub(super) components: Option<Arc<Components>>,
 }

@@ -1,19 +1,13 @@
 //! Builds official accounts that can call WeChat, and changes how they call it while they run: HTTP client, tokens, components,
 //! rate limits.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
-};
+use std::sync::{Arc, atomic::AtomicU64};
 
 use arc_swap::ArcSwap;
 
-use super::{error::AppError, token_records::TokenRecords};
+use super::{components::Components, error::AppError, token_records::TokenRecords};
 use crate::{
-    config::{
-        ApiConfig, ComponentCredentials, Config, OfficialAccountConfig, TicketSource, TokenConfig,
-        TokenSource,
-    },
+    config::{ApiConfig, Config, OfficialAccountConfig, TicketSource, TokenConfig, TokenSource},
     domain::clock::Clock,
     metrics::Metrics,
     poll::OfficialAccount,
@@ -25,7 +19,7 @@ use crate::{
         client::OfficialAccountClient,
         http::{ClientOptions, WechatClient},
         rate_limit::RateLimiter,
-        token::{Authorization, Component, ProviderSource, TokenJournal, TokenProvider},
+        token::{Authorization, ProviderSource, TokenJournal, TokenProvider},
     },
 };
 
@@ -33,34 +27,32 @@ use crate::{
 pub struct OfficialAccountFactory {
     client: ArcSwap<WechatClient>,
     records: Arc<TokenRecords>,
-    /// By component_appid. Each is built for the first official account that names it.
-    components: Mutex<HashMap<Arc<str>, Arc<Component>>>,
+    components: Arc<Components>,
     clock: Arc<dyn Clock>,
 }
 
 impl OfficialAccountFactory {
     /// A factory with an HTTP client of its own, whose official accounts record their token fetches and refresh tokens in the store.
     pub async fn build(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        Ok(Self::with_client(new_client(config, &clock)?, store, clock).await?)
+        Ok(Self::with_client(new_client(config, &clock)?, Arc::default(), store, clock).await?)
     }
 
-    /// The same with this HTTP client.
+    /// The same with this HTTP client and these components.
     pub(super) async fn with_client(
         client: Arc<WechatClient>,
+        components: Arc<Components>,
         store: &Store,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        Ok(Self::new(client, TokenRecords::load(store).await?, clock))
+        let records = Arc::new(TokenRecords::load(store).await?);
+        Ok(Self { client: ArcSwap::new(client), records, components, clock })
     }
 
     /// A factory without a store. Refresh tokens cannot be stored, so official accounts that have authorized a component
     /// must not be called.
     pub fn without_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        Ok(Self::new(new_client(config, &clock)?, TokenRecords::without_store(), clock))
-    }
-
-    fn new(client: Arc<WechatClient>, records: TokenRecords, clock: Arc<dyn Clock>) -> Self {
-        Self { client: ArcSwap::new(client), records: Arc::new(records), components: Mutex::default(), clock }
+        let (client, records) = (new_client(config, &clock)?, Arc::new(TokenRecords::without_store()));
+        Ok(Self { client: ArcSwap::new(client), records, components: Arc::default(), clock })
     }
 
     /// The HTTP client in use.
@@ -81,8 +73,7 @@ impl OfficialAccountFactory {
     /// [updated](Self::update).
     pub fn adopt(&self, client: Arc<WechatClient>) {
         self.client.store(client);
-        // A component without official accounts is not needed. One that comes back is built again.
-        self.components().retain(|_, component| Arc::strong_count(component) > 1);
+        self.components.forget_unused();
     }
 
     /// Builds an official account with this HTTP client, without kf accounts yet. `ticks` counts the ticks of its schedule;
@@ -142,27 +133,13 @@ impl OfficialAccountFactory {
             TokenConfig::Own(source) => source.clone().into(),
             TokenConfig::Component { credentials, refresh_token } => {
                 let authorization = Authorization {
-                    component: self.component(credentials),
+                    component: self.components.get(credentials, &self.records, self.clock.now()),
                     stored_refresh_token: self.records.refresh_token(&configured.appid),
                     configured_refresh_token: refresh_token.clone(),
                 };
                 authorization.into()
             }
         }
-    }
-
-    /// The component with these credentials, shared by all official accounts that name it.
-    fn component(&self, credentials: &Arc<ComponentCredentials>) -> Arc<Component> {
-        let mut components = self.components();
-        if let Some(component) = components.get(&credentials.appid) {
-            component.set_credentials(Arc::clone(credentials));
-            return Arc::clone(component);
-        }
-        let now = self.clock.now();
-        let ago = self.records.last_fetch_ago(&credentials.appid, now);
-        let component = Arc::new(Component::new(Arc::clone(credentials), self.journal(), ago, now));
-        components.insert(Arc::clone(&credentials.appid), Arc::clone(&component));
-        component
     }
 
     fn rate_limiter(&self, configured: &OfficialAccountConfig) -> Option<Arc<RateLimiter>> {
@@ -172,10 +149,6 @@ impl OfficialAccountFactory {
 
     fn journal(&self) -> Arc<dyn TokenJournal> {
         Arc::<TokenRecords>::clone(&self.records)
-    }
-
-    fn components(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Component>>> {
-        self.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -98,7 +98,9 @@ impl Run {
         context: &RunContext,
     ) -> Result<Self, StoreError> {
         let RunContext { metrics, clock, .. } = context;
-        let factory = OfficialAccountFactory::with_client(client, &store, Arc::clone(clock)).await?;
+        let components = context.components.clone().unwrap_or_default();
+        let factory =
+            OfficialAccountFactory::with_client(client, components, &store, Arc::clone(clock)).await?;
         let poller = Poller::new(store.clone(), Arc::clone(metrics), Arc::clone(clock), poll_limits(config))
             .with_log(Arc::clone(&context.poll_log));
         let (left_sender, left) = mpsc::channel(LEFT_IN_QUEUE);

@@ -12,8 +12,7 @@ use super::environment::{Environment, LoadContext};
 use super::layers::Layers;
 use super::mistake::{Mistakes, quote_with};
 use super::model::{
-    Config, ControlConfig, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, PollConfig, TokenConfig,
-    WebConfig,
+    Config, ControlConfig, LoadedConfig, LocalConfig, LogConfig, MetricsConfig, PollConfig, WebConfig,
 };
 use super::official_account::{AccountDefaults, OfficialAccounts};
 use super::rate_limit::{check_rate_limit, warn_of_excess};
@@ -62,17 +61,6 @@ pub(super) fn check(layers: Layers, environment: &Environment) -> Result<LoadedC
     // A sink may name an official account that could not be read.
     let names = (complete && checked.are_all_valid(&official_accounts)).then_some(&names);
     let sinks = check_sinks(sinks, names, &mut root);
-    let is_shared = rest.as_ref().is_some_and(|rest| rest.store.location.file().is_none());
-    if let Some(of) = official_accounts.iter().find(|of| matches!(of.token, TokenConfig::Component { .. }))
-        && is_shared
-    {
-        let problem = format!(
-            "cannot be \"postgresql\" with official accounts of a third-party platform, such as {}: replicas would invalidate each \
-             other's component tokens; use \"sqlite\" for them",
-            of.name
-        );
-        root.table("store").wrong("backend", problem);
-    }
     let (config, warnings) = findings.finish(rest.map(|rest| Config { official_accounts, sinks, ..rest }))?;
     Ok(LoadedConfig { config, warnings })
 }

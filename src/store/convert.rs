@@ -1,5 +1,7 @@
 //! Converts values to columns and back. A column that cannot be converted is damaged.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -20,6 +22,15 @@ pub(super) fn optional_time<T: From<Timestamp>>(ms: Option<i64>) -> Result<Optio
 
 pub(super) fn ms(time: impl Into<Timestamp>) -> i64 {
     time.into().as_millisecond()
+}
+
+/// A time span from milliseconds. One that a clock set back made negative is none.
+pub(super) fn duration(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or_default())
+}
+
+pub(super) fn duration_ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A limit of rows as SQL has it.

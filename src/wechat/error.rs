@@ -63,6 +63,9 @@ pub enum CallError {
     /// WeChat issued a new refresh token, which must not be used before it is stored.
     #[error("the new refresh token could not be stored: {0}")]
     RefreshTokenNotStored(Box<str>),
+    /// Replicas share the token of a component, and this one does not know whether it may fetch another one.
+    #[error("the component's token that the replicas share could not be read: {0}")]
+    TokenNotShared(Box<str>),
 }
 
 /// A failed call, with everything that decides the reaction to it.
@@ -150,7 +153,8 @@ impl CallError {
             | Self::TokenFile(_)
             | Self::TicketFile(_)
             | Self::NoRefreshToken
-            | Self::RefreshTokenNotStored(_) => "token",
+            | Self::RefreshTokenNotStored(_)
+            | Self::TokenNotShared(_) => "token",
         }
     }
 
@@ -187,7 +191,8 @@ impl CallError {
             | Self::Malformed(_)
             | Self::TooLarge { .. }
             | Self::TokenNotYet
-            | Self::RefreshTokenNotStored(_) => ErrorClass::Busy,
+            | Self::RefreshTokenNotStored(_)
+            | Self::TokenNotShared(_) => ErrorClass::Busy,
         }
     }
 
@@ -222,7 +227,7 @@ impl CallError {
             }),
             Self::ServerRefused { status: 401 | 403, .. } => Some(remedy::SERVER_LOGIN),
             Self::ServerRefused { .. } => Some(remedy::SERVER_URL),
-            Self::RefreshTokenNotStored(_) => Some(remedy::STORE),
+            Self::RefreshTokenNotStored(_) | Self::TokenNotShared(_) => Some(remedy::STORE),
             Self::Tls(refusal) => Some(tls_remedy(refusal)),
             Self::Proxy { status: Some(407) } => Some(remedy::PROXY_LOGIN),
             Self::Proxy { status: Some(403) } => Some(remedy::PROXY_FORBIDS),

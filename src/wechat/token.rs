@@ -26,6 +26,7 @@ mod external;
 mod journal;
 mod min_fetch_interval;
 mod observed_client;
+mod shared;
 mod source;
 
 use std::{
@@ -41,6 +42,7 @@ pub use self::{
     external::{TokenServer, read_token_file},
     journal::TokenJournal,
     min_fetch_interval::MIN_FETCH_INTERVAL,
+    shared::{ClaimTerms, SharedTokens},
     source::{ProviderSource, TokenSource},
 };
 use self::{

@@ -15,7 +15,10 @@ use kfwatch::{
         rebalance::{ClusterView, ShardMoves, ShardView, plan_moves},
         shard::ShardNumber,
     },
-    simulator::{AccountToWatch, ApiCall, CustomerFlow, Ledger, PollRecord, RandomDuration, Scenario},
+    simulator::{
+        AccountToWatch, ApiCall, ComponentParameter, ComponentScript, CustomerFlow, Ledger, PollRecord,
+        RandomDuration, RefreshTokenRotation, Scenario, TokenRoute,
+    },
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -56,6 +59,8 @@ const SETTLED: Duration = Duration::from_millis(3_500);
 struct Cluster {
     wechat: WeChat,
     accounts: Vec<(AccountToWatch, Tokens)>,
+    /// Where the tokens of each of them come from.
+    routes: Vec<TokenRoute>,
     schema: Schema,
     directory: TempDir,
     replicas: BTreeMap<usize, Process>,
@@ -69,10 +74,13 @@ struct Cluster {
 
 impl Cluster {
     fn of(scenario: Scenario, schema: Schema) -> Self {
-        let accounts = scenario.accounts().into_iter().map(|account| (account, Tokens::File)).collect();
+        let accounts: Vec<_> =
+            scenario.accounts().into_iter().map(|account| (account, Tokens::File)).collect();
+        let routes = accounts.iter().map(|(account, _)| scenario.token_route(&account.appid)).collect();
         Self {
             wechat: WeChat::play(scenario),
             accounts,
+            routes,
             schema,
             directory: tempfile::tempdir().unwrap(),
             replicas: BTreeMap::new(),
@@ -107,12 +115,28 @@ impl Cluster {
             self.wechat.simulator().base_url(),
             path("jsonl"),
         );
-        for (AccountToWatch { name, appid, kf_accounts, .. }, _) in &self.accounts {
+        for ((AccountToWatch { name, appid, kf_accounts, .. }, _), route) in
+            self.accounts.iter().zip(&self.routes)
+        {
             text += &format!(
                 "[[official_accounts]]\nname = \"{name}\"\nappid = \"{appid}\"\nkf_accounts = {kf_accounts:?}\n\
-                 [official_accounts.token]\nsource = \"file\"\npath = {:?}\n",
-                self.token_file(appid)
+                 [official_accounts.token]\n"
             );
+            text += &match route {
+                TokenRoute::Component {
+                    component: ComponentScript { component_appid, secret, .. },
+                    refresh_token,
+                } => {
+                    let ticket = self.directory.path().join("ticket");
+                    fs::write(&ticket, self.wechat.control().ticket(component_appid).unwrap()).unwrap();
+                    fs::write(self.directory.path().join("platform.secret"), secret).unwrap();
+                    format!(
+                        "source = \"component\"\ncomponent_appid = \"{component_appid}\"\nsecret_file = \"platform.secret\"\n\
+                         ticket_file = {ticket:?}\nrefresh_token = \"{refresh_token}\"\n"
+                    )
+                }
+                _ => format!("source = \"file\"\npath = {:?}\n", self.token_file(appid)),
+            };
         }
         let file = path("toml");
         fs::write(&file, text).unwrap();
@@ -495,6 +519,56 @@ fn shard_with_damaged_content_keeps_no_other_one_from_being_polled() {
         client.batch_execute("UPDATE records SET state = 'ok' WHERE state = 'no state'").await.unwrap();
     });
     eventually("the repaired shard runs", || (cluster.watched_by(0) == all).then_some(()));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+fn replicas_of_a_platform_share_its_token_and_the_refresh_tokens() {
+    let component = ComponentScript {
+        component_appid: "wx00000000000000c1".to_owned(),
+        secret: "c1".repeat(16),
+        authorizers: world(8).official_accounts.iter().map(|of| of.name.clone()).collect(),
+        component_parameter: ComponentParameter::ComponentAccessToken,
+        rotate_refresh_tokens: RefreshTokenRotation::AtOnce,
+        ticket_header: None,
+    };
+    let component_appid = component.component_appid.clone();
+    let mut cluster = Cluster::of(Scenario { components: vec![component], ..world(8) }, Schema::configured());
+    (0..3).for_each(|replica| cluster.start(replica));
+    cluster.settle(None);
+    let control = cluster.wechat.control();
+    let requests = |call| control.requests(call);
+    assert_eq!(requests(ApiCall::ComponentToken), 1, "one for all");
+
+    // The others go on with the refresh tokens that WeChat has changed.
+    cluster.kill(0);
+    cluster.settle(None);
+    cluster.start(0);
+    cluster.settle(None);
+    assert_eq!((requests(ApiCall::ComponentToken), requests(ApiCall::AuthorizerList)), (1, 0));
+
+    control.revoke_tokens(&component_appid).unwrap();
+    let before = requests(ApiCall::AuthorizerToken);
+    for (account, _) in &cluster.accounts {
+        control.revoke_tokens(&account.appid).unwrap();
+    }
+    eventually("all have new tokens", || {
+        let up = "wechat_kf_account_up{";
+        let pages: Vec<String> = (0..3).map(|replica| cluster.metrics(replica)).collect();
+        let series = pages.iter().flat_map(|page| page.lines()).filter(|line| line.starts_with(up));
+        let are_up = series.map(|line| line.ends_with(" 1")).collect::<Vec<_>>();
+        let has_refreshed = requests(ApiCall::AuthorizerToken) >= before + 12;
+        (has_refreshed && are_up.len() == 36 && are_up.iter().all(|up| *up)).then_some(())
+    });
+    assert_eq!((requests(ApiCall::ComponentToken), requests(ApiCall::AuthorizerList)), (2, 0));
+
+    let content = cluster.runtime.block_on(cluster.schema.content());
+    let refresh_tokens: Vec<String> =
+        cluster.accounts.iter().map(|(account, _)| control.refresh_token(&account.appid).unwrap()).collect();
+    assert!(content.contains("component_tokens") && content.contains("refresh_tokens"));
+    assert!(!refresh_tokens.iter().any(|token| content.contains(token)), "they are sealed");
+    let (tally, _) = cluster.conclude();
+    assert!(tally.started > 50, "{tally:?}");
 }
 
 /// How often Prometheus scrapes, in seconds.

@@ -8,5 +8,6 @@ mod daemon;
 mod many;
 mod rotation;
 mod server;
+mod shared;
 mod sources;
 mod transcripts;

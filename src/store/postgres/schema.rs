@@ -157,6 +157,18 @@ CREATE TABLE token_fetches (appid text COLLATE "C" PRIMARY KEY, fetched_at bigin
 
 -- Refresh tokens that WeChat changed or returned in its list. Those in the configuration are older.
 CREATE TABLE refresh_tokens (appid text COLLATE "C" PRIMARY KEY, token text NOT NULL, stored_at bigint NOT NULL);
+
+-- Tokens of components, each with the claim of the replica that fetches the next one.
+CREATE TABLE component_tokens (
+    component text COLLATE "C" PRIMARY KEY,
+    generation bigint NOT NULL DEFAULT 0,
+    sealed text, -- null before the first one
+    lifetime_ms bigint,
+    published_at timestamptz,
+    claimed_by uuid NOT NULL,
+    claimed_at timestamptz NOT NULL,
+    claimed_until timestamptz -- null when the claim has ended
+);
 "#;
 
 /// Creates the schema if it is missing, and gives it the tables that it lacks.

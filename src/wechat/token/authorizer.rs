@@ -36,7 +36,7 @@ const REFRESH_TOKEN_INVALID: i64 = 61023;
 pub struct Authorization {
     /// The component, shared by all official accounts that have authorized it.
     pub component: Arc<Component>,
-    /// The refresh token that was stored last.
+    /// The refresh token that was stored last, as the store has it.
     pub stored_refresh_token: Option<SecretString>,
     /// The refresh token to use while none has been stored. Without any, WeChat's list is read.
     pub configured_refresh_token: Option<SecretString>,
@@ -75,7 +75,8 @@ impl RefreshToken {
 impl AuthorizerTokens {
     pub(super) fn new(appid: Arc<str>, authorization: Authorization, journal: Arc<dyn TokenJournal>) -> Self {
         let Authorization { component, stored_refresh_token, configured_refresh_token } = authorization;
-        let refresh_token = match stored_refresh_token {
+        let stored = stored_refresh_token.and_then(|stored| component.stored_refresh_token(&appid, stored));
+        let refresh_token = match stored {
             Some(stored) => RefreshToken::Stored(stored),
             None => RefreshToken::Configured(configured_refresh_token),
         };
@@ -175,7 +176,10 @@ impl AuthorizerTokens {
     async fn store_if_new(&self, client: ObservedClient<'_>) -> Result<(), CallFailure> {
         let known = self.lock().clone();
         let RefreshToken::New(token) = known else { return Ok(()) };
-        let stored = self.journal.store_refresh_token(&self.appid, &token, client.now()).await;
+        let stored = match self.component.refresh_token_to_store(&self.appid, &token) {
+            Ok(to_store) => self.journal.store_refresh_token(&self.appid, &to_store, client.now()).await,
+            Err(error) => Err(error.to_string()),
+        };
         stored.map_err(|problem| self.failure(CallError::RefreshTokenNotStored(problem.into()), client))?;
         *self.lock() = RefreshToken::Stored(token);
         Ok(())

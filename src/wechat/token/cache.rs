@@ -18,7 +18,7 @@ use crate::{
 
 /// A token is renewed when its remaining lifetime is this short. Less than five minutes, because only then does
 /// stable_token return a new one.
-const RENEWAL_MARGIN: Duration = Duration::from_secs(240);
+pub(super) const RENEWAL_MARGIN: Duration = Duration::from_secs(240);
 
 /// Fetches the tokens for a [`TokenCache`].
 pub(super) trait TokenFetcher: Sync {

@@ -31,10 +31,11 @@ use super::{
     journal::TokenJournal,
     min_fetch_interval::MinFetchInterval,
     observed_client::ObservedClient,
+    shared::{self, SharedComponentToken, SharedTokens},
 };
 use crate::{
     domain::{clock::Moment, endpoint::Endpoint, error_class::ErrorClass},
-    secrets::RotatableSecret,
+    secrets::{RotatableSecret, sealed::SealError},
     wechat::{
         error::{CallError, CallFailure},
         wire::{WireError, tokens},
@@ -73,6 +74,8 @@ pub struct Component {
     uses_short_parameter: AtomicBool,
     /// The last reading of WeChat's list, if any. Locked while a caller reads.
     list: tokio::sync::Mutex<Option<AuthorizerList>>,
+    /// Where other replicas share the token; `None` if no other process uses it.
+    shared: Option<SharedComponentToken>,
 }
 
 /// A call with the component's token.
@@ -95,7 +98,14 @@ impl Component {
             MinFetchInterval::new(Arc::clone(&credentials.appid), journal, last_fetch_ago, now);
         let appid = Arc::clone(&credentials.appid);
         let token = TokenCache::new(credentials, min_fetch_interval);
-        Self { appid, token, uses_short_parameter: AtomicBool::new(false), list: Default::default() }
+        let uses_short_parameter = AtomicBool::new(false);
+        Self { appid, token, uses_short_parameter, list: Default::default(), shared: None }
+    }
+
+    /// Shares its token with other replicas.
+    #[must_use]
+    pub fn sharing(self, tokens: Arc<dyn SharedTokens>) -> Self {
+        Self { shared: Some(SharedComponentToken::new(Arc::clone(&self.appid), tokens)), ..self }
     }
 
     /// Sets the credentials for later fetches of its token. Other credentials than the present ones make the token due for renewal;
@@ -138,6 +148,9 @@ impl Component {
             return Err(failure);
         }
         self.token.discard(&token, &failure);
+        if let Some(shared) = &self.shared {
+            shared.note_rejected(&token);
+        }
         match self.token.other_than(&token, self, client).await {
             Ok(Some(other)) => self.call_with(&other, call, &parse, client).await,
             // The reason why no token can be fetched may be more serious than the rejection.
@@ -175,6 +188,35 @@ impl Component {
         list.refresh_token(appid)
     }
 
+    /// The refresh token of an official account as it is to be stored: sealed if replicas share the store.
+    pub(super) fn refresh_token_to_store(
+        &self,
+        appid: &str,
+        token: &SecretString,
+    ) -> Result<SecretString, SealError> {
+        match self.shared {
+            None => Ok(token.clone()),
+            Some(_) => Ok(shared::seal(&self.secret(), token, &self.place_of(appid))?.into()),
+        }
+    }
+
+    /// The refresh token of an official account from what was stored; `None` if that was sealed with another secret.
+    pub(super) fn stored_refresh_token(&self, appid: &str, stored: SecretString) -> Option<SecretString> {
+        match self.shared {
+            None => Some(stored),
+            Some(_) => shared::open(&self.secret(), stored.expose_secret(), &self.place_of(appid)),
+        }
+    }
+
+    fn secret(&self) -> Arc<SecretString> {
+        self.token.source().secret.value()
+    }
+
+    /// What a stored refresh token belongs to.
+    fn place_of(&self, appid: &str) -> String {
+        format!("refresh token of {appid} for {}", self.appid)
+    }
+
     /// Makes a call with the parameter that worked last, and with the other one if WeChat misses the token.
     async fn call_with<T>(
         &self,
@@ -197,6 +239,33 @@ impl Component {
             self.uses_short_parameter.store(!short, Ordering::Relaxed);
         }
         other
+    }
+
+    /// Fetches the token from WeChat.
+    async fn fetch_from_wechat(
+        &self,
+        credentials: &ComponentCredentials,
+        min_fetch_interval: &mut MinFetchInterval,
+        client: ObservedClient<'_>,
+    ) -> Result<FetchedToken, CallFailure> {
+        let endpoint = Endpoint::ComponentToken;
+        let ticket = self.ticket(&credentials.ticket, min_fetch_interval, client).await?;
+        let secret = credentials.secret.for_attempt();
+        let secrets = [secret.expose_secret(), ticket.expose_secret()];
+        let fields = BTreeMap::from([
+            ("component_appid", self.appid().into()),
+            ("component_appsecret", secrets[0].into()),
+            ("component_verify_ticket", secrets[1].into()),
+        ]);
+        let request = client.client.post(client.client.url(endpoint), &fields);
+        let parse = |answer: &str| {
+            let issued = tokens::component_token(answer);
+            Ok(issued.map_err(|error| CallError::from_wire(error, &secrets))?.into())
+        };
+        let exchange = client.client.exchange(endpoint, request);
+        let fetched = client.call(endpoint, exchange, parse).await;
+        note_answer(&credentials.secret, &fetched);
+        fetched
     }
 
     /// Reads the ticket, and records the fetch: before a server is called, but after a file was read, since an unusable
@@ -237,24 +306,13 @@ impl TokenFetcher for Component {
         min_fetch_interval: &mut MinFetchInterval,
         client: ObservedClient<'_>,
     ) -> Result<FetchedToken, CallFailure> {
-        let endpoint = Endpoint::ComponentToken;
-        let ticket = self.ticket(&credentials.ticket, min_fetch_interval, client).await?;
-        let secret = credentials.secret.for_attempt();
-        let secrets = [secret.expose_secret(), ticket.expose_secret()];
-        let fields = BTreeMap::from([
-            ("component_appid", self.appid().into()),
-            ("component_appsecret", secrets[0].into()),
-            ("component_verify_ticket", secrets[1].into()),
-        ]);
-        let request = client.client.post(client.client.url(endpoint), &fields);
-        let parse = |answer: &str| {
-            let issued = tokens::component_token(answer);
-            Ok(issued.map_err(|error| CallError::from_wire(error, &secrets))?.into())
+        let fetch = async |min_fetch_interval: &mut MinFetchInterval| {
+            self.fetch_from_wechat(credentials, min_fetch_interval, client).await
         };
-        let exchange = client.client.exchange(endpoint, request);
-        let fetched = client.call(endpoint, exchange, parse).await;
-        note_answer(&credentials.secret, &fetched);
-        fetched
+        match &self.shared {
+            None => fetch(min_fetch_interval).await,
+            Some(shared) => shared.fetch(&credentials.secret, min_fetch_interval, client, fetch).await,
+        }
     }
 }
 

@@ -39,6 +39,11 @@ impl MinFetchInterval {
         self.journal.record_fetch(&self.appid, now).await;
     }
 
+    /// Makes the next fetch wait at least this long, because another process has fetched.
+    pub(super) fn postpone(&mut self, now: Moment, wait: Duration) {
+        self.next_fetch_at = self.next_fetch_at.max(now.monotonic + wait);
+    }
+
     /// Restarts the interval if the failed fetch had been recorded: a slow failure must not be followed by an immediate
     /// fetch.
     pub(super) fn record_failure(&mut self, started_at: Moment, now: Moment) {

@@ -15,6 +15,7 @@ use crate::support::{
 
 mod leases;
 mod servers;
+mod tokens;
 
 contract!(
     #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
