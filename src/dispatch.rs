@@ -334,7 +334,7 @@ mod tests {
     #[tokio::test]
     async fn replacement_needs_no_room_in_command_queue() {
         let (mut dispatcher, handle, _directory) = dispatcher(&Arc::<SteppedClock>::default()).await;
-        while handle.sender.try_send(DispatcherCommand::Suspended(String::new())).is_ok() {}
+        while handle.sender.try_send(DispatcherCommand::NoteStop).is_ok() {}
         let sink = Sink::Jsonl(Box::new(JsonlSink::new(JsonlTarget::Stdout)));
         let registered = RegisteredSink { cursor: LogPosition(0), state: SinkState::Delivering };
         handle.replace(sink, EventFilter::default(), &registered);

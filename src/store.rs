@@ -287,6 +287,11 @@ impl Cluster {
         self.database.answers(command).await
     }
 
+    /// The names of the sinks that are stopped or suspended.
+    pub async fn stopped_sinks(&self) -> Result<Vec<String>, StoreError> {
+        self.database.stopped_sinks().await
+    }
+
     /// What the replicas share about the token of a component.
     pub async fn component_token(&self, component: &str) -> Result<SharedToken, StoreError> {
         self.database.component_token(component).await

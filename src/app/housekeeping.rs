@@ -227,7 +227,7 @@ impl Housekeeping {
             "Sink suspended; it misses the oldest events, which are removed: {SUSPENDED}; repair the sink and run \
              \"kfwatch sinks resume {sink}\", or raise event_log_max_bytes"
         );
-        self.sinks.report_suspension(sink, SUSPENDED).await;
+        self.sinks.note_stop(sink);
         Ok(())
     }
 

@@ -62,7 +62,8 @@ impl AskReplicas for ReplicaCommands {
     }
 }
 
-/// Carries out the commands that were written for all replicas, until it is aborted.
+/// Carries out the commands that were written for all replicas, and stops the sinks that another replica has stopped or suspended, until it
+/// is aborted.
 pub(super) async fn carry_out_commands(cluster: Cluster, executor: Arc<CommandExecutor>) {
     let mut running: FuturesUnordered<BoxFuture<'static, Uuid>> = FuturesUnordered::new();
     // Those that are being carried out have no answer yet; those from before this replica started are none of its business.
@@ -72,8 +73,9 @@ pub(super) async fn carry_out_commands(cluster: Cluster, executor: Arc<CommandEx
     loop {
         tokio::select! {
             Some(done) = running.next() => { known.get_or_insert_default().remove(&done); },
-            _ = looks.tick() => match cluster.unanswered_commands().await {
-                Ok(commands) => {
+            _ = looks.tick() => match look(&cluster).await {
+                Ok((commands, stopped_sinks)) => {
+                    executor.note_stops(&stopped_sinks);
                     let Some(known) = &mut known else {
                         known = Some(commands.into_iter().map(|(id, _)| id).collect());
                         continue;
@@ -88,6 +90,11 @@ pub(super) async fn carry_out_commands(cluster: Cluster, executor: Arc<CommandEx
             }
         }
     }
+}
+
+/// The commands that this replica has not answered, and the sinks that any replica has stopped.
+async fn look(cluster: &Cluster) -> Result<(Vec<(Uuid, String)>, Vec<String>), StoreError> {
+    Ok((cluster.unanswered_commands().await?, cluster.stopped_sinks().await?))
 }
 
 async fn carry_out(cluster: Cluster, executor: Arc<CommandExecutor>, id: Uuid, command: String) -> Uuid {

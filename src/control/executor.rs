@@ -95,6 +95,13 @@ impl CommandExecutor {
         }
     }
 
+    /// Stops those of these sinks that deliver, because another replica has stopped or suspended them.
+    pub(crate) fn note_stops(&self, stopped_sinks: &[String]) {
+        if let Some(targets) = &*self.targets.load() {
+            targets.sinks.note_stops(stopped_sinks);
+        }
+    }
+
     async fn execute(&self, command: ControlCommand, response: &ResponseWriter) {
         match &self.replicas {
             Some(replicas) if command.concerns_all_replicas() => {

@@ -274,11 +274,16 @@ impl SinkAdmin {
         }
     }
 
-    /// Reports to the dispatchers that the store has suspended their sink.
-    pub async fn report_suspension(&self, sink: &str, reason: &str) {
-        let stores = self.stores.load_full();
-        let dispatchers = stores.iter().filter_map(|of| of.dispatchers.get(sink));
-        join_all(dispatchers.map(|dispatcher| dispatcher.report_suspension(reason.to_owned()))).await;
+    /// Makes the dispatchers of a sink look whether the store has a stop of it. Does not wait.
+    pub fn note_stop(&self, sink: &str) {
+        let stores = self.stores.load();
+        stores.iter().filter_map(|of| of.dispatchers.get(sink)).for_each(DispatcherHandle::note_stop);
+    }
+
+    /// The same for those of these sinks that deliver.
+    pub fn note_stops(&self, stopped: &[String]) {
+        let delivers = |sink: &&String| self.status(sink).is_some_and(|status| !status.is_stopped());
+        stopped.iter().filter(delivers).for_each(|sink| self.note_stop(sink));
     }
 
     async fn stored(&self) -> Result<Vec<StoredSink>, StoreError> {

@@ -30,8 +30,8 @@ pub(super) enum DispatcherCommand {
     RetryDeadLetters(CommandReply<u64>),
     /// Remove the dead letters.
     DropDeadLetters(CommandReply<u64>),
-    /// The store has suspended the sink for this reason.
-    Suspended(String),
+    /// The store may have a stop that the dispatcher does not know: housekeeping or another replica has recorded it.
+    NoteStop,
     /// Deliver with other options.
     Replace(Box<Replacement>),
 }
@@ -82,8 +82,9 @@ impl DispatcherHandle {
         result.await.ok()
     }
 
-    /// Reports that the store has suspended the sink. A dispatcher that has ended does not need to know.
-    pub(super) async fn report_suspension(&self, reason: String) {
-        self.sender.send(DispatcherCommand::Suspended(reason)).await.ok();
+    /// Makes the dispatcher look whether the store has a stop of the sink. Does not wait: one with a full queue of commands looks after
+    /// the next call.
+    pub(super) fn note_stop(&self) {
+        self.sender.try_send(DispatcherCommand::NoteStop).ok();
     }
 }

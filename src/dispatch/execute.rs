@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::sink_state::{BY_OPERATOR, SinkState},
-    store::LogPosition,
+    store::{LogPosition, StoredSink},
 };
 
 impl Dispatcher {
@@ -61,11 +61,12 @@ impl Dispatcher {
                 }
                 reply.send(dropped).ok();
             }
-            DispatcherCommand::Suspended(reason) => {
-                // An earlier command may have resumed the sink since the store suspended it.
-                let is_resumed = self.store.sink(&self.name).await.is_ok_and(|sink| !sink.state.is_stopped());
-                if !is_resumed {
-                    self.stop_recorder.suspend(reason);
+            DispatcherCommand::NoteStop => {
+                // An earlier command may have resumed the sink since it was stopped.
+                if let Ok(StoredSink { state, .. }) = self.store.sink(&self.name).await
+                    && state.is_stopped()
+                {
+                    self.stop_recorder.note_stored(state);
                 }
             }
             DispatcherCommand::Replace(replacement) => self.replace(*replacement).await,
@@ -125,12 +126,9 @@ mod tests {
         let (mut dispatcher, handle, _directory) = dispatcher(&Arc::<SteppedClock>::default()).await;
 
         dispatcher.store.suspend_sink("log", "too large", Timestamp::UNIX_EPOCH).await.unwrap();
-        dispatcher.execute(DispatcherCommand::Suspended("too large".to_owned())).await;
+        dispatcher.execute(DispatcherCommand::NoteStop).await;
         assert_eq!(handle.status.read().state.as_str(), "suspended");
-        for command in [
-            DispatcherCommand::Resume(oneshot::channel().0),
-            DispatcherCommand::Suspended("too large".to_owned()),
-        ] {
+        for command in [DispatcherCommand::Resume(oneshot::channel().0), DispatcherCommand::NoteStop] {
             dispatcher.execute(command).await;
             assert_eq!(handle.status.read().state.as_str(), "delivering");
         }

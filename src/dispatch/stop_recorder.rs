@@ -46,10 +46,10 @@ impl StopRecorder {
         self.status.set_state(SinkState::Stopped { reason: BY_OPERATOR.to_owned() });
     }
 
-    /// Suspends the sink, as the store has recorded. A sink that is already stopped keeps its reason.
-    pub(super) fn suspend(&mut self, reason: String) {
+    /// Stops or suspends the sink, as the store has recorded. A sink that is already stopped keeps its reason.
+    pub(super) fn note_stored(&mut self, state: SinkState) {
         if !self.status.is_stopped() {
-            self.status.set_state(SinkState::Suspended { reason });
+            self.status.set_state(state);
         }
     }
 

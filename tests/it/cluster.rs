@@ -382,6 +382,15 @@ fn commands_reach_all_replicas() {
     assert!(printed.starts_with("file: resumed, with "), "{printed}");
     assert_eq!([stopped(0), stopped(1)], [Some(0.0); 2]);
 
+    // The one that suspends a sink does not tell the others.
+    let suspend = "UPDATE sinks SET suspended_at = 0, stopped_at = 0, stopped_reason = 'too slow'";
+    cluster.runtime.block_on(cluster.schema.execute(suspend));
+    eventually("all know of it", || ([stopped(0), stopped(1)] == [Some(1.0); 2]).then_some(()));
+    let states = cluster.run(0, &["sinks"]);
+    assert!(states.contains("suspended") && states.contains("too slow"), "{states}");
+    cluster.run(1, &["sinks", "resume", "file"]);
+    assert_eq!([stopped(0), stopped(1)], [Some(0.0); 2]);
+
     assert_cluster_families(&Page::of(&cluster.replicas[&0]));
     let polls = cluster.run(1, &["poll", "--format", "json"]);
     let polled: BTreeSet<String> =

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
-use super::{Shard, column, count, events::count_events_after, text};
+use super::{Database, Shard, column, count, events::count_events_after, text};
 use crate::{
     domain::sink_state::SinkState,
     store::{
@@ -25,6 +25,13 @@ const SINKS: &str = concat!(
                         ORDER BY last_event DESC LIMIT 1) m ON true
      WHERE $2::text IS NULL OR s.name = $2 ORDER BY s.removed_at IS NOT NULL, s.name"
 );
+
+impl Database {
+    pub(in crate::store) async fn stopped_sinks(&self) -> Result<Vec<String>, StoreError> {
+        let sql = "SELECT name FROM sinks WHERE stopped_reason IS NOT NULL AND removed_at IS NULL";
+        self.reads.query(sql, &[]).await?.iter().map(|row| column(row, 0)).collect()
+    }
+}
 
 impl Shard {
     pub(in crate::store) async fn sinks(&self) -> Result<Vec<StoredSink>, StoreError> {
