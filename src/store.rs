@@ -196,7 +196,7 @@ impl Store {
     }
 
     /// Commits queued steps, checkpoints the write-ahead log of a file, and releases the file or the shard to another owner. Later calls fail with
-    /// [`StoreError::Closed`]. Idempotent.
+    /// [`StoreError::Closed`], except that everyone may read a shard. Idempotent.
     pub async fn close(&self) {
         on_backend!(self, store => store.close().await);
     }

@@ -499,7 +499,7 @@ pub(crate) async fn closed_store_returns_error(place: &Place) {
     let (queued, ()) = tokio::join!(queued, store.close());
     queued.unwrap();
     assert!(matches!(store.commit_poll(poll(&account, vec![])).await, Err(StoreError::Closed)));
-    assert!(matches!(store.token_fetches().await, Err(StoreError::Closed)));
+    assert!(matches!(store.record_token_fetch("wx", at(0)).await, Err(StoreError::Closed)));
     store.close().await;
     let store = place.open().await;
     assert_eq!(events(&store).await.len(), 1);
@@ -515,7 +515,7 @@ pub(crate) async fn closed_store_opens_again_while_clones_live(place: &Place) {
         if let Some((old, account)) = closed.last() {
             let late = old.commit_poll(poll(account, vec![started("o-2", round)])).await;
             assert!(matches!(late, Err(StoreError::Closed)), "{late:?}");
-            assert!(matches!(old.token_fetches().await, Err(StoreError::Closed)));
+            assert!(matches!(old.record_token_fetch("wx", at(0)).await, Err(StoreError::Closed)));
             old.close().await;
         }
         let lease = store.lease();
