@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command with a PostgreSQL server of its own, and removes the server afterwards. Only a UNIX socket reaches it.
-# KFWATCH_TEST_POSTGRES tells the command how to connect.
+# KFWATCH_TEST_POSTGRES tells the command how to connect, PGHOST and PGUSER tell it to the programs of PostgreSQL. KFWATCH_TEST_INITDB has
+# other arguments of initdb.
 #
 #   tests/with_postgres.sh cargo test --test it -- --ignored store::postgres::
 set -euo pipefail
@@ -23,7 +24,8 @@ remove() {
 trap remove EXIT
 
 cd "$directory"
-"${as_owner[@]}" "$programs/initdb" --pgdata data --username kfwatch --auth trust --encoding UTF8 --no-locale >initdb.log 2>&1 || {
+read -ra arguments <<<"${KFWATCH_TEST_INITDB:---auth trust --encoding UTF8 --no-locale}"
+"${as_owner[@]}" "$programs/initdb" --pgdata data --username kfwatch "${arguments[@]}" >initdb.log 2>&1 || {
     cat initdb.log
     exit 1
 }
@@ -35,6 +37,6 @@ cd "$directory"
 cd "$OLDPWD"
 
 status=0
-KFWATCH_TEST_POSTGRES="host=$directory user=kfwatch dbname=postgres" "$@" || status=$?
+KFWATCH_TEST_POSTGRES="host=$directory user=kfwatch dbname=postgres" PGHOST=$directory PGUSER=kfwatch "$@" || status=$?
 if ((status != 0)); then tail -n 30 "$directory/server.log"; fi
 exit "$status"
