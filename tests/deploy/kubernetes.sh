@@ -1,5 +1,6 @@
 # Checks the Kubernetes objects that kustomize builds: they are valid and consistent, in the overlays' namespaces and in any other,
-# kfwatch accepts their configuration and answers their probes, and Prometheus gives the target its labels.
+# kfwatch accepts their configuration and answers their probes, two kfwatch run as the pods of the cluster do, and Prometheus gives
+# targets their labels.
 . tests/lib.sh
 kfwatch=${KFWATCH_TEST_BINARY:-$target/debug/kfwatch}
 # Components need kubectl 1.24, which Debian has since release 13, or kustomize 4.5.
@@ -14,6 +15,7 @@ fi
 command -v curl >/dev/null || install_packages curl
 command -v shellcheck >/dev/null || install_packages shellcheck
 command -v promtool >/dev/null || install_packages prometheus
+install_packages postgresql
 
 shellcheck deploy/kubernetes/prometheus-operator/prometheusrule.sh
 
@@ -30,7 +32,7 @@ check namespace deploy/kubernetes/overlays/example/namespace.yaml
 # Each overlay, as it is and in another namespace: only that name differs.
 mkdir "$work/deploy"
 cp -R deploy/kubernetes deploy/grafana "$work/deploy"
-for overlay in example platform; do
+for overlay in example platform cluster; do
     directory=deploy/kubernetes/overlays/$overlay
     build "$directory" >"$work/$overlay.yaml"
     check overlay "$work/$overlay.yaml" kfwatch "$directory"
@@ -47,6 +49,7 @@ for overlay in example platform; do
     sed -n "s|^secret_file = \"\($root/secrets/.*\)\"|\1|p" "$root"/etc/*.toml |
         (umask 077 && while read -r secret; do echo 00000000000000005ec2e70000000000 >"$secret"; done)
     echo whsec_MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw >"$root/secrets/webhook.secret"
+    (umask 077 && echo postgres://kfwatch:password@db-1.example,db-2.example/kfwatch >"$root/secrets/database.url")
     "$kfwatch" check --no-environment --config "$root/etc/config.toml"
 done
 check accounts "$work/platform.yaml"
@@ -56,6 +59,20 @@ sed -i '/^  # - target:/,/^  # CHANGE/ { /CHANGE/! s/^  # /  / }' "$work/deploy/
 build "$work/deploy/kubernetes/overlays/example" >"$work/receivers.yaml"
 check receivers "$work/receivers.yaml"
 
-check prometheus "$work/elsewhere.yaml" elsewhere "$work"
-promtool check service-discovery --timeout=1s "$work/prometheus.yml" kfwatch >"$work/found.json"
-check target "$work/found.json" elsewhere
+# Of the ServiceMonitor and of the PodMonitor.
+for overlay in platform cluster; do
+    check prometheus "$work/$overlay.yaml" kfwatch "$work"
+    promtool check service-discovery --timeout=1s "$work/prometheus.yml" kfwatch >"$work/found.json"
+    check targets "$work/found.json" kfwatch "$work/$overlay.yaml"
+done
+
+# Two pods of the cluster, on a server that asks for no password.
+mkdir "$work/1" "$work/2"
+cp "$work/root-cluster/etc/config.toml" "$work/1"
+cp "$work/root-cluster/etc/config.toml" "$work/2"
+check variables "$work/cluster.yaml" "$work"
+export url_file=$work/root-cluster/secrets/database.url
+# shellcheck disable=SC2016 # the inner shell expands it
+tests/with_postgres.sh bash -euo pipefail -c '
+    echo "postgres://$PGUSER@${PGHOST//\//%2F}/postgres" >"$url_file"
+    "$@"' _ "$venv/bin/python" tests/python/replicas.py "$kfwatch" "$work"

@@ -6,9 +6,10 @@ the objects of the Prometheus Operator by their structure, and all objects for c
     kubernetes.py namespace NAMESPACE.yaml                  the Namespace, which no overlay has
     kubernetes.py receivers BUILT.yaml                      that alerts reach people, once the overlay's patch is uncommented
     kubernetes.py accounts BUILT.yaml                       that a thousand official accounts fit into one ConfigMap and one Secret
-    kubernetes.py prometheus BUILT.yaml NAMESPACE DIRECTORY writes a Prometheus configuration with the ServiceMonitor's relabeling
-    kubernetes.py target FOUND.json NAMESPACE               what promtool made of that configuration
+    kubernetes.py prometheus BUILT.yaml NAMESPACE DIRECTORY writes a Prometheus configuration with the monitor's relabeling
+    kubernetes.py targets FOUND.json NAMESPACE BUILT.yaml   what promtool made of that configuration
     kubernetes.py configuration BUILT.yaml DIRECTORY        writes the files that the pod mounts into DIRECTORY
+    kubernetes.py variables BUILT.yaml DIRECTORY            writes the variables of two pods into DIRECTORY/1 and DIRECTORY/2
 """
 
 import base64
@@ -26,6 +27,8 @@ import yaml
 VERSIONS = ["1.25", "1.31", kubernetes_validate.latest_version()]
 # Pods that call no API need no other kind, above all no Role.
 KINDS = {"StatefulSet", "Service", "NetworkPolicy"}
+CLUSTER_KINDS = {"Deployment", "PodDisruptionBudget", "Service", "NetworkPolicy"}
+POSTGRES_PORT = 5432
 OPERATOR = "monitoring.coreos.com"
 # The API server's limits: of the data of a ConfigMap or a Secret, and of all annotations of an object. kubectl apply stores the
 # whole object as an annotation.
@@ -51,6 +54,17 @@ def the(objects, kind, name="kfwatch"):
     return found[0]
 
 
+def workload(objects):
+    """Returns the StatefulSet, or the Deployment of a cluster."""
+    [found] = of_kind(objects, "StatefulSet") + of_kind(objects, "Deployment")
+    assert found["metadata"]["name"] == "kfwatch"
+    return found
+
+
+def is_cluster(objects):
+    return workload(objects)["kind"] == "Deployment"
+
+
 def selects(selector, labels):
     return bool(selector) and selector.items() <= labels.items()
 
@@ -68,11 +82,11 @@ def check_schemas(objects):
             kubernetes_validate.validate(document, version, strict=True)
 
 
-def check_pod(stateful_set):
-    template = stateful_set["spec"]["template"]
+def check_pod(controller):
+    template = controller["spec"]["template"]
     pod = template["spec"]
-    assert stateful_set["spec"]["replicas"] == 1, "one daemon a store"
-    assert selects(stateful_set["spec"]["selector"]["matchLabels"], template["metadata"]["labels"])
+    assert (controller["spec"]["replicas"] == 1) == (controller["kind"] == "StatefulSet"), "one daemon a store"
+    assert selects(controller["spec"]["selector"]["matchLabels"], template["metadata"]["labels"])
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
     assert pod["terminationGracePeriodSeconds"] > 10, "shorter than shutdown_timeout"
@@ -86,28 +100,29 @@ def check_pod(stateful_set):
         "capabilities": {"drop": ["ALL"]},
     }
     mounted = {mount["name"] for mount in container["volumeMounts"]}
-    claimed = {claim["metadata"]["name"] for claim in stateful_set["spec"]["volumeClaimTemplates"]}
+    claimed = {claim["metadata"]["name"] for claim in controller["spec"].get("volumeClaimTemplates", [])}
     given = {volume["name"] for volume in pod["volumes"]} | claimed
     assert mounted == given, f"mounted {mounted}, given {given}"
     assert not any("subPath" in mount for mount in container["volumeMounts"]), "never updated in a running pod"
     return container
 
 
-def check_services(objects, stateful_set):
-    labels = stateful_set["spec"]["template"]["metadata"]["labels"]
-    ports = {port["name"] for port in stateful_set["spec"]["template"]["spec"]["containers"][0]["ports"]}
+def check_services(objects, controller):
+    labels = controller["spec"]["template"]["metadata"]["labels"]
+    ports = {port["name"] for port in controller["spec"]["template"]["spec"]["containers"][0]["ports"]}
     services = of_kind(objects, "Service")
     for service in services:
         assert selects(service["spec"]["selector"], labels), service["metadata"]["name"]
         assert all(port["targetPort"] in ports for port in service["spec"]["ports"])
     headless = [service["metadata"]["name"] for service in services if service["spec"].get("clusterIP") == "None"]
-    assert headless == [stateful_set["spec"]["serviceName"]]
+    assert headless == ([] if is_cluster(objects) else [controller["spec"]["serviceName"]])
     policy = the(objects, "NetworkPolicy")["spec"]
     assert selects(policy["podSelector"]["matchLabels"], labels)
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == ["metrics"]
     assert all(rule.get("from") for rule in policy["ingress"]), "anybody may come in"
-    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 443}
+    ports = {53, 443, POSTGRES_PORT} if is_cluster(objects) else {53, 443}
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == ports
 
 
 def check_probes(container, base_url):
@@ -145,7 +160,7 @@ def sources(volume):
 
 
 def volume_of(objects, name):
-    [found] = [v for v in the(objects, "StatefulSet")["spec"]["template"]["spec"]["volumes"] if v["name"] == name]
+    [found] = [v for v in workload(objects)["spec"]["template"]["spec"]["volumes"] if v["name"] == name]
     return found
 
 
@@ -171,7 +186,7 @@ def check_files(objects, directory):
 
 def check_reload(objects, config):
     """Checks that changed files reach the running pod, and that kfwatch looks for them."""
-    volumes = the(objects, "StatefulSet")["spec"]["template"]["spec"]["volumes"]
+    volumes = workload(objects)["spec"]["template"]["spec"]["volumes"]
     hashed = [name for volume in volumes for _, name in sources(volume) if re.search("-[0-9a-z]{10}$", name)]
     assert not hashed, f"a change would be a new pod: {hashed}"
     assert config["reload_interval"], "the file in the pod would change without effect"
@@ -185,6 +200,32 @@ def check_room(objects, config):
     room = int(size.removesuffix("Gi")) << 30
     store = config["store"]["event_log_max_bytes"]
     assert 2 * store < room, f"a volume of {size} is too small for twice {store} bytes: see config.toml"
+
+
+def check_cluster(objects, config):
+    """Checks that pods keep nothing, that one of them always runs, and that they differ where they must."""
+    deployment = the(objects, "Deployment")["spec"]
+    pod = deployment["template"]["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    update = deployment["strategy"]["rollingUpdate"]
+    assert update == {"maxUnavailable": 1, "maxSurge": 0} and deployment["replicas"] >= 2, update
+    # The longest takeover of released shards takes two seconds, and at most eight shards move with a heartbeat.
+    assert deployment["minReadySeconds"] >= 2 + 64 / 8
+    budget = the(objects, "PodDisruptionBudget")["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": deployment["selector"]}, budget
+    [spread] = pod["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname" and spread["whenUnsatisfiable"] == "ScheduleAnyway"
+    assert selects(spread["labelSelector"]["matchLabels"], labels), "it counts other pods"
+    assert "volumeClaimTemplates" not in deployment
+    assert {volume["name"]: volume for volume in pod["volumes"]}["run"] == {"name": "run", "emptyDir": {}}
+    [container] = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts == {"run": "/run/kfwatch", "config": "/etc/kfwatch", "secrets": "/run/secrets/kfwatch"}, mounts
+    store = config["store"]
+    assert store["backend"] == "postgresql" and not {"url", "url_env", "path"} & set(store), store
+    assert store["url_file"].startswith(mounts["secrets"]), "the URL contains a password"
+    assert "cluster" not in config and "control" not in config, "all pods have this file"
+    assert not [sink for sink in config["sinks"] if sink["type"] == "jsonl"], "nothing keeps a file of a pod"
 
 
 def check_sizes(objects):
@@ -216,11 +257,33 @@ def check_dashboards(objects):
 
 def check_operator(objects):
     kinds = {document["kind"] for document in filter(is_of_operator, objects)}
-    assert kinds == {"ServiceMonitor", "PrometheusRule", "AlertmanagerConfig"}, kinds
+    monitor = "PodMonitor" if is_cluster(objects) else "ServiceMonitor"
+    assert kinds == {monitor, "PrometheusRule", "AlertmanagerConfig"}, kinds
     [shipped] = load("deploy/prometheus/kfwatch.rules.yml")
     assert the(objects, "PrometheusRule")["spec"] == shipped, (
         "prometheusrule.yaml is not made of kfwatch.rules.yml: run prometheusrule.sh"
     )
+    if is_cluster(objects):
+        check_pod_monitor(objects)
+    else:
+        check_service_monitor(objects)
+
+
+def check_pod_monitor(objects):
+    monitor = the(objects, "PodMonitor")["spec"]
+    keys = {"jobLabel", "selector", "podMetricsEndpoints"}
+    assert set(monitor) == keys, "a namespaceSelector would be for one namespace"
+    template = workload(objects)["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    assert selects(monitor["selector"]["matchLabels"], labels), "no pod would be scraped"
+    assert labels[monitor["jobLabel"]] == "kfwatch", 'the alerts look for job="kfwatch"'
+    [shipped] = load("deploy/kubernetes/prometheus-operator/servicemonitor.yaml")
+    assert monitor["podMetricsEndpoints"] == shipped["spec"]["endpoints"], "not scraped as by the ServiceMonitor"
+    [endpoint] = monitor["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+
+
+def check_service_monitor(objects):
     monitor = the(objects, "ServiceMonitor")["spec"]
     assert set(monitor) == {"jobLabel", "selector", "endpoints"}, "a namespaceSelector would be for one namespace"
     selected = [
@@ -241,16 +304,22 @@ def overlay(built, namespace, directory):
     settings = yaml.safe_load((directory / "kustomization.yaml").read_text())
     check_schemas(objects)
     kinds = {document["kind"] for document in objects if not is_of_operator(document)}
-    assert kinds == KINDS | {"ConfigMap"}, kinds
+    assert kinds == (CLUSTER_KINDS if is_cluster(objects) else KINDS) | {"ConfigMap"}, kinds
     for document in objects:
         assert document["metadata"].get("namespace") == namespace, document["metadata"]
     check_files(objects, directory)
     config = tomllib.loads(mounted_files(objects)["config.toml"])
     check_reload(objects, config)
-    check_room(objects, config)
+    if is_cluster(objects):
+        check_cluster(objects, config)
+    else:
+        check_room(objects, config)
     check_sizes(objects)
     [image] = settings["images"]
-    container = check_pod(the(objects, "StatefulSet"))
+    controller = workload(objects)
+    container = check_pod(controller)
+    check_services(objects, controller)
+    check_probes(container, None)
     assert container["image"] == f"{image['newName']}:{image['newTag']}" and image["newTag"] != "latest"
     [ingress] = the(objects, "NetworkPolicy")["spec"]["ingress"]
     assert ingress["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
@@ -296,46 +365,89 @@ def snake_case(relabeling):
     return {names.get(key, key): value for key, value in relabeling.items()}
 
 
-def prometheus(built, namespace, directory):
-    """Writes what the operator makes of the ServiceMonitor, except that a file replaces the discovery in Kubernetes."""
-    objects = load(built)
-    [endpoint] = the(objects, "ServiceMonitor")["spec"]["endpoints"]
-    pod = the(objects, "StatefulSet")["metadata"]["name"] + "-0"
-    targets = pathlib.Path(directory, "targets.json")
-    labels = {
+def pods(objects):
+    """Returns names of its pods as Kubernetes makes them."""
+    controller = workload(objects)
+    suffixes = ["6d4b75cb6d-2xk9z", "6d4b75cb6d-hs5vq"] if is_cluster(objects) else ["0"]
+    return [f"{controller['metadata']['name']}-{suffix}" for suffix in suffixes]
+
+
+def discovered(namespace, pod):
+    """Returns the labels of a target as Prometheus discovers them, of a pod and of its Service."""
+    return {
         "__meta_kubernetes_namespace": namespace,
         "__meta_kubernetes_pod_name": pod,
+        "__meta_kubernetes_pod_phase": "Running",
         "__meta_kubernetes_pod_container_name": "kfwatch",
+        "__meta_kubernetes_pod_label_app_kubernetes_io_name": "kfwatch",
         "__meta_kubernetes_service_name": "kfwatch",
         "__meta_kubernetes_service_label_app_kubernetes_io_name": "kfwatch",
     }
-    targets.write_text(json.dumps([{"targets": ["10.0.0.1:9877"], "labels": labels}]))
+
+
+def prometheus(built, namespace, directory):
+    """Writes what the operator makes of the monitor, except that a file replaces the discovery in Kubernetes."""
+    objects = load(built)
 
     def copied(source, target):
         return {"source_labels": [f"__meta_kubernetes_{source}"], "target_label": target}
 
     relabelings = [
         copied("namespace", "namespace"),
-        copied("service_name", "service"),
         copied("pod_name", "pod"),
         copied("pod_container_name", "container"),
-        copied("service_label_app_kubernetes_io_name", "job"),
-        {"target_label": "endpoint", "replacement": endpoint["port"]},
     ]
+    if is_cluster(objects):
+        [endpoint] = the(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+        relabelings.append(copied("pod_label_app_kubernetes_io_name", "job"))
+    else:
+        [endpoint] = the(objects, "ServiceMonitor")["spec"]["endpoints"]
+        relabelings += [copied("service_name", "service"), copied("service_label_app_kubernetes_io_name", "job")]
+    relabelings.append({"target_label": "endpoint", "replacement": endpoint["port"]})
+    targets = [
+        {"targets": [f"10.0.0.{number}:9877"], "labels": discovered(namespace, pod)}
+        for number, pod in enumerate(pods(objects), start=1)
+    ]
+    pathlib.Path(directory, "targets.json").write_text(json.dumps(targets))
     job = {
         "job_name": "kfwatch",
-        "file_sd_configs": [{"files": [str(targets)]}],
+        "file_sd_configs": [{"files": [f"{directory}/targets.json"]}],
         "relabel_configs": relabelings + [snake_case(found) for found in endpoint["relabelings"]],
     }
     pathlib.Path(directory, "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
 
 
-def target(found, namespace):
-    [only] = json.loads(pathlib.Path(found).read_text())
-    labels = {name: value for name, value in only["labels"].items() if not name.startswith("__")}
-    wanted = {"job": "kfwatch", "namespace": namespace, "instance": f"{namespace}/kfwatch-0"}
-    assert labels == wanted, labels
-    print(f"the target has the labels {labels}")
+def targets(found, namespace, built):
+    """Checks that series of a pod have the namespace and the pod as their instance, and no other labels of Kubernetes."""
+    labels = [
+        {name: value for name, value in target["labels"].items() if not name.startswith("__")}
+        for target in json.loads(pathlib.Path(found).read_text())
+    ]
+    wanted = [
+        {"job": "kfwatch", "namespace": namespace, "instance": f"{namespace}/{pod}"} for pod in pods(load(built))
+    ]
+    assert sorted(labels, key=str) == sorted(wanted, key=str), labels
+    print(f"the targets have the labels {labels}")
+
+
+def variables_of(container, fields):
+    """Returns the variables of a container in the pod with these fields. $(NAME) stands for a variable before."""
+    values = {}
+    for variable in container["env"]:
+        if "valueFrom" in variable:
+            value = fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        else:
+            value = re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], variable["value"])
+        values[variable["name"]] = value
+    return values
+
+
+def variables(built, directory):
+    objects = load(built)
+    [container] = workload(objects)["spec"]["template"]["spec"]["containers"]
+    for number, pod in enumerate(pods(objects), start=1):
+        values = variables_of(container, {"metadata.name": pod, "status.podIP": f"10.0.0.{number}"})
+        pathlib.Path(directory, str(number), "variables.json").write_text(json.dumps(values))
 
 
 def configuration(built, directory):
@@ -344,5 +456,5 @@ def configuration(built, directory):
 
 
 if __name__ == "__main__":
-    commands = [base, overlay, namespace, receivers, accounts, prometheus, target, configuration]
+    commands = [base, overlay, namespace, receivers, accounts, prometheus, targets, configuration, variables]
     {command.__name__: command for command in commands}[sys.argv[1]](*sys.argv[2:])
