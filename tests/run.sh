@@ -102,11 +102,11 @@ ignored_tests() {
     cargo test --locked --quiet --test it -- "${@/%/::}" --ignored
 }
 
-# What takes minutes of optimizing runs in the background, while other steps mostly wait. In a process group of its own, so that it can be
+# What computes for minutes runs in the background, while other steps mostly wait. In a process group of its own, so that it can be
 # ended.
 start_background() {
     set -m
-    nice bash -euo pipefail -c 'tests/instructions.sh; tests/fuzz.sh --build' >"$target/background.log" 2>&1 &
+    nice bash -euo pipefail -c 'tests/fuzz.sh; tests/instructions.sh' >"$target/background.log" 2>&1 &
     background=$!
     set +m
 }
@@ -152,23 +152,22 @@ step "clippy" cargo clippy --all-targets --locked --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS=-Dwarnings \
     cargo doc --no-deps --document-private-items --locked --quiet
 step "preparation of Node" prepare_node
-step "tests" cargo test --locked --quiet
+step "compiling the tests" cargo test --locked --quiet --no-run
 start_background
+step "tests" cargo test --locked --quiet
 step "demo" demo
 step "preparation of Prometheus, Alertmanager and VictoriaMetrics" prepare_prometheus
 step "deploy/" check_deploy tests/deploy/*.sh
 export KFWATCH_TEST_PYTHON=$venv/bin/python
-step "tests with Prometheus" ignored_tests monitoring alerting dashboards
-step "tests with wechatpy" ignored_tests simulator
-step "tests with the CloudEvents SDK" ignored_tests delivery
 step "preparation of NATS" prepare_nats
-step "tests with NATS" ignored_tests nats
 step "preparation of PostgreSQL" prepare_postgresql
-step "tests with PostgreSQL" tests/with_postgres.sh cargo test --locked --quiet --test it -- store::postgres:: cluster:: --ignored
+# All at once, because they mostly wait: monitoring, alerting and dashboards need Prometheus, simulator needs wechatpy, delivery the
+# CloudEvents SDK.
+step "tests with other programs" tests/with_postgres.sh cargo test --locked --quiet --test it -- \
+    monitoring:: alerting:: dashboards:: simulator:: delivery:: nats:: store::postgres:: cluster:: --ignored
 # In the profile of the tests: an optimized build takes minutes and shows no more.
 step "benchmarks compile" cargo build --benches --locked --quiet
-step "instructions of the hot functions, and fuzz targets" finish_background
-step "fuzzing" tests/fuzz.sh
+step "fuzzing, and instructions of the hot functions" finish_background
 
 if $long; then
     step "dependencies: licenses, sources, duplicates" check_dependencies

@@ -289,9 +289,11 @@ impl Server {
                 let started = program("postgres").arg("-D").arg(&data).stderr(Stdio::null()).spawn();
                 self.process = Some(started.unwrap());
             }
-            // The lock file has a line with its state.
-            let state = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-            state.lines().any(|line| matches!(line.trim(), "ready" | "standby")).then_some(())
+            // The lock file has a line with its state. It may still be that of a server that was killed.
+            let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+            let own = self.process.as_ref()?.id().to_string();
+            let is_ready = |line: &str| matches!(line.trim(), "ready" | "standby");
+            (file.lines().next() == Some(&*own) && file.lines().any(is_ready)).then_some(())
         });
     }
 }
