@@ -228,6 +228,12 @@ impl Cluster {
         Ok(Self { database: Arc::new(Database::connect_to_read(options).await?) })
     }
 
+    /// Connects as a daemon does, and returns the names of the replicas that are alive. Changes nothing, also where there is no schema
+    /// yet. Rejects the same servers and schemas as [`connect`](Self::connect).
+    pub async fn examine(options: PostgresOptions) -> Result<Vec<String>, StoreError> {
+        Database::examine(options).await
+    }
+
     /// Opens all shards for reading, whoever owns them, except those that `is_excluded` selects. Steps that write fail with
     /// [`StoreError::OpenToRead`].
     pub fn shards_to_read(&self, is_excluded: impl Fn(ShardNumber) -> bool) -> Vec<Store> {

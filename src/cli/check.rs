@@ -24,7 +24,7 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     online: bool,
 
-    /// Leave out what depends on this machine: directories, ports, the control socket, files and variables with secrets
+    /// Leave out what depends on this machine: directories, ports, the control socket, the database, files and variables with secrets
     #[arg(long, conflicts_with = "online")]
     no_environment: bool,
 
@@ -61,7 +61,8 @@ pub(super) async fn run(args: CheckArgs, shutdown: Shutdown) -> Result<(), CliEr
     for warning in warnings {
         output::message(format_args!("warning: {warning}"));
     }
-    let examined = if args.no_environment { Examined::default() } else { environment::examine(&config) };
+    let examined =
+        if args.no_environment { Examined::default() } else { environment::examine(&config).await };
     for warning in &examined.warnings {
         output::message(format_args!("warning: {warning}"));
     }

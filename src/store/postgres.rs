@@ -117,6 +117,16 @@ impl Database {
         Ok(Self::new(replica, connector))
     }
 
+    /// Connects, changes nothing, and returns the names of the replicas that are alive.
+    pub(super) async fn examine(options: PostgresOptions) -> Result<Vec<String>, StoreError> {
+        let (_, connector) = Self::connector(options)?;
+        let session = connector.connect_once().await?;
+        match schema::is_current(&session, connector.schema()).await? {
+            true => replicas::living_names(&session).await,
+            false => Ok(Vec::new()),
+        }
+    }
+
     fn connector(options: PostgresOptions) -> Result<(Uuid, Arc<Connector>), StoreError> {
         let replica = Uuid::new_v4();
         Ok((replica, Arc::new(Connector::new(options, &application_name(replica))?)))

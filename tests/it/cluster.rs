@@ -6,7 +6,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
-    process::Command,
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -174,14 +174,16 @@ impl Cluster {
 
     /// Runs a command where a replica runs, and returns what it prints.
     fn run(&self, replica: usize, arguments: &[&str]) -> String {
-        let ended = Command::new(env!("CARGO_BIN_EXE_kfwatch"))
-            .args(arguments)
-            .arg("-c")
-            .arg(self.directory.path().join(format!("{replica}.toml")))
-            .output()
-            .unwrap();
+        let ended = self.ended(replica, arguments);
         assert!(ended.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
         String::from_utf8(ended.stdout).unwrap()
+    }
+
+    /// The same, with its exit code and its messages.
+    fn ended(&self, replica: usize, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kfwatch"));
+        let config = self.directory.path().join(format!("{replica}.toml"));
+        command.args(arguments).arg("-c").arg(config).output().unwrap()
     }
 
     /// Waits until the living replicas own all shards and watch all kf accounts, and none moves any more.
@@ -435,6 +437,34 @@ fn commands_reach_all_replicas() {
     let lines = |events: &[Event]| events.iter().map(|event| event.line.clone()).collect::<BTreeSet<_>>();
     let log = cluster.log();
     assert!(!log.is_empty() && lines(&printed) == lines(&log) && printed.len() == log.len());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; tests/run.sh runs it"]
+fn check_tries_the_database_and_changes_nothing() {
+    let mut cluster = Cluster::of(world(9), Schema::configured());
+    let config = cluster.configure(0, EVERY_SECOND);
+    cluster.run(0, &["check"]);
+    cluster.run(0, &["check"]);
+    let exists = "SELECT 1 FROM pg_namespace WHERE nspname = current_schema()";
+    let schemas = cluster.runtime.block_on(async { cluster.schema.client().await.query(exists, &[]).await });
+    assert_eq!(schemas.unwrap().len(), 0);
+
+    cluster.start(0);
+    cluster.settle(None);
+    let checked = cluster.ended(0, &["check"]);
+    let messages = String::from_utf8(checked.stderr).unwrap();
+    assert!(
+        checked.status.success() && messages.contains("by the replica replica-0 that runs"),
+        "{messages}"
+    );
+
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("/postgres\"", "/absent\"")).unwrap();
+    let checked = cluster.ended(0, &["check"]);
+    let messages = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!(checked.status.code(), Some(1), "{messages}");
+    assert!(messages.contains("check the name of the database"), "{messages}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod times;
 use crate::support::process::Ended;
 
 /// Replaces each local time by text of the same width.
-fn without_times(text: &str) -> String {
+pub(crate) fn without_times(text: &str) -> String {
     const PATTERN: &str = "dddd-dd-dd dd:dd:dd";
     let is_time = |at: usize| {
         let here = text.get(at..at + PATTERN.len());

@@ -11,10 +11,13 @@ use nix::{
 use crate::{
     app::{AppError, group_id},
     cli::ownership,
-    config::{Config, OfficialAccountConfig, SinkConfig, SinkTarget, TicketSource, TokenConfig, TokenSource},
+    config::{
+        Config, OfficialAccountConfig, SinkConfig, SinkTarget, StoreLocation, TicketSource, TokenConfig,
+        TokenSource,
+    },
     control,
     sink::jsonl,
-    store::{Store, StoreError},
+    store::{Cluster, Store, StoreError},
     web::WebListener,
 };
 
@@ -32,24 +35,16 @@ pub(super) struct Examined {
 }
 
 /// Examines everything, so that all problems are reported at once.
-pub(super) fn examine(config: &Config) -> Examined {
+pub(super) async fn examine(config: &Config) -> Examined {
     let mut examined = Examined::default();
-    let file = config.store.location.file();
-    if let Some(path) = file {
-        examined.problems.extend(Store::problem_at(path).map(|error| {
-            let problem = ownership::explain_store(&error, ownership::remedy_for_daemon)
-                .unwrap_or_else(|| crate::chain(&error));
-            format!("store: {problem}")
-        }));
-        examined.warnings.extend(Store::warning_at(path).map(|warning| format!("store: {warning}")));
-    }
+    let running = examined.examine_store(&config.store.location).await;
     examined.warnings.extend(control::problem_of_socket(&config.control.socket_path()).map(|problem| {
         format!("the daemon will accept no commands (kfwatch poll, sinks and others): {problem}")
     }));
     examined.problems.extend(config.sinks.iter().filter_map(problem_of_sink));
     examined.warnings.extend(missing_token_files(&config.official_accounts));
     for address in &config.web.listen {
-        examined.examine_address(*address, file);
+        examined.examine_address(*address, running.as_deref());
     }
     examined
 }
@@ -107,13 +102,37 @@ fn problem_of_writing(path: &Path) -> Option<String> {
 }
 
 impl Examined {
-    fn examine_address(&mut self, address: SocketAddr, store: Option<&Path>) {
-        let Err(source) = WebListener::bind(address) else { return };
-        match store.map(Store::check_free) {
-            Some(Err(StoreError::Locked { pid, .. })) if source.kind() == ErrorKind::AddrInUse => {
+    /// Examines the store. Returns the daemon that runs with it on this machine, if there is one.
+    async fn examine_store(&mut self, location: &StoreLocation) -> Option<String> {
+        match location {
+            StoreLocation::File(path) => {
+                self.problems.extend(Store::problem_at(path).map(|error| {
+                    let problem = ownership::explain_store(&error, ownership::remedy_for_daemon)
+                        .unwrap_or_else(|| crate::chain(&error));
+                    format!("store: {problem}")
+                }));
+                self.warnings.extend(Store::warning_at(path).map(|warning| format!("store: {warning}")));
+                let Err(StoreError::Locked { pid, .. }) = Store::check_free(path) else { return None };
                 let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-                self.notes
-                    .push(format!("{address} is in use, by the kfwatch that runs with this store{process}"));
+                Some(format!("the kfwatch that runs with this store{process}"))
+            }
+            StoreLocation::Postgres(cluster) => match Cluster::examine(cluster.database.clone()).await {
+                Ok(living) => {
+                    living.contains(&cluster.name).then(|| format!("the replica {} that runs", cluster.name))
+                }
+                Err(error) => {
+                    self.problems.push(format!("store: {}", crate::chain(&error)));
+                    None
+                }
+            },
+        }
+    }
+
+    fn examine_address(&mut self, address: SocketAddr, running: Option<&str>) {
+        let Err(source) = WebListener::bind(address) else { return };
+        match running {
+            Some(running) if source.kind() == ErrorKind::AddrInUse => {
+                self.notes.push(format!("{address} is in use, by {running}"));
             }
             _ => self
                 .problems

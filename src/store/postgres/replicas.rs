@@ -42,6 +42,13 @@ pub(super) const REPLICAS: &str = "
 SELECT id, name, address, version, started_at, (extract(epoch FROM seen_at) * 1000)::bigint, draining, fingerprint FROM replicas
 WHERE id = $1 OR seen_at > clock_timestamp() - interval '9 s' ORDER BY name, started_at, id";
 
+/// The names of the replicas that are alive.
+pub(super) async fn living_names(session: &DatabaseSession) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT name FROM replicas WHERE seen_at > clock_timestamp() - interval '9 s'";
+    let rows = session.client().query(sql, &[]).await.map_err(classify)?;
+    rows.iter().map(|row| column(row, 0)).collect()
+}
+
 /// The replicas in rows of [`REPLICAS`], of which those with the same name follow each other in the order of their starts. Only the last
 /// of each name runs; it replaces the others.
 pub(super) fn latest_of_each_name(rows: &[Row]) -> Result<Vec<LivingReplica>, StoreError> {

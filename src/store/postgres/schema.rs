@@ -197,16 +197,24 @@ pub(super) async fn migrate(session: &DatabaseSession, schema: &str) -> Result<(
     }
 }
 
+/// Whether the schema has the version of this program, and not none or an older one. Fails if it has a newer one.
+pub(super) async fn is_current(session: &DatabaseSession, schema: &str) -> Result<bool, StoreError> {
+    let known = VERSIONS.len() as i32;
+    let found = version(session, schema).await?;
+    if found > known {
+        return Err(StoreError::NewerSchema { schema: schema.to_owned(), found, known });
+    }
+    Ok(found == known)
+}
+
 /// Fails unless the schema has the version of this program.
 pub(super) async fn check(session: &DatabaseSession, schema: &str) -> Result<(), StoreError> {
-    let known = VERSIONS.len() as i32;
-    match version(session, schema).await? {
-        found if found > known => Err(StoreError::NewerSchema { schema: schema.to_owned(), found, known }),
-        found if found < known => Err(StoreError::Unsuitable(format!(
-            "the schema {schema} has no tables of this version: start a daemon, which creates them"
-        ))),
-        _ => Ok(()),
+    if is_current(session, schema).await? {
+        return Ok(());
     }
+    Err(StoreError::Unsuitable(format!(
+        "the schema {schema} has no tables of this version: start a daemon, which creates them"
+    )))
 }
 
 /// The version of the schema; 0 if it has no tables.

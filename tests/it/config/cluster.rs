@@ -78,16 +78,6 @@ fn keys_of_another_backend_are_refused() {
 }
 
 #[test]
-fn third_party_platform_needs_sqlite() {
-    let text = "[store]\nbackend = \"postgresql\"\nurl = \"postgres://a@b/c\"\n\
-                [[official_accounts]]\nname = \"merchant\"\nappid = \"wx0000000000000002\"\nkf_accounts = [\"kf1@m\"]\n\
-                token = { source = \"component\", component_appid = \"wx0000000000000009\", secret = \"s3cret\", ticket_file = \"/t\", \
-                refresh_token = \"r\" }";
-    let refused = refusal(text);
-    assert!(refused.contains("store.backend: cannot be \"postgresql\" with official accounts of a third-party platform, such as merchant"), "{refused}");
-}
-
-#[test]
 fn control_socket_may_be_anywhere() {
     let config = load(&postgres("[control]\nsocket = \"run/kf.sock\"")).unwrap().config;
     assert_eq!(config.control.socket_path(), Path::new("/etc/kfwatch/run/kf.sock"));
