@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
@@ -12,8 +12,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -47,6 +47,7 @@ fn next_number() -> u32 {
 }
 
 /// A schema of one test. It stays until the server is removed.
+#[derive(Clone)]
 pub(crate) struct Schema {
     name: String,
     /// How kfwatch connects.
@@ -330,7 +331,7 @@ fn server_user() -> Option<User> {
     nix::unistd::geteuid().is_root().then(|| User::from_name("postgres").unwrap().unwrap())
 }
 
-/// Stands between kfwatch and the server, which executes what it gets although its answer is lost.
+/// Stands between kfwatch and the server, and disturbs their connections.
 pub(crate) struct Proxy {
     directory: TempDir,
     state: Arc<ProxyState>,
@@ -341,6 +342,11 @@ struct ProxyState {
     /// How many answers pass before one is lost; zero if none is lost.
     countdown: AtomicU32,
     has_lost: AtomicBool,
+    /// By how much answers are delayed, in milliseconds.
+    delay_ms: AtomicU64,
+    /// Whether nothing arrives any more, on either side.
+    is_silent: AtomicBool,
+    connections: Mutex<Vec<UnixStream>>,
 }
 
 impl Proxy {
@@ -356,10 +362,11 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let server = UnixStream::connect(&server).unwrap();
-                let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || std::io::copy(&mut up, &mut down));
-                let state = Arc::clone(&state);
-                thread::spawn(move || state.answer(server, &client));
+                state.connections.lock().unwrap().push(client.try_clone().unwrap());
+                let [up, down] = [&client, &server].map(|socket| socket.try_clone().unwrap());
+                let [upwards, downwards] = [Arc::clone(&state), Arc::clone(&state)];
+                thread::spawn(move || upwards.relay(&client, &server, ProxyState::passes_request));
+                thread::spawn(move || downwards.relay(&down, &up, ProxyState::passes_answer));
             }
         });
         proxy
@@ -375,23 +382,55 @@ impl Proxy {
         self.state.countdown.store(0, Ordering::Relaxed);
         self.state.has_lost.swap(false, Ordering::Relaxed)
     }
+
+    /// Delays every answer from now on.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.state.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Swallows everything from now on, as a network that loses all packets, or no longer.
+    pub(crate) fn set_silent(&self, is_silent: bool) {
+        self.state.is_silent.store(is_silent, Ordering::Relaxed);
+    }
+
+    /// Closes all connections.
+    pub(crate) fn cut(&self) {
+        for connection in self.state.connections.lock().unwrap().drain(..) {
+            connection.shutdown(Shutdown::Both).ok();
+        }
+    }
 }
 
 impl ProxyState {
-    fn answer(&self, mut server: UnixStream, mut client: &UnixStream) {
-        let mut answer = vec![0; 64 * 1024];
-        while let Ok(length @ 1..) = server.read(&mut answer) {
-            let before =
-                self.countdown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-            if before == Ok(1) {
-                self.has_lost.store(true, Ordering::Relaxed);
-                break;
-            }
-            if client.write_all(&answer[..length]).is_err() {
+    /// Relays what one side sends, until something does not pass.
+    fn relay(&self, mut from: &UnixStream, mut to: &UnixStream, passes: fn(&Self) -> bool) {
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut bytes) {
+            if !passes(self) || to.write_all(&bytes[..length]).is_err() {
                 break;
             }
         }
-        client.shutdown(std::net::Shutdown::Both).ok();
-        server.shutdown(std::net::Shutdown::Both).ok();
+        for socket in [from, to] {
+            socket.shutdown(Shutdown::Both).ok();
+        }
+    }
+
+    /// What was swallowed never arrives: when the silence ends, so does the connection.
+    fn passes_request(&self) -> bool {
+        let is_swallowed = self.is_silent.load(Ordering::Relaxed);
+        while self.is_silent.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        !is_swallowed
+    }
+
+    fn passes_answer(&self) -> bool {
+        thread::sleep(Duration::from_millis(self.delay_ms.load(Ordering::Relaxed)));
+        let before = self.countdown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        if before == Ok(1) {
+            self.has_lost.store(true, Ordering::Relaxed);
+            return false;
+        }
+        self.passes_request()
     }
 }
