@@ -7,34 +7,25 @@
 
 use std::{io::Write, path::Path, time::Instant};
 
-use jiff::Timestamp;
-use kfwatch::{
-    domain::{
-        account::{Account, AccountState, Conclusion},
-        diff::EndReason,
-        event::{Change, OwnedSession},
-        tracker::LastSeen,
-    },
-    store::{AccountRecord, PollCommit, Store, StoredAccount},
-};
+use kfwatch::store::Store;
 use rusqlite::{Connection, params};
-use tokio::task::JoinSet;
 
 #[path = "support/median.rs"]
 mod median;
 #[path = "support/report.rs"]
 mod report;
+#[path = "support/turnover.rs"]
+mod turnover;
 
 use median::median;
 use report::Report;
+use turnover::{EVENT_BYTES, ROW_BYTES, commit_all, registered, turnover};
 
 const ACCOUNTS: usize = 10_000;
 const ROUNDS: i64 = 5;
 const SESSIONS_RESTORED: i64 = 1_000_000;
 
-/// What one changed account adds to the store, for the baselines: the JSON of two events, and one changed row.
-const EVENT_BYTES: usize = 720;
-const ROW_BYTES: usize = 120;
+const APPID: &str = "wx0123456789abcdef";
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
@@ -51,7 +42,7 @@ fn main() {
 async fn commits(in_flight: usize, report: &mut Report) {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().join("kfwatch.db")).unwrap();
-    let accounts = registered(&store, ACCOUNTS).await;
+    let accounts = registered(&store, APPID, ACCOUNTS).await;
     let mut bare = bare_sqlite(&directory.path().join("bare.db"));
     let mut file = std::fs::File::create(directory.path().join("bare.log")).unwrap();
     let mut rates = [const { Vec::new() }; 3];
@@ -88,21 +79,6 @@ async fn rate(work: impl Future<Output = ()>) -> f64 {
     let begun = Instant::now();
     work.await;
     ACCOUNTS as f64 / begun.elapsed().as_secs_f64()
-}
-
-async fn commit_all(store: &Store, mut commits: Vec<PollCommit>, in_flight: usize) {
-    let mut committing = JoinSet::new();
-    let share = commits.len().div_ceil(in_flight);
-    while !commits.is_empty() {
-        let part = commits.split_off(commits.len().saturating_sub(share));
-        let store = store.clone();
-        committing.spawn(async move {
-            for commit in part {
-                store.commit_poll(commit).await.unwrap();
-            }
-        });
-    }
-    committing.join_all().await;
 }
 
 fn bare_sqlite(path: &Path) -> Connection {
@@ -168,7 +144,7 @@ async fn restored(sessions: i64) -> (f64, f64) {
     let path = directory.path().join("kfwatch.db");
     let count = usize::try_from(sessions).unwrap() / 100;
     let store = Store::open(&path).unwrap();
-    registered(&store, count).await;
+    registered(&store, APPID, count).await;
     store.close().await;
     drop(store);
     // Directly into the table, because their events would take a minute.
@@ -181,7 +157,7 @@ async fn restored(sessions: i64) -> (f64, f64) {
     for _ in 0..3 {
         let begun = Instant::now();
         let store = Store::open(&path).unwrap();
-        let accounts = registered(&store, count).await;
+        let accounts = registered(&store, APPID, count).await;
         ours.push(begun.elapsed().as_secs_f64());
         let restored: usize = accounts.iter().map(|stored| stored.snapshot.len()).sum();
         assert_eq!(restored as i64, sessions);
@@ -202,42 +178,4 @@ fn scan(connection: &Connection) {
         std::hint::black_box((row.get::<_, i64>(0).unwrap(), row.get::<_, i64>(2).unwrap()));
     }
     std::hint::black_box(bytes);
-}
-
-async fn registered(store: &Store, count: usize) -> Vec<StoredAccount> {
-    let account = |n| Account {
-        official_account: "shop".into(),
-        appid: "wx0123456789abcdef".into(),
-        kf_account: format!("kf{n}@test").into(),
-    };
-    store.register_accounts((0..count).map(account).collect()).await.unwrap().configured
-}
-
-/// Ends the session of the previous round and starts another one. The start times are spread over a poll interval.
-fn turnover(stored: &StoredAccount, round: i64) -> PollCommit {
-    let began = |round: i64| 1_795_000_000 + round * 15 + stored.id.0 % 15;
-    let at = |round| Timestamp::from_second(began(round)).unwrap();
-    let session = |round| OwnedSession {
-        openid: format!("oDF3iY9P32sK_5GgYi{:010}", stored.id.0).into(),
-        createtime: began(round),
-    };
-    let started = Change::SessionStarted {
-        session: session(round),
-        observed_at: at(round + 1),
-        baseline: false,
-        transferred_from: None,
-    };
-    let ended = Change::SessionEnded {
-        session: session(round - 1),
-        reason: EndReason::Replaced,
-        ended_between: [at(round), at(round + 1)],
-    };
-    let last_seen = LastSeen {
-        baseline_taken: true,
-        keyless: false,
-        listed_sent_at: Some(at(round).into()),
-        last_success_at: Some(at(round + 1).into()),
-    };
-    let record = AccountRecord { state: AccountState::Ok, conclusion: Some(Conclusion::Ok), last_seen };
-    PollCommit { id: stored.id, account: stored.account.clone(), changes: vec![ended, started], record }
 }
