@@ -10,10 +10,13 @@
 //!
 //! The store decides nothing about sessions: it compares no responses and reads no wall clock.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
 use uuid::Uuid;
 
 /// Calls whichever backend the store has.
@@ -32,6 +35,7 @@ mod convert;
 mod delivery;
 mod error;
 mod events;
+mod import;
 mod lease;
 mod log;
 mod maintenance;
@@ -45,8 +49,10 @@ mod types;
 pub use backup::{BackupProblem, BackupSummary, CopyObserver, CopyProgress, RestoreSummary};
 pub use delivery::sinks_of;
 pub use error::{FileChange, StoreError};
+pub use import::{ImportProblem, ImportSummary};
 pub use merged_log::MergedLog;
 pub use postgres::{Heartbeat, LivingReplica, PostgresOptions, ReplicaInfo};
+pub use sqlite::export::ImportSource;
 pub use types::*;
 
 use self::{
@@ -232,6 +238,20 @@ impl Cluster {
     /// yet. Rejects the same servers and schemas as [`connect`](Self::connect).
     pub async fn examine(options: PostgresOptions) -> Result<Vec<String>, StoreError> {
         Database::examine(options).await
+    }
+
+    /// Moves a SQLite store into a schema, which is created if it does not exist. Refresh tokens are written as given here for each
+    /// appid, because replicas share them encrypted; those of other appids are left out. All or nothing. Fails if the schema is not
+    /// empty, or if a replica is alive.
+    ///
+    /// Blocks for as long as it takes. To be called within a runtime, on a thread that may block.
+    pub fn import(
+        options: PostgresOptions,
+        source: &ImportSource,
+        refresh_tokens: &HashMap<String, String>,
+        observer: &CopyObserver,
+    ) -> Result<ImportSummary, StoreError> {
+        Handle::current().block_on(postgres::import(options, source, refresh_tokens, observer))
     }
 
     /// Opens all shards for reading, whoever owns them, except those that `is_excluded` selects. Steps that write fail with

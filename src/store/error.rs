@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::backup::BackupProblem;
+use super::{backup::BackupProblem, import::ImportProblem};
 
 /// What went wrong, and what to do about it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -98,6 +98,8 @@ pub enum StoreError {
     SameName { name: String, address: String },
     #[error("{}: {problem}", path.display())]
     Backup { path: PathBuf, problem: BackupProblem },
+    #[error("{place}: {problem}")]
+    Import { place: String, problem: ImportProblem },
     #[error("{} is open in another program: end every `kfwatch events` and sqlite3 that reads it first", .0.display())]
     BeingRead(PathBuf),
     #[error("this build cannot keep a store safely: {0}")]
@@ -161,6 +163,11 @@ impl StoreError {
     /// Whether the store, or this part of it, belongs to nobody or to another process by now.
     pub fn is_no_longer_owned(&self) -> bool {
         matches!(self, Self::Closed | Self::LeaseLost)
+    }
+
+    /// `place` is what the problem is about: a file, or a schema.
+    pub(super) fn import(place: impl fmt::Display, problem: ImportProblem) -> Self {
+        Self::Import { place: place.to_string(), problem }
     }
 
     pub(super) fn corrupt(what: impl Into<String>) -> Self {

@@ -55,6 +55,7 @@ mod dead_letters;
 mod error;
 mod events;
 mod group;
+mod import;
 mod lease;
 mod numbering;
 mod owned_shard;
@@ -68,6 +69,7 @@ mod tls;
 mod tokens;
 mod writer;
 
+pub(super) use self::import::import;
 pub use self::{
     connection::PostgresOptions,
     lease::Heartbeat,

@@ -24,6 +24,7 @@ mod cursors;
 mod dead_letters;
 mod error;
 mod events;
+pub(super) mod export;
 mod file;
 mod lease;
 pub(super) mod placement;

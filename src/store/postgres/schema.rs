@@ -207,6 +207,14 @@ pub(super) async fn is_current(session: &DatabaseSession, schema: &str) -> Resul
     Ok(found == known)
 }
 
+/// Creates the schema if it is missing. Fails unless an existing one has the version of this program.
+pub(super) async fn create_or_check(session: &DatabaseSession, schema: &str) -> Result<(), StoreError> {
+    match version(session, schema).await? {
+        0 => migrate(session, schema).await,
+        _ => check(session, schema).await,
+    }
+}
+
 /// Fails unless the schema has the version of this program.
 pub(super) async fn check(session: &DatabaseSession, schema: &str) -> Result<(), StoreError> {
     if is_current(session, schema).await? {
