@@ -13,6 +13,7 @@ mod events;
 mod findings;
 mod health;
 mod hints;
+mod import;
 mod language;
 mod man;
 mod operations;
@@ -95,6 +96,8 @@ enum CliCommand {
     Backup(backup::BackupArgs),
     /// Replace the store with a backup while no daemon runs; keeps the replaced store
     Restore(restore::RestoreArgs),
+    /// Move a SQLite store into the PostgreSQL database of the configuration while no replica runs
+    Import(import::ImportArgs),
     /// Run only the simulated WeChat API and print a configuration for it: for tests, rehearsals and load
     Simulate(simulate::SimulateArgs),
     /// Print a configuration to start from
@@ -136,9 +139,9 @@ pub enum CliError {
     /// The configuration is valid, but this machine lacks what the daemon needs. Each problem is one line.
     #[error("{}", .0.join("; "))]
     NotReady(Vec<String>),
-    /// The command is not made for a store in PostgreSQL. The text says what to use instead.
+    /// The command is not made for the backend of the store. The text says what to do instead.
     #[error("{0}")]
-    NotForPostgres(String),
+    OtherBackend(String),
     /// A signal ended a command that changes nothing.
     #[error("interrupted before the result was complete")]
     Interrupted,
@@ -156,7 +159,7 @@ impl CliError {
         match self {
             Self::Config(_) | Self::Refused(_) | Self::App(AppError::Unusable { .. }) => EX_CONFIG.into(),
             Self::NeedsHuman => EX_UNAVAILABLE.into(),
-            Self::NotForPostgres(_) => EXIT_USAGE.into(),
+            Self::OtherBackend(_) => EXIT_USAGE.into(),
             Self::Interrupted => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
         }
@@ -241,6 +244,7 @@ impl CliCommand {
             Self::Health(args) => health::run(args).await,
             Self::Backup(args) => backup::run(args, shutdown).await,
             Self::Restore(args) => restore::run(args, shutdown).await,
+            Self::Import(args) => import::run(args, shutdown).await,
             Self::Simulate(args) => {
                 init_logging("info", LogFormat::Text)?;
                 simulate::run(args, shutdown).await
@@ -259,9 +263,12 @@ impl CliCommand {
     /// What SIGHUP, the end of its terminal, does to it.
     fn hangup(&self) -> Hangup {
         match self {
-            Self::Run(_) | Self::Demo(_) | Self::Simulate(_) | Self::Backup(_) | Self::Restore(_) => {
-                Hangup::Ignored
-            }
+            Self::Run(_)
+            | Self::Demo(_)
+            | Self::Simulate(_)
+            | Self::Backup(_)
+            | Self::Restore(_)
+            | Self::Import(_) => Hangup::Ignored,
             _ => Hangup::Ends,
         }
     }
@@ -273,7 +280,7 @@ impl CliCommand {
             Self::Events(args) => args.interrupted(),
             Self::Sinks(args) => args.interrupted(),
             Self::Reload(args) => args.interrupted(),
-            Self::Backup(_) | Self::Restore(_) | Self::Man(_) => Err(CliError::Unconfirmed),
+            Self::Backup(_) | Self::Restore(_) | Self::Import(_) | Self::Man(_) => Err(CliError::Unconfirmed),
             Self::Health(_) => {
                 Err(CliError::Other(anyhow::anyhow!("interrupted before the daemon answered")))
             }

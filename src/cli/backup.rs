@@ -60,7 +60,7 @@ pub(super) fn file_of(store: StoreLocation, program: &str, backup: &Path) -> Res
         "the store is in PostgreSQL, {}: use `{command}`, with the URL of the database",
         cluster.database
     );
-    Err(CliError::NotForPostgres(problem))
+    Err(CliError::OtherBackend(problem))
 }
 
 /// The content of a backup, in one line.

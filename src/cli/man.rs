@@ -138,7 +138,7 @@ mod tests {
     fn every_visible_command_has_a_page() {
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
         let commands = "run demo check poll sessions events events-replay events-dead sinks sinks-test sinks-stop \
-                        sinks-resume reload health backup restore simulate config config-example completions man";
+                        sinks-resume reload health backup restore import simulate config config-example completions man";
         let expected = commands.split(' ').map(|command| format!("kfwatch-{command}.1"));
         let main = std::iter::once("kfwatch.1".to_owned());
         assert_eq!(names, main.chain(expected).chain(["kfwatch-config.5".to_owned()]).collect::<Vec<_>>());
