@@ -42,6 +42,8 @@ use crate::{
     },
 };
 
+mod import;
+
 /// How many shards there are.
 const SHARDS: f64 = 64.0;
 

@@ -13,6 +13,7 @@ use crate::support::{
     store::*,
 };
 
+mod import;
 mod leases;
 mod servers;
 mod tokens;
