@@ -94,6 +94,7 @@ check_deploy() {
         status=0
         output=$(bash -euo pipefail "$1" 2>&1) || status=$?
         printf "run.sh: %s\n%s\n" "$1" "$output"
+        if ((status != 0)); then echo "run.sh: $1: FAILED (exit code $status)"; fi
         exit "$status"' _ {}
 }
 

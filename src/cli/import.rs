@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
+use secrecy::SecretString;
+
 use super::{CliError, ConfigArgs, backup::copy_with_progress, output, signals::Shutdown};
 use crate::{
-    config::StoreLocation,
+    config::{Config, OfficialAccountConfig, StoreLocation, TokenConfig},
     domain::quantity::counted,
-    store::{Cluster, CopyObserver, ImportSource, ImportSummary},
+    store::{Cluster, CopyObserver, ImportSource, ImportSummary, StoreError},
+    wechat::token::seal_refresh_token,
 };
 
 #[derive(Debug, clap::Args)]
@@ -20,8 +23,7 @@ pub(super) struct ImportArgs {
 }
 
 pub(super) async fn run(args: ImportArgs, shutdown: Shutdown) -> Result<(), CliError> {
-    let config = args.config.load_local()?;
-    let database = match config.store.location {
+    let database = match args.config.load_local()?.store.location {
         StoreLocation::Postgres(cluster) => cluster.database,
         StoreLocation::File(path) => {
             let problem = format!(
@@ -32,14 +34,32 @@ pub(super) async fn run(args: ImportArgs, shutdown: Shutdown) -> Result<(), CliE
             return Err(CliError::OtherBackend(problem));
         }
     };
+    let tokens = ImportSource::open(&args.file)?.refresh_tokens()?;
+    // Only these need the secrets of the configuration, which may be on another machine.
+    let refresh_tokens =
+        if tokens.is_empty() { HashMap::new() } else { sealed(&args.config.load()?.config, &tokens)? };
     let (file, target) = (args.file.clone(), database.to_string());
     let import = move |observer: CopyObserver| {
         let source = ImportSource::open(&file)?;
-        // Replicas share refresh tokens encrypted, which needs the secrets of components.
-        Cluster::import(database, &source, &HashMap::new(), &observer)
+        Cluster::import(database, &source, &refresh_tokens, &observer)
     };
     let imported = copy_with_progress(import, &shutdown).await?;
     output::print(report(&args, &target, &imported)).await
+}
+
+/// The refresh tokens as replicas share them: sealed with the secret of the component. Those of official accounts that are not configured
+/// are of no use.
+fn sealed(
+    config: &Config,
+    tokens: &HashMap<String, SecretString>,
+) -> Result<HashMap<String, String>, StoreError> {
+    let seal = |of: &OfficialAccountConfig| {
+        let TokenConfig::Component { credentials, .. } = &of.token else { return None };
+        let sealed = seal_refresh_token(credentials, &of.appid, tokens.get(&of.appid)?);
+        Some(sealed.map(|sealed| (of.appid.clone(), sealed)))
+    };
+    let sealed = config.official_accounts.iter().filter_map(seal).collect::<Result<_, _>>();
+    sealed.map_err(|error| StoreError::Unsuitable(format!("a refresh token: {error}")))
 }
 
 fn report(args: &ImportArgs, target: &str, imported: &ImportSummary) -> String {

@@ -35,6 +35,7 @@ use std::{
 };
 
 pub(super) use self::access_token::AccessToken;
+pub(crate) use self::component::seal_refresh_token;
 pub use self::{
     authorizer::Authorization,
     cache::{FetchWait, TokenStatus},

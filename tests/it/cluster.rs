@@ -746,16 +746,7 @@ fn shard_with_damaged_content_keeps_no_other_one_from_being_polled() {
 #[test]
 #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
 fn replicas_of_a_platform_share_its_token_and_the_refresh_tokens() {
-    let component = ComponentScript {
-        component_appid: "wx00000000000000c1".to_owned(),
-        secret: "c1".repeat(16),
-        authorizers: world(8).official_accounts.iter().map(|of| of.name.clone()).collect(),
-        component_parameter: ComponentParameter::ComponentAccessToken,
-        rotate_refresh_tokens: RefreshTokenRotation::AtOnce,
-        ticket_header: None,
-    };
-    let component_appid = component.component_appid.clone();
-    let mut cluster = Cluster::of(Scenario { components: vec![component], ..world(8) }, Schema::configured());
+    let mut cluster = Cluster::of(platform(8), Schema::configured());
     (0..3).for_each(|replica| cluster.start(replica));
     cluster.settle(None);
     let control = cluster.wechat.control();
@@ -769,7 +760,7 @@ fn replicas_of_a_platform_share_its_token_and_the_refresh_tokens() {
     cluster.settle(None);
     assert_eq!((requests(ApiCall::ComponentToken), requests(ApiCall::AuthorizerList)), (1, 0));
 
-    control.revoke_tokens(&component_appid).unwrap();
+    control.revoke_tokens(COMPONENT).unwrap();
     let before = requests(ApiCall::AuthorizerToken);
     for (account, _) in &cluster.accounts {
         control.revoke_tokens(&account.appid).unwrap();
@@ -846,6 +837,22 @@ fn watched_on(page: &str) -> BTreeSet<String> {
         Some(value.split_once('"')?.0.to_owned())
     };
     series.filter_map(kf_account).collect()
+}
+
+const COMPONENT: &str = "wx00000000000000c1";
+
+/// The same as a third-party platform, which changes its refresh tokens each time.
+fn platform(seed: u64) -> Scenario {
+    let world = world(seed);
+    let component = ComponentScript {
+        component_appid: COMPONENT.to_owned(),
+        secret: "c1".repeat(16),
+        authorizers: world.official_accounts.iter().map(|of| of.name.clone()).collect(),
+        component_parameter: ComponentParameter::ComponentAccessToken,
+        rotate_refresh_tokens: RefreshTokenRotation::AtOnce,
+        ticket_header: None,
+    };
+    Scenario { components: vec![component], ..world }
 }
 
 /// Twelve official accounts, so that each of three replicas has some, whose customers stay for seconds.

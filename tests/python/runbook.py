@@ -92,7 +92,14 @@ def check_links(text, sections, complaints):
 def check_overview(kfwatch, complaints):
     text = OVERVIEW.read_text()
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        complaints.unless((OVERVIEW.parent / target).exists(), f"{OVERVIEW}: no file for the link {target}")
+        path, _, anchor = target.partition("#")
+        file = OVERVIEW.parent / path
+        if not file.exists():
+            complaints.unless(False, f"{OVERVIEW}: no file for the link {target}")
+        elif anchor:
+            titles = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            anchors = {title.lower().replace(" ", "-") for title in titles}
+            complaints.unless(anchor in anchors, f"{OVERVIEW}: no section for the link {target}")
     for script in re.findall(r"deploy/[\w/-]+\.sh", text):
         complaints.unless(pathlib.Path(script).exists(), f"{OVERVIEW}: {script} does not exist")
     return check_commands(text, kfwatch, complaints)

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rusqlite::{Connection, Row, types::ValueRef};
+use secrecy::SecretString;
 
 use super::{
     connection::open_for_reading,
@@ -127,6 +128,13 @@ impl ImportSource {
     pub(in crate::store) fn restores(&self) -> Result<i32, StoreError> {
         let sql = "SELECT coalesce(max(restores), 0) FROM lease";
         Ok(self.connection.query_row(sql, [], |row| row.get(0))?)
+    }
+
+    /// The refresh tokens, by appid.
+    pub fn refresh_tokens(&self) -> Result<HashMap<String, SecretString>, StoreError> {
+        let mut statement = self.connection.prepare("SELECT appid, token FROM refresh_tokens")?;
+        let stored = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?.into())))?;
+        Ok(stored.collect::<Result<_, _>>()?)
     }
 
     /// When the refresh tokens were stored, by appid.

@@ -196,7 +196,7 @@ impl Component {
     ) -> Result<SecretString, SealError> {
         match self.shared {
             None => Ok(token.clone()),
-            Some(_) => Ok(shared::seal(&self.secret(), token, &self.place_of(appid))?.into()),
+            Some(_) => Ok(seal_refresh_token(&self.token.source(), appid, token)?.into()),
         }
     }
 
@@ -204,17 +204,12 @@ impl Component {
     pub(super) fn stored_refresh_token(&self, appid: &str, stored: SecretString) -> Option<SecretString> {
         match self.shared {
             None => Some(stored),
-            Some(_) => shared::open(&self.secret(), stored.expose_secret(), &self.place_of(appid)),
+            Some(_) => {
+                let credentials = self.token.source();
+                let place = place_of_refresh_token(&credentials, appid);
+                shared::open(&credentials.secret.value(), stored.expose_secret(), &place)
+            }
         }
-    }
-
-    fn secret(&self) -> Arc<SecretString> {
-        self.token.source().secret.value()
-    }
-
-    /// What a stored refresh token belongs to.
-    fn place_of(&self, appid: &str) -> String {
-        format!("refresh token of {appid} for {}", self.appid)
     }
 
     /// Makes a call with the parameter that worked last, and with the other one if WeChat misses the token.
@@ -314,6 +309,19 @@ impl TokenFetcher for Component {
             Some(shared) => shared.fetch(&credentials.secret, min_fetch_interval, client, fetch).await,
         }
     }
+}
+
+/// Seals the refresh token of an official account for a store that replicas share.
+pub(crate) fn seal_refresh_token(
+    credentials: &ComponentCredentials,
+    appid: &str,
+    token: &SecretString,
+) -> Result<String, SealError> {
+    shared::seal(&credentials.secret.value(), token, &place_of_refresh_token(credentials, appid))
+}
+
+fn place_of_refresh_token(credentials: &ComponentCredentials, appid: &str) -> String {
+    format!("refresh token of {appid} for {}", credentials.appid)
 }
 
 fn parameter(short: bool) -> &'static str {

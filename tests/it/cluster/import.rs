@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::{Cluster, EVERY_SECOND, SHARDS, world};
+use kfwatch::simulator::ApiCall;
+
+use super::{Cluster, EVERY_SECOND, SHARDS, platform};
 use crate::support::{
     events::Event,
     postgres::Schema,
@@ -16,7 +18,7 @@ const DAEMON: usize = 2;
 #[test]
 #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
 fn replicas_go_on_where_the_daemon_on_sqlite_stood() {
-    let mut cluster = Cluster::of(world(8), Schema::configured());
+    let mut cluster = Cluster::of(platform(13), Schema::configured());
     let path = |name: &str| cluster.directory.path().join(name);
     let config = cluster.configure(DAEMON, EVERY_SECOND);
     let clustered = fs::read_to_string(&config).unwrap();
@@ -56,6 +58,8 @@ fn replicas_go_on_where_the_daemon_on_sqlite_stood() {
     });
     let imported = log.lines().count();
     eventually("the replicas report events", || (cluster.log().len() > imported + 200).then_some(()));
+    // The refresh tokens of the configuration are no longer valid.
+    assert_eq!(cluster.wechat.control().requests(ApiCall::AuthorizerList), 0);
     let (tally, repeats) = cluster.conclude();
     println!("import: {tally:?}");
     assert!(tally.started > 200 && tally.ended > 100, "{tally:?}");

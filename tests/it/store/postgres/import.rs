@@ -25,7 +25,7 @@ use rusqlite::Connection;
 use crate::support::{
     backup::no_observer,
     postgres::{Proxy, Replica, Schema},
-    process::Home,
+    process::{Home, secret},
     size::size_from,
     store::*,
     wait::eventually,
@@ -339,8 +339,9 @@ fn home_of(schema: &Schema, replica: &str) -> Home {
         "config.toml",
         &format!(
             "{}[[official_accounts]]\nname = \"shop\"\nappid = \"wx0000000000000000\"\nkf_accounts = [\"kf1@shop\"]\n\
-             token = {{ source = \"stable\", secret_file = \"missing.secret\" }}\n[web]\nlisten = \"127.0.0.1:0\"\n",
-            schema.sections(replica)
+             token = {{ source = \"stable\", secret = \"{}\" }}\n[web]\nlisten = \"127.0.0.1:0\"\n",
+            schema.sections(replica),
+            secret(0)
         ),
     );
     home
