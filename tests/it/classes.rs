@@ -5,7 +5,10 @@
 //! `poll.rs` tests the same classes with a scripted clock and the default backoff. `operations.rs` tests refused token
 //! calls.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
 
 use crate::support::{
     process::{Home, Process, WeChat, appid, metric, quiet},
@@ -123,7 +126,9 @@ fn every_error_class_backs_off_is_counted_logged_and_recovers() {
             assert_eq!(gauge(&page, state_metric, index, 1), Some(0.0), "{}", name(index));
         }
     }
-    assert_recoveries_logged(&daemon, (0..CASES.len()).filter(recovers).count());
+    let recovered = (0..CASES.len()).filter(recovers).count();
+    // The minute quota ends when a minute begins, which may be now.
+    assert_recoveries_logged(&daemon, recovered..=recovered + 1);
     assert_only_state_events(&daemon.stdout());
     println!("classes: {} cases in {lasted:?}, and {:?} in all", CASES.len(), begun.elapsed());
 }
@@ -192,9 +197,10 @@ fn assert_metrics_show(page: &str, index: usize, code: &str, calls: u64) {
     assert!((1.0..=calls as f64).contains(&count), "{of}: {count} errors of {calls} calls");
 }
 
-fn assert_recoveries_logged(daemon: &Process, expected: usize) {
-    eventually("a logged recovery of each", || (recoveries(&daemon.stderr()) >= expected).then_some(()));
-    assert_eq!(recoveries(&daemon.stderr()), expected, "{}", daemon.stderr());
+fn assert_recoveries_logged(daemon: &Process, expected: RangeInclusive<usize>) {
+    let logged = || recoveries(&daemon.stderr());
+    eventually("a logged recovery of each", || (logged() >= *expected.start()).then_some(()));
+    assert!(expected.contains(&logged()), "{} of {expected:?}: {}", logged(), daemon.stderr());
 }
 
 /// How many accounts the log reports as recovered. Those that recover within a second share a line.
