@@ -291,6 +291,11 @@ impl Cluster {
         self.note_end(watched, wall_ms() + STILL_OWNED_MS);
     }
 
+    fn resume(&mut self, replica: usize) {
+        self.note_move();
+        self.replicas[&replica].signal("CONT");
+    }
+
     fn stop(&mut self, replica: usize) -> Duration {
         self.note_move();
         let begun = Instant::now();
@@ -904,7 +909,7 @@ fn disturb_in_rounds(seed: u64, rounds: usize) -> (replay::Tally, usize) {
             2 => {
                 cluster.pause(replica);
                 cluster.settle(Some(replica));
-                cluster.replicas[&replica].signal("CONT");
+                cluster.resume(replica);
             }
             _ => {
                 cluster.stop(replica);
