@@ -119,9 +119,12 @@ impl Cluster {
             Some(proxy) => self.schema.clone().through(proxy),
             None => self.schema.clone(),
         };
+        // A refresh token that WeChat has changed is lost if the answer comes too late. Then kfwatch rightly reads the list.
+        let is_platform = self.routes.iter().any(|route| matches!(route, TokenRoute::Component { .. }));
+        let timeout_ms = if is_platform { 60_000 } else { CLIENT_TIMEOUT_MS };
         let mut text = format!(
             "[web]\nlisten = \"{}\"\n{}[control]\nsocket = {:?}\n\
-             [api]\nbase_url = \"{}\"\nconnect_timeout = \"1s\"\ntimeout = \"{CLIENT_TIMEOUT_MS}ms\"\n\
+             [api]\nbase_url = \"{}\"\nconnect_timeout = \"1s\"\ntimeout = \"{timeout_ms}ms\"\n\
              [poll]\nschedule = \"{schedule}\"\n\
              [collectors]\nkf_list = \"off\"\nonline = \"off\"\nwaiting = \"off\"\nquota = \"off\"\n\
              [[sinks]]\nname = \"file\"\ntype = \"jsonl\"\npath = {:?}\n",
