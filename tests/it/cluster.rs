@@ -755,18 +755,21 @@ fn shard_with_damaged_content_keeps_no_other_one_from_being_polled() {
 #[ignore = "needs PostgreSQL; tests/run.sh runs it"]
 fn replicas_of_a_platform_share_its_token_and_the_refresh_tokens() {
     let mut cluster = Cluster::of(platform(8), Schema::configured());
-    (0..3).for_each(|replica| cluster.start(replica));
+    cluster.start(0);
     cluster.settle(None);
     let control = cluster.wechat.control();
     let requests = |call| control.requests(call);
-    assert_eq!(requests(ApiCall::ComponentToken), 1, "one for all");
-
-    // The others go on with the refresh tokens that WeChat has changed.
+    // Another one goes on with the refresh tokens that WeChat has changed. Only after shards have moved the list may have been read: a
+    // busy replica that releases a shard may not wait for a refresh token that is on its way.
     cluster.kill(0);
-    cluster.settle(None);
-    cluster.start(0);
+    cluster.start(1);
     cluster.settle(None);
     assert_eq!((requests(ApiCall::ComponentToken), requests(ApiCall::AuthorizerList)), (1, 0));
+    for replica in [0, 2] {
+        cluster.start(replica);
+    }
+    cluster.settle(None);
+    assert_eq!(requests(ApiCall::ComponentToken), 1, "one for all");
 
     control.revoke_tokens(COMPONENT).unwrap();
     let before = requests(ApiCall::AuthorizerToken);
@@ -781,7 +784,7 @@ fn replicas_of_a_platform_share_its_token_and_the_refresh_tokens() {
         let has_refreshed = requests(ApiCall::AuthorizerToken) >= before + 12;
         (has_refreshed && are_up.len() == 36 && are_up.iter().all(|up| *up)).then_some(())
     });
-    assert_eq!((requests(ApiCall::ComponentToken), requests(ApiCall::AuthorizerList)), (2, 0));
+    assert_eq!(requests(ApiCall::ComponentToken), 2);
 
     let content = cluster.runtime.block_on(cluster.schema.content());
     let refresh_tokens: Vec<String> =

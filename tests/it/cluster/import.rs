@@ -46,7 +46,14 @@ fn replicas_go_on_where_the_daemon_on_sqlite_stood() {
     };
     assert_eq!(lines(&cluster.log()), lines(&log.lines().map(Event::parse).collect::<Vec<_>>()));
 
-    (0..2).for_each(|replica| cluster.start(replica));
+    cluster.start(0);
+    cluster.settle(None);
+    let lists = cluster.wechat.control().requests(ApiCall::AuthorizerList);
+    assert_eq!(
+        lists, 0,
+        "the refresh tokens of the configuration are no longer valid, and those of the store were imported"
+    );
+    cluster.start(1);
     cluster.settle(None);
     cluster.run(0, &["sinks", "resume", "file"]);
     eventually("the replicas have delivered everything", || {
@@ -58,8 +65,6 @@ fn replicas_go_on_where_the_daemon_on_sqlite_stood() {
     });
     let imported = log.lines().count();
     eventually("the replicas report events", || (cluster.log().len() > imported + 200).then_some(()));
-    // The refresh tokens of the configuration are no longer valid.
-    assert_eq!(cluster.wechat.control().requests(ApiCall::AuthorizerList), 0);
     let (tally, repeats) = cluster.conclude();
     println!("import: {tally:?}");
     assert!(tally.started > 200 && tally.ended > 100, "{tally:?}");
